@@ -1,0 +1,1 @@
+"""Runs each plugin in its own container and says how every one of them is."""

@@ -1,0 +1,101 @@
+"""The words for a container: what is asked of an engine, and what it says of one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class BindMount:
+    """A host folder or file seen in the container."""
+
+    source: Path
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGrant:
+    """Devices by id, always by id: `count` would hand everyone GPU 0. `driver` is `nvidia` or `cdi`."""
+
+    driver: str
+    device_ids: tuple[str, ...]
+    capabilities: tuple[str, ...] = ("gpu", "compute", "utility")
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """One container, completely. Sizes in bytes, `cpus` in cores, `stop_grace` in seconds."""
+
+    name: str
+    image: str
+    labels: Mapping[str, str]
+    environment: Mapping[str, str]
+    memory: int
+    pids: int
+    cpus: float | None = None
+    shm: int = 64 * 1024 * 1024
+    user: str = "65532:65532"
+    network: Literal["none", "bridge"] = "none"
+    read_only: bool = True
+    mounts: tuple[BindMount, ...] = ()
+    scratch_volumes: tuple[str, ...] = ()
+    """Paths that get an anonymous volume on disk, removed with the container."""
+    tmpfs: Mapping[str, str] = field(default_factory=dict)
+    devices: DeviceGrant | None = None
+    command: tuple[str, ...] = ()
+    log_bytes: int = 10 * 1024 * 1024
+    """Most bytes of output that the engine keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """What the engine says of one container."""
+
+    id: str
+    name: str
+    image_id: str
+    labels: Mapping[str, str]
+    state: Literal["created", "running", "paused", "exited", "dead", "removing"]
+    exit_code: int | None = None
+    oom_killed: bool | None = None
+    """Some process in it was killed for memory, at any time; says nothing about which. None where not told (lists)."""
+    health: Literal["none", "starting", "healthy", "unhealthy"] = "none"
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent:
+    """A change that the engine tells of. `action` is Docker's word: create, start, oom, die, stop, kill, destroy, health_status…"""
+
+    action: str
+    container_id: str
+    labels: Mapping[str, str]
+    time: datetime
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatus:
+    """An image the engine has."""
+
+    id: str
+    tags: tuple[str, ...]
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """The engine itself. `gpu_drivers` holds `nvidia` and/or `cdi` where it can serve such device requests."""
+
+    version: str
+    operating_system: str
+    storage_driver: str
+    cgroup_version: str
+    gpu_drivers: tuple[str, ...]
+    rootless: bool
+    selinux: bool

@@ -1,0 +1,64 @@
+"""Every exception that crosses a module's border, as one tree.
+
+OrchestratorError
+├── ManifestError            a plugin.yaml that cannot be used
+├── BuildError               an image that could not be built
+├── EngineError              what the container engine answered
+│   ├── EngineUnreachableError   no answer, or none in time
+│   ├── NotFoundError            no such container or image
+│   ├── DeviceRequestError       a device request that the engine cannot serve
+│   └── EngineRefusedError       anything else it refused
+├── ChannelError             the connection to a plugin container broke
+├── TransitionError          a lifecycle step that the table does not hold
+└── StaleGenerationError     news of an instance that has been replaced
+
+Foreign exceptions (docker, aiohttp, requests, OSError) are turned into these where they arise and nowhere else.
+"""
+
+
+class OrchestratorError(Exception):
+    """Base of all; its text is a sentence for the operator."""
+
+
+class ManifestError(OrchestratorError):
+    """A manifest that cannot be used; says file, field and what was expected."""
+
+
+class BuildError(OrchestratorError):
+    """An image build that failed. `tail` holds the last lines of the build's output."""
+
+    def __init__(self, message: str, tail: str = "") -> None:
+        super().__init__(message)
+        self.tail = tail
+
+
+class EngineError(OrchestratorError):
+    """The container engine could not do what it was asked."""
+
+
+class EngineUnreachableError(EngineError):
+    """The engine gave no answer, or none within the bound."""
+
+
+class NotFoundError(EngineError):
+    """The engine knows no such container or image."""
+
+
+class DeviceRequestError(EngineError):
+    """The engine cannot serve the device request (no nvidia driver, no CDI spec)."""
+
+
+class EngineRefusedError(EngineError):
+    """The engine answered with an error."""
+
+
+class ChannelError(OrchestratorError):
+    """The connection to a plugin container could not be made, or broke."""
+
+
+class TransitionError(OrchestratorError):
+    """A lifecycle step that the transition table does not hold."""
+
+
+class StaleGenerationError(OrchestratorError):
+    """News of an instance that has been replaced by a newer one."""

@@ -1,0 +1,178 @@
+"""plugin.yaml: what a plugin says of itself. An unknown field is an error, since a misspelt limit would be no limit."""
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from orchestrator.errors import ManifestError
+from orchestrator.settings import Duration, Size
+
+MANIFEST_FILE = "plugin.yaml"
+_MAX_MANIFEST_BYTES = 256 * 1024
+
+PluginName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+_ImportName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+_Entrypoint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+_DebianPackage = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+_EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+_RESERVED_ENV = frozenset(
+    {"NOTIFY_SOCKET", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PATH", "PYTHONPATH", "HOME", "TMPDIR"}
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Limits(_Strict):
+    """What the container may use. What is not said is the operator's default."""
+
+    timeout: Duration | None = None
+    """Longest execution of a tool, e.g. 60s."""
+    memory: Size | None = None
+    """Memory of the whole container, swap included, e.g. 1GiB."""
+    cpus: float | None = Field(None, gt=0)
+    """CPU cores."""
+    pids: int | None = Field(None, ge=8, le=32768)
+    """Processes and threads."""
+    shm: Size | None = None
+    """Size of /dev/shm; counts against the memory."""
+    scratch: Size | None = None
+    """Disk for the uploads of one call."""
+
+
+class Gpu(_Strict):
+    """What a plugin with `requires_gpu: true` asks for."""
+
+    count: int = Field(1, ge=1, le=16)
+    memory: Size | None = None
+    """Memory needed on each GPU."""
+    sharing: Literal["exclusive", "shared"] = "exclusive"
+
+
+class Manifest(_Strict):
+    """The whole plugin.yaml."""
+
+    name: PluginName
+    """A DNS label, unique among all plugins; the folder's name when left out."""
+    version: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    description: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+    entrypoint: _Entrypoint
+    """package.module:Class"""
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^\S+$")] = "base"
+    """`base`, `cuda`, or the reference of a prebuilt image that speaks the runtime protocol."""
+    system_packages: tuple[_DebianPackage, ...] = ()
+    """Debian packages that the image build installs."""
+    packages: tuple[_ImportName, ...] = ()
+    """Import names that must be found in the container."""
+    models: dict[_ModelName, str] = Field(default_factory=dict)
+    """Name → path of a model file, relative to the plugin's folder (or to its folder in MODELS_DIR)."""
+    env: dict[_EnvName, str] = Field(default_factory=dict)
+    """Fixed environment variables."""
+    secrets: tuple[_EnvName, ...] = ()
+    """Names of secrets that the operator provides; handed in as files."""
+    requires_gpu: bool = False
+    gpu: Gpu = Gpu()
+    limits: Limits = Limits()
+    startup_timeout: Duration | None = None
+    """From container start to INITIALIZED, e.g. 120s."""
+    concurrency: int = Field(1, ge=1, le=256)
+    """Runs executed at once."""
+    queue: int = Field(16, ge=0, le=10000)
+    """Runs that may wait."""
+    network: Literal["none", "egress"] = "none"
+    failure_policy: Literal["strict", "tolerant"] = "strict"
+
+    @field_validator("models")
+    @classmethod
+    def _models_stay_inside(cls, models: dict[str, str]) -> dict[str, str]:
+        for name, value in models.items():
+            path = PurePosixPath(value)
+            if not value or path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"{name}: expected a path inside the plugin's folder, not {value!r}")
+        return models
+
+    @field_validator("env")
+    @classmethod
+    def _env_leaves_ours_alone(cls, env: dict[str, str]) -> dict[str, str]:
+        for name in env:
+            if name in _RESERVED_ENV or name.startswith("PLUGIN_"):
+                raise ValueError(f"{name} is set by the orchestrator and cannot be given here")
+        return env
+
+    @model_validator(mode="after")
+    def _gpu_fits(self) -> "Manifest":
+        if not self.requires_gpu and "gpu" in self.model_fields_set:
+            raise ValueError("gpu: is given, but requires_gpu is not true")
+        return self
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the plugin in `folder`. Raises `ManifestError` with file, field and what was expected."""
+    label = f"{folder.name}/{MANIFEST_FILE}"
+    return _validate(_read_mapping(folder / MANIFEST_FILE, label), label, folder)
+
+
+def declared_name(folder: Path) -> str | None:
+    """The name that even a broken manifest gives, where that much can be read."""
+    try:
+        name = _read_mapping(folder / MANIFEST_FILE, "").get("name", folder.name.replace("_", "-"))
+    except ManifestError:
+        return None
+    return name if isinstance(name, str) else None
+
+
+def _read_mapping(path: Path, label: str) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{label}: expected at most {_MAX_MANIFEST_BYTES} bytes; is this really a manifest?")
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ManifestError(f"{label}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ManifestError(f"{label}: expected UTF-8 text") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise ManifestError(f"{label}: is no valid YAML{where}: {problem}") from None
+    if not isinstance(content, dict):
+        raise ManifestError(f"{label}: expected fields such as `version:` and `entrypoint:`, not a {type(content).__name__}")
+    return content
+
+
+def _validate(content: dict[str, Any], label: str, folder: Path) -> Manifest:
+    try:
+        return Manifest.model_validate({"name": folder.name.replace("_", "-"), **content})
+    except ValidationError as error:
+        raise ManifestError(f"{label}: " + "; ".join(_problem(item) for item in error.errors()[:5])) from None
+    except TypeError:
+        raise ManifestError(f"{label}: expected field names to be text") from None
+
+
+def _problem(item: Any) -> str:
+    field = ".".join(str(part) for part in item["loc"]) or "manifest"
+    match item["type"]:
+        case "extra_forbidden":
+            return f"{field}: there is no such field"
+        case "missing":
+            return f"{field}: is missing; it is required"
+        case "value_error":
+            return f"{field}: {item['ctx']['error']}"
+        case "string_pattern_mismatch":
+            return f"{field}: {str(item['input'])[:80]!r} does not fit; expected {_EXPECTED.get(field.split('.')[0], 'another form')}"
+        case _:
+            return f"{field}: {item['msg']}, not {str(item['input'])[:80]!r}"
+
+
+_EXPECTED = {
+    "name": "a DNS label (small letters, digits and -, at most 63)",
+    "entrypoint": "package.module:Class",
+    "image": "`base`, `cuda` or an image reference",
+    "system_packages": "names of Debian packages",
+    "packages": "import names",
+}

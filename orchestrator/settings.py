@@ -1,0 +1,92 @@
+"""Settings from environment variables with the prefix ORCHESTRATOR_, read once at the start."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import durationpy
+import platformdirs
+from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_APP = "plugin-orchestrator"
+
+
+def _duration(value: Any) -> Any:
+    """Durations as Docker and compose write them: `60s`, `1m30s`, `500ms`. A bare number is refused: its unit would be a guess."""
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str) or not re.search(r"[a-z]$", value):
+        raise ValueError(f"expected a duration with its unit, such as 60s or 1m30s, not {value!r}")
+    try:
+        return durationpy.from_str(value)
+    except durationpy.DurationError:
+        raise ValueError(f"expected a duration such as 60s or 1m30s, not {value!r}") from None
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("expected a duration above zero")
+    return value
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().isdigit():
+        return int(value)
+    return value
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_positive),
+    BeforeValidator(_duration, json_schema_input_type=str),
+    PlainSerializer(lambda value: f"{value.total_seconds():g}s", return_type=str),
+]
+Size = Annotated[ByteSize, BeforeValidator(_size, json_schema_input_type=str | int), Field(gt=0)]
+"""Bytes; read from `1GiB`, `512MiB`, `10MB` or a number of bytes."""
+
+
+def _paths(value: Any) -> Any:
+    return [part for part in value.split(":") if part] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Every field is the variable ORCHESTRATOR_<FIELD>."""
+
+    model_config = SettingsConfigDict(env_prefix="ORCHESTRATOR_", frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    plugins_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = (Path("plugins"),)
+    """Folders that hold plugin folders, separated by colons."""
+    models_dir: Path | None = None
+    """Where set, a plugin's models are looked for in <models_dir>/<plugin>/ instead of its own folder."""
+    state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP))
+    """History, keys, build logs."""
+    run_dir: Path = Field(default_factory=lambda: platformdirs.user_runtime_path(_APP))
+    """Sockets. Keep it short: a socket's path has at most 107 bytes."""
+
+    default_timeout: Duration = timedelta(seconds=60)
+    default_memory: Size = ByteSize(1024**3)
+    default_cpus: float | None = Field(None, gt=0)
+    default_pids: int = Field(128, ge=8)
+    default_shm: Size = ByteSize(64 * 1024**2)
+    default_scratch: Size = ByteSize(4 * 1024**3)
+    default_startup_timeout: Duration = timedelta(seconds=120)
+    stop_grace: Duration = timedelta(seconds=2)
+
+    max_result: Size = ByteSize(64 * 1024**2)
+    """Largest result of a tool, encoded as JSON; it is held in memory while it is passed on."""
+    upload_idle_timeout: Duration = timedelta(seconds=30)
+    """A caller that sends nothing for so long in the middle of its body is told 408."""
+    start_concurrency: int = Field(4, ge=1)
+    """Containers that are started at the same time."""
+    engine_timeout: Duration = timedelta(seconds=10)
+    """Bound on a question to the container engine."""
+
+    ca_bundle: Path | None = None
+    """CA certificates that image builds must trust; without it SSL_CERT_FILE and its like are taken."""
+    python_image: str = "plugin-orchestrator/python:3.11-bookworm"
+    """What the base image is built on."""
+    log_level: str = "INFO"
