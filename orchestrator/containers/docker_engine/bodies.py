@@ -1,0 +1,102 @@
+"""What is asked of Docker, as its JSON.
+
+What isolates a container is written here for every one alike; no specification can loosen it.
+"""
+
+from datetime import datetime
+from math import ceil
+from typing import Any
+
+from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
+
+HOSTNAME = "plugin"
+"""The same in every container: the default would be the container's id, and the host's name says where it runs."""
+
+_LOG_FILES = 2
+_SMALLEST_LOG = 16 * 1024
+
+
+def create_body(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
+    """The body of `POST /containers/create`."""
+    return {
+        "Image": spec.image,
+        "Hostname": HOSTNAME,
+        "Domainname": "",
+        "User": spec.user,
+        "Env": [f"{name}={value}" for name, value in spec.environment.items()],
+        "Labels": dict(spec.labels),
+        "Volumes": {path: {} for path in spec.scratch_volumes},
+        "Tty": False,
+        "OpenStdin": False,
+        **({"Cmd": list(spec.command)} if spec.command else {}),
+        "HostConfig": _host_config(spec, selinux=selinux),
+    }
+
+
+def events_query(labels: dict[str, str], since: datetime | None) -> dict[str, Any]:
+    """Filters and start of `GET /events`."""
+    query: dict[str, Any] = {"filters": {"type": ["container"], "label": label_filter(labels)}}
+    if since is not None:
+        query["since"] = f"{since.timestamp():.9f}"
+    return query
+
+
+def label_filter(labels: dict[str, str]) -> list[str]:
+    """Labels as Docker's filters write them."""
+    return [f"{name}={value}" for name, value in labels.items()]
+
+
+def whole_seconds(grace: float) -> int:
+    """Docker counts a grace in whole seconds; a part of one is given in full."""
+    return max(0, ceil(grace))
+
+
+def _host_config(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
+    return {
+        "Memory": spec.memory,
+        "MemorySwap": spec.memory,  # memory and swap together: no swap beyond the limit
+        "OomKillDisable": False,
+        "PidsLimit": spec.pids,
+        **({"NanoCpus": round(spec.cpus * 1e9)} if spec.cpus is not None else {}),
+        "ShmSize": spec.shm,
+        "NetworkMode": spec.network,
+        "IpcMode": "private",
+        "ReadonlyRootfs": spec.read_only,
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "Init": False,
+        "RestartPolicy": {"Name": "no"},
+        "AutoRemove": False,
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {"max-size": str(max(spec.log_bytes // _LOG_FILES, _SMALLEST_LOG)), "max-file": str(_LOG_FILES)},
+        },
+        "Tmpfs": dict(spec.tmpfs),
+        "DeviceRequests": [_device_request(spec.devices)] if spec.devices is not None else [],
+        **_mounts(spec.mounts, selinux=selinux),
+    }
+
+
+def _mounts(mounts: tuple[BindMount, ...], *, selinux: bool) -> dict[str, Any]:
+    """Mounts fail where the source is missing, binds would make it, owned by root; but only binds can be relabelled."""
+    if selinux:
+        return {"Binds": [f"{mount.source}:{mount.target}:{_bind_options(mount)}" for mount in mounts]}
+    return {
+        "Mounts": [
+            {"Type": "bind", "Source": str(mount.source), "Target": mount.target, "ReadOnly": mount.read_only}
+            for mount in mounts
+        ]
+    }
+
+
+def _bind_options(mount: BindMount) -> str:
+    """What is read only may be read by several containers (`z`); what can be written belongs to one (`Z`)."""
+    return "ro,z" if mount.read_only else "rw,Z"
+
+
+def _device_request(devices: DeviceGrant) -> dict[str, Any]:
+    request: dict[str, Any] = {"Driver": devices.driver, "DeviceIDs": list(devices.device_ids)}
+    if devices.driver != "cdi":
+        request["Capabilities"] = [list(devices.capabilities)]
+    return request

@@ -1,0 +1,234 @@
+"""The `ContainerEngine` that speaks to Docker Engine over its API."""
+
+# ruff: noqa: D102  the contract of each method stands in ContainerEngine
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self, TypeVar
+
+from orchestrator.containers.docker_engine import answers, bodies
+from orchestrator.containers.docker_engine.build import BuildRequest, run_build
+from orchestrator.containers.docker_engine.client import Client, ClientPool, raise_for_status, url
+from orchestrator.containers.docker_engine.lanes import Lane
+from orchestrator.containers.docker_engine.log_frames import LogLines
+from orchestrator.containers.docker_engine.streams import Streams
+from orchestrator.containers.endpoint import Endpoint, UnixEndpoint
+from orchestrator.containers.spec import ContainerSpec, ContainerStatus, EngineEvent, EngineInfo, ImageStatus
+from orchestrator.errors import EngineRefusedError, NotFoundError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Seconds within which the engine must have answered."""
+
+    ask: float = 10
+    change: float = 60
+    """create, start and remove: a busy disk takes its time."""
+    end: float = 25
+    """kill, and stop on top of its grace: after SIGKILL the daemon itself waits up to 10 s for the exit."""
+    pull: float = 1800
+    build: float = 3600
+    silence: float = 900
+    """Between two lines of a build's output."""
+
+
+class DockerEngine:
+    """Docker Engine. Every blocking call runs in a `Lane`, every stream in a thread of its own."""
+
+    def __init__(self, environment: Mapping[str, str], *, bounds: Bounds = Bounds()) -> None:
+        """`environment` says where the engine is (DOCKER_HOST and its like). Nothing is connected yet."""
+        self._bounds = bounds
+        self._pool = ClientPool(environment)
+        self._streams = Streams(self._pool, limit=256)
+        # Apart, so that a kill never waits behind stops in their grace, nor a question behind starts.
+        self._asking = Lane("ask", 4)
+        self._starting = Lane("start", 16)
+        self._stopping = Lane("stop", 32)
+        self._killing = Lane("kill", 8)
+        self._pulling = Lane("pull", 4)
+        self._selinux: bool | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], *, bounds: Bounds = Bounds()) -> Self:
+        """The engine that `docker` on the command line would speak to with these variables."""
+        return cls(environment, bounds=bounds)
+
+    async def info(self) -> EngineInfo:
+        info = await self._call(self._asking, lambda client: answers.info(client.info()), self._bounds.ask)
+        self._selinux = info.selinux
+        return info
+
+    async def image(self, reference: str) -> ImageStatus:
+        def inspect(client: Client) -> ImageStatus:
+            return answers.image(client.inspect_image(reference))  # type: ignore[no-untyped-call]
+
+        return await self._call(self._asking, inspect, self._bounds.ask)
+
+    async def pull(self, reference: str) -> ImageStatus:
+        def pull(client: Client) -> None:
+            for message in client.pull(reference, stream=True, decode=True):
+                if isinstance(message, dict) and (error := message.get("error")):
+                    kind = NotFoundError if "not found" in error or "denied" in error else EngineRefusedError
+                    raise kind(f"{reference} cannot be pulled: {error}")
+
+        await self._call(self._pulling, pull, self._bounds.pull)
+        return await self.image(reference)
+
+    async def build(
+        self,
+        context: Path,
+        *,
+        tag: str,
+        dockerfile: str = "Dockerfile",
+        labels: Mapping[str, str],
+        build_args: Mapping[str, str],
+        on_output: Callable[[str], None],
+    ) -> ImageStatus:
+        request = BuildRequest(context, tag, dockerfile, labels, build_args)
+        await run_build(
+            self._streams, request, on_output=on_output, bound=self._bounds.build, silence=self._bounds.silence
+        )
+        return await self.image(tag)
+
+    async def create(self, spec: ContainerSpec) -> str:
+        if self._selinux is None:
+            await self.info()
+        body = bodies.create_body(spec, selinux=bool(self._selinux))
+
+        def create(client: Client) -> str:
+            return str(client.create_container_from_config(body, spec.name)["Id"])  # type: ignore[no-untyped-call]
+
+        return await self._call(self._starting, create, self._bounds.change)
+
+    async def start(self, container_id: str) -> None:
+        await self._call(self._starting, lambda client: client.start(container_id), self._bounds.change)
+
+    def endpoint(self, run_folder: Path) -> Endpoint:
+        return UnixEndpoint(run_folder)
+
+    async def inspect(self, container_id: str) -> ContainerStatus:
+        return await self._call(
+            self._asking, lambda client: answers.container(client.inspect_container(container_id)), self._bounds.ask
+        )
+
+    async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
+        filters = {"label": bodies.label_filter(dict(labels))}
+        told = await self._call(
+            self._asking, lambda client: client.containers(all=True, filters=filters), self._bounds.ask
+        )
+        entries = told if isinstance(told, list) else []
+        return [status for entry in entries if (status := answers.listed(entry)) is not None]
+
+    async def stop(self, container_id: str, *, grace: float) -> None:
+        seconds = bodies.whole_seconds(grace)
+        await self._call(
+            self._stopping, lambda client: client.stop(container_id, timeout=seconds), self._bounds.end + seconds
+        )
+
+    async def kill(self, container_id: str) -> None:
+        try:
+            await self._call(self._killing, lambda client: client.kill(container_id), self._bounds.end)
+        except EngineRefusedError as error:
+            if "is not running" not in str(error):
+                raise
+
+    async def remove(self, container_id: str) -> None:
+        """A removal that somebody else has begun is waited for."""
+        deadline = monotonic() + self._bounds.change
+        while not await self._remove_once(container_id):
+            if monotonic() > deadline:
+                raise EngineRefusedError(
+                    f"container {container_id[:12]} is still being removed after {self._bounds.change:g} s"
+                )
+            await asyncio.sleep(0.1)
+
+    async def logs(self, container_id: str, *, tail: int) -> str:
+        lines = LogLines()
+
+        def fetch(client: Client) -> bytes:
+            response = client.get(
+                url(client, f"/containers/{container_id}/logs"), params=_log_query(tail), timeout=self._bounds.ask
+            )
+            raise_for_status(response)
+            return bytes(response.content)
+
+        told = lines.feed(await self._call(self._asking, fetch, self._bounds.ask))
+        return "\n".join([*told, *lines.rest()])
+
+    @asynccontextmanager
+    async def follow_logs(self, container_id: str, *, tail: int) -> AsyncIterator[AsyncIterator[str]]:
+        def request(client: Client) -> Any:
+            return client.get(
+                url(client, f"/containers/{container_id}/logs"),
+                params={**_log_query(tail), "follow": "1"},
+                stream=True,
+                timeout=self._bounds.ask,
+            )
+
+        async with self._streams.open(request, bound=self._bounds.ask) as pieces:
+            yield _log_lines(pieces)
+
+    @asynccontextmanager
+    async def events(
+        self, labels: Mapping[str, str], *, since: datetime | None = None
+    ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+        query = bodies.events_query(dict(labels), since)
+        query["filters"] = json.dumps(query["filters"])
+
+        def request(client: Client) -> Any:
+            return client.get(url(client, "/events"), params=query, stream=True, timeout=self._bounds.ask)
+
+        async with self._streams.open(request, bound=self._bounds.ask) as pieces:
+            yield _events(pieces)
+
+    async def close(self) -> None:
+        self._streams.close()
+        for lane in (self._asking, self._starting, self._stopping, self._killing, self._pulling):
+            lane.close()
+
+    async def _remove_once(self, container_id: str) -> bool:
+        def remove(client: Client) -> None:
+            client.remove_container(container_id, v=True, force=True)
+
+        try:
+            await self._call(self._killing, remove, self._bounds.change)
+        except NotFoundError:
+            return True
+        except EngineRefusedError as error:
+            if "already in progress" not in str(error):
+                raise
+            return False
+        return True
+
+    async def _call(self, lane: Lane, function: Callable[[Client], T], bound: float) -> T:
+        return await lane.run(lambda: self._pool.call(function, bound=bound), bound=bound)
+
+
+def _log_query(tail: int) -> dict[str, str]:
+    return {"stdout": "1", "stderr": "1", "timestamps": "1", "tail": str(tail)}
+
+
+async def _log_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    lines = LogLines()
+    async for piece in pieces:
+        for line in lines.feed(piece):
+            yield line
+    for line in lines.rest():
+        yield line
+
+
+async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[EngineEvent]:
+    rest = b""
+    async for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if (event := answers.event(line)) is not None:
+                yield event
