@@ -1,0 +1,23 @@
+"""Tesseract, reached through pytesseract.
+
+pytesseract starts the program once per picture, so a picture that crashes it takes down that process and not the
+worker; the alternative, tesserocr, would run it inside the worker. Pictures and results pass through files in TMPDIR.
+"""
+
+from typing import Any
+
+import pytesseract  # type: ignore[import-untyped]
+from PIL import Image
+
+ORIENTATION_DATA = "osd"  # listed among the languages, and no language
+
+
+def installed_languages() -> tuple[str, ...]:
+    """Raises `pytesseract.TesseractNotFoundError` where the program is missing."""
+    return tuple(sorted(name for name in pytesseract.get_languages(config="") if name != ORIENTATION_DATA))
+
+
+def read_table(picture: Image.Image, language: str) -> dict[str, list[Any]]:
+    """Tesseract's table of pages, blocks, paragraphs, lines and words, as columns."""
+    table: dict[str, list[Any]] = pytesseract.image_to_data(picture, lang=language, output_type=pytesseract.Output.DICT)
+    return table
