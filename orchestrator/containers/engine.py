@@ -23,6 +23,12 @@ class ContainerEngine(Protocol):
     async def image(self, reference: str) -> ImageStatus:
         """The local image of this name, tag or id."""
 
+    async def images(self, labels: Mapping[str, str]) -> list[ImageStatus]:
+        """All local images that carry these labels."""
+
+    async def remove_image(self, reference: str) -> None:
+        """Remove a local image. `EngineRefusedError` while a container, running or not, is made from it."""
+
     async def pull(self, reference: str) -> ImageStatus:
         """Fetch an image from its registry."""
 

@@ -86,6 +86,7 @@ class ImageStatus:
     id: str
     tags: tuple[str, ...]
     labels: Mapping[str, str]
+    created: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,13 +83,14 @@ def event(line: bytes) -> EngineEvent | None:
 
 
 def image(answer: Any) -> ImageStatus:
-    """From `GET /images/{name}/json`."""
+    """From `GET /images/{name}/json`, or an entry of `GET /images/json`."""
     body = _mapping(answer)
     tags = body.get("RepoTags")
     return ImageStatus(
         id=_text(body.get("Id")),
         tags=tuple(_text(tag) for tag in tags) if isinstance(tags, list) else (),
-        labels=_labels(_mapping(body.get("Config")).get("Labels")),
+        labels=_labels(body.get("Labels") or _mapping(body.get("Config")).get("Labels")),
+        created=_time(body.get("Created")),
     )
 
 
@@ -156,10 +157,12 @@ def _listed_health(status: str) -> Health:
 
 
 def _time(told: Any) -> datetime | None:
-    """Docker writes year 1 for never."""
+    """Inspections write RFC 3339 and year 1 for never, lists write seconds."""
     try:
+        if isinstance(told, int):
+            return datetime.fromtimestamp(told, UTC)
         time = datetime.fromisoformat(_text(told))
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return None
     return time if time.year > 1 else None
 

@@ -72,6 +72,17 @@ class DockerEngine:
 
         return await self._call(self._asking, inspect, self._bounds.ask)
 
+    async def images(self, labels: Mapping[str, str]) -> list[ImageStatus]:
+        filters = {"label": bodies.label_filter(dict(labels))}
+        told = await self._call(self._asking, lambda client: client.images(filters=filters), self._bounds.ask)
+        return [answers.image(entry) for entry in (told if isinstance(told, list) else [])]
+
+    async def remove_image(self, reference: str) -> None:
+        def remove(client: Client) -> None:
+            client.remove_image(reference)
+
+        await self._call(self._killing, remove, self._bounds.change)
+
     async def pull(self, reference: str) -> ImageStatus:
         def pull(client: Client) -> None:
             for message in client.pull(reference, stream=True, decode=True):

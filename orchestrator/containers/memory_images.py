@@ -1,0 +1,86 @@
+"""The memory engine's images, and the builds that made them."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from orchestrator.containers.memory_program import Program, until_terminated
+from orchestrator.containers.spec import ImageStatus
+from orchestrator.errors import BuildError, NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A build that was asked for."""
+
+    tag: str
+    dockerfile: str
+    """Its text."""
+    labels: Mapping[str, str]
+    build_args: Mapping[str, str]
+
+
+class ImageShelf:
+    """Images that are here, can be pulled, or have been built."""
+
+    def __init__(self) -> None:
+        self.registry: dict[str, Program] = {}
+        """What can be pulled."""
+        self.built_program: Program = until_terminated
+        """What runs in images that are built."""
+        self.build_output: list[str] = ["Step 1/1"]
+        """What every build prints."""
+        self.build_error = ""
+        """What every build fails with."""
+        self.on_build: Callable[[Build], None] = lambda _: None
+        """Called at the start of each build."""
+        self.builds: list[Build] = []
+        self._images: dict[str, tuple[ImageStatus, Program]] = {}
+
+    def add(self, reference: str, program: Program, labels: Mapping[str, str]) -> ImageStatus:
+        """A new image of this name. One that had the name before stays, without it."""
+        for digest, (image, previous) in self._images.items():
+            tags = tuple(tag for tag in image.tags if tag != reference)
+            self._images[digest] = (replace(image, tags=tags), previous)
+        image = ImageStatus(f"sha256:{secrets.token_hex(32)}", (reference,), dict(labels), datetime.now(UTC))
+        self._images[image.id] = (image, program)
+        return image
+
+    def find(self, reference: str) -> ImageStatus:
+        """By id or tag; a name without a tag is `latest`."""
+        names = {reference, f"{reference}:latest"}
+        for image, _ in self._images.values():
+            if image.id == reference or names & set(image.tags):
+                return image
+        raise NotFoundError(f"No such image: {reference}")
+
+    def program(self, image: ImageStatus) -> Program:
+        """What its containers run."""
+        return self._images[image.id][1]
+
+    def carrying(self, labels: Mapping[str, str]) -> list[ImageStatus]:
+        """All images with these labels."""
+        return [image for image, _ in self._images.values() if labels.items() <= dict(image.labels).items()]
+
+    def remove(self, image: ImageStatus) -> None:
+        """Forget it."""
+        del self._images[image.id]
+
+    def pull(self, reference: str) -> ImageStatus:
+        """Take it from `registry`."""
+        if reference not in self.registry:
+            raise NotFoundError(f"pull access denied for {reference}, repository does not exist")
+        return self.add(reference, self.registry[reference], {})
+
+    async def build(self, build: Build, on_output: Callable[[str], None]) -> ImageStatus:
+        """Print `build_output`, then fail with `build_error` or make an image."""
+        self.builds.append(build)
+        self.on_build(build)
+        for line in self.build_output:
+            on_output(line)
+        if self.build_error:
+            on_output(self.build_error)
+            tail = "\n".join([*self.build_output, self.build_error])
+            raise BuildError(f"the build of {build.tag} failed: {self.build_error}", tail)
+        return self.add(build.tag, self.built_program, build.labels)

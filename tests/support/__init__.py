@@ -1,0 +1,1 @@
+"""Doubles that tests of more than one part need."""

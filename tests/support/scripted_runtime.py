@@ -1,0 +1,207 @@
+"""A plugin's runtime as a program of the memory engine: it speaks the runtime protocol, and does what a test scripted.
+
+runtime = ScriptedRuntime(tools={"double": lambda number: number * 2})
+engine.add_image("plugin-orchestrator/plugin-x:1", runtime)
+...
+runtime.instance.set_status(phase="exited", worker={"pid": 7, "exit_code": 3, "signal": None})
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from orchestrator.containers.memory_program import ProgramHandle
+from orchestrator.containers.spec import ContainerSpec
+from support.scripted_tools import answer_call, describe_tool
+
+READY: dict[str, Any] = {
+    "protocol": 1,
+    "phase": "ready",
+    "reason_code": None,
+    "reason": None,
+    "traceback": None,
+    "checks": [],
+    "tools": [],
+    "worker": {"pid": 7, "exit_code": None, "signal": None},
+    "memory": {"oom_kills": 0, "usage_bytes": 1 << 20, "peak_bytes": 2 << 20, "limit_bytes": 1 << 30},
+    "cpu_seconds": 0.1,
+    "uptime_seconds": 0.1,
+}
+"""The status of a runtime whose tools can be called, without its tools."""
+
+
+class ScriptedRuntime:
+    """The program of an image. Every container of it becomes one `ScriptedInstance`."""
+
+    def __init__(
+        self,
+        *,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
+        start: list[tuple[float, dict[str, Any]]] | None = None,
+        stacks: str = "",
+        ignore_sigterm: bool = False,
+        exit_code: int = 0,
+        silent: bool = False,
+    ) -> None:
+        """`start`: the way to readiness, as (seconds to wait, changes of the status); by default it is ready at once.
+        `silent`: no socket is ever made. `exit_code`: how it leaves on SIGTERM.
+        """
+        self.tools = dict(tools or {})
+        self.start = [(0.0, {"phase": "ready"})] if start is None else start
+        self.stacks = stacks
+        self.ignore_sigterm = ignore_sigterm
+        self.exit_code = exit_code
+        self.silent = silent
+        self.instances: list[ScriptedInstance] = []
+
+    @property
+    def instance(self) -> "ScriptedInstance":
+        """The one started last."""
+        return self.instances[-1]
+
+    async def __call__(self, spec: ContainerSpec, handle: ProgramHandle) -> int:
+        instance = ScriptedInstance(self, spec, handle)
+        self.instances.append(instance)
+        return await instance.run()
+
+
+class ScriptedInstance:
+    """One container's runtime, for a test to steer while it runs."""
+
+    def __init__(self, runtime: ScriptedRuntime, spec: ContainerSpec, handle: ProgramHandle) -> None:
+        self.runtime = runtime
+        self.spec = spec
+        self.handle = handle
+        self.run_ids: list[str] = []
+        """The `X-Run-Id` of every tool call so far."""
+        self.status: dict[str, Any] = {
+            **READY,
+            "phase": "starting",
+            "tools": [],
+        }
+        self._changed = asyncio.Condition()
+        self._left: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._control: web.AppRunner | None = None
+        self._tools: web.AppRunner | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def folder(self) -> Path:
+        """The socket folder as this host sees it."""
+        target = self.spec.environment.get("PLUGIN_RUN_DIR", "/run/plugin")
+        return next(mount.source for mount in self.spec.mounts if mount.target == target)
+
+    def set_status(self, **changes: Any) -> None:
+        """Change the status; whoever watches is told."""
+        self.status = {**self.status, **changes}
+        self._spawn(self._tell())
+
+    async def worker_exits(
+        self, *, exit_code: int | None = None, signal: int | None = None, oom_kills: int = 0
+    ) -> None:
+        """The worker goes, in the middle of its calls, and the supervisor says so."""
+        if self._tools is not None:
+            await _cut(self._tools)
+            self._tools = None
+        self.set_status(
+            phase="exited",
+            worker={"pid": 7, "exit_code": exit_code, "signal": signal},
+            memory={**self.status["memory"], "oom_kills": oom_kills},
+        )
+
+    def leave(self, exit_code: int) -> None:
+        """The whole container ends by itself."""
+        if not self._left.done():
+            self._left.set_result(exit_code)
+
+    async def run(self) -> int:
+        try:
+            if not self.runtime.silent:
+                await self._serve()
+                self._spawn(self._become_ready())
+            if not self.runtime.ignore_sigterm:
+                self._spawn(self._leave_on_sigterm())
+            return await self._left
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            for runner in (self._control, self._tools):
+                if runner is not None:
+                    await _cut(runner)
+
+    async def _serve(self) -> None:
+        control = web.Application()
+        control.router.add_get("/status", self._get_status)
+        control.router.add_get("/watch", self._get_watch)
+        control.router.add_post("/diagnose", self._post_diagnose)
+        tools = web.Application(client_max_size=1 << 30)
+        tools.router.add_post("/tools/{name}", self._post_tool)
+        self._tools = await _listen(tools, self.folder / "tools.sock")
+        self._control = await _listen(control, self.folder / "control.sock")
+        if "NOTIFY_SOCKET" in self.spec.environment:
+            notify = self.folder / Path(self.spec.environment["NOTIFY_SOCKET"]).name
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(OSError):
+                sender.sendto(b"READY=1", str(notify))
+
+    async def _become_ready(self) -> None:
+        for seconds, changes in self.runtime.start:
+            await asyncio.sleep(seconds)
+            if changes.get("phase") == "ready":
+                described = [describe_tool(name, function) for name, function in self.runtime.tools.items()]
+                changes = {"tools": described, **changes}  # noqa: PLW2901
+            self.set_status(**changes)
+
+    async def _leave_on_sigterm(self) -> None:
+        await self.handle.terminated()
+        self.leave(self.runtime.exit_code)
+
+    async def _get_status(self, _: web.Request) -> web.Response:
+        return web.json_response(self.status)
+
+    async def _get_watch(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        told = None
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self.status is not told)  # noqa: B023
+            told = self.status
+            await response.write(web.json_response(told).body + b"\n")  # type: ignore[operator]
+
+    async def _post_diagnose(self, _: web.Request) -> web.Response:
+        return web.json_response({"stacks": self.runtime.stacks})
+
+    async def _post_tool(self, request: web.Request) -> web.StreamResponse:
+        self.run_ids.append(request.headers.get("X-Run-Id", ""))
+        return await answer_call(request, self.runtime.tools)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _cut(runner: web.AppRunner) -> None:
+    if runner.server is not None:
+        for connection in runner.server.connections:
+            connection.force_close()
+    await runner.cleanup()
+
+
+async def _listen(app: web.Application, path: Path) -> web.AppRunner:
+    path.unlink(missing_ok=True)
+    # Connections are cut at once, as when a process dies (0 would stand for no limit).
+    runner = web.AppRunner(app, shutdown_timeout=0.001, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, path).start()
+    path.chmod(0o666)
+    return runner
