@@ -141,7 +141,9 @@ def _read_mapping(path: Path, label: str) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or "it cannot be parsed"
         raise ManifestError(f"{label}: is no valid YAML{where}: {problem}") from None
     if not isinstance(content, dict):
-        raise ManifestError(f"{label}: expected fields such as `version:` and `entrypoint:`, not a {type(content).__name__}")
+        raise ManifestError(
+            f"{label}: expected fields such as `version:` and `entrypoint:`, not a {type(content).__name__}"
+        )
     return content
 
 

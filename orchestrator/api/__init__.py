@@ -1,0 +1,1 @@
+"""HTTP: routes, and what comes out of them. Must not know: containers, engines."""

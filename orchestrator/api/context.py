@@ -1,0 +1,29 @@
+"""What the routes work with, and how a route gets it."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from orchestrator.registry import PluginRegistry
+from orchestrator.supervisor.fleet import Fleet
+from orchestrator.tools.tool_runner import ToolRunner
+
+
+@dataclass(frozen=True, slots=True)
+class ApiContext:
+    """`max_body` is the largest request body in bytes that any plugin may be sent."""
+
+    registry: PluginRegistry
+    fleet: Fleet
+    tool_runner: ToolRunner
+
+
+def api_context(connection: HTTPConnection) -> ApiContext:
+    context = connection.app.state.context
+    assert isinstance(context, ApiContext)  # noqa: S101 - the composition root sets it
+    return context
+
+
+Context = Annotated[ApiContext, Depends(api_context)]

@@ -1,0 +1,30 @@
+"""GET /v1/plugins and GET /v1/plugins/{name}/health: 200, and 404 for an unknown name. Read from the registry, nothing slower."""
+
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Response
+
+from orchestrator.api.context import Context
+from orchestrator.api.problems import unknown_plugin
+from orchestrator.health.health_model import (
+    PluginDetailResponse,
+    PluginHealthResponse,
+    detail_response,
+    health_response,
+)
+
+router = APIRouter(prefix="/v1/plugins", tags=["health"])
+
+
+@router.get("", response_model=list[PluginHealthResponse])
+async def list_plugins(context: Context) -> list[PluginHealthResponse]:
+    """Every plugin, failed ones included."""
+    now = datetime.now(UTC)
+    return [health_response(record, now) for record in context.registry.list()]
+
+
+@router.get("/{name}/health", response_model=PluginDetailResponse, responses={404: {"description": "No such plugin"}})
+async def plugin_health(name: str, context: Context) -> PluginDetailResponse | Response:
+    """One plugin, with what is kept of an instance that ended."""
+    record = context.registry.get(name)
+    return unknown_plugin(name) if record is None else detail_response(record, datetime.now(UTC))

@@ -1,0 +1,101 @@
+"""A plugin's tools, operator commands, logs and events."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from orchestrator.api.context import ApiContext, Context
+from orchestrator.api.problems import problem, unknown_plugin
+from orchestrator.errors import EngineError
+from orchestrator.health.health_model import PluginDetailResponse, detail_response
+from orchestrator.registry import LifecycleEvent
+from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
+
+router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
+
+Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait for the new instance to be ready or to fail.")]
+Tail = Annotated[int, Query(ge=1, le=10_000, description="Lines from the end.")]
+
+
+@router.get("/tools")
+async def tools(name: str, context: Context) -> Any:
+    """The tools with their JSON Schemas, as the plugin told them when it last became ready; empty before its first time."""
+    record = context.registry.get(name)
+    return unknown_plugin(name) if record is None else [dict(tool) for tool in record.tools]
+
+
+@router.post("/restart", response_model=PluginDetailResponse)
+async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
+    """A new instance, from the manifest as it is now."""
+    supervisor = context.fleet.get(name)
+    if supervisor is None:
+        return unknown_plugin(name)
+    await supervisor.restart()
+    return await _after(supervisor, context, wait)
+
+
+@router.post("/start", response_model=PluginDetailResponse)
+async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
+    """A new instance where none is alive."""
+    supervisor = context.fleet.get(name)
+    if supervisor is None:
+        return unknown_plugin(name)
+    await supervisor.start()
+    return await _after(supervisor, context, wait)
+
+
+@router.post("/stop", response_model=PluginDetailResponse)
+async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
+    """End the instance; answers when its container is gone."""
+    supervisor = context.fleet.get(name)
+    if supervisor is None:
+        return unknown_plugin(name)
+    await supervisor.stop()
+    return await _after(supervisor, context, 0)
+
+
+@router.get("/logs", response_class=PlainTextResponse)
+async def logs(name: str, context: Context, tail: Tail = 100, follow: bool = False) -> Response:  # noqa: FBT001, FBT002 - a query parameter
+    """What the container printed, each line with its time; of an instance that ended, its last lines."""
+    supervisor, record = context.fleet.get(name), context.registry.get(name)
+    if supervisor is None or record is None:
+        return unknown_plugin(name)
+    if record.post_mortem is not None:
+        lines = (record.post_mortem.log_tail or record.post_mortem.build_output).splitlines(keepends=True)
+        return PlainTextResponse("".join(lines[-tail:]))
+    try:
+        if follow:
+            return StreamingResponse(supervisor.follow_logs(tail=tail), media_type="text/plain; charset=utf-8")
+        return PlainTextResponse(await supervisor.logs(tail=tail))
+    except EngineError as error:
+        return problem(503, f"The logs cannot be had: {error}.", error_type="LogsUnavailable", plugin=name)
+
+
+@router.get("/events")
+async def events(name: str, context: Context, after: int = 0) -> Any:
+    """The plugin's state changes, oldest first, with ids above `after`."""
+    if context.registry.get(name) is None:
+        return unknown_plugin(name)
+    return [event_fields(event) for event in context.registry.events(plugin=name, after=after)]
+
+
+def event_fields(event: LifecycleEvent) -> dict[str, Any]:
+    """The event as the API shows it."""
+    return {
+        "id": event.id,
+        "time": event.time.isoformat(),
+        "plugin": event.plugin,
+        "generation": event.generation,
+        "previous": event.previous,
+        "state": event.state,
+        "reason_code": event.reason_code,
+        "reason": event.reason,
+    }
+
+
+async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:
+    await supervisor.settled(wait)
+    record = context.registry.get(supervisor.name)
+    return unknown_plugin(supervisor.name) if record is None else detail_response(record, datetime.now(UTC))

@@ -1,0 +1,103 @@
+"""The envelope that every result and every error comes in, and which HTTP status each outcome has."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from orchestrator.sandbox.call import Outcome, RunResult
+
+STATUS: Final[Mapping[Outcome, int]] = {
+    Outcome.OK: 200,
+    Outcome.BAD_REQUEST: 400,
+    Outcome.CALLER_GONE: 400,
+    Outcome.UNKNOWN_PLUGIN: 404,
+    Outcome.UNKNOWN_TOOL: 404,
+    Outcome.UPLOAD_STALLED: 408,
+    Outcome.TOO_LARGE: 413,
+    Outcome.UNSUPPORTED_MEDIA_TYPE: 415,
+    Outcome.INVALID_ARGUMENTS: 422,
+    Outcome.INVALID_INPUT: 422,
+    Outcome.QUEUE_FULL: 429,
+    Outcome.PLUGIN_FAILED: 502,
+    Outcome.UNAVAILABLE: 503,
+    Outcome.TIMEOUT: 504,
+}
+
+
+def envelope(result: RunResult, *, plugin: str | None, tool: str | None, run_id: str | None) -> bytes:
+    """The result envelope. The tool's own JSON text goes in as it is: it has been checked, and it may be long."""
+    rest = json.dumps(
+        {
+            "error": result.error,
+            "error_type": result.error_type,
+            "reason_code": result.reason_code,
+            "source": "plugin" if result.from_plugin else "orchestrator",
+            "plugin": plugin,
+            "tool": tool,
+            "run_id": run_id,
+            "execution_time_ms": round(result.execution_time_ms, 3),
+        },
+        ensure_ascii=False,
+    ).encode()
+    return b'{"ok":%s,"result":%s,%s' % (b"true" if result.ok else b"false", result.result or b"null", rest[1:])
+
+
+def respond(
+    result: RunResult, *, plugin: str | None = None, tool: str | None = None, run_id: str | None = None
+) -> Response:
+    """The envelope as a response with its status."""
+    headers = {} if result.retry_after is None else {"Retry-After": str(math.ceil(result.retry_after))}
+    if run_id is not None:
+        headers["X-Run-Id"] = run_id
+    return Response(
+        envelope(result, plugin=plugin, tool=tool, run_id=run_id),
+        status_code=STATUS[result.outcome],
+        media_type="application/json",
+        headers=headers,
+    )
+
+
+def problem(status: int, sentence: str, *, error_type: str | None = None, plugin: str | None = None) -> Response:
+    """An error that is no run's, in the same envelope."""
+    body = envelope(
+        RunResult(Outcome.BAD_REQUEST, error=sentence, error_type=error_type), plugin=plugin, tool=None, run_id=None
+    )
+    return Response(body, status_code=status, media_type="application/json")
+
+
+def unknown_plugin(name: str) -> Response:
+    return problem(
+        404,
+        f"There is no plugin {name[:80]!r}. GET /v1/plugins lists those there are.",
+        error_type="UnknownPlugin",
+        plugin=name[:80],
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make the framework's own errors come in the envelope too."""
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        sentences = {
+            404: "There is no such route. /docs lists those there are.",
+            405: "This route does not take this method. /docs says which.",
+        }
+        response = problem(error.status_code, sentences.get(error.status_code, str(error.detail)))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid_request(_: Request, error: RequestValidationError) -> Response:
+        return problem(422, "; ".join(_invalid(item) for item in error.errors()[:5]), error_type="InvalidRequest")
+
+
+def _invalid(item: Mapping[str, Any]) -> str:
+    *_, name = item["loc"]
+    return f"{name}: {item['msg']}, not {str(item.get('input'))[:80]!r}"

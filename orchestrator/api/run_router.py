@@ -1,0 +1,138 @@
+"""POST /v1/plugins/{name}/tools/{tool}/run: the body goes on to the plugin as it comes, the answer comes back in the envelope."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from orchestrator.api.context import ApiContext, Context
+from orchestrator.api.problems import STATUS, envelope, respond, unknown_plugin
+from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
+
+router = APIRouter(tags=["tools"])
+
+_SHORT_BODY: Final = 256 * 1024
+"""Bytes up to which a body is read whole before the call, which is quicker than streaming it."""
+_BODY_ROOM: Final = 1024 * 1024
+"""Bytes that a body may have beside the uploads: field names, boundaries, other arguments."""
+_STREAMS: Final = ("application/x-ndjson", "text/event-stream")
+_STREAM_QUEUE: Final = 16
+"""Lines that wait for a slow reader before the tool does."""
+
+
+@router.post(
+    "/v1/plugins/{name}/tools/{tool}/run",
+    responses={status: {"description": "The result envelope"} for status in sorted(set(STATUS.values()))},
+    openapi_extra={
+        "requestBody": {
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                "multipart/form-data": {"schema": {"type": "object"}},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            }
+        }
+    },
+)
+async def run_tool(name: str, tool: str, request: Request, context: Context) -> Response:
+    """Run a tool. JSON or multipart in; the result envelope out, or its events as NDJSON or SSE where `Accept` asks for that."""
+    run_id = uuid.uuid4().hex
+    record = context.registry.get(name)
+    if record is None:
+        return unknown_plugin(name)
+    limit = int(record.limits.get("scratch_bytes", 0)) + _BODY_ROOM
+    length = request.headers.get("content-length")
+    if length is not None and (not length.isdigit() or int(length) > limit):
+        return respond(_too_large(limit), plugin=name, tool=tool, run_id=run_id)
+    try:
+        body = await _body(request, limit, int(length) if length is not None else None)
+    except BodyError as error:
+        return respond(RunResult(error.outcome, error=str(error)), plugin=name, tool=tool, run_id=run_id)
+    call = ToolCall(
+        tool=tool,
+        run_id=run_id,
+        content_type=request.headers.get("content-type", "application/json"),
+        body=body,
+        query=request.url.query,
+    )
+    accepted = request.headers.get("accept", "")
+    for media_type in _STREAMS:
+        if media_type in accepted:
+            return await _stream(name, call, context, media_type)
+    return respond(await context.tool_runner.run(name, call), plugin=name, tool=tool, run_id=run_id)
+
+
+async def _body(request: Request, limit: int, length: int | None) -> bytes | AsyncIterator[bytes]:
+    """Short bodies whole, others as they come; over `limit` bytes raises `BodyError`, here or while it is read."""
+    if length is not None and length <= _SHORT_BODY:
+        return await request.body()
+    return _limited(request, limit)
+
+
+async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyError(Outcome.TOO_LARGE, _too_large(limit).error or "")
+        if chunk:
+            yield chunk
+
+
+def _too_large(limit: int) -> RunResult:
+    return RunResult(
+        Outcome.TOO_LARGE,
+        error=f"The body is over the plugin's limit of {limit} bytes (`limits.scratch` in its manifest).",
+    )
+
+
+async def _stream(name: str, call: ToolCall, context: ApiContext, media_type: str) -> Response:
+    """The run's events as they come. A run that ends before its first event is answered as one that does not stream."""
+    lines: asyncio.Queue[bytes | None] = asyncio.Queue(_STREAM_QUEUE)
+
+    async def work() -> RunResult:
+        try:
+            return await context.tool_runner.run(name, call, emit=lines.put)
+        finally:
+            await lines.put(None)
+
+    run = asyncio.create_task(work(), name=f"run {call.run_id}")
+    try:
+        first = await lines.get()
+    except asyncio.CancelledError:
+        run.cancel()
+        raise
+    if first is None:
+        return respond(await run, plugin=name, tool=call.tool, run_id=call.run_id)
+    body = _events(first, lines, run, name, call)
+    framed = (
+        (_sse(line) async for line in body)
+        if media_type == "text/event-stream"
+        else (line + b"\n" async for line in body)
+    )
+    return StreamingResponse(
+        framed, media_type=media_type, headers={"X-Run-Id": call.run_id, "Cache-Control": "no-store"}
+    )
+
+
+async def _events(
+    first: bytes, lines: asyncio.Queue[bytes | None], run: asyncio.Task[RunResult], name: str, call: ToolCall
+) -> AsyncIterator[bytes]:
+    """The lines, then `{"event": "end", ...envelope}`. A reader that leaves ends the run."""
+    try:
+        line: bytes | None = first
+        while line is not None:
+            yield line
+            line = await lines.get()
+        end = envelope(await run, plugin=name, tool=call.tool, run_id=call.run_id)
+        yield b'{"event":"end",' + end[1:]
+    finally:
+        run.cancel()
+
+
+def _sse(line: bytes) -> bytes:
+    event = json.loads(line[: line.index(b",")] + b"}")["event"]
+    return b"event: %s\ndata: %s\n\n" % (event.encode(), line)

@@ -1,0 +1,129 @@
+"""The composition root: the only place that knows all parts."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from fastapi import FastAPI
+
+from orchestrator import deployment
+from orchestrator.api import health_router, own_health_router, plugins_router, problems, run_router
+from orchestrator.api.context import ApiContext
+from orchestrator.containers.docker_engine import Bounds, DockerEngine
+from orchestrator.containers.engine import ContainerEngine
+from orchestrator.loader.dependency_checker import DependencyChecker
+from orchestrator.loader.image_builder import ImageBuilder
+from orchestrator.loader.plugin_loader import PluginLoader
+from orchestrator.registry import PluginRegistry
+from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
+from orchestrator.settings import Settings
+from orchestrator.supervisor.fleet import Fleet
+from orchestrator.supervisor.parts import Parts
+from orchestrator.tools.tool_runner import ToolRunner
+
+_CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+_BUILD_VARIABLES: Final = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "PIP_INDEX_URL",
+)
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, *, engine: ContainerEngine | None = None, stop_plugins: bool = False) -> FastAPI:
+    """The orchestrator as an ASGI application. `engine` is Docker unless another is given; `stop_plugins`: on shutdown the plugins'
+    containers are taken down too, instead of being left for the next start.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        claimed = deployment.claim(settings)
+        containers = engine or docker_engine(settings)
+        try:
+            parts = _parts(settings, containers, claimed)
+            fleet = Fleet(parts)
+            sandbox = PluginSandboxRunner(
+                max_result=int(settings.max_result), upload_idle=settings.upload_idle_timeout.total_seconds()
+            )
+            runner = ToolRunner(parts.registry, fleet.get, sandbox)
+            app.state.context = ApiContext(parts.registry, fleet, runner)
+            for missing in parts.loader.missing_directories():
+                _log.warning("the plugin folder %s is not there; set ORCHESTRATOR_PLUGINS_DIRS", missing)
+            await fleet.open()
+            try:
+                yield
+            finally:
+                await runner.drain()
+                await fleet.close(stop_plugins=stop_plugins)
+        finally:
+            await containers.close()
+            claimed.lock.release()
+
+    app = FastAPI(
+        title="Plugin orchestrator",
+        description="Runs each plugin in its own container and says how every one of them is.",
+        version="0.1.0",
+        lifespan=lifespan,
+    )
+    for module in (health_router, plugins_router, run_router, own_health_router):
+        app.include_router(module.router)
+    problems.install(app)
+    return app
+
+
+def docker_engine(settings: Settings) -> DockerEngine:
+    """The Docker Engine that the host's environment names; not connected to yet."""
+    return DockerEngine.from_environment(os.environ, bounds=Bounds(ask=settings.engine_timeout.total_seconds()))
+
+
+def image_builder(settings: Settings, engine: ContainerEngine) -> ImageBuilder:
+    """The image builder as the settings and the host's environment want it."""
+    return ImageBuilder(
+        engine,
+        images_dir=images_dir(),
+        logs_dir=settings.state_dir / "builds",
+        ca_bundle=ca_bundle(settings, os.environ),
+        build_args={name: os.environ[name] for name in _BUILD_VARIABLES if os.environ.get(name)},
+        python_image=settings.python_image,
+    )
+
+
+def images_dir() -> Path:
+    """The folder of the base images and the runtime: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).parent
+    beside = package.parent / "plugin-images"
+    return beside if beside.is_dir() else package / "_plugin_images"
+
+
+def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None:
+    """The CA certificates that this host trusts beyond the usual ones, as builds need them too."""
+    if settings.ca_bundle is not None:
+        return settings.ca_bundle
+    for name in _CA_VARIABLES:
+        path = Path(environment.get(name) or "/nonexistent")
+        if path.is_file():
+            return path
+    return None
+
+
+def _parts(settings: Settings, engine: ContainerEngine, claimed: deployment.Deployment) -> Parts:
+    return Parts(
+        settings=settings,
+        engine=engine,
+        registry=PluginRegistry(),
+        loader=PluginLoader(settings.plugins_dirs),
+        checker=DependencyChecker(settings.models_dir),
+        builder=image_builder(settings, engine),
+        deployment=claimed.id,
+        run_dir=claimed.run_dir,
+        start_slots=asyncio.Semaphore(settings.start_concurrency),
+    )

@@ -1,0 +1,197 @@
+"""`up` and `down`: the orchestrator in the background, for `make up` and `make down`."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import yaml
+from rich.console import Console
+
+from orchestrator.app import docker_engine
+from orchestrator.cli import client
+from orchestrator.cli.server import read_settings
+from orchestrator.cli.tables import plugins_table
+from orchestrator.deployment import read_identity
+from orchestrator.errors import EngineError
+from orchestrator.sandbox.policy import LABEL_DEPLOYMENT
+from orchestrator.settings import Settings
+
+_SERVING: Final = 30.0
+"""Seconds until a process that was just started answers."""
+_FIRST_BUILD: Final = 1200.0
+"""Seconds that building every plugin's image may take."""
+_LEAVING: Final = 90.0
+"""Seconds that runs in flight are given on the way down: the default time limit, and some."""
+
+_console = Console(highlight=False)
+
+
+def up() -> None:
+    """Start the orchestrator in the background, run one tool on a real picture, and say what to try next."""
+    settings = read_settings()
+    process = None
+    if _answers():
+        _console.print(f"The orchestrator answers at {client.address()} already.")
+    else:
+        process = _launch(settings)
+    _wait_for_plugins(settings, process)
+    _console.print(plugins_table(client.get("/v1/plugins")))
+    _first_call(settings)
+    _console.print(
+        "\nNext, try:\n"
+        f"  curl -s {client.address()}/v1/plugins/ocr/health\n"
+        "  uv run orchestrator run motion-detector compare_frames -i first=plugins/motion_detector/samples/first.png "
+        "-i second=plugins/motion_detector/samples/second.png\n"
+        "  uv run orchestrator logs ocr\n"
+        f"API: {client.address()}/docs   stop: make down",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def down() -> None:
+    """Stop the background orchestrator and remove its containers and sockets; the history stays."""
+    settings = read_settings()
+    _end_process(settings)
+    identity = read_identity(settings)
+    if identity is None:
+        _console.print("Nothing of ours is here.")
+        return
+    try:
+        count = asyncio.run(_remove_containers(settings, identity))
+        _console.print(f"Containers removed: {count}.")
+    except EngineError as error:
+        client.errors.print(f"[yellow]The engine was not asked for leftover containers[/]: {error}")
+    shutil.rmtree(settings.run_dir / identity, ignore_errors=True)
+
+
+def _answers() -> bool:
+    try:
+        response = httpx.get(f"{client.address()}/healthz", timeout=2, trust_env=False)
+        return bool(response.json() == {"status": "ok"})
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+def _log_file(settings: Settings) -> Path:
+    return settings.state_dir / "orchestrator.log"
+
+
+def _pid_file(settings: Settings) -> Path:
+    return settings.state_dir / "orchestrator.pid"
+
+
+def _launch(settings: Settings) -> subprocess.Popen[bytes]:
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _log_file(settings).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "serve"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _pid_file(settings).write_text(f"{process.pid}\n")
+    end = time.monotonic() + _SERVING
+    while not _answers():
+        if process.poll() is not None or time.monotonic() > end:
+            client.fail(f"The orchestrator did not come up. The end of {_log_file(settings)}:\n{_log_tail(settings)}")
+        time.sleep(0.1)
+    return process
+
+
+def _wait_for_plugins(settings: Settings, process: subprocess.Popen[bytes] | None) -> None:
+    end = time.monotonic() + _FIRST_BUILD
+    with _console.status("starting plugins …") as status:
+        told: list[str] = []
+        while time.monotonic() < end:
+            state = client.request("GET", "/readyz").json()
+            if state["status"] == "ready":
+                return
+            if process is not None and process.poll() is not None:
+                client.fail(f"The orchestrator ended. The end of {_log_file(settings)}:\n{_log_tail(settings)}")
+            waiting = state["waiting_for"]
+            status.update(
+                f"starting {', '.join(waiting)} (a first build takes minutes; its output: {settings.state_dir}/builds)"
+            )
+            if waiting != told and not _console.is_terminal:
+                _console.print(f"waiting for {', '.join(waiting)} (build output: {settings.state_dir}/builds)")
+            told = waiting
+            time.sleep(0.2)
+    client.errors.print("[yellow]Not every plugin is up yet; this is how they are now.[/]")
+
+
+def _first_call(settings: Settings) -> None:
+    """The first sample call of the ocr plugin, where it is there."""
+    folder = next(
+        (d / "ocr" / "samples" for d in settings.plugins_dirs if (d / "ocr" / "samples" / "calls.yaml").exists()), None
+    )
+    if folder is None:
+        return
+    call = yaml.safe_load((folder / "calls.yaml").read_text("utf-8"))[0]
+    files = {name: (Path(file).name, (folder / file).read_bytes()) for name, file in (call.get("files") or {}).items()}
+    response = client.request(
+        "POST",
+        f"/v1/plugins/ocr/tools/{call['tool']}/run",
+        data=call.get("arguments") or {},
+        files=files,
+        read_timeout=90,
+    )
+    envelope: dict[str, Any] = response.json()
+    if not envelope["ok"]:
+        client.fail(f"ocr could not read the sample page: {envelope['reason_code']}: {envelope['error']}")
+    names = ", ".join(str(file) for file in (call.get("files") or {}).values())
+    _console.print(f"\n[bold]ocr read {names}[/] in {envelope['execution_time_ms']:.0f} ms:")
+    _console.print(envelope["result"]["text"].strip(), markup=False)
+
+
+def _end_process(settings: Settings) -> None:
+    pid = _running_pid(settings)
+    if pid is None:
+        _console.print("No orchestrator of ours runs in the background.")
+        _pid_file(settings).unlink(missing_ok=True)
+        return
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + _LEAVING
+    while _running_pid(settings) == pid:
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            client.errors.print(f"[yellow]The orchestrator did not leave within {_LEAVING:.0f} s and was killed.[/]")
+            break
+        time.sleep(0.1)
+    _pid_file(settings).unlink(missing_ok=True)
+    _console.print("The orchestrator has stopped.")
+
+
+def _running_pid(settings: Settings) -> int | None:
+    """The pid in the pid file, where that process is an orchestrator: a number left from before a reboot may be anybody's by now."""
+    try:
+        pid = int(_pid_file(settings).read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if b"orchestrator" in command and b"serve" in command else None
+
+
+async def _remove_containers(settings: Settings, deployment: str) -> int:
+    engine = docker_engine(settings)
+    try:
+        ours = await engine.list({LABEL_DEPLOYMENT: deployment})
+        for container in ours:
+            await engine.remove(container.id)
+        return len(ours)
+    finally:
+        await engine.close()
+
+
+def _log_tail(settings: Settings) -> str:
+    with _log_file(settings).open(errors="replace") as log:
+        return "".join(deque(log, maxlen=15))

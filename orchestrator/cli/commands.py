@@ -1,0 +1,187 @@
+"""The commands."""
+
+import json
+import mimetypes
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from orchestrator.cli import background, client, server
+from orchestrator.cli.tables import health_table, plugins_table
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+console = Console(highlight=False)
+
+Name = Annotated[str, typer.Argument(help="The plugin's name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON.")]
+
+
+def main() -> None:
+    """The entry point of `orchestrator`."""
+    app()
+
+
+app.command()(server.serve)
+app.command(hidden=True)(background.up)
+app.command(hidden=True)(background.down)
+app.command()(server.build)
+
+
+@app.command()
+def plugins(*, as_json: AsJson = False) -> None:
+    """The plugins and how each of them is."""
+    listed = client.get("/v1/plugins")
+    _show(listed, as_json=as_json) if as_json else console.print(plugins_table(listed))
+
+
+@app.command()
+def health(name: Name, *, as_json: AsJson = False) -> None:
+    """Everything known of one plugin. Exit code 1 where it is FAILED or UNAVAILABLE."""
+    plugin = client.get(f"/v1/plugins/{name}/health")
+    _show(plugin, as_json=as_json) if as_json else console.print(health_table(plugin))
+    if plugin["reason_code"] is not None:
+        raise typer.Exit(client.EXIT_FAILED)
+
+
+@app.command()
+def tools(name: Name, *, as_json: AsJson = False) -> None:
+    """A plugin's tools and what they take."""
+    listed = client.get(f"/v1/plugins/{name}/tools")
+    if as_json:
+        _show(listed, as_json=True)
+        return
+    for tool in listed:
+        console.print(f"[bold]{tool['name']}[/]  {tool.get('description', '')}")
+        schema = tool.get("input_schema", {})
+        for parameter, about in schema.get("properties", {}).items():
+            upload = tool.get("uploads", {}).get(parameter)
+            kind = f"upload ({upload})" if upload else about.get("type", "any")
+            default = f" = {about['default']!r}" if "default" in about else ""
+            console.print(f"    {parameter}: {kind}{default}  [dim]{about.get('description', '')}[/]")
+
+
+@app.command()
+def run(
+    plugin: Name,
+    tool: Annotated[str, typer.Argument(help="The tool's name.")],
+    *,
+    inputs: Annotated[list[str] | None, typer.Option("-i", "--input", help="An upload: parameter=file.")] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("-p", "--param", help="Another argument: parameter=value.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a tool. Exit code 1 where it gave no result."""
+    fields, files = _pairs(parameters), _pairs(inputs)
+    with ExitStack() as stack:
+        parts: dict[str, Any] = {}
+        for parameter, path in files.items():
+            try:
+                handle = stack.enter_context(Path(path).open("rb"))
+            except OSError as error:
+                client.fail(f"{path} cannot be read: {error.strerror}")
+            parts[parameter] = (Path(path).name, handle, mimetypes.guess_type(path)[0] or "application/octet-stream")
+        body: dict[str, Any] = (
+            {"data": fields, "files": parts} if parts else {"json": {k: _value(v) for k, v in fields.items()}}
+        )
+        response = client.request("POST", f"/v1/plugins/{plugin}/tools/{tool}/run", read_timeout=None, **body)
+    envelope = response.json()
+    if as_json:
+        _show(envelope, as_json=True)
+    elif envelope["ok"]:
+        _show(envelope["result"], as_json=False)
+    else:
+        client.errors.print(
+            f"[red]{envelope['reason_code'] or envelope['error_type'] or response.status_code}[/]: {envelope['error']}"
+        )
+    if not envelope["ok"]:
+        raise typer.Exit(client.EXIT_FAILED)
+
+
+@app.command()
+def logs(name: Name, *, tail: int = 100, follow: Annotated[bool, typer.Option("-f", "--follow")] = False) -> None:
+    """What a plugin's container printed."""
+    if not follow:
+        response = client.request("GET", f"/v1/plugins/{name}/logs", params={"tail": tail})
+        if response.is_error:
+            client.content(response)
+        print(response.text, end="")  # noqa: T201 - raw: log lines are not markup
+        return
+    client.stream_lines(f"/v1/plugins/{name}/logs", {"tail": str(tail), "follow": "true"})
+
+
+@app.command()
+def events(name: Name, *, as_json: AsJson = False) -> None:
+    """A plugin's state changes."""
+    listed = client.get(f"/v1/plugins/{name}/events")
+    if as_json:
+        _show(listed, as_json=True)
+        return
+    for event in listed:
+        reason = f"  {event['reason_code']}: {event['reason']}" if event["reason_code"] else ""
+        console.print(f"{event['time']}  #{event['generation']}  {event['state']}{reason}", markup=False)
+
+
+@app.command()
+def restart(name: Name, *, wait: float = 120) -> None:
+    """Begin a new instance of a plugin, and wait for it."""
+    _command(name, "restart", wait)
+
+
+@app.command()
+def start(name: Name, *, wait: float = 120) -> None:
+    """Begin an instance of a plugin that has none."""
+    _command(name, "start", wait)
+
+
+@app.command()
+def stop(name: Name) -> None:
+    """End a plugin's instance."""
+    _command(name, "stop", 0)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of plugin.yaml, for editors."""
+    from orchestrator.loader.manifest import Manifest  # noqa: PLC0415 - only this command needs it
+
+    _show(Manifest.model_json_schema(), as_json=True)
+
+
+def _command(name: str, action: str, wait: float) -> None:
+    params = {} if action == "stop" else {"wait": wait}
+    plugin = client.content(
+        client.request("POST", f"/v1/plugins/{name}/{action}", params=params, read_timeout=wait + 120)
+    )
+    console.print(plugins_table([plugin]))
+    if action != "stop" and plugin["reason_code"] is not None:
+        raise typer.Exit(client.EXIT_FAILED)
+
+
+def _pairs(items: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for item in items or []:
+        name, found, value = item.partition("=")
+        if not found or not name:
+            client.errors.print(f"[red]{item!r}[/]: expected parameter=value")
+            raise typer.Exit(client.EXIT_USAGE)
+        pairs[name] = value
+    return pairs
+
+
+def _value(text: str) -> Any:
+    """A value as JSON where it is some, else as the text it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _show(content: Any, *, as_json: bool) -> None:
+    if not as_json and isinstance(content, str):
+        print(content)  # noqa: T201 - raw: a tool's text is not markup
+    else:
+        console.print_json(json.dumps(content, ensure_ascii=False))

@@ -1,0 +1,65 @@
+"""What the command line shows of plugins, as rich tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+_COLOURS = {
+    "LOADED": "cyan",
+    "INITIALIZED": "green",
+    "RUNNING": "bold green",
+    "FAILED": "bold red",
+    "UNAVAILABLE": "yellow",
+}
+
+
+def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a plugin."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("PLUGIN", "STATE", "UP", "OK", "ERRORS", "LAST ms", "REASON"):
+        table.add_column(name, justify="right" if name in {"OK", "ERRORS", "LAST ms", "UP"} else "left")
+    for plugin in plugins:
+        state = Text(plugin["state"] + ("?" if plugin["stale"] else ""), style=_COLOURS.get(plugin["state"], ""))
+        reason = f"{plugin['reason_code']}: {plugin['reason']}" if plugin["reason_code"] else plugin["description"]
+        table.add_row(
+            plugin["name"],
+            state,
+            span(plugin["uptime_seconds"]),
+            str(plugin["success_count"]),
+            str(plugin["error_count"]),
+            "" if plugin["last_execution_time_ms"] is None else f"{plugin['last_execution_time_ms']:.0f}",
+            Text(reason, style="" if plugin["reason_code"] else "dim"),
+        )
+    return table
+
+
+def health_table(plugin: Mapping[str, Any]) -> Table:
+    """Everything known of one plugin."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in plugin.items():
+        if name == "checks":
+            for check in value:
+                mark = Text("ok  " if check["ok"] else "FAIL", style="green" if check["ok"] else "red")
+                table.add_row(f"check {check['name']}", Text.assemble(mark, f" {check['detail']} ({check['source']})"))
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                if inner not in (None, ""):
+                    table.add_row(f"{name}.{key}", Text(str(inner)))
+        elif value not in (None, [], ""):
+            table.add_row(name, Text(str(value), style=_COLOURS.get(str(value), "")))
+    return table
+
+
+def span(seconds: float | None) -> str:
+    """90061 → `1d1h`, 75 → `1m15s`."""
+    if seconds is None:
+        return ""
+    whole = int(seconds)
+    for size, unit, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // smaller_size}{smaller}"
+    return f"{whole}s"

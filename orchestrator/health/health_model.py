@@ -1,0 +1,121 @@
+"""PluginHealthResponse: the health API's answer for one plugin."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.registry import PluginRecord
+
+
+class CheckReport(BaseModel):
+    """What one witness says."""
+
+    name: str
+    ok: bool
+    detail: str
+    source: str
+
+
+class PostMortemReport(BaseModel):
+    """What is kept of an instance that ended; empty texts where there was nothing."""
+
+    ended_at: AwareDatetime
+    exit_code: int | None
+    signal: str | None
+    peak_memory_bytes: int | None
+    stacks: str
+    traceback: str
+    build_output: str
+    log_tail: str
+
+
+class PluginHealthResponse(BaseModel):
+    """One plugin. Every field is always there; null where nothing is known."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    name: str
+    state: PluginLifecycleState
+    description: str
+    version: str
+    reason: str | None
+    """One sentence to act on; null unless FAILED or UNAVAILABLE."""
+    reason_code: ReasonCode | None
+    uptime_seconds: float | None
+    """Since INITIALIZED; stands still once the instance has ended; null before."""
+    last_used: AwareDatetime | None
+    success_count: int
+    error_count: int
+    last_execution_time_ms: float | None
+    avg_execution_time_ms: float | None
+    in_flight: int
+    queued: int
+    generation: int
+    observed_at: AwareDatetime
+    stale: bool
+    """The last known picture: the engine cannot be asked, or the registry was busy."""
+    checks: list[CheckReport]
+    container: dict[str, Any]
+    gpus: list[dict[str, Any]]
+    limits: dict[str, Any]
+
+
+class PluginDetailResponse(PluginHealthResponse):
+    """As in the list, and what is kept of an instance that ended."""
+
+    post_mortem: PostMortemReport | None
+
+
+def health_response(record: PluginRecord, now: datetime) -> PluginHealthResponse:
+    """The record as the list shows it."""
+    return PluginHealthResponse(**_fields(record, now))
+
+
+def detail_response(record: PluginRecord, now: datetime) -> PluginDetailResponse:
+    """The record as the plugin's own health route shows it."""
+    report = record.post_mortem
+    return PluginDetailResponse(
+        **_fields(record, now),
+        post_mortem=None
+        if report is None
+        else PostMortemReport(**{name: getattr(report, name) for name in PostMortemReport.model_fields}),
+    )
+
+
+def _fields(record: PluginRecord, now: datetime) -> Mapping[str, Any]:
+    runs = record.success_count + record.error_count
+    return {
+        "name": record.name,
+        "state": record.state,
+        "description": record.description,
+        "version": record.version,
+        "reason": record.reason,
+        "reason_code": record.reason_code,
+        "uptime_seconds": _uptime(record, now),
+        "last_used": record.last_used,
+        "success_count": record.success_count,
+        "error_count": record.error_count,
+        "last_execution_time_ms": record.last_execution_ms,
+        "avg_execution_time_ms": record.total_execution_ms / runs if runs else None,
+        "in_flight": record.in_flight,
+        "queued": record.queued,
+        "generation": record.generation,
+        "observed_at": record.observed_at,
+        "stale": record.stale,
+        "checks": [
+            CheckReport(name=check.name, ok=check.ok, detail=check.detail, source=check.source)
+            for check in record.checks
+        ],
+        "container": dict(record.container),
+        "gpus": [dict(gpu) for gpu in record.gpus],
+        "limits": dict(record.limits),
+    }
+
+
+def _uptime(record: PluginRecord, now: datetime) -> float | None:
+    if record.ready_at is None:
+        return None
+    return max(0.0, ((record.ended_at or now) - record.ready_at).total_seconds())

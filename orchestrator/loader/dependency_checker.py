@@ -1,0 +1,55 @@
+"""DependencyChecker, host side: what can be known to be missing before an image is built or a container started.
+
+The container checks again what it sees (packages, models, GPU): its view is the one that counts.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from plugin_runtime import model_files
+
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.loader.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyCheck:
+    """One thing looked for. `code` says what its absence means; None where it is there."""
+
+    name: str
+    detail: str
+    code: ReasonCode | None = None
+    reason: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.code is None
+
+
+class DependencyChecker:
+    """Checks a plugin's model files on the host; reads their first 16 bytes, never more."""
+
+    def __init__(self, models_dir: Path | None = None) -> None:
+        self._models_dir = models_dir
+
+    def models_folder(self, manifest: Manifest, folder: Path) -> Path:
+        """Where this plugin's model files lie on the host."""
+        return folder if self._models_dir is None else self._models_dir / manifest.name
+
+    def check(self, manifest: Manifest, folder: Path) -> list[DependencyCheck]:
+        """One check a model file, in the manifest's order."""
+        base = self.models_folder(manifest, folder)
+        return [self._check_model(name, base, relative) for name, relative in manifest.models.items()]
+
+    def _check_model(self, name: str, base: Path, relative: str) -> DependencyCheck:
+        check = f"model:{name}"
+        path = base / relative
+        if not path.resolve().is_relative_to(base.resolve()):
+            sentence = f"The model {name!r} ({relative}) is a link that leaves its folder. Put the file itself there, then restart."
+            return DependencyCheck(check, "leaves its folder", ReasonCode.MODEL_MISSING, sentence)
+        problem = model_files.check_model_file(name, path)
+        if problem is None:
+            return DependencyCheck(check, "its first bytes fit its format")
+        where = "its plugin's folder" if self._models_dir is None else f"<MODELS_DIR>/{base.name}"
+        sentence = f"{problem.reason} ({relative} in {where})"
+        return DependencyCheck(check, problem.reason, ReasonCode(problem.code), sentence)

@@ -1,0 +1,6 @@
+"""What is known of every plugin, for any thread to read. Must not know: engines, containers, HTTP."""
+
+from orchestrator.registry.plugin_registry import PluginRegistry
+from orchestrator.registry.records import Check, LifecycleEvent, PluginRecord, PostMortem
+
+__all__ = ["Check", "LifecycleEvent", "PluginRecord", "PluginRegistry", "PostMortem"]

@@ -1,0 +1,222 @@
+"""The thread-safe registry: records behind a reader-writer lock, events of every state change."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from readerwriterlock import rwlock
+
+from orchestrator.errors import StaleGenerationError
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition, final_state
+from orchestrator.registry.records import LifecycleEvent, PluginRecord
+
+Listener = Callable[[LifecycleEvent], None]
+
+_EVENTS_KEPT: Final = 10_000
+_READ_PATIENCE: Final = 0.02
+"""Seconds that a reader waits for the lock before it takes the last snapshot instead."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class PluginRegistry:
+    """Every plugin's record. Writers are refused what the lifecycle table does not hold; readers never fail and hardly wait.
+
+    A reader that cannot have the lock in time is given the last snapshot with `stale=True`: records are immutable and replaced whole, so
+    it is a true picture, only perhaps not the newest.
+    """
+
+    def __init__(self, *, clock: Callable[[], datetime] = _now, read_patience: float = _READ_PATIENCE) -> None:
+        self._lock = (
+            rwlock.RWLockWrite()
+        )  # writers first: they are few and short, and nobody should wait long behind readers
+        self._clock = clock
+        self._read_patience = read_patience
+        self._records: Mapping[str, PluginRecord] = {}
+        self._events: deque[LifecycleEvent] = deque(maxlen=_EVENTS_KEPT)
+        self._event_count = 0
+        self._listeners: tuple[Listener, ...] = ()
+
+    # Reading
+
+    def get(self, name: str) -> PluginRecord | None:
+        """The record of this plugin, None for an unknown name."""
+        with self._reading() as fresh:
+            record = self._records.get(name)
+        return record if fresh or record is None else replace(record, stale=True)
+
+    def list(self) -> list[PluginRecord]:
+        """All records, in the order of their names."""
+        with self._reading() as fresh:
+            records = self._records
+        ordered = [records[name] for name in sorted(records)]
+        return ordered if fresh else [replace(record, stale=True) for record in ordered]
+
+    def events(self, *, plugin: str | None = None, after: int = 0) -> tuple[LifecycleEvent, ...]:
+        """The kept events with an id above `after`, oldest first."""
+        with self._reading():
+            return tuple(e for e in self._events.copy() if e.id > after and plugin in (None, e.plugin))
+
+    # Writing
+
+    def register(self, record: PluginRecord) -> None:
+        """Take up a plugin (or replace all that is known of it) at the state that its record says."""
+        with self._lock.gen_wlock():
+            self._put(record)
+            event = self._note(record, None)
+        self._tell(event)
+
+    def renew(self, name: str, **facts: Any) -> int:
+        """A new instance at LOADED; the counters stay. Returns its generation."""
+        with self._lock.gen_wlock():
+            old = self._records[name]
+            record = replace(
+                old,
+                state=PluginLifecycleState.LOADED,
+                generation=old.generation + 1,
+                reason_code=None,
+                reason=None,
+                ready_at=None,
+                ended_at=None,
+                in_flight=0,
+                stale=False,
+                checks=(),
+                container={},
+                gpus=(),
+                post_mortem=None,
+                observed_at=self._clock(),
+            )
+            record = replace(record, **facts)
+            self._put(record)
+            event = self._note(record, old.state)
+        self._tell(event)
+        return record.generation
+
+    def mark_initialized(self, name: str, generation: int) -> None:
+        """LOADED → INITIALIZED. Raises `TransitionError`, `StaleGenerationError`."""
+        self._advance(name, generation, PluginLifecycleState.INITIALIZED, ready_at=self._clock())
+
+    def mark_ended(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
+        """To the final state that the reason code belongs to. Raises `TransitionError`, `StaleGenerationError`."""
+        self._advance(
+            name, generation, final_state(code), reason_code=code, reason=reason, ended_at=self._clock(), in_flight=0
+        )
+
+    def begin_run(self, name: str, generation: int) -> None:
+        """Count a run in; the first makes the instance RUNNING. Raises `TransitionError` for an instance that is not ready."""
+        event = None
+        with self._lock.gen_wlock():
+            old = self._current(name, generation)
+            state = PluginLifecycleState.RUNNING
+            if old.state is not state:
+                check_transition(old.state, state)
+            now = self._clock()
+            record = replace(old, state=state, in_flight=old.in_flight + 1, last_used=now, observed_at=now)
+            self._put(record)
+            if old.state is not state:
+                event = self._note(record, old.state)
+        if event is not None:
+            self._tell(event)
+
+    def finish_run(self, name: str, generation: int, *, ok: bool | None, execution_ms: float) -> None:
+        """Count a run out; `execution_ms` are milliseconds; `ok` None counts neither as success nor as error. Counts for the plugin even
+        when the instance has ended or been replaced.
+        """
+        with self._lock.gen_wlock():
+            old = self._records[name]
+            alive = old.generation == generation and not old.ended
+            record = replace(old, in_flight=old.in_flight - 1 if alive else old.in_flight, observed_at=self._clock())
+            if ok is not None:
+                record = replace(
+                    record,
+                    success_count=old.success_count + ok,
+                    error_count=old.error_count + (not ok),
+                    last_execution_ms=execution_ms,
+                    total_execution_ms=old.total_execution_ms + execution_ms,
+                )
+            self._put(record)
+
+    def count_queued(self, name: str, change: int) -> None:
+        """One run more or less waits; it waits for the plugin, whatever becomes of the instance."""
+        with self._lock.gen_wlock():
+            old = self._records[name]
+            self._put(replace(old, queued=old.queued + change))
+
+    def update(self, name: str, generation: int, **facts: Any) -> None:
+        """Take in news that change no state (checks, container, queued, post_mortem…). Raises `StaleGenerationError`."""
+        with self._lock.gen_wlock():
+            self._put(replace(self._current(name, generation), observed_at=self._clock(), **facts))
+
+    def mark_stale(self, *, stale: bool) -> None:
+        """Say of every record whether its source, the engine, can be asked. `observed_at` stays as it is where it cannot."""
+        with self._lock.gen_wlock():
+            now = self._clock()
+            self._records = {
+                name: replace(record, stale=stale, observed_at=record.observed_at if stale else now)
+                for name, record in self._records.items()
+            }
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with every event, on the thread that wrote it, outside the lock. Returns the way to end that."""
+        with self._lock.gen_wlock():
+            self._listeners = (*self._listeners, listener)
+
+        def unsubscribe() -> None:
+            with self._lock.gen_wlock():
+                self._listeners = tuple(known for known in self._listeners if known is not listener)
+
+        return unsubscribe
+
+    # Inside
+
+    @contextmanager
+    def _reading(self) -> Iterator[bool]:
+        lock = self._lock.gen_rlock()
+        fresh = bool(lock.acquire(blocking=False)) or bool(lock.acquire(blocking=True, timeout=self._read_patience))
+        try:
+            yield fresh
+        finally:
+            if fresh:
+                lock.release()
+
+    def _current(self, name: str, generation: int) -> PluginRecord:
+        record = self._records[name]
+        if record.generation != generation:
+            raise StaleGenerationError(f"{name}: generation {generation} has been replaced by {record.generation}")
+        return record
+
+    def _put(self, record: PluginRecord) -> None:
+        self._records = {**self._records, record.name: record}
+
+    def _advance(self, name: str, generation: int, target: PluginLifecycleState, **facts: Any) -> None:
+        with self._lock.gen_wlock():
+            old = self._current(name, generation)
+            check_transition(old.state, target)
+            record = replace(old, state=target, observed_at=self._clock(), **facts)
+            self._put(record)
+            event = self._note(record, old.state)
+        self._tell(event)
+
+    def _note(self, record: PluginRecord, previous: PluginLifecycleState | None) -> LifecycleEvent:
+        self._event_count += 1
+        event = LifecycleEvent(
+            id=self._event_count,
+            time=self._clock(),
+            plugin=record.name,
+            generation=record.generation,
+            previous=previous,
+            state=record.state,
+            reason_code=record.reason_code,
+            reason=record.reason,
+        )
+        self._events.append(event)
+        return event
+
+    def _tell(self, event: LifecycleEvent) -> None:
+        for listener in self._listeners:
+            listener(event)

@@ -1,0 +1,85 @@
+"""What is known of one plugin. Immutable: a change is a new record, so a reader never sees half of one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one witness says: a dependency check, the engine, the control socket."""
+
+    name: str
+    ok: bool
+    detail: str
+    source: str
+    """`host`, `container` or `engine`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostMortem:
+    """What is kept of an instance that ended."""
+
+    ended_at: datetime
+    exit_code: int | None = None
+    signal: str | None = None
+    peak_memory_bytes: int | None = None
+    stacks: str = ""
+    traceback: str = ""
+    build_output: str = ""
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginRecord:
+    """The state of one plugin's current instance, and the counters of the plugin over all its instances."""
+
+    name: str
+    version: str
+    description: str
+    state: PluginLifecycleState
+    observed_at: datetime
+    """When any of this was last seen to be so."""
+    generation: int = 0
+    reason_code: ReasonCode | None = None
+    reason: str | None = None
+    ready_at: datetime | None = None
+    ended_at: datetime | None = None
+    last_used: datetime | None = None
+    success_count: int = 0
+    error_count: int = 0
+    last_execution_ms: float | None = None
+    total_execution_ms: float = 0.0
+    in_flight: int = 0
+    queued: int = 0
+    stale: bool = False
+    checks: tuple[Check, ...] = ()
+    container: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    gpus: tuple[Mapping[str, Any], ...] = ()
+    limits: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    tools: tuple[Mapping[str, Any], ...] = ()
+    post_mortem: PostMortem | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in FINAL_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleEvent:
+    """One step of one instance. `id` grows by one with every event."""
+
+    id: int
+    time: datetime
+    plugin: str
+    generation: int
+    previous: PluginLifecycleState | None
+    state: PluginLifecycleState
+    reason_code: ReasonCode | None
+    reason: str | None

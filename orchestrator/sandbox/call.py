@@ -1,0 +1,73 @@
+"""A tool call and what came of it, as values."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.lifecycle import ReasonCode
+
+
+class Outcome(StrEnum):
+    """What became of a run, as the caller's side sees it."""
+
+    OK = "ok"
+    BAD_REQUEST = "bad_request"
+    """The body is no JSON or no multipart."""
+    UNKNOWN_PLUGIN = "unknown_plugin"
+    UNKNOWN_TOOL = "unknown_tool"
+    CALLER_GONE = "caller_gone"
+    """The caller hung up in the middle of its body."""
+    UPLOAD_STALLED = "upload_stalled"
+    """The caller stopped sending in the middle of its body."""
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    INVALID_ARGUMENTS = "invalid_arguments"
+    INVALID_INPUT = "invalid_input"
+    """The tool itself refused its input."""
+    QUEUE_FULL = "queue_full"
+    PLUGIN_FAILED = "plugin_failed"
+    """The tool raised, gave no JSON, crashed or ran out of memory."""
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+    """The plugin was or became FAILED or UNAVAILABLE through no doing of this run."""
+
+
+class BodyError(OrchestratorError):
+    """The caller's body cannot be passed on to its end; `outcome` says why."""
+
+    def __init__(self, outcome: Outcome, message: str) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call as it came: its body is passed on as it is, whole where it is short, else in chunks."""
+
+    tool: str
+    run_id: str
+    content_type: str
+    body: bytes | AsyncIterator[bytes]
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What came of a run. `result` is JSON text, ready to be passed on; times in milliseconds."""
+
+    outcome: Outcome
+    execution_time_ms: float = 0.0
+    result: bytes | None = None
+    error: str | None = None
+    error_type: str | None = None
+    reason_code: ReasonCode | None = None
+    traceback: str = field(default="", repr=False)
+    from_plugin: bool = False
+    """The plugin itself said so, not the orchestrator."""
+    retry_after: float | None = None
+    """Seconds, where trying again later makes sense."""
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome is Outcome.OK

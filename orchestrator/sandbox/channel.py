@@ -1,0 +1,196 @@
+"""The way into a container: the runtime protocol's client, made from an endpoint value.
+
+The only module that knows the channel's HTTP client. Its errors become `ChannelError` here.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from orchestrator.containers.endpoint import Endpoint
+from orchestrator.errors import ChannelError
+
+_CONTROL_TIMEOUT: Final = 2.0
+"""Seconds for a question on the control socket, which no tool can block."""
+_DIAGNOSE_TIMEOUT: Final = 1.5
+"""Seconds; the protocol gives the container one."""
+_LINE_LIMIT: Final = 64 * 1024 * 1024
+_FAILURES = (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeStatus:
+    """The protocol's status object, as far as the orchestrator uses it; whatever is not as agreed reads as not told."""
+
+    phase: str
+    reason_code: str | None
+    reason: str | None
+    traceback: str
+    checks: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...]
+    worker_exit_code: int | None
+    worker_signal: str | None
+    oom_kills: int
+    memory: Mapping[str, Any]
+    cpu_seconds: float | None
+
+    @classmethod
+    def parse(cls, line: bytes) -> "RuntimeStatus":
+        """Raises `ValueError` for what is no JSON object."""
+        content = json.loads(line)
+        if not isinstance(content, dict):
+            raise ValueError("a status is a JSON object")  # noqa: TRY004 - the caller knows one error for all that is unreadable
+        worker, memory = _mapping(content.get("worker")), _mapping(content.get("memory"))
+        return cls(
+            phase=str(content.get("phase")),
+            reason_code=_text(content.get("reason_code")),
+            reason=_text(content.get("reason")),
+            traceback=_text(content.get("traceback")) or "",
+            checks=_mappings(content.get("checks")),
+            tools=tuple(tool for tool in _mappings(content.get("tools")) if isinstance(tool.get("name"), str)),
+            worker_exit_code=_integer(worker.get("exit_code")),
+            worker_signal=_text(worker.get("signal")),
+            oom_kills=_integer(memory.get("oom_kills")) or 0,
+            memory=memory,
+            cpu_seconds=content.get("cpu_seconds") if isinstance(content.get("cpu_seconds"), int | float) else None,
+        )
+
+
+class ToolResponse:
+    """The head of a tool's answer, and the way to its body."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.content_type = response.content_type
+
+    async def read(self, limit: int) -> bytes | None:
+        """The whole body, None where it is over `limit` bytes. Raises `ChannelError`."""
+        try:
+            if (self._response.content_length or 0) > limit:
+                return None
+            body = bytearray()
+            async for chunk in self._response.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    return None
+            return bytes(body)
+        except _FAILURES as error:
+            raise ChannelError(f"the connection broke while the answer came: {error}") from error
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """The body's lines as they come. Raises `ChannelError`."""
+        try:
+            async for line in _lines(self._response):
+                yield line
+        except _FAILURES as error:
+            raise ChannelError(f"the connection broke while the answer came: {error}") from error
+
+
+class RuntimeChannel:
+    """Connections to one container. Use it on one event loop; close it in the end."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._control = _session(endpoint.control, limit=4)
+        self._tools = _session(endpoint.tools, limit=0)
+
+    async def close(self) -> None:
+        await self._control.close()
+        await self._tools.close()
+
+    async def watch(self) -> AsyncIterator[RuntimeStatus]:
+        """Status objects as they come, until the container is gone. Raises `ChannelError` where it cannot be asked at all."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONTROL_TIMEOUT)
+        try:
+            async with self._control.get("http://plugin/watch", timeout=timeout) as response:
+                if response.status != 200:
+                    raise ChannelError(f"the control socket answered {response.status} to /watch")
+                async for line in _lines(response):
+                    yield RuntimeStatus.parse(line)
+        except _FAILURES as error:
+            raise ChannelError(f"the control connection broke: {error}") from error
+
+    async def status(self) -> RuntimeStatus:
+        """Raises `ChannelError`, also when no answer comes within two seconds."""
+        try:
+            async with self._control.get(
+                "http://plugin/status", timeout=aiohttp.ClientTimeout(total=_CONTROL_TIMEOUT)
+            ) as response:
+                return RuntimeStatus.parse(await response.read())
+        except (*_FAILURES, TimeoutError) as error:
+            raise ChannelError(f"the control socket does not answer: {error}") from error
+
+    async def diagnose(self) -> str:
+        """The stacks of the worker's threads at this moment; empty where they cannot be had. Never raises."""
+        try:
+            async with self._control.post(
+                "http://plugin/diagnose", timeout=aiohttp.ClientTimeout(total=_DIAGNOSE_TIMEOUT)
+            ) as response:
+                return _text(_mapping(json.loads(await response.read())).get("stacks")) or ""
+        except (*_FAILURES, TimeoutError):
+            return ""
+
+    @asynccontextmanager
+    async def call(
+        self, tool: str, *, run_id: str, content_type: str, query: str, body: bytes | AsyncIterator[bytes]
+    ) -> AsyncIterator[ToolResponse]:
+        """Call a tool and have the head of its answer. Raises `ChannelError` where no answer comes; sets no bound in time."""
+        headers = {"X-Run-Id": run_id, "Content-Type": content_type}
+        url = f"http://plugin/tools/{tool}" + (f"?{query}" if query else "")
+        try:
+            response = await self._tools.post(url, data=body, headers=headers)
+        except _FAILURES as error:
+            raise ChannelError(f"no answer came: {error}") from error
+        try:
+            yield ToolResponse(response)
+        finally:
+            # An answer that was not read to its end closes the connection, which tells a generator to stop.
+            response.release() if response.content.at_eof() else response.close()
+
+
+def _session(path: Path, *, limit: int) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.UnixConnector(path=str(path), limit=limit),
+        timeout=aiohttp.ClientTimeout(total=None),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+    )
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Lines of any length up to the limit; aiohttp's own reader stops at 128 KiB."""
+    rest = bytearray()
+    async for chunk in response.content.iter_any():
+        rest += chunk
+        if b"\n" not in chunk:
+            if len(rest) > _LINE_LIMIT:
+                raise ValueError(f"a line of over {_LINE_LIMIT} bytes")
+            continue
+        *lines, tail = bytes(rest).split(b"\n")
+        rest = bytearray(tail)
+        for line in lines:
+            if line:
+                yield line
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _mappings(value: Any) -> tuple[Mapping[str, Any], ...]:
+    return tuple(item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()

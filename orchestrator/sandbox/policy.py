@@ -1,0 +1,137 @@
+"""From manifest, settings and grants to a container specification. Pure: everything a plugin may do is decided here."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
+from orchestrator.loader.manifest import Manifest
+from orchestrator.settings import Settings
+
+RUN_FOLDER: Final = "/run/plugin"
+MODELS_FOLDER: Final = "/models"
+SCRATCH_FOLDER: Final = "/scratch"
+USER: Final = "65532:65532"
+
+LABEL_DEPLOYMENT: Final = "plugin-orchestrator.deployment"
+LABEL_PLUGIN: Final = "plugin-orchestrator.plugin"
+LABEL_GENERATION: Final = "plugin-orchestrator.generation"
+LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveLimits:
+    """The manifest's limits with the operator's defaults filled in. Times in seconds, sizes in bytes, `cpus` in cores."""
+
+    timeout: float
+    memory: int
+    cpus: float | None
+    pids: int
+    shm: int
+    scratch: int
+    startup_timeout: float
+    concurrency: int
+    queue: int
+
+    def report(self) -> Mapping[str, Any]:
+        """As the health API shows it."""
+        return MappingProxyType(
+            {
+                "timeout_seconds": self.timeout,
+                "memory_bytes": self.memory,
+                "cpus": self.cpus,
+                "pids": self.pids,
+                "shm_bytes": self.shm,
+                "scratch_bytes": self.scratch,
+                "startup_timeout_seconds": self.startup_timeout,
+                "concurrency": self.concurrency,
+                "queue": self.queue,
+            }
+        )
+
+
+def effective_limits(manifest: Manifest, settings: Settings) -> EffectiveLimits:
+    """What holds for this plugin: its own word where it gives one, else the operator's default."""
+    own = manifest.limits
+    return EffectiveLimits(
+        timeout=(own.timeout or settings.default_timeout).total_seconds(),
+        memory=int(own.memory or settings.default_memory),
+        cpus=own.cpus or settings.default_cpus,
+        pids=own.pids or settings.default_pids,
+        shm=int(own.shm or settings.default_shm),
+        scratch=int(own.scratch or settings.default_scratch),
+        startup_timeout=(manifest.startup_timeout or settings.default_startup_timeout).total_seconds(),
+        concurrency=manifest.concurrency,
+        queue=manifest.queue,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceIdentity:
+    """Which instance a container is. `instance` is unique on this host and short enough for a socket's path."""
+
+    deployment: str
+    plugin: str
+    generation: int
+    instance: str
+
+    def labels(self) -> dict[str, str]:
+        return {
+            LABEL_DEPLOYMENT: self.deployment,
+            LABEL_PLUGIN: self.plugin,
+            LABEL_GENERATION: str(self.generation),
+            LABEL_INSTANCE: self.instance,
+        }
+
+    @property
+    def container_name(self) -> str:
+        return f"plugin-{self.plugin}-{self.instance}"
+
+
+def container_spec(
+    manifest: Manifest,
+    limits: EffectiveLimits,
+    identity: InstanceIdentity,
+    *,
+    image: str,
+    run_folder: Path,
+    models_folder: Path,
+    max_result: int,
+    devices: DeviceGrant | None = None,
+) -> ContainerSpec:
+    """The container of this instance: not root, read-only, no capability, no network unless the manifest asks for it."""
+    models = {name: f"{MODELS_FOLDER}/{name}/{Path(relative).name}" for name, relative in manifest.models.items()}
+    mounts = [BindMount(run_folder, RUN_FOLDER, read_only=False)]
+    mounts += [
+        BindMount((models_folder / relative).resolve(), models[name]) for name, relative in manifest.models.items()
+    ]
+    return ContainerSpec(
+        name=identity.container_name,
+        image=image,
+        labels=identity.labels(),
+        environment={
+            **manifest.env,
+            "PLUGIN_NAME": manifest.name,
+            "PLUGIN_ENTRYPOINT": manifest.entrypoint,
+            "PLUGIN_PACKAGES": json.dumps(manifest.packages),
+            "PLUGIN_MODELS": json.dumps(models),
+            "PLUGIN_RUN_DIR": RUN_FOLDER,
+            "PLUGIN_SCRATCH_DIR": SCRATCH_FOLDER,
+            "PLUGIN_MAX_RESULT": str(max_result),
+            "PLUGIN_MAX_SCRATCH": str(limits.scratch),
+            "NOTIFY_SOCKET": f"{RUN_FOLDER}/notify.sock",
+        },
+        memory=limits.memory,
+        pids=limits.pids,
+        cpus=limits.cpus,
+        shm=limits.shm,
+        user=USER,
+        network="bridge" if manifest.network == "egress" else "none",
+        mounts=tuple(mounts),
+        scratch_volumes=(SCRATCH_FOLDER,),
+        tmpfs={"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"},  # noqa: S108 - in the container; for programs that know no TMPDIR
+        devices=devices,
+    )

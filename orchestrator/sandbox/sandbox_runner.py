@@ -1,0 +1,211 @@
+"""PluginSandboxRunner: one call on one instance, which never raises. Whatever happens comes back as one result value."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Final, Protocol
+
+import msgspec
+
+from orchestrator.errors import ChannelError, OrchestratorError
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
+from orchestrator.sandbox.channel import RuntimeChannel, ToolResponse
+from orchestrator.sandbox.deadline import Deadline
+from orchestrator.sandbox.verdict import Verdict, format_size
+
+Emit = Callable[[bytes], Awaitable[None]]
+"""Takes one line of a streaming tool, JSON without its line end."""
+
+_KINDS: Final[Mapping[str, Outcome]] = {
+    "bad_request": Outcome.BAD_REQUEST,
+    "unknown_tool": Outcome.UNKNOWN_TOOL,
+    "too_large": Outcome.TOO_LARGE,
+    "unsupported_media_type": Outcome.UNSUPPORTED_MEDIA_TYPE,
+    "invalid_arguments": Outcome.INVALID_ARGUMENTS,
+    "invalid_input": Outcome.INVALID_INPUT,
+    "exception": Outcome.PLUGIN_FAILED,
+    "invalid_output": Outcome.PLUGIN_FAILED,
+}
+_ENVELOPE_ROOM: Final = 64 * 1024
+"""Bytes that an answer may have beside its result."""
+
+
+class _Answer(msgspec.Struct):
+    """A worker's answer; the result is checked to be JSON and kept as text."""
+
+    ok: bool = False
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    kind: str = ""
+    error: str = ""
+    error_type: str | None = None
+    traceback: str = ""
+    execution_time_ms: float | None = None
+
+
+class _Line(_Answer):
+    """A line of a streaming tool."""
+
+    event: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+_LINE = msgspec.json.Decoder(_Line)
+
+
+class SandboxedInstance(Protocol):
+    """What the runner needs of an instance."""
+
+    @property
+    def channel(self) -> RuntimeChannel: ...
+
+    async def verdict(self) -> Verdict:
+        """Why the instance ended, once that is known; bounded in time."""
+
+
+class PluginSandboxRunner:
+    """Makes calls under a deadline. `max_result` is the largest result in bytes, `upload_idle` the seconds a caller may pause in its body."""
+
+    def __init__(self, *, max_result: int, upload_idle: float) -> None:
+        self._max_result = max_result
+        self._upload_idle = upload_idle
+
+    async def run(
+        self, instance: SandboxedInstance, call: ToolCall, *, timeout: float, emit: Emit | None = None
+    ) -> RunResult:
+        """The result of `call`, within `timeout` seconds of execution. At the deadline it returns; to stop the container is the owner's part.
+
+        With `emit`, a streaming tool's lines are passed on as they come; without, its items are collected into a list.
+        """
+        begun = time.perf_counter()
+        deadline = Deadline(timeout)
+        try:
+            async with deadline:
+                result = await self._call(instance, call, deadline, emit)
+        except TimeoutError:
+            result = RunResult(
+                Outcome.TIMEOUT,
+                error=f"{call.tool} ran longer than {timeout:g} s. The plugin is being stopped; its health shows where it hung.",
+                reason_code=ReasonCode.TIMEOUT,
+            )
+        except BodyError as error:
+            result = RunResult(error.outcome, error=str(error))
+        except ChannelError as error:
+            result = await self._after_break(instance, error)
+        elapsed = (time.perf_counter() - begun) * 1000
+        return result if result.execution_time_ms else replace(result, execution_time_ms=elapsed)
+
+    async def _call(
+        self, instance: SandboxedInstance, call: ToolCall, deadline: Deadline, emit: Emit | None
+    ) -> RunResult:
+        broken: list[Exception] = []
+        body = (
+            call.body
+            if isinstance(call.body, bytes)
+            else _watched(deadline.over_upload(call.body, self._upload_idle), broken)
+        )
+        try:
+            async with instance.channel.call(
+                call.tool, run_id=call.run_id, content_type=call.content_type, query=call.query, body=body
+            ) as response:
+                if response.content_type == "application/x-ndjson":
+                    return await self._stream(response, emit)
+                return await self._single(response)
+        except ChannelError:
+            for error in broken:
+                raise (
+                    error if isinstance(error, BodyError) else BodyError(Outcome.CALLER_GONE, "the caller hung up")
+                ) from error
+            raise
+
+    async def _single(self, response: ToolResponse) -> RunResult:
+        body = await response.read(self._max_result + _ENVELOPE_ROOM)
+        if body is None:
+            return _invalid_output(f"the result is over the limit of {format_size(self._max_result)}")
+        try:
+            return _result(_ANSWER.decode(body))
+        except msgspec.MsgspecError:
+            return _invalid_output("the plugin's answer is not what the runtime protocol says")
+
+    async def _stream(self, response: ToolResponse, emit: Emit | None) -> RunResult:
+        items: list[bytes] = []
+        size = 0
+        async for raw in response.lines():
+            try:
+                line = _LINE.decode(raw)
+            except msgspec.MsgspecError:
+                return _invalid_output("a line of the plugin's stream is not what the runtime protocol says")
+            if line.event == "end":
+                collected = b"[" + b",".join(items) + b"]" if emit is None else b"null"
+                return _result(line, result=collected)
+            if emit is not None:
+                await emit(raw)
+            elif line.event == "item":
+                size += len(line.data) + 1
+                if size > self._max_result:
+                    return _invalid_output(
+                        f"the items together are over the limit of {format_size(self._max_result)}; ask for a stream"
+                    )
+                items.append(bytes(line.data))
+        raise ChannelError("the stream ended without its last line")
+
+    @staticmethod
+    async def _after_break(instance: SandboxedInstance, error: ChannelError) -> RunResult:
+        try:
+            verdict = await instance.verdict()
+        except (OrchestratorError, TimeoutError):
+            return RunResult(
+                Outcome.PLUGIN_FAILED, error=f"The plugin gave no answer: {error}", reason_code=ReasonCode.UNRESPONSIVE
+            )
+        return ended_by(verdict)
+
+
+def ended_by(verdict: Verdict) -> RunResult:
+    """The result of a run whose instance ended under it."""
+    theirs = verdict.code in _ENDED_BY_PLUGIN
+    return RunResult(
+        Outcome.PLUGIN_FAILED if theirs else Outcome.UNAVAILABLE, error=verdict.reason, reason_code=verdict.code
+    )
+
+
+_ENDED_BY_PLUGIN = frozenset(
+    {ReasonCode.CRASHED, ReasonCode.EXITED, ReasonCode.KILLED, ReasonCode.OUT_OF_MEMORY, ReasonCode.UNRESPONSIVE}
+)
+
+
+def _result(answer: _Answer, result: bytes | None = None) -> RunResult:
+    elapsed = answer.execution_time_ms or 0.0
+    if answer.ok:
+        return RunResult(
+            Outcome.OK, elapsed, result=bytes(answer.result) if result is None else result, from_plugin=True
+        )
+    outcome = _KINDS.get(answer.kind)
+    if outcome is None:
+        return _invalid_output("the plugin's answer is not what the runtime protocol says")
+    codes = {"exception": ReasonCode.TOOL_ERROR, "invalid_output": ReasonCode.INVALID_OUTPUT}
+    return RunResult(
+        outcome,
+        elapsed,
+        error=answer.error,
+        error_type=answer.error_type,
+        reason_code=codes.get(answer.kind),
+        traceback=answer.traceback,
+        from_plugin=True,
+    )
+
+
+def _invalid_output(sentence: str) -> RunResult:
+    return RunResult(
+        Outcome.PLUGIN_FAILED, error=sentence, error_type="InvalidOutput", reason_code=ReasonCode.INVALID_OUTPUT
+    )
+
+
+async def _watched(body: AsyncIterator[bytes], broken: list[Exception]) -> AsyncIterator[bytes]:
+    """`body`; remembers what broke it off, since the HTTP client hides that."""
+    try:
+        async for chunk in body:
+            yield chunk
+    except Exception as error:
+        broken.append(error)
+        raise

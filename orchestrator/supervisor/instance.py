@@ -1,0 +1,108 @@
+"""One container started for a plugin, from its folder of sockets to its end."""
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.loader.manifest import Manifest
+from orchestrator.sandbox.channel import RuntimeChannel
+from orchestrator.sandbox.policy import EffectiveLimits, InstanceIdentity
+from orchestrator.sandbox.verdict import Verdict
+
+_VERDICT_PATIENCE: Final = 5.0
+"""Seconds that a run waits to be told why its instance broke off under it."""
+
+
+class InstanceEndedError(OrchestratorError):
+    """The plugin has no instance that can take a run. `verdict` says why."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.reason)
+        self.verdict = verdict
+
+
+@dataclass(eq=False, slots=True)
+class Instance:
+    """Mutable, and changed only by its plugin's supervisor."""
+
+    manifest: Manifest
+    limits: EffectiveLimits
+    identity: InstanceIdentity
+    run_folder: Path
+    container_id: str | None = None
+    image_id: str | None = None
+    tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    oom_kills: int = 0
+    ended: Verdict | None = None
+    peak_memory: int | None = None
+    container_died: asyncio.Event = field(default_factory=asyncio.Event)
+    """The engine said that the container ended."""
+    bring_up: asyncio.Task[None] | None = None
+    """The whole start; may be cancelled."""
+    launch: asyncio.Task[None] | None = None
+    """Create and start of the container; never cancelled, so that no container is made that nobody knows of."""
+    _channel: RuntimeChannel | None = None
+    _settled: asyncio.Event = field(default_factory=asyncio.Event)
+    _end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def generation(self) -> int:
+        return self.identity.generation
+
+    @property
+    def channel(self) -> RuntimeChannel:
+        """Raises `RuntimeError` while there is none yet."""
+        if self._channel is None:
+            raise RuntimeError("the instance has no channel yet")
+        return self._channel
+
+    @property
+    def has_channel(self) -> bool:
+        return self._channel is not None
+
+    def open_channel(self, channel: RuntimeChannel) -> None:
+        self._channel = channel
+
+    async def close_channel(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+    def settle(self, tools: Mapping[str, Mapping[str, Any]]) -> None:
+        """It is ready for runs."""
+        self.tools = tools
+        self._settled.set()
+
+    def end(self, verdict: Verdict) -> None:
+        self.ended = verdict
+        self._end.set()
+        self._settled.set()
+
+    async def ready(self) -> None:
+        """Waits until it can take runs. Raises `InstanceEndedError` where it ended before."""
+        await self._settled.wait()
+        if self.ended is not None:
+            raise InstanceEndedError(self.ended)
+
+    async def verdict(self) -> Verdict:
+        """Why it ended. Raises `TimeoutError` where nobody has said so within five seconds."""
+        async with asyncio.timeout(_VERDICT_PATIENCE):
+            await self._end.wait()
+        assert self.ended is not None  # noqa: S101 - `end` sets it before the event
+        return self.ended
+
+
+def new_instance(
+    manifest: Manifest, limits: EffectiveLimits, *, deployment: str, generation: int, run_dir: Path
+) -> Instance:
+    """An instance that has not begun to exist yet; its folder is not made."""
+    token = secrets.token_hex(4)
+    return Instance(
+        manifest=manifest,
+        limits=limits,
+        identity=InstanceIdentity(deployment, manifest.name, generation, token),
+        run_folder=run_dir / token,
+    )

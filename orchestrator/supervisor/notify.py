@@ -1,0 +1,45 @@
+"""The socket on which a container says that it can be asked: readiness is told, not polled for (systemd's sd_notify protocol)."""
+
+import asyncio
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from orchestrator.containers.endpoint import SOCKET_PATH_LIMIT
+from orchestrator.errors import OrchestratorError
+
+
+class SocketPathError(OrchestratorError):
+    """A socket's path is longer than the kernel takes."""
+
+
+class NotifySocket:
+    """A datagram socket at `path`, there while the context lasts."""
+
+    def __init__(self, path: Path) -> None:
+        length = len(str(path).encode())
+        if length > SOCKET_PATH_LIMIT:
+            raise SocketPathError(
+                f"a socket's path would have {length} bytes, the kernel takes {SOCKET_PATH_LIMIT}. Set ORCHESTRATOR_RUN_DIR to a shorter path"
+            )
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def __enter__(self) -> Self:
+        self._socket.setblocking(False)
+        self._socket.bind(str(self._path))
+        self._path.chmod(0o666)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    async def ready(self) -> None:
+        """Returns when READY=1 has come."""
+        loop = asyncio.get_running_loop()
+        while b"READY=1" not in (await loop.sock_recv(self._socket, 4096)).split(b"\n"):
+            pass

@@ -1,0 +1,29 @@
+"""What every supervisor works with; put together once, in the composition root."""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.containers.engine import ContainerEngine
+from orchestrator.loader.dependency_checker import DependencyChecker
+from orchestrator.loader.image_builder import ImageBuilder
+from orchestrator.loader.plugin_loader import PluginLoader
+from orchestrator.registry import PluginRegistry
+from orchestrator.settings import Settings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """`deployment` names this state folder on the host: containers that carry it are ours, all others are not. `run_dir` is the
+    deployment's own folder of sockets.
+    """
+
+    settings: Settings
+    engine: ContainerEngine
+    registry: PluginRegistry
+    loader: PluginLoader
+    checker: DependencyChecker
+    builder: ImageBuilder
+    deployment: str
+    run_dir: Path
+    start_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))

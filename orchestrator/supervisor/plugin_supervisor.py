@@ -1,0 +1,347 @@
+"""PluginSupervisor: owns one plugin's instances. All its state changes happen here, on the event loop, one at a time."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any, Final
+
+from orchestrator.errors import ChannelError, EngineError, NotFoundError, OrchestratorError
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.loader.plugin_loader import DiscoveredPlugin
+from orchestrator.registry import Check
+from orchestrator.sandbox.call import Outcome, RunResult
+from orchestrator.sandbox.channel import RuntimeStatus
+from orchestrator.sandbox.policy import EffectiveLimits, effective_limits
+from orchestrator.sandbox.verdict import Evidence, Verdict, judge, out_of_memory
+from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_instance
+from orchestrator.supervisor.parts import Parts
+from orchestrator.supervisor.startup import check_host, ensure_image, evidence_of, start_container
+from orchestrator.supervisor.teardown import tear_down
+
+_EXIT_LOOKS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Seconds between looks at a container whose connection broke: the engine notes an exit some 40 ms after it."""
+
+_log = logging.getLogger(__name__)
+
+
+class PluginSupervisor:
+    """Starts, watches and ends the instances of one plugin.
+
+    Operator commands (`start`, `stop`, `restart`) queue up behind one another; the end of an instance does not wait for them.
+    """
+
+    def __init__(self, plugin: DiscoveredPlugin, parts: Parts) -> None:
+        self.name = plugin.name
+        self._plugin = plugin
+        self._parts = parts
+        self._command = asyncio.Lock()
+        self._instance: Instance | None = None
+        self._last_verdict: Verdict | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._teardown: asyncio.Task[None] | None = None
+
+    @property
+    def instance(self) -> Instance | None:
+        return self._instance
+
+    @property
+    def tolerant(self) -> bool:
+        manifest = self._plugin.manifest
+        return manifest is not None and manifest.failure_policy == "tolerant"
+
+    # What operators ask for
+
+    async def start(self) -> None:
+        """Begin a new instance unless one is alive. Returns once it has begun; the registry tells how it fares."""
+        async with self._command:
+            if not self._alive():
+                await self._begin()
+
+    async def restart(self) -> None:
+        """End the instance, if one is alive, and begin a new one from the manifest as it is now."""
+        async with self._command:
+            await self._stop("An operator restarted it")
+            await self._begin()
+
+    async def stop(self, who: str = "An operator stopped it") -> None:
+        """End the instance and return when its container is gone."""
+        async with self._command:
+            await self._stop(who)
+
+    async def close(self) -> None:
+        """Let go of the instance without ending it: its container stays."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._teardown is not None:
+            await asyncio.gather(self._teardown, return_exceptions=True)
+        if self._instance is not None:
+            await self._instance.close_channel()
+
+    async def settled(self, patience: float) -> None:
+        """Returns when the instance takes runs or has ended, after `patience` seconds at the latest."""
+        if self._instance is not None:
+            with contextlib.suppress(TimeoutError, InstanceEndedError):
+                async with asyncio.timeout(patience):
+                    await self._instance.ready()
+
+    async def logs(self, *, tail: int) -> str:
+        """The last lines that the container printed; empty while there is none. Raises `EngineError`."""
+        container = self._instance.container_id if self._instance else None
+        return await self._parts.engine.logs(container, tail=tail) if container else ""
+
+    async def follow_logs(self, *, tail: int) -> AsyncIterator[str]:
+        """The last lines and those to come, until the container ends."""
+        container = self._instance.container_id if self._instance else None
+        if container:
+            with contextlib.suppress(EngineError):
+                async with self._parts.engine.follow_logs(container, tail=tail) as lines:
+                    async for line in lines:
+                        yield line if line.endswith("\n") else f"{line}\n"
+
+    # What runs need
+
+    async def ready_instance(self) -> Instance:
+        """The instance, once it can take runs; waits while it starts. Raises `InstanceEndedError`."""
+        if self._instance is None:
+            raise InstanceEndedError(
+                self._last_verdict or Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
+            )
+        await self._instance.ready()
+        return self._instance
+
+    def run_ended(self, instance: Instance, result: RunResult) -> None:
+        """Take in what became of a run: it may be the end of its instance."""
+        code = result.reason_code
+        if code is None or result.outcome not in (Outcome.PLUGIN_FAILED, Outcome.TIMEOUT):
+            return
+        if self.tolerant and code in (ReasonCode.TOOL_ERROR, ReasonCode.INVALID_OUTPUT):
+            return
+        kind = f"{result.error_type}: " if result.error_type and result.error_type not in (result.error or "") else ""
+        sentence = {
+            ReasonCode.TOOL_ERROR: f"A tool raised {kind}{result.error}. Look at its traceback, mend the plugin or its input, then restart it.",
+            ReasonCode.INVALID_OUTPUT: f"A tool gave no usable result: {result.error}. Mend the tool, then restart the plugin.",
+            ReasonCode.TIMEOUT: f"{result.error} Make the work smaller or raise `limits.timeout` in the manifest, then restart.",
+        }.get(code, result.error or code)
+        self._end(instance, Verdict(code, sentence, traceback=result.traceback))
+
+    # What the engine tells
+
+    def container_died(self, instance_token: str) -> None:
+        """The engine says that the container of this instance ended, or is not there any more."""
+        instance = self._instance
+        if instance is not None and instance.identity.instance == instance_token and instance.ended is None:
+            instance.container_died.set()
+            if instance.has_channel:
+                self._spawn(self._look_after(instance))
+
+    # Inside: an instance from begin to end
+
+    def _alive(self) -> bool:
+        return self._instance is not None and self._instance.ended is None
+
+    async def _stop(self, who: str) -> None:
+        if self._alive() and self._instance is not None:
+            self._end(self._instance, Verdict(ReasonCode.STOPPED, f"{who}. Start it again with a restart."))
+        if self._teardown is not None:
+            await asyncio.shield(self._teardown)
+
+    async def _begin(self) -> None:
+        if self._teardown is not None:
+            await asyncio.shield(self._teardown)
+        parts, name = self._parts, self.name
+        self._plugin = await asyncio.to_thread(parts.loader.reload, self._plugin)
+        manifest = self._plugin.manifest
+        if manifest is None:
+            self._instance = None
+            self._last_verdict = Verdict(
+                ReasonCode.MANIFEST_INVALID, self._plugin.error or "The manifest is not valid."
+            )
+            generation = parts.registry.renew(name)
+            parts.registry.mark_ended(name, generation, ReasonCode.MANIFEST_INVALID, self._last_verdict.reason)
+            return
+        limits = effective_limits(manifest, parts.settings)
+        generation = parts.registry.renew(
+            name, version=manifest.version, description=manifest.description, limits=limits.report(), tools=()
+        )
+        instance = new_instance(
+            manifest, limits, deployment=parts.deployment, generation=generation, run_dir=parts.run_dir
+        )
+        self._instance = instance
+        instance.bring_up = self._spawn(self._bring_up(instance))
+
+    async def _bring_up(self, instance: Instance) -> None:
+        parts, folder = self._parts, self._plugin.folder
+        try:
+            self._update(instance, checks=tuple(await asyncio.to_thread(check_host, parts, instance.manifest, folder)))
+            instance.image_id = await ensure_image(parts, instance.manifest, folder)
+            async with asyncio.timeout(None) as deadline:
+                await start_container(parts, instance, folder, on_start=lambda: _begin_clock(deadline, instance.limits))
+                self._update(instance, container=_container_facts(instance, None))
+                self._spawn(self._watch(instance))
+                await instance.ready()
+        except TimeoutError:
+            self._end(instance, _startup_timeout(instance.limits))
+        except InstanceEndedError as error:
+            self._end(instance, error.verdict)
+        except OSError as error:
+            self._end(
+                instance,
+                Verdict(
+                    ReasonCode.INIT_ERROR, f"The host refused: {error.strerror}. Look at disk space and permissions."
+                ),
+            )
+        except OrchestratorError as error:
+            self._end(instance, Verdict(ReasonCode.INIT_ERROR, str(error)))
+
+    async def _watch(self, instance: Instance) -> None:
+        """Follow what the container's supervisor says until the instance has ended."""
+        misses = 0
+        while instance.ended is None:
+            try:
+                async for status in instance.channel.watch():
+                    misses = 0
+                    self._take(instance, status)
+            except ChannelError as error:
+                _log.debug("%s: %s", self.name, error)
+            misses += 1
+            await self._look_after(instance, last=misses >= 3)
+
+    def _take(self, instance: Instance, status: RuntimeStatus) -> None:
+        if instance.ended is not None:
+            return
+        oom = status.oom_kills - instance.oom_kills
+        instance.oom_kills = status.oom_kills
+        peak = status.memory.get("peak_bytes")
+        instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
+        host_checks = tuple(c for c in self._checks() if c.source != "container")
+        self._update(
+            instance,
+            checks=host_checks + tuple(_container_check(check) for check in status.checks),
+            container=_container_facts(instance, status),
+        )
+        if status.phase == "exited":
+            self._end(
+                instance,
+                judge(
+                    Evidence(
+                        worker_exit_code=status.worker_exit_code,
+                        worker_signal=status.worker_signal,
+                        oom_kills=oom,
+                        memory_limit=instance.limits.memory,
+                    )
+                ),
+            )
+        elif oom > 0:
+            self._end(instance, out_of_memory(instance.limits.memory))
+        elif status.phase == "failed":
+            self._end(instance, _failed_start(status))
+        elif status.phase == "ready" and not instance.tools:
+            tools = {tool["name"]: tool for tool in status.tools}
+            self._parts.registry.update(self.name, instance.generation, tools=tuple(tools.values()))
+            self._parts.registry.mark_initialized(self.name, instance.generation)
+            instance.settle(tools)
+
+    async def _look_after(self, instance: Instance, *, last: bool = False) -> None:
+        """The connection broke: find out whether the container is gone, and why. `last`: if it still runs, it is beyond reach."""
+        for pause in _EXIT_LOOKS:
+            await asyncio.sleep(pause)
+            if instance.ended is not None:
+                return None
+            try:
+                status = await self._parts.engine.inspect(instance.container_id or "")
+            except NotFoundError:
+                return self._end(instance, judge(Evidence(container_missing=True)))
+            except EngineError:
+                if last:
+                    self._end(instance, judge(Evidence(engine_reachable=False)))
+                return None
+            if status.state in ("exited", "dead"):
+                return self._end(instance, judge(evidence_of(status, instance)))
+        if last:
+            self._end(instance, judge(Evidence()))
+        return None
+
+    def _end(self, instance: Instance, verdict: Verdict) -> None:
+        if instance.ended is not None:
+            return
+        self._last_verdict = verdict
+        self._parts.registry.mark_ended(self.name, instance.generation, verdict.code, verdict.reason)
+        instance.end(verdict)
+        if instance.bring_up is not None and instance.bring_up is not asyncio.current_task():
+            instance.bring_up.cancel()
+        _log.warning("%s: %s: %s", self.name, verdict.code, verdict.reason, extra={"plugin": self.name})
+        self._clear_away(instance, verdict)
+
+    def _clear_away(self, instance: Instance, verdict: Verdict) -> None:
+        async def clear() -> None:
+            report, removal = await tear_down(self._parts, instance, verdict)
+            self._update(instance, post_mortem=report)
+            if removal.problem:
+                self._update(
+                    instance,
+                    checks=(*self._checks(), Check("removal", ok=False, detail=removal.problem, source="engine")),
+                )
+
+        self._teardown = asyncio.get_running_loop().create_task(clear(), name=f"clear away {self.name}")
+
+    def _update(self, instance: Instance, **facts: Any) -> None:
+        self._parts.registry.update(self.name, instance.generation, **facts)
+
+    def _checks(self) -> tuple[Check, ...]:
+        record = self._parts.registry.get(self.name)
+        return record.checks if record else ()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("%s: a defect in the orchestrator", self.name, exc_info=error)
+
+
+def _begin_clock(deadline: asyncio.Timeout, limits: EffectiveLimits) -> None:
+    deadline.reschedule(asyncio.get_running_loop().time() + limits.startup_timeout)
+
+
+def _startup_timeout(limits: EffectiveLimits) -> Verdict:
+    return Verdict(
+        ReasonCode.STARTUP_TIMEOUT,
+        f"The plugin was not ready {limits.startup_timeout:g} s after its container's start. Its health shows where it hung; make the start "
+        "quicker or raise `startup_timeout` in the manifest, then restart.",
+    )
+
+
+def _failed_start(status: RuntimeStatus) -> Verdict:
+    try:
+        code = ReasonCode(status.reason_code or "")
+    except ValueError:
+        code = ReasonCode.INIT_ERROR
+    return Verdict(code, status.reason or "The plugin could not start and did not say why.", traceback=status.traceback)
+
+
+def _container_check(check: Mapping[str, Any]) -> Check:
+    return Check(
+        name=str(check.get("name", "")),
+        ok=check.get("ok") is True,
+        detail=str(check.get("detail", "")),
+        source="container",
+    )
+
+
+def _container_facts(instance: Instance, status: RuntimeStatus | None) -> Mapping[str, Any]:
+    memory = status.memory if status else {}
+    return {
+        "id": (instance.container_id or "")[:12] or None,
+        "name": instance.identity.container_name,
+        "image_id": instance.image_id,
+        "memory_usage_bytes": memory.get("usage_bytes"),
+        "memory_peak_bytes": memory.get("peak_bytes"),
+        "cpu_seconds": status.cpu_seconds if status else None,
+        "oom_kills": status.oom_kills if status else None,
+    }

@@ -1,0 +1,149 @@
+"""The steps from a manifest to a container whose control socket answers. Each that cannot be done raises with its verdict."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from orchestrator.containers.spec import ContainerSpec, ContainerStatus
+from orchestrator.errors import (
+    BuildError,
+    DeviceRequestError,
+    EngineError,
+    EngineUnreachableError,
+    NotFoundError,
+)
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.loader.image_builder import ImageRecipe
+from orchestrator.loader.manifest import Manifest
+from orchestrator.registry import Check
+from orchestrator.sandbox.channel import RuntimeChannel
+from orchestrator.sandbox.policy import container_spec
+from orchestrator.sandbox.verdict import Evidence, Verdict, judge
+from orchestrator.supervisor.instance import Instance, InstanceEndedError
+from orchestrator.supervisor.notify import NotifySocket, SocketPathError
+from orchestrator.supervisor.parts import Parts
+
+_SILENT_LOOK: Final = 1.0
+"""Seconds between looks at a container that says nothing: only for one that died unseen or an image that does not notify."""
+
+
+@asynccontextmanager
+async def engine_verdicts(doing: str) -> AsyncIterator[None]:
+    """Turns what the engine could not do while `doing` into `InstanceEndedError`."""
+    try:
+        yield
+    except EngineUnreachableError as error:
+        raise InstanceEndedError(
+            Verdict(
+                ReasonCode.ENGINE_UNREACHABLE,
+                f"The container engine did not answer while {doing}: {error}. Start it (or mend DOCKER_HOST), then restart the plugin.",
+            )
+        ) from error
+    except BuildError as error:
+        raise InstanceEndedError(Verdict(ReasonCode.BUILD_FAILED, str(error), build_output=error.tail)) from error
+    except NotFoundError as error:
+        raise InstanceEndedError(Verdict(ReasonCode.IMAGE_MISSING, str(error))) from error
+    except DeviceRequestError as error:
+        raise InstanceEndedError(
+            Verdict(
+                ReasonCode.GPU_RUNTIME_MISSING,
+                f"The engine cannot hand out GPUs: {error}. Install the NVIDIA container toolkit, restart the engine, then the plugin.",
+            )
+        ) from error
+    except EngineError as error:
+        raise InstanceEndedError(
+            Verdict(
+                ReasonCode.ENGINE_UNREACHABLE,
+                f"The container engine refused while {doing}: {error}. Mend what it names, then restart the plugin.",
+            )
+        ) from error
+
+
+def check_host(parts: Parts, manifest: Manifest, folder: Path) -> list[Check]:
+    """The host-side checks. Raises `InstanceEndedError` for the first thing that is missing."""
+    checks = parts.checker.check(manifest, folder)
+    for check in checks:
+        if check.code is not None:
+            raise InstanceEndedError(Verdict(check.code, check.reason or check.detail))
+    return [Check(check.name, check.ok, check.detail, "host") for check in checks]
+
+
+async def ensure_image(parts: Parts, manifest: Manifest, folder: Path) -> str:
+    """The id of the plugin's image, built where its content changed."""
+    recipe = ImageRecipe(
+        name=manifest.name, folder=folder, system_packages=manifest.system_packages, base=manifest.image
+    )
+    async with engine_verdicts("its image was made ready"):
+        return (await parts.builder.ensure_plugin(recipe)).id
+
+
+async def start_container(parts: Parts, instance: Instance, folder: Path, *, on_start: Callable[[], None]) -> None:
+    """Create and start the container and open the channel to it; returns when its control socket answers. `on_start` is called as the
+    engine is told to start it.
+    """
+    _make_folder(parts.run_dir, instance.run_folder)
+    endpoint = parts.engine.endpoint(instance.run_folder)
+    spec = container_spec(
+        instance.manifest,
+        instance.limits,
+        instance.identity,
+        image=instance.image_id or "",
+        run_folder=instance.run_folder,
+        models_folder=parts.checker.models_folder(instance.manifest, folder),
+        max_result=int(parts.settings.max_result),
+    )
+    try:
+        notify = NotifySocket(endpoint.notify)
+    except SocketPathError as error:
+        raise InstanceEndedError(
+            Verdict(ReasonCode.INIT_ERROR, f"The container cannot be reached: {error}.")
+        ) from error
+    with notify:
+        async with parts.start_slots, engine_verdicts("the container was started"):
+            instance.launch = asyncio.create_task(_launch(parts, instance, spec, on_start))
+            await asyncio.shield(instance.launch)
+        instance.open_channel(RuntimeChannel(endpoint))
+        await _until_it_speaks(parts, instance, notify, endpoint.control)
+
+
+async def _launch(parts: Parts, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]) -> None:
+    instance.container_id = await parts.engine.create(spec)
+    if instance.ended is None:
+        on_start()
+        await parts.engine.start(instance.container_id)
+
+
+async def _until_it_speaks(parts: Parts, instance: Instance, notify: NotifySocket, control: Path) -> None:
+    told = asyncio.ensure_future(notify.ready())
+    died = asyncio.ensure_future(instance.container_died.wait())
+    try:
+        while True:
+            await asyncio.wait({told, died}, timeout=_SILENT_LOOK, return_when=asyncio.FIRST_COMPLETED)
+            if told.done() or control.exists():
+                return
+            async with engine_verdicts("the container came up"):
+                status = await parts.engine.inspect(instance.container_id or "")
+            if status.state in ("exited", "dead"):
+                raise InstanceEndedError(judge(evidence_of(status, instance)))
+    finally:
+        told.cancel()
+        died.cancel()
+
+
+def evidence_of(status: ContainerStatus, instance: Instance) -> Evidence:
+    """The engine's word on a container that ended."""
+    return Evidence(
+        container_exit_code=status.exit_code,
+        container_oom_killed=bool(status.oom_killed),
+        memory_limit=instance.limits.memory,
+    )
+
+
+def _make_folder(parent: Path, folder: Path) -> None:
+    """The sockets' folder: anyone may write in it, since the container's user may be mapped to any number; its parent keeps all but us out."""
+    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    parent.chmod(0o700)
+    folder.mkdir()
+    folder.chmod(0o777)

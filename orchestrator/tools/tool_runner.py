@@ -1,0 +1,162 @@
+"""ToolRunner: admits a run, makes it in the sandbox, and sees to it that everybody learns what became of it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.lifecycle import PluginLifecycleState
+from orchestrator.registry import PluginRecord, PluginRegistry
+from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
+from orchestrator.sandbox.sandbox_runner import Emit, PluginSandboxRunner, ended_by
+from orchestrator.supervisor.instance import Instance, InstanceEndedError
+from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
+from orchestrator.tools.admission import Admission, AdmissionQueue
+
+_log = logging.getLogger(__name__)
+
+_COUNTED_AS_ERROR = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT})
+
+
+class QueueFullError(OrchestratorError):
+    """As many runs wait as may."""
+
+
+class DrainingError(OrchestratorError):
+    """The orchestrator is stopping and takes no new runs."""
+
+
+class ToolRunner:
+    """Runs tools. `find` gives the supervisor of a plugin, None for an unknown name."""
+
+    def __init__(
+        self, registry: PluginRegistry, find: Callable[[str], PluginSupervisor | None], sandbox: PluginSandboxRunner
+    ) -> None:
+        self._registry = registry
+        self._find = find
+        self._sandbox = sandbox
+        self._queues: dict[str, AdmissionQueue] = {}
+        self._turns: dict[str, asyncio.Future[None]] = {}
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._runs = 0
+
+    async def run(self, plugin: str, call: ToolCall, emit: Emit | None = None) -> RunResult:
+        """What came of `call`; whatever happens is in the result, nothing is raised but cancellation."""
+        record, supervisor = self._registry.get(plugin), self._find(plugin)
+        if record is None or supervisor is None:
+            return RunResult(
+                Outcome.UNKNOWN_PLUGIN, error=f"There is no plugin {plugin!r}. GET /v1/plugins lists those there are."
+            )
+        if self._draining:
+            return RunResult(
+                Outcome.UNAVAILABLE, error="The orchestrator is stopping and takes no new runs.", retry_after=5
+            )
+        if record.ended:
+            return _unavailable(record)
+        self._runs += 1
+        self._idle.clear()
+        try:
+            async with self._turn(record, call.run_id):
+                instance = await supervisor.ready_instance()
+                return await self._run_on(instance, supervisor, call, emit)
+        except QueueFullError as error:
+            return RunResult(Outcome.QUEUE_FULL, error=str(error), retry_after=_patience(record))
+        except InstanceEndedError as error:
+            result = ended_by(error.verdict)
+            return RunResult(Outcome.UNAVAILABLE, error=result.error, reason_code=result.reason_code)
+        finally:
+            self._runs -= 1
+            if not self._runs:
+                self._idle.set()
+
+    async def drain(self) -> None:
+        """Take no new runs, and return when those in flight have ended, each within its own limit."""
+        self._draining = True
+        await self._idle.wait()
+
+    async def _run_on(
+        self, instance: Instance, supervisor: PluginSupervisor, call: ToolCall, emit: Emit | None
+    ) -> RunResult:
+        if call.tool not in instance.tools:
+            known = ", ".join(sorted(instance.tools)) or "none"
+            return RunResult(
+                Outcome.UNKNOWN_TOOL, error=f"{supervisor.name} has no tool {call.tool!r}; it has {known}."
+            )
+        self._registry.begin_run(supervisor.name, instance.generation)
+        result: RunResult | None = None
+        try:
+            result = await self._sandbox.run(instance, call, timeout=instance.limits.timeout, emit=emit)
+        finally:
+            self._registry.finish_run(
+                supervisor.name,
+                instance.generation,
+                ok=_success(result),
+                execution_ms=result.execution_time_ms if result else 0.0,
+            )
+        supervisor.run_ended(instance, result)
+        if result.traceback:
+            _log.warning(
+                "%s.%s raised\n%s", supervisor.name, call.tool, result.traceback, extra={"run_id": call.run_id}
+            )
+        return result
+
+    @asynccontextmanager
+    async def _turn(self, record: PluginRecord, run_id: str) -> AsyncIterator[None]:
+        """Waits for this run's turn and holds it. Raises `QueueFullError`."""
+        concurrency, capacity = int(record.limits["concurrency"]), int(record.limits["queue"])
+        queue = self._queues.setdefault(record.name, AdmissionQueue(concurrency, capacity))
+        queue.resize(concurrency, capacity)
+        match queue.ask(run_id):
+            case Admission.REFUSE:
+                raise QueueFullError(
+                    f"{record.name} executes {concurrency} runs and {capacity} wait; no more may. Try again later."
+                )
+            case Admission.WAIT:
+                await self._wait(record.name, queue, run_id)
+            case Admission.BEGIN:
+                pass
+        try:
+            yield
+        finally:
+            self._leave(queue, run_id)
+
+    async def _wait(self, plugin: str, queue: AdmissionQueue, run_id: str) -> None:
+        self._turns[run_id] = asyncio.get_running_loop().create_future()
+        self._registry.count_queued(plugin, +1)
+        try:
+            await self._turns[run_id]
+        except asyncio.CancelledError:
+            self._leave(queue, run_id)
+            raise
+        finally:
+            del self._turns[run_id]
+            self._registry.count_queued(plugin, -1)
+
+    def _leave(self, queue: AdmissionQueue, run_id: str) -> None:
+        for next_run in queue.leave(run_id):
+            if not self._turns[next_run].done():
+                self._turns[next_run].set_result(None)
+
+
+def _success(result: RunResult | None) -> bool | None:
+    """None: it counts neither way, since the plugin is not to blame for a caller's mistake."""
+    if result is None:
+        return None
+    return True if result.ok else False if result.outcome in _COUNTED_AS_ERROR else None
+
+
+def _unavailable(record: PluginRecord) -> RunResult:
+    return RunResult(
+        Outcome.UNAVAILABLE,
+        error=record.reason or f"The plugin is {PluginLifecycleState.UNAVAILABLE}.",
+        reason_code=record.reason_code,
+    )
+
+
+def _patience(record: PluginRecord) -> float:
+    """Seconds after which the queue has probably moved: the mean execution, at least one second."""
+    runs = record.success_count + record.error_count
+    return max(1.0, record.total_execution_ms / runs / 1000 if runs else 1.0)
