@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # What every script here shares. Each sources this file first; the caller's name heads its messages.
+# shellcheck disable=SC2034 # what is set here is used there
 set -euo pipefail
 
 bootstrap_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -42,8 +43,8 @@ host_ca_bundle() {
 
 # start_time PID: when the process began, in clock ticks since boot; with the pid it names one process for good. Fails if there is none.
 start_time() {
-    local stat
+    local stat fields
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-    set -- ${stat##*) } # the name in parentheses may hold spaces; the 22nd field of the line is the 20th after it
-    printf '%s\n' "${20}"
+    read -ra fields <<<"${stat##*) }" # the name in parentheses may hold spaces; the line's 22nd field is the 20th after it
+    printf '%s\n' "${fields[19]}"
 }

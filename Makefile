@@ -1,0 +1,34 @@
+# The same few commands on a fresh machine, on a developer's and in CI. Each sees to what it needs first.
+BOOTSTRAP := plugin-images/bootstrap
+BIN := .venv/bin
+SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start $(BOOTSTRAP)/engine-stop \
+	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/down $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help up down test test-quick check python-env engine base-image
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: python-env engine base-image ## from a bare machine to a running orchestrator with the shipped plugins
+	@$(BIN)/orchestrator up
+
+down: ## stop the orchestrator, its containers, and the engine if make started it
+	@$(BOOTSTRAP)/down
+
+test: python-env engine base-image ## every test (ARGS= goes to pytest); leaves the engine running for the next time, make down stops it
+	$(BIN)/pytest $(ARGS)
+
+test-quick: python-env ## the tests that need no engine (ARGS= goes to pytest)
+	$(BIN)/pytest -m "not engine" $(ARGS)
+
+check: python-env ## lint, format, types, import rules, shell scripts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
+
+python-env engine base-image:
+	@$(BOOTSTRAP)/$@
