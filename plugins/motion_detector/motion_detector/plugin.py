@@ -40,7 +40,7 @@ class MotionDetector:
     def validate(self) -> None:
         """See a square appear, and find OpenCV built with the library that opens videos."""
         if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():
-            raise RuntimeError("OpenCV was built without FFmpeg and opens no video; install opencv-python-headless")
+            raise RuntimeError("OpenCV was built without FFmpeg and opens no video: install opencv-python-headless")
         before = np.zeros((64, 64), np.uint8)
         after = before.copy()
         after[16:48, 16:48] = 255
@@ -51,8 +51,8 @@ class MotionDetector:
     def compare_frames(self, first: bytes, second: bytes, threshold: int = 25, min_area: int = 500) -> Comparison:
         """Find the regions in which two pictures of one scene differ.
 
-        Both have the same size. A pixel differs where its brightness (0 to 255) changed by more than `threshold`; regions
-        of fewer than `min_area` pixels are left out.
+        Both have the same size. A pixel differs where its brightness (0 to 255) changed by more than `threshold`;
+        regions of fewer than `min_area` pixels are left out.
         """
         check_range("threshold", threshold, 1, 254)
         check_range("min_area", min_area, 1, MAX_AREA)
