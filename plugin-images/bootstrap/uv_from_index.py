@@ -1,4 +1,5 @@
-"""Fetch uv's wheel from a package index with nothing but the standard library: for a Python that has neither venv nor pip.
+# ruff: noqa: INP001 - a script, run by path
+"""Fetch uv's wheel from a package index with the standard library alone: for a Python that has neither venv nor pip.
 
 Usage: uv_from_index.py VERSION TARGET. Honours PIP_INDEX_URL, PIP_CERT, SSL_CERT_FILE and the proxy variables.
 """
@@ -26,11 +27,13 @@ class Links(HTMLParser):
         self.hrefs: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep the href of each anchor."""
         if tag == "a":
             self.hrefs += [value for name, value in attrs if name == "href" and value]
 
 
 def get(url: str) -> bytes:
+    """The body at `url`, over the certificates that pip or Python is told to trust."""
     trusted = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     context = ssl.create_default_context(cafile=trusted or None)
     with urlopen(url, timeout=60, context=context) as answer:  # noqa: S310 - the user's own index
@@ -39,6 +42,7 @@ def get(url: str) -> bytes:
 
 
 def fits(file_name: str, version: str) -> bool:
+    """Whether it is the wheel of this version for this machine and its C library."""
     libc = "manylinux" if platform.libc_ver()[0] == "glibc" else "musllinux"
     return (
         file_name.startswith(f"uv-{version}-")
@@ -48,6 +52,7 @@ def fits(file_name: str, version: str) -> bool:
 
 
 def main(version: str, target: Path) -> None:
+    """Put the executable of that version at `target`; exit with a message where the index does not have it."""
     page = os.environ.get("PIP_INDEX_URL", INDEX).rstrip("/") + "/uv/"
     links = Links()
     links.feed(get(page).decode())
