@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, *, engine: ContainerEngine | None = None, stop_plugins: bool = False) -> FastAPI:
-    """The orchestrator as an ASGI application. `engine` is Docker unless another is given; `stop_plugins`: on shutdown the plugins'
-    containers are taken down too, instead of being left for the next start.
+    """The orchestrator as an ASGI application. `engine` is Docker unless another is given; `stop_plugins`: on
+    shutdown the plugins' containers are taken down too, instead of being left for the next start.
     """
 
     @asynccontextmanager

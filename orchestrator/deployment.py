@@ -17,7 +17,9 @@ class StateFolderError(OrchestratorError):
 
 @dataclass(frozen=True)
 class Deployment:
-    """`id` marks this deployment's containers; `run_dir` holds its sockets. While it is held, no other orchestrator uses the folder."""
+    """`id` marks this deployment's containers; `run_dir` holds its sockets. While it is held, no other orchestrator
+    uses the folder.
+    """
 
     id: str
     run_dir: Path
@@ -34,7 +36,8 @@ def claim(settings: Settings) -> Deployment:
         deployment = _identity(state / "deployment-id")
     except Timeout:
         raise StateFolderError(
-            f"Another orchestrator uses the state folder {state}. Stop it, or set ORCHESTRATOR_STATE_DIR to another folder."
+            f"Another orchestrator uses the state folder {state}. Stop it, or set ORCHESTRATOR_STATE_DIR to another "
+            "folder."
         ) from None
     except OSError as error:
         raise StateFolderError(

@@ -14,7 +14,9 @@ _APP = "plugin-orchestrator"
 
 
 def _duration(value: Any) -> Any:
-    """Durations as Docker and compose write them: `60s`, `1m30s`, `500ms`. A bare number is refused: its unit would be a guess."""
+    """Durations as Docker and compose write them: `60s`, `1m30s`, `500ms`. A bare number is refused: its unit would
+    be a guess.
+    """
     if isinstance(value, timedelta):
         return value
     if not isinstance(value, str) or not re.search(r"[a-z]$", value):

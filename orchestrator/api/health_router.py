@@ -1,4 +1,6 @@
-"""GET /v1/plugins and GET /v1/plugins/{name}/health: 200, and 404 for an unknown name. Read from the registry, nothing slower."""
+"""GET /v1/plugins and GET /v1/plugins/{name}/health: 200, and 404 for an unknown name. Read from the registry,
+nothing slower.
+"""
 
 from datetime import UTC, datetime
 
@@ -16,7 +18,7 @@ from orchestrator.health.health_model import (
 router = APIRouter(prefix="/v1/plugins", tags=["health"])
 
 
-@router.get("", response_model=list[PluginHealthResponse])
+@router.get("")
 async def list_plugins(context: Context) -> list[PluginHealthResponse]:
     """Every plugin, failed ones included."""
     now = datetime.now(UTC)

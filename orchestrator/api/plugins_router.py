@@ -21,7 +21,7 @@ Tail = Annotated[int, Query(ge=1, le=10_000, description="Lines from the end.")]
 
 @router.get("/tools")
 async def tools(name: str, context: Context) -> Any:
-    """The tools with their JSON Schemas, as the plugin told them when it last became ready; empty before its first time."""
+    """The tools with their JSON Schemas, as the plugin told them; empty before it was first ready."""
     record = context.registry.get(name)
     return unknown_plugin(name) if record is None else [dict(tool) for tool in record.tools]
 
@@ -57,7 +57,7 @@ async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
 
 
 @router.get("/logs", response_class=PlainTextResponse)
-async def logs(name: str, context: Context, tail: Tail = 100, follow: bool = False) -> Response:  # noqa: FBT001, FBT002 - a query parameter
+async def logs(name: str, context: Context, *, tail: Tail = 100, follow: bool = False) -> Response:
     """What the container printed, each line with its time; of an instance that ended, its last lines."""
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:

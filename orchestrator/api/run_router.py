@@ -1,4 +1,6 @@
-"""POST /v1/plugins/{name}/tools/{tool}/run: the body goes on to the plugin as it comes, the answer comes back in the envelope."""
+"""POST /v1/plugins/{name}/tools/{tool}/run: the body goes on to the plugin as it comes, the answer comes back in the
+envelope.
+"""
 
 import asyncio
 import json
@@ -38,7 +40,9 @@ _STREAM_QUEUE: Final = 16
     },
 )
 async def run_tool(name: str, tool: str, request: Request, context: Context) -> Response:
-    """Run a tool. JSON or multipart in; the result envelope out, or its events as NDJSON or SSE where `Accept` asks for that."""
+    """Run a tool. JSON or multipart in; the result envelope out, or its events as NDJSON or SSE where `Accept` asks
+    for that.
+    """
     run_id = uuid.uuid4().hex
     record = context.registry.get(name)
     if record is None:

@@ -172,7 +172,9 @@ def _end_process(settings: Settings) -> None:
 
 
 def _running_pid(settings: Settings) -> int | None:
-    """The pid in the pid file, where that process is an orchestrator: a number left from before a reboot may be anybody's by now."""
+    """The pid in the pid file, where that process is an orchestrator: a number left from before a reboot may be
+    anybody's by now.
+    """
     try:
         pid = int(_pid_file(settings).read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -49,7 +49,8 @@ def content(response: httpx.Response) -> Any:
 
 def unreachable(error: httpx.HTTPError) -> NoReturn:
     errors.print(
-        f"[red]No orchestrator answers at {address()}[/]: {error}. Start one with `orchestrator serve` (or `make up`), or set ORCHESTRATOR_URL."
+        f"[red]No orchestrator answers at {address()}[/]: {error}. Start one with `orchestrator serve` (or `make "
+        "up`), or set ORCHESTRATOR_URL."
     )
     raise typer.Exit(EXIT_UNREACHABLE)
 

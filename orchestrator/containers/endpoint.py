@@ -1,4 +1,6 @@
-"""Where a container's runtime can be reached. A channel is made from one of these and knows nothing else of the engine."""
+"""Where a container's runtime can be reached. A channel is made from one of these and knows nothing else of the
+engine.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

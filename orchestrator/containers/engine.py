@@ -13,8 +13,9 @@ from orchestrator.containers.spec import ContainerSpec, ContainerStatus, EngineE
 class ContainerEngine(Protocol):
     """Starts, watches and removes containers.
 
-    Every call is bounded in time and raises `EngineUnreachableError` when the bound is over or nobody answers, `NotFoundError` for an
-    unknown container or image, `DeviceRequestError` for devices that cannot be had, `EngineRefusedError` for any other refusal.
+    Every call is bounded in time and raises `EngineUnreachableError` when the bound is over or nobody answers,
+    `NotFoundError` for an unknown container or image, `DeviceRequestError` for devices that cannot be had,
+    `EngineRefusedError` for any other refusal.
     """
 
     async def info(self) -> EngineInfo:
@@ -42,7 +43,9 @@ class ContainerEngine(Protocol):
         build_args: Mapping[str, str],
         on_output: Callable[[str], None],
     ) -> ImageStatus:
-        """Build the folder `context`. Output goes to `on_output` as it comes. Raises `BuildError` with the output's tail."""
+        """Build the folder `context`. Output goes to `on_output` as it comes. Raises `BuildError` with the output's
+        tail.
+        """
 
     async def create(self, spec: ContainerSpec) -> str:
         """Make a container, not yet started; its id."""
@@ -77,8 +80,8 @@ class ContainerEngine(Protocol):
     def events(
         self, labels: Mapping[str, str], *, since: datetime | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[EngineEvent]]:
-        """Changes of containers with these labels, from `since` on. The iterator ends or raises when the stream breaks; a message of
-        an unknown shape is left out, never an error.
+        """Changes of containers with these labels, from `since` on. The iterator ends or raises when the stream
+        breaks; a message of an unknown shape is left out, never an error.
         """
 
     async def close(self) -> None:

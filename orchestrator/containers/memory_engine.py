@@ -4,8 +4,6 @@ It keeps the contract of `ContainerEngine` as Docker Engine does (one test suite
 events, so that what is built on engines can be tested without one.
 """
 
-# ruff: noqa: D102  the contract of each method stands in ContainerEngine
-
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping

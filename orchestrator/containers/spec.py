@@ -70,7 +70,9 @@ class ContainerStatus:
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """A change that the engine tells of. `action` is Docker's word: create, start, oom, die, stop, kill, destroy, health_status…"""
+    """A change that the engine tells of. `action` is Docker's word: create, start, oom, die, stop, kill, destroy,
+    health_status…
+    """
 
     action: str
     container_id: str

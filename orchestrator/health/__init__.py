@@ -1,1 +1,3 @@
-"""What the health API says of a plugin: a pure view of registry records. Must not know: engines, containers, anything that can wait."""
+"""What the health API says of a plugin: a pure view of registry records. Must not know: engines, containers, anything
+that can wait.
+"""

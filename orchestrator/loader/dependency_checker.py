@@ -45,7 +45,9 @@ class DependencyChecker:
         check = f"model:{name}"
         path = base / relative
         if not path.resolve().is_relative_to(base.resolve()):
-            sentence = f"The model {name!r} ({relative}) is a link that leaves its folder. Put the file itself there, then restart."
+            sentence = (
+                f"The model {name!r} ({relative}) is a link out of its folder. Put the file itself there, then restart."
+            )
             return DependencyCheck(check, "leaves its folder", ReasonCode.MODEL_MISSING, sentence)
         problem = model_files.check_model_file(name, path)
         if problem is None:

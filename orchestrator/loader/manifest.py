@@ -166,7 +166,10 @@ def _problem(item: Any) -> str:
         case "value_error":
             return f"{field}: {item['ctx']['error']}"
         case "string_pattern_mismatch":
-            return f"{field}: {str(item['input'])[:80]!r} does not fit; expected {_EXPECTED.get(field.split('.')[0], 'another form')}"
+            return (
+                f"{field}: {str(item['input'])[:80]!r} does not fit; expected "
+                f"{_EXPECTED.get(field.split('.')[0], 'another form')}"
+            )
         case _:
             return f"{field}: {item['msg']}, not {str(item['input'])[:80]!r}"
 

@@ -25,10 +25,11 @@ def _now() -> datetime:
 
 
 class PluginRegistry:
-    """Every plugin's record. Writers are refused what the lifecycle table does not hold; readers never fail and hardly wait.
+    """Every plugin's record. Writers are refused what the lifecycle table does not hold; readers never fail and
+    hardly wait.
 
-    A reader that cannot have the lock in time is given the last snapshot with `stale=True`: records are immutable and replaced whole, so
-    it is a true picture, only perhaps not the newest.
+    A reader that cannot have the lock in time is given the last snapshot with `stale=True`: records are immutable and
+    replaced whole, so it is a true picture, only perhaps not the newest.
     """
 
     def __init__(self, *, clock: Callable[[], datetime] = _now, read_patience: float = _READ_PATIENCE) -> None:
@@ -108,7 +109,9 @@ class PluginRegistry:
         )
 
     def begin_run(self, name: str, generation: int) -> None:
-        """Count a run in; the first makes the instance RUNNING. Raises `TransitionError` for an instance that is not ready."""
+        """Count a run in; the first makes the instance RUNNING. Raises `TransitionError` for an instance that is not
+        ready.
+        """
         event = None
         with self._lock.gen_wlock():
             old = self._current(name, generation)
@@ -124,8 +127,8 @@ class PluginRegistry:
             self._tell(event)
 
     def finish_run(self, name: str, generation: int, *, ok: bool | None, execution_ms: float) -> None:
-        """Count a run out; `execution_ms` are milliseconds; `ok` None counts neither as success nor as error. Counts for the plugin even
-        when the instance has ended or been replaced.
+        """Count a run out; `execution_ms` are milliseconds; `ok` None counts neither as success nor as error. Counts
+        for the plugin even when the instance has ended or been replaced.
         """
         with self._lock.gen_wlock():
             old = self._records[name]
@@ -148,12 +151,14 @@ class PluginRegistry:
             self._put(replace(old, queued=old.queued + change))
 
     def update(self, name: str, generation: int, **facts: Any) -> None:
-        """Take in news that change no state (checks, container, queued, post_mortem…). Raises `StaleGenerationError`."""
+        """Take in news that change no state (checks, container, post_mortem…). Raises `StaleGenerationError`."""
         with self._lock.gen_wlock():
             self._put(replace(self._current(name, generation), observed_at=self._clock(), **facts))
 
     def mark_stale(self, *, stale: bool) -> None:
-        """Say of every record whether its source, the engine, can be asked. `observed_at` stays as it is where it cannot."""
+        """Say of every record whether its source, the engine, can be asked. `observed_at` stays as it is where it
+        cannot.
+        """
         with self._lock.gen_wlock():
             now = self._clock()
             self._records = {
@@ -162,7 +167,9 @@ class PluginRegistry:
             }
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with every event, on the thread that wrote it, outside the lock. Returns the way to end that."""
+        """Call `listener` with every event, on the thread that wrote it, outside the lock. Returns the way to end
+        that.
+        """
         with self._lock.gen_wlock():
             self._listeners = (*self._listeners, listener)
 

@@ -105,7 +105,9 @@ class RuntimeChannel:
         await self._tools.close()
 
     async def watch(self) -> AsyncIterator[RuntimeStatus]:
-        """Status objects as they come, until the container is gone. Raises `ChannelError` where it cannot be asked at all."""
+        """Status objects as they come, until the container is gone. Raises `ChannelError` where it cannot be asked at
+        all.
+        """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONTROL_TIMEOUT)
         try:
             async with self._control.get("http://plugin/watch", timeout=timeout) as response:
@@ -140,7 +142,9 @@ class RuntimeChannel:
     async def call(
         self, tool: str, *, run_id: str, content_type: str, query: str, body: bytes | AsyncIterator[bytes]
     ) -> AsyncIterator[ToolResponse]:
-        """Call a tool and have the head of its answer. Raises `ChannelError` where no answer comes; sets no bound in time."""
+        """Call a tool and have the head of its answer. Raises `ChannelError` where no answer comes; sets no bound in
+        time.
+        """
         headers = {"X-Run-Id": run_id, "Content-Type": content_type}
         url = f"http://plugin/tools/{tool}" + (f"?{query}" if query else "")
         try:

@@ -9,8 +9,8 @@ from orchestrator.sandbox.call import BodyError, Outcome
 
 
 class Deadline:
-    """Runs from when the whole body has been passed on. Before that, each chunk that the plugin does not take in time ends it too, so that a
-    slow caller never costs the plugin its life and a hanging plugin is found all the same.
+    """Runs from when the whole body has been passed on. Before that, each chunk that the plugin does not take in time
+    ends it too, so that a slow caller never costs the plugin its life and a hanging plugin is found all the same.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -39,7 +39,9 @@ class Deadline:
             self._timeout.reschedule(None)
 
     async def over_upload(self, body: AsyncIterator[bytes], idle: float) -> AsyncIterator[bytes]:
-        """`body`, with the clock stopped while the caller is waited for: at most `idle` seconds at a time, else `BodyError`."""
+        """`body`, with the clock stopped while the caller is waited for: at most `idle` seconds at a time, else
+        `BodyError`.
+        """
         chunks = aiter(body)
         while True:
             self._pause()

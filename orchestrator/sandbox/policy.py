@@ -24,7 +24,9 @@ LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
 
 @dataclass(frozen=True, slots=True)
 class EffectiveLimits:
-    """The manifest's limits with the operator's defaults filled in. Times in seconds, sizes in bytes, `cpus` in cores."""
+    """The manifest's limits with the operator's defaults filled in. Times in seconds, sizes in bytes, `cpus` in
+    cores.
+    """
 
     timeout: float
     memory: int
@@ -102,7 +104,7 @@ def container_spec(
     max_result: int,
     devices: DeviceGrant | None = None,
 ) -> ContainerSpec:
-    """The container of this instance: not root, read-only, no capability, no network unless the manifest asks for it."""
+    """The container of this instance: not root, read-only, no capability, no network unless the manifest asks."""
     models = {name: f"{MODELS_FOLDER}/{name}/{Path(relative).name}" for name, relative in manifest.models.items()}
     mounts = [BindMount(run_folder, RUN_FOLDER, read_only=False)]
     mounts += [
@@ -132,6 +134,6 @@ def container_spec(
         network="bridge" if manifest.network == "egress" else "none",
         mounts=tuple(mounts),
         scratch_volumes=(SCRATCH_FOLDER,),
-        tmpfs={"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"},  # noqa: S108 - in the container; for programs that know no TMPDIR
+        tmpfs={"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"},  # noqa: S108
         devices=devices,
     )

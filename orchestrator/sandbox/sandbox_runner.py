@@ -1,4 +1,4 @@
-"""PluginSandboxRunner: one call on one instance, which never raises. Whatever happens comes back as one result value."""
+"""PluginSandboxRunner: one call on one instance, which never raises. Whatever happens comes back as one value."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -65,7 +65,9 @@ class SandboxedInstance(Protocol):
 
 
 class PluginSandboxRunner:
-    """Makes calls under a deadline. `max_result` is the largest result in bytes, `upload_idle` the seconds a caller may pause in its body."""
+    """Makes calls under a deadline. `max_result` is the largest result in bytes, `upload_idle` the seconds a caller
+    may pause in its body.
+    """
 
     def __init__(self, *, max_result: int, upload_idle: float) -> None:
         self._max_result = max_result
@@ -74,7 +76,8 @@ class PluginSandboxRunner:
     async def run(
         self, instance: SandboxedInstance, call: ToolCall, *, timeout: float, emit: Emit | None = None
     ) -> RunResult:
-        """The result of `call`, within `timeout` seconds of execution. At the deadline it returns; to stop the container is the owner's part.
+        """The result of `call`, within `timeout` seconds of execution. At the deadline it returns; to stop the
+        container is the owner's part.
 
         With `emit`, a streaming tool's lines are passed on as they come; without, its items are collected into a list.
         """
@@ -86,7 +89,8 @@ class PluginSandboxRunner:
         except TimeoutError:
             result = RunResult(
                 Outcome.TIMEOUT,
-                error=f"{call.tool} ran longer than {timeout:g} s. The plugin is being stopped; its health shows where it hung.",
+                error=f"{call.tool} ran longer than {timeout:g} s. The plugin is being stopped; its health shows "
+                "where it hung.",
                 reason_code=ReasonCode.TIMEOUT,
             )
         except BodyError as error:

@@ -24,9 +24,9 @@ class Verdict:
 class Evidence:
     """What the witnesses say of an instance that is gone or whose worker is.
 
-    `worker_*` is the supervisor's report, None where it could not give one any more; `oom_kills` counts kernel kills for memory in this
-    container that no earlier verdict has used up; `container_*` is the engine's word; `container_missing`: the engine no longer knows it;
-    `engine_reachable`: whether the engine could be asked.
+    `worker_*` is the supervisor's report, None where it could not give one any more; `oom_kills` counts kernel kills
+    for memory in this container that no earlier verdict has used up; `container_*` is the engine's word;
+    `container_missing`: the engine no longer knows it; `engine_reachable`: whether the engine could be asked.
     """
 
     worker_exit_code: int | None = None
@@ -43,12 +43,12 @@ class Evidence:
 def judge(evidence: Evidence) -> Verdict:
     """The verdict on an instance that ended without our doing.
 
-    The supervisor's report goes before the engine's word: it saw the worker's own end, while the engine's OOMKilled is true for any
-    process killed at any time.
+    The supervisor's report goes before the engine's word: it saw the worker's own end, while the engine's OOMKilled is
+    true for any process killed at any time.
     """
     if evidence.worker_signal is not None or evidence.worker_exit_code is not None:
         return _of_process(
-            evidence.worker_exit_code, evidence.worker_signal, evidence.oom_kills > 0, evidence, "The worker"
+            evidence.worker_exit_code, evidence.worker_signal, evidence, oom=evidence.oom_kills > 0, who="The worker"
         )
     if evidence.container_missing:
         return Verdict(
@@ -58,11 +58,12 @@ def judge(evidence: Evidence) -> Verdict:
     if evidence.container_exit_code is not None:
         exit_code, name = split_exit_code(evidence.container_exit_code)
         oom = evidence.oom_kills > 0 or evidence.container_oom_killed
-        return _of_process(exit_code, name, oom, evidence, "The container")
+        return _of_process(exit_code, name, evidence, oom=oom, who="The container")
     if not evidence.engine_reachable:
         return Verdict(
             ReasonCode.ENGINE_UNREACHABLE,
-            "The container's connection broke and the container engine does not answer, so why is not known. Start the engine, then restart the plugin.",
+            "The container's connection broke and the container engine does not answer, so why is not known. Start "
+            "the engine, then restart the plugin.",
         )
     return Verdict(
         ReasonCode.UNRESPONSIVE,
@@ -77,7 +78,8 @@ def out_of_memory(
     size = f"the limit of {format_size(memory_limit)}" if memory_limit else "its memory limit"
     return Verdict(
         ReasonCode.OUT_OF_MEMORY,
-        f"{who} was killed by the kernel: over {size}. Use less memory or raise `limits.memory` in the manifest, then restart.",
+        f"{who} was killed by the kernel: over {size}. Use less memory or raise `limits.memory` in the manifest, then "
+        "restart.",
         exit_code=exit_code,
         signal="SIGKILL",
     )
@@ -103,11 +105,12 @@ def format_size(size: int) -> str:
     return f"{value:.3g} GiB"
 
 
-def _of_process(exit_code: int | None, name: str | None, oom: bool, evidence: Evidence, who: str) -> Verdict:  # noqa: FBT001
+def _of_process(exit_code: int | None, name: str | None, evidence: Evidence, *, oom: bool, who: str) -> Verdict:
     if name is None:
         return Verdict(
             ReasonCode.EXITED,
-            f"{who} left by itself with exit code {exit_code}. Something in the plugin ends the process; its logs may say what. Mend it and restart.",
+            f"{who} left by itself with exit code {exit_code}. Something in the plugin ends the process; its logs may "
+            "say what. Mend it and restart.",
             exit_code=exit_code,
         )
     if name == "SIGKILL" and oom:
@@ -115,7 +118,8 @@ def _of_process(exit_code: int | None, name: str | None, oom: bool, evidence: Ev
     if name in _CRASH_SIGNALS:
         return Verdict(
             ReasonCode.CRASHED,
-            f"{who} died by {name}: a fault in native code. The logs hold the Python stack at that moment. Mend it and restart.",
+            f"{who} died by {name}: a fault in native code. The logs hold the Python stack at that moment. Mend it "
+            "and restart.",
             signal=name,
         )
     return Verdict(

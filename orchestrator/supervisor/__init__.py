@@ -1,1 +1,1 @@
-"""Owns the instances: starts, watches, stops and clears them away; one writer a plugin. Must not know: HTTP, callers."""
+"""Owns the instances: starts, watches, stops and removes them; one writer a plugin. Must not know: HTTP, callers."""

@@ -1,4 +1,6 @@
-"""The socket on which a container says that it can be asked: readiness is told, not polled for (systemd's sd_notify protocol)."""
+"""The socket on which a container says that it can be asked: readiness is told, not polled for (systemd's sd_notify
+protocol).
+"""
 
 import asyncio
 import socket
@@ -21,13 +23,14 @@ class NotifySocket:
         length = len(str(path).encode())
         if length > SOCKET_PATH_LIMIT:
             raise SocketPathError(
-                f"a socket's path would have {length} bytes, the kernel takes {SOCKET_PATH_LIMIT}. Set ORCHESTRATOR_RUN_DIR to a shorter path"
+                f"a socket's path would have {length} bytes, the kernel takes {SOCKET_PATH_LIMIT}. Set "
+                "ORCHESTRATOR_RUN_DIR to a shorter path"
             )
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def __enter__(self) -> Self:
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         self._socket.bind(str(self._path))
         self._path.chmod(0o666)
         return self

@@ -14,8 +14,8 @@ from orchestrator.settings import Settings
 
 @dataclass(frozen=True)
 class Parts:
-    """`deployment` names this state folder on the host: containers that carry it are ours, all others are not. `run_dir` is the
-    deployment's own folder of sockets.
+    """`deployment` names this state folder on the host: containers that carry it are ours, all others are not.
+    `run_dir` is the deployment's own folder of sockets.
     """
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""PluginSupervisor: owns one plugin's instances. All its state changes happen here, on the event loop, one at a time."""
+"""PluginSupervisor: owns one plugin's instances. All state changes happen here, on the event loop, one by one."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 class PluginSupervisor:
     """Starts, watches and ends the instances of one plugin.
 
-    Operator commands (`start`, `stop`, `restart`) queue up behind one another; the end of an instance does not wait for them.
+    Operator commands (`start`, `stop`, `restart`) wait for one another; the end of an instance waits for none of them.
     """
 
     def __init__(self, plugin: DiscoveredPlugin, parts: Parts) -> None:
@@ -120,9 +120,12 @@ class PluginSupervisor:
             return
         kind = f"{result.error_type}: " if result.error_type and result.error_type not in (result.error or "") else ""
         sentence = {
-            ReasonCode.TOOL_ERROR: f"A tool raised {kind}{result.error}. Look at its traceback, mend the plugin or its input, then restart it.",
-            ReasonCode.INVALID_OUTPUT: f"A tool gave no usable result: {result.error}. Mend the tool, then restart the plugin.",
-            ReasonCode.TIMEOUT: f"{result.error} Make the work smaller or raise `limits.timeout` in the manifest, then restart.",
+            ReasonCode.TOOL_ERROR: f"A tool raised {kind}{result.error}. Look at its traceback, mend the plugin or "
+            "its input, then restart it.",
+            ReasonCode.INVALID_OUTPUT: f"A tool gave no usable result: {result.error}. Mend the tool, then restart "
+            "the plugin.",
+            ReasonCode.TIMEOUT: f"{result.error} Make the work smaller or raise `limits.timeout` in the manifest, "
+            "then restart.",
         }.get(code, result.error or code)
         self._end(instance, Verdict(code, sentence, traceback=result.traceback))
 
@@ -244,7 +247,7 @@ class PluginSupervisor:
             instance.settle(tools)
 
     async def _look_after(self, instance: Instance, *, last: bool = False) -> None:
-        """The connection broke: find out whether the container is gone, and why. `last`: if it still runs, it is beyond reach."""
+        """The connection broke: find out whether the container is gone, and why. `last`: if it still runs, it is out of reach."""
         for pause in _EXIT_LOOKS:
             await asyncio.sleep(pause)
             if instance.ended is not None:
@@ -312,7 +315,8 @@ def _begin_clock(deadline: asyncio.Timeout, limits: EffectiveLimits) -> None:
 def _startup_timeout(limits: EffectiveLimits) -> Verdict:
     return Verdict(
         ReasonCode.STARTUP_TIMEOUT,
-        f"The plugin was not ready {limits.startup_timeout:g} s after its container's start. Its health shows where it hung; make the start "
+        f"The plugin was not ready {limits.startup_timeout:g} s after its container's start. Its health shows where "
+        "it hung; make the start "
         "quicker or raise `startup_timeout` in the manifest, then restart.",
     )
 

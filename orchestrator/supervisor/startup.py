@@ -1,4 +1,6 @@
-"""The steps from a manifest to a container whose control socket answers. Each that cannot be done raises with its verdict."""
+"""The steps from a manifest to a container whose control socket answers. Each that cannot be done raises with its
+verdict.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +28,9 @@ from orchestrator.supervisor.notify import NotifySocket, SocketPathError
 from orchestrator.supervisor.parts import Parts
 
 _SILENT_LOOK: Final = 1.0
-"""Seconds between looks at a container that says nothing: only for one that died unseen or an image that does not notify."""
+"""Seconds between looks at a container that says nothing: only for one that died unseen or an image that does not
+notify.
+"""
 
 
 @asynccontextmanager
@@ -38,7 +42,8 @@ async def engine_verdicts(doing: str) -> AsyncIterator[None]:
         raise InstanceEndedError(
             Verdict(
                 ReasonCode.ENGINE_UNREACHABLE,
-                f"The container engine did not answer while {doing}: {error}. Start it (or mend DOCKER_HOST), then restart the plugin.",
+                f"The container engine did not answer while {doing}: {error}. Start it (or mend DOCKER_HOST), then "
+                "restart the plugin.",
             )
         ) from error
     except BuildError as error:
@@ -49,7 +54,8 @@ async def engine_verdicts(doing: str) -> AsyncIterator[None]:
         raise InstanceEndedError(
             Verdict(
                 ReasonCode.GPU_RUNTIME_MISSING,
-                f"The engine cannot hand out GPUs: {error}. Install the NVIDIA container toolkit, restart the engine, then the plugin.",
+                f"The engine cannot hand out GPUs: {error}. Install the NVIDIA container toolkit, restart the engine, "
+                "then the plugin.",
             )
         ) from error
     except EngineError as error:
@@ -80,8 +86,8 @@ async def ensure_image(parts: Parts, manifest: Manifest, folder: Path) -> str:
 
 
 async def start_container(parts: Parts, instance: Instance, folder: Path, *, on_start: Callable[[], None]) -> None:
-    """Create and start the container and open the channel to it; returns when its control socket answers. `on_start` is called as the
-    engine is told to start it.
+    """Create and start the container and open the channel to it; returns when its control socket answers. `on_start`
+    is called as the engine is told to start it.
     """
     _make_folder(parts.run_dir, instance.run_folder)
     endpoint = parts.engine.endpoint(instance.run_folder)
@@ -121,7 +127,7 @@ async def _until_it_speaks(parts: Parts, instance: Instance, notify: NotifySocke
     try:
         while True:
             await asyncio.wait({told, died}, timeout=_SILENT_LOOK, return_when=asyncio.FIRST_COMPLETED)
-            if told.done() or control.exists():
+            if told.done() or control.exists():  # noqa: ASYNC240 - a look at a local folder
                 return
             async with engine_verdicts("the container came up"):
                 status = await parts.engine.inspect(instance.container_id or "")
@@ -142,7 +148,9 @@ def evidence_of(status: ContainerStatus, instance: Instance) -> Evidence:
 
 
 def _make_folder(parent: Path, folder: Path) -> None:
-    """The sockets' folder: anyone may write in it, since the container's user may be mapped to any number; its parent keeps all but us out."""
+    """The sockets' folder: anyone may write in it, since the container's user may be mapped to any number; its parent
+    keeps all but us out.
+    """
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     parent.chmod(0o700)
     folder.mkdir()

@@ -1,7 +1,5 @@
 """The `ContainerEngine` that speaks to Docker Engine over its API."""
 
-# ruff: noqa: D102  the contract of each method stands in ContainerEngine
-
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
