@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,9 +56,9 @@ class DockerEngine:
         self._selinux: bool | None = None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str], *, bounds: Bounds = Bounds()) -> Self:
-        """The engine that `docker` on the command line would speak to with these variables."""
-        return cls(environment, bounds=bounds)
+    def from_environment(cls, environment: Mapping[str, str] | None = None, *, timeout: float = 10) -> Self:
+        """The engine that `docker` on the command line would speak to. `timeout`: seconds for an answer."""
+        return cls(os.environ if environment is None else environment, bounds=Bounds(ask=timeout))
 
     async def info(self) -> EngineInfo:
         info = await self._call(self._asking, lambda client: answers.info(client.info()), self._bounds.ask)

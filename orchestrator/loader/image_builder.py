@@ -1,0 +1,154 @@
+"""The images of plugins: built where their content changed, fetched where they are prebuilt."""
+
+import asyncio
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from orchestrator.containers.engine import ContainerEngine
+from orchestrator.containers.spec import ImageStatus
+from orchestrator.errors import BuildError, EngineError, EngineRefusedError, NotFoundError
+from orchestrator.loader.build_report import BuildLog, complaint, hint
+from orchestrator.loader.image_plan import ImagePlan, plugin_plan, shared_plan
+from orchestrator.loader.image_recipe import SOURCE_LABEL, ImageRecipe
+
+__all__ = ["ImageBuilder", "ImageRecipe"]
+
+Output = Callable[[str], None]
+
+_BUILDS_AT_ONCE: Final = 2
+_KEPT: Final = 2
+"""Images of a plugin that stay: the newest, and the one before it for the way back."""
+
+
+class ImageBuilder:
+    """Makes sure that images are there. It can be asked for many at once: one caller builds each, the others wait."""
+
+    def __init__(
+        self,
+        engine: ContainerEngine,
+        *,
+        images_dir: Path,
+        logs_dir: Path,
+        ca_bundle: Path | None,
+        build_args: Mapping[str, str],
+        python_image: str,
+    ) -> None:
+        """`images_dir` holds base/, cuda/ and runtime/; `logs_dir` gets the output of every build as <name>.log.
+
+        `ca_bundle`: CA certificates that builds trust. `build_args`: proxies and package index. `python_image`: what
+        `base` is built on.
+        """
+        self._engine = engine
+        self._images_dir = images_dir
+        self._logs_dir = logs_dir
+        self._ca_bundle = ca_bundle
+        self._build_args = dict(build_args)
+        self._python_image = python_image
+        self._slots = asyncio.Semaphore(_BUILDS_AT_ONCE)
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def ensure_base(self, on_output: Output | None = None) -> ImageStatus:
+        """The image that plugins are built on.
+
+        Raises `BuildError`, or `NotFoundError` where the Python image under it cannot be had.
+        """
+        return await self._ensure_shared("base", on_output)
+
+    async def ensure_plugin(self, recipe: ImageRecipe, on_output: Output | None = None) -> ImageStatus:
+        """The plugin's image. Raises `BuildError`, or `NotFoundError` for a prebuilt one that cannot be had."""
+        if recipe.prebuilt:
+            async with self._locks[f"image {recipe.base}"]:
+                advice = (
+                    "Check its name under `image` in plugin.yaml, log in to its registry (docker login), or bring it"
+                    " here with docker load"
+                )
+                return await self._fetch(recipe.base, advice)
+        base = await self._ensure_shared(recipe.base, on_output)
+        async with self._locks[f"plugin {recipe.name}"]:
+            return await self._ensure(partial(plugin_plan, recipe, base), on_output, self._slots)
+
+    async def _ensure_shared(self, kind: str, on_output: Output | None) -> ImageStatus:
+        plan = partial(shared_plan, kind, self._images_dir, ca_bundle=self._ca_bundle, python_image=self._python_image)
+        async with self._locks[f"shared {kind}"]:
+            try:
+                python = await self._engine.image(self._python_image)
+            except NotFoundError:
+                # Tidied away since the last build, or never here. What was built on it is as good as ever.
+                source = (await asyncio.to_thread(plan, python_id="")).hashes[SOURCE_LABEL]
+                if built := await self._engine.images({SOURCE_LABEL: source}):
+                    return max(built, key=_created)
+                advice = (
+                    "Run `make up`, which makes one, or set ORCHESTRATOR_PYTHON_IMAGE to one that can be pulled, such"
+                    " as python:3.11-slim-bookworm"
+                )
+                python = await self._fetch(self._python_image, advice)
+            return await self._ensure(partial(plan, python_id=python.id), on_output, nullcontext())
+
+    async def _fetch(self, reference: str, advice: str) -> ImageStatus:
+        with suppress(NotFoundError):
+            return await self._engine.image(reference)
+        try:
+            return await self._engine.pull(reference)
+        except (NotFoundError, EngineRefusedError) as error:
+            raise NotFoundError(
+                f"The image {reference} is not on this host and cannot be pulled: {error}. {advice}."
+            ) from error
+
+    async def _ensure(
+        self, make_plan: Callable[[], ImagePlan], on_output: Output | None, slot: AbstractAsyncContextManager[None]
+    ) -> ImageStatus:
+        plan = await asyncio.to_thread(make_plan)
+        with suppress(NotFoundError):
+            return await self._engine.image(plan.tag)
+        async with slot:
+            # Files may have changed while this waited for its turn, and the tag must say what is in the image.
+            plan = await asyncio.to_thread(make_plan)
+            image = await self._build(plan, on_output or _nowhere)
+        await self._tidy(plan, image)
+        return image
+
+    async def _build(self, plan: ImagePlan, on_output: Output) -> ImageStatus:
+        with tempfile.TemporaryDirectory(prefix="image-build-") as folder, BuildLog(self._logs_dir, plan.name) as log:
+
+            def tell(line: str) -> None:
+                log.write(line)
+                on_output(line)
+
+            await asyncio.to_thread(plan.write_context, Path(folder))
+            try:
+                return await self._engine.build(
+                    Path(folder),
+                    tag=plan.tag,
+                    labels=plan.labels,
+                    build_args={"PYTHON_IMAGE": self._python_image, **self._build_args},
+                    on_output=tell,
+                )
+            except BuildError as error:
+                log.write(str(error))
+                said = (complaint(error.tail) or str(error)).rstrip(".")
+                advice = hint(f"{error.tail} {error}")
+                message = f"The image {plan.name} could not be built: {said}. {advice}"
+                raise BuildError(message.rstrip(), error.tail) from error
+
+    async def _tidy(self, plan: ImagePlan, image: ImageStatus) -> None:
+        """Remove older images of the same kin. One that a container needs is refused by the engine, and stays."""
+        with suppress(EngineError):
+            others = [other for other in await self._engine.images(plan.kin) if other.id != image.id]
+            for old in sorted(others, key=_created, reverse=True)[_KEPT - 1 :]:
+                with suppress(EngineRefusedError, NotFoundError):
+                    for reference in old.tags or (old.id,):
+                        await self._engine.remove_image(reference)
+
+
+def _created(image: ImageStatus) -> datetime:
+    return image.created or datetime.fromtimestamp(0, UTC)
+
+
+def _nowhere(_: str) -> None:
+    """Take a line of output and do nothing with it."""
