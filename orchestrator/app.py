@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from orchestrator import deployment
 from orchestrator.api import health_router, own_health_router, plugins_router, problems, run_router
 from orchestrator.api.context import ApiContext
-from orchestrator.containers.docker_engine import Bounds, DockerEngine
+from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
@@ -82,7 +82,7 @@ def create_app(settings: Settings, *, engine: ContainerEngine | None = None, sto
 
 def docker_engine(settings: Settings) -> DockerEngine:
     """The Docker Engine that the host's environment names; not connected to yet."""
-    return DockerEngine.from_environment(os.environ, bounds=Bounds(ask=settings.engine_timeout.total_seconds()))
+    return DockerEngine.from_environment(os.environ, timeout=settings.engine_timeout.total_seconds())
 
 
 def image_builder(settings: Settings, engine: ContainerEngine) -> ImageBuilder:

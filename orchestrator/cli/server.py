@@ -74,12 +74,7 @@ async def _build(settings: Settings, plugins: list[DiscoveredPlugin]) -> bool:
                 good = False
                 continue
             errors.print(f"[bold]{plugin.name}[/]: making its image ready …")
-            recipe = ImageRecipe(
-                name=plugin.name,
-                folder=plugin.folder,
-                system_packages=plugin.manifest.system_packages,
-                base=plugin.manifest.image,
-            )
+            recipe = ImageRecipe.of(plugin.manifest, plugin.folder)
             try:
                 image = await builder.ensure_plugin(recipe)
             except OrchestratorError as error:

@@ -78,9 +78,7 @@ def check_host(parts: Parts, manifest: Manifest, folder: Path) -> list[Check]:
 
 async def ensure_image(parts: Parts, manifest: Manifest, folder: Path) -> str:
     """The id of the plugin's image, built where its content changed."""
-    recipe = ImageRecipe(
-        name=manifest.name, folder=folder, system_packages=manifest.system_packages, base=manifest.image
-    )
+    recipe = ImageRecipe.of(manifest, folder)
     async with engine_verdicts("its image was made ready"):
         return (await parts.builder.ensure_plugin(recipe)).id
 

@@ -1,0 +1,150 @@
+"""A real orchestrator in a process of its own, over the real engine, for end-to-end tests."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import httpx
+
+HEALTH_ROUTES_ANSWER = {200, 404}
+
+
+@dataclass
+class LiveOrchestrator:
+    """`client` speaks to it; `statuses` gathers what the health routes answered while it ran."""
+
+    client: httpx.Client
+    process: subprocess.Popen[bytes]
+    log: Path
+    state_dir: Path
+    run_dir: Path
+    statuses: set[int] = field(default_factory=set)
+    slowest: float = 0.0
+
+    @property
+    def deployment(self) -> str:
+        return (self.state_dir / "deployment-id").read_text().strip()
+
+    def health(self, plugin: str) -> dict[str, Any]:
+        response = self.client.get(f"/v1/plugins/{plugin}/health")
+        response.raise_for_status()
+        return response.json()
+
+    def wait_ready(self, seconds: float) -> None:
+        """Every plugin has come to its first verdict."""
+        end = time.monotonic() + seconds
+        while (state := self.client.get("/readyz")).status_code != 200:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, f"still waiting: {state.text}\n{self.log.read_text()[-4000:]}"
+            time.sleep(0.1)
+
+    def wait_for(self, plugin: str, *states: str, seconds: float = 30) -> dict[str, Any]:
+        end = time.monotonic() + seconds
+        while (health := self.health(plugin))["state"] not in states:
+            assert time.monotonic() < end, f"{plugin} is {health['state']}, not {states}: {health}"
+            time.sleep(0.02)
+        return health
+
+    def run(self, plugin: str, tool: str, arguments: dict[str, Any] | None = None, **options: Any) -> httpx.Response:
+        if "files" in options:
+            return self.client.post(f"/v1/plugins/{plugin}/tools/{tool}/run", data=arguments or {}, **options)
+        return self.client.post(f"/v1/plugins/{plugin}/tools/{tool}/run", json=arguments or {}, **options)
+
+    def restart(self, plugin: str, wait: float = 60) -> dict[str, Any]:
+        response = self.client.post(f"/v1/plugins/{plugin}/restart", params={"wait": wait}, timeout=wait + 30)
+        response.raise_for_status()
+        return response.json()
+
+    def containers(self) -> list[Any]:
+        engine = docker.from_env()
+        try:
+            label = f"plugin-orchestrator.deployment={self.deployment}"
+            return engine.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+        finally:
+            engine.close()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(60)
+
+
+@contextmanager
+def live_orchestrator(plugins_dirs: Sequence[Path], **settings: str) -> Iterator[LiveOrchestrator]:
+    """Serves until the context is left; then it is stopped with its containers, however the test ended."""
+    home = Path(tempfile.mkdtemp(prefix="po-"))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "ORCHESTRATOR_PORT": str(port),
+        "ORCHESTRATOR_PLUGINS_DIRS": ":".join(str(folder) for folder in plugins_dirs),
+        "ORCHESTRATOR_STATE_DIR": str(home / "state"),
+        "ORCHESTRATOR_RUN_DIR": str(home / "run"),
+        **{f"ORCHESTRATOR_{name.upper()}": value for name, value in settings.items()},
+    }
+    log = home / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "serve", "--stop-plugins"],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=90, trust_env=False) as client:
+        live = LiveOrchestrator(client, process, log, home / "state", home / "run")
+        try:
+            _until_it_answers(live)
+            yield live
+        finally:
+            live.stop()
+            for container in live.containers():
+                container.remove(force=True, v=True)
+            shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def health_watch(live: LiveOrchestrator, names: Sequence[str]) -> Iterator[None]:
+    """Asks the two health routes all the time and gathers what they answer."""
+    over = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=live.client.base_url, timeout=30, trust_env=False) as client:
+            while not over.is_set():
+                for path in ("/v1/plugins", *(f"/v1/plugins/{name}/health" for name in names)):
+                    begun = time.monotonic()
+                    live.statuses.add(client.get(path).status_code)
+                    live.slowest = max(live.slowest, time.monotonic() - begun)
+                over.wait(0.05)
+
+    watcher = threading.Thread(target=ask)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _until_it_answers(live: LiveOrchestrator) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            if live.client.get("/healthz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        assert live.process.poll() is None, live.log.read_text()
+        assert time.monotonic() < end, live.log.read_text()
+        time.sleep(0.05)
