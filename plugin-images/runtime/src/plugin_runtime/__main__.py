@@ -1,0 +1,110 @@
+"""`python -m plugin_runtime`: forks the worker, then supervises it.
+
+The settings are environment variables; for a run outside a container they may be given as arguments.
+The fork comes before any thread and before the imports that only one side needs.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from plugin_runtime import process
+from plugin_runtime.environment import Environment, EnvironmentProblem, read_environment
+from plugin_runtime.process import DUMP_SIGNAL
+from plugin_runtime.supervisor import Supervisor, Worker, notify_ready
+
+
+def main() -> int:
+    """The exit status: 0 after SIGTERM, 2 where it could not begin."""
+    if len(sys.argv) > 1:
+        os.environ.update(arguments(sys.argv[1:]))
+    try:
+        environment = read_environment(os.environ)
+        for folder in (environment.run_dir, environment.scratch_dir):
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - pathlib costs the supervisor a megabyte
+    except (EnvironmentProblem, OSError) as problem:
+        print(f"plugin_runtime: {problem}", file=sys.stderr)  # noqa: T201
+        return 2
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # PID 1 would lose it until its handler stands
+    process.adopt_orphans()
+    supervisor = Supervisor(environment, start_worker(environment))
+    notify_ready(environment.notify_socket)
+    return supervisor.run()
+
+
+def start_worker(environment: Environment) -> Worker:
+    """Fork. The child never returns from here."""
+    signal.signal(DUMP_SIGNAL, signal.SIG_IGN)  # until the worker can answer it, and so that it never kills
+    heard, told = socket.socketpair()
+    stacks_read, stacks_write = os.pipe()
+    parent = os.getpid()
+    gc.freeze()  # a collection would write to the pages that both share
+    pid = os.fork()
+    if pid == 0:
+        heard.close()
+        os.close(stacks_read)
+        run_worker(environment, parent, told, stacks_write)
+    told.close()
+    os.close(stacks_write)
+    return Worker(pid, heard, stacks_read)
+
+
+def run_worker(environment: Environment, parent: int, told: socket.socket, stacks: int) -> NoReturn:
+    """The child's whole life; it comes back only where the plugin could not start.
+
+    What plugin code leaves behind, threads and exit handlers, cannot keep it from ending.
+    """
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        process.die_with(parent)
+        process.go_first_when_memory_is_short()
+        from plugin_runtime import worker  # noqa: PLC0415 - the supervisor must not load it
+
+        worker.run(environment, told, stacks)
+    except BaseException:  # noqa: BLE001 - a forked child must not run on into its parent's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                continue
+        os._exit(1)
+
+
+def arguments(words: list[str]) -> dict[str, str]:
+    """Command line → the environment variables that it stands for."""
+    import argparse  # noqa: PLC0415 - a container has no arguments
+
+    parser = argparse.ArgumentParser(prog="python -m plugin_runtime", description="Run one plugin.")
+    parser.add_argument("--entrypoint", help="package.module:Class")
+    parser.add_argument("--run-dir", help="folder for control.sock and tools.sock")
+    parser.add_argument("--scratch-dir", help="folder for uploads (default: RUN_DIR/scratch)")
+    parser.add_argument("--package", action="append", help="import name that must be found")
+    parser.add_argument("--model", action="append", metavar="NAME=PATH", type=name_and_path, help="a model file")
+    given = parser.parse_args(words)
+    variables = {
+        "PLUGIN_ENTRYPOINT": given.entrypoint,
+        "PLUGIN_RUN_DIR": given.run_dir,
+        "PLUGIN_SCRATCH_DIR": given.scratch_dir,
+        "PLUGIN_PACKAGES": json.dumps(given.package) if given.package else None,
+        "PLUGIN_MODELS": json.dumps(dict(given.model)) if given.model else None,
+    }
+    return {key: value for key, value in variables.items() if value is not None}
+
+
+def name_and_path(word: str) -> tuple[str, str]:
+    """NAME=PATH. Raises ValueError."""
+    name, path = word.split("=", 1)
+    return name, path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

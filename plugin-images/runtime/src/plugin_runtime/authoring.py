@@ -1,0 +1,63 @@
+"""The words that a plugin class is written with."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False  # not typing's: importing that costs the supervisor and the health check a megabyte and 10 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any, TypeVar
+
+    F = TypeVar("F", bound=Callable[..., Any])
+
+TOOL_MARK = "__plugin_tool__"
+
+
+class InvalidInput(ValueError):  # noqa: N818 - part of the public API; it is an answer to the caller more than an error
+    """Raised by a tool whose arguments have the right types and still make no sense.
+
+    The caller gets 422 with the message; the plugin goes on and nothing is counted against it.
+    """
+
+
+class Progress:
+    """How far a generator tool is. `fraction` is kept within 0..1; `message` is for people."""
+
+    __slots__ = ("fraction", "message")
+
+    def __init__(self, fraction: float, message: str = "") -> None:
+        self.fraction = min(1.0, max(0.0, float(fraction)))
+        self.message = str(message)
+
+    def __repr__(self) -> str:
+        return f"Progress({self.fraction!r}, {self.message!r})"
+
+
+def tool(method: F) -> F:
+    """Mark a method as a tool that callers run.
+
+    The input schema comes from its type hints, the description from the first paragraph of its docstring. It may be a
+    plain method, `async`, a generator or an async generator. What a generator yields is streamed to the caller: a
+    `Progress` as progress, anything else as an item; what it returns at its end is dropped.
+    """
+    setattr(method, TOOL_MARK, True)
+    return method
+
+
+def models() -> dict[str, Path]:
+    """Every model of the manifest: name → the mounted file."""
+    import json  # noqa: PLC0415 - see TYPE_CHECKING
+    from pathlib import Path  # noqa: PLC0415 - see TYPE_CHECKING
+
+    return {name: Path(path) for name, path in json.loads(os.environ.get("PLUGIN_MODELS") or "{}").items()}
+
+
+def model_path(name: str) -> Path:
+    """The mounted file of one model. Raises LookupError where the manifest has no model of that name."""
+    known = models()
+    if name not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise LookupError(f"plugin.yaml declares no model {name!r} (declared: {names}); add it under `models`")
+    return known[name]

@@ -1,0 +1,272 @@
+"""The process that never runs plugin code: it serves the control socket, reaps, passes SIGTERM on, and says how the
+worker is, which is most needed when the worker is busy, hung or gone.
+
+One thread, one selector: nothing here waits for anything but the selector.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from plugin_runtime.cgroup import Cgroup
+from plugin_runtime.control import ControlConnection
+from plugin_runtime.process import DUMP_SIGNAL, kill_the_rest
+from plugin_runtime.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plugin_runtime.environment import Environment
+
+KILL_CHECK_SECONDS = 1.0
+DUMP_DEADLINE = 0.8  # the protocol promises an answer within a second
+DUMP_QUIET = 0.1  # faulthandler writes no end mark; a throttled container may pause for one scheduler period (100 ms)
+MAX_TOLD = 64 * 1024 * 1024
+
+
+class Worker(NamedTuple):
+    """The child process and what it speaks through: `told` has lines of JSON, `stacks` has faulthandler's text."""
+
+    pid: int
+    told: socket.socket
+    stacks: int
+
+
+class Supervisor:
+    """`run` returns when the worker has left after a SIGTERM."""
+
+    def __init__(self, environment: Environment, worker: Worker) -> None:
+        self._worker = worker
+        self._status = Status(worker.pid)
+        self._cgroup = Cgroup()
+        self._status.count_kills(self._cgroup.oom_kills())
+        self._since = time.monotonic()
+        self._selector = selectors.DefaultSelector()
+        self._watchers: list[ControlConnection] = []
+        self._asking: list[ControlConnection] = []
+        self._dump = bytearray()
+        self._dump_asked = self._dump_heard = 0.0
+        self._told = bytearray()
+        self._terminating = False
+        self._listener = listen(environment.control_socket)
+        self._signals, signals = socket.socketpair()
+        for end in (self._signals, signals):
+            end.setblocking(False)  # noqa: FBT003 - its own signature
+        self._signal_writer = signals
+        signal.set_wakeup_fd(signals.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        os.set_blocking(worker.stacks, False)  # noqa: FBT003 - its own signature
+        worker.told.setblocking(False)  # noqa: FBT003 - its own signature
+        self._on(self._listener, self._accept)
+        self._on(self._signals, self._take_signals)
+        self._on(worker.told, self._hear)
+        self._on(worker.stacks, self._read_stacks)
+
+    def run(self) -> int:
+        """The exit status."""
+        self._reap()  # the worker may have left before SIGCHLD was caught
+        next_check = time.monotonic() + KILL_CHECK_SECONDS
+        while not (self._terminating and self._status.left):
+            now = time.monotonic()
+            if now >= next_check:
+                next_check = now + KILL_CHECK_SECONDS
+                self._count_kills()
+            self._finish_dump(now)
+            for key, events in self._selector.select(self._patience(next_check - now)):
+                key.data(events)
+        return 0
+
+    def _on(self, source: Any, callback: Callable[[int], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, callback)
+
+    def _patience(self, seconds: float) -> float:
+        return min(seconds, 0.01) if self._asking else seconds
+
+    # Signals and children
+
+    def _take_signals(self, _events: int) -> None:
+        try:
+            numbers = self._signals.recv(4096)
+        except BlockingIOError:
+            return
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            self._terminating = True
+            if not self._status.left:
+                os.kill(self._worker.pid, signal.SIGTERM)
+        self._reap()
+
+    def _reap(self) -> None:
+        """As PID 1 this process inherits every orphan of the container."""
+        while True:
+            try:
+                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._worker.pid:
+                self._hear(0)  # its last words come before its death
+                self._status.leave(wait_status)
+                self._status.count_kills(self._cgroup.oom_kills())
+                kill_the_rest()
+                self._publish()
+
+    def _count_kills(self) -> None:
+        if self._status.count_kills(self._cgroup.oom_kills()):
+            self._publish()
+
+    # What the worker tells
+
+    def _hear(self, _events: int) -> None:
+        while True:
+            try:
+                data = self._worker.told.recv(65536)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data or len(self._told) > MAX_TOLD:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(self._worker.told)
+                break
+            self._told += data
+        *lines, rest = bytes(self._told).split(b"\n")
+        self._told = bytearray(rest)
+        changed = [self._status.tell(message(line)) for line in lines]
+        if any(changed):
+            self._publish()
+        if lines:
+            self._count_kills()
+
+    # Callers
+
+    def _accept(self, _events: int) -> None:
+        try:
+            peer, _ = self._listener.accept()
+        except OSError:
+            return
+        connection = ControlConnection(peer, self._answer)
+        self._on(peer, lambda events: self._serve(connection, events))
+
+    def _serve(self, connection: ControlConnection, events: int) -> None:
+        if connection.peer.fileno() < 0:
+            return  # let go earlier in this round
+        alive = True
+        if events & selectors.EVENT_READ:
+            alive = connection.receive()
+        if alive and events & selectors.EVENT_WRITE:
+            alive = connection.flush()
+        self._settle(connection, alive=alive)
+
+    def _settle(self, connection: ControlConnection, *, alive: bool) -> None:
+        """Listen for what the connection waits for, or let it go."""
+        if alive:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.wants_to_write else 0)
+            key = self._selector.get_key(connection.peer)
+            if key.events != events:
+                self._selector.modify(connection.peer, events, key.data)
+            return
+        for members in (self._watchers, self._asking):
+            if connection in members:
+                members.remove(connection)
+        self._selector.unregister(connection.peer)
+        connection.peer.close()
+
+    def _answer(self, connection: ControlConnection, method: str, path: str) -> None:
+        match method, path:
+            case "GET", "/status":
+                self._status.count_kills(self._cgroup.oom_kills())
+                connection.reply(200, self._document())
+            case "GET", "/watch":
+                connection.begin_stream()
+                connection.send_line(self._document())
+                self._watchers.append(connection)
+            case "POST", "/diagnose":
+                self._asking.append(connection)
+                self._ask_for_stacks()
+            case _:
+                connection.reply(404, {"error": "there are GET /status, GET /watch and POST /diagnose"})
+
+    def _document(self) -> dict[str, Any]:
+        uptime = time.monotonic() - self._since
+        return self._status.document(self._cgroup.memory(), self._cgroup.cpu_seconds(), uptime)
+
+    def _publish(self) -> None:
+        document = self._document()
+        for watcher in list(self._watchers):
+            self._settle(watcher, alive=watcher.send_line(document))
+
+    # Stacks
+
+    def _ask_for_stacks(self) -> None:
+        if len(self._asking) > 1:
+            return  # one dump answers all who ask meanwhile
+        self._read_stacks(0)
+        self._dump.clear()
+        self._dump_asked = self._dump_heard = time.monotonic()
+        if not self._status.left:
+            os.kill(self._worker.pid, DUMP_SIGNAL)
+
+    def _read_stacks(self, _events: int) -> None:
+        while True:
+            try:
+                data = os.read(self._worker.stacks, 65536)
+            except BlockingIOError:
+                return
+            if not data:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(self._worker.stacks)
+                return
+            self._dump += data
+            self._dump_heard = time.monotonic()
+
+    def _finish_dump(self, now: float) -> None:
+        if not self._asking:
+            self._dump.clear()
+            return
+        complete = self._dump and now - self._dump_heard > DUMP_QUIET
+        if complete or self._status.left or now - self._dump_asked > DUMP_DEADLINE:
+            stacks = self._dump.decode("utf-8", "replace")
+            asking, self._asking = self._asking, []
+            for connection in asking:
+                connection.reply(200, {"stacks": stacks})
+                self._settle(connection, alive=connection.resume())
+
+
+def message(line: bytes) -> dict[str, Any]:
+    """One line of the worker. Plugin code shares its process and may write anything: what is no object says nothing."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def listen(path: str) -> socket.socket:
+    """A listening Unix socket that every user who reaches its folder may connect to."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108 - pathlib costs the supervisor a megabyte
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    os.chmod(path, 0o666)  # noqa: PTH101, S103 - as above; the folder's parent keeps everyone else out
+    listener.listen(128)
+    return listener
+
+
+def notify_ready(notify_socket: str | None) -> None:
+    """Say READY=1 as sd_notify(3) does. Nobody listening is no error."""
+    if not notify_socket:
+        return
+    address = "\0" + notify_socket[1:] if notify_socket.startswith("@") else notify_socket
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)  # noqa: FBT003 - its own signature
+        sender.sendto(b"READY=1", address)

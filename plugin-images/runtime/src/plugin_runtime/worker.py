@@ -1,0 +1,85 @@
+"""The process that loads the plugin and runs its tools."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from plugin_runtime.process import DUMP_SIGNAL
+from plugin_runtime.service import ToolService, log
+from plugin_runtime.startup import StartFailure, start_plugin
+from plugin_runtime.status import FAILED, READY
+from plugin_runtime.supervisor import listen
+
+if TYPE_CHECKING:
+    import socket
+    from typing import NoReturn
+
+    from plugin_runtime.checks import Check
+    from plugin_runtime.environment import Environment
+
+PAUSE_SECONDS = 0.1
+
+
+class SupervisorLink:
+    """What the worker tells: one line of JSON each. Any thread may."""
+
+    def __init__(self, told: socket.socket) -> None:
+        self._told = told
+        self._lock = threading.Lock()
+
+    def tell(self, **news: Any) -> None:
+        """A supervisor that is gone takes this process along; until then there is nobody to tell."""
+        with contextlib.suppress(OSError), self._lock:
+            self._told.sendall(msgspec.json.encode(news) + b"\n")
+
+    def tell_checks(self, checks: list[Check]) -> None:
+        """All so far."""
+        self.tell(checks=[check._asdict() for check in checks])
+
+
+def run(environment: Environment, told: socket.socket, stacks: int) -> None:
+    """Start the plugin and serve its tools for ever. Returns where it could not start."""
+    faulthandler.enable()
+    faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    link = SupervisorLink(told)
+    try:
+        tools = start_plugin(environment, link.tell_checks)
+    except StartFailure as problem:
+        log(f"{environment.name} cannot start: {problem.failure.code}: {problem}\n{problem.traceback or ''}")
+        link.tell(
+            phase=FAILED,
+            reason_code=problem.failure.code,
+            reason=problem.failure.reason,
+            traceback=problem.traceback,
+        )
+        return
+    service = ToolService(environment, tools, on_end=lambda: link.tell(ended=True))
+    listener = listen(environment.tools_socket)
+    link.tell(phase=READY, tools=[tool.document() for tool in tools.values()])
+    accept_for_ever(listener, service)
+
+
+def accept_for_ever(listener: socket.socket, service: ToolService) -> NoReturn:
+    """A thread for each connection; callers keep theirs."""
+    while True:
+        try:
+            peer, _ = listener.accept()
+        except OSError as error:  # out of file descriptors: the plugin's affair, and it may pass
+            log(f"a caller could not be taken: {error}\n")
+            time.sleep(PAUSE_SECONDS)
+            continue
+        try:
+            threading.Thread(target=service.serve, args=(peer,), daemon=True).start()
+        except RuntimeError as error:  # the container's limit on processes and threads
+            log(f"a caller could not be served: {error}\n")
+            peer.close()
