@@ -1,0 +1,203 @@
+"""The whole orchestrator over containers in memory, for a test to open, talk to and break.
+
+house.add("reader", tools={"read": read})
+client = await house.open()
+await client.post("/v1/plugins/reader/tools/read/run", json={})
+"""
+
+import asyncio
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+import yaml
+from fastapi import FastAPI
+
+from orchestrator.app import create_app
+from orchestrator.containers.memory_engine import MemoryEngine
+from orchestrator.containers.memory_program import Program, ProgramHandle
+from orchestrator.containers.spec import ContainerSpec
+from orchestrator.registry import PluginRegistry
+from orchestrator.settings import Settings
+from support.scripted_runtime import ScriptedInstance, ScriptedRuntime
+
+PATIENCE = 5.0
+"""Seconds that a test waits for what must come; far above what it takes."""
+
+
+class House:
+    """Plugins in a folder of its own, a memory engine whose images run what the test scripted, and the app over HTTP."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.plugins = folder / "plugins"
+        self.plugins.mkdir()
+        self.run_dir = Path(tempfile.mkdtemp(prefix="house-"))  # short, whatever the test is called
+        self.settings = Settings(
+            plugins_dirs=(self.plugins,),
+            state_dir=folder / "state",
+            run_dir=self.run_dir,
+            stop_grace=timedelta(milliseconds=100),
+            python_image="python:test",
+            **settings,
+        )
+        self.engine = MemoryEngine(bound=0.3)
+        self.engine.add_image("python:test", _nothing)
+        self.engine.shelf.built_program = self._program
+        self.runtimes: dict[str, Program] = {}
+        self.app: FastAPI | None = None
+        self._client: httpx.AsyncClient | None = None
+        self._stack = AsyncExitStack()
+
+    def add(
+        self,
+        name: str,
+        *,
+        tools: Mapping[str, Callable[..., Any]] | None = None,
+        program: Program | None = None,
+        files: Mapping[str, bytes] | None = None,
+        start: list[tuple[float, dict[str, Any]]] | None = None,
+        stacks: str = "",
+        ignore_sigterm: bool = False,
+        silent: bool = False,
+        **manifest: Any,
+    ) -> ScriptedRuntime:
+        """A plugin's folder, and what runs in its container: a runtime with these tools, or `program`."""
+        self.write(name, **manifest)
+        for path, content in (files or {}).items():
+            (self.plugins / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.plugins / name / path).write_bytes(content)
+        runtime = ScriptedRuntime(
+            tools=tools, start=start, stacks=stacks, ignore_sigterm=ignore_sigterm, silent=silent
+        )
+        self.runtimes[name] = program or runtime
+        return runtime
+
+    def write(self, name: str, **manifest: Any) -> None:
+        """The plugin's manifest, as it should be from now on."""
+        content = {"version": "1.0.0", "description": f"The plugin {name}.", "entrypoint": "package.module:Plugin"}
+        (self.plugins / name).mkdir(exist_ok=True)
+        (self.plugins / name / "plugin.yaml").write_text(yaml.safe_dump({**content, **manifest}))
+
+    def write_raw(self, name: str, text: str) -> None:
+        """A manifest of which nothing is taken for granted."""
+        (self.plugins / name).mkdir(exist_ok=True)
+        (self.plugins / name / "plugin.yaml").write_text(text)
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        assert self._client is not None, "open the house first"
+        return self._client
+
+    @property
+    def registry(self) -> PluginRegistry:
+        assert self.app is not None, "open the house first"
+        registry = self.app.state.context.registry
+        assert isinstance(registry, PluginRegistry)
+        return registry
+
+    async def open(self, *, stop_plugins: bool = False) -> httpx.AsyncClient:
+        """Start the orchestrator behind a server on a loopback port; a client for it."""
+        self.app = create_app(self.settings, engine=self.engine, stop_plugins=stop_plugins)
+        await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
+        address = await self._serve(self.app)
+        self._client = await self._stack.enter_async_context(
+            httpx.AsyncClient(base_url=address, timeout=PATIENCE * 2, trust_env=False)
+        )
+        return self._client
+
+    async def close(self) -> None:
+        """Stop the orchestrator; whatever it left is cleared away."""
+        try:
+            await self._stack.aclose()
+        finally:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    async def shut(self) -> None:
+        """Stop the orchestrator, to open it anew."""
+        await self._stack.aclose()
+        self._stack = AsyncExitStack()
+
+    # Asking
+
+    async def health(self, name: str) -> dict[str, Any]:
+        answer = await self.client.get(f"/v1/plugins/{name}/health")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def until(self, name: str, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The plugin's health as soon as `condition` holds of it."""
+        health: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not condition(health := await self.health(name)):
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            raise AssertionError(f"{name} never came to it; it is {health}") from None
+        return health
+
+    async def until_state(self, name: str, *states: str) -> dict[str, Any]:
+        return await self.until(name, lambda health: health["state"] in states)
+
+    async def settled(self, name: str) -> dict[str, Any]:
+        """The plugin's health once it takes runs or has ended."""
+        return await self.until(name, lambda health: health["state"] != "LOADED")
+
+    async def buried(self, name: str) -> dict[str, Any]:
+        """The plugin's health once its instance has ended and its container is gone."""
+        return await self.until(name, lambda health: health["post_mortem"] is not None)
+
+    async def run(self, name: str, tool: str, **arguments: Any) -> httpx.Response:
+        return await self.client.post(f"/v1/plugins/{name}/tools/{tool}/run", json=arguments)
+
+    def instance(self, name: str) -> ScriptedInstance:
+        """The plugin's scripted runtime as it runs now."""
+        runtime = self.runtimes[name]
+        assert isinstance(runtime, ScriptedRuntime)
+        return runtime.instance
+
+    async def containers(self, name: str) -> list[str]:
+        """The ids of the plugin's containers, in whatever state."""
+        return [c.id for c in await self.engine.list({"plugin-orchestrator.plugin": name})]
+
+    # How
+
+    async def _program(self, spec: ContainerSpec, handle: ProgramHandle) -> int:
+        return await self.runtimes[spec.environment["PLUGIN_NAME"]](spec, handle)
+
+    async def _serve(self, app: FastAPI) -> str:
+        listening = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False)
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listening])
+
+        async def stop() -> None:
+            for connection in tuple(server.server_state.connections):
+                connection.shutdown()
+            await server.shutdown(sockets=[listening])
+
+        self._stack.push_async_callback(stop)
+        return "http://127.0.0.1:{}".format(listening.getsockname()[1])
+
+
+async def _nothing(_: ContainerSpec, __: ProgramHandle) -> int:
+    return 0
+
+
+async def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Returns as soon as `condition` holds; `what` says what never came."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"it never came to be that {what}") from None

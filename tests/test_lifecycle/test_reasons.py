@@ -1,0 +1,31 @@
+"""Every reason code belongs to one final state."""
+
+import pytest
+
+from orchestrator.lifecycle import ReasonCode, final_state
+
+UNAVAILABLE = """
+GPU_NOT_FOUND GPU_DRIVER_ERROR GPU_RUNTIME_MISSING CUDA_UNAVAILABLE GPU_BUSY GPU_LOST PACKAGE_MISSING MODEL_MISSING
+MODEL_CORRUPT IMAGE_MISSING ENGINE_UNREACHABLE STOPPED
+""".split()
+FAILED = """
+MANIFEST_INVALID BUILD_FAILED IMPORT_ERROR INIT_ERROR VALIDATE_MISSING VALIDATE_ERROR STARTUP_TIMEOUT TOOL_ERROR
+INVALID_OUTPUT TIMEOUT OUT_OF_MEMORY CRASHED EXITED KILLED UNRESPONSIVE KILL_FAILED
+""".split()
+
+
+@pytest.mark.parametrize("code", UNAVAILABLE)
+def test_what_is_missing_makes_unavailable(code: str) -> None:
+    """Something is not there, or an operator stopped the plugin."""
+    assert final_state(ReasonCode(code)) == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize("code", FAILED)
+def test_what_broke_makes_failed(code: str) -> None:
+    """Something that was there went wrong."""
+    assert final_state(ReasonCode(code)) == "FAILED"
+
+
+def test_no_code_is_without_its_line_in_the_contract() -> None:
+    """A new code is decided on here first."""
+    assert {code.value for code in ReasonCode} == set(UNAVAILABLE) | set(FAILED)

@@ -1,0 +1,142 @@
+"""PluginRegistry between threads: readers never fail and hardly wait, nothing that was written is lost."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from threading import Event, Thread
+
+from orchestrator.lifecycle import PluginLifecycleState
+from orchestrator.registry import PluginRecord, PluginRegistry
+
+THREADS, ROUNDS = 8, 100
+
+
+def registry_with(*names: str, read_patience: float = 0.02) -> PluginRegistry:
+    registry = PluginRegistry(read_patience=read_patience)
+    for name in names:
+        registry.register(
+            PluginRecord(
+                name, version="1", description="", state=PluginLifecycleState.LOADED, observed_at=datetime.now(UTC)
+            )
+        )
+        registry.renew(name)
+        registry.mark_initialized(name, 1)
+    return registry
+
+
+@contextmanager
+def writer_that_holds_the_lock(registry: PluginRegistry) -> Iterator[None]:
+    """Another thread is in the middle of writing and does not come to its end."""
+    held, let_go = Event(), Event()
+
+    def hold() -> None:
+        with registry._lock.gen_wlock():
+            held.set()
+            let_go.wait()
+
+    thread = Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        yield
+    finally:
+        let_go.set()
+        thread.join()
+
+
+def test_nothing_that_threads_count_is_lost() -> None:
+    """Runs counted in and out by many threads at once add up."""
+    registry = registry_with("reader")
+
+    def work(_: int) -> None:
+        for turn in range(ROUNDS):
+            registry.begin_run("reader", 1)
+            registry.count_queued("reader", +1)
+            registry.finish_run("reader", 1, ok=turn % 4 > 0, execution_ms=2)
+            registry.count_queued("reader", -1)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(work, range(THREADS)))
+    after = registry.get("reader")
+    assert after is not None
+    assert after.success_count + after.error_count == THREADS * ROUNDS
+    assert after.error_count == THREADS * ROUNDS / 4
+    assert after.total_execution_ms == THREADS * ROUNDS * 2
+    assert (after.in_flight, after.queued) == (0, 0)
+
+
+def test_a_reader_never_sees_half_of_a_change() -> None:
+    """Counter and time of one run change together, also while readers look on."""
+    registry = registry_with("reader")
+    done = Event()
+
+    def read(_: int) -> int:
+        seen = 0
+        while not done.is_set():
+            record = registry.get("reader")
+            assert record is not None
+            assert record.total_execution_ms == record.success_count * 3
+            seen += 1
+        return seen
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read, n) for n in range(3)]
+        try:
+            for _ in range(ROUNDS * 2):
+                registry.begin_run("reader", 1)
+                registry.finish_run("reader", 1, ok=True, execution_ms=3)
+        finally:
+            done.set()
+        assert all(reader.result() > 0 for reader in readers)
+
+
+def test_a_reader_that_cannot_have_the_lock_is_given_the_last_picture() -> None:
+    """Within its patience, marked as stale; afterwards it is fresh again."""
+    registry = registry_with("reader", "writer")
+    with writer_that_holds_the_lock(registry):
+        begun = time.monotonic()
+        one, everyone = registry.get("reader"), registry.list()
+        took = time.monotonic() - begun
+    assert one is not None
+    assert (one.name, one.state, one.stale) == ("reader", "INITIALIZED", True)
+    assert [(r.name, r.stale) for r in everyone] == [("reader", True), ("writer", True)]
+    assert took < 0.5
+    assert not any(record.stale for record in registry.list())
+
+
+def test_events_can_be_read_while_the_lock_is_held() -> None:
+    """No reader waits for a writer that does not come to its end."""
+    registry = registry_with("reader")
+    with writer_that_holds_the_lock(registry):
+        assert [event.state for event in registry.events()] == ["LOADED", "LOADED", "INITIALIZED"]
+
+
+def test_an_unknown_name_is_none_even_while_the_lock_is_held() -> None:
+    """404 is 404, however busy the registry is."""
+    registry = registry_with("reader")
+    with writer_that_holds_the_lock(registry):
+        assert registry.get("nobody") is None
+
+
+def test_readers_do_not_shut_one_another_out() -> None:
+    """Many readers at once have fresh records: a reader's lock is shared."""
+    registry = registry_with("reader", read_patience=0.5)
+    inside, go_on = Event(), Event()
+
+    def slow_reader() -> None:
+        with registry._reading():
+            inside.set()
+            go_on.wait()
+
+    thread = Thread(target=slow_reader)
+    thread.start()
+    inside.wait()
+    try:
+        record = registry.get("reader")
+    finally:
+        go_on.set()
+        thread.join()
+    assert record is not None
+    assert not record.stale
