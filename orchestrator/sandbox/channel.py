@@ -5,6 +5,7 @@ The only module that knows the channel's HTTP client. Its errors become `Channel
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class RuntimeStatus:
             checks=_mappings(content.get("checks")),
             tools=tuple(tool for tool in _mappings(content.get("tools")) if isinstance(tool.get("name"), str)),
             worker_exit_code=_integer(worker.get("exit_code")),
-            worker_signal=_text(worker.get("signal")),
+            worker_signal=_signal_name(worker.get("signal")),
             oom_kills=_integer(memory.get("oom_kills")) or 0,
             memory=memory,
             cpu_seconds=content.get("cpu_seconds") if isinstance(content.get("cpu_seconds"), int | float) else None,
@@ -190,6 +191,13 @@ def _text(value: Any) -> str | None:
 
 def _integer(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _signal_name(value: Any) -> str | None:
+    try:
+        return signal.Signals(value).name if _integer(value) is not None else None
+    except ValueError:
+        return f"SIG{value}"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

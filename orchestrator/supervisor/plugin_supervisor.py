@@ -111,7 +111,7 @@ class PluginSupervisor:
         await self._instance.ready()
         return self._instance
 
-    def run_ended(self, instance: Instance, result: RunResult) -> None:
+    def run_ended(self, instance: Instance, tool: str, result: RunResult) -> None:
         """Take in what became of a run: it may be the end of its instance."""
         code = result.reason_code
         if code is None or result.outcome not in (Outcome.PLUGIN_FAILED, Outcome.TIMEOUT):
@@ -120,9 +120,9 @@ class PluginSupervisor:
             return
         kind = f"{result.error_type}: " if result.error_type and result.error_type not in (result.error or "") else ""
         sentence = {
-            ReasonCode.TOOL_ERROR: f"A tool raised {kind}{result.error}. Look at its traceback, mend the plugin or "
+            ReasonCode.TOOL_ERROR: f"The tool {tool} raised {kind}{result.error}. Look at its traceback, mend the plugin or "
             "its input, then restart it.",
-            ReasonCode.INVALID_OUTPUT: f"A tool gave no usable result: {result.error}. Mend the tool, then restart "
+            ReasonCode.INVALID_OUTPUT: f"The tool {tool} gave no usable result: {result.error}. Mend it, then restart "
             "the plugin.",
             ReasonCode.TIMEOUT: f"{result.error} Make the work smaller or raise `limits.timeout` in the manifest, "
             "then restart.",

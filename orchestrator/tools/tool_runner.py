@@ -96,7 +96,7 @@ class ToolRunner:
                 ok=_success(result),
                 execution_ms=result.execution_time_ms if result else 0.0,
             )
-        supervisor.run_ended(instance, result)
+        supervisor.run_ended(instance, call.tool, result)
         if result.traceback:
             _log.warning(
                 "%s.%s raised\n%s", supervisor.name, call.tool, result.traceback, extra={"run_id": call.run_id}
