@@ -64,7 +64,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-        os.set_blocking(worker.stacks, False)  # noqa: FBT003 - its own signature
+        os.set_blocking(worker.stacks, False)
         worker.told.setblocking(False)  # noqa: FBT003 - its own signature
         self._on(self._listener, self._accept)
         self._on(self._signals, self._take_signals)
