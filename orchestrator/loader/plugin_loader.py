@@ -1,15 +1,15 @@
 """PluginLoader: finds the plugin folders and reads their manifests. One bad manifest never hides another plugin."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, groupby
 from pathlib import Path
 
 from orchestrator.errors import ManifestError
 from orchestrator.loader.manifest import MANIFEST_FILE, Manifest, declared_name, read_manifest
 
-_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,19 @@ class PluginLoader:
         self._directories = tuple(directories)
 
     def discover(self) -> list[DiscoveredPlugin]:
-        """All plugins by name, bad ones included. Never raises."""
+        """All plugins by name, bad ones included. Never raises.
+
+        Only a manifest that can be used lays claim to a name; a bad one whose name is taken is listed with a number.
+        """
         found = sorted(
             (self._load(folder) for folder in self._folders()), key=lambda plugin: (plugin.name, str(plugin.folder))
         )
-        return [_only(name, list(plugins)) for name, plugins in groupby(found, key=lambda plugin: plugin.name)]
+        usable = (plugin for plugin in found if plugin.manifest is not None)
+        plugins = {name: _only(name, list(same)) for name, same in groupby(usable, key=lambda plugin: plugin.name)}
+        for bad in (plugin for plugin in found if plugin.manifest is None):
+            name = _free_name(bad.name, plugins)
+            plugins[name] = replace(bad, name=name)
+        return [plugins[name] for name in sorted(plugins)]
 
     def reload(self, plugin: DiscoveredPlugin) -> DiscoveredPlugin:
         """The plugin as its folder is now: what an operator mended counts at the next start."""
@@ -77,9 +85,16 @@ class PluginLoader:
 
 def _label(text: str) -> str:
     """The nearest DNS label to what a broken manifest or a folder calls itself: it must be addressable to be seen."""
-    if _NAME.match(text):
+    if _NAME.fullmatch(text):
         return text
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].strip("-") or "unnamed"
+
+
+def _free_name(name: str, taken: Container[str]) -> str:
+    if name not in taken:
+        return name
+    numbered = (f"{name[:58]}-{number}" for number in count(2))
+    return next(candidate for candidate in numbered if candidate not in taken)
 
 
 def _only(name: str, plugins: list[DiscoveredPlugin]) -> DiscoveredPlugin:
