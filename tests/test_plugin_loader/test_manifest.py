@@ -1,0 +1,187 @@
+"""plugin.yaml: what is taken, what is refused, and that a refusal says file, field and what was expected."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.errors import ManifestError
+from orchestrator.loader.manifest import Manifest, read_manifest
+
+LEAST = {"version": "1.0.0", "description": "Reads.", "entrypoint": "reader.plugin:Reader"}
+
+
+def read(folder: Path, content: Any) -> Manifest:
+    """The manifest of a plugin folder with this plugin.yaml."""
+    folder.mkdir(exist_ok=True)
+    text = content if isinstance(content, str | bytes) else yaml.safe_dump(content)
+    (folder / "plugin.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_manifest(folder)
+
+
+def test_three_fields_are_enough(tmp_path: Path) -> None:
+    """The rest is the contract's default; the folder gives the name."""
+    manifest = read(tmp_path / "page_reader", LEAST)
+    assert manifest.name == "page-reader"
+    assert (manifest.image, manifest.network, manifest.failure_policy) == ("base", "none", "strict")
+    assert (manifest.concurrency, manifest.queue, manifest.requires_gpu) == (1, 16, False)
+    assert (manifest.gpu.count, manifest.gpu.memory, manifest.gpu.sharing) == (1, None, "exclusive")
+    assert manifest.limits.model_dump(exclude_none=True) == {}
+    assert not (manifest.models or manifest.packages or manifest.env or manifest.secrets or manifest.system_packages)
+
+
+def test_every_field_can_be_set(tmp_path: Path) -> None:
+    """Sizes and durations are read as Docker writes them."""
+    manifest = read(
+        tmp_path / "reader",
+        {
+            **LEAST,
+            "name": "page-reader",
+            "image": "registry.example:5000/reader:3",
+            "system_packages": ["libgl1"],
+            "packages": ["cv2", "torch.nn"],
+            "models": {"weights": "models/weights.pt"},
+            "env": {"OMP_NUM_THREADS": "1"},
+            "secrets": ["API_KEY"],
+            "requires_gpu": True,
+            "gpu": {"count": 2, "memory": "8GiB", "sharing": "shared"},
+            "limits": {
+                "timeout": "1m30s", "memory": "512MiB", "cpus": 1.5, "pids": 64, "shm": "128MiB", "scratch": 1048576,
+            },
+            "startup_timeout": "500ms",
+            "concurrency": 4,
+            "queue": 0,
+            "network": "egress",
+            "failure_policy": "tolerant",
+        },
+    )  # fmt: skip
+    assert manifest.name == "page-reader"
+    assert manifest.limits.timeout == timedelta(seconds=90)
+    assert manifest.limits.memory == 512 * 1024**2
+    assert manifest.limits.scratch == 1024**2
+    assert manifest.startup_timeout == timedelta(milliseconds=500)
+    assert manifest.gpu.memory == 8 * 1024**3
+    assert (manifest.queue, manifest.failure_policy) == (0, "tolerant")
+
+
+REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
+    ("a misspelt field", {"requires_gpus": True}, "requires_gpus", "there is no such field"),
+    ("a misspelt limit", {"limits": {"tiemout": "5s"}}, "limits.tiemout", "there is no such field"),
+    ("privileges", {"privileged": True}, "privileged", "there is no such field"),
+    ("no version", {"version": None}, "version", "valid string"),
+    ("a number for a version", {"version": 1.0}, "version", "valid string"),
+    ("an empty description", {"description": ""}, "description", "at least 1 character"),
+    ("a path for an entrypoint", {"entrypoint": "reader/plugin.py"}, "entrypoint", "package.module:Class"),
+    ("an entrypoint without a class", {"entrypoint": "reader.plugin"}, "entrypoint", "package.module:Class"),
+    ("capitals in the name", {"name": "Reader"}, "name", "a DNS label"),
+    ("a name too long", {"name": "r" * 64}, "name", "a DNS label"),
+    ("a path for a name", {"name": "../reader"}, "name", "a DNS label"),
+    ("a line end after the name", {"name": "reader\n"}, "name", "a DNS label"),
+    ("a bare number of seconds", {"limits": {"timeout": 60}}, "limits.timeout", "duration with its unit"),
+    ("a number of seconds as text", {"limits": {"timeout": "60"}}, "limits.timeout", "duration with its unit"),
+    ("a duration of nothing", {"limits": {"timeout": "0s"}}, "limits.timeout", "above zero"),
+    ("a negative duration", {"startup_timeout": "-5s"}, "startup_timeout", "above zero"),
+    ("no unit that there is", {"limits": {"timeout": "5 parsecs"}}, "limits.timeout", "such as 60s"),
+    ("no size", {"limits": {"memory": "lots"}}, "limits.memory", "byte"),
+    ("a negative size", {"limits": {"memory": -1}}, "limits.memory", "value and unit"),
+    ("no CPU", {"limits": {"cpus": 0}}, "limits.cpus", "greater than 0"),
+    ("too few processes", {"limits": {"pids": 1}}, "limits.pids", "greater than or equal to 8"),
+    ("text for a number", {"concurrency": "many"}, "concurrency", "valid integer"),
+    ("nothing at once", {"concurrency": 0}, "concurrency", "greater than or equal to 1"),
+    ("a model above the folder", {"models": {"w": "../w.pt"}}, "models", "inside the plugin's folder"),
+    ("a model above, hidden", {"models": {"w": "a/../../w.pt"}}, "models", "inside the plugin's folder"),
+    ("a model anywhere", {"models": {"w": "/etc/passwd"}}, "models", "inside the plugin's folder"),
+    ("a model nowhere", {"models": {"w": ""}}, "models", "inside the plugin's folder"),
+    ("a model's name with a slash", {"models": {"a/b": "w.pt"}}, "models", "does not fit"),
+    ("a protocol variable", {"env": {"PLUGIN_RUN_DIR": "/"}}, "env", "set by the orchestrator"),
+    ("a variable that decides what runs", {"env": {"PYTHONPATH": "/"}}, "env", "set by the orchestrator"),
+    ("a number for a variable", {"env": {"THREADS": 1}}, "env.THREADS", "valid string"),
+    ("a shell command for a package", {"system_packages": ["x; rm -rf /"]}, "system_packages", "Debian packages"),
+    ("an option for a package", {"system_packages": ["-oAPT::x"]}, "system_packages", "Debian packages"),
+    ("a requirement for an import name", {"packages": ["numpy>=1"]}, "packages", "import names"),
+    ("a GPU that is not required", {"gpu": {"count": 1}}, "gpu", "requires_gpu is not true"),
+    ("an unknown network", {"network": "host"}, "network", "'none' or 'egress'"),
+    ("an unknown policy", {"failure_policy": "lenient"}, "failure_policy", "'strict' or 'tolerant'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "field", "expected"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_what_cannot_be_used_is_named(tmp_path: Path, change: dict[str, Any], field: str, expected: str) -> None:
+    """File, field and expectation stand in the sentence; the host's path does not."""
+    with pytest.raises(ManifestError) as caught:
+        read(tmp_path / "reader", {**LEAST, **change})
+    sentence = str(caught.value)
+    assert sentence.startswith("reader/plugin.yaml: ")
+    assert f"{field}" in sentence
+    assert expected in sentence
+    assert str(tmp_path) not in sentence
+
+
+@pytest.mark.parametrize("field", sorted(LEAST))
+def test_a_required_field_that_is_missing_is_named(tmp_path: Path, field: str) -> None:
+    """Each of the three."""
+    with pytest.raises(ManifestError, match=f"^reader/plugin.yaml: {field}: is missing; it is required$"):
+        read(tmp_path / "reader", {name: value for name, value in LEAST.items() if name != field})
+
+
+def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """Nobody should have to mend and restart once a mistake."""
+    with pytest.raises(ManifestError) as caught:
+        read(tmp_path / "reader", {**LEAST, "queue": "x", "colour": "red"})
+    assert "queue: " in str(caught.value)
+    assert "colour: " in str(caught.value)
+
+
+NO_MANIFEST: list[tuple[str, bytes, str]] = [
+    ("an open bracket", b"version: 1\npackages: [a\n", "is no valid YAML in line 3"),
+    ("an empty file", b"", "not a NoneType"),
+    ("a list", b"- a\n- b\n", "not a list"),
+    ("text", b"hello", "not a str"),
+    ("no UTF-8", b"description: \xff\xfe", "expected UTF-8 text"),
+    ("a control character", b"description: a\x00b", "is no valid YAML"),
+    ("a Python object", b"!!python/object/apply:os.system ['true']", "is no valid YAML"),
+    ("an impossible date", b"version: 2024-13-45", "is no valid YAML"),
+    ("brackets without end", b"[" * 5000, "is no valid YAML"),
+    ("too much", b"#" * 300_000, "at most 262144 bytes"),
+    ("numbers for field names", b"1: a\n2: b\n", "should be strings"),
+    ("a list for a field name", b"? [a, b]\n: c\n", "is no valid YAML"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "expected"), [row[1:] for row in NO_MANIFEST], ids=[row[0] for row in NO_MANIFEST])
+def test_what_is_no_manifest_at_all_is_named_too(tmp_path: Path, content: bytes, expected: str) -> None:
+    """Whatever lies in the file, it is a sentence about that file."""
+    with pytest.raises(ManifestError) as caught:
+        read(tmp_path / "reader", content)
+    assert str(caught.value).startswith("reader/plugin.yaml: ")
+    assert expected in str(caught.value)
+
+
+def test_a_folder_for_a_file_is_named(tmp_path: Path) -> None:
+    """plugin.yaml cannot be read: why stands in the sentence, the path does not."""
+    (tmp_path / "reader" / "plugin.yaml").mkdir(parents=True)
+    with pytest.raises(ManifestError, match=r"^reader/plugin.yaml: cannot be read: "):
+        read_manifest(tmp_path / "reader")
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(Manifest.model_fields)), anything))
+def test_no_value_of_any_field_does_more_than_be_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Whatever YAML can hold: a manifest or a `ManifestError`, nothing else."""
+    try:
+        manifest = read(tmp_path / "reader", yaml.safe_dump({**LEAST, **fields}))
+    except ManifestError as error:
+        assert str(error).startswith("reader/plugin.yaml: ")
+    else:
+        assert manifest.version
