@@ -1,6 +1,7 @@
 """Settings from environment variables with the prefix ORCHESTRATOR_, read once at the start."""
 
 import re
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,6 +54,12 @@ def _paths(value: Any) -> Any:
     return [part for part in value.split(":") if part] if isinstance(value, str) else value
 
 
+def _runtime_path() -> Path:
+    with warnings.catch_warnings():  # without XDG_RUNTIME_DIR it is a folder under /tmp, which is what we want then
+        warnings.simplefilter("ignore")
+        return platformdirs.user_runtime_path(_APP, use_site_for_root=True)
+
+
 class Settings(BaseSettings):
     """What an operator can set. Every field is the variable ORCHESTRATOR_<FIELD>."""
 
@@ -64,10 +71,10 @@ class Settings(BaseSettings):
     """Folders that hold plugin folders, separated by colons."""
     models_dir: Path | None = None
     """Where set, a plugin's models are looked for in <models_dir>/<plugin>/ instead of its own folder."""
-    state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP))
-    """History, keys, build logs."""
-    run_dir: Path = Field(default_factory=lambda: platformdirs.user_runtime_path(_APP))
-    """Sockets. Keep it short: a socket's path has at most 107 bytes."""
+    state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, use_site_for_root=True))
+    """History, keys, build logs. /var/lib/plugin-orchestrator for root, else under the user's home."""
+    run_dir: Path = Field(default_factory=_runtime_path)
+    """Sockets. Keep it short: a socket's path has at most 107 bytes. /run/plugin-orchestrator for root."""
 
     default_timeout: Duration = timedelta(seconds=60)
     default_memory: Size = ByteSize(1024**3)

@@ -45,12 +45,13 @@ def up() -> None:
     _wait_for_plugins(settings, process)
     _console.print(plugins_table(client.get("/v1/plugins")))
     _first_call(settings)
+    program = os.path.relpath(sys.argv[0])
     _console.print(
         "\nNext, try:\n"
-        f"  curl -s {client.address()}/v1/plugins/ocr/health\n"
-        "  uv run orchestrator run motion-detector compare_frames -i first=plugins/motion_detector/samples/first.png "
-        "-i second=plugins/motion_detector/samples/second.png\n"
-        "  uv run orchestrator logs ocr\n"
+        f"  curl -s {client.address()}/v1/plugins\n"
+        f"  {program} run motion-detector compare_frames -i first=plugins/motion_detector/samples/cup-first.png "
+        "-i second=plugins/motion_detector/samples/cup-second.png\n"
+        f"  {program} health ocr\n"
         f"API: {client.address()}/docs   stop: make down",
         markup=False,
         soft_wrap=True,
@@ -110,6 +111,9 @@ def _launch(settings: Settings) -> subprocess.Popen[bytes]:
 
 def _wait_for_plugins(settings: Settings, process: subprocess.Popen[bytes] | None) -> None:
     end = time.monotonic() + _FIRST_BUILD
+    _console.print(
+        f"starting plugins; a first build takes minutes, its output is in {settings.state_dir}/builds", soft_wrap=True
+    )
     with _console.status("starting plugins …") as status:
         told: list[str] = []
         while time.monotonic() < end:
@@ -119,11 +123,9 @@ def _wait_for_plugins(settings: Settings, process: subprocess.Popen[bytes] | Non
             if process is not None and process.poll() is not None:
                 client.fail(f"The orchestrator ended. The end of {_log_file(settings)}:\n{_log_tail(settings)}")
             waiting = state["waiting_for"]
-            status.update(
-                f"starting {', '.join(waiting)} (a first build takes minutes; its output: {settings.state_dir}/builds)"
-            )
+            status.update(f"waiting for {', '.join(waiting)}")
             if waiting != told and not _console.is_terminal:
-                _console.print(f"waiting for {', '.join(waiting)} (build output: {settings.state_dir}/builds)")
+                _console.print(f"waiting for {', '.join(waiting)}", soft_wrap=True)
             told = waiting
             time.sleep(0.2)
     client.errors.print("[yellow]Not every plugin is up yet; this is how they are now.[/]")
