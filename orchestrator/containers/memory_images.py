@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from orchestrator.containers.memory_program import Program, until_terminated
-from orchestrator.containers.spec import ImageStatus
+from orchestrator.containers.spec import BUILD_TAIL, ImageStatus
 from orchestrator.errors import BuildError, NotFoundError
 
 
@@ -81,6 +81,6 @@ class ImageShelf:
             on_output(line)
         if self.build_error:
             on_output(self.build_error)
-            tail = "\n".join([*self.build_output, self.build_error])
+            tail = "\n".join([*self.build_output, self.build_error][-BUILD_TAIL:])
             raise BuildError(f"the build of {build.tag} failed: {self.build_error}", tail)
         return self.add(build.tag, self.built_program, build.labels)

@@ -6,6 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+BUILD_TAIL = 30
+"""Lines of its output that the error of a failed build carries."""
+
 
 @dataclass(frozen=True, slots=True)
 class BindMount:

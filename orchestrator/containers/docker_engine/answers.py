@@ -139,7 +139,7 @@ def _state(told: Any, *, running: bool) -> State:
     for state in get_args(State):
         if told == state:
             return state  # type: ignore[no-any-return]
-    return "running" if running or told in {"restarting", "stopping"} else "exited"
+    return "running" if running or told in ("restarting", "stopping") else "exited"
 
 
 def _health(told: Any) -> Health:

@@ -10,10 +10,8 @@ from typing import Any
 from orchestrator.containers.docker_engine.client import Client, url
 from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.docker_engine.tar_stream import tar_stream
+from orchestrator.containers.spec import BUILD_TAIL
 from orchestrator.errors import BuildError, EngineRefusedError, EngineUnreachableError
-
-_TAIL = 30
-"""Lines of a failed build that its error carries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,5 +119,5 @@ class BuildOutput:
                 self._tell(line.rstrip("\r"))
 
     def _tell(self, line: str) -> None:
-        self._tail = [*self._tail[1 - _TAIL :], line]
+        self._tail = [*self._tail[1 - BUILD_TAIL :], line]
         self.on_line(line)

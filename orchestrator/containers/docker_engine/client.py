@@ -1,7 +1,9 @@
 """The Docker SDK, and how its exceptions become ours. No other module imports it."""
 
 import re
+import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import ceil
@@ -33,14 +35,15 @@ _DEVICES = re.compile(
 class ClientPool:
     """One SDK client per thread. Nothing is connected before the first call: a missing engine is no error until then.
 
-    A client negotiates the API version when it is made, so it is thrown away whenever the engine was out of reach: the
-    engine that answers next may be another version.
+    A client negotiates the API version when it is made, so all of them are made anew when the engine was out of reach:
+    the one that answers next may be of another version.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """`environment` is where DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH are looked up."""
         self._environment = dict(environment)
         self._local = threading.local()
+        self._generation = 0
 
     def call(self, function: Callable[[Client], T], *, bound: float) -> T:
         """Run `function` with this thread's client; no wait for bytes in it is longer than `bound` seconds."""
@@ -48,7 +51,11 @@ class ClientPool:
             with engine_errors():
                 return function(self._client(bound))
         except EngineUnreachableError:
-            self.drop()
+            self._generation += 1
+            raise
+        except EngineRefusedError as error:
+            if "client version" in str(error):
+                self._generation += 1
             raise
 
     def drop(self) -> None:
@@ -58,8 +65,11 @@ class ClientPool:
             client.close()
 
     def _client(self, bound: float) -> Client:
+        if getattr(self._local, "generation", None) != self._generation:
+            self.drop()
         client: Client | None = getattr(self._local, "client", None)
         if client is None:
+            self._local.generation = self._generation
             # kwargs_from_env takes an empty mapping for none given, and would read the process's environment.
             settings = kwargs_from_env(environment=self._environment or {"DOCKER_HOST": ""})
             client = APIClient(**settings, version="auto", timeout=ceil(bound))
@@ -99,7 +109,10 @@ def engine_errors() -> Iterator[None]:
         raise EngineRefusedError(str(error)) from error
     except (docker_errors.DockerException, requests.ConnectionError, requests.Timeout) as error:
         # The SDK wraps any failure of its first call (the version) in a plain DockerException.
+        _close_forgotten_sockets(error)
         raise EngineUnreachableError(f"cannot reach the container engine: {_innermost(error)}") from error
+    except requests.exceptions.InvalidJSONError as error:
+        raise EngineRefusedError(f"the container engine's answer could not be read: {error!r}") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise EngineUnreachableError(f"the connection to the container engine broke: {_innermost(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -125,9 +138,19 @@ def read_forever(response: requests.Response) -> None:
 
     Where the transport hides its socket the time-out stays, and the stream breaks after a silence.
     """
-    socket: Any = getattr(getattr(response.raw, "connection", None), "sock", None)
-    if socket is not None:
-        socket.settimeout(None)
+    sock: Any = getattr(getattr(response.raw, "connection", None), "sock", None)
+    if sock is not None:
+        sock.settimeout(None)
+
+
+def _close_forgotten_sockets(error: BaseException) -> None:
+    """The SDK leaves a Unix socket open that could not connect, until some garbage collection warns of it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for frame, _ in traceback.walk_tb(seen.__traceback__):
+            if frame.f_code.co_name == "connect" and isinstance(sock := frame.f_locals.get("sock"), socket.socket):
+                sock.close()
+        seen = seen.__cause__ or seen.__context__
 
 
 def _innermost(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -73,31 +74,34 @@ class Lane:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if not job.future.cancelled():
-                _perform(job)
-            with self._lock:
+            deliver = None if job.future.cancelled() else _perform(job)
+            with self._lock:  # before the caller hears: its next call finds this thread free
                 self._unfinished -= 1
+            if deliver is not None:
+                deliver()
         with self._lock:
             self._threads -= 1
 
 
-def _perform(job: _Job) -> None:
+def _perform(job: _Job) -> Callable[[], None]:
+    """Make the call; what is returned tells the caller."""
     result: Any = None
     error: BaseException | None = None
     try:
         result = job.call()
     except BaseException as raised:  # noqa: BLE001  whatever it is belongs to the caller, and the thread goes on
         error = raised
-    try:
-        job.loop.call_soon_threadsafe(_deliver, job.future, result, error)
-    except RuntimeError:
-        return  # the loop has been closed: nobody waits any more
 
+    def settle() -> None:
+        if job.future.done():
+            return
+        if error is None:
+            job.future.set_result(result)
+        else:
+            job.future.set_exception(error)
 
-def _deliver(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)
+    def deliver() -> None:
+        with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            job.loop.call_soon_threadsafe(settle)
+
+    return deliver

@@ -1,0 +1,332 @@
+"""What every container engine does. Runs over Docker and over the memory engine."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from orchestrator.containers.spec import BindMount, DeviceGrant, EngineEvent
+from orchestrator.errors import BuildError, DeviceRequestError, EngineRefusedError, NotFoundError
+
+NO_SUCH = "f" * 64
+
+
+async def until_gone(events: AsyncIterator[EngineEvent], container: str) -> list[EngineEvent]:
+    """The events of `container` up to its removal."""
+    seen = []
+    async with asyncio.timeout(20):
+        async for event in events:
+            if event.container_id == container:
+                seen.append(event)
+                if event.action == "destroy":
+                    break
+    return seen
+
+
+async def test_a_created_container_waits_to_be_started(kit):
+    container = await kit.engine.create(kit.spec())
+    status = await kit.engine.inspect(container)
+    assert (status.state, status.exit_code, status.started_at) == ("created", None, None)
+    assert status.id == container
+
+
+async def test_a_started_container_runs_until_it_is_stopped(kit):
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    container = await kit.started()
+    status = await kit.engine.inspect(container)
+    assert status.state == "running"
+    assert status.exit_code is None
+    assert before < status.started_at < datetime.now(UTC) + timedelta(seconds=2)
+    assert status.health == "none"
+    assert status.labels.items() >= kit.labels.items()
+
+
+async def test_a_start_of_what_runs_is_no_error(kit):
+    container = await kit.started()
+    await kit.engine.start(container)
+    assert (await kit.engine.inspect(container)).state == "running"
+
+
+async def test_a_container_that_leaves_by_itself_says_how(kit):
+    container = await kit.started("fail")
+    await kit.ended(container)
+    status = await kit.engine.inspect(container)
+    assert (status.exit_code, status.oom_killed) == (3, False)
+    assert status.finished_at >= status.started_at
+
+
+async def test_stop_lets_the_process_leave_by_itself(kit):
+    container = await kit.started("wait")
+    started = time.monotonic()
+    await kit.engine.stop(container, grace=10)
+    assert time.monotonic() - started < 8
+    assert (await kit.engine.inspect(container)).exit_code == 0
+
+
+async def test_stop_kills_what_ignores_it_after_the_grace(kit):
+    container = await kit.started("deaf")
+    started = time.monotonic()
+    await kit.engine.stop(container, grace=1)
+    assert 0.9 < time.monotonic() - started < 8
+    status = await kit.engine.inspect(container)
+    assert (status.state, status.exit_code, status.oom_killed) == ("exited", 137, False)
+
+
+async def test_kill_needs_no_consent(kit):
+    container = await kit.started("deaf")
+    await kit.engine.kill(container)
+    await kit.ended(container)
+    assert (await kit.engine.inspect(container)).exit_code == 137
+
+
+async def test_stopping_and_killing_what_has_ended_is_no_error(kit):
+    container = await kit.started("fail")
+    await kit.ended(container)
+    await kit.engine.stop(container, grace=1)
+    await kit.engine.kill(container)
+    assert (await kit.engine.inspect(container)).exit_code == 3
+
+
+async def test_stopping_and_killing_what_was_never_started_is_no_error(kit):
+    container = await kit.engine.create(kit.spec())
+    await kit.engine.stop(container, grace=1)
+    await kit.engine.kill(container)
+
+
+async def test_a_running_container_can_be_removed_by_many_at_once(kit):
+    container = await kit.started("deaf")
+    await asyncio.gather(*(kit.engine.remove(container) for _ in range(4)))
+    with pytest.raises(NotFoundError):
+        await kit.engine.inspect(container)
+    await kit.engine.remove(container)
+
+
+@pytest.mark.parametrize("call", ["start", "inspect", "kill"])
+async def test_an_unknown_container_is_not_found(kit, call):
+    with pytest.raises(NotFoundError):
+        await getattr(kit.engine, call)(NO_SUCH)
+
+
+async def test_an_unknown_container_has_no_logs_and_cannot_be_stopped(kit):
+    with pytest.raises(NotFoundError):
+        await kit.engine.stop(NO_SUCH, grace=1)
+    with pytest.raises(NotFoundError):
+        await kit.engine.logs(NO_SUCH, tail=5)
+    with pytest.raises(NotFoundError):
+        async with kit.engine.follow_logs(NO_SUCH, tail=5):
+            pass
+
+
+async def test_a_list_holds_the_containers_with_these_labels_in_any_state(kit):
+    running = await kit.started()
+    ended = await kit.started("fail")
+    await kit.ended(ended)
+    created = await kit.engine.create(kit.spec(labels={**kit.labels, "more": "yes"}))
+    found = {status.id: status for status in await kit.engine.list(kit.labels)}
+    assert {id_: status.state for id_, status in found.items()} == {
+        running: "running",
+        ended: "exited",
+        created: "created",
+    }
+    assert found[ended].exit_code == 3
+    assert found[running].name.startswith("test-")
+    assert found[running].oom_killed is None
+    assert [status.id for status in await kit.engine.list({**kit.labels, "more": "yes"})] == [created]
+    assert await kit.engine.list({**kit.labels, "more": "no"}) == []
+
+
+async def test_a_name_can_be_used_once(kit):
+    spec = kit.spec()
+    await kit.engine.create(spec)
+    with pytest.raises(EngineRefusedError, match="already in use"):
+        await kit.engine.create(spec)
+
+
+async def test_an_unknown_image_is_not_found(kit):
+    with pytest.raises(NotFoundError):
+        await kit.engine.image("no-such-image:1")
+    with pytest.raises(NotFoundError):
+        await kit.engine.create(kit.spec(image="no-such-image:1"))
+
+
+async def test_a_mount_whose_source_is_missing_is_refused(kit):
+    with pytest.raises(EngineRefusedError, match="does not exist"):
+        await kit.engine.create(kit.spec(mounts=(BindMount(kit.folder / "missing", "/data"),)))
+    assert not (kit.folder / "missing").exists()
+
+
+@pytest.mark.parametrize("driver", ["nvidia", "cdi"])
+async def test_devices_that_cannot_be_had_fail_the_start_and_leave_the_container(kit, driver):
+    drivers = (await kit.engine.info()).gpu_drivers
+    if driver in drivers:
+        pytest.skip(f"this engine serves {driver}")
+    container = await kit.engine.create(kit.spec(devices=DeviceGrant(driver, ("GPU-1",))))
+    with pytest.raises(DeviceRequestError, match=driver):
+        await kit.engine.start(container)
+    assert (await kit.engine.inspect(container)).state == "created"
+    await kit.engine.remove(container)
+
+
+async def test_logs_are_the_last_lines_with_their_times(kit):
+    container = await kit.started("count")
+    await kit.ended(container)
+    lines = (await kit.engine.logs(container, tail=2)).splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == ["line 3", "line 4"]
+    told = datetime.fromisoformat(lines[0].split(" ", 1)[0])
+    assert abs(datetime.now(UTC) - told) < timedelta(minutes=1)
+    assert len((await kit.engine.logs(container, tail=100)).splitlines()) == 5
+    assert await kit.engine.logs(container, tail=0) == ""
+
+
+async def test_followed_logs_begin_with_the_tail_and_end_with_the_container(kit):
+    container = await kit.started("count")
+    await kit.ended(container)
+    async with kit.engine.follow_logs(container, tail=3) as lines:
+        assert [line.split(" ", 1)[1] async for line in lines] == ["line 2", "line 3", "line 4"]
+
+
+async def test_followed_logs_go_on_while_it_prints(kit):
+    container = await kit.started("chatter")
+    seen = []
+    async with kit.engine.follow_logs(container, tail=0) as lines, asyncio.timeout(15):
+        async for line in lines:
+            seen.append(int(line.rsplit(" ", 1)[1]))
+            if len(seen) == 5:
+                await kit.engine.kill(container)
+    assert seen == list(range(seen[0], seen[0] + len(seen)))
+
+
+async def test_leaving_followed_logs_takes_no_time(kit):
+    container = await kit.started("wait")
+    async with kit.engine.follow_logs(container, tail=0):
+        await asyncio.sleep(0.1)
+        left = time.monotonic()
+    assert time.monotonic() - left < 0.2
+
+
+async def test_events_tell_a_life_in_order(kit):
+    async with kit.engine.events(kit.labels) as events:
+        container = await kit.started("fail")
+        await kit.ended(container)
+        await kit.engine.remove(container)
+        seen = await until_gone(events, container)
+    assert [event.action for event in seen] == ["create", "start", "die", "destroy"]
+    assert [event.exit_code for event in seen] == [None, None, 3, None]
+    assert all(event.labels.items() >= kit.labels.items() for event in seen)
+    assert [event.time for event in seen] == sorted(event.time for event in seen)
+
+
+async def test_events_tell_a_stop_from_an_end_of_its_own(kit):
+    async with kit.engine.events(kit.labels) as events:
+        container = await kit.started("deaf")
+        await kit.engine.stop(container, grace=1)
+        await kit.engine.remove(container)
+        seen = await until_gone(events, container)
+    actions = [event.action for event in seen]
+    assert actions[:4] == ["create", "start", "kill", "kill"]
+    assert sorted(actions[4:6]) == ["die", "stop"]
+    assert [event.exit_code for event in seen if event.action == "die"] == [137]
+
+
+async def test_events_tell_a_kill_from_outside_by_its_missing_kill(kit):
+    async with kit.engine.events(kit.labels) as events:
+        container = await kit.started("deaf")
+        await kit.kill_outside(container)
+        await kit.ended(container)
+        await kit.engine.remove(container)
+        seen = await until_gone(events, container)
+    assert [event.action for event in seen] == ["create", "start", "die", "destroy"]
+    assert seen[2].exit_code == 137
+
+
+async def test_events_of_other_labels_are_not_told(kit):
+    async with kit.engine.events({**kit.labels, "whose": "mine"}) as events:
+        other = await kit.started("fail")
+        await kit.ended(other)
+        mine = await kit.engine.create(kit.spec(labels={**kit.labels, "whose": "mine"}))
+        async with asyncio.timeout(10):
+            first = await anext(events)
+    assert (first.container_id, first.action) == (mine, "create")
+
+
+async def test_events_since_a_time_are_told_again(kit):
+    since = datetime.now(UTC)
+    container = await kit.started("fail")
+    await kit.ended(container)
+    await kit.engine.remove(container)
+    async with kit.engine.events(kit.labels, since=since) as events:
+        assert [event.action for event in await until_gone(events, container)][:2] == ["create", "start"]
+
+
+async def test_events_without_a_time_begin_now(kit):
+    await kit.engine.create(kit.spec())
+    await asyncio.sleep(0.05)
+    async with kit.engine.events(kit.labels) as events:
+        await asyncio.sleep(0.1)
+        container = await kit.engine.create(kit.spec())
+        async with asyncio.timeout(10):
+            assert (await anext(events)).container_id == container
+
+
+async def test_leaving_events_takes_no_time(kit):
+    async with kit.engine.events(kit.labels):
+        await asyncio.sleep(0.1)
+        left = time.monotonic()
+    assert time.monotonic() - left < 0.2
+
+
+async def test_a_build_makes_a_labelled_image_and_tells_its_output(kit):
+    (kit.folder / "Dockerfile").write_text(f"FROM {kit.image}\nARG WORD\nRUN echo building with $WORD\nENV A=b\n")
+    if hasattr(kit.engine, "shelf"):
+        kit.engine.shelf.build_output = ["building with care"]
+    output = []
+    tag = f"plugin-orchestrator/test:{kit.labels['plugin-orchestrator.test'][:12]}"
+    image = await kit.engine.build(
+        kit.folder, tag=tag, labels=kit.labels, build_args={"WORD": "care"}, on_output=output.append
+    )
+    assert "building with care" in output
+    assert tag in image.tags
+    assert image.labels.items() >= kit.labels.items()
+    assert abs(datetime.now(UTC) - image.created) < timedelta(minutes=5)
+    assert await kit.engine.image(tag) == await kit.engine.image(image.id) == image
+    assert [found.id for found in await kit.engine.images(kit.labels)] == [image.id]
+
+    container = await kit.started("fail", image=tag)
+    await kit.ended(container)
+    assert (await kit.engine.inspect(container)).image_id == image.id
+    with pytest.raises(EngineRefusedError):
+        await kit.engine.remove_image(tag)
+    await kit.engine.remove(container)
+    await kit.engine.remove_image(tag)
+    with pytest.raises(NotFoundError):
+        await kit.engine.image(tag)
+
+
+async def test_a_build_that_fails_shows_its_last_lines(kit):
+    (kit.folder / "Dockerfile").write_text(f"FROM {kit.image}\nRUN echo the reason >&2; exit 4\n")
+    if hasattr(kit.engine, "shelf"):
+        kit.engine.shelf.build_output = [f"step {i}" for i in range(100)] + ["the reason"]
+        kit.engine.shelf.build_error = "returned a non-zero code: 4"
+    output = []
+    with pytest.raises(BuildError, match="non-zero code: 4") as failure:
+        await kit.engine.build(
+            kit.folder, tag="plugin-orchestrator/test:no", labels=kit.labels, build_args={}, on_output=output.append
+        )
+    assert "the reason" in failure.value.tail
+    assert len(failure.value.tail.splitlines()) <= 30
+    with pytest.raises(NotFoundError):
+        await kit.engine.image("plugin-orchestrator/test:no")
+
+
+async def test_the_engine_says_what_it_is(kit):
+    info = await kit.engine.info()
+    assert info.version
+    assert info.cgroup_version in {"1", "2"}
+    assert set(info.gpu_drivers) <= {"nvidia", "cdi"}
+
+
+async def test_an_endpoint_lies_in_the_run_folder(kit):
+    endpoint = kit.engine.endpoint(kit.folder)
+    assert {endpoint.control.parent, endpoint.tools.parent, endpoint.notify.parent} == {kit.folder}

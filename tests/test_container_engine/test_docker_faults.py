@@ -1,0 +1,337 @@
+"""Docker Engine out of reach, frozen, or talking nonsense: what its callers see. Needs no Docker."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.waiting import eventually
+
+from orchestrator.containers.docker_engine import Bounds, DockerEngine
+from orchestrator.containers.spec import ContainerSpec
+from orchestrator.errors import (
+    BuildError,
+    DeviceRequestError,
+    EngineRefusedError,
+    EngineUnreachableError,
+    NotFoundError,
+)
+
+from .fake_dockerd import FakeDockerd, engine_threads, frozen_dockerd, streamed
+
+SHORT = Bounds(ask=0.3, change=0.3, end=0.3, build=0.5, pull=0.3, silence=0.4)
+
+
+@pytest.fixture
+async def dockerd(tmp_path: Path) -> AsyncIterator[FakeDockerd]:
+    dockerd = FakeDockerd(tmp_path / "docker.sock")
+    dockerd.answers["GET", "/info"] = {"ServerVersion": "fake"}
+    await dockerd.start()
+    yield dockerd
+    await dockerd.stop()
+
+
+@pytest.fixture
+async def engine(dockerd: FakeDockerd) -> AsyncIterator[DockerEngine]:
+    engine = DockerEngine(dockerd.environment, bounds=SHORT)
+    yield engine
+    await engine.close()
+
+
+async def threads_gone() -> None:
+    async def none_left() -> bool:
+        return not engine_threads()
+
+    await eventually(none_left)
+
+
+async def test_an_engine_that_is_not_there_fails_its_calls_and_not_its_making(tmp_path):
+    engine = DockerEngine({"DOCKER_HOST": f"unix://{tmp_path}/none.sock"})
+    with pytest.raises(EngineUnreachableError, match="No such file"):
+        await engine.info()
+    with pytest.raises(EngineUnreachableError):
+        async with engine.events({}):
+            pass
+    await engine.close()
+
+
+@pytest.mark.parametrize("host", ["nonsense://x", "tcp://127.0.0.1:1", "unix:///dev/null"])
+async def test_an_address_that_leads_nowhere_is_out_of_reach(host):
+    engine = DockerEngine({"DOCKER_HOST": host}, bounds=SHORT)
+    with pytest.raises(EngineUnreachableError):
+        await engine.info()
+    await engine.close()
+
+
+async def test_tls_settings_that_cannot_be_used_are_said(tmp_path):
+    engine = DockerEngine({"DOCKER_HOST": "tcp://127.0.0.1:1", "DOCKER_CERT_PATH": str(tmp_path / "none")})
+    with pytest.raises(EngineRefusedError, match=r"certificate|TLS"):
+        await engine.info()
+    await engine.close()
+
+
+async def test_a_frozen_engine_holds_a_caller_no_longer_than_the_bound(tmp_path):
+    async with frozen_dockerd(tmp_path / "docker.sock") as environment:
+        engine = DockerEngine(environment, bounds=SHORT)
+        for call in (engine.info(), engine.kill("x"), engine.remove("x"), engine.start("x"), engine.logs("x", tail=1)):
+            started = time.monotonic()
+            with pytest.raises(EngineUnreachableError, match=r"within 0\.3 s|timed out"):
+                await call
+            assert time.monotonic() - started < 0.6
+        started = time.monotonic()
+        with pytest.raises(EngineUnreachableError):
+            async with engine.events({}):
+                pass
+        assert time.monotonic() - started < 0.6
+        await engine.close()
+    await threads_gone()
+
+
+async def test_a_frozen_engine_uses_up_no_more_threads_than_its_lanes_have(tmp_path):
+    async with frozen_dockerd(tmp_path / "docker.sock") as environment:
+        engine = DockerEngine(environment, bounds=SHORT)
+        started = time.monotonic()
+        asked = [engine.list({}) for _ in range(300)]
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert time.monotonic() - started < 1
+        assert {type(result) for result in results} == {EngineUnreachableError}
+        assert len(engine_threads()) <= 4
+        await engine.close()
+    await threads_gone()
+
+
+async def test_calls_stuck_in_a_frozen_engine_do_not_hold_up_other_kinds(dockerd, engine):
+    async def never(_):
+        await asyncio.sleep(60)
+
+    dockerd.answers["GET", "/containers/json"] = never
+    dockerd.answers["POST", "/containers/x/kill"] = {}
+    stuck = [asyncio.create_task(engine.list({})) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    await engine.kill("x")
+    assert time.monotonic() - started < 0.2
+    await asyncio.gather(*stuck, return_exceptions=True)
+
+
+async def test_the_event_loop_goes_on_while_the_engine_hangs(tmp_path):
+    async with frozen_dockerd(tmp_path / "docker.sock") as environment:
+        engine = DockerEngine(environment, bounds=SHORT)
+        call = asyncio.create_task(engine.info())
+        longest, last = 0.0, time.monotonic()
+        while not call.done():
+            await asyncio.sleep(0.005)
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+        assert longest < 0.1
+        with pytest.raises(EngineUnreachableError):
+            await call
+        await engine.close()
+
+
+async def test_a_process_with_calls_in_a_frozen_engine_can_still_leave(tmp_path):
+    """The sockets' own time-outs are minutes here; the interpreter must not wait for the threads."""
+    code = """
+import asyncio, sys
+from orchestrator.containers.docker_engine import Bounds, DockerEngine
+
+async def main():
+    engine = DockerEngine({"DOCKER_HOST": sys.argv[1]}, bounds=Bounds(ask=300))
+    calls = [asyncio.create_task(engine.info()) for _ in range(8)]
+    calls.append(asyncio.create_task(engine.events({}).__aenter__()))
+    await asyncio.sleep(0.2)
+    for call in calls:
+        call.cancel()
+
+asyncio.run(main())
+print("left")
+"""
+    async with frozen_dockerd(tmp_path / "docker.sock") as environment:
+        process = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", code, environment["DOCKER_HOST"]],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "left\n", "")
+
+
+async def test_an_engine_that_comes_back_is_asked_again(dockerd, engine):
+    assert (await engine.info()).version == "fake"
+    await dockerd.stop()
+    with pytest.raises(EngineUnreachableError):
+        await engine.info()
+    dockerd.version["ApiVersion"] = "1.44"
+    await dockerd.start()
+    assert (await engine.info()).version == "fake"
+    assert dockerd.asked[-1] == "/v1.44/info"
+
+
+async def test_an_engine_that_restarted_between_two_calls_is_not_noticed(dockerd, engine):
+    await engine.info()
+    await dockerd.stop()
+    await dockerd.start()
+    assert (await engine.info()).version == "fake"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "error"),
+    [
+        (404, "No such container: x", NotFoundError),
+        (409, "container x is marked for removal and cannot be started", EngineRefusedError),
+        (500, 'could not select device driver "nvidia" with capabilities: [[gpu]]', DeviceRequestError),
+        (500, "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=GPU-1", DeviceRequestError),
+        (500, "nvidia-container-cli: device error: GPU-1: unknown device: unknown", DeviceRequestError),
+        (500, "OCI runtime create failed: exec: no such file", EngineRefusedError),
+        (400, "client version 1.40 is too old", EngineRefusedError),
+    ],
+)
+async def test_a_refusal_says_what_the_engine_said(dockerd, engine, status, message, error):
+    dockerd.answers["POST", "/containers/x/start"] = (status, message)
+    with pytest.raises(error) as raised:
+        await engine.start("x")
+    assert str(raised.value) == message
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize("nonsense", [None, [], "text", 7, {"State": 4, "Config": []}, {"State": {"Status": {}}}])
+async def test_nonsense_of_a_container_is_no_crash(dockerd, engine, nonsense):
+    dockerd.answers["GET", "/containers/x/json"] = nonsense
+    status = await engine.inspect("x")
+    assert (status.state, status.exit_code, status.labels) == ("exited", None, {})
+
+
+async def test_an_answer_that_is_no_json_is_refused(dockerd, engine):
+    dockerd.answers["GET", "/containers/x/json"] = streamed(b"<html>")
+    with pytest.raises(EngineRefusedError, match="could not be read"):
+        await engine.inspect("x")
+
+
+async def test_an_answer_without_an_id_makes_no_container(dockerd, engine):
+    dockerd.answers["POST", "/containers/create"] = {"Warnings": []}
+    spec = ContainerSpec(name="x", image="y", labels={}, environment={}, memory=1, pids=1)
+    with pytest.raises(EngineRefusedError, match="could not be read"):
+        await engine.create(spec)
+
+
+async def test_garbage_among_events_is_left_out(dockerd, engine):
+    die = b'{"Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"exitCode":"3","a":"b"}},"time":1}\n'
+    garbage = [
+        b"\xff\xfe\n",
+        b"null\n[]\n7\n",
+        b'{"Type":"network","Action":"connect","Actor":{"ID":"n"}}\n',
+        b'{"Type":"container","Action":"exec_start: x","Actor":{"ID":"c1"}}\n',
+        b'{"Type":"container","Action":["die"],"Actor":"c1"}\n',
+        b"[" * 100_000 + b"\n",
+        b'{"broken',
+        b"}\n",
+        die[:30],
+        die[30:],
+        b'{"status":"oom","id":"c1","timeNano":99999999999999999999999}\n',
+        b'{"unfinished',
+    ]
+    dockerd.answers["GET", "/events"] = streamed(*garbage)
+    async with engine.events({}) as events:
+        seen = [event async for event in events]
+    assert [(event.action, event.container_id, event.exit_code) for event in seen] == [
+        ("die", "c1", 3),
+        ("oom", "c1", None),
+    ]
+    assert seen[0].labels == {"a": "b"}
+
+
+async def test_events_that_break_off_are_told_as_out_of_reach(dockerd, engine):
+    dockerd.answers["GET", "/events"] = streamed(
+        b'{"Action":"die","Actor":{"ID":"c1"}}\n', then=lambda: asyncio.sleep(60)
+    )
+    async with engine.events({}) as events:
+        assert (await anext(events)).action == "die"
+        await dockerd.stop()
+        with pytest.raises(EngineUnreachableError):
+            await anext(events)
+
+
+async def test_silent_events_outlive_the_bound_and_are_left_at_once(dockerd, engine):
+    dockerd.answers["GET", "/events"] = streamed(
+        b'{"Action":"start","Actor":{"ID":"c1"}}\n', then=lambda: asyncio.sleep(60)
+    )
+    async with engine.events({}) as events:
+        assert (await anext(events)).action == "start"
+        waiting = asyncio.create_task(anext(events))
+        await asyncio.sleep(3 * SHORT.ask)
+        assert not waiting.done()
+        waiting.cancel()
+        left = time.monotonic()
+    assert time.monotonic() - left < 0.1
+
+    async def no_stream() -> bool:
+        return "engine-stream" not in engine_threads()
+
+    await eventually(no_stream, within=2)
+
+
+async def test_a_reader_that_is_slow_makes_the_engine_wait(dockerd, engine):
+    """What an engine sends faster than it is read must not pile up in memory."""
+    sent = 0
+
+    async def flood(request):
+        nonlocal sent
+        from aiohttp import web
+
+        response = web.StreamResponse()
+        await response.prepare(request)
+        line = b'{"Action":"start","Actor":{"ID":"c1"},"x":"' + b"x" * 60_000 + b'"}\n'
+        while True:
+            await response.write(line)
+            sent += 1
+
+    dockerd.answers["GET", "/events"] = flood
+    async with engine.events({}) as events:
+        await anext(events)
+        await asyncio.sleep(0.5)
+        first = sent
+        await asyncio.sleep(0.5)
+        assert sent == first < 1000
+
+
+async def test_a_build_that_falls_silent_is_given_up(dockerd, engine, tmp_path):
+    dockerd.answers["POST", "/build"] = streamed(b'{"stream":"Step 1\\n"}\n', then=lambda: asyncio.sleep(60))
+    (tmp_path / "Dockerfile").write_text("FROM x\n")
+    output = []
+    with pytest.raises((EngineUnreachableError, BuildError)):
+        await engine.build(tmp_path, tag="a:b", labels={}, build_args={}, on_output=output.append)
+    assert output == ["Step 1"]
+
+
+async def test_a_build_that_is_refused_is_a_failed_build(dockerd, engine, tmp_path):
+    dockerd.answers["POST", "/build"] = (400, "dockerfile parse error line 1: unknown instruction: FORM")
+    (tmp_path / "Dockerfile").write_text("FORM x\n")
+    with pytest.raises(BuildError, match="unknown instruction"):
+        await engine.build(tmp_path, tag="a:b", labels={}, build_args={}, on_output=print)
+
+
+async def test_a_pull_that_fails_half_way_is_an_error(dockerd, engine):
+    dockerd.answers["POST", "/images/create"] = streamed(
+        b'{"status":"Pulling"}\r\n', b'{"error":"manifest for a:b not found: manifest unknown"}\r\n'
+    )
+    with pytest.raises(NotFoundError, match="manifest unknown"):
+        await engine.pull("a:b")
+
+
+async def test_a_removal_in_progress_is_waited_for(dockerd, engine):
+    answers = iter([(409, "removal of container x is already in progress")] * 2 + [(404, "No such container: x")])
+
+    async def remove(_):
+        from aiohttp import web
+
+        status, message = next(answers)
+        return web.json_response({"message": message}, status=status)
+
+    dockerd.answers["DELETE", "/containers/x"] = remove
+    await engine.remove("x")
+    assert next(answers, None) is None
