@@ -3,11 +3,11 @@ envelope.
 """
 
 import asyncio
-import json
 import uuid
 from collections.abc import AsyncIterator
 from typing import Final
 
+import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -137,6 +137,15 @@ async def _events(
         run.cancel()
 
 
+class _Event(msgspec.Struct):
+    """As much of a line as its frame needs."""
+
+    event: str
+
+
+_EVENT: Final = msgspec.json.Decoder(_Event)
+
+
 def _sse(line: bytes) -> bytes:
-    event = json.loads(line[: line.index(b",")] + b"}")["event"]
-    return b"event: %s\ndata: %s\n\n" % (event.encode(), line)
+    # To SSE a bare carriage return ends a line; in JSON it can only be white space.
+    return b"event: %s\ndata: %s\n\n" % (_EVENT.decode(line).event.encode(), line.replace(b"\r", b" "))

@@ -4,7 +4,6 @@ The only module that knows the channel's HTTP client. Its errors become `Channel
 """
 
 import asyncio
-import json
 import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import msgspec
 
 from orchestrator.containers.endpoint import Endpoint
 from orchestrator.errors import ChannelError
@@ -21,6 +21,7 @@ _CONTROL_TIMEOUT: Final = 2.0
 """Seconds for a question on the control socket, which no tool can block."""
 _DIAGNOSE_TIMEOUT: Final = 1.5
 """Seconds; the protocol gives the container one."""
+_MEMORY: Final = ("usage_bytes", "peak_bytes", "limit_bytes")
 _LINE_LIMIT: Final = 64 * 1024 * 1024
 _FAILURES = (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError)
 
@@ -38,13 +39,13 @@ class RuntimeStatus:
     worker_exit_code: int | None
     worker_signal: str | None
     oom_kills: int
-    memory: Mapping[str, Any]
+    memory: Mapping[str, int | None]
     cpu_seconds: float | None
 
     @classmethod
     def parse(cls, line: bytes) -> "RuntimeStatus":
         """Raises `ValueError` for what is no JSON object."""
-        content = json.loads(line)
+        content = _parsed(line)
         if not isinstance(content, dict):
             raise ValueError("a status is a JSON object")  # noqa: TRY004 - the caller knows one error for all that is unreadable
         worker, memory = _mapping(content.get("worker")), _mapping(content.get("memory"))
@@ -58,7 +59,7 @@ class RuntimeStatus:
             worker_exit_code=_integer(worker.get("exit_code")),
             worker_signal=_signal_name(worker.get("signal")),
             oom_kills=_integer(memory.get("oom_kills")) or 0,
-            memory=memory,
+            memory={name: _integer(memory.get(name)) for name in _MEMORY},
             cpu_seconds=content.get("cpu_seconds") if isinstance(content.get("cpu_seconds"), int | float) else None,
         )
 
@@ -70,6 +71,8 @@ class ToolResponse:
         self._response = response
         self.status = response.status
         self.content_type = response.content_type
+        kills = response.headers.get("X-Oom-Kills", "")
+        self.oom_kills = int(kills) if kills.isascii() and kills.isdigit() else 0
 
     async def read(self, limit: int) -> bytes | None:
         """The whole body, None where it is over `limit` bytes. Raises `ChannelError`."""
@@ -135,7 +138,7 @@ class RuntimeChannel:
             async with self._control.post(
                 "http://plugin/diagnose", timeout=aiohttp.ClientTimeout(total=_DIAGNOSE_TIMEOUT)
             ) as response:
-                return _text(_mapping(json.loads(await response.read())).get("stacks")) or ""
+                return _text(_mapping(_parsed(await response.read())).get("stacks")) or ""
         except (*_FAILURES, TimeoutError):
             return ""
 
@@ -149,7 +152,7 @@ class RuntimeChannel:
         headers = {"X-Run-Id": run_id, "Content-Type": content_type}
         url = f"http://plugin/tools/{tool}" + (f"?{query}" if query else "")
         try:
-            response = await self._tools.post(url, data=body, headers=headers)
+            response = await self._tools.post(url, data=body, headers=headers, allow_redirects=False)
         except _FAILURES as error:
             raise ChannelError(f"no answer came: {error}") from error
         try:
@@ -183,6 +186,16 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         for line in lines:
             if line:
                 yield line
+
+
+def _parsed(text: bytes) -> Any:
+    """Raises `ValueError` for what is no JSON; unlike `json`, also for NaN and half a surrogate pair, which could not be
+    passed on.
+    """
+    try:
+        return msgspec.json.decode(text)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
 
 
 def _text(value: Any) -> str | None:

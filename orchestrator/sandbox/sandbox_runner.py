@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -12,7 +12,7 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
 from orchestrator.sandbox.channel import RuntimeChannel, ToolResponse
 from orchestrator.sandbox.deadline import Deadline
-from orchestrator.sandbox.verdict import Verdict, format_size
+from orchestrator.sandbox.verdict import Verdict, format_size, out_of_memory
 
 Emit = Callable[[bytes], Awaitable[None]]
 """Takes one line of a streaming tool, JSON without its line end."""
@@ -27,6 +27,8 @@ _KINDS: Final[Mapping[str, Outcome]] = {
     "exception": Outcome.PLUGIN_FAILED,
     "invalid_output": Outcome.PLUGIN_FAILED,
 }
+_PASSED_ON: Final = ("item", "progress")
+"""Events of a streaming tool that its reader gets; others are for a newer orchestrator."""
 _ENVELOPE_ROOM: Final = 64 * 1024
 """Bytes that an answer may have beside its result."""
 
@@ -41,6 +43,7 @@ class _Answer(msgspec.Struct):
     error_type: str | None = None
     traceback: str = ""
     execution_time_ms: float | None = None
+    oom_kills: int = 0
 
 
 class _Line(_Answer):
@@ -50,8 +53,19 @@ class _Line(_Answer):
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_A = TypeVar("_A", bound=_Answer)
 _ANSWER = msgspec.json.Decoder(_Answer)
 _LINE = msgspec.json.Decoder(_Line)
+
+
+def _decoded(decoder: msgspec.json.Decoder[_A], text: bytes) -> _A:
+    """Raises `ValueError` for whatever is not the agreed object in UTF-8."""
+    if not text.isascii():
+        text.decode()  # the decoder leaves the strings of a `Raw` unchecked
+    try:
+        return decoder.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 class SandboxedInstance(Protocol):
@@ -59,6 +73,12 @@ class SandboxedInstance(Protocol):
 
     @property
     def channel(self) -> RuntimeChannel: ...
+
+    @property
+    def oom_kills(self) -> int: ...
+
+    @property
+    def memory_limit(self) -> int: ...
 
     async def verdict(self) -> Verdict:
         """Why the instance ended, once that is known; bounded in time."""
@@ -109,48 +129,51 @@ class PluginSandboxRunner:
             if isinstance(call.body, bytes)
             else _watched(deadline.over_upload(call.body, self._upload_idle), broken)
         )
+        killed_before = instance.oom_kills
         try:
             async with instance.channel.call(
                 call.tool, run_id=call.run_id, content_type=call.content_type, query=call.query, body=body
             ) as response:
                 if response.content_type == "application/x-ndjson":
-                    return await self._stream(response, emit)
-                return await self._single(response)
+                    result, killed = await self._stream(response, emit)
+                else:
+                    result, killed = await self._single(response), response.oom_kills
         except ChannelError:
             for error in broken:
                 raise (
                     error if isinstance(error, BodyError) else BodyError(Outcome.CALLER_GONE, "the caller hung up")
                 ) from error
             raise
+        return ended_by(out_of_memory(instance.memory_limit)) if killed > killed_before else result
 
     async def _single(self, response: ToolResponse) -> RunResult:
         body = await response.read(self._max_result + _ENVELOPE_ROOM)
         if body is None:
             return _invalid_output(f"the result is over the limit of {format_size(self._max_result)}")
         try:
-            return _result(_ANSWER.decode(body))
-        except msgspec.MsgspecError:
+            return _result(_decoded(_ANSWER, body))
+        except ValueError:
             return _invalid_output("the plugin's answer is not what the runtime protocol says")
 
-    async def _stream(self, response: ToolResponse, emit: Emit | None) -> RunResult:
+    async def _stream(self, response: ToolResponse, emit: Emit | None) -> tuple[RunResult, int]:
         items: list[bytes] = []
         size = 0
         async for raw in response.lines():
             try:
-                line = _LINE.decode(raw)
-            except msgspec.MsgspecError:
-                return _invalid_output("a line of the plugin's stream is not what the runtime protocol says")
+                line = _decoded(_LINE, raw)
+            except ValueError:
+                return _invalid_output("a line of the plugin's stream is not what the runtime protocol says"), 0
             if line.event == "end":
                 collected = b"[" + b",".join(items) + b"]" if emit is None else b"null"
-                return _result(line, result=collected)
-            if emit is not None:
+                return _result(line, result=collected), line.oom_kills
+            if emit is not None and line.event in _PASSED_ON:
                 await emit(raw)
-            elif line.event == "item":
+            elif emit is None and line.event == "item":
                 size += len(line.data) + 1
                 if size > self._max_result:
                     return _invalid_output(
                         f"the items together are over the limit of {format_size(self._max_result)}; ask for a stream"
-                    )
+                    ), 0
                 items.append(bytes(line.data))
         raise ChannelError("the stream ended without its last line")
 

@@ -61,8 +61,18 @@ class Instance:
         return self._channel
 
     @property
+    def memory_limit(self) -> int:
+        """Bytes."""
+        return self.limits.memory
+
+    @property
     def has_channel(self) -> bool:
         return self._channel is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is ready for runs, or has ended."""
+        return self._settled.is_set()
 
     def open_channel(self, channel: RuntimeChannel) -> None:
         self._channel = channel

@@ -120,8 +120,8 @@ class PluginSupervisor:
             return
         kind = f"{result.error_type}: " if result.error_type and result.error_type not in (result.error or "") else ""
         sentence = {
-            ReasonCode.TOOL_ERROR: f"The tool {tool} raised {kind}{result.error}. Look at its traceback, mend the plugin or "
-            "its input, then restart it.",
+            ReasonCode.TOOL_ERROR: f"The tool {tool} raised {kind}{result.error}. Look at its traceback, mend the plugin "
+            "or its input, then restart it.",
             ReasonCode.INVALID_OUTPUT: f"The tool {tool} gave no usable result: {result.error}. Mend it, then restart "
             "the plugin.",
             ReasonCode.TIMEOUT: f"{result.error} Make the work smaller or raise `limits.timeout` in the manifest, "
@@ -240,7 +240,7 @@ class PluginSupervisor:
             self._end(instance, out_of_memory(instance.limits.memory))
         elif status.phase == "failed":
             self._end(instance, _failed_start(status))
-        elif status.phase == "ready" and not instance.tools:
+        elif status.phase == "ready" and not instance.settled:
             tools = {tool["name"]: tool for tool in status.tools}
             self._parts.registry.update(self.name, instance.generation, tools=tuple(tools.values()))
             self._parts.registry.mark_initialized(self.name, instance.generation)
