@@ -1,0 +1,94 @@
+"""The result at the deadline: in time, whatever the plugin does."""
+
+import asyncio
+import time
+
+import pytest
+from support.raw_runtime import Answer, http_stream, raw_instance
+
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.sandbox.call import Outcome, ToolCall
+from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
+
+LIMIT = 0.2
+CALL = ToolCall("read", "run-1", "application/json", b"{}")
+
+
+async def says_nothing(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+async def says_half_a_head(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+    await asyncio.Event().wait()
+
+
+async def drips(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while True:
+        writer.write(b" ")
+        await asyncio.sleep(0.01)
+
+
+async def streams_for_ever(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(http_stream(b'{"event":"item","data":0}', end=False))
+    line = b'{"event":"item","data":1}\n'
+    while True:
+        writer.write(b"%x\r\n%s\r\n" % (len(line), line))
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("answer", [says_nothing, says_half_a_head, drips, streams_for_ever])
+async def test_the_result_is_there_at_the_deadline(answer: Answer) -> None:
+    """Not before it and hardly after it, with the limit in its sentence."""
+    async with raw_instance(answer) as instance:
+        begun = time.monotonic()
+        result = await PluginSandboxRunner(max_result=10**6, upload_idle=1).run(instance, CALL, timeout=LIMIT)
+        took = time.monotonic() - begun
+    assert (result.outcome, result.reason_code) == (Outcome.TIMEOUT, ReasonCode.TIMEOUT)
+    assert LIMIT <= took < LIMIT + 0.3
+    assert result.execution_time_ms == pytest.approx(took * 1000, abs=50)
+    assert "0.2 s" in (result.error or "")
+
+
+async def test_a_reader_that_takes_nothing_does_not_stop_the_clock() -> None:
+    """A streaming tool may run as long as any other."""
+
+    async def emit(_: bytes) -> None:
+        await asyncio.Event().wait()
+
+    async with raw_instance(streams_for_ever) as instance:
+        begun = time.monotonic()
+        result = await PluginSandboxRunner(max_result=10**6, upload_idle=1).run(
+            instance, CALL, timeout=LIMIT, emit=emit
+        )
+    assert result.outcome is Outcome.TIMEOUT
+    assert time.monotonic() - begun < LIMIT + 0.3
+
+
+async def test_hanging_runs_do_not_wait_for_one_another() -> None:
+    """Fifty at once are all answered at their deadline."""
+    async with raw_instance(says_nothing) as instance:
+        sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=1)
+        begun = time.monotonic()
+        results = await asyncio.gather(*(sandbox.run(instance, CALL, timeout=LIMIT) for _ in range(50)))
+    assert {result.outcome for result in results} == {Outcome.TIMEOUT}
+    assert time.monotonic() - begun < LIMIT + 1
+
+
+async def test_whoever_gives_up_a_run_ends_it() -> None:
+    """A cancellation is no result: it goes through, and the plugin's connection is closed."""
+    closed = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+        closed.set()
+
+    async with raw_instance(answer) as instance:
+        sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=1)
+        run = asyncio.create_task(sandbox.run(instance, CALL, timeout=60))
+        await asyncio.sleep(0.05)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        await asyncio.wait_for(closed.wait(), 1)
