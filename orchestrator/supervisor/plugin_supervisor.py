@@ -247,7 +247,7 @@ class PluginSupervisor:
             instance.settle(tools)
 
     async def _look_after(self, instance: Instance, *, last: bool = False) -> None:
-        """The connection broke: find out whether the container is gone, and why. `last`: if it still runs, it is out of reach."""
+        """The connection broke: find out whether the container is gone, and why. `last`: a running one is out of reach."""
         for pause in _EXIT_LOOKS:
             await asyncio.sleep(pause)
             if instance.ended is not None:

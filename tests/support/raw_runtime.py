@@ -21,6 +21,9 @@ class RawInstance:
         self.channel = channel
         self._ended = ended
 
+    oom_kills = 0
+    memory_limit = 1024**3
+
     async def verdict(self) -> Verdict:
         if self._ended is None:
             raise TimeoutError
