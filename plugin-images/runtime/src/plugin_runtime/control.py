@@ -98,9 +98,9 @@ class ControlConnection:
         return self.flush()
 
     def _next_request(self) -> RequestHead | None:
-        end = self._in.find(b"\r\n\r\n")
+        end = self._in.find(b"\r\n\r\n", 0, MAX_HEAD)
         if end < 0:
-            if len(self._in) > MAX_HEAD:
+            if len(self._in) >= MAX_HEAD:
                 raise BadHead(f"the head is over {MAX_HEAD} bytes")
             return None
         request = parse_request_head(bytes(self._in[:end]))

@@ -48,7 +48,8 @@ def collect_tools(plugin: object) -> dict[str, Tool]:
     tools = {}
     for name in dir(type(plugin)):
         static = inspect.getattr_static(type(plugin), name)
-        if getattr(getattr(static, "__func__", static), TOOL_MARK, False) is True:
+        function = getattr(static, "__func__", static)  # of a static or class method, marked inside or outside
+        if True in {getattr(static, TOOL_MARK, False), getattr(function, TOOL_MARK, False)}:
             tools[name] = _tool(name, getattr(plugin, name))
     return tools
 

@@ -32,8 +32,8 @@ class Wire:
 
     def read_head(self) -> RequestHead | None:
         """The next request, or None where the caller hung up between two. Raises BadHead."""
-        while (end := self._buffer.find(b"\r\n\r\n")) < 0:
-            if len(self._buffer) > MAX_HEAD:
+        while (end := self._buffer.find(b"\r\n\r\n", 0, MAX_HEAD)) < 0:
+            if len(self._buffer) >= MAX_HEAD:
                 raise BadHead(f"the head is over {MAX_HEAD} bytes")
             data = self._receive(65536)
             if not data:

@@ -1,0 +1,83 @@
+"""The kernel's counters are read alike from cgroup v1 and v2, and are null where there are none."""
+
+import pytest
+
+from plugin_runtime.cgroup import Cgroup, MemoryReading, controller_paths
+
+
+def write(folder, files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+def v1(kills=0, limit="67108864", cpu=0):
+    memory = {
+        "cgroup.procs": "",
+        "memory.usage_in_bytes": "100\n",
+        "memory.max_usage_in_bytes": "200\n",
+        "memory.limit_in_bytes": f"{limit}\n",
+        "memory.oom_control": f"oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n",
+    }
+    return {"memory": memory, "cpuacct": {"cgroup.procs": "", "cpuacct.usage": f"{cpu}\n"}}
+
+
+def v2(kills=0, limit="67108864", cpu=0):
+    return {
+        "": {
+            "cgroup.controllers": "cpu memory\n",
+            "cgroup.procs": "",
+            "memory.current": "100\n",
+            "memory.peak": "200\n",
+            "memory.max": f"{limit}\n",
+            "memory.events": f"low 0\nhigh 0\nmax 9\noom 3\noom_kill {kills}\noom_group_kill 0\n",
+            "cpu.stat": f"usage_usec {cpu // 1000}\nuser_usec 1\n",
+        }
+    }
+
+
+@pytest.fixture(params=[v1, v2], ids=["v1", "v2"])
+def version(request):
+    return request.param
+
+
+def lay_out(tmp_path, groups):
+    for name, files in groups.items():
+        write(tmp_path / "fs" / name, files)
+    (tmp_path / "membership").write_text("5:memory:/docker/abc\n4:cpuacct:/docker/abc\n0::/docker/abc\n")
+    return str(tmp_path / "fs"), str(tmp_path / "membership")
+
+
+def test_memory_is_read(tmp_path, version):
+    cgroup = Cgroup(*lay_out(tmp_path, version()))
+    assert cgroup.memory() == MemoryReading(100, 200, 67108864)
+
+
+@pytest.mark.parametrize(("make", "limit"), [(v1, "9223372036854771712"), (v2, "max")])
+def test_no_limit_is_null(tmp_path, make, limit):
+    assert Cgroup(*lay_out(tmp_path, make(limit=limit))).memory().limit_bytes is None
+
+
+def test_kills_and_processor_time_count_from_the_start(tmp_path, version):
+    cgroup = Cgroup(*lay_out(tmp_path, version(kills=2, cpu=5_000_000_000)))
+    assert cgroup.oom_kills() == 0
+    lay_out(tmp_path, version(kills=3, cpu=6_500_000_000))
+    assert cgroup.oom_kills() == 1
+    assert cgroup.cpu_seconds() == 1.5
+
+
+def test_the_own_group_is_preferred_where_the_whole_tree_is_mounted(tmp_path):
+    lay_out(tmp_path, v1())
+    lay_out(tmp_path, {"memory/docker/abc": v1()["memory"] | {"memory.usage_in_bytes": "7\n"}})
+    assert Cgroup(str(tmp_path / "fs"), str(tmp_path / "membership")).memory().usage_bytes == 7
+
+
+def test_what_cannot_be_had_is_null(tmp_path):
+    cgroup = Cgroup(str(tmp_path / "nothing"), str(tmp_path / "nothing"))
+    assert cgroup.memory() == (None, None, None)
+    assert cgroup.oom_kills() is None
+    assert cgroup.cpu_seconds() is None
+
+
+def test_membership_is_read_by_controller():
+    assert controller_paths("9:cpu,cpuacct:/x/\n0::/y\n") == {"cpu": "/x", "cpuacct": "/x", "": "/y"}

@@ -1,0 +1,177 @@
+"""Input schemas come from the type hints, and what cannot become one is told with tool and parameter."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+import msgspec
+import pytest
+
+from plugin_runtime import tool
+from plugin_runtime.toolset import UnfitTool, collect_tools
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+
+@dataclasses.dataclass
+class Box:
+    x: int
+    y: int
+
+
+class Options(TypedDict, total=False):
+    boxes: list[Box]
+
+
+class Opaque:
+    pass
+
+
+class Plugin:
+    @tool
+    def plain(self, a: int, b: Annotated[float, msgspec.Meta(ge=0, description="how much")] = 0.5) -> float:
+        """Multiply two
+        numbers.
+
+        The rest is for readers of the code.
+        """
+        return a * b
+
+    @tool
+    def nested(self, options: Options, mode: Literal["fast", "good"] = "fast", tags: list[str] = ["x"]) -> None:  # noqa: B006
+        pass
+
+    @tool
+    def takes_uploads(
+        self, image: bytes, video: Annotated[Path, msgspec.Meta(description="MP4")], mask: bytes | None = None
+    ) -> None:
+        pass
+
+    @tool
+    def anything(self, value: Any, opaque: Any = Opaque()) -> None:  # noqa: B008
+        pass
+
+    @tool
+    async def asynchronous(self) -> None:
+        pass
+
+    @tool
+    def events(self, n: int) -> Any:
+        yield n
+
+    @tool
+    async def async_events(self, n: int) -> Any:
+        yield n
+
+    @tool
+    @staticmethod
+    def static(a: int) -> None:
+        pass
+
+    def no_tool(self, a: int) -> None:
+        pass
+
+
+TOOLS = collect_tools(Plugin())
+
+
+def test_only_marked_methods_are_tools():
+    assert set(TOOLS) == {
+        "plain",
+        "nested",
+        "takes_uploads",
+        "anything",
+        "asynchronous",
+        "events",
+        "async_events",
+        "static",
+    }
+
+
+def test_a_tool_is_described_by_the_first_paragraph_of_its_docstring():
+    assert TOOLS["plain"].document()["description"] == "Multiply two numbers."
+
+
+def test_the_schema_has_types_limits_defaults_and_descriptions_and_takes_nothing_else():
+    assert TOOLS["plain"].document()["input_schema"] == {
+        "type": "object",
+        "properties": {
+            "a": {"type": "integer"},
+            "b": {"type": "number", "minimum": 0, "description": "how much", "default": 0.5},
+        },
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+
+
+def test_a_schema_refers_to_nothing_outside_itself():
+    schema = TOOLS["nested"].document()["input_schema"]
+    assert schema["properties"]["options"] == {"$ref": "#/$defs/Options"}
+    assert schema["$defs"]["Options"]["properties"]["boxes"]["items"] == {"$ref": "#/$defs/Box"}
+    assert schema["properties"]["mode"] == {"enum": ["fast", "good"], "default": "fast"}
+    assert schema["properties"]["tags"]["default"] == ["x"]
+
+
+def test_bytes_and_path_parameters_are_uploads():
+    document = TOOLS["takes_uploads"].document()
+    assert document["uploads"] == {"image": "bytes", "video": "path", "mask": "bytes"}
+    assert document["input_schema"]["properties"]["image"] == {"type": "string", "contentEncoding": "base64"}
+    assert document["input_schema"]["properties"]["video"]["description"] == "MP4"
+    assert document["input_schema"]["required"] == ["image", "video"]
+
+
+def test_a_default_that_json_cannot_express_stays_unsaid():
+    assert TOOLS["anything"].document()["input_schema"]["properties"]["opaque"] == {}
+
+
+def test_generators_are_streaming():
+    streaming = {name for name, each in TOOLS.items() if each.streaming}
+    assert streaming == {"events", "async_events"}
+
+
+def _no_hint(self, a): ...
+
+
+def _opaque(self, a: Opaque): ...
+
+
+def _list_of_paths(self, a: list[Path]): ...
+
+
+def _unresolved(self, a: Decimal): ...
+
+
+def _variable(self, *rest: int): ...
+
+
+def _keywords(self, **rest: int): ...
+
+
+def _positional(self, a: int, /): ...
+
+
+def _two_objects(self, a: Box | Options): ...
+
+
+@pytest.mark.parametrize(
+    ("method", "parameter", "says"),
+    [
+        (_no_hint, "a", "no type hint"),
+        (_opaque, "a", "Opaque"),
+        (_list_of_paths, "a", "Path"),
+        (_unresolved, "a", "Decimal"),
+        (_variable, "rest", "called by name"),
+        (_keywords, "rest", "called by name"),
+        (_positional, "a", "called by name"),
+        (_two_objects, "a", "more than one dict-like"),
+    ],
+)
+def test_a_signature_without_a_schema_is_told_with_tool_and_parameter(method, parameter, says):
+    plugin = type("Plugin", (), {"broken": tool(method)})()
+    with pytest.raises(UnfitTool) as unfit:
+        collect_tools(plugin)
+    assert f"tool broken, parameter {parameter}" in str(unfit.value)
+    assert says in str(unfit.value)

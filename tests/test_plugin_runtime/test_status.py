@@ -1,0 +1,69 @@
+"""The status object says what the worker told and how it left."""
+
+import os
+import signal
+
+import pytest
+
+from plugin_runtime.cgroup import MemoryReading
+from plugin_runtime.status import Status
+
+READY = {"phase": "ready", "tools": [{"name": "t"}]}
+FAILED = {"phase": "failed", "reason_code": "INIT_ERROR", "reason": "r", "traceback": "t"}
+EXIT_3 = 3 << 8
+SEGV = int(signal.SIGSEGV)
+
+# what happens → phase, exit code, signal
+COURSES = [
+    ([], ("starting", None, None)),
+    ([{"checks": []}], ("starting", None, None)),
+    ([READY], ("ready", None, None)),
+    ([FAILED], ("failed", None, None)),
+    ([EXIT_3], ("exited", 3, None)),
+    ([SEGV], ("exited", None, signal.SIGSEGV)),
+    ([READY, EXIT_3], ("exited", 3, None)),
+    ([READY, SEGV], ("exited", None, signal.SIGSEGV)),
+    ([FAILED, 1 << 8], ("failed", 1, None)),
+]
+
+
+@pytest.mark.parametrize(("events", "expected"), COURSES)
+def test_the_phase_follows_from_what_happened(events, expected):
+    status = Status(worker_pid=7)
+    for event in events:
+        if isinstance(event, int):
+            assert os.WIFEXITED(event) or os.WIFSIGNALED(event)
+            status.leave(event)
+        else:
+            status.tell(event)
+    assert (status.phase, status.exit_code, status.signal) == expected
+
+
+def test_news_are_changes_only():
+    """The watch stream has a line for every change and for nothing else."""
+    status = Status(7)
+    assert status.tell(READY)
+    assert not status.tell(READY)
+    assert not status.tell({"ended": True})
+    assert status.count_kills(0)
+    assert not status.count_kills(0)
+    assert status.count_kills(1)
+
+
+def test_every_member_of_the_protocol_is_there():
+    status = Status(7)
+    status.tell(FAILED)
+    document = status.document(MemoryReading(1, 2, None), 0.5, 1.23456)
+    assert document == {
+        "protocol": 1,
+        "phase": "failed",
+        "reason_code": "INIT_ERROR",
+        "reason": "r",
+        "traceback": "t",
+        "checks": [],
+        "tools": [],
+        "worker": {"pid": 7, "exit_code": None, "signal": None},
+        "memory": {"oom_kills": None, "usage_bytes": 1, "peak_bytes": 2, "limit_bytes": None},
+        "cpu_seconds": 0.5,
+        "uptime_seconds": 1.235,
+    }
