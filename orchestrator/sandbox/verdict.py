@@ -102,7 +102,7 @@ def format_size(size: int) -> str:
         if value < 1024:
             return f"{value:g} {unit}" if value == int(value) else f"{value:.1f} {unit}"
         value /= 1024
-    return f"{value:.3g} GiB"
+    return f"{round(value, 2):g} GiB"
 
 
 def _of_process(exit_code: int | None, name: str | None, evidence: Evidence, *, oom: bool, who: str) -> Verdict:
