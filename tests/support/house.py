@@ -73,9 +73,7 @@ class House:
         for path, content in (files or {}).items():
             (self.plugins / name / path).parent.mkdir(parents=True, exist_ok=True)
             (self.plugins / name / path).write_bytes(content)
-        runtime = ScriptedRuntime(
-            tools=tools, start=start, stacks=stacks, ignore_sigterm=ignore_sigterm, silent=silent
-        )
+        runtime = ScriptedRuntime(tools=tools, start=start, stacks=stacks, ignore_sigterm=ignore_sigterm, silent=silent)
         self.runtimes[name] = program or runtime
         return runtime
 
@@ -186,7 +184,7 @@ class House:
             await server.shutdown(sockets=[listening])
 
         self._stack.push_async_callback(stop)
-        return "http://127.0.0.1:{}".format(listening.getsockname()[1])
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 async def _nothing(_: ContainerSpec, __: ProgramHandle) -> int:

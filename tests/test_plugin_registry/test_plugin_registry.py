@@ -126,7 +126,9 @@ def test_a_restart_begins_anew_and_keeps_the_counters(registry: PluginRegistry, 
 
 
 @pytest.mark.parametrize(
-    ("ok", "expected"), [(True, (1, 0, 12.0)), (False, (0, 1, 12.0)), (None, (0, 0, None))], ids=["ok", "error", "neither"]
+    ("ok", "expected"),
+    [(True, (1, 0, 12.0)), (False, (0, 1, 12.0)), (None, (0, 0, None))],
+    ids=["ok", "error", "neither"],
 )
 def test_a_run_counts_as_success_as_error_or_not_at_all(
     registry: PluginRegistry, ok: bool | None, expected: tuple[int, int, float | None]

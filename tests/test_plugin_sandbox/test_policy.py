@@ -1,0 +1,156 @@
+"""What a container may do is decided in one place: nothing that a manifest did not ask for, and never a privilege."""
+
+import json
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.containers.spec import BindMount, ContainerSpec
+from orchestrator.loader.manifest import Limits, Manifest
+from orchestrator.sandbox.policy import InstanceIdentity, container_spec, effective_limits
+from orchestrator.settings import Settings
+
+RUN_FOLDER = Path("/somewhere/run/abcd1234")
+MODELS = Path("/somewhere/models")
+
+
+def manifest(**fields: Any) -> Manifest:
+    least = {"name": "reader", "version": "1", "description": "Reads.", "entrypoint": "reader.plugin:Reader"}
+    return Manifest.model_validate({**least, **fields})
+
+
+def spec(settings: Settings | None = None, **fields: Any) -> ContainerSpec:
+    """The container of a plugin with this manifest."""
+    asked = manifest(**fields)
+    return container_spec(
+        asked,
+        effective_limits(asked, settings or Settings()),
+        InstanceIdentity("d3pl0y", "reader", 4, "abcd1234"),
+        image="sha256:1",
+        run_folder=RUN_FOLDER,
+        models_folder=MODELS,
+        max_result=1000,
+    )
+
+
+def test_a_plugin_that_asks_for_nothing_has_nothing() -> None:
+    """Not root, nothing to write on but its scratch folder and its sockets, no network, no device."""
+    container = spec()
+    assert container.user == "65532:65532"
+    assert container.read_only
+    assert container.network == "none"
+    assert container.devices is None
+    assert container.mounts == (BindMount(RUN_FOLDER, "/run/plugin", read_only=False),)
+    assert container.scratch_volumes == ("/scratch",)
+    assert {option for options in container.tmpfs.values() for option in options.split(",")} >= {
+        "nosuid",
+        "nodev",
+        "noexec",
+    }
+
+
+def test_there_is_no_word_for_a_privilege() -> None:
+    """Neither a container specification nor a manifest has a field that could give one."""
+    names = {field.name for field in fields(ContainerSpec)} | set(Manifest.model_fields) | set(Limits.model_fields)
+    words = ("privileged", "cap", "security", "host", "socket", "ipc", "userns", "sysctl", "root", "restart")
+    assert not [name for name in names for word in words if word in name]
+
+
+def test_the_defaults_are_a_minute_and_a_gibibyte() -> None:
+    """The guards that a plugin has without asking."""
+    limits = effective_limits(manifest(), Settings())
+    assert (limits.timeout, limits.memory, limits.startup_timeout) == (60, 1024**3, 120)
+    assert (limits.pids, limits.cpus, limits.concurrency, limits.queue) == (128, None, 1, 16)
+    assert (spec().memory, spec().pids) == (1024**3, 128)
+
+
+OVERRIDES: list[tuple[str, str, object, object]] = [
+    ("timeout", "5s", timedelta(seconds=30), (5.0, 30.0)),
+    ("memory", "64MiB", 1 << 21, (64 << 20, 1 << 21)),
+    ("cpus", "0.5", 2.0, (0.5, 2.0)),
+    ("pids", "16", 32, (16, 32)),
+    ("shm", "1MiB", 1 << 22, (1 << 20, 1 << 22)),
+    ("scratch", "8MiB", 1 << 24, (8 << 20, 1 << 24)),
+]
+
+
+@pytest.mark.parametrize(("limit", "own", "default", "expected"), OVERRIDES, ids=[row[0] for row in OVERRIDES])
+def test_each_limit_is_the_plugins_own_or_the_operators_default(
+    limit: str, own: str, default: object, expected: tuple[object, object]
+) -> None:
+    """The manifest's word counts where it gives one."""
+    settings = Settings.model_validate({f"default_{limit}": default})
+    from_manifest = effective_limits(manifest(limits={limit: own}), settings)
+    from_operator = effective_limits(manifest(), settings)
+    assert (getattr(from_manifest, limit), getattr(from_operator, limit)) == expected
+
+
+def test_defaults_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the names that the contract fixes."""
+    monkeypatch.setenv("ORCHESTRATOR_DEFAULT_TIMEOUT", "90s")
+    monkeypatch.setenv("ORCHESTRATOR_DEFAULT_MEMORY", "2GiB")
+    monkeypatch.setenv("ORCHESTRATOR_PLUGINS_DIRS", "/a:/b")
+    settings = Settings()
+    limits = effective_limits(manifest(), settings)
+    assert (limits.timeout, limits.memory) == (90, 2 * 1024**3)
+    assert settings.plugins_dirs == (Path("/a"), Path("/b"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("TIMEOUT", "90"), ("TIMEOUT", "0s"), ("MEMORY", "much"), ("PIDS", "1")])
+def test_a_default_that_is_no_limit_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """A setting that was misunderstood would be no guard."""
+    monkeypatch.setenv(f"ORCHESTRATOR_DEFAULT_{name}", value)
+    with pytest.raises(ValueError, match=f"default_{name.lower()}"):
+        Settings()
+
+
+def test_models_are_mounted_one_by_one_and_read_only() -> None:
+    """The file, not its folder; the plugin is told where."""
+    container = spec(models={"weights": "models/w.pt", "labels": "labels.txt"})
+    assert [mount for mount in container.mounts if mount.target.startswith("/models")] == [
+        BindMount(MODELS / "models" / "w.pt", "/models/weights/w.pt", read_only=True),
+        BindMount(MODELS / "labels.txt", "/models/labels/labels.txt", read_only=True),
+    ]
+    assert json.loads(container.environment["PLUGIN_MODELS"]) == {
+        "weights": "/models/weights/w.pt",
+        "labels": "/models/labels/labels.txt",
+    }
+
+
+def test_the_only_way_out_is_the_one_that_was_asked_for() -> None:
+    """`egress` is a bridge; the host's own network cannot be had."""
+    assert spec(network="egress").network == "bridge"
+
+
+def test_a_container_is_told_what_the_protocol_says() -> None:
+    """And what its manifest adds; the host's environment stays outside."""
+    environment = spec(env={"OMP_NUM_THREADS": "1"}, packages=["cv2"], limits={"scratch": "1MiB"}).environment
+    assert environment == {
+        "OMP_NUM_THREADS": "1",
+        "PLUGIN_NAME": "reader",
+        "PLUGIN_ENTRYPOINT": "reader.plugin:Reader",
+        "PLUGIN_PACKAGES": '["cv2"]',
+        "PLUGIN_MODELS": "{}",
+        "PLUGIN_RUN_DIR": "/run/plugin",
+        "PLUGIN_SCRATCH_DIR": "/scratch",
+        "PLUGIN_MAX_RESULT": "1000",
+        "PLUGIN_MAX_SCRATCH": str(1 << 20),
+        "NOTIFY_SOCKET": "/run/plugin/notify.sock",
+    }
+
+
+def test_a_container_carries_whose_it_is() -> None:
+    """Deployment, plugin, generation and instance: nothing else of this host is ever touched."""
+    container = spec()
+    assert container.labels == {
+        "plugin-orchestrator.deployment": "d3pl0y",
+        "plugin-orchestrator.plugin": "reader",
+        "plugin-orchestrator.generation": "4",
+        "plugin-orchestrator.instance": "abcd1234",
+    }
+    assert container.name == "plugin-reader-abcd1234"

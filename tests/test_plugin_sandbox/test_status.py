@@ -1,0 +1,83 @@
+"""What a container says of itself: whatever is not as agreed reads as not told."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.sandbox.channel import RuntimeStatus
+
+FIELDS = ["phase", "reason_code", "reason", "traceback", "checks", "tools", "worker", "memory", "cpu_seconds"]
+
+
+def parse(**status: Any) -> RuntimeStatus:
+    return RuntimeStatus.parse(json.dumps(status).encode())
+
+
+@pytest.mark.parametrize(
+    ("told", "name"), [(11, "SIGSEGV"), (9, "SIGKILL"), (None, None), (10_000, "SIG10000"), ([11], None)]
+)
+def test_a_signal_is_told_by_its_number_and_known_by_its_name(told: Any, name: str | None) -> None:
+    """As the protocol has it; a number without a name keeps its number."""
+    assert parse(worker={"pid": 7, "exit_code": None, "signal": told}).worker_signal == name
+
+
+def test_what_is_told_is_taken() -> None:
+    """A whole status."""
+    status = parse(
+        phase="exited",
+        checks=[{"name": "package:cv2", "ok": True}],
+        tools=[{"name": "read"}],
+        worker={"exit_code": 3},
+        memory={"oom_kills": 2, "usage_bytes": 5, "peak_bytes": 6},
+        cpu_seconds=0.5,
+    )
+    assert (status.phase, status.worker_exit_code, status.oom_kills, status.cpu_seconds) == ("exited", 3, 2, 0.5)
+    assert (status.memory["usage_bytes"], status.memory["peak_bytes"]) == (5, 6)
+    assert status.tools[0]["name"] == "read"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"hello",
+        b"[]",
+        b"7",
+        b"null",
+        b'{"phase":',
+        b"\xff",
+        b'{"reason": "\\ud800"}',
+        b'{"x": NaN}',
+        b"[" * 50_000,
+    ],
+    ids=["nothing", "text", "list", "number", "null", "half", "no UTF-8", "half a surrogate", "NaN", "brackets"],
+)
+def test_what_is_no_status_is_a_value_error(line: bytes) -> None:
+    """One error for all that cannot be read."""
+    with pytest.raises(ValueError):
+        RuntimeStatus.parse(line)
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), json_values))
+def test_no_value_of_any_field_makes_it_fail(status: dict[str, Any]) -> None:
+    """Numbers are numbers, texts are texts, or they were not told."""
+    parsed = parse(**status)
+    assert isinstance(parsed.phase, str)
+    assert isinstance(parsed.oom_kills, int)
+    assert isinstance(parsed.reason, str | None)
+    assert all(isinstance(value, int | None) for value in parsed.memory.values())
+    assert all(isinstance(tool["name"], str) for tool in parsed.tools)
