@@ -33,7 +33,7 @@ PATIENCE = 5.0
 
 
 class House:
-    """Plugins in a folder of its own, a memory engine whose images run what the test scripted, and the app over HTTP."""
+    """Plugins in a folder, a memory engine whose images run what the test scripted, and the app over HTTP."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.plugins = folder / "plugins"

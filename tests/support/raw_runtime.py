@@ -32,7 +32,7 @@ class RawInstance:
 
 @asynccontextmanager
 async def raw_instance(answer: bytes | Answer, *, ended: Verdict | None = None) -> AsyncIterator[RawInstance]:
-    """An instance whose tool socket reads a request's head and then writes `answer` and hangs up, or does as it says."""
+    """An instance whose tool socket reads a request's head, then writes `answer` and hangs up, or does as it says."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

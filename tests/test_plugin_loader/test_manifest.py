@@ -31,7 +31,7 @@ def test_three_fields_are_enough(tmp_path: Path) -> None:
     assert (manifest.concurrency, manifest.queue, manifest.requires_gpu) == (1, 16, False)
     assert (manifest.gpu.count, manifest.gpu.memory, manifest.gpu.sharing) == (1, None, "exclusive")
     assert manifest.limits.model_dump(exclude_none=True) == {}
-    assert not (manifest.models or manifest.packages or manifest.env or manifest.secrets or manifest.system_packages)
+    assert not any((manifest.models, manifest.packages, manifest.env, manifest.secrets, manifest.system_packages))
 
 
 def test_every_field_can_be_set(tmp_path: Path) -> None:
@@ -180,8 +180,7 @@ anything = st.recursive(
 def test_no_value_of_any_field_does_more_than_be_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
     """Whatever YAML can hold: a manifest or a `ManifestError`, nothing else."""
     try:
-        manifest = read(tmp_path / "reader", yaml.safe_dump({**LEAST, **fields}))
+        said = read(tmp_path / "reader", yaml.safe_dump({**LEAST, **fields})).version
     except ManifestError as error:
-        assert str(error).startswith("reader/plugin.yaml: ")
-    else:
-        assert manifest.version
+        said = str(error)
+    assert said == "1.0.0" or "version" in fields or said.startswith("reader/plugin.yaml: ")
