@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-
 from plugin_runtime import tool
 from plugin_runtime.arguments import from_form, from_json
 from plugin_runtime.refusals import Refused
@@ -28,7 +27,7 @@ class Plugin:
         items: list[int] | None = None,
         names: list[str] = [],  # noqa: B006
         table: dict[str, float] = {},  # noqa: B006
-        when: datetime.date | None = None,
+        when: dt.date | None = None,
         any_: Any = None,
         image: bytes = b"",
     ) -> None: ...
@@ -48,7 +47,7 @@ TAKEN_JSON = [
     (b'{"n": 3, "x": 2}', {"n": 3, "x": 2.0}),
     (b'{"maybe": null}', {"maybe": None}),
     (b'{"image": "aGk="}', {"image": b"hi"}),
-    (b'{"when": "2024-05-01"}', {"when": datetime.date(2024, 5, 1)}),
+    (b'{"when": "2024-05-01"}', {"when": dt.date(2024, 5, 1)}),
     (b'{"any_": {"deep": [1]}}', {"any_": {"deep": [1]}}),
 ]
 
@@ -110,7 +109,7 @@ TAKEN_FORM = [
     ({"names": ["a", "b"]}, {"names": ["a", "b"]}),
     ({"names": ["a"]}, {"names": ["a"]}),
     ({"table": ['{"k": 1}']}, {"table": {"k": 1.0}}),
-    ({"when": ["2024-05-01"]}, {"when": datetime.date(2024, 5, 1)}),
+    ({"when": ["2024-05-01"]}, {"when": dt.date(2024, 5, 1)}),
     ({"any_": ['{"a": 1}']}, {"any_": {"a": 1}}),
     ({"any_": ["plain"]}, {"any_": "plain"}),
 ]

@@ -128,7 +128,13 @@ def test_two_uploads_come_as_a_form(runtime):
 
 REFUSED = {
     "unknown tool": ("nothing", {"json": {}}, 404, "unknown_tool", "add"),
-    "broken json": ("add", {"content": b"{", "headers": {"content-type": "application/json"}}, 400, "bad_request", "JSON"),
+    "broken json": (
+        "add",
+        {"content": b"{", "headers": {"content-type": "application/json"}},
+        400,
+        "bad_request",
+        "JSON",
+    ),
     "wrong type": ("add", {"json": {"a": "x"}}, 422, "invalid_arguments", "parameter 'a'"),
     "missing": ("add", {"json": {}}, 422, "invalid_arguments", "'a' is missing"),
     "json and query": ("add", {"json": {"a": 1}, "params": {"b": "1"}}, 422, "invalid_arguments", "query string"),
@@ -237,7 +243,9 @@ def test_whatever_a_tool_raises_ends_the_call_and_not_the_worker(runtime, what, 
     assert runtime.result("add", a=1) == 3
 
 
-@pytest.mark.parametrize(("what", "error_type"), [("exit", "SystemExit"), ("cancel", "CancelledError"), ("value", "ValueError")])
+@pytest.mark.parametrize(
+    ("what", "error_type"), [("exit", "SystemExit"), ("cancel", "CancelledError"), ("value", "ValueError")]
+)
 def test_whatever_an_async_tool_raises_leaves_the_loop_alive(runtime, what, error_type):
     document = runtime.run("async_raises", what=what).json()
     assert (document["kind"], document["error_type"]) == ("exception", error_type)
@@ -315,8 +323,8 @@ def test_a_connection_is_kept_for_many_calls(runtime):
 
 def test_a_caller_that_waits_for_continue_is_told_to(runtime):
     with runtime.connect("tools") as connection:
-        head = b"POST /tools/add HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 7\r\nExpect: 100-continue\r\n\r\n"
-        connection.sendall(head)
+        head = b"POST /tools/add HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 7\r\n"
+        connection.sendall(head + b"Expect: 100-continue\r\n\r\n")
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b'{"a":1}')
         assert b'"result":3' in connection.recv(65536)

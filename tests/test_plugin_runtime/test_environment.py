@@ -1,7 +1,6 @@
 """What the container is given is read once, and what is wrong in it is said in one sentence."""
 
 import pytest
-
 from plugin_runtime import model_path, models
 from plugin_runtime.environment import EnvironmentProblem, read_environment
 

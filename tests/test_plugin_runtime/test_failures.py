@@ -4,7 +4,6 @@ import importlib
 import sys
 
 import pytest
-
 from plugin_runtime.failures import explain_call, explain_import
 
 CUDART = "libcudart.so.12: cannot open shared object file: No such file or directory"
@@ -134,7 +133,7 @@ def test_a_failed_import_names_root_cause_and_chain(tmp_path, monkeypatch, files
     for name, source in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(source)
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - any kind
+    with pytest.raises(BaseException) as caught:
         importlib.import_module(module)
     error = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # without this function's own frame
     failure = explain_import(error, module)
@@ -150,10 +149,9 @@ class OddError(Exception):
 
 
 def caught(error: BaseException) -> BaseException:
-    try:
+    with pytest.raises(type(error)) as raised:
         raise error
-    except BaseException as raised:  # noqa: BLE001
-        return raised
+    return raised.value
 
 
 CALLS = [
@@ -166,7 +164,11 @@ CALLS = [
     (OSError(CUDART), "CUDA_UNAVAILABLE", "libcudart.so.12 is missing"),
     (AssertionError("Torch not compiled with CUDA enabled"), "CUDA_UNAVAILABLE", "Torch not compiled"),
     (RuntimeError("Found no NVIDIA driver on your system. Please"), "CUDA_UNAVAILABLE", "no NVIDIA driver"),
-    (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "CUDA_UNAVAILABLE", "kernel"),
+    (
+        RuntimeError("CUDA error: no kernel image is available for execution on the device"),
+        "CUDA_UNAVAILABLE",
+        "kernel",
+    ),
     (RuntimeError("No CUDA GPUs are available"), "CUDA_UNAVAILABLE", "No CUDA GPUs"),
     (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "VALIDATE_ERROR", "out of memory"),
     (FileNotFoundError(2, "No such file", "/models/a.pt"), "MODEL_MISSING", "the file of model 'a' is missing"),

@@ -1,7 +1,6 @@
 """Heads are read strictly: what could be understood in two ways is refused."""
 
 import pytest
-
 from plugin_runtime.http_head import BadHead, chunk, parse_request_head, response_head
 
 

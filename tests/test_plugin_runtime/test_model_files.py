@@ -4,7 +4,6 @@ import os
 import struct
 
 import pytest
-
 from plugin_runtime.model_files import check_model_file
 
 PAD = bytes(range(1, 65))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import enum
 from typing import Any
 
 import msgspec
 import pytest
-
 from plugin_runtime.refusals import Refused
 from plugin_runtime.results import encode_result
 
@@ -55,7 +54,7 @@ GOOD = [
     ({"a": [1, 2.5, "x", None, True]}, b'{"a":[1,2.5,"x",null,true]}'),
     ((1, {2}), b"[1,[2]]"),
     (b"hi", b'"aGk="'),
-    (datetime.date(2024, 5, 1), b'"2024-05-01"'),
+    (dt.date(2024, 5, 1), b'"2024-05-01"'),
     (Colour.RED, b'"red"'),
     (Box(1.0), b'{"x":1.0,"label":null}'),
     (Shape([1]), b'{"box":[1]}'),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - the runtime resolves the hints
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import msgspec
 import pytest
-
 from plugin_runtime import tool
 from plugin_runtime.toolset import UnfitTool, collect_tools
 

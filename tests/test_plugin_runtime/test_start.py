@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
+import plugin_runtime
 import pytest
 
 GOOD = """
@@ -25,7 +27,13 @@ GOOD = """
 """
 # source, environment, expected code, expected part of the sentence, the check that failed
 FAILURES = {
-    "package missing": (GOOD, {"packages": ["json", "not_there_x"]}, "PACKAGE_MISSING", "not_there_x", "package:not_there_x"),
+    "package missing": (
+        GOOD,
+        {"packages": ["json", "not_there_x"]},
+        "PACKAGE_MISSING",
+        "not_there_x",
+        "package:not_there_x",
+    ),
     "model missing": (GOOD, {"models": {"m": "/nowhere/m.pt"}}, "MODEL_MISSING", "m.pt", "model:m"),
     "model corrupt": (GOOD, {"models": {"m": "/proc/self/comm"}}, "MODEL_CORRUPT", "bytes long", "model:m"),
     "no module": (GOOD, {"entrypoint": "absent:Plugin"}, "IMPORT_ERROR", "absent", "import"),
@@ -53,7 +61,7 @@ FAILURES = {
         "validate",
     ),
     "a tool without hints": (
-        "from plugin_runtime import tool\nclass Plugin:\n    def validate(self): pass\n    @tool\n    def t(self, a): pass",
+        "from plugin_runtime import tool\nclass Plugin:\n    validate = print\n    @tool\n    def t(self, a): pass",
         {},
         "IMPORT_ERROR",
         "tool t, parameter a has no type hint",
@@ -189,7 +197,10 @@ def test_the_orchestrator_is_notified_once_the_control_socket_listens(launch, tm
 
 @pytest.mark.parametrize(
     ("variables", "says"),
-    [({"PLUGIN_RUN_DIR": "/tmp/" + "x" * 100}, "choose a shorter PLUGIN_RUN_DIR"), ({"PLUGIN_ENTRYPOINT": ""}, "package.module")],
+    [
+        ({"PLUGIN_RUN_DIR": "/tmp/" + "x" * 100}, "choose a shorter PLUGIN_RUN_DIR"),
+        ({"PLUGIN_ENTRYPOINT": ""}, "package.module"),
+    ],
 )
 def test_a_runtime_that_cannot_begin_says_why_in_one_line(tmp_path, variables, says):
     environment = {"PLUGIN_ENTRYPOINT": "a:B", "PLUGIN_RUN_DIR": str(tmp_path), "PATH": os.environ["PATH"]} | variables
@@ -208,7 +219,7 @@ def test_a_plugin_runs_without_a_container_by_arguments(launch, tmp_path):
         with subprocess.Popen([sys.executable, "-m", "plugin_runtime", *words], cwd=tmp_path) as process:
             try:
                 deadline = time.monotonic() + 10
-                while not os.path.exists(f"{folder}/control.sock") and time.monotonic() < deadline:
+                while not Path(folder, "control.sock").exists() and time.monotonic() < deadline:
                     time.sleep(0.01)
                 with socket.socket(socket.AF_UNIX) as connection:
                     connection.connect(f"{folder}/control.sock")
@@ -222,8 +233,14 @@ def test_a_plugin_runs_without_a_container_by_arguments(launch, tmp_path):
 def test_importing_the_package_loads_nothing_heavy():
     """The orchestrator imports it for model_files, the health check for speed."""
     script = "import sys, plugin_runtime, plugin_runtime.model_files; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, check=False, env={
-        "PYTHONPATH": os.path.dirname(os.path.dirname(__import__("plugin_runtime").__file__)),
-    })
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PYTHONPATH": str(Path(plugin_runtime.__file__).parents[1]),
+        },
+    )
     assert loaded.returncode == 0, loaded.stderr
     assert not {"msgspec", "python_multipart", "asyncio", "email", "ssl", "threading"} & set(loaded.stdout.split())

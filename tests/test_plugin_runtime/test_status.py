@@ -4,7 +4,6 @@ import os
 import signal
 
 import pytest
-
 from plugin_runtime.cgroup import MemoryReading
 from plugin_runtime.status import Status
 
