@@ -29,7 +29,7 @@ async def tools(name: str, context: Context) -> Any:
 @router.post("/restart", response_model=PluginDetailResponse)
 async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
     """A new instance, from the manifest as it is now."""
-    supervisor = context.fleet.get(name)
+    supervisor = await context.fleet.look_for(name)
     if supervisor is None:
         return unknown_plugin(name)
     await supervisor.restart()
@@ -38,8 +38,8 @@ async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailRe
 
 @router.post("/start", response_model=PluginDetailResponse)
 async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
-    """A new instance where none is alive."""
-    supervisor = context.fleet.get(name)
+    """A new instance where none is alive. A plugin whose folder is new is taken up by this."""
+    supervisor = await context.fleet.look_for(name)
     if supervisor is None:
         return unknown_plugin(name)
     await supervisor.start()

@@ -44,6 +44,7 @@ def envelope(result: RunResult, *, plugin: str | None, tool: str | None, run_id:
             "execution_time_ms": round(result.execution_time_ms, 3),
         },
         ensure_ascii=False,
+        separators=(",", ":"),
     ).encode()
     return b'{"ok":%s,"result":%s,%s' % (b"true" if result.ok else b"false", result.result or b"null", rest[1:])
 

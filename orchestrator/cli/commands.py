@@ -84,9 +84,9 @@ def run(
             except OSError as error:
                 client.fail(f"{path} cannot be read: {error.strerror}")
             parts[parameter] = (Path(path).name, handle, mimetypes.guess_type(path)[0] or "application/octet-stream")
-        body: dict[str, Any] = (
-            {"data": fields, "files": parts} if parts else {"json": {k: _value(v) for k, v in fields.items()}}
-        )
+        # All as form fields: the plugin knows its parameters' types, and reads `42` as a text where it wants one.
+        parts |= {parameter: (None, value) for parameter, value in fields.items()}
+        body: dict[str, Any] = {"files": parts} if parts else {"json": {}}
         response = client.request("POST", f"/v1/plugins/{plugin}/tools/{tool}/run", read_timeout=None, **body)
     envelope = response.json()
     if as_json:
@@ -170,14 +170,6 @@ def _pairs(items: list[str] | None) -> dict[str, str]:
             raise typer.Exit(client.EXIT_USAGE)
         pairs[name] = value
     return pairs
-
-
-def _value(text: str) -> Any:
-    """A value as JSON where it is some, else as the text it is."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _show(content: Any, *, as_json: bool) -> None:

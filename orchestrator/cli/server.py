@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from typing import Annotated
 
 import typer
@@ -47,6 +48,8 @@ def serve(
         timeout_graceful_shutdown=None,
         server_header=False,
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises it again once all is done; a clean stop is exit code 0
     uvicorn.Server(config).run()
 
 

@@ -38,6 +38,14 @@ class Fleet:
     def get(self, name: str) -> PluginSupervisor | None:
         return self._supervisors.get(name)
 
+    async def look_for(self, name: str) -> PluginSupervisor | None:
+        """As `get`; for an unknown name the plugin folders are searched again, since its folder may be new."""
+        if name not in self._supervisors:
+            for plugin in await asyncio.to_thread(self._parts.loader.discover):
+                if plugin.name == name and name not in self._supervisors:
+                    self._register(plugin)
+        return self._supervisors.get(name)
+
     async def open(self) -> None:
         """Register every plugin and begin to start them; returns without waiting for any."""
         for plugin in await asyncio.to_thread(self._parts.loader.discover):

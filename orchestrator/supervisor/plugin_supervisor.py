@@ -120,8 +120,8 @@ class PluginSupervisor:
             return
         kind = f"{result.error_type}: " if result.error_type and result.error_type not in (result.error or "") else ""
         sentence = {
-            ReasonCode.TOOL_ERROR: f"The tool {tool} raised {kind}{result.error}. Look at its traceback, mend the plugin "
-            "or its input, then restart it.",
+            ReasonCode.TOOL_ERROR: f"The tool {tool} raised {kind}{result.error}. Look at its traceback, mend the "
+            "plugin or its input, then restart it.",
             ReasonCode.INVALID_OUTPUT: f"The tool {tool} gave no usable result: {result.error}. Mend it, then restart "
             "the plugin.",
             ReasonCode.TIMEOUT: f"{result.error} Make the work smaller or raise `limits.timeout` in the manifest, "
@@ -247,7 +247,7 @@ class PluginSupervisor:
             instance.settle(tools)
 
     async def _look_after(self, instance: Instance, *, last: bool = False) -> None:
-        """The connection broke: find out whether the container is gone, and why. `last`: a running one is out of reach."""
+        """The connection broke: find out whether the container is gone, and why. `last`: if it runs, give it up."""
         for pause in _EXIT_LOOKS:
             await asyncio.sleep(pause)
             if instance.ended is not None:

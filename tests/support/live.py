@@ -82,8 +82,12 @@ class LiveOrchestrator:
 
 
 @contextmanager
-def live_orchestrator(plugins_dirs: Sequence[Path], **settings: str) -> Iterator[LiveOrchestrator]:
-    """Serves until the context is left; then it is stopped with its containers, however the test ended."""
+def live_orchestrator(
+    plugins_dirs: Sequence[Path], *, engine: bool = True, **settings: str
+) -> Iterator[LiveOrchestrator]:
+    """Serves until the context is left; then it is stopped with its containers, however the test ended. `engine` false: the
+    test has none.
+    """
     home = Path(tempfile.mkdtemp(prefix="po-"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -103,13 +107,14 @@ def live_orchestrator(plugins_dirs: Sequence[Path], **settings: str) -> Iterator
             stderr=subprocess.STDOUT,
         )
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=90, trust_env=False) as client:
-        live = LiveOrchestrator(client, process, log, home / "state", home / "run")
+        state, run = environment["ORCHESTRATOR_STATE_DIR"], environment["ORCHESTRATOR_RUN_DIR"]
+        live = LiveOrchestrator(client, process, log, Path(state), Path(run))
         try:
             _until_it_answers(live)
             yield live
         finally:
             live.stop()
-            for container in live.containers():
+            for container in live.containers() if engine else ():
                 container.remove(force=True, v=True)
             shutil.rmtree(home, ignore_errors=True)
 

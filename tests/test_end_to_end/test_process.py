@@ -1,0 +1,106 @@
+"""The orchestrator as a process: an engine that is not there, a second one, and the way it stops."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.live import LiveOrchestrator, live_orchestrator
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
+
+
+@pytest.fixture
+def only_echo(tmp_path: Path) -> Path:
+    (tmp_path / "echo").symlink_to(FIXTURES / "echo")
+    return tmp_path
+
+
+def test_it_serves_without_an_engine(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plugins are UNAVAILABLE with ENGINE_UNREACHABLE and what to do; the health routes are well."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{only_echo}/no-engine.sock")
+    with live_orchestrator([only_echo], engine=False) as live:
+        health = live.wait_for("echo", "UNAVAILABLE")
+        assert health["reason_code"] == "ENGINE_UNREACHABLE"
+        assert "restart" in health["reason"]
+        assert live.client.get("/v1/plugins").status_code == 200
+        assert live.run("echo", "echo", {"text": "x"}).status_code == 503
+
+
+def test_a_second_one_on_the_same_state_folder_is_refused(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says why and what to set."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{only_echo}/no-engine.sock")
+    with live_orchestrator([only_echo], engine=False) as live:
+        second = subprocess.run(
+            [sys.executable, "-m", "orchestrator", "serve"],
+            env=os.environ | {"ORCHESTRATOR_STATE_DIR": str(live.state_dir), "ORCHESTRATOR_PORT": "0"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert second.returncode == 1
+    assert "ORCHESTRATOR_STATE_DIR" in second.stderr
+
+
+def test_a_setting_that_cannot_be_is_named(only_echo: Path) -> None:
+    """Variable, what came and what was expected; no traceback."""
+    wrong = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "serve"],
+        env=os.environ | {"ORCHESTRATOR_DEFAULT_TIMEOUT": "60"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert wrong.returncode == 2
+    assert "ORCHESTRATOR_DEFAULT_TIMEOUT" in wrong.stderr
+    assert "60s" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.engine
+def test_a_run_in_flight_ends_before_it_stops(only_echo: Path) -> None:
+    """SIGTERM: no new runs, those in flight get their answer; with --stop-plugins nothing is left."""
+    with live_orchestrator([only_echo]) as live:
+        live.wait_ready(300)
+        answers: list[httpx.Response] = []
+        run = threading.Thread(target=lambda: answers.append(live.run("echo", "sleep", {"seconds": 1.5})))
+        run.start()
+        _until_in_flight(live)
+        live.process.send_signal(signal.SIGTERM)
+        run.join(30)
+        live.process.wait(30)
+        assert answers[0].json()["ok"] is True
+        assert live.process.returncode == 0
+        assert live.containers() == []
+        assert not (live.run_dir / live.deployment).exists()
+
+
+@pytest.mark.engine
+def test_what_a_killed_orchestrator_left_is_cleared_at_the_next_start(only_echo: Path) -> None:
+    """After SIGKILL the container stays; the next start of the same deployment takes care of it, and only of it."""
+    with live_orchestrator([only_echo]) as live:
+        live.wait_ready(300)
+        (left,) = live.containers()
+        live.process.kill()
+        live.process.wait(10)
+        assert [container.id for container in live.containers()] == [left.id]
+        settings = {"state_dir": str(live.state_dir), "run_dir": str(live.run_dir)}
+        with live_orchestrator([only_echo], **settings) as again:
+            again.wait_ready(60)
+            assert len(live.containers()) == 1
+            assert again.run("echo", "echo", {"text": "back"}).json()["result"] == "back"
+
+
+def _until_in_flight(live: LiveOrchestrator) -> None:
+    end = time.monotonic() + 10
+    while live.health("echo")["in_flight"] == 0:
+        assert time.monotonic() < end
+        time.sleep(0.01)
