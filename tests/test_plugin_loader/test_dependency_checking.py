@@ -1,0 +1,150 @@
+"""What a plugin needs and is not there makes it UNAVAILABLE, with what to do in its reason."""
+
+import pytest
+from support.house import House
+
+GGUF = b"GGUF" + bytes(range(1, 60))
+
+
+async def test_a_missing_package_is_told_by_the_container(house: House) -> None:
+    """Its view counts: the package may be on the host for all that."""
+    checks = [
+        {"name": "package:cv2", "ok": True, "detail": "found"},
+        {"name": "package:torch", "ok": False, "detail": "not found"},
+    ]
+    reason = "The package torch is missing. Add it to requirements.txt, then restart."
+    house.add(
+        "reader",
+        packages=["cv2", "torch"],
+        start=[(0.0, {"phase": "failed", "reason_code": "PACKAGE_MISSING", "reason": reason, "checks": checks})],
+    )
+    await house.open()
+    health = await house.settled("reader")
+    assert (health["state"], health["reason_code"], health["reason"]) == ("UNAVAILABLE", "PACKAGE_MISSING", reason)
+    assert [(c["name"], c["ok"], c["source"]) for c in health["checks"]] == [
+        ("package:cv2", True, "container"),
+        ("package:torch", False, "container"),
+    ]
+
+
+async def test_a_missing_model_is_found_before_anything_is_built(house: House) -> None:
+    """No image, no container: the host can see that it is not there."""
+    house.add("reader", models={"weights": "models/w.gguf"})
+    await house.open()
+    health = await house.settled("reader")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "MODEL_MISSING")
+    assert "w.gguf" in health["reason"]
+    assert str(house.plugins) not in health["reason"]
+    assert not {"build", "create", "start"} & set(house.engine.calls)
+
+
+@pytest.mark.parametrize("content", [b"", GGUF[:8], bytes(64), b"<!DOCTYPE html><html></html>"])
+async def test_a_corrupt_model_is_found_before_anything_is_built(house: House, content: bytes) -> None:
+    """Its first sixteen bytes give it away."""
+    house.add("reader", models={"weights": "w.gguf"}, files={"w.gguf": content})
+    await house.open()
+    health = await house.settled("reader")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "MODEL_CORRUPT")
+    assert "w.gguf" in health["reason"]
+    assert not {"build", "create", "start"} & set(house.engine.calls)
+
+
+async def test_a_model_that_is_there_is_mounted_and_reported(house: House) -> None:
+    """Read-only, where the plugin is told to look."""
+    house.add("reader", models={"weights": "w.gguf"}, files={"w.gguf": GGUF})
+    await house.open()
+    health = await house.settled("reader")
+    mount = next(m for m in house.instance("reader").spec.mounts if m.target == "/models/weights/w.gguf")
+    assert health["state"] == "INITIALIZED"
+    assert (mount.source.read_bytes(), mount.read_only) == (GGUF, True)
+    assert [(c["name"], c["ok"], c["source"]) for c in health["checks"]] == [("model:weights", True, "host")]
+
+
+async def test_what_was_missing_counts_at_the_next_restart(house: House) -> None:
+    """Put the file there and restart: nothing else is needed."""
+    house.add("reader", models={"weights": "w.gguf"})
+    client = await house.open()
+    await house.until_state("reader", "UNAVAILABLE")
+    (house.plugins / "reader" / "w.gguf").write_bytes(GGUF)
+    answer = await client.post("/v1/plugins/reader/restart", params={"wait": 5})
+    assert (answer.json()["state"], answer.json()["generation"]) == ("INITIALIZED", 2)
+
+
+async def test_cuda_that_does_not_work_is_told_by_the_container(house: House) -> None:
+    """A GPU alone is not enough."""
+    reason = "The container has a GPU, but CUDA does not work in it: driver too old. Update the driver, then restart."
+    house.add("tracker", start=[(0.0, {"phase": "failed", "reason_code": "CUDA_UNAVAILABLE", "reason": reason})])
+    await house.open()
+    health = await house.settled("tracker")
+    assert (health["state"], health["reason_code"], health["reason"]) == ("UNAVAILABLE", "CUDA_UNAVAILABLE", reason)
+
+
+async def test_a_prebuilt_image_that_cannot_be_had_is_named(house: House) -> None:
+    """With what to do about it."""
+    house.add("reader", image="registry.example/reader:3")
+    await house.open()
+    health = await house.settled("reader")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "IMAGE_MISSING")
+    assert "registry.example/reader:3" in health["reason"]
+
+
+async def test_a_prebuilt_image_is_fetched_and_run(house: House) -> None:
+    """Nothing is built for it."""
+    runtime = house.add("reader", image="registry.example/reader:3", tools={"read": lambda: 1})
+    house.engine.shelf.registry["registry.example/reader:3"] = runtime
+    await house.open()
+    await house.settled("reader")
+    assert (await house.run("reader", "read")).json()["result"] == 1
+    assert "build" not in house.engine.calls
+
+
+async def test_a_build_that_fails_keeps_its_last_lines(house: House) -> None:
+    """FAILED; the output is in the post-mortem and among the logs."""
+    house.engine.shelf.build_output = ["Step 1/3", "Collecting torch==99"]
+    house.engine.shelf.build_error = "No matching distribution found for torch==99"
+    house.add("reader")
+    client = await house.open()
+    health = await house.buried("reader")
+    logs = await client.get("/v1/plugins/reader/logs")
+    assert (health["state"], health["reason_code"]) == ("FAILED", "BUILD_FAILED")
+    assert "torch==99" in health["post_mortem"]["build_output"]
+    assert "torch==99" in logs.text
+
+
+async def test_an_engine_that_is_not_there_makes_plugins_unavailable(house: House) -> None:
+    """The orchestrator serves all the same, and a restart suffices once the engine is back."""
+    house.engine.set_reachable(False)
+    house.add("reader")
+    client = await house.open()
+    health = await house.settled("reader")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "ENGINE_UNREACHABLE")
+    house.engine.set_reachable(True)
+    answer = await client.post("/v1/plugins/reader/restart", params={"wait": 5})
+    assert answer.json()["state"] == "INITIALIZED"
+
+
+@pytest.mark.parametrize("call", ["create", "start"])
+async def test_an_engine_that_refuses_is_quoted(house: House, call: str) -> None:
+    """What it said is what the operator needs; no container stays behind."""
+    house.engine.refuse[call] = "no space left on device"
+    house.add("reader")
+    await house.open()
+    health = await house.buried("reader")
+    assert health["state"] == "UNAVAILABLE"
+    assert "no space left on device" in health["reason"]
+    assert await house.containers("reader") == []
+
+
+async def test_an_unchanged_plugin_is_not_built_again(house: House) -> None:
+    """Changed code is, a changed limit is not."""
+    house.add("reader", files={"reader/plugin.py": b"x = 1"})
+    client = await house.open()
+    await house.settled("reader")
+    built = len(house.engine.shelf.builds)
+    house.write("reader", limits={"memory": "64MiB"})
+    await client.post("/v1/plugins/reader/restart", params={"wait": 5})
+    after_limit = len(house.engine.shelf.builds)
+    (house.plugins / "reader" / "reader" / "plugin.py").write_bytes(b"x = 2")
+    health = (await client.post("/v1/plugins/reader/restart", params={"wait": 5})).json()
+    assert (after_limit, len(house.engine.shelf.builds)) == (built, built + 1)
+    assert (health["state"], health["limits"]["memory_bytes"]) == ("INITIALIZED", 64 << 20)

@@ -1,0 +1,82 @@
+"""A plugin whose import fails is FAILED with the root cause, and hurts nobody else."""
+
+from typing import Any
+
+import pytest
+from support.house import House
+
+CHAIN = "No module named 'yolo_ops' (needed by yolo.models, imported by tracker.plugin). Install it, then restart."
+TRACEBACK = "File \"/plugin/tracker/plugin.py\", line 3, in <module>\nModuleNotFoundError: No module named 'yolo_ops'"
+
+
+def failing(code: str, reason: str, **more: Any) -> list[tuple[float, dict[str, Any]]]:
+    """The way of a runtime that cannot start."""
+    return [(0.0, {"phase": "failed", "reason_code": code, "reason": reason, **more})]
+
+
+async def test_an_import_that_fails_is_told_with_its_root_cause(house: House) -> None:
+    """FAILED; what the runtime found out is the reason, its traceback is in the post-mortem."""
+    house.add("tracker", start=failing("IMPORT_ERROR", CHAIN, traceback=TRACEBACK))
+    await house.open()
+    health = await house.buried("tracker")
+    assert (health["state"], health["reason_code"], health["reason"]) == ("FAILED", "IMPORT_ERROR", CHAIN)
+    assert health["post_mortem"]["traceback"] == TRACEBACK
+
+
+async def test_a_plugin_that_cannot_be_imported_hides_no_other(house: House) -> None:
+    """The good ones start and run."""
+    house.add("tracker", start=failing("IMPORT_ERROR", CHAIN))
+    house.add("reader", tools={"read": lambda: "text"})
+    client = await house.open()
+    await house.settled("reader")
+    answer = await house.run("reader", "read")
+    assert answer.json()["result"] == "text"
+    assert [p["name"] for p in (await client.get("/v1/plugins")).json()] == ["reader", "tracker"]
+
+
+async def test_a_plugin_that_cannot_be_imported_answers_503_with_its_reason(house: House) -> None:
+    """Whoever calls learns what the operator has to do."""
+    house.add("tracker", start=failing("IMPORT_ERROR", CHAIN))
+    await house.open()
+    await house.until_state("tracker", "FAILED")
+    answer = await house.run("tracker", "track")
+    body = answer.json()
+    assert (answer.status_code, body["reason_code"], body["error"]) == (503, "IMPORT_ERROR", CHAIN)
+    assert (body["ok"], body["source"]) == (False, "orchestrator")
+
+
+async def test_a_library_that_is_missing_deep_in_a_chain_is_something_missing(house: House) -> None:
+    """Of several codes that an import can come to, CUDA's makes the plugin UNAVAILABLE."""
+    reason = "libcudart.so.12 is missing (needed by torch, imported by yolo.models, imported by video_tracker.plugin)"
+    house.add("video-tracker", start=failing("CUDA_UNAVAILABLE", reason))
+    await house.open()
+    health = await house.settled("video-tracker")
+    assert (health["state"], health["reason_code"], health["reason"]) == ("UNAVAILABLE", "CUDA_UNAVAILABLE", reason)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "phrase"),
+    [({"exit_code": 3}, "EXITED", "exit code 3"), ({"signal": 11}, "CRASHED", "SIGSEGV")],
+    ids=["it leaves", "it faults"],
+)
+async def test_an_import_that_takes_the_process_with_it_is_told_too(
+    house: House, end: dict[str, int], code: str, phrase: str
+) -> None:
+    """No exception, no word: how the worker ended is the reason."""
+    house.add(
+        "tracker", start=[(0.0, {"phase": "exited", "worker": {"pid": 7, "exit_code": None, "signal": None} | end})]
+    )
+    await house.open()
+    health = await house.settled("tracker")
+    assert (health["state"], health["reason_code"]) == ("FAILED", code)
+    assert phrase in health["reason"]
+
+
+@pytest.mark.parametrize(("code", "reason"), [("NO_SUCH_CODE", "it broke"), (None, None), (5, ["it broke"])])
+async def test_a_failure_that_is_told_badly_is_still_a_failure(house: House, code: Any, reason: Any) -> None:
+    """Whatever an image's own runtime has to say for itself, the plugin is FAILED with a sentence."""
+    house.add("tracker", start=failing(code, reason))
+    await house.open()
+    health = await house.settled("tracker")
+    assert (health["state"], health["reason_code"]) == ("FAILED", "INIT_ERROR")
+    assert health["reason"]
