@@ -6,6 +6,7 @@ import sys
 import tempfile
 
 import pytest
+from plugin_runtime import healthcheck as healthcheck_module
 
 
 def healthcheck(run_dir):
@@ -48,3 +49,15 @@ def test_nobody_there_is_unhealthy():
         done = healthcheck(folder)
     assert done.returncode == 1
     assert "does not answer" in done.stdout
+
+
+def test_the_check_needs_neither_site_packages_nor_the_package(launch):
+    """A probe that is slow to import costs every container, every half minute."""
+    runtime = launch("class Plugin:\n    def validate(self): pass")
+    runtime.settled()
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", healthcheck_module.__file__],
+        env={"PLUGIN_RUN_DIR": str(runtime.run_dir)},
+        check=False,
+    )
+    assert done.returncode == 0

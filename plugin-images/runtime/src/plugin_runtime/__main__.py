@@ -17,7 +17,8 @@ from typing import NoReturn
 from plugin_runtime import process
 from plugin_runtime.environment import Environment, EnvironmentProblem, read_environment
 from plugin_runtime.process import DUMP_SIGNAL
-from plugin_runtime.supervisor import Supervisor, Worker, notify_ready
+from plugin_runtime.sockets import notify_ready
+from plugin_runtime.supervisor import Supervisor, Worker
 
 
 def main() -> int:

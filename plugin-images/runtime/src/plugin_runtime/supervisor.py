@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plugin_runtime.cgroup import Cgroup
 from plugin_runtime.control import ControlConnection
-from plugin_runtime.process import DUMP_SIGNAL, kill_the_rest
+from plugin_runtime.diagnosis import StackDump
+from plugin_runtime.process import kill_the_rest
+from plugin_runtime.sockets import listen
 from plugin_runtime.status import Status
 
 if TYPE_CHECKING:
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
     from plugin_runtime.environment import Environment
 
 KILL_CHECK_SECONDS = 1.0
-DUMP_DEADLINE = 0.8  # the protocol promises an answer within a second
-DUMP_QUIET = 0.1  # faulthandler writes no end mark; a throttled container may pause for one scheduler period (100 ms)
+DUMP_CHECK_SECONDS = 0.01
 MAX_TOLD = 64 * 1024 * 1024
 
 
@@ -51,8 +52,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._watchers: list[ControlConnection] = []
         self._asking: list[ControlConnection] = []
-        self._dump = bytearray()
-        self._dump_asked = self._dump_heard = 0.0
+        self._dump = StackDump(worker.pid, worker.stacks)
         self._told = bytearray()
         self._terminating = False
         self._listener = listen(environment.control_socket)
@@ -64,7 +64,6 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-        os.set_blocking(worker.stacks, False)
         worker.told.setblocking(False)  # noqa: FBT003 - its own signature
         self._on(self._listener, self._accept)
         self._on(self._signals, self._take_signals)
@@ -89,7 +88,7 @@ class Supervisor:
         self._selector.register(source, selectors.EVENT_READ, callback)
 
     def _patience(self, seconds: float) -> float:
-        return min(seconds, 0.01) if self._asking else seconds
+        return min(seconds, DUMP_CHECK_SECONDS) if self._asking else seconds
 
     # Signals and children
 
@@ -147,6 +146,10 @@ class Supervisor:
         if lines:
             self._count_kills()
 
+    def _read_stacks(self, _events: int) -> None:
+        if not self._dump.read(time.monotonic()):
+            self._selector.unregister(self._worker.stacks)
+
     # Callers
 
     def _accept(self, _events: int) -> None:
@@ -191,8 +194,8 @@ class Supervisor:
                 connection.send_line(self._document())
                 self._watchers.append(connection)
             case "POST", "/diagnose":
-                self._asking.append(connection)
-                self._ask_for_stacks()
+                self._asking.append(connection)  # one dump answers all who ask meanwhile
+                self._dump.ask(time.monotonic(), worker_left=self._status.left)
             case _:
                 connection.reply(404, {"error": "there are GET /status, GET /watch and POST /diagnose"})
 
@@ -205,41 +208,14 @@ class Supervisor:
         for watcher in list(self._watchers):
             self._settle(watcher, alive=watcher.send_line(document))
 
-    # Stacks
-
-    def _ask_for_stacks(self) -> None:
-        if len(self._asking) > 1:
-            return  # one dump answers all who ask meanwhile
-        self._read_stacks(0)
-        self._dump.clear()
-        self._dump_asked = self._dump_heard = time.monotonic()
-        if not self._status.left:
-            os.kill(self._worker.pid, DUMP_SIGNAL)
-
-    def _read_stacks(self, _events: int) -> None:
-        while True:
-            try:
-                data = os.read(self._worker.stacks, 65536)
-            except BlockingIOError:
-                return
-            if not data:
-                with contextlib.suppress(KeyError):
-                    self._selector.unregister(self._worker.stacks)
-                return
-            self._dump += data
-            self._dump_heard = time.monotonic()
-
     def _finish_dump(self, now: float) -> None:
-        if not self._asking:
-            self._dump.clear()
+        stacks = self._dump.finish(now, worker_left=self._status.left)
+        if stacks is None:
             return
-        complete = self._dump and now - self._dump_heard > DUMP_QUIET
-        if complete or self._status.left or now - self._dump_asked > DUMP_DEADLINE:
-            stacks = self._dump.decode("utf-8", "replace")
-            asking, self._asking = self._asking, []
-            for connection in asking:
-                connection.reply(200, {"stacks": stacks})
-                self._settle(connection, alive=connection.resume())
+        asking, self._asking = self._asking, []
+        for connection in asking:
+            connection.reply(200, {"stacks": stacks})
+            self._settle(connection, alive=connection.resume())
 
 
 def message(line: bytes) -> dict[str, Any]:
@@ -249,24 +225,3 @@ def message(line: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}
-
-
-def listen(path: str) -> socket.socket:
-    """A listening Unix socket that every user who reaches its folder may connect to."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # noqa: PTH108 - pathlib costs the supervisor a megabyte
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    os.chmod(path, 0o666)  # noqa: PTH101, S103 - as above; the folder's parent keeps everyone else out
-    listener.listen(128)
-    return listener
-
-
-def notify_ready(notify_socket: str | None) -> None:
-    """Say READY=1 as sd_notify(3) does. Nobody listening is no error."""
-    if not notify_socket:
-        return
-    address = "\0" + notify_socket[1:] if notify_socket.startswith("@") else notify_socket
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.setblocking(False)  # noqa: FBT003 - its own signature
-        sender.sendto(b"READY=1", address)

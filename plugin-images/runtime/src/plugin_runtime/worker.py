@@ -14,9 +14,9 @@ import msgspec
 
 from plugin_runtime.process import DUMP_SIGNAL
 from plugin_runtime.service import ToolService, log
+from plugin_runtime.sockets import listen
 from plugin_runtime.startup import StartFailure, start_plugin
 from plugin_runtime.status import FAILED, READY
-from plugin_runtime.supervisor import listen
 
 if TYPE_CHECKING:
     import socket
