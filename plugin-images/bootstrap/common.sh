@@ -22,12 +22,20 @@ is_root() { [ "$(id -u)" -eq 0 ]; }
 
 has_apt() { have apt-get && have dpkg; }
 
-# Package lists are often stale or absent on a fresh machine. A third-party source that fails must not stop what the rest can give.
+# apt_install PACKAGE...: quietly; what apt printed is shown where it failed. Package lists are often stale or absent on a fresh machine.
 apt_install() {
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get -qq -o DPkg::Lock::Timeout=300 update >&2 || say "apt-get update had errors (above); going on with the lists that there are"
-    # RUNLEVEL=1: where no service manager runs, packages must not start daemons by themselves.
-    RUNLEVEL=${RUNLEVEL:-1} apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" >&2
+    local log status=0
+    log=$(mktemp)
+    {
+        # A third-party source that fails must not stop what the others can give.
+        apt-get -qq -o DPkg::Lock::Timeout=300 update || echo "apt-get update had errors; going on with the lists that there are"
+        # RUNLEVEL=1: where no service manager runs, packages must not start daemons by themselves.
+        DEBIAN_FRONTEND=noninteractive RUNLEVEL=${RUNLEVEL:-1} \
+            apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" || status=$?
+    } >"$log" 2>&1
+    [ "$status" -eq 0 ] || tail -n 20 "$log" >&2
+    rm -f "$log"
+    return "$status"
 }
 
 # The certificates that this host's user trusts, where they say so; empty otherwise.
