@@ -189,7 +189,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 def _parsed(text: bytes) -> Any:
-    """Raises `ValueError` for what is no JSON; unlike `json`, also for NaN and half a surrogate pair, which could not be
+    """Raises `ValueError` for no JSON; unlike `json`, also for NaN and half a surrogate pair, which could not be
     passed on.
     """
     try:

@@ -85,6 +85,36 @@ def out_of_memory(
     )
 
 
+def startup_timeout(seconds: float) -> Verdict:
+    """The verdict where the plugin was not ready in time."""
+    return Verdict(
+        ReasonCode.STARTUP_TIMEOUT,
+        f"The plugin was not ready {seconds:g} s after its container's start. Its health shows where it hung; make the "
+        "start quicker or raise `startup_timeout` in the manifest, then restart.",
+    )
+
+
+def failed_start(code: str | None, reason: str | None, traceback: str) -> Verdict:
+    """The verdict where the runtime itself says that it could not start; with an unknown code, INIT_ERROR."""
+    known = code if code in _START_CODES else ReasonCode.INIT_ERROR
+    sentence = reason or "The plugin could not start and did not say why. Look at its logs."
+    return Verdict(ReasonCode(known), sentence, traceback=traceback)
+
+
+_START_CODES = frozenset(
+    {
+        ReasonCode.PACKAGE_MISSING,
+        ReasonCode.MODEL_MISSING,
+        ReasonCode.MODEL_CORRUPT,
+        ReasonCode.CUDA_UNAVAILABLE,
+        ReasonCode.IMPORT_ERROR,
+        ReasonCode.INIT_ERROR,
+        ReasonCode.VALIDATE_MISSING,
+        ReasonCode.VALIDATE_ERROR,
+    }
+)
+
+
 def split_exit_code(code: int) -> tuple[int | None, str | None]:
     """A container's exit code as (exit code, None) or (None, signal's name): 128 + n stands for signal n."""
     if code > 128:

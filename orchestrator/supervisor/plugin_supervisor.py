@@ -10,10 +10,18 @@ from orchestrator.errors import ChannelError, EngineError, NotFoundError, Orches
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
-from orchestrator.sandbox.call import Outcome, RunResult
+from orchestrator.sandbox.call import RunResult
 from orchestrator.sandbox.channel import RuntimeStatus
 from orchestrator.sandbox.policy import EffectiveLimits, effective_limits
-from orchestrator.sandbox.verdict import Evidence, Verdict, judge, out_of_memory
+from orchestrator.sandbox.run_verdict import verdict_of_run
+from orchestrator.sandbox.verdict import (
+    Evidence,
+    Verdict,
+    failed_start,
+    judge,
+    out_of_memory,
+    startup_timeout,
+)
 from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_instance
 from orchestrator.supervisor.parts import Parts
 from orchestrator.supervisor.startup import check_host, ensure_image, evidence_of, start_container
@@ -113,21 +121,9 @@ class PluginSupervisor:
 
     def run_ended(self, instance: Instance, tool: str, result: RunResult) -> None:
         """Take in what became of a run: it may be the end of its instance."""
-        code = result.reason_code
-        if code is None or result.outcome not in (Outcome.PLUGIN_FAILED, Outcome.TIMEOUT):
-            return
-        if self.tolerant and code in (ReasonCode.TOOL_ERROR, ReasonCode.INVALID_OUTPUT):
-            return
-        kind = f"{result.error_type}: " if result.error_type and result.error_type not in (result.error or "") else ""
-        sentence = {
-            ReasonCode.TOOL_ERROR: f"The tool {tool} raised {kind}{result.error}. Look at its traceback, mend the "
-            "plugin or its input, then restart it.",
-            ReasonCode.INVALID_OUTPUT: f"The tool {tool} gave no usable result: {result.error}. Mend it, then restart "
-            "the plugin.",
-            ReasonCode.TIMEOUT: f"{result.error} Make the work smaller or raise `limits.timeout` in the manifest, "
-            "then restart.",
-        }.get(code, result.error or code)
-        self._end(instance, Verdict(code, sentence, traceback=result.traceback))
+        verdict = verdict_of_run(tool, result, tolerant=self.tolerant)
+        if verdict is not None:
+            self._end(instance, verdict)
 
     # What the engine tells
 
@@ -185,7 +181,7 @@ class PluginSupervisor:
                 self._spawn(self._watch(instance))
                 await instance.ready()
         except TimeoutError:
-            self._end(instance, _startup_timeout(instance.limits))
+            self._end(instance, startup_timeout(instance.limits.startup_timeout))
         except InstanceEndedError as error:
             self._end(instance, error.verdict)
         except OSError as error:
@@ -239,7 +235,7 @@ class PluginSupervisor:
         elif oom > 0:
             self._end(instance, out_of_memory(instance.limits.memory))
         elif status.phase == "failed":
-            self._end(instance, _failed_start(status))
+            self._end(instance, failed_start(status.reason_code, status.reason, status.traceback))
         elif status.phase == "ready" and not instance.settled:
             tools = {tool["name"]: tool for tool in status.tools}
             self._parts.registry.update(self.name, instance.generation, tools=tuple(tools.values()))
@@ -310,23 +306,6 @@ class PluginSupervisor:
 
 def _begin_clock(deadline: asyncio.Timeout, limits: EffectiveLimits) -> None:
     deadline.reschedule(asyncio.get_running_loop().time() + limits.startup_timeout)
-
-
-def _startup_timeout(limits: EffectiveLimits) -> Verdict:
-    return Verdict(
-        ReasonCode.STARTUP_TIMEOUT,
-        f"The plugin was not ready {limits.startup_timeout:g} s after its container's start. Its health shows where "
-        "it hung; make the start "
-        "quicker or raise `startup_timeout` in the manifest, then restart.",
-    )
-
-
-def _failed_start(status: RuntimeStatus) -> Verdict:
-    try:
-        code = ReasonCode(status.reason_code or "")
-    except ValueError:
-        code = ReasonCode.INIT_ERROR
-    return Verdict(code, status.reason or "The plugin could not start and did not say why.", traceback=status.traceback)
 
 
 def _container_check(check: Mapping[str, Any]) -> Check:
