@@ -1,0 +1,193 @@
+"""Judges a host's GPUs from the evidence: which of the many ways of "GPU not available" it is. Pure."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from orchestrator.gpus.evidence import HardwareHints, SmiOpinion
+from orchestrator.gpus.inventory import FaultKind, GpuFault, GpuInventory, GpuProblem
+from orchestrator.lifecycle import ReasonCode
+
+_AGAIN: Final = "then restart the plugin"
+
+
+@dataclass(frozen=True, slots=True)
+class HostEvidence:
+    """The witnesses. `smi` is None where nobody asked it."""
+
+    inventory: GpuInventory
+    hints: HardwareHints
+    smi: SmiOpinion | None = None
+
+
+def judge_host(evidence: HostEvidence) -> GpuProblem | None:
+    """What keeps every GPU of this host from being used; None where at least one can be."""
+    fault = evidence.inventory.fault
+    if fault is None:
+        return _without_usable_device(evidence) or _second_opinion(evidence.smi)
+    if fault.kind in (FaultKind.LIBRARY_MISSING, FaultKind.BINDING_MISSING) and not _driver_traces(evidence):
+        return _not_found("no NVIDIA driver is installed and no NVIDIA device is to be seen")
+    return GpuProblem(_code(fault), _sentence(fault, evidence))
+
+
+def judge_running(uuids: Collection[str], inventory: GpuInventory) -> GpuProblem | None:
+    """Whether a plugin that runs on these devices has lost one. A look that failed as a whole says nothing of one
+    device, so it is no reason to end a plugin that may be computing happily.
+    """
+    if inventory.fault is not None:
+        return None
+    for uuid in sorted(uuids):
+        device = inventory.find(uuid)
+        if device is None:
+            return GpuProblem(
+                ReasonCode.GPU_LOST,
+                f"The GPU {uuid} that the plugin ran on is not there any more: it fell off the bus, or was "
+                f"repartitioned. {_look_at_the_log(None)} Bring it back or reset it, {_AGAIN}.",
+            )
+        if device.fault is not None and device.fault.kind is FaultKind.GPU_LOST:
+            return GpuProblem(
+                ReasonCode.GPU_LOST,
+                f"{device.label} ({uuid}) was lost while the plugin ran on it: {device.fault.said}. "
+                f"{_look_at_the_log(device.last_xid)} Reset it (nvidia-smi -r -i {device.index}) or reboot, {_AGAIN}.",
+            )
+    return None
+
+
+def judge_engine(
+    gpu_drivers: Collection[str], forced: str | None = None, refusal: str | None = None
+) -> GpuProblem | None:
+    """Whether the container engine can hand out GPUs.
+
+    `gpu_drivers` is what it says it can serve (`nvidia`, `cdi`); `forced` the operator's choice among them; `refusal`
+    its answer to a container that asked for a GPU. An engine that names no driver may serve `nvidia` all the same, so
+    only its refusal condemns it; CDI it would have named.
+    """
+    if refusal is not None:
+        return _runtime_missing(f"it refused a device request: {refusal}")
+    if forced == "cdi" and "cdi" not in gpu_drivers:
+        return _runtime_missing("the settings force CDI, and the engine knows no CDI device nvidia.com/gpu")
+    return None
+
+
+def _without_usable_device(evidence: HostEvidence) -> GpuProblem | None:
+    inventory, hints = evidence.inventory, evidence.hints
+    if any(device.fault is None for device in inventory.devices):
+        return None
+    faults = [device.fault for device in inventory.devices if device.fault is not None]
+    faults += (inventory.unidentified or {}).values()
+    if faults:
+        return GpuProblem(_code(faults[0]), _sentence(faults[0], evidence))
+    if hints.pci_gpus:
+        return _driver_error(
+            f"the driver is loaded and takes none of the {hints.pci_gpus} NVIDIA GPUs on the PCI bus. Look in the "
+            "kernel's log for NVRM, and whether the GPUs are handed to virtual machines (vfio-pci) or too new for "
+            f"driver {inventory.driver_version or hints.module_version or ''}".rstrip()
+        )
+    return _not_found("the NVIDIA driver is there and counts no GPU")
+
+
+def _second_opinion(smi: SmiOpinion | None) -> GpuProblem | None:
+    if smi is None or smi.outcome in ("works", "missing"):
+        return None
+    what = "does not answer" if smi.outcome == "hangs" else f"fails ({smi.said})"
+    return _driver_error(
+        f"NVML lists the GPUs, but nvidia-smi {what}. The driver is half broken: look in the kernel's log for NVRM, "
+        "reinstall the driver or reboot"
+    )
+
+
+def _code(fault: GpuFault) -> ReasonCode:
+    return ReasonCode.GPU_LOST if fault.kind is FaultKind.GPU_LOST else ReasonCode.GPU_DRIVER_ERROR
+
+
+def _sentence(fault: GpuFault, evidence: HostEvidence) -> str:
+    inventory, hints = evidence.inventory, evidence.hints
+    match fault.kind:
+        case FaultKind.LIBRARY_MISSING:
+            return _library_missing(evidence)
+        case FaultKind.BINDING_MISSING:
+            what = "the Python package nvidia-ml-py is missing beside the orchestrator. Install it"
+        case FaultKind.DRIVER_NOT_LOADED:
+            where = {None: "", 0: " (and no NVIDIA device is on the PCI bus)"}.get(hints.pci_gpus, "")
+            what = (
+                f"the NVIDIA driver is installed and its kernel module is not loaded{where}. Load it (modprobe "
+                "nvidia); where that fails, reinstall the driver for this kernel (DKMS, Secure Boot signature)"
+            )
+        case FaultKind.VERSION_MISMATCH:
+            module = hints.module_version or "of one version"
+            library = inventory.library_version or "of another"
+            what = (
+                f"the NVIDIA kernel module is {module} and its library {library}: an upgrade is half done. Reboot, or "
+                "stop everything that uses the GPU and reload the module"
+            )
+        case FaultKind.NO_PERMISSION:
+            what = (
+                "the orchestrator's user may not use the NVIDIA driver. Give it access to /dev/nvidiactl and "
+                "/dev/nvidia* (group video or render)"
+            )
+        case FaultKind.GPU_LOST:
+            return (
+                f"Every GPU of this host is lost: {fault.said}. {_look_at_the_log(None)} Reset it (nvidia-smi -r) or "
+                f"reboot, {_AGAIN}."
+            )
+        case FaultKind.HANG:
+            what = (
+                f"the NVIDIA driver hangs: {fault.said}. Look in the kernel's log for NVRM and Xid; a reboot is often "
+                "the only cure"
+            )
+        case FaultKind.CRASH:
+            what = (
+                f"the NVIDIA library breaks the process that asks it: it {fault.said}. Reinstall the driver so that "
+                "library and kernel module are of one version"
+            )
+        case FaultKind.UNKNOWN:
+            number = "" if fault.code is None else f" (NVML error {fault.code})"
+            what = (
+                f"the NVIDIA driver answers with an error: {fault.said}{number}. Look in the kernel's log for NVRM, "
+                "then reload the driver or reboot"
+            )
+    return _driver_error(what).sentence
+
+
+def _library_missing(evidence: HostEvidence) -> str:
+    if evidence.smi is not None and evidence.smi.outcome == "works":
+        what = (
+            "nvidia-smi works, but libnvidia-ml.so.1 cannot be loaded by the orchestrator. Put the driver's library "
+            "folder on the loader's path (ldconfig)"
+        )
+    elif evidence.hints.pci_gpus:
+        what = (
+            f"{evidence.hints.pci_gpus} NVIDIA GPUs are on the PCI bus and no driver is installed (libnvidia-ml.so.1 "
+            "is missing). Install the NVIDIA driver"
+        )
+    else:
+        what = "the driver's library libnvidia-ml.so.1 is missing. Reinstall the NVIDIA driver with its libraries"
+    return _driver_error(what).sentence
+
+
+def _driver_traces(evidence: HostEvidence) -> bool:
+    return evidence.hints.hardware or (evidence.smi is not None and evidence.smi.outcome != "missing")
+
+
+def _look_at_the_log(xid: int | None) -> str:
+    return "The kernel's log (NVRM: Xid) says why." if xid is None else f"The kernel's log holds its Xid {xid}."
+
+
+def _not_found(why: str) -> GpuProblem:
+    return GpuProblem(
+        ReasonCode.GPU_NOT_FOUND,
+        f"This host has no NVIDIA GPU: {why}. Run the plugin on a host with a GPU, or hand one through to this "
+        f"machine, {_AGAIN}.",
+    )
+
+
+def _driver_error(what: str) -> GpuProblem:
+    return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, f"The GPU cannot be used: {what}, {_AGAIN}.")
+
+
+def _runtime_missing(what: str) -> GpuProblem:
+    return GpuProblem(
+        ReasonCode.GPU_RUNTIME_MISSING,
+        f"The container engine cannot hand out GPUs: {what}. Install the NVIDIA container toolkit on the engine's "
+        f"host, restart the engine, {_AGAIN}.",
+    )
