@@ -23,6 +23,7 @@ def test_what_is_given_is_taken():
             "PLUGIN_NAME": "reader",
             "PLUGIN_PACKAGES": '["cv2"]',
             "PLUGIN_MODELS": '{"m": "/models/m.pt"}',
+            "PLUGIN_REQUIRES_GPU": "1",
             "PLUGIN_RUN_DIR": "/r",
             "PLUGIN_SCRATCH_DIR": "/s",
             "PLUGIN_MAX_RESULT": "10",
@@ -30,7 +31,7 @@ def test_what_is_given_is_taken():
             "NOTIFY_SOCKET": "/n",
         }
     )
-    assert environment == ("reader", "a.b:C", ("cv2",), {"m": "/models/m.pt"}, "/r", "/s", 10, 20, "/n")
+    assert environment == ("reader", "a.b:C", ("cv2",), {"m": "/models/m.pt"}, True, "/r", "/s", 10, 20, "/n")
 
 
 @pytest.mark.parametrize(

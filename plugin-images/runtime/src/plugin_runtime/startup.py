@@ -1,4 +1,4 @@
-"""The order in which a plugin comes up: packages, model files, import, construction, `validate()`, tools."""
+"""The order in which a plugin comes up: packages, model files, GPU, import, construction, `validate()`, tools."""
 
 from __future__ import annotations
 
@@ -60,13 +60,20 @@ def start_plugin(environment: Environment, report: Callable[[list[Check]], None]
 
 
 def look_around(start: Start) -> None:
-    """Packages and models. Raises StartFailure after all of both were looked at."""
+    """Packages, models and the GPU. Raises StartFailure after all of them were looked at."""
     package_checks, package_failure = check_packages(start.environment.packages)
     model_checks, model_failure = check_models(start.environment.models)
     start.checks.extend([*package_checks, *model_checks])
     if start.checks:
         start.report(start.checks)
     failure = package_failure or model_failure
+    if start.environment.requires_gpu:
+        from plugin_runtime.gpu_probe import check_gpu  # noqa: PLC0415 - a plugin without a GPU need not pay for it
+
+        gpu_checks, gpu_failure = check_gpu()
+        start.checks.extend(gpu_checks)
+        start.report(start.checks)
+        failure = gpu_failure or failure  # without a GPU the rest need not be mended
     if failure is not None:
         raise StartFailure(failure)
 

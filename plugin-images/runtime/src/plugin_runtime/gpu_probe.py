@@ -1,0 +1,145 @@
+"""Looks whether the container's GPU can be used, for `gpu` to judge.
+
+CUDA is asked in a process of its own, `python -m plugin_runtime.gpu_probe`: a broken driver may hang or crash whoever
+calls it, and the worker must be left to say so. Nothing here needs a plugin's packages, torch apart, if it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import warnings
+from typing import NamedTuple
+
+from plugin_runtime.checks import Check
+from plugin_runtime.failures import Failure, explain_import, message_of
+from plugin_runtime.gpu import CudaFacts, SmiRun, TorchFacts, judge
+
+SMI = ("nvidia-smi", "--query-gpu=name,uuid,driver_version", "--format=csv,noheader")
+SMI_SECONDS = 20.0  # without persistence mode it wakes every GPU of the host, a few seconds each
+CUDA_SECONDS = 60.0  # importing torch from a cold disk takes most of it
+CUDA_PACKAGES = (
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-runtime-cu13",
+    "nvidia-cuda-runtime-cu12",
+    "nvidia-cuda-runtime-cu11",
+)
+
+
+class Ended(NamedTuple):
+    """`exit_code` is None where it did not end in time."""
+
+    exit_code: int | None
+    output: str
+
+
+def check_gpu() -> tuple[list[Check], Failure | None]:
+    """One check for each witness, and what to tell the operator: the first fault."""
+    findings = judge(run_smi(), ask_cuda())
+    checks = [Check(finding.name, finding.failure is None, finding.detail) for finding in findings]
+    return checks, next((finding.failure for finding in findings if finding.failure is not None), None)
+
+
+def run_smi() -> SmiRun | None:
+    """None where there is no such program."""
+    try:
+        return SmiRun(*_run(SMI, SMI_SECONDS, subprocess.STDOUT))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return SmiRun(126, f"cannot be run: {error.strerror}")
+
+
+def ask_cuda() -> CudaFacts:
+    """What `look` finds, in a child process."""
+    ended = _run((sys.executable, "-m", "plugin_runtime.gpu_probe"), CUDA_SECONDS, None)
+    if ended.exit_code is None:
+        return CudaFacts(loaded=True, broke_off=f"gave no answer within {CUDA_SECONDS:g} s")
+    if ended.exit_code < 0:
+        return CudaFacts(loaded=True, broke_off=f"ended with {signal.Signals(-ended.exit_code).name}")
+    try:
+        told = json.loads(ended.output.rpartition("\n")[2])
+        torch = told.pop("torch")
+        return CudaFacts(**told, torch=None if torch is None else TorchFacts(**torch))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return CudaFacts(loaded=True, broke_off=f"left with exit code {ended.exit_code} and told nothing")
+
+
+def look() -> CudaFacts:
+    """Calls CUDA in this process."""
+    facts = _look_at_driver()
+    return facts._replace(packages_cuda=_packages_cuda(), torch=_look_at_torch())
+
+
+def _look_at_driver() -> CudaFacts:
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return CudaFacts(problem=message_of(error))
+    result = int(library.cuInit(0))
+    version, devices = ctypes.c_int(), ctypes.c_int()
+    known = library.cuDriverGetVersion(ctypes.byref(version)) == 0
+    counted = result == 0 and library.cuDeviceGetCount(ctypes.byref(devices)) == 0
+    return CudaFacts(
+        loaded=True,
+        result=result,
+        result_name=_name_of(library, result),
+        driver_version=version.value if known else None,
+        devices=devices.value if counted else None,
+    )
+
+
+def _name_of(library: ctypes.CDLL, result: int) -> str:
+    name = ctypes.c_char_p()
+    found = library.cuGetErrorName(result, ctypes.byref(name)) == 0
+    return name.value.decode("ascii", "replace") if found and name.value else ""
+
+
+def _packages_cuda() -> str | None:
+    for package in CUDA_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return None
+
+
+def _look_at_torch() -> TorchFacts | None:
+    if importlib.util.find_spec("torch") is None:
+        return None
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            import torch  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - where the image holds it
+
+            available = bool(torch.cuda.is_available())
+        message = next((str(warning.message) for warning in reversed(told) if "CUDA" in str(warning.message)), "")
+        return TorchFacts(str(torch.__version__), torch.version.cuda, available, message)
+    except BaseException as error:  # noqa: BLE001 - code of a foreign package runs here
+        failure = explain_import(error, "torch")
+        return TorchFacts(unusable=(failure.code, failure.reason))
+
+
+def _run(command: tuple[str, ...], seconds: float, stderr: int | None) -> Ended:
+    """Raises OSError where it cannot be started. A process that no signal reaches any more is left behind."""
+    process = subprocess.Popen(  # noqa: S603 - fixed commands
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace"
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=1)
+        return Ended(None, "")
+    return Ended(process.returncode, output.strip())
+
+
+if __name__ == "__main__":
+    facts = look()
+    torch_facts = None if facts.torch is None else facts.torch._asdict()
+    print(json.dumps({**facts._asdict(), "torch": torch_facts}))  # noqa: T201 - read by `ask_cuda`
