@@ -43,7 +43,7 @@ CUDA_MESSAGE = (
     r"|driver on your system is too old"
     r"|Attempting to deserialize object on a CUDA device but torch\.cuda\.is_available\(\) is False"
 )
-BROKEN_MODEL = r"PytorchStreamReader failed|SafetensorError"
+BROKEN_MODEL = r"PytorchStreamReader failed|SafetensorError|ONNXRuntimeError.*(INVALID_PROTOBUF|INVALID_GRAPH)"
 
 
 class Failure(NamedTuple):
