@@ -59,6 +59,7 @@ class MemoryContainer:
         self._change(state="running", started_at=datetime.now(UTC), exit_code=None, oom_killed=False, error="")
         self._handle = ProgramHandle(self.id, self._print)
         self._task = asyncio.create_task(self._run(self._handle), name=f"container {self.spec.name}")
+        self._task.add_done_callback(self._end)
         self._tell("start")
 
     def fail_to_start(self, error: str) -> None:
@@ -115,19 +116,22 @@ class MemoryContainer:
             await self._printed.wait()
 
     async def _run(self, handle: ProgramHandle) -> int:
-        try:
-            code = await self.program(self.spec, handle)
-        except asyncio.CancelledError:
+        return await self.program(self.spec, handle)
+
+    def _end(self, task: asyncio.Task[int]) -> None:
+        """A callback and no `finally` in the task: one that is killed before its first step never runs."""
+        if task.cancelled():
             code = _KILLED
-        except Exception:  # noqa: BLE001  a program is a process: whatever it raises ends it and nothing else
-            for line in traceback.format_exc().splitlines():
+        elif (error := task.exception()) is not None:
+            for line in "".join(traceback.format_exception(error)).splitlines():
                 self._print(line)
             code = 1
+        else:
+            code = task.result()
         self._change(state="exited", exit_code=code, finished_at=datetime.now(UTC))
         self.ended.set()
         self._printed.set()
         self._tell("die", code)
-        return code
 
     def _print(self, line: str) -> None:
         self.output.append(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}000Z {line}")

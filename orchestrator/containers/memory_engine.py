@@ -197,9 +197,9 @@ class MemoryEngine:
 
     async def close(self) -> None:
         """Unlike an engine's, its containers cannot outlive the process: they are killed."""
-        for container in self._containers.values():
-            if container.running:
-                await container.kill()
+        running = [container for container in self._containers.values() if container.running]
+        if running:
+            await asyncio.wait([asyncio.create_task(container.kill()) for container in running], timeout=self._bound)
         self._events.cut(None)
 
     # How.

@@ -1,0 +1,184 @@
+"""Between Docker's JSON and this project's words: what is asked, what is understood. Needs no Docker."""
+
+import io
+import json
+import tarfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from orchestrator.containers.docker_engine import answers, bodies
+from orchestrator.containers.docker_engine.build import BuildOutput
+from orchestrator.containers.docker_engine.log_frames import LogLines
+from orchestrator.containers.docker_engine.tar_stream import tar_stream
+from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
+
+SPEC = {"name": "n", "image": "i", "labels": {}, "environment": {}, "memory": 1, "pids": 1}
+
+
+def test_no_specification_asks_for_privileges():
+    body = bodies.create_body(ContainerSpec(**SPEC, network="bridge", read_only=False), selinux=False)["HostConfig"]
+    assert (body["Privileged"], body["CapDrop"], body["SecurityOpt"]) == (False, ["ALL"], ["no-new-privileges"])
+    assert (body["NetworkMode"], body["ReadonlyRootfs"]) == ("bridge", False)
+
+
+def test_a_command_is_left_to_the_image_unless_it_is_given():
+    assert "Cmd" not in bodies.create_body(ContainerSpec(**SPEC), selinux=False)
+    assert bodies.create_body(ContainerSpec(**SPEC, command=("a", "b")), selinux=False)["Cmd"] == ["a", "b"]
+
+
+def test_cpus_without_a_limit_are_not_mentioned():
+    assert "NanoCpus" not in bodies.create_body(ContainerSpec(**SPEC), selinux=False)["HostConfig"]
+
+
+def test_selinux_hosts_relabel_what_is_mounted():
+    mounts = (BindMount(Path("/models"), "/models"), BindMount(Path("/run/x"), "/run/plugin", read_only=False))
+    body = bodies.create_body(ContainerSpec(**SPEC, mounts=mounts), selinux=True)["HostConfig"]
+    assert body["Binds"] == ["/models:/models:ro,z", "/run/x:/run/plugin:rw,Z"]
+    assert "Mounts" not in body
+
+
+def test_nvidia_devices_are_asked_for_by_id():
+    grant = DeviceGrant("nvidia", ("GPU-1", "GPU-2"))
+    body = bodies.create_body(ContainerSpec(**SPEC, devices=grant), selinux=False)["HostConfig"]
+    assert body["DeviceRequests"] == [
+        {"Driver": "nvidia", "DeviceIDs": ["GPU-1", "GPU-2"], "Capabilities": [["gpu", "compute", "utility"]]}
+    ]
+
+
+def test_cdi_devices_are_asked_for_by_name():
+    grant = DeviceGrant("cdi", ("nvidia.com/gpu=GPU-1",))
+    body = bodies.create_body(ContainerSpec(**SPEC, devices=grant), selinux=False)["HostConfig"]
+    assert body["DeviceRequests"] == [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-1"]}]
+
+
+@pytest.mark.parametrize(("grace", "seconds"), [(0, 0), (0.2, 1), (2.0, 2), (2.1, 3), (-1, 0)])
+def test_a_part_of_a_second_of_grace_is_given_in_full(grace, seconds):
+    assert bodies.whole_seconds(grace) == seconds
+
+
+def test_an_inspection_is_understood():
+    status = answers.container(
+        {
+            "Id": "c1",
+            "Name": "/name",
+            "Image": "sha256:1",
+            "Config": {"Labels": {"a": "b"}},
+            "State": {
+                "Status": "exited",
+                "ExitCode": 137,
+                "OOMKilled": True,
+                "StartedAt": "2024-05-06T07:08:09.123456789Z",
+                "FinishedAt": "0001-01-01T00:00:00Z",
+                "Error": "e",
+                "Health": {"Status": "unhealthy"},
+            },
+        }
+    )
+    assert status.id == "c1"
+    assert status.name == "name"
+    assert status.labels == {"a": "b"}
+    assert (status.state, status.exit_code, status.oom_killed, status.health) == ("exited", 137, True, "unhealthy")
+    assert status.started_at == datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+    assert status.finished_at is None
+    assert status.error == "e"
+
+
+@pytest.mark.parametrize(
+    ("told", "state", "exit_code", "health"),
+    [
+        ({"State": "running", "Status": "Up 3 seconds (healthy)"}, "running", None, "healthy"),
+        ({"State": "running", "Status": "Up 1 second (health: starting)"}, "running", None, "starting"),
+        ({"State": "exited", "Status": "Exited (137) 2 hours ago"}, "exited", 137, "none"),
+        ({"State": "created", "Status": "Created"}, "created", None, "none"),
+        ({"State": "restarting", "Status": "Restarting (1) 1 second ago"}, "running", None, "none"),
+        ({"Status": "Up 3 seconds"}, "running", None, "none"),
+        ({"State": {"new": "shape"}, "Status": None}, "exited", None, "none"),
+    ],
+)
+def test_a_list_entry_is_understood(told, state, exit_code, health):
+    status = answers.listed({"Id": "c1", "Names": ["/n"], "Labels": None, **told})
+    assert (status.state, status.exit_code, status.health, status.name) == (state, exit_code, health, "n")
+
+
+@pytest.mark.parametrize("entry", [None, 7, [], {}, {"Id": None}])
+def test_a_list_entry_without_an_id_is_none(entry):
+    assert answers.listed(entry) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "drivers"),
+    [
+        ({}, ()),
+        ({"Runtimes": {"runc": {}, "nvidia": {}}}, ("nvidia",)),
+        ({"CDISpecDirs": ["/etc/cdi"]}, ("cdi",)),
+        ({"CDISpecDirs": ["/etc/cdi"], "DiscoveredDevices": []}, ()),
+        ({"CDISpecDirs": [], "DiscoveredDevices": None}, ()),
+        ({"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}, ("cdi",)),
+        ({"DiscoveredDevices": [{"Source": "cdi", "ID": "vendor.com/net=0"}, None]}, ()),
+        ({"Runtimes": {"nvidia": {}}, "CDISpecDirs": ["/etc/cdi"]}, ("nvidia", "cdi")),
+    ],
+)
+def test_gpu_drivers_are_what_the_engine_tells(told, drivers):
+    assert answers.info(told).gpu_drivers == drivers
+
+
+def test_security_options_are_understood():
+    info = answers.info({"SecurityOptions": ["name=seccomp,profile=default", "name=selinux", "name=rootless", None]})
+    assert info.selinux
+    assert info.rootless
+
+
+def test_log_frames_come_apart_into_lines_however_they_are_cut():
+    def frame(stream: int, text: bytes) -> bytes:
+        return bytes([stream, 0, 0, 0]) + len(text).to_bytes(4, "big") + text
+
+    data = frame(1, b"one\ntw") + frame(2, b"error\n") + frame(1, b"o\r\n") + frame(1, b"\xffthree")
+    for size in (1, 3, 8, 1000):
+        lines = LogLines()
+        seen = [line for at in range(0, len(data), size) for line in lines.feed(data[at : at + size])]
+        assert [*seen, *lines.rest()] == ["one", "error", "two", "�three"]
+
+
+def test_build_output_comes_as_lines_and_ends_with_the_image():
+    lines = []
+    output = BuildOutput(lines.append)
+    data = b'{"stream":"Step 1"}\n{"stream":" : FROM\\nrest"}\r\nnonsense\n{"aux":{"ID":"sha256:1"}}\n{"stream":"!"}'
+    for at in range(0, len(data), 7):
+        output.feed(data[at : at + 7])
+    output.end()
+    assert lines == ["Step 1 : FROM", "rest!"]
+    assert (output.image, output.error) == ("sha256:1", "")
+
+
+def test_a_build_context_is_readable_by_everyone_and_always_the_same(tmp_path):
+    (tmp_path / "secretive").mkdir(mode=0o700)
+    (tmp_path / "secretive" / "file").write_bytes(b"x" * 1_000_000)
+    (tmp_path / "secretive" / "file").chmod(0o600)
+    (tmp_path / "run").write_text("#!/bin/sh\n")
+    (tmp_path / "run").chmod(0o700)
+    (tmp_path / "link").symlink_to("run")
+    (tmp_path / ("long" * 50)).write_text("a name of 200 letters")
+    pieces = list(tar_stream(tmp_path))
+    assert max(map(len, pieces)) <= 256 * 1024
+    archive = b"".join(pieces)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        members = {member.name: member for member in tar.getmembers()}
+        assert tar.extractfile("secretive/file").read() == b"x" * 1_000_000
+    assert {name: oct(member.mode) for name, member in members.items() if len(name) < 50} == {
+        "secretive": "0o755",
+        "secretive/file": "0o644",
+        "run": "0o755",
+        "link": "0o777",
+    }
+    assert members["link"].linkname == "run"
+    assert {(member.uid, member.gid, member.mtime) for member in members.values()} == {(0, 0, 0)}
+    (tmp_path / "run").touch()
+    assert b"".join(tar_stream(tmp_path)) == archive
+
+
+def test_events_are_asked_for_with_their_labels_and_start():
+    query = bodies.events_query({"a": "b"}, datetime(2024, 1, 1, tzinfo=UTC))
+    assert json.dumps(query["filters"]) == '{"type": ["container"], "label": ["a=b"]}'
+    assert query["since"] == "1704067200.000000000"
