@@ -1,8 +1,8 @@
 """The host's NVIDIA GPUs: what there is and how it fares, who holds what, and how an engine is asked for it.
 
 Owns: NVML (`nvml` is the only module that imports pynvml, and only a child process runs it), the check of the host, the
-leases, the wording of device requests. Must not know: containers, plugins' manifests, the registry. `child`, `evidence`,
-`nvml`, `xid`, `nvml_probe` and `gpu_host` have effects, all else is pure.
+leases, the wording of device requests. Must not know: containers, plugins' manifests, the registry. `child`,
+`evidence`, `nvml`, `xid`, `nvml_probe` and `gpu_host` have effects, all else is pure.
 """
 
 from orchestrator.gpus.claims import GpuDemand, Grant

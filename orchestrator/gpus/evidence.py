@@ -1,6 +1,7 @@
 """What can be learned of NVIDIA hardware and driver without NVML: files of the kernel, and `nvidia-smi`."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -50,8 +51,11 @@ def look_for_hardware(root: Path = Path("/")) -> HardwareHints:
 class Smi:
     """nvidia-smi, the second opinion."""
 
-    def __init__(self, *, bound: float, command: tuple[str, ...] = SMI_COMMAND) -> None:
-        self._child = BoundedChild(command, bound=bound)
+    def __init__(
+        self, *, bound: float, environment: Mapping[str, str] | None = None, command: Sequence[str] = SMI_COMMAND
+    ) -> None:
+        """`bound` in seconds; `environment` is added to that of the child."""
+        self._child = BoundedChild(command, bound=bound, environment=environment)
 
     async def ask(self) -> SmiOpinion:
         """Bounded as `BoundedChild.run` is; never raises."""

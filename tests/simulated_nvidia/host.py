@@ -1,0 +1,135 @@
+"""SimulatedHost: builds the stand-ins and writes the state that they answer from."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.gpus.evidence import Smi, look_for_hardware
+from orchestrator.gpus.gpu_host import GpuHost
+from orchestrator.gpus.nvml_probe import NvmlProbe
+
+SOURCES = Path(__file__).parent
+GIB = 1024**3
+DRIVER = "550.54.15"
+
+
+@dataclass(frozen=True)
+class SimulatedPart:
+    """A MIG instance."""
+
+    uuid: str
+    name: str = "Simulated A100 MIG 1g.10gb"
+    memory_total: int | None = 10 * GIB
+    memory_used: int | None = 0
+
+
+@dataclass(frozen=True)
+class SimulatedGpu:
+    """What is None is answered with NVML_ERROR_NOT_SUPPORTED. `parts`: None where it knows no MIG."""
+
+    uuid: str
+    name: str = "Simulated A100"
+    memory_total: int | None = 80 * GIB
+    memory_used: int | None = GIB // 2
+    utilization: int | None = 7
+    temperature: int | None = 41
+    ecc_errors: int | None = 0
+    bus: str = "00000000:65:00.0"
+    mig_enabled: bool | None = None
+    parts: tuple[SimulatedPart, ...] = ()
+
+
+@dataclass(frozen=True)
+class SimulatedState:
+    """The whole host. `fail`: (function of NVML or CUDA, code, GPU's number or -1); `smi`: (code, text) or `hang`."""
+
+    gpus: tuple[SimulatedGpu, ...] = ()
+    driver: str = DRIVER
+    cuda: int | None = 12040
+    cuinit: int = 0
+    fail: tuple[tuple[str, int, int], ...] = ()
+    hang: tuple[str, ...] = ()
+    crash: tuple[str, ...] = ()
+    smi: tuple[int, str] | str | None = None
+
+    def text(self) -> str:
+        """As state.h reads it."""
+        lines: list[tuple[object, ...]] = [("driver", self.driver), ("cuda", self.cuda), ("cuinit", self.cuinit)]
+        for index, gpu in enumerate(self.gpus):
+            mig = None if gpu.mig_enabled is None else int(gpu.mig_enabled)
+            memory, senses = (gpu.memory_total, gpu.memory_used), (gpu.utilization, gpu.temperature, gpu.ecc_errors)
+            lines.append(("gpu", gpu.uuid, gpu.name, *memory, *senses, gpu.bus, mig))
+            lines += [("part", index, p.uuid, p.name, p.memory_total, p.memory_used) for p in gpu.parts]
+        lines += [("fail", *failure) for failure in self.fail]
+        lines += [("hang", function) for function in self.hang] + [("crash", function) for function in self.crash]
+        if self.smi is not None:
+            lines.append(("smi", "hang") if self.smi == "hang" else ("smi", "fail", *self.smi))
+        return "".join("\t".join("-" if field is None else str(field) for field in line) + "\n" for line in lines)
+
+
+class SimulatedHost:
+    """A folder with the stand-ins and their state. `set` changes the state; the next call of any stand-in sees it."""
+
+    def __init__(self, folder: Path, *, libraries: Path | None = None) -> None:
+        """`libraries`: where `build_libraries` has put them already; built here without it."""
+        self.folder = folder
+        self.state_file = folder / "state"
+        self.libraries = libraries or build_libraries(folder / "lib")
+        self.programs = folder / "bin"
+        self.root = folder / "root"
+        """Stands for / where hardware is looked for by the kernel's files."""
+        for subfolder in (self.programs, self.root / "sys/bus/pci/devices"):
+            subfolder.mkdir(parents=True)
+        shutil.copy(SOURCES / "nvidia-smi", self.programs)
+        self.set(SimulatedState())
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a process that is to see this host's driver."""
+        return {
+            "LD_LIBRARY_PATH": str(self.libraries),
+            "SIMULATED_NVIDIA": str(self.state_file),
+            "PATH": f"{self.programs}:{os.environ['PATH']}",
+        }
+
+    def set(self, state: SimulatedState) -> None:
+        """From now on the host is so."""
+        new = self.state_file.with_suffix(".new")
+        new.write_text(state.text())
+        new.replace(self.state_file)
+
+    def plug_in(self, *, pci_class: str = "0x030200", address: str = "0000:65:00.0") -> None:
+        """Put a device of NVIDIA's on the PCI bus."""
+        device = self.root / "sys/bus/pci/devices" / address
+        device.mkdir(parents=True)
+        (device / "vendor").write_text("0x10de\n")
+        (device / "class").write_text(f"{pci_class}\n")
+
+    def load_module(self, version: str = DRIVER) -> None:
+        """Load the driver's kernel module."""
+        folder = self.root / "proc/driver/nvidia"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "version").write_text(
+            f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  Thu Feb 22 01:44:30 UTC 2024\n"
+            "GCC version:  gcc version 12.2.0\n"
+        )
+
+    def gpu_host(self, *, bound: float = 5.0) -> GpuHost:
+        """The real GpuHost, looking at this one."""
+        return GpuHost(
+            NvmlProbe(bound=bound, environment=self.environment),
+            Smi(bound=bound, environment=self.environment, command=(str(self.programs / "nvidia-smi"), "-L")),
+            lambda: look_for_hardware(self.root),
+        )
+
+
+def build_libraries(folder: Path) -> Path:
+    """Compile libnvidia-ml and libcuda into `folder`, under the names that the loader looks for."""
+    folder.mkdir(parents=True)
+    command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    for source, library in (("libnvidia_ml.c", f"libnvidia-ml.so.{DRIVER}"), ("libcuda.c", "libcuda.so.1")):
+        subprocess.run([*command, "-o", str(folder / library), str(SOURCES / source)], check=True)
+    (folder / "libnvidia-ml.so.1").symlink_to(f"libnvidia-ml.so.{DRIVER}")
+    return folder

@@ -1,0 +1,107 @@
+/* The state of a simulated NVIDIA host, read from a file of lines with tab-separated fields:
+ *
+ *   driver VERSION        cuda NUMBER (12040 is 12.4)        cuinit CODE
+ *   gpu UUID NAME TOTAL USED UTILIZATION TEMPERATURE ECC BUS MIG
+ *   part GPU-INDEX UUID NAME TOTAL USED
+ *   fail FUNCTION CODE INDEX (-1: whatever the device)        hang FUNCTION        crash FUNCTION
+ *
+ * A number of "-" is one that the driver does not give (NOT_SUPPORTED). Sizes in bytes.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MOST 64
+#define ABSENT (-1LL)
+
+struct device {
+    int index, slot; /* slot: of a MIG instance, else -1 */
+    char uuid[96], name[96], bus[32];
+    long long total, used, utilization, temperature, ecc, mig;
+};
+struct trouble {
+    char what[8], function[64];
+    int code, index;
+};
+static struct {
+    char driver[80];
+    long long cuda, cuinit;
+    int gpus, parts, troubles;
+    struct device gpu[MOST], part[MOST];
+    struct trouble trouble[MOST];
+} host;
+
+static long long number(const char *field) {
+    return field == NULL || strcmp(field, "-") == 0 ? ABSENT : atoll(field);
+}
+
+static void copy(char *to, const char *from, size_t size) {
+    snprintf(to, size, "%s", from == NULL ? "" : from);
+}
+
+static void read_line(char *line) {
+    char *field[16] = {0};
+    int fields = 0;
+    line[strcspn(line, "\n")] = 0;
+    for (char *rest = line; fields < 16 && (field[fields] = strsep(&rest, "\t")) != NULL; fields++)
+        ;
+    const char *word = field[0];
+    if (word == NULL)
+        return;
+    if (strcmp(word, "driver") == 0)
+        copy(host.driver, field[1], sizeof host.driver);
+    else if (strcmp(word, "cuda") == 0)
+        host.cuda = number(field[1]);
+    else if (strcmp(word, "cuinit") == 0)
+        host.cuinit = number(field[1]);
+    else if (strcmp(word, "gpu") == 0 && host.gpus < MOST) {
+        struct device *d = &host.gpu[host.gpus];
+        d->index = host.gpus++, d->slot = -1;
+        copy(d->uuid, field[1], sizeof d->uuid), copy(d->name, field[2], sizeof d->name);
+        d->total = number(field[3]), d->used = number(field[4]), d->utilization = number(field[5]);
+        d->temperature = number(field[6]), d->ecc = number(field[7]);
+        copy(d->bus, field[8], sizeof d->bus), d->mig = number(field[9]);
+    } else if (strcmp(word, "part") == 0 && host.parts < MOST) {
+        struct device *d = &host.part[host.parts++];
+        d->index = (int)number(field[1]), d->mig = ABSENT, d->slot = 0;
+        for (int i = 0; i < host.parts - 1; i++)
+            d->slot += host.part[i].index == d->index;
+        copy(d->uuid, field[2], sizeof d->uuid), copy(d->name, field[3], sizeof d->name);
+        d->total = number(field[4]), d->used = number(field[5]);
+        d->utilization = d->temperature = d->ecc = ABSENT;
+    } else if (host.troubles < MOST && (!strcmp(word, "fail") || !strcmp(word, "hang") || !strcmp(word, "crash"))) {
+        struct trouble *t = &host.trouble[host.troubles++];
+        copy(t->what, word, sizeof t->what), copy(t->function, field[1], sizeof t->function);
+        t->code = field[2] ? atoi(field[2]) : 0, t->index = field[2] && field[3] ? atoi(field[3]) : -1;
+    }
+}
+
+static void read_state(void) {
+    const char *path = getenv("SIMULATED_NVIDIA");
+    FILE *file = fopen(path != NULL ? path : "/etc/simulated-nvidia", "r");
+    char line[1024];
+    memset(&host, 0, sizeof host);
+    host.cuda = ABSENT;
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        read_line(line);
+    if (file != NULL)
+        fclose(file);
+}
+
+/* The trouble that a test has set for this function and device: does not return, dies, or answers a code. */
+static int trouble(const char *function, int index) {
+    for (int i = 0; i < host.troubles; i++) {
+        struct trouble *t = &host.trouble[i];
+        if (strcmp(t->function, function) != 0 || (t->index != -1 && t->index != index))
+            continue;
+        if (strcmp(t->what, "hang") == 0)
+            for (;;)
+                pause();
+        if (strcmp(t->what, "crash") == 0)
+            raise(SIGSEGV);
+        return t->code;
+    }
+    return 0;
+}
