@@ -5,11 +5,13 @@ envelope.
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import STATUS, envelope, respond, unknown_plugin
@@ -63,16 +65,39 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
         query=request.url.query,
     )
     accepted = request.headers.get("accept", "")
-    for media_type in _STREAMS:
-        if media_type in accepted:
-            return await _stream(name, call, context, media_type)
-    return respond(await context.tool_runner.run(name, call), plugin=name, tool=tool, run_id=run_id)
+    async with _caller_watched(request, call, context):
+        for media_type in _STREAMS:
+            if media_type in accepted:
+                return await _stream(name, call, context, media_type)
+        return respond(await context.tool_runner.run(name, call), plugin=name, tool=tool, run_id=run_id)
+
+
+@asynccontextmanager
+async def _caller_watched(request: Request, call: ToolCall, context: ApiContext) -> AsyncIterator[None]:
+    """Meanwhile, a caller that hangs up gives up its place among the runs that wait. One whose body is still to be read
+    is noticed by that.
+    """
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        context.tool_runner.give_up(call.run_id)
+
+    watcher = asyncio.create_task(watch()) if isinstance(call.body, bytes) else None
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            watcher.cancel()
 
 
 async def _body(request: Request, limit: int, length: int | None) -> bytes | AsyncIterator[bytes]:
     """Short bodies whole, others as they come; over `limit` bytes raises `BodyError`, here or while it is read."""
     if length is not None and length <= _SHORT_BODY:
-        return await request.body()
+        try:
+            return await request.body()
+        except ClientDisconnect:
+            raise BodyError(Outcome.CALLER_GONE, "the caller hung up in the middle of its body") from None
     return _limited(request, limit)
 
 

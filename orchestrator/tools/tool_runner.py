@@ -23,6 +23,10 @@ class QueueFullError(OrchestratorError):
     """As many runs wait as may."""
 
 
+class GivenUpError(OrchestratorError):
+    """Whoever wanted the run's answer is there no more."""
+
+
 class DrainingError(OrchestratorError):
     """The orchestrator is stopping and takes no new runs."""
 
@@ -62,8 +66,8 @@ class ToolRunner:
             async with self._turn(record, call.run_id):
                 instance = await supervisor.ready_instance()
                 return await self._run_on(instance, supervisor, call, emit)
-        except QueueFullError as error:
-            return RunResult(Outcome.QUEUE_FULL, error=str(error), retry_after=_patience(record))
+        except (QueueFullError, GivenUpError) as error:
+            return _never_begun(record, error)
         except InstanceEndedError as error:
             result = ended_by(error.verdict)
             return RunResult(Outcome.UNAVAILABLE, error=result.error, reason_code=result.reason_code)
@@ -71,6 +75,14 @@ class ToolRunner:
             self._runs -= 1
             if not self._runs:
                 self._idle.set()
+
+    def give_up(self, run_id: str) -> None:
+        """Nobody is there any more for this run's answer: if it waits, it never begins. One that has begun goes on,
+        since a tool cannot be stopped short of its container.
+        """
+        turn = self._turns.get(run_id)
+        if turn is not None and not turn.done():
+            turn.set_exception(GivenUpError("the caller hung up before the run began"))
 
     async def drain(self) -> None:
         """Take no new runs, and return when those in flight have ended, each within its own limit."""
@@ -128,7 +140,7 @@ class ToolRunner:
         self._registry.count_queued(plugin, +1)
         try:
             await self._turns[run_id]
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GivenUpError):
             self._leave(queue, run_id)
             raise
         finally:
@@ -154,6 +166,12 @@ def _unavailable(record: PluginRecord) -> RunResult:
         error=record.reason or f"The plugin is {PluginLifecycleState.UNAVAILABLE}.",
         reason_code=record.reason_code,
     )
+
+
+def _never_begun(record: PluginRecord, error: QueueFullError | GivenUpError) -> RunResult:
+    if isinstance(error, GivenUpError):
+        return RunResult(Outcome.CALLER_GONE, error=str(error))
+    return RunResult(Outcome.QUEUE_FULL, error=str(error), retry_after=_patience(record))
 
 
 def _patience(record: PluginRecord) -> float:
