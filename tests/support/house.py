@@ -26,6 +26,7 @@ from orchestrator.containers.memory_program import Program, ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 from orchestrator.registry import PluginRegistry
 from orchestrator.settings import Settings
+from support.gpus import SetGpus
 from support.scripted_runtime import ScriptedInstance, ScriptedRuntime
 
 PATIENCE = 5.0
@@ -47,6 +48,7 @@ class House:
             python_image="python:test",
             **settings,
         )
+        self.gpus = SetGpus()
         self.engine = MemoryEngine(bound=0.3)
         self.engine.add_image("python:test", _nothing)
         self.engine.shelf.built_program = self._program
@@ -68,7 +70,13 @@ class House:
         silent: bool = False,
         **manifest: Any,
     ) -> ScriptedRuntime:
-        """A plugin's folder, and what runs in its container: a runtime with these tools, or `program`."""
+        """A plugin's folder, and what runs in its container: a runtime with these tools, or `program`.
+
+        Its image is a prebuilt one that is there, unless the manifest names another: `base` has one built.
+        """
+        if "image" not in manifest:
+            manifest["image"] = f"house/{name}"
+            self.engine.add_image(manifest["image"], self._program)
         self.write(name, **manifest)
         for path, content in (files or {}).items():
             (self.plugins / name / path).parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +110,9 @@ class House:
 
     async def open(self, *, stop_plugins: bool = False) -> httpx.AsyncClient:
         """Start the orchestrator behind a server on a loopback port; a client for it."""
-        self.app = create_app(self.settings, engine=self.engine, stop_plugins=stop_plugins)
+        self.app = create_app(
+            self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins
+        )
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
         address = await self._serve(self.app)
         self._client = await self._stack.enter_async_context(
@@ -179,9 +189,14 @@ class House:
         await server.startup(sockets=[listening])
 
         async def stop() -> None:
-            for connection in tuple(server.server_state.connections):
-                connection.shutdown()
-            await server.shutdown(sockets=[listening])
+            # As `server.shutdown`, which always sleeps for a while.
+            for accepting in server.servers:
+                accepting.close()
+                await accepting.wait_closed()
+            while connections := server.server_state.connections:
+                for connection in tuple(connections):
+                    connection.shutdown()
+                await asyncio.sleep(0.001)
 
         self._stack.push_async_callback(stop)
         return f"http://127.0.0.1:{listening.getsockname()[1]}"

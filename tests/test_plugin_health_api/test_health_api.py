@@ -16,8 +16,8 @@ from orchestrator.registry import PluginRegistry
 
 FIELDS = {
     "name", "state", "description", "version", "reason", "reason_code", "uptime_seconds", "last_used", "success_count",
-    "error_count", "last_execution_time_ms", "avg_execution_time_ms", "in_flight", "queued", "generation", "observed_at",
-    "stale", "checks", "container", "gpus", "limits",
+    "error_count", "last_execution_time_ms", "avg_execution_time_ms", "in_flight", "queued", "generation",
+    "observed_at", "stale", "checks", "container", "gpus", "limits",
 }  # fmt: skip
 IMPORT_ERROR = [(0.0, {"phase": "failed", "reason_code": "IMPORT_ERROR", "reason": "No module named 'x'."})]
 
@@ -169,8 +169,8 @@ async def test_a_mended_manifest_counts_at_the_next_restart(house: House) -> Non
 
 
 ODD_NAMES = [
-    "nobody", "Reader", "reader%20", "%00", "%0a", "..%2f..%2fetc%2fpasswd", "%F0%9F%90%8D", "%FF", "a" * 3000, "'--", "%3Cb%3E",
-    "{name}", "%25s", "null", "0", "-", "reader%2Fhealth", "%2e%2e",
+    "nobody", "Reader", "reader%20", "%00", "%0a", "..%2f..%2fetc%2fpasswd", "%F0%9F%90%8D", "%FF", "a" * 3000, "'--",
+    "%3Cb%3E", "{name}", "%25s", "null", "0", "-", "reader%2Fhealth", "%2e%2e",
 ]  # fmt: skip
 
 

@@ -29,7 +29,7 @@ async def test_a_missing_package_is_told_by_the_container(house: House) -> None:
 
 async def test_a_missing_model_is_found_before_anything_is_built(house: House) -> None:
     """No image, no container: the host can see that it is not there."""
-    house.add("reader", models={"weights": "models/w.gguf"})
+    house.add("reader", image="base", models={"weights": "models/w.gguf"})
     await house.open()
     health = await house.settled("reader")
     assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "MODEL_MISSING")
@@ -41,7 +41,7 @@ async def test_a_missing_model_is_found_before_anything_is_built(house: House) -
 @pytest.mark.parametrize("content", [b"", GGUF[:8], bytes(64), b"<!DOCTYPE html><html></html>"])
 async def test_a_corrupt_model_is_found_before_anything_is_built(house: House, content: bytes) -> None:
     """Its first sixteen bytes give it away."""
-    house.add("reader", models={"weights": "w.gguf"}, files={"w.gguf": content})
+    house.add("reader", image="base", models={"weights": "w.gguf"}, files={"w.gguf": content})
     await house.open()
     health = await house.settled("reader")
     assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "MODEL_CORRUPT")
@@ -102,7 +102,7 @@ async def test_a_build_that_fails_keeps_its_last_lines(house: House) -> None:
     """FAILED; the output is in the post-mortem and among the logs."""
     house.engine.shelf.build_output = ["Step 1/3", "Collecting torch==99"]
     house.engine.shelf.build_error = "No matching distribution found for torch==99"
-    house.add("reader")
+    house.add("reader", image="base")
     client = await house.open()
     health = await house.buried("reader")
     logs = await client.get("/v1/plugins/reader/logs")
@@ -137,11 +137,11 @@ async def test_an_engine_that_refuses_is_quoted(house: House, call: str) -> None
 
 async def test_an_unchanged_plugin_is_not_built_again(house: House) -> None:
     """Changed code is, a changed limit is not."""
-    house.add("reader", files={"reader/plugin.py": b"x = 1"})
+    house.add("reader", image="base", files={"reader/plugin.py": b"x = 1"})
     client = await house.open()
     await house.settled("reader")
     built = len(house.engine.shelf.builds)
-    house.write("reader", limits={"memory": "64MiB"})
+    house.write("reader", image="base", limits={"memory": "64MiB"})
     await client.post("/v1/plugins/reader/restart", params={"wait": 5})
     after_limit = len(house.engine.shelf.builds)
     (house.plugins / "reader" / "reader" / "plugin.py").write_bytes(b"x = 2")
