@@ -11,10 +11,11 @@ from typing import Final
 from fastapi import FastAPI
 
 from orchestrator import deployment
-from orchestrator.api import health_router, own_health_router, plugins_router, problems, run_router
+from orchestrator.api import gpus_router, health_router, own_health_router, plugins_router, problems, run_router
 from orchestrator.api.context import ApiContext
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
+from orchestrator.gpus import GpuHost
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
@@ -22,6 +23,7 @@ from orchestrator.registry import PluginRegistry
 from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
 from orchestrator.settings import Settings
 from orchestrator.supervisor.fleet import Fleet
+from orchestrator.supervisor.gpu_keeper import GpuKeeper
 from orchestrator.supervisor.parts import Parts
 from orchestrator.tools.tool_runner import ToolRunner
 
@@ -39,9 +41,16 @@ _BUILD_VARIABLES: Final = (
 _log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, *, engine: ContainerEngine | None = None, stop_plugins: bool = False) -> FastAPI:
-    """The orchestrator as an ASGI application. `engine` is Docker unless another is given; `stop_plugins`: on
-    shutdown the plugins' containers are taken down too, instead of being left for the next start.
+def create_app(
+    settings: Settings,
+    *,
+    engine: ContainerEngine | None = None,
+    gpu_host: GpuHost | None = None,
+    stop_plugins: bool = False,
+) -> FastAPI:
+    """The orchestrator as an ASGI application. `engine` is Docker and `gpu_host` this host unless others are given.
+
+    `stop_plugins`: on shutdown the plugins' containers are taken down too, instead of being left for the next start.
     """
 
     @asynccontextmanager
@@ -49,7 +58,7 @@ def create_app(settings: Settings, *, engine: ContainerEngine | None = None, sto
         claimed = deployment.claim(settings)
         containers = engine or docker_engine(settings)
         try:
-            parts = _parts(settings, containers, claimed)
+            parts = _parts(settings, containers, claimed, gpu_host)
             fleet = Fleet(parts)
             sandbox = PluginSandboxRunner(
                 max_result=int(settings.max_result), upload_idle=settings.upload_idle_timeout.total_seconds()
@@ -74,7 +83,7 @@ def create_app(settings: Settings, *, engine: ContainerEngine | None = None, sto
         version="0.1.0",
         lifespan=lifespan,
     )
-    for module in (health_router, plugins_router, run_router, own_health_router):
+    for module in (health_router, gpus_router, plugins_router, run_router, own_health_router):
         app.include_router(module.router)
     problems.install(app)
     return app
@@ -115,7 +124,9 @@ def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None
     return None
 
 
-def _parts(settings: Settings, engine: ContainerEngine, claimed: deployment.Deployment) -> Parts:
+def _parts(
+    settings: Settings, engine: ContainerEngine, claimed: deployment.Deployment, gpu_host: GpuHost | None
+) -> Parts:
     return Parts(
         settings=settings,
         engine=engine,
@@ -123,6 +134,9 @@ def _parts(settings: Settings, engine: ContainerEngine, claimed: deployment.Depl
         loader=PluginLoader(settings.plugins_dirs),
         checker=DependencyChecker(settings.models_dir),
         builder=image_builder(settings, engine),
+        gpus=GpuKeeper(
+            gpu_host or GpuHost(), engine, forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver
+        ),
         deployment=claimed.id,
         run_dir=claimed.run_dir,
         start_slots=asyncio.Semaphore(settings.start_concurrency),

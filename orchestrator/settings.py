@@ -4,7 +4,7 @@ import re
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import durationpy
 import platformdirs
@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     engine_timeout: Duration = timedelta(seconds=10)
     """Bound on a question to the container engine."""
 
+    gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
+    """How the engine is asked for GPUs: what it has, or one of the two whatever it says."""
     ca_bundle: Path | None = None
     """CA certificates that image builds must trust; without it SSL_CERT_FILE and its like are taken."""
     python_image: str = "plugin-orchestrator/python:3.11-bookworm"

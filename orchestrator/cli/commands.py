@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from orchestrator.cli import background, client, server
-from orchestrator.cli.tables import health_table, plugins_table
+from orchestrator.cli.tables import gpus_table, health_table, plugins_table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 console = Console(highlight=False)
@@ -123,6 +123,21 @@ def events(name: Name, *, as_json: AsJson = False) -> None:
     for event in listed:
         reason = f"  {event['reason_code']}: {event['reason']}" if event["reason_code"] else ""
         console.print(f"{event['time']}  #{event['generation']}  {event['state']}{reason}", markup=False)
+
+
+@app.command()
+def gpus(*, as_json: AsJson = False) -> None:
+    """The host's GPUs, how they are, and who holds them."""
+    listed = client.get("/v1/gpus")
+    if as_json:
+        _show(listed, as_json=True)
+        return
+    if listed["reason"]:
+        console.print(f"[yellow]{listed['reason_code']}[/]: {listed['reason']}")
+    if listed["devices"]:
+        console.print(gpus_table(listed["devices"]))
+    for sentence in listed["quarantines"]:
+        console.print(f"[yellow]{sentence}[/]")
 
 
 @app.command()

@@ -35,6 +35,26 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def gpus_table(devices: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a GPU or MIG instance."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("GPU", "NAME", "UUID", "MEMORY", "LOAD", "TEMP", "STATE", "HELD BY"):
+        table.add_column(name)
+    for gpu in devices:
+        used, total = gpu.get("memory_used_bytes"), gpu.get("memory_total_bytes")
+        table.add_row(
+            str(gpu.get("index", "?")),
+            gpu.get("name") or "?",
+            gpu["uuid"],
+            "" if used is None or total is None else f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB",
+            "" if gpu.get("utilization_percent") is None else f"{gpu['utilization_percent']} %",
+            "" if gpu.get("temperature_celsius") is None else f"{gpu['temperature_celsius']} °C",
+            gpu.get("fault") or gpu.get("state", ""),
+            ", ".join(holder["plugin"] for holder in gpu.get("holders", ())),
+        )
+    return table
+
+
 def health_table(plugin: Mapping[str, Any]) -> Table:
     """Everything known of one plugin."""
     table = Table(box=None, show_header=False, pad_edge=False)

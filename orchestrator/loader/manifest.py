@@ -52,6 +52,8 @@ class Gpu(_Strict):
     memory: Size | None = None
     """Memory needed on each GPU."""
     sharing: Literal["exclusive", "shared"] = "exclusive"
+    video: bool = False
+    """Also the GPU's video encoder and decoder."""
 
 
 class Manifest(_Strict):

@@ -103,6 +103,7 @@ def container_spec(
     models_folder: Path,
     max_result: int,
     devices: DeviceGrant | None = None,
+    grant_labels: Mapping[str, str] = MappingProxyType({}),
 ) -> ContainerSpec:
     """The container of this instance: not root, read-only, no capability, no network unless the manifest asks."""
     models = {name: f"{MODELS_FOLDER}/{name}/{Path(relative).name}" for name, relative in manifest.models.items()}
@@ -113,7 +114,7 @@ def container_spec(
     return ContainerSpec(
         name=identity.container_name,
         image=image,
-        labels=identity.labels(),
+        labels={**identity.labels(), **grant_labels},
         environment={
             **manifest.env,
             "PLUGIN_NAME": manifest.name,
@@ -124,6 +125,7 @@ def container_spec(
             "PLUGIN_SCRATCH_DIR": SCRATCH_FOLDER,
             "PLUGIN_MAX_RESULT": str(max_result),
             "PLUGIN_MAX_SCRATCH": str(limits.scratch),
+            **({"PLUGIN_REQUIRES_GPU": "1"} if manifest.requires_gpu else {}),
             "NOTIFY_SOCKET": f"{RUN_FOLDER}/notify.sock",
         },
         memory=limits.memory,

@@ -5,13 +5,14 @@ import logging
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from orchestrator.errors import EngineError, EngineUnreachableError
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import PluginRecord
 from orchestrator.sandbox.policy import LABEL_DEPLOYMENT, LABEL_INSTANCE, LABEL_PLUGIN, effective_limits
+from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.parts import Parts
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
@@ -28,7 +29,7 @@ class Fleet:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._supervisors: dict[str, PluginSupervisor] = {}
-        self._listener: asyncio.Task[None] | None = None
+        self._watchers: list[asyncio.Task[None]] = []
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -51,16 +52,19 @@ class Fleet:
         for plugin in await asyncio.to_thread(self._parts.loader.discover):
             self._register(plugin)
         await self._sweep()
-        self._listener = asyncio.create_task(self._listen(), name="engine events")
+        self._watchers = [
+            asyncio.create_task(self._listen(), name="engine events"),
+            asyncio.create_task(self._parts.gpus.watch(self._gpu_lost), name="gpus"),
+        ]
         await asyncio.gather(*(supervisor.start() for supervisor in self._supervisors.values()))
 
     async def close(self, *, stop_plugins: bool) -> None:
         """Let go of everything; with `stop_plugins` the containers are stopped and removed too."""
         if stop_plugins:
             await asyncio.gather(*(s.stop("The orchestrator was stopped") for s in self._supervisors.values()))
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
         await asyncio.gather(*(supervisor.close() for supervisor in self._supervisors.values()))
         if stop_plugins:
             shutil.rmtree(self._parts.run_dir, ignore_errors=True)
@@ -120,6 +124,14 @@ class Fleet:
             instance = supervisor.instance
             if instance is not None and instance.container_id is not None and instance.identity.instance not in there:
                 supervisor.container_died(instance.identity.instance)
+
+    def gpus(self) -> Mapping[str, Any]:
+        """The host's GPUs and who holds them, as last seen."""
+        return self._parts.gpus.report()
+
+    def _gpu_lost(self, holder: str, verdict: Verdict) -> None:
+        for supervisor in self._supervisors.values():
+            supervisor.gpu_lost(holder, verdict)
 
     def _lost(self, labels: Mapping[str, str]) -> None:
         supervisor = self._supervisors.get(labels.get(LABEL_PLUGIN, ""))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.gpus import Grant
 from orchestrator.loader.manifest import Manifest
 from orchestrator.sandbox.channel import RuntimeChannel
 from orchestrator.sandbox.policy import EffectiveLimits, InstanceIdentity
@@ -36,6 +37,8 @@ class Instance:
     container_id: str | None = None
     image_id: str | None = None
     tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    grant: Grant | None = None
+    """The GPUs it holds."""
     oom_kills: int = 0
     ended: Verdict | None = None
     peak_memory: int | None = None

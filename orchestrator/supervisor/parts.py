@@ -10,6 +10,7 @@ from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
 from orchestrator.registry import PluginRegistry
 from orchestrator.settings import Settings
+from orchestrator.supervisor.gpu_keeper import GpuKeeper
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Parts:
     loader: PluginLoader
     checker: DependencyChecker
     builder: ImageBuilder
+    gpus: GpuKeeper
     deployment: str
     run_dir: Path
     start_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))

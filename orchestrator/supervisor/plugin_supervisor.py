@@ -135,6 +135,11 @@ class PluginSupervisor:
             if instance.has_channel:
                 self._spawn(self._look_after(instance))
 
+    def gpu_lost(self, holder: str, verdict: Verdict) -> None:
+        """A GPU of this instance is gone."""
+        if self._instance is not None and self._instance.identity.instance == holder:
+            self._end(self._instance, verdict)
+
     # Inside: an instance from begin to end
 
     def _alive(self) -> bool:
@@ -173,11 +178,14 @@ class PluginSupervisor:
     async def _bring_up(self, instance: Instance) -> None:
         parts, folder = self._parts, self._plugin.folder
         try:
+            if instance.manifest.requires_gpu:
+                await parts.gpus.check()
             self._update(instance, checks=tuple(await asyncio.to_thread(check_host, parts, instance.manifest, folder)))
             instance.image_id = await ensure_image(parts, instance.manifest, folder)
             async with asyncio.timeout(None) as deadline:
                 await start_container(parts, instance, folder, on_start=lambda: _begin_clock(deadline, instance.limits))
-                self._update(instance, container=_container_facts(instance, None))
+                gpus = parts.gpus.facts(instance.grant) if instance.grant else ()
+                self._update(instance, container=_container_facts(instance, None), gpus=gpus)
                 self._spawn(self._watch(instance))
                 await instance.ready()
         except TimeoutError:

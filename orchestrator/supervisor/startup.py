@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from orchestrator.containers.spec import ContainerSpec, ContainerStatus
+from orchestrator.containers.spec import ContainerSpec, ContainerStatus, DeviceGrant
 from orchestrator.errors import (
     BuildError,
     DeviceRequestError,
@@ -16,6 +16,7 @@ from orchestrator.errors import (
     EngineUnreachableError,
     NotFoundError,
 )
+from orchestrator.gpus.host_check import judge_engine
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_builder import ImageRecipe
 from orchestrator.loader.manifest import Manifest
@@ -51,13 +52,9 @@ async def engine_verdicts(doing: str) -> AsyncIterator[None]:
     except NotFoundError as error:
         raise InstanceEndedError(Verdict(ReasonCode.IMAGE_MISSING, str(error))) from error
     except DeviceRequestError as error:
-        raise InstanceEndedError(
-            Verdict(
-                ReasonCode.GPU_RUNTIME_MISSING,
-                f"The engine cannot hand out GPUs: {error}. Install the NVIDIA container toolkit, restart the engine, "
-                "then the plugin.",
-            )
-        ) from error
+        problem = judge_engine((), refusal=str(error))
+        sentence = problem.sentence if problem else str(error)
+        raise InstanceEndedError(Verdict(ReasonCode.GPU_RUNTIME_MISSING, sentence)) from error
     except EngineError as error:
         raise InstanceEndedError(
             Verdict(
@@ -89,6 +86,7 @@ async def start_container(parts: Parts, instance: Instance, folder: Path, *, on_
     """
     _make_folder(parts.run_dir, instance.run_folder)
     endpoint = parts.engine.endpoint(instance.run_folder)
+    devices = await _devices(parts, instance)
     spec = container_spec(
         instance.manifest,
         instance.limits,
@@ -97,6 +95,8 @@ async def start_container(parts: Parts, instance: Instance, folder: Path, *, on_
         run_folder=instance.run_folder,
         models_folder=parts.checker.models_folder(instance.manifest, folder),
         max_result=int(parts.settings.max_result),
+        devices=devices,
+        grant_labels=instance.grant.labels() if instance.grant else {},
     )
     try:
         notify = NotifySocket(endpoint.notify)
@@ -110,6 +110,14 @@ async def start_container(parts: Parts, instance: Instance, folder: Path, *, on_
             await asyncio.shield(instance.launch)
         instance.open_channel(RuntimeChannel(endpoint))
         await _until_it_speaks(parts, instance, notify, endpoint.control)
+
+
+async def _devices(parts: Parts, instance: Instance) -> DeviceGrant | None:
+    """Lease the GPUs that the manifest asks for; the lease is given back when the container is gone."""
+    if not instance.manifest.requires_gpu:
+        return None
+    instance.grant = await parts.gpus.acquire(instance.identity.instance, instance.manifest)
+    return await parts.gpus.device_grant(instance.grant, video=instance.manifest.gpu.video)
 
 
 async def _launch(parts: Parts, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]) -> None:

@@ -44,6 +44,8 @@ async def tear_down(parts: Parts, instance: Instance, verdict: Verdict) -> tuple
     removal = Removal()
     if instance.container_id is not None:
         report, removal = await _remove(parts, instance.container_id, report)
+    if instance.grant is not None and not removal.problem:
+        parts.gpus.release(instance.grant.holder)
     await instance.close_channel()
     shutil.rmtree(instance.run_folder, ignore_errors=True)
     return report, removal

@@ -85,8 +85,9 @@ class LiveOrchestrator:
 def live_orchestrator(
     plugins_dirs: Sequence[Path], *, engine: bool = True, **settings: str
 ) -> Iterator[LiveOrchestrator]:
-    """Serves until the context is left; then it is stopped with its containers, however the test ended. `engine` false: the
-    test has none.
+    """Serves until the context is left; then it is stopped with its containers, however the test ended.
+
+    `engine` false: the test has none.
     """
     home = Path(tempfile.mkdtemp(prefix="po-"))
     with socket.create_server(("127.0.0.1", 0)) as probe:

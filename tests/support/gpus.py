@@ -1,0 +1,47 @@
+"""GPUs that a test sets, behind the same witnesses as real ones."""
+
+import time
+from datetime import UTC, datetime
+
+from orchestrator.gpus import GpuDevice, GpuHost, GpuInventory
+from orchestrator.gpus.evidence import HardwareHints, SmiOpinion
+from orchestrator.gpus.inventory import FaultKind, GpuFault
+
+GIB = 1024**3
+
+
+def device(index: int, **facts: object) -> GpuDevice:
+    """A sound GPU of 16 GiB with nothing on it."""
+    return GpuDevice(
+        uuid=f"GPU-{index:08d}-0000-0000-0000-000000000000",
+        index=index,
+        **{"name": "Test GPU", "memory_total": 16 * GIB, "memory_used": 0, **facts},
+    )
+
+
+class SetGpus:
+    """Both NVML and nvidia-smi: they tell what the test set last. Without devices NVML's library is missing."""
+
+    def __init__(self, *devices: GpuDevice, fault: GpuFault | None = None) -> None:
+        self.devices = devices
+        self.fault = fault or (None if devices else GpuFault(FaultKind.LIBRARY_MISSING))
+
+    async def read(self) -> GpuInventory:
+        return GpuInventory(
+            devices=() if self.fault else self.devices,
+            observed_at=datetime.now(UTC),
+            began=time.monotonic(),
+            driver_version="570.1",
+            cuda_version="12.8",
+            fault=self.fault,
+        )
+
+    async def ask(self) -> SmiOpinion:
+        return SmiOpinion("works" if self.devices else "missing")
+
+    def hints(self) -> HardwareHints:
+        count = len(self.devices)
+        return HardwareHints(pci_gpus=count, module_version="570.1" if count else None, device_nodes=count)
+
+    def host(self) -> GpuHost:
+        return GpuHost(self, self, self.hints)

@@ -1,0 +1,129 @@
+"""Plugins that need a GPU, through the whole orchestrator: who gets which, and what is said where there is none."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.gpus import GIB, SetGpus, device
+from support.house import House, eventually
+
+from orchestrator.gpus.inventory import FaultKind, GpuFault
+
+
+@pytest.fixture
+def gpus(house: House) -> SetGpus:
+    """Two GPUs, and an engine that can hand them out."""
+    house.gpus = SetGpus(device(0), device(1))
+    house.engine.device_drivers = ("nvidia",)
+    return house.gpus
+
+
+def _add(house: House, *names: str, **manifest: Any) -> None:
+    for name in names:
+        house.add(name, tools={"run": lambda: 1}, requires_gpu=True, **manifest)
+
+
+def _devices(house: House, name: str) -> tuple[str, ...]:
+    grant = house.instance(name).spec.devices
+    assert grant is not None
+    return grant.device_ids
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "phrase"),
+    [
+        (None, "GPU_NOT_FOUND", "restart"),
+        (GpuFault(FaultKind.DRIVER_NOT_LOADED), "GPU_DRIVER_ERROR", "modprobe"),
+        (GpuFault(FaultKind.VERSION_MISMATCH), "GPU_DRIVER_ERROR", "upgrade is half done"),
+        (GpuFault(FaultKind.HANG), "GPU_DRIVER_ERROR", "hangs"),
+        (GpuFault(FaultKind.UNKNOWN, "Unknown Error", 999), "GPU_DRIVER_ERROR", "Unknown Error"),
+    ],
+    ids=lambda value: str(value.kind) if isinstance(value, GpuFault) else str(value),
+)
+async def test_a_host_without_a_usable_gpu_is_told_apart(
+    house: House, fault: GpuFault | None, code: str, phrase: str
+) -> None:
+    """UNAVAILABLE with its own code and a sentence; nothing is built, nothing started, others run."""
+    house.gpus = SetGpus(device(0), fault=fault) if fault else SetGpus()
+    _add(house, "tracker")
+    house.add("other", tools={"run": lambda: 1})
+    await house.open()
+    health = await house.until_state("tracker", "UNAVAILABLE")
+    assert (health["reason_code"], phrase in health["reason"]) == (code, True), health
+    assert not [build.tag for build in house.engine.shelf.builds if "tracker" in build.tag]
+    await house.until_state("other", "INITIALIZED")
+    assert (await house.run("other", "run")).status_code == 200
+
+
+async def test_an_engine_without_the_container_toolkit_is_named(house: House, gpus: SetGpus) -> None:
+    """The driver is fine, the engine refuses: GPU_RUNTIME_MISSING, no container and no lease stay behind."""
+    house.engine.device_drivers = ()
+    _add(house, "tracker")
+    client = await house.open()
+    health = await house.buried("tracker")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "GPU_RUNTIME_MISSING")
+    assert "toolkit" in health["reason"]
+    assert await house.containers("tracker") == []
+    assert {gpu["state"] for gpu in (await client.get("/v1/gpus")).json()["devices"]} <= {"free", "draining"}
+
+
+async def test_two_exclusive_plugins_get_two_gpus_and_a_third_none(house: House, gpus: SetGpus) -> None:
+    """By UUID, never the same; the third is GPU_BUSY and gets the one that is freed."""
+    _add(house, "first", "second", "third")
+    client = await house.open()
+    states = {name: await house.settled(name) for name in ("first", "second", "third")}
+    up = [name for name, health in states.items() if health["state"] == "INITIALIZED"]
+    (busy,) = states.keys() - set(up)
+    assert states[busy]["reason_code"] == "GPU_BUSY"
+    assert {_devices(house, name) for name in up} == {(device(0).uuid,), (device(1).uuid,)}
+    assert [gpu["uuid"] for gpu in (await house.health(up[0]))["gpus"]] == list(_devices(house, up[0]))
+
+    freed = _devices(house, up[0])
+    await client.post(f"/v1/plugins/{up[0]}/stop")
+    await eventually(lambda: not _leased(house, freed[0]), "the GPU is free again")
+    health = (await client.post(f"/v1/plugins/{busy}/start", params={"wait": 5})).json()
+    assert health["state"] == "INITIALIZED", health
+    assert _devices(house, busy) == freed
+
+
+async def test_a_gpu_whose_memory_does_not_come_back_is_given_to_nobody(house: House, gpus: SetGpus) -> None:
+    """While something still sits on it the next plugin is GPU_BUSY."""
+    gpus.devices = (device(0),)
+    _add(house, "tracker")
+    client = await house.open()
+    await house.until_state("tracker", "INITIALIZED")
+    gpus.devices = (replace(device(0), memory_used=8 * GIB),)
+    health = (await client.post("/v1/plugins/tracker/restart", params={"wait": 5})).json()
+    assert health["reason_code"] == "GPU_BUSY", health
+    gpus.devices = (device(0),)
+    await eventually(lambda: not _leased(house, device(0).uuid), "the GPU is free again")
+    assert (await client.post("/v1/plugins/tracker/restart", params={"wait": 5})).json()["state"] == "INITIALIZED"
+
+
+async def test_shared_plugins_split_a_gpus_memory(house: House, gpus: SetGpus) -> None:
+    """Each within its budget; who does not fit any more is GPU_BUSY."""
+    gpus.devices = (device(0),)
+    for name in ("one", "two", "three"):
+        _add(house, name, gpu={"sharing": "shared", "memory": "6GiB"})
+    await house.open()
+    codes = [(await house.settled(name))["reason_code"] for name in ("one", "two", "three")]
+    assert sorted(codes, key=str) == ["GPU_BUSY", None, None]
+
+
+async def test_a_gpu_that_is_lost_ends_its_plugin_and_no_other(house: House, gpus: SetGpus) -> None:
+    """UNAVAILABLE with GPU_LOST, found within two looks; the other GPU's plugin runs on."""
+    _add(house, "first", "second")
+    await house.open()
+    for name in ("first", "second"):
+        await house.until_state(name, "INITIALIZED")
+    lost, kept = ("first", "second") if _devices(house, "first") == (device(0).uuid,) else ("second", "first")
+    gpus.devices = (replace(device(0), fault=GpuFault(FaultKind.GPU_LOST, "GPU is lost")), device(1))
+    health = await house.until_state(lost, "UNAVAILABLE")
+    assert health["reason_code"] == "GPU_LOST"
+    assert (await house.run(kept, "run")).status_code == 200
+
+
+def _leased(house: House, uuid: str) -> bool:
+    assert house.app is not None
+    devices = house.app.state.context.fleet.gpus()["devices"]
+    return any(gpu["uuid"] == uuid and gpu["state"] != "free" for gpu in devices)
