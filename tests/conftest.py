@@ -4,7 +4,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support.house import House
+
+# An example may take as long as a busy machine needs; pytest's own time limit holds.
+settings.register_profile("quick", deadline=None)
+settings.load_profile("quick")
 
 
 @pytest.fixture

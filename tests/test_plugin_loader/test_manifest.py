@@ -175,7 +175,7 @@ anything = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(sorted(Manifest.model_fields)), anything))
 def test_no_value_of_any_field_does_more_than_be_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
     """Whatever YAML can hold: a manifest or a `ManifestError`, nothing else."""

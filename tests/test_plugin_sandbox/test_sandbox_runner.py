@@ -212,7 +212,7 @@ async def test_a_connection_that_breaks_is_what_its_instance_ended_of(answer: by
     assert (unknown.outcome, unknown.reason_code) == (Outcome.PLUGIN_FAILED, ReasonCode.UNRESPONSIVE)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     body=st.binary(max_size=200) | st.text(max_size=50).map(lambda text: json.dumps(text).encode()),
     content_type=st.sampled_from(["application/json", "application/x-ndjson", "text/plain", ""]),

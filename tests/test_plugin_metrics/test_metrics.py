@@ -1,0 +1,168 @@
+"""Counters and times of a plugin, as its health shows them."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from support.house import House
+
+from orchestrator.health.health_model import health_response
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.registry import PluginRecord
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def fail() -> None:
+    raise ValueError("no")
+
+
+def shown(**facts: Any) -> dict[str, Any]:
+    """The health of a record with these facts."""
+    record = PluginRecord("reader", "1", "", PluginLifecycleState.LOADED, NOW, **facts)
+    return health_response(record, NOW).model_dump()
+
+
+# As the record is shown
+
+
+@pytest.mark.parametrize(
+    ("successes", "errors", "total", "average"),
+    [(0, 0, 0.0, None), (1, 0, 8.0, 8.0), (3, 1, 10.0, 2.5), (0, 2, 120_000.0, 60_000.0)],
+)
+def test_the_average_is_over_all_counted_runs(successes: int, errors: int, total: float, average: float | None) -> None:
+    """Successes and errors alike; null before the first."""
+    health = shown(success_count=successes, error_count=errors, total_execution_ms=total)
+    assert health["avg_execution_time_ms"] == average
+
+
+@pytest.mark.parametrize(
+    ("ready", "ended", "uptime"),
+    [
+        (None, None, None),
+        (NOW - timedelta(seconds=90), None, 90.0),
+        (NOW - timedelta(seconds=90), NOW - timedelta(seconds=30), 60.0),
+        (None, NOW, None),
+        (NOW + timedelta(seconds=5), None, 0.0),
+    ],
+    ids=["not ready", "ready", "ended", "never ready", "the clock was set back"],
+)
+def test_uptime_runs_from_readiness_to_the_end(
+    ready: datetime | None, ended: datetime | None, uptime: float | None
+) -> None:
+    """Seconds; it stands still once the instance has ended and is never negative."""
+    assert shown(ready_at=ready, ended_at=ended)["uptime_seconds"] == uptime
+
+
+def test_a_record_is_shown_as_it_is() -> None:
+    """No fact is lost or renamed on the way."""
+    health = shown(
+        last_used=NOW,
+        last_execution_ms=1.5,
+        in_flight=2,
+        queued=3,
+        generation=4,
+        reason="r",
+        reason_code=ReasonCode.TIMEOUT,
+    )
+    assert (health["last_used"], health["last_execution_time_ms"]) == (NOW, 1.5)
+    assert (health["in_flight"], health["queued"], health["generation"]) == (2, 3, 4)
+    assert (health["reason"], health["reason_code"]) == ("r", "TIMEOUT")
+
+
+# Through the whole house
+
+
+async def test_successes_and_errors_are_counted(house: House) -> None:
+    """Each run once; what the caller got wrong not at all."""
+    house.add("reader", tools={"read": lambda: 1, "fail": fail}, failure_policy="tolerant")
+    await house.open()
+    await house.settled("reader")
+    for tool, times in (("read", 3), ("fail", 2), ("nothing", 4)):
+        for _ in range(times):
+            await house.run("reader", tool)
+    await house.run("reader", "read", colour="red")
+    health = await house.health("reader")
+    assert (health["success_count"], health["error_count"]) == (3, 2)
+
+
+async def test_execution_times_are_the_plugins_own(house: House) -> None:
+    """Last and mean, in milliseconds, as the answers say; waiting in the queue is no execution."""
+    seconds = iter([0.03, 0.01, 0.02])
+
+    async def read() -> None:
+        await asyncio.sleep(next(seconds))
+
+    house.add("reader", tools={"read": read})
+    await house.open()
+    await house.settled("reader")
+    answers = await asyncio.gather(*(house.run("reader", "read") for _ in range(3)))
+    times = [answer.json()["execution_time_ms"] for answer in answers]
+    health = await house.health("reader")
+    assert health["avg_execution_time_ms"] == pytest.approx(sum(times) / 3, abs=0.01)
+    assert health["last_execution_time_ms"] in [pytest.approx(time, abs=0.01) for time in times]
+    assert all(time >= 10 for time in times)
+
+
+async def test_a_timeout_counts_as_an_error_with_its_time(house: House) -> None:
+    """It took as long as it was allowed to."""
+    house.add("reader", tools={"read": asyncio.Event().wait}, limits={"timeout": "100ms"})
+    await house.open()
+    await house.run("reader", "read")
+    health = await house.health("reader")
+    assert (health["success_count"], health["error_count"], health["in_flight"]) == (0, 1, 0)
+    assert 100 <= health["last_execution_time_ms"] < 1000
+
+
+async def test_last_used_is_when_the_last_run_began(house: House) -> None:
+    """Null before the first."""
+    house.add("reader", tools={"read": lambda: 1})
+    await house.open()
+    before = await house.settled("reader")
+    begun = datetime.now(UTC)
+    await house.run("reader", "read")
+    used = datetime.fromisoformat((await house.health("reader"))["last_used"])
+    assert before["last_used"] is None
+    assert begun <= used <= datetime.now(UTC)
+
+
+async def test_in_flight_follows_the_runs(house: House) -> None:
+    """As many as execute at this moment."""
+    go_on = asyncio.Event()
+    house.add("reader", tools={"read": go_on.wait}, concurrency=4)
+    await house.open()
+    await house.settled("reader")
+    runs = [asyncio.create_task(house.run("reader", "read")) for _ in range(3)]
+    await house.until("reader", lambda health: health["in_flight"] == 3)
+    go_on.set()
+    await asyncio.gather(*runs)
+    assert (await house.health("reader"))["in_flight"] == 0
+
+
+async def test_counters_survive_a_restart_and_uptime_begins_anew(house: House) -> None:
+    """They are the plugin's; uptime and generation are the instance's."""
+    house.add("reader", tools={"read": lambda: 1, "fail": fail})
+    client = await house.open()
+    await house.run("reader", "read")
+    await house.run("reader", "fail")
+    ended = await house.buried("reader")
+    await asyncio.sleep(0.05)
+    assert (await house.health("reader"))["uptime_seconds"] == ended["uptime_seconds"]
+    await client.post("/v1/plugins/reader/restart", params={"wait": 5})
+    await house.run("reader", "read")
+    after = await house.health("reader")
+    assert (after["success_count"], after["error_count"], after["generation"]) == (2, 1, 2)
+    assert after["uptime_seconds"] < 5
+    assert after["avg_execution_time_ms"] is not None
+
+
+async def test_what_the_container_uses_is_shown(house: House) -> None:
+    """As its own supervisor last told."""
+    house.add("reader")
+    await house.open()
+    await house.settled("reader")
+    memory = {"oom_kills": 0, "usage_bytes": 111, "peak_bytes": 222, "limit_bytes": 333}
+    house.instance("reader").set_status(memory=memory, cpu_seconds=1.5)
+    health = await house.until("reader", lambda health: health["container"]["cpu_seconds"] == 1.5)
+    assert (health["container"]["memory_usage_bytes"], health["container"]["memory_peak_bytes"]) == (111, 222)

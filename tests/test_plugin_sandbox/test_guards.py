@@ -1,0 +1,174 @@
+"""Time and memory limits through the whole house: the caller is answered in time, the container is gone after."""
+
+import asyncio
+import time
+
+import pytest
+from support.house import House
+
+STACKS = 'Thread 0x1\n  File "/plugin/reader/plugin.py", line 7 in read'
+
+
+async def hangs() -> None:
+    await asyncio.Event().wait()
+
+
+async def ready(house: House, *names: str) -> None:
+    await house.open()
+    for name in names:
+        await house.settled(name)
+
+
+async def test_a_run_over_its_limit_is_504_in_time(house: House) -> None:
+    """With the limit in the sentence; the plugin is FAILED with TIMEOUT."""
+    house.add("reader", tools={"read": hangs}, limits={"timeout": "200ms"})
+    await ready(house, "reader")
+    begun = time.monotonic()
+    answer = await house.run("reader", "read")
+    took = time.monotonic() - begun
+    health = await house.health("reader")
+    assert answer.status_code == 504
+    assert (answer.json()["reason_code"], answer.json()["source"]) == ("TIMEOUT", "orchestrator")
+    assert "0.2 s" in answer.json()["error"]
+    assert 0.2 <= took < 1
+    assert (health["state"], health["reason_code"], health["error_count"]) == ("FAILED", "TIMEOUT", 1)
+
+
+async def test_the_caller_does_not_wait_for_the_container_to_stop(house: House) -> None:
+    """Answer first, stop after; one that ignores the signal is killed when its grace is over."""
+    house.add("reader", tools={"read": hangs}, limits={"timeout": "100ms"}, ignore_sigterm=True)
+    await ready(house, "reader")
+    answer = await house.run("reader", "read")
+    still_there = await house.containers("reader")
+    health = await house.buried("reader")
+    assert answer.status_code == 504
+    assert len(still_there) == 1
+    assert await house.containers("reader") == []
+    assert health["post_mortem"]["signal"] == "SIGKILL"
+    assert health["reason_code"] == "TIMEOUT"
+
+
+async def test_a_timeout_leaves_the_stacks_of_where_it_hung(house: House) -> None:
+    """Asked of the container while it still hung."""
+    house.add("reader", tools={"read": hangs}, limits={"timeout": "100ms"}, stacks=STACKS)
+    await ready(house, "reader")
+    await house.run("reader", "read")
+    assert (await house.buried("reader"))["post_mortem"]["stacks"] == STACKS
+
+
+async def test_a_timeout_is_final_under_a_tolerant_policy_too(house: House) -> None:
+    """Only raised exceptions are tolerated."""
+    house.add("reader", tools={"read": hangs}, limits={"timeout": "100ms"}, failure_policy="tolerant")
+    await ready(house, "reader")
+    await house.run("reader", "read")
+    assert (await house.health("reader"))["reason_code"] == "TIMEOUT"
+
+
+async def test_the_default_limits_are_the_operators(house: House) -> None:
+    """A plugin that says nothing has them, in its container and in its health."""
+    house.add("reader")
+    house.add("small", limits={"memory": "64MiB", "timeout": "5s"})
+    await ready(house, "reader", "small")
+    default, own = await house.health("reader"), await house.health("small")
+    assert (default["limits"]["timeout_seconds"], default["limits"]["memory_bytes"]) == (60, 1 << 30)
+    assert (own["limits"]["timeout_seconds"], own["limits"]["memory_bytes"]) == (5, 64 << 20)
+    assert house.instance("reader").spec.memory == 1 << 30
+    assert house.instance("small").spec.memory == 64 << 20
+
+
+async def test_a_worker_killed_for_memory_is_502_and_names_the_limit(house: House) -> None:
+    """With the limit, and where to raise it."""
+    house.add("reader", tools={"read": hangs}, limits={"memory": "64MiB"})
+    await ready(house, "reader")
+    run = asyncio.create_task(house.run("reader", "read"))
+    await house.until("reader", lambda health: health["in_flight"] == 1)
+    await house.instance("reader").worker_exits(signal=9, oom_kills=1)
+    answer = await run
+    health = await house.buried("reader")
+    assert (answer.status_code, answer.json()["reason_code"]) == (502, "OUT_OF_MEMORY")
+    assert (health["state"], health["reason_code"]) == ("FAILED", "OUT_OF_MEMORY")
+    assert "64 MiB" in health["reason"]
+    assert health["post_mortem"]["peak_memory_bytes"] == 2 << 20
+
+
+async def test_a_helper_killed_for_memory_fails_the_plugin(house: House) -> None:
+    """The worker lives, but nobody knows what it lost."""
+    house.add("reader", tools={"read": hangs})
+    await ready(house, "reader")
+    instance = house.instance("reader")
+    instance.set_status(memory={**instance.status["memory"], "oom_kills": 1})
+    assert (await house.until_state("reader", "FAILED"))["reason_code"] == "OUT_OF_MEMORY"
+
+
+async def test_a_worker_killed_from_outside_is_not_out_of_memory(house: House) -> None:
+    """SIGKILL alone proves nothing."""
+    house.add("reader")
+    await ready(house, "reader")
+    await house.instance("reader").worker_exits(signal=9)
+    assert (await house.until_state("reader", "FAILED"))["reason_code"] == "KILLED"
+
+
+async def test_a_container_killed_from_outside_is_found_out_at_once(house: House) -> None:
+    """And so is one that was removed."""
+    house.add("reader")
+    house.add("writer")
+    await ready(house, "reader", "writer")
+    (killed,) = await house.containers("reader")
+    (removed,) = await house.containers("writer")
+    await house.engine.kill_outside(killed)
+    await house.engine.remove(removed)
+    one = await house.until_state("reader", "FAILED")
+    other = await house.until_state("writer", "FAILED")
+    assert (one["reason_code"], other["reason_code"]) == ("KILLED", "KILLED")
+
+
+async def test_a_container_killed_for_memory_as_a_whole_is_out_of_memory(house: House) -> None:
+    """Its supervisor is gone too: the engine's word is all there is."""
+    house.add("reader")
+    await ready(house, "reader")
+    (container,) = await house.containers("reader")
+    house.engine.out_of_memory(container)
+    await house.engine.kill_outside(container)
+    assert (await house.until_state("reader", "FAILED"))["reason_code"] == "OUT_OF_MEMORY"
+
+
+async def test_a_container_that_leaves_in_the_middle_of_a_run_is_told_with_its_code(house: House) -> None:
+    """The caller and the health agree."""
+    house.add("reader", tools={"read": hangs})
+    await ready(house, "reader")
+    run = asyncio.create_task(house.run("reader", "read"))
+    await house.until("reader", lambda health: health["in_flight"] == 1)
+    house.instance("reader").leave(3)
+    answer = await run
+    health = await house.until_state("reader", "FAILED")
+    assert (answer.json()["reason_code"], health["reason_code"]) == ("EXITED", "EXITED")
+    assert "exit code 3" in health["reason"]
+
+
+async def test_the_end_of_one_plugin_disturbs_no_other(house: House) -> None:
+    """Neither its runs nor its state."""
+    go_on = asyncio.Event()
+    house.add("reader", tools={"read": hangs}, limits={"timeout": "100ms"})
+    house.add("writer", tools={"write": go_on.wait})
+    await ready(house, "reader", "writer")
+    writing = asyncio.create_task(house.run("writer", "write"))
+    await house.until("writer", lambda health: health["in_flight"] == 1)
+    await house.run("reader", "read")
+    await house.buried("reader")
+    go_on.set()
+    assert (await writing).status_code == 200
+    assert (await house.health("writer"))["state"] == "RUNNING"
+
+
+async def test_a_result_over_the_limit_is_invalid_output(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It is not passed on, and the plugin is FAILED."""
+    house = House(tmp_path_factory.mktemp("house"), max_result=10_000)
+    try:
+        house.add("reader", tools={"read": lambda: "x" * 100_000})
+        await ready(house, "reader")
+        answer = await house.run("reader", "read")
+        assert (answer.status_code, answer.json()["reason_code"]) == (502, "INVALID_OUTPUT")
+        assert answer.json()["result"] is None
+        assert (await house.health("reader"))["reason_code"] == "INVALID_OUTPUT"
+    finally:
+        await house.close()
