@@ -24,6 +24,8 @@ Output = Callable[[str], None]
 _BUILDS_AT_ONCE: Final = 2
 _KEPT: Final = 2
 """Images of a plugin that stay: the newest, and the one before it for the way back."""
+_SHARED_KEPT: Final = 4
+"""The same for a shared image; those of others on this host, with other settings, are among them."""
 
 
 class ImageBuilder:
@@ -71,7 +73,7 @@ class ImageBuilder:
                 return await self._fetch(recipe.base, advice)
         base = await self._ensure_shared(recipe.base, on_output)
         async with self._locks[f"plugin {recipe.name}"]:
-            return await self._ensure(partial(plugin_plan, recipe, base), on_output, self._slots)
+            return await self._ensure(partial(plugin_plan, recipe, base), on_output, self._slots, _KEPT)
 
     async def _ensure_shared(self, kind: str, on_output: Output | None) -> ImageStatus:
         plan = partial(shared_plan, kind, self._images_dir, ca_bundle=self._ca_bundle, python_image=self._python_image)
@@ -80,15 +82,16 @@ class ImageBuilder:
                 python = await self._engine.image(self._python_image)
             except NotFoundError:
                 # Tidied away since the last build, or never here. What was built on it is as good as ever.
-                source = (await asyncio.to_thread(plan, python_id="")).hashes[SOURCE_LABEL]
-                if built := await self._engine.images({SOURCE_LABEL: source}):
+                wish = await asyncio.to_thread(plan, python_id="")
+                found = await self._engine.images({SOURCE_LABEL: wish.hashes[SOURCE_LABEL]})
+                if built := [image for image in found if wish.is_kin(image)]:
                     return max(built, key=_created)
                 advice = (
                     "Run `make up`, which makes one, or set ORCHESTRATOR_PYTHON_IMAGE to one that can be pulled, such"
                     " as python:3.11-slim-bookworm"
                 )
                 python = await self._fetch(self._python_image, advice)
-            return await self._ensure(partial(plan, python_id=python.id), on_output, nullcontext())
+            return await self._ensure(partial(plan, python_id=python.id), on_output, nullcontext(), _SHARED_KEPT)
 
     async def _fetch(self, reference: str, advice: str) -> ImageStatus:
         with suppress(NotFoundError):
@@ -101,7 +104,11 @@ class ImageBuilder:
             ) from error
 
     async def _ensure(
-        self, make_plan: Callable[[], ImagePlan], on_output: Output | None, slot: AbstractAsyncContextManager[None]
+        self,
+        make_plan: Callable[[], ImagePlan],
+        on_output: Output | None,
+        slot: AbstractAsyncContextManager[None],
+        kept: int,
     ) -> ImageStatus:
         plan = await asyncio.to_thread(make_plan)
         with suppress(NotFoundError):
@@ -110,7 +117,7 @@ class ImageBuilder:
             # Files may have changed while this waited for its turn, and the tag must say what is in the image.
             plan = await asyncio.to_thread(make_plan)
             image = await self._build(plan, on_output or _nowhere)
-        await self._tidy(plan, image)
+        await self._tidy(plan, image, kept)
         return image
 
     async def _build(self, plan: ImagePlan, on_output: Output) -> ImageStatus:
@@ -136,14 +143,18 @@ class ImageBuilder:
                 message = f"The image {plan.name} could not be built: {said}. {advice}"
                 raise BuildError(message.rstrip(), error.tail) from error
 
-    async def _tidy(self, plan: ImagePlan, image: ImageStatus) -> None:
-        """Remove older images of the same kin. One that a container needs is refused by the engine, and stays."""
+    async def _tidy(self, plan: ImagePlan, image: ImageStatus, kept: int) -> None:
+        """Remove the images that came before `image`, but for the `kept` newest.
+
+        One that a container needs is refused by the engine, and stays.
+        """
         with suppress(EngineError):
-            others = [other for other in await self._engine.images(plan.kin) if other.id != image.id]
-            for old in sorted(others, key=_created, reverse=True)[_KEPT - 1 :]:
+            kin = [other for other in await self._engine.images(plan.kin) if plan.is_kin(other)]
+            others = sorted((other for other in kin if other.id != image.id), key=_created, reverse=True)
+            for old in others[kept - 1 :]:
                 with suppress(EngineRefusedError, NotFoundError):
-                    for reference in old.tags or (old.id,):
-                        await self._engine.remove_image(reference)
+                    for tag in old.tags:
+                        await self._engine.remove_image(tag)
 
 
 def _created(image: ImageStatus) -> datetime:

@@ -40,6 +40,14 @@ class ImagePlan:
         """All labels."""
         return {**self.kin, **self.hashes}
 
+    def is_kin(self, image: ImageStatus) -> bool:
+        """Whether `image`, which carries the labels `kin`, was made from such a plan.
+
+        A build that failed leaves a nameless image behind with the labels it inherited from its base.
+        """
+        repository = self.tag.rpartition(":")[0]
+        return any(tag.rpartition(":")[0] == repository for tag in image.tags)
+
     def write_context(self, folder: Path) -> None:
         """Put the build context into `folder`."""
         for name, files in self.parts.items():

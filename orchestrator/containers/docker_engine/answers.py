@@ -88,7 +88,8 @@ def image(answer: Any) -> ImageStatus:
     tags = body.get("RepoTags")
     return ImageStatus(
         id=_text(body.get("Id")),
-        tags=tuple(_text(tag) for tag in tags) if isinstance(tags, list) else (),
+        # A list calls an image without a name <none>:<none>.
+        tags=tuple(_text(tag) for tag in tags if tag != "<none>:<none>") if isinstance(tags, list) else (),
         labels=_labels(body.get("Labels") or _mapping(body.get("Config")).get("Labels")),
         created=_time(body.get("Created")),
     )

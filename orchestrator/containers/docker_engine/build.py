@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.docker_engine.tar_stream import tar_stream
 from orchestrator.containers.spec import BUILD_TAIL
 from orchestrator.errors import BuildError, EngineRefusedError, EngineUnreachableError
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""Docker paints what a step writes to stderr red."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +120,9 @@ class BuildOutput:
         if isinstance(text := body.get("stream"), str):
             *lines, self._line = (self._line + text).split("\n")
             for line in lines:
-                self._tell(line.rstrip("\r"))
+                self._tell(line)
 
     def _tell(self, line: str) -> None:
+        line = _COLOUR.sub("", line).rstrip("\r")
         self._tail = [*self._tail[1 - BUILD_TAIL :], line]
         self.on_line(line)

@@ -1,0 +1,240 @@
+"""When images are built, by whom, and what is left of them."""
+
+import asyncio
+
+import pytest
+
+from orchestrator.containers.memory_program import until_terminated
+from orchestrator.containers.spec import ContainerSpec
+from orchestrator.errors import BuildError, EngineUnreachableError, NotFoundError
+
+
+async def test_a_plugin_is_built_on_the_base_and_both_only_once(workshop):
+    builder = workshop.builder()
+    first = await builder.ensure_plugin(workshop.recipe())
+    again = await builder.ensure_plugin(workshop.recipe())
+    elsewhere = await workshop.builder().ensure_plugin(workshop.recipe())
+    assert first.id == again.id == elsewhere.id
+    assert workshop.built() == ["base", "plugin-reader"]
+    assert first.tags[0].startswith("plugin-orchestrator/plugin-reader:")
+    assert first.labels["plugin-orchestrator.plugin"] == "reader"
+    assert first.labels["plugin-orchestrator.content-hash"].startswith(first.tags[0].rsplit(":")[-1])
+
+
+async def test_changed_code_builds_the_plugin_and_not_the_base(workshop):
+    builder = workshop.builder()
+    first = await builder.ensure_plugin(workshop.recipe())
+    (workshop.plugin() / "package" / "__init__.py").write_text("changed")
+    second = await builder.ensure_plugin(workshop.recipe())
+    assert second.id != first.id
+    assert workshop.built() == ["base", "plugin-reader", "plugin-reader"]
+
+
+async def test_changed_limits_or_samples_build_nothing(workshop):
+    builder = workshop.builder()
+    await builder.ensure_plugin(workshop.recipe())
+    (workshop.plugin() / "plugin.yaml").write_text("version: 2")
+    (workshop.plugin() / "samples").mkdir()
+    (workshop.plugin() / "samples" / "x").touch()
+    await builder.ensure_plugin(workshop.recipe())
+    assert workshop.built() == ["base", "plugin-reader"]
+
+
+async def test_changed_system_packages_build_the_plugin(workshop):
+    builder = workshop.builder()
+    await builder.ensure_plugin(workshop.recipe())
+    await builder.ensure_plugin(workshop.recipe(system_packages=("libgl1",)))
+    assert workshop.built() == ["base", "plugin-reader", "plugin-reader"]
+    assert "libgl1" in workshop.engine.shelf.builds[-1].dockerfile
+
+
+async def test_a_changed_runtime_builds_everything(workshop):
+    await workshop.builder().ensure_plugin(workshop.recipe())
+    (workshop.folder / "plugin-images" / "runtime" / "src" / "runtime.py").write_text("x = 2\n")
+    await workshop.builder().ensure_plugin(workshop.recipe())
+    assert workshop.built() == ["base", "plugin-reader"] * 2
+
+
+async def test_a_new_python_image_builds_everything(workshop):
+    await workshop.builder().ensure_plugin(workshop.recipe())
+    workshop.engine.add_image("python:test", until_terminated)
+    await workshop.builder().ensure_plugin(workshop.recipe())
+    assert workshop.built() == ["base", "plugin-reader"] * 2
+
+
+async def test_a_python_image_that_was_tidied_away_builds_nothing(workshop):
+    await workshop.builder().ensure_plugin(workshop.recipe())
+    await workshop.engine.remove_image("python:test")
+    await workshop.builder().ensure_plugin(workshop.recipe())
+    assert workshop.built() == ["base", "plugin-reader"]
+
+
+async def test_a_python_image_that_is_not_here_is_pulled(workshop):
+    workshop.engine.shelf.registry["python:3.11-slim"] = until_terminated
+    await workshop.builder(python_image="python:3.11-slim").ensure_base()
+    assert workshop.engine.shelf.builds[0].build_args["PYTHON_IMAGE"] == "python:3.11-slim"
+
+
+async def test_a_python_image_that_cannot_be_had_says_what_to_do(workshop):
+    with pytest.raises(NotFoundError, match=r"python:none is not on this host.*`make up`.*ORCHESTRATOR_PYTHON_IMAGE"):
+        await workshop.builder(python_image="python:none").ensure_base()
+
+
+async def test_a_changed_ca_bundle_builds_the_base(workshop):
+    bundle = workshop.folder / "bundle.crt"
+    bundle.write_text("one")
+    await workshop.builder().ensure_base()
+    await workshop.builder(ca_bundle=bundle).ensure_base()
+    await workshop.builder(ca_bundle=bundle).ensure_base()
+    assert workshop.built() == ["base", "base"]
+
+
+async def test_a_ca_bundle_that_is_not_there_names_its_setting(workshop):
+    with pytest.raises(BuildError, match="ORCHESTRATOR_CA_BUNDLE"):
+        await workshop.builder(ca_bundle=workshop.folder / "none").ensure_base()
+
+
+async def test_the_base_is_given_its_context_and_arguments(workshop):
+    seen = {}
+
+    async def build(context, **request):
+        seen.update({path.relative_to(context).as_posix(): path.read_text() for path in context.rglob("*.*")})
+        seen["arguments"] = request["build_args"]
+        return await original(context, **request)
+
+    original, workshop.engine.build = workshop.engine.build, build
+    await workshop.builder(build_args={"HTTPS_PROXY": "http://proxy:1"}).ensure_base()
+    assert seen == {
+        "ca-bundle.crt": "",
+        "runtime/src/runtime.py": "x = 1\n",
+        "arguments": {"PYTHON_IMAGE": "python:test", "HTTPS_PROXY": "http://proxy:1"},
+    }
+
+
+async def test_many_that_ask_at_once_share_one_build(workshop):
+    builder = workshop.builder()
+    recipes = [workshop.recipe(name) for name in ("a1", "b2", "c3")] * 5
+    images = await asyncio.gather(*(builder.ensure_plugin(recipe) for recipe in recipes))
+    assert sorted(workshop.built()) == ["base", "plugin-a1", "plugin-b2", "plugin-c3"]
+    assert len({image.id for image in images}) == 3
+
+
+async def test_two_plugins_are_built_at_once_and_no_more(workshop):
+    now, most = 0, 0
+    original = workshop.engine.build
+
+    async def build(*arguments, **more):
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.02)
+        now -= 1
+        return await original(*arguments, **more)
+
+    workshop.engine.build = build
+    builder = workshop.builder()
+    await asyncio.gather(*(builder.ensure_plugin(workshop.recipe(f"plugin-{i}")) for i in range(6)))
+    assert most == 2
+
+
+async def test_files_that_change_while_it_waits_for_its_turn_are_built_as_they_are(workshop):
+    builder = workshop.builder()
+    await builder.ensure_base()
+    turn = asyncio.Event()
+    original = workshop.engine.build
+
+    async def build(*arguments, **more):
+        await turn.wait()
+        return await original(*arguments, **more)
+
+    workshop.engine.build = build
+    asked = [asyncio.create_task(builder.ensure_plugin(workshop.recipe(name))) for name in ("a1", "b2", "reader")]
+    await asyncio.sleep(0.1)
+    (workshop.plugin() / "package" / "__init__.py").write_text("changed")
+    turn.set()
+    *_, image = await asyncio.gather(*asked)
+    assert (await builder.ensure_plugin(workshop.recipe())).id == image.id
+
+
+async def test_a_prebuilt_image_is_taken_as_it_is(workshop):
+    here = workshop.engine.add_image("registry.example/x:1", until_terminated)
+    assert (await workshop.builder().ensure_plugin(workshop.recipe(base="registry.example/x:1"))).id == here.id
+    workshop.engine.shelf.registry["registry.example/y:1"] = until_terminated
+    image = await workshop.builder().ensure_plugin(workshop.recipe(base="registry.example/y:1"))
+    assert image.tags == ("registry.example/y:1",)
+    assert workshop.built() == []
+
+
+async def test_a_prebuilt_image_that_cannot_be_had_says_what_to_do(workshop):
+    with pytest.raises(NotFoundError, match=r"registry\.example/z:1 is not on this host.*docker login"):
+        await workshop.builder().ensure_plugin(workshop.recipe(base="registry.example/z:1"))
+
+
+async def test_a_kind_of_base_without_a_dockerfile_is_said(workshop):
+    with pytest.raises(BuildError, match="cuda"):
+        await workshop.builder().ensure_plugin(workshop.recipe(base="cuda"))
+
+
+async def test_a_failed_build_says_what_failed_what_to_do_and_keeps_its_output(workshop):
+    builder = workshop.builder()
+    await builder.ensure_base()
+    workshop.engine.shelf.build_output = ["Step 3", "ERROR: No matching distribution found for no-such-thing"]
+    workshop.engine.shelf.build_error = "The command '/bin/sh -c pip install' returned a non-zero code: 1"
+    output = []
+    with pytest.raises(BuildError) as failure:
+        await builder.ensure_plugin(workshop.recipe(), output.append)
+    assert str(failure.value) == (
+        "The image reader could not be built: No matching distribution found for no-such-thing. "
+        "Correct requirements.txt: the package index has nothing that fits it and this Python."
+    )
+    assert "no-such-thing" in failure.value.tail
+    assert output[0] == "Step 3"
+    assert "no-such-thing" in (workshop.folder / "logs" / "reader.log").read_text()
+
+
+async def test_a_failed_build_is_tried_again_when_asked_again(workshop):
+    builder = workshop.builder()
+    workshop.engine.shelf.build_error = "the network"
+    with pytest.raises(BuildError):
+        await builder.ensure_plugin(workshop.recipe())
+    workshop.engine.shelf.build_error = ""
+    await builder.ensure_plugin(workshop.recipe())
+
+
+async def test_an_error_names_no_path_of_this_host(workshop):
+    (workshop.plugin() / "link").symlink_to("/etc/passwd")
+    with pytest.raises(BuildError) as failure:
+        await workshop.builder().ensure_plugin(workshop.recipe())
+    assert str(workshop.folder) not in str(failure.value)
+    assert "reader" in str(failure.value)
+
+
+async def test_an_engine_out_of_reach_is_no_failed_build(workshop):
+    workshop.engine.set_reachable(False)
+    with pytest.raises(EngineUnreachableError):
+        await workshop.builder().ensure_plugin(workshop.recipe())
+
+
+async def test_the_newest_image_of_a_plugin_and_the_one_before_it_stay(workshop):
+    builder = workshop.builder()
+    images = []
+    for content in ("one", "two", "three"):
+        (workshop.plugin() / "package" / "__init__.py").write_text(content)
+        images.append(await builder.ensure_plugin(workshop.recipe()))
+    left = await workshop.engine.images({"plugin-orchestrator.plugin": "reader"})
+    assert {image.id for image in left} == {image.id for image in images[1:]}
+    assert len(await workshop.engine.images({"plugin-orchestrator.shared-image": "base"})) == 1
+
+
+async def test_an_image_that_a_container_needs_stays(workshop):
+    builder = workshop.builder()
+    images = []
+    for content in ("one", "two", "three", "four"):
+        (workshop.plugin() / "package" / "__init__.py").write_text(content)
+        images.append(await builder.ensure_plugin(workshop.recipe()))
+        if content == "one":
+            await workshop.engine.create(
+                ContainerSpec(name="n", image=images[0].id, labels={}, environment={}, memory=1, pids=1)
+            )
+    left = await workshop.engine.images({"plugin-orchestrator.plugin": "reader"})
+    assert {image.id for image in left} == {images[0].id, images[2].id, images[3].id}
