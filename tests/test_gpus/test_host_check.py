@@ -1,4 +1,4 @@
-"""Which of the many ways of "GPU not available" it is: a table for the judge, then the whole check of a simulated host."""
+"""Which of the many ways of "GPU not available" it is: a table for the judge, then the check of a simulated host."""
 
 import time
 from datetime import UTC, datetime

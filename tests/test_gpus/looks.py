@@ -1,0 +1,26 @@
+"""Looks at made-up GPUs, for tests of the pure parts."""
+
+from datetime import UTC, datetime
+
+from orchestrator.gpus.inventory import GpuDevice, GpuInventory, GpuProblem
+
+GIB = 1024**3
+
+
+def gpu(number: int, *, total: int | None = 80 * GIB, used: int | None = 0, **more) -> GpuDevice:
+    return GpuDevice(f"GPU-{number}", number, memory_total=total, memory_used=used, **more)
+
+
+def part(parent: int, slot: int, *, total: int | None = 10 * GIB, used: int | None = 0) -> GpuDevice:
+    return GpuDevice(
+        f"MIG-{parent}-{slot}",
+        parent,
+        memory_total=total,
+        memory_used=used,
+        parent_uuid=f"GPU-{parent}",
+        mig_index=slot,
+    )
+
+
+def look(*devices: GpuDevice, began: float = 0.0, problem: GpuProblem | None = None) -> GpuInventory:
+    return GpuInventory(devices, datetime.now(UTC), began, problem=problem)
