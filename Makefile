@@ -2,11 +2,11 @@
 BOOTSTRAP := plugin-images/bootstrap
 BIN := .venv/bin
 SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start $(BOOTSTRAP)/engine-stop \
-	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/down $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run
+	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/down $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check python-env engine base-image
+.PHONY: help up down test test-quick check bare-trial python-env engine base-image
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: python-env ## lint, format, types, import rules, shell scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
+
+bare-trial: engine base-image ## try all this on a bare machine, in a container (ARGS= picks cases)
+	@tests/bare_machine/run $(ARGS)
 
 python-env engine base-image:
 	@$(BOOTSTRAP)/$@
