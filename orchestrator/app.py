@@ -28,6 +28,7 @@ from orchestrator.supervisor.parts import Parts
 from orchestrator.tools.tool_runner import ToolRunner
 
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+_SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 _BUILD_VARIABLES: Final = (
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -114,14 +115,11 @@ def images_dir() -> Path:
 
 
 def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None:
-    """The CA certificates that this host trusts beyond the usual ones, as builds need them too."""
+    """The CA certificates that this host trusts: builds trust what the host trusts."""
     if settings.ca_bundle is not None:
         return settings.ca_bundle
-    for name in _CA_VARIABLES:
-        path = Path(environment.get(name) or "/nonexistent")
-        if path.is_file():
-            return path
-    return None
+    named = (environment.get(name) for name in _CA_VARIABLES)
+    return next((Path(path) for path in (*named, _SYSTEM_BUNDLE) if path and Path(path).is_file()), None)
 
 
 def _parts(

@@ -38,11 +38,16 @@ def test_a_sample_call_gives_what_its_author_expects(
     live: LiveOrchestrator, folder: Path, call: dict[str, Any]
 ) -> None:
     """The call as a client makes it: multipart in, envelope out."""
-    name = yaml.safe_load((folder / "plugin.yaml").read_text()).get("name", folder.name.replace("_", "-"))
+    manifest = yaml.safe_load((folder / "plugin.yaml").read_text())
+    name = manifest.get("name", folder.name.replace("_", "-"))
     files = {field: (file, (folder / "samples" / file).read_bytes()) for field, file in call.get("files", {}).items()}
     arguments = {key: str(value) for key, value in call.get("arguments", {}).items()}
     response = live.run(name, call["tool"], arguments, files=files)
     envelope, expect = response.json(), call["expect"]
+    if manifest.get("requires_gpu") and live.health(name)["state"] == "UNAVAILABLE":
+        # Without a GPU this is what must come: a refusal that says why, before gigabytes are built.
+        assert (response.status_code, envelope["reason_code"]) == (503, "GPU_NOT_FOUND")
+        return
     assert response.status_code == expect.get("status", 200), envelope
     if "contains" in expect:
         assert expect["contains"] in str(envelope["result"] or envelope["error"])
