@@ -61,11 +61,10 @@ def create_app(
         try:
             parts = _parts(settings, containers, claimed, gpu_host)
             fleet = Fleet(parts)
-            sandbox = PluginSandboxRunner(
-                max_result=int(settings.max_result), upload_idle=settings.upload_idle_timeout.total_seconds()
-            )
+            upload_idle = settings.upload_idle_timeout.total_seconds()
+            sandbox = PluginSandboxRunner(max_result=int(settings.max_result), upload_idle=upload_idle)
             runner = ToolRunner(parts.registry, fleet.get, sandbox)
-            app.state.context = ApiContext(parts.registry, fleet, runner)
+            app.state.context = ApiContext(parts.registry, fleet, runner, upload_idle)
             for missing in parts.loader.missing_directories():
                 _log.warning("the plugin folder %s is not there; set ORCHESTRATOR_PLUGINS_DIRS", missing)
             await fleet.open()

@@ -13,11 +13,12 @@ from orchestrator.tools.tool_runner import ToolRunner
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """`max_body` is the largest request body in bytes that any plugin may be sent."""
+    """`upload_idle`: seconds that a caller may pause in its body."""
 
     registry: PluginRegistry
     fleet: Fleet
     tool_runner: ToolRunner
+    upload_idle: float
 
 
 def api_context(connection: HTTPConnection) -> ApiContext:

@@ -54,7 +54,8 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
     if length is not None and (not length.isdigit() or int(length) > limit):
         return respond(_too_large(limit), plugin=name, tool=tool, run_id=run_id)
     try:
-        body = await _body(request, limit, int(length) if length is not None else None)
+        short = length is not None and int(length) <= _SHORT_BODY
+        body = await _whole(request, context.upload_idle) if short else _limited(request, limit)
     except BodyError as error:
         return respond(RunResult(error.outcome, error=str(error)), plugin=name, tool=tool, run_id=run_id)
     call = ToolCall(
@@ -91,17 +92,25 @@ async def _caller_watched(request: Request, call: ToolCall, context: ApiContext)
             watcher.cancel()
 
 
-async def _body(request: Request, limit: int, length: int | None) -> bytes | AsyncIterator[bytes]:
-    """Short bodies whole, others as they come; over `limit` bytes raises `BodyError`, here or while it is read."""
-    if length is not None and length <= _SHORT_BODY:
-        try:
-            return await request.body()
-        except ClientDisconnect:
-            raise BodyError(Outcome.CALLER_GONE, "the caller hung up in the middle of its body") from None
-    return _limited(request, limit)
+async def _whole(request: Request, idle: float) -> bytes:
+    """Raises `BodyError` where it is not sent to its end, or not for `idle` seconds."""
+    body = bytearray()
+    chunks = aiter(request.stream())
+    try:
+        while True:
+            async with asyncio.timeout(idle):
+                body += await anext(chunks)
+    except StopAsyncIteration:
+        return bytes(body)
+    except ClientDisconnect:
+        raise BodyError(Outcome.CALLER_GONE, "the caller hung up in the middle of its body") from None
+    except TimeoutError:
+        sentence = f"the caller sent nothing for {idle:g} s in the middle of its body"
+        raise BodyError(Outcome.UPLOAD_STALLED, sentence) from None
 
 
 async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
+    """The body as it comes; over `limit` bytes raises `BodyError`."""
     size = 0
     async for chunk in request.stream():
         size += len(chunk)

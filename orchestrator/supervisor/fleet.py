@@ -18,6 +18,8 @@ from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 _RECONNECT: Final = 1.0
 """Seconds between tries to reach an engine that went away."""
+_PULSE: Final = 2.0
+"""Seconds between questions that only ask whether the engine answers."""
 _LOST_ACTIONS: Final = frozenset({"die", "destroy"})
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Fleet:
         await self._sweep()
         self._watchers = [
             asyncio.create_task(self._listen(), name="engine events"),
+            asyncio.create_task(self._feel_pulse(), name="engine pulse"),
             asyncio.create_task(self._parts.gpus.watch(self._gpu_lost), name="gpus"),
         ]
         await asyncio.gather(*(supervisor.start() for supervisor in self._supervisors.values()))
@@ -113,6 +116,25 @@ class Fleet:
                 _log.warning("the engine's event stream broke: %s", error)
             since = since or begun
             await asyncio.sleep(_RECONNECT)
+
+    async def _feel_pulse(self) -> None:
+        """Ask the engine now and then: one that is frozen breaks no stream, it only says nothing."""
+        frozen = False
+        while True:
+            await asyncio.sleep(_PULSE)
+            was_frozen, frozen = frozen, not await self._answers()
+            if frozen != was_frozen:
+                self._parts.registry.mark_stale(stale=frozen)
+
+    async def _answers(self) -> bool:
+        try:
+            await self._parts.engine.info()
+        except EngineUnreachableError as error:
+            _log.warning("the engine cannot be asked: %s", error)
+            return False
+        except EngineError:
+            return True  # a refusal is an answer
+        return True
 
     async def _relist(self) -> None:
         there = {
