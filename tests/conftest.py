@@ -15,6 +15,5 @@ settings.load_profile("quick")
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     """The whole orchestrator, not yet open: add plugins, then `await house.open()`."""
-    house = House(tmp_path)
-    yield house
-    await house.close()
+    async with House(tmp_path) as house:
+        yield house

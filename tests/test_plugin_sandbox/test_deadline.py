@@ -46,8 +46,8 @@ async def test_the_result_is_there_at_the_deadline(answer: Answer) -> None:
         result = await PluginSandboxRunner(max_result=10**6, upload_idle=1).run(instance, CALL, timeout=LIMIT)
         took = time.monotonic() - begun
     assert (result.outcome, result.reason_code) == (Outcome.TIMEOUT, ReasonCode.TIMEOUT)
-    assert LIMIT <= took < LIMIT + 0.3
-    assert result.execution_time_ms == pytest.approx(took * 1000, abs=50)
+    assert LIMIT <= took < LIMIT + 1
+    assert result.execution_time_ms == pytest.approx(took * 1000, abs=500)
     assert "0.2 s" in (result.error or "")
 
 
@@ -63,7 +63,7 @@ async def test_a_reader_that_takes_nothing_does_not_stop_the_clock() -> None:
             instance, CALL, timeout=LIMIT, emit=emit
         )
     assert result.outcome is Outcome.TIMEOUT
-    assert time.monotonic() - begun < LIMIT + 0.3
+    assert time.monotonic() - begun < LIMIT + 1
 
 
 async def test_hanging_runs_do_not_wait_for_one_another() -> None:
