@@ -37,7 +37,7 @@ def test_every_fixture_folder_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['plugin']}-{c['call']['tool'] if c['call'] else 'start'}")
 def test_a_fixture_plugin_ends_as_the_contract_says(live: LiveOrchestrator, case: dict[str, Any]) -> None:
-    """State, reason code, sentence and HTTP status; the echo plugin answers on, the health routes give only 200 and 404."""
+    """State, reason code, sentence and HTTP status; the echo plugin answers on, health gives only 200 and 404."""
     name, call = case["plugin"], case["call"]
     with health_watch(live, [name, "no-such-plugin"]):
         response = live.run(name, call["tool"] if call else "run", call["arguments"] if call else {})
