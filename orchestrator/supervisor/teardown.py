@@ -37,8 +37,10 @@ async def tear_down(parts: Parts, instance: Instance, verdict: Verdict) -> tuple
         traceback=verdict.traceback,
         build_output=verdict.build_output,
     )
+    if instance.bring_up is not None:
+        await asyncio.gather(instance.bring_up, return_exceptions=True)
     if instance.launch is not None:
-        await asyncio.wait({instance.launch})
+        await asyncio.gather(instance.launch, return_exceptions=True)
     if verdict.code in _HUNG and instance.has_channel:
         report = replace(report, stacks=await instance.channel.diagnose())
     removal = Removal()
