@@ -81,10 +81,13 @@ class Runtime:
             return next(status for status in lines if condition(status))
 
     def listening(self) -> None:
-        """Wait for the control socket."""
+        """Wait for the control socket. It is there a moment before it accepts anyone."""
         deadline = time.monotonic() + PATIENCE
-        while not (self.run_dir / "control.sock").exists() and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
+            with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+                connection.connect(str(self.run_dir / "control.sock"))
+                return
             time.sleep(0.005)
 
     def settled(self) -> dict[str, Any]:

@@ -19,10 +19,12 @@ SOURCE = """
 
         @tool
         def holds_the_gil(self) -> None:
+            print("tool begins")
             catastrophe()
 
         @tool
         def hangs(self) -> None:
+            print("tool begins")
             threading.Event().wait()
 
         @tool
@@ -74,13 +76,17 @@ def calling(runtime, tool):
             client.post(f"/tools/{tool}", timeout=60)
 
     thread = threading.Thread(target=call)
+    worker = runtime.status()["worker"]["pid"]
     thread.start()
-    time.sleep(0.2)
+    deadline = time.monotonic() + 10
+    while "tool begins" not in runtime.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)  # from print to what follows it
     try:
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(runtime.status()["worker"]["pid"], signal.SIGKILL)
+            os.kill(worker, signal.SIGKILL)
         thread.join()
 
 
@@ -170,17 +176,9 @@ def test_sigterm_ends_the_worker_and_then_the_supervisor(runtime):
 
 
 def test_sigterm_ends_a_worker_that_holds_the_gil(runtime):
-    thread = threading.Thread(target=swallow, args=(runtime,))
-    thread.start()
-    time.sleep(0.2)
-    runtime.process.send_signal(signal.SIGTERM)
-    assert runtime.process.wait(5) == 0
-    thread.join()
-
-
-def swallow(runtime):
-    with contextlib.suppress(httpx.HTTPError):
-        runtime.run("holds_the_gil")
+    with calling(runtime, "holds_the_gil"):
+        runtime.process.send_signal(signal.SIGTERM)
+        assert runtime.process.wait(5) == 0
 
 
 def test_sigterm_ends_a_supervisor_whose_worker_is_gone(runtime):

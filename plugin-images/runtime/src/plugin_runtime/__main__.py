@@ -15,6 +15,7 @@ import sys
 from typing import NoReturn
 
 from plugin_runtime import process
+from plugin_runtime.cgroup import Cgroup
 from plugin_runtime.environment import Environment, EnvironmentProblem, read_environment
 from plugin_runtime.process import DUMP_SIGNAL
 from plugin_runtime.sockets import notify_ready
@@ -34,12 +35,13 @@ def main() -> int:
         return 2
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # PID 1 would lose it until its handler stands
     process.adopt_orphans()
-    supervisor = Supervisor(environment, start_worker(environment))
+    cgroup = Cgroup()  # before the fork: both processes count from the same moment
+    supervisor = Supervisor(environment, start_worker(environment, cgroup), cgroup)
     notify_ready(environment.notify_socket)
     return supervisor.run()
 
 
-def start_worker(environment: Environment) -> Worker:
+def start_worker(environment: Environment, cgroup: Cgroup) -> Worker:
     """Fork. The child never returns from here."""
     signal.signal(DUMP_SIGNAL, signal.SIG_IGN)  # until the worker can answer it, and so that it never kills
     heard, told = socket.socketpair()
@@ -50,13 +52,13 @@ def start_worker(environment: Environment) -> Worker:
     if pid == 0:
         heard.close()
         os.close(stacks_read)
-        run_worker(environment, parent, told, stacks_write)
+        run_worker(environment, cgroup, parent, told, stacks_write)
     told.close()
     os.close(stacks_write)
     return Worker(pid, heard, stacks_read)
 
 
-def run_worker(environment: Environment, parent: int, told: socket.socket, stacks: int) -> NoReturn:
+def run_worker(environment: Environment, cgroup: Cgroup, parent: int, told: socket.socket, stacks: int) -> NoReturn:
     """The child's whole life; it comes back only where the plugin could not start.
 
     What plugin code leaves behind, threads and exit handlers, cannot keep it from ending.
@@ -68,7 +70,7 @@ def run_worker(environment: Environment, parent: int, told: socket.socket, stack
         process.go_first_when_memory_is_short()
         from plugin_runtime import worker  # noqa: PLC0415 - the supervisor must not load it
 
-        worker.run(environment, told, stacks)
+        worker.run(environment, cgroup, told, stacks)
     except BaseException:  # noqa: BLE001 - a forked child must not run on into its parent's code
         sys.excepthook(*sys.exc_info())
     finally:

@@ -61,13 +61,15 @@ def parse_request_head(data: bytes) -> RequestHead:
     return RequestHead(method, path, query, headers, _keeps_alive(version, headers), _length(headers))
 
 
-def response_head(status: int, content_type: str, length: int | None, *, keep_alive: bool) -> bytes:
+def response_head(status: int, content_type: str, length: int | None, *, keep_alive: bool, oom_kills: int = 0) -> bytes:
     """A head with its closing empty line; chunked where `length` is None."""
     size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
-    connection = "" if keep_alive else "Connection: close\r\n"
-    return (
-        f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: {content_type}\r\n{size}\r\n{connection}\r\n"
-    ).encode("latin-1")
+    more = "" if keep_alive else "Connection: close\r\n"
+    if oom_kills:
+        more += f"X-Oom-Kills: {oom_kills}\r\n"
+    return (f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: {content_type}\r\n{size}\r\n{more}\r\n").encode(
+        "latin-1"
+    )
 
 
 def chunk(data: bytes) -> bytes:

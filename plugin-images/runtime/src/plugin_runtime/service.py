@@ -28,21 +28,18 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 LINES = "application/x-ndjson"
-LONG_ENOUGH_TO_LOSE_A_CHILD = 5.0  # ms; below it nobody forks and fills a memory limit
 END = (StopIteration, StopAsyncIteration)
 
 
 class ToolService:
-    """`on_end` is called after a run that failed or took long, before its answer: the moment to look at the kernel's
-    counters.
-    """
+    """`oom_kills` is asked before every answer for the kills so far; the answer carries them."""
 
-    def __init__(self, environment: Environment, tools: Mapping[str, Tool], on_end: Callable[[], None]) -> None:
+    def __init__(self, environment: Environment, tools: Mapping[str, Tool], oom_kills: Callable[[], int]) -> None:
         self._tools = tools
         self._scratch = Path(environment.scratch_dir)
         self._max_result = environment.max_result
         self._max_scratch = environment.max_scratch
-        self._on_end = on_end
+        self._oom_kills = oom_kills
 
     def serve(self, peer: socket.socket) -> None:
         """One connection, until either side ends it."""
@@ -74,7 +71,6 @@ class ToolService:
             refusal = refused.refusal
         keep_alive = head.keep_alive and not wire.body_left
         if refusal is not None:
-            self._settle(watch, refusal)
             self._refuse(wire, refusal, keep_alive=keep_alive)
         return keep_alive
 
@@ -92,9 +88,9 @@ class ToolService:
         if outcome.error is not None:
             return call.refusal_of(outcome.error)
         encoded = encode_result(outcome.value, self._max_result)
-        self._settle(call.watch, None)
         body = b'{"ok":true,"result":%b,"execution_time_ms":%b}' % (encoded, str(call.watch.milliseconds).encode())
-        call.wire.send(response_head(200, JSON, len(body), keep_alive=call.head.keep_alive) + body)
+        head = response_head(200, JSON, len(body), keep_alive=call.head.keep_alive, oom_kills=self._oom_kills())
+        call.wire.send(head + body)
         return None
 
     def _stream(self, call: Call) -> Refusal | None:
@@ -123,8 +119,8 @@ class ToolService:
         except Disconnected:
             steps.close()
             raise
-        self._settle(call.watch, refusal)
-        call.wire.send(pending + chunk(end_event(refusal, items, call.watch.milliseconds)) + chunk(b""))
+        end = end_event(refusal, items, call.watch.milliseconds, self._oom_kills())
+        call.wire.send(pending + chunk(end) + chunk(b""))
         return None
 
     def _event(self, value: Any) -> bytes:
@@ -133,14 +129,11 @@ class ToolService:
             return encode_result(event, self._max_result, "the progress") + b"\n"
         return b'{"event":"item","data":%b}\n' % encode_result(value, self._max_result, "the item")
 
-    def _settle(self, watch: Stopwatch, refusal: Refusal | None) -> None:
-        if refusal is not None or watch.milliseconds >= LONG_ENOUGH_TO_LOSE_A_CHILD:
-            self._on_end()
-
     def _refuse(self, wire: Wire, refusal: Refusal, *, keep_alive: bool) -> None:
         body = msgspec.json.encode({"ok": False, **told(refusal)})
         try:
-            wire.send(response_head(refusal.status, JSON, len(body), keep_alive=keep_alive) + body)
+            head = response_head(refusal.status, JSON, len(body), keep_alive=keep_alive, oom_kills=self._oom_kills())
+            wire.send(head + body)
         except Disconnected:
             return
 
@@ -171,9 +164,11 @@ def told(refusal: Refusal) -> dict[str, Any]:
     return members
 
 
-def end_event(refusal: Refusal | None, items: int, milliseconds: float) -> bytes:
+def end_event(refusal: Refusal | None, items: int, milliseconds: float, oom_kills: int) -> bytes:
     """The last line of a stream."""
     outcome: dict[str, Any] = {"items": items, "execution_time_ms": milliseconds} if refusal is None else told(refusal)
+    if oom_kills:
+        outcome["oom_kills"] = oom_kills
     return msgspec.json.encode({"event": "end", "ok": refusal is None, **outcome}) + b"\n"
 
 

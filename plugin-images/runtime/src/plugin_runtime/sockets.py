@@ -8,13 +8,19 @@ import socket
 
 
 def listen(path: str) -> socket.socket:
-    """A listening Unix socket that every user who reaches its folder may connect to."""
+    """A Unix socket that every user who reaches its folder may connect to.
+
+    Its name appears when it listens already, so that who sees it can connect; one of an earlier start is replaced.
+    """
+    folder, name = os.path.split(path)
+    unfinished = os.path.join(folder, f".{name[0]}")  # noqa: PTH118 - pathlib costs the supervisor a megabyte
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # noqa: PTH108 - pathlib costs the supervisor a megabyte
+        os.unlink(unfinished)  # noqa: PTH108 - as above
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    os.chmod(path, 0o666)  # noqa: PTH101, S103 - as above; the folder's parent keeps everyone else out
+    listener.bind(unfinished)
+    os.chmod(unfinished, 0o666)  # noqa: PTH101, S103 - as above; the folder's parent keeps everyone else out
     listener.listen(128)
+    os.rename(unfinished, path)  # noqa: PTH104 - as above
     return listener
 
 

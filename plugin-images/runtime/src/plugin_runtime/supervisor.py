@@ -15,7 +15,6 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from plugin_runtime.cgroup import Cgroup
 from plugin_runtime.control import ControlConnection
 from plugin_runtime.diagnosis import StackDump
 from plugin_runtime.process import kill_the_rest
@@ -25,6 +24,7 @@ from plugin_runtime.status import Status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from plugin_runtime.cgroup import Cgroup
     from plugin_runtime.environment import Environment
 
 KILL_CHECK_SECONDS = 1.0
@@ -43,10 +43,10 @@ class Worker(NamedTuple):
 class Supervisor:
     """`run` returns when the worker has left after a SIGTERM."""
 
-    def __init__(self, environment: Environment, worker: Worker) -> None:
+    def __init__(self, environment: Environment, worker: Worker, cgroup: Cgroup) -> None:
         self._worker = worker
         self._status = Status(worker.pid)
-        self._cgroup = Cgroup()
+        self._cgroup = cgroup
         self._status.count_kills(self._cgroup.oom_kills())
         self._since = time.monotonic()
         self._selector = selectors.DefaultSelector()

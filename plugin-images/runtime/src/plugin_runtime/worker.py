@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from plugin_runtime.cgroup import Cgroup
 from plugin_runtime.process import DUMP_SIGNAL
 from plugin_runtime.service import ToolService, log
 from plugin_runtime.sockets import listen
@@ -20,8 +21,10 @@ from plugin_runtime.status import FAILED, READY
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from typing import NoReturn
 
+    from plugin_runtime.cgroup import Cgroup
     from plugin_runtime.checks import Check
     from plugin_runtime.environment import Environment
 
@@ -45,7 +48,26 @@ class SupervisorLink:
         self.tell(checks=[check._asdict() for check in checks])
 
 
-def run(environment: Environment, told: socket.socket, stacks: int) -> None:
+class KillCount:
+    """The kernel's counter of out-of-memory kills, read before every answer: whose helper process was killed may give
+    a result that is none. A change is told to the supervisor, which else looks once a second.
+    """
+
+    def __init__(self, cgroup: Cgroup, on_change: Callable[[], None]) -> None:
+        self._cgroup = cgroup
+        self._on_change = on_change
+        self._known = 0
+
+    def now(self) -> int:
+        """Since the container's start; 0 where the kernel does not say."""
+        kills = self._cgroup.oom_kills() or 0
+        if kills != self._known:
+            self._known = kills
+            self._on_change()
+        return kills
+
+
+def run(environment: Environment, cgroup: Cgroup, told: socket.socket, stacks: int) -> None:
     """Start the plugin and serve its tools for ever. Returns where it could not start."""
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
@@ -63,7 +85,8 @@ def run(environment: Environment, told: socket.socket, stacks: int) -> None:
             traceback=problem.traceback,
         )
         return
-    service = ToolService(environment, tools, on_end=lambda: link.tell(ended=True))
+    kills = KillCount(cgroup, on_change=lambda: link.tell(killed=True))
+    service = ToolService(environment, tools, kills.now)
     listener = listen(environment.tools_socket)
     link.tell(phase=READY, tools=[tool.document() for tool in tools.values()])
     accept_for_ever(listener, service)
