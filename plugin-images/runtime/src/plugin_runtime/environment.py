@@ -25,6 +25,7 @@ class Environment(NamedTuple):
     packages: tuple[str, ...]
     models: dict[str, str]
     requires_gpu: bool
+    code_dir: str | None
     run_dir: str
     scratch_dir: str
     max_result: int
@@ -55,6 +56,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         packages=tuple(_strings("PLUGIN_PACKAGES", _json(environ, "PLUGIN_PACKAGES", []))),
         models=_mapping("PLUGIN_MODELS", _json(environ, "PLUGIN_MODELS", {})),
         requires_gpu=environ.get("PLUGIN_REQUIRES_GPU", "") not in {"", "0"},
+        code_dir=environ.get("PLUGIN_CODE_DIR") or None,
         run_dir=run_dir,
         scratch_dir=environ.get("PLUGIN_SCRATCH_DIR") or f"{run_dir}/scratch",
         max_result=_size(environ, "PLUGIN_MAX_RESULT", 16 * MIB),

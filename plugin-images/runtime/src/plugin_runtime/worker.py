@@ -73,6 +73,8 @@ def run(environment: Environment, cgroup: Cgroup, told: socket.socket, stacks: i
     faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
+    if environment.code_dir is not None:
+        add_code_folder(environment.code_dir, sys.path)
     link = SupervisorLink(told)
     try:
         tools = start_plugin(environment, link.tell_checks)
@@ -90,6 +92,12 @@ def run(environment: Environment, cgroup: Cgroup, told: socket.socket, stacks: i
     listener = listen(environment.tools_socket)
     link.tell(phase=READY, tools=[tool.document() for tool in tools.values()])
     accept_for_ever(listener, service)
+
+
+def add_code_folder(folder: str, path: list[str]) -> None:
+    """Before the installed packages and behind the standard library: a plugin's json.py must not become everyone's."""
+    installed = (place for place, entry in enumerate(path) if entry.endswith("site-packages"))
+    path.insert(next(installed, len(path)), folder)
 
 
 def accept_for_ever(listener: socket.socket, service: ToolService) -> NoReturn:
