@@ -24,6 +24,7 @@ def test_what_is_given_is_taken():
             "PLUGIN_PACKAGES": '["cv2"]',
             "PLUGIN_MODELS": '{"m": "/models/m.pt"}',
             "PLUGIN_REQUIRES_GPU": "1",
+            "PLUGIN_CODE_DIR": "/plugin",
             "PLUGIN_RUN_DIR": "/r",
             "PLUGIN_SCRATCH_DIR": "/s",
             "PLUGIN_MAX_RESULT": "10",
