@@ -32,7 +32,8 @@ def test_what_is_given_is_taken():
             "NOTIFY_SOCKET": "/n",
         }
     )
-    assert environment == ("reader", "a.b:C", ("cv2",), {"m": "/models/m.pt"}, True, "/r", "/s", 10, 20, "/n")
+    models = {"m": "/models/m.pt"}
+    assert environment == ("reader", "a.b:C", ("cv2",), models, True, "/plugin", "/r", "/s", 10, 20, "/n")
 
 
 @pytest.mark.parametrize(
