@@ -70,6 +70,8 @@ class Grant:
     sharing: Sharing = "exclusive"
     memory: int | None = None
     baselines: Mapping[str, int | None] = field(default_factory=dict)
+    parents: Mapping[str, str] = field(default_factory=dict)
+    """Of the MIG instances among them: the GPU that each is a part of."""
 
     def labels(self) -> dict[str, str]:
         """To be put on the container, for `from_labels`."""
@@ -77,6 +79,7 @@ class Grant:
             "devices": {uuid: self.baselines.get(uuid) for uuid in self.uuids},
             "sharing": self.sharing,
             "memory": self.memory,
+            "parents": dict(self.parents),
         }
         return {LABEL_GPUS: json.dumps(content, separators=(",", ":"))}
 
@@ -91,13 +94,15 @@ class Grant:
         try:
             content = json.loads(labels[LABEL_GPUS])
             devices, sharing, memory = content["devices"], content["sharing"], content["memory"]
+            parents = content["parents"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the label {LABEL_GPUS} cannot be read") from error
         if (
             not isinstance(devices, dict)
+            or not isinstance(parents, dict)
             or not devices
             or sharing not in get_args(Sharing)
             or not all(value is None or isinstance(value, int) for value in (memory, *devices.values()))
         ):
             raise ValueError(f"the label {LABEL_GPUS} cannot be read")
-        return cls(holder, plugin, tuple(devices), sharing, memory, devices)
+        return cls(holder, plugin, tuple(devices), sharing, memory, devices, parents)

@@ -128,6 +128,7 @@ class LeaseBook:
         """
         if any(self._in_the_way(grant, uuid) for uuid in grant.uuids):
             return False
+        self._parents |= grant.parents
         for uuid in grant.uuids:
             self._baselines.setdefault(uuid, grant.baselines.get(uuid))
             self._put(Claim(grant.holder, grant.plugin, uuid, grant.sharing, grant.memory))
@@ -201,4 +202,5 @@ class LeaseBook:
         first = claims[0]
         uuids = tuple(claim.uuid for claim in claims)
         baselines = {uuid: self._baselines.get(uuid) for uuid in uuids}
-        return Grant(first.holder, first.plugin, uuids, first.sharing, first.memory, baselines)
+        parents = {uuid: self._parents[uuid] for uuid in uuids if uuid in self._parents}
+        return Grant(first.holder, first.plugin, uuids, first.sharing, first.memory, baselines, parents)

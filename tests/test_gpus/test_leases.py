@@ -367,6 +367,14 @@ def test_a_container_on_a_part_and_one_on_its_whole_are_not_both_adopted():
     assert not book.adopt(Grant("i2", "second", ("MIG-0-0",)))
 
 
+def test_a_part_that_is_taken_up_again_still_bars_its_whole():
+    labels = book_of(*split(0)).grant("i1", "first", ONE).labels()
+    book = LeaseBook()
+    assert book.adopt(Grant.from_labels(labels, holder="i1", plugin="first"))
+    book.observe(look(gpu(0, mig_enabled=False), began=1.0), 1.0)
+    refused(book.grant("i2", "second", ONE), "held by the plugin first")
+
+
 def test_a_lease_on_a_gpu_that_is_gone_is_taken_up_all_the_same():
     book = book_of(gpu(0))
     assert book.adopt(Grant("i1", "first", ("GPU-9",)))
@@ -384,12 +392,14 @@ def test_a_container_without_gpus_tells_of_none():
         "[]",
         "{}",
         "null",
-        json.dumps({"devices": [], "sharing": "exclusive", "memory": None}),
-        json.dumps({"devices": {}, "sharing": "exclusive", "memory": None}),
-        json.dumps({"devices": {"GPU-0": "much"}, "sharing": "exclusive", "memory": None}),
-        json.dumps({"devices": {"GPU-0": 1}, "sharing": "maybe", "memory": None}),
-        json.dumps({"devices": {"GPU-0": 1}, "sharing": "shared", "memory": "1GiB"}),
-        json.dumps({"devices": {"GPU-0": 1}, "sharing": [], "memory": None}),
+        json.dumps({"devices": [], "sharing": "exclusive", "memory": None, "parents": {}}),
+        json.dumps({"devices": {}, "sharing": "exclusive", "memory": None, "parents": {}}),
+        json.dumps({"devices": {"GPU-0": "much"}, "sharing": "exclusive", "memory": None, "parents": {}}),
+        json.dumps({"devices": {"GPU-0": 1}, "sharing": "exclusive", "memory": None}),
+        json.dumps({"devices": {"GPU-0": 1}, "sharing": "exclusive", "memory": None, "parents": "GPU-0"}),
+        json.dumps({"devices": {"GPU-0": 1}, "sharing": "maybe", "memory": None, "parents": {}}),
+        json.dumps({"devices": {"GPU-0": 1}, "sharing": "shared", "memory": "1GiB", "parents": {}}),
+        json.dumps({"devices": {"GPU-0": 1}, "sharing": [], "memory": None, "parents": {}}),
     ],
 )
 def test_a_label_that_cannot_be_read_is_an_error_and_not_no_gpu(label):
