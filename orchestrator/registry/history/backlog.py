@@ -1,0 +1,80 @@
+"""What is to be written and is not yet, in order and bounded. Pure; the writer guards it."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.registry.history.receipts import Receipt
+from orchestrator.registry.history.records import Counters
+from orchestrator.registry.history.writes import Mark, Write, shares, weight
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A write and the receipt of whoever asked for it."""
+
+    write: Write
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What is written in one go."""
+
+    entries: Sequence[Entry] = ()
+    debts: Mapping[str, Counters] | None = None
+    """What lost runs owe to the counters."""
+
+
+class Backlog:
+    """A queue of at most `capacity` bytes. When it is full the oldest write is lost; but what it counts is not: it
+    stays as a debt to the counters.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.lost = 0
+        """Writes that will never be made."""
+        self._capacity = capacity
+        self._bytes = 0
+        self._entries: deque[Entry] = deque()
+        self._debts: dict[str, Counters] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, entry: Entry) -> list[Entry]:
+        """Queue it; returns those that had to make way."""
+        self._entries.append(entry)
+        self._bytes += weight(entry.write)
+        dropped = []
+        while self._bytes > self._capacity:
+            dropped.append(self._drop())
+        return dropped
+
+    def take(self, at_most: int) -> Group:
+        """The oldest writes and all debts. They are the caller's now, to be written or to be given back."""
+        entries = [self._entries.popleft() for _ in range(min(at_most, len(self._entries)))]
+        self._bytes -= sum(weight(entry.write) for entry in entries)
+        debts, self._debts = self._debts, {}
+        return Group(entries, debts)
+
+    def give_back(self, group: Group) -> None:
+        """They could not be written: they are the first again, as far as there is room."""
+        self._entries.extendleft(reversed(group.entries))
+        self._bytes += sum(weight(entry.write) for entry in group.entries)
+        newer, self._debts = self._debts, dict(group.debts or {})
+        for plugin, debt in newer.items():
+            self._owe(plugin, debt)
+        while self._bytes > self._capacity:
+            self._drop()
+
+    def _drop(self) -> Entry:
+        entry = self._entries.popleft()
+        self._bytes -= weight(entry.write)
+        self.lost += not isinstance(entry.write, Mark)
+        if (part := shares(entry.write)) is not None:
+            self._owe(*part)
+        return entry
+
+    def _owe(self, plugin: str, debt: Counters) -> None:
+        self._debts[plugin] = self._debts.get(plugin, Counters()).plus(debt)

@@ -1,0 +1,177 @@
+"""Keeps a ledger open over everything that may happen to its file: deleted, damaged, full, locked, read-only."""
+
+import logging
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from orchestrator.registry.history import file
+from orchestrator.registry.history.backlog import Entry, Group
+from orchestrator.registry.history.ledger import Ledger
+from orchestrator.registry.history.opening import begin_anew, carry_over, open_ledger
+from orchestrator.registry.history.problems import damaged, not_written, storage_fault
+from orchestrator.registry.history.records import Counters, Restored
+from orchestrator.registry.history.retention import Retention
+from orchestrator.registry.history.schema import MIGRATIONS, Migration
+
+_TEND_BUSY: Final = 1.0
+_TEND_IDLE: Final = 60.0
+"""Seconds between looks at age and size, with and without anything being written."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a group."""
+
+    stored: Sequence[Entry] = ()
+    refused: Sequence[Entry] = ()
+    """Such as SQLite will never take; lost."""
+    left: Group | None = None
+    """To be tried again."""
+
+
+class Keeper:
+    """For one thread; only `problem`, `notice` and `restored` may be looked at by others. Nothing is raised."""
+
+    def __init__(self, path: Path, retention: Retention, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+        self.problem: str | None = None
+        self.notice: str | None = None
+        self.restored: Future[Restored] = Future()
+        """Done after the first `write`."""
+        self.tend_at = 0.0
+        """By the monotonic clock: when to call `write` at the latest, if only with an empty group."""
+        self._path = path
+        self._retention = retention
+        self._migrations = migrations
+        self._ledger: Ledger | None = None
+        self._identity: file.Identity = (None, None)
+        self._counters: Mapping[str, Counters] = {}
+        self._settled = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._ledger is not None
+
+    def write(self, group: Group) -> Written:
+        """Write the group and see to the file, which is opened or begun anew where need be."""
+        try:
+            written = self._write(group)
+        except Exception as error:  # noqa: BLE001 - whatever it is, history is kept again as soon as that can be
+            written = self._write_anew(group, error) if damaged(error) else self._give_up(group, error)
+        if not self.problem:
+            self._tend(busy=bool(group.entries))
+        return written
+
+    def close(self) -> None:
+        """Let go of the file; the counters are kept in mind."""
+        if self._ledger is not None:
+            self._counters = self._ledger.counters
+            self._ledger.close()
+            self._ledger = None
+
+    def _write(self, group: Group) -> Written:
+        ledger = self._current()
+        written = Written()
+        if group.entries or group.debts:
+            written = self._commit(ledger, group)
+        elif self.problem:
+            ledger.probe()
+        if written.left is None:
+            self._recover()
+        return written
+
+    def _write_anew(self, group: Group, damage: Exception) -> Written:
+        self.close()
+        try:
+            self.notice = begin_anew(self._path, damage)
+            return self._write(group)
+        except Exception as error:  # noqa: BLE001 - see `write`
+            return self._give_up(group, error)
+
+    def _give_up(self, group: Group, error: Exception) -> Written:
+        self._fail(error)
+        return Written(left=group)
+
+    def _commit(self, ledger: Ledger, group: Group) -> Written:
+        try:
+            ledger.commit([entry.write for entry in group.entries], group.debts or {})
+        except Exception as error:
+            if storage_fault(error):
+                raise
+            return self._one_by_one(ledger, group)
+        return Written(stored=group.entries)
+
+    def _one_by_one(self, ledger: Ledger, group: Group) -> Written:
+        """One of the group cannot be written as it is; it must not take the others with it."""
+        ledger.commit((), group.debts or {})
+        stored: list[Entry] = []
+        refused: list[Entry] = []
+        for number, entry in enumerate(group.entries):
+            try:
+                ledger.commit([entry.write], {})
+                stored.append(entry)
+            except Exception as error:  # noqa: BLE001 - sqlite3 raises many kinds for what it cannot take
+                if storage_fault(error):
+                    self._fail(error)
+                    return Written(stored, refused, Group(group.entries[number:]))
+                _log.exception("a defect in the orchestrator: history cannot take %r", entry.write)
+                refused.append(entry)
+        return Written(stored, refused)
+
+    def _current(self) -> Ledger:
+        if self._ledger is not None and file.identity(self._path) != self._identity:
+            self.close()
+            self.notice = "The history file was deleted or replaced while it was in use. The counters were kept."
+            _log.warning("%s was deleted or replaced while it was in use", self._path)
+        if self._ledger is None:
+            self._ledger = self._open()
+        return self._ledger
+
+    def _open(self) -> Ledger:
+        ledger, notice = open_ledger(self._path, self._migrations)
+        try:
+            self._retention.configure(ledger.connection)
+            carry_over(ledger, self._counters)
+            if not self._settled:
+                restored = ledger.restore()
+                self._settled = True
+                if not self.restored.done():
+                    self.restored.set_result(restored)
+        except BaseException:
+            self._counters = ledger.counters
+            ledger.close()
+            raise
+        self.notice = notice or self.notice
+        self._identity = file.identity(self._path)
+        return ledger
+
+    def _fail(self, error: Exception) -> None:
+        self.close()
+        problem = not_written(error)
+        if problem != self.problem:
+            _log.error("%s", problem, exc_info=None if storage_fault(error) else error)
+        self.problem = problem
+        if not self.restored.done():
+            self.restored.set_result(Restored(complete=False))
+
+    def _recover(self) -> None:
+        if self.problem:
+            _log.warning("history is being written again")
+            self.problem = None
+
+    def _tend(self, *, busy: bool) -> None:
+        now = time.monotonic()
+        if self._ledger is None or now < self.tend_at:
+            return
+        try:
+            more = self._retention.step(self._ledger.connection)
+        except sqlite3.Error as error:
+            self._fail(error)
+            return
+        self.tend_at = now if more else now + (_TEND_BUSY if busy else _TEND_IDLE)

@@ -1,0 +1,135 @@
+"""An open history file, for its one writer: groups of writes, each whole or not at all."""
+
+# ruff: noqa: S608 - statements are made of constants; values are bound
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from orchestrator.lifecycle import FINAL_STATES
+from orchestrator.registry.history.records import Counters, Restored, RunState
+from orchestrator.registry.history.rows import (
+    COUNTER_COLUMNS,
+    EVENT_COLUMNS,
+    RUN_COLUMNS,
+    counters_of,
+    counters_row,
+    event_row,
+    run_of,
+    run_row,
+)
+from orchestrator.registry.history.writes import EventWrite, PostMortemWrite, Write, latest_runs, shares
+
+_ASYNCHRONOUS_KEPT: Final = 1000
+"""More runs in flight than this are not told of; the rest are called interrupted."""
+
+
+def _marks(columns: str) -> str:
+    return ", ".join("?" for _ in columns.split(","))
+
+
+_RUN: Final = (
+    f"INSERT INTO runs ({RUN_COLUMNS}) VALUES ({_marks(RUN_COLUMNS)}) ON CONFLICT (run_id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in RUN_COLUMNS.split(", ") if name != "run_id")
+)
+_EVENT: Final = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES ({_marks(EVENT_COLUMNS)})"
+_COUNTERS: Final = f"INSERT OR REPLACE INTO counters ({COUNTER_COLUMNS}) VALUES ({_marks(COUNTER_COLUMNS)})"
+_FINAL: Final = ", ".join(f"'{state}'" for state in sorted(FINAL_STATES))
+_POST_MORTEM: Final = f"""
+    UPDATE events SET post_mortem = ? WHERE id = (
+        SELECT max(id) FROM events WHERE plugin = ? AND generation = ? AND state IN ({_FINAL})
+    )
+"""
+_INTERRUPT: Final = f"""
+    UPDATE runs SET state = '{RunState.INTERRUPTED}', outcome = '{RunState.INTERRUPTED}'
+    WHERE state = '{RunState.IN_FLIGHT}' AND id NOT IN (
+        SELECT id FROM runs WHERE state = '{RunState.IN_FLIGHT}' AND asynchronous ORDER BY id DESC LIMIT ?
+    )
+"""
+_IN_FLIGHT: Final = f"SELECT {RUN_COLUMNS}, id FROM runs WHERE state = '{RunState.IN_FLIGHT}' ORDER BY id"
+
+
+class Ledger:
+    """Commits groups of writes. Counters are summed here and written whole, so that what is counted twice or not at
+    all after a failure is impossible: the sums move on only when the group is committed.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """`connection` leads to a file with today's tables; it belongs to the ledger. Raises `sqlite3.Error`."""
+        self.connection = connection
+        self.counters: Mapping[str, Counters] = dict(
+            counters_of(row) for row in connection.execute(f"SELECT {COUNTER_COLUMNS} FROM counters")
+        )
+        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+        self.last_event_id: int = row[0] if row else 0
+
+    def restore(self) -> Restored:
+        """Settle what the time before this start left in flight, and tell what it left behind."""
+        with _Transaction(self.connection):
+            interrupted = self.connection.execute(_INTERRUPT, (_ASYNCHRONOUS_KEPT,)).rowcount
+        asynchronous = tuple(run_of(row) for row in self.connection.execute(_IN_FLIGHT))
+        return Restored(dict(self.counters), self.last_event_id, interrupted, asynchronous)
+
+    def adopt(self, counters: Mapping[str, Counters]) -> None:
+        """Begin with the counters of the file before; only for a file that has none."""
+        with _Transaction(self.connection):
+            self.connection.executemany(_COUNTERS, [counters_row(name, sums) for name, sums in counters.items()])
+        self.counters = dict(counters)
+
+    def commit(self, writes: Sequence[Write], debts: Mapping[str, Counters]) -> None:
+        """Write all of `writes`, in their order, and add `debts` to the counters; or raise and write none of it.
+
+        An event whose id is taken already gets the next free one: its place in the order, not its number, is what
+        counts.
+        """
+        counters, touched = dict(self.counters), set(debts)
+        for plugin, debt in debts.items():
+            counters[plugin] = counters.get(plugin, Counters()).plus(debt)
+        for plugin, part in filter(None, map(shares, writes)):
+            counters[plugin] = counters.get(plugin, Counters()).plus(part)
+            touched.add(plugin)
+        event_id, events = self.last_event_id, []
+        for write in writes:
+            if isinstance(write, EventWrite):
+                event_id = max(write.event.id, event_id + 1)
+                events.append(event_row(write.event, event_id))
+        connection = self.connection
+        with _Transaction(connection):
+            connection.executemany(_RUN, [run_row(run) for run in latest_runs(writes)])
+            connection.executemany(_EVENT, events)
+            connection.executemany(_POST_MORTEM, [_post_mortem(w) for w in writes if isinstance(w, PostMortemWrite)])
+            connection.executemany(_COUNTERS, [counters_row(plugin, counters[plugin]) for plugin in touched])
+        self.counters, self.last_event_id = counters, event_id
+
+    def probe(self) -> None:
+        """Write something that changes nothing. Raises `sqlite3.Error` when writing does not work."""
+        version = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        self.connection.execute(f"PRAGMA user_version = {version}")
+
+    def close(self) -> None:
+        """Never raises."""
+        with suppress(sqlite3.Error):
+            self.connection.close()
+
+
+class _Transaction:
+    """Commits at its end, rolls back when something is raised in it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+
+def _post_mortem(write: PostMortemWrite) -> tuple[str, str, int]:
+    return write.text, write.plugin, write.generation

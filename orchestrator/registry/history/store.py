@@ -1,0 +1,137 @@
+"""HistoryStore: what the other parts know of the history."""
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from orchestrator.registry.history import queries
+from orchestrator.registry.history.keeper import Keeper
+from orchestrator.registry.history.post_mortems import decoded, encoded
+from orchestrator.registry.history.problems import FILE_NAME
+from orchestrator.registry.history.reader import Reader
+from orchestrator.registry.history.receipts import Receipt
+from orchestrator.registry.history.records import Restored, RunRecord, RunState
+from orchestrator.registry.history.retention import Limits, Retention
+from orchestrator.registry.history.rows import microseconds, text
+from orchestrator.registry.history.writer import Writer
+from orchestrator.registry.history.writes import EventWrite, Mark, PostMortemWrite, RunWrite
+from orchestrator.registry.records import LifecycleEvent, PostMortem
+
+_OPENING_PATIENCE: Final = 30.0
+_CLOSING_PATIENCE: Final = 5.0
+"""Seconds."""
+
+
+class HistoryStore:
+    """Events, runs and counters in `<state_dir>/history.sqlite3`.
+
+    Writes are taken in the order of the calls, from any thread, and return at once with a receipt: `await` it where
+    the write must be on file before things go on (it is True then, and False when it is not, or not within two
+    seconds), leave it alone otherwise. What is on file outlives SIGKILL at any moment. No call ever raises.
+    """
+
+    def __init__(self, state_dir: Path, *, max_age: timedelta, max_bytes: int) -> None:
+        """`max_bytes` of the file and its log together; counters are kept whatever the limits."""
+        path = state_dir / FILE_NAME
+        self._keeper = Keeper(path, Retention(Limits(max_age, max_bytes)))
+        self._writer = Writer(self._keeper)
+        self._reader = Reader(path)
+
+    async def restore(self) -> Restored:
+        """Open the file and tell what the time before left behind. Call it once, before anything else."""
+        self._writer.start()
+        try:
+            async with asyncio.timeout(_OPENING_PATIENCE):
+                return await asyncio.shield(asyncio.wrap_future(self._keeper.restored))
+        except TimeoutError:
+            return Restored(complete=False)
+
+    async def close(self) -> None:
+        """Write what is left, as far as that can be done within five seconds."""
+        await asyncio.to_thread(self._writer.close, _CLOSING_PATIENCE)
+        self._reader.close()
+
+    # How it is
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong, where, and what to do; None while history is kept."""
+        return self._writer.problem or self._reader.problem
+
+    @property
+    def notice(self) -> str | None:
+        """What was done to the file since the start that an operator should know of: it was damaged, or deleted."""
+        return self._keeper.notice
+
+    @property
+    def lost(self) -> int:
+        """Events, run steps and post-mortems since the start that are not kept and will not be. Their counts are, in
+        the counters, unless the orchestrator ended before the history was written again.
+        """
+        return self._writer.lost
+
+    # Writing
+
+    def event(self, event: LifecycleEvent) -> Receipt:
+        """Keep a lifecycle event under its id, or the next that is free."""
+        return self._writer.put(EventWrite(event), urgent=True)
+
+    def post_mortem(self, plugin: str, generation: int, report: PostMortem) -> Receipt:
+        """Keep it with the event by which this instance ended, which was handed in before."""
+        return self._writer.put(PostMortemWrite(text(plugin) or "", generation, encoded(report)), urgent=True)
+
+    def run_accepted(self, run: RunRecord) -> Receipt:
+        """A run is there, and perhaps waits. For an asynchronous one, await this before its caller is told."""
+        return self._writer.put(RunWrite(run))
+
+    def run_started(self, run: RunRecord) -> Receipt:
+        """It executes: `started_at` and `generation` are known."""
+        return self._writer.put(RunWrite(run))
+
+    def run_finished(self, run: RunRecord, *, success: bool | None) -> Receipt:
+        """It has ended, whatever its outcome; the record holds all that is known. `success` None counts neither way.
+        Await this before its caller is answered. A run is finished once.
+        """
+        return self._writer.put(RunWrite(replace(run, state=RunState.FINISHED), success))
+
+    def run_interrupted(self, run: RunRecord) -> Receipt:
+        """Nobody will ever know what became of it."""
+        state = RunState.INTERRUPTED
+        return self._writer.put(RunWrite(replace(run, state=state, outcome=run.outcome or state.value)))
+
+    async def flush(self) -> bool:
+        """Returns when all that was handed in before is on file (True) or is not going to be at once (False)."""
+        return await self._writer.put(Mark(), urgent=True)
+
+    # Reading; what is handed in and not on file yet is not seen
+
+    async def runs(
+        self, *, plugin: str | None = None, before: int | None = None, since: datetime | None = None, limit: int = 100
+    ) -> list[RunRecord]:
+        """A page, newest first; `before`: the `id` of the last one of the page before; `since`: accepted then or
+        later.
+        """
+        return await self._reader.ask(
+            partial(
+                queries.runs, plugin=plugin, before=before, since=microseconds(since) if since else None, limit=limit
+            ),
+            [],
+        )
+
+    async def run(self, run_id: str) -> RunRecord | None:
+        return await self._reader.ask(partial(queries.run, run_id=run_id), None)
+
+    async def events(self, *, plugin: str | None = None, after: int = 0, limit: int = 100) -> list[LifecycleEvent]:
+        """A page, oldest first; `after`: the id of the last one of the page before."""
+        return await self._reader.ask(partial(queries.events, plugin=plugin, after=after, limit=limit), [])
+
+    async def latest_events(self, limit: int = 100) -> list[LifecycleEvent]:
+        """The last ones, oldest first."""
+        return await self._reader.ask(partial(queries.latest_events, limit=limit), [])
+
+    async def post_mortem_of(self, plugin: str, generation: int | None = None) -> PostMortem | None:
+        """Of this generation, or of the last that has one."""
+        return decoded(await self._reader.ask(partial(queries.post_mortem, plugin=plugin, generation=generation), None))
