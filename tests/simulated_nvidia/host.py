@@ -1,5 +1,6 @@
 """SimulatedHost: builds the stand-ins and writes the state that they answer from."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from orchestrator.gpus.nvml_probe import NvmlProbe
 
 SOURCES = Path(__file__).parent
 GIB = 1024**3
+HOOK = "nvidia-container-runtime-hook"
 DRIVER = "550.54.15"
 
 
@@ -115,6 +117,18 @@ class SimulatedHost:
             f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  Thu Feb 22 01:44:30 UTC 2024\n"
             "GCC version:  gcc version 12.2.0\n"
         )
+
+    def install_toolkit(self) -> str:
+        """Put the container toolkit's hook in place; the folder that an engine must have on its PATH."""
+        shutil.copy(SOURCES / HOOK, self.programs)
+        if not (self.folder / "lib").exists():
+            (self.folder / "lib").symlink_to(self.libraries)
+        return str(self.programs)
+
+    def hook_calls(self) -> list[dict[str, str]]:
+        """What the hook was told, oldest first: container, visible_devices, capabilities."""
+        file = self.folder / "hook-calls"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def gpu_host(self, *, bound: float = 5.0) -> GpuHost:
         """The real GpuHost, looking at this one."""

@@ -1,0 +1,156 @@
+"""Real device requests to a real Docker Engine, with a stand-in for NVIDIA's hook on its PATH: which devices arrive."""
+
+import os
+import uuid
+
+import pytest
+from simulated_nvidia.dockerd import own_dockerd
+from simulated_nvidia.host import SimulatedGpu, SimulatedHost, SimulatedPart, SimulatedState
+from support.waiting import eventually
+
+from orchestrator.containers.docker_engine import DockerEngine
+from orchestrator.containers.spec import ContainerSpec, DeviceGrant
+from orchestrator.errors import DeviceRequestError, EngineRefusedError
+from orchestrator.gpus.claims import GpuDemand
+from orchestrator.gpus.leases import LeaseBook
+from orchestrator.gpus.requests import device_request
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+]
+
+IMAGE = "plugin-orchestrator/python:3.11-bookworm"
+A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"
+GPUS = (SimulatedGpu(A), SimulatedGpu(B, mig_enabled=True, parts=(SimulatedPart("MIG-1"), SimulatedPart("MIG-2"))))
+CU_INIT = "import ctypes; print('cuInit', ctypes.CDLL('libcuda.so.1').cuInit(0))"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory, nvidia_libraries):
+    host = SimulatedHost(tmp_path_factory.mktemp("host") / "nvidia", libraries=nvidia_libraries)
+    host.set(SimulatedState(gpus=GPUS))
+    return host
+
+
+@pytest.fixture(scope="module")
+def with_toolkit(host):
+    with own_dockerd(path=host.install_toolkit()) as dockerd:
+        dockerd.load_image(IMAGE)
+        yield dockerd
+
+
+@pytest.fixture(scope="module")
+def without_toolkit():
+    with own_dockerd() as dockerd:
+        dockerd.load_image(IMAGE)
+        yield dockerd
+
+
+def asking_for(uuids, *command, video=False, drivers=()):
+    fields = device_request(uuids, gpu_drivers=drivers, video=video)
+    return ContainerSpec(
+        name=f"gpu-{uuid.uuid4().hex[:8]}",
+        image=IMAGE,
+        labels={"test": "gpu"},
+        environment={},
+        memory=256 * 1024**2,
+        pids=64,
+        devices=DeviceGrant(fields.driver, fields.device_ids, fields.capabilities),
+        command=command or ("nvidia-smi",),
+    )
+
+
+async def run(engine, spec):
+    """Start it as the orchestrator does, wait for its end; its exit code and what it printed, without times."""
+    container = await engine.create(spec)
+    await engine.start(container)
+
+    async def ended():
+        return (await engine.inspect(container)).state == "exited"
+
+    await eventually(ended, within=30)
+    lines = [line.partition(" ")[2] for line in (await engine.logs(container, tail=100)).splitlines()]
+    return (await engine.inspect(container)).exit_code, "\n".join(lines)
+
+
+@pytest.fixture
+async def engine(with_toolkit):
+    engine = DockerEngine.from_environment(with_toolkit.environment)
+    yield engine
+    await engine.close()
+
+
+async def test_the_devices_asked_for_and_no_others_arrive_in_the_container(host, engine):
+    code, printed = await run(engine, asking_for([B, A], "sh", "-c", "nvidia-smi -L; echo $NVIDIA_VISIBLE_DEVICES"))
+    assert code == 0
+    assert host.hook_calls()[-1]["visible_devices"] == f"{B},{A}"
+    assert {A in printed, B in printed} == {True}
+    code, printed = await run(engine, asking_for([B], "sh", "-c", "nvidia-smi -L; env"))
+    assert B in printed
+    assert A not in printed
+    assert f"NVIDIA_VISIBLE_DEVICES={B}" in printed
+
+
+async def test_a_mig_instance_is_asked_for_by_its_own_uuid(host, engine):
+    code, printed = await run(engine, asking_for(["MIG-2"], "nvidia-smi", "-L"))
+    assert code == 0
+    assert ("MIG-2" in printed, "MIG-1" in printed, A in printed) == (True, False, False)
+
+
+async def test_capabilities_are_compute_and_utility_and_video_on_request(host, engine):
+    await run(engine, asking_for([A]))
+    assert set(host.hook_calls()[-1]["capabilities"].split(",")) == {"compute", "utility"}
+    await run(engine, asking_for([A], video=True))
+    assert set(host.hook_calls()[-1]["capabilities"].split(",")) == {"compute", "utility", "video"}
+
+
+async def test_cuda_can_be_loaded_in_a_hardened_container(engine):
+    assert await run(engine, asking_for([A], "python3", "-c", CU_INIT)) == (0, "cuInit 0")
+
+
+async def test_cuda_that_does_not_start_in_the_container_says_with_which_number(host, engine):
+    host.set(SimulatedState(gpus=GPUS, cuinit=803))
+    try:
+        assert await run(engine, asking_for([A], "python3", "-c", CU_INIT)) == (0, "cuInit 803")
+    finally:
+        host.set(SimulatedState(gpus=GPUS))
+
+
+async def test_three_exclusive_plugins_on_two_gpus_run_on_different_ones_and_the_third_gets_the_freed_one(host, engine):
+    host.set(SimulatedState(gpus=(SimulatedGpu(A), SimulatedGpu(B))))
+    look, book = host.gpu_host(bound=20.0), LeaseBook()
+    book.observe(await look.check(), 0.0)
+    seen = []
+    for holder in ("i1", "i2"):
+        grant = book.grant(holder, holder, GpuDemand())
+        _, printed = await run(engine, asking_for(grant.uuids, "sh", "-c", "echo $NVIDIA_VISIBLE_DEVICES"))
+        seen.append(printed)
+    assert seen == [A, B]
+    assert book.grant("i3", "i3", GpuDemand()).code == "GPU_BUSY"
+    released = (await look.read()).began
+    book.release("i1", released)
+    book.observe(await look.read(), released + 1)
+    assert book.grant("i3", "i3", GpuDemand()).uuids == (A,)
+    host.set(SimulatedState(gpus=GPUS))
+
+
+async def test_a_device_that_the_host_does_not_have_fails_the_start(engine):
+    container = await engine.create(asking_for(["GPU-unknown"]))
+    with pytest.raises((DeviceRequestError, EngineRefusedError), match="unknown device"):
+        await engine.start(container)
+    await engine.remove(container)
+    assert container not in [status.id for status in await engine.list({"test": "gpu"})]
+
+
+async def test_an_engine_without_the_toolkit_refuses_at_the_start_and_nothing_stays_behind(without_toolkit):
+    engine = DockerEngine.from_environment(without_toolkit.environment)
+    try:
+        container = await engine.create(asking_for([A]))
+        with pytest.raises(DeviceRequestError, match="could not select device driver"):
+            await engine.start(container)
+        assert (await engine.inspect(container)).state == "created"
+        await engine.remove(container)
+        assert await engine.list({"test": "gpu"}) == []
+    finally:
+        await engine.close()
