@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -42,6 +43,14 @@ class SimulatedGpu:
     mig_enabled: bool | None = None
     parts: tuple[SimulatedPart, ...] = ()
 
+    def text(self, index: int = 0) -> str:
+        """As state.h reads it. `index`: how many GPUs stand before it."""
+        mig = None if self.mig_enabled is None else int(self.mig_enabled)
+        memory, senses = (self.memory_total, self.memory_used), (self.utilization, self.temperature, self.ecc_errors)
+        lines: list[tuple[object, ...]] = [("gpu", self.uuid, self.name, *memory, *senses, self.bus, mig)]
+        lines += [("part", index, p.uuid, p.name, p.memory_total, p.memory_used) for p in self.parts]
+        return _text(lines)
+
 
 @dataclass(frozen=True)
 class SimulatedState:
@@ -59,16 +68,11 @@ class SimulatedState:
     def text(self) -> str:
         """As state.h reads it."""
         lines: list[tuple[object, ...]] = [("driver", self.driver), ("cuda", self.cuda), ("cuinit", self.cuinit)]
-        for index, gpu in enumerate(self.gpus):
-            mig = None if gpu.mig_enabled is None else int(gpu.mig_enabled)
-            memory, senses = (gpu.memory_total, gpu.memory_used), (gpu.utilization, gpu.temperature, gpu.ecc_errors)
-            lines.append(("gpu", gpu.uuid, gpu.name, *memory, *senses, gpu.bus, mig))
-            lines += [("part", index, p.uuid, p.name, p.memory_total, p.memory_used) for p in gpu.parts]
         lines += [("fail", *failure) for failure in self.fail]
         lines += [("hang", function) for function in self.hang] + [("crash", function) for function in self.crash]
         if self.smi is not None:
             lines.append(("smi", "hang") if self.smi == "hang" else ("smi", "fail", *self.smi))
-        return "".join("\t".join("-" if field is None else str(field) for field in line) + "\n" for line in lines)
+        return "".join(gpu.text(index) for index, gpu in enumerate(self.gpus)) + _text(lines)
 
 
 class SimulatedHost:
@@ -130,6 +134,36 @@ class SimulatedHost:
         file = self.folder / "hook-calls"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
+    def write_cdi_spec(self, folder: Path, gpus: tuple[SimulatedGpu, ...]) -> None:
+        """A CDI spec such as nvidia-ctk makes: every GPU under its UUID, driver and programs for all of them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        libraries = f"/usr/lib/{platform.machine()}-linux-gnu"
+        common = [
+            (self.programs / "nvidia-smi", "/usr/bin/nvidia-smi"),
+            (self.libraries / "libnvidia-ml.so.1", f"{libraries}/libnvidia-ml.so.1"),
+            (self.libraries / "libcuda.so.1", f"{libraries}/libcuda.so.1"),
+            (self._write("host", SimulatedState()), "/etc/simulated-nvidia.d/host"),
+        ]
+        devices = [
+            {
+                "name": gpu.uuid,
+                "containerEdits": {
+                    "env": [f"CDI_DEVICE_{number}={gpu.uuid}"],
+                    "mounts": _mounts([(self._write(gpu.uuid, gpu), f"/etc/simulated-nvidia.d/{gpu.uuid}")]),
+                },
+            }
+            for number, gpu in enumerate(gpus)
+        ]
+        edits = {"env": ["NVIDIA_VISIBLE_DEVICES=void"], "mounts": _mounts(common)}
+        spec = {"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": devices, "containerEdits": edits}
+        (folder / "nvidia.json").write_text(json.dumps(spec))
+
+    def _write(self, name: str, content: SimulatedState | SimulatedGpu) -> Path:
+        folder = self.folder / "cdi-state"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(content.text())
+        return folder / name
+
     def gpu_host(self, *, bound: float = 5.0) -> GpuHost:
         """The real GpuHost, looking at this one."""
         return GpuHost(
@@ -147,3 +181,14 @@ def build_libraries(folder: Path) -> Path:
         subprocess.run([*command, "-o", str(folder / library), str(SOURCES / source)], check=True)
     (folder / "libnvidia-ml.so.1").symlink_to(f"libnvidia-ml.so.{DRIVER}")
     return folder
+
+
+def _text(lines: list[tuple[object, ...]]) -> str:
+    return "".join("\t".join("-" if field is None else str(field) for field in line) + "\n" for line in lines)
+
+
+def _mounts(mounts: list[tuple[Path, str]]) -> list[dict[str, object]]:
+    return [
+        {"hostPath": str(source.resolve()), "containerPath": target, "options": ["ro", "nosuid", "nodev", "bind"]}
+        for source, target in mounts
+    ]

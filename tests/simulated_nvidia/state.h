@@ -7,6 +7,7 @@
  *
  * A number of "-" is one that the driver does not give (NOT_SUPPORTED). Sizes in bytes.
  */
+#include <glob.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,16 +79,28 @@ static void read_line(char *line) {
     }
 }
 
-static void read_state(void) {
-    const char *path = getenv("SIMULATED_NVIDIA");
-    FILE *file = fopen(path != NULL ? path : "/etc/simulated-nvidia", "r");
+static void read_file(const char *path) {
+    FILE *file = fopen(path, "r");
     char line[1024];
-    memset(&host, 0, sizeof host);
-    host.cuda = ABSENT;
     while (file != NULL && fgets(line, sizeof line, file) != NULL)
         read_line(line);
     if (file != NULL)
         fclose(file);
+}
+
+/* On the host one file, in a container all files of a folder: there each granted device may bring its own. */
+static void read_state(void) {
+    memset(&host, 0, sizeof host);
+    host.cuda = ABSENT;
+    if (getenv("SIMULATED_NVIDIA") != NULL) {
+        read_file(getenv("SIMULATED_NVIDIA"));
+        return;
+    }
+    glob_t found;
+    if (glob("/etc/simulated-nvidia.d/*", 0, NULL, &found) == 0)
+        for (size_t i = 0; i < found.gl_pathc; i++)
+            read_file(found.gl_pathv[i]);
+    globfree(&found);
 }
 
 /* The trouble that a test has set for this function and device: does not return, dies, or answers a code. */

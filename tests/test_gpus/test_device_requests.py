@@ -1,29 +1,24 @@
 """Real device requests to a real Docker Engine, with a stand-in for NVIDIA's hook on its PATH: which devices arrive."""
 
 import os
-import uuid
 
 import pytest
 from simulated_nvidia.dockerd import own_dockerd
 from simulated_nvidia.host import SimulatedGpu, SimulatedHost, SimulatedPart, SimulatedState
-from support.waiting import eventually
+from test_gpus.containers import CU_INIT, IMAGE, asking_for, run
 
 from orchestrator.containers.docker_engine import DockerEngine
-from orchestrator.containers.spec import ContainerSpec, DeviceGrant
 from orchestrator.errors import DeviceRequestError, EngineRefusedError
 from orchestrator.gpus.claims import GpuDemand
 from orchestrator.gpus.leases import LeaseBook
-from orchestrator.gpus.requests import device_request
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
 ]
 
-IMAGE = "plugin-orchestrator/python:3.11-bookworm"
 A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"
 GPUS = (SimulatedGpu(A), SimulatedGpu(B, mig_enabled=True, parts=(SimulatedPart("MIG-1"), SimulatedPart("MIG-2"))))
-CU_INIT = "import ctypes; print('cuInit', ctypes.CDLL('libcuda.so.1').cuInit(0))"
 
 
 @pytest.fixture(scope="module")
@@ -45,33 +40,6 @@ def without_toolkit():
     with own_dockerd() as dockerd:
         dockerd.load_image(IMAGE)
         yield dockerd
-
-
-def asking_for(uuids, *command, video=False, drivers=()):
-    fields = device_request(uuids, gpu_drivers=drivers, video=video)
-    return ContainerSpec(
-        name=f"gpu-{uuid.uuid4().hex[:8]}",
-        image=IMAGE,
-        labels={"test": "gpu"},
-        environment={},
-        memory=256 * 1024**2,
-        pids=64,
-        devices=DeviceGrant(fields.driver, fields.device_ids, fields.capabilities),
-        command=command or ("nvidia-smi",),
-    )
-
-
-async def run(engine, spec):
-    """Start it as the orchestrator does, wait for its end; its exit code and what it printed, without times."""
-    container = await engine.create(spec)
-    await engine.start(container)
-
-    async def ended():
-        return (await engine.inspect(container)).state == "exited"
-
-    await eventually(ended, within=30)
-    lines = [line.partition(" ")[2] for line in (await engine.logs(container, tail=100)).splitlines()]
-    return (await engine.inspect(container)).exit_code, "\n".join(lines)
 
 
 @pytest.fixture

@@ -1,0 +1,65 @@
+"""Docker 26, the first in Debian that knows CDI: fetched with apt from Debian 13, unpacked, never installed.
+
+The host's own runc serves it: Debian 13's wants a newer libc than Debian 12 has.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+SUITE = "trixie"
+PACKAGES = ("docker.io", "containerd", "tini")
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def docker26() -> tuple[str, str]:
+    """The path of its dockerd, and the folders that must come first on its PATH.
+
+    Fetched once and kept in the user's cache. Skips the test where it cannot be had: no apt, no network.
+    """
+    root = platformdirs.user_cache_path("plugin-orchestrator") / "docker26"
+    if not (root / "usr/sbin/dockerd").exists():
+        _fetch(root)
+    return str(root / "usr/sbin/dockerd"), f"{root / 'usr/bin'}:{root / 'usr/sbin'}"
+
+
+def _fetch(root: Path) -> None:
+    if shutil.which("apt-get") is None or not Path(KEYRING).exists():
+        pytest.skip("Docker 26 comes from Debian's packages, and this is no Debian")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent) as name:
+        work = Path(name)
+        environment = {**os.environ, "APT_CONFIG": str(_apt_config(work))}
+        for command in (["update"], ["download", *PACKAGES]):
+            try:
+                subprocess.run(["apt-get", "--quiet", *command], cwd=work, env=environment, check=True, timeout=240)
+            except subprocess.SubprocessError as error:
+                pytest.skip(f"Docker 26 could not be fetched: {error}")
+        for package in work.glob("*.deb"):
+            subprocess.run(["dpkg", "--extract", str(package), str(work / "root")], check=True)
+        (work / "root").rename(root)
+
+
+def _apt_config(work: Path) -> Path:
+    """Settings under which apt knows Debian 13 alone and writes below `work` alone."""
+    for folder in ("state/lists/partial", "cache/archives/partial"):
+        (work / folder).mkdir(parents=True)
+    (work / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {SUITE} main\n")
+    config = work / "apt.conf"
+    config.write_text(
+        f'Dir::State "{work}/state";\nDir::State::status "/dev/null";\nDir::Cache "{work}/cache";\n'
+        f'Dir::Etc::SourceList "{work}/sources.list";\nDir::Etc::SourceParts "/dev/null";\nAPT::Sandbox::User "root";\n'
+    )
+    return config
+
+
+def _mirror() -> str:
+    """Where this machine gets its own packages: a mirror of Debian has all of its releases."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    known = subprocess.run(command, check=False, capture_output=True, text=True).stdout.split()
+    return next((uri for uri in known if uri.rstrip("/").endswith("/debian")), "http://deb.debian.org/debian")

@@ -1,0 +1,99 @@
+"""A program that may hang or crash, run within a bound."""
+
+import asyncio
+import os
+import sys
+import time
+
+import pytest
+
+from orchestrator.gpus.child import BoundedChild, ChildResult
+
+
+def python(program, *, bound=10.0):
+    return BoundedChild((sys.executable, "-c", program), bound=bound)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] != "Z"
+
+
+async def test_what_it_printed_and_how_it_ended_is_told():
+    result = await python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)").run()
+    assert result == ChildResult("ended", 3, "out\n", "err\n")
+    assert result.signal is None
+
+
+async def test_a_program_that_is_not_there_is_missing():
+    assert (await BoundedChild(("/nonexistent/nvidia-smi",), bound=1.0).run()).outcome == "missing"
+
+
+async def test_a_crash_is_told_by_its_signal():
+    result = await python("import os; os.kill(os.getpid(), 11)").run()
+    assert (result.exit_code, result.signal) == (-11, "SIGSEGV")
+
+
+async def test_a_hang_takes_the_childs_own_children_with_it(tmp_path):
+    pids = tmp_path / "pids"
+    program = (
+        "import os, subprocess, sys, time, signal; signal.signal(15, signal.SIG_IGN);"
+        "child = subprocess.Popen(['sleep', '600']);"
+        f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}');"
+        "time.sleep(600)"
+    )
+    begun = time.monotonic()
+    assert (await python(program, bound=2.0).run()).outcome == "hung"
+    assert time.monotonic() - begun < 3.0
+    assert [alive(int(pid)) for pid in pids.read_text().split()] == [False, False]
+
+
+async def test_a_grandchild_that_keeps_the_output_open_is_no_way_round_the_bound(tmp_path):
+    pid = tmp_path / "pid"
+    program = (
+        "import subprocess; child = subprocess.Popen(['sleep', '600']);"
+        f"open({str(pid)!r}, 'w').write(str(child.pid)); print('done')"
+    )
+    assert (await python(program, bound=2.0).run()).outcome == "hung"
+    assert not alive(int(pid.read_text()))
+
+
+async def test_a_flood_of_output_is_cut_and_does_not_block_it():
+    result = await python("import sys; sys.stdout.write('x' * 30_000_000)").run()
+    assert result.outcome == "ended"
+    assert 4 * 1024**2 <= len(result.stdout) < 5 * 1024**2
+
+
+async def test_a_request_that_is_called_off_ends_the_child(tmp_path):
+    pid = tmp_path / "pid"
+    program = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    request = asyncio.create_task(python(program).run())
+    while not pid.exists() or not pid.read_text():
+        await asyncio.sleep(0.01)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert not alive(int(pid.read_text()))
+
+
+async def test_while_a_child_cannot_be_ended_the_answer_is_at_once_and_no_second_one_is_started(tmp_path, monkeypatch):
+    """A child that sleeps in the kernel outlives SIGKILL; here the signal is kept from it, which looks the same."""
+    started = tmp_path / "started"
+    program = f"import time; open({str(started)!r}, 'a').write('x'); time.sleep(600)"
+    child = python(program, bound=1.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "killpg", lambda pid, signal: None)
+        assert (await child.run()).outcome == "hung"
+    begun = time.monotonic()
+    assert (await child.run()).outcome == "hung"
+    assert time.monotonic() - begun < 0.2
+    assert started.read_text() == "x"
+    undead = child._undead
+    undead.kill()
+    await undead.wait()
+    assert (await child.run()).outcome == "hung"  # asked again, not answered from memory
+    assert started.read_text() == "xx"
