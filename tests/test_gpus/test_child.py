@@ -4,8 +4,10 @@ import asyncio
 import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from support.waiting import eventually
 
 from orchestrator.gpus.child import BoundedChild, ChildResult
 
@@ -16,11 +18,18 @@ def python(program, *, bound=10.0):
 
 def alive(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0] != "Z"
+
+
+async def until_gone(*pids):
+    """A killed process takes a moment."""
+
+    async def gone():
+        return not any(alive(int(pid)) for pid in pids)
+
+    await eventually(gone, within=2)
 
 
 async def test_what_it_printed_and_how_it_ended_is_told():
@@ -49,7 +58,7 @@ async def test_a_hang_takes_the_childs_own_children_with_it(tmp_path):
     begun = time.monotonic()
     assert (await python(program, bound=2.0).run()).outcome == "hung"
     assert time.monotonic() - begun < 3.0
-    assert [alive(int(pid)) for pid in pids.read_text().split()] == [False, False]
+    await until_gone(*pids.read_text().split())
 
 
 async def test_a_grandchild_that_keeps_the_output_open_is_no_way_round_the_bound(tmp_path):
@@ -59,7 +68,7 @@ async def test_a_grandchild_that_keeps_the_output_open_is_no_way_round_the_bound
         f"open({str(pid)!r}, 'w').write(str(child.pid)); print('done')"
     )
     assert (await python(program, bound=2.0).run()).outcome == "hung"
-    assert not alive(int(pid.read_text()))
+    await until_gone(pid.read_text())
 
 
 async def test_a_flood_of_output_is_cut_and_does_not_block_it():
@@ -77,7 +86,7 @@ async def test_a_request_that_is_called_off_ends_the_child(tmp_path):
     request.cancel()
     with pytest.raises(asyncio.CancelledError):
         await request
-    assert not alive(int(pid.read_text()))
+    await until_gone(pid.read_text())
 
 
 async def test_while_a_child_cannot_be_ended_the_answer_is_at_once_and_no_second_one_is_started(tmp_path, monkeypatch):
