@@ -2,11 +2,11 @@
 BOOTSTRAP := plugin-images/bootstrap
 BIN := .venv/bin
 SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start $(BOOTSTRAP)/engine-stop \
-	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/down $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run
+	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check bare-trial python-env engine base-image
+.PHONY: help up down test test-quick check bare-trial python-env test-tools engine base-image
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,10 +17,10 @@ up: python-env engine base-image ## from a bare machine to a running orchestrato
 down: ## stop the orchestrator, its containers, and the engine if make started it
 	@$(BOOTSTRAP)/down
 
-test: python-env engine base-image ## every test (ARGS= goes to pytest); leaves the engine running for the next time, make down stops it
+test: python-env test-tools engine base-image ## every test (ARGS= goes to pytest); leaves the engine running for the next time, make down stops it
 	$(BIN)/pytest $(ARGS)
 
-test-quick: python-env ## the tests that need no engine (ARGS= goes to pytest)
+test-quick: python-env test-tools ## the tests that need no engine (ARGS= goes to pytest)
 	$(BIN)/pytest -m "not engine" $(ARGS)
 
 check: python-env ## lint, format, types, import rules, shell scripts
@@ -33,5 +33,5 @@ check: python-env ## lint, format, types, import rules, shell scripts
 bare-trial: engine base-image ## try all this on a bare machine, in a container (ARGS= picks cases)
 	@tests/bare_machine/run $(ARGS)
 
-python-env engine base-image:
+python-env test-tools engine base-image:
 	@$(BOOTSTRAP)/$@

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from tests.support.live import LiveOrchestrator, live_orchestrator
+from support.live import LiveOrchestrator, live_orchestrator
 
 ECHO = Path(__file__).parents[1] / "fixtures" / "plugins"
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-
-from tests.support.live import LiveOrchestrator, live_orchestrator
+from support.live import LiveOrchestrator, live_orchestrator
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-
-from tests.support.live import LiveOrchestrator, live_orchestrator
+from support.live import LiveOrchestrator, live_orchestrator
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 CASES = [

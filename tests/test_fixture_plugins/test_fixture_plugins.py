@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-
-from tests.support.live import HEALTH_ROUTES_ANSWER, LiveOrchestrator, health_watch, live_orchestrator
+from support.live import HEALTH_ROUTES_ANSWER, LiveOrchestrator, health_watch, live_orchestrator
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 EXPECTED = yaml.safe_load((FIXTURES / "expectations.yaml").read_text())

@@ -11,15 +11,19 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import json
+import os
 import signal
 import subprocess
 import sys
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from plugin_runtime.checks import Check
 from plugin_runtime.failures import Failure, explain_import, message_of
 from plugin_runtime.gpu import CudaFacts, SmiRun, TorchFacts, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SMI = ("nvidia-smi", "--query-gpu=name,uuid,driver_version", "--format=csv,noheader")
 SMI_SECONDS = 20.0  # without persistence mode it wakes every GPU of the host, a few seconds each
@@ -97,6 +101,8 @@ def _look_at_driver() -> CudaFacts:
 
 def _name_of(library: ctypes.CDLL, result: int) -> str:
     name = ctypes.c_char_p()
+    if not hasattr(library, "cuGetErrorName"):  # before CUDA 6
+        return ""
     found = library.cuGetErrorName(result, ctypes.byref(name)) == 0
     return name.value.decode("ascii", "replace") if found and name.value else ""
 
@@ -127,7 +133,13 @@ def _look_at_torch() -> TorchFacts | None:
 def _run(command: tuple[str, ...], seconds: float, stderr: int | None) -> Ended:
     """Raises OSError where it cannot be started. A process that no signal reaches any more is left behind."""
     process = subprocess.Popen(  # noqa: S603 - fixed commands
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, errors="replace"
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=_without_plugin_code(os.environ),
+        text=True,
+        errors="replace",
     )
     try:
         output, _ = process.communicate(timeout=seconds)
@@ -137,6 +149,15 @@ def _run(command: tuple[str, ...], seconds: float, stderr: int | None) -> Ended:
             process.communicate(timeout=1)
         return Ended(None, "")
     return Ended(process.returncode, output.strip())
+
+
+def _without_plugin_code(environment: Mapping[str, str]) -> dict[str, str]:
+    """A plugin's modules must not stand before the standard library's in the probe either."""
+    code = environment.get("PLUGIN_CODE_DIR")
+    folders = environment.get("PYTHONPATH", "").split(os.pathsep)
+    kept = os.pathsep.join(folder for folder in folders if folder and folder != code)
+    rest = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    return {**rest, "PYTHONPATH": kept} if kept else rest
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""A host with two GPUs, as far as it can be had without any: real dockerd, real device requests, simulated driver."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from simulated_nvidia.dockerd import own_dockerd
+from simulated_nvidia.host import SimulatedGpu, SimulatedHost, SimulatedState
+from support.live import LiveOrchestrator, live_orchestrator
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+]
+
+PLUGIN = Path(__file__).parents[1] / "fixtures" / "gpu_plugins" / "gpu-echo"
+A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"
+NAMES = ("first", "second", "third")
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> SimulatedHost:
+    host = SimulatedHost(tmp_path_factory.mktemp("nvidia") / "host")
+    host.set(SimulatedState(gpus=(SimulatedGpu(A), SimulatedGpu(B))))
+    return host
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The plugin's image, built by the machine's main engine: the test's own has no network to build with."""
+    built = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "build", "gpu-echo"],
+        env=os.environ
+        | {
+            "ORCHESTRATOR_PLUGINS_DIRS": str(PLUGIN.parent),
+            "ORCHESTRATOR_STATE_DIR": str(tmp_path_factory.mktemp("state")),
+            "COLUMNS": "500",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return built.stderr.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def plugins(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three plugins of the one image, each wanting a GPU for itself."""
+    folder = tmp_path_factory.mktemp("plugins")
+    manifest = yaml.safe_load((PLUGIN / "plugin.yaml").read_text())
+    for name in NAMES:
+        (folder / name).mkdir()
+        (folder / name / "plugin.yaml").write_text(yaml.safe_dump(manifest | {"name": name, "image": image}))
+    return folder
+
+
+@pytest.fixture
+def orchestrated(
+    host: SimulatedHost, image: str, plugins: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[LiveOrchestrator]:
+    """The orchestrator beside an engine with (param true) or without the container toolkit."""
+    with own_dockerd(path=host.install_toolkit() if request.param else "") as dockerd:
+        dockerd.load_image(image)
+        for name, value in (host.environment | dict(dockerd.environment)).items():
+            monkeypatch.setenv(name, value)
+        with live_orchestrator([plugins]) as live:
+            live.wait_ready(60)
+            yield live
+
+
+@pytest.mark.parametrize("orchestrated", [True], indirect=True)
+def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orchestrated: LiveOrchestrator) -> None:
+    """Different UUIDs, seen from inside; the third is GPU_BUSY and has the freed one once a plugin was stopped."""
+    live = orchestrated
+    states = {name: live.health(name) for name in NAMES}
+    up = [name for name in NAMES if states[name]["state"] == "INITIALIZED"]
+    assert len(up) == 2, [(health["reason_code"], health["reason"]) for health in states.values()]
+    (busy,) = set(NAMES) - set(up)
+    assert states[busy]["reason_code"] == "GPU_BUSY", states
+    inside = {name: live.run(name, "devices").json()["result"] for name in up}
+    assert {seen["environment"] for seen in inside.values()} == {A, B}
+    assert all(seen["environment"] in seen["nvidia_smi"] for seen in inside.values())
+    assert all(seen["nvidia_smi"].count("GPU-") == 1 for seen in inside.values())
+
+    holders = {
+        gpu["uuid"]: [h["plugin"] for h in gpu["holders"]] for gpu in live.client.get("/v1/gpus").json()["devices"]
+    }
+    assert holders == {inside[name]["environment"]: [name] for name in up}
+
+    live.client.post(f"/v1/plugins/{up[0]}/stop").raise_for_status()
+    started = live.client.post(f"/v1/plugins/{busy}/start", params={"wait": 30}).json()
+    assert started["state"] == "INITIALIZED", started
+    assert live.run(busy, "devices").json()["result"]["environment"] == inside[up[0]]["environment"]
+
+
+@pytest.mark.parametrize("orchestrated", [False], indirect=True)
+def test_an_engine_without_the_toolkit_leaves_nothing_behind(orchestrated: LiveOrchestrator) -> None:
+    """Every plugin is UNAVAILABLE with GPU_RUNTIME_MISSING; no `created` container stays, no lease is held."""
+    live = orchestrated
+    for name in NAMES:
+        health = live.wait_for(name, "UNAVAILABLE")
+        assert health["reason_code"] == "GPU_RUNTIME_MISSING" or health["reason_code"] == "GPU_BUSY", health
+    assert any(live.health(name)["reason_code"] == "GPU_RUNTIME_MISSING" for name in NAMES)
+    end = time.monotonic() + 20
+    while live.containers():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    states = {gpu["state"] for gpu in live.client.get("/v1/gpus").json()["devices"]}
+    assert states <= {"free", "draining"}
