@@ -128,7 +128,7 @@ os._exit(0)
 
 
 async def test_more_memory_than_allowed_is_death(docker_kit):
-    """The kernel kills, nobody else. `oom_killed` is not asked for: an engine that runs in a container does not see it."""
+    """The kernel kills, nobody else. That it was for memory, an engine that runs in a container itself does not see."""
     kit = docker_kit
     hog = "import time; time.sleep(0.2); x = b'x' * (300 * 1024**2)"
     async with kit.engine.events(kit.labels) as events:
@@ -143,8 +143,6 @@ async def test_more_memory_than_allowed_is_death(docker_kit):
                     break
     status = await kit.engine.inspect(container)
     assert status.exit_code == 137
-    assert "kill" not in seen
-    assert "oom" in seen
     assert "kill" not in seen
 
 
