@@ -32,24 +32,34 @@ def make(path: Path) -> None:
             path.chmod(0o600)  # by its name: to open and close the file would drop this process's locks on it
 
 
-def open_writable(path: Path) -> sqlite3.Connection:
-    """A connection without implicit transactions. Raises `sqlite3.Error`."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_PATIENCE)
-    try:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in an empty file only, so it goes first
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # what is committed outlives the process, not a power cut
-        connection.execute("PRAGMA temp_store = MEMORY")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection without implicit transactions; nothing is written by opening it. Raises `sqlite3.Error`."""
+    return sqlite3.connect(path, isolation_level=None, timeout=_BUSY_PATIENCE)
+
+
+def configure(connection: sqlite3.Connection) -> None:
+    """Make it one for writing. Raises `sqlite3.Error`."""
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in an empty file only, so it goes first
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")  # what is committed outlives the process, not a power cut
+    connection.execute("PRAGMA temp_store = MEMORY")
 
 
 def open_readable(path: Path) -> sqlite3.Connection:
     """A connection that cannot write. Raises `sqlite3.Error`."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_PATIENCE, check_same_thread=False)
+
+
+def part_from_log(path: Path, known: Identity) -> None:
+    """The file that was `known` is gone from the path: if its log still lies there, delete it, or SQLite would pour it
+    into the file that came in its place.
+    """
+    main, log = identity(path)
+    if main != known[0] and log is not None and log == known[1]:
+        for companion in _COMPANIONS:
+            with suppress(OSError):
+                Path(f"{path}{companion}").unlink()
 
 
 def move_aside(path: Path) -> str:

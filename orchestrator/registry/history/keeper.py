@@ -1,7 +1,6 @@
 """Keeps a ledger open over everything that may happen to its file: deleted, damaged, full, locked, read-only."""
 
 import logging
-import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -20,7 +19,12 @@ from orchestrator.registry.history.schema import MIGRATIONS, Migration
 
 _TEND_BUSY: Final = 1.0
 _TEND_IDLE: Final = 60.0
-"""Seconds between looks at age and size, with and without anything being written."""
+"""Seconds from a look at age and size to the next, when something was written meanwhile and when nothing was."""
+
+_CHECKPOINT: Final = 100
+"""Commits after which the log is written back into the file, before SQLite does it in the middle of a commit (1000
+pages; a run takes some five).
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ class Keeper:
         self.restored: Future[Restored] = Future()
         """Done after the first `write`."""
         self.tend_at = 0.0
-        """By the monotonic clock: when to call `write` at the latest, if only with an empty group."""
+        """By the monotonic clock: when to call `tend` at the latest."""
         self._path = path
         self._retention = retention
         self._migrations = migrations
@@ -53,20 +57,35 @@ class Keeper:
         self._identity: file.Identity = (None, None)
         self._counters: Mapping[str, Counters] = {}
         self._settled = False
+        self._commits = 0
 
     @property
     def is_open(self) -> bool:
         return self._ledger is not None
 
     def write(self, group: Group) -> Written:
-        """Write the group and see to the file, which is opened or begun anew where need be."""
+        """Write the group into the file, which is opened or begun anew where need be."""
         try:
-            written = self._write(group)
+            return self._write(group)
         except Exception as error:  # noqa: BLE001 - whatever it is, history is kept again as soon as that can be
-            written = self._write_anew(group, error) if damaged(error) else self._give_up(group, error)
-        if not self.problem:
-            self._tend(busy=bool(group.entries))
-        return written
+            return self._write_anew(group, error) if damaged(error) else self._give_up(group, error)
+
+    def tend(self) -> None:
+        """What has to be done now and then, when nobody waits for it: the checkpoint, and what grew too old or too
+        much.
+        """
+        if self._ledger is None or self.problem:
+            return
+        now = time.monotonic()
+        try:
+            if self._commits >= _CHECKPOINT:
+                self._ledger.checkpoint()
+                self._commits = 0
+            if now >= self.tend_at:
+                more = self._retention.step(self._ledger.connection)
+                self.tend_at = now if more else now + _TEND_IDLE
+        except Exception as error:  # noqa: BLE001 - see `write`
+            self._fail(error)
 
     def close(self) -> None:
         """Let go of the file; the counters are kept in mind."""
@@ -80,6 +99,8 @@ class Keeper:
         written = Written()
         if group.entries or group.debts:
             written = self._commit(ledger, group)
+            self._commits += 1
+            self.tend_at = min(self.tend_at, time.monotonic() + _TEND_BUSY)
         elif self.problem:
             ledger.probe()
         if written.left is None:
@@ -127,7 +148,8 @@ class Keeper:
     def _current(self) -> Ledger:
         if self._ledger is not None and file.identity(self._path) != self._identity:
             self.close()
-            self.notice = "The history file was deleted or replaced while it was in use. The counters were kept."
+            file.part_from_log(self._path, self._identity)
+            self.notice = "The history file was deleted or replaced while it was in use."
             _log.warning("%s was deleted or replaced while it was in use", self._path)
         if self._ledger is None:
             self._ledger = self._open()
@@ -164,14 +186,3 @@ class Keeper:
         if self.problem:
             _log.warning("history is being written again")
             self.problem = None
-
-    def _tend(self, *, busy: bool) -> None:
-        now = time.monotonic()
-        if self._ledger is None or now < self.tend_at:
-            return
-        try:
-            more = self._retention.step(self._ledger.connection)
-        except sqlite3.Error as error:
-            self._fail(error)
-            return
-        self.tend_at = now if more else now + (_TEND_BUSY if busy else _TEND_IDLE)

@@ -107,6 +107,10 @@ class Ledger:
         version = self.connection.execute("PRAGMA user_version").fetchone()[0]
         self.connection.execute(f"PRAGMA user_version = {version}")
 
+    def checkpoint(self) -> None:
+        """Write the log back into the file as far as no reader needs it. Raises `sqlite3.Error`."""
+        self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def close(self) -> None:
         """Never raises."""
         with suppress(sqlite3.Error):

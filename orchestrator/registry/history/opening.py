@@ -45,8 +45,10 @@ def carry_over(ledger: Ledger, counters: Mapping[str, Counters]) -> None:
 
 def _open(path: Path, migrations: Sequence[schema.Migration]) -> Ledger:
     file.make(path)
-    connection = file.open_writable(path)
+    connection = file.connect(path)
     try:
+        schema.known_version(connection, migrations)
+        file.configure(connection)
         schema.migrate(connection, migrations)
         return Ledger(connection)
     except BaseException:

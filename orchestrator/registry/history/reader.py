@@ -18,6 +18,8 @@ from orchestrator.registry.history.problems import not_read
 _THREADS: Final = 2
 _PATIENCE: Final = 5.0
 """Seconds that a read may take."""
+_LATELY: Final = 5.0
+"""Seconds that a failed read is spoken of: nobody asks again just to see whether it works."""
 _INSTRUCTIONS: Final = 100_000
 """SQLite's instructions between looks at the clock; some milliseconds."""
 
@@ -29,9 +31,15 @@ class Reader:
     """Never raises anything but cancellation: what cannot be read is the default, and `problem` says why."""
 
     def __init__(self, path: Path) -> None:
-        self.problem: str | None = None
+        self._problem: str | None = None
+        self._problem_until = 0.0
         self._path = path
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="history-reader")
+
+    @property
+    def problem(self) -> str | None:
+        """Why a question got no answer lately."""
+        return self._problem if time.monotonic() < self._problem_until else None
 
     async def ask(self, query: Callable[[sqlite3.Connection], _T], default: _T) -> _T:
         try:
@@ -40,7 +48,7 @@ class Reader:
         except Exception as error:  # noqa: BLE001 - a question about the past breaks nothing
             self._fail(error)
             return default
-        self.problem = None
+        self._problem = None
         return answer
 
     def close(self) -> None:
@@ -56,4 +64,4 @@ class Reader:
         problem = not_read(error)
         if problem != self.problem:
             _log.error("%s", problem)
-        self.problem = problem
+        self._problem, self._problem_until = problem, time.monotonic() + _LATELY

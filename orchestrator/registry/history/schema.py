@@ -18,7 +18,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         "CREATE INDEX events_of_plugin ON events (plugin, id)",
         """
         CREATE TABLE runs (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL UNIQUE, plugin TEXT NOT NULL, tool TEXT NOT NULL,
+            id INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, plugin TEXT NOT NULL, tool TEXT NOT NULL,
             generation INTEGER NOT NULL, asynchronous INTEGER NOT NULL, state TEXT NOT NULL, accepted INTEGER NOT NULL,
             started INTEGER, finished INTEGER, outcome TEXT, reason_code TEXT, execution_ms REAL,
             request_bytes INTEGER, response_bytes INTEGER
@@ -43,13 +43,19 @@ class NewerFileError(Exception):
     """The file was written by a newer program, which knows tables that this one does not."""
 
 
+def known_version(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> int:
+    """The file's version; only reads. Raises `NewerFileError`, `sqlite3.Error`."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(migrations):
+        raise NewerFileError(f"the file has version {version}, this program knows {len(migrations)}")
+    return version
+
+
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Bring the file forward, a version at a time, each whole or not at all. Raises `NewerFileError` and leaves the
     file as it is, `sqlite3.Error`.
     """
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(migrations):
-        raise NewerFileError(f"the file has version {version}, this program knows {len(migrations)}")
+    version = known_version(connection, migrations)
     for number, statements in enumerate(migrations[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:

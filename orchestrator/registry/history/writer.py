@@ -88,6 +88,7 @@ class Writer:
         group: Group | None = Group()
         while group is not None:
             self._write(group)
+            self._keeper.tend()
             group = self._next()
         with self._condition:
             left = self._backlog.take(len(self._backlog)).entries

@@ -1,0 +1,18 @@
+"""A store on a fresh folder."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from test_history.samples import store_in
+
+from orchestrator.registry.history import HistoryStore
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[HistoryStore]:
+    """Open, in `tmp_path`."""
+    store = store_in(tmp_path)
+    await store.restore()
+    yield store
+    await store.close()

@@ -1,0 +1,71 @@
+"""What the tests write, and how they look at the file without the store."""
+
+import asyncio
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.registry import LifecycleEvent
+from orchestrator.registry.history import HistoryStore, RunRecord
+
+START = datetime.now(UTC) - timedelta(hours=2)
+
+
+def store_in(folder: Path, *, max_age: timedelta = timedelta(days=30), max_bytes: int = 64 * 1024**2) -> HistoryStore:
+    return HistoryStore(folder, max_age=max_age, max_bytes=max_bytes)
+
+
+def accepted(plugin: str = "reader", **facts: Any) -> RunRecord:
+    return RunRecord(uuid.uuid4().hex, plugin, "read_text", START, **facts)
+
+
+def finished(run: RunRecord | None = None, **facts: Any) -> RunRecord:
+    """A run to its end: 20 ms of execution by generation 2."""
+    known = {
+        "generation": 2,
+        "started_at": START + timedelta(seconds=1),
+        "finished_at": START + timedelta(seconds=2),
+        "outcome": "ok",
+        "execution_ms": 20.0,
+        "request_bytes": 100,
+        "response_bytes": 2000,
+    }
+    return replace(run or accepted(), **{**known, **facts})
+
+
+def event(number: int, plugin: str = "reader", **facts: Any) -> LifecycleEvent:
+    state = PluginLifecycleState.LOADED
+    plain = {"time": START, "generation": 1, "previous": None, "state": state, "reason_code": None, "reason": None}
+    return LifecycleEvent(id=number, plugin=plugin, **{**plain, **facts})
+
+
+def failed_event(number: int, plugin: str = "reader", generation: int = 1) -> LifecycleEvent:
+    return event(
+        number,
+        plugin,
+        generation=generation,
+        previous=PluginLifecycleState.RUNNING,
+        state=PluginLifecycleState.FAILED,
+        reason_code=ReasonCode.CRASHED,
+        reason="It died by SIGSEGV.",
+    )
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    """What is in the file, asked without the store."""
+    with closing(sqlite3.connect(folder / "history.sqlite3", timeout=5)) as connection:
+        return connection.execute(query).fetchall()
+
+
+async def until(condition: Callable[[], object], patience: float = 15.0) -> None:
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        await asyncio.sleep(0.02)

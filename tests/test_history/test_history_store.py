@@ -1,0 +1,201 @@
+"""HistoryStore on a disk that is well: what is written is read back, in order, over restarts."""
+
+import asyncio
+import threading
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from test_history.samples import START, accepted, event, failed_event, finished, rows, store_in
+
+from orchestrator.lifecycle import PluginLifecycleState
+from orchestrator.registry import PluginRecord, PluginRegistry, PostMortem
+from orchestrator.registry.history import Counters, HistoryStore, RunState
+
+
+async def test_a_run_is_kept_from_its_acceptance_to_its_end(store: HistoryStore) -> None:
+    """Each step takes the place of the one before; times come back to the microsecond."""
+    run = accepted()
+    assert await store.run_accepted(run)
+    waiting = await store.run(run.run_id)
+    assert waiting == replace(run, id=1)
+
+    ended = finished(run)
+    store.run_started(replace(run, started_at=ended.started_at, generation=2))
+    assert await store.run_finished(ended, success=True)
+    assert await store.run(run.run_id) == replace(ended, state=RunState.FINISHED, id=1)
+    assert await store.run("unknown") is None
+
+
+async def test_runs_are_read_newest_first_page_by_page(store: HistoryStore) -> None:
+    """By plugin or all; the order is the one of the ids, whatever the clock said."""
+    backwards = [finished(accepted("a" if n % 2 else "b")) for n in range(10)]
+    for number, run in enumerate(backwards):
+        store.run_finished(replace(run, accepted_at=START - timedelta(days=number)), success=True)
+    await store.flush()
+
+    first = await store.runs(limit=4)
+    second = await store.runs(limit=100, before=first[-1].id)
+    assert [run.run_id for run in first + second] == [run.run_id for run in reversed(backwards)]
+    assert {run.plugin for run in await store.runs(plugin="a")} == {"a"}
+    assert len(await store.runs(plugin="a")) == 5
+    assert len(await store.runs(since=START - timedelta(days=3))) == 4
+
+
+async def test_the_registrys_events_are_kept_as_they_are(store: HistoryStore) -> None:
+    """The store takes them from the registry's listener, in their order, under their ids."""
+    events = [event(1), event(2, "other"), failed_event(3)]
+    for each in events:
+        store.event(each)
+    assert await store.flush()
+    assert await store.events() == events
+    assert await store.events(plugin="reader", after=1) == [events[2]]
+    assert await store.latest_events(2) == events[1:]
+
+
+async def test_a_post_mortem_joins_the_event_of_the_end(store: HistoryStore) -> None:
+    report = PostMortem(START, exit_code=139, signal="SIGSEGV", peak_memory_bytes=5, log_tail="line\n" * 100)
+    store.event(event(1, generation=3))
+    store.event(failed_event(2, generation=3))
+    assert await store.post_mortem("reader", 3, report)
+    assert await store.post_mortem_of("reader") == report
+    assert await store.post_mortem_of("reader", 3) == report
+    assert await store.post_mortem_of("reader", 2) is None
+
+
+async def test_a_start_finds_what_the_time_before_left(tmp_path: Path) -> None:
+    """Counters, the last event's id, the last generation; synchronous runs in flight are interrupted, asynchronous ones
+    handed over.
+    """
+    before = store_in(tmp_path)
+    empty = await before.restore()
+    assert (empty.counters, empty.last_event_id, empty.complete) == ({}, 0, True)
+    before.event(event(7, generation=3))
+    before.run_finished(finished(), success=True)
+    before.run_finished(finished(execution_ms=5.0, outcome="plugin_failed"), success=False)
+    before.run_finished(finished(outcome="invalid_input", started_at=START + timedelta(hours=1)), success=None)
+    lost, awaited = accepted("other"), accepted("other", asynchronous=True)
+    before.run_accepted(lost)
+    before.run_accepted(awaited)
+    await before.close()
+
+    after = store_in(tmp_path)
+    restored = await after.restore()
+    assert restored.counters == {
+        "reader": Counters(1, 1, 25.0, 5.0, START + timedelta(hours=1), 3),
+        "other": Counters(),
+    }
+    assert (restored.last_event_id, restored.interrupted) == (7, 1)
+    assert [run.run_id for run in restored.asynchronous] == [awaited.run_id]
+    interrupted = await after.run(lost.run_id)
+    assert interrupted is not None, after.problem
+    assert (interrupted.state, interrupted.outcome) == (RunState.INTERRUPTED, "interrupted")
+    assert await after.run_interrupted(restored.asynchronous[0])
+    await after.close()
+    assert rows(tmp_path, "SELECT count(*) FROM runs WHERE state = 'in-flight'") == [(0,)]
+
+
+async def test_the_file_is_for_its_owner_alone(store: HistoryStore, tmp_path: Path) -> None:
+    """The log beside it too."""
+    await store.run_finished(finished(), success=True)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("history.sqlite3", "history.sqlite3-wal", "history.sqlite3-shm"), 0o600)
+
+
+async def test_what_is_awaited_is_on_file_with_all_that_came_before(store: HistoryStore, tmp_path: Path) -> None:
+    """Nobody waited for the events, and yet they are there."""
+    for number in range(1, 300):
+        store.event(event(number))
+    assert await store.run_finished(finished(), success=True)
+    assert rows(tmp_path, "SELECT count(*), max(id) FROM events") == [(299, 299)]
+
+
+async def test_runs_of_many_callers_at_once_are_all_kept(store: HistoryStore, tmp_path: Path) -> None:
+    """They are committed in groups, and the counters are the sums of the rows."""
+
+    async def caller(number: int) -> None:
+        for turn in range(25):
+            assert await store.run_finished(finished(accepted(f"p{number % 3}")), success=turn % 5 != 0)
+
+    await asyncio.gather(*map(caller, range(16)))
+    assert rows(tmp_path, "SELECT count(*) FROM runs") == [(400,)]
+    assert rows(tmp_path, "SELECT sum(success), sum(error), sum(total_ms) FROM counters") == [(320, 80, 8000.0)]
+
+
+async def test_threads_write_side_by_side(store: HistoryStore, tmp_path: Path) -> None:
+    """Events come on the thread that changed the registry."""
+
+    def write(plugin: str) -> None:
+        for _ in range(500):
+            store.run_finished(finished(accepted(plugin)), success=True)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+    assert await store.flush()
+    assert rows(tmp_path, "SELECT plugin, success FROM counters ORDER BY plugin") == [("a", 500), ("b", 500)]
+
+
+async def test_readers_and_the_writer_do_not_wait_for_each_other(store: HistoryStore) -> None:
+    """Pages are asked for while hundreds of runs are written."""
+
+    async def write() -> None:
+        for _ in range(300):
+            assert await store.run_finished(finished(), success=True)
+
+    writing = asyncio.create_task(write())
+    seen = [len(await store.runs(limit=1000)) for _ in range(20)]
+    await writing
+    assert seen == sorted(seen)
+    assert store.problem is None
+
+
+async def test_an_event_whose_id_is_taken_gets_the_next(store: HistoryStore) -> None:
+    """As when a registry could not be told where to go on: nothing is overwritten, the order stays."""
+    for number in (5, 1, 2, 9):
+        store.event(event(number, reason=f"as {number}"))
+    await store.flush()
+    assert [(known.id, known.reason) for known in await store.events()] == [
+        (5, "as 5"), (6, "as 1"), (7, "as 2"), (9, "as 9"),
+    ]  # fmt: skip
+
+
+async def test_text_that_is_no_text_is_kept_as_far_as_it_is(store: HistoryStore) -> None:
+    """Names from a plugin's output may hold bytes that were no UTF-8."""
+    store.event(failed_event(1, plugin="r\udcffder"))
+    report = PostMortem(START, log_tail="caf\udce9")
+    assert await store.post_mortem("r\udcffder", 1, report)
+    [kept] = await store.events()
+    assert kept.plugin == "r?der"
+    assert await store.post_mortem_of("r?der") == replace(report, log_tail="caf?")
+
+
+async def test_what_sqlite_cannot_take_is_lost_alone(store: HistoryStore, tmp_path: Path) -> None:
+    """Its neighbours in the group are kept; it is counted."""
+    before = [store.run_finished(finished(), success=True) for _ in range(3)]
+    defect = store.run_finished(finished(request_bytes=2**70), success=True)
+    after = [store.run_finished(finished(), success=True) for _ in range(3)]
+    assert [await receipt for receipt in (*before, defect, *after)] == [True] * 3 + [False] + [True] * 3
+    assert (store.lost, store.problem) == (1, None)
+    assert rows(tmp_path, "SELECT success FROM counters") == [(6,)]
+
+
+async def test_after_the_end_nothing_is_kept_and_nobody_fails(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    await store.restore()
+    await store.close()
+    assert await store.run_finished(finished(), success=True) is False
+    assert store.lost == 1
+    assert await store.runs() == []
+
+
+async def test_the_store_listens_to_the_registry(store: HistoryStore) -> None:
+    """Its own method is the listener."""
+    registry = PluginRegistry()
+    registry.subscribe(store.event)
+    registry.register(PluginRecord("reader", "1", "", PluginLifecycleState.LOADED, START))
+    registry.mark_initialized("reader", registry.renew("reader"))
+    await store.flush()
+    assert await store.events() == list(registry.events())
+    assert len(registry.events()) == 3

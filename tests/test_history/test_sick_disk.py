@@ -1,0 +1,253 @@
+"""History on a disk that is not well: runs go on, the health API has a sentence to say, and it gets well by itself."""
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from test_history import sick_disk
+from test_history.samples import event, failed_event, finished, rows, store_in, until
+
+from orchestrator.registry import PostMortem
+from orchestrator.registry.history import HistoryStore, problems, receipts
+
+_MOUNTS = subprocess.run(["unshare", "--mount", "--map-root-user", "true"], capture_output=True, check=False)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can reach."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def sentence_of(case: str, folder: Path, *before: str) -> str:
+    tests = Path(sick_disk.__file__).parents[1]
+    program = subprocess.run(
+        [*before, sys.executable, sick_disk.__file__, case, folder],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert program.returncode == 0, program.stderr
+    return json.loads(program.stdout)
+
+
+def test_files_that_may_not_grow(tmp_path: Path) -> None:
+    """A limit of the kernel (RLIMIT_FSIZE), met in the middle of writing."""
+    sentence = sentence_of("file_size_limit", tmp_path)
+    assert "The disk refused to take history.sqlite3 in the state folder (ORCHESTRATOR_STATE_DIR)" in sentence
+
+
+@pytest.mark.skipif(_MOUNTS.returncode != 0, reason="this user may not mount a small file system; see the limit above")
+def test_a_full_disk(tmp_path: Path) -> None:
+    sentence = sentence_of("full_disk", tmp_path, "unshare", "--mount", "--map-root-user")
+    assert sentence == (
+        "History is not being written. The disk of history.sqlite3 in the state folder (ORCHESTRATOR_STATE_DIR) is "
+        "full. Make room on it. Runs go on meanwhile, and writing is tried again by itself."
+    )
+
+
+def test_a_folder_that_may_not_be_written(open_folder: Path) -> None:
+    """From the beginning: the start goes on without history, and history begins when it can."""
+    assert "Permission denied" in sentence_of("read_only_folder", open_folder)
+
+
+async def test_a_file_that_another_program_holds_locked(store: HistoryStore, tmp_path: Path) -> None:
+    """As an operator's shell may, for a while."""
+    with closing(sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        begun = time.monotonic()
+        assert await store.run_finished(finished(), success=True) is False
+        assert time.monotonic() - begun < receipts.PATIENCE + 0.5
+        await until(lambda: store.problem)
+        assert store.problem is not None
+        assert "Another program holds" in store.problem
+        other.execute("ROLLBACK")
+    await until(lambda: store.problem is None)
+    assert await store.flush()
+    assert rows(tmp_path, "SELECT success FROM counters") == [(1,)]
+
+
+async def test_a_start_while_the_file_is_locked(tmp_path: Path) -> None:
+    """The counters begin at nothing, and are added to the old ones once the file can be had; runs of the time before
+    are interrupted then, runs of this time are not.
+    """
+    before = store_in(tmp_path)
+    await before.restore()
+    await before.run_finished(finished(), success=True)
+    await before.run_started(finished())
+    await before.close()
+    with closing(sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        store = store_in(tmp_path)
+        assert (await store.restore()).complete is False
+        store.run_started(finished())
+        store.run_finished(finished(), success=True)
+    await until(lambda: store.problem is None)
+    await store.close()
+    assert rows(tmp_path, "SELECT success FROM counters") == [(2,)]
+    assert rows(tmp_path, "SELECT state FROM runs ORDER BY id") == [
+        ("finished",), ("interrupted",), ("in-flight",), ("finished",),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [("history.sqlite3", "history.sqlite3-wal", "history.sqlite3-shm"),
+                                   ("history.sqlite3",), ("history.sqlite3-wal",)])  # fmt: skip
+async def test_a_file_that_is_deleted_under_it(store: HistoryStore, tmp_path: Path, names: tuple[str, ...]) -> None:
+    """A new one is begun with the next write; the counters go on."""
+    assert await store.run_finished(finished(), success=True)
+    for name in names:
+        (tmp_path / name).unlink()
+    run = finished()
+    assert await store.run_finished(run, success=True)
+    assert await store.run(run.run_id) is not None
+    assert rows(tmp_path, "SELECT success, generation FROM counters") == [(2, 2)]
+    assert store.notice is not None and "was deleted or replaced" in store.notice
+    assert store.problem is None
+
+
+async def test_the_whole_folder_is_deleted_under_it(tmp_path: Path) -> None:
+    store = store_in(tmp_path / "state")
+    await store.restore()
+    assert await store.run_finished(finished(), success=True)
+    shutil.rmtree(tmp_path / "state")
+    assert await store.run_finished(finished(), success=True)
+    await store.close()
+    assert rows(tmp_path / "state", "SELECT success FROM counters") == [(2,)]
+
+
+@pytest.mark.parametrize("content", [b"this is no database" * 1000, b"SQLite format 3\0" + b"\xff" * 8192])
+async def test_a_damaged_file_is_moved_aside(tmp_path: Path, content: bytes) -> None:
+    """With its time in the name; a new one is begun, and that is said."""
+    (tmp_path / "history.sqlite3").write_bytes(content)
+    store = store_in(tmp_path)
+    restored = await store.restore()
+    assert (restored.complete, restored.counters) == (True, {})
+    assert await store.run_finished(finished(), success=True)
+    [aside] = tmp_path.glob("history-damaged-*Z.sqlite3")
+    assert aside.read_bytes() == content
+    assert store.notice == (
+        f"The history file was damaged. It was moved aside as {aside.name}, and a new one was begun."
+    )
+    assert store.problem is None
+    await store.close()
+
+
+async def test_damage_that_shows_while_it_writes(tmp_path: Path) -> None:
+    """The counters, which are known, go on in the new file."""
+    store = store_in(tmp_path)
+    await store.restore()
+    for _ in range(300):
+        store.run_finished(finished(), success=True)
+    await store.close()
+    root = rows(tmp_path, "SELECT rootpage FROM sqlite_master WHERE name = 'runs'")[0][0]
+    with (tmp_path / "history.sqlite3").open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff" * 4096)
+
+    store = store_in(tmp_path)
+    restored = await store.restore()
+    assert await store.run_finished(finished(), success=True)
+    assert restored.counters["reader"].success == 300
+    assert store.notice is not None
+    await store.close()
+    assert rows(tmp_path, "SELECT success FROM counters") == [(301,)]
+
+
+async def test_damaged_files_do_not_pile_up(tmp_path: Path) -> None:
+    for _ in range(5):
+        (tmp_path / "history.sqlite3").write_bytes(b"no database" * 1000)
+        store = store_in(tmp_path)
+        await store.restore()
+        await store.close()
+    assert len(list(tmp_path.glob("history-damaged-*"))) == 3
+
+
+async def test_more_than_fits_in_memory_while_it_is_locked(tmp_path: Path) -> None:
+    """The oldest is lost and counted; what it counts is not."""
+    store = store_in(tmp_path)
+    await store.restore()
+    with closing(sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(1, 101):
+            store.run_finished(finished(), success=True)
+            store.event(failed_event(number))
+            store.post_mortem("reader", 1, PostMortem(finished().accepted_at, log_tail="x" * 250_000))
+        lost = store.lost
+        other.execute("ROLLBACK")
+    assert lost > 0
+    await until(lambda: store.problem is None)
+    await store.close()
+    assert store.lost == lost
+    assert rows(tmp_path, "SELECT success FROM counters") == [(100,)]
+    [(runs,)] = rows(tmp_path, "SELECT count(*) FROM runs")
+    [(events,)] = rows(tmp_path, "SELECT count(*) FROM events")
+    assert 0 < runs < 100
+    assert 0 < events < 100
+
+
+async def test_what_cannot_be_written_at_the_end_is_counted(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    await store.restore()
+    with closing(sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        store.event(event(1))
+        store.event(event(2))
+        await store.close()
+    assert store.lost == 2
+
+
+async def test_a_disk_that_does_not_answer_holds_up_no_run(
+    store: HistoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dead network disk lets every call hang; a run waits two seconds once, the next ones not at all."""
+    await store.flush()
+    hang = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    ledger = store._keeper._ledger
+    assert ledger is not None
+    commit = ledger.commit
+
+    def hanging(*group: object) -> None:
+        asyncio.run_coroutine_threadsafe(hang.wait(), loop).result()
+        commit(*group)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ledger, "commit", hanging)
+    begun = time.monotonic()
+    assert await store.run_finished(finished(), success=True) is False
+    assert store.problem == problems.SILENT_DISK
+    assert await store.run_finished(finished(), success=True) is False
+    assert time.monotonic() - begun < receipts.PATIENCE + 0.5
+    hang.set()
+    await until(lambda: store.problem is None)
+    assert await store.flush()
+    assert len(await store.runs()) == 2
+
+
+async def test_counters_of_a_replaced_file_are_those_of_the_file(store: HistoryStore, tmp_path: Path) -> None:
+    """An operator puts a kept copy back: its counters are not overwritten."""
+    other = store_in(tmp_path / "copy")
+    await other.restore()
+    for _ in range(5):
+        other.run_finished(finished(), success=True)
+    await other.close()
+    assert await store.run_finished(finished(), success=True)
+    (tmp_path / "copy" / "history.sqlite3").rename(tmp_path / "history.sqlite3")
+    assert await store.run_finished(finished(), success=True)
+    assert rows(tmp_path, "SELECT success FROM counters") == [(6,)]

@@ -1,0 +1,29 @@
+"""SIGKILL at any moment: what was acknowledged is there, and the counters are the sums of the rows."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from test_history import busy_writer
+
+_ROUNDS = 60
+
+
+def test_nothing_that_was_acknowledged_is_lost_by_sigkill(tmp_path: Path) -> None:
+    """60 lives of a busy writer on one file, each killed at a random moment, each finding the sums of those before."""
+    tests = Path(busy_writer.__file__).parents[1]
+    program = subprocess.run(
+        [sys.executable, busy_writer.__file__, tmp_path, str(_ROUNDS)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert program.returncode == 0, program.stderr
+    seen = json.loads(program.stdout)
+    print(f"history: {seen['rounds']} SIGKILLs, {seen['acknowledged']} acknowledged, {seen['lost']} lost")  # noqa: T201
+    assert seen["rounds"] == _ROUNDS
+    assert seen["acknowledged"] > 10 * _ROUNDS
