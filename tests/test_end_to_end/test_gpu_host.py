@@ -1,15 +1,18 @@
 """A host with two GPUs, as far as it can be had without any: real dockerd, real device requests, simulated driver."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import yaml
-from simulated_nvidia.dockerd import own_dockerd
+from simulated_nvidia.docker26 import docker26
+from simulated_nvidia.dockerd import OwnDockerd, own_dockerd
 from simulated_nvidia.host import SimulatedGpu, SimulatedHost, SimulatedState
 from support.live import LiveOrchestrator, live_orchestrator
 
@@ -20,13 +23,14 @@ pytestmark = [
 
 PLUGIN = Path(__file__).parents[1] / "fixtures" / "gpu_plugins" / "gpu-echo"
 A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"
+GPUS = (SimulatedGpu(A), SimulatedGpu(B))
 NAMES = ("first", "second", "third")
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> SimulatedHost:
     host = SimulatedHost(tmp_path_factory.mktemp("nvidia") / "host")
-    host.set(SimulatedState(gpus=(SimulatedGpu(A), SimulatedGpu(B))))
+    host.set(SimulatedState(gpus=GPUS))
     return host
 
 
@@ -63,8 +67,8 @@ def plugins(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def orchestrated(
     host: SimulatedHost, image: str, plugins: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[LiveOrchestrator]:
-    """The orchestrator beside an engine with (param true) or without the container toolkit."""
-    with own_dockerd(path=host.install_toolkit() if request.param else "") as dockerd:
+    """The orchestrator beside an engine with the container toolkit, without it, or with CDI: as the parameter says."""
+    with _engine(request.param, host) as dockerd:
         dockerd.load_image(image)
         for name, value in (host.environment | dict(dockerd.environment)).items():
             monkeypatch.setenv(name, value)
@@ -73,7 +77,17 @@ def orchestrated(
             yield live
 
 
-@pytest.mark.parametrize("orchestrated", [True], indirect=True)
+def _engine(kind: str, host: SimulatedHost) -> AbstractContextManager[OwnDockerd]:
+    if kind == "cdi":
+        program, path = docker26()
+        specs = host.folder / "specs"
+        host.write_cdi_spec(specs, GPUS)
+        settings = {"features": {"cdi": True}, "cdi-spec-dirs": [str(specs)]}
+        return own_dockerd(program=program, path=path, settings=settings)
+    return own_dockerd(path=host.install_toolkit() if kind == "toolkit" else "")
+
+
+@pytest.mark.parametrize("orchestrated", ["toolkit", "cdi"], indirect=True)
 def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orchestrated: LiveOrchestrator) -> None:
     """Different UUIDs, seen from inside; the third is GPU_BUSY and has the freed one once a plugin was stopped."""
     live = orchestrated
@@ -83,22 +97,27 @@ def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orche
     (busy,) = set(NAMES) - set(up)
     assert states[busy]["reason_code"] == "GPU_BUSY", states
     inside = {name: live.run(name, "devices").json()["result"] for name in up}
-    assert {seen["environment"] for seen in inside.values()} == {A, B}
-    assert all(seen["environment"] in seen["nvidia_smi"] for seen in inside.values())
-    assert all(seen["nvidia_smi"].count("GPU-") == 1 for seen in inside.values())
+    got = {name: _uuid(seen["nvidia_smi"]) for name, seen in inside.items()}
+    assert set(got.values()) == {A, B}
 
     holders = {
         gpu["uuid"]: [h["plugin"] for h in gpu["holders"]] for gpu in live.client.get("/v1/gpus").json()["devices"]
     }
-    assert holders == {inside[name]["environment"]: [name] for name in up}
+    assert holders == {got[name]: [name] for name in up}
 
     live.client.post(f"/v1/plugins/{up[0]}/stop").raise_for_status()
     started = live.client.post(f"/v1/plugins/{busy}/start", params={"wait": 30}).json()
     assert started["state"] == "INITIALIZED", started
-    assert live.run(busy, "devices").json()["result"]["environment"] == inside[up[0]]["environment"]
+    assert _uuid(live.run(busy, "devices").json()["result"]["nvidia_smi"]) == got[up[0]]
 
 
-@pytest.mark.parametrize("orchestrated", [False], indirect=True)
+def _uuid(listed: str) -> str:
+    """The one GPU that nvidia-smi lists."""
+    (line,) = listed.splitlines()
+    return re.search(r"UUID: ([^)]+)", line)[1]
+
+
+@pytest.mark.parametrize("orchestrated", ["no toolkit"], indirect=True)
 def test_an_engine_without_the_toolkit_leaves_nothing_behind(orchestrated: LiveOrchestrator) -> None:
     """Every plugin is UNAVAILABLE with GPU_RUNTIME_MISSING; no `created` container stays, no lease is held."""
     live = orchestrated
