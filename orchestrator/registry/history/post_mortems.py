@@ -31,5 +31,5 @@ def decoded(text: str | None) -> PostMortem | None:
         return None
     try:
         return msgspec.json.decode(text, type=PostMortem)
-    except (msgspec.ValidationError, ValueError):
+    except (TypeError, ValueError):
         return None

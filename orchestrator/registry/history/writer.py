@@ -2,6 +2,7 @@
 when that fails.
 """
 
+import asyncio
 import threading
 import time
 from typing import Final
@@ -15,7 +16,9 @@ from orchestrator.registry.history.writes import Write
 _GROUP: Final = 256
 """Writes that are committed together at most."""
 _LINGER: Final = 0.02
-"""Seconds that writes nobody waits for may wait for company: the steps of a short run become one commit."""
+"""Seconds that writes nobody waits for may wait for company: the steps of a short run become one commit, and wake the
+thread once.
+"""
 _RETRY: Final = 1.0
 """Seconds between attempts while writing fails."""
 _OPENING: Final = 30.0
@@ -30,8 +33,9 @@ class Writer:
     def __init__(self, keeper: Keeper, *, capacity: int = CAPACITY) -> None:
         self._keeper = keeper
         self._condition = threading.Condition()
-        self._backlog = Backlog(capacity)  # guarded by the condition, like the next two
+        self._backlog = Backlog(capacity)  # guarded by the condition, like the next three
         self._urgent = False
+        self._alarm_set = False
         self._closing = False
         self._tried_last = False
         self._silent_at: float | None = None
@@ -60,11 +64,13 @@ class Writer:
             if self._closing:
                 self._backlog.lost += 1
                 return Receipt(self._hurry, stored=False)
-            wake = urgent or not self._backlog
             dropped = self._backlog.put(Entry(write, receipt))
-            self._urgent = self._urgent or urgent
-            if wake:
-                self._condition.notify()
+            set_alarm = not (urgent or self._alarm_set)
+            self._alarm_set = self._alarm_set or set_alarm
+        if urgent:
+            self._hurry()
+        elif set_alarm:
+            self._hurry_soon()
         if dropped:
             settle([entry.receipt for entry in dropped], stored=False)
         return receipt
@@ -81,6 +87,19 @@ class Writer:
         with self._condition:
             self._urgent = True
             self._condition.notify()
+
+    def _hurry_soon(self) -> None:
+        try:
+            asyncio.get_running_loop().call_later(_LINGER, self._ring)
+        except RuntimeError:  # no event loop in this thread
+            self._ring()
+
+    def _ring(self) -> None:
+        with self._condition:
+            self._alarm_set = False
+            if self._backlog:
+                self._urgent = True
+                self._condition.notify()
 
     # The thread
 
@@ -102,17 +121,16 @@ class Writer:
             if self._keeper.problem:
                 self._condition.wait_for(lambda: self._closing, _RETRY)
             else:
-                self._condition.wait_for(self._has_work, self._keeper.tend_at - time.monotonic())
-                if self._backlog:
-                    self._condition.wait_for(lambda: self._closing or self._urgent, _LINGER)
-            self._urgent = False
+                self._condition.wait_for(self._is_wanted, self._keeper.tend_at - time.monotonic())
             if self._closing and (not self._backlog or (self._tried_last and self._keeper.problem)):
                 return None
             self._tried_last = self._closing
-            return self._backlog.take(_GROUP)
+            group = self._backlog.take(_GROUP)
+            self._urgent = bool(self._backlog)
+            return group
 
-    def _has_work(self) -> bool:
-        return self._closing or bool(self._backlog)
+    def _is_wanted(self) -> bool:
+        return self._closing or self._urgent
 
     def _write(self, group: Group) -> None:
         self._silent_at = time.monotonic() + (PATIENCE if self._keeper.is_open else _OPENING)
