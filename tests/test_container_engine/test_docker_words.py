@@ -152,6 +152,35 @@ def test_build_output_comes_as_lines_and_ends_with_the_image():
     assert (output.image, output.error) == ("sha256:1", "")
 
 
+def test_a_log_that_never_ends_a_line_comes_in_long_lines():
+    """Nothing is lost, no more than a line is kept, and its cost grows with its length, not with its square."""
+    frame = bytes([1, 0, 0, 0]) + (1000).to_bytes(4, "big") + b"x" * 1000
+    lines = LogLines()
+    seen = [line for _ in range(4000) for line in lines.feed(frame)]
+    assert {len(line) for line in seen} == {66_000}
+    assert sum(map(len, [*seen, *lines.rest()])) == 4_000_000
+
+
+def test_a_build_that_never_ends_a_line_comes_in_long_lines():
+    lines = []
+    output = BuildOutput(lines.append)
+    for _ in range(4000):
+        output.feed(json.dumps({"stream": "." * 1000}).encode() + b"\n")
+    assert {len(line) for line in lines} == {66_000}
+    output.end()
+    assert sum(map(len, lines)) == 4_000_000
+
+
+def test_an_endless_message_of_a_build_is_skipped_and_not_kept():
+    lines = []
+    output = BuildOutput(lines.append)
+    for _ in range(300):
+        output.feed(b"{" + b"x" * 65536)
+    assert len(output._buffer) <= 1024 * 1024
+    output.feed(b'\n{"stream":"on it goes\\n"}\n')
+    assert lines == ["on it goes"]
+
+
 def test_a_build_context_is_readable_by_everyone_and_always_the_same(tmp_path):
     (tmp_path / "secretive").mkdir(mode=0o700)
     (tmp_path / "secretive" / "file").write_bytes(b"x" * 1_000_000)

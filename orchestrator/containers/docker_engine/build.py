@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.containers.docker_engine.client import Client, url
+from orchestrator.containers.docker_engine.log_frames import LONGEST_LINE
 from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.docker_engine.tar_stream import tar_stream
 from orchestrator.containers.spec import BUILD_TAIL
@@ -16,6 +17,8 @@ from orchestrator.errors import BuildError, EngineRefusedError, EngineUnreachabl
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """Docker paints what a step writes to stderr red."""
+_LONGEST_MESSAGE: Final = 1024 * 1024
+"""Bytes of one JSON object that are kept. Docker's are some KiB; a longer one, cut, is no JSON and is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class BuildOutput:
     on_line: Callable[[str], None]
     error: str = ""
     image: str = ""
-    _buffer: bytes = b""
+    _buffer: bytearray = field(default_factory=bytearray)
     _line: str = ""
     _tail: list[str] = field(default_factory=list)
 
@@ -92,18 +95,25 @@ class BuildOutput:
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the answer."""
-        *whole, self._buffer = (self._buffer + data).split(b"\n")
-        for message in whole:
-            self._message(message)
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            self._keep(end)
+            self._message(self._buffer)
+            self._buffer.clear()
+        self._keep(rest)
 
     def end(self) -> None:
         """Nothing more will come."""
         self._message(self._buffer)
         if self._line:
             self._tell(self._line)
-        self._buffer, self._line = b"", ""
+        self._buffer.clear()
+        self._line = ""
 
-    def _message(self, message: bytes) -> None:
+    def _keep(self, piece: bytes) -> None:
+        self._buffer += piece[: max(0, _LONGEST_MESSAGE - len(self._buffer))]
+
+    def _message(self, message: bytes | bytearray) -> None:
         try:
             body = json.loads(message)
         except ValueError:
@@ -118,9 +128,17 @@ class BuildOutput:
         if isinstance(status := body.get("status"), str) and not body.get("progress"):  # a base image being pulled
             self._tell(f"{body['id']}: {status}" if body.get("id") else status)
         if isinstance(text := body.get("stream"), str):
-            *lines, self._line = (self._line + text).split("\n")
-            for line in lines:
-                self._tell(line)
+            self._printed(text)
+
+    def _printed(self, text: str) -> None:
+        first, *others = text.split("\n")
+        self._line += first
+        for other in others:
+            self._tell(self._line)
+            self._line = other
+        if len(self._line) > LONGEST_LINE:
+            self._tell(self._line)
+            self._line = ""
 
     def _tell(self, line: str) -> None:
         line = _COLOUR.sub("", line).rstrip("\r")

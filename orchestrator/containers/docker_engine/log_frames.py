@@ -1,6 +1,10 @@
 """Docker's multiplexed log stream (eight bytes of header before each piece of output) as lines."""
 
-_HEADER = 8
+from typing import Final
+
+_HEADER: Final = 8
+LONGEST_LINE: Final = 64 * 1024
+"""Bytes of a line that is not over after which it is given as it is: a program may never print a line feed."""
 
 
 class LogLines:
@@ -26,17 +30,24 @@ class LogLines:
 
     def rest(self) -> list[str]:
         """What was printed last without a line feed."""
-        lines = [_decoded(bytes(part)) for part in self._unfinished.values() if part]
+        lines = [_decoded(part) for part in self._unfinished.values() if part]
         self._unfinished.clear()
         return lines
 
     def _output(self, stream: int, text: bytes) -> list[str]:
         part = self._unfinished.setdefault(stream, bytearray())
-        part += text
-        *whole, rest = bytes(part).split(b"\n")
-        self._unfinished[stream] = bytearray(rest)
-        return [_decoded(line) for line in whole]
+        lines: list[str] = []
+        *ends, rest = text.split(b"\n")  # only what is new is looked through: a line may come in a great many pieces
+        for end in ends:
+            part += end
+            lines.append(_decoded(part))
+            part.clear()
+        part += rest
+        if len(part) > LONGEST_LINE:
+            lines.append(_decoded(part))
+            part.clear()
+        return lines
 
 
-def _decoded(line: bytes) -> str:
+def _decoded(line: bytes | bytearray) -> str:
     return line.decode("utf-8", "replace").rstrip("\r")
