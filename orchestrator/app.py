@@ -82,6 +82,7 @@ def create_app(
         description="Runs each plugin in its own container and says how every one of them is.",
         version="0.1.0",
         lifespan=lifespan,
+        redirect_slashes=False,
     )
     for module in (health_router, gpus_router, plugins_router, run_router, own_health_router):
         app.include_router(module.router)

@@ -89,7 +89,12 @@ def _walk(folder: Path, root: Path, unwanted: set[PurePosixPath]) -> Iterator[Co
 
 
 def _inner_link(path: Path, root: Path) -> str:
-    target = path.resolve()
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):
+        raise BuildError(
+            f"{path.relative_to(root)} is a symbolic link that leads round in a circle; remove it"
+        ) from None
     if not target.is_relative_to(root):
         raise BuildError(
             f"{path.relative_to(root)} is a symbolic link that leads out of the plugin's folder; "

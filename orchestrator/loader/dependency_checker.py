@@ -44,7 +44,7 @@ class DependencyChecker:
     def _check_model(self, name: str, base: Path, relative: str) -> DependencyCheck:
         check = f"model:{name}"
         path = base / relative
-        if not path.resolve().is_relative_to(base.resolve()):
+        if not _inside(path, base):
             sentence = (
                 f"The model {name!r} ({relative}) is a link out of its folder. Put the file itself there, then restart."
             )
@@ -55,3 +55,10 @@ class DependencyChecker:
         where = "its plugin's folder" if self._models_dir is None else f"<MODELS_DIR>/{base.name}"
         sentence = f"{problem.reason} ({relative} in {where})"
         return DependencyCheck(check, problem.reason, ReasonCode(problem.code), sentence)
+
+
+def _inside(path: Path, base: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(base.resolve())
+    except (OSError, RuntimeError):  # links that lead round in a circle
+        return False

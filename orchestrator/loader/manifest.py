@@ -1,5 +1,6 @@
 """plugin.yaml: what a plugin says of itself. An unknown field is an error, since a misspelt limit would be no limit."""
 
+import reprlib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -11,11 +12,22 @@ from orchestrator.settings import Duration, Size
 
 MANIFEST_FILE = "plugin.yaml"
 _MAX_MANIFEST_BYTES = 256 * 1024
+_LEAST_MEMORY = 6 * 1024**2
+"""What Docker Engine takes at least; Python alone needs more."""
 
 PluginName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 _ImportName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 _Entrypoint = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
 _DebianPackage = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+_ImageReference = Annotated[
+    str,
+    StringConstraints(
+        max_length=512,
+        pattern=r"^([A-Za-z0-9.-]+(:\d+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+        r"(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$",
+    ),
+]
+_EnvValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 _EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -33,15 +45,15 @@ class Limits(_Strict):
 
     timeout: Duration | None = None
     """Longest execution of a tool, e.g. 60s."""
-    memory: Size | None = None
+    memory: Annotated[Size, Field(ge=_LEAST_MEMORY, lt=2**50)] | None = None
     """Memory of the whole container, swap included, e.g. 1GiB."""
-    cpus: float | None = Field(None, gt=0)
+    cpus: float | None = Field(None, ge=0.01, le=4096, allow_inf_nan=False)
     """CPU cores."""
     pids: int | None = Field(None, ge=8, le=32768)
     """Processes and threads."""
-    shm: Size | None = None
+    shm: Annotated[Size, Field(lt=2**50)] | None = None
     """Size of /dev/shm; counts against the memory."""
-    scratch: Size | None = None
+    scratch: Annotated[Size, Field(lt=2**50)] | None = None
     """Disk for the uploads of one call."""
 
 
@@ -65,7 +77,7 @@ class Manifest(_Strict):
     description: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
     entrypoint: _Entrypoint
     """package.module:Class"""
-    image: Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^\S+$")] = "base"
+    image: _ImageReference = "base"
     """`base`, `cuda`, or the reference of a prebuilt image that speaks the runtime protocol."""
     system_packages: tuple[_DebianPackage, ...] = ()
     """Debian packages that the image build installs."""
@@ -73,7 +85,7 @@ class Manifest(_Strict):
     """Import names that must be found in the container."""
     models: dict[_ModelName, str] = Field(default_factory=dict)
     """Name → path of a model file, relative to the plugin's folder (or to its folder in MODELS_DIR)."""
-    env: dict[_EnvName, str] = Field(default_factory=dict)
+    env: dict[_EnvName, _EnvValue] = Field(default_factory=dict)
     """Fixed environment variables."""
     secrets: tuple[_EnvName, ...] = ()
     """Names of secrets that the operator provides; handed in as files."""
@@ -94,7 +106,7 @@ class Manifest(_Strict):
     def _models_stay_inside(cls, models: dict[str, str]) -> dict[str, str]:
         for name, value in models.items():
             path = PurePosixPath(value)
-            if not value or path.is_absolute() or ".." in path.parts:
+            if not value or path.is_absolute() or ".." in path.parts or "\0" in value:
                 raise ValueError(f"{name}: expected a path inside the plugin's folder, not {value!r}")
         return models
 
@@ -130,9 +142,13 @@ def declared_name(folder: Path) -> str | None:
 
 def _read_mapping(path: Path, label: str) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        if not path.is_file():  # a named pipe would be waited for
+            raise ManifestError(f"{label}: expected a file")
+        with path.open("rb") as file:
+            text = file.read(_MAX_MANIFEST_BYTES + 1)
+        if len(text) > _MAX_MANIFEST_BYTES:
             raise ManifestError(f"{label}: expected at most {_MAX_MANIFEST_BYTES} bytes; is this really a manifest?")
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.load(text.decode("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ManifestError(f"{label}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -147,6 +163,18 @@ def _read_mapping(path: Path, label: str) -> dict[str, Any]:
             f"{label}: expected fields such as `version:` and `entrypoint:`, not a {type(content).__name__}"
         )
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Knows no aliases: some hundred bytes of them unfold to gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                problem="aliases (*name) are not taken here", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 def _validate(content: dict[str, Any], label: str, folder: Path) -> Manifest:
@@ -169,11 +197,11 @@ def _problem(item: Any) -> str:
             return f"{field}: {item['ctx']['error']}"
         case "string_pattern_mismatch":
             return (
-                f"{field}: {str(item['input'])[:80]!r} does not fit; expected "
+                f"{field}: {reprlib.repr(item['input'])} does not fit; expected "
                 f"{_EXPECTED.get(field.split('.')[0], 'another form')}"
             )
         case _:
-            return f"{field}: {item['msg']}, not {str(item['input'])[:80]!r}"
+            return f"{field}: {item['msg']}, not {reprlib.repr(item['input'])}"
 
 
 _EXPECTED = {

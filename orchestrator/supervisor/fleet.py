@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from orchestrator.errors import EngineError, EngineUnreachableError
-from orchestrator.lifecycle import PluginLifecycleState
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import PluginRecord
 from orchestrator.sandbox.policy import LABEL_DEPLOYMENT, LABEL_INSTANCE, LABEL_PLUGIN, effective_limits
@@ -64,7 +64,7 @@ class Fleet:
     async def close(self, *, stop_plugins: bool) -> None:
         """Let go of everything; with `stop_plugins` the containers are stopped and removed too."""
         if stop_plugins:
-            await asyncio.gather(*(s.stop("The orchestrator was stopped") for s in self._supervisors.values()))
+            await asyncio.gather(*(s.stop("The orchestrator was stopped.") for s in self._supervisors.values()))
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
@@ -74,12 +74,15 @@ class Fleet:
 
     def _register(self, plugin: DiscoveredPlugin) -> None:
         manifest = plugin.manifest
+        good = manifest is not None
         self._parts.registry.register(
             PluginRecord(
                 name=plugin.name,
                 version=manifest.version if manifest else "",
                 description=manifest.description if manifest else "",
-                state=PluginLifecycleState.LOADED,
+                state=PluginLifecycleState.LOADED if good else PluginLifecycleState.FAILED,
+                reason_code=None if good else ReasonCode.MANIFEST_INVALID,
+                reason=plugin.error,
                 observed_at=datetime.now(UTC),
                 limits=effective_limits(manifest, self._parts.settings).report() if manifest else {},
             )

@@ -30,6 +30,13 @@ from orchestrator.supervisor.teardown import tear_down
 _EXIT_LOOKS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds between looks at a container whose connection broke: the engine notes an exit some 40 ms after it."""
 
+_PULSE: Final = 5.0
+"""Seconds between questions to the control socket of a plugin that is well."""
+_PULSE_DOUBT: Final = 1.0
+"""The same after one that was not answered."""
+_PULSE_MISSES: Final = 3
+_DEFECT: Final = "a defect in the orchestrator; its log has the details. Report it, then restart the plugin."
+
 _log = logging.getLogger(__name__)
 
 
@@ -69,13 +76,13 @@ class PluginSupervisor:
     async def restart(self) -> None:
         """End the instance, if one is alive, and begin a new one from the manifest as it is now."""
         async with self._command:
-            await self._stop("An operator restarted it")
+            await self._stop("An operator restarted it: a new instance is on its way.")
             await self._begin()
 
-    async def stop(self, who: str = "An operator stopped it") -> None:
+    async def stop(self, sentence: str = "An operator stopped it. Start it again with a restart.") -> None:
         """End the instance and return when its container is gone."""
         async with self._command:
-            await self._stop(who)
+            await self._stop(sentence)
 
     async def close(self) -> None:
         """Let go of the instance without ending it: its container stays."""
@@ -89,10 +96,15 @@ class PluginSupervisor:
 
     async def settled(self, patience: float) -> None:
         """Returns when the instance takes runs or has ended, after `patience` seconds at the latest."""
-        if self._instance is not None:
-            with contextlib.suppress(TimeoutError, InstanceEndedError):
-                async with asyncio.timeout(patience):
-                    await self._instance.ready()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                newest = None
+                while newest is not self._instance:
+                    async with self._command:  # a restart that overtook this one has its own instance
+                        newest = self._instance
+                    if newest is not None:
+                        with contextlib.suppress(InstanceEndedError):
+                            await newest.ready()
 
     async def logs(self, *, tail: int) -> str:
         """The last lines that the container printed; empty while there is none. Raises `EngineError`."""
@@ -145,9 +157,9 @@ class PluginSupervisor:
     def _alive(self) -> bool:
         return self._instance is not None and self._instance.ended is None
 
-    async def _stop(self, who: str) -> None:
+    async def _stop(self, sentence: str) -> None:
         if self._alive() and self._instance is not None:
-            self._end(self._instance, Verdict(ReasonCode.STOPPED, f"{who}. Start it again with a restart."))
+            self._end(self._instance, Verdict(ReasonCode.STOPPED, sentence))
         if self._teardown is not None:
             await asyncio.shield(self._teardown)
 
@@ -187,6 +199,7 @@ class PluginSupervisor:
                 gpus = parts.gpus.facts(instance.grant) if instance.grant else ()
                 self._update(instance, container=_container_facts(instance, None), gpus=gpus)
                 self._spawn(self._watch(instance))
+                self._spawn(self._feel_pulse(instance))
                 await instance.ready()
         except TimeoutError:
             self._end(instance, startup_timeout(instance.limits.startup_timeout))
@@ -201,6 +214,9 @@ class PluginSupervisor:
             )
         except OrchestratorError as error:
             self._end(instance, Verdict(ReasonCode.INIT_ERROR, str(error)))
+        except Exception:  # noqa: BLE001 - a plugin that stays LOADED for ever would tell nobody
+            _log.exception("%s: a defect in the orchestrator", self.name)
+            self._end(instance, Verdict(ReasonCode.INIT_ERROR, f"The start met {_DEFECT}"))
 
     async def _watch(self, instance: Instance) -> None:
         """Follow what the container's supervisor says until the instance has ended."""
@@ -214,6 +230,29 @@ class PluginSupervisor:
                 _log.debug("%s: %s", self.name, error)
             misses += 1
             await self._look_after(instance, last=misses >= 3)
+
+    async def _feel_pulse(self, instance: Instance) -> None:
+        """Ask the control socket now and then: for fresh figures, and to find one that has fallen silent."""
+        misses = 0
+        while instance.ended is None:
+            await asyncio.sleep(_PULSE_DOUBT if misses else _PULSE)
+            try:
+                status = await instance.channel.status()
+            except ChannelError:
+                misses += 1
+            else:
+                misses = 0
+                self._take(instance, status)
+            if misses >= _PULSE_MISSES and instance.ended is None:
+                self._end(instance, await self._why_silent(instance))
+
+    async def _why_silent(self, instance: Instance) -> Verdict:
+        with contextlib.suppress(EngineError):
+            if (await self._parts.engine.inspect(instance.container_id or "")).state == "paused":
+                return Verdict(
+                    ReasonCode.UNRESPONSIVE, "The container was paused from outside. Unpause it, then restart."
+                )
+        return judge(Evidence())
 
     def _take(self, instance: Instance, status: RuntimeStatus) -> None:
         if instance.ended is not None:
@@ -310,6 +349,8 @@ class PluginSupervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("%s: a defect in the orchestrator", self.name, exc_info=error)
+            if self._instance is not None:
+                self._end(self._instance, Verdict(ReasonCode.UNRESPONSIVE, f"The watch over the plugin met {_DEFECT}"))
 
 
 def _begin_clock(deadline: asyncio.Timeout, limits: EffectiveLimits) -> None:

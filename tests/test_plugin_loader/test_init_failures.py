@@ -120,3 +120,27 @@ async def test_a_plugin_without_tools_is_well_and_stays_watched(house: House) ->
     await house.instance("idle").worker_exits(exit_code=4)
     health = await house.until_state("idle", "FAILED")
     assert health["reason_code"] == "EXITED"
+
+
+async def test_a_defect_of_our_own_ends_the_start_and_not_the_news_of_it(house, monkeypatch):
+    """An exception that nobody foresaw leaves no plugin LOADED for ever."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("orchestrator.supervisor.plugin_supervisor.check_host", broken)
+    house.add("reader")
+    await house.open()
+    health = await house.until_state("reader", "FAILED")
+    assert health["reason_code"] == "INIT_ERROR"
+    assert "defect in the orchestrator" in health["reason"]
+
+
+async def test_links_that_lead_round_in_a_circle_are_named(house):
+    """In the plugin's folder they fail its build."""
+    house.add("reader", image="base")
+    (house.plugins / "reader" / "round").symlink_to("round")
+    await house.open()
+    health = await house.until_state("reader", "FAILED")
+    assert health["reason_code"] == "BUILD_FAILED"
+    assert "circle" in health["reason"]

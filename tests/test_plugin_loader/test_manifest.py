@@ -1,5 +1,6 @@
 """plugin.yaml: what is taken, what is refused, and that a refusal says file, field and what was expected."""
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("no unit that there is", {"limits": {"timeout": "5 parsecs"}}, "limits.timeout", "such as 60s"),
     ("no size", {"limits": {"memory": "lots"}}, "limits.memory", "byte"),
     ("a negative size", {"limits": {"memory": -1}}, "limits.memory", "value and unit"),
-    ("no CPU", {"limits": {"cpus": 0}}, "limits.cpus", "greater than 0"),
+    ("no CPU", {"limits": {"cpus": 0}}, "limits.cpus", "greater than or equal to 0.01"),
     ("too few processes", {"limits": {"pids": 1}}, "limits.pids", "greater than or equal to 8"),
     ("text for a number", {"concurrency": "many"}, "concurrency", "valid integer"),
     ("nothing at once", {"concurrency": 0}, "concurrency", "greater than or equal to 1"),
@@ -164,7 +165,7 @@ def test_what_is_no_manifest_at_all_is_named_too(tmp_path: Path, content: bytes,
 def test_a_folder_for_a_file_is_named(tmp_path: Path) -> None:
     """plugin.yaml cannot be read: why stands in the sentence, the path does not."""
     (tmp_path / "reader" / "plugin.yaml").mkdir(parents=True)
-    with pytest.raises(ManifestError, match=r"^reader/plugin.yaml: cannot be read: "):
+    with pytest.raises(ManifestError, match=r"^reader/plugin.yaml: expected a file"):
         read_manifest(tmp_path / "reader")
 
 
@@ -184,3 +185,38 @@ def test_no_value_of_any_field_does_more_than_be_refused(tmp_path: Path, fields:
     except ManifestError as error:
         said = str(error)
     assert said == "1.0.0" or "version" in fields or said.startswith("reader/plugin.yaml: ")
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Opening it for reading would block the whole discovery."""
+    os.mkfifo(tmp_path / "plugin.yaml")
+    with pytest.raises(ManifestError, match="expected a file"):
+        read_manifest(tmp_path)
+
+
+def test_aliases_are_refused_before_they_unfold(tmp_path: Path) -> None:
+    """Ten lines of them would be gigabytes."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    (tmp_path / "plugin.yaml").write_text("\n".join(lines))
+    with pytest.raises(ManifestError, match="aliases"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("limits", {"cpus": float("inf")}),
+        ("limits", {"memory": "1KiB"}),
+        ("limits", {"memory": "9999999TiB"}),
+        ("models", {"m": "a\0b"}),
+        ("env", {"A": "\0"}),
+        ("image", "UPPER/Case:bad:tag"),
+    ],
+)
+def test_what_no_engine_could_do_is_refused_here(tmp_path: Path, field: str, value: Any) -> None:
+    """With the field's name, before anything is built."""
+    content = {"version": "1", "description": "d", "entrypoint": "a.b:C", field: value}
+    (tmp_path / "plugin.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ManifestError, match=field):
+        read_manifest(tmp_path)
