@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import PluginLifecycleState
@@ -16,6 +17,7 @@ from orchestrator.tools.admission import Admission, AdmissionQueue
 
 _log = logging.getLogger(__name__)
 
+_UNAVAILABLE: Final = "PluginUnavailable"
 _COUNTED_AS_ERROR = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT})
 
 
@@ -56,9 +58,12 @@ class ToolRunner:
             )
         if self._draining:
             return RunResult(
-                Outcome.UNAVAILABLE, error="The orchestrator is stopping and takes no new runs.", retry_after=5
+                Outcome.UNAVAILABLE,
+                error="The orchestrator is stopping and takes no new runs.",
+                error_type=_UNAVAILABLE,
+                retry_after=5,
             )
-        if record.ended:
+        if record.ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return _unavailable(record)
         self._runs += 1
         self._idle.clear()
@@ -70,7 +75,9 @@ class ToolRunner:
             return _never_begun(record, error)
         except InstanceEndedError as error:
             result = ended_by(error.verdict)
-            return RunResult(Outcome.UNAVAILABLE, error=result.error, reason_code=result.reason_code)
+            return RunResult(
+                Outcome.UNAVAILABLE, error=result.error, error_type=_UNAVAILABLE, reason_code=result.reason_code
+            )
         finally:
             self._runs -= 1
             if not self._runs:
@@ -95,7 +102,9 @@ class ToolRunner:
         if call.tool not in instance.tools:
             known = ", ".join(sorted(instance.tools)) or "none"
             return RunResult(
-                Outcome.UNKNOWN_TOOL, error=f"{supervisor.name} has no tool {call.tool!r}; it has {known}."
+                Outcome.UNKNOWN_TOOL,
+                error=f"{supervisor.name} has no tool {call.tool[:80]!r}; it has {known}.",
+                error_type="UnknownTool",
             )
         self._registry.begin_run(supervisor.name, instance.generation)
         result: RunResult | None = None
@@ -164,6 +173,7 @@ def _unavailable(record: PluginRecord) -> RunResult:
     return RunResult(
         Outcome.UNAVAILABLE,
         error=record.reason or f"The plugin is {PluginLifecycleState.UNAVAILABLE}.",
+        error_type=_UNAVAILABLE,
         reason_code=record.reason_code,
     )
 
@@ -171,7 +181,7 @@ def _unavailable(record: PluginRecord) -> RunResult:
 def _never_begun(record: PluginRecord, error: QueueFullError | GivenUpError) -> RunResult:
     if isinstance(error, GivenUpError):
         return RunResult(Outcome.CALLER_GONE, error=str(error))
-    return RunResult(Outcome.QUEUE_FULL, error=str(error), retry_after=_patience(record))
+    return RunResult(Outcome.QUEUE_FULL, error=str(error), error_type="QueueFull", retry_after=_patience(record))
 
 
 def _patience(record: PluginRecord) -> float:

@@ -91,6 +91,26 @@ async def test_a_plugin_that_there_is_not_is_404(house: House) -> None:
     assert "nobody" in answer.json()["error"]
 
 
+async def test_an_unknown_tool_is_named_in_short(house: House) -> None:
+    """Its type says what is wrong; a name without end does not come back whole."""
+    house.add("reader", tools={"double": double})
+    await ready(house, "reader")
+    body = (await house.run("reader", "x" * 5000)).json()
+    assert body["error_type"] == "UnknownTool"
+    assert "'" + "x" * 80 + "'" in body["error"]
+    assert len(body["error"]) < 200
+
+
+async def test_a_plugin_without_limits_is_unavailable(house: House) -> None:
+    """Whose manifest is not valid has none; a run at any moment is an answer, no defect."""
+    house.write_raw("reader", "version: [")
+    await house.open()
+    registry = house.registry
+    registry.renew("reader", limits={})
+    answer = await house.run("reader", "double", number=1)
+    assert (answer.status_code, answer.json()["error_type"]) == (503, "PluginUnavailable")
+
+
 async def test_a_tool_that_raises_fails_its_plugin(house: House) -> None:
     """502 with the tool's own error; then FAILED, gone, and 503 with the reason."""
     house.add("reader", tools={"fail": fail})
@@ -106,6 +126,7 @@ async def test_a_tool_that_raises_fails_its_plugin(house: House) -> None:
     assert "division by zero" in health["reason"]
     assert "ZeroDivisionError" in health["post_mortem"]["traceback"]
     assert (after.status_code, after.json()["error"]) == (503, health["reason"])
+    assert after.json()["error_type"] == "PluginUnavailable"
     assert await house.containers("reader") == []
 
 
@@ -146,7 +167,7 @@ async def test_a_full_queue_sends_away(house: House) -> None:
     go_on.set()
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) >= 1
-    assert refused.json()["ok"] is False
+    assert (refused.json()["ok"], refused.json()["error_type"]) == (False, "QueueFull")
     assert [(await run).status_code for run in runs] == [200] * 3
     health = await house.health("reader")
     assert (health["success_count"], health["error_count"], health["queued"]) == (3, 0, 0)
