@@ -76,6 +76,19 @@ REFUSED_JSON = [
     ("t", b'{"n": ', "bad_request", ["no JSON"]),
     ("t", b'{"s": "\xff"}', "bad_request", ["no JSON"]),
     ("t", b'{"any_": ' + b"[" * 100_000, "bad_request", ["no JSON"]),
+    ("t", b'{"n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "bad_request", ["nested too deep"]),
+    ("t", b'{"any_": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "bad_request", ["nested too deep"]),
+    ("t", b"[" * 100_000 + b"]" * 100_000, "bad_request", ["nested too deep"]),
+    ("t", b'{"n": 1e400}', "invalid_arguments", ["parameter 'n': number out of range"]),
+    ("t", b'{"x": 1e400}', "invalid_arguments", ["parameter 'x': number out of range"]),
+    ("t", b'{"any_": 1e400}', "invalid_arguments", ["parameter 'any_': number out of range"]),
+    ("t", b'{"items": [1, 1e400]}', "invalid_arguments", ["parameter 'items' (at items[1]): number out of range"]),
+    ("t", b'{"n": ' + b"9" * 5000 + b"}", "invalid_arguments", ["parameter 'n': integer value out of range"]),
+    ("t", b'{"n": "3", "x": 1e400}', "invalid_arguments", ["parameter 'n': expected `int`, got `str`"]),
+    ("t", b'{"other": 1e400}', "invalid_arguments", ["there is no parameter 'other'"]),
+    ("t", b"[1e400]", "invalid_arguments", ["one JSON object", "array came"]),
+    ("t", b"1e400", "invalid_arguments", ["one JSON object", "a JSON number came"]),
+    ("t", b'{"n": "3"} junk', "bad_request", ["no JSON", "trailing"]),
 ]
 
 

@@ -29,7 +29,7 @@ def from_json(tool: Tool, body: bytes) -> dict[str, Any]:
     except msgspec.ValidationError as error:
         raise _refuse(tool, str(error), _decode_anything(body or b"{}"), BY_JSON) from None
     except (ValueError, RecursionError) as error:
-        raise Refused("bad_request", f"the body is no JSON: {error}") from None
+        raise _no_json(error) from None
     _require_paths(tool, {})
     return _given(arguments)
 
@@ -86,11 +86,23 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
+OUT_OF_RANGE = object()
+"""Stands for a body that is JSON, with a number in it that no Python value is made of."""
+
+
 def _decode_anything(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
-    except (ValueError, RecursionError):
-        return None
+    except msgspec.ValidationError:
+        return OUT_OF_RANGE
+    except (ValueError, RecursionError) as error:
+        raise _no_json(error) from None
+
+
+def _no_json(error: ValueError | RecursionError) -> Refused:
+    if isinstance(error, RecursionError):
+        return Refused("bad_request", "the body is no JSON that can be read: it is nested too deep")
+    return Refused("bad_request", f"the body is no JSON: {error}")
 
 
 def _refuse(tool: Tool, message: str, values: Any, upload_hint: str) -> Refused:
@@ -99,17 +111,21 @@ def _refuse(tool: Tool, message: str, values: Any, upload_hint: str) -> Refused:
 
 def describe_mismatch(tool: Tool, message: str, values: Any, upload_hint: str = "") -> str:
     """Msgspec's message → which parameter, what came, what was expected."""
-    if not isinstance(values, dict):
-        return f"the arguments are one JSON object, and a JSON {json_name(values)} came"
     expected, _, path = message.partition(" - at `$")
     path = path.rstrip("`")
+    unseen = values is OUT_OF_RANGE
+    if not isinstance(values, dict) and not (unseen and (path or expected.startswith("Object "))):
+        came = (expected.partition(", got ")[2].strip("`") or "number") if unseen else json_name(values)
+        return f"the arguments are one JSON object, and a JSON {came} came"
     if not path:
         return _describe_names(tool, expected, upload_hint)
     name = path.lstrip(".").replace("[", ".").partition(".")[0]
-    value = follow(values, path)
     inner = "" if path == f".{name}" else f" (at {path.lstrip('.')})"
-    expected = expected.partition(", got ")[0]
     expected = expected[:1].lower() + expected[1:]
+    if unseen:
+        return f"parameter {name!r}{inner}: {expected}"
+    value = follow(values, path)
+    expected = expected.partition(", got ")[0]
     return f"parameter {name!r}{inner}: {expected}, got {json_name(value)} {_short.repr(value)}"
 
 
