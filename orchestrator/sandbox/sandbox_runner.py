@@ -11,7 +11,7 @@ from orchestrator.errors import ChannelError, OrchestratorError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
 from orchestrator.sandbox.channel import RuntimeChannel, ToolResponse
-from orchestrator.sandbox.deadline import Deadline
+from orchestrator.sandbox.deadline import Deadline, UploadPace
 from orchestrator.sandbox.verdict import Verdict, format_size, out_of_memory
 
 Emit = Callable[[bytes], Awaitable[None]]
@@ -86,12 +86,15 @@ class SandboxedInstance(Protocol):
 
 class PluginSandboxRunner:
     """Makes calls under a deadline. `max_result` is the largest result in bytes, `upload_idle` the seconds a caller
-    may pause in its body.
+    may pause in its body; `upload_min_rate` bytes a second is what it must send, or be at most `upload_grace` seconds
+    behind.
     """
 
-    def __init__(self, *, max_result: int, upload_idle: float) -> None:
+    def __init__(
+        self, *, max_result: int, upload_idle: float, upload_min_rate: float = 16 * 1024, upload_grace: float = 30.0
+    ) -> None:
         self._max_result = max_result
-        self._upload_idle = upload_idle
+        self._pace = UploadPace(upload_idle, upload_min_rate, upload_grace)
 
     async def run(
         self, instance: SandboxedInstance, call: ToolCall, *, timeout: float, emit: Emit | None = None
@@ -125,9 +128,7 @@ class PluginSandboxRunner:
     ) -> RunResult:
         broken: list[Exception] = []
         body = (
-            call.body
-            if isinstance(call.body, bytes)
-            else _watched(deadline.over_upload(call.body, self._upload_idle), broken)
+            call.body if isinstance(call.body, bytes) else _watched(deadline.over_upload(call.body, self._pace), broken)
         )
         killed_before = instance.oom_kills
         try:

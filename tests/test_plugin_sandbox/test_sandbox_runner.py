@@ -287,6 +287,17 @@ async def test_a_caller_that_stops_sending_is_told_so() -> None:
     assert time.monotonic() - begun < 1
 
 
+async def test_a_trickling_upload_is_told_so() -> None:
+    """Whose every pause is short: it would hold the plugin's place without end."""
+    begun = time.monotonic()
+    async with raw_instance(take_all) as instance:
+        runner = PluginSandboxRunner(max_result=MAX_RESULT, upload_idle=1, upload_min_rate=1000, upload_grace=0.2)
+        result = await runner.run(instance, upload(chunks(*[b"x"] * 100, pause=0.02)), timeout=0.1)
+    assert (result.outcome, result.reason_code) == (Outcome.UPLOAD_STALLED, None)
+    assert "1000 bytes a second" in (result.error or "")
+    assert time.monotonic() - begun < 1
+
+
 async def test_a_caller_that_hangs_up_is_no_fault_of_the_plugin() -> None:
     """Whatever its body ended with."""
     result = await run(take_all, call=upload(chunks(b"x", then=ConnectionResetError)))
