@@ -1,10 +1,13 @@
 """A plugin's tools, operator commands, logs and events."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
+from starlette.types import Send
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import problem, unknown_plugin
@@ -17,6 +20,37 @@ router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404
 
 Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait for the new instance to be ready or to fail.")]
 Tail = Annotated[int, Query(ge=1, le=10_000, description="Lines from the end.")]
+
+
+def stopping(app: FastAPI) -> asyncio.Event:
+    """Set by whoever serves `app` when it begins to stop: streams that have no end of their own then end at once."""
+    if not hasattr(app.state, "stopping"):
+        app.state.stopping = asyncio.Event()
+    event: asyncio.Event = app.state.stopping
+    return event
+
+
+class _Followed(StreamingResponse):
+    """Lines as they come, until there are no more or `over` is set."""
+
+    def __init__(self, lines: AsyncIterator[str], over: asyncio.Event) -> None:
+        super().__init__(lines, media_type="text/plain; charset=utf-8")
+        self._over = over
+
+    async def stream_response(self, send: Send) -> None:
+        stream = asyncio.create_task(super().stream_response(send))
+        over = asyncio.create_task(self._over.wait())
+        try:
+            await asyncio.wait((stream, over), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            over.cancel()
+            ended = stream.done()
+            stream.cancel()
+            await asyncio.wait((stream,))
+        if ended:
+            await stream
+        else:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @router.get("/tools")
@@ -57,7 +91,7 @@ async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
 
 
 @router.get("/logs", response_class=PlainTextResponse)
-async def logs(name: str, context: Context, *, tail: Tail = 100, follow: bool = False) -> Response:
+async def logs(name: str, request: Request, context: Context, *, tail: Tail = 100, follow: bool = False) -> Response:
     """What the container printed, each line with its time; of an instance that ended, its last lines."""
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
@@ -67,7 +101,7 @@ async def logs(name: str, context: Context, *, tail: Tail = 100, follow: bool = 
         return PlainTextResponse("".join(lines[-tail:]))
     try:
         if follow:
-            return StreamingResponse(supervisor.follow_logs(tail=tail), media_type="text/plain; charset=utf-8")
+            return _Followed(supervisor.follow_logs(tail=tail), stopping(request.app))
         return PlainTextResponse(await supervisor.logs(tail=tail))
     except EngineError as error:
         return problem(503, f"The logs cannot be had: {error}.", error_type="LogsUnavailable", plugin=name)

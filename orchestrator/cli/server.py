@@ -2,20 +2,28 @@
 
 import asyncio
 import logging
+import math
 import signal
-from typing import Annotated
+import socket
+from typing import Annotated, Final
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 
+from orchestrator.api.plugins_router import stopping
 from orchestrator.app import create_app, docker_engine, image_builder
 from orchestrator.cli.client import EXIT_USAGE, errors, fail
 from orchestrator.deployment import StateFolderError, claim
 from orchestrator.errors import OrchestratorError
 from orchestrator.loader.image_builder import ImageRecipe
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
+from orchestrator.registry import PluginRecord
 from orchestrator.settings import Settings
+
+_ANSWER_SECONDS: Final = 30
+"""For all of a request beside the run itself: what is left of its body, and its answer on a slow line."""
 
 
 def read_settings() -> Settings:
@@ -39,18 +47,64 @@ def serve(
         claim(settings).lock.release()  # so that a second orchestrator is told in one line, before the server starts
     except StateFolderError as error:
         fail(str(error))
-    config = uvicorn.Config(
-        create_app(settings, stop_plugins=stop_plugins),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=None,
-        server_header=False,
-    )
+    sockets = _bound(settings)
+    app = create_app(settings, stop_plugins=stop_plugins)
+    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", server_header=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises it again once all is done; a clean stop is exit code 0
-    uvicorn.Server(config).run()
+    _Server(config, app).run(sockets)
+
+
+def _bound(settings: Settings) -> list[socket.socket]:
+    """The sockets that will be listened on; leaves the program with a sentence where they cannot be had, before
+    anything has begun.
+    """
+    sockets = []
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            sockets.append(bound := socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.bind(address)
+    except OSError as error:
+        for opened in sockets:
+            opened.close()
+        fail(
+            f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}); set ORCHESTRATOR_PORT (or "
+            "ORCHESTRATOR_HOST) to one that is free."
+        )
+    return sockets
+
+
+class _Server(uvicorn.Server):
+    """Stops when the runs in flight have their answers, and waits for no reader that merely follows a log."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stopping(self._app).set()
+        records = self._app.state.context.registry.list()
+        # Beyond this no run can still be within its limit: what holds a connection open is then a reader that reads no
+        # more.
+        self.config.timeout_graceful_shutdown = math.ceil(
+            _ANSWER_SECONDS + max((_runs_end_within(record) for record in records), default=0)
+        )
+        await super().shutdown(sockets)
+
+
+def _runs_end_within(record: PluginRecord) -> float:
+    """Seconds that the plugin's runs, and then those that wait for them or for its start, can take by its limits."""
+    starts = record.ready_at is None and not record.ended
+    if not (starts or record.in_flight or record.queued):
+        return 0
+    rounds = 1 + math.ceil(record.queued / max(1, int(record.limits.get("concurrency", 1))))
+    start = float(record.limits.get("startup_timeout_seconds", 0)) if starts else 0
+    return start + rounds * float(record.limits.get("timeout_seconds", 0))
 
 
 def build(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -48,6 +49,25 @@ def test_a_second_one_on_the_same_state_folder_is_refused(only_echo: Path, monke
     assert "ORCHESTRATOR_STATE_DIR" in second.stderr
 
 
+def test_a_port_that_is_taken_is_told_in_one_sentence(tmp_path: Path) -> None:
+    """Before anything has begun: no plugin is looked at, and no traceback is shown."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        late = subprocess.run(
+            [sys.executable, "-m", "orchestrator", "serve"],
+            env=os.environ
+            | {"ORCHESTRATOR_PORT": port, "ORCHESTRATOR_HOST": "127.0.0.1"}
+            | {"ORCHESTRATOR_STATE_DIR": str(tmp_path / "state"), "ORCHESTRATOR_PLUGINS_DIRS": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert late.returncode == 1
+    assert port in late.stderr and "ORCHESTRATOR_PORT" in late.stderr
+    assert "Traceback" not in late.stderr and "startup" not in late.stderr
+
+
 def test_a_setting_that_cannot_be_is_named(only_echo: Path) -> None:
     """Variable, what came and what was expected; no traceback."""
     wrong = subprocess.run(
@@ -80,6 +100,25 @@ def test_a_run_in_flight_ends_before_it_stops(only_echo: Path) -> None:
         assert live.process.returncode == 0
         assert live.containers() == []
         assert not (live.run_dir / live.deployment).exists()
+
+
+@pytest.mark.engine
+def test_a_reader_that_follows_a_log_does_not_keep_it_from_stopping(only_echo: Path) -> None:
+    """Its stream ends as a stream should; a run in flight has its answer all the same."""
+    with live_orchestrator([only_echo]) as live:
+        live.wait_ready(300)
+        answers: list[httpx.Response] = []
+        run = threading.Thread(target=lambda: answers.append(live.run("echo", "sleep", {"seconds": 1.5})))
+        with live.client.stream("GET", "/v1/plugins/echo/logs", params={"follow": "true"}) as follower:
+            run.start()
+            _until_in_flight(live)
+            begun = time.monotonic()
+            live.process.send_signal(signal.SIGTERM)
+            follower.read()  # raises where it is broken off
+            assert time.monotonic() - begun < 1.5
+            run.join(30)
+            assert live.process.wait(20) == 0
+        assert answers[0].json()["ok"] is True
 
 
 @pytest.mark.engine
