@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from functools import partial
 from typing import Any, Final
 
 from orchestrator.errors import ChannelError, EngineError, NotFoundError, OrchestratorError
@@ -145,7 +146,7 @@ class PluginSupervisor:
         if instance is not None and instance.identity.instance == instance_token and instance.ended is None:
             instance.container_died.set()
             if instance.has_channel:
-                self._spawn(self._look_after(instance))
+                self._spawn(instance, self._look_after(instance))
 
     def gpu_lost(self, holder: str, verdict: Verdict) -> None:
         """A GPU of this instance is gone."""
@@ -185,7 +186,7 @@ class PluginSupervisor:
             manifest, limits, deployment=parts.deployment, generation=generation, run_dir=parts.run_dir
         )
         self._instance = instance
-        instance.bring_up = self._spawn(self._bring_up(instance))
+        instance.bring_up = self._spawn(instance, self._bring_up(instance))
 
     async def _bring_up(self, instance: Instance) -> None:
         parts, folder = self._parts, self._plugin.folder
@@ -198,8 +199,8 @@ class PluginSupervisor:
                 await start_container(parts, instance, folder, on_start=lambda: _begin_clock(deadline, instance.limits))
                 gpus = parts.gpus.facts(instance.grant) if instance.grant else ()
                 self._update(instance, container=_container_facts(instance, None), gpus=gpus)
-                self._spawn(self._watch(instance))
-                self._spawn(self._feel_pulse(instance))
+                self._spawn(instance, self._watch(instance))
+                self._spawn(instance, self._feel_pulse(instance))
                 await instance.ready()
         except TimeoutError:
             self._end(instance, startup_timeout(instance.limits.startup_timeout))
@@ -339,18 +340,18 @@ class PluginSupervisor:
         record = self._parts.registry.get(self.name)
         return record.checks if record else ()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, instance: Instance, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(partial(self._done, instance))
         return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, instance: Instance, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        # Of an instance that has ended, an error only says that its channel was closed under the task.
+        if not task.cancelled() and (error := task.exception()) is not None and instance.ended is None:
             _log.error("%s: a defect in the orchestrator", self.name, exc_info=error)
-            if self._instance is not None:
-                self._end(self._instance, Verdict(ReasonCode.UNRESPONSIVE, f"The watch over the plugin met {_DEFECT}"))
+            self._end(instance, Verdict(ReasonCode.UNRESPONSIVE, f"The watch over the plugin met {_DEFECT}"))
 
 
 def _begin_clock(deadline: asyncio.Timeout, limits: EffectiveLimits) -> None:

@@ -151,6 +151,31 @@ def test_a_container_that_is_removed_from_outside_is_seen(live: LiveOrchestrator
     assert live.restart("echo")["state"] == "INITIALIZED"
 
 
+def test_a_container_that_is_paused_from_outside_is_found(live: LiveOrchestrator) -> None:
+    """Nothing is asked of it, and still it is seen: UNRESPONSIVE, with who did it."""
+    live.restart("echo")
+    (container,) = live.containers()
+    container.pause()
+    health = live.wait_for("echo", "FAILED", seconds=30)
+    assert (health["reason_code"], "paused" in health["reason"]) == ("UNRESPONSIVE", True)
+    assert live.restart("echo")["state"] == "INITIALIZED"
+
+
+def test_restarts_that_overtake_each_other_all_tell_of_the_newest_instance(live: LiveOrchestrator) -> None:
+    """None of them reports the end that another one brought about."""
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: live.restart("echo"), range(4)))
+    assert {answer["state"] for answer in answers} == {"INITIALIZED"}
+    assert live.run("echo", "echo", {"text": "x"}).json()["ok"] is True
+
+
+def test_figures_of_an_idle_plugin_are_fresh(live: LiveOrchestrator) -> None:
+    """They are asked for every few seconds."""
+    before = live.health("echo")["observed_at"]
+    time.sleep(7)
+    assert live.health("echo")["observed_at"] > before
+
+
 def _resident(live: LiveOrchestrator) -> int:
     for line in Path(f"/proc/{live.process.pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
