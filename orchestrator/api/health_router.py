@@ -18,6 +18,7 @@ from orchestrator.health.health_model import (
 router = APIRouter(prefix="/v1/plugins", tags=["health"])
 
 
+@router.head("", include_in_schema=False)
 @router.get("")
 async def list_plugins(context: Context) -> list[PluginHealthResponse]:
     """Every plugin, failed ones included."""
@@ -25,6 +26,7 @@ async def list_plugins(context: Context) -> list[PluginHealthResponse]:
     return [health_response(record, now) for record in context.registry.list()]
 
 
+@router.head("/{name}/health", response_model=PluginDetailResponse, include_in_schema=False)
 @router.get("/{name}/health", response_model=PluginDetailResponse, responses={404: {"description": "No such plugin"}})
 async def plugin_health(name: str, context: Context) -> PluginDetailResponse | Response:
     """One plugin, with what is kept of an instance that ended."""

@@ -30,16 +30,26 @@ STATUS: Final[Mapping[Outcome, int]] = {
 }
 
 
+_ERROR_TYPES: Final[Mapping[Outcome, str]] = {Outcome.UNKNOWN_TOOL: "UnknownTool", Outcome.TOO_LARGE: "TooLarge"}
+"""What these are called where nothing closer to the mistake has named them."""
+_ROUTING: Final[Mapping[int, tuple[str, str]]] = {
+    404: ("There is no such route. /docs lists those there are.", "UnknownRoute"),
+    405: ("This route does not take this method. /docs says which.", "MethodNotAllowed"),
+}
+_LONGEST_NAME: Final = 80
+"""Characters of a name that are given back to whoever sent it."""
+
+
 def envelope(result: RunResult, *, plugin: str | None, tool: str | None, run_id: str | None) -> bytes:
     """The result envelope. The tool's own JSON text goes in as it is: it has been checked, and it may be long."""
     rest = json.dumps(
         {
             "error": result.error,
-            "error_type": result.error_type,
+            "error_type": result.error_type or _ERROR_TYPES.get(result.outcome),
             "reason_code": result.reason_code,
             "source": "plugin" if result.from_plugin else "orchestrator",
-            "plugin": plugin,
-            "tool": tool,
+            "plugin": plugin and plugin[:_LONGEST_NAME],
+            "tool": tool and tool[:_LONGEST_NAME],
             "run_id": run_id,
             "execution_time_ms": round(result.execution_time_ms, 3),
         },
@@ -75,9 +85,9 @@ def problem(status: int, sentence: str, *, error_type: str | None = None, plugin
 def unknown_plugin(name: str) -> Response:
     return problem(
         404,
-        f"There is no plugin {name[:80]!r}. GET /v1/plugins lists those there are.",
+        f"There is no plugin {name[:_LONGEST_NAME]!r}. GET /v1/plugins lists those there are.",
         error_type="UnknownPlugin",
-        plugin=name[:80],
+        plugin=name,
     )
 
 
@@ -86,17 +96,20 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
-        sentences = {
-            404: "There is no such route. /docs lists those there are.",
-            405: "This route does not take this method. /docs says which.",
-        }
-        response = problem(error.status_code, sentences.get(error.status_code, str(error.detail)))
+        sentence, error_type = _ROUTING.get(error.status_code, (str(error.detail), "InvalidRequest"))
+        response = problem(error.status_code, sentence, error_type=error_type)
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(_: Request, error: RequestValidationError) -> Response:
         return problem(422, "; ".join(_invalid(item) for item in error.errors()[:5]), error_type="InvalidRequest")
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, __: Exception) -> Response:
+        """The framework raises it again once this is sent, and so the server logs it."""
+        sentence = "This is a defect in the orchestrator; its log has the details."
+        return problem(500, sentence, error_type="InternalError")
 
 
 def _invalid(item: Mapping[str, Any]) -> str:

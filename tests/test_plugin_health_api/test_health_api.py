@@ -307,3 +307,36 @@ async def test_readiness_is_when_every_plugin_has_come_to_a_verdict(house: House
     house.instance("slow").set_status(phase="ready")
     await house.settled("slow")
     assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_head_is_answered_as_get_without_its_body(house: House) -> None:
+    """A monitor may ask so."""
+    house.add("well")
+    client = await house.open()
+    for path, status in (("/v1/plugins", 200), ("/v1/plugins/well/health", 200), ("/v1/plugins/none/health", 404)):
+        answer = await client.head(path)
+        assert (answer.status_code, answer.content) == (status, b"")
+        assert answer.headers["content-type"] == "application/json"
+
+
+async def test_what_a_route_cannot_answer_says_so_in_the_envelope(house: House) -> None:
+    """Also a defect of the orchestrator's own, of which the caller learns nothing but that."""
+    client = await house.open()
+    assert house.app is not None
+
+    @house.app.get("/defect")
+    async def defect() -> None:
+        raise RuntimeError("secret")
+
+    name = "n" * 3000
+    for method, path, status, error_type in (
+        ("GET", "/v1/nothing", 404, "UnknownRoute"),
+        ("DELETE", "/v1/plugins", 405, "MethodNotAllowed"),
+        ("GET", f"/v1/plugins/{name}/health", 404, "UnknownPlugin"),
+        ("GET", "/v1/plugins/x/logs?tail=0", 422, "InvalidRequest"),
+        ("GET", "/defect", 500, "InternalError"),
+    ):
+        answer = await client.request(method, path)
+        assert (answer.status_code, answer.json()["error_type"], answer.json()["ok"]) == (status, error_type, False)
+        assert answer.json()["source"] == "orchestrator"
+        assert "secret" not in answer.text and len(answer.text) < 600
