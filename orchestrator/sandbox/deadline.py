@@ -1,12 +1,46 @@
 """The time a plugin has for a run. It stands still while the plugin waits for the caller's upload."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.sandbox.call import BodyError, Outcome
+
+
+class CallerGoneError(OrchestratorError):
+    """Whoever wanted the answer is there no more, or does not take it."""
+
+
+@asynccontextmanager
+async def while_wanted(gone: asyncio.Future[None] | None, sentence: str) -> AsyncIterator[None]:
+    """As soon as `gone` is done, what is inside is broken off with `CallerGoneError(sentence)`."""
+    if gone is None:
+        yield
+        return
+    if gone.done():
+        raise CallerGoneError(sentence)
+    inside = True
+
+    def break_off(_: asyncio.Future[None]) -> None:
+        if inside:
+            bound.reschedule(asyncio.get_running_loop().time())
+
+    try:
+        async with asyncio.timeout(None) as bound:
+            gone.add_done_callback(break_off)
+            try:
+                yield
+            finally:
+                inside = False
+                gone.remove_done_callback(break_off)
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        raise CallerGoneError(sentence) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +87,24 @@ class Deadline:
     def _pause(self) -> None:
         if not self._timeout.expired():
             self._timeout.reschedule(None)
+
+    def extend(self, seconds: float) -> None:
+        end = self._timeout.when()
+        if end is not None and not self._timeout.expired():
+            self._timeout.reschedule(end + seconds)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The clock stands, and goes on afterwards from where it stood."""
+        now = asyncio.get_running_loop().time
+        end = self._timeout.when()
+        left = None if end is None else end - now()
+        self._pause()
+        try:
+            yield
+        finally:
+            if left is not None and not self._timeout.expired():
+                self._timeout.reschedule(now() + left)
 
     async def over_upload(self, body: AsyncIterator[bytes], pace: UploadPace) -> AsyncIterator[bytes]:
         """`body`, with the clock stopped while the caller is waited for. One that does not keep `pace` is a

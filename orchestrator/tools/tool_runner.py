@@ -10,6 +10,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.registry import PluginRecord, PluginRegistry
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
+from orchestrator.sandbox.deadline import CallerGoneError, while_wanted
 from orchestrator.sandbox.sandbox_runner import Emit, PluginSandboxRunner, ended_by
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
@@ -17,16 +18,13 @@ from orchestrator.tools.admission import Admission, AdmissionQueue
 
 _log = logging.getLogger(__name__)
 
+_TOO_EARLY: Final = "the caller hung up before the run began"
 _UNAVAILABLE: Final = "PluginUnavailable"
 _COUNTED_AS_ERROR = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT})
 
 
 class QueueFullError(OrchestratorError):
     """As many runs wait as may."""
-
-
-class GivenUpError(OrchestratorError):
-    """Whoever wanted the run's answer is there no more."""
 
 
 class DrainingError(OrchestratorError):
@@ -44,6 +42,8 @@ class ToolRunner:
         self._sandbox = sandbox
         self._queues: dict[str, AdmissionQueue] = {}
         self._turns: dict[str, asyncio.Future[None]] = {}
+        self._gone: dict[str, asyncio.Future[None]] = {}
+        """For each run, done when nobody is there any more for its answer."""
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -67,11 +67,13 @@ class ToolRunner:
             return _unavailable(record)
         self._runs += 1
         self._idle.clear()
+        gone = self._gone[call.run_id] = asyncio.get_running_loop().create_future()
         try:
-            async with self._turn(record, call.run_id):
-                instance = await supervisor.ready_instance()
-                return await self._run_on(instance, supervisor, call, emit)
-        except (QueueFullError, GivenUpError) as error:
+            async with self._turn(record, call.run_id, gone):
+                async with while_wanted(gone, _TOO_EARLY):
+                    instance = await supervisor.ready_instance()
+                return await self._run_on(instance, supervisor, call, emit, gone)
+        except (QueueFullError, CallerGoneError) as error:
             return _never_begun(record, error)
         except InstanceEndedError as error:
             result = ended_by(error.verdict)
@@ -79,17 +81,18 @@ class ToolRunner:
                 Outcome.UNAVAILABLE, error=result.error, error_type=_UNAVAILABLE, reason_code=result.reason_code
             )
         finally:
+            del self._gone[call.run_id]
             self._runs -= 1
             if not self._runs:
                 self._idle.set()
 
     def give_up(self, run_id: str) -> None:
         """Nobody is there any more for this run's answer: if it waits, it never begins. One that has begun goes on,
-        since a tool cannot be stopped short of its container.
+        since a tool cannot be stopped short of its container; only one that streams is stopped at its next line.
         """
-        turn = self._turns.get(run_id)
-        if turn is not None and not turn.done():
-            turn.set_exception(GivenUpError("the caller hung up before the run began"))
+        gone = self._gone.get(run_id)
+        if gone is not None and not gone.done():
+            gone.set_result(None)
 
     async def drain(self) -> None:
         """Take no new runs, and return when those in flight have ended, each within its own limit."""
@@ -97,7 +100,12 @@ class ToolRunner:
         await self._idle.wait()
 
     async def _run_on(
-        self, instance: Instance, supervisor: PluginSupervisor, call: ToolCall, emit: Emit | None
+        self,
+        instance: Instance,
+        supervisor: PluginSupervisor,
+        call: ToolCall,
+        emit: Emit | None,
+        gone: asyncio.Future[None],
     ) -> RunResult:
         if call.tool not in instance.tools:
             known = ", ".join(sorted(instance.tools)) or "none"
@@ -125,7 +133,7 @@ class ToolRunner:
         return result
 
     @asynccontextmanager
-    async def _turn(self, record: PluginRecord, run_id: str) -> AsyncIterator[None]:
+    async def _turn(self, record: PluginRecord, run_id: str, gone: asyncio.Future[None]) -> AsyncIterator[None]:
         """Waits for this run's turn and holds it. Raises `QueueFullError`."""
         concurrency, capacity = int(record.limits["concurrency"]), int(record.limits["queue"])
         queue = self._queues.setdefault(record.name, AdmissionQueue(concurrency, capacity))
@@ -136,7 +144,7 @@ class ToolRunner:
                     f"{record.name} executes {concurrency} runs and {capacity} wait; no more may. Try again later."
                 )
             case Admission.WAIT:
-                await self._wait(record.name, queue, run_id)
+                await self._wait(record.name, queue, run_id, gone)
             case Admission.BEGIN:
                 pass
         try:
@@ -144,12 +152,13 @@ class ToolRunner:
         finally:
             self._leave(queue, run_id)
 
-    async def _wait(self, plugin: str, queue: AdmissionQueue, run_id: str) -> None:
+    async def _wait(self, plugin: str, queue: AdmissionQueue, run_id: str, gone: asyncio.Future[None]) -> None:
         self._turns[run_id] = asyncio.get_running_loop().create_future()
         self._registry.count_queued(plugin, +1)
         try:
-            await self._turns[run_id]
-        except (asyncio.CancelledError, GivenUpError):
+            async with while_wanted(gone, _TOO_EARLY):
+                await self._turns[run_id]
+        except (asyncio.CancelledError, CallerGoneError):
             self._leave(queue, run_id)
             raise
         finally:
@@ -178,8 +187,8 @@ def _unavailable(record: PluginRecord) -> RunResult:
     )
 
 
-def _never_begun(record: PluginRecord, error: QueueFullError | GivenUpError) -> RunResult:
-    if isinstance(error, GivenUpError):
+def _never_begun(record: PluginRecord, error: QueueFullError | CallerGoneError) -> RunResult:
+    if isinstance(error, CallerGoneError):
         return RunResult(Outcome.CALLER_GONE, error=str(error))
     return RunResult(Outcome.QUEUE_FULL, error=str(error), error_type="QueueFull", retry_after=_patience(record))
 

@@ -257,6 +257,21 @@ async def test_a_caller_that_leaves_the_queue_makes_room(house: House, accept: s
     assert len(house.instance("reader").run_ids) == 1
 
 
+@pytest.mark.parametrize("accept", ["*/*", "application/x-ndjson"])
+async def test_a_caller_that_leaves_while_the_plugin_starts_has_no_run(house: House, accept: str) -> None:
+    """Its place is free before the plugin is ready."""
+    house.add("reader", tools={"double": double}, start=[(0.4, {"phase": "ready"})])
+    await house.open()
+    route = "/v1/plugins/reader/tools/double/run"
+    waiting = asyncio.create_task(house.client.post(route, json={"number": 1}, headers={"accept": accept}))
+    await asyncio.sleep(0.1)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await house.settled("reader")
+    assert (await house.run("reader", "double", number=2)).json()["result"] == 4
+    assert len(house.instance("reader").run_ids) == 1
+
+
 async def test_a_caller_that_leaves_in_the_middle_of_a_run_does_not_end_it(house: House) -> None:
     """A tool cannot be stopped short of its container: it goes on, counts, and holds its place until then."""
     go_on = asyncio.Event()
@@ -313,6 +328,7 @@ async def test_a_body_over_the_limit_is_refused(house: House) -> None:
     announced = await house.client.post(route, content=b"x" * 3_000_000, headers={"content-type": "image/png"})
     streamed = await house.client.post(route, content=chunks(), headers={"content-type": "image/png"})
     assert (announced.status_code, streamed.status_code) == (413, 413)
+    assert {announced.json()["error_type"], streamed.json()["error_type"]} == {"TooLarge"}
     assert "limits.scratch" in announced.json()["error"]
     health = await house.health("reader")
     assert (health["state"] in {"INITIALIZED", "RUNNING"}, health["error_count"]) == (True, 0)
