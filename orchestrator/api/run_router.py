@@ -3,8 +3,9 @@ envelope.
 """
 
 import asyncio
+import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -65,12 +66,30 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
         body=body,
         query=request.url.query,
     )
-    accepted = request.headers.get("accept", "")
+    media_type = wanted_stream(",".join(request.headers.getlist("accept")))
     async with _caller_watched(request, call, context):
-        for media_type in _STREAMS:
-            if media_type in accepted:
-                return await _stream(name, call, context, media_type)
+        if media_type is not None:
+            return await _stream(name, call, context, media_type)
         return respond(await context.tool_runner.run(name, call), plugin=name, tool=tool, run_id=run_id)
+
+
+def wanted_stream(accept: str) -> str | None:
+    """The stream that an `Accept` header names; of several that with the highest `q`, then the first. None for none:
+    the envelope. Wildcards ask for no stream.
+    """
+    wanted: dict[str, float] = {}
+    for item in accept.split(","):
+        name, *parameters = (part.strip().lower() for part in item.split(";"))
+        if name in _STREAMS:
+            weights = [text[2:].strip() for text in parameters if text.startswith("q=")]
+            wanted.setdefault(name, _weight(weights[0]) if weights else 1.0)
+    best = max(wanted, key=lambda name: wanted[name], default=None)
+    return best if best is not None and wanted[best] > 0 else None
+
+
+def _weight(text: str) -> float:
+    """What is no weight refuses, as zero does."""
+    return float(text) if re.fullmatch(r"0(\.\d{0,3})?|1(\.0{0,3})?", text, re.ASCII) else 0.0
 
 
 @asynccontextmanager
@@ -127,6 +146,10 @@ def _too_large(limit: int) -> RunResult:
     )
 
 
+_RUNS: Final[set[asyncio.Task[RunResult]]] = set()
+"""The loop itself would not keep them."""
+
+
 async def _stream(name: str, call: ToolCall, context: ApiContext, media_type: str) -> Response:
     """The run's events as they come. A run that ends before its first event is answered as one that does not stream."""
     lines: asyncio.Queue[bytes | None] = asyncio.Queue(_STREAM_QUEUE)
@@ -137,15 +160,23 @@ async def _stream(name: str, call: ToolCall, context: ApiContext, media_type: st
         finally:
             await lines.put(None)
 
+    def leave() -> None:
+        """Nobody reads any more. The run ends by itself, since its tool may go on for a while."""
+        context.tool_runner.give_up(call.run_id)
+        while not lines.empty():
+            lines.get_nowait()
+
     run = asyncio.create_task(work(), name=f"run {call.run_id}")
+    _RUNS.add(run)
+    run.add_done_callback(_RUNS.discard)
     try:
         first = await lines.get()
     except asyncio.CancelledError:
-        run.cancel()
+        leave()
         raise
     if first is None:
         return respond(await run, plugin=name, tool=call.tool, run_id=call.run_id)
-    body = _events(first, lines, run, name, call)
+    body = _events(first, lines, run, name, call, leave=leave)
     framed = (
         (_sse(line) async for line in body)
         if media_type == "text/event-stream"
@@ -157,18 +188,24 @@ async def _stream(name: str, call: ToolCall, context: ApiContext, media_type: st
 
 
 async def _events(
-    first: bytes, lines: asyncio.Queue[bytes | None], run: asyncio.Task[RunResult], name: str, call: ToolCall
+    first: bytes,
+    lines: asyncio.Queue[bytes | None],
+    run: asyncio.Task[RunResult],
+    name: str,
+    call: ToolCall,
+    *,
+    leave: Callable[[], None],
 ) -> AsyncIterator[bytes]:
-    """The lines, then `{"event": "end", ...envelope}`. A reader that leaves ends the run."""
+    """The lines, then `{"event": "end", ...envelope}`. `leave` is called in the end."""
     try:
         line: bytes | None = first
         while line is not None:
             yield line
             line = await lines.get()
-        end = envelope(await run, plugin=name, tool=call.tool, run_id=call.run_id)
+        end = envelope(await asyncio.shield(run), plugin=name, tool=call.tool, run_id=call.run_id)
         yield b'{"event":"end",' + end[1:]
     finally:
-        run.cancel()
+        leave()
 
 
 class _Event(msgspec.Struct):

@@ -1,7 +1,12 @@
 """PluginSandboxRunner: one call on one instance, which never raises. Whatever happens comes back as one value."""
 
+import asyncio
+import os
+import select
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
@@ -11,7 +16,7 @@ from orchestrator.errors import ChannelError, OrchestratorError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
 from orchestrator.sandbox.channel import RuntimeChannel, ToolResponse
-from orchestrator.sandbox.deadline import Deadline, UploadPace
+from orchestrator.sandbox.deadline import CallerGoneError, Deadline, UploadPace, while_wanted
 from orchestrator.sandbox.verdict import Verdict, format_size, out_of_memory
 
 Emit = Callable[[bytes], Awaitable[None]]
@@ -29,6 +34,10 @@ _KINDS: Final[Mapping[str, Outcome]] = {
 }
 _PASSED_ON: Final = ("item", "progress")
 """Events of a streaming tool that its reader gets; others are for a newer orchestrator."""
+_END_LOOKS: Final = 0.02
+"""Seconds between looks whether a tool that was hung up on has ended."""
+_LINGER: Final = 2.5
+"""Seconds beyond the deadline for a tool that was hung up on: the runtime takes two to close its side."""
 _ENVELOPE_ROOM: Final = 64 * 1024
 """Bytes that an answer may have beside its result."""
 
@@ -97,18 +106,26 @@ class PluginSandboxRunner:
         self._pace = UploadPace(upload_idle, upload_min_rate, upload_grace)
 
     async def run(
-        self, instance: SandboxedInstance, call: ToolCall, *, timeout: float, emit: Emit | None = None
+        self,
+        instance: SandboxedInstance,
+        call: ToolCall,
+        *,
+        timeout: float,
+        emit: Emit | None = None,
+        gone: asyncio.Future[None] | None = None,
     ) -> RunResult:
         """The result of `call`, within `timeout` seconds of execution. At the deadline it returns; to stop the
         container is the owner's part.
 
         With `emit`, a streaming tool's lines are passed on as they come; without, its items are collected into a list.
+        Where their reader is `gone`, or takes none for `upload_idle` seconds, the tool is stopped at its next line, and
+        has until the deadline to get there.
         """
         begun = time.perf_counter()
         deadline = Deadline(timeout)
         try:
             async with deadline:
-                result = await self._call(instance, call, deadline, emit)
+                result = await self._call(instance, call, deadline, emit, gone)
         except TimeoutError:
             result = RunResult(
                 Outcome.TIMEOUT,
@@ -124,7 +141,12 @@ class PluginSandboxRunner:
         return result if result.execution_time_ms else replace(result, execution_time_ms=elapsed)
 
     async def _call(
-        self, instance: SandboxedInstance, call: ToolCall, deadline: Deadline, emit: Emit | None
+        self,
+        instance: SandboxedInstance,
+        call: ToolCall,
+        deadline: Deadline,
+        emit: Emit | None,
+        gone: asyncio.Future[None] | None,
     ) -> RunResult:
         broken: list[Exception] = []
         body = (
@@ -136,7 +158,14 @@ class PluginSandboxRunner:
                 call.tool, run_id=call.run_id, content_type=call.content_type, query=call.query, body=body
             ) as response:
                 if response.content_type == "application/x-ndjson":
-                    result, killed = await self._stream(response, emit)
+                    passed_on = None if emit is None else self._patient(emit, deadline)
+                    try:
+                        async with while_wanted(gone if emit else None, "the reader left before the stream's end"):
+                            result, killed = await self._stream(response, passed_on)
+                    except CallerGoneError as left:
+                        deadline.extend(_LINGER)
+                        await _hang_up(response)
+                        result, killed = RunResult(Outcome.CALLER_GONE, error=str(left)), 0
                 else:
                     result, killed = await self._single(response), response.oom_kills
         except ChannelError:
@@ -146,6 +175,23 @@ class PluginSandboxRunner:
                 ) from error
             raise
         return ended_by(out_of_memory(instance.memory_limit)) if killed > killed_before else result
+
+    def _patient(self, emit: Emit, deadline: Deadline) -> Emit:
+        """`emit` with the clock stopped, since it is the reader who is waited for, but not for ever."""
+        idle = self._pace.idle
+
+        async def passed_on(line: bytes) -> None:
+            bound = asyncio.timeout(idle)
+            try:
+                with deadline.paused():
+                    async with bound:
+                        await emit(line)
+            except TimeoutError:
+                if not bound.expired():
+                    raise
+                raise CallerGoneError(f"the reader took nothing of the stream for {idle:g} s") from None
+
+        return passed_on
 
     async def _single(self, response: ToolResponse) -> RunResult:
         body = await response.read(self._max_result + _ENVELOPE_ROOM)
@@ -227,6 +273,25 @@ def _invalid_output(sentence: str) -> RunResult:
     return RunResult(
         Outcome.PLUGIN_FAILED, error=sentence, error_type="InvalidOutput", reason_code=ReasonCode.INVALID_OUTPUT
     )
+
+
+async def _hang_up(response: ToolResponse) -> None:
+    """Take no more of a stream, and return when the tool has ended, which is when its side is closed too.
+
+    The connection is half closed: the tool is stopped at its next line, since that cannot be sent, and its end still
+    shows.
+    """
+    connection = response._response.connection  # noqa: SLF001
+    sock = connection.transport.get_extra_info("socket") if connection and connection.transport else None
+    if sock is None or sock.fileno() < 0:
+        return
+    with socket.socket(fileno=os.dup(sock.fileno())) as kept:
+        with suppress(OSError):  # not connected: it has ended
+            kept.shutdown(socket.SHUT_RD)
+        ends = select.poll()
+        ends.register(kept, 0)  # says nothing but that the other side is closed
+        while not ends.poll(0):  # noqa: ASYNC110 - the loop cannot watch for this alone
+            await asyncio.sleep(_END_LOOKS)
 
 
 async def _watched(body: AsyncIterator[bytes], broken: list[Exception]) -> AsyncIterator[bytes]:

@@ -117,7 +117,7 @@ class ToolRunner:
         self._registry.begin_run(supervisor.name, instance.generation)
         result: RunResult | None = None
         try:
-            result = await self._sandbox.run(instance, call, timeout=instance.limits.timeout, emit=emit)
+            result = await self._sandbox.run(instance, call, timeout=instance.limits.timeout, emit=emit, gone=gone)
         finally:
             self._registry.finish_run(
                 supervisor.name,

@@ -52,19 +52,67 @@ async def test_the_result_is_there_at_the_deadline(answer: Answer) -> None:
     assert "0.2 s" in (result.error or "")
 
 
-async def test_a_reader_that_takes_nothing_does_not_stop_the_clock() -> None:
-    """A streaming tool may run as long as any other."""
+async def stops_at_the_next_line(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """As the runtime: it closes its side when a line cannot be sent, and notices nothing before."""
+    line = b'{"event":"item","data":1}\n'
+    writer.write(http_stream(line[:-1], end=False))
+    while not writer.is_closing():
+        writer.write(b"%x\r\n%s\r\n" % (len(line), line))
+        await asyncio.sleep(0.01)
+
+
+async def computes_for_ever(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(http_stream(b'{"event":"item","data":1}', end=False))
+    await asyncio.Event().wait()
+
+
+async def takes_nothing(_: bytes) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_reader_that_takes_nothing_costs_the_plugin_nothing() -> None:
+    """The tool's clock stands while its line waits; in the end it is the reader who is given up."""
+    async with raw_instance(stops_at_the_next_line) as instance:
+        sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=2 * LIMIT)
+        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=LIMIT, emit=takes_nothing), 3)
+    assert (result.outcome, result.reason_code) == (Outcome.CALLER_GONE, None)
+    assert "0.4 s" in (result.error or "")
+
+
+async def test_a_slow_reader_gives_the_tool_no_more_time() -> None:
+    """The clock goes on from where it stood: a stream without end is ended."""
+    taken = 0
 
     async def emit(_: bytes) -> None:
-        await asyncio.Event().wait()
+        nonlocal taken
+        taken += 1
+        await asyncio.sleep(0.002)
 
-    async with raw_instance(streams_for_ever) as instance:
-        begun = time.monotonic()
-        result = await PluginSandboxRunner(max_result=10**6, upload_idle=1).run(
-            instance, CALL, timeout=LIMIT, emit=emit
-        )
+    async with raw_instance(stops_at_the_next_line) as instance:
+        sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=1)
+        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=0.1, emit=emit), 5)
     assert result.outcome is Outcome.TIMEOUT
-    assert time.monotonic() - begun < LIMIT + 1
+    assert taken >= 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"), [(stops_at_the_next_line, Outcome.CALLER_GONE), (computes_for_ever, Outcome.TIMEOUT)]
+)
+async def test_a_reader_that_leaves_frees_the_tool_only_when_it_has_ended(answer: Answer, outcome: Outcome) -> None:
+    """It is stopped at its next line; one that never comes there is found soon after the deadline."""
+    gone = asyncio.get_running_loop().create_future()
+
+    async def emit(_: bytes) -> None:
+        if not gone.done():
+            gone.set_result(None)
+
+    async with raw_instance(answer) as instance:
+        sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=1)
+        begun = time.monotonic()
+        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=LIMIT, emit=emit, gone=gone), 5)
+        took = time.monotonic() - begun
+    assert result.outcome is outcome
+    assert took >= LIMIT or outcome is Outcome.CALLER_GONE
 
 
 async def test_hanging_runs_do_not_wait_for_one_another() -> None:

@@ -161,6 +161,41 @@ async def test_a_reader_that_leaves_ends_the_run_and_not_the_plugin(house: House
     assert (await house.run("reader", "double", number=2)).json()["result"] == 4
 
 
+async def test_a_tool_whose_reader_left_holds_its_place_until_it_ends(house: House) -> None:
+    """One that never comes to its next line is found at its deadline, as if its reader were there."""
+
+    async def read() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.Event().wait()
+
+    house.add("reader", tools={"read": read}, limits={"timeout": "500ms"})
+    client = await house.open()
+    async with client.stream("POST", ROUTE, json={}, headers=NDJSON) as answer:
+        await anext(answer.aiter_lines())
+    await asyncio.sleep(0.2)
+    assert (await house.health("reader"))["in_flight"] == 1
+    health = await house.until_state("reader", "FAILED")
+    assert health["reason_code"] == "TIMEOUT"
+
+
+async def test_a_slow_reader_costs_the_plugin_nothing(house: House) -> None:
+    """It may take longer over the lines than the tool may over making them."""
+
+    async def read() -> AsyncIterator[str]:
+        for _ in range(200):
+            yield "x" * 100_000
+
+    house.add("reader", tools={"read": read}, limits={"timeout": "1s"})
+    client = await house.open()
+    async with client.stream("POST", ROUTE, json={}, headers=NDJSON) as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        await asyncio.sleep(1.5)
+        rest = [json.loads(line) async for line in lines]
+    assert (len(rest), rest[-1]["event"], rest[-1]["ok"]) == (200, "end", True)
+    assert (await house.health("reader"))["state"] == "RUNNING"
+
+
 async def test_a_slow_reader_holds_up_the_tool_and_not_the_orchestrator(house: House) -> None:
     """What nobody has read yet does not pile up without end."""
     made = 0
