@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpx
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from orchestrator.app import docker_engine
 from orchestrator.cli import client
@@ -31,7 +32,7 @@ _FIRST_BUILD: Final = 1200.0
 _LEAVING: Final = 90.0
 """Seconds that runs in flight are given on the way down: the default time limit, and some."""
 
-_console = Console(highlight=False)
+_console = Console(highlight=False, emoji=False)
 
 
 def up() -> None:
@@ -39,7 +40,7 @@ def up() -> None:
     settings = read_settings()
     process = None
     if _answers():
-        _console.print(f"The orchestrator answers at {client.address()} already.")
+        _console.print(f"The orchestrator answers at {client.address()} already.", markup=False, soft_wrap=True)
     else:
         process = _launch(settings)
     _wait_for_plugins(settings, process)
@@ -70,7 +71,7 @@ def down() -> None:
         count = asyncio.run(_remove_containers(settings, identity))
         _console.print(f"Containers removed: {count}.")
     except EngineError as error:
-        client.errors.print(f"[yellow]The engine was not asked for leftover containers[/]: {error}")
+        client.complain("The engine was not asked for leftover containers", str(error), style="yellow")
     shutil.rmtree(settings.run_dir / identity, ignore_errors=True)
 
 
@@ -112,7 +113,9 @@ def _launch(settings: Settings) -> subprocess.Popen[bytes]:
 def _wait_for_plugins(settings: Settings, process: subprocess.Popen[bytes] | None) -> None:
     end = time.monotonic() + _FIRST_BUILD
     _console.print(
-        f"starting plugins; a first build takes minutes, its output is in {settings.state_dir}/builds", soft_wrap=True
+        f"starting plugins; a first build takes minutes, its output is in {settings.state_dir}/builds",
+        markup=False,
+        soft_wrap=True,
     )
     with _console.status("starting plugins …") as status:
         told: list[str] = []
@@ -123,9 +126,9 @@ def _wait_for_plugins(settings: Settings, process: subprocess.Popen[bytes] | Non
             if process is not None and process.poll() is not None:
                 client.fail(f"The orchestrator ended. The end of {_log_file(settings)}:\n{_log_tail(settings)}")
             waiting = state["waiting_for"]
-            status.update(f"waiting for {', '.join(waiting)}")
+            status.update(escape(f"waiting for {', '.join(waiting)}"))
             if waiting != told and not _console.is_terminal:
-                _console.print(f"waiting for {', '.join(waiting)}", soft_wrap=True)
+                _console.print(f"waiting for {', '.join(waiting)}", markup=False, soft_wrap=True)
             told = waiting
             time.sleep(0.2)
     client.errors.print("[yellow]Not every plugin is up yet; this is how they are now.[/]")
@@ -151,8 +154,8 @@ def _first_call(settings: Settings) -> None:
     if not envelope["ok"]:
         client.fail(f"ocr could not read the sample page: {envelope['reason_code']}: {envelope['error']}")
     names = ", ".join(str(file) for file in (call.get("files") or {}).values())
-    _console.print(f"\n[bold]ocr read {names}[/] in {envelope['execution_time_ms']:.0f} ms:")
-    _console.print(envelope["result"]["text"].strip(), markup=False)
+    _console.print(f"\n[bold]ocr read {escape(names)}[/] in {envelope['execution_time_ms']:.0f} ms:")
+    _console.print(envelope["result"]["text"].strip(), markup=False, soft_wrap=True)
 
 
 def _end_process(settings: Settings) -> None:

@@ -6,12 +6,13 @@ from typing import Any, Final, NoReturn
 import httpx
 import typer
 from rich.console import Console
+from rich.text import Text
 
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_FAILED: Final = 1
 
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 def address() -> str:
@@ -48,16 +49,21 @@ def content(response: httpx.Response) -> Any:
 
 
 def unreachable(error: httpx.HTTPError) -> NoReturn:
-    errors.print(
-        f"[red]No orchestrator answers at {address()}[/]: {error}. Start one with `orchestrator serve` (or `make "
-        "up`), or set ORCHESTRATOR_URL."
+    complain(
+        f"No orchestrator answers at {address()}",
+        f"{error}. Start one with `orchestrator serve` (or `make up`), or set ORCHESTRATOR_URL.",
     )
     raise typer.Exit(EXIT_UNREACHABLE)
 
 
 def fail(sentence: str) -> NoReturn:
-    errors.print(f"[red]{sentence}[/]")
+    errors.print(Text(sentence, style="red"), soft_wrap=True)
     raise typer.Exit(EXIT_FAILED)
+
+
+def complain(subject: str, sentence: str, style: str = "red") -> None:
+    """`subject: sentence` on stderr. Both may be anybody's words: what looks like markup in them is text."""
+    errors.print(Text.assemble((subject, style), f": {sentence}"), soft_wrap=True)
 
 
 def stream_lines(path: str, params: dict[str, str]) -> None:

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from orchestrator.cli import background, client, server
 from orchestrator.cli.tables import gpus_table, health_table, plugins_table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 
 Name = Annotated[str, typer.Argument(help="The plugin's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON.")]
@@ -54,13 +55,14 @@ def tools(name: Name, *, as_json: AsJson = False) -> None:
         _show(listed, as_json=True)
         return
     for tool in listed:
-        console.print(f"[bold]{tool['name']}[/]  {tool.get('description', '')}")
+        console.print(Text.assemble((tool["name"], "bold"), f"  {tool.get('description') or ''}"), soft_wrap=True)
         schema = tool.get("input_schema", {})
         for parameter, about in schema.get("properties", {}).items():
             upload = tool.get("uploads", {}).get(parameter)
             kind = f"upload ({upload})" if upload else about.get("type", "any")
             default = f" = {about['default']!r}" if "default" in about else ""
-            console.print(f"    {parameter}: {kind}{default}  [dim]{about.get('description', '')}[/]")
+            line = Text.assemble(f"    {parameter}: {kind}{default}  ", (about.get("description") or "", "dim"))
+            console.print(line, soft_wrap=True)
 
 
 @app.command()
@@ -94,8 +96,8 @@ def run(
     elif envelope["ok"]:
         _show(envelope["result"], as_json=False)
     else:
-        client.errors.print(
-            f"[red]{envelope['reason_code'] or envelope['error_type'] or response.status_code}[/]: {envelope['error']}"
+        client.complain(
+            str(envelope["reason_code"] or envelope["error_type"] or response.status_code), str(envelope["error"])
         )
     if not envelope["ok"]:
         raise typer.Exit(client.EXIT_FAILED)
@@ -122,7 +124,9 @@ def events(name: Name, *, as_json: AsJson = False) -> None:
         return
     for event in listed:
         reason = f"  {event['reason_code']}: {event['reason']}" if event["reason_code"] else ""
-        console.print(f"{event['time']}  #{event['generation']}  {event['state']}{reason}", markup=False)
+        console.print(
+            f"{event['time']}  #{event['generation']}  {event['state']}{reason}", markup=False, soft_wrap=True
+        )
 
 
 @app.command()
@@ -133,11 +137,11 @@ def gpus(*, as_json: AsJson = False) -> None:
         _show(listed, as_json=True)
         return
     if listed["reason"]:
-        console.print(f"[yellow]{listed['reason_code']}[/]: {listed['reason']}")
+        console.print(Text.assemble((str(listed["reason_code"]), "yellow"), f": {listed['reason']}"), soft_wrap=True)
     if listed["devices"]:
         console.print(gpus_table(listed["devices"]))
     for sentence in listed["quarantines"]:
-        console.print(f"[yellow]{sentence}[/]")
+        console.print(Text(sentence, style="yellow"), soft_wrap=True)
 
 
 @app.command()
@@ -181,7 +185,7 @@ def _pairs(items: list[str] | None) -> dict[str, str]:
     for item in items or []:
         name, found, value = item.partition("=")
         if not found or not name:
-            client.errors.print(f"[red]{item!r}[/]: expected parameter=value")
+            client.complain(repr(item), "expected parameter=value")
             raise typer.Exit(client.EXIT_USAGE)
         pairs[name] = value
     return pairs

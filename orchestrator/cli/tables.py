@@ -24,7 +24,7 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Table:
         state = Text(plugin["state"] + ("?" if plugin["stale"] else ""), style=_COLOURS.get(plugin["state"], ""))
         reason = f"{plugin['reason_code']}: {plugin['reason']}" if plugin["reason_code"] else plugin["description"]
         table.add_row(
-            plugin["name"],
+            Text(plugin["name"]),
             state,
             span(plugin["uptime_seconds"]),
             str(plugin["success_count"]),
@@ -44,13 +44,13 @@ def gpus_table(devices: Sequence[Mapping[str, Any]]) -> Table:
         used, total = gpu.get("memory_used_bytes"), gpu.get("memory_total_bytes")
         table.add_row(
             str(gpu.get("index", "?")),
-            gpu.get("name") or "?",
-            gpu["uuid"],
+            Text(gpu.get("name") or "?"),
+            Text(gpu["uuid"]),
             "" if used is None or total is None else f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB",
             "" if gpu.get("utilization_percent") is None else f"{gpu['utilization_percent']} %",
             "" if gpu.get("temperature_celsius") is None else f"{gpu['temperature_celsius']} °C",
-            gpu.get("fault") or gpu.get("state", ""),
-            ", ".join(holder["plugin"] for holder in gpu.get("holders", ())),
+            Text(gpu.get("fault") or gpu.get("state", "")),
+            Text(", ".join(holder["plugin"] for holder in gpu.get("holders", ()))),
         )
     return table
 
@@ -64,13 +64,15 @@ def health_table(plugin: Mapping[str, Any]) -> Table:
         if name == "checks":
             for check in value:
                 mark = Text("ok  " if check["ok"] else "FAIL", style="green" if check["ok"] else "red")
-                table.add_row(f"check {check['name']}", Text.assemble(mark, f" {check['detail']} ({check['source']})"))
+                table.add_row(
+                    Text(f"check {check['name']}"), Text.assemble(mark, f" {check['detail']} ({check['source']})")
+                )
         elif isinstance(value, Mapping):
             for key, inner in value.items():
                 if inner not in (None, ""):
-                    table.add_row(f"{name}.{key}", Text(str(inner)))
+                    table.add_row(Text(f"{name}.{key}"), Text(str(inner)))
         elif value not in (None, [], ""):
-            table.add_row(name, Text(str(value), style=_COLOURS.get(str(value), "")))
+            table.add_row(Text(name), Text(str(value), style=_COLOURS.get(str(value), "")))
     return table
 
 

@@ -1,0 +1,62 @@
+"""An HTTP server that gives the answers a test lays down, and the command line pointed at it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli import background, client, commands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from click.testing import Result
+
+
+class Api:
+    """Answers by path; 404 with `{}` for any other."""
+
+    def __init__(self, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self.port = server.server_address[1]
+        self._monkeypatch = monkeypatch
+
+    def says(self, path: str, body: Any, status: int = 200) -> None:
+        self.answers[path] = (status, body)
+
+    def call(self, *arguments: str, columns: int = 80) -> Result:
+        for console in (commands.console, client.errors, background._console):
+            self._monkeypatch.setattr(console, "width", columns)
+        return CliRunner().invoke(commands.app, list(arguments))
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    class Handler(BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, body = api.answers.get(self.path.partition("?")[0], (404, {}))
+            content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = _answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        api = Api(server, monkeypatch)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("ORCHESTRATOR_URL", f"http://127.0.0.1:{api.port}")
+        yield api
+        server.shutdown()
+        thread.join()
