@@ -62,7 +62,11 @@ def create_app(
             parts = _parts(settings, containers, claimed, gpu_host)
             fleet = Fleet(parts)
             upload_idle = settings.upload_idle_timeout.total_seconds()
-            sandbox = PluginSandboxRunner(max_result=int(settings.max_result), upload_idle=upload_idle)
+            sandbox = PluginSandboxRunner(
+                max_result=int(settings.max_result),
+                upload_idle=upload_idle,
+                upload_min_rate=int(settings.upload_min_rate),
+            )
             runner = ToolRunner(parts.registry, fleet.get, sandbox)
             app.state.context = ApiContext(parts.registry, fleet, runner, upload_idle)
             for missing in parts.loader.missing_directories():

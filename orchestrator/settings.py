@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     """Largest result of a tool, encoded as JSON; it is held in memory while it is passed on."""
     upload_idle_timeout: Duration = timedelta(seconds=30)
     """A caller that sends nothing for so long in the middle of its body is told 408."""
+    upload_min_rate: Size = ByteSize(16 * 1024)
+    """Bytes a second: a caller that is more than half a minute behind this in its body is told 408 too."""
     start_concurrency: int = Field(4, ge=1)
     """Containers that are started at the same time."""
     engine_timeout: Duration = timedelta(seconds=10)
