@@ -14,7 +14,7 @@ from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError, EngineError, EngineRefusedError, NotFoundError
 from orchestrator.loader.build_report import BuildLog, complaint, hint
-from orchestrator.loader.image_plan import ImagePlan, plugin_plan, shared_plan
+from orchestrator.loader.image_plan import ImagePlan, derived_plan, plugin_plan, shared_plan
 from orchestrator.loader.image_recipe import SOURCE_LABEL, ImageRecipe
 
 __all__ = ["ImageBuilder", "ImageRecipe"]
@@ -76,6 +76,11 @@ class ImageBuilder:
             return await self._ensure(partial(plugin_plan, recipe, base), on_output, self._slots, _KEPT)
 
     async def _ensure_shared(self, kind: str, on_output: Output | None) -> ImageStatus:
+        if kind != "base":
+            base = await self._ensure_shared("base", on_output)
+            async with self._locks[f"shared {kind}"]:
+                derived = partial(derived_plan, kind, self._images_dir, base)
+                return await self._ensure(derived, on_output, nullcontext(), _SHARED_KEPT)
         plan = partial(shared_plan, kind, self._images_dir, ca_bundle=self._ca_bundle, python_image=self._python_image)
         async with self._locks[f"shared {kind}"]:
             try:
@@ -133,7 +138,7 @@ class ImageBuilder:
                     Path(folder),
                     tag=plan.tag,
                     labels=plan.labels,
-                    build_args={"PYTHON_IMAGE": self._python_image, **self._build_args},
+                    build_args={"PYTHON_IMAGE": self._python_image, **plan.arguments, **self._build_args},
                     on_output=tell,
                 )
             except BuildError as error:

@@ -1,7 +1,7 @@
 """An image to be there: its tag, its labels, and the build context that would make it. Reads files; asks no engine."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.containers.spec import ImageStatus
@@ -34,6 +34,8 @@ class ImagePlan:
     """Folder in the context → its files."""
     texts: Mapping[str, str]
     """File in the context → its content."""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    """Build arguments of this image alone."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -58,9 +60,7 @@ class ImagePlan:
 
 def shared_plan(kind: str, images_dir: Path, *, ca_bundle: Path | None, python_image: str, python_id: str) -> ImagePlan:
     """The plan of a shared image, built on the Python image with this name and id."""
-    own = context_files(images_dir / kind)
-    if not any(file.path.as_posix() == "Dockerfile" for file in own):
-        raise BuildError(f"There is no Dockerfile for the image `{kind}` among the plugin images.")
+    own = _own_files(kind, images_dir)
     runtime = context_files(images_dir / "runtime", ("tests",))
     bundle = _certificates(ca_bundle) if ca_bundle is not None else ""
     source = content_hash([], kind, content_hash(own), content_hash(runtime), bundle, python_image)
@@ -72,6 +72,21 @@ def shared_plan(kind: str, images_dir: Path, *, ca_bundle: Path | None, python_i
         hashes={HASH_LABEL: whole, SOURCE_LABEL: source},
         parts={".": own, "runtime": runtime},
         texts={"ca-bundle.crt": bundle},
+    )
+
+
+def derived_plan(kind: str, images_dir: Path, base: ImageStatus) -> ImagePlan:
+    """The plan of a shared image that is built on the shared image `base`."""
+    own = _own_files(kind, images_dir)
+    whole = content_hash([], kind, content_hash(own), base.labels.get(HASH_LABEL, base.id))
+    return ImagePlan(
+        name=kind,
+        tag=shared_tag(kind, whole),
+        kin={SHARED_LABEL: kind},
+        hashes={HASH_LABEL: whole, SOURCE_LABEL: ""},  # not inherited from `base`
+        parts={".": own},
+        texts={},
+        arguments={"BASE_IMAGE": base.tags[0] if base.tags else base.id},
     )
 
 
@@ -94,6 +109,13 @@ def plugin_plan(recipe: ImageRecipe, base: ImageStatus) -> ImagePlan:
         parts={"plugin": files, ".": requirements},
         texts={"Dockerfile": dockerfile},
     )
+
+
+def _own_files(kind: str, images_dir: Path) -> list[ContextFile]:
+    own = context_files(images_dir / kind)
+    if not any(file.path.as_posix() == "Dockerfile" for file in own):
+        raise BuildError(f"There is no Dockerfile for the image `{kind}` among the plugin images.")
+    return own
 
 
 def _certificates(bundle: Path) -> str:
