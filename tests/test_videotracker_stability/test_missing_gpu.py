@@ -1,0 +1,30 @@
+"""video-tracker's own manifest in the whole orchestrator: without a GPU, and with one but without its model."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.gpus import SetGpus, device
+from support.house import House
+
+MANIFEST = Path(__file__).parents[2] / "plugins" / "video_tracker" / "plugin.yaml"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "code"),
+    [(SetGpus(), "GPU_NOT_FOUND"), (SetGpus(device(0)), "MODEL_MISSING")],
+    ids=["no GPU", "no model"],
+)
+async def test_what_is_missing_is_said_before_anything_is_built(house: House, gpus: SetGpus, code: str) -> None:
+    """UNAVAILABLE with its code; a call is refused with it; no image was built, no container made."""
+    (house.plugins / "video_tracker").mkdir()
+    shutil.copy(MANIFEST, house.plugins / "video_tracker")  # alone: a model may lie beside the original
+    house.gpus = gpus
+    house.engine.device_drivers = ("nvidia",)
+    await house.open()
+    health = await house.until_state("video-tracker", "UNAVAILABLE")
+    assert health["reason_code"] == code, health
+    answer = await house.run("video-tracker", "detect_objects")
+    assert (answer.status_code, answer.json()["reason_code"]) == (503, code)
+    assert house.engine.shelf.builds == []
+    assert await house.containers("video-tracker") == []
