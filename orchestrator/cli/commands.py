@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.cli import background, client, server
-from orchestrator.cli.tables import gpus_table, health_table, plugins_table
+from orchestrator.cli.tables import gpus_table, health_table, long_texts, plugins_table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 console = Console(highlight=False, emoji=False)
@@ -42,7 +42,13 @@ def plugins(*, as_json: AsJson = False) -> None:
 def health(name: Name, *, as_json: AsJson = False) -> None:
     """Everything known of one plugin. Exit code 1 where it is FAILED or UNAVAILABLE."""
     plugin = client.get(f"/v1/plugins/{name}/health")
-    _show(plugin, as_json=as_json) if as_json else console.print(health_table(plugin))
+    if as_json:
+        _show(plugin, as_json=True)
+    else:
+        console.print(health_table(plugin))
+        for heading, text in long_texts(plugin):
+            console.print(Text(f"\n{heading}", style="bold"))
+            print(text.rstrip("\n"))  # noqa: T201 - raw: neither wrapped nor cut
     if plugin["reason_code"] is not None:
         raise typer.Exit(client.EXIT_FAILED)
 

@@ -1,6 +1,6 @@
 """What the command line shows of plugins, as rich tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -13,6 +13,7 @@ _COLOURS = {
     "FAILED": "bold red",
     "UNAVAILABLE": "yellow",
 }
+_LONG = frozenset({"stacks", "traceback", "build_output", "log_tail"})
 
 
 def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Table:
@@ -56,24 +57,36 @@ def gpus_table(devices: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def health_table(plugin: Mapping[str, Any]) -> Table:
-    """Everything known of one plugin."""
+    """Everything known of one plugin, but for the long texts."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in plugin.items():
         if name == "checks":
             for check in value:
                 mark = Text("ok  " if check["ok"] else "FAIL", style="green" if check["ok"] else "red")
-                table.add_row(
-                    Text(f"check {check['name']}"), Text.assemble(mark, f" {check['detail']} ({check['source']})")
-                )
+                told = Text.assemble(mark, f" {check['detail']} ({check['source']})")
+                table.add_row(Text(f"check {check['name']}"), told)
         elif isinstance(value, Mapping):
             for key, inner in value.items():
-                if inner not in (None, ""):
+                if inner not in (None, "") and not _is_long(key, inner):
                     table.add_row(Text(f"{name}.{key}"), Text(str(inner)))
-        elif value not in (None, [], ""):
+        elif value not in (None, [], "") and not _is_long(name, value):
             table.add_row(Text(name), Text(str(value), style=_COLOURS.get(str(value), "")))
     return table
+
+
+def long_texts(plugin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is no cell of a table, each with its heading: stacks, tracebacks, output."""
+    for name, value in plugin.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", inner) for key, inner in value.items() if _is_long(key, inner))
+        elif _is_long(name, value):
+            yield name, value
+
+
+def _is_long(name: str, value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and (name in _LONG or "\n" in value)
 
 
 def span(seconds: float | None) -> str:

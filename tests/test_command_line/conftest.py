@@ -29,6 +29,24 @@ class Api:
     def says(self, path: str, body: Any, status: int = 200) -> None:
         self.answers[path] = (status, body)
 
+    @staticmethod
+    def plugin(**rest: Any) -> dict[str, Any]:
+        """One that has ended, as the list shows it."""
+        return {
+            "name": "echo",
+            "state": "FAILED",
+            "description": "says it again",
+            "reason": "it ended",
+            "reason_code": "CRASHED",
+            "uptime_seconds": None,
+            "success_count": 0,
+            "error_count": 0,
+            "last_execution_time_ms": None,
+            "stale": False,
+            "checks": [],
+            **rest,
+        }
+
     def call(self, *arguments: str, columns: int = 80) -> Result:
         for console in (commands.console, client.errors, background._console):
             self._monkeypatch.setattr(console, "width", columns)

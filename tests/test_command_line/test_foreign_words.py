@@ -12,23 +12,6 @@ def envelope(**rest):
     return {"ok": False, "result": None, "error": ODD, "error_type": None, "reason_code": None, **rest}
 
 
-def plugin(**rest):
-    return {
-        "name": "echo",
-        "state": "FAILED",
-        "description": "says it again",
-        "reason": "it ended",
-        "reason_code": "CRASHED",
-        "uptime_seconds": None,
-        "success_count": 0,
-        "error_count": 0,
-        "last_execution_time_ms": None,
-        "stale": False,
-        "checks": [],
-        **rest,
-    }
-
-
 def test_the_error_of_a_run(api):
     api.says(RUN, envelope(error_type="[/Odd]"), 422)
     result = api.call("run", "echo", "say", "-p", "times=[/foo]")
@@ -72,7 +55,7 @@ def test_gpus(api):
 
 @pytest.mark.parametrize("command", [("plugins",), ("health", "echo"), ("events", "echo")])
 def test_plugins_health_and_events(api, command):
-    sick = plugin(
+    sick = api.plugin(
         name="[/echo]",
         reason=ODD,
         checks=[{"name": "[/check]", "ok": False, "detail": ODD, "source": "host"}],
