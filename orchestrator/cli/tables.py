@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -13,27 +15,39 @@ _COLOURS = {
     "FAILED": "bold red",
     "UNAVAILABLE": "yellow",
 }
+_LEFT_COLUMNS = 2
 _LONG = frozenset({"stacks", "traceback", "build_output", "log_tail"})
 
 
-def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a plugin."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("PLUGIN", "STATE", "UP", "OK", "ERRORS", "LAST ms", "REASON"):
-        table.add_column(name, justify="right" if name in {"OK", "ERRORS", "LAST ms", "UP"} else "left")
+def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
+    """One line a plugin, its description cut at the edge; below the line its reason, never cut."""
+    rows = [[Text(name, style="bold") for name in ("PLUGIN", "STATE", "UP", "OK", "ERRORS", "LAST ms", "ABOUT")]]
     for plugin in plugins:
-        state = Text(plugin["state"] + ("?" if plugin["stale"] else ""), style=_COLOURS.get(plugin["state"], ""))
-        reason = f"{plugin['reason_code']}: {plugin['reason']}" if plugin["reason_code"] else plugin["description"]
-        table.add_row(
-            Text(plugin["name"]),
-            state,
-            span(plugin["uptime_seconds"]),
-            str(plugin["success_count"]),
-            str(plugin["error_count"]),
-            "" if plugin["last_execution_time_ms"] is None else f"{plugin['last_execution_time_ms']:.0f}",
-            Text(reason, style="" if plugin["reason_code"] else "dim"),
+        took = plugin["last_execution_time_ms"]
+        rows.append(
+            [
+                Text(plugin["name"]),
+                Text(plugin["state"] + ("?" if plugin["stale"] else ""), style=_COLOURS.get(plugin["state"], "")),
+                Text(span(plugin["uptime_seconds"])),
+                Text(str(plugin["success_count"])),
+                Text(str(plugin["error_count"])),
+                Text("" if took is None else f"{took:.0f}"),
+                Text(" ".join((plugin["description"] or "").split()), style="dim"),
+            ]
         )
-    return table
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    lines: list[RenderableType] = []
+    for row, shown in zip(rows, (None, *plugins), strict=True):
+        for at, cell in enumerate(row[:-1]):
+            pad = cell.pad_right if at < _LEFT_COLUMNS else cell.pad_left
+            pad(widths[at] - cell.cell_len)
+        line = Text("  ").join(row)
+        line.no_wrap, line.overflow = True, "ellipsis"
+        lines.append(line)
+        if shown is not None and shown["reason_code"]:
+            reason = Text.assemble((shown["reason_code"], "bold"), f": {shown['reason']}", overflow="fold")
+            lines.append(Padding(reason, (0, 0, 0, 4), expand=False))
+    return Group(*lines)
 
 
 def gpus_table(devices: Sequence[Mapping[str, Any]]) -> Table:
