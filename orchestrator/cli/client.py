@@ -39,13 +39,25 @@ def get(path: str, **options: Any) -> Any:
 
 def content(response: httpx.Response) -> Any:
     """The response's JSON; leaves the program where the status is an error."""
-    try:
-        body = response.json()
-    except ValueError:
-        fail(f"{address()} answered {response.status_code} and no JSON. Is that the orchestrator?")
+    body = _json(response)
     if response.is_error:
         fail((body.get("error") if isinstance(body, dict) else None) or f"status {response.status_code}")
     return body
+
+
+def envelope(response: httpx.Response) -> dict[str, Any]:
+    """The answer to a run, a result or an error; leaves the program where it is neither."""
+    body = _json(response)
+    if not isinstance(body, dict):
+        fail(f"{address()} answered {response.status_code} and no envelope. Is that the orchestrator?")
+    return body
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        fail(f"{address()} answered {response.status_code} and no JSON. Is that the orchestrator?")
 
 
 def unreachable(error: httpx.HTTPError) -> NoReturn:

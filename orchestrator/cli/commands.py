@@ -96,16 +96,16 @@ def run(
         parts |= {parameter: (None, value) for parameter, value in fields.items()}
         body: dict[str, Any] = {"files": parts} if parts else {"json": {}}
         response = client.request("POST", f"/v1/plugins/{plugin}/tools/{tool}/run", read_timeout=None, **body)
-    envelope = response.json()
+    envelope = client.envelope(response)
+    good = bool(envelope.get("ok"))
     if as_json:
         _show(envelope, as_json=True)
-    elif envelope["ok"]:
-        _show(envelope["result"], as_json=False)
+    elif good:
+        _show(envelope.get("result"), as_json=False)
     else:
-        client.complain(
-            str(envelope["reason_code"] or envelope["error_type"] or response.status_code), str(envelope["error"])
-        )
-    if not envelope["ok"]:
+        kind = envelope.get("reason_code") or envelope.get("error_type") or response.status_code
+        client.complain(str(kind), envelope.get("error") or "no reason was given")
+    if not good:
         raise typer.Exit(client.EXIT_FAILED)
 
 
