@@ -39,10 +39,15 @@ def up() -> None:
     """Start the orchestrator in the background, run one tool on a real picture, and say what to try next."""
     settings = read_settings()
     process = None
-    if _answers():
-        _console.print(f"The orchestrator answers at {client.address()} already.", markup=False, soft_wrap=True)
-    else:
+    if not _is_taken():
         process = _launch(settings)
+    elif _running_pid(settings) is None:
+        client.fail(
+            f"Another orchestrator or program answers at {client.address()}, not one that `make up` began with the "
+            f"state folder {settings.state_dir}. Stop it, or set ORCHESTRATOR_PORT to a free port."
+        )
+    else:
+        _console.print(f"The orchestrator answers at {client.address()} already.", markup=False, soft_wrap=True)
     _wait_for_plugins(settings, process)
     _console.print(plugins_table(client.get("/v1/plugins")))
     _first_call(settings)
@@ -73,6 +78,17 @@ def down() -> None:
     except EngineError as error:
         client.complain("The engine was not asked for leftover containers", str(error), style="yellow")
     shutil.rmtree(settings.run_dir / identity, ignore_errors=True)
+
+
+def _is_taken() -> bool:
+    """Whether anything at all is at the address."""
+    try:
+        httpx.get(f"{client.address()}/healthz", timeout=2, trust_env=False)
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        return False
+    except httpx.HTTPError:
+        pass
+    return True
 
 
 def _answers() -> bool:
@@ -150,9 +166,10 @@ def _first_call(settings: Settings) -> None:
         files=files,
         read_timeout=90,
     )
-    envelope: dict[str, Any] = response.json()
-    if not envelope["ok"]:
-        client.fail(f"ocr could not read the sample page: {envelope['reason_code']}: {envelope['error']}")
+    envelope: dict[str, Any] = client.envelope(response)
+    if not envelope.get("ok"):
+        why = envelope.get("reason_code") or envelope.get("error_type") or response.status_code
+        client.fail(f"ocr could not read the sample page: {why}: {envelope.get('error')}")
     names = ", ".join(str(file) for file in (call.get("files") or {}).values())
     _console.print(f"\n[bold]ocr read {escape(names)}[/] in {envelope['execution_time_ms']:.0f} ms:")
     _console.print(envelope["result"]["text"].strip(), markup=False, soft_wrap=True)
