@@ -7,6 +7,8 @@ import pytest
 from hypothesis import settings
 from support.house import House
 
+pytest_plugins = ["support.reliability"]
+
 # An example may take as long as a busy machine needs; pytest's own time limit holds.
 settings.register_profile("quick", deadline=None)
 settings.load_profile("quick")

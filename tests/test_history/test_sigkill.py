@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.reliability import ReliabilityTable
 from test_history import busy_writer
 
 _ROUNDS = 60
 
 
-def test_nothing_that_was_acknowledged_is_lost_by_sigkill(tmp_path: Path) -> None:
+def test_nothing_that_was_acknowledged_is_lost_by_sigkill(tmp_path: Path, reliability: ReliabilityTable) -> None:
     """60 lives of a busy writer on one file, each killed at a random moment, each finding the sums of those before."""
     tests = Path(busy_writer.__file__).parents[1]
     program = subprocess.run(
@@ -24,6 +25,7 @@ def test_nothing_that_was_acknowledged_is_lost_by_sigkill(tmp_path: Path) -> Non
     )
     assert program.returncode == 0, program.stderr
     seen = json.loads(program.stdout)
-    print(f"history: {seen['rounds']} SIGKILLs, {seen['acknowledged']} acknowledged, {seen['lost']} lost")  # noqa: T201
+    kept = seen["acknowledged"] - seen["lost"]
+    reliability.count(f"history: kept over {_ROUNDS} SIGKILLs of its writer", right=kept, of=seen["acknowledged"])
     assert seen["rounds"] == _ROUNDS
     assert seen["acknowledged"] > 10 * _ROUNDS

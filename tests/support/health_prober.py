@@ -1,0 +1,105 @@
+"""Asks the health routes all the time from a process of its own, and says what they answered and how late.
+
+An answer's lateness is what the caller waited, less what either process was ready to run and had no processor: on a
+machine with two cores, and containers that eat them, that wait is the machine's and tells nothing of the orchestrator.
+Both are told: `slowest_seen` is what the caller waited, `slowest` is the orchestrator's part.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+INTERVAL = 0.05
+"""Seconds between two rounds of questions."""
+GIVE_UP = 20.0
+"""Seconds for an answer."""
+
+
+@dataclass
+class HealthAnswers:
+    """What came back; filled when the watch is over. Times in milliseconds."""
+
+    statuses: dict[str, int] = field(default_factory=dict)
+    slowest: float = 0.0
+    slowest_seen: float = 0.0
+    p99_seen: float = 0.0
+    late: list[dict[str, Any]] = field(default_factory=list)
+    """The ten slowest: when, which route, how long, how much of it was waiting for a processor."""
+
+    @property
+    def asked(self) -> int:
+        return sum(self.statuses.values())
+
+
+@contextlib.contextmanager
+def health_answers(base_url: str, pid: int, names: Sequence[str]) -> Iterator[HealthAnswers]:
+    """Watches the orchestrator `pid` while the context lasts."""
+    paths = ["/v1/plugins", *(f"/v1/plugins/{name}/health" for name in names), "/v1/plugins/no-such-plugin/health"]
+    command = [sys.executable, "-I", str(Path(__file__)), base_url, str(pid), *paths]
+    answers = HealthAnswers()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as prober:
+        try:
+            assert prober.stdout is not None
+            assert prober.stdout.readline() == b"begun\n"
+            yield answers
+        finally:
+            told, _ = prober.communicate(timeout=GIVE_UP * 2)
+            answers.__dict__.update(json.loads(told))
+
+
+def main(base_url: str, pid: int, paths: list[str]) -> None:
+    """Until the standard input ends."""
+    with contextlib.suppress(PermissionError):
+        os.nice(-10)
+    address = base_url.removeprefix("http://").rstrip("/")
+    statuses: dict[str, int] = {}
+    seen: list[tuple[float, float, str]] = []
+    connection = http.client.HTTPConnection(address, timeout=GIVE_UP)
+    sys.stdout.write("begun\n")
+    sys.stdout.flush()
+    while not select.select([sys.stdin], [], [], INTERVAL)[0]:
+        for path in paths:
+            waited, begun = waiting_for_processor(pid), time.perf_counter()
+            try:
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                answer.read()
+                status = str(answer.status)
+            except (OSError, http.client.HTTPException) as error:
+                status = type(error).__name__
+                connection.close()
+            took = time.perf_counter() - begun
+            statuses[status] = statuses.get(status, 0) + 1
+            seen.append((took, waiting_for_processor(pid) - waited, f"{path} {status} {time.time():.1f}"))
+    by_share = sorted(((took - idle) * 1000, took * 1000, what) for took, idle, what in seen)
+    by_time = sorted(took * 1000 for took, _, _ in seen)
+    told = {
+        "statuses": statuses,
+        "slowest": by_share[-1][0],
+        "slowest_seen": by_time[-1],
+        "p99_seen": by_time[int(len(by_time) * 0.99)],
+        "late": [{"ms": share, "seen_ms": took, "what": what} for share, took, what in by_share[-10:]],
+    }
+    sys.stdout.write(json.dumps(told))
+
+
+def waiting_for_processor(pid: int) -> float:
+    """Seconds so far in which this process, or the main thread of that one, could have run and did not."""
+    total = 0
+    for process in (str(pid), "self"):
+        with contextlib.suppress(OSError, IndexError):  # gone, or a kernel that does not say
+            total += int(Path(f"/proc/{process}/schedstat").read_text().split()[1])
+    return total / 1e9
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,38 @@
+"""The table of figures tells the truth: what was missed is seen, and nothing better hides what is worse."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.reliability import ReliabilityTable, lines
+
+pytest_plugins = ["pytester"]
+
+
+def test_a_missed_target_fails_its_test_and_stays_in_the_table() -> None:
+    """Also after a better trial of the same figure."""
+    table = ReliabilityTable()
+    with pytest.raises(AssertionError, match="19 of 20"):
+        table.count("verdicts", right=19, of=20)
+    table.count("verdicts", right=20, of=20)
+    assert (table.rows["verdicts"].got, table.rows["verdicts"].met) == ("39 of 40", False)
+    with pytest.raises(AssertionError, match="at most 100"):
+        table.at_most("slowest", 101.0, limit=100, unit="ms")
+    table.at_most("slowest", 3.0, limit=100, unit="ms")
+    assert [line for line, _ in lines(list(table.rows.values()))] == [
+        "verdicts  39 of 40  all  MISSED",
+        "slowest     101 ms  ≤ 100 ms  MISSED",
+    ]
+
+
+def test_a_session_ends_with_the_table(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    """Printed, and written where the option says."""
+    pytester.makepyfile("""
+        def test_x(reliability):
+            reliability.count("trials", right=2, of=2)
+            reliability.at_most("adoption", 1.5, unit="s")
+    """)
+    file = tmp_path / "figures.json"
+    result = pytester.runpytest_inprocess("-p", "support.reliability", "-p", "no:asyncio", f"--reliability-json={file}")
+    result.stdout.fnmatch_lines(["*= reliability =*", "trials * 2 of 2  all  met", "adoption * 1.5 s"])
+    assert [row["figure"] for row in json.loads(file.read_text())] == ["trials", "adoption"]
