@@ -11,8 +11,17 @@ from typing import Final
 from fastapi import FastAPI
 
 from orchestrator import deployment
-from orchestrator.api import gpus_router, health_router, own_health_router, plugins_router, problems, run_router
+from orchestrator.api import (
+    events_router,
+    gpus_router,
+    health_router,
+    own_health_router,
+    plugins_router,
+    problems,
+    run_router,
+)
 from orchestrator.api.context import ApiContext
+from orchestrator.api.event_feed import EventFeed
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.gpus import GpuHost
@@ -68,12 +77,14 @@ def create_app(
                 upload_min_rate=int(settings.upload_min_rate),
             )
             runner = ToolRunner(parts.registry, fleet.get, sandbox)
-            app.state.context = ApiContext(parts.registry, fleet, runner, upload_idle)
+            feed = EventFeed(parts.registry, most=settings.event_readers)
+            app.state.context = ApiContext(parts.registry, fleet, runner, upload_idle, feed)
             for missing in parts.loader.missing_directories():
                 _log.warning("the plugin folder %s is not there; set ORCHESTRATOR_PLUGINS_DIRS", missing)
             await fleet.open()
             try:
-                yield
+                with feed.running():
+                    yield
             finally:
                 await runner.drain()
                 await fleet.close(stop_plugins=stop_plugins)
@@ -88,7 +99,7 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for module in (health_router, gpus_router, plugins_router, run_router, own_health_router):
+    for module in (health_router, gpus_router, plugins_router, events_router, run_router, own_health_router):
         app.include_router(module.router)
     problems.install(app)
     return app

@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     """A caller that sends nothing for so long in the middle of its body is told 408."""
     upload_min_rate: Size = ByteSize(16 * 1024)
     """Bytes a second: a caller that is more than half a minute behind this in its body is told 408 too."""
+    event_readers: int = Field(128, ge=1)
+    """Readers that may follow the events at the same time; one more is told 429."""
     start_concurrency: int = Field(4, ge=1)
     """Containers that are started at the same time."""
     engine_timeout: Duration = timedelta(seconds=10)

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from orchestrator.api.event_feed import EventFeed
 from orchestrator.registry import PluginRegistry
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.tools.tool_runner import ToolRunner
@@ -19,6 +20,7 @@ class ApiContext:
     fleet: Fleet
     tool_runner: ToolRunner
     upload_idle: float
+    feed: EventFeed
 
 
 def api_context(connection: HTTPConnection) -> ApiContext:

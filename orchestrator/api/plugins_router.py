@@ -1,56 +1,22 @@
-"""A plugin's tools, operator commands, logs and events."""
+"""A plugin's tools, operator commands and logs."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
-from starlette.types import Send
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from orchestrator.api.context import ApiContext, Context
+from orchestrator.api.endless import EndlessResponse, stopping
 from orchestrator.api.problems import problem, unknown_plugin
 from orchestrator.errors import EngineError
 from orchestrator.health.health_model import PluginDetailResponse, detail_response
-from orchestrator.registry import LifecycleEvent
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
 
 Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait for the new instance to be ready or to fail.")]
 Tail = Annotated[int, Query(ge=1, le=10_000, description="Lines from the end.")]
-
-
-def stopping(app: FastAPI) -> asyncio.Event:
-    """Set by whoever serves `app` when it begins to stop: streams that have no end of their own then end at once."""
-    if not hasattr(app.state, "stopping"):
-        app.state.stopping = asyncio.Event()
-    event: asyncio.Event = app.state.stopping
-    return event
-
-
-class _Followed(StreamingResponse):
-    """Lines as they come, until there are no more or `over` is set."""
-
-    def __init__(self, lines: AsyncIterator[str], over: asyncio.Event) -> None:
-        super().__init__(lines, media_type="text/plain; charset=utf-8")
-        self._over = over
-
-    async def stream_response(self, send: Send) -> None:
-        stream = asyncio.create_task(super().stream_response(send))
-        over = asyncio.create_task(self._over.wait())
-        try:
-            await asyncio.wait((stream, over), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            over.cancel()
-            ended = stream.done()
-            stream.cancel()
-            await asyncio.wait((stream,))
-        if ended:
-            await stream
-        else:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @router.get("/tools")
@@ -101,32 +67,10 @@ async def logs(name: str, request: Request, context: Context, *, tail: Tail = 10
         return PlainTextResponse("".join(lines[-tail:]))
     try:
         if follow:
-            return _Followed(supervisor.follow_logs(tail=tail), stopping(request.app))
+            return EndlessResponse(supervisor.follow_logs(tail=tail), stopping(request.app))
         return PlainTextResponse(await supervisor.logs(tail=tail))
     except EngineError as error:
         return problem(503, f"The logs cannot be had: {error}.", error_type="LogsUnavailable", plugin=name)
-
-
-@router.get("/events")
-async def events(name: str, context: Context, after: int = 0) -> Any:
-    """The plugin's state changes, oldest first, with ids above `after`."""
-    if context.registry.get(name) is None:
-        return unknown_plugin(name)
-    return [event_fields(event) for event in context.registry.events(plugin=name, after=after)]
-
-
-def event_fields(event: LifecycleEvent) -> dict[str, Any]:
-    """The event as the API shows it."""
-    return {
-        "id": event.id,
-        "time": event.time.isoformat(),
-        "plugin": event.plugin,
-        "generation": event.generation,
-        "previous": event.previous,
-        "state": event.state,
-        "reason_code": event.reason_code,
-        "reason": event.reason,
-    }
 
 
 async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:

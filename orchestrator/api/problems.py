@@ -113,5 +113,5 @@ def install(app: FastAPI) -> None:
 
 
 def _invalid(item: Mapping[str, Any]) -> str:
-    *_, name = item["loc"]
+    name = next((part for part in reversed(item["loc"]) if isinstance(part, str)), "")
     return f"{name}: {item['msg']}, not {str(item.get('input'))[:80]!r}"

@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from orchestrator.api.plugins_router import stopping
+from orchestrator.api.endless import stopping
 from orchestrator.app import create_app, docker_engine, image_builder
 from orchestrator.cli.client import EXIT_USAGE, errors, fail
 from orchestrator.deployment import StateFolderError, claim

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any, Final
 
 from readerwriterlock import rwlock
@@ -61,7 +62,14 @@ class PluginRegistry:
     def events(self, *, plugin: str | None = None, after: int = 0) -> tuple[LifecycleEvent, ...]:
         """The kept events with an id above `after`, oldest first."""
         with self._reading():
-            return tuple(e for e in self._events.copy() if e.id > after and plugin in (None, e.plugin))
+            newest_first = reversed(self._events.copy())
+        later = [e for e in takewhile(lambda e: e.id > after, newest_first) if plugin in (None, e.plugin)]
+        return tuple(reversed(later))
+
+    @property
+    def last_event_id(self) -> int:
+        """The newest event's; 0 before the first."""
+        return self._event_count
 
     # Writing
 

@@ -20,6 +20,7 @@ import uvicorn
 import yaml
 from fastapi import FastAPI
 
+from orchestrator.api.endless import stopping
 from orchestrator.app import create_app
 from orchestrator.containers.memory_engine import MemoryEngine
 from orchestrator.containers.memory_program import Program, ProgramHandle
@@ -196,6 +197,7 @@ class House:
 
         async def stop() -> None:
             # As `server.shutdown`, which always sleeps for a while.
+            stopping(app).set()
             for accepting in server.servers:
                 accepting.close()
                 await accepting.wait_closed()

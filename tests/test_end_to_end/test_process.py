@@ -121,6 +121,24 @@ def test_a_reader_that_follows_a_log_does_not_keep_it_from_stopping(only_echo: P
         assert answers[0].json()["ok"] is True
 
 
+def test_a_reader_of_events_does_not_keep_it_from_stopping(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream ends as a stream should, at once."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{only_echo}/no-engine.sock")
+    accept = {"Accept": "text/event-stream"}
+    with live_orchestrator([only_echo], engine=False) as live:
+        live.wait_for("echo", "UNAVAILABLE")
+        with live.client.stream("GET", "/v1/events?after=0&include=health", headers=accept) as reader:
+            lines = reader.iter_lines()
+            while not next(lines).startswith("event: health"):
+                pass
+            begun = time.monotonic()
+            live.process.send_signal(signal.SIGTERM)
+            assert [line for line in lines if line.startswith("event:")] == []  # raises where it is broken off
+            assert time.monotonic() - begun < 1.5
+            assert live.process.wait(20) == 0
+        assert "ERROR" not in live.log.read_text()
+
+
 @pytest.mark.engine
 def test_what_a_killed_orchestrator_left_is_cleared_at_the_next_start(only_echo: Path) -> None:
     """After SIGKILL the container stays; the next start of the same deployment takes care of it, and only of it."""

@@ -1,0 +1,105 @@
+"""GET /v1/events and GET /v1/plugins/{name}/events: every state change, as a list or as a stream that goes on."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.api.context import ApiContext, Context
+from orchestrator.api.endless import EndlessResponse, stopping
+from orchestrator.api.event_feed import TooManyReadersError
+from orchestrator.api.event_frames import event_fields
+from orchestrator.api.problems import problem, unknown_plugin
+from orchestrator.api.run_router import wanted_stream
+from orchestrator.registry import LifecycleEvent
+
+router = APIRouter(tags=["events"])
+
+_PAGE: Final = 500
+"""Events that are read at once for a reader who resumes."""
+_WRITE_PATIENCE: Final = 30.0
+"""Seconds that a reader of the stream may take nothing."""
+_RETRY_AFTER: Final = 5
+_STREAM: Final = "text/event-stream"
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {_STREAM: {"schema": {"type": "string"}}}},
+    429: {"description": "Too many follow the events already"},
+}
+
+
+class EventQuery(BaseModel):
+    """Which events."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    after: int | None = Field(None, ge=0)
+    """Only events with a higher id. Without it a list ends with the newest event, and a stream begins with the next."""
+    limit: int = Field(100, ge=1, le=1000)
+    """The most events of a list."""
+    include: list[Literal["health"]] = []
+    """`health`: a stream also tells each plugin's health, at first and after changes."""
+
+
+Which = Annotated[EventQuery, Query()]
+LastEventId = Annotated[str | None, Header(description="Goes before `after`; a browser that comes back sends it.")]
+
+
+@router.get("/v1/events", responses=_RESPONSES)
+async def events(request: Request, context: Context, which: Which, last_event_id: LastEventId = None) -> Any:
+    """Every plugin's state changes, oldest first; with `Accept: text/event-stream` a stream that goes on."""
+    return _answer(request, context, which, last_event_id, plugin=None)
+
+
+@router.get(
+    "/v1/plugins/{name}/events", responses={**_RESPONSES, 404: {"description": "No such plugin"}}, tags=["plugins"]
+)
+async def plugin_events(
+    name: str, request: Request, context: Context, which: Which, last_event_id: LastEventId = None
+) -> Any:
+    """As /v1/events, of one plugin."""
+    if context.registry.get(name) is None:
+        return unknown_plugin(name)
+    return _answer(request, context, which, last_event_id, plugin=name)
+
+
+def _answer(
+    request: Request, context: ApiContext, which: EventQuery, last_event_id: str | None, *, plugin: str | None
+) -> Any:
+    if wanted_stream(",".join(request.headers.getlist("accept"))) != _STREAM:
+        found = _page(context, plugin, which.after, which.limit)
+        return [event_fields(event) for event in found]
+    resumed = last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id)
+    after = int(resumed[0]) if resumed else which.after
+    return _stream(request, context, plugin, after, health="health" in which.include)
+
+
+def _stream(request: Request, context: ApiContext, plugin: str | None, after: int | None, *, health: bool) -> Response:
+    try:
+        subscription = context.feed.subscribe(plugin=plugin, after=after, health=health)
+    except TooManyReadersError as error:
+        refusal = problem(429, str(error), error_type="TooManyReaders", plugin=plugin)
+        refusal.headers["Retry-After"] = str(_RETRY_AFTER)
+        return refusal
+    return EndlessResponse(
+        subscription.frames(_earlier(context, plugin, subscription.after)),
+        stopping(request.app),
+        media_type=_STREAM,
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        patience=_WRITE_PATIENCE,
+        on_end=subscription.close,
+    )
+
+
+async def _earlier(context: ApiContext, plugin: str | None, after: int) -> AsyncIterator[LifecycleEvent]:
+    while page := _page(context, plugin, after, _PAGE):
+        for event in page:
+            yield event
+        after = page[-1].id
+
+
+def _page(context: ApiContext, plugin: str | None, after: int | None, limit: int) -> tuple[LifecycleEvent, ...]:
+    """Oldest first: the next `limit` events after `after`, or the newest where that is not given."""
+    kept = context.registry.events(plugin=plugin, after=after or 0)
+    return kept[-limit:] if after is None else kept[:limit]

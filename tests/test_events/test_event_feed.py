@@ -1,0 +1,148 @@
+"""EventFeed and its subscriptions: nothing is lost or told twice, and a slow reader holds no memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from orchestrator.api.endless import EndlessResponse
+from orchestrator.api.event_feed import EventFeed, TooManyReadersError
+from orchestrator.api.event_subscription import Subscription
+from orchestrator.lifecycle import PluginLifecycleState
+from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
+
+ROUNDS = 100
+
+
+def registry_with(*names: str) -> PluginRegistry:
+    registry = PluginRegistry()
+    for name in names:
+        registry.register(PluginRecord(name, "1", "", PluginLifecycleState.LOADED, datetime.now(UTC)))
+    return registry
+
+
+async def nothing() -> AsyncIterator[LifecycleEvent]:
+    for event in ():
+        yield event
+
+
+async def kept(registry: PluginRegistry, after: int) -> AsyncIterator[LifecycleEvent]:
+    for event in registry.events(after=after):
+        yield event
+
+
+def ids(frames: list[bytes]) -> list[int]:
+    return [int(line[4:]) for frame in frames for line in frame.splitlines() if line.startswith(b"id: ")]
+
+
+async def read(subscription: Subscription, registry: PluginRegistry, until: int) -> list[int]:
+    """The ids that a reader is told, until it is told `until`."""
+    seen: list[int] = []
+    async with asyncio.timeout(10):
+        async for frame in subscription.frames(kept(registry, subscription.after)):
+            seen += ids([frame])
+            if seen and seen[-1] >= until:
+                break
+    return seen
+
+
+async def test_what_many_threads_write_is_told_once_and_in_order() -> None:
+    """To readers that were there and to one that resumes in the middle."""
+    names = [f"plugin-{number}" for number in range(8)]
+    registry = registry_with(*names)
+    feed = EventFeed(registry, most=10)
+    last = len(names) * (ROUNDS + 1)
+    with feed.running(), ThreadPoolExecutor(len(names)) as threads:
+        first = asyncio.create_task(read(feed.subscribe(plugin=None, after=0, health=False), registry, last))
+        writing = [threads.submit(lambda n=name: [registry.renew(n) for _ in range(ROUNDS)]) for name in names]
+        await asyncio.sleep(0.01)
+        second = asyncio.create_task(read(feed.subscribe(plugin=None, after=5, health=False), registry, last))
+        for work in writing:
+            await asyncio.wrap_future(work)
+        assert await first == list(range(1, last + 1))
+        assert await second == list(range(6, last + 1))
+
+
+async def test_a_slow_reader_is_cut_and_told_so() -> None:
+    """Its backlog is let go of at once; what it had read before is not taken back."""
+    registry = registry_with("reader")
+    feed = EventFeed(registry, most=1)
+    with feed.running():
+        subscription = feed.subscribe(plugin=None, after=None, health=True)
+        stream = subscription.frames(nothing())
+        await anext(stream)
+        for _ in range(1200):
+            registry.renew("reader")
+        await asyncio.sleep(0.01)
+        assert not subscription._events and not subscription._health
+        (last,) = [frame async for frame in stream]
+        assert last.startswith(b"event: cut\ndata: {")
+        assert b"Last-Event-ID" in last
+
+
+async def test_a_plugin_is_told_nothing_of_others_however_busy_they_are() -> None:
+    """So a reader of one plugin is not cut because of another."""
+    registry = registry_with("busy", "quiet")
+    feed = EventFeed(registry, most=1)
+    with feed.running():
+        subscription = feed.subscribe(plugin="quiet", after=None, health=False)
+        for _ in range(1200):
+            registry.renew("busy")
+        registry.renew("quiet")
+        assert await read(subscription, registry_with(), 1203) == [1203]
+
+
+async def test_places_are_bounded_and_come_back() -> None:
+    feed = EventFeed(registry_with(), most=1)
+    with feed.running():
+        subscription = feed.subscribe(plugin=None, after=None, health=True)
+        with pytest.raises(TooManyReadersError):
+            feed.subscribe(plugin=None, after=None, health=False)
+        subscription.close()
+        subscription.close()
+        feed.subscribe(plugin=None, after=None, health=False)
+    assert feed._health_task is None
+
+
+async def test_a_write_after_the_loop_ended_harms_nobody() -> None:
+    """The writer of an event never fails because of those who follow."""
+    registry = registry_with("reader")
+
+    def other_loop() -> Any:
+        async def follow() -> Any:
+            context = EventFeed(registry, most=1).running()
+            context.__enter__()
+            return context
+
+        return asyncio.run(follow())
+
+    left_open = await asyncio.to_thread(other_loop)
+    registry.renew("reader")
+    assert registry.last_event_id == 2
+    left_open.__exit__(None, None, None)
+
+
+async def test_a_reader_that_takes_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    """After its patience; the subscription's place is free then."""
+    ended: list[bool] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    response = EndlessResponse(endless(), asyncio.Event(), patience=0.05, on_end=lambda: ended.append(True))
+    async with asyncio.timeout(2):
+        await response({"type": "http"}, receive, send)
+    assert ended == [True]

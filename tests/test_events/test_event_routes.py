@@ -1,0 +1,216 @@
+"""GET /v1/events and GET /v1/plugins/{name}/events over HTTP: as a list, and as a stream."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from support.house import House, eventually
+from support.server_sent import following, take
+
+from orchestrator.api import event_subscription
+from orchestrator.api.endless import stopping
+from orchestrator.lifecycle import PluginLifecycleState as State
+
+LIFE = [(None, "LOADED"), ("LOADED", "LOADED"), ("LOADED", "INITIALIZED")]
+"""Registered, its first instance begun, ready."""
+
+
+async def opened(house: House, *names: str) -> httpx.AsyncClient:
+    for name in names:
+        house.add(name, tools={"read": lambda: "text"})
+    client = await house.open()
+    for name in names:
+        await house.until_state(name, "INITIALIZED")
+    return client
+
+
+async def listed(client: httpx.AsyncClient, path: str = "/v1/events", **query: Any) -> list[dict[str, Any]]:
+    answer = await client.get(path, params=query)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()
+    return found
+
+
+def readers(house: House) -> int:
+    assert house.app is not None
+    count: int = house.app.state.context.feed.readers
+    return count
+
+
+# As a list
+
+
+async def test_a_list_tells_every_step_oldest_first(house: House) -> None:
+    """Each with its time, generation, states and reason."""
+    client = await opened(house, "reader")
+    await client.post("/v1/plugins/reader/stop")
+    events = await listed(client)
+    assert [(e["previous"], e["state"]) for e in events] == [*LIFE, ("INITIALIZED", "UNAVAILABLE")]
+    assert [e["id"] for e in events] == [1, 2, 3, 4]
+    assert events[-1]["reason_code"] == "STOPPED" and events[-1]["reason"]
+    assert set(events[0]) == {
+        "id", "time", "plugin", "generation", "previous", "state", "reason_code", "reason",
+    }  # fmt: skip
+
+
+async def test_a_list_is_of_one_plugin_where_that_is_asked(house: House) -> None:
+    client = await opened(house, "reader", "writer")
+    assert {e["plugin"] for e in await listed(client)} == {"reader", "writer"}
+    of_one = await listed(client, "/v1/plugins/writer/events")
+    assert [(e["plugin"], e["previous"], e["state"]) for e in of_one] == [("writer", *step) for step in LIFE]
+
+
+async def test_a_list_goes_on_after_an_id_and_is_cut_at_its_limit(house: House) -> None:
+    """Without `after` its limit keeps the newest."""
+    client = await opened(house, "reader")
+    assert [e["id"] for e in await listed(client, after=1)] == [2, 3]
+    assert [e["id"] for e in await listed(client, after=0, limit=2)] == [1, 2]
+    assert [e["id"] for e in await listed(client, limit=2)] == [2, 3]
+    assert await listed(client, after=3) == []
+
+
+@pytest.mark.parametrize("query", ["after=-1", "limit=0", "limit=1001", "after=soon", "include=everything"])
+async def test_a_query_that_makes_no_sense_is_refused(house: House, query: str) -> None:
+    client = await house.open()
+    answer = await client.get(f"/v1/events?{query}")
+    assert answer.status_code == 422
+    assert query.split("=", maxsplit=1)[0] in answer.json()["error"]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_an_unknown_plugin_has_no_events(house: House, accept: str) -> None:
+    client = await house.open()
+    answer = await client.get("/v1/plugins/nobody/events", headers={"Accept": accept})
+    assert answer.status_code == 404
+    assert answer.json()["error_type"] == "UnknownPlugin"
+
+
+# As a stream
+
+
+async def test_a_stream_begins_with_the_next_event(house: House) -> None:
+    """And its frames hold what the list holds."""
+    client = await opened(house, "reader")
+    async with following(client) as frames:
+        await client.post("/v1/plugins/reader/restart", params={"wait": 5})
+        seen = await take(frames, 3)
+    assert {frame.kind for frame in seen} == {"lifecycle"}
+    assert [frame.data for frame in seen] == await listed(client, after=3)
+    assert [frame.id for frame in seen] == [frame.data["id"] for frame in seen] == [4, 5, 6]
+
+
+async def test_a_stream_of_one_plugin_tells_nothing_of_others(house: House) -> None:
+    client = await opened(house, "reader", "writer")
+    async with following(client, "/v1/plugins/writer/events") as frames:
+        await client.post("/v1/plugins/reader/stop")
+        await client.post("/v1/plugins/writer/stop")
+        (frame,) = await take(frames, 1)
+    assert (frame.data["plugin"], frame.data["state"]) == ("writer", "UNAVAILABLE")
+
+
+@pytest.mark.parametrize("resuming", [{"last_event_id": 1}, {"after": 1}, {"last_event_id": 1, "after": 0}])
+async def test_a_stream_resumes_where_it_was_left(house: House, resuming: dict[str, int]) -> None:
+    """Nothing twice, nothing left out, and on to what comes. A browser's Last-Event-ID is newer than its address."""
+    client = await opened(house, "reader")
+    async with following(client, **resuming) as frames:
+        before = await take(frames, 2)
+        await client.post("/v1/plugins/reader/stop")
+        (after,) = await take(frames, 1)
+    assert [frame.id for frame in (*before, after)] == [2, 3, 4]
+
+
+async def test_an_id_that_was_never_given_is_from_another_life(house: House) -> None:
+    """All that is kept is told."""
+    client = await opened(house, "reader")
+    async with following(client, last_event_id=7_000_000) as frames:
+        assert [frame.id for frame in await take(frames, 3)] == [1, 2, 3]
+
+
+async def test_a_silent_stream_has_heartbeats(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_subscription, "HEARTBEAT_SECONDS", 0.02)
+    client = await opened(house, "reader")
+    async with following(client) as frames:
+        assert {frame.kind for frame in await take(frames, 3)} == {"comment"}
+
+
+async def test_no_more_readers_than_may(tmp_path: Any) -> None:
+    """One too many is told 429 and when to come again; a place is free as soon as a reader leaves. Lists are free."""
+    async with House(tmp_path, event_readers=1) as house:
+        client = await opened(house, "reader")
+        async with following(client):
+            refused = await client.get("/v1/plugins/reader/events", headers={"Accept": "text/event-stream"})
+            assert (refused.status_code, refused.json()["error_type"]) == (429, "TooManyReaders")
+            assert int(refused.headers["Retry-After"]) > 0
+            assert "ORCHESTRATOR_EVENT_READERS" in refused.json()["error"]
+            assert len(await listed(client)) == 3
+        await eventually(lambda: readers(house) == 0, "the reader's place is free")
+        async with following(client, after=0) as frames:
+            assert len(await take(frames, 3)) == 3
+
+
+async def test_a_stream_ends_when_the_orchestrator_stops(house: House) -> None:
+    """As a stream should: it is not broken off."""
+    client = await opened(house, "reader")
+    async with following(client, include="health") as frames:
+        await take(frames, 1)
+        assert house.app is not None
+        stopping(house.app).set()
+        async with asyncio.timeout(2):
+            assert [frame async for frame in frames] == []
+
+
+# Health
+
+
+async def test_health_comes_first_and_after_changes(house: House) -> None:
+    """Every plugin's at the beginning, as the health route shows it; then of those that changed."""
+    client = await opened(house, "reader", "writer")
+    async with following(client, include="health") as frames:
+        first = await take(frames, 2)
+        assert [(f.kind, f.id, f.data["name"], f.data["state"]) for f in first] == [
+            ("health", None, "reader", "INITIALIZED"),
+            ("health", None, "writer", "INITIALIZED"),
+        ]
+        assert set(first[0].data) == set((await client.get("/v1/plugins")).json()[0])
+        await house.run("writer", "read")
+        changed = await take(frames, 2)
+    assert [f.kind for f in changed] == ["lifecycle", "health"]
+    assert (changed[1].data["name"], changed[1].data["state"]) == ("writer", "RUNNING")
+    assert changed[1].data["success_count"] == 1
+
+
+async def test_health_is_told_at_most_once_a_second(house: House) -> None:
+    """And what it says last is how things are."""
+    client = await opened(house, "reader")
+    loop = asyncio.get_running_loop()
+    async with following(client, "/v1/plugins/reader/events", include="health") as frames:
+        begun = loop.time()
+        (first,) = await take(frames, 1)
+
+        async def work() -> None:
+            while loop.time() - begun < 1.6:
+                await house.run("reader", "read")
+
+        working = asyncio.create_task(work())
+        told = [first]
+        while loop.time() - begun < 1.9:
+            told += [frame for frame in await take(frames, 1) if frame.kind == "health"]
+            if told[-1] is not first and len(told) == 2:
+                assert loop.time() - begun > 0.9
+                await working
+        await working
+    assert len(told) == 3
+    assert told[-1].data["success_count"] == house.registry.list()[0].success_count
+
+
+async def test_a_reader_without_health_is_told_none(house: House) -> None:
+    client = await opened(house, "reader")
+    async with following(client) as plain, following(client, include="health") as full:
+        await client.post("/v1/plugins/reader/stop")
+        assert {frame.kind for frame in await take(full, 3)} == {"health", "lifecycle"}
+        (frame,) = await take(plain, 1)
+        assert frame.kind == "lifecycle" and frame.data["state"] == State.UNAVAILABLE
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await take(plain, 1)
