@@ -27,6 +27,15 @@ _FAILURES = (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueErr
 
 
 @dataclass(frozen=True, slots=True)
+class RunInContainer:
+    """A run that executes now, for `seconds` so far."""
+
+    run_id: str
+    tool: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeStatus:
     """The protocol's status object, as far as the orchestrator uses it; whatever is not as agreed reads as not told."""
 
@@ -41,6 +50,11 @@ class RuntimeStatus:
     oom_kills: int
     memory: Mapping[str, int | None]
     cpu_seconds: float | None
+    ready_seconds: float | None
+    """Since its tools can be called."""
+    runs_begun: int
+    runs: tuple[RunInContainer, ...]
+    """Those that execute now, also those whose caller is gone."""
 
     @classmethod
     def parse(cls, line: bytes) -> "RuntimeStatus":
@@ -60,7 +74,10 @@ class RuntimeStatus:
             worker_signal=_signal_name(worker.get("signal")),
             oom_kills=_integer(memory.get("oom_kills")) or 0,
             memory={name: _integer(memory.get(name)) for name in _MEMORY},
-            cpu_seconds=content.get("cpu_seconds") if isinstance(content.get("cpu_seconds"), int | float) else None,
+            cpu_seconds=_number(content.get("cpu_seconds")),
+            ready_seconds=_number(content.get("ready_seconds")),
+            runs_begun=_integer(content.get("runs_begun")) or 0,
+            runs=tuple(run for item in _mappings(content.get("runs")) if (run := _run(item)) is not None),
         )
 
 
@@ -204,6 +221,15 @@ def _text(value: Any) -> str | None:
 
 def _integer(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _run(item: Mapping[str, Any]) -> RunInContainer | None:
+    run_id, tool = _text(item.get("run_id")), _text(item.get("tool"))
+    return None if run_id is None or tool is None else RunInContainer(run_id, tool, _number(item.get("seconds")) or 0.0)
 
 
 def _signal_name(value: Any) -> str | None:

@@ -6,6 +6,8 @@ import threading
 
 from plugin_runtime import Progress, tool
 from plugin_runtime.environment import read_environment
+from plugin_runtime.run_board import RunBoard
+from plugin_runtime.runs import RunBook
 from plugin_runtime.service import ToolService
 from plugin_runtime.toolset import collect_tools
 from plugin_runtime.worker import KillCount
@@ -43,7 +45,9 @@ class Plugin:
 
 
 def ask(name, kills):
-    service = ToolService(read_environment({"PLUGIN_ENTRYPOINT": "a:B"}), collect_tools(Plugin()), lambda: kills)
+    service = ToolService(
+        read_environment({"PLUGIN_ENTRYPOINT": "a:B"}), collect_tools(Plugin()), RunBook(RunBoard()), lambda: kills
+    )
     near, far = socket.socketpair()
     thread = threading.Thread(target=service.serve, args=(far,))
     thread.start()

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 from plugin_runtime.cgroup import MemoryReading
+from plugin_runtime.run_board import RunBoard
 from plugin_runtime.status import Status
 
 READY = {"phase": "ready", "tools": [{"name": "t"}]}
@@ -52,7 +53,15 @@ def test_news_are_changes_only():
 def test_every_member_of_the_protocol_is_there():
     status = Status(7)
     status.tell(FAILED)
-    document = status.document(MemoryReading(1, 2, None), 0.5, 1.23456)
+    board = RunBoard()
+    board.end(board.begin("a", "read"))
+    board.begin("b", "read")
+    document = status.document(
+        MemoryReading(1, 2, None), 0.5, uptime_seconds=1.23456, ready_seconds=0.56789, board=board
+    )
+    (run,) = document.pop("runs")
+    assert run.pop("seconds") >= 0
+    assert run == {"run_id": "b", "tool": "read"}
     assert document == {
         "protocol": 1,
         "phase": "failed",
@@ -65,4 +74,6 @@ def test_every_member_of_the_protocol_is_there():
         "memory": {"oom_kills": None, "usage_bytes": 1, "peak_bytes": 2, "limit_bytes": None},
         "cpu_seconds": 0.5,
         "uptime_seconds": 1.235,
+        "ready_seconds": 0.568,
+        "runs_begun": 2,
     }

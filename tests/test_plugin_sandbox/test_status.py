@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.sandbox.channel import RuntimeStatus
+from orchestrator.sandbox.channel import RunInContainer, RuntimeStatus
 
-FIELDS = ["phase", "reason_code", "reason", "traceback", "checks", "tools", "worker", "memory", "cpu_seconds"]
+FIELDS = [
+    "phase", "reason_code", "reason", "traceback", "checks", "tools", "worker", "memory", "cpu_seconds",
+    "ready_seconds", "runs_begun", "runs",
+]  # fmt: skip
 
 
 def parse(**status: Any) -> RuntimeStatus:
@@ -37,6 +40,17 @@ def test_what_is_told_is_taken() -> None:
     assert (status.phase, status.worker_exit_code, status.oom_kills, status.cpu_seconds) == ("exited", 3, 2, 0.5)
     assert (status.memory["usage_bytes"], status.memory["peak_bytes"]) == (5, 6)
     assert status.tools[0]["name"] == "read"
+
+
+def test_the_runs_in_a_container_are_taken() -> None:
+    """How long it is ready, and what executes; what is no run is left out."""
+    status = parse(
+        ready_seconds=7,
+        runs_begun=3,
+        runs=[{"run_id": "a", "tool": "read", "seconds": 1.5}, {"run_id": 7, "tool": "read"}, "b"],
+    )
+    assert (status.ready_seconds, status.runs_begun) == (7, 3)
+    assert status.runs == (RunInContainer("a", "read", 1.5),)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +95,4 @@ def test_no_value_of_any_field_makes_it_fail(status: dict[str, Any]) -> None:
     assert isinstance(parsed.reason, str | None)
     assert all(isinstance(value, int | None) for value in parsed.memory.values())
     assert all(isinstance(tool["name"], str) for tool in parsed.tools)
+    assert all(isinstance(run.run_id, str) and isinstance(run.seconds, int | float) for run in parsed.runs)

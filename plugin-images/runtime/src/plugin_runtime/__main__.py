@@ -18,6 +18,7 @@ from plugin_runtime import process
 from plugin_runtime.cgroup import Cgroup
 from plugin_runtime.environment import Environment, EnvironmentProblem, read_environment
 from plugin_runtime.process import DUMP_SIGNAL
+from plugin_runtime.run_board import RunBoard
 from plugin_runtime.sockets import notify_ready
 from plugin_runtime.supervisor import Supervisor, Worker
 
@@ -36,12 +37,13 @@ def main() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # PID 1 would lose it until its handler stands
     process.adopt_orphans()
     cgroup = Cgroup()  # before the fork: both processes count from the same moment
-    supervisor = Supervisor(environment, start_worker(environment, cgroup), cgroup)
+    board = RunBoard()
+    supervisor = Supervisor(environment, start_worker(environment, cgroup, board), cgroup, board)
     notify_ready(environment.notify_socket)
     return supervisor.run()
 
 
-def start_worker(environment: Environment, cgroup: Cgroup) -> Worker:
+def start_worker(environment: Environment, cgroup: Cgroup, board: RunBoard) -> Worker:
     """Fork. The child never returns from here."""
     signal.signal(DUMP_SIGNAL, signal.SIG_IGN)  # until the worker can answer it, and so that it never kills
     heard, told = socket.socketpair()
@@ -52,13 +54,15 @@ def start_worker(environment: Environment, cgroup: Cgroup) -> Worker:
     if pid == 0:
         heard.close()
         os.close(stacks_read)
-        run_worker(environment, cgroup, parent, told, stacks_write)
+        run_worker(environment, cgroup, board, parent, told=told, stacks=stacks_write)
     told.close()
     os.close(stacks_write)
     return Worker(pid, heard, stacks_read)
 
 
-def run_worker(environment: Environment, cgroup: Cgroup, parent: int, told: socket.socket, stacks: int) -> NoReturn:
+def run_worker(
+    environment: Environment, cgroup: Cgroup, board: RunBoard, parent: int, *, told: socket.socket, stacks: int
+) -> NoReturn:
     """The child's whole life; it comes back only where the plugin could not start.
 
     What plugin code leaves behind, threads and exit handlers, cannot keep it from ending.
@@ -70,7 +74,7 @@ def run_worker(environment: Environment, cgroup: Cgroup, parent: int, told: sock
         process.go_first_when_memory_is_short()
         from plugin_runtime import worker  # noqa: PLC0415 - the supervisor must not load it
 
-        worker.run(environment, cgroup, told, stacks)
+        worker.run(environment, cgroup, board, told, stacks)
     except BaseException:  # noqa: BLE001 - a forked child must not run on into its parent's code
         sys.excepthook(*sys.exc_info())
     finally:

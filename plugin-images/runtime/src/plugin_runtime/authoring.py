@@ -40,7 +40,8 @@ def tool(method: F) -> F:
 
     The input schema comes from its type hints, the description from the first paragraph of its docstring. It may be a
     plain method, `async`, a generator or an async generator. What a generator yields is streamed to the caller: a
-    `Progress` as progress, anything else as an item; what it returns at its end is dropped.
+    `Progress` as progress, anything else as an item; what it returns at its end is dropped. A run can be cancelled:
+    see `plugin_runtime.cancelled`.
     """
     setattr(method, TOOL_MARK, True)
     return method

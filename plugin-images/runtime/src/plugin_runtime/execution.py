@@ -7,6 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plugin_runtime import cancellation
 from plugin_runtime.async_loop import run_in_loop
 from plugin_runtime.authoring import InvalidInput
 from plugin_runtime.failures import message_of
@@ -15,6 +16,8 @@ from plugin_runtime.tracebacks import plugin_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from plugin_runtime.cancellation import Cancellation
 
 EX_SOFTWARE = 70
 
@@ -44,7 +47,7 @@ class Stopwatch:
         try:
             value = step(**arguments)
             if inspect.iscoroutine(value):
-                value = _finish(value)
+                value = _finish(value, cancellation.current.get())
             outcome = value if isinstance(value, Outcome) else Outcome(value)
         except BaseException as error:  # noqa: BLE001 - plugin code
             outcome = Outcome(error=error)
@@ -63,7 +66,7 @@ class Steps:
     def next(self) -> Any:
         """Raises StopIteration or StopAsyncIteration at its end, else what it raises."""
         if self._is_async:
-            return _finish(self._generator.__anext__())
+            return _finish(self._generator.__anext__(), cancellation.current.get())
         return next(self._generator)
 
     def close(self) -> Outcome:
@@ -82,18 +85,22 @@ def refusal_of(error: BaseException) -> Refusal:
     return Refusal("exception", message_of(error), name, plugin_traceback(error))
 
 
-def _finish(awaitable: Any) -> Outcome:
+def _finish(awaitable: Any, cancelled_by: Cancellation | None = None) -> Outcome:
     """Wait for it on the loop; what it raises comes back as a value, because the loop dies of SystemExit."""
-    outcome: Outcome = run_in_loop(_guard(awaitable))
+    outcome: Outcome = run_in_loop(_guard(awaitable, cancelled_by))
     return outcome
 
 
-async def _guard(awaitable: Any) -> Outcome:
+async def _guard(awaitable: Any, cancelled_by: Cancellation | None) -> Outcome:
     pid = os.getpid()
     try:
+        if cancelled_by is not None:
+            cancelled_by.attach()
         outcome = Outcome(await awaitable)
     except BaseException as error:  # noqa: BLE001 - plugin code
         outcome = Outcome(error=error)
+    if cancelled_by is not None:
+        cancelled_by.detach()
     _leave_if_forked(pid)
     return outcome
 

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 MAX_HEAD = 64 * 1024
 REASONS = {
     200: "OK",
+    202: "Accepted",
     400: "Bad Request",
     404: "Not Found",
+    409: "Conflict",
+    410: "Gone",
     413: "Content Too Large",
     415: "Unsupported Media Type",
     422: "Unprocessable Content",

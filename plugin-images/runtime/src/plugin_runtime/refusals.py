@@ -13,6 +13,9 @@ Kind = Literal[
     "invalid_input",
     "exception",
     "invalid_output",
+    "unknown_run",
+    "cancelled",
+    "not_kept",
 ]
 STATUS: dict[Kind, int] = {
     "bad_request": 400,
@@ -23,6 +26,9 @@ STATUS: dict[Kind, int] = {
     "invalid_input": 422,
     "exception": 500,
     "invalid_output": 500,
+    "unknown_run": 404,
+    "cancelled": 409,
+    "not_kept": 410,
 }
 
 
@@ -57,4 +63,7 @@ _TYPE_NAMES: dict[Kind, str] = {
     "invalid_input": "InvalidInput",
     "exception": "Exception",
     "invalid_output": "InvalidOutput",
+    "unknown_run": "UnknownRun",
+    "cancelled": "Cancelled",
+    "not_kept": "NotKept",
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plugin_runtime.cgroup import MemoryReading
+    from plugin_runtime.run_board import RunBoard
 
 PROTOCOL = 1
 STARTING, READY, FAILED, EXITED = "starting", "ready", "failed", "exited"
@@ -51,7 +52,15 @@ class Status:
         self.oom_kills = oom_kills
         return changed
 
-    def document(self, memory: MemoryReading, cpu_seconds: float | None, uptime_seconds: float) -> dict[str, Any]:
+    def document(
+        self,
+        memory: MemoryReading,
+        cpu_seconds: float | None,
+        *,
+        uptime_seconds: float,
+        ready_seconds: float | None,
+        board: RunBoard,
+    ) -> dict[str, Any]:
         """The status object."""
         return {
             "protocol": PROTOCOL,
@@ -65,4 +74,7 @@ class Status:
             "memory": {"oom_kills": self.oom_kills, **memory._asdict()},
             "cpu_seconds": cpu_seconds,
             "uptime_seconds": round(uptime_seconds, 3),
+            "ready_seconds": None if ready_seconds is None else round(ready_seconds, 3),
+            "runs_begun": board.begun,
+            "runs": [] if self.left else board.executing(),
         }

@@ -19,13 +19,14 @@ from plugin_runtime.control import ControlConnection
 from plugin_runtime.diagnosis import StackDump
 from plugin_runtime.process import kill_the_rest
 from plugin_runtime.sockets import listen
-from plugin_runtime.status import Status
+from plugin_runtime.status import READY, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from plugin_runtime.cgroup import Cgroup
     from plugin_runtime.environment import Environment
+    from plugin_runtime.run_board import RunBoard
 
 KILL_CHECK_SECONDS = 1.0
 DUMP_CHECK_SECONDS = 0.01
@@ -43,12 +44,14 @@ class Worker(NamedTuple):
 class Supervisor:
     """`run` returns when the worker has left after a SIGTERM."""
 
-    def __init__(self, environment: Environment, worker: Worker, cgroup: Cgroup) -> None:
+    def __init__(self, environment: Environment, worker: Worker, cgroup: Cgroup, board: RunBoard) -> None:
         self._worker = worker
         self._status = Status(worker.pid)
         self._cgroup = cgroup
         self._status.count_kills(self._cgroup.oom_kills())
+        self._board = board
         self._since = time.monotonic()
+        self._ready_since: float | None = None
         self._selector = selectors.DefaultSelector()
         self._watchers: list[ControlConnection] = []
         self._asking: list[ControlConnection] = []
@@ -141,6 +144,8 @@ class Supervisor:
         *lines, rest = bytes(self._told).split(b"\n")
         self._told = bytearray(rest)
         changed = [self._status.tell(message(line)) for line in lines]
+        if self._ready_since is None and self._status.phase == READY:
+            self._ready_since = time.monotonic()
         if any(changed):
             self._publish()
         if lines:
@@ -200,8 +205,14 @@ class Supervisor:
                 connection.reply(404, {"error": "there are GET /status, GET /watch and POST /diagnose"})
 
     def _document(self) -> dict[str, Any]:
-        uptime = time.monotonic() - self._since
-        return self._status.document(self._cgroup.memory(), self._cgroup.cpu_seconds(), uptime)
+        now = time.monotonic()
+        return self._status.document(
+            self._cgroup.memory(),
+            self._cgroup.cpu_seconds(),
+            uptime_seconds=now - self._since,
+            ready_seconds=None if self._ready_since is None else now - self._ready_since,
+            board=self._board,
+        )
 
     def _publish(self) -> None:
         document = self._document()

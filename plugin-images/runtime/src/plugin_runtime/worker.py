@@ -14,6 +14,7 @@ import msgspec
 
 from plugin_runtime.cgroup import Cgroup
 from plugin_runtime.process import DUMP_SIGNAL
+from plugin_runtime.runs import RunBook
 from plugin_runtime.service import ToolService, log
 from plugin_runtime.sockets import listen
 from plugin_runtime.startup import StartFailure, start_plugin
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from plugin_runtime.cgroup import Cgroup
     from plugin_runtime.checks import Check
     from plugin_runtime.environment import Environment
+    from plugin_runtime.run_board import RunBoard
 
 PAUSE_SECONDS = 0.1
 
@@ -67,7 +69,7 @@ class KillCount:
         return kills
 
 
-def run(environment: Environment, cgroup: Cgroup, told: socket.socket, stacks: int) -> None:
+def run(environment: Environment, cgroup: Cgroup, board: RunBoard, told: socket.socket, stacks: int) -> None:
     """Start the plugin and serve its tools for ever. Returns where it could not start."""
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
@@ -88,7 +90,7 @@ def run(environment: Environment, cgroup: Cgroup, told: socket.socket, stacks: i
         )
         return
     kills = KillCount(cgroup, on_change=lambda: link.tell(killed=True))
-    service = ToolService(environment, tools, kills.now)
+    service = ToolService(environment, tools, RunBook(board), kills.now)
     listener = listen(environment.tools_socket)
     link.tell(phase=READY, tools=[tool.document() for tool in tools.values()])
     accept_for_ever(listener, service)
