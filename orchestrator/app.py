@@ -11,6 +11,9 @@ from typing import Final
 from fastapi import FastAPI
 
 from orchestrator import deployment
+from orchestrator.access.configured import key_store
+from orchestrator.access.decision import Gate
+from orchestrator.access.hosts import HostRule, is_loopback
 from orchestrator.api import (
     events_router,
     gpus_router,
@@ -20,6 +23,7 @@ from orchestrator.api import (
     problems,
     run_router,
 )
+from orchestrator.api.access_guard import AccessGuard
 from orchestrator.api.context import ApiContext
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.containers.docker_engine import DockerEngine
@@ -61,6 +65,7 @@ def create_app(
     """The orchestrator as an ASGI application. `engine` is Docker and `gpu_host` this host unless others are given.
 
     `stop_plugins`: on shutdown the plugins' containers are taken down too, instead of being left for the next start.
+    Raises `KeyFileError` where the API keys cannot be read.
     """
 
     @asynccontextmanager
@@ -102,6 +107,10 @@ def create_app(
     for module in (health_router, gpus_router, plugins_router, events_router, run_router, own_health_router):
         app.include_router(module.router)
     problems.install(app)
+    store = key_store(settings)
+    store.load()
+    gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
+    app.add_middleware(AccessGuard, store=store, gate=gate)
     return app
 
 

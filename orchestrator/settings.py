@@ -54,6 +54,10 @@ def _paths(value: Any) -> Any:
     return [part for part in value.split(":") if part] if isinstance(value, str) else value
 
 
+def _names(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 def _runtime_path() -> Path:
     with warnings.catch_warnings():  # without XDG_RUNTIME_DIR it is a folder under /tmp, which is what we want then
         warnings.simplefilter("ignore")
@@ -75,6 +79,13 @@ class Settings(BaseSettings):
     """History, keys, build logs. /var/lib/plugin-orchestrator for root, else under the user's home."""
     run_dir: Path = Field(default_factory=_runtime_path)
     """Sockets. Keep it short: a socket's path has at most 107 bytes. /run/plugin-orchestrator for root."""
+
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
+    """Names, separated by commas, that it may be called by while no API key is configured; loopback always may."""
+    operator_key_file: Path | None = None
+    """A file with an API key of the role operator, such as a secret of compose; counts beside those of `keys add`."""
+    viewer_key_file: Path | None = None
+    """The same of the role viewer."""
 
     default_timeout: Duration = timedelta(seconds=60)
     default_memory: Size = ByteSize(1024**3)

@@ -22,11 +22,17 @@ def address() -> str:
     return os.environ.get("ORCHESTRATOR_URL", f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}")
 
 
+def credentials() -> dict[str, str]:
+    """The headers that say who calls: the key in ORCHESTRATOR_API_KEY, where there is one."""
+    key = os.environ.get("ORCHESTRATOR_API_KEY", "").strip()
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 def request(method: str, path: str, **options: Any) -> httpx.Response:
     """One request; leaves the program with a sentence where nobody answers."""
     timeout = httpx.Timeout(10, read=options.pop("read_timeout", 30))
     try:
-        with httpx.Client(base_url=address(), timeout=timeout, trust_env=False) as client:
+        with httpx.Client(base_url=address(), headers=credentials(), timeout=timeout, trust_env=False) as client:
             return client.request(method, path, **options)
     except httpx.HTTPError as error:
         unreachable(error)
@@ -82,7 +88,9 @@ def stream_lines(path: str, params: dict[str, str]) -> None:
     """Print a text stream line by line until it ends or the user interrupts."""
     try:
         with (
-            httpx.Client(base_url=address(), timeout=httpx.Timeout(10, read=None), trust_env=False) as http,
+            httpx.Client(
+                base_url=address(), headers=credentials(), timeout=httpx.Timeout(10, read=None), trust_env=False
+            ) as http,
             http.stream("GET", path, params=params) as response,
         ):
             if response.is_error:

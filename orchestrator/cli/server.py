@@ -12,6 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
+from orchestrator.access.configured import key_store
+from orchestrator.access.hosts import is_loopback
+from orchestrator.access.key_store import KeyFileError
 from orchestrator.api.endless import stopping
 from orchestrator.app import create_app, docker_engine, image_builder
 from orchestrator.cli.client import EXIT_USAGE, errors, fail
@@ -47,12 +50,27 @@ def serve(
         claim(settings).lock.release()  # so that a second orchestrator is told in one line, before the server starts
     except StateFolderError as error:
         fail(str(error))
+    _demand_keys(settings)
     sockets = _bound(settings)
     app = create_app(settings, stop_plugins=stop_plugins)
     config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", server_header=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises it again once all is done; a clean stop is exit code 0
     _Server(config, app).run(sockets)
+
+
+def _demand_keys(settings: Settings) -> None:
+    """Leaves the program where it would listen beyond loopback and ask nobody for a key."""
+    try:
+        ring = key_store(settings).load()
+    except KeyFileError as error:
+        fail(str(error))
+    if not ring and not is_loopback(settings.host):
+        fail(
+            f"ORCHESTRATOR_HOST is {settings.host!r}, which others can reach, and there is no API key: whoever calls "
+            "could run and stop every plugin. Add a key first with `orchestrator keys add NAME --role operator` (or "
+            "set ORCHESTRATOR_OPERATOR_KEY_FILE), or listen on 127.0.0.1 only."
+        )
 
 
 def _bound(settings: Settings) -> list[socket.socket]:

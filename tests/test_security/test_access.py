@@ -1,0 +1,300 @@
+"""Who may call: with keys, without keys, and from a page in the operator's browser."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.house import House
+
+from orchestrator.access.hosts import HostRule, is_loopback
+from orchestrator.access.key_store import KeyStore
+from orchestrator.access.keys import Role
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
+READS = [
+    "/v1/plugins", "/v1/plugins/reader/health", "/v1/plugins/reader/tools", "/v1/plugins/reader/logs",
+    "/v1/plugins/reader/events", "/v1/gpus", "/docs", "/openapi.json", "/v1/nothing",
+]  # fmt: skip
+CHANGES = [f"/v1/plugins/reader/{action}" for action in ("restart", "start", "stop", "tools/read/run")]
+
+
+async def house_with_keys(house: House) -> tuple[httpx.AsyncClient, str, str]:
+    """A client without a key, a viewer's key, an operator's."""
+    house.add("reader", tools={"read": lambda: 1})
+    store = KeyStore(house.settings.state_dir)
+    viewer, operator = store.add("eyes", Role.VIEWER), store.add("hands", Role.OPERATOR)
+    client = await house.open()
+    async with httpx.AsyncClient(base_url=client.base_url, headers=bearer(viewer), trust_env=False) as known:
+        while (await known.get("/v1/plugins/reader/health")).json()["state"] == "LOADED":
+            pass
+    return client, viewer, operator
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def test_without_a_key_nothing_is_told_and_nothing_done(house: House) -> None:
+    """401 in the envelope on every route, known or not; nothing of what is there shows."""
+    client, _, _ = await house_with_keys(house)
+    for method, path in [("GET", path) for path in READS] + [("POST", path) for path in CHANGES]:
+        answer = await client.request(method, path)
+        assert answer.status_code == 401, path
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.json()["ok"] is False and "ORCHESTRATOR_API_KEY" in answer.json()["error"]
+        assert "reader" not in answer.text
+
+
+async def test_what_holds_no_data_is_open(house: House) -> None:
+    """Probes need no key."""
+    client, _, _ = await house_with_keys(house)
+    assert (await client.get("/healthz")).status_code == 200
+    assert (await client.get("/readyz")).status_code == 200
+    assert (await client.get("/")).status_code != 401
+    assert (await client.get("/assets/x.js")).status_code != 401
+    assert (await client.get("/assets/../v1/plugins")).status_code in (401, 404)
+    assert (await client.get("/healthz/../v1/plugins")).status_code == 401
+
+
+async def test_a_viewer_reads_and_changes_nothing(house: House) -> None:
+    """403 for everything that is not GET or HEAD, and nothing has happened."""
+    client, viewer, _ = await house_with_keys(house)
+    before = (await client.get("/v1/plugins/reader/health", headers=bearer(viewer))).json()
+    for path in CHANGES:
+        answer = await client.post(path, headers=bearer(viewer), json={})
+        assert (answer.status_code, answer.json()["error_type"]) == (403, "RoleTooSmall")
+        assert "eyes" in answer.json()["error"] and "operator" in answer.json()["error"]
+    for method in ("DELETE", "PUT", "PATCH", "OPTIONS", "TRACE", "BREW"):
+        assert (await client.request(method, "/v1/plugins", headers=bearer(viewer))).status_code in (400, 403)
+    after = (await client.get("/v1/plugins/reader/health", headers=bearer(viewer))).json()
+    assert (after["generation"], after["success_count"]) == (before["generation"], 0)
+
+
+async def test_an_operator_does_everything(house: House) -> None:
+    """With any spelling of the scheme."""
+    client, _, operator = await house_with_keys(house)
+    for scheme in ("Bearer", "bearer", "BEARER "):
+        headers = {"Authorization": f"{scheme} {operator}"}
+        answer = await client.post("/v1/plugins/reader/tools/read/run", json={}, headers=headers)
+        assert answer.json()["result"] == 1
+    assert (await client.post("/v1/plugins/reader/stop", headers=bearer(operator))).status_code == 200
+
+
+WRONG = ["Bearer", "Basic po_x", "po_x", "Bearer " + "x" * 7000, "Bearer \xff\xfe", "Bearer null", ""]
+
+
+@pytest.mark.parametrize("header", WRONG, ids=range(len(WRONG)))
+async def test_what_is_no_key_is_401(house: House, header: str) -> None:
+    """Never an error of ours."""
+    client, _, _ = await house_with_keys(house)
+    answer = await client.get("/v1/plugins", headers={"Authorization": header.encode("latin-1")})
+    assert answer.status_code == 401
+
+
+async def test_an_expired_key_is_told_so(house: House) -> None:
+    """By name; it opens nothing."""
+    key = KeyStore(house.settings.state_dir).add("old", Role.OPERATOR, datetime.now(UTC) - timedelta(seconds=1))
+    client = await house.open()
+    answer = await client.get("/v1/plugins", headers=bearer(key))
+    assert answer.status_code == 401
+    assert "'old' has expired" in answer.json()["error"]
+
+
+async def test_wrong_keys_are_limited_and_the_right_one_still_passes(house: House) -> None:
+    """429 with the seconds to wait; who shares the address is not shut out."""
+    client, viewer, _ = await house_with_keys(house)
+    statuses = [(await client.get("/v1/plugins", headers=bearer("wrong" * 9))).status_code for _ in range(11)]
+    limited = await client.get("/v1/plugins", headers=bearer("wrong" * 9))
+    assert statuses == [401] * 10 + [429]
+    assert limited.status_code == 429 and 0 < int(limited.headers["Retry-After"]) <= 60
+    assert (await client.get("/v1/plugins", headers=bearer(viewer))).status_code == 200
+
+
+async def test_a_key_added_while_it_runs_closes_the_door(house: House) -> None:
+    """Within a second; removing it opens loopback again."""
+    client = await house.open()
+    assert (await client.get("/v1/plugins")).status_code == 200
+    store = KeyStore(house.settings.state_dir)
+    store.add("first", Role.VIEWER)
+    await becomes(client, 401)
+    store.remove("first")
+    await becomes(client, 200)
+
+
+async def becomes(client: httpx.AsyncClient, status: int) -> None:
+    for _ in range(300):
+        if (await client.get("/v1/plugins")).status_code == status:
+            return
+    raise AssertionError(f"it never became {status}")
+
+
+async def test_a_refused_upload_is_not_read(house: House) -> None:
+    """The connection is closed after the answer."""
+    client, _, _ = await house_with_keys(house)
+    answer = await client.post(CHANGES[-1], content=b"x" * 10_000)
+    assert answer.status_code == 401
+    assert answer.headers["Connection"] == "close"
+
+
+FOREIGN: list[tuple[str, Mapping[str, str]]] = [
+    ("ForeignHost", {"Host": "evil.example"}),
+    ("ForeignHost", {"Host": "evil.example:8000"}),
+    ("ForeignHost", {"Host": "127.0.0.1.evil.example"}),
+    ("ForeignHost", {"Host": "localhost.evil.example"}),
+    ("ForeignHost", {"Host": "localhost@evil.example"}),
+    ("ForeignHost", {"Host": "192.168.1.1"}),
+    ("ForeignHost", {"Host": "[::2]"}),
+    ("ForeignHost", {"Host": ""}),
+    ("ForeignPage", {"Origin": "https://evil.example"}),
+    ("ForeignPage", {"Origin": "null"}),
+    ("ForeignPage", {"Origin": ""}),
+    ("ForeignPage", {"Origin": "http://localhost:9"}),
+    ("ForeignPage", {"Origin": "http://127.0.0.1"}),
+    ("ForeignPage", {"Sec-Fetch-Site": "cross-site"}),
+    ("ForeignPage", {"Sec-Fetch-Site": "same-site"}),
+]
+
+
+@pytest.mark.parametrize(("error_type", "headers"), FOREIGN, ids=str)
+async def test_a_page_of_another_site_can_do_nothing_without_a_key(
+    house: House, error_type: str, headers: Mapping[str, str]
+) -> None:
+    """Neither by its own name pointed at loopback, nor by a request across sites; and nothing has happened."""
+    house.add("reader")
+    client = await house.open()
+    before = await house.settled("reader")
+    answer = await client.post("/v1/plugins/reader/restart", headers=headers)
+    assert (answer.status_code, answer.json()["error_type"]) == (403, error_type)
+    if error_type == "ForeignHost":
+        assert (await client.get("/v1/plugins", headers=headers)).status_code == 403
+    assert (await house.health("reader"))["generation"] == before["generation"]
+
+
+async def test_its_own_page_and_what_is_no_browser_may_call(house: House) -> None:
+    """By any loopback name."""
+    house.add("reader", tools={"read": lambda: 1})
+    client = await house.open()
+    port = client.base_url.port
+    for name in ("127.0.0.1", "localhost", "LOCALHOST", "[::1]", "127.8.9.1", "x.localhost", "localhost."):
+        headers = {"Host": f"{name}:{port}", "Origin": f"http://{name}:{port}", "Sec-Fetch-Site": "same-origin"}
+        assert (await client.post(CHANGES[-1], json={}, headers=headers)).status_code == 200, name
+
+
+async def test_a_host_that_the_operator_names_is_answered(tmp_path: Path) -> None:
+    """ORCHESTRATOR_ALLOWED_HOSTS, for a proxy in front of it."""
+    async with House(tmp_path, allowed_hosts=("plugins.example",)) as house:
+        client = await house.open()
+        headers = {"Host": "plugins.example", "Origin": "https://plugins.example"}
+        assert (await client.get("/v1/plugins", headers=headers)).status_code == 200
+        assert (await client.post("/v1/plugins/x/start", headers=headers)).status_code == 404
+
+
+async def test_exposed_and_without_any_key_it_answers_nothing(tmp_path: Path) -> None:
+    """The last key was removed while it ran: that opens no door to the network."""
+    async with House(tmp_path, host="0.0.0.0") as house:
+        client = await house.open()
+        answer = await client.get("/v1/plugins")
+        assert answer.status_code == 401
+        assert "orchestrator keys add" in answer.json()["error"]
+        assert (await client.get("/healthz")).status_code == 200
+
+
+@given(st.text(max_size=60), st.one_of(st.none(), st.text(max_size=60)))
+def test_any_header_has_a_verdict(host: str, origin: str | None) -> None:
+    """Whatever stands in it; and only a loopback name is ever allowed."""
+    rule = HostRule()
+    rule.page_allowed(origin, host, None)
+    if rule.host_allowed(host):
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        assert is_loopback(name.split("]")[0].lstrip("["))
+
+
+def serve(tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ORCHESTRATOR_")} | {
+        f"ORCHESTRATOR_{name}": value for name, value in settings.items()
+    }
+    environment |= {"ORCHESTRATOR_STATE_DIR": str(tmp_path / "state"), "ORCHESTRATOR_PLUGINS_DIRS": str(tmp_path)}
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator", "serve"],
+        env=environment, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "host.example"])
+def test_beyond_loopback_without_a_key_is_refused_at_the_start(tmp_path: Path, host: str) -> None:
+    """In a sentence that says what to do, before anything is bound."""
+    refused = serve(tmp_path, HOST=host, PORT="0")
+    assert refused.returncode == 1
+    assert "orchestrator keys add" in refused.stderr and host in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_key_file_that_holds_no_key_is_refused_at_the_start(tmp_path: Path) -> None:
+    """By the setting's name, without what stands in the file."""
+    (tmp_path / "key").write_text("hunter2\n")
+    refused = serve(tmp_path, OPERATOR_KEY_FILE=str(tmp_path / "key"))
+    missing = serve(tmp_path, VIEWER_KEY_FILE=str(tmp_path / "nowhere"))
+    assert refused.returncode == missing.returncode == 1
+    assert "ORCHESTRATOR_OPERATOR_KEY_FILE" in refused.stderr and "hunter2" not in refused.stderr
+    assert "ORCHESTRATOR_VIEWER_KEY_FILE" in missing.stderr
+
+
+def test_keys_from_files_let_it_listen_beyond_loopback(tmp_path: Path) -> None:
+    """As compose hands secrets in; the command line finds its own in ORCHESTRATOR_API_KEY."""
+    operator, viewer = "o" * 40, "v" * 40
+    (tmp_path / "operator").write_text(f"{operator}\n")
+    (tmp_path / "viewer").write_text(viewer)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    environment = os.environ | {
+        "ORCHESTRATOR_HOST": "0.0.0.0",
+        "ORCHESTRATOR_PORT": port,
+        "ORCHESTRATOR_STATE_DIR": str(tmp_path / "state"),
+        "ORCHESTRATOR_RUN_DIR": str(tmp_path / "run"),
+        "ORCHESTRATOR_PLUGINS_DIRS": str(tmp_path / "none"),
+        "ORCHESTRATOR_OPERATOR_KEY_FILE": str(tmp_path / "operator"),
+        "ORCHESTRATOR_VIEWER_KEY_FILE": str(tmp_path / "viewer"),
+        "DOCKER_HOST": f"unix://{tmp_path}/no-engine.sock",
+    }
+    command = [sys.executable, "-m", "orchestrator"]
+    process = subprocess.Popen([*command, "serve"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            wait_until_it_answers(client, process)
+            assert client.get("/v1/plugins").status_code == 401
+            assert client.get("/v1/plugins", headers=bearer(viewer)).status_code == 200
+            assert client.post("/v1/plugins/x/start", headers=bearer(viewer)).status_code == 403
+            assert client.post("/v1/plugins/x/start", headers=bearer(operator)).status_code == 404
+        run = [*command, "plugins", "--json"]
+        without = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        environment["ORCHESTRATOR_API_KEY"] = viewer
+        with_key = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        assert without.returncode != 0 and "ORCHESTRATOR_API_KEY" in without.stderr
+        assert with_key.returncode == 0 and with_key.stdout.strip() == "[]"
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+    assert operator.encode() not in errors and viewer.encode() not in errors
+
+
+def wait_until_it_answers(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        try:
+            client.get("/healthz", timeout=1)
+        except httpx.TransportError:
+            assert process.poll() is None
+        else:
+            return
+        try:
+            process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+    raise AssertionError("it never answered")
