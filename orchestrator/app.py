@@ -33,6 +33,7 @@ from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
 from orchestrator.registry import PluginRegistry
+from orchestrator.registry.history import HistoryStore
 from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
 from orchestrator.settings import Settings
 from orchestrator.supervisor.fleet import Fleet
@@ -72,8 +73,13 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         claimed = deployment.claim(settings)
         containers = engine or docker_engine(settings)
+        history = HistoryStore(
+            settings.state_dir, max_age=settings.history_max_age, max_bytes=int(settings.history_max_bytes)
+        )
         try:
-            parts = _parts(settings, containers, claimed, gpu_host)
+            restored = await history.restore()
+            parts = _parts(settings, containers, claimed, history, gpu_host)
+            parts.registry.subscribe(history.event)
             fleet = Fleet(parts)
             upload_idle = settings.upload_idle_timeout.total_seconds()
             sandbox = PluginSandboxRunner(
@@ -86,7 +92,7 @@ def create_app(
             app.state.context = ApiContext(parts.registry, fleet, runner, upload_idle, feed)
             for missing in parts.loader.missing_directories():
                 _log.warning("the plugin folder %s is not there; set ORCHESTRATOR_PLUGINS_DIRS", missing)
-            await fleet.open()
+            await fleet.open(restored.last_events)
             try:
                 with feed.running():
                     yield
@@ -94,6 +100,7 @@ def create_app(
                 await runner.drain()
                 await fleet.close(stop_plugins=stop_plugins)
         finally:
+            await history.close()
             await containers.close()
             claimed.lock.release()
 
@@ -147,7 +154,11 @@ def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None
 
 
 def _parts(
-    settings: Settings, engine: ContainerEngine, claimed: deployment.Deployment, gpu_host: GpuHost | None
+    settings: Settings,
+    engine: ContainerEngine,
+    claimed: deployment.Deployment,
+    history: HistoryStore,
+    gpu_host: GpuHost | None,
 ) -> Parts:
     return Parts(
         settings=settings,
@@ -159,6 +170,7 @@ def _parts(
         gpus=GpuKeeper(
             gpu_host or GpuHost(), engine, forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver
         ),
+        history=history,
         deployment=claimed.id,
         run_dir=claimed.run_dir,
         start_slots=asyncio.Semaphore(settings.start_concurrency),

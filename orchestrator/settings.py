@@ -109,6 +109,11 @@ class Settings(BaseSettings):
     engine_timeout: Duration = timedelta(seconds=10)
     """Bound on a question to the container engine."""
 
+    history_max_age: Duration = timedelta(days=30)
+    """Events and runs older than this are forgotten; counters are not."""
+    history_max_bytes: Size = ByteSize(256 * 1024**2)
+    """What the history may take on disk."""
+
     gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
     """How the engine is asked for GPUs: what it has, or one of the two whatever it says."""
     ca_bundle: Path | None = None

@@ -8,7 +8,17 @@ leases, the wording of device requests. Must not know: containers, plugins' mani
 from orchestrator.gpus.claims import GpuDemand, Grant
 from orchestrator.gpus.gpu_host import GpuHost
 from orchestrator.gpus.inventory import GpuDevice, GpuInventory, GpuProblem
-from orchestrator.gpus.leases import LeaseBook
+from orchestrator.gpus.leases import LeaseBook, LeaseChange
 from orchestrator.gpus.nvml_probe import NvmlProbe
 
-__all__ = ["GpuDemand", "GpuDevice", "GpuHost", "GpuInventory", "GpuProblem", "Grant", "LeaseBook", "NvmlProbe"]
+__all__ = [
+    "GpuDemand",
+    "GpuDevice",
+    "GpuHost",
+    "GpuInventory",
+    "GpuProblem",
+    "Grant",
+    "LeaseBook",
+    "LeaseChange",
+    "NvmlProbe",
+]

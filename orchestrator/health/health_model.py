@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
-from orchestrator.registry import PluginRecord
+from orchestrator.registry import PluginRecord, PostMortem
 
 
 class CheckReport(BaseModel):
@@ -26,6 +26,13 @@ class PostMortemReport(BaseModel):
     exit_code: int | None
     signal: str | None
     peak_memory_bytes: int | None
+    evidence: dict[str, Any]
+    """What the witnesses said, by which the reason was found."""
+    limits: dict[str, Any]
+    container: str | None
+    image_id: str | None
+    gpus: list[str]
+    """UUIDs of those it held."""
     stacks: str
     traceback: str
     build_output: str
@@ -79,10 +86,13 @@ def detail_response(record: PluginRecord, now: datetime) -> PluginDetailResponse
     report = record.post_mortem
     return PluginDetailResponse(
         **_fields(record, now),
-        post_mortem=None
-        if report is None
-        else PostMortemReport(**{name: getattr(report, name) for name in PostMortemReport.model_fields}),
+        post_mortem=None if report is None else post_mortem_report(report),
     )
+
+
+def post_mortem_report(report: PostMortem) -> PostMortemReport:
+    """The post-mortem as the API shows it."""
+    return PostMortemReport.model_validate(report, from_attributes=True)
 
 
 def _fields(record: PluginRecord, now: datetime) -> Mapping[str, Any]:

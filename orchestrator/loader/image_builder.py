@@ -14,7 +14,7 @@ from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError, EngineError, EngineRefusedError, NotFoundError
 from orchestrator.loader.build_report import BuildLog, complaint, hint
-from orchestrator.loader.image_plan import ImagePlan, derived_plan, plugin_plan, shared_plan
+from orchestrator.loader.image_plan import ImagePlan, derived_plan, plugin_plan, shared_plan, source_fingerprint
 from orchestrator.loader.image_recipe import SOURCE_LABEL, ImageRecipe
 
 __all__ = ["ImageBuilder", "ImageRecipe"]
@@ -74,6 +74,16 @@ class ImageBuilder:
         base = await self._ensure_shared(recipe.base, on_output)
         async with self._locks[f"plugin {recipe.name}"]:
             return await self._ensure(partial(plugin_plan, recipe, base), on_output, self._slots, _KEPT)
+
+    def fingerprint(self, recipe: ImageRecipe) -> str:
+        """Hash of what the plugin's image would be made from now, the Python image under it apart. Reads files; asks
+        no engine. Raises `BuildError`.
+        """
+        return source_fingerprint(recipe, self._images_dir, ca_bundle=self._ca_bundle, python_image=self._python_image)
+
+    async def is_current(self, recipe: ImageRecipe, image_id: str) -> bool:
+        """Whether a prebuilt image's reference still means this image; of one that is built here, True."""
+        return not recipe.prebuilt or (await self._engine.image(recipe.base)).id == image_id
 
     async def _ensure_shared(self, kind: str, on_output: Output | None) -> ImageStatus:
         if kind != "base":

@@ -111,6 +111,21 @@ def plugin_plan(recipe: ImageRecipe, base: ImageStatus) -> ImagePlan:
     )
 
 
+def source_fingerprint(recipe: ImageRecipe, images_dir: Path, *, ca_bundle: Path | None, python_image: str) -> str:
+    """Hash of all files and settings that a plugin's image is made from; of a prebuilt one its reference. Raises
+    `BuildError`.
+    """
+    if recipe.prebuilt:
+        return content_hash([], recipe.base)
+    shared = shared_plan("base", images_dir, ca_bundle=ca_bundle, python_image=python_image, python_id="")
+    own = content_hash(_own_files(recipe.base, images_dir))
+    try:
+        files = context_files(recipe.folder, (*LEFT_OUT, *recipe.left_out))
+    except BuildError as error:
+        raise BuildError(f"The image of plugin {recipe.name} cannot be built: {error}.") from error
+    return content_hash(files, shared.hashes[SOURCE_LABEL], own, recipe.base, *sorted(recipe.system_packages))
+
+
 def _own_files(kind: str, images_dir: Path) -> list[ContextFile]:
     own = context_files(images_dir / kind)
     if not any(file.path.as_posix() == "Dockerfile" for file in own):

@@ -5,7 +5,16 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from orchestrator.errors import ManifestError
 from orchestrator.settings import Duration, Size
@@ -64,8 +73,16 @@ class Gpu(_Strict):
     memory: Size | None = None
     """Memory needed on each GPU."""
     sharing: Literal["exclusive", "shared"] = "exclusive"
+    """`shared` needs `memory`: who shares must say how much it takes."""
     video: bool = False
     """Also the GPU's video encoder and decoder."""
+
+    @field_validator("sharing")
+    @classmethod
+    def _budgeted(cls, value: str, info: ValidationInfo) -> str:
+        if value == "shared" and info.data.get("memory") is None:
+            raise ValueError("expected `memory` beside `sharing: shared`, such as memory: 4GiB")
+        return value
 
 
 class Manifest(_Strict):

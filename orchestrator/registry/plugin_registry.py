@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from readerwriterlock import rwlock
 
-from orchestrator.errors import StaleGenerationError
+from orchestrator.errors import StaleGenerationError, TransitionError
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition, final_state
 from orchestrator.registry.records import LifecycleEvent, PluginRecord
 
-Listener = Callable[[LifecycleEvent], None]
+Listener = Callable[[LifecycleEvent], object]
 
 _EVENTS_KEPT: Final = 10_000
 _READ_PATIENCE: Final = 0.02
@@ -115,6 +115,20 @@ class PluginRegistry:
         self._advance(
             name, generation, final_state(code), reason_code=code, reason=reason, ended_at=self._clock(), in_flight=0
         )
+
+    def amend_failure(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
+        """Give a FAILED instance a graver reason: its state is final, what is known of it may grow. Raises
+        `TransitionError` for one that is not FAILED or a reason of another state, `StaleGenerationError`.
+        """
+        failed = PluginLifecycleState.FAILED
+        with self._lock.gen_wlock():
+            old = self._current(name, generation)
+            if old.state is not failed or final_state(code) is not failed:
+                raise TransitionError(f"{name} is {old.state}; {code} cannot be its reason")
+            record = replace(old, reason_code=code, reason=reason, observed_at=self._clock())
+            self._put(record)
+            event = self._note(record, old.state)
+        self._tell(event)
 
     def begin_run(self, name: str, generation: int) -> None:
         """Count a run in; the first makes the instance RUNNING. Raises `TransitionError` for an instance that is not

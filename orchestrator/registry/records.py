@@ -19,7 +19,7 @@ class Check:
     ok: bool
     detail: str
     source: str
-    """`host`, `container` or `engine`."""
+    """Who says so: `host`, `container` or `engine`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,14 @@ class PostMortem:
     exit_code: int | None = None
     signal: str | None = None
     peak_memory_bytes: int | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """What the witnesses said, by which the reason was found."""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    container: str | None = None
+    """Its name."""
+    image_id: str | None = None
+    gpus: tuple[str, ...] = ()
+    """UUIDs."""
     stacks: str = ""
     traceback: str = ""
     build_output: str = ""

@@ -139,11 +139,11 @@ class RuntimeChannel:
         except _FAILURES as error:
             raise ChannelError(f"the control connection broke: {error}") from error
 
-    async def status(self) -> RuntimeStatus:
-        """Raises `ChannelError`, also when no answer comes within two seconds."""
+    async def status(self, timeout: float = _CONTROL_TIMEOUT) -> RuntimeStatus:
+        """Raises `ChannelError`, also when no answer comes within `timeout` seconds."""
         try:
             async with self._control.get(
-                "http://plugin/status", timeout=aiohttp.ClientTimeout(total=_CONTROL_TIMEOUT)
+                "http://plugin/status", timeout=aiohttp.ClientTimeout(total=timeout)
             ) as response:
                 return RuntimeStatus.parse(await response.read())
         except (*_FAILURES, TimeoutError) as error:

@@ -1,11 +1,12 @@
 """From manifest, settings and grants to a container specification. Pure: everything a plugin may do is decided here."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
 from orchestrator.loader.manifest import Manifest
@@ -20,6 +21,10 @@ LABEL_DEPLOYMENT: Final = "plugin-orchestrator.deployment"
 LABEL_PLUGIN: Final = "plugin-orchestrator.plugin"
 LABEL_GENERATION: Final = "plugin-orchestrator.generation"
 LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
+LABEL_CONTENT: Final = "plugin-orchestrator.content"
+"""Hash of all that the container was made from: one whose hash is no longer what a start would give is out of date."""
+
+_TOKEN: Final = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,21 @@ class InstanceIdentity:
     plugin: str
     generation: int
     instance: str
+    content: str = ""
+
+    @classmethod
+    def from_labels(cls, labels: Mapping[str, str]) -> Self | None:
+        """What a container's labels say it is; None where they cannot be read: anybody can write labels."""
+        generation, instance = labels.get(LABEL_GENERATION, ""), labels.get(LABEL_INSTANCE, "")
+        if not (generation.isascii() and generation.isdigit() and _TOKEN.fullmatch(instance)):
+            return None
+        return cls(
+            labels.get(LABEL_DEPLOYMENT, ""),
+            labels.get(LABEL_PLUGIN, ""),
+            int(generation),
+            instance,
+            labels.get(LABEL_CONTENT, ""),
+        )
 
     def labels(self) -> dict[str, str]:
         return {
@@ -86,6 +106,7 @@ class InstanceIdentity:
             LABEL_PLUGIN: self.plugin,
             LABEL_GENERATION: str(self.generation),
             LABEL_INSTANCE: self.instance,
+            LABEL_CONTENT: self.content,
         }
 
     @property

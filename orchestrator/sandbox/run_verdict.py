@@ -15,7 +15,8 @@ def verdict_of_run(tool: str, result: RunResult, *, tolerant: bool) -> Verdict |
         return None
     if tolerant and code in _FORGIVEN:
         return None
-    return Verdict(code, _sentence(code, tool, result), traceback=result.traceback)
+    evidence = {"tool": tool, "outcome": result.outcome, "execution_ms": round(result.execution_time_ms, 3)}
+    return Verdict(code, _sentence(code, tool, result), traceback=result.traceback, evidence=evidence)
 
 
 def _sentence(code: ReasonCode, tool: str, result: RunResult) -> str:

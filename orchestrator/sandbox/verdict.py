@@ -1,7 +1,9 @@
 """From evidence to a reason code: what the end of an instance, or of a run, means. Pure."""
 
 import signal
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from orchestrator.lifecycle import ReasonCode
 
@@ -18,6 +20,8 @@ class Verdict:
     signal: str | None = None
     traceback: str = ""
     build_output: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """What it was found by, for the post-mortem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,10 @@ def judge(evidence: Evidence) -> Verdict:
     The supervisor's report goes before the engine's word: it saw the worker's own end, while the engine's OOMKilled is
     true for any process killed at any time.
     """
+    return replace(_judged(evidence), evidence=asdict(evidence))
+
+
+def _judged(evidence: Evidence) -> Verdict:
     if evidence.worker_signal is not None or evidence.worker_exit_code is not None:
         return _of_process(
             evidence.worker_exit_code, evidence.worker_signal, evidence, oom=evidence.oom_kills > 0, who="The worker"
@@ -94,6 +102,18 @@ def startup_timeout(seconds: float) -> Verdict:
     )
 
 
+def kill_failed(verdict: Verdict, container: str, problem: str) -> Verdict:
+    """The verdict where the container of an instance that ended by `verdict` could not be stopped."""
+    return replace(
+        verdict,
+        code=ReasonCode.KILL_FAILED,
+        reason=f"The container {container} could be neither stopped nor killed: {problem}. It had to end because of "
+        f"{verdict.code}: {verdict.reason} Its removal is tried again as long as the orchestrator runs. Look at the "
+        f"container engine, or end it by hand (docker rm --force {container}), then restart the plugin.",
+        evidence={**verdict.evidence, "ended_for": verdict.code, "engine_said": problem},
+    )
+
+
 def failed_start(code: str | None, reason: str | None, traceback: str) -> Verdict:
     """The verdict where the runtime itself says that it could not start; with an unknown code, INIT_ERROR."""
     known = code if code in _START_CODES else ReasonCode.INIT_ERROR
@@ -106,6 +126,10 @@ _START_CODES = frozenset(
         ReasonCode.PACKAGE_MISSING,
         ReasonCode.MODEL_MISSING,
         ReasonCode.MODEL_CORRUPT,
+        ReasonCode.GPU_NOT_FOUND,
+        ReasonCode.GPU_DRIVER_ERROR,
+        ReasonCode.GPU_RUNTIME_MISSING,
+        ReasonCode.GPU_LOST,
         ReasonCode.CUDA_UNAVAILABLE,
         ReasonCode.IMPORT_ERROR,
         ReasonCode.INIT_ERROR,

@@ -9,7 +9,7 @@ from typing import Any, Final
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import DeviceGrant
 from orchestrator.errors import EngineError
-from orchestrator.gpus import GpuDemand, GpuHost, GpuInventory, GpuProblem, Grant, LeaseBook
+from orchestrator.gpus import GpuDemand, GpuHost, GpuInventory, GpuProblem, Grant, LeaseBook, LeaseChange
 from orchestrator.gpus.host_check import judge_engine, judge_running
 from orchestrator.gpus.requests import Driver, device_request
 from orchestrator.lifecycle import ReasonCode
@@ -44,6 +44,9 @@ class GpuKeeper:
         self._clock = clock
         self._book = LeaseBook()
         self._changed = asyncio.Event()
+        self._on_change: Callable[[LeaseChange], None] = lambda _: None
+        self._stuck: dict[str, str] = {}
+        """Holder → why its GPUs are not to be had: its container could not be ended."""
 
     async def check(self) -> None:
         """Is there a usable GPU, and an engine that can hand it out? Raises `InstanceEndedError` with what is missing.
@@ -79,8 +82,27 @@ class GpuKeeper:
 
     def release(self, holder: str) -> None:
         """The container of this instance is gone, or was never made."""
+        self._stuck.pop(holder, None)
         if self._book.release(holder, self._clock()):
             self._changed.set()
+
+    def adopt(self, grant: Grant) -> bool:
+        """Take up again what a container from before this start was granted. False where another has its devices."""
+        adopted = self._book.adopt(grant)
+        if adopted:
+            self._changed.set()
+        return adopted
+
+    def hold_back(self, holder: str, sentence: str) -> None:
+        """Its container could not be ended: its GPUs stay with it, quarantined, until `release`."""
+        if self._book.grant_of(holder) is not None:
+            self._stuck[holder] = sentence
+
+    def clear(self, uuid: str) -> bool:
+        """An operator takes a GPU out of quarantine. False where it is in none that can be ended so: one whose
+        container could not be ended stays.
+        """
+        return self._book.clear(uuid)
 
     def facts(self, grant: Grant) -> tuple[dict[str, Any], ...]:
         """The granted devices as the health API shows them."""
@@ -98,10 +120,16 @@ class GpuKeeper:
             {**device, **leases.get(device["uuid"], {})}
             for device in [*report["devices"], *({"uuid": uuid} for uuid in leases if uuid not in known)]
         ]
-        return {**report, "quarantines": list(self._book.quarantines())}
+        return {**report, "quarantines": [*self._book.quarantines(), *self._stuck.values()]}
 
-    async def watch(self, on_lost: Callable[[str, Verdict], None]) -> None:
-        """Looks at the GPUs as long as somebody holds one or their memory is waited for. Never ends by itself."""
+    async def watch(
+        self, on_lost: Callable[[str, Verdict], None], on_change: Callable[[LeaseChange], None] = lambda _: None
+    ) -> None:
+        """Looks at the GPUs as long as somebody holds one or their memory is waited for. Never ends by itself.
+
+        `on_change` hears of GPUs that were given back, and of those that were not and are quarantined.
+        """
+        self._on_change = on_change
         await self._look()
         while True:
             if not self._book.claims:
@@ -119,6 +147,7 @@ class GpuKeeper:
         inventory = await (self._host.check() if thorough else self._host.read())
         for change in self._book.observe(inventory, self._clock()):
             _log.log(logging.WARNING if change.now == "quarantined" else logging.INFO, change.sentence)
+            self._on_change(change)
         return inventory
 
     async def _engine_drivers(self) -> tuple[str, ...]:

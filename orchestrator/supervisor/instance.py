@@ -10,6 +10,7 @@ from typing import Any, Final
 from orchestrator.errors import OrchestratorError
 from orchestrator.gpus import Grant
 from orchestrator.loader.manifest import Manifest
+from orchestrator.registry import Check
 from orchestrator.sandbox.channel import RuntimeChannel
 from orchestrator.sandbox.policy import EffectiveLimits, InstanceIdentity
 from orchestrator.sandbox.verdict import Verdict
@@ -40,6 +41,8 @@ class Instance:
     grant: Grant | None = None
     """The GPUs it holds."""
     oom_kills: int = 0
+    checks: tuple[Check, ...] = ()
+    """What its witnesses said last."""
     ended: Verdict | None = None
     peak_memory: int | None = None
     container_died: asyncio.Event = field(default_factory=asyncio.Event)
@@ -108,14 +111,6 @@ class Instance:
         return self.ended
 
 
-def new_instance(
-    manifest: Manifest, limits: EffectiveLimits, *, deployment: str, generation: int, run_dir: Path
-) -> Instance:
-    """An instance that has not begun to exist yet; its folder is not made."""
-    token = secrets.token_hex(4)
-    return Instance(
-        manifest=manifest,
-        limits=limits,
-        identity=InstanceIdentity(deployment, manifest.name, generation, token),
-        run_folder=run_dir / token,
-    )
+def new_identity(deployment: str, plugin: str, generation: int) -> InstanceIdentity:
+    """Of an instance that has not begun to exist yet."""
+    return InstanceIdentity(deployment, plugin, generation, secrets.token_hex(4))

@@ -3,39 +3,30 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from orchestrator.errors import ChannelError, EngineError, NotFoundError, OrchestratorError
-from orchestrator.lifecycle import ReasonCode
+from orchestrator.errors import BuildError, EngineError, OrchestratorError
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
 from orchestrator.sandbox.call import RunResult
 from orchestrator.sandbox.channel import RuntimeStatus
 from orchestrator.sandbox.policy import EffectiveLimits, effective_limits
 from orchestrator.sandbox.run_verdict import verdict_of_run
-from orchestrator.sandbox.verdict import (
-    Evidence,
-    Verdict,
-    failed_start,
-    judge,
-    out_of_memory,
-    startup_timeout,
-)
-from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_instance
+from orchestrator.sandbox.status_verdict import verdict_of_status
+from orchestrator.sandbox.verdict import Verdict, kill_failed, startup_timeout
+from orchestrator.supervisor.adoption import Adopted
+from orchestrator.supervisor.content import content_of
+from orchestrator.supervisor.facts import container_checks, container_facts, with_check
+from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_identity
 from orchestrator.supervisor.parts import Parts
-from orchestrator.supervisor.startup import check_host, ensure_image, evidence_of, start_container
-from orchestrator.supervisor.teardown import tear_down
+from orchestrator.supervisor.startup import check_host, ensure_image, start_container
+from orchestrator.supervisor.teardown import remove_instance, stop_instance
+from orchestrator.supervisor.watch import Watch
 
-_EXIT_LOOKS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Seconds between looks at a container whose connection broke: the engine notes an exit some 40 ms after it."""
-
-_PULSE: Final = 5.0
-"""Seconds between questions to the control socket of a plugin that is well."""
-_PULSE_DOUBT: Final = 1.0
-"""The same after one that was not answered."""
-_PULSE_MISSES: Final = 3
 _DEFECT: Final = "a defect in the orchestrator; its log has the details. Report it, then restart the plugin."
 
 _log = logging.getLogger(__name__)
@@ -55,7 +46,18 @@ class PluginSupervisor:
         self._instance: Instance | None = None
         self._last_verdict: Verdict | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watch: Watch | None = None
         self._teardown: asyncio.Task[None] | None = None
+        self._left_behind: Instance | None = None
+        """Its container could not be ended, or not be removed."""
+
+    def adopt(self, adopted: Adopted) -> None:
+        """Go on with an instance that an earlier orchestrator started; the registry knows it already."""
+        instance = self._instance = adopted.instance
+        instance.settle({tool["name"]: tool for tool in adopted.status.tools})
+        self._take(instance, adopted.status)
+        if instance.ended is None:
+            self._look_on(instance)
 
     @property
     def instance(self) -> Instance | None:
@@ -145,8 +147,24 @@ class PluginSupervisor:
         instance = self._instance
         if instance is not None and instance.identity.instance == instance_token and instance.ended is None:
             instance.container_died.set()
-            if instance.has_channel:
-                self._spawn(instance, self._look_after(instance))
+            if self._watch is not None and instance.has_channel:
+                self._spawn(instance, self._watch.look_after())
+
+    def engine_says(self, instance_token: str, check: Check) -> None:
+        """The engine's word as one more witness: what its own health check found."""
+        instance = self._instance
+        if instance is not None and instance.identity.instance == instance_token and instance.ended is None:
+            self._note(instance, check)
+
+    def note(self, check: Check) -> None:
+        """A witness's word that concerns the newest instance, ended or not."""
+        if self._instance is not None:
+            self._note(self._instance, check)
+
+    def retry_removal(self) -> None:
+        """Try again to do away with an instance that could not be."""
+        if self._left_behind is not None and self._teardown is not None and self._teardown.done():
+            self._teardown = asyncio.get_running_loop().create_task(self._remove(self._left_behind))
 
     def gpu_lost(self, holder: str, verdict: Verdict) -> None:
         """A GPU of this instance is gone."""
@@ -182,10 +200,8 @@ class PluginSupervisor:
         generation = parts.registry.renew(
             name, version=manifest.version, description=manifest.description, limits=limits.report(), tools=()
         )
-        instance = new_instance(
-            manifest, limits, deployment=parts.deployment, generation=generation, run_dir=parts.run_dir
-        )
-        self._instance = instance
+        identity = new_identity(parts.deployment, name, generation)
+        instance = self._instance = Instance(manifest, limits, identity, parts.run_dir / identity.instance)
         instance.bring_up = self._spawn(instance, self._bring_up(instance))
 
     async def _bring_up(self, instance: Instance) -> None:
@@ -193,19 +209,20 @@ class PluginSupervisor:
         try:
             if instance.manifest.requires_gpu:
                 await parts.gpus.check()
-            self._update(instance, checks=tuple(await asyncio.to_thread(check_host, parts, instance.manifest, folder)))
+            self._told(instance, await asyncio.to_thread(check_host, parts, instance.manifest, folder))
+            content = await asyncio.to_thread(content_of, parts, instance.manifest, instance.limits, folder)
+            instance.identity = replace(instance.identity, content=content)
             instance.image_id = await ensure_image(parts, instance.manifest, folder)
             async with asyncio.timeout(None) as deadline:
                 await start_container(parts, instance, folder, on_start=lambda: _begin_clock(deadline, instance.limits))
-                gpus = parts.gpus.facts(instance.grant) if instance.grant else ()
-                self._update(instance, container=_container_facts(instance, None), gpus=gpus)
-                self._spawn(instance, self._watch(instance))
-                self._spawn(instance, self._feel_pulse(instance))
+                self._look_on(instance)
                 await instance.ready()
         except TimeoutError:
             self._end(instance, startup_timeout(instance.limits.startup_timeout))
         except InstanceEndedError as error:
             self._end(instance, error.verdict)
+        except BuildError as error:
+            self._end(instance, Verdict(ReasonCode.BUILD_FAILED, str(error), build_output=error.tail))
         except OSError as error:
             self._end(
                 instance,
@@ -219,41 +236,19 @@ class PluginSupervisor:
             _log.exception("%s: a defect in the orchestrator", self.name)
             self._end(instance, Verdict(ReasonCode.INIT_ERROR, f"The start met {_DEFECT}"))
 
-    async def _watch(self, instance: Instance) -> None:
-        """Follow what the container's supervisor says until the instance has ended."""
-        misses = 0
-        while instance.ended is None:
-            try:
-                async for status in instance.channel.watch():
-                    misses = 0
-                    self._take(instance, status)
-            except ChannelError as error:
-                _log.debug("%s: %s", self.name, error)
-            misses += 1
-            await self._look_after(instance, last=misses >= 3)
-
-    async def _feel_pulse(self, instance: Instance) -> None:
-        """Ask the control socket now and then: for fresh figures, and to find one that has fallen silent."""
-        misses = 0
-        while instance.ended is None:
-            await asyncio.sleep(_PULSE_DOUBT if misses else _PULSE)
-            try:
-                status = await instance.channel.status()
-            except ChannelError:
-                misses += 1
-            else:
-                misses = 0
-                self._take(instance, status)
-            if misses >= _PULSE_MISSES and instance.ended is None:
-                self._end(instance, await self._why_silent(instance))
-
-    async def _why_silent(self, instance: Instance) -> Verdict:
-        with contextlib.suppress(EngineError):
-            if (await self._parts.engine.inspect(instance.container_id or "")).state == "paused":
-                return Verdict(
-                    ReasonCode.UNRESPONSIVE, "The container was paused from outside. Unpause it, then restart."
-                )
-        return judge(Evidence())
+    def _look_on(self, instance: Instance) -> None:
+        """From now on its witnesses are heard."""
+        gpus = self._parts.gpus.facts(instance.grant) if instance.grant else ()
+        self._update(instance, container=container_facts(instance), gpus=gpus)
+        watch = self._watch = Watch(
+            self._parts.engine,
+            instance,
+            take=partial(self._take, instance),
+            note=partial(self._note, instance),
+            end=partial(self._end, instance),
+        )
+        self._spawn(instance, watch.follow())
+        self._spawn(instance, watch.feel_pulse())
 
     def _take(self, instance: Instance, status: RuntimeStatus) -> None:
         if instance.ended is not None:
@@ -262,83 +257,72 @@ class PluginSupervisor:
         instance.oom_kills = status.oom_kills
         peak = status.memory.get("peak_bytes")
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
-        host_checks = tuple(c for c in self._checks() if c.source != "container")
-        self._update(
-            instance,
-            checks=host_checks + tuple(_container_check(check) for check in status.checks),
-            container=_container_facts(instance, status),
-        )
-        if status.phase == "exited":
-            self._end(
-                instance,
-                judge(
-                    Evidence(
-                        worker_exit_code=status.worker_exit_code,
-                        worker_signal=status.worker_signal,
-                        oom_kills=oom,
-                        memory_limit=instance.limits.memory,
-                    )
-                ),
-            )
-        elif oom > 0:
-            self._end(instance, out_of_memory(instance.limits.memory))
-        elif status.phase == "failed":
-            self._end(instance, failed_start(status.reason_code, status.reason, status.traceback))
+        self._told(instance, container_checks(status), container=container_facts(instance, status))
+        verdict = verdict_of_status(status, oom_kills=oom, memory_limit=instance.limits.memory)
+        if verdict is not None:
+            self._end(instance, verdict)
         elif status.phase == "ready" and not instance.settled:
             tools = {tool["name"]: tool for tool in status.tools}
-            self._parts.registry.update(self.name, instance.generation, tools=tuple(tools.values()))
+            self._update(instance, tools=tuple(tools.values()))
             self._parts.registry.mark_initialized(self.name, instance.generation)
             instance.settle(tools)
-
-    async def _look_after(self, instance: Instance, *, last: bool = False) -> None:
-        """The connection broke: find out whether the container is gone, and why. `last`: if it runs, give it up."""
-        for pause in _EXIT_LOOKS:
-            await asyncio.sleep(pause)
-            if instance.ended is not None:
-                return None
-            try:
-                status = await self._parts.engine.inspect(instance.container_id or "")
-            except NotFoundError:
-                return self._end(instance, judge(Evidence(container_missing=True)))
-            except EngineError:
-                if last:
-                    self._end(instance, judge(Evidence(engine_reachable=False)))
-                return None
-            if status.state in ("exited", "dead"):
-                return self._end(instance, judge(evidence_of(status, instance)))
-        if last:
-            self._end(instance, judge(Evidence()))
-        return None
 
     def _end(self, instance: Instance, verdict: Verdict) -> None:
         if instance.ended is not None:
             return
         self._last_verdict = verdict
-        self._parts.registry.mark_ended(self.name, instance.generation, verdict.code, verdict.reason)
+        if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
+            self._mark_ended(instance, verdict)
         instance.end(verdict)
         if instance.bring_up is not None and instance.bring_up is not asyncio.current_task():
             instance.bring_up.cancel()
-        _log.warning("%s: %s: %s", self.name, verdict.code, verdict.reason, extra={"plugin": self.name})
-        self._clear_away(instance, verdict)
+        self._teardown = asyncio.get_running_loop().create_task(
+            self._clear_away(instance, verdict), name=f"clear away {self.name}"
+        )
 
-    def _clear_away(self, instance: Instance, verdict: Verdict) -> None:
-        async def clear() -> None:
-            report, removal = await tear_down(self._parts, instance, verdict)
-            self._update(instance, post_mortem=report)
-            if removal.problem:
-                self._update(
-                    instance,
-                    checks=(*self._checks(), Check("removal", ok=False, detail=removal.problem, source="engine")),
-                )
+    async def _clear_away(self, instance: Instance, verdict: Verdict) -> None:
+        remains = await stop_instance(self._parts, instance, verdict)
+        if remains.problem:
+            verdict = kill_failed(verdict, instance.identity.container_name, remains.problem)
+            self._parts.gpus.hold_back(instance.identity.instance, verdict.reason)
+        if remains.problem or verdict.code is ReasonCode.STOPPED:
+            self._mark_ended(instance, verdict)
+        report = replace(remains.report, evidence=dict(verdict.evidence))
+        self._update(instance, post_mortem=report)
+        await self._parts.history.post_mortem(self.name, instance.generation, report)
+        if remains.problem:
+            self._left_behind = instance
+            self._note(instance, Check("removal", ok=False, detail=remains.problem, source="engine"))
+        else:
+            await self._remove(instance)
 
-        self._teardown = asyncio.get_running_loop().create_task(clear(), name=f"clear away {self.name}")
+    async def _remove(self, instance: Instance) -> None:
+        problem = await remove_instance(self._parts, instance)
+        if problem:
+            self._note(instance, Check("removal", ok=False, detail=problem, source="engine"))
+        elif self._left_behind is not None:
+            self._note(instance, Check("removal", ok=True, detail="the container is gone", source="engine"))
+        self._left_behind = instance if problem else None
+
+    def _mark_ended(self, instance: Instance, verdict: Verdict) -> None:
+        registry, record = self._parts.registry, self._parts.registry.get(self.name)
+        if record is None or not record.ended:
+            registry.mark_ended(self.name, instance.generation, verdict.code, verdict.reason)
+        elif record.state is PluginLifecycleState.FAILED:
+            registry.amend_failure(self.name, instance.generation, verdict.code, verdict.reason)
+        level = logging.INFO if verdict.code is ReasonCode.STOPPED else logging.WARNING
+        _log.log(level, "%s: %s: %s", self.name, verdict.code, verdict.reason, extra={"plugin": self.name})
+
+    def _told(self, instance: Instance, checks: Iterable[Check], **facts: Any) -> None:
+        for check in checks:
+            instance.checks = with_check(instance.checks, check)
+        self._update(instance, checks=instance.checks, **facts)
+
+    def _note(self, instance: Instance, check: Check) -> None:
+        self._told(instance, (check,))
 
     def _update(self, instance: Instance, **facts: Any) -> None:
         self._parts.registry.update(self.name, instance.generation, **facts)
-
-    def _checks(self) -> tuple[Check, ...]:
-        record = self._parts.registry.get(self.name)
-        return record.checks if record else ()
 
     def _spawn(self, instance: Instance, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -356,25 +340,3 @@ class PluginSupervisor:
 
 def _begin_clock(deadline: asyncio.Timeout, limits: EffectiveLimits) -> None:
     deadline.reschedule(asyncio.get_running_loop().time() + limits.startup_timeout)
-
-
-def _container_check(check: Mapping[str, Any]) -> Check:
-    return Check(
-        name=str(check.get("name", "")),
-        ok=check.get("ok") is True,
-        detail=str(check.get("detail", "")),
-        source="container",
-    )
-
-
-def _container_facts(instance: Instance, status: RuntimeStatus | None) -> Mapping[str, Any]:
-    memory = status.memory if status else {}
-    return {
-        "id": (instance.container_id or "")[:12] or None,
-        "name": instance.identity.container_name,
-        "image_id": instance.image_id,
-        "memory_usage_bytes": memory.get("usage_bytes"),
-        "memory_peak_bytes": memory.get("peak_bytes"),
-        "cpu_seconds": status.cpu_seconds if status else None,
-        "oom_kills": status.oom_kills if status else None,
-    }

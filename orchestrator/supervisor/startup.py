@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from orchestrator.containers.spec import ContainerSpec, ContainerStatus, DeviceGrant
+from orchestrator.containers.spec import ContainerSpec, DeviceGrant
 from orchestrator.errors import (
     BuildError,
     DeviceRequestError,
@@ -23,10 +23,11 @@ from orchestrator.loader.manifest import Manifest
 from orchestrator.registry import Check
 from orchestrator.sandbox.channel import RuntimeChannel
 from orchestrator.sandbox.policy import container_spec
-from orchestrator.sandbox.verdict import Evidence, Verdict, judge
+from orchestrator.sandbox.verdict import Verdict, judge
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.notify import NotifySocket, SocketPathError
 from orchestrator.supervisor.parts import Parts
+from orchestrator.supervisor.watch import evidence_of
 
 _SILENT_LOOK: Final = 1.0
 """Seconds between looks at a container that says nothing: only for one that died unseen or an image that does not
@@ -142,15 +143,6 @@ async def _until_it_speaks(parts: Parts, instance: Instance, notify: NotifySocke
     finally:
         told.cancel()
         died.cancel()
-
-
-def evidence_of(status: ContainerStatus, instance: Instance) -> Evidence:
-    """The engine's word on a container that ended."""
-    return Evidence(
-        container_exit_code=status.exit_code,
-        container_oom_killed=bool(status.oom_killed),
-        memory_limit=instance.limits.memory,
-    )
 
 
 def _make_folder(parent: Path, folder: Path) -> None:

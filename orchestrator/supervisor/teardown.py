@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import shutil
+from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -15,55 +17,92 @@ from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.parts import Parts
 
 LOG_LINES_KEPT: Final = 100
-_HUNG = frozenset({ReasonCode.TIMEOUT, ReasonCode.STARTUP_TIMEOUT})
+_HUNG = frozenset({ReasonCode.TIMEOUT, ReasonCode.STARTUP_TIMEOUT, ReasonCode.UNRESPONSIVE})
+_STOP_PATIENCE: Final = 6.0
+"""Seconds beyond the grace for the engine to say that a container has stopped."""
+_KILL_PATIENCE: Final = 6.0
+"""Seconds for it to say so after a kill. With the usual grace of two all this takes less than 15 s."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Removal:
-    """What could not be done away with; empty where all is gone."""
+class Remains:
+    """What an instance left. `problem`: why its container may still run; empty where it does not."""
 
+    report: PostMortem
     problem: str = ""
 
 
-async def tear_down(parts: Parts, instance: Instance, verdict: Verdict) -> tuple[PostMortem, Removal]:
-    """Stop the container if it runs, keep what it leaves, remove it and its folder. Never raises."""
-    report = PostMortem(
+async def stop_instance(parts: Parts, instance: Instance, verdict: Verdict) -> Remains:
+    """Stop the container if it runs and gather what it leaves. The container stays; `remove_instance` comes next.
+    Never raises.
+    """
+    report = _report(instance, verdict)
+    for task in (instance.bring_up, instance.launch):
+        if task is not None:
+            await asyncio.gather(task, return_exceptions=True)
+    if verdict.code in _HUNG and instance.has_channel:
+        report = replace(report, stacks=await instance.channel.diagnose())
+    if instance.container_id is None:
+        return Remains(report)
+    grace = parts.settings.stop_grace.total_seconds()
+    if await _told(parts.engine.stop(instance.container_id, grace=grace), grace + _STOP_PATIENCE):
+        problem = await _told(parts.engine.kill(instance.container_id), _KILL_PATIENCE)
+        if problem:
+            return Remains(report, problem)
+    with suppress(EngineError):
+        report = await _with_last_words(parts, instance.container_id, report)
+    return Remains(report)
+
+
+async def remove_instance(parts: Parts, instance: Instance) -> str:
+    """Do away with what is left: container, lease, folder. Returns what could not be done; empty where all is gone.
+    Never raises.
+    """
+    problem = ""
+    if instance.container_id is not None:
+        try:
+            await parts.engine.remove(instance.container_id)
+        except NotFoundError:
+            pass
+        except EngineError as error:
+            _log.error("container %s could not be removed: %s", instance.identity.container_name, error)
+            problem = str(error)
+    await instance.close_channel()
+    if not problem:
+        parts.gpus.release(instance.identity.instance)
+        shutil.rmtree(instance.run_folder, ignore_errors=True)
+    return problem
+
+
+async def _told(asked: Awaitable[None], seconds: float) -> str:
+    """What the engine said against it; empty where it did it, or the container is gone."""
+    try:
+        async with asyncio.timeout(seconds):
+            await asked
+    except NotFoundError:
+        return ""
+    except EngineError as error:
+        return str(error)
+    except TimeoutError:
+        return f"the container engine gave no answer within {seconds:g} s"
+    return ""
+
+
+def _report(instance: Instance, verdict: Verdict) -> PostMortem:
+    return PostMortem(
         ended_at=datetime.now(UTC),
         exit_code=verdict.exit_code,
         signal=verdict.signal,
         peak_memory_bytes=instance.peak_memory,
+        limits=dict(instance.limits.report()),
+        container=instance.identity.container_name if instance.container_id else None,
+        image_id=instance.image_id,
+        gpus=instance.grant.uuids if instance.grant else (),
         traceback=verdict.traceback,
         build_output=verdict.build_output,
     )
-    if instance.bring_up is not None:
-        await asyncio.gather(instance.bring_up, return_exceptions=True)
-    if instance.launch is not None:
-        await asyncio.gather(instance.launch, return_exceptions=True)
-    if verdict.code in _HUNG and instance.has_channel:
-        report = replace(report, stacks=await instance.channel.diagnose())
-    removal = Removal()
-    if instance.container_id is not None:
-        report, removal = await _remove(parts, instance.container_id, report)
-    if instance.grant is not None and not removal.problem:
-        parts.gpus.release(instance.grant.holder)
-    await instance.close_channel()
-    shutil.rmtree(instance.run_folder, ignore_errors=True)
-    return report, removal
-
-
-async def _remove(parts: Parts, container_id: str, report: PostMortem) -> tuple[PostMortem, Removal]:
-    try:
-        await parts.engine.stop(container_id, grace=parts.settings.stop_grace.total_seconds())
-        report = await _with_last_words(parts, container_id, report)
-        await parts.engine.remove(container_id)
-    except NotFoundError:
-        return report, Removal()
-    except EngineError as error:
-        _log.error("container %s could not be removed: %s", container_id[:12], error)
-        return report, Removal(str(error))
-    return report, Removal()
 
 
 async def _with_last_words(parts: Parts, container_id: str, report: PostMortem) -> PostMortem:

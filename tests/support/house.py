@@ -34,6 +34,18 @@ PATIENCE = 5.0
 """Seconds that a test waits for what must come; far above what it takes."""
 
 
+class _Engine(MemoryEngine):
+    """Containers that outlive the orchestrator, as a real engine's do."""
+
+    def __init__(self, *, bound: float) -> None:
+        super().__init__(bound=bound)
+        self.stays = False
+
+    async def close(self) -> None:
+        if not self.stays:
+            await super().close()
+
+
 class House:
     """Plugins in a folder, a memory engine whose images run what the test scripted, and the app over HTTP."""
 
@@ -51,7 +63,7 @@ class House:
             **settings,
         )
         self.gpus = SetGpus()
-        self.engine = MemoryEngine(bound=engine_bound)
+        self.engine = _Engine(bound=engine_bound)
         self.engine.add_image("python:test", _nothing)
         self.engine.shelf.built_program = self._program
         self.runtimes: dict[str, Program] = {}
@@ -134,10 +146,12 @@ class House:
         finally:
             shutil.rmtree(self.run_dir, ignore_errors=True)
 
-    async def shut(self) -> None:
-        """Stop the orchestrator, to open it anew."""
+    async def shut(self, *, containers_stay: bool = False) -> None:
+        """Stop the orchestrator, to open it anew; with its containers, or for it to find them again."""
+        self.engine.stays = containers_stay
         await self._stack.aclose()
         self._stack = AsyncExitStack()
+        self.engine.stays = False
 
     # Asking
 

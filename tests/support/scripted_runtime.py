@@ -31,6 +31,9 @@ READY: dict[str, Any] = {
     "memory": {"oom_kills": 0, "usage_bytes": 1 << 20, "peak_bytes": 2 << 20, "limit_bytes": 1 << 30},
     "cpu_seconds": 0.1,
     "uptime_seconds": 0.1,
+    "ready_seconds": 0.1,
+    "runs_begun": 0,
+    "runs": [],
 }
 """The status of a runtime whose tools can be called, without its tools."""
 
@@ -178,6 +181,7 @@ class ScriptedInstance:
 
     async def _post_tool(self, request: web.Request) -> web.StreamResponse:
         self.run_ids.append(request.headers.get("X-Run-Id", ""))
+        self.status = {**self.status, "runs_begun": len(self.run_ids)}
         return await answer_call(request, self.runtime.tools)
 
     async def _tell(self) -> None:

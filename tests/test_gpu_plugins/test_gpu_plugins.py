@@ -127,3 +127,20 @@ def _leased(house: House, uuid: str) -> bool:
     assert house.app is not None
     devices = house.app.state.context.fleet.gpus()["devices"]
     return any(gpu["uuid"] == uuid and gpu["state"] != "free" for gpu in devices)
+
+
+async def test_a_shared_gpu_needs_a_budget(house: House) -> None:
+    """Without one it could not be shared, and would quietly be exclusive."""
+    house.add("careless", requires_gpu=True, gpu={"sharing": "shared"})
+    await house.open()
+    health = await house.settled("careless")
+    assert (health["state"], health["reason_code"]) == ("FAILED", "MANIFEST_INVALID")
+    assert "gpu.sharing" in health["reason"]
+    assert "memory: 4GiB" in health["reason"]
+
+
+async def test_a_gpu_that_is_in_no_quarantine_cannot_be_released(house: House) -> None:
+    """Nor one that is not there."""
+    await house.open()
+    answer = await house.client.post("/v1/gpus/GPU-0/release")
+    assert (answer.status_code, answer.json()["error_type"]) == (409, "NotQuarantined")

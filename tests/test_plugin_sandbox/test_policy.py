@@ -152,5 +152,6 @@ def test_a_container_carries_whose_it_is() -> None:
         "plugin-orchestrator.plugin": "reader",
         "plugin-orchestrator.generation": "4",
         "plugin-orchestrator.instance": "abcd1234",
+        "plugin-orchestrator.content": "",
     }
     assert container.name == "plugin-reader-abcd1234"

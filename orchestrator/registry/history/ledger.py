@@ -15,6 +15,7 @@ from orchestrator.registry.history.rows import (
     RUN_COLUMNS,
     counters_of,
     counters_row,
+    event_of,
     event_row,
     run_of,
     run_row,
@@ -48,6 +49,7 @@ _INTERRUPT: Final = f"""
     )
 """
 _IN_FLIGHT: Final = f"SELECT {RUN_COLUMNS}, id FROM runs WHERE state = '{RunState.IN_FLIGHT}' ORDER BY id"
+_LAST_EVENTS: Final = f"SELECT {EVENT_COLUMNS} FROM events WHERE id IN (SELECT max(id) FROM events GROUP BY plugin)"
 
 
 class Ledger:
@@ -69,7 +71,14 @@ class Ledger:
         with _Transaction(self.connection):
             interrupted = self.connection.execute(_INTERRUPT, (_ASYNCHRONOUS_KEPT,)).rowcount
         asynchronous = tuple(run_of(row) for row in self.connection.execute(_IN_FLIGHT))
-        return Restored(dict(self.counters), self.last_event_id, interrupted, asynchronous)
+        events = [event_of(row) for row in self.connection.execute(_LAST_EVENTS)]
+        return Restored(
+            dict(self.counters),
+            self.last_event_id,
+            interrupted,
+            asynchronous,
+            {event.plugin: event for event in events},
+        )
 
     def adopt(self, counters: Mapping[str, Counters]) -> None:
         """Begin with the counters of the file before; only for a file that has none."""

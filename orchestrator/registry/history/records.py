@@ -6,6 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
+from orchestrator.registry.records import LifecycleEvent
+
 
 class RunState(StrEnum):
     """How far a run has come."""
@@ -87,5 +89,7 @@ class Restored:
     """Asynchronous runs that were in flight, and still are as far as the history goes: find them again and finish
     them, or call them interrupted.
     """
+    last_events: Mapping[str, LifecycleEvent] = field(default_factory=lambda: MappingProxyType({}))
+    """By plugin the last event that is kept: how far its newest instance had come."""
     complete: bool = True
     """False: the history could not be opened, and all of this is empty; `HistoryStore.problem` says why."""

@@ -1,0 +1,144 @@
+"""Adoption: a container that an orchestrator before this one left running is taken up again, or has to go."""
+
+import asyncio
+import logging
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.containers.spec import ContainerStatus
+from orchestrator.errors import EngineError, OrchestratorError
+from orchestrator.gpus import Grant
+from orchestrator.lifecycle import FINAL_STATES
+from orchestrator.loader.image_recipe import ImageRecipe
+from orchestrator.loader.plugin_loader import DiscoveredPlugin
+from orchestrator.registry import LifecycleEvent
+from orchestrator.sandbox.channel import RuntimeChannel, RuntimeStatus
+from orchestrator.sandbox.policy import InstanceIdentity, effective_limits
+from orchestrator.supervisor.content import content_of
+from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.parts import Parts
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """An instance that lives on, its channel open, and what it said of itself."""
+
+    instance: Instance
+    status: RuntimeStatus
+
+
+class AdoptionRefusedError(OrchestratorError):
+    """A container that cannot be taken up; the message says why, for the log."""
+
+
+def candidates(containers: Iterable[ContainerStatus]) -> dict[str, tuple[ContainerStatus, InstanceIdentity]]:
+    """Of each plugin the container that may be adopted: the running one of the highest generation. Pure."""
+    found: defaultdict[str, list[tuple[InstanceIdentity, ContainerStatus]]] = defaultdict(list)
+    for container in containers:
+        identity = InstanceIdentity.from_labels(container.labels)
+        if identity is not None and container.state == "running":
+            found[identity.plugin].append((identity, container))
+    newest = {name: max(each, key=lambda pair: pair[0].generation) for name, each in found.items()}
+    return {name: (container, identity) for name, (identity, container) in newest.items()}
+
+
+async def adopt_all(
+    parts: Parts, plugins: Iterable[DiscoveredPlugin], last_events: Mapping[str, LifecycleEvent]
+) -> dict[str, Adopted]:
+    """What is left of the time before is adopted, by plugin name, or removed: containers and socket folders.
+
+    `last_events`: by plugin, what the history knows last of it. Nothing is raised where the engine cannot be asked:
+    what is left is then removed when it can.
+    """
+    try:
+        left = await parts.engine.list(parts.labels)
+    except EngineError as error:
+        _log.warning("leftovers could not be looked for: %s", error)
+        return {}
+    by_name = {plugin.name: plugin for plugin in plugins if plugin.manifest is not None}
+    chosen = {name: pair for name, pair in candidates(left).items() if name in by_name}
+    answers = await asyncio.gather(
+        *(_adopt(parts, by_name[name], *pair, last_events.get(name)) for name, pair in chosen.items())
+    )
+    adopted = {found.instance.identity.plugin: found for found in answers if found is not None}
+    kept = {found.instance.container_id for found in adopted.values()}
+    await asyncio.gather(*(_remove(parts, container) for container in left if container.id not in kept))
+    await asyncio.to_thread(
+        _clear_folders, parts.run_dir, {found.instance.run_folder.name for found in adopted.values()}
+    )
+    return adopted
+
+
+async def _adopt(
+    parts: Parts,
+    plugin: DiscoveredPlugin,
+    container: ContainerStatus,
+    identity: InstanceIdentity,
+    last_event: LifecycleEvent | None,
+) -> Adopted | None:
+    assert plugin.manifest is not None  # noqa: S101 - the caller has left those out
+    limits = effective_limits(plugin.manifest, parts.settings)
+    instance = Instance(plugin.manifest, limits, identity, parts.run_dir / identity.instance)
+    instance.container_id, instance.image_id = container.id, container.image_id
+    try:
+        _require_alive(identity, last_event)
+        await _require_same_content(parts, instance, plugin.folder)
+        instance.open_channel(RuntimeChannel(parts.engine.endpoint(instance.run_folder)))
+        status = await instance.channel.status()
+        _require_ready(status)
+        instance.oom_kills = status.oom_kills
+        instance.grant = Grant.from_labels(container.labels, holder=identity.instance, plugin=identity.plugin)
+        _require_gpus(parts, instance.grant)
+    except (OrchestratorError, OSError, ValueError) as error:
+        _log.info("%s: the container %s is replaced: %s", identity.plugin, container.name, error)
+        await instance.close_channel()
+        return None
+    _log.info("%s: the container %s is adopted", identity.plugin, container.name)
+    return Adopted(instance, status)
+
+
+def _require_alive(identity: InstanceIdentity, last_event: LifecycleEvent | None) -> None:
+    """What the orchestrator before this one knew of the instance."""
+    if last_event is None:
+        return
+    if last_event.generation > identity.generation:
+        raise AdoptionRefusedError("a newer instance had begun")
+    if last_event.generation == identity.generation and last_event.state in FINAL_STATES:
+        raise AdoptionRefusedError(f"it had ended: {last_event.reason_code}")
+
+
+async def _require_same_content(parts: Parts, instance: Instance, folder: Path) -> None:
+    manifest = instance.manifest
+    if instance.identity.content != await asyncio.to_thread(content_of, parts, manifest, instance.limits, folder):
+        raise AdoptionRefusedError("the plugin, its limits or the runtime have changed")
+    if not await parts.builder.is_current(ImageRecipe.of(manifest, folder), instance.image_id or ""):
+        raise AdoptionRefusedError("its image reference means another image now")
+
+
+def _require_ready(status: RuntimeStatus) -> None:
+    if status.phase != "ready":
+        raise AdoptionRefusedError(f"its runtime says {status.phase}")
+
+
+def _require_gpus(parts: Parts, grant: Grant | None) -> None:
+    if grant is not None and not parts.gpus.adopt(grant):
+        raise AdoptionRefusedError("another container has its GPU")
+
+
+async def _remove(parts: Parts, container: ContainerStatus) -> None:
+    try:
+        await parts.engine.remove(container.id)
+    except EngineError as error:
+        _log.warning("the leftover container %s could not be removed yet: %s", container.name, error)
+
+
+def _clear_folders(run_dir: Path, kept: set[str]) -> None:
+    if run_dir.is_dir():
+        for folder in run_dir.iterdir():
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)

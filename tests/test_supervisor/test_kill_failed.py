@@ -1,0 +1,102 @@
+"""A container that cannot be ended: everybody is told, its GPU stays with it, and it is tried again."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from support.gpus import SetGpus, device
+from support.house import House
+
+
+async def _hangs() -> None:
+    await asyncio.sleep(60)
+
+
+async def test_a_failed_plugin_whose_container_cannot_be_ended_says_so(house: House) -> None:
+    """FAILED stays FAILED; the graver reason takes the place of the first, which its evidence keeps."""
+    house.add("reader", tools={"read": _hangs}, limits={"timeout": "200ms"})
+    house.add("other", tools={"read": lambda: 1})
+    await house.open()
+    await house.settled("reader")
+    await house.settled("other")
+    house.engine.refuse = {"stop": "internal error", "kill": "internal error"}
+    assert (await house.run("reader", "read")).status_code == 504
+    health = await house.until("reader", lambda health: health["reason_code"] == "KILL_FAILED")
+    assert health["state"] == "FAILED"
+    assert "docker rm --force plugin-reader-" in health["reason"]
+    assert "internal error" in health["reason"]
+    health = await house.buried("reader")
+    assert health["post_mortem"]["evidence"]["ended_for"] == "TIMEOUT"
+    assert (await house.run("other", "read")).status_code == 200
+    events = (await house.client.get("/v1/plugins/reader/events")).json()
+    assert [event["reason_code"] for event in events if event["state"] == "FAILED"] == ["TIMEOUT", "KILL_FAILED"]
+
+
+async def test_a_stop_that_fails_is_no_stop(house: House) -> None:
+    """It is STOPPED when the container has stopped, not when somebody asked for it."""
+    house.add("reader")
+    await house.open()
+    await house.settled("reader")
+    house.engine.refuse = {"stop": "no", "kill": "no"}
+    health = (await house.client.post("/v1/plugins/reader/stop")).json()
+    assert (health["state"], health["reason_code"]) == ("FAILED", "KILL_FAILED")
+
+
+@pytest.mark.parametrize("broken", ["refuses", "frozen"])
+async def test_within_fifteen_seconds(house: House, broken: str) -> None:
+    """Whether the engine refuses or says nothing."""
+    house.add("reader", tools={"read": _hangs}, limits={"timeout": "200ms"})
+    await house.open()
+    await house.settled("reader")
+    if broken == "refuses":
+        house.engine.refuse = {"stop": "no", "kill": "no"}
+    else:
+        house.engine.set_frozen(True)
+    begun = time.monotonic()
+    await house.run("reader", "read")
+    await house.until("reader", lambda health: health["reason_code"] == "KILL_FAILED")
+    assert time.monotonic() - begun < 15
+
+
+async def test_its_gpu_is_nobody_elses(house: House) -> None:
+    """Quarantined, and shown so, until its container is gone."""
+    house.gpus = SetGpus(device(0))
+    house.engine.device_drivers = ("nvidia",)
+    house.add("one", tools={"run": _hangs}, requires_gpu=True, limits={"timeout": "200ms"})
+    house.add("two", requires_gpu=True, image="house/one")
+    house.runtimes["two"] = house.runtimes["one"]
+    await house.open()
+    await house.settled("one")
+    await house.client.post("/v1/plugins/two/stop")
+    if (await house.health("one"))["state"] == "UNAVAILABLE":
+        await house.client.post("/v1/plugins/one/restart", params={"wait": 5})
+    house.engine.refuse = {"stop": "no", "kill": "no", "remove": "no"}
+    await house.run("one", "run")
+    await house.until("one", lambda health: health["reason_code"] == "KILL_FAILED")
+    (quarantine,) = (await house.client.get("/v1/gpus")).json()["quarantines"]
+    assert "could be neither stopped nor killed" in quarantine
+    two = (await house.client.post("/v1/plugins/two/start", params={"wait": 5})).json()
+    assert two["reason_code"] == "GPU_BUSY"
+    house.engine.refuse = {}
+    house.engine.break_streams()  # which is followed by a full list
+    async with asyncio.timeout(5):
+        while (await house.client.get("/v1/gpus")).json()["quarantines"]:
+            await asyncio.sleep(0.02)
+    assert await house.containers("one") == []
+    two = (await house.client.post("/v1/plugins/two/start", params={"wait": 5})).json()
+    assert two["reason_code"] is None
+
+
+async def test_what_is_kept_of_an_end(house: House) -> None:
+    """Evidence, limits, image, container; the same from the history after a restart of the orchestrator."""
+    house.add("reader", tools={"read": lambda: 1}, limits={"memory": "64MiB"})
+    await house.open()
+    await house.settled("reader")
+    await house.instance("reader").worker_exits(signal=11)
+    kept: dict[str, Any] = (await house.buried("reader"))["post_mortem"]
+    assert kept["evidence"]["worker_signal"] == "SIGSEGV"
+    assert kept["limits"]["memory_bytes"] == 64 << 20
+    assert kept["container"].startswith("plugin-reader-")
+    assert kept["image_id"]
+    assert kept["signal"] == "SIGSEGV"
