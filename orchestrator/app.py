@@ -18,6 +18,7 @@ from orchestrator.api import (
     events_router,
     gpus_router,
     health_router,
+    metrics_router,
     own_health_router,
     plugins_router,
     problems,
@@ -39,6 +40,7 @@ from orchestrator.settings import Settings
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_keeper import GpuKeeper
 from orchestrator.supervisor.parts import Parts
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.tool_runner import ToolRunner
 
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -72,7 +74,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         claimed = deployment.claim(settings)
-        containers = engine or docker_engine(settings)
+        metrics = Metrics()
+        containers = metrics.observe_engine(engine or docker_engine(settings))
         history = HistoryStore(
             settings.state_dir, max_age=settings.history_max_age, max_bytes=int(settings.history_max_bytes)
         )
@@ -87,9 +90,12 @@ def create_app(
                 upload_idle=upload_idle,
                 upload_min_rate=int(settings.upload_min_rate),
             )
-            runner = ToolRunner(parts.registry, fleet.get, sandbox)
+            runner = ToolRunner(parts.registry, fleet.get, sandbox, metrics.observe_runs(parts.registry).watch)
             feed = EventFeed(parts.registry, most=settings.event_readers)
-            app.state.context = ApiContext(parts.registry, fleet, runner, upload_idle, feed)
+            metrics.observe_plugins(parts.registry, fleet.gpus)
+            metrics.observe_readers(lambda: feed.readers)
+            metrics.observe_history(history)
+            app.state.context = ApiContext(parts.registry, fleet, runner, upload_idle, feed, metrics)
             for missing in parts.loader.missing_directories():
                 _log.warning("the plugin folder %s is not there; set ORCHESTRATOR_PLUGINS_DIRS", missing)
             await fleet.open(restored.last_events)
@@ -111,7 +117,15 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for module in (health_router, gpus_router, plugins_router, events_router, run_router, own_health_router):
+    for module in (
+        health_router,
+        gpus_router,
+        plugins_router,
+        events_router,
+        run_router,
+        own_health_router,
+        metrics_router,
+    ):
         app.include_router(module.router)
     problems.install(app)
     store = key_store(settings)

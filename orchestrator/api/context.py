@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.registry import PluginRegistry
 from orchestrator.supervisor.fleet import Fleet
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.tool_runner import ToolRunner
 
 
@@ -21,6 +22,7 @@ class ApiContext:
     tool_runner: ToolRunner
     upload_idle: float
     feed: EventFeed
+    metrics: Metrics
 
 
 def api_context(connection: HTTPConnection) -> ApiContext:

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import STATUS, envelope, respond, unknown_plugin
+from orchestrator.api.trace_headers import trace_context
 from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
 
 router = APIRouter(tags=["tools"])
@@ -65,6 +66,7 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
         content_type=request.headers.get("content-type", "application/json"),
         body=body,
         query=request.url.query,
+        trace=trace_context(request.headers),
     )
     media_type = wanted_stream(",".join(request.headers.getlist("accept")))
     async with _caller_watched(request, call, context):

@@ -104,7 +104,7 @@ def _fields(record: PluginRecord, now: datetime) -> Mapping[str, Any]:
         "version": record.version,
         "reason": record.reason,
         "reason_code": record.reason_code,
-        "uptime_seconds": _uptime(record, now),
+        "uptime_seconds": uptime_seconds(record, now),
         "last_used": record.last_used,
         "success_count": record.success_count,
         "error_count": record.error_count,
@@ -125,7 +125,8 @@ def _fields(record: PluginRecord, now: datetime) -> Mapping[str, Any]:
     }
 
 
-def _uptime(record: PluginRecord, now: datetime) -> float | None:
+def uptime_seconds(record: PluginRecord, now: datetime) -> float | None:
+    """Since the instance was ready; stands still once it has ended; None before."""
     if record.ready_at is None:
         return None
     return max(0.0, ((record.ended_at or now) - record.ready_at).total_seconds())

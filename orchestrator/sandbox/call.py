@@ -1,6 +1,6 @@
 """A tool call and what came of it, as values."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -50,6 +50,8 @@ class ToolCall:
     content_type: str
     body: bytes | AsyncIterator[bytes]
     query: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """W3C trace context: the headers `traceparent` and `tracestate`, as far as there are any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import aiohttp
@@ -161,12 +162,19 @@ class RuntimeChannel:
 
     @asynccontextmanager
     async def call(
-        self, tool: str, *, run_id: str, content_type: str, query: str, body: bytes | AsyncIterator[bytes]
+        self,
+        tool: str,
+        *,
+        run_id: str,
+        content_type: str,
+        query: str,
+        body: bytes | AsyncIterator[bytes],
+        trace: Mapping[str, str] = MappingProxyType({}),
     ) -> AsyncIterator[ToolResponse]:
-        """Call a tool and have the head of its answer. Raises `ChannelError` where no answer comes; sets no bound in
-        time.
+        """Call a tool and have the head of its answer. `trace` are headers of the W3C trace context. Raises
+        `ChannelError` where no answer comes; sets no bound in time.
         """
-        headers = {"X-Run-Id": run_id, "Content-Type": content_type}
+        headers = {"X-Run-Id": run_id, "Content-Type": content_type, **trace}
         url = f"http://plugin/tools/{tool}" + (f"?{query}" if query else "")
         try:
             response = await self._tools.post(url, data=body, headers=headers, allow_redirects=False)

@@ -155,7 +155,12 @@ class PluginSandboxRunner:
         killed_before = instance.oom_kills
         try:
             async with instance.channel.call(
-                call.tool, run_id=call.run_id, content_type=call.content_type, query=call.query, body=body
+                call.tool,
+                run_id=call.run_id,
+                content_type=call.content_type,
+                query=call.query,
+                body=body,
+                trace=call.trace,
             ) as response:
                 if response.content_type == "application/x-ndjson":
                     passed_on = None if emit is None else self._patient(emit, deadline)

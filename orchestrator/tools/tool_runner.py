@@ -15,6 +15,7 @@ from orchestrator.sandbox.sandbox_runner import Emit, PluginSandboxRunner, ended
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 from orchestrator.tools.admission import Admission, AdmissionQueue
+from orchestrator.tools.run_observer import RunObserver, RunWatch, nobody_watches
 
 _log = logging.getLogger(__name__)
 
@@ -35,11 +36,16 @@ class ToolRunner:
     """Runs tools. `find` gives the supervisor of a plugin, None for an unknown name."""
 
     def __init__(
-        self, registry: PluginRegistry, find: Callable[[str], PluginSupervisor | None], sandbox: PluginSandboxRunner
+        self,
+        registry: PluginRegistry,
+        find: Callable[[str], PluginSupervisor | None],
+        sandbox: PluginSandboxRunner,
+        observe: RunObserver = nobody_watches,
     ) -> None:
         self._registry = registry
         self._find = find
         self._sandbox = sandbox
+        self._observe = observe
         self._queues: dict[str, AdmissionQueue] = {}
         self._turns: dict[str, asyncio.Future[None]] = {}
         self._gone: dict[str, asyncio.Future[None]] = {}
@@ -51,6 +57,12 @@ class ToolRunner:
 
     async def run(self, plugin: str, call: ToolCall, emit: Emit | None = None) -> RunResult:
         """What came of `call`; whatever happens is in the result, nothing is raised but cancellation."""
+        with self._observe(plugin, call) as watch:
+            result = await self._run(plugin, call, emit, watch)
+            watch.ended(result)
+        return result
+
+    async def _run(self, plugin: str, call: ToolCall, emit: Emit | None, watch: RunWatch) -> RunResult:
         record, supervisor = self._registry.get(plugin), self._find(plugin)
         if record is None or supervisor is None:
             return RunResult(
@@ -72,7 +84,7 @@ class ToolRunner:
             async with self._turn(record, call.run_id, gone):
                 async with while_wanted(gone, _TOO_EARLY):
                     instance = await supervisor.ready_instance()
-                return await self._run_on(instance, supervisor, call, emit, gone)
+                return await self._run_on(instance, supervisor, call, emit, gone=gone, watch=watch)
         except (QueueFullError, CallerGoneError) as error:
             return _never_begun(record, error)
         except InstanceEndedError as error:
@@ -105,7 +117,9 @@ class ToolRunner:
         supervisor: PluginSupervisor,
         call: ToolCall,
         emit: Emit | None,
+        *,
         gone: asyncio.Future[None],
+        watch: RunWatch,
     ) -> RunResult:
         if call.tool not in instance.tools:
             known = ", ".join(sorted(instance.tools)) or "none"
@@ -117,6 +131,7 @@ class ToolRunner:
         self._registry.begin_run(supervisor.name, instance.generation)
         result: RunResult | None = None
         try:
+            call = watch.begun(call)
             result = await self._sandbox.run(instance, call, timeout=instance.limits.timeout, emit=emit, gone=gone)
         finally:
             self._registry.finish_run(
@@ -127,9 +142,7 @@ class ToolRunner:
             )
         supervisor.run_ended(instance, call.tool, result)
         if result.traceback:
-            _log.warning(
-                "%s.%s raised\n%s", supervisor.name, call.tool, result.traceback, extra={"run_id": call.run_id}
-            )
+            _log.warning("%s.%s raised\n%s", supervisor.name, call.tool, result.traceback)
         return result
 
     @asynccontextmanager

@@ -1,0 +1,174 @@
+"""ObservedEngine: a container engine whose answers are timed and whose errors are counted. Engines know nothing of
+it.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from orchestrator.containers.endpoint import Endpoint
+from orchestrator.containers.engine import ContainerEngine
+from orchestrator.containers.spec import ContainerSpec, ContainerStatus, EngineEvent, EngineInfo, ImageStatus
+from orchestrator.errors import (
+    BuildError,
+    DeviceRequestError,
+    EngineRefusedError,
+    EngineUnreachableError,
+    NotFoundError,
+    OrchestratorError,
+)
+from orchestrator.telemetry.run_metrics import PREFIX
+
+_KINDS: Final[Mapping[type[OrchestratorError], str]] = {
+    EngineUnreachableError: "unreachable",
+    NotFoundError: "not_found",
+    DeviceRequestError: "device_request",
+    BuildError: "build",
+    EngineRefusedError: "refused",
+}
+_ANSWERS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200)
+"""Seconds. Questions take milliseconds, a start some hundred, a build up to many minutes."""
+_LAGS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+
+
+class ObservedEngine:
+    """`engine`, and what it was seen to do, in `metrics`."""
+
+    def __init__(self, engine: ContainerEngine, metrics: CollectorRegistry) -> None:
+        self._engine = engine
+        self._answers = Histogram(
+            f"{PREFIX}engine_request_duration_seconds",
+            "How long the container engine took to answer, errors included.",
+            ("operation",),
+            buckets=_ANSWERS,
+            registry=metrics,
+        )
+        self._errors = Counter(
+            f"{PREFIX}engine_errors",
+            "Requests to the container engine that failed; not_found may be nothing amiss.",
+            ("operation", "kind"),
+            registry=metrics,
+        )
+        self._reachable = Gauge(
+            f"{PREFIX}engine_reachable",
+            "1 where the last request to the container engine was answered, if only by an error; else 0.",
+            registry=metrics,
+        )
+        self._lag = Histogram(
+            f"{PREFIX}engine_event_lag_seconds",
+            "From a change of a container by the engine's clock to its being taken in here.",
+            buckets=_LAGS,
+            registry=metrics,
+        )
+
+    @contextmanager
+    def _request(self, operation: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        except OrchestratorError as error:
+            kind = next((kind for known, kind in _KINDS.items() if isinstance(error, known)), "other")
+            self._errors.labels(operation, kind).inc()
+            self._answered(operation, begun, reachable=kind != "unreachable")
+            raise
+        else:  # what was cancelled says nothing about the engine
+            self._answered(operation, begun, reachable=True)
+
+    def _answered(self, operation: str, begun: float, *, reachable: bool) -> None:
+        self._answers.labels(operation).observe(time.perf_counter() - begun)
+        self._reachable.set(reachable)
+
+    # The engine
+
+    async def info(self) -> EngineInfo:
+        with self._request("info"):
+            return await self._engine.info()
+
+    async def image(self, reference: str) -> ImageStatus:
+        with self._request("image"):
+            return await self._engine.image(reference)
+
+    async def images(self, labels: Mapping[str, str]) -> list[ImageStatus]:
+        with self._request("images"):
+            return await self._engine.images(labels)
+
+    async def remove_image(self, reference: str) -> None:
+        with self._request("remove_image"):
+            await self._engine.remove_image(reference)
+
+    async def pull(self, reference: str) -> ImageStatus:
+        with self._request("pull"):
+            return await self._engine.pull(reference)
+
+    async def build(
+        self,
+        context: Path,
+        *,
+        tag: str,
+        dockerfile: str = "Dockerfile",
+        labels: Mapping[str, str],
+        build_args: Mapping[str, str],
+        on_output: Callable[[str], None],
+    ) -> ImageStatus:
+        with self._request("build"):
+            return await self._engine.build(
+                context, tag=tag, dockerfile=dockerfile, labels=labels, build_args=build_args, on_output=on_output
+            )
+
+    async def create(self, spec: ContainerSpec) -> str:
+        with self._request("create"):
+            return await self._engine.create(spec)
+
+    async def start(self, container_id: str) -> None:
+        with self._request("start"):
+            await self._engine.start(container_id)
+
+    def endpoint(self, run_folder: Path) -> Endpoint:
+        return self._engine.endpoint(run_folder)
+
+    async def inspect(self, container_id: str) -> ContainerStatus:
+        with self._request("inspect"):
+            return await self._engine.inspect(container_id)
+
+    async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
+        with self._request("list"):
+            return await self._engine.list(labels)
+
+    async def stop(self, container_id: str, *, grace: float) -> None:
+        with self._request("stop"):
+            await self._engine.stop(container_id, grace=grace)
+
+    async def kill(self, container_id: str) -> None:
+        with self._request("kill"):
+            await self._engine.kill(container_id)
+
+    async def remove(self, container_id: str) -> None:
+        with self._request("remove"):
+            await self._engine.remove(container_id)
+
+    async def logs(self, container_id: str, *, tail: int) -> str:
+        with self._request("logs"):
+            return await self._engine.logs(container_id, tail=tail)
+
+    def follow_logs(self, container_id: str, *, tail: int) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        return self._engine.follow_logs(container_id, tail=tail)
+
+    @asynccontextmanager
+    async def events(
+        self, labels: Mapping[str, str], *, since: datetime | None = None
+    ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+        async with self._engine.events(labels, since=since) as events:
+            yield self._timed(events)
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    async def _timed(self, events: AsyncIterator[EngineEvent]) -> AsyncIterator[EngineEvent]:
+        async for event in events:
+            self._lag.observe(max(0.0, (datetime.now(UTC) - event.time).total_seconds()))
+            yield event
