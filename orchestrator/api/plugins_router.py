@@ -10,7 +10,7 @@ from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.endless import EndlessResponse, stopping
 from orchestrator.api.problems import problem, unknown_plugin
 from orchestrator.errors import EngineError
-from orchestrator.health.health_model import PluginDetailResponse, detail_response
+from orchestrator.health.health_model import PluginDetailResponse, PostMortemReport, detail_response, post_mortem_report
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
@@ -54,6 +54,20 @@ async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
         return unknown_plugin(name)
     await supervisor.stop()
     return await _after(supervisor, context, 0)
+
+
+@router.get("/post-mortem", response_model=PostMortemReport)
+async def post_mortem(
+    name: str, context: Context, generation: Annotated[int | None, Query(ge=0)] = None
+) -> PostMortemReport | Response:
+    """What is kept of an instance that ended, long after a restart too: of this generation, or of the last one."""
+    if context.registry.get(name) is None:
+        return unknown_plugin(name)
+    report = await context.fleet.post_mortem(name, generation)
+    if report is None:
+        which = "No instance of it has ended" if generation is None else f"Nothing is kept of generation {generation}"
+        return problem(404, f"{which}, as far as the history goes.", error_type="NoPostMortem", plugin=name)
+    return post_mortem_report(report)
 
 
 @router.get("/logs", response_class=PlainTextResponse)

@@ -1,6 +1,7 @@
 """The images of plugins: built where their content changed, fetched where they are prebuilt."""
 
 import asyncio
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -49,11 +50,16 @@ class ImageBuilder:
         self._engine = engine
         self._images_dir = images_dir
         self._logs_dir = logs_dir
+        self._contexts = logs_dir / "contexts"
         self._ca_bundle = ca_bundle
         self._build_args = dict(build_args)
         self._python_image = python_image
         self._slots = asyncio.Semaphore(_BUILDS_AT_ONCE)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def clear_contexts(self) -> None:
+        """Remove the build contexts that a killed orchestrator left behind; before the first build."""
+        shutil.rmtree(self._contexts, ignore_errors=True)
 
     async def ensure_base(self, on_output: Output | None = None) -> ImageStatus:
         """The image that plugins are built on.
@@ -136,7 +142,11 @@ class ImageBuilder:
         return image
 
     async def _build(self, plan: ImagePlan, on_output: Output) -> ImageStatus:
-        with tempfile.TemporaryDirectory(prefix="image-build-") as folder, BuildLog(self._logs_dir, plan.name) as log:
+        self._contexts.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=self._contexts) as folder,
+            BuildLog(self._logs_dir, plan.name) as log,
+        ):
 
             def tell(line: str) -> None:
                 log.write(line)

@@ -55,6 +55,7 @@ async def adopt_all(
     `last_events`: by plugin, what the history knows last of it. Nothing is raised where the engine cannot be asked:
     what is left is then removed when it can.
     """
+    await asyncio.to_thread(parts.builder.clear_contexts)
     try:
         left = await parts.engine.list(parts.labels)
     except EngineError as error:

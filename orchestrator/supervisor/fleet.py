@@ -15,7 +15,7 @@ from orchestrator.errors import EngineError, EngineUnreachableError
 from orchestrator.gpus import LeaseChange
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.registry import Check, LifecycleEvent, PluginRecord
+from orchestrator.registry import Check, LifecycleEvent, PluginRecord, PostMortem
 from orchestrator.sandbox.policy import LABEL_INSTANCE, LABEL_PLUGIN, effective_limits
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted, adopt_all
@@ -187,6 +187,10 @@ class Fleet:
     def gpus(self) -> Mapping[str, Any]:
         """The host's GPUs and who holds them, as last seen."""
         return self._parts.gpus.report()
+
+    async def post_mortem(self, name: str, generation: int | None) -> PostMortem | None:
+        """What the history keeps of this instance's end, or of the plugin's last that has ended."""
+        return await self._parts.history.post_mortem_of(name, generation)
 
     def _gpu_lost(self, holder: str, verdict: Verdict) -> None:
         for supervisor in self._supervisors.values():

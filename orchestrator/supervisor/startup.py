@@ -59,7 +59,7 @@ async def engine_verdicts(doing: str) -> AsyncIterator[None]:
     except EngineError as error:
         raise InstanceEndedError(
             Verdict(
-                ReasonCode.ENGINE_UNREACHABLE,
+                ReasonCode.INIT_ERROR,
                 f"The container engine refused while {doing}: {error}. Mend what it names, then restart the plugin.",
             )
         ) from error

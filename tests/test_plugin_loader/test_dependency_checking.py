@@ -130,7 +130,7 @@ async def test_an_engine_that_refuses_is_quoted(house: House, call: str) -> None
     house.add("reader")
     await house.open()
     health = await house.buried("reader")
-    assert health["state"] == "UNAVAILABLE"
+    assert health["state"] == "FAILED"
     assert "no space left on device" in health["reason"]
     assert await house.containers("reader") == []
 

@@ -100,3 +100,22 @@ async def test_what_is_kept_of_an_end(house: House) -> None:
     assert kept["container"].startswith("plugin-reader-")
     assert kept["image_id"]
     assert kept["signal"] == "SIGSEGV"
+    generation = (await house.health("reader"))["generation"]
+    await house.client.post("/v1/plugins/reader/restart", params={"wait": 5})
+    assert (await house.health("reader"))["post_mortem"] is None
+    for query in ({}, {"generation": generation}):
+        answer = await house.client.get("/v1/plugins/reader/post-mortem", params=query)
+        assert answer.status_code == 200
+        assert answer.json() == kept
+    for path in ("reader/post-mortem?generation=77", "nobody/post-mortem"):
+        assert (await house.client.get(f"/v1/plugins/{path}")).status_code == 404
+
+
+async def test_what_the_engine_refuses_is_no_unreachable_engine(house: House) -> None:
+    """It answered; what it names has to be mended."""
+    house.add("reader")
+    house.engine.refuse = {"create": "Range of CPUs is from 0.01 to 2.00"}
+    await house.open()
+    health = await house.settled("reader")
+    assert (health["state"], health["reason_code"]) == ("FAILED", "INIT_ERROR")
+    assert "Range of CPUs" in health["reason"]
