@@ -55,6 +55,9 @@ _BUILD_VARIABLES: Final = (
     "PIP_INDEX_URL",
 )
 
+_EVENTS_BROUGHT_BACK: Final = 1000
+"""Events of the time before the start that are at hand at once; the history has more."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -81,8 +84,9 @@ def create_app(
         )
         try:
             restored = await history.restore()
-            parts = _parts(settings, containers, claimed, history, gpu_host)
-            parts.registry.subscribe(history.event)
+            registry = PluginRegistry(restored=restored, events=await history.latest_events(_EVENTS_BROUGHT_BACK))
+            registry.subscribe(history.event)
+            parts = _parts(settings, containers, claimed, registry, history, gpu_host)
             fleet = Fleet(parts)
             upload_idle = settings.upload_idle_timeout.total_seconds()
             sandbox = PluginSandboxRunner(
@@ -90,12 +94,12 @@ def create_app(
                 upload_idle=upload_idle,
                 upload_min_rate=int(settings.upload_min_rate),
             )
-            runner = ToolRunner(parts.registry, fleet.get, sandbox, metrics.observe_runs(parts.registry).watch)
-            feed = EventFeed(parts.registry, most=settings.event_readers)
-            metrics.observe_plugins(parts.registry, fleet.gpus)
+            runner = ToolRunner(registry, fleet.get, sandbox, history, metrics.observe_runs(registry).watch)
+            feed = EventFeed(registry, most=settings.event_readers)
+            metrics.observe_plugins(registry, fleet.gpus)
             metrics.observe_readers(lambda: feed.readers)
             metrics.observe_history(history)
-            app.state.context = ApiContext(parts.registry, fleet, runner, upload_idle, feed, metrics)
+            app.state.context = ApiContext(registry, fleet, runner, upload_idle, feed, metrics, history)
             for missing in parts.loader.missing_directories():
                 _log.warning("the plugin folder %s is not there; set ORCHESTRATOR_PLUGINS_DIRS", missing)
             await fleet.open(restored.last_events)
@@ -171,13 +175,14 @@ def _parts(
     settings: Settings,
     engine: ContainerEngine,
     claimed: deployment.Deployment,
+    registry: PluginRegistry,
     history: HistoryStore,
     gpu_host: GpuHost | None,
 ) -> Parts:
     return Parts(
         settings=settings,
         engine=engine,
-        registry=PluginRegistry(),
+        registry=registry,
         loader=PluginLoader(settings.plugins_dirs),
         checker=DependencyChecker(settings.models_dir),
         builder=image_builder(settings, engine),

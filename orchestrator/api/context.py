@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.registry import PluginRegistry
+from orchestrator.registry.history import HistoryStore
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.tool_runner import ToolRunner
@@ -23,6 +24,7 @@ class ApiContext:
     upload_idle: float
     feed: EventFeed
     metrics: Metrics
+    history: HistoryStore
 
 
 def api_context(connection: HTTPConnection) -> ApiContext:

@@ -94,7 +94,8 @@ def _is_taken() -> bool:
 def _answers() -> bool:
     try:
         response = httpx.get(f"{client.address()}/healthz", timeout=2, trust_env=False)
-        return bool(response.json() == {"status": "ok"})
+        health = response.json()
+        return isinstance(health, dict) and health.get("status") == "ok"
     except (httpx.HTTPError, ValueError):
         return False
 

@@ -1,7 +1,7 @@
 """The thread-safe registry: records behind a reader-writer lock, events of every state change."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from readerwriterlock import rwlock
 
 from orchestrator.errors import StaleGenerationError, TransitionError
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition, final_state
+from orchestrator.registry.history.records import NOTHING_RESTORED, Restored
 from orchestrator.registry.records import LifecycleEvent, PluginRecord
 
 Listener = Callable[[LifecycleEvent], object]
@@ -33,15 +34,24 @@ class PluginRegistry:
     replaced whole, so it is a true picture, only perhaps not the newest.
     """
 
-    def __init__(self, *, clock: Callable[[], datetime] = _now, read_patience: float = _READ_PATIENCE) -> None:
+    def __init__(
+        self,
+        *,
+        restored: Restored = NOTHING_RESTORED,
+        events: Iterable[LifecycleEvent] = (),
+        clock: Callable[[], datetime] = _now,
+        read_patience: float = _READ_PATIENCE,
+    ) -> None:
+        """Counters and event ids go on from what was `restored`; `events` are the last ones of that time."""
         self._lock = (
             rwlock.RWLockWrite()
         )  # writers first: they are few and short, and nobody should wait long behind readers
         self._clock = clock
         self._read_patience = read_patience
         self._records: Mapping[str, PluginRecord] = {}
-        self._events: deque[LifecycleEvent] = deque(maxlen=_EVENTS_KEPT)
-        self._event_count = 0
+        self._events: deque[LifecycleEvent] = deque(events, maxlen=_EVENTS_KEPT)
+        self._event_count = restored.last_event_id
+        self._earlier = restored.counters
         self._listeners: tuple[Listener, ...] = ()
 
     # Reading
@@ -74,7 +84,21 @@ class PluginRegistry:
     # Writing
 
     def register(self, record: PluginRecord) -> None:
-        """Take up a plugin (or replace all that is known of it) at the state that its record says."""
+        """Take up a plugin (or replace all that is known of it) at the state that its record says. One that was known
+        before the orchestrator was started has its counters and generation from then.
+        """
+        earlier = self._earlier.get(record.name)
+        if earlier is not None:
+            record = replace(
+                record,
+                generation=record.generation or earlier.generation,
+                earlier_generations=earlier.generation,
+                last_used=earlier.last_used,
+                success_count=earlier.success,
+                error_count=earlier.error,
+                last_execution_ms=earlier.last_ms,
+                total_execution_ms=earlier.total_ms,
+            )
         with self._lock.gen_wlock():
             self._put(record)
             event = self._note(record, None)
@@ -130,9 +154,9 @@ class PluginRegistry:
             event = self._note(record, old.state)
         self._tell(event)
 
-    def begin_run(self, name: str, generation: int) -> None:
-        """Count a run in; the first makes the instance RUNNING. Raises `TransitionError` for an instance that is not
-        ready.
+    def begin_run(self, name: str, generation: int) -> datetime:
+        """Count a run in, and say when that was; the first makes the instance RUNNING. Raises `TransitionError` for an
+        instance that is not ready.
         """
         event = None
         with self._lock.gen_wlock():
@@ -147,6 +171,7 @@ class PluginRegistry:
                 event = self._note(record, old.state)
         if event is not None:
             self._tell(event)
+        return now
 
     def finish_run(self, name: str, generation: int, *, ok: bool | None, execution_ms: float) -> None:
         """Count a run out; `execution_ms` are milliseconds; `ok` None counts neither as success nor as error. Counts

@@ -55,6 +55,8 @@ class PluginRecord:
     observed_at: datetime
     """When any of this was last seen to be so."""
     generation: int = 0
+    earlier_generations: int = 0
+    """Those of the time before the orchestrator was started."""
     reason_code: ReasonCode | None = None
     reason: str | None = None
     ready_at: datetime | None = None
@@ -73,6 +75,11 @@ class PluginRecord:
     limits: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
     tools: tuple[Mapping[str, Any], ...] = ()
     post_mortem: PostMortem | None = None
+
+    @property
+    def first(self) -> bool:
+        """No instance has ended since the orchestrator was started."""
+        return self.generation <= self.earlier_generations + 1
 
     @property
     def ended(self) -> bool:

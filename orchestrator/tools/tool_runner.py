@@ -9,12 +9,14 @@ from typing import Final
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.registry import PluginRecord, PluginRegistry
+from orchestrator.registry.history import HistoryStore
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
 from orchestrator.sandbox.deadline import CallerGoneError, while_wanted
 from orchestrator.sandbox.sandbox_runner import Emit, PluginSandboxRunner, ended_by
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 from orchestrator.tools.admission import Admission, AdmissionQueue
+from orchestrator.tools.live_run import LiveRun, accepted
 from orchestrator.tools.run_observer import RunObserver, RunWatch, nobody_watches
 
 _log = logging.getLogger(__name__)
@@ -40,20 +42,20 @@ class ToolRunner:
         registry: PluginRegistry,
         find: Callable[[str], PluginSupervisor | None],
         sandbox: PluginSandboxRunner,
+        history: HistoryStore,
         observe: RunObserver = nobody_watches,
     ) -> None:
         self._registry = registry
         self._find = find
         self._sandbox = sandbox
+        self._history = history
         self._observe = observe
         self._queues: dict[str, AdmissionQueue] = {}
-        self._turns: dict[str, asyncio.Future[None]] = {}
-        self._gone: dict[str, asyncio.Future[None]] = {}
-        """For each run, done when nobody is there any more for its answer."""
+        self._live: dict[str, LiveRun] = {}
+        """The runs that have been accepted and have not ended."""
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._runs = 0
 
     async def run(self, plugin: str, call: ToolCall, emit: Emit | None = None) -> RunResult:
         """What came of `call`; whatever happens is in the result, nothing is raised but cancellation."""
@@ -77,49 +79,58 @@ class ToolRunner:
             )
         if record.ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return _unavailable(record)
-        self._runs += 1
-        self._idle.clear()
-        gone = self._gone[call.run_id] = asyncio.get_running_loop().create_future()
+        run = accepted(plugin, call, watch)
         try:
-            async with self._turn(record, call.run_id, gone):
-                async with while_wanted(gone, _TOO_EARLY):
-                    instance = await supervisor.ready_instance()
-                return await self._run_on(instance, supervisor, call, emit, gone=gone, watch=watch)
-        except (QueueFullError, CallerGoneError) as error:
-            return _never_begun(record, error)
-        except InstanceEndedError as error:
-            result = ended_by(error.verdict)
+            queue = self._admit(record, run)
+        except QueueFullError as error:
             return RunResult(
-                Outcome.UNAVAILABLE, error=result.error, error_type=_UNAVAILABLE, reason_code=result.reason_code
+                Outcome.QUEUE_FULL, error=str(error), error_type="QueueFull", retry_after=_patience(record)
             )
+        self._live[run.run_id] = run
+        self._idle.clear()
+        result: RunResult | None = None
+        try:
+            result = await self._conduct(run, queue, supervisor, call, emit)
+            await self._history.run_finished(run.end(result), success=_success(result))
         finally:
-            del self._gone[call.run_id]
-            self._runs -= 1
-            if not self._runs:
+            if result is None:
+                self._history.run_interrupted(run.record)
+            del self._live[run.run_id]
+            if not self._live:
                 self._idle.set()
+        return result
 
     def give_up(self, run_id: str) -> None:
         """Nobody is there any more for this run's answer: if it waits, it never begins. One that has begun goes on,
         since a tool cannot be stopped short of its container; only one that streams is stopped at its next line.
         """
-        gone = self._gone.get(run_id)
-        if gone is not None and not gone.done():
-            gone.set_result(None)
+        if (run := self._live.get(run_id)) is not None:
+            run.give_up()
 
     async def drain(self) -> None:
         """Take no new runs, and return when those in flight have ended, each within its own limit."""
         self._draining = True
         await self._idle.wait()
 
+    async def _conduct(
+        self, run: LiveRun, queue: AdmissionQueue, supervisor: PluginSupervisor, call: ToolCall, emit: Emit | None
+    ) -> RunResult:
+        """From its place in the queue to its end."""
+        try:
+            async with self._turn(queue, run):
+                async with while_wanted(run.gone, _TOO_EARLY):
+                    instance = await supervisor.ready_instance()
+                return await self._run_on(instance, supervisor, run, call, emit)
+        except CallerGoneError as error:
+            return RunResult(Outcome.CALLER_GONE, error=str(error))
+        except InstanceEndedError as error:
+            result = ended_by(error.verdict)
+            return RunResult(
+                Outcome.UNAVAILABLE, error=result.error, error_type=_UNAVAILABLE, reason_code=result.reason_code
+            )
+
     async def _run_on(
-        self,
-        instance: Instance,
-        supervisor: PluginSupervisor,
-        call: ToolCall,
-        emit: Emit | None,
-        *,
-        gone: asyncio.Future[None],
-        watch: RunWatch,
+        self, instance: Instance, supervisor: PluginSupervisor, run: LiveRun, call: ToolCall, emit: Emit | None
     ) -> RunResult:
         if call.tool not in instance.tools:
             known = ", ".join(sorted(instance.tools)) or "none"
@@ -128,11 +139,17 @@ class ToolRunner:
                 error=f"{supervisor.name} has no tool {call.tool[:80]!r}; it has {known}.",
                 error_type="UnknownTool",
             )
-        self._registry.begin_run(supervisor.name, instance.generation)
+        now = self._registry.begin_run(supervisor.name, instance.generation)
+        self._history.run_started(run.begin(instance.generation, now))
         result: RunResult | None = None
         try:
-            call = watch.begun(call)
-            result = await self._sandbox.run(instance, call, timeout=instance.limits.timeout, emit=emit, gone=gone)
+            result = await self._sandbox.run(
+                instance,
+                run.measured(run.watch.begun(call)),
+                timeout=instance.limits.timeout,
+                emit=run.counting(emit),
+                gone=run.gone,
+            )
         finally:
             self._registry.finish_run(
                 supervisor.name,
@@ -145,43 +162,47 @@ class ToolRunner:
             _log.warning("%s.%s raised\n%s", supervisor.name, call.tool, result.traceback)
         return result
 
-    @asynccontextmanager
-    async def _turn(self, record: PluginRecord, run_id: str, gone: asyncio.Future[None]) -> AsyncIterator[None]:
-        """Waits for this run's turn and holds it. Raises `QueueFullError`."""
+    def _admit(self, record: PluginRecord, run: LiveRun) -> AdmissionQueue:
+        """Give it its place. Raises `QueueFullError`."""
         concurrency, capacity = int(record.limits["concurrency"]), int(record.limits["queue"])
         queue = self._queues.setdefault(record.name, AdmissionQueue(concurrency, capacity))
         queue.resize(concurrency, capacity)
-        match queue.ask(run_id):
+        match queue.ask(run.run_id):
             case Admission.REFUSE:
                 raise QueueFullError(
                     f"{record.name} executes {concurrency} runs and {capacity} wait; no more may. Try again later."
                 )
             case Admission.WAIT:
-                await self._wait(record.name, queue, run_id, gone)
+                run.turn = asyncio.get_running_loop().create_future()
+                self._history.run_accepted(run.record)
             case Admission.BEGIN:
                 pass
+        return queue
+
+    @asynccontextmanager
+    async def _turn(self, queue: AdmissionQueue, run: LiveRun) -> AsyncIterator[None]:
+        """Waits for this run's turn and holds it."""
         try:
+            if run.turn is not None:
+                await self._wait(run, run.turn)
             yield
         finally:
-            self._leave(queue, run_id)
+            self._leave(queue, run)
 
-    async def _wait(self, plugin: str, queue: AdmissionQueue, run_id: str, gone: asyncio.Future[None]) -> None:
-        self._turns[run_id] = asyncio.get_running_loop().create_future()
-        self._registry.count_queued(plugin, +1)
+    async def _wait(self, run: LiveRun, turn: asyncio.Future[None]) -> None:
+        self._registry.count_queued(run.record.plugin, +1)
         try:
-            async with while_wanted(gone, _TOO_EARLY):
-                await self._turns[run_id]
-        except (asyncio.CancelledError, CallerGoneError):
-            self._leave(queue, run_id)
-            raise
+            async with while_wanted(run.gone, _TOO_EARLY):
+                await turn
         finally:
-            del self._turns[run_id]
-            self._registry.count_queued(plugin, -1)
+            run.turn = None
+            self._registry.count_queued(run.record.plugin, -1)
 
-    def _leave(self, queue: AdmissionQueue, run_id: str) -> None:
-        for next_run in queue.leave(run_id):
-            if not self._turns[next_run].done():
-                self._turns[next_run].set_result(None)
+    def _leave(self, queue: AdmissionQueue, run: LiveRun) -> None:
+        for next_run in queue.leave(run.run_id):
+            turn = self._live[next_run].turn
+            if turn is not None and not turn.done():
+                turn.set_result(None)
 
 
 def _success(result: RunResult | None) -> bool | None:
@@ -198,12 +219,6 @@ def _unavailable(record: PluginRecord) -> RunResult:
         error_type=_UNAVAILABLE,
         reason_code=record.reason_code,
     )
-
-
-def _never_begun(record: PluginRecord, error: QueueFullError | CallerGoneError) -> RunResult:
-    if isinstance(error, CallerGoneError):
-        return RunResult(Outcome.CALLER_GONE, error=str(error))
-    return RunResult(Outcome.QUEUE_FULL, error=str(error), error_type="QueueFull", retry_after=_patience(record))
 
 
 def _patience(record: PluginRecord) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Final
 
 from orchestrator.registry.records import LifecycleEvent
 
@@ -93,3 +94,6 @@ class Restored:
     """By plugin the last event that is kept: how far its newest instance had come."""
     complete: bool = True
     """False: the history could not be opened, and all of this is empty; `HistoryStore.problem` says why."""
+
+
+NOTHING_RESTORED: Final = Restored()
