@@ -86,7 +86,7 @@ def create_app(
             restored = await history.restore()
             registry = PluginRegistry(restored=restored, events=await history.latest_events(_EVENTS_BROUGHT_BACK))
             registry.subscribe(history.event)
-            parts = _parts(settings, containers, claimed, registry, history, gpu_host)
+            parts = _parts(settings, containers, claimed, registry=registry, history=history, gpu_host=gpu_host)
             fleet = Fleet(parts)
             upload_idle = settings.upload_idle_timeout.total_seconds()
             sandbox = PluginSandboxRunner(
@@ -175,6 +175,7 @@ def _parts(
     settings: Settings,
     engine: ContainerEngine,
     claimed: deployment.Deployment,
+    *,
     registry: PluginRegistry,
     history: HistoryStore,
     gpu_host: GpuHost | None,
