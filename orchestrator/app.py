@@ -33,6 +33,7 @@ from orchestrator.gpus import GpuHost
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
+from orchestrator.loader.plugin_secrets import SecretSource
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
 from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
@@ -142,6 +143,11 @@ def create_app(
     return app
 
 
+def secret_source(settings: Settings) -> SecretSource:
+    """Where the operator's secrets for plugins are."""
+    return SecretSource(settings.secrets_dir or settings.state_dir / "secrets", os.environ)
+
+
 def docker_engine(settings: Settings) -> DockerEngine:
     """The Docker Engine that the host's environment names; not connected to yet."""
     return DockerEngine.from_environment(os.environ, timeout=settings.engine_timeout.total_seconds())
@@ -188,7 +194,7 @@ def _parts(
         engine=engine,
         registry=registry,
         loader=PluginLoader(settings.plugins_dirs),
-        checker=DependencyChecker(settings.models_dir),
+        checker=DependencyChecker(settings.models_dir, secret_source(settings)),
         builder=image_builder(settings, engine),
         gpus=GpuKeeper(
             gpu_host or GpuHost(), engine, forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver

@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     """Folders that hold plugin folders, separated by colons."""
     models_dir: Path | None = None
     """Where set, a plugin's models are looked for in <models_dir>/<plugin>/ instead of its own folder."""
+    secrets_dir: Path | None = None
+    """Secrets for plugins, as <secrets_dir>/<plugin>/<name>; <state_dir>/secrets where not set."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, use_site_for_root=True))
     """History, keys, build logs. /var/lib/plugin-orchestrator for root, else under the user's home."""
     run_dir: Path = Field(default_factory=_runtime_path)

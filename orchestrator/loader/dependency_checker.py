@@ -3,6 +3,7 @@
 The container checks again what it sees (packages, models, GPU): its view is the one that counts.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from plugin_runtime import model_files
 
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +29,30 @@ class DependencyCheck:
 
 
 class DependencyChecker:
-    """Checks a plugin's model files on the host; reads their first 16 bytes, never more."""
+    """Checks a plugin's model files on the host, of which it reads the first 16 bytes, and whether its secrets are
+    there.
+    """
 
-    def __init__(self, models_dir: Path | None = None) -> None:
+    def __init__(self, models_dir: Path | None = None, secrets: SecretSource | None = None) -> None:
         self._models_dir = models_dir
+        self.secrets = secrets or SecretSource(Path(os.devnull), {})
 
     def models_folder(self, manifest: Manifest, folder: Path) -> Path:
         """Where this plugin's model files lie on the host."""
         return folder if self._models_dir is None else self._models_dir / manifest.name
 
     def check(self, manifest: Manifest, folder: Path) -> list[DependencyCheck]:
-        """One check a model file, in the manifest's order."""
+        """One check a model file and a secret, in the manifest's order."""
         base = self.models_folder(manifest, folder)
-        return [self._check_model(name, base, relative) for name, relative in manifest.models.items()]
+        models = [self._check_model(name, base, relative) for name, relative in manifest.models.items()]
+        return models + [self._check_secret(manifest.name, name) for name in manifest.secrets]
+
+    def _check_secret(self, plugin: str, name: str) -> DependencyCheck:
+        try:
+            self.secrets.read(plugin, name)
+        except SecretMissingError as error:
+            return DependencyCheck(f"secret:{name}", "is not there", ReasonCode.MODEL_MISSING, str(error))
+        return DependencyCheck(f"secret:{name}", "is there")
 
     def _check_model(self, name: str, base: Path, relative: str) -> DependencyCheck:
         check = f"model:{name}"

@@ -38,6 +38,7 @@ _ImageReference = Annotated[
 ]
 _EnvValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 _EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 _ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 _RESERVED_ENV = frozenset(
@@ -104,7 +105,7 @@ class Manifest(_Strict):
     """Name → path of a model file, relative to the plugin's folder (or to its folder in MODELS_DIR)."""
     env: dict[_EnvName, _EnvValue] = Field(default_factory=dict)
     """Fixed environment variables."""
-    secrets: tuple[_EnvName, ...] = ()
+    secrets: Annotated[tuple[_SecretName, ...], Field(max_length=64)] = ()
     """Names of secrets that the operator provides; handed in as files."""
     requires_gpu: bool = False
     gpu: Gpu = Gpu()
@@ -126,6 +127,13 @@ class Manifest(_Strict):
             if not value or path.is_absolute() or ".." in path.parts or "\0" in value:
                 raise ValueError(f"{name}: expected a path inside the plugin's folder, not {value!r}")
         return models
+
+    @field_validator("secrets")
+    @classmethod
+    def _secrets_come_once(cls, secrets: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in secrets if secrets.count(name) > 1}):
+            raise ValueError(f"{twice[0]} is named twice")
+        return secrets
 
     @field_validator("env")
     @classmethod
@@ -227,4 +235,5 @@ _EXPECTED = {
     "image": "`base`, `cuda` or an image reference",
     "system_packages": "names of Debian packages",
     "packages": "import names",
+    "secrets": "letters, digits and _, beginning with a letter, at most 64",
 }

@@ -15,6 +15,7 @@ from orchestrator.settings import Settings
 RUN_FOLDER: Final = "/run/plugin"
 MODELS_FOLDER: Final = "/models"
 SCRATCH_FOLDER: Final = "/scratch"
+SECRETS_FOLDER: Final = "/run/secrets"
 USER: Final = "65532:65532"
 
 LABEL_DEPLOYMENT: Final = "plugin-orchestrator.deployment"
@@ -114,6 +115,11 @@ class InstanceIdentity:
         return f"plugin-{self.plugin}-{self.instance}"
 
 
+def secrets_folder(run_folder: Path) -> Path:
+    """Where on the host an instance's secrets lie: in its run folder, so that they go when it goes."""
+    return run_folder / "secrets"
+
+
 def container_spec(
     manifest: Manifest,
     limits: EffectiveLimits,
@@ -132,6 +138,7 @@ def container_spec(
     mounts += [
         BindMount((models_folder / relative).resolve(), models[name]) for name, relative in manifest.models.items()
     ]
+    mounts += [BindMount(secrets_folder(run_folder) / name, f"{SECRETS_FOLDER}/{name}") for name in manifest.secrets]
     return ContainerSpec(
         name=identity.container_name,
         image=image,

@@ -20,9 +20,10 @@ from orchestrator.gpus.host_check import judge_engine
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_builder import ImageRecipe
 from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
 from orchestrator.registry import Check
 from orchestrator.sandbox.channel import RuntimeChannel
-from orchestrator.sandbox.policy import container_spec
+from orchestrator.sandbox.policy import container_spec, secrets_folder
 from orchestrator.sandbox.verdict import Verdict, judge
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.notify import NotifySocket, SocketPathError
@@ -86,6 +87,7 @@ async def start_container(parts: Parts, instance: Instance, folder: Path, *, on_
     is called as the engine is told to start it.
     """
     _make_folder(parts.run_dir, instance.run_folder)
+    await asyncio.to_thread(_lay_out_secrets, parts.checker.secrets, instance)
     endpoint = parts.engine.endpoint(instance.run_folder)
     devices = await _devices(parts, instance)
     spec = container_spec(
@@ -152,4 +154,22 @@ def _make_folder(parent: Path, folder: Path) -> None:
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     parent.chmod(0o700)
     folder.mkdir()
-    folder.chmod(0o777)
+    folder.chmod(0o1777)  # what lies there is its maker's alone to move or remove
+
+
+def _lay_out_secrets(source: SecretSource, instance: Instance) -> None:
+    """Copies to be mounted read-only. As with the sockets the container's user may have any number, so that it is the
+    parent of the run folder that keeps all others out.
+    """
+    manifest = instance.manifest
+    if not manifest.secrets:
+        return
+    folder = secrets_folder(instance.run_folder)
+    folder.mkdir(mode=0o755)
+    for name in manifest.secrets:
+        try:
+            value = source.read(manifest.name, name)
+        except SecretMissingError as error:
+            raise InstanceEndedError(Verdict(ReasonCode.MODEL_MISSING, str(error))) from None
+        (folder / name).write_bytes(value)
+        (folder / name).chmod(0o444)

@@ -1,10 +1,10 @@
-"""What a plugin's author imports: `tool`, `InvalidInput`, `Progress`, `cancelled`, `models`, `model_path`.
+"""What a plugin's author imports: `tool`, `InvalidInput`, `Progress`, `cancelled`, `models`, `model_path`, `secret`.
 
 Importing this package starts nothing and loads no third-party module: the supervisor, the health check and the
 orchestrator's host side all import it.
 """
 
-from plugin_runtime.authoring import InvalidInput, Progress, model_path, models, tool
+from plugin_runtime.authoring import InvalidInput, Progress, model_path, models, secret, tool
 from plugin_runtime.cancellation import cancelled
 
-__all__ = ["InvalidInput", "Progress", "cancelled", "model_path", "models", "tool"]
+__all__ = ["InvalidInput", "Progress", "cancelled", "model_path", "models", "secret", "tool"]

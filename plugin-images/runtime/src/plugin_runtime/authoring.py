@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable[..., Any])
 
 TOOL_MARK = "__plugin_tool__"
+SECRETS_DIR = "/run/secrets"
 
 
 class InvalidInput(ValueError):  # noqa: N818 - part of the public API; it is an answer to the caller more than an error
@@ -62,3 +63,16 @@ def model_path(name: str) -> Path:
         names = ", ".join(sorted(known)) or "none"
         raise LookupError(f"plugin.yaml declares no model {name!r} (declared: {names}); add it under `models`")
     return known[name]
+
+
+def secret(name: str) -> str:
+    """The value of one secret, without the line end that editors leave. Raises LookupError where the manifest has no
+    secret of that name.
+
+    What the plugin prints of it is in its log: the orchestrator does not know which text is secret.
+    """
+    path = os.path.join(os.environ.get("PLUGIN_SECRETS_DIR", SECRETS_DIR), name)  # noqa: PTH118 - see TYPE_CHECKING
+    if not name.isidentifier() or not os.path.isfile(path):  # noqa: PTH113 - as above
+        raise LookupError(f"plugin.yaml declares no secret {name!r}; add it under `secrets`")
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - as above
+        return file.read().removesuffix("\n").removesuffix("\r")
