@@ -198,14 +198,15 @@ async def _events(
     *,
     leave: Callable[[], None],
 ) -> AsyncIterator[bytes]:
-    """The lines, then `{"event": "end", ...envelope}`. `leave` is called in the end."""
+    """The lines, then `{"event": "end", "status": as without a stream, ...envelope}`. `leave` is called in the end."""
     try:
         line: bytes | None = first
         while line is not None:
             yield line
             line = await lines.get()
-        end = envelope(await asyncio.shield(run), plugin=name, tool=call.tool, run_id=call.run_id)
-        yield b'{"event":"end",' + end[1:]
+        result = await asyncio.shield(run)
+        end = envelope(result, plugin=name, tool=call.tool, run_id=call.run_id)
+        yield b'{"event":"end","status":%d,%s' % (STATUS[result.outcome], end[1:])
     finally:
         leave()
 

@@ -1,0 +1,213 @@
+"""The client for asyncio. Each method is the one of `Client` by that name."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
+from typing import Any, Self
+
+import httpx
+import stamina
+from httpx_sse import EventSource
+
+from orchestrator.client import operations, streams
+from orchestrator.client.errors import Unreachable
+from orchestrator.client.models import (
+    Envelope,
+    Gpus,
+    LifecycleEvent,
+    Plugin,
+    PluginDetail,
+    Run,
+    StreamEvent,
+    Tool,
+)
+from orchestrator.client.operations import Flow, T
+from orchestrator.client.sending import (
+    answer_of,
+    connection_options,
+    error_in,
+    request_options,
+    retrying,
+    translated,
+)
+from orchestrator.client.streams import EventFeed, Lines, RunEvents
+from orchestrator.client.wire import Request, body_options
+
+
+class AsyncClient:
+    """Speaks to one orchestrator. Every method raises `ApiError` or one of its kinds. One event loop uses it.
+
+    What is tried again is the same as with `Client`. Uploads are read from disk in blocks of 64 KiB on the event loop.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        retries: int = 3,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """`base_url`: ORCHESTRATOR_URL, else http://127.0.0.1:8000. `api_key`: ORCHESTRATOR_API_KEY, else none."""
+        self._http = httpx.AsyncClient(**connection_options(base_url, api_key), transport=transport)
+        self._retries = retries
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    @property
+    def address(self) -> str:
+        return str(self._http.base_url).rstrip("/")
+
+    async def plugins(self) -> list[Plugin]:
+        return await self._do(operations.plugins())
+
+    async def health(self, plugin: str) -> PluginDetail:
+        return await self._do(operations.health(plugin))
+
+    async def tools(self, plugin: str) -> list[Tool]:
+        return await self._do(operations.tools(plugin))
+
+    async def gpus(self) -> Gpus:
+        return await self._do(operations.gpus())
+
+    async def restart(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
+        return await self._do(operations.command(plugin, "restart", wait))
+
+    async def start(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
+        return await self._do(operations.command(plugin, "start", wait))
+
+    async def stop(self, plugin: str) -> PluginDetail:
+        return await self._do(operations.command(plugin, "stop", 0))
+
+    async def run(self, plugin: str, tool: str, /, **arguments: Any) -> Any:
+        return (await self.call(plugin, tool, **arguments))["result"]
+
+    async def call(self, plugin: str, tool: str, /, **arguments: Any) -> Envelope:
+        return await self._do(operations.call(plugin, tool, arguments))
+
+    async def stream(self, plugin: str, tool: str, /, **arguments: Any) -> AsyncGenerator[StreamEvent, None]:
+        request = operations.stream_request(plugin, tool, arguments)
+        async with aclosing(await self._send(request, retries=self._retries)) as response:
+            events = RunEvents(response.headers.get("content-type", ""), response.headers.get("x-run-id", ""))
+            yield events.begin()
+            with translated(self._http.base_url):
+                if not events.streams:
+                    await response.aread()
+                    yield events.whole(answer_of(response))
+                    return
+                async for chunk in response.aiter_bytes():
+                    for event in events.feed(chunk):
+                        yield event
+                events.finish()
+
+    async def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "AsyncRunHandle":
+        return AsyncRunHandle(self, (await self._do(operations.begin(plugin, tool, arguments)))["run_id"])
+
+    def handle(self, run_id: str) -> "AsyncRunHandle":
+        return AsyncRunHandle(self, run_id)
+
+    async def runs(
+        self, plugin: str | None = None, *, state: str | None = None, limit: int = 100, before: int | None = None
+    ) -> list[Run]:
+        return await self._do(operations.runs(plugin, state, limit, before))
+
+    async def events(
+        self, plugin: str | None = None, *, after: int | None = None, follow: bool = False
+    ) -> AsyncGenerator[LifecycleEvent, None]:
+        if not follow:
+            for event in await self._do(operations.events(plugin, after or 0)):
+                yield event
+            return
+        feed = EventFeed(operations.events_path(plugin), kind="lifecycle", after=after)
+        async with aclosing(self._follow(feed)) as found:
+            async for event in found:
+                yield event
+
+    async def watch(self) -> AsyncGenerator[Plugin, None]:
+        async with aclosing(self._follow(EventFeed("/v1/events", kind="health"))) as found:
+            async for plugin in found:
+                yield plugin
+
+    async def logs(self, plugin: str, *, tail: int = 100, follow: bool = False) -> AsyncGenerator[str, None]:
+        request = operations.logs_request(plugin, tail, follow=follow)
+        async with aclosing(await self._send(request, retries=self._retries)) as response:
+            lines = Lines()
+            with translated(self._http.base_url):
+                async for chunk in response.aiter_bytes():
+                    for line in lines.feed(chunk):
+                        yield line
+                for line in lines.finish():
+                    yield line
+
+    async def _do(self, flow: Flow[T]) -> T:
+        try:
+            request = next(flow)
+            while True:
+                try:
+                    response = await self._send(request, whole=True, retries=self._retries)
+                except Exception as error:  # noqa: BLE001 - the flow decides what it means, and most raise it again
+                    request = flow.throw(error)
+                else:
+                    request = flow.send(answer_of(response))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _send(self, request: Request, *, whole: bool = False, retries: int | None) -> httpx.Response:
+        """An answer that is no error: its head, or `whole` of it."""
+        async for attempt in stamina.retry_context(**retrying(request, retries)):
+            with attempt, ExitStack() as files:
+                options = request_options(request) | body_options(request.arguments, files)
+                built = self._http.build_request(request.method, request.path, **options)
+                with translated(self._http.base_url):
+                    async with AsyncExitStack() as unless_kept:
+                        response = await self._http.send(built, stream=True)
+                        unless_kept.push_async_callback(response.aclose)
+                        if response.is_error or whole:
+                            await response.aread()
+                        if error := error_in(response):
+                            raise error
+                        unless_kept.pop_all()
+                return response
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _follow(self, feed: EventFeed) -> AsyncGenerator[Any, None]:
+        retries: int | None = self._retries
+        while True:
+            async with aclosing(await self._send(feed.request(), retries=retries)) as response:
+                with suppress(Unreachable), translated(self._http.base_url):
+                    async for event in EventSource(response).aiter_sse():
+                        if (found := feed.take(event)) is not None:
+                            yield found
+            retries = None
+            await asyncio.sleep(streams.PAUSE)
+
+
+class AsyncRunHandle:
+    """A run that goes on by itself."""
+
+    def __init__(self, client: AsyncClient, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    async def status(self) -> Run:
+        return await self._client._do(operations.run(self.run_id))  # noqa: SLF001 - one package
+
+    async def wait(self, timeout: float | None = None) -> Run:
+        return await self._client._do(operations.wait(self.run_id, timeout))  # noqa: SLF001
+
+    async def result(self, timeout: float | None = None) -> Any:
+        return (await self.envelope(timeout))["result"]
+
+    async def envelope(self, timeout: float | None = None) -> Envelope:
+        return await self._client._do(operations.result(self.run_id, timeout))  # noqa: SLF001
+
+    async def cancel(self) -> Run:
+        return await self._client._do(operations.cancel(self.run_id))  # noqa: SLF001

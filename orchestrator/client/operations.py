@@ -1,0 +1,147 @@
+"""Everything that can be asked, once for both clients: generators that yield requests, are sent answers and return what
+these mean. An error comes to them as an exception at the `yield`.
+"""
+
+import time
+from collections.abc import Generator, Mapping
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
+
+from orchestrator.client.errors import ApiError, RunNotFinished, UnexpectedAnswer
+from orchestrator.client.models import (
+    Envelope,
+    Gpus,
+    LifecycleEvent,
+    Plugin,
+    PluginDetail,
+    Run,
+    Tool,
+)
+from orchestrator.client.streams import NDJSON
+from orchestrator.client.wire import Answer, Request, segment
+
+T = TypeVar("T")
+Flow = Generator[Request, Answer, T]
+
+_LONGEST_WAIT = 600.0
+"""Seconds that the orchestrator lets one request wait."""
+
+
+def plugins() -> Flow[list[Plugin]]:
+    return _list((yield Request("GET", "/v1/plugins")))
+
+
+def health(plugin: str) -> Flow[PluginDetail]:
+    found: PluginDetail = _object((yield Request("GET", f"/v1/plugins/{segment(plugin)}/health")))
+    return found
+
+
+def tools(plugin: str) -> Flow[list[Tool]]:
+    return _list((yield Request("GET", f"/v1/plugins/{segment(plugin)}/tools")))
+
+
+def gpus() -> Flow[Gpus]:
+    found: Gpus = _object((yield Request("GET", "/v1/gpus")))
+    return found
+
+
+def events(plugin: str | None, after: int) -> Flow[list[LifecycleEvent]]:
+    return _list((yield Request("GET", events_path(plugin), params={"after": after})))
+
+
+def command(plugin: str, action: Literal["restart", "start", "stop"], wait: float) -> Flow[PluginDetail]:
+    """A command, and the plugin as it is then, at most `wait` seconds later."""
+    params = {} if action == "stop" else {"wait": min(wait, _LONGEST_WAIT)}
+    path = f"/v1/plugins/{segment(plugin)}/{action}"
+    found: PluginDetail = _object((yield Request("POST", path, params=params, read_timeout=wait + 120)))
+    return found
+
+
+def call(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Envelope]:
+    return _envelope((yield run_request(plugin, tool, arguments)))
+
+
+def begin(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+    """A run that goes on by itself."""
+    request = run_request(plugin, tool, arguments, headers={"Prefer": "respond-async"})
+    found: Run = _object((yield request))
+    if "run_id" not in found or "state" not in found:
+        raise UnexpectedAnswer("The orchestrator made the run at once: it knows no asynchronous runs. Is it older?")
+    return found
+
+
+def runs(plugin: str | None, state: str | None, limit: int, before: int | None) -> Flow[list[Run]]:
+    wanted = {"plugin": plugin, "state": state, "limit": limit, "before": before}
+    params = {name: value for name, value in wanted.items() if value is not None}
+    return _list((yield Request("GET", "/v1/runs", params=params)))
+
+
+def run(run_id: str) -> Flow[Run]:
+    found: Run = _object((yield Request("GET", f"/v1/runs/{segment(run_id)}")))
+    return found
+
+
+def cancel(run_id: str) -> Flow[Run]:
+    found: Run = _object((yield Request("DELETE", f"/v1/runs/{segment(run_id)}")))
+    return found
+
+
+def result(run_id: str, timeout: float | None) -> Flow[Envelope]:
+    """The run's envelope once it has ended; after `timeout` seconds raises `RunNotFinished`."""
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        wait = _LONGEST_WAIT if end is None else min(_LONGEST_WAIT, max(0.0, end - time.monotonic()))
+        try:
+            path = f"/v1/runs/{segment(run_id)}/result"
+            return _envelope((yield Request("GET", path, params={"wait": round(wait, 3)}, read_timeout=wait + 30)))
+        except RunNotFinished:
+            if end is not None and time.monotonic() >= end:
+                raise
+
+
+def wait(run_id: str, timeout: float | None) -> Flow[Run]:
+    """The run once it has ended, however it did; after `timeout` seconds as it is then."""
+    with suppress(ApiError):  # what became of it is asked for in the next line, and what went wrong shows there too
+        yield from result(run_id, timeout)
+    return (yield from run(run_id))
+
+
+def run_request(
+    plugin: str, tool: str, arguments: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
+) -> Request:
+    path = f"/v1/plugins/{segment(plugin)}/tools/{segment(tool)}/run"
+    return Request("POST", path, headers=headers or {}, arguments=arguments, read_timeout=None)
+
+
+def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Request:
+    return run_request(plugin, tool, arguments, headers={"Accept": f"{NDJSON}, application/json"})
+
+
+def logs_request(plugin: str, tail: int, *, follow: bool) -> Request:
+    params = {"tail": tail, "follow": "true"} if follow else {"tail": tail}
+    return Request("GET", f"/v1/plugins/{segment(plugin)}/logs", params=params, read_timeout=None if follow else 30)
+
+
+def events_path(plugin: str | None) -> str:
+    return "/v1/events" if plugin is None else f"/v1/plugins/{segment(plugin)}/events"
+
+
+def _list(answer: Answer) -> list[Any]:
+    content = answer.json()
+    if not isinstance(content, list):
+        raise UnexpectedAnswer("A list was expected. Is that the orchestrator?", status=answer.status)
+    return content
+
+
+def _object(answer: Answer) -> Any:
+    content = answer.json()
+    if not isinstance(content, dict):
+        raise UnexpectedAnswer("An object was expected. Is that the orchestrator?", status=answer.status)
+    return content
+
+
+def _envelope(answer: Answer) -> Envelope:
+    found: Envelope = _object(answer)
+    if not found.get("ok"):
+        raise UnexpectedAnswer("The answer has no envelope. Is that the orchestrator?", status=answer.status)
+    return found

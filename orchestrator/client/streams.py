@@ -1,0 +1,101 @@
+"""Streams: bytes to lines, lines and server-sent events to what they mean. Nothing is read here."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from httpx_sse import ServerSentEvent
+
+from orchestrator.client.errors import Unreachable, error_of
+from orchestrator.client.models import Begun, End, Envelope, Item, Progress, StreamEvent
+from orchestrator.client.wire import Answer, Request
+
+NDJSON: Final = "application/x-ndjson"
+_SSE: Final = "text/event-stream"
+SILENCE: Final = 60.0
+"""Seconds without a sign after which a connection is taken for dead: four heartbeats."""
+PAUSE: Final = 0.5
+"""Seconds before a stream that ended is asked for again."""
+
+
+class Lines:
+    """Bytes in, whole lines out. Line feeds alone end a line: in JSON and in logs other separators are text."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, chunk: bytes) -> Iterator[str]:
+        *whole, rest = chunk.split(b"\n")
+        for line in whole:
+            yield (bytes(self._rest) + line).decode("utf-8", "replace")
+            self._rest.clear()
+        self._rest += rest
+
+    def finish(self) -> Iterator[str]:
+        if self._rest:
+            yield self._rest.decode("utf-8", "replace")
+
+
+class RunEvents:
+    """The events of one streamed run. Raises, at their end, what the run came to."""
+
+    def __init__(self, media_type: str, run_id: str) -> None:
+        self.streams = media_type.partition(";")[0].strip() == NDJSON
+        self._run_id = run_id
+        self._lines = Lines()
+        self._ended = False
+
+    def begin(self) -> StreamEvent:
+        return Begun(self._run_id)
+
+    def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
+        for text in self._lines.feed(chunk):
+            line = json.loads(text)
+            match line.get("event"):
+                case "item":
+                    yield Item(line.get("data"))
+                case "progress":
+                    yield Progress(line.get("fraction"), line.get("message") or "")
+                case "end":
+                    self._ended = True
+                    yield self._end(line)
+
+    def finish(self) -> None:
+        """Raises `Unreachable` where the stream broke off."""
+        if not self._ended:
+            raise Unreachable("The run's stream broke off before its end.", envelope={"run_id": self._run_id})
+
+    @staticmethod
+    def whole(answer: Answer) -> StreamEvent:
+        """The end of a run that streamed nothing."""
+        return End(answer.json())
+
+    @staticmethod
+    def _end(line: dict[str, Any]) -> StreamEvent:
+        envelope: Envelope = {name: value for name, value in line.items() if name not in ("event", "status")}  # type: ignore[assignment]
+        if not envelope.get("ok"):
+            raise error_of(line.get("status"), envelope)
+        return End(envelope)
+
+
+class EventFeed:
+    """A stream of server-sent events that goes on, after a break, where it was."""
+
+    def __init__(self, path: str, *, kind: str, after: int | None = None) -> None:
+        """`kind`: the events that are wanted, `lifecycle` or `health`."""
+        self._path = path
+        self._kind = kind
+        self._last = after
+
+    def request(self) -> Request:
+        headers = {"Accept": _SSE, "Cache-Control": "no-store"}
+        if self._last is not None:
+            headers["Last-Event-ID"] = str(self._last)
+        params = {"include": "health"} if self._kind == "health" else {}
+        return Request("GET", self._path, params=params, headers=headers, read_timeout=SILENCE)
+
+    def take(self, event: ServerSentEvent) -> Any:
+        """What it carries; None where it is not of the wanted kind."""
+        if event.id.isdigit():
+            self._last = int(event.id)
+        return json.loads(event.data) if event.event == self._kind else None

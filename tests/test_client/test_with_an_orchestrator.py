@@ -1,0 +1,212 @@
+"""The clients against the whole orchestrator."""
+
+import asyncio
+import io
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from support.scripted_tools import InvalidInput
+
+from orchestrator.client import (
+    Begun,
+    End,
+    InvalidRequest,
+    Item,
+    NotFound,
+    PluginError,
+    PluginTimeout,
+    PluginUnavailable,
+    Progress,
+    QueueFull,
+    Upload,
+)
+
+
+def say(text: str, times: int = 1):
+    return {"said": text * times}
+
+
+def weigh(file: bytes, label: str = "", factor: int = 1):
+    return [label, len(file) * factor]
+
+
+def weigh_path(file: Path):
+    return file.stat().st_size
+
+
+def raise_error():
+    raise RuntimeError("the lens is broken")
+
+
+def refuse():
+    raise InvalidInput("no page in it")
+
+
+def count(to: int):
+    for number in range(to):
+        yield {"event": "progress", "fraction": number / to, "message": f"{number} of {to}"}
+        yield number
+
+
+async def count_slowly():
+    while True:
+        yield 1
+        await asyncio.sleep(0.01)
+
+
+def count_badly():
+    yield 1
+    yield "two\u2028lines"
+    raise RuntimeError("no further")
+
+
+TOOLS = (say, weigh, weigh_path, count, count_slowly)
+
+
+@pytest.fixture
+async def ask(house, make):
+    bad = {"raise_error": raise_error, "refuse": refuse, "count_badly": count_badly}
+    house.add(
+        "echo",
+        tools={"say": say, "weigh": weigh, "weigh_path": weigh_path, "count": count, "count_slowly": count_slowly},
+    )
+    house.add("bad", tools=bad, failure_policy="tolerant")
+    house.write_raw("broken", "version: [")
+    await house.open()
+    for name in ("echo", "bad"):
+        await house.settled(name)
+    return make(str(house.client.base_url))
+
+
+async def test_the_plugins_their_health_and_their_tools(ask):
+    listed = await ask("plugins")
+    assert [(plugin["name"], plugin["state"]) for plugin in listed] == [
+        ("bad", "INITIALIZED"),
+        ("broken", "FAILED"),
+        ("echo", "INITIALIZED"),
+    ]
+    assert (await ask("health", "broken"))["reason_code"] == "MANIFEST_INVALID"
+    assert {tool["name"] for tool in await ask("tools", "echo")} == {
+        "say",
+        "weigh",
+        "weigh_path",
+        "count",
+        "count_slowly",
+    }
+    assert (await ask("gpus"))["devices"] == []
+
+
+async def test_a_run_gives_the_tools_result(ask):
+    assert await ask("run", "echo", "say", text="42", times=2) == {"said": "4242"}
+    envelope = await ask("call", "echo", "say", text="a")
+    assert envelope["ok"] and envelope["plugin"] == "echo" and len(envelope["run_id"]) == 32
+
+
+async def test_files_are_sent_from_wherever_they_are(ask, tmp_path):
+    path = tmp_path / "page.bin"
+    path.write_bytes(b"x" * 300_000)
+    read_before = io.BytesIO(b"12345")
+    read_before.read()
+    named = Upload(b"1", "a.png")
+    for file, size in ((b"123", 3), (bytearray(b"12"), 2), (path, 300_000), (read_before, 5), (named, 1)):
+        assert await ask("run", "echo", "weigh", file=file) == ["", size]
+    with path.open("rb") as opened:
+        assert await ask("run", "echo", "weigh_path", file=opened) == 300_000
+    assert await ask("run", "echo", "weigh", file=b"123", label="7", factor=2) == ["7", 6]
+
+
+async def test_a_pipe_is_sent_as_it_comes(ask):
+    out, into = os.pipe()
+    writer = threading.Thread(target=lambda: [os.write(into, b"y" * 50_000) for _ in range(4)] + [os.close(into)])
+    writer.start()
+    with os.fdopen(out, "rb") as pipe:
+        assert await ask("run", "echo", "weigh", file=pipe) == ["", 200_000]
+    writer.join()
+
+
+@pytest.mark.parametrize(
+    ("plugin", "tool", "arguments", "kind", "status", "code"),
+    [
+        ("nobody", "say", {}, NotFound, 404, "UnknownPlugin"),
+        ("../..", "say", {}, NotFound, 404, "UnknownRoute"),
+        ("echo", "sing", {}, NotFound, 404, "UnknownTool"),
+        ("echo", "say", {"txt": 1}, InvalidRequest, 422, "TypeError"),
+        ("bad", "refuse", {}, InvalidRequest, 422, "InvalidInput"),
+        ("bad", "raise_error", {}, PluginError, 502, "TOOL_ERROR"),
+        ("broken", "say", {}, PluginUnavailable, 503, "MANIFEST_INVALID"),
+    ],
+)
+async def test_what_went_wrong_is_an_exception_with_all_that_is_known(ask, plugin, tool, arguments, kind, status, code):
+    for method in ("run", "stream"):
+        with pytest.raises(kind) as caught:
+            await ask(method, plugin, tool, **arguments)
+        error = caught.value
+        assert (type(error), error.status, error.code) == (kind, status, code)
+        assert str(error) == error.envelope["error"] != ""
+        assert (error.run_id is not None) == (status != 404 or plugin == "echo")
+
+
+async def test_a_full_queue_and_a_timeout_are_told_apart(house, make):
+    async def slow():
+        await asyncio.sleep(30)
+
+    house.add("slow", tools={"slow": slow}, queue=0, limits={"timeout": "300ms"})
+    await house.open()
+    await house.settled("slow")
+    ask = make(str(house.client.base_url), retries=0)
+    first = asyncio.create_task(ask("run", "slow", "slow"))
+    await house.until("slow", lambda health: health["in_flight"] == 1)
+    with pytest.raises(QueueFull) as full:
+        await ask("run", "slow", "slow")
+    assert full.value.retry_after == 1
+    with pytest.raises(PluginTimeout) as late:
+        await first
+    assert (late.value.status, late.value.reason_code) == (504, "TIMEOUT")
+
+
+async def test_a_stream_gives_each_event_as_it_comes_and_the_end(ask):
+    begun, *events, end = await ask("stream", "echo", "count", to=2)
+    assert isinstance(begun, Begun) and len(begun.run_id) == 32
+    assert events == [Progress(0.0, "0 of 2"), Item(0), Progress(0.5, "1 of 2"), Item(1)]
+    assert isinstance(end, End) and end.envelope["ok"] and end.envelope["run_id"] == begun.run_id
+
+
+async def test_a_tool_that_does_not_stream_has_its_result_at_the_end(ask):
+    _, end = await ask("stream", "echo", "say", text="a")
+    assert end.envelope["result"] == {"said": "a"}
+
+
+async def test_a_stream_that_fails_raises_after_what_it_gave(ask):
+    with pytest.raises(PluginError) as caught:
+        await ask("stream", "bad", "count_badly")
+    assert (caught.value.status, caught.value.reason_code) == (502, "TOOL_ERROR")
+    events = await ask("stream", "bad", "count_badly", upto=3)
+    assert events[1:] == [Item(1), Item("two\u2028lines")]
+
+
+async def test_a_stream_that_is_closed_gives_the_run_up(ask, house):
+    await ask("stream", "echo", "count_slowly", upto=3)
+    await house.until("echo", lambda health: health["in_flight"] == 0)
+
+
+async def test_commands_wait_for_the_new_instance(ask, house):
+    restarted = await ask("restart", "echo", wait=5)
+    assert (restarted["state"], restarted["generation"]) == ("INITIALIZED", 2)
+    assert (await ask("stop", "echo"))["reason_code"] == "STOPPED"
+    assert (await ask("start", "echo", wait=5))["state"] == "INITIALIZED"
+
+
+async def test_events_that_have_been(ask):
+    events = await ask("events", "echo")
+    assert [event["state"] for event in events] == ["LOADED", "LOADED", "INITIALIZED"]
+    assert [event["state"] for event in await ask("events", "echo", after=events[1]["id"])] == ["INITIALIZED"]
+
+
+async def test_logs_line_by_line(ask, house):
+    house.instance("echo").handle.log("first\u2028of two")
+    house.instance("echo").handle.log("second")
+    lines = await ask("logs", "echo", tail=2)
+    assert [line.partition(" ")[2] for line in lines] == ["first\u2028of two", "second"]
+    assert len(await ask("logs", "echo", tail=2, follow=True, upto=2)) == 2
