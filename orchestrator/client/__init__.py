@@ -17,6 +17,7 @@ from orchestrator.client.errors import (
     RunCancelled,
     RunNotFinished,
     ServerError,
+    TooManyRequests,
     UnexpectedAnswer,
     Unreachable,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "RunNotFinished",
     "ServerError",
     "StreamEvent",
+    "TooManyRequests",
     "Tool",
     "UnexpectedAnswer",
     "Unreachable",

@@ -119,13 +119,14 @@ class AsyncClient:
         return await self._do(operations.runs(plugin, state, limit, before))
 
     async def events(
-        self, plugin: str | None = None, *, after: int | None = None, follow: bool = False
+        self, plugin: str | None = None, *, after: int | None = None, limit: int = 100, follow: bool = False
     ) -> AsyncGenerator[LifecycleEvent, None]:
+        kept = await self._do(operations.events(plugin, after, limit))
+        for event in kept:
+            yield event
         if not follow:
-            for event in await self._do(operations.events(plugin, after or 0)):
-                yield event
             return
-        feed = EventFeed(operations.events_path(plugin), kind="lifecycle", after=after)
+        feed = EventFeed(operations.events_path(plugin), kind="lifecycle", after=kept[-1]["id"] if kept else after or 0)
         async with aclosing(self._follow(feed)) as found:
             async for event in found:
                 yield event

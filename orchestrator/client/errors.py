@@ -7,7 +7,8 @@ ApiError                 base of all: status, error_type, reason_code, plugin, t
 ├── NotFound                 404: no such plugin, tool, run or route
 ├── InvalidRequest           400, 408, 413, 415, 422: the arguments do not fit, or the tool refused its input
 ├── RunNotFinished           409: the result of a run that still goes on
-├── QueueFull                429: as many runs wait as may
+├── TooManyRequests          429: readers, or wrong keys
+│   └── QueueFull                as many runs wait as may
 ├── PluginError              502: the tool raised, crashed, ran out of memory, or returned what is no JSON
 │   ├── PluginTimeout            504: over its time limit
 │   └── PluginUnavailable        503: the plugin is FAILED or UNAVAILABLE, reason_code says why
@@ -72,7 +73,11 @@ class RunNotFinished(ApiError):
     """The run still waits or executes."""
 
 
-class QueueFull(ApiError):
+class TooManyRequests(ApiError):
+    """Too many follow the events already, or too many wrong keys came from here."""
+
+
+class QueueFull(TooManyRequests):
     """As many runs wait as may. The run has not begun."""
 
 
@@ -101,13 +106,14 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
     **dict.fromkeys((401, 403), AccessDenied),
     404: NotFound,
     409: RunNotFinished,
-    429: QueueFull,
+    429: TooManyRequests,
     502: PluginError,
     503: PluginUnavailable,
     504: PluginTimeout,
 }
 _BY_TYPE: Mapping[str, type[ApiError]] = {
-    **dict.fromkeys(("RunCancelled", "RunInterrupted", "Cancelled", "Interrupted"), RunCancelled)
+    "QueueFull": QueueFull,
+    **dict.fromkeys(("RunCancelled", "RunInterrupted", "Cancelled", "Interrupted"), RunCancelled),
 }
 
 

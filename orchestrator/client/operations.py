@@ -45,8 +45,9 @@ def gpus() -> Flow[Gpus]:
     return found
 
 
-def events(plugin: str | None, after: int) -> Flow[list[LifecycleEvent]]:
-    return _list((yield Request("GET", events_path(plugin), params={"after": after})))
+def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[LifecycleEvent]]:
+    params = {"limit": limit} if after is None else {"limit": limit, "after": after}
+    return _list((yield Request("GET", events_path(plugin), params=params)))
 
 
 def command(plugin: str, action: Literal["restart", "start", "stop"], wait: float) -> Flow[PluginDetail]:

@@ -134,15 +134,16 @@ class Client:
         return self._do(operations.runs(plugin, state, limit, before))
 
     def events(
-        self, plugin: str | None = None, *, after: int | None = None, follow: bool = False
+        self, plugin: str | None = None, *, after: int | None = None, limit: int = 100, follow: bool = False
     ) -> Generator[LifecycleEvent, None, None]:
-        """State changes with ids above `after`, oldest first; with `follow` then each as it comes, without end: after
-        a break it goes on where it was.
+        """State changes, oldest first: the newest `limit`, or the next ones above `after`; with `follow` then each as
+        it comes, without end: after a break it goes on where it was.
         """
-        if not follow:
-            yield from self._do(operations.events(plugin, after or 0))
-            return
-        yield from self._follow(EventFeed(operations.events_path(plugin), kind="lifecycle", after=after))
+        kept = self._do(operations.events(plugin, after, limit))
+        yield from kept
+        if follow:
+            last = kept[-1]["id"] if kept else after or 0
+            yield from self._follow(EventFeed(operations.events_path(plugin), kind="lifecycle", after=last))
 
     def watch(self) -> Generator[Plugin, None, None]:
         """Every plugin as it is now, then each that changed, without end."""

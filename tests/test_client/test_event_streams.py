@@ -18,6 +18,10 @@ def event(number):
     return f'event: lifecycle\nid: {number}\ndata: {{"id": {number}, "state": "FAILED"}}\n\n'.encode()
 
 
+def kept(*numbers):
+    return httpx.Response(200, json=[{"id": number} for number in numbers])
+
+
 def health(name):
     return f'event: health\ndata: {{"name": "{name}"}}\n\n'.encode()
 
@@ -29,18 +33,26 @@ HEARTBEAT = b": still here\n\n"
 
 @pytest.mark.parametrize("end", [[], [BROKEN], [SILENT], [event(3)[:20], BROKEN]])
 async def test_it_goes_on_behind_the_last_event_however_the_connection_ended(make, end):
-    transport = ScriptedTransport([event(1), HEARTBEAT, event(2)[:9], event(2)[9:], *end], BROKEN, BROKEN, [event(3)])
-    found = await make("http://orchestrator", transport=transport)("events", follow=True, upto=3)
-    assert [one["id"] for one in found] == [1, 2, 3]
-    assert [request.headers.get("last-event-id") for request in transport.requests] == [None, "2", "2", "2"]
-    assert transport.requests[0].url.path == "/v1/events"
+    stream = [event(2), HEARTBEAT, event(3)[:9], event(3)[9:], *end]
+    transport = ScriptedTransport(kept(1), stream, BROKEN, BROKEN, [event(4)])
+    found = await make("http://orchestrator", transport=transport)("events", limit=5, follow=True, upto=4)
+    assert [one["id"] for one in found] == [1, 2, 3, 4]
+    assert [request.headers.get("last-event-id") for request in transport.requests] == [None, "1", "3", "3", "3"]
+    assert str(transport.requests[0].url) == "http://orchestrator/v1/events?limit=5"
 
 
 async def test_it_begins_behind_what_the_caller_has(make):
-    transport = ScriptedTransport([event(8)])
+    transport = ScriptedTransport(kept(), [event(8)])
     await make("http://orchestrator", transport=transport)("events", "echo", after=7, follow=True, upto=1)
-    assert transport.requests[0].headers["last-event-id"] == "7"
-    assert transport.requests[0].url.path == "/v1/plugins/echo/events"
+    assert transport.requests[0].url.params["after"] == "7"
+    assert transport.requests[1].headers["last-event-id"] == "7"
+    assert transport.requests[1].url.path == "/v1/plugins/echo/events"
+
+
+async def test_where_nothing_is_kept_yet_nothing_that_comes_is_missed(make):
+    transport = ScriptedTransport(kept(), [BROKEN], [event(1)])
+    await make("http://orchestrator", transport=transport)("events", follow=True, upto=1)
+    assert [request.headers.get("last-event-id") for request in transport.requests] == [None, "0", "0"]
 
 
 async def test_watching_gives_plugins_and_takes_events_as_its_place(make):
@@ -60,13 +72,13 @@ async def test_an_orchestrator_that_never_answered_is_told_after_the_usual_tries
 
 async def test_a_refusal_ends_it(make):
     refusal = httpx.Response(403, json={"error": "no", "error_type": "Forbidden"})
-    transport = ScriptedTransport([event(1)], refusal)
+    transport = ScriptedTransport(kept(), [event(1)], refusal)
     with pytest.raises(ApiError) as caught:
         await make("http://orchestrator", transport=transport)("events", follow=True)
     assert caught.value.status == 403
 
 
 async def test_what_is_no_event_stream_is_told(make):
-    transport = ScriptedTransport(httpx.Response(200, json=[]))
+    transport = ScriptedTransport(kept())
     with pytest.raises(UnexpectedAnswer):
         await make("http://orchestrator", transport=transport)("events", follow=True)

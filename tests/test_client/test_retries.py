@@ -8,7 +8,14 @@ import httpx
 import pytest
 from support.scripted_transport import ScriptedTransport, envelope
 
-from orchestrator.client import PluginError, PluginUnavailable, QueueFull, UnexpectedAnswer, Unreachable
+from orchestrator.client import (
+    PluginError,
+    PluginUnavailable,
+    QueueFull,
+    TooManyRequests,
+    UnexpectedAnswer,
+    Unreachable,
+)
 
 REFUSED = httpx.ConnectError("connection refused")
 BROKEN = httpx.RemoteProtocolError("peer closed connection")
@@ -77,6 +84,7 @@ async def test_a_run_is_given_up_when_the_queue_stays_full(make):
     [
         (envelope(503, reason_code="OUT_OF_MEMORY", error="it ended"), PluginUnavailable),
         (envelope(429, error_type="QueueFull"), QueueFull),
+        (envelope(429, error_type="TooManyWrongKeys", retry_after=1), TooManyRequests),
         (envelope(429, error_type="QueueFull", retry_after=3600), QueueFull),
         (envelope(502, reason_code="TOOL_ERROR", retry_after=1), PluginError),
     ],

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from support.scripted_tools import InvalidInput
 
+from orchestrator.access.key_store import KeyStore
+from orchestrator.access.keys import Role
 from orchestrator.client import (
+    AccessDenied,
     Begun,
     End,
     InvalidRequest,
@@ -210,3 +213,28 @@ async def test_logs_line_by_line(ask, house):
     lines = await ask("logs", "echo", tail=2)
     assert [line.partition(" ")[2] for line in lines] == ["first\u2028of two", "second"]
     assert len(await ask("logs", "echo", tail=2, follow=True, upto=2)) == 2
+
+
+async def test_following_events_and_health_of_a_living_orchestrator(ask, house):
+    following = asyncio.create_task(ask("events", "echo", limit=1, follow=True, upto=2))
+    watching = asyncio.create_task(ask("watch", upto=4))
+    await house.until("echo", lambda _: house.app.state.context.feed.readers == 2)
+    await ask("stop", "echo")
+    assert [event["state"] for event in await following] == ["INITIALIZED", "UNAVAILABLE"]
+    *first, changed = await watching
+    assert sorted(plugin["name"] for plugin in first) == ["bad", "broken", "echo"]
+    assert changed["name"] == "echo"
+
+
+async def test_with_keys_whose_is_too_small_or_wrong_is_denied(house, make):
+    store = KeyStore(house.settings.state_dir)
+    viewer = store.add("viewer", Role.VIEWER)
+    house.add("echo", tools={"say": say})
+    await house.open()
+    address = str(house.client.base_url)
+    ask = make(address, viewer)
+    assert [plugin["name"] for plugin in await ask("plugins")] == ["echo"]
+    for refused, status in ((ask("run", "echo", "say", text="a"), 403), (make(address, "po_wrong")("plugins"), 401)):
+        with pytest.raises(AccessDenied) as caught:
+            await refused
+        assert caught.value.status == status
