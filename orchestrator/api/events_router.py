@@ -49,7 +49,7 @@ LastEventId = Annotated[str | None, Header(description="Goes before `after`; a b
 @router.get("/v1/events", responses=_RESPONSES)
 async def events(request: Request, context: Context, which: Which, last_event_id: LastEventId = None) -> Any:
     """Every plugin's state changes, oldest first; with `Accept: text/event-stream` a stream that goes on."""
-    return _answer(request, context, which, last_event_id, plugin=None)
+    return await _answer(request, context, which, last_event_id, plugin=None)
 
 
 @router.get(
@@ -61,14 +61,14 @@ async def plugin_events(
     """As /v1/events, of one plugin."""
     if context.registry.get(name) is None:
         return unknown_plugin(name)
-    return _answer(request, context, which, last_event_id, plugin=name)
+    return await _answer(request, context, which, last_event_id, plugin=name)
 
 
-def _answer(
+async def _answer(
     request: Request, context: ApiContext, which: EventQuery, last_event_id: str | None, *, plugin: str | None
 ) -> Any:
     if wanted_stream(",".join(request.headers.getlist("accept"))) != _STREAM:
-        found = _page(context, plugin, which.after, which.limit)
+        found = await _page(context, plugin, which.after, which.limit)
         return [event_fields(event) for event in found]
     resumed = last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id)
     after = int(resumed[0]) if resumed else which.after
@@ -93,13 +93,23 @@ def _stream(request: Request, context: ApiContext, plugin: str | None, after: in
 
 
 async def _earlier(context: ApiContext, plugin: str | None, after: int) -> AsyncIterator[LifecycleEvent]:
-    while page := _page(context, plugin, after, _PAGE):
+    while page := await _page(context, plugin, after, _PAGE):
         for event in page:
             yield event
         after = page[-1].id
 
 
-def _page(context: ApiContext, plugin: str | None, after: int | None, limit: int) -> tuple[LifecycleEvent, ...]:
-    """Oldest first: the next `limit` events after `after`, or the newest where that is not given."""
+async def _page(context: ApiContext, plugin: str | None, after: int | None, limit: int) -> list[LifecycleEvent]:
+    """Oldest first: the next `limit` events after `after`, or the newest where that is not given. What the registry
+    does not keep is in the history.
+    """
+    history, first = context.history, context.registry.first_event_id
     kept = context.registry.events(plugin=plugin, after=after or 0)
-    return kept[-limit:] if after is None else kept[:limit]
+    older: list[LifecycleEvent] = []
+    if after is None:
+        if len(kept) < limit and first > 1:
+            older = await history.latest_events(limit - len(kept), plugin=plugin, before=first)
+        return [*older, *kept][-limit:]
+    if after + 1 < first:
+        older = [event for event in await history.events(plugin=plugin, after=after, limit=limit) if event.id < first]
+    return [*older, *kept][:limit]

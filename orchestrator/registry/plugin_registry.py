@@ -77,6 +77,11 @@ class PluginRegistry:
         return tuple(reversed(later))
 
     @property
+    def first_event_id(self) -> int:
+        """The oldest kept event's, or where there is none that of the next to come."""
+        return self._events[0].id if self._events else self._event_count + 1
+
+    @property
     def last_event_id(self) -> int:
         """The newest event's; 0 before the first."""
         return self._event_count

@@ -86,6 +86,35 @@ async def test_an_unknown_plugin_has_no_events(house: House, accept: str) -> Non
     assert answer.json()["error_type"] == "UnknownPlugin"
 
 
+async def test_what_the_registry_keeps_no_longer_comes_from_the_history(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In lists and in streams, of all plugins and of one; also what was before the orchestrator was started."""
+    monkeypatch.setattr("orchestrator.registry.plugin_registry._EVENTS_KEPT", 4)
+    monkeypatch.setattr("orchestrator.app._EVENTS_BROUGHT_BACK", 2)
+    await opened(house, "reader", "writer")
+    await house.shut()
+    client = await house.open()
+    for name in ("reader", "writer"):
+        await house.until(name, lambda health: health["state"] == "INITIALIZED" and health["generation"] >= 1)
+        await client.post(f"/v1/plugins/{name}/restart", params={"wait": 5})
+    await house.app.state.context.history.flush()  # type: ignore[union-attr]
+    newest = house.registry.last_event_id
+    assert house.registry.first_event_id == newest - 3 > 6
+    everything = list(range(1, newest + 1))
+    assert [e["id"] for e in await listed(client)] == everything
+    assert [e["id"] for e in await listed(client, limit=6)] == everything[-6:]
+    assert [e["id"] for e in await listed(client, after=1, limit=4)] == [2, 3, 4, 5]
+    assert [e["id"] for e in await listed(client, after=1)] == everything[1:]
+    of_one = await listed(client, "/v1/plugins/writer/events")
+    assert {e["plugin"] for e in of_one} == {"writer"}
+    assert of_one == [e for e in await listed(client) if e["plugin"] == "writer"]
+    assert await listed(client, "/v1/plugins/writer/events", after=0) == of_one
+    monkeypatch.setattr("orchestrator.api.events_router._PAGE", 3)
+    async with following(client, after=0) as frames:
+        assert [frame.id for frame in await take(frames, newest)] == everything
+
+
 # As a stream
 
 

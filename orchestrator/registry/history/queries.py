@@ -40,9 +40,14 @@ def events(connection: sqlite3.Connection, *, plugin: str | None, after: int, li
     return [event_of(row) for row in rows]
 
 
-def latest_events(connection: sqlite3.Connection, *, limit: int) -> list[LifecycleEvent]:
-    """The last ones, oldest first."""
-    rows = connection.execute(f"SELECT {EVENT_COLUMNS} FROM events ORDER BY id DESC LIMIT ?", (_page(limit),))
+def latest_events(
+    connection: sqlite3.Connection, *, plugin: str | None, before: int | None, limit: int
+) -> list[LifecycleEvent]:
+    """The last ones, oldest first; `before`: of those with lower ids."""
+    where, values = _where(("id < ?", before), ("plugin = ?", plugin))
+    rows = connection.execute(
+        f"SELECT {EVENT_COLUMNS} FROM events {where} ORDER BY id DESC LIMIT ?", (*values, _page(limit))
+    )
     return [event_of(row) for row in rows][::-1]
 
 

@@ -128,9 +128,12 @@ class HistoryStore:
         """A page, oldest first; `after`: the id of the last one of the page before."""
         return await self._reader.ask(partial(queries.events, plugin=plugin, after=after, limit=limit), [])
 
-    async def latest_events(self, limit: int = 100) -> list[LifecycleEvent]:
-        """The last ones, oldest first."""
-        return await self._reader.ask(partial(queries.latest_events, limit=limit), [])
+    async def latest_events(
+        self, limit: int = 100, *, plugin: str | None = None, before: int | None = None
+    ) -> list[LifecycleEvent]:
+        """The last ones, or the last with ids below `before`; oldest first."""
+        question = partial(queries.latest_events, plugin=plugin, before=before, limit=limit)
+        return await self._reader.ask(question, [])
 
     async def post_mortem_of(self, plugin: str, generation: int | None = None) -> PostMortem | None:
         """Of this generation, or of the last that has one."""
