@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrator.containers.endpoint import Endpoint
-from orchestrator.containers.spec import ContainerSpec, ContainerStatus, EngineEvent, EngineInfo, ImageStatus
+from orchestrator.containers.spec import (
+    ContainerIsolation,
+    ContainerSpec,
+    ContainerStatus,
+    EngineEvent,
+    EngineInfo,
+    ImageStatus,
+)
 
 
 class ContainerEngine(Protocol):
@@ -58,6 +65,9 @@ class ContainerEngine(Protocol):
 
     async def inspect(self, container_id: str) -> ContainerStatus:
         """What the engine says of it now."""
+
+    async def isolation(self, container_id: str) -> ContainerIsolation:
+        """What it holds this container to."""
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         """All containers, in any state, that carry these labels."""

@@ -16,7 +16,14 @@ from orchestrator.containers.memory_container import MemoryContainer
 from orchestrator.containers.memory_events import EventBoard
 from orchestrator.containers.memory_images import Build, ImageShelf
 from orchestrator.containers.memory_program import Program
-from orchestrator.containers.spec import ContainerSpec, ContainerStatus, EngineEvent, EngineInfo, ImageStatus
+from orchestrator.containers.spec import (
+    ContainerIsolation,
+    ContainerSpec,
+    ContainerStatus,
+    EngineEvent,
+    EngineInfo,
+    ImageStatus,
+)
 from orchestrator.errors import DeviceRequestError, EngineRefusedError, EngineUnreachableError, NotFoundError
 
 
@@ -142,6 +149,27 @@ class MemoryEngine:
     async def inspect(self, container_id: str) -> ContainerStatus:
         async with self._question("inspect"):
             return self._find(container_id).status
+
+    async def isolation(self, container_id: str) -> ContainerIsolation:
+        async with self._question("isolation"):
+            spec = self._find(container_id).spec
+            return ContainerIsolation(
+                user=spec.user,
+                network=spec.network,
+                read_only=spec.read_only,
+                privileged=False,
+                capabilities_dropped=("ALL",),
+                capabilities_added=(),
+                security_options=("no-new-privileges",),
+                memory=spec.memory,
+                memory_and_swap=spec.memory,
+                pids=spec.pids,
+                cpus=spec.cpus,
+                restarts="no",
+                bounded_logs=True,
+                mounts=spec.mounts,
+                devices=spec.devices.device_ids if spec.devices else (),
+            )
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         async with self._question("list"):

@@ -48,6 +48,8 @@ class ContainerSpec:
     """Paths that get an anonymous volume on disk, removed with the container."""
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     devices: DeviceGrant | None = None
+    entrypoint: tuple[str, ...] = ()
+    """In place of the image's own, where given."""
     command: tuple[str, ...] = ()
     log_bytes: int = 10 * 1024 * 1024
     """Most bytes of output that the engine keeps."""
@@ -69,6 +71,29 @@ class ContainerStatus:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerIsolation:
+    """What the engine holds a container to, as it says itself. Sizes in bytes, `cpus` in cores; None: no limit."""
+
+    user: str
+    network: str
+    read_only: bool
+    privileged: bool
+    capabilities_dropped: tuple[str, ...]
+    capabilities_added: tuple[str, ...]
+    security_options: tuple[str, ...]
+    memory: int | None
+    memory_and_swap: int | None
+    pids: int | None
+    cpus: float | None
+    restarts: str
+    """Docker's word for its restart policy."""
+    bounded_logs: bool
+    mounts: tuple[BindMount, ...]
+    devices: tuple[str, ...]
+    """Ids of the devices it requested."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from orchestrator.containers.endpoint import Endpoint
 from orchestrator.containers.engine import ContainerEngine
-from orchestrator.containers.spec import ContainerSpec, ContainerStatus, EngineEvent, EngineInfo, ImageStatus
+from orchestrator.containers.spec import (
+    ContainerIsolation,
+    ContainerSpec,
+    ContainerStatus,
+    EngineEvent,
+    EngineInfo,
+    ImageStatus,
+)
 from orchestrator.errors import (
     BuildError,
     DeviceRequestError,
@@ -134,6 +141,10 @@ class ObservedEngine:
     async def inspect(self, container_id: str) -> ContainerStatus:
         with self._request("inspect"):
             return await self._engine.inspect(container_id)
+
+    async def isolation(self, container_id: str) -> ContainerIsolation:
+        with self._request("isolation"):
+            return await self._engine.isolation(container_id)
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         with self._request("list"):

@@ -330,3 +330,17 @@ async def test_the_engine_says_what_it_is(kit):
 async def test_an_endpoint_lies_in_the_run_folder(kit):
     endpoint = kit.engine.endpoint(kit.folder)
     assert {endpoint.control.parent, endpoint.tools.parent, endpoint.notify.parent} == {kit.folder}
+
+
+async def test_what_it_holds_a_container_to_is_what_was_asked_for(kit):
+    mount = BindMount(kit.folder, "/data")
+    container = await kit.engine.create(kit.spec(cpus=0.5, mounts=(mount,)))
+    held = await kit.engine.isolation(container)
+    assert (held.user, held.network, held.restarts) == ("65532:65532", "none", "no")
+    assert (held.read_only, held.privileged, held.bounded_logs) == (True, False, True)
+    assert (held.capabilities_dropped, held.capabilities_added) == (("ALL",), ())
+    assert held.security_options == ("no-new-privileges",)
+    assert (held.memory, held.memory_and_swap, held.pids, held.cpus) == (64 * 1024**2, 64 * 1024**2, 32, 0.5)
+    assert held.mounts == (mount,)
+    with pytest.raises(NotFoundError):
+        await kit.engine.isolation(NO_SUCH)

@@ -7,9 +7,17 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from orchestrator.containers.spec import ContainerStatus, EngineEvent, EngineInfo, ImageStatus
+from orchestrator.containers.spec import (
+    BindMount,
+    ContainerIsolation,
+    ContainerStatus,
+    EngineEvent,
+    EngineInfo,
+    ImageStatus,
+)
 
 State = Literal["created", "running", "paused", "exited", "dead", "removing"]
 Health = Literal["none", "starting", "healthy", "unhealthy"]
@@ -38,6 +46,38 @@ def container(answer: Any) -> ContainerStatus:
         started_at=_time(told.get("StartedAt")),
         finished_at=_time(told.get("FinishedAt")),
         error=_text(told.get("Error")),
+    )
+
+
+def isolation(answer: Any) -> ContainerIsolation:
+    """From `GET /containers/{id}/json`: its host configuration."""
+    body = _mapping(answer)
+    told = _mapping(body.get("HostConfig"))
+    log = _mapping(_mapping(told.get("LogConfig")).get("Config"))
+    nano_cpus = _integer(told.get("NanoCpus"))
+    requests = told.get("DeviceRequests")
+    return ContainerIsolation(
+        user=_text(_mapping(body.get("Config")).get("User")),
+        network=_text(told.get("NetworkMode")),
+        read_only=told.get("ReadonlyRootfs") is True,
+        privileged=told.get("Privileged") is not False,
+        capabilities_dropped=_texts(told.get("CapDrop")),
+        capabilities_added=_texts(told.get("CapAdd")),
+        security_options=_texts(told.get("SecurityOpt")),
+        memory=_limit(told.get("Memory")),
+        memory_and_swap=_limit(told.get("MemorySwap")),
+        pids=_limit(told.get("PidsLimit")),
+        cpus=nano_cpus / 1e9 if nano_cpus else None,
+        restarts=_text(_mapping(told.get("RestartPolicy")).get("Name")),
+        bounded_logs=bool(log.get("max-size") and log.get("max-file")),
+        mounts=tuple(
+            BindMount(Path(_text(mount.get("Source"))), _text(mount.get("Destination")), read_only=not mount.get("RW"))
+            for mount in map(_mapping, _list(body.get("Mounts")))
+            if mount.get("Type") == "bind"
+        ),
+        devices=tuple(
+            device for request in map(_mapping, _list(requests)) for device in _texts(request.get("DeviceIDs"))
+        ),
     )
 
 
@@ -185,3 +225,17 @@ def _integer(told: Any) -> int | None:
         return int(told)
     except (TypeError, ValueError):
         return None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(item for item in _list(value) if isinstance(item, str))
+
+
+def _limit(value: Any) -> int | None:
+    """Docker writes 0 or -1 for no limit."""
+    number = _integer(value)
+    return number if number is not None and number > 0 else None

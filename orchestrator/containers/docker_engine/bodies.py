@@ -28,6 +28,7 @@ def create_body(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         "Volumes": {path: {} for path in spec.scratch_volumes},
         "Tty": False,
         "OpenStdin": False,
+        **({"Entrypoint": list(spec.entrypoint)} if spec.entrypoint else {}),
         **({"Cmd": list(spec.command)} if spec.command else {}),
         "HostConfig": _host_config(spec, selinux=selinux),
     }

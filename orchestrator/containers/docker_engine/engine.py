@@ -18,7 +18,14 @@ from orchestrator.containers.docker_engine.lanes import Lane
 from orchestrator.containers.docker_engine.log_frames import LogLines
 from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint
-from orchestrator.containers.spec import ContainerSpec, ContainerStatus, EngineEvent, EngineInfo, ImageStatus
+from orchestrator.containers.spec import (
+    ContainerIsolation,
+    ContainerSpec,
+    ContainerStatus,
+    EngineEvent,
+    EngineInfo,
+    ImageStatus,
+)
 from orchestrator.errors import EngineRefusedError, NotFoundError
 
 T = TypeVar("T")
@@ -127,6 +134,11 @@ class DockerEngine:
     async def inspect(self, container_id: str) -> ContainerStatus:
         return await self._call(
             self._asking, lambda client: answers.container(client.inspect_container(container_id)), self._bounds.ask
+        )
+
+    async def isolation(self, container_id: str) -> ContainerIsolation:
+        return await self._call(
+            self._asking, lambda client: answers.isolation(client.inspect_container(container_id)), self._bounds.ask
         )
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
