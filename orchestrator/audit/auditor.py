@@ -1,0 +1,142 @@
+"""Auditor: gathers what the checks are made on, from folders, from the API and from the engine."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+
+from orchestrator.audit.findings import Finding, error, ok, warning
+from orchestrator.audit.licences import PROGRAM, licence_findings
+from orchestrator.audit.live_checks import (
+    ORCHESTRATOR,
+    Answer,
+    check_isolation,
+    check_orphans,
+    check_plugin,
+    check_statuses,
+    nothing_runs,
+)
+from orchestrator.audit.static_checks import check_folder
+from orchestrator.containers.engine import ContainerEngine
+from orchestrator.containers.spec import ContainerSpec
+from orchestrator.errors import BuildError, EngineError, NotFoundError
+from orchestrator.loader.image_builder import ImageBuilder, ImageRecipe
+from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
+from orchestrator.sandbox.policy import LABEL_DEPLOYMENT, USER, effective_limits
+from orchestrator.settings import Settings
+
+_LOOKS: Final = 200
+_PAUSE: Final = 0.1
+"""Twenty seconds for a program that lists what is installed."""
+_MEMORY: Final = 256 * 1024**2
+
+
+def audit_folders(settings: Settings) -> list[Finding]:
+    """The static checks of every plugin that the settings name. Reads files; runs nothing of theirs."""
+    loader = PluginLoader(settings.plugins_dirs)
+    findings = [
+        error(ORCHESTRATOR, "plugin folders", f"The folder {missing} is not there; set ORCHESTRATOR_PLUGINS_DIRS.")
+        for missing in loader.missing_directories()
+    ]
+    for plugin in loader.discover():
+        limits = effective_limits(plugin.manifest, settings) if plugin.manifest is not None else None
+        findings += check_folder(plugin, limits)
+    return findings
+
+
+async def audit_licences(settings: Settings, engine: ContainerEngine, builder: ImageBuilder) -> list[Finding]:
+    """The licences in each plugin's image, where it has been built: nothing is built for this."""
+    findings: list[Finding] = []
+    for plugin in PluginLoader(settings.plugins_dirs).discover():
+        if plugin.manifest is None:
+            continue
+        try:
+            findings += await _licences(plugin, engine, builder)
+        except NotFoundError:
+            sentence = f"Its image is not built, so its licences are not known: orchestrator build {plugin.name}."
+            findings.append(warning(plugin.name, "licences", sentence))
+        except (EngineError, BuildError) as problem:
+            findings.append(warning(plugin.name, "licences", f"Its licences could not be asked for: {problem}."))
+    return findings
+
+
+async def audit_running(client: httpx.AsyncClient, engine: ContainerEngine, deployment: str | None) -> list[Finding]:
+    """A running orchestrator: its answers, and the engine's word on its containers. `deployment`: its id, where this
+    host knows it; without, nothing can be said of containers that the API does not tell of. Raises `httpx.HTTPError`.
+    """
+    answers: list[Answer] = []
+    listed = await _ask(client, "/v1/plugins", answers)
+    findings: list[Finding] = []
+    details = []
+    for health in listed if isinstance(listed, list) else []:
+        detail = await _ask(client, f"/v1/plugins/{health['name']}/health", answers)
+        if isinstance(detail, dict):
+            details.append(detail)
+            findings += check_plugin(health, detail)
+    for path in ("/v1/gpus", "/healthz"):
+        await _ask(client, path, answers)
+    try:
+        findings += await _containers(engine, details, deployment)
+    except EngineError as problem:
+        findings.append(warning(ORCHESTRATOR, "isolation", f"The container engine could not be asked: {problem}."))
+    return [*check_statuses(answers), *findings]
+
+
+async def _ask(client: httpx.AsyncClient, path: str, answers: list[Answer]) -> Any:
+    response = await client.get(path)
+    content = response.json() if response.status_code == 200 else None
+    answers.append(Answer(path, response.status_code, content))
+    return content
+
+
+async def _containers(
+    engine: ContainerEngine, details: list[Mapping[str, Any]], deployment: str | None
+) -> list[Finding]:
+    findings: list[Finding] = []
+    known = {str(health["container"]["id"]) for health in details if health.get("container", {}).get("id")}
+    for health in details:
+        container = health.get("container", {}).get("id")
+        try:
+            findings += (
+                check_isolation(health, await engine.isolation(container))
+                if container
+                else [nothing_runs(str(health["name"]))]
+            )
+        except NotFoundError:  # it has ended and was removed
+            findings.append(nothing_runs(str(health["name"])))
+    if deployment is None:
+        sentence = "Whose containers are ours is not known here: run it with the orchestrator's ORCHESTRATOR_STATE_DIR."
+        return [*findings, warning(ORCHESTRATOR, "orphans", sentence)]
+    ours = await engine.list({LABEL_DEPLOYMENT: deployment})
+    return findings + check_orphans({container.name: container.id for container in ours}, known)
+
+
+async def _licences(plugin: DiscoveredPlugin, engine: ContainerEngine, builder: ImageBuilder) -> list[Finding]:
+    assert plugin.manifest is not None  # noqa: S101 - the caller has left those out
+    recipe = ImageRecipe.of(plugin.manifest, plugin.folder)
+    if recipe.prebuilt:
+        return [ok(plugin.name, "licences", "prebuilt")]
+    image = await builder.find_plugin(recipe)
+    spec = ContainerSpec(
+        name=f"audit-{plugin.name}-{image.id[-12:]}",
+        image=image.id,
+        labels={},
+        environment={},
+        memory=_MEMORY,
+        pids=32,
+        user=USER,
+        entrypoint=("python", "-I"),
+        command=("-c", PROGRAM),
+    )
+    container = await engine.create(spec)
+    try:
+        await engine.start(container)
+        for _ in range(_LOOKS):
+            if (await engine.inspect(container)).state == "exited":
+                break
+            await asyncio.sleep(_PAUSE)
+        lines = (await engine.logs(container, tail=1)).splitlines()
+        return licence_findings(plugin.name, lines[-1].partition(" ")[2] if lines else "")
+    finally:
+        await engine.remove(container)

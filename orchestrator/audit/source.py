@@ -1,0 +1,157 @@
+"""A plugin's class as its source tells it. The source is parsed and never run: an audit is no sandbox."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+_MOST_BYTES: Final = 4 * 1024 * 1024
+_MOST_HOPS: Final = 8
+"""Imports that are followed from the entrypoint to the class."""
+_NOT_CODE: Final = frozenset({"tests", "samples", "models"})
+_PLAIN_BASES: Final = frozenset({"object", "ABC", "Protocol", "Generic"})
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class SourceError(Exception):
+    """The class cannot be found; the message says what was expected where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A method marked as a tool."""
+
+    name: str
+    described: bool
+    untyped: tuple[str, ...]
+    """Parameters without a type hint: they would have no schema."""
+    variadic: bool
+    """It takes `*args` or `**kwargs`, which no schema can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginClass:
+    """The class that an entrypoint names. `whole` is False where it has a base class from outside the folder: what is
+    not seen here may stand there.
+    """
+
+    name: str
+    methods: frozenset[str]
+    tools: tuple[Tool, ...]
+    whole: bool
+
+
+@dataclass(slots=True)
+class _Found:
+    methods: dict[str, Function] = field(default_factory=dict)
+    whole: bool = True
+
+
+def plugin_class(folder: Path, entrypoint: str) -> PluginClass:
+    """The class `package.module:Class` in `folder`. Raises `SourceError`."""
+    module, _, name = entrypoint.partition(":")
+    found = _Found()
+    _gather(folder, module, name, found, hops=0)
+    tools = tuple(_tool(method) for method in found.methods.values() if _is_tool(method))
+    return PluginClass(name, frozenset(found.methods), tools, found.whole)
+
+
+def parsed(path: Path) -> ast.Module:
+    """Raises `SourceError`."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise SourceError(f"{path.name} is over {_MOST_BYTES} bytes")
+        return ast.parse(path.read_bytes(), filename=path.name)
+    except OSError as error:
+        raise SourceError(f"{path.name} cannot be read: {error.strerror}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        raise SourceError(f"{path.name} does not parse{f' (line {line})' if line else ''}: {error}") from None
+
+
+def python_files(
+    folder: Path, *, without: frozenset[str] = frozenset({"tests", "samples", "models"})
+) -> Iterator[Path]:
+    """The plugin's own modules."""
+    for path in sorted(folder.rglob("*.py")):
+        if path.relative_to(folder).parts[0] not in without and path.is_file():
+            yield path
+
+
+def _gather(folder: Path, module: str, name: str, found: _Found, hops: int) -> None:
+    path = _module_file(folder, module)
+    if path is None:
+        raise SourceError(f"there is no module {module} in the plugin's folder")
+    tree = parsed(path)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return _take_class(folder, module, node, found, hops)
+        if isinstance(node, ast.ImportFrom) and (origin := _imported(node, name)) and hops < _MOST_HOPS:
+            return _gather(folder, _absolute(module, path, node), origin, found, hops + 1)
+    raise SourceError(f"{module.replace('.', '/')}.py defines no class {name}")
+
+
+def _take_class(folder: Path, module: str, node: ast.ClassDef, found: _Found, hops: int) -> None:
+    for item in node.body:
+        if isinstance(item, Function):
+            found.methods.setdefault(item.name, item)
+    for base in node.bases:
+        name = _dotted(base.value if isinstance(base, ast.Subscript) else base)
+        if name.rpartition(".")[2] in _PLAIN_BASES:
+            continue
+        if "." in name or hops >= _MOST_HOPS:
+            found.whole = False
+            continue
+        try:
+            _gather(folder, module, name, found, hops + 1)
+        except SourceError:
+            found.whole = False
+
+
+def _module_file(folder: Path, module: str) -> Path | None:
+    place = folder.joinpath(*module.split("."))
+    for candidate in (place.with_suffix(".py"), place / "__init__.py"):
+        if candidate.is_file() and candidate.resolve().is_relative_to(folder.resolve()):
+            return candidate
+    return None
+
+
+def _imported(node: ast.ImportFrom, name: str) -> str | None:
+    """The name's own name where it comes from, None where it does not come from here."""
+    return next((alias.name for alias in node.names if (alias.asname or alias.name) == name), None)
+
+
+def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    parts = package[: len(package) - (node.level - 1)]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+def _is_tool(method: Function) -> bool:
+    names = (
+        _dotted(mark.func if isinstance(mark, ast.Call) else mark).rpartition(".")[2] for mark in method.decorator_list
+    )
+    return "tool" in names
+
+
+def _tool(method: Function) -> Tool:
+    arguments = method.args
+    named = [*arguments.posonlyargs, *arguments.args][1:] + arguments.kwonlyargs
+    return Tool(
+        name=method.name,
+        described=bool((ast.get_docstring(method) or "").strip()),
+        untyped=tuple(argument.arg for argument in named if argument.annotation is None),
+        variadic=arguments.vararg is not None or arguments.kwarg is not None,
+    )
+
+
+def _dotted(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{_dotted(node.value)}.{node.attr}"
+    return ""
