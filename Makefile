@@ -23,11 +23,12 @@ test: python-env test-tools engine base-image ## every test (ARGS= goes to pytes
 test-quick: python-env test-tools ## the tests that need no engine (ARGS= goes to pytest)
 	$(BIN)/pytest -m "not engine" $(ARGS)
 
-check: python-env ## lint, format, types, import rules, shell scripts
+check: python-env ## lint, format, types, import rules, audit of the plugins, shell scripts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	ORCHESTRATOR_PLUGINS_DIRS=plugins $(BIN)/orchestrator audit
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
 
 bare-trial: engine base-image ## try all this on a bare machine, in a container (ARGS= picks cases)

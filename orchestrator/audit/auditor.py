@@ -1,7 +1,7 @@
 """Auditor: gathers what the checks are made on, from folders, from the API and from the engine."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import httpx
@@ -91,7 +91,7 @@ async def _ask(client: httpx.AsyncClient, path: str, answers: list[Answer]) -> A
 
 
 async def _containers(
-    engine: ContainerEngine, details: list[Mapping[str, Any]], deployment: str | None
+    engine: ContainerEngine, details: Sequence[Mapping[str, Any]], deployment: str | None
 ) -> list[Finding]:
     findings: list[Finding] = []
     known = {str(health["container"]["id"]) for health in details if health.get("container", {}).get("id")}
@@ -117,7 +117,7 @@ async def _licences(plugin: DiscoveredPlugin, engine: ContainerEngine, builder: 
     recipe = ImageRecipe.of(plugin.manifest, plugin.folder)
     if recipe.prebuilt:
         return [ok(plugin.name, "licences", "prebuilt")]
-    image = await builder.find_plugin(recipe)
+    image = await builder.newest(plugin.name)
     spec = ContainerSpec(
         name=f"audit-{plugin.name}-{image.id[-12:]}",
         image=image.id,

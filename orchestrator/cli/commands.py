@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.cli import background, client, keys, server
+from orchestrator.cli.audit import audit
 from orchestrator.cli.tables import gpus_table, health_table, long_texts, plugins_table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -29,6 +30,7 @@ app.command()(server.serve)
 app.command(hidden=True)(background.up)
 app.command(hidden=True)(background.down)
 app.command()(server.build)
+app.command()(audit)
 app.add_typer(keys.app, name="keys")
 
 

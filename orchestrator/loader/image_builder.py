@@ -16,7 +16,7 @@ from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError, EngineError, EngineRefusedError, NotFoundError
 from orchestrator.loader.build_report import BuildLog, complaint, hint
 from orchestrator.loader.image_plan import ImagePlan, derived_plan, plugin_plan, shared_plan, source_fingerprint
-from orchestrator.loader.image_recipe import SOURCE_LABEL, ImageRecipe
+from orchestrator.loader.image_recipe import PLUGIN_LABEL, SOURCE_LABEL, ImageRecipe
 
 __all__ = ["ImageBuilder", "ImageRecipe"]
 
@@ -86,6 +86,13 @@ class ImageBuilder:
         no engine. Raises `BuildError`.
         """
         return source_fingerprint(recipe, self._images_dir, ca_bundle=self._ca_bundle, python_image=self._python_image)
+
+    async def newest(self, plugin: str) -> ImageStatus:
+        """The image of this plugin that was built last. Raises `NotFoundError` where there is none."""
+        built = [image for image in await self._engine.images({PLUGIN_LABEL: plugin}) if image.tags]
+        if not built:
+            raise NotFoundError(f"no image of {plugin} has been built")
+        return max(built, key=_created)
 
     async def is_current(self, recipe: ImageRecipe, image_id: str) -> bool:
         """Whether a prebuilt image's reference still means this image; of one that is built here, True."""
