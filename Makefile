@@ -6,10 +6,10 @@ SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check bare-trial python-env test-tools engine base-image
+.PHONY: help up down test test-quick check bare-trial orchestrator-image python-env test-tools engine base-image
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: python-env engine base-image ## from a bare machine to a running orchestrator with the shipped plugins
 	@$(BIN)/orchestrator up
@@ -33,6 +33,9 @@ check: python-env ## lint, format, types, import rules, audit of the plugins, sh
 
 bare-trial: engine base-image ## try all this on a bare machine, in a container (ARGS= picks cases)
 	@tests/bare_machine/run $(ARGS)
+
+orchestrator-image: python-env engine base-image ## the orchestrator's own image, which compose.yaml starts
+	@$(BIN)/orchestrator image
 
 python-env test-tools engine base-image:
 	@$(BOOTSTRAP)/$@

@@ -41,9 +41,7 @@ from orchestrator.settings import Settings
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_keeper import GpuKeeper
 from orchestrator.supervisor.parts import Parts
-from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
-from orchestrator.telemetry.observers import together
 from orchestrator.tools.tool_runner import ToolRunner
 
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -97,15 +95,14 @@ def create_app(
                 upload_idle=upload_idle,
                 upload_min_rate=int(settings.upload_min_rate),
             )
-            observe = together(within_run, metrics.observe_runs(registry).watch)
-            runner = ToolRunner(registry, fleet.get, sandbox, history, observe)
+            runner = ToolRunner(registry, fleet.get, sandbox, history, metrics.observe_runs(registry).watch)
             feed = EventFeed(registry, most=settings.event_readers)
             metrics.observe_plugins(registry, fleet.gpus)
             metrics.observe_readers(lambda: feed.readers)
             metrics.observe_history(history)
             app.state.context = ApiContext(registry, fleet, runner, upload_idle, feed, metrics, history)
-            for missing in parts.loader.missing_directories():
-                _log.warning("the plugin folder %s is not there; set ORCHESTRATOR_PLUGINS_DIRS", missing)
+            for folder, said in parts.loader.unusable_directories().items():
+                _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, said)
             await fleet.open(restored.last_events)
             try:
                 with feed.running():

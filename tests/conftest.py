@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from support.house import House
+from support.own_image import build_own_image
 
 pytest_plugins = ["support.reliability"]
 
@@ -19,3 +20,9 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     """The whole orchestrator, not yet open: add plugins, then `await house.open()`."""
     async with House(tmp_path) as house:
         yield house
+
+
+@pytest.fixture(scope="session")
+def own_image() -> str:
+    """The name of the orchestrator's own image, built where it was out of date."""
+    return build_own_image()

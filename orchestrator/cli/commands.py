@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.cli import background, client, keys, server
+from orchestrator.cli import background, client, images, keys, server
 from orchestrator.cli.audit import audit
 from orchestrator.cli.tables import gpus_table, health_table, long_texts, plugins_table
 
@@ -32,6 +32,7 @@ app.command(hidden=True)(background.down)
 app.command()(server.build)
 app.command()(audit)
 app.add_typer(keys.app, name="keys")
+app.command()(images.image)
 
 
 @app.command()

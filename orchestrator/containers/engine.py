@@ -37,6 +37,9 @@ class ContainerEngine(Protocol):
     async def remove_image(self, reference: str) -> None:
         """Remove a local image. `EngineRefusedError` while a container, running or not, is made from it."""
 
+    async def tag_image(self, reference: str, name: str) -> None:
+        """Give a local image this name (with its tag) too, taking it from any other."""
+
     async def pull(self, reference: str) -> ImageStatus:
         """Fetch an image from its registry."""
 

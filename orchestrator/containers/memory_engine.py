@@ -96,9 +96,15 @@ class MemoryEngine:
     async def remove_image(self, reference: str) -> None:
         async with self._call("remove_image"):
             image = self.shelf.find(reference)
+            if self.shelf.untag(image, reference):
+                return
             if any(container.image_id == image.id for container in self._containers.values()):
                 raise EngineRefusedError(f"the image {reference} is being used by a container")
             self.shelf.remove(image)
+
+    async def tag_image(self, reference: str, name: str) -> None:
+        async with self._call("tag_image"):
+            self.shelf.tag(self.shelf.find(reference), name)
 
     async def pull(self, reference: str) -> ImageStatus:
         async with self._call("pull"):

@@ -40,12 +40,16 @@ class ImageShelf:
 
     def add(self, reference: str, program: Program, labels: Mapping[str, str]) -> ImageStatus:
         """A new image of this name. One that had the name before stays, without it."""
-        for digest, (image, previous) in self._images.items():
-            tags = tuple(tag for tag in image.tags if tag != reference)
-            self._images[digest] = (replace(image, tags=tags), previous)
+        self._take_name(reference)
         image = ImageStatus(f"sha256:{secrets.token_hex(32)}", (reference,), dict(labels), datetime.now(UTC))
         self._images[image.id] = (image, program)
         return image
+
+    def tag(self, image: ImageStatus, name: str) -> None:
+        """One more name for it."""
+        self._take_name(name)
+        image, program = self._images[image.id]
+        self._images[image.id] = (replace(image, tags=(*image.tags, name)), program)
 
     def find(self, reference: str) -> ImageStatus:
         """By id or tag; a name without a tag is `latest`."""
@@ -63,6 +67,14 @@ class ImageShelf:
         """All images with these labels."""
         return [image for image, _ in self._images.values() if labels.items() <= dict(image.labels).items()]
 
+    def untag(self, image: ImageStatus, name: str) -> bool:
+        """Take this name from it, where it keeps another."""
+        kept = tuple(tag for tag in image.tags if tag != name)
+        if not kept or len(kept) == len(image.tags):
+            return False
+        self._images[image.id] = (replace(image, tags=kept), self.program(image))
+        return True
+
     def remove(self, image: ImageStatus) -> None:
         """Forget it."""
         del self._images[image.id]
@@ -72,6 +84,11 @@ class ImageShelf:
         if reference not in self.registry:
             raise NotFoundError(f"pull access denied for {reference}, repository does not exist")
         return self.add(reference, self.registry[reference], {})
+
+    def _take_name(self, name: str) -> None:
+        for digest, (image, program) in self._images.items():
+            tags = tuple(tag for tag in image.tags if tag != name)
+            self._images[digest] = (replace(image, tags=tags), program)
 
     async def build(self, build: Build, on_output: Callable[[str], None]) -> ImageStatus:
         """Print `build_output`, then fail with `build_error` or make an image."""

@@ -17,6 +17,7 @@ from orchestrator.errors import BuildError, EngineError, EngineRefusedError, Not
 from orchestrator.loader.build_report import BuildLog, complaint, hint
 from orchestrator.loader.image_plan import ImagePlan, derived_plan, plugin_plan, shared_plan, source_fingerprint
 from orchestrator.loader.image_recipe import PLUGIN_LABEL, SOURCE_LABEL, ImageRecipe
+from orchestrator.loader.own_image import LATEST, own_image_plan
 
 __all__ = ["ImageBuilder", "ImageRecipe"]
 
@@ -98,6 +99,24 @@ class ImageBuilder:
         """Whether a prebuilt image's reference still means this image; of one that is built here, True."""
         return not recipe.prebuilt or (await self._engine.image(recipe.base)).id == image_id
 
+    async def ensure_own(self, on_output: Output | None = None) -> ImageStatus:
+        """The orchestrator's own image, made from what is installed here; `own_image.LATEST` names it from now on.
+
+        Raises `BuildError`, or `NotFoundError` where the Python image under it cannot be had.
+        """
+        async with self._locks["own"]:
+            python = await self._fetch_python()
+            plan = partial(
+                own_image_plan,
+                self._images_dir,
+                ca_bundle=self._ca_bundle,
+                python_image=self._python_image,
+                python_id=python.id,
+            )
+            image = await self._ensure(plan, on_output, nullcontext(), _KEPT)
+            await self._engine.tag_image(image.id, LATEST)
+            return image
+
     async def _ensure_shared(self, kind: str, on_output: Output | None) -> ImageStatus:
         if kind != "base":
             base = await self._ensure_shared("base", on_output)
@@ -114,12 +133,15 @@ class ImageBuilder:
                 found = await self._engine.images({SOURCE_LABEL: wish.hashes[SOURCE_LABEL]})
                 if built := [image for image in found if wish.is_kin(image)]:
                     return max(built, key=_created)
-                advice = (
-                    "Run `make up`, which makes one, or set ORCHESTRATOR_PYTHON_IMAGE to one that can be pulled, such"
-                    " as python:3.11-slim-bookworm"
-                )
-                python = await self._fetch(self._python_image, advice)
+                python = await self._fetch_python()
             return await self._ensure(partial(plan, python_id=python.id), on_output, nullcontext(), _SHARED_KEPT)
+
+    async def _fetch_python(self) -> ImageStatus:
+        advice = (
+            "Run `make up`, which makes one, or set ORCHESTRATOR_PYTHON_IMAGE to one that can be pulled, such"
+            " as python:3.11-slim-bookworm"
+        )
+        return await self._fetch(self._python_image, advice)
 
     async def _fetch(self, reference: str, advice: str) -> ImageStatus:
         with suppress(NotFoundError):

@@ -55,6 +55,7 @@ class ImagePlan:
         for name, files in self.parts.items():
             stage(files, folder / name)
         for name, text in self.texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, "utf-8")
 
 
@@ -62,7 +63,7 @@ def shared_plan(kind: str, images_dir: Path, *, ca_bundle: Path | None, python_i
     """The plan of a shared image, built on the Python image with this name and id."""
     own = _own_files(kind, images_dir)
     runtime = context_files(images_dir / "runtime", ("tests",))
-    bundle = _certificates(ca_bundle) if ca_bundle is not None else ""
+    bundle = certificates(ca_bundle) if ca_bundle is not None else ""
     source = content_hash([], kind, content_hash(own), content_hash(runtime), bundle, python_image)
     whole = content_hash([], source, python_id)
     return ImagePlan(
@@ -133,7 +134,8 @@ def _own_files(kind: str, images_dir: Path) -> list[ContextFile]:
     return own
 
 
-def _certificates(bundle: Path) -> str:
+def certificates(bundle: Path) -> str:
+    """The text of a CA bundle. Raises `BuildError` where it cannot be read."""
     try:
         return bundle.read_text("utf-8", "replace")
     except OSError as error:

@@ -55,9 +55,15 @@ class PluginLoader:
             f"No folder holds a plugin named {plugin.name!r} any more. Put it back and restart.",
         )
 
-    def missing_directories(self) -> list[Path]:
-        """Configured folders that are not there."""
-        return [directory for directory in self._directories if not directory.is_dir()]
+    def unusable_directories(self) -> dict[Path, str]:
+        """Configured folders that cannot be looked into → what the system says to that."""
+        said = {}
+        for directory in self._directories:
+            try:
+                next(directory.iterdir(), None)
+            except OSError as error:
+                said[directory] = error.strerror or str(error)
+        return said
 
     def _folders(self) -> Iterable[Path]:
         seen: set[Path] = set()

@@ -108,6 +108,10 @@ class ObservedEngine:
         with self._request("remove_image"):
             await self._engine.remove_image(reference)
 
+    async def tag_image(self, reference: str, name: str) -> None:
+        with self._request("tag_image"):
+            await self._engine.tag_image(reference, name)
+
     async def pull(self, reference: str) -> ImageStatus:
         with self._request("pull"):
             return await self._engine.pull(reference)

@@ -83,11 +83,16 @@ class LiveOrchestrator:
 
 @contextmanager
 def live_orchestrator(
-    plugins_dirs: Sequence[Path], *, engine: bool = True, **settings: str
+    plugins_dirs: Sequence[Path],
+    *,
+    engine: bool = True,
+    python: Path = Path(sys.executable),
+    cwd: Path | None = None,
+    **settings: str,
 ) -> Iterator[LiveOrchestrator]:
     """Serves until the context is left; then it is stopped with its containers, however the test ended.
 
-    `engine` false: the test has none.
+    `engine` false: the test has none. `python`: whose orchestrator it is. `cwd`: where it is started.
     """
     home = Path(tempfile.mkdtemp(prefix="po-"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -102,8 +107,9 @@ def live_orchestrator(
     log = home / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", "serve", "--stop-plugins"],
+            [python, "-m", "orchestrator", "serve", "--stop-plugins"],
             env=environment,
+            cwd=cwd,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -1,6 +1,7 @@
 """What every container engine does. Runs over Docker and over the memory engine."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -302,6 +303,26 @@ async def test_a_build_makes_a_labelled_image_and_tells_its_output(kit):
     await kit.engine.remove_image(tag)
     with pytest.raises(NotFoundError):
         await kit.engine.image(tag)
+
+
+async def test_an_image_can_have_one_more_name(kit):
+    """Which it takes from the image that had it."""
+    (kit.folder / "Dockerfile").write_text(f"FROM {kit.image}\n")
+    names = [f"plugin-orchestrator/test:{secrets.token_hex(4)}" for _ in range(3)]
+    images = [
+        await kit.engine.build(
+            kit.folder, tag=name, labels={**kit.labels, "n": name}, build_args={}, on_output=lambda _: None
+        )
+        for name in names[:2]
+    ]
+    for image in images:
+        await kit.engine.tag_image(image.id, names[2])
+        assert (await kit.engine.image(names[2])).id == image.id
+    assert names[2] not in (await kit.engine.image(names[0])).tags
+    for name in (names[2], *names[:2]):
+        await kit.engine.remove_image(name)
+    with pytest.raises(NotFoundError):
+        await kit.engine.tag_image(names[0], names[2])
 
 
 async def test_a_build_that_fails_shows_its_last_lines(kit):

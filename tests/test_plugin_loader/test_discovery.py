@@ -111,7 +111,7 @@ def test_a_directory_that_is_not_there_is_told_and_hides_nothing(tmp_path: Path)
     plugin(tmp_path / "reader")
     loader = PluginLoader([tmp_path / "nowhere", tmp_path])
     assert [p.name for p in loader.discover()] == ["reader"]
-    assert loader.missing_directories() == [tmp_path / "nowhere"]
+    assert loader.unusable_directories() == {tmp_path / "nowhere": "No such file or directory"}
 
 
 @pytest.mark.parametrize(

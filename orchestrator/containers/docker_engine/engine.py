@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
@@ -16,6 +16,7 @@ from orchestrator.containers.docker_engine.build import BuildRequest, run_build
 from orchestrator.containers.docker_engine.client import Client, ClientPool, raise_for_status, url
 from orchestrator.containers.docker_engine.lanes import Lane
 from orchestrator.containers.docker_engine.log_frames import LogLines
+from orchestrator.containers.docker_engine.own_container import HostFolders, host_folders, own_container_id
 from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint
 from orchestrator.containers.spec import (
@@ -61,6 +62,7 @@ class DockerEngine:
         self._killing = Lane("kill", 8)
         self._pulling = Lane("pull", 4)
         self._selinux: bool | None = None
+        self._host_folders: HostFolders | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, *, timeout: float = 10) -> Self:
@@ -88,6 +90,14 @@ class DockerEngine:
             client.remove_image(reference)
 
         await self._call(self._killing, remove, self._bounds.change)
+
+    async def tag_image(self, reference: str, name: str) -> None:
+        repository, _, tag = name.rpartition(":")
+
+        def give(client: Client) -> None:
+            client.tag(reference, repository, tag)
+
+        await self._call(self._killing, give, self._bounds.change)
 
     async def pull(self, reference: str) -> ImageStatus:
         def pull(client: Client) -> None:
@@ -118,7 +128,10 @@ class DockerEngine:
     async def create(self, spec: ContainerSpec) -> str:
         if self._selinux is None:
             await self.info()
-        body = bodies.create_body(spec, selinux=bool(self._selinux))
+        if self._host_folders is None:
+            self._host_folders = await self._find_host_folders()
+        seen_by_host = replace(spec, mounts=self._host_folders.translated(spec.mounts))
+        body = bodies.create_body(seen_by_host, selinux=bool(self._selinux))
 
         def create(client: Client) -> str:
             return str(client.create_container_from_config(body, spec.name)["Id"])  # type: ignore[no-untyped-call]
@@ -215,6 +228,16 @@ class DockerEngine:
         self._streams.close()
         for lane in (self._asking, self._starting, self._stopping, self._killing, self._pulling):
             lane.close()
+
+    async def _find_host_folders(self) -> HostFolders:
+        own = await asyncio.to_thread(own_container_id)
+        if own is None:
+            return HostFolders()
+        try:
+            told = await self._call(self._asking, lambda client: client.inspect_container(own), self._bounds.ask)
+        except NotFoundError:  # a container, and none of this engine's: its dockerd runs in it too
+            return HostFolders()
+        return host_folders(told)
 
     async def _remove_once(self, container_id: str) -> bool:
         def remove(client: Client) -> None:

@@ -1,0 +1,13 @@
+"""The orchestrator's own image, built where its content changed."""
+
+import subprocess
+import sys
+
+
+def build_own_image() -> str:
+    """Its name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "image"], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -1,0 +1,69 @@
+"""An orchestrator that runs in one of the engine's containers names its folders as the engine's machine does."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.containers.docker_engine.own_container import HostFolders, host_folders, own_container_id
+from orchestrator.containers.spec import BindMount
+from orchestrator.errors import EngineRefusedError
+
+ID = "5f" * 32
+MOUNTINFO = f"""\
+612 611 0:57 / / ro,relatime - overlay overlay rw
+640 612 8:1 /var/lib/docker/volumes/run/_data /run/plugin-orchestrator rw,relatime - ext4 /dev/vda1 rw
+641 612 8:1 /var/lib/docker/containers/{ID}/hostname /etc/hostname rw,relatime - ext4 /dev/vda1 rw
+"""
+ANSWER = {
+    "Mounts": [
+        {"Type": "volume", "Name": "run", "Source": "/docker/volumes/run/_data", "Destination": "/run/orchestrator"},
+        {"Type": "bind", "Source": "/srv/plugins", "Destination": "/plugins"},
+        {"Type": "bind", "Source": "/srv/models", "Destination": "/plugins/ocr/models"},
+        {"Type": "tmpfs", "Source": "", "Destination": "/tmp"},
+        {"Type": "bind"},
+        "nonsense",
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("seen", "host"),
+    [
+        ("/run/orchestrator/ab12", "/docker/volumes/run/_data/ab12"),
+        ("/plugins/reader/model.bin", "/srv/plugins/reader/model.bin"),
+        ("/plugins/ocr/models/eng.bin", "/srv/models/eng.bin"),
+        ("/plugins", "/srv/plugins"),
+    ],
+)
+def test_a_mounted_path_is_named_as_the_host_names_it(seen: str, host: str) -> None:
+    (mount,) = host_folders(ANSWER).translated([BindMount(Path(seen), "/somewhere", read_only=False)])
+    assert mount == BindMount(Path(host), "/somewhere", read_only=False)
+
+
+@pytest.mark.parametrize("seen", ["/elsewhere/model.bin", "/tmp/x", "/plugins-too/x"])
+@pytest.mark.parametrize("answer", [ANSWER, {}, None])
+def test_what_the_host_does_not_have_is_refused_with_what_to_do(seen: str, answer: object) -> None:
+    """Otherwise the engine would show the plugin an empty folder, or another one."""
+    with pytest.raises(EngineRefusedError, match=r"/models/m .*ORCHESTRATOR_RUN_DIR") as refused:
+        host_folders(answer).translated([BindMount(Path(seen), "/models/m")])
+    assert seen not in str(refused.value)
+
+
+def test_outside_of_a_container_every_path_is_as_it_is() -> None:
+    mounts = (BindMount(Path("/any"), "/target"),)
+    assert HostFolders().translated(mounts) == mounts
+
+
+@pytest.mark.parametrize(
+    ("mountinfo", "expected"),
+    [(MOUNTINFO, ID), ("22 1 8:1 / / rw - ext4 /dev/vda1 rw\n", None), ("", None)],
+)
+def test_the_own_container_is_known_by_the_files_that_docker_mounts(
+    tmp_path: Path, mountinfo: str, expected: str | None
+) -> None:
+    (tmp_path / "mountinfo").write_text(mountinfo)
+    assert own_container_id(tmp_path / "mountinfo") == expected
+
+
+def test_where_there_is_no_such_file_there_is_no_container(tmp_path: Path) -> None:
+    assert own_container_id(tmp_path / "mountinfo") is None
