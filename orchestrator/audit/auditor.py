@@ -36,8 +36,12 @@ def audit_folders(settings: Settings) -> list[Finding]:
     """The static checks of every plugin that the settings name. Reads files; runs nothing of theirs."""
     loader = PluginLoader(settings.plugins_dirs)
     findings = [
-        error(ORCHESTRATOR, "plugin folders", f"The folder {missing} is not there; set ORCHESTRATOR_PLUGINS_DIRS.")
-        for missing in loader.missing_directories()
+        error(
+            ORCHESTRATOR,
+            "plugin folders",
+            f"The folder {folder} cannot be used ({said}); see ORCHESTRATOR_PLUGINS_DIRS.",
+        )
+        for folder, said in loader.unusable_directories().items()
     ]
     for plugin in loader.discover():
         limits = effective_limits(plugin.manifest, settings) if plugin.manifest is not None else None
