@@ -41,7 +41,9 @@ from orchestrator.settings import Settings
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_keeper import GpuKeeper
 from orchestrator.supervisor.parts import Parts
+from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
+from orchestrator.telemetry.observers import together
 from orchestrator.tools.tool_runner import ToolRunner
 
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -95,7 +97,8 @@ def create_app(
                 upload_idle=upload_idle,
                 upload_min_rate=int(settings.upload_min_rate),
             )
-            runner = ToolRunner(registry, fleet.get, sandbox, history, metrics.observe_runs(registry).watch)
+            observe = together(within_run, metrics.observe_runs(registry).watch)
+            runner = ToolRunner(registry, fleet.get, sandbox, history, observe)
             feed = EventFeed(registry, most=settings.event_readers)
             metrics.observe_plugins(registry, fleet.gpus)
             metrics.observe_readers(lambda: feed.readers)

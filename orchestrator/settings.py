@@ -123,3 +123,4 @@ class Settings(BaseSettings):
     python_image: str = "plugin-orchestrator/python:3.11-bookworm"
     """What the base image is built on."""
     log_level: str = "INFO"
+    log_format: Literal["text", "json"] = "text"

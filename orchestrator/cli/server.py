@@ -1,7 +1,6 @@
 """The commands that need no running orchestrator: `serve` and `build`."""
 
 import asyncio
-import logging
 import math
 import signal
 import socket
@@ -24,6 +23,7 @@ from orchestrator.loader.image_builder import ImageRecipe
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.registry import PluginRecord
 from orchestrator.settings import Settings
+from orchestrator.telemetry import logs
 
 _ANSWER_SECONDS: Final = 30
 """For all of a request beside the run itself: what is left of its body, and its answer on a slow line."""
@@ -45,7 +45,7 @@ def serve(
 ) -> None:
     """Run the orchestrator in the foreground until SIGTERM."""
     settings = read_settings()
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logs.configure(settings.log_level, settings.log_format)
     try:
         claim(settings).lock.release()  # so that a second orchestrator is told in one line, before the server starts
     except StateFolderError as error:

@@ -64,7 +64,7 @@ class RunMetrics:
         self._runs.labels(plugin, tool, run.result.outcome.value if run.result else CANCELLED).inc()
         if run.begun_at is not None:
             self._waits.labels(plugin).observe(run.begun_at - run.accepted_at)
-            self._durations.labels(plugin, tool).observe(self._clock() - run.begun_at)
+            self._durations.labels(plugin, tool).observe(run.duration)
 
     def labels(self, plugin: str, tool: str) -> tuple[str, str]:
         """Both, as far as they exist."""
@@ -86,6 +86,12 @@ class _TimedRun(RunWatch):
         self.accepted_at = clock()
         self.begun_at: float | None = None
         self.result: RunResult | None = None
+
+    @property
+    def duration(self) -> float:
+        """Seconds of execution: what the result says of it, within what it can have been."""
+        passed = self._clock() - (self.begun_at or self.accepted_at)
+        return min(max(0.0, self.result.execution_time_ms / 1000), passed) if self.result else passed
 
     def begun(self, call: ToolCall) -> ToolCall:
         self.begun_at = self._clock()
