@@ -2,11 +2,11 @@
 BOOTSTRAP := plugin-images/bootstrap
 BIN := .venv/bin
 SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start $(BOOTSTRAP)/engine-stop \
-	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run
+	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/page-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check bare-trial orchestrator-image python-env test-tools engine base-image
+.PHONY: help up down test test-quick check bare-trial orchestrator-image python-env page-tools test-tools engine base-image
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,19 +17,21 @@ up: python-env engine base-image ## from a bare machine to a running orchestrato
 down: ## stop the orchestrator, its containers, and the engine if make started it
 	@$(BOOTSTRAP)/down
 
-test: python-env test-tools engine base-image ## every test (ARGS= goes to pytest); leaves the engine running for the next time, make down stops it
+test: python-env page-tools test-tools engine base-image ## every test (ARGS= goes to pytest); leaves the engine running for the next time, make down stops it
 	$(BIN)/pytest $(ARGS)
 
-test-quick: python-env test-tools ## the tests that need no engine (ARGS= goes to pytest)
+test-quick: python-env page-tools test-tools ## the tests that need no engine (ARGS= goes to pytest)
 	$(BIN)/pytest -m "not engine" $(ARGS)
 
-check: python-env ## lint, format, types, import rules, audit of the plugins, shell scripts
+check: python-env page-tools ## lint, format, types, import rules, audit of the plugins, shell scripts, the page's scripts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	ORCHESTRATOR_PLUGINS_DIRS=plugins $(BIN)/orchestrator audit
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
+	@PATH=$(CURDIR)/$(BIN):$$PATH npm --prefix orchestrator/dashboard run --silent type-check
+	@PATH=$(CURDIR)/$(BIN):$$PATH npm --prefix orchestrator/dashboard run --silent lint
 
 bare-trial: engine base-image ## try all this on a bare machine, in a container (ARGS= picks cases)
 	@tests/bare_machine/run $(ARGS)
@@ -37,5 +39,5 @@ bare-trial: engine base-image ## try all this on a bare machine, in a container 
 orchestrator-image: python-env engine base-image ## the orchestrator's own image, which compose.yaml starts
 	@$(BIN)/orchestrator image
 
-python-env test-tools engine base-image:
+python-env page-tools test-tools engine base-image:
 	@$(BOOTSTRAP)/$@

@@ -10,7 +10,7 @@ from typing import Final
 
 from fastapi import FastAPI
 
-from orchestrator import deployment
+from orchestrator import dashboard, deployment
 from orchestrator.access.configured import key_store
 from orchestrator.access.decision import Gate
 from orchestrator.access.hosts import HostRule, is_loopback
@@ -135,6 +135,8 @@ def create_app(
         metrics_router,
     ):
         app.include_router(module.router)
+    app.include_router(dashboard.router)
+    app.mount("/assets", dashboard.assets)
     problems.install(app)
     store = key_store(settings)
     store.load()

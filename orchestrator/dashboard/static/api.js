@@ -1,0 +1,162 @@
+/** The HTTP API: every request the page makes goes through here, with the key where one was given. */
+
+/** @import { Envelope } from "./types.js" */
+
+const KEY = "orchestrator-api-key";
+
+/** An answer that is no success. `status` 0: no answer at all. */
+export class ApiError extends Error {
+  /**
+   * @param {number} status
+   * @param {string} message
+   */
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** @type {((why: string) => void) | null} */
+let whenKeyWanted = null;
+
+/** `listener` is called at every answer that says that a key is missing or wrong. @param {(why: string) => void} listener */
+export function onKeyWanted(listener) {
+  whenKeyWanted = listener;
+}
+
+/** Kept until the tab is closed. */
+export const key = {
+  get: () => sessionStorage.getItem(KEY) ?? "",
+  /** @param {string} value */
+  set(value) {
+    if (value) sessionStorage.setItem(KEY, value);
+    else sessionStorage.removeItem(KEY);
+    refused = null;
+  },
+};
+
+/** What was refused last: not to be sent again and again, since that looks like guessing. @type {{ key: string, until: number, why: string } | null} */
+let refused = null;
+const REFUSED_FOR = 15_000; // milliseconds
+
+/**
+ * The answer whatever its status, but for 401 and 403. Raises `ApiError` for these and where no answer comes.
+ * @param {string} path
+ * @param {RequestInit & { headers?: Record<string, string> }} [options]
+ */
+export async function request(path, options = {}) {
+  const mine = key.get();
+  if (refused && refused.key === mine && Date.now() < refused.until) throw new ApiError(401, refused.why);
+  const headers = { ...(mine && { Authorization: `Bearer ${mine}` }), ...options.headers };
+  let response;
+  try {
+    response = await fetch(path, { cache: "no-store", ...options, headers });
+  } catch (error) {
+    if (options.signal?.aborted) throw error;
+    throw new ApiError(0, "The orchestrator does not answer.");
+  }
+  if (response.status === 401) {
+    const why = keySentence(await envelope(response));
+    if (mine === key.get()) {
+      refused = { key: mine, until: Date.now() + REFUSED_FOR, why };
+      whenKeyWanted?.(why);
+    }
+    throw new ApiError(401, why);
+  }
+  if (response.status === 403) throw await failure(response);
+  return response;
+}
+
+/**
+ * The answer's JSON. Raises `ApiError` for any other status than success, with the server's own sentence.
+ * @param {string} path
+ * @param {RequestInit & { headers?: Record<string, string> }} [options]
+ * @returns {Promise<any>}
+ */
+export async function json(path, options) {
+  const response = await request(path, options);
+  if (!response.ok) throw await failure(response);
+  return response.json();
+}
+
+/** What an answer that is no success says. @param {Response} response */
+export async function failure(response) {
+  const detail = (await envelope(response))?.error;
+  return new ApiError(response.status, detail ?? `The orchestrator answered ${response.status}.`);
+}
+
+/**
+ * The path of a plugin's route. @param {string} name @param {string} route
+ */
+export const pluginPath = (name, route) => `/v1/plugins/${encodeURIComponent(name)}/${route}`;
+
+/**
+ * The lines of a body as they come, without their ends.
+ * @param {Response} response
+ * @returns {AsyncGenerator<string, void, void>}
+ */
+export async function* lines(response) {
+  if (!response.body) return;
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  /** @type {string[]} */
+  let pending = [];
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      const parts = value.split("\n");
+      const last = parts.pop() ?? "";
+      for (const part of parts) {
+        yield [...pending, part].join("").replace(/\r$/, "");
+        pending = [];
+      }
+      pending.push(last);
+    }
+    if (pending.join("")) yield pending.join("");
+  } finally {
+    await reader.cancel().catch(() => {});
+  }
+}
+
+/**
+ * Server-sent events. Read by hand, since an EventSource cannot send a key.
+ * @param {Response} response
+ * @returns {AsyncGenerator<{ event: string, id: string, data: string }, void, void>}
+ */
+export async function* serverEvents(response) {
+  let event = "message";
+  let id = "";
+  /** @type {string[]} */
+  let data = [];
+  for await (const line of lines(response)) {
+    if (line === "") {
+      if (data.length) yield { event, id, data: data.join("\n") };
+      event = "message";
+      data = [];
+      continue;
+    }
+    const colon = line.indexOf(":");
+    const field = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+    if (field === "event") event = value;
+    else if (field === "data") data.push(value);
+    else if (field === "id") id = value;
+    else if (field === "") yield { event: "comment", id, data: value };
+  }
+}
+
+/** Why a key is wanted, without the advice for those who write requests by hand. @param {Envelope | null} refusal */
+function keySentence(refusal) {
+  const [first = ""] = (refusal?.error ?? "").split(/(?<=[.:]) /);
+  if (refusal?.error_type === "KeyRefused") return first;
+  return key.get() || first.startsWith("An API key is needed") ? "This orchestrator wants an API key." : (refusal?.error ?? "");
+}
+
+/** @param {Response} response @returns {Promise<Envelope | null>} */
+async function envelope(response) {
+  try {
+    return await response.json();
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,57 @@
+/** Figures as people read them. */
+
+/** @import { Plugin } from "./types.js" */
+
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
+
+/** @param {number} count */
+export function bytes(count) {
+  let value = count;
+  let unit = 0;
+  while (value >= 1024 && unit < UNITS.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${value >= 100 || unit === 0 ? Math.round(value) : Number(value.toFixed(1))} ${UNITS[unit]}`;
+}
+
+/** @param {number} ms */
+export function milliseconds(ms) {
+  if (ms < 0.1) return "<0.1 ms";
+  if (ms < 10) return `${ms.toFixed(1)} ms`;
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
+  return seconds(ms / 1000);
+}
+
+/** @param {number} total */
+export function seconds(total) {
+  const whole = Math.floor(total);
+  const parts = /** @type {[number, string][]} */ ([
+    [Math.floor(whole / 86400), "d"],
+    [Math.floor(whole / 3600) % 24, "h"],
+    [Math.floor(whole / 60) % 60, "min"],
+    [whole % 60, "s"],
+  ]);
+  const first = parts.findIndex(([count]) => count > 0);
+  if (first < 0) return "0 s";
+  return parts
+    .slice(first, first + 2)
+    .filter(([count]) => count > 0)
+    .map(([count, unit]) => `${count} ${unit}`)
+    .join(" ");
+}
+
+/** @param {number} count @param {string} one */
+export function plural(count, one) {
+  return `${count.toLocaleString()} ${one}${count === 1 ? "" : "s"}`;
+}
+
+/** The number under `name`, or null. @param {Record<string, unknown>} record @param {string} name */
+export function numberIn(record, name) {
+  const value = record[name];
+  return typeof value === "number" ? value : null;
+}
+
+/** Whether its instance has ended. @param {Plugin} plugin */
+export const hasEnded = (plugin) => plugin.state === "FAILED" || plugin.state === "UNAVAILABLE";

@@ -1,0 +1,77 @@
+/** GPUs and who holds them. */
+
+/** @import { GpuDevice, GpuReport } from "./types.js" */
+
+import { json } from "./api.js";
+import { facts, h } from "./dom.js";
+import { bytes } from "./format.js";
+import { regularly } from "./regularly.js";
+import { bar } from "./widgets.js";
+
+export function gpusView() {
+  const heading = h("h1", { tabindex: -1 }, "GPUs");
+  const body = h("div", {}, h("p", { class: "empty" }, "Asking the orchestrator…"));
+  const element = h("div", {}, h("div", { class: "view-head" }, heading), body);
+  let shown = "";
+
+  const close = regularly(3000, async (signal) => {
+    try {
+      /** @type {GpuReport} */
+      const report = await json("/v1/gpus", { signal });
+      const now = JSON.stringify({ ...report, observed_at: null });
+      if (now !== shown) body.replaceChildren(...content(report));
+      shown = now;
+    } catch (error) {
+      if (signal.aborted) return;
+      shown = "";
+      body.replaceChildren(h("p", { class: "empty" }, error instanceof Error ? error.message : String(error)));
+    }
+  });
+  return { element, heading, title: "GPUs", close };
+}
+
+/** @param {GpuReport} report */
+function content(report) {
+  const driver = [report.driver_version && `driver ${report.driver_version}`, report.cuda_version && `CUDA ${report.cuda_version}`];
+  return [
+    report.reason && h("p", { class: "reason", "data-state": "UNAVAILABLE" }, h("strong", { class: "code" }, report.reason_code), " ", report.reason),
+    report.devices.length > 0 && h("p", { class: "sub" }, driver.filter(Boolean).join(", ")),
+    report.devices.length === 0 && !report.reason && h("p", { class: "empty" }, "No GPU has been looked for yet: no plugin needs one."),
+    h("ul", { class: "gpus" }, ...report.devices.map(device)),
+    ...report.quarantines.map((sentence) => h("p", { class: "reason", "data-state": "UNAVAILABLE" }, typeof sentence === "string" ? sentence : JSON.stringify(sentence))),
+  ].filter((part) => part instanceof Node);
+}
+
+/** @param {GpuDevice} gpu */
+function device(gpu) {
+  const memory = bar(`Memory of GPU ${gpu.index ?? gpu.uuid}`);
+  memory.show(gpu.memory_used_bytes ?? null, gpu.memory_total_bytes ?? null);
+  const holders = gpu.holders ?? [];
+  return h(
+    "li",
+    { class: "card" },
+    h("h2", {}, gpu.index === null || gpu.index === undefined ? "" : `${gpu.index}: `, gpu.name ?? "GPU", " ", h("span", { class: "badge", "data-gpu": gpu.state ?? "unknown" }, gpu.state ?? "unknown")),
+    gpu.fault && h("p", { class: "reason", "data-state": "FAILED" }, gpu.fault),
+    facts([
+      ["Memory", memory.element],
+      ["Load", gpu.utilization_percent === null || gpu.utilization_percent === undefined ? "—" : `${gpu.utilization_percent} %`],
+      ["Temperature", gpu.temperature_celsius === null || gpu.temperature_celsius === undefined ? "—" : `${gpu.temperature_celsius} °C`],
+      ["UUID", h("code", {}, gpu.uuid)],
+    ]),
+    h("h3", {}, "Held by"),
+    holders.length === 0
+      ? h("p", { class: "sub" }, "Nobody.")
+      : h(
+          "ul",
+          { class: "holders" },
+          ...holders.map((holder) =>
+            h(
+              "li",
+              {},
+              h("a", { href: `#/plugins/${encodeURIComponent(holder.plugin)}` }, holder.plugin),
+              ` ${[holder.sharing, holder.memory_bytes === null ? null : bytes(holder.memory_bytes), holder.phase].filter(Boolean).join(", ")}`,
+            ),
+          ),
+        ),
+  );
+}

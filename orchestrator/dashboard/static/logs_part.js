@@ -1,0 +1,90 @@
+/** A plugin's log, followed as it grows. */
+
+import { failure, lines, pluginPath, request } from "./api.js";
+import { h, setText } from "./dom.js";
+import { hasEnded } from "./format.js";
+import { live } from "./live.js";
+
+const TAIL = 500; // lines from before
+const MOST = 5000; // lines kept in the page
+const AGAIN = 3000; // milliseconds before a broken stream is opened anew
+
+/** @param {string} name */
+export function logsPart(name) {
+  const log = h("pre", { class: "log", role: "log", "aria-live": "off", "aria-label": `Log of ${name}`, tabindex: 0 });
+  const state = h("span", { class: "sub", role: "status" });
+  const follow = h("input", { type: "checkbox", checked: true, onchange: () => follow.checked && toEnd() });
+  const wrap = h("input", { type: "checkbox", checked: true, onchange: () => log.classList.toggle("unwrapped", !wrap.checked) });
+  const element = h(
+    "section",
+    { "aria-label": "Log" },
+    h("div", { class: "log-head" }, h("label", {}, follow, " Keep to the end"), h("label", {}, wrap, " Wrap lines"), state),
+    log,
+  );
+  let stream = new AbortController();
+  let followed = -1;
+  let closed = false;
+
+  const toEnd = () => (log.scrollTop = log.scrollHeight);
+
+  /** @type {string[]} */
+  let pending = [];
+  /** Lines go into the page once a frame, however fast they come. */
+  function flush() {
+    const fresh = pending.slice(-MOST);
+    pending = [];
+    log.append(...fresh.map(lineOf));
+    while (log.childElementCount > MOST) log.firstElementChild?.remove();
+    if (follow.checked) toEnd();
+  }
+
+  /** @param {string} line */
+  function add(line) {
+    pending.push(line);
+    if (pending.length === 1) setTimeout(flush, 50);
+  }
+
+  async function read() {
+    stream.abort();
+    const mine = (stream = new AbortController());
+    log.replaceChildren();
+    pending = [];
+    try {
+      const response = await request(pluginPath(name, `logs?follow=true&tail=${TAIL}`), { signal: mine.signal });
+      if (!response.ok) throw await failure(response);
+      setText(state, "Following");
+      for await (const line of lines(response)) if (mine === stream) add(line);
+      if (mine !== stream) return;
+      setText(state, "The container has ended; this is what it printed last.");
+      const plugin = live.get(name);
+      if (plugin && !hasEnded(plugin)) setTimeout(() => mine === stream && !closed && void read(), AGAIN);
+    } catch (error) {
+      if (mine.signal.aborted) return;
+      setText(state, error instanceof Error ? error.message : String(error));
+      setTimeout(() => mine === stream && !closed && void read(), AGAIN);
+    }
+  }
+
+  // A new instance has a log of its own.
+  const unwatch = live.watch(() => {
+    const generation = live.get(name)?.generation;
+    if (generation === undefined || generation === followed) return;
+    followed = generation;
+    void read();
+  });
+  const close = () => {
+    closed = true;
+    unwatch();
+    stream.abort();
+  };
+  return { element, close };
+}
+
+/** `2026-01-31T12:00:00.123456789Z text`: the time is the engine's. @param {string} line */
+function lineOf(line) {
+  const found = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) ?/.exec(line);
+  if (!found?.[1]) return h("span", { class: "log-line" }, `${line}\n`);
+  const date = new Date(found[1]);
+  const time = h("time", { datetime: found[1] }, date.toLocaleTimeString(undefined, { hour12: false }));
+  return h("span", { class: "log-line" }, time, ` ${line.slice(found[0].length)}\n`);
+}

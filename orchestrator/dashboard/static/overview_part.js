@@ -1,0 +1,198 @@
+/** What is known of a plugin: figures, what is left of an instance that ended, checks, history. */
+
+/** @import { LifecycleEvent, Plugin, PluginDetail, PostMortem } from "./types.js" */
+
+import { json, pluginPath } from "./api.js";
+import { facts, h, setText, timeOf } from "./dom.js";
+import { bytes, hasEnded, milliseconds, numberIn } from "./format.js";
+import { live } from "./live.js";
+import { runsTable } from "./runs_view.js";
+import { bar, gpuMemoryOf, memoryOf, sparkline } from "./widgets.js";
+
+const EVENTS = 50;
+const WAIT_FOR_POST_MORTEM = [300, 1000, 2000, 4000, 8000]; // milliseconds; it is there once the container is gone
+
+/** @param {string} name */
+export function overviewPart(name) {
+  const figures = figuresOf(name);
+  const [postMortem, checks, events, surroundings] = [h("div"), h("div"), h("div"), h("div")];
+  const runs = runsTable(name, 10);
+  const element = h(
+    "div",
+    { class: "overview" },
+    figures.element,
+    postMortem,
+    h("div", { class: "column" }, h("section", {}, h("h2", {}, "History"), events), h("section", {}, h("h2", {}, "Last runs"), runs.element)),
+    h("div", { class: "column" }, h("section", {}, h("h2", {}, "Checks"), checks), h("section", {}, h("h2", {}, "Container and limits"), surroundings)),
+  );
+  const ending = new AbortController();
+  let loaded = "";
+
+  /** Everything that the list of plugins does not tell. @param {string} wanted */
+  async function load(wanted, tries = 0) {
+    try {
+      /** @type {[PluginDetail, LifecycleEvent[]]} */
+      const [detail, history] = await Promise.all([
+        json(pluginPath(name, "health"), { signal: ending.signal }),
+        json(pluginPath(name, "events"), { signal: ending.signal }),
+      ]);
+      if (loaded !== wanted) return;
+      postMortem.replaceChildren(...(detail.post_mortem ? [postMortemOf(detail.post_mortem)] : []));
+      events.replaceChildren(historyOf(history));
+      if (hasEnded(detail) && !detail.post_mortem) again(wanted, tries);
+    } catch (error) {
+      if (ending.signal.aborted) return;
+      setText(events, error instanceof Error ? error.message : String(error));
+      again(wanted, tries);
+    }
+  }
+
+  /** @param {string} wanted @param {number} tries */
+  function again(wanted, tries) {
+    const pause = WAIT_FOR_POST_MORTEM[tries];
+    if (pause !== undefined) setTimeout(() => loaded === wanted && !ending.signal.aborted && void load(wanted, tries + 1), pause);
+  }
+
+  let told = "";
+  const unwatch = live.watch(() => {
+    const plugin = live.get(name);
+    if (!plugin) return;
+    figures.show(plugin);
+    const step = `${plugin.generation} ${plugin.state}`;
+    if (step !== loaded) {
+      loaded = step;
+      void load(step);
+    }
+    const now = JSON.stringify([plugin.checks, plugin.container, plugin.limits, plugin.gpus]);
+    if (now === told) return;
+    told = now;
+    checks.replaceChildren(checksOf(plugin));
+    surroundings.replaceChildren(surroundingsOf(plugin));
+  });
+  const close = () => {
+    unwatch();
+    runs.close();
+    ending.abort();
+  };
+  return { element, close };
+}
+
+/** @param {string} name */
+function figuresOf(name) {
+  const [runs, errors, now, average, last, used] = [h("span"), h("span"), h("span"), h("span"), h("span"), h("span")];
+  const latency = sparkline();
+  const memory = bar(`Memory of ${name}`);
+  const gpu = bar(`GPU memory of ${name}`);
+  const gpuRow = h("div", {}, h("dt", {}, "GPU memory"), h("dd", {}, gpu.element));
+  const element = h(
+    "dl",
+    { class: "tiles" },
+    h("div", {}, h("dt", {}, "Runs"), h("dd", {}, h("span", { class: "big" }, runs), errors, now)),
+    h("div", {}, h("dt", {}, "Latency"), h("dd", {}, h("span", { class: "big" }, average), last, latency.element)),
+    h("div", {}, h("dt", {}, "Memory"), h("dd", {}, memory.element)),
+    gpuRow,
+    h("div", {}, h("dt", {}, "Last used"), h("dd", {}, used)),
+  );
+  let usedAt = "";
+  return {
+    element,
+    /** @param {Plugin} plugin */
+    show(plugin) {
+      setText(runs, (plugin.success_count + plugin.error_count).toLocaleString());
+      setText(errors, plugin.error_count ? `${plugin.error_count.toLocaleString()} failed` : "none failed");
+      errors.className = plugin.error_count ? "errors" : "sub";
+      setText(now, `${plugin.in_flight} now, ${plugin.queued} waiting`);
+      setText(average, plugin.avg_execution_time_ms === null ? "—" : milliseconds(plugin.avg_execution_time_ms));
+      setText(last, plugin.last_execution_time_ms === null ? "no run yet" : `on average, last ${milliseconds(plugin.last_execution_time_ms)}`);
+      latency.show(live.latencies(name));
+      memory.show(...memoryOf(plugin));
+      const gpuMemory = gpuMemoryOf(plugin);
+      gpuRow.hidden = gpuMemory === null;
+      if (gpuMemory) gpu.show(...gpuMemory);
+      if (usedAt === (plugin.last_used ?? "never")) return;
+      usedAt = plugin.last_used ?? "never";
+      used.replaceChildren(plugin.last_used ? timeOf(plugin.last_used) : "never");
+    },
+  };
+}
+
+/** @param {PostMortem} report */
+function postMortemOf(report) {
+  /** @type {[string, string, boolean][]} */
+  const texts = [
+    ["Where it hung: the stacks of all threads", report.stacks, true],
+    ["Traceback", report.traceback, true],
+    ["Output of the build", report.build_output, true],
+    ["Last lines of its log", report.log_tail, !report.stacks && !report.traceback && !report.build_output],
+  ];
+  return h(
+    "section",
+    { class: "post-mortem" },
+    h("h2", {}, "Post-mortem"),
+    facts([
+      ["Ended", timeOf(report.ended_at)],
+      ["Exit code", report.exit_code ?? "—"],
+      ["Signal", report.signal ?? "—"],
+      ["Most memory", report.peak_memory_bytes === null ? "—" : bytes(report.peak_memory_bytes)],
+    ]),
+    ...texts
+      .filter(([, text]) => text)
+      .map(([title, text, open]) =>
+        h("details", { open }, h("summary", {}, title), h("pre", { class: "text", tabindex: 0, role: "region", "aria-label": title }, text)),
+      ),
+  );
+}
+
+/** @param {LifecycleEvent[]} events */
+function historyOf(events) {
+  if (events.length === 0) return h("p", { class: "empty" }, "Nothing has happened yet.");
+  const newest = [...events].reverse().slice(0, EVENTS);
+  return h(
+    "ol",
+    { class: "history" },
+    ...newest.map((event) =>
+      h(
+        "li",
+        { "data-state": event.state },
+        timeOf(event.time),
+        h("span", { class: "step" }, h("span", { class: "badge small", "data-state": event.state }, event.state), h("span", { class: "sub" }, `instance ${event.generation}`)),
+        event.reason && h("p", {}, h("strong", { class: "code" }, event.reason_code), " ", event.reason),
+      ),
+    ),
+  );
+}
+
+/** @param {Plugin} plugin */
+function checksOf(plugin) {
+  if (plugin.checks.length === 0) return h("p", { class: "empty" }, "No check has been made yet.");
+  return h(
+    "ul",
+    { class: "checks" },
+    ...plugin.checks.map((check) =>
+      h(
+        "li",
+        { "data-ok": check.ok },
+        h("span", { class: "mark" }, check.ok ? "✓" : "✗", h("span", { class: "visually-hidden" }, check.ok ? "fine: " : "not fine: ")),
+        h("span", {}, h("strong", {}, check.name), " ", h("span", { class: "sub" }, `(${check.source})`), check.detail && ` ${check.detail}`),
+      ),
+    ),
+  );
+}
+
+/** @param {Plugin} plugin */
+function surroundingsOf(plugin) {
+  const rows = [...Object.entries(plugin.limits), ...Object.entries(plugin.container)]
+    .filter(([name]) => name !== "memory_usage_bytes")
+    .map(([name, value]) => /** @type {[string, string]} */ ([name.replace(/_(bytes|seconds)$/, "").replaceAll("_", " "), valueOf(name, value)]));
+  for (const gpu of plugin.gpus) rows.push([`GPU ${gpu.index ?? ""}`.trim(), [gpu.name, gpu.uuid].filter(Boolean).join(", ")]);
+  return rows.length === 0 ? h("p", { class: "empty" }, "No container yet.") : facts(rows);
+}
+
+/** @param {string} name @param {unknown} value */
+function valueOf(name, value) {
+  if (value === null || value === undefined) return "—";
+  const number = numberIn({ value }, "value");
+  if (number !== null && name.endsWith("_bytes")) return bytes(number);
+  if (number !== null && name.endsWith("_seconds")) return milliseconds(number * 1000);
+  return typeof value === "string" ? value.replace(/^(sha256:[0-9a-f]{12})[0-9a-f]+$/, "$1…") : JSON.stringify(value);
+}

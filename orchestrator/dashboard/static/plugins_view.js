@@ -1,0 +1,163 @@
+/** All plugins, one row each, brought up to date in place. */
+
+/** @import { Plugin, State } from "./types.js" */
+
+import { h, setAttribute, setText } from "./dom.js";
+import { hasEnded, milliseconds, seconds } from "./format.js";
+import { live } from "./live.js";
+import { badge, bar, gpuMemoryOf, memoryOf, sparkline } from "./widgets.js";
+
+/** @type {State[]} */
+const STATES = ["RUNNING", "INITIALIZED", "LOADED", "FAILED", "UNAVAILABLE"];
+
+export function pluginsView() {
+  /** @type {Map<string, ReturnType<typeof row>>} */
+  const rows = new Map();
+  /** @type {State | null} */
+  let only = null;
+  const list = h("ul", { class: "plugins" });
+  const nothing = h("p", { class: "empty" });
+  const search = h("input", { type: "search", "aria-label": "Show plugins whose name has", placeholder: "Filter by name", oninput: update });
+  const filters = STATES.map((state) => {
+    const count = h("span", { class: "count" });
+    const button = h(
+      "button",
+      {
+        type: "button",
+        class: "filter",
+        "data-state": state,
+        "aria-pressed": "false",
+        onclick: () => {
+          only = only === state ? null : state;
+          update();
+        },
+      },
+      count,
+      " ",
+      state,
+    );
+    return { state, count, button };
+  });
+  const heading = h("h1", { tabindex: -1 }, "Plugins");
+  const element = h(
+    "div",
+    {},
+    h("div", { class: "view-head" }, heading, search),
+    h("div", { class: "filters", role: "group", "aria-label": "Show only one state" }, ...filters.map(({ button }) => button)),
+    list,
+    nothing,
+  );
+
+  function update() {
+    const plugins = live.list();
+    for (const { state, count, button } of filters) {
+      const number = plugins.filter((plugin) => plugin.state === state).length;
+      setText(count, String(number));
+      setAttribute(button, "aria-pressed", String(only === state));
+      button.hidden = number === 0 && only !== state;
+    }
+    const wanted = search.value.trim().toLowerCase();
+    const shown = plugins.filter((plugin) => (!only || plugin.state === only) && plugin.name.toLowerCase().includes(wanted));
+    place(shown);
+    nothing.hidden = shown.length > 0;
+    setText(nothing, emptyText(plugins.length));
+  }
+
+  /** @param {Plugin[]} shown */
+  function place(shown) {
+    const names = new Set(shown.map((plugin) => plugin.name));
+    for (const [name, { element: old }] of rows) {
+      if (!names.has(name)) {
+        old.remove();
+        rows.delete(name);
+      }
+    }
+    shown.forEach((plugin, index) => {
+      const found = rows.get(plugin.name) ?? row(plugin.name);
+      rows.set(plugin.name, found);
+      found.show(plugin);
+      if (list.children[index] !== found.element) list.insertBefore(found.element, list.children[index] ?? null);
+    });
+  }
+
+  const close = live.watch(update);
+  return { element, heading, title: "Plugins", close };
+}
+
+/** @param {number} count */
+function emptyText(count) {
+  if (!live.known()) return live.status().problem ?? "Asking the orchestrator…";
+  if (count > 0) return "No plugin is like that.";
+  return "There is no plugin yet. Make one with “orchestrator new NAME”, then “orchestrator start NAME”.";
+}
+
+/** @param {string} name */
+function row(name) {
+  const state = badge();
+  const memory = bar(`Memory of ${name}`);
+  const gpu = bar(`GPU memory of ${name}`);
+  const latency = sparkline();
+  const [version, description, runs, now, average, uptime] = [h("span", { class: "version" }), h("span"), h("span"), h("span"), h("span"), h("span")];
+  const [errors, code, sentence] = [h("span", { class: "errors" }), h("strong", { class: "code" }), h("span")];
+  const stale = h("span", { class: "stale", title: "The engine cannot be asked: this is what was known last." }, "last known");
+  const reason = h("p", { class: "reason" }, code, " ", sentence);
+  const gpuFigure = figure("GPU memory", "gpu", gpu.element);
+  const element = h(
+    "li",
+    { class: "plugin" },
+    h(
+      "div",
+      { class: "who" },
+      h("h2", {}, h("a", { href: `#/plugins/${encodeURIComponent(name)}` }, name)),
+      h("p", { class: "description" }, description, " ", version),
+    ),
+    h("div", { class: "how" }, state.element, stale, h("span", { class: "uptime" }, uptime)),
+    h(
+      "dl",
+      { class: "figures" },
+      figure("Runs", "runs", h("span", { class: "big" }, runs), " ", errors, h("span", { class: "now" }, now)),
+      figure("Latency", "latency", h("span", { class: "big" }, average), latency.element),
+      figure("Memory", "memory", memory.element),
+      gpuFigure,
+    ),
+    reason,
+  );
+  return {
+    element,
+    /** @param {Plugin} plugin */
+    show(plugin) {
+      const up = live.uptime(plugin);
+      setAttribute(element, "data-state", plugin.state);
+      state.show(plugin.state);
+      stale.hidden = !plugin.stale;
+      setText(version, plugin.version && `v${plugin.version}`);
+      setText(description, plugin.description);
+      setText(runs, (plugin.success_count + plugin.error_count).toLocaleString());
+      setText(errors, plugin.error_count ? `${plugin.error_count.toLocaleString()} failed` : "");
+      setText(now, busyness(plugin));
+      setText(average, plugin.avg_execution_time_ms === null ? "—" : milliseconds(plugin.avg_execution_time_ms));
+      setText(uptime, up === null ? "" : `${hasEnded(plugin) ? "was up" : "up"} ${seconds(up)}`);
+      latency.show(live.latencies(plugin.name));
+      memory.show(...memoryOf(plugin));
+      const gpuMemory = gpuMemoryOf(plugin);
+      gpuFigure.hidden = gpuMemory === null;
+      if (gpuMemory) gpu.show(...gpuMemory);
+      reason.hidden = plugin.reason === null;
+      setText(code, plugin.reason_code ?? "");
+      setText(sentence, plugin.reason ?? "");
+    },
+  };
+}
+
+/** @param {string} term @param {string} kind @param {...import("./dom.js").Child} value */
+function figure(term, kind, ...value) {
+  return h("div", { class: kind }, h("dt", {}, term), h("dd", {}, ...value));
+}
+
+/** What it does at this moment. @param {Plugin} plugin */
+function busyness(plugin) {
+  const parts = [];
+  if (plugin.in_flight) parts.push(`${plugin.in_flight} now`);
+  if (plugin.queued) parts.push(`${plugin.queued} waiting`);
+  return parts.join(", ");
+}

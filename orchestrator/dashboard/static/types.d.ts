@@ -1,0 +1,166 @@
+/** What the HTTP API answers, as far as the page reads it. */
+
+export type State = "LOADED" | "INITIALIZED" | "RUNNING" | "FAILED" | "UNAVAILABLE";
+
+export interface Check {
+  name: string;
+  ok: boolean;
+  detail: string;
+  source: string;
+}
+
+export interface Gpu {
+  uuid: string;
+  index?: number | null;
+  name?: string | null;
+  memory_total_bytes?: number | null;
+  memory_used_bytes?: number | null;
+  utilization_percent?: number | null;
+  temperature_celsius?: number | null;
+  parent_uuid?: string | null;
+  healthy?: boolean;
+  fault?: string | null;
+}
+
+export interface Plugin {
+  name: string;
+  state: State;
+  description: string;
+  version: string;
+  reason: string | null;
+  reason_code: string | null;
+  uptime_seconds: number | null;
+  last_used: string | null;
+  success_count: number;
+  error_count: number;
+  last_execution_time_ms: number | null;
+  avg_execution_time_ms: number | null;
+  in_flight: number;
+  queued: number;
+  generation: number;
+  observed_at: string;
+  stale: boolean;
+  checks: Check[];
+  container: Record<string, unknown>;
+  gpus: Gpu[];
+  limits: Record<string, unknown>;
+}
+
+export interface PostMortem {
+  ended_at: string;
+  exit_code: number | null;
+  signal: string | null;
+  peak_memory_bytes: number | null;
+  stacks: string;
+  traceback: string;
+  build_output: string;
+  log_tail: string;
+}
+
+export interface PluginDetail extends Plugin {
+  post_mortem: PostMortem | null;
+}
+
+export interface LifecycleEvent {
+  id: number;
+  time: string;
+  plugin: string;
+  generation: number;
+  previous: State | null;
+  state: State;
+  reason_code: string | null;
+  reason: string | null;
+}
+
+/** As much of JSON Schema as the runtime makes of type hints. */
+export interface Schema {
+  type?: string | string[];
+  description?: string;
+  default?: unknown;
+  enum?: unknown[];
+  const?: unknown;
+  anyOf?: Schema[];
+  $ref?: string;
+  $defs?: Record<string, Schema>;
+  properties?: Record<string, Schema>;
+  required?: string[];
+  minimum?: number;
+  maximum?: number;
+}
+
+export interface Tool {
+  name: string;
+  description: string;
+  input_schema: Schema;
+  streaming: boolean;
+  uploads: Record<string, "bytes" | "path">;
+}
+
+export interface Envelope {
+  ok: boolean;
+  result: unknown;
+  error: string | null;
+  error_type: string | null;
+  reason_code: string | null;
+  source: "plugin" | "orchestrator";
+  plugin: string | null;
+  tool: string | null;
+  run_id: string | null;
+  execution_time_ms: number;
+}
+
+export type StreamEvent =
+  | { event: "progress"; fraction: number | null; message: string | null }
+  | { event: "item"; data: unknown }
+  | ({ event: "end"; items?: number } & Envelope);
+
+export interface Run {
+  run_id: string;
+  plugin: string;
+  tool: string;
+  state: "queued" | "running" | "finished" | "interrupted";
+  accepted_at: string;
+  started_at: string | null;
+  finished_at: string | null;
+  outcome: string | null;
+  reason_code: string | null;
+  execution_time_ms: number | null;
+  request_bytes: number | null;
+  response_bytes: number | null;
+  queue_position: number | null;
+  cancel_requested: boolean;
+  progress: { fraction: number | null; message: string | null } | null;
+}
+
+export interface GpuHolder {
+  plugin: string;
+  instance: string;
+  sharing: string;
+  memory_bytes: number | null;
+  phase: string;
+}
+
+export interface GpuDevice extends Gpu {
+  state?: string;
+  memory_available_bytes?: number | null;
+  holders?: GpuHolder[];
+}
+
+export interface GpuReport {
+  driver_version?: string | null;
+  cuda_version?: string | null;
+  observed_at?: string;
+  reason_code: string | null;
+  reason: string | null;
+  devices: GpuDevice[];
+  quarantines: unknown[];
+}
+
+/** A rectangle in pixels of the upright picture. */
+export interface Box {
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+  label: string;
+}

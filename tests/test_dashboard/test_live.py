@@ -1,0 +1,115 @@
+"""What changes on the page without a reload: states, logs, and the page's own connection."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, Route, expect
+from support.house import House
+from test_dashboard.scene import count
+
+Look = Callable[..., Awaitable[Page]]
+BY_STREAM = ("404",)
+
+
+def explode() -> None:
+    raise ValueError("the <img src=x onerror=alert(1)> is broken")
+
+
+def row(page: Page, name: str) -> Any:
+    return page.locator(".plugin", has=page.get_by_role("link", name=name, exact=True))
+
+
+async def open_house(house: House) -> None:
+    house.add("fragile", tools={"explode": explode, "count": count})
+    house.add("steady", tools={"count": count})
+    await house.open()
+    await house.settled("fragile")
+    await house.settled("steady")
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["stream", "polling"])
+async def test_a_failing_plugin_turns_red_without_a_reload(house: House, look: Look, streamed: bool) -> None:
+    """Also where no stream can be had, and is read aloud; what the plugin said is text, never markup."""
+    await open_house(house)
+    page = await look("/nowhere", allowed=("404", "429"))
+    if not streamed:
+        await page.route("**/v1/events*", lambda route: route.fulfill(status=429))
+        await page.reload()
+    await page.goto(f"{house.client.base_url}#/")
+    await expect(page.locator("#connection")).to_have_text("Live" if streamed else "Asking every 2 s")
+    await expect(row(page, "fragile").locator(".badge")).to_have_text("INITIALIZED")
+    before = await row(page, "fragile").locator(".badge").evaluate("badge => getComputedStyle(badge).color")
+    await page.evaluate("window.sameDocument = true")
+
+    await house.run("fragile", "explode")
+
+    await expect(row(page, "fragile").locator(".badge")).to_have_text("FAILED")
+    await expect(row(page, "fragile")).to_contain_text("TOOL_ERROR")
+    await expect(row(page, "fragile")).to_contain_text("the <img src=x onerror=alert(1)> is broken")
+    await expect(row(page, "fragile")).to_contain_text("1 failed")
+    await expect(page.locator("#announcer")).to_contain_text("fragile is now FAILED")
+    red, green, blue = (
+        await row(page, "fragile")
+        .locator(".badge")
+        .evaluate("badge => getComputedStyle(badge).color.match(/[0-9]+/g).slice(0, 3).map(Number)")
+    )
+    assert red > 2 * max(green, blue), before
+    await expect(row(page, "steady").locator(".badge")).to_have_text("INITIALIZED")
+    assert await page.evaluate("window.sameDocument")
+
+
+async def test_a_lost_connection_is_said_and_mends_itself(house: House, look: Look) -> None:
+    await open_house(house)
+    page = await look("/", allowed=("404", "ERR_"))
+    await expect(page.locator("#connection")).to_have_text("Live")
+    await page.context.set_offline(True)
+    await page.route("**/v1/**", lambda route: route.abort())
+    await house.client.post("/v1/plugins/steady/stop")  # wakes a stream that offline emulation leaves open
+    await page.evaluate("import('/assets/live.js').then(({ live }) => live.reconnect())")
+    await expect(page.locator("#connection")).to_contain_text("Reconnecting: as of")
+    await expect(row(page, "fragile")).to_be_visible()
+    await page.unroute("**/v1/**")
+    await page.context.set_offline(False)
+    await expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
+    await expect(row(page, "steady").locator(".badge")).to_have_text("UNAVAILABLE")
+
+
+async def test_the_log_is_followed(house: House, look: Look) -> None:
+    """Lines as they come, into the next instance too."""
+    await open_house(house)
+    house.instance("steady").handle.log("printed before")
+    page = await look("/plugins/steady/logs", allowed=BY_STREAM)
+    log = page.get_by_role("log")
+    await expect(log).to_contain_text("printed before")
+    house.instance("steady").handle.log("printed <b>now</b>")
+    await expect(log).to_contain_text("printed <b>now</b>")
+    await house.client.post("/v1/plugins/steady/restart?wait=5")
+    house.instance("steady").handle.log("printed by the next")
+    await expect(log).to_contain_text("printed by the next")
+    await expect(log).not_to_contain_text("printed before")
+
+
+async def test_a_post_mortem_appears_when_the_container_is_gone(house: House, look: Look) -> None:
+    await open_house(house)
+    page = await look("/plugins/fragile", allowed=BY_STREAM)
+    await expect(page.locator(".history")).to_contain_text("INITIALIZED")
+    await expect(page.get_by_role("heading", name="Post-mortem")).to_have_count(0)
+    await house.run("fragile", "explode")
+    await expect(page.get_by_role("region", name="Traceback")).to_contain_text("ValueError: the <img src=x")
+    await expect(page.locator(".history")).to_contain_text("TOOL_ERROR")
+
+
+async def test_a_slow_answer_for_all_plugins_hides_nothing(house: House, look: Look) -> None:
+    """The page says that it waits; it shows no empty list as if there were no plugin."""
+    await open_house(house)
+
+    async def late(route: Route) -> None:
+        await page.wait_for_timeout(600)
+        await route.continue_()
+
+    page = await look("/", allowed=BY_STREAM)
+    await page.route("**/v1/plugins", late)
+    await page.reload()
+    await expect(page.locator(".empty")).to_have_text("Asking the orchestrator…")
+    await expect(row(page, "steady")).to_be_visible()
