@@ -44,6 +44,7 @@ from orchestrator.supervisor.parts import Parts
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together
+from orchestrator.telemetry.tracing import tracing
 from orchestrator.tools.tool_runner import ToolRunner
 
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -80,7 +81,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         claimed = deployment.claim(settings)
-        metrics = Metrics()
+        metrics, traces = Metrics(), tracing(os.environ)
         containers = metrics.observe_engine(engine or docker_engine(settings))
         history = HistoryStore(
             settings.state_dir, max_age=settings.history_max_age, max_bytes=int(settings.history_max_bytes)
@@ -97,7 +98,8 @@ def create_app(
                 upload_idle=upload_idle,
                 upload_min_rate=int(settings.upload_min_rate),
             )
-            observe = together(within_run, metrics.observe_runs(registry).watch)
+            observers = [*([traces.watch] if traces else []), within_run, metrics.observe_runs(registry).watch]
+            observe = together(*observers)
             runner = ToolRunner(registry, fleet.get, sandbox, history, observe)
             feed = EventFeed(registry, most=settings.event_readers)
             metrics.observe_plugins(registry, fleet.gpus)
@@ -114,6 +116,8 @@ def create_app(
                 await runner.drain()
                 await fleet.close(stop_plugins=stop_plugins)
         finally:
+            if traces is not None:
+                await traces.close()
             await history.close()
             await containers.close()
             claimed.lock.release()

@@ -33,7 +33,7 @@ def configure(level: str, form: LogFormat, stream: TextIO | None = None) -> None
 
 def handler(form: LogFormat, stream: TextIO) -> logging.Handler:
     """One that writes `form` to `stream`. A JSON record is one line with `time` (ISO 8601), `level`, `logger`,
-    `message`; in a run `run_id` and `plugin`; `exception` where there was one.
+    `message`; in a run `run_id` and `plugin`, and `trace_id` where it is traced; `exception` where there was one.
     """
     made = logging.StreamHandler(stream)
     made.addFilter(_with_run)
@@ -53,11 +53,22 @@ def handler(form: LogFormat, stream: TextIO) -> logging.Handler:
 @contextmanager
 def within_run(plugin: str, call: ToolCall) -> Iterator[RunWatch]:
     """A `RunObserver`: meanwhile, what is logged is told to belong to the run."""
-    token = _run.set({"plugin": plugin, "run_id": call.run_id})
+    run = {"plugin": plugin, "run_id": call.run_id}
+    token = _run.set(run)
     try:
-        yield RunWatch()
+        yield _Logged(run)
     finally:
         _run.reset(token)
+
+
+class _Logged(RunWatch):
+    def __init__(self, run: dict[str, str]) -> None:
+        self._run = run
+
+    def begun(self, call: ToolCall) -> ToolCall:
+        if parent := call.trace.get("traceparent"):
+            self._run["trace_id"] = parent.split("-")[1]
+        return call
 
 
 def _with_run(record: logging.LogRecord) -> bool:

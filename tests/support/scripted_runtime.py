@@ -82,6 +82,8 @@ class ScriptedInstance:
         self.handle = handle
         self.run_ids: list[str] = []
         """The `X-Run-Id` of every tool call so far."""
+        self.traces: list[dict[str, str]] = []
+        """The trace context of every tool call so far."""
         self.status: dict[str, Any] = {
             **READY,
             "phase": "starting",
@@ -181,6 +183,9 @@ class ScriptedInstance:
 
     async def _post_tool(self, request: web.Request) -> web.StreamResponse:
         self.run_ids.append(request.headers.get("X-Run-Id", ""))
+        self.traces.append(
+            {name: request.headers[name] for name in ("traceparent", "tracestate") if name in request.headers}
+        )
         self.status = {**self.status, "runs_begun": len(self.run_ids)}
         return await answer_call(request, self.runtime.tools)
 

@@ -1,0 +1,106 @@
+"""Runs as OpenTelemetry spans. The only module that knows OpenTelemetry, which is an extra: see `tracing`."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
+from orchestrator.tools.run_observer import RunWatch
+
+_PACKAGE: Final = "plugin-orchestrator"
+_ATTRIBUTE: Final = "plugin_orchestrator."
+_LONGEST: Final = 80
+"""Characters of a tool's name that are told: a caller makes it up."""
+_CLOSING_PATIENCE: Final = 3.0
+_BLAMED: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT, Outcome.UNAVAILABLE})
+"""Outcomes that make the span an error; others are their caller's affair."""
+_W3C: Final = TraceContextTextMapPropagator()
+
+
+class OtelTracing:
+    """A span for each run, within it one for its wait and one for its call; the plugin is handed the call's context.
+
+    Endpoint, headers, sampler, batches and resource are what the OTEL_ variables say.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        attributes = {SERVICE_VERSION: version(_PACKAGE)}
+        if not environment.get("OTEL_SERVICE_NAME"):
+            attributes[SERVICE_NAME] = _PACKAGE
+        # Its own provider, not the process's: many orchestrators may live in one.
+        self._provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer(_PACKAGE, version(_PACKAGE))
+
+    @contextmanager
+    def watch(self, plugin: str, call: ToolCall) -> Iterator[RunWatch]:
+        around = trace.get_current_span().get_span_context().is_valid
+        span = self._tracer.start_span(
+            f"run {plugin}",
+            context=None if around else _W3C.extract(call.trace),
+            kind=SpanKind.SERVER,
+            attributes={
+                f"{_ATTRIBUTE}plugin": plugin,
+                f"{_ATTRIBUTE}tool": call.tool[:_LONGEST],
+                f"{_ATTRIBUTE}run_id": call.run_id,
+            },
+        )
+        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+            run = _TracedRun(self._tracer, span)
+            try:
+                yield run
+            finally:
+                run.over()
+
+    async def close(self) -> None:
+        # A thread that nobody waits for at the end: a collector that does not answer must not keep the process.
+        closed = threading.Event()
+
+        def close() -> None:
+            self._provider.shutdown()
+            closed.set()
+
+        threading.Thread(target=close, name="last traces", daemon=True).start()
+        await asyncio.to_thread(closed.wait, _CLOSING_PATIENCE)
+
+
+class _TracedRun(RunWatch):
+    def __init__(self, tracer: Tracer, run: Span) -> None:
+        self._tracer = tracer
+        self._run = run
+        self._now = tracer.start_span("wait")
+        """The span of what goes on now."""
+        self._told = False
+
+    def begun(self, call: ToolCall) -> ToolCall:
+        self._now.end()
+        self._now = self._tracer.start_span("call", kind=SpanKind.CLIENT)
+        headers: dict[str, str] = {}
+        _W3C.inject(headers, context=trace.set_span_in_context(self._now))
+        return replace(call, trace=headers)
+
+    def ended(self, result: RunResult) -> None:
+        self._told = True
+        self._run.set_attribute(f"{_ATTRIBUTE}outcome", result.outcome.value)
+        if result.reason_code is not None:
+            self._run.set_attribute(f"{_ATTRIBUTE}reason_code", result.reason_code.value)
+        if result.outcome in _BLAMED:
+            self._run.set_status(Status(StatusCode.ERROR, result.error))
+
+    def over(self) -> None:
+        """Nothing comes any more."""
+        self._now.end()
+        if not self._told:
+            self._run.set_attribute(f"{_ATTRIBUTE}outcome", "cancelled")

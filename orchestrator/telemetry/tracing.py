@@ -1,0 +1,52 @@
+"""Whether runs are traced: where an OTLP endpoint is set (the standard OTEL_ variables) and the extra is installed."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+from orchestrator.sandbox.call import ToolCall
+from orchestrator.tools.run_observer import RunWatch
+
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+
+_log = logging.getLogger(__name__)
+
+
+class Tracing(Protocol):
+    """Spans of runs on their way to a collector."""
+
+    def watch(self, plugin: str, call: ToolCall) -> AbstractContextManager[RunWatch]:
+        """A `RunObserver`."""
+
+    async def close(self) -> None:
+        """Send what is left, as far as that can be done within three seconds."""
+
+
+def tracing(environment: Mapping[str, str]) -> Tracing | None:
+    """What `environment` asks for; None where it asks for nothing, or for what cannot be had (and the log says so).
+    Nothing of OpenTelemetry is imported then.
+    """
+    if (
+        not any(environment.get(name) for name in _ENDPOINTS)
+        or environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+        or environment.get("OTEL_TRACES_EXPORTER", "otlp").strip() == "none"
+    ):
+        return None
+    protocol = next((environment[name] for name in _PROTOCOLS if environment.get(name)), "http/protobuf")
+    if protocol != "http/protobuf":
+        _log.warning("traces are not sent: OTLP over %s is not supported; set OTEL_EXPORTER_OTLP_PROTOCOL to "
+                     "http/protobuf and the endpoint to the collector's HTTP port (4318)", protocol)  # fmt: skip
+        return None
+    try:
+        module = import_module("orchestrator.telemetry.otel")
+    except ModuleNotFoundError as error:
+        _log.warning(
+            "traces are not sent: an OTLP endpoint is set and %s is not installed; pip install "
+            "'plugin-orchestrator[otel]'",
+            error.name,
+        )
+        return None
+    return cast("Tracing", module.OtelTracing(environment))
