@@ -96,8 +96,20 @@ async def test_a_post_mortem_appears_when_the_container_is_gone(house: House, lo
     await expect(page.locator(".history")).to_contain_text("INITIALIZED")
     await expect(page.get_by_role("heading", name="Post-mortem")).to_have_count(0)
     await house.run("fragile", "explode")
+    await expect(page.get_by_role("heading", name="Post-mortem")).to_be_visible()
     await expect(page.get_by_role("region", name="Traceback")).to_contain_text("ValueError: the <img src=x")
     await expect(page.locator(".history")).to_contain_text("TOOL_ERROR")
+
+
+async def test_the_post_mortem_of_an_earlier_instance_stays_in_reach(house: House, look: Look) -> None:
+    await open_house(house)
+    await house.run("fragile", "explode")
+    await house.buried("fragile")
+    await house.client.post("/v1/plugins/fragile/restart?wait=5")
+    page = await look("/plugins/fragile", allowed=BY_STREAM)
+    await expect(page.locator(".title .badge")).to_have_text("INITIALIZED")
+    await page.get_by_text("Post-mortem of instance 1").click()
+    await expect(page.get_by_role("region", name="Traceback")).to_contain_text("ValueError: the <img src=x")
 
 
 async def test_a_slow_answer_for_all_plugins_hides_nothing(house: House, look: Look) -> None:

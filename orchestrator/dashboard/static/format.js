@@ -53,5 +53,5 @@ export function numberIn(record, name) {
   return typeof value === "number" ? value : null;
 }
 
-/** Whether its instance has ended. @param {Plugin} plugin */
+/** Whether the instance has ended. @param {Pick<Plugin, "state">} plugin */
 export const hasEnded = (plugin) => plugin.state === "FAILED" || plugin.state === "UNAVAILABLE";

@@ -27,6 +27,7 @@ const eventWatchers = new Set();
 const status = { connection: "connecting", problem: null, since: new Date() };
 let lastEvent = "";
 let known = false;
+let seeded = false;
 /** @type {AbortController | null} */
 let current = null;
 let told = false;
@@ -150,15 +151,17 @@ async function askAll(signal) {
 
 /** From the runs of the past, where the server keeps them. @param {AbortSignal} signal */
 async function seedLatencies(signal) {
-  if (latencies.size) return;
+  if (seeded) return;
   /** @type {Run[]} */
   let runs;
   try {
     runs = await json("/v1/runs?state=finished&limit=500", { signal });
   } catch (error) {
-    if (error instanceof ApiError && error.status === 404) return;
+    seeded = error instanceof ApiError && error.status === 404;
+    if (seeded) return;
     throw error;
   }
+  seeded = true;
   for (const run of runs.reverse()) if (run.execution_time_ms !== null) addLatency(run.plugin, run.execution_time_ms);
 }
 

@@ -1,11 +1,12 @@
 /** What is known of a plugin: figures, what is left of an instance that ended, checks, history. */
 
-/** @import { LifecycleEvent, Plugin, PluginDetail, PostMortem } from "./types.js" */
+/** @import { LifecycleEvent, Plugin, PluginDetail } from "./types.js" */
 
 import { json, pluginPath } from "./api.js";
 import { facts, h, setText, timeOf } from "./dom.js";
 import { bytes, hasEnded, milliseconds, numberIn } from "./format.js";
 import { live } from "./live.js";
+import { earlierPostMortem, postMortem } from "./post_mortem.js";
 import { runsTable } from "./runs_view.js";
 import { bar, gpuMemoryOf, memoryOf, sparkline } from "./widgets.js";
 
@@ -15,13 +16,13 @@ const WAIT_FOR_POST_MORTEM = [300, 1000, 2000, 4000, 8000]; // milliseconds; it 
 /** @param {string} name */
 export function overviewPart(name) {
   const figures = figuresOf(name);
-  const [postMortem, checks, events, surroundings] = [h("div"), h("div"), h("div"), h("div")];
+  const [remains, checks, events, surroundings] = [h("div"), h("div"), h("div"), h("div")];
   const runs = runsTable(name, 10);
   const element = h(
     "div",
     { class: "overview" },
     figures.element,
-    postMortem,
+    remains,
     h("div", { class: "column" }, h("section", {}, h("h2", {}, "History"), events), h("section", {}, h("h2", {}, "Last runs"), runs.element)),
     h("div", { class: "column" }, h("section", {}, h("h2", {}, "Checks"), checks), h("section", {}, h("h2", {}, "Container and limits"), surroundings)),
   );
@@ -37,8 +38,9 @@ export function overviewPart(name) {
         json(pluginPath(name, "events"), { signal: ending.signal }),
       ]);
       if (loaded !== wanted) return;
-      postMortem.replaceChildren(...(detail.post_mortem ? [postMortemOf(detail.post_mortem)] : []));
-      events.replaceChildren(historyOf(history));
+      const report = detail.post_mortem;
+      remains.replaceChildren(...(report ? [h("section", { class: "post-mortem" }, h("h2", {}, "Post-mortem"), ...postMortem(report))] : []));
+      events.replaceChildren(historyOf(history, detail));
       if (hasEnded(detail) && !detail.post_mortem) again(wanted, tries);
     } catch (error) {
       if (ending.signal.aborted) return;
@@ -116,35 +118,8 @@ function figuresOf(name) {
   };
 }
 
-/** @param {PostMortem} report */
-function postMortemOf(report) {
-  /** @type {[string, string, boolean][]} */
-  const texts = [
-    ["Where it hung: the stacks of all threads", report.stacks, true],
-    ["Traceback", report.traceback, true],
-    ["Output of the build", report.build_output, true],
-    ["Last lines of its log", report.log_tail, !report.stacks && !report.traceback && !report.build_output],
-  ];
-  return h(
-    "section",
-    { class: "post-mortem" },
-    h("h2", {}, "Post-mortem"),
-    facts([
-      ["Ended", timeOf(report.ended_at)],
-      ["Exit code", report.exit_code ?? "—"],
-      ["Signal", report.signal ?? "—"],
-      ["Most memory", report.peak_memory_bytes === null ? "—" : bytes(report.peak_memory_bytes)],
-    ]),
-    ...texts
-      .filter(([, text]) => text)
-      .map(([title, text, open]) =>
-        h("details", { open }, h("summary", {}, title), h("pre", { class: "text", tabindex: 0, role: "region", "aria-label": title }, text)),
-      ),
-  );
-}
-
-/** @param {LifecycleEvent[]} events */
-function historyOf(events) {
+/** @param {LifecycleEvent[]} events @param {Plugin} plugin */
+function historyOf(events, plugin) {
   if (events.length === 0) return h("p", { class: "empty" }, "Nothing has happened yet.");
   const newest = [...events].reverse().slice(0, EVENTS);
   return h(
@@ -157,6 +132,7 @@ function historyOf(events) {
         timeOf(event.time),
         h("span", { class: "step" }, h("span", { class: "badge small", "data-state": event.state }, event.state), h("span", { class: "sub" }, `instance ${event.generation}`)),
         event.reason && h("p", {}, h("strong", { class: "code" }, event.reason_code), " ", event.reason),
+        hasEnded(event) && event.generation < plugin.generation && earlierPostMortem(plugin.name, event.generation),
       ),
     ),
   );

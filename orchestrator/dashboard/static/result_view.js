@@ -78,6 +78,7 @@ export function resultView() {
     setText(code, whole.slice(0, SHOWN));
     setText(cut, whole.length > SHOWN ? `The first ${plural(SHOWN, "character")} of ${whole.length.toLocaleString()}; saved, it is whole.` : "");
     jsonBox.hidden = false;
+    jsonBox.open = !streamed; // its items stand above
   }
 
   return {

@@ -177,7 +177,7 @@ function resolved(schema, root) {
 function hintOf(schema, plain, required) {
   const type = plain.enum ? null : Array.isArray(plain.type) ? plain.type.join(" or ") : (plain.type ?? plain.anyOf?.map((part) => part.type ?? "…").join(" or "));
   const range = [plain.minimum !== undefined && `from ${plain.minimum}`, plain.maximum !== undefined && `to ${plain.maximum}`].filter(Boolean).join(" ");
-  const preset = !required && schema.default !== undefined && schema.default !== null && plain.type !== "boolean" ? `else ${JSON.stringify(schema.default)}` : null;
+  const preset = !required && schema.default !== undefined && schema.default !== null && plain.type !== "boolean" ? `default ${JSON.stringify(schema.default)}` : null;
   return [schema.description ?? plain.description, [plain.type === "boolean" ? null : type, range, preset].filter(Boolean).join(", ")].filter(Boolean).join(" · ");
 }
 

@@ -77,7 +77,7 @@ const EDGE = 3;
 export function sparkline() {
   const line = svg("polyline", { class: "line" });
   const dot = svg("circle", { class: "dot", r: 2.5 });
-  const element = svg("svg", { class: "sparkline", role: "img", viewBox: `0 0 ${WIDTH} ${HEIGHT}` }, line, dot);
+  const element = svg("svg", { class: "sparkline", role: "img", preserveAspectRatio: "xMinYMid meet", viewBox: `0 0 ${WIDTH} ${HEIGHT}` }, line, dot);
   return {
     element,
     /** Milliseconds, oldest first. @param {number[]} values */
