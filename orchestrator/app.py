@@ -27,6 +27,7 @@ from orchestrator.api import (
 from orchestrator.api.access_guard import AccessGuard
 from orchestrator.api.context import ApiContext
 from orchestrator.api.event_feed import EventFeed
+from orchestrator.api.request_limit import RequestLimit
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.gpus import GpuHost
@@ -145,6 +146,7 @@ def create_app(
     store = key_store(settings)
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
+    app.add_middleware(RequestLimit, most=settings.max_connections * 3 // 4)
     app.add_middleware(AccessGuard, store=store, gate=gate)
     return app
 

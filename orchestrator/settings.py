@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     default_startup_timeout: Duration = timedelta(seconds=120)
     stop_grace: Duration = timedelta(seconds=2)
 
+    max_connections: int = Field(1024, ge=16, le=65536)
+    """Connections of callers at once; three quarters of them may be waiting for an answer other than health."""
     max_result: Size = ByteSize(64 * 1024**2)
     """Largest result of a tool, encoded as JSON; it is held in memory while it is passed on."""
     upload_idle_timeout: Duration = timedelta(seconds=30)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import resource
 import signal
 import socket
 from typing import Annotated, Final
@@ -15,6 +16,7 @@ from orchestrator.access.configured import key_store
 from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError
 from orchestrator.api.endless import stopping
+from orchestrator.api.http_protocol import BoundedProtocol
 from orchestrator.app import create_app, docker_engine, image_builder
 from orchestrator.cli.client import EXIT_USAGE, errors, fail
 from orchestrator.deployment import StateFolderError, claim
@@ -52,8 +54,16 @@ def serve(
         fail(str(error))
     _demand_keys(settings)
     sockets = _bound(settings)
+    _allow_descriptors(settings.max_connections)
     app = create_app(settings, stop_plugins=stop_plugins)
-    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", server_header=False)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        http=BoundedProtocol.limited_to(settings.max_connections),
+        ws="none",
+        server_header=False,
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises it again once all is done; a clean stop is exit code 0
     _Server(config, app).run(sockets)
@@ -71,6 +81,15 @@ def _demand_keys(settings: Settings) -> None:
             "could run and stop every plugin. Add a key first with `orchestrator keys add NAME --role operator` (or "
             "set ORCHESTRATOR_OPERATOR_KEY_FILE), or listen on 127.0.0.1 only."
         )
+
+
+def _allow_descriptors(connections: int) -> None:
+    """As many open files as the connections may need, each with one to its plugin; the usual 1024 are soon used up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + 1024
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
 
 
 def _bound(settings: Settings) -> list[socket.socket]:

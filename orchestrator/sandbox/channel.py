@@ -17,6 +17,8 @@ import msgspec
 
 from orchestrator.containers.endpoint import Endpoint
 from orchestrator.errors import ChannelError
+from orchestrator.sandbox import told
+from orchestrator.sandbox.socket_connector import SocketConnector
 
 _CONTROL_TIMEOUT: Final = 2.0
 """Seconds for a question on the control socket, which no tool can block."""
@@ -24,6 +26,10 @@ _DIAGNOSE_TIMEOUT: Final = 1.5
 """Seconds; the protocol gives the container one."""
 _MEMORY: Final = ("usage_bytes", "peak_bytes", "limit_bytes")
 _LINE_LIMIT: Final = 64 * 1024 * 1024
+_STATUS_LIMIT: Final = 4 * 1024 * 1024
+"""Bytes of a status object, or of what `diagnose` answers."""
+_BREATH: Final = 0.01
+"""Seconds between two statuses that are looked at: who sends more of them must not keep the loop busy."""
 _FAILURES = (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError)
 
 
@@ -65,12 +71,12 @@ class RuntimeStatus:
             raise ValueError("a status is a JSON object")  # noqa: TRY004 - the caller knows one error for all that is unreadable
         worker, memory = _mapping(content.get("worker")), _mapping(content.get("memory"))
         return cls(
-            phase=str(content.get("phase")),
-            reason_code=_text(content.get("reason_code")),
-            reason=_text(content.get("reason")),
-            traceback=_text(content.get("traceback")) or "",
-            checks=_mappings(content.get("checks")),
-            tools=tuple(tool for tool in _mappings(content.get("tools")) if isinstance(tool.get("name"), str)),
+            phase=told.text(content.get("phase")) or "",
+            reason_code=told.text(content.get("reason_code")),
+            reason=told.text(content.get("reason")),
+            traceback=told.text(content.get("traceback"), told.LONGEST_TRACE) or "",
+            checks=told.checks(content.get("checks")),
+            tools=told.tools(content.get("tools")),
             worker_exit_code=_integer(worker.get("exit_code")),
             worker_signal=_signal_name(worker.get("signal")),
             oom_kills=_integer(memory.get("oom_kills")) or 0,
@@ -78,7 +84,7 @@ class RuntimeStatus:
             cpu_seconds=_number(content.get("cpu_seconds")),
             ready_seconds=_number(content.get("ready_seconds")),
             runs_begun=_integer(content.get("runs_begun")) or 0,
-            runs=tuple(run for item in _mappings(content.get("runs")) if (run := _run(item)) is not None),
+            runs=tuple(run for item in told.mappings(content.get("runs")) if (run := _run(item)) is not None),
         )
 
 
@@ -90,7 +96,7 @@ class ToolResponse:
         self.status = response.status
         self.content_type = response.content_type
         kills = response.headers.get("X-Oom-Kills", "")
-        self.oom_kills = int(kills) if kills.isascii() and kills.isdigit() else 0
+        self.oom_kills = int(kills) if kills.isascii() and kills.isdigit() and len(kills) < 10 else 0
 
     async def read(self, limit: int) -> bytes | None:
         """The whole body, None where it is over `limit` bytes. Raises `ChannelError`."""
@@ -135,8 +141,9 @@ class RuntimeChannel:
             async with self._control.get("http://plugin/watch", timeout=timeout) as response:
                 if response.status != 200:
                     raise ChannelError(f"the control socket answered {response.status} to /watch")
-                async for line in _lines(response):
+                async for line in _lines(response, _STATUS_LIMIT, newest=True):
                     yield RuntimeStatus.parse(line)
+                    await asyncio.sleep(_BREATH)
         except _FAILURES as error:
             raise ChannelError(f"the control connection broke: {error}") from error
 
@@ -146,7 +153,7 @@ class RuntimeChannel:
             async with self._control.get(
                 "http://plugin/status", timeout=aiohttp.ClientTimeout(total=timeout)
             ) as response:
-                return RuntimeStatus.parse(await response.read())
+                return RuntimeStatus.parse(await _short(response))
         except (*_FAILURES, TimeoutError) as error:
             raise ChannelError(f"the control socket does not answer: {error}") from error
 
@@ -156,8 +163,8 @@ class RuntimeChannel:
             async with self._control.post(
                 "http://plugin/diagnose", timeout=aiohttp.ClientTimeout(total=_DIAGNOSE_TIMEOUT)
             ) as response:
-                return _text(_mapping(_parsed(await response.read())).get("stacks")) or ""
-        except (*_FAILURES, TimeoutError):
+                return told.text(_mapping(_parsed(await _short(response))).get("stacks"), told.LONGEST_TRACE) or ""
+        except (*_FAILURES, TimeoutError, ChannelError):
             return ""
 
     @asynccontextmanager
@@ -189,7 +196,7 @@ class RuntimeChannel:
 
 def _session(path: Path, *, limit: int) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.UnixConnector(path=str(path), limit=limit),
+        connector=SocketConnector(path=str(path), limit=limit),
         timeout=aiohttp.ClientTimeout(total=None),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -197,20 +204,31 @@ def _session(path: Path, *, limit: int) -> aiohttp.ClientSession:
     )
 
 
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Lines of any length up to the limit; aiohttp's own reader stops at 128 KiB."""
+async def _short(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body of what must be short. Raises `ValueError` where it is not."""
+    body = await ToolResponse(response).read(_STATUS_LIMIT)
+    if body is None:
+        raise ValueError(f"an answer of over {_STATUS_LIMIT} bytes")
+    return body
+
+
+async def _lines(
+    response: aiohttp.ClientResponse, limit: int = _LINE_LIMIT, *, newest: bool = False
+) -> AsyncIterator[bytes]:
+    """Lines of any length up to the limit; aiohttp's own reader stops at 128 KiB. `newest`: of lines that came together
+    the last alone.
+    """
     rest = bytearray()
     async for chunk in response.content.iter_any():
         rest += chunk
         if b"\n" not in chunk:
-            if len(rest) > _LINE_LIMIT:
-                raise ValueError(f"a line of over {_LINE_LIMIT} bytes")
+            if len(rest) > limit:
+                raise ValueError(f"a line of over {limit} bytes")
             continue
         *lines, tail = bytes(rest).split(b"\n")
         rest = bytearray(tail)
-        for line in lines:
-            if line:
-                yield line
+        for line in [line for line in lines if line][-1 if newest else 0 :]:
+            yield line
 
 
 def _parsed(text: bytes) -> Any:
@@ -223,10 +241,6 @@ def _parsed(text: bytes) -> Any:
         raise ValueError("JSON nested too deeply") from None
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
 def _integer(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
@@ -236,7 +250,7 @@ def _number(value: Any) -> float | None:
 
 
 def _run(item: Mapping[str, Any]) -> RunInContainer | None:
-    run_id, tool = _text(item.get("run_id")), _text(item.get("tool"))
+    run_id, tool = told.text(item.get("run_id")), told.text(item.get("tool"))
     return None if run_id is None or tool is None else RunInContainer(run_id, tool, _number(item.get("seconds")) or 0.0)
 
 
@@ -249,7 +263,3 @@ def _signal_name(value: Any) -> str | None:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _mappings(value: Any) -> tuple[Mapping[str, Any], ...]:
-    return tuple(item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()

@@ -21,6 +21,7 @@ import yaml
 from fastapi import FastAPI
 
 from orchestrator.api.endless import stopping
+from orchestrator.api.http_protocol import BoundedProtocol
 from orchestrator.app import create_app
 from orchestrator.containers.memory_engine import MemoryEngine
 from orchestrator.containers.memory_program import Program, ProgramHandle
@@ -203,7 +204,7 @@ class House:
 
     async def _serve(self, app: FastAPI) -> str:
         listening = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False)
+        config = uvicorn.Config(app, http=BoundedProtocol, lifespan="off", ws="none", log_config=None, access_log=False)
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)

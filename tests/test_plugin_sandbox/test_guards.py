@@ -184,7 +184,7 @@ async def test_an_upload_that_stalls_is_408_and_the_plugin_goes_on(tmp_path: Pat
         house.add("reader", tools={"measure": measure})
         await ready(house, "reader")
         reader, writer = await asyncio.open_connection("127.0.0.1", house.client.base_url.port)
-        head = b"POST /v1/plugins/reader/tools/measure/run HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        head = b"POST /v1/plugins/reader/tools/measure/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
         writer.write(head + length + b"\r\n\r\n4\r\nabcd\r\n")
         status = await asyncio.wait_for(reader.readline(), 5)
         writer.close()

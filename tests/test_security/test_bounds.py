@@ -1,0 +1,249 @@
+"""Whatever a caller can make the server hold has a bound, and the health routes are answered all the while."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+from support.house import House
+from uvicorn.server import ServerState
+
+from orchestrator.api import http_protocol
+from orchestrator.api.http_protocol import LARGEST_HEAD, LONGEST_TARGET, MOST_HEADERS, BoundedProtocol
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def connection(house: House) -> AsyncIterator[Streams]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.client.base_url.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def answer(streams: Streams, sent: bytes) -> bytes:
+    """All that comes until the server closes, or falls silent."""
+    reader, writer = streams
+    told = b""
+    try:
+        writer.write(sent)
+        await writer.drain()
+        async with asyncio.timeout(3):
+            while data := await reader.read(65536):
+                told += data
+    except (TimeoutError, ConnectionError):
+        pass
+    return told
+
+
+REFUSED = [
+    (b"GET /" + b"x" * LONGEST_TARGET + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * (MOST_HEADERS + 1) + b"\r\n", 431),
+    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\na: " + b"x" * LARGEST_HEAD + b"\r\n\r\n", 431),
+    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\na: " + b"x" * 10_000_000, 431),
+    (b"GET /healthz HTTP/1.1\r\n" + b"x" * 10_000_000, 431),
+    (b"GET /" + b"x" * 10_000_000, 431),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    (b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    (b"POST /v1/plugins/x/stop HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sent", "status"), REFUSED, ids=range(len(REFUSED)))
+async def test_a_request_that_is_too_much_is_refused_and_its_connection_closed(
+    house: House, sent: bytes, status: int
+) -> None:
+    """In the envelope; what comes after is not read."""
+    await house.open()
+    async with connection(house) as streams:
+        told = await answer(streams, sent)
+    # Where more was sent than is read, the kernel may take the answer back.
+    if told or len(sent) < 1_000_000:
+        allowed = {status, 414} if status == 431 else {status}
+        assert int(told.split()[1]) in allowed, told[:200]
+        assert b'"ok":false' in told and b"connection: close" in told
+    assert (await house.client.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+async def test_an_upgrade_is_not_made_and_loses_no_body(house: House, protocol: bytes) -> None:
+    """A GET is answered as if none had been asked for; a POST is told, before it waits for a body that nobody reads."""
+    await house.open()
+    upgrade = b"Host: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + b"\r\n"
+    async with connection(house) as streams:
+        told = await answer(streams, b"GET /healthz HTTP/1.1\r\n" + upgrade + b"\r\n")
+    assert told.startswith(b"HTTP/1.1 200")
+    body = b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    async with connection(house) as streams:
+        told = await answer(streams, b"POST /v1/plugins/x/tools/y/run HTTP/1.1\r\n" + upgrade + body)
+    assert told.startswith(b"HTTP/1.1 400") and b"without `Upgrade`" in told
+
+
+async def test_a_trailer_without_end_is_cut(house: House) -> None:
+    """After the body has been read: nobody counts it there."""
+    await house.open()
+    head = b"POST /v1/plugins/x/tools/y/run HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with connection(house) as streams:
+        await answer(streams, head + b"2\r\n{}\r\n0\r\na: " + b"x" * 10_000_000)
+        assert streams[0].at_eof() or streams[0].exception() is not None or streams[1].is_closing()
+
+
+async def test_requests_ahead_of_their_turn_are_few(house: House) -> None:
+    """Each would be held until those before it are answered."""
+    await house.open()
+    async with connection(house) as streams:
+        told = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000)
+    assert told.count(b"HTTP/1.1 200") <= http_protocol.MOST_PIPELINED + 1
+    async with connection(house) as streams:
+        told = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
+    assert told.count(b"HTTP/1.1 200") == 10
+
+
+@pytest.mark.parametrize("begun", [b"", b"\r\n", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: loc"])
+async def test_a_head_that_does_not_come_is_not_waited_for(
+    house: House, begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a little of it comes now and then."""
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
+    await house.open()
+    async with connection(house) as (reader, writer):
+        writer.write(begun)
+        async with asyncio.timeout(2):
+            while not reader.at_eof():
+                if begun.startswith(b"GET"):
+                    writer.write(b"x")
+                with_end = asyncio.create_task(reader.read(65536))
+                await asyncio.wait({with_end}, timeout=0.1)
+                if not with_end.done():
+                    with_end.cancel()
+                    await asyncio.gather(with_end, return_exceptions=True)
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes a little goes on."""
+    monkeypatch.setattr(http_protocol, "STALLED_SECONDS", 0.3)
+    house.add("reader", tools={"much": lambda: "x" * 20_000_000})
+    await house.open()
+    await house.settled("reader")
+    request = (
+        b"POST /v1/plugins/reader/tools/much/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\n\r\n{}"
+    )
+    async with connection(house) as (reader, writer):
+        writer.write(request)
+        size = 0
+        for _ in range(10):
+            size += len(await reader.readexactly(100_000))
+            await asyncio.sleep(0.1)
+        assert size == 1_000_000
+        await asyncio.sleep(1.5)
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                size += len(data)
+        assert size < 20_000_000
+
+
+async def test_connections_that_wait_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many say nothing, the next caller is answered."""
+    monkeypatch.setattr(BoundedProtocol, "most", 20)
+    async with House(tmp_path) as house:
+        await house.open()
+        silent = [socket.create_connection(("127.0.0.1", house.client.base_url.port)) for _ in range(200)]
+        try:
+            for _ in range(5):
+                async with connection(house) as streams:
+                    told = await answer(streams, b"GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert told.startswith(b"HTTP/1.1 200")
+            closed = sum(is_closed(peer) for peer in silent)
+            assert closed >= 180
+        finally:
+            for peer in silent:
+                peer.close()
+
+
+def is_closed(peer: socket.socket) -> bool:
+    peer.setblocking(False)
+    try:
+        return peer.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+async def test_health_is_answered_while_as_many_requests_wait_as_may(tmp_path: Path) -> None:
+    """The others are told 503 and when to come again."""
+    async with House(tmp_path, max_connections=16) as house:
+        go_on = asyncio.Event()
+        house.add("reader", tools={"read": go_on.wait}, concurrency=2, queue=100)
+        client = await house.open()
+        await house.settled("reader")
+        runs = [asyncio.create_task(house.run("reader", "read")) for _ in range(12)]
+        await house.until("reader", lambda health: health["in_flight"] + health["queued"] == 12)
+        refused = await house.run("reader", "read")
+        assert (refused.status_code, refused.json()["error_type"]) == (503, "TooManyRequests")
+        assert refused.headers["Retry-After"] == "1"
+        for path in ("/v1/plugins", "/v1/plugins/reader/health", "/healthz", "/readyz"):
+            assert (await client.get(path)).status_code == 200
+        go_on.set()
+        assert {(await run).status_code for run in runs} == {200}
+        assert (await house.run("reader", "read")).status_code == 200
+
+
+async def test_a_wait_has_a_bound(house: House) -> None:
+    """`wait` beyond ten minutes is refused."""
+    house.add("reader")
+    client = await house.open()
+    for wait in ("601", "-1", "inf", "nan", "1e9"):
+        assert (await client.post("/v1/plugins/reader/start", params={"wait": wait})).status_code == 422
+
+
+async def empty(scope: object, receive: object, send: Callable[[dict[str, object]], Awaitable[None]]) -> None:
+    """An application that has nothing to say."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+CONFIG = uvicorn.Config(empty, lifespan="off", log_config=None)
+
+
+@given(st.binary(max_size=300))
+async def test_nothing_that_is_sent_breaks_the_server(sent: bytes) -> None:
+    """Bytes of any kind are refused or waited for."""
+
+    class Transport(asyncio.Transport):
+        closing = False
+
+        def get_extra_info(self, name: str, default: object = None) -> object:
+            return default
+
+        def is_closing(self) -> bool:
+            return self.closing
+
+        def close(self) -> None:
+            self.closing = True
+
+        abort = close
+
+        def write(self, data: bytes) -> None:
+            assert data.startswith((b"HTTP/1.1 4", b"HTTP/1.1 204"))
+
+        def pause_reading(self) -> None:
+            pass
+
+        resume_reading = pause_reading
+
+    protocol = BoundedProtocol(CONFIG, ServerState(), {})
+    protocol.connection_made(Transport())
+    protocol.data_received(sent)
+    protocol.connection_lost(None)
+    await asyncio.gather(*protocol.tasks)

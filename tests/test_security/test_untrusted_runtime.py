@@ -1,0 +1,208 @@
+"""A runtime that is not ours, or that a plugin has put itself in the place of: what it says and where it leads."""
+
+import asyncio
+import json
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from support.house import House
+
+from orchestrator.containers.endpoint import UnixEndpoint
+from orchestrator.errors import ChannelError
+from orchestrator.sandbox import told
+from orchestrator.sandbox.channel import RuntimeChannel, RuntimeStatus
+from orchestrator.sandbox.socket_connector import pinned
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("levels", [20, 100, 400])
+async def test_a_schema_of_any_depth_is_answered(house: House, levels: int) -> None:
+    """A prebuilt image may give one; the list of tools never fails."""
+    runtime = house.add("reader", start=[])
+    client = await house.open()
+    await house.until("reader", lambda _: bool(runtime.instances))
+    tool = {"name": "read", "description": "x", "input_schema": nested(levels), "streaming": False, "uploads": {}}
+    house.instance("reader").set_status(phase="ready", tools=[tool])
+    await house.settled("reader")
+    answer = await client.get("/v1/plugins/reader/tools")
+    assert answer.status_code == 200
+    (shown,) = answer.json()
+    assert (shown["input_schema"] == nested(levels)) is (levels == 20 and 2 * levels < told._DEEPEST)
+    assert (await client.get("/v1/plugins/reader/health")).status_code == 200
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
+    max_leaves=40,
+)
+FIELDS = ["phase", "reason_code", "reason", "traceback", "checks", "tools", "worker", "memory", "cpu_seconds", "runs"]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), ANY_JSON))
+def test_a_status_of_any_shape_can_be_read_and_shown(content: dict[str, Any]) -> None:
+    """Whatever is not as agreed reads as not told."""
+    status = RuntimeStatus.parse(json.dumps(content).encode())
+    json.dumps([dict(tool) for tool in status.tools])
+    json.dumps([dict(check) for check in status.checks])
+
+
+@given(st.lists(st.fixed_dictionaries({"name": ANY_JSON | st.text(), "input_schema": ANY_JSON, "uploads": ANY_JSON})))
+def test_only_a_name_that_can_stand_in_an_address_is_a_tools(items: list[dict[str, Any]]) -> None:
+    """`../containers/x/kill` would lead elsewhere."""
+    for tool in told.tools(items):
+        assert set(tool) == {"name", "description", "input_schema", "streaming", "uploads"}
+        assert not set(tool["name"]) & set("/\\?#%: \t\r\n\0") and tool["name"] not in (".", "..")
+
+
+def test_what_is_told_is_bounded() -> None:
+    """In number, length and depth."""
+    many = [{"name": f"t{n}", "description": "d" * 10_000, "input_schema": {"d": "x" * 300_000}} for n in range(1000)]
+    shown = told.tools(many)
+    assert len(shown) == told.MOST
+    assert len(json.dumps(shown)) < 2 * told.MOST * told.LONGEST_TEXT
+    assert len(told.checks([{"name": "n", "ok": True, "detail": "d" * 10_000}] * 1000)) == told.MOST
+
+
+@asynccontextmanager
+async def serving(path: Path, handler: Any) -> AsyncIterator[None]:
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.001, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, path).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_link_in_the_place_of_a_socket_is_not_followed(folder: Path) -> None:
+    """It could lead to the engine's socket, which the orchestrator may speak to and the plugin may not."""
+    asked: list[str] = []
+
+    async def engine(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"phase": "ready"})
+
+    (folder / "run").mkdir()
+    async with serving(folder / "engine.sock", engine):
+        for name in ("control.sock", "tools.sock"):
+            (folder / "run" / name).symlink_to(folder / "engine.sock")
+        channel = RuntimeChannel(UnixEndpoint(folder / "run"))
+        try:
+            with pytest.raises(ChannelError):
+                await channel.status()
+            with pytest.raises(ChannelError):
+                async with channel.call("x", run_id="r", content_type="application/json", query="", body=b"{}"):
+                    pass
+            assert await channel.diagnose() == ""
+        finally:
+            await channel.close()
+    assert asked == []
+
+
+async def test_the_socket_that_was_looked_at_is_the_one_that_is_spoken_to(folder: Path) -> None:
+    """Also where a link comes in its place in between."""
+
+    async def yes(_: web.Request) -> web.Response:
+        return web.Response()
+
+    (folder / "file").touch()
+    async with serving(folder / "right.sock", yes):
+        with pinned(str(folder / "right.sock")) as path:
+            (folder / "right.sock").unlink()
+            (folder / "right.sock").symlink_to(folder / "wrong.sock")
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.connect(path)
+    for path in ("file", "right.sock", "nowhere"):
+        with pytest.raises(OSError, match=r"not a socket|non-socket|No such file"), pinned(str(folder / path)):
+            pass
+
+
+async def test_an_answer_without_end_is_cut(folder: Path) -> None:
+    """On the control socket, where it would be held in memory."""
+    sent = 0
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while sent < 1 << 30:
+            await response.write(b"x" * 65536)
+            sent += 65536
+        return response
+
+    async with serving(folder / "control.sock", flood):
+        channel = RuntimeChannel(UnixEndpoint(folder))
+        try:
+            with pytest.raises(ChannelError):
+                await channel.status()
+            with pytest.raises(ChannelError):
+                async for _ in channel.watch():
+                    pass
+            assert await channel.diagnose() == ""
+        finally:
+            await channel.close()
+    assert sent < 64 * 1024 * 1024
+
+
+async def test_statuses_without_end_leave_the_loop_to_others(folder: Path) -> None:
+    """Of those that come together the newest alone is looked at, and then there is a pause."""
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        number = 0
+        while True:
+            lines = [json.dumps({"phase": "ready", "reason": str(number + n)}).encode() + b"\n" for n in range(500)]
+            await response.write(b"".join(lines))
+            number += 500
+
+    looked_at = 0
+    async with serving(folder / "control.sock", flood):
+        channel = RuntimeChannel(UnixEndpoint(folder))
+        try:
+            async with asyncio.timeout(0.5):
+                async for _ in channel.watch():
+                    looked_at += 1
+        except TimeoutError:
+            pass
+        finally:
+            await channel.close()
+    assert 0 < looked_at <= 51
+
+
+async def test_a_plugins_oom_header_is_never_an_error_of_ours(folder: Path) -> None:
+    """Whatever stands in it."""
+
+    async def odd(_: web.Request) -> web.Response:
+        return web.json_response({"ok": True, "result": 1}, headers={"X-Oom-Kills": "9" * 5000})
+
+    async with serving(folder / "tools.sock", odd):
+        channel = RuntimeChannel(UnixEndpoint(folder))
+        try:
+            async with channel.call("x", run_id="r", content_type="a/b", query="", body=b"") as answer:
+                assert answer.oom_kills == 0
+        finally:
+            await channel.close()
