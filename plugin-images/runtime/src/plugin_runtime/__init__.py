@@ -1,4 +1,5 @@
-"""What a plugin's author imports: `tool`, `InvalidInput`, `Progress`, `cancelled`, `models`, `model_path`, `secret`.
+"""What a plugin's author imports: `tool`, `InvalidInput`, `Progress`, `cancelled`, `models`, `model_path`,
+`secret`, `trace_context`.
 
 Importing this package starts nothing and loads no third-party module: the supervisor, the health check and the
 orchestrator's host side all import it.
@@ -6,5 +7,6 @@ orchestrator's host side all import it.
 
 from plugin_runtime.authoring import InvalidInput, Progress, model_path, models, secret, tool
 from plugin_runtime.cancellation import cancelled
+from plugin_runtime.tracing import trace_context
 
-__all__ = ["InvalidInput", "Progress", "cancelled", "model_path", "models", "secret", "tool"]
+__all__ = ["InvalidInput", "Progress", "cancelled", "model_path", "models", "secret", "tool", "trace_context"]

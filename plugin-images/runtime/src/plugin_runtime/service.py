@@ -13,6 +13,7 @@ from plugin_runtime.execution import Stopwatch
 from plugin_runtime.http_head import BadHead, response_head
 from plugin_runtime.refusals import Refusal, Refused
 from plugin_runtime.run_requests import answer_about_run
+from plugin_runtime.tracing import take_trace
 from plugin_runtime.uploads import UploadFolder, safe_run_id
 from plugin_runtime.wire import Disconnected, Wire
 
@@ -74,6 +75,7 @@ class ToolService:
 
     def _call(self, wire: Wire, head: RequestHead) -> Refusal | None:
         """None where the answer was sent."""
+        take_trace(head.headers)
         run = self._book.open(
             safe_run_id(head.headers.get("x-run-id", "")), keep=head.headers.get("x-run-keep", "") == "1"
         )
