@@ -20,6 +20,7 @@ from orchestrator.app import docker_engine
 from orchestrator.cli import client
 from orchestrator.cli.server import read_settings
 from orchestrator.cli.tables import plugins_table
+from orchestrator.client import FormText
 from orchestrator.deployment import read_identity
 from orchestrator.errors import EngineError
 from orchestrator.sandbox.policy import LABEL_DEPLOYMENT
@@ -49,7 +50,8 @@ def up() -> None:
     else:
         _console.print(f"The orchestrator answers at {client.address()} already.", markup=False, soft_wrap=True)
     _wait_for_plugins(settings, process)
-    _console.print(plugins_table(client.get("/v1/plugins")))
+    with client.connected() as api:
+        _console.print(plugins_table(api.plugins()))
     _first_call(settings)
     program = os.path.relpath(sys.argv[0])
     _console.print(
@@ -89,6 +91,14 @@ def _is_taken() -> bool:
     except httpx.HTTPError:
         pass
     return True
+
+
+def _readiness() -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = httpx.get(f"{client.address()}/readyz", timeout=30, trust_env=False).json()
+    except (httpx.HTTPError, ValueError) as error:
+        client.fail(f"{client.address()} answers no more: {error}")
+    return found
 
 
 def _answers() -> bool:
@@ -137,7 +147,7 @@ def _wait_for_plugins(settings: Settings, process: subprocess.Popen[bytes] | Non
     with _console.status("starting plugins …") as status:
         told: list[str] = []
         while time.monotonic() < end:
-            state = client.request("GET", "/readyz").json()
+            state = _readiness()
             if state["status"] == "ready":
                 return
             if process is not None and process.poll() is not None:
@@ -159,18 +169,10 @@ def _first_call(settings: Settings) -> None:
     if folder is None:
         return
     call = yaml.safe_load((folder / "calls.yaml").read_text("utf-8"))[0]
-    files = {name: (Path(file).name, (folder / file).read_bytes()) for name, file in (call.get("files") or {}).items()}
-    response = client.request(
-        "POST",
-        f"/v1/plugins/ocr/tools/{call['tool']}/run",
-        data=call.get("arguments") or {},
-        files=files,
-        read_timeout=90,
-    )
-    envelope: dict[str, Any] = client.envelope(response)
-    if not envelope.get("ok"):
-        why = envelope.get("reason_code") or envelope.get("error_type") or response.status_code
-        client.fail(f"ocr could not read the sample page: {why}: {envelope.get('error')}")
+    files = {name: folder / file for name, file in (call.get("files") or {}).items()}
+    texts = {name: FormText(value) for name, value in (call.get("arguments") or {}).items()}
+    with client.connected() as api:
+        envelope = api.call("ocr", call["tool"], **files, **texts)
     names = ", ".join(str(file) for file in (call.get("files") or {}).values())
     _console.print(f"\n[bold]ocr read {escape(names)}[/] in {envelope['execution_time_ms']:.0f} ms:")
     _console.print(envelope["result"]["text"].strip(), markup=False, soft_wrap=True)

@@ -1,16 +1,30 @@
 """The command line's way to the HTTP API; turns what goes wrong into one sentence and an exit code."""
 
 import os
-from typing import Any, Final, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NoReturn
 
-import httpx
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from orchestrator.client import (
+    AccessDenied,
+    ApiError,
+    Client,
+    PluginUnavailable,
+    TooManyRequests,
+    UnexpectedAnswer,
+    Unreachable,
+)
+
+EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
-EXIT_FAILED: Final = 1
+EXIT_UNAVAILABLE: Final = 4
+EXIT_BUSY: Final = 5
+EXIT_DENIED: Final = 6
 
 errors = Console(stderr=True, highlight=False, emoji=False)
 
@@ -28,50 +42,53 @@ def credentials() -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def request(method: str, path: str, **options: Any) -> httpx.Response:
-    """One request; leaves the program with a sentence where nobody answers."""
-    timeout = httpx.Timeout(10, read=options.pop("read_timeout", 30))
+@contextmanager
+def connected() -> Iterator[Client]:
+    """A client. Whatever goes wrong with it leaves the program with a sentence; nothing is tried twice, since somebody
+    waits.
+    """
+    with explained(), Client(address(), retries=0) as client:
+        yield client
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Leaves the program with a sentence and the exit code that belongs to it."""
     try:
-        with httpx.Client(base_url=address(), headers=credentials(), timeout=timeout, trust_env=False) as client:
-            return client.request(method, path, **options)
-    except httpx.HTTPError as error:
-        unreachable(error)
+        yield
+    except ApiError as error:
+        tell(error)
+        raise typer.Exit(exit_code(error)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
-def get(path: str, **options: Any) -> Any:
-    """The JSON of a GET; leaves the program with the error's sentence where it is none."""
-    return content(request("GET", path, **options))
+def exit_code(error: ApiError) -> int:
+    match error:
+        case Unreachable():
+            return EXIT_UNREACHABLE
+        case PluginUnavailable():
+            return EXIT_UNAVAILABLE
+        case TooManyRequests():
+            return EXIT_BUSY
+        case AccessDenied():
+            return EXIT_DENIED
+        case _:
+            return EXIT_FAILED
 
 
-def content(response: httpx.Response) -> Any:
-    """The response's JSON; leaves the program where the status is an error."""
-    body = _json(response)
-    if response.is_error:
-        fail((body.get("error") if isinstance(body, dict) else None) or f"status {response.status_code}")
-    return body
-
-
-def envelope(response: httpx.Response) -> dict[str, Any]:
-    """The answer to a run, a result or an error; leaves the program where it is neither."""
-    body = _json(response)
-    if not isinstance(body, dict):
-        fail(f"{address()} answered {response.status_code} and no envelope. Is that the orchestrator?")
-    return body
-
-
-def _json(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        fail(f"{address()} answered {response.status_code} and no JSON. Is that the orchestrator?")
-
-
-def unreachable(error: httpx.HTTPError) -> NoReturn:
-    complain(
-        f"No orchestrator answers at {address()}",
-        f"{error}. Start one with `orchestrator serve` (or `make up`), or set ORCHESTRATOR_URL.",
-    )
-    raise typer.Exit(EXIT_UNREACHABLE)
+def tell(error: ApiError) -> None:
+    """What went wrong, and where it is not plain what to do, that too."""
+    match error:
+        case Unreachable() if error.__cause__ is not None:
+            hint = f"Start one with `orchestrator serve` (or `make up`), or set ORCHESTRATOR_URL (now {address()})."
+            errors.print(Text.assemble((str(error), "red"), f". {hint}"), soft_wrap=True)
+        case Unreachable() | UnexpectedAnswer():
+            errors.print(Text.assemble((str(error), "red"), f" ({address()})"), soft_wrap=True)
+        case AccessDenied():
+            complain(error.code, f"{error} The command line sends the key in ORCHESTRATOR_API_KEY.")
+        case _:
+            complain(error.code, str(error))
 
 
 def fail(sentence: str) -> NoReturn:
@@ -79,26 +96,12 @@ def fail(sentence: str) -> NoReturn:
     raise typer.Exit(EXIT_FAILED)
 
 
+def misused(subject: str, sentence: str) -> NoReturn:
+    """For arguments of the command line that cannot be."""
+    complain(subject, sentence)
+    raise typer.Exit(EXIT_USAGE)
+
+
 def complain(subject: str, sentence: str, style: str = "red") -> None:
     """`subject: sentence` on stderr. Both may be anybody's words: what looks like markup in them is text."""
     errors.print(Text.assemble((subject, style), f": {sentence}"), soft_wrap=True)
-
-
-def stream_lines(path: str, params: dict[str, str]) -> None:
-    """Print a text stream line by line until it ends or the user interrupts."""
-    try:
-        with (
-            httpx.Client(
-                base_url=address(), headers=credentials(), timeout=httpx.Timeout(10, read=None), trust_env=False
-            ) as http,
-            http.stream("GET", path, params=params) as response,
-        ):
-            if response.is_error:
-                response.read()
-                content(response)
-            for line in response.iter_lines():
-                print(line, flush=True)  # noqa: T201 - raw: log lines are not markup
-    except httpx.HTTPError as error:
-        unreachable(error)
-    except KeyboardInterrupt:
-        raise typer.Exit from None

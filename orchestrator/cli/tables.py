@@ -1,6 +1,7 @@
 """What the command line shows of plugins, as rich tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -8,13 +9,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-_COLOURS = {
+STATE_COLOURS = {
     "LOADED": "cyan",
     "INITIALIZED": "green",
     "RUNNING": "bold green",
     "FAILED": "bold red",
     "UNAVAILABLE": "yellow",
 }
+_OUTCOME_COLOURS = {"ok": "green", "cancelled": "yellow", "interrupted": "yellow"}
 _LEFT_COLUMNS = 2
 _LONG = frozenset({"stacks", "traceback", "build_output", "log_tail"})
 
@@ -27,7 +29,7 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
         rows.append(
             [
                 Text(plugin["name"]),
-                Text(plugin["state"] + ("?" if plugin["stale"] else ""), style=_COLOURS.get(plugin["state"], "")),
+                Text(plugin["state"] + ("?" if plugin["stale"] else ""), style=STATE_COLOURS.get(plugin["state"], "")),
                 Text(span(plugin["uptime_seconds"])),
                 Text(str(plugin["success_count"])),
                 Text(str(plugin["error_count"])),
@@ -45,9 +47,57 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
         line.no_wrap, line.overflow = True, "ellipsis"
         lines.append(line)
         if shown is not None and shown["reason_code"]:
-            reason = Text.assemble((shown["reason_code"], "bold"), f": {shown['reason']}", overflow="fold")
-            lines.append(Padding(reason, (0, 0, 0, 4), expand=False))
+            lines.append(reason_below(shown["reason_code"], shown["reason"]))
     return Group(*lines)
+
+
+def reason_below(code: str, reason: str | None) -> Padding:
+    """Whole, and set in below what it is the reason of."""
+    return Padding(Text.assemble((code, "bold"), f": {reason}", overflow="fold"), (0, 0, 0, 4), expand=False)
+
+
+def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a run."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("RUN", "PLUGIN", "TOOL"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for name in ("ACCEPTED", "STATE", "ms"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "ms" else "left")
+    for run in runs:
+        took = run["execution_time_ms"]
+        state = run["outcome"] or run["state"]
+        if run["state"] == "queued":
+            state = f"queued ({run['queue_position'] or '?'})"
+        elif run["state"] == "running" and run["progress"] and run["progress"].get("fraction") is not None:
+            state = f"running {run['progress']['fraction']:.0%}"
+        table.add_row(
+            Text(run["run_id"]),
+            Text(run["plugin"]),
+            Text(run["tool"]),
+            Text(moment(run["accepted_at"]), style="dim"),
+            Text(state, style=_OUTCOME_COLOURS.get(state, "" if run["outcome"] is None else "red")),
+            "" if took is None else f"{took:.0f}",
+        )
+    return table
+
+
+def moment(text: str) -> str:
+    """An ISO 8601 time on the operator's own clock, to the second."""
+    try:
+        return f"{datetime.fromisoformat(text).astimezone():%m-%d %H:%M:%S}"
+    except ValueError:
+        return text
+
+
+def fields_table(fields: Mapping[str, Any]) -> Table:
+    """A name and a value a row, those that there are."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        if value not in (None, "", [], {}):
+            table.add_row(Text(name), Text(str(value)))
+    return table
 
 
 def gpus_table(devices: Sequence[Mapping[str, Any]]) -> Table:
@@ -86,7 +136,7 @@ def health_table(plugin: Mapping[str, Any]) -> Table:
                 if inner not in (None, "") and not _is_long(key, inner):
                     table.add_row(Text(f"{name}.{key}"), Text(str(inner)))
         elif value not in (None, [], "") and not _is_long(name, value):
-            table.add_row(Text(name), Text(str(value), style=_COLOURS.get(str(value), "")))
+            table.add_row(Text(name), Text(str(value), style=STATE_COLOURS.get(str(value), "")))
     return table
 
 

@@ -36,7 +36,7 @@ from orchestrator.client.models import (
     Tool,
 )
 from orchestrator.client.sync_client import Client, RunHandle
-from orchestrator.client.wire import Upload
+from orchestrator.client.wire import FormText, Upload
 
 __all__ = [
     "AccessDenied",
@@ -47,6 +47,7 @@ __all__ = [
     "Client",
     "End",
     "Envelope",
+    "FormText",
     "Gpus",
     "InvalidRequest",
     "Item",

@@ -23,7 +23,7 @@ _RETRYING_ENDS: Final = 60.0
 def connection_options(base_url: str | None, api_key: str | None) -> dict[str, Any]:
     """The HTTP client's options."""
     url = httpx.URL(base_url or os.environ.get("ORCHESTRATOR_URL") or DEFAULT_ADDRESS)
-    key = api_key or os.environ.get("ORCHESTRATOR_API_KEY")
+    key = (api_key or os.environ.get("ORCHESTRATOR_API_KEY", "")).strip()
     here = _is_loopback(url.host)
     return {
         "base_url": url,

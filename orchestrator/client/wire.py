@@ -24,6 +24,14 @@ class Upload:
     content_type: str = ""
 
 
+class FormText(str):
+    """A value as a person types it: the plugin reads it by its parameter's type, `2` as a text where it wants one. A
+    list of them is the parameter given several times.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """`read_timeout`: seconds in which some of the answer must come; None where the orchestrator sees to that itself.
@@ -93,7 +101,7 @@ def body_options(arguments: Mapping[str, Any] | None, files: ExitStack) -> dict[
     """
     if arguments is None:
         return {}
-    if not any(_is_upload(value) for value in arguments.values()):
+    if not any(_is_upload(value) or _is_typed(value) for value in arguments.values()):
         return {"json": dict(arguments)}
     parts: list[tuple[str, Any]] = []
     for name, value in arguments.items():
@@ -101,13 +109,20 @@ def body_options(arguments: Mapping[str, Any] | None, files: ExitStack) -> dict[
             parts.append((name, _file_part(name, _upload(value), files)))
         else:
             # A plugin knows its parameters' types: a text goes as it is, anything else as JSON.
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            parts.append((name, (None, text.encode(), "text/plain; charset=utf-8")))
+            for one in value if _is_typed(value) and not isinstance(value, str) else [value]:
+                text = one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)
+                parts.append((name, (None, text.encode(), "text/plain; charset=utf-8")))
     return {"files": parts}
 
 
 def _is_upload(value: Any) -> bool:
     return isinstance(value, Upload | bytes | bytearray | os.PathLike) or hasattr(value, "read")
+
+
+def _is_typed(value: Any) -> bool:
+    return isinstance(value, FormText) or (
+        isinstance(value, list) and bool(value) and all(isinstance(one, FormText) for one in value)
+    )
 
 
 def _upload(value: Any) -> Upload:

@@ -22,7 +22,7 @@ def test_the_error_of_a_run(api):
 def test_the_error_of_any_other_request(api):
     api.says("/v1/plugins", {"error": ODD}, 500)
     result = api.call("plugins")
-    assert (result.exit_code, result.stderr) == (1, f"{ODD}\n")
+    assert (result.exit_code, result.stderr) == (1, f"500: {ODD}\n")
 
 
 def test_a_parameter_that_is_none(api):
