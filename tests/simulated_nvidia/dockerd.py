@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,66 @@ READY_WITHIN = 60.0
 """Seconds."""
 
 
-@dataclass(frozen=True)
 class OwnDockerd:
-    """An engine that answers."""
+    """An engine of which a test may do anything: freeze it, kill it, start it again on the same data."""
 
-    environment: Mapping[str, str]
-    """For a client of it: DOCKER_HOST."""
-    folder: Path
-    log: Path
+    def __init__(self, folder: Path, program: str, path: str, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        self.environment: Mapping[str, str] = {"DOCKER_HOST": f"unix://{self.socket}"}
+        """For a client of it."""
+        (folder / "daemon.json").write_text(json.dumps(settings))
+        # In the host's network namespace a second dockerd would delete the first one's bridge.
+        self._command = ["unshare", "--net", program, "--host", f"unix://{self.socket}", "--log-level=warn"]
+        self._command += ["--config-file", str(folder / "daemon.json"), "--pidfile", str(folder / "pid")]
+        self._command += ["--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
+        self._command += ["--bridge=none", "--iptables=false", "--ip6tables=false"]
+        self._environ = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]}
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "s"
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        (self.folder / "pid").unlink(missing_ok=True)
+        with self.log.open("ab") as output:
+            self._daemon = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT, env=self._environ)
+        deadline = time.monotonic() + READY_WITHIN
+        while True:
+            with contextlib.suppress(subprocess.SubprocessError):
+                self.docker("version")
+                return
+            if self._daemon.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the test's own dockerd does not answer:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """It takes its containerd with it. Ended hard, it would leave mounts and that child behind."""
+        if self._daemon is None:
+            return
+        self.thaw()
+        self._daemon.send_signal(signal.SIGTERM)
+        try:
+            self._daemon.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL; its containers go on."""
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon.wait(10)
+
+    def freeze(self) -> None:
+        """It takes connections and says nothing any more."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGCONT)
 
     def docker(self, *arguments: str) -> str:
         """The command line against this engine. Raises `CalledProcessError`."""
@@ -38,65 +89,32 @@ class OwnDockerd:
             subprocess.run(command, stdin=save.stdout, check=True, capture_output=True)
         assert save.returncode == 0, f"the main engine does not give {reference}"
 
+    def clear(self) -> None:
+        """Remove all its containers; an engine that is gone is started for it."""
+        self.thaw()
+        if self._daemon is None or self._daemon.poll() is not None:
+            self.start()
+        containers = self.docker("ps", "--all", "--quiet", "--no-trunc").split()
+        if containers:
+            self.docker("rm", "--force", "--volumes", *containers)
+
 
 @contextlib.contextmanager
 def own_dockerd(
     *, path: str = "", program: str = "dockerd", settings: Mapping[str, Any] | None = None
 ) -> Iterator[OwnDockerd]:
-    """Runs `program` as a Docker Engine for the time of the context. Needs root.
+    """An engine for the length of the context. Needs root.
 
     `path` goes before the PATH on which it looks for hooks; `settings` is its daemon.json.
-
-    In the host's network namespace a second dockerd would delete the first one's bridge.
     """
     folder = Path(tempfile.mkdtemp(prefix="dockerd-", dir="/tmp"))  # a socket's path is short
-    socket, log = folder / "s", folder / "log"
-    (folder / "daemon.json").write_text(json.dumps(settings or {}))
-    command = ["unshare", "--net", program, "--host", f"unix://{socket}", "--config-file", str(folder / "daemon.json")]
-    command += [
-        "--data-root",
-        str(folder / "data"),
-        "--exec-root",
-        str(folder / "exec"),
-        "--pidfile",
-        str(folder / "pid"),
-    ]
-    command += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--log-level=warn"]
-    environment = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]}
-    with log.open("wb") as output:
-        daemon = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    engine = OwnDockerd(folder, program, path, settings or {})
     try:
-        engine = OwnDockerd({"DOCKER_HOST": f"unix://{socket}"}, folder, log)
-        _wait_until_it_answers(engine, daemon)
-        yield engine
-        _remove_containers(engine)
+        engine.start()
+        try:
+            yield engine
+        finally:
+            engine.clear()
     finally:
-        _end(daemon)
+        engine.stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait_until_it_answers(engine: OwnDockerd, daemon: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + READY_WITHIN
-    while True:
-        with contextlib.suppress(subprocess.SubprocessError):
-            engine.docker("version")
-            return
-        if daemon.poll() is not None or time.monotonic() > deadline:
-            raise AssertionError(f"the test's own dockerd does not answer:\n{engine.log.read_text()[-3000:]}")
-        time.sleep(0.1)
-
-
-def _remove_containers(engine: OwnDockerd) -> None:
-    containers = engine.docker("ps", "--all", "--quiet", "--no-trunc").split()
-    if containers:
-        engine.docker("rm", "--force", "--volumes", *containers)
-
-
-def _end(daemon: subprocess.Popen[bytes]) -> None:
-    """It takes its containerd with it. Ended hard, it would leave mounts and that child behind."""
-    daemon.send_signal(signal.SIGTERM)
-    try:
-        daemon.wait(30)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        daemon.wait(10)
