@@ -80,7 +80,7 @@ def main(base_url: str, pid: int, paths: list[str]) -> None:
             took = time.perf_counter() - begun
             statuses[status] = statuses.get(status, 0) + 1
             seen.append((took, waiting_for_processor(pid) - waited, f"{path} {status} {time.time():.1f}"))
-    by_share = sorted(((took - idle) * 1000, took * 1000, what) for took, idle, what in seen)
+    by_share = sorted((max(0.0, took - idle) * 1000, took * 1000, what) for took, idle, what in seen)
     by_time = sorted(took * 1000 for took, _, _ in seen)
     told = {
         "statuses": statuses,
@@ -93,11 +93,13 @@ def main(base_url: str, pid: int, paths: list[str]) -> None:
 
 
 def waiting_for_processor(pid: int) -> float:
-    """Seconds so far in which this process, or the main thread of that one, could have run and did not."""
+    """Seconds so far in which this process, or a thread of that one, could have run and did not. All its threads count:
+    one that was put aside may be what the others wait for.
+    """
     total = 0
-    for process in (str(pid), "self"):
+    for file in (Path("/proc/self/schedstat"), *Path(f"/proc/{pid}/task").glob("*/schedstat")):
         with contextlib.suppress(OSError, IndexError):  # gone, or a kernel that does not say
-            total += int(Path(f"/proc/{process}/schedstat").read_text().split()[1])
+            total += int(file.read_text().split()[1])
     return total / 1e9
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +26,13 @@ class LiveOrchestrator:
     """`client` speaks to it; `statuses` gathers what the health routes answered while it ran."""
 
     client: httpx.Client
-    process: subprocess.Popen[bytes]
+    environment: dict[str, str]
     log: Path
     state_dir: Path
     run_dir: Path
+    python: Path
+    cwd: Path | None
+    process: subprocess.Popen[bytes] = field(init=False)
     statuses: set[int] = field(default_factory=set)
     slowest: float = 0.0
 
@@ -75,6 +78,38 @@ class LiveOrchestrator:
         finally:
             engine.close()
 
+    def socket_folders(self) -> list[Path]:
+        folder = self.run_dir / self.deployment
+        return list(folder.iterdir()) if folder.is_dir() else []
+
+    def begin(self) -> None:
+        """Serve, with the settings and on the folders of before; returns at once."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [self.python, "-m", "orchestrator", "serve", "--stop-plugins"],
+                env=self.environment,
+                cwd=self.cwd,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def until_it_answers(self, seconds: float = 30) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                if self.client.get("/healthz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """SIGKILL: it has no last moment in which to clear anything away."""
+        self.process.kill()
+        self.process.wait(10)
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -88,11 +123,13 @@ def live_orchestrator(
     engine: bool = True,
     python: Path = Path(sys.executable),
     cwd: Path | None = None,
+    variables: Mapping[str, str] | None = None,
     **settings: str,
 ) -> Iterator[LiveOrchestrator]:
     """Serves until the context is left; then it is stopped with its containers, however the test ended.
 
-    `engine` false: the test has none. `python`: whose orchestrator it is. `cwd`: where it is started.
+    `engine` false: the test has none. `python`: whose orchestrator it is. `cwd`: where it is started. `variables`: what
+    the process finds in its environment and the test does not.
     """
     home = Path(tempfile.mkdtemp(prefix="po-"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -103,21 +140,14 @@ def live_orchestrator(
         "ORCHESTRATOR_STATE_DIR": str(home / "state"),
         "ORCHESTRATOR_RUN_DIR": str(home / "run"),
         **{f"ORCHESTRATOR_{name.upper()}": value for name, value in settings.items()},
+        **(variables or {}),
     }
-    log = home / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [python, "-m", "orchestrator", "serve", "--stop-plugins"],
-            env=environment,
-            cwd=cwd,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=90, trust_env=False) as client:
         state, run = environment["ORCHESTRATOR_STATE_DIR"], environment["ORCHESTRATOR_RUN_DIR"]
-        live = LiveOrchestrator(client, process, log, Path(state), Path(run))
+        live = LiveOrchestrator(client, environment, home / "log", Path(state), Path(run), python, cwd)
+        live.begin()
         try:
-            _until_it_answers(live)
+            live.until_it_answers()
             yield live
         finally:
             live.stop()
@@ -147,16 +177,3 @@ def health_watch(live: LiveOrchestrator, names: Sequence[str]) -> Iterator[None]
     finally:
         over.set()
         watcher.join()
-
-
-def _until_it_answers(live: LiveOrchestrator) -> None:
-    end = time.monotonic() + 30
-    while True:
-        try:
-            if live.client.get("/healthz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert live.process.poll() is None, live.log.read_text()
-        assert time.monotonic() < end, live.log.read_text()
-        time.sleep(0.05)

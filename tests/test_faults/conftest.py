@@ -1,10 +1,16 @@
 """What the fault tests share: the health routes are watched during every fault."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
+from simulated_nvidia.dockerd import OwnDockerd, own_dockerd
 from support.health_prober import health_answers
 from support.live import LiveOrchestrator
 from support.reliability import ReliabilityTable
@@ -13,6 +19,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
 HEALTH_ROUTES_ANSWER = {"200", "404"}
 LATEST = 100.0
 """Milliseconds."""
+
+ECHO = FIXTURES / "echo"
+ECHOES = ("ada", "ben", "cleo", "dan", "eve")
 
 Watched = Callable[[LiveOrchestrator, Sequence[str]], AbstractContextManager[None]]
 
@@ -35,3 +44,58 @@ def watched(reliability: ReliabilityTable) -> Watched:
         )
 
     return watch
+
+
+@pytest.fixture(scope="session")
+def echo_image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The image of the plugin echo, built by the machine's main engine: engines of a test's own cannot build."""
+    built = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "build", "echo"],
+        env=os.environ
+        | {"ORCHESTRATOR_PLUGINS_DIRS": str(FIXTURES), "ORCHESTRATOR_STATE_DIR": str(tmp_path_factory.mktemp("state"))}
+        | {"COLUMNS": "500"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return built.stderr.split()[-1]
+
+
+@pytest.fixture(scope="session")
+def dockerd(echo_image: str) -> Iterator[OwnDockerd]:
+    """An engine to be frozen, killed and lied about. Its containers go on without it."""
+    with own_dockerd(settings={"live-restore": True}) as dockerd:
+        dockerd.load_image(echo_image)
+        yield dockerd
+
+
+@pytest.fixture(scope="module")
+def on_own_dockerd(dockerd: OwnDockerd) -> Iterator[OwnDockerd]:
+    """The same, as the engine that a module's tests speak to; afterwards it is well and empty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", dockerd.environment["DOCKER_HOST"])
+        yield dockerd
+    dockerd.clear()
+
+
+@pytest.fixture(scope="session")
+def echoes(echo_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of five plugins that are all like echo."""
+    manifest = yaml.safe_load((ECHO / "plugin.yaml").read_text())
+    folder = tmp_path_factory.mktemp("echoes")
+    for name in ECHOES:
+        (folder / name).mkdir()
+        (folder / name / "plugin.yaml").write_text(yaml.safe_dump(manifest | {"name": name, "image": echo_image}))
+    return folder
+
+
+def nothing_left_but(live: LiveOrchestrator, alive: int, seconds: float = 20) -> None:
+    """So many containers of ours, running, and so many socket folders, within `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        states = [container.status for container in live.containers()]
+        folders = live.socket_folders()
+        if states == ["running"] * alive and len(folders) == alive:
+            return
+        assert time.monotonic() < end, f"{alive} should be left, but there are {states} and {folders}"
+        time.sleep(0.1)

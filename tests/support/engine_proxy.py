@@ -1,0 +1,182 @@
+"""Between the orchestrator and its engine: a Unix socket that passes everything on, unless a test says otherwise.
+
+with EngineProxy(folder / "p", dockerd.socket) as proxy:
+    proxy.refuse = lambda asked: REFUSED if asked.path.endswith("/kill") else None
+    proxy.on_asked = lambda asked: ...
+    proxy.mutate = lambda line: [line, b"nonsense"]
+"""
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+VERSION = re.compile(r"^/v\d+\.\d+")
+PIECE = 65536
+
+REFUSED = (
+    b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length: 24\r\n\r\n"
+    b'{"message": "no luck."}\n'
+)
+GARBAGE = b"\x00\xff\x16\x03 not a word of HTTP \r\n\r\n" * 8
+SILENCE = b""
+"""The connection stays open and nothing comes."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request to the engine; `path` without the version and the query."""
+
+    method: str
+    path: str
+
+
+class EngineProxy:
+    """Its attributes may be set at any time; they are called in the proxy's own thread."""
+
+    def __init__(self, path: Path, engine: Path) -> None:
+        self.path = path
+        self.refuse: Callable[[Asked], bytes | None] = lambda _: None
+        """What to answer instead of asking the engine."""
+        self.on_asked: Callable[[Asked], None] = lambda _: None
+        """Called before a request is passed on."""
+        self.on_answered: Callable[[Asked], None] = lambda _: None
+        """Called when the engine has answered, before anybody hears of it."""
+        self.mutate: Callable[[bytes], list[bytes]] = lambda line: [line]
+        """What becomes of a line of the event stream."""
+        self.asked: list[Asked] = []
+        self._engine = engine
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine proxy")
+        self._streams: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"DOCKER_HOST": f"unix://{self.path}"}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._run(self._listen()).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run(self._close()).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+        self.path.unlink(missing_ok=True)
+
+    def cut_events(self) -> None:
+        """End every event stream that is open, in the middle of whatever it says."""
+        self._run(self._cut()).result(10)
+
+    def feed(self, *lines: bytes) -> None:
+        """Say these lines on every event stream that is open."""
+        self._run(self._feed(lines)).result(60)
+
+    @property
+    def event_streams(self) -> int:
+        """Open now."""
+        return len(self._streams)
+
+    def _run(self, work: "asyncio.coroutines.CoroutineLike[None]") -> "Future[None]":  # type: ignore[name-defined]
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_unix_server(self._accept, self.path, limit=1 << 20)
+
+    async def _close(self) -> None:
+        self._server.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _cut(self) -> None:
+        for writer in tuple(self._streams):
+            writer.transport.abort()
+
+    async def _feed(self, lines: tuple[bytes, ...]) -> None:
+        for writer in tuple(self._streams):
+            for line in lines:
+                _say(writer, line)
+                await writer.drain()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request a connection: the engine is told to close it after."""
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            first, *fields = head.split(b"\r\n")
+            method, target, _ = first.decode().split(" ")
+            asked = Asked(method, VERSION.sub("", target.partition("?")[0]))
+            self.asked.append(asked)
+            self.on_asked(asked)
+            answer = self.refuse(asked)
+            if answer is not None:
+                writer.write(answer)
+                await writer.drain()
+                await reader.read() if answer == SILENCE else None
+                return
+            from_engine, to_engine = await asyncio.open_unix_connection(self._engine, limit=1 << 24)
+            try:
+                kept = [field for field in fields if not field.lower().startswith(b"connection:")]
+                to_engine.write(b"\r\n".join([first, b"Connection: close", *kept]))
+                await self._exchange(asked, (reader, writer), (from_engine, to_engine))
+            finally:
+                to_engine.close()
+        except (OSError, asyncio.IncompleteReadError):
+            return
+        finally:
+            self._streams.discard(writer)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _exchange(
+        self,
+        asked: Asked,
+        caller: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        engine: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    ) -> None:
+        sending = asyncio.ensure_future(_pass_on(caller[0], engine[1]))
+        try:
+            head = await engine[0].readuntil(b"\r\n\r\n")
+            self.on_answered(asked)
+            caller[1].write(head)
+            if asked.path == "/events":
+                await self._tell_events(engine[0], caller[1])
+            else:
+                await _pass_on(engine[0], caller[1])
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def _tell_events(self, engine: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The engine writes an event a chunk."""
+        await writer.drain()
+        self._streams.add(writer)
+        while size := int(await engine.readline(), 16):
+            chunk = await engine.readexactly(size + 2)
+            for line in self.mutate(chunk[:-2].rstrip(b"\n")):
+                _say(writer, line)
+            await writer.drain()
+
+
+def _say(writer: asyncio.StreamWriter, line: bytes) -> None:
+    writer.write(b"%x\r\n%s\n\r\n" % (len(line) + 1, line))
+
+
+async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    while piece := await source.read(PIECE):
+        target.write(piece)
+        await target.drain()
