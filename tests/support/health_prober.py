@@ -68,7 +68,7 @@ def main(base_url: str, pid: int, paths: list[str]) -> None:
     sys.stdout.flush()
     while not select.select([sys.stdin], [], [], INTERVAL)[0]:
         for path in paths:
-            waited, begun = waiting_for_processor(pid), time.perf_counter()
+            waits, begun = waits_for_processor(pid), time.perf_counter()
             try:
                 connection.request("GET", path)
                 answer = connection.getresponse()
@@ -79,7 +79,7 @@ def main(base_url: str, pid: int, paths: list[str]) -> None:
                 connection.close()
             took = time.perf_counter() - begun
             statuses[status] = statuses.get(status, 0) + 1
-            seen.append((took, waiting_for_processor(pid) - waited, f"{path} {status} {time.time():.1f}"))
+            seen.append((took, grown(waits, waits_for_processor(pid)), f"{path} {status} {time.time():.1f}"))
     by_share = sorted((max(0.0, took - idle) * 1000, took * 1000, what) for took, idle, what in seen)
     by_time = sorted(took * 1000 for took, _, _ in seen)
     told = {
@@ -92,15 +92,25 @@ def main(base_url: str, pid: int, paths: list[str]) -> None:
     sys.stdout.write(json.dumps(told))
 
 
-def waiting_for_processor(pid: int) -> float:
-    """Seconds so far in which this process, or a thread of that one, could have run and did not. All its threads count:
-    one that was put aside may be what the others wait for.
+def waits_for_processor(pid: int) -> dict[str, int]:
+    """Nanoseconds so far in which this process, or a thread of that one, could have run and did not. All its threads
+    count: one that was put aside may be what the others wait for.
     """
-    total = 0
+    waits = {}
     for file in (Path("/proc/self/schedstat"), *Path(f"/proc/{pid}/task").glob("*/schedstat")):
         with contextlib.suppress(OSError, IndexError):  # gone, or a kernel that does not say
-            total += int(file.read_text().split()[1])
-    return total / 1e9
+            waits[str(file)] = int(file.read_text().split()[1])
+    return waits
+
+
+def main_thread_waits(pid: int) -> float:
+    """Seconds since its start in which the main thread of a process could have run and did not."""
+    return waits_for_processor(pid).get(f"/proc/{pid}/task/{pid}/schedstat", 0) / 1e9
+
+
+def grown(before: dict[str, int], after: dict[str, int]) -> float:
+    """Seconds by which they grew; a thread that is gone, or new, tells nothing."""
+    return sum(after[file] - before[file] for file in before.keys() & after.keys()) / 1e9
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""An engine that answers 500, garbage or nothing to stop and kill: it is told, in time, and the others go on."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from simulated_nvidia.dockerd import OwnDockerd
+from support.engine_proxy import GARBAGE, REFUSED, SILENCE, Asked, EngineProxy
+from support.live import LiveOrchestrator, live_orchestrator
+from support.reliability import ReliabilityTable
+from test_faults.conftest import ECHOES, Watched, nothing_left_but
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+]
+
+TOLD_WITHIN = 15.0
+"""Seconds from the end of the instance to KILL_FAILED."""
+
+
+@pytest.fixture(scope="module")
+def proxy(on_own_dockerd: OwnDockerd) -> Iterator[EngineProxy]:
+    with EngineProxy(on_own_dockerd.folder / "p", on_own_dockerd.socket) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def live(proxy: EngineProxy, echoes: Path) -> Iterator[LiveOrchestrator]:
+    with live_orchestrator([echoes], variables=proxy.environment, stop_grace="500ms") as live:
+        live.wait_ready(60)
+        yield live
+        proxy.refuse = lambda _: None
+
+
+@pytest.mark.parametrize("answer", [REFUSED, GARBAGE, SILENCE], ids=["500", "garbage", "nothing"])
+def test_an_engine_that_ends_no_container(
+    answer: bytes, live: LiveOrchestrator, proxy: EngineProxy, watched: Watched, reliability: ReliabilityTable
+) -> None:
+    """The caller is answered at its deadline, the plugin is FAILED as KILL_FAILED, and when the engine obeys again the
+    container goes.
+    """
+    victim, *others = ECHOES
+    live.restart(victim)
+
+    def ends(asked: Asked) -> bool:
+        return asked.method == "DELETE" or asked.path.endswith(("/stop", "/kill"))
+
+    with watched(live, ECHOES):
+        proxy.refuse = lambda asked: answer if ends(asked) else None
+        begun = time.monotonic()
+        assert live.run(victim, "sleep", {"seconds": 60}).status_code == 504
+        assert time.monotonic() - begun < 2.5
+        ended = time.monotonic()
+        while (health := live.health(victim))["reason_code"] != "KILL_FAILED":
+            assert time.monotonic() < ended + TOLD_WITHIN * 2, health
+            time.sleep(0.05)
+        took = time.monotonic() - ended
+        reliability.at_most("engine ends no container: KILL_FAILED after", took, limit=TOLD_WITHIN, unit="s")
+        assert "docker rm" in health["reason"]
+        assert all(live.run(name, "echo", {"text": "on"}).json()["ok"] for name in others)
+        assert live.run(victim, "echo", {"text": "on"}).status_code == 503
+        proxy.refuse = lambda _: None
+    nothing_left_but(live, len(others), seconds=60)
+    assert live.restart(victim)["state"] == "INITIALIZED"

@@ -1,0 +1,202 @@
+"""SIGKILL of the orchestrator at every step of a start or stop, and in the middle of runs: the next one finds all."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+from simulated_nvidia.dockerd import OwnDockerd
+from support.engine_proxy import Asked, EngineProxy
+from support.health_prober import main_thread_waits
+from support.live import LiveOrchestrator, live_orchestrator
+from support.reliability import ReliabilityTable
+from test_faults.conftest import ECHOES, nothing_left_but
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.timeout(1800),
+]
+
+ADOPTED_WITHIN = 3.0
+"""Seconds from the start of the process to all plugins taking runs."""
+
+STEPS: dict[str, tuple[str, Callable[[Asked], bool]]] = {
+    "image looked at": ("asked", lambda asked: asked.path.startswith("/images/")),
+    "before create": ("asked", lambda asked: asked.path == "/containers/create"),
+    "after create": ("answered", lambda asked: asked.path == "/containers/create"),
+    "before start": ("asked", lambda asked: asked.path.endswith("/start")),
+    "after start": ("answered", lambda asked: asked.path.endswith("/start")),
+    "before ready": ("soon", lambda asked: asked.path.endswith("/start")),
+    "before stop": ("asked", lambda asked: asked.path.endswith(("/stop", "/kill"))),
+    "after stop": ("answered", lambda asked: asked.path.endswith(("/stop", "/kill"))),
+    "before removal": ("asked", lambda asked: asked.method == "DELETE"),
+    "after removal": ("answered", lambda asked: asked.method == "DELETE"),
+}
+"""Step → when of which request to the engine the orchestrator dies; `soon`: 0.1 s after the answer."""
+
+
+@pytest.fixture(scope="module")
+def proxy(on_own_dockerd: OwnDockerd) -> Iterator[EngineProxy]:
+    with EngineProxy(on_own_dockerd.folder / "p", on_own_dockerd.socket) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def live(proxy: EngineProxy, echoes: Path) -> Iterator[LiveOrchestrator]:
+    with live_orchestrator([echoes], variables=proxy.environment, stop_grace="500ms") as live:
+        live.wait_ready(60)
+        yield live
+
+
+@pytest.fixture(scope="module")
+def strangers(on_own_dockerd: OwnDockerd, echo_image: str) -> tuple[str, str]:
+    """Containers of other software: one that runs, one that was only created."""
+    sleep = (
+        "--label",
+        "plugin-orchestrator.deployment=another",
+        "--network=none",
+        "--entrypoint=sleep",
+        echo_image,
+        "9999",
+    )
+    return on_own_dockerd.docker("run", "--detach", *sleep).strip(), on_own_dockerd.docker("create", *sleep).strip()
+
+
+def _states(dockerd: OwnDockerd, containers: tuple[str, ...]) -> list[str]:
+    return dockerd.docker("inspect", "--format", "{{.State.Status}} {{.State.StartedAt}}", *containers).splitlines()
+
+
+def _kill_at(live: LiveOrchestrator, proxy: EngineProxy, step: str, number: int) -> None:
+    """From now on the `number`th request of this kind is the orchestrator's last."""
+    when, matches = STEPS[step]
+    left = [number]
+
+    def strike(asked: Asked) -> None:
+        if matches(asked):
+            left[0] -= 1
+            if left[0] == 0 and when == "soon":
+                threading.Timer(0.1, live.process.send_signal, (signal.SIGKILL,)).start()
+            elif left[0] == 0:
+                live.process.send_signal(signal.SIGKILL)
+
+    if when == "asked":
+        proxy.on_asked = strike
+    else:
+        proxy.on_answered = strike
+
+
+def _restart(live: LiveOrchestrator, plugin: str) -> None:
+    with suppress(httpx.TransportError):
+        live.client.post(f"/v1/plugins/{plugin}/restart")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_sigkill_at_a_step_of_a_restart_leaves_nothing_behind(
+    step: str,
+    live: LiveOrchestrator,
+    proxy: EngineProxy,
+    on_own_dockerd: OwnDockerd,
+    strangers: tuple[str, str],
+    reliability: ReliabilityTable,
+) -> None:
+    """After the next start: every plugin well, a container and a socket folder each, none `created`; those of others
+    are as they were.
+    """
+    others = _states(on_own_dockerd, strangers)
+    _kill_at(live, proxy, step, 3)
+    with ThreadPoolExecutor(len(ECHOES)) as pool:
+        list(pool.map(lambda name: _restart(live, name), ECHOES))
+    live.process.wait(60)
+    proxy.on_asked = proxy.on_answered = lambda _: None
+    live.begin()
+    live.until_it_answers(120)
+    live.wait_ready(30)
+    assert {live.health(name)["state"] for name in ECHOES} <= {"INITIALIZED", "RUNNING"}
+    nothing_left_but(live, len(ECHOES))
+    assert all(live.run(name, "echo", {"text": "on"}).json()["ok"] for name in ECHOES)
+    assert _states(on_own_dockerd, strangers) == others
+    reliability.count("orchestrator SIGKILLed at a step of a start or stop: nothing left behind", right=1, of=1)
+
+
+@dataclass
+class Caller:
+    """Calls one plugin all the time, and knows what it was answered."""
+
+    live: LiveOrchestrator
+    plugin: str
+    answered: int = 0
+    broken_off: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def call(self) -> None:
+        with httpx.Client(base_url=self.live.client.base_url, timeout=30, trust_env=False) as client:
+            while not self.over.is_set():
+                try:
+                    answer = client.post(f"/v1/plugins/{self.plugin}/tools/sleep/run", json={"seconds": 0.02})
+                except httpx.ConnectError:
+                    time.sleep(0.1)  # it never got there
+                except httpx.TransportError:
+                    self.broken_off += 1
+                else:
+                    assert answer.status_code == 200, answer.text
+                    self.answered += 1
+
+
+def test_sigkill_with_busy_plugins_again_and_again(
+    live: LiveOrchestrator,
+    proxy: EngineProxy,
+    reliability: ReliabilityTable,
+    pytestconfig: pytest.Config,
+) -> None:
+    """The same containers, none restarted, adopted in time; what a caller was told of is counted, and nothing twice."""
+    rounds = pytestconfig.getoption("--sigkills")
+    before = {name: live.health(name) for name in ECHOES}
+    callers = [Caller(live, name) for name in ECHOES]
+    slowest = slowest_seen = 0.0
+    with ThreadPoolExecutor(len(callers)) as pool:
+        calls = [pool.submit(caller.call) for caller in callers]
+        try:
+            for number in range(rounds):
+                _until_all_are_answered(callers)
+                time.sleep((number % 10) * 0.013)
+                live.kill()
+                begun = time.monotonic()
+                live.begin()
+                live.until_it_answers(120)
+                live.wait_ready(30)
+                took = time.monotonic() - begun
+                slowest_seen = max(slowest_seen, took)
+                slowest = max(slowest, took - main_thread_waits(live.process.pid))
+        finally:
+            _until_all_are_answered(callers)
+            for caller in callers:
+                caller.over.set()
+        for call in calls:
+            call.result(30)
+    for caller in callers:
+        was, now = before[caller.plugin], live.health(caller.plugin)
+        assert (now["container"]["id"], now["generation"]) == (was["container"]["id"], was["generation"])
+        counted = now["success_count"] - was["success_count"]
+        assert caller.answered <= counted <= caller.answered + caller.broken_off, (caller.answered, counted)
+    nothing_left_but(live, len(ECHOES))
+    reliability.count(
+        "kill -9 of the orchestrator with 5 busy plugins: no orphan, counters right", right=rounds, of=rounds
+    )
+    reliability.at_most("  all adopted, from the start of the process", slowest_seen, unit="s")
+    reliability.at_most("  the same, less waits for a processor", slowest, limit=ADOPTED_WITHIN, unit="s")
+
+
+def _until_all_are_answered(callers: list[Caller]) -> None:
+    """Every one of them once more."""
+    end, were = time.monotonic() + 30, [caller.answered for caller in callers]
+    while any(caller.answered == was for caller, was in zip(callers, were, strict=True)):
+        assert time.monotonic() < end, "a caller is answered no more"
+        time.sleep(0.005)
