@@ -59,14 +59,7 @@ FAULTS: dict[str, tuple[Callable[[LiveOrchestrator, str], None], str, str]] = {
 """What is done to an idle plugin, the reason code that it comes to, and what its reason holds."""
 
 
-SLOW = {"container paused", "first process frozen"}
-CASES = [
-    pytest.param(fault, marks=[pytest.mark.xfail(reason="found after 11 s")] if fault in SLOW else [])
-    for fault in FAULTS
-]
-
-
-@pytest.mark.parametrize("fault", CASES)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_done_to_an_idle_plugin_is_found_and_named(
     fault: str, live: LiveOrchestrator, watched: Watched
 ) -> None:

