@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Event, Thread
 
+from support.reliability import ReliabilityTable
+
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.registry import PluginRecord, PluginRegistry
 
@@ -90,6 +92,42 @@ def test_a_reader_never_sees_half_of_a_change() -> None:
         finally:
             done.set()
         assert all(reader.result() > 0 for reader in readers)
+
+
+def test_fifty_readers_and_five_writers(reliability: ReliabilityTable) -> None:
+    """Far above what health questions and runs ask of it: readers are answered, fresh or stale, and nobody starves."""
+    registry = registry_with("reader", "writer")
+    over = time.monotonic() + 2
+
+    def read(_: int) -> list[float]:
+        waits = []
+        while (begun := time.perf_counter()) and time.monotonic() < over:
+            assert {record.name for record in registry.list()} == {"reader", "writer"}
+            waits.append(time.perf_counter() - begun)
+            time.sleep(0.01)
+        return waits
+
+    def write(_: int) -> int:
+        turns = 0
+        while time.monotonic() < over:
+            registry.begin_run("writer", 1)
+            registry.finish_run("writer", 1, ok=True, execution_ms=1)
+            turns += 1
+            time.sleep(0.001)
+        return turns
+
+    with ThreadPoolExecutor(55) as pool:
+        readers = [pool.submit(read, number) for number in range(50)]
+        writers = [pool.submit(write, number) for number in range(5)]
+        waits = sorted(wait for reader in readers for wait in reader.result())
+        turns = [writer.result() for writer in writers]
+    after = registry.get("writer")
+    assert after is not None
+    assert after.success_count == sum(turns)
+    assert min(turns) > 0
+    reliability.at_most(
+        "registry, 50 readers and 5 writers: reading, p99", waits[len(waits) * 99 // 100] * 1000, limit=100, unit="ms"
+    )
 
 
 def test_a_reader_that_cannot_have_the_lock_is_given_the_last_picture() -> None:
