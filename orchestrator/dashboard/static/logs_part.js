@@ -23,6 +23,7 @@ export function logsPart(name) {
   );
   let stream = new AbortController();
   let followed = -1;
+  let following = false;
   let closed = false;
 
   const toEnd = () => (log.scrollTop = log.scrollHeight);
@@ -34,6 +35,7 @@ export function logsPart(name) {
     const fresh = pending.slice(-MOST);
     pending = [];
     log.append(...fresh.map(lineOf));
+    if (following) setText(state, "Following");
     while (log.childElementCount > MOST) log.firstElementChild?.remove();
     if (follow.checked) toEnd();
   }
@@ -52,14 +54,17 @@ export function logsPart(name) {
     try {
       const response = await request(pluginPath(name, `logs?follow=true&tail=${TAIL}`), { signal: mine.signal });
       if (!response.ok) throw await failure(response);
-      setText(state, "Following");
+      following = true;
+      setText(state, "Following; nothing printed yet");
       for await (const line of lines(response)) if (mine === stream) add(line);
       if (mine !== stream) return;
+      following = false;
       setText(state, "The container has ended; this is what it printed last.");
       const plugin = live.get(name);
       if (plugin && !hasEnded(plugin)) setTimeout(() => mine === stream && !closed && void read(), AGAIN);
     } catch (error) {
       if (mine.signal.aborted) return;
+      following = false;
       setText(state, error instanceof Error ? error.message : String(error));
       setTimeout(() => mine === stream && !closed && void read(), AGAIN);
     }

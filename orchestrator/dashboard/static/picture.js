@@ -40,7 +40,7 @@ export function picture(file, name) {
   function draw(boxes) {
     fit();
     const scale = size().width / (medium.clientWidth || 1) || 1; // picture pixels in one of the screen
-    overlay.replaceChildren(...boxes.map((box, index) => drawn(box, index, scale, boxes.length <= LABELS)));
+    overlay.replaceChildren(...boxes.map((box, index) => drawn(box, boxes.length > LABELS ? 1 : index, scale, boxes.length <= LABELS)));
   }
 
   if (medium instanceof HTMLVideoElement) {
