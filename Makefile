@@ -2,11 +2,11 @@
 BOOTSTRAP := plugin-images/bootstrap
 BIN := .venv/bin
 SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start $(BOOTSTRAP)/engine-stop \
-	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/page-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run
+	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/page-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/audit-deps $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check bare-trial orchestrator-image python-env page-tools test-tools engine base-image
+.PHONY: help up down test test-quick check audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ check: python-env page-tools ## lint, format, types, import rules, audit of the 
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
 	@PATH=$(CURDIR)/$(BIN):$$PATH npm --prefix orchestrator/dashboard run --silent type-check
 	@PATH=$(CURDIR)/$(BIN):$$PATH npm --prefix orchestrator/dashboard run --silent lint
+
+audit-deps: python-env ## known vulnerabilities in the lock and in what the plugins pin (asks PyPI)
+	@$(BOOTSTRAP)/audit-deps
 
 bare-trial: engine base-image ## try all this on a bare machine, in a container (ARGS= picks cases)
 	@tests/bare_machine/run $(ARGS)

@@ -1,0 +1,121 @@
+"""Names, queries and headers of requests: none reaches a file, the engine or a process, and none harms a plugin."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.house import House
+
+MARK = "zq7marked"
+"""In every name, so that it is known again wherever it turns up."""
+
+PIECES = st.sampled_from(
+    ["..", "/", "\\", "\0", "\n", "\r\n", "%", "%2e", "%00", "?", "#", ":", ";", "*", "~", "$HOME", "`id`", "|", "&",
+     "'", '"', "<script>", "{name}", "{0}", " ", "\t", "é", "\u202e", "\U0001f40d", "\x7f", "-", "--rm", "-v/:/host",
+     "A" * 300, "sha256:", "plugin-", "etc/passwd", "engine.sock", "reader"]
+)  # fmt: skip
+NAMES = st.lists(PIECES, max_size=6).map(lambda pieces: MARK.join(["", *pieces, ""]))
+ROUTES = [
+    ("GET", "/v1/plugins/{}/health"), ("GET", "/v1/plugins/{}/tools"), ("GET", "/v1/plugins/{}/logs"),
+    ("GET", "/v1/plugins/{}/events"), ("GET", "/v1/plugins/{}/post-mortems"), ("POST", "/v1/plugins/{}/restart"),
+    ("POST", "/v1/plugins/{}/start"), ("POST", "/v1/plugins/{}/stop"), ("POST", "/v1/plugins/{}/tools/read/run"),
+    ("POST", "/v1/plugins/reader/tools/{}/run"), ("GET", "/v1/runs/{}"), ("GET", "/v1/runs/{}/result"),
+    ("DELETE", "/v1/runs/{}"), ("GET", "/assets/{}"), ("GET", "/{}"), ("GET", "/v1/{}"),
+]  # fmt: skip
+MANY = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+NOT_OUTSIDE = ("object.", "compile", "exec", "import", "code.", "marshal.", "sys.", "cpython")
+
+
+class Watch:
+    """Every file, folder, process and connection that Python is about to touch for a name with the mark."""
+
+    def __init__(self) -> None:
+        self.touched: list[str] | None = None
+        sys.addaudithook(self._hook)  # for good: one that is there cannot be taken away
+
+    @contextmanager
+    def nothing_touched(self) -> Iterator[None]:
+        touched = self.touched = list[str]()
+        try:
+            yield
+        finally:
+            self.touched = None
+        assert touched == []
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.touched is not None and not event.startswith(NOT_OUTSIDE) and MARK in repr(arguments):
+            self.touched.append(f"{event}{arguments!r}")
+
+
+WATCH = Watch()
+
+
+def test_the_watch_sees_what_it_is_to_see() -> None:
+    """Else it would prove nothing."""
+    with pytest.raises(AssertionError, match="open"), WATCH.nothing_touched(), pytest.raises(OSError):
+        Path(f"/nowhere/{MARK}").read_bytes()
+
+
+@MANY
+@given(name=NAMES, route=st.sampled_from(ROUTES), encoded=st.booleans())
+async def test_no_name_of_a_request_reaches_a_file_or_the_engine(
+    named_house: House, name: str, route: tuple[str, str], encoded: bool
+) -> None:
+    """It is looked up among the names that there are, and is none of them: 404, and nothing was touched."""
+    method, path = route
+    target = path.format(quote(name, safe="") if encoded else quote(name, safe="/"))
+    before = len(await named_house.containers("reader"))
+    if path.startswith("/assets/"):
+        answer = await named_house.client.request(method, target)  # files are what it is for; those of its folder alone
+        assert "root:" not in answer.text
+    else:
+        with WATCH.nothing_touched():
+            answer = await named_house.client.request(method, target)
+    assert answer.status_code in (404, 405), (target, answer.text)
+    assert answer.json()["ok"] is False
+    assert len(answer.content) < 4000
+    assert len(await named_house.containers("reader")) == before
+
+
+HEADER = st.text(st.characters(min_codepoint=1, max_codepoint=255, exclude_characters="\r\n\0"), max_size=80)
+
+
+@MANY
+@given(content_type=HEADER, accept=HEADER, query=st.binary(max_size=60), body=st.binary(max_size=60))
+async def test_no_header_or_query_harms_the_plugin(
+    named_house: House, content_type: str, accept: str, query: bytes, body: bytes
+) -> None:
+    """A caller's nonsense is a caller's mistake: it goes on, with the same instance."""
+    url = httpx.URL(str(named_house.client.base_url)).copy_with(
+        raw_path=b"/v1/plugins/reader/tools/read/run?" + quote(query, safe="=&;,/:@%~!$'()*+?-._").encode()
+    )
+    headers = [(b"content-type", sendable(content_type)), (b"accept", sendable(accept))]
+    answer = await named_house.client.post(url, headers=headers, content=body)
+    assert answer.status_code in (200, 400, 415, 422), answer.text
+    health = await named_house.health("reader")
+    assert (health["reason_code"], health["error_count"], health["generation"]) == (None, 0, 1)
+
+
+def sendable(text: str) -> bytes:
+    """What a client may send at all: without control characters."""
+    return (
+        "".join(letter for letter in text if letter == "\t" or (letter >= " " and letter != "\x7f"))
+        .strip()
+        .encode("latin-1")
+    )
+
+
+@pytest.fixture
+async def named_house(house: House) -> House:
+    house.add("reader", tools={"read": lambda **_: 1})
+    await house.open()
+    await house.settled("reader")
+    return house
