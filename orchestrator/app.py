@@ -23,6 +23,7 @@ from orchestrator.api import (
     plugins_router,
     problems,
     run_router,
+    runs_router,
 )
 from orchestrator.api.access_guard import AccessGuard
 from orchestrator.api.context import ApiContext
@@ -46,6 +47,7 @@ from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together
 from orchestrator.telemetry.tracing import tracing
+from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.tool_runner import ToolRunner
 
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -87,29 +89,52 @@ def create_app(
         history = HistoryStore(
             settings.state_dir, max_age=settings.history_max_age, max_bytes=int(settings.history_max_bytes)
         )
+        results = ResultStore(
+            settings.state_dir / "results",
+            max_age=settings.results_max_age.total_seconds(),
+            max_bytes=int(settings.results_max_bytes),
+        )
         try:
             restored = await history.restore()
+            results.open()
             registry = PluginRegistry(restored=restored, events=await history.latest_events(_EVENTS_BROUGHT_BACK))
             registry.subscribe(history.event)
             parts = _parts(settings, containers, claimed, registry=registry, history=history, gpu_host=gpu_host)
             fleet = Fleet(parts)
-            upload_idle = settings.upload_idle_timeout.total_seconds()
             sandbox = PluginSandboxRunner(
                 max_result=int(settings.max_result),
-                upload_idle=upload_idle,
+                upload_idle=settings.upload_idle_timeout.total_seconds(),
                 upload_min_rate=int(settings.upload_min_rate),
             )
             observers = [*([traces.watch] if traces else []), within_run, metrics.observe_runs(registry).watch]
             observe = together(*observers)
-            runner = ToolRunner(registry, fleet.get, sandbox, history, observe)
+            runner = ToolRunner(
+                registry,
+                fleet.get,
+                sandbox,
+                history=history,
+                results=results,
+                cancel_grace=settings.cancel_grace.total_seconds(),
+                observe=observe,
+            )
             feed = EventFeed(registry, most=settings.event_readers)
             metrics.observe_plugins(registry, fleet.gpus)
             metrics.observe_readers(lambda: feed.readers)
             metrics.observe_history(history)
-            app.state.context = ApiContext(registry, fleet, runner, upload_idle, feed, metrics, history)
+            app.state.context = ApiContext(
+                registry=registry,
+                fleet=fleet,
+                tool_runner=runner,
+                pace=sandbox.pace,
+                spool=settings.state_dir / "spool",
+                feed=feed,
+                metrics=metrics,
+                history=history,
+            )
             for folder, said in parts.loader.unusable_directories().items():
                 _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, said)
             await fleet.open(restored.last_events)
+            runner.resume(restored.asynchronous, fleet.adopted())
             try:
                 with feed.running():
                     yield
@@ -136,6 +161,7 @@ def create_app(
         plugins_router,
         events_router,
         run_router,
+        runs_router,
         own_health_router,
         metrics_router,
     ):

@@ -110,6 +110,8 @@ class Settings(BaseSettings):
     """Readers that may follow the events at the same time; one more is told 429."""
     start_concurrency: int = Field(4, ge=1)
     """Containers that are started at the same time."""
+    cancel_grace: Duration = timedelta(seconds=5)
+    """What a cancelled run has to end by itself; then its container is stopped."""
     engine_timeout: Duration = timedelta(seconds=10)
     """Bound on a question to the container engine."""
 
@@ -117,6 +119,10 @@ class Settings(BaseSettings):
     """Events and runs older than this are forgotten; counters are not."""
     history_max_bytes: Size = ByteSize(256 * 1024**2)
     """What the history may take on disk."""
+    results_max_age: Duration = timedelta(hours=1)
+    """How long the result of an asynchronous run can be had after its end."""
+    results_max_bytes: Size = ByteSize(1024**3)
+    """What all of these results together may take on disk; the oldest have to go first."""
 
     gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
     """How the engine is asked for GPUs: what it has, or one of the two whatever it says."""

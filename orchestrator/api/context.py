@@ -1,6 +1,7 @@
 """What the routes work with, and how a route gets it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends
@@ -9,6 +10,7 @@ from starlette.requests import HTTPConnection
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
+from orchestrator.sandbox.deadline import UploadPace
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.tool_runner import ToolRunner
@@ -16,12 +18,13 @@ from orchestrator.tools.tool_runner import ToolRunner
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """`upload_idle`: seconds that a caller may pause in its body."""
+    """`pace`: how slowly a caller may send its body; `spool`: the folder for bodies of asynchronous runs."""
 
     registry: PluginRegistry
     fleet: Fleet
     tool_runner: ToolRunner
-    upload_idle: float
+    pace: UploadPace
+    spool: Path
     feed: EventFeed
     metrics: Metrics
     history: HistoryStore

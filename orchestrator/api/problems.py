@@ -20,6 +20,7 @@ STATUS: Final[Mapping[Outcome, int]] = {
     Outcome.UNKNOWN_TOOL: 404,
     Outcome.UPLOAD_STALLED: 408,
     Outcome.TOO_LARGE: 413,
+    Outcome.CANCELLED: 409,
     Outcome.UNSUPPORTED_MEDIA_TYPE: 415,
     Outcome.INVALID_ARGUMENTS: 422,
     Outcome.INVALID_INPUT: 422,
@@ -30,7 +31,11 @@ STATUS: Final[Mapping[Outcome, int]] = {
 }
 
 
-_ERROR_TYPES: Final[Mapping[Outcome, str]] = {Outcome.UNKNOWN_TOOL: "UnknownTool", Outcome.TOO_LARGE: "TooLarge"}
+_ERROR_TYPES: Final[Mapping[Outcome, str]] = {
+    Outcome.UNKNOWN_TOOL: "UnknownTool",
+    Outcome.TOO_LARGE: "TooLarge",
+    Outcome.CANCELLED: "Cancelled",
+}
 """What these are called where nothing closer to the mistake has named them."""
 _ROUTING: Final[Mapping[int, tuple[str, str]]] = {
     404: ("There is no such route. /docs lists those there are.", "UnknownRoute"),
@@ -42,6 +47,14 @@ _LONGEST_NAME: Final = 80
 
 def envelope(result: RunResult, *, plugin: str | None, tool: str | None, run_id: str | None) -> bytes:
     """The result envelope. The tool's own JSON text goes in as it is: it has been checked, and it may be long."""
+    before, after = envelope_around(result, plugin=plugin, tool=tool, run_id=run_id)
+    return b"%s%s%s" % (before, result.result or b"null", after)
+
+
+def envelope_around(
+    result: RunResult, *, plugin: str | None, tool: str | None, run_id: str | None
+) -> tuple[bytes, bytes]:
+    """What stands before and after the tool's own JSON text."""
     rest = json.dumps(
         {
             "error": result.error,
@@ -56,21 +69,23 @@ def envelope(result: RunResult, *, plugin: str | None, tool: str | None, run_id:
         ensure_ascii=False,
         separators=(",", ":"),
     ).encode()
-    return b'{"ok":%s,"result":%s,%s' % (b"true" if result.ok else b"false", result.result or b"null", rest[1:])
+    return b'{"ok":%s,"result":' % (b"true" if result.ok else b"false"), b"," + rest[1:]
+
+
+def result_headers(result: RunResult, run_id: str | None) -> dict[str, str]:
+    headers = {} if result.retry_after is None else {"Retry-After": str(math.ceil(result.retry_after))}
+    return headers if run_id is None else {**headers, "X-Run-Id": run_id}
 
 
 def respond(
     result: RunResult, *, plugin: str | None = None, tool: str | None = None, run_id: str | None = None
 ) -> Response:
     """The envelope as a response with its status."""
-    headers = {} if result.retry_after is None else {"Retry-After": str(math.ceil(result.retry_after))}
-    if run_id is not None:
-        headers["X-Run-Id"] = run_id
     return Response(
         envelope(result, plugin=plugin, tool=tool, run_id=run_id),
         status_code=STATUS[result.outcome],
         media_type="application/json",
-        headers=headers,
+        headers=result_headers(result, run_id),
     )
 
 

@@ -11,18 +11,19 @@ from typing import Final
 
 import msgspec
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
-from starlette.requests import ClientDisconnect
+from fastapi.responses import JSONResponse, StreamingResponse
 
+from orchestrator.api.body import SHORT, limited, stored, too_large, whole
 from orchestrator.api.context import ApiContext, Context
-from orchestrator.api.problems import STATUS, envelope, respond, unknown_plugin
+from orchestrator.api.preferences import is_run_id, responds_async
+from orchestrator.api.problems import STATUS, envelope, problem, respond, unknown_plugin
+from orchestrator.api.run_model import RunResponse, run_response
 from orchestrator.api.trace_headers import trace_context
+from orchestrator.registry import PluginRecord
 from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
 
 router = APIRouter(tags=["tools"])
 
-_SHORT_BODY: Final = 256 * 1024
-"""Bytes up to which a body is read whole before the call, which is quicker than streaming it."""
 _BODY_ROOM: Final = 1024 * 1024
 """Bytes that a body may have beside the uploads: field names, boundaries, other arguments."""
 _STREAMS: Final = ("application/x-ndjson", "text/event-stream")
@@ -32,7 +33,10 @@ _STREAM_QUEUE: Final = 16
 
 @router.post(
     "/v1/plugins/{name}/tools/{tool}/run",
-    responses={status: {"description": "The result envelope"} for status in sorted(set(STATUS.values()))},
+    responses={
+        **{status: {"description": "The result envelope"} for status in sorted(set(STATUS.values()))},
+        202: {"model": RunResponse, "description": "The run was begun (Prefer: respond-async)"},
+    },
     openapi_extra={
         "requestBody": {
             "content": {
@@ -45,19 +49,20 @@ _STREAM_QUEUE: Final = 16
 )
 async def run_tool(name: str, tool: str, request: Request, context: Context) -> Response:
     """Run a tool. JSON or multipart in; the result envelope out, or its events as NDJSON or SSE where `Accept` asks
-    for that.
+    for that. With `Prefer: respond-async` 202 and the run at once: `GET /v1/runs/{run_id}/result` has its result.
+
+    `X-Run-Id` in the request, 32 hexadecimal digits, is the run's id from then on.
     """
-    run_id = uuid.uuid4().hex
     record = context.registry.get(name)
     if record is None:
         return unknown_plugin(name)
-    limit = int(record.limits.get("scratch_bytes", 0)) + _BODY_ROOM
-    length = request.headers.get("content-length")
-    if length is not None and (not length.isdigit() or int(length) > limit):
-        return respond(_too_large(limit), plugin=name, tool=tool, run_id=run_id)
+    own_id = request.headers.get("x-run-id")
+    run_id = own_id or uuid.uuid4().hex
+    if own_id is not None and (refusal := await _refused_id(own_id, name, context)) is not None:
+        return refusal
+    in_background = responds_async(request.headers.getlist("prefer"))
     try:
-        short = length is not None and int(length) <= _SHORT_BODY
-        body = await _whole(request, context.upload_idle) if short else _limited(request, limit)
+        body = await _body(request, record, context, in_background=in_background)
     except BodyError as error:
         return respond(RunResult(error.outcome, error=str(error)), plugin=name, tool=tool, run_id=run_id)
     call = ToolCall(
@@ -68,11 +73,49 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
         query=request.url.query,
         trace=trace_context(request.headers),
     )
+    if in_background:
+        return await _begin(name, call, context)
     media_type = wanted_stream(",".join(request.headers.getlist("accept")))
     async with _caller_watched(request, call, context):
         if media_type is not None:
             return await _stream(name, call, context, media_type)
         return respond(await context.tool_runner.run(name, call), plugin=name, tool=tool, run_id=run_id)
+
+
+async def _body(
+    request: Request, record: PluginRecord, context: ApiContext, *, in_background: bool
+) -> bytes | AsyncIterator[bytes]:
+    """Whole where it is short, or nobody is there to send it later; else as it comes. Raises `BodyError`."""
+    limit = int(record.limits.get("scratch_bytes", 0)) + _BODY_ROOM
+    length = request.headers.get("content-length")
+    if length is not None and (not length.isdigit() or int(length) > limit):
+        raise BodyError(Outcome.TOO_LARGE, too_large(limit))
+    if length is not None and int(length) <= SHORT:
+        return await whole(request, context.pace.idle)
+    if in_background:
+        return await stored(request, limit=limit, pace=context.pace, folder=context.spool)
+    return limited(request, limit)
+
+
+async def _refused_id(run_id: str, plugin: str, context: ApiContext) -> Response | None:
+    if not is_run_id(run_id):
+        sentence = "X-Run-Id has to be 32 hexadecimal digits in lower case; without it the run is given an id."
+        return problem(422, sentence, error_type="InvalidRunId", plugin=plugin)
+    if await context.tool_runner.lookup.one(run_id) is not None:
+        return problem(409, "There is a run of this X-Run-Id already.", error_type="RunIdTaken", plugin=plugin)
+    return None
+
+
+async def _begin(name: str, call: ToolCall, context: ApiContext) -> Response:
+    begun = await context.tool_runner.begin(name, call)
+    if isinstance(begun, RunResult):
+        return respond(begun, plugin=name, tool=call.tool, run_id=call.run_id)
+    headers = {
+        "Location": f"/v1/runs/{call.run_id}",
+        "Preference-Applied": "respond-async",
+        "X-Run-Id": call.run_id,
+    }
+    return JSONResponse(run_response(begun).model_dump(mode="json"), status_code=202, headers=headers)
 
 
 def wanted_stream(accept: str) -> str | None:
@@ -111,41 +154,6 @@ async def _caller_watched(request: Request, call: ToolCall, context: ApiContext)
     finally:
         if watcher is not None:
             watcher.cancel()
-
-
-async def _whole(request: Request, idle: float) -> bytes:
-    """Raises `BodyError` where it is not sent to its end, or not for `idle` seconds."""
-    body = bytearray()
-    chunks = aiter(request.stream())
-    try:
-        while True:
-            async with asyncio.timeout(idle):
-                body += await anext(chunks)
-    except StopAsyncIteration:
-        return bytes(body)
-    except ClientDisconnect:
-        raise BodyError(Outcome.CALLER_GONE, "the caller hung up in the middle of its body") from None
-    except TimeoutError:
-        sentence = f"the caller sent nothing for {idle:g} s in the middle of its body"
-        raise BodyError(Outcome.UPLOAD_STALLED, sentence) from None
-
-
-async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The body as it comes; over `limit` bytes raises `BodyError`."""
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise BodyError(Outcome.TOO_LARGE, _too_large(limit).error or "")
-        if chunk:
-            yield chunk
-
-
-def _too_large(limit: int) -> RunResult:
-    return RunResult(
-        Outcome.TOO_LARGE,
-        error=f"The body is over the plugin's limit of {limit} bytes (`limits.scratch` in its manifest).",
-    )
 
 
 _RUNS: Final[set[asyncio.Task[RunResult]]] = set()

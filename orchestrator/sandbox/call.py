@@ -29,6 +29,8 @@ class Outcome(StrEnum):
     PLUGIN_FAILED = "plugin_failed"
     """The tool raised, gave no JSON, crashed or ran out of memory."""
     TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    """Somebody asked for its end."""
     UNAVAILABLE = "unavailable"
     """The plugin was or became FAILED or UNAVAILABLE through no doing of this run."""
 
@@ -52,6 +54,16 @@ class ToolCall:
     query: str = ""
     trace: Mapping[str, str] = field(default_factory=dict)
     """W3C trace context: the headers `traceparent` and `tracestate`, as far as there are any."""
+    keep: bool = False
+    """The container goes on with it when the connection breaks, and keeps its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a streaming tool says that it is; `fraction` within 0..1."""
+
+    fraction: float | None
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,12 @@ The only module that knows the channel's HTTP client. Its errors become `Channel
 """
 
 import asyncio
+import os
+import select
 import signal
+import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +27,8 @@ _CONTROL_TIMEOUT: Final = 2.0
 """Seconds for a question on the control socket, which no tool can block."""
 _DIAGNOSE_TIMEOUT: Final = 1.5
 """Seconds; the protocol gives the container one."""
+_END_LOOKS: Final = 0.02
+"""Seconds between looks whether a tool that was hung up on has ended."""
 _MEMORY: Final = ("usage_bytes", "peak_bytes", "limit_bytes")
 _LINE_LIMIT: Final = 64 * 1024 * 1024
 _STATUS_LIMIT: Final = 4 * 1024 * 1024
@@ -112,6 +117,24 @@ class ToolResponse:
         except _FAILURES as error:
             raise ChannelError(f"the connection broke while the answer came: {error}") from error
 
+    async def hang_up(self) -> None:
+        """Take no more of a stream, and return when the tool has ended, which is when its side is closed too.
+
+        The connection is half closed: the tool is stopped at its next line, since that cannot be sent, and its end
+        still shows.
+        """
+        connection = self._response.connection
+        sock = connection.transport.get_extra_info("socket") if connection and connection.transport else None
+        if sock is None or sock.fileno() < 0:
+            return
+        with socket.socket(fileno=os.dup(sock.fileno())) as kept:
+            with suppress(OSError):  # not connected: it has ended
+                kept.shutdown(socket.SHUT_RD)
+            ends = select.poll()
+            ends.register(kept, 0)  # says nothing but that the other side is closed
+            while not ends.poll(0):  # noqa: ASYNC110 - the loop cannot watch for this alone
+                await asyncio.sleep(_END_LOOKS)
+
     async def lines(self) -> AsyncIterator[bytes]:
         """The body's lines as they come. Raises `ChannelError`."""
         try:
@@ -177,14 +200,48 @@ class RuntimeChannel:
         query: str,
         body: bytes | AsyncIterator[bytes],
         trace: Mapping[str, str] = MappingProxyType({}),
+        keep: bool = False,
     ) -> AsyncIterator[ToolResponse]:
-        """Call a tool and have the head of its answer. `trace` are headers of the W3C trace context. Raises
-        `ChannelError` where no answer comes; sets no bound in time.
+        """Call a tool and have the head of its answer. `trace` are headers of the W3C trace context; with `keep` the
+        run goes on when the connection breaks. Raises `ChannelError` where no answer comes; sets no bound in time.
         """
         headers = {"X-Run-Id": run_id, "Content-Type": content_type, **trace}
+        if keep:
+            headers["X-Run-Keep"] = "1"
         url = f"http://plugin/tools/{tool}" + (f"?{query}" if query else "")
+        async with self._answered("POST", url, data=body, headers=headers) as response:
+            yield response
+
+    @asynccontextmanager
+    async def answer_of(self, run_id: str) -> AsyncIterator[ToolResponse]:
+        """The answer of a run that has begun already, when it has ended; 404 and 410 where there is none. Raises
+        `ChannelError`.
+        """
+        async with self._answered("GET", f"http://plugin/runs/{run_id}") as response:
+            yield response
+
+    async def cancel(self, run_id: str) -> bool:
+        """Ask a run to end; False where the container knows of none. Raises `ChannelError`."""
+        return await self._ask("POST", f"http://plugin/runs/{run_id}/cancel")
+
+    async def forget(self, run_id: str) -> bool:
+        """Have a kept answer thrown away; False where there is none. Raises `ChannelError`."""
+        return await self._ask("DELETE", f"http://plugin/runs/{run_id}")
+
+    async def _ask(self, method: str, url: str) -> bool:
         try:
-            response = await self._tools.post(url, data=body, headers=headers, allow_redirects=False)
+            async with self._tools.request(
+                method, url, timeout=aiohttp.ClientTimeout(total=_CONTROL_TIMEOUT)
+            ) as response:
+                await response.read()
+                return response.status < 300
+        except (*_FAILURES, TimeoutError) as error:
+            raise ChannelError(f"the tool socket does not answer: {error}") from error
+
+    @asynccontextmanager
+    async def _answered(self, method: str, url: str, **request: Any) -> AsyncIterator[ToolResponse]:
+        try:
+            response = await self._tools.request(method, url, allow_redirects=False, **request)
         except _FAILURES as error:
             raise ChannelError(f"no answer came: {error}") from error
         try:

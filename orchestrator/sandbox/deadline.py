@@ -57,6 +57,31 @@ class UploadPace:
         """Seconds behind after `waited` seconds brought `size` bytes. No haste of before makes up for it."""
         return max(0.0, before + waited - size / self.min_rate)
 
+    async def kept(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """`body`. A caller that does not keep this pace is a `BodyError`."""
+        chunks = aiter(body)
+        now = asyncio.get_running_loop().time
+        behind = 0.0
+        while True:
+            asked = now()
+            try:
+                async with asyncio.timeout(self.idle):
+                    chunk = await anext(chunks, None)
+            except TimeoutError:
+                raise BodyError(
+                    Outcome.UPLOAD_STALLED, f"the caller sent nothing for {self.idle:g} s in the middle of its body"
+                ) from None
+            if chunk is None:
+                return
+            behind = self.behind(behind, waited=now() - asked, size=len(chunk))
+            if behind > self.grace:
+                raise BodyError(
+                    Outcome.UPLOAD_STALLED,
+                    f"the caller sends its body too slowly: less than {self.min_rate:g} bytes a second for more than "
+                    f"{self.grace:g} s",
+                )
+            yield chunk
+
 
 class Deadline:
     """Runs from when the whole body has been passed on. Before that, each chunk that the plugin does not take in time
@@ -110,28 +135,13 @@ class Deadline:
         """`body`, with the clock stopped while the caller is waited for. One that does not keep `pace` is a
         `BodyError`.
         """
-        chunks = aiter(body)
-        now = asyncio.get_running_loop().time
-        behind = 0.0
+        chunks = pace.kept(body)
         while True:
             self._pause()
-            asked = now()
             try:
-                async with asyncio.timeout(pace.idle):
-                    chunk = await anext(chunks, None)
-            except TimeoutError:
-                raise BodyError(
-                    Outcome.UPLOAD_STALLED, f"the caller sent nothing for {pace.idle:g} s in the middle of its body"
-                ) from None
+                chunk = await anext(chunks, None)
             finally:
                 self._restart()
             if chunk is None:
                 return
-            behind = pace.behind(behind, waited=now() - asked, size=len(chunk))
-            if behind > pace.grace:
-                raise BodyError(
-                    Outcome.UPLOAD_STALLED,
-                    f"the caller sends its body too slowly: less than {pace.min_rate:g} bytes a second for more than "
-                    f"{pace.grace:g} s",
-                )
             yield chunk

@@ -8,10 +8,13 @@ _FORGIVEN = frozenset({ReasonCode.TOOL_ERROR, ReasonCode.INVALID_OUTPUT})
 """By `failure_policy: tolerant`. A timeout, the memory limit and a crash are final under either policy."""
 
 
+_ENDING = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT, Outcome.CANCELLED})
+
+
 def verdict_of_run(tool: str, result: RunResult, *, tolerant: bool) -> Verdict | None:
     """Why the instance ends, None where it goes on: a caller's mistake never ends it."""
     code = result.reason_code
-    if code is None or result.outcome not in (Outcome.PLUGIN_FAILED, Outcome.TIMEOUT):
+    if code is None or result.outcome not in _ENDING:
         return None
     if tolerant and code in _FORGIVEN:
         return None
@@ -31,5 +34,5 @@ def _sentence(code: ReasonCode, tool: str, result: RunResult) -> str:
             return f"The tool {tool} gave no usable result: {result.error}. Mend it, then restart the plugin."
         case ReasonCode.TIMEOUT:
             return f"{result.error} Make the work smaller or raise `limits.timeout` in the manifest, then restart."
-        case _:
+        case _:  # a cancelled one that did not end, too
             return result.error or code

@@ -1,20 +1,15 @@
 """PluginSandboxRunner: one call on one instance, which never raises. Whatever happens comes back as one value."""
 
 import asyncio
-import os
-import select
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import replace
-from typing import Final, Protocol, TypeVar
-
-import msgspec
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 from orchestrator.errors import ChannelError, OrchestratorError
 from orchestrator.lifecycle import ReasonCode
-from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
+from orchestrator.sandbox.answers import ANSWER, LINE, decoded, invalid_output, progress_of, result_of
+from orchestrator.sandbox.call import BodyError, Outcome, Progress, RunResult, ToolCall
 from orchestrator.sandbox.channel import RuntimeChannel, ToolResponse
 from orchestrator.sandbox.deadline import CallerGoneError, Deadline, UploadPace, while_wanted
 from orchestrator.sandbox.verdict import Verdict, format_size, out_of_memory
@@ -22,59 +17,12 @@ from orchestrator.sandbox.verdict import Verdict, format_size, out_of_memory
 Emit = Callable[[bytes], Awaitable[None]]
 """Takes one line of a streaming tool, JSON without its line end."""
 
-_KINDS: Final[Mapping[str, Outcome]] = {
-    "bad_request": Outcome.BAD_REQUEST,
-    "unknown_tool": Outcome.UNKNOWN_TOOL,
-    "too_large": Outcome.TOO_LARGE,
-    "unsupported_media_type": Outcome.UNSUPPORTED_MEDIA_TYPE,
-    "invalid_arguments": Outcome.INVALID_ARGUMENTS,
-    "invalid_input": Outcome.INVALID_INPUT,
-    "exception": Outcome.PLUGIN_FAILED,
-    "invalid_output": Outcome.PLUGIN_FAILED,
-}
 _PASSED_ON: Final = ("item", "progress")
 """Events of a streaming tool that its reader gets; others are for a newer orchestrator."""
-_END_LOOKS: Final = 0.02
-"""Seconds between looks whether a tool that was hung up on has ended."""
 _LINGER: Final = 2.5
 """Seconds beyond the deadline for a tool that was hung up on: the runtime takes two to close its side."""
 _ENVELOPE_ROOM: Final = 64 * 1024
 """Bytes that an answer may have beside its result."""
-
-
-class _Answer(msgspec.Struct):
-    """A worker's answer; the result is checked to be JSON and kept as text."""
-
-    ok: bool = False
-    result: msgspec.Raw = msgspec.Raw(b"null")
-    kind: str = ""
-    error: str = ""
-    error_type: str | None = None
-    traceback: str = ""
-    execution_time_ms: float | None = None
-    oom_kills: int = 0
-
-
-class _Line(_Answer):
-    """A line of a streaming tool."""
-
-    event: str = ""
-    data: msgspec.Raw = msgspec.Raw(b"null")
-
-
-_A = TypeVar("_A", bound=_Answer)
-_ANSWER = msgspec.json.Decoder(_Answer)
-_LINE = msgspec.json.Decoder(_Line)
-
-
-def _decoded(decoder: msgspec.json.Decoder[_A], text: bytes) -> _A:
-    """Raises `ValueError` for whatever is not the agreed object in UTF-8."""
-    if not text.isascii():
-        text.decode()  # the decoder leaves the strings of a `Raw` unchecked
-    try:
-        return decoder.decode(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 class SandboxedInstance(Protocol):
@@ -93,6 +41,17 @@ class SandboxedInstance(Protocol):
         """Why the instance ended, once that is known; bounded in time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who takes what comes of a call while it goes on."""
+
+    emit: Emit | None = None
+    """A streaming tool's lines are passed on as they come; without it its items are collected into a list."""
+    gone: asyncio.Future[None] | None = None
+    """Done when nobody takes the lines any more."""
+    progress: Callable[[Progress], None] = lambda _: None
+
+
 class PluginSandboxRunner:
     """Makes calls under a deadline. `max_result` is the largest result in bytes, `upload_idle` the seconds a caller
     may pause in its body; `upload_min_rate` bytes a second is what it must send, or be at most `upload_grace` seconds
@@ -103,7 +62,7 @@ class PluginSandboxRunner:
         self, *, max_result: int, upload_idle: float, upload_min_rate: float = 16 * 1024, upload_grace: float = 30.0
     ) -> None:
         self._max_result = max_result
-        self._pace = UploadPace(upload_idle, upload_min_rate, upload_grace)
+        self.pace = UploadPace(upload_idle, upload_min_rate, upload_grace)
 
     async def run(
         self,
@@ -111,28 +70,21 @@ class PluginSandboxRunner:
         call: ToolCall,
         *,
         timeout: float,
-        emit: Emit | None = None,
-        gone: asyncio.Future[None] | None = None,
+        reader: Reader = Reader(),
     ) -> RunResult:
         """The result of `call`, within `timeout` seconds of execution. At the deadline it returns; to stop the
         container is the owner's part.
 
-        With `emit`, a streaming tool's lines are passed on as they come; without, its items are collected into a list.
-        Where their reader is `gone`, or takes none for `upload_idle` seconds, the tool is stopped at its next line, and
-        has until the deadline to get there.
+        Where the reader of a stream is gone, or takes nothing for `upload_idle` seconds, the tool is stopped at its
+        next line, and has until the deadline to get there.
         """
         begun = time.perf_counter()
         deadline = Deadline(timeout)
         try:
             async with deadline:
-                result = await self._call(instance, call, deadline, emit, gone)
+                result = await self._call(instance, call, deadline, reader)
         except TimeoutError:
-            result = RunResult(
-                Outcome.TIMEOUT,
-                error=f"{call.tool} ran longer than {timeout:g} s. The plugin is being stopped; its health shows "
-                "where it hung.",
-                reason_code=ReasonCode.TIMEOUT,
-            )
+            result = _over_time(call.tool, timeout)
         except BodyError as error:
             result = RunResult(error.outcome, error=str(error))
         except ChannelError as error:
@@ -140,17 +92,29 @@ class PluginSandboxRunner:
         elapsed = (time.perf_counter() - begun) * 1000
         return result if result.execution_time_ms else replace(result, execution_time_ms=elapsed)
 
-    async def _call(
-        self,
-        instance: SandboxedInstance,
-        call: ToolCall,
-        deadline: Deadline,
-        emit: Emit | None,
-        gone: asyncio.Future[None] | None,
-    ) -> RunResult:
+    async def resume(
+        self, instance: SandboxedInstance, run_id: str, tool: str, *, timeout: float, elapsed: float
+    ) -> RunResult | None:
+        """The result of a run that executes for `elapsed` seconds already, or has ended and was kept; None where the
+        container has none. Everything else as `run`.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, timeout - elapsed)):
+                async with instance.channel.answer_of(run_id) as response:
+                    if response.status in (404, 410):
+                        return None
+                    killed = response.oom_kills > instance.oom_kills
+                    result = await self._single(response)
+                    return ended_by(out_of_memory(instance.memory_limit)) if killed else result
+        except TimeoutError:
+            return replace(_over_time(tool, timeout), execution_time_ms=timeout * 1000)
+        except ChannelError as error:
+            return await self._after_break(instance, error)
+
+    async def _call(self, instance: SandboxedInstance, call: ToolCall, deadline: Deadline, reader: Reader) -> RunResult:
         broken: list[Exception] = []
         body = (
-            call.body if isinstance(call.body, bytes) else _watched(deadline.over_upload(call.body, self._pace), broken)
+            call.body if isinstance(call.body, bytes) else _watched(deadline.over_upload(call.body, self.pace), broken)
         )
         killed_before = instance.oom_kills
         try:
@@ -161,15 +125,17 @@ class PluginSandboxRunner:
                 query=call.query,
                 body=body,
                 trace=call.trace,
+                keep=call.keep,
             ) as response:
                 if response.content_type == "application/x-ndjson":
-                    passed_on = None if emit is None else self._patient(emit, deadline)
+                    emit = None if reader.emit is None else self._patient(reader.emit, deadline)
+                    gone = reader.gone if emit else None
                     try:
-                        async with while_wanted(gone if emit else None, "the reader left before the stream's end"):
-                            result, killed = await self._stream(response, passed_on)
+                        async with while_wanted(gone, "the reader left before the stream's end"):
+                            result, killed = await self._stream(response, replace(reader, emit=emit))
                     except CallerGoneError as left:
                         deadline.extend(_LINGER)
-                        await _hang_up(response)
+                        await response.hang_up()
                         result, killed = RunResult(Outcome.CALLER_GONE, error=str(left)), 0
                 else:
                     result, killed = await self._single(response), response.oom_kills
@@ -183,7 +149,7 @@ class PluginSandboxRunner:
 
     def _patient(self, emit: Emit, deadline: Deadline) -> Emit:
         """`emit` with the clock stopped, since it is the reader who is waited for, but not for ever."""
-        idle = self._pace.idle
+        idle = self.pace.idle
 
         async def passed_on(line: bytes) -> None:
             bound = asyncio.timeout(idle)
@@ -201,29 +167,32 @@ class PluginSandboxRunner:
     async def _single(self, response: ToolResponse) -> RunResult:
         body = await response.read(self._max_result + _ENVELOPE_ROOM)
         if body is None:
-            return _invalid_output(f"the result is over the limit of {format_size(self._max_result)}")
+            return invalid_output(f"the result is over the limit of {format_size(self._max_result)}")
         try:
-            return _result(_decoded(_ANSWER, body))
+            return result_of(decoded(ANSWER, body))
         except ValueError:
-            return _invalid_output("the plugin's answer is not what the runtime protocol says")
+            return invalid_output("the plugin's answer is not what the runtime protocol says")
 
-    async def _stream(self, response: ToolResponse, emit: Emit | None) -> tuple[RunResult, int]:
+    async def _stream(self, response: ToolResponse, reader: Reader) -> tuple[RunResult, int]:
         items: list[bytes] = []
+        emit = reader.emit
         size = 0
         async for raw in response.lines():
             try:
-                line = _decoded(_LINE, raw)
+                line = decoded(LINE, raw)
             except ValueError:
-                return _invalid_output("a line of the plugin's stream is not what the runtime protocol says"), 0
+                return invalid_output("a line of the plugin's stream is not what the runtime protocol says"), 0
             if line.event == "end":
                 collected = b"[" + b",".join(items) + b"]" if emit is None else b"null"
-                return _result(line, result=collected), line.oom_kills
+                return result_of(line, result=collected), line.oom_kills
+            if line.event == "progress" and (progress := progress_of(raw)) is not None:
+                reader.progress(progress)
             if emit is not None and line.event in _PASSED_ON:
                 await emit(raw)
             elif emit is None and line.event == "item":
                 size += len(line.data) + 1
                 if size > self._max_result:
-                    return _invalid_output(
+                    return invalid_output(
                         f"the items together are over the limit of {format_size(self._max_result)}; ask for a stream"
                     ), 0
                 items.append(bytes(line.data))
@@ -240,6 +209,14 @@ class PluginSandboxRunner:
         return ended_by(verdict)
 
 
+def _over_time(tool: str, timeout: float) -> RunResult:
+    return RunResult(
+        Outcome.TIMEOUT,
+        error=f"{tool} ran longer than {timeout:g} s. The plugin is being stopped; its health shows where it hung.",
+        reason_code=ReasonCode.TIMEOUT,
+    )
+
+
 def ended_by(verdict: Verdict) -> RunResult:
     """The result of a run whose instance ended under it."""
     theirs = verdict.code in _ENDED_BY_PLUGIN
@@ -251,52 +228,6 @@ def ended_by(verdict: Verdict) -> RunResult:
 _ENDED_BY_PLUGIN = frozenset(
     {ReasonCode.CRASHED, ReasonCode.EXITED, ReasonCode.KILLED, ReasonCode.OUT_OF_MEMORY, ReasonCode.UNRESPONSIVE}
 )
-
-
-def _result(answer: _Answer, result: bytes | None = None) -> RunResult:
-    elapsed = answer.execution_time_ms or 0.0
-    if answer.ok:
-        return RunResult(
-            Outcome.OK, elapsed, result=bytes(answer.result) if result is None else result, from_plugin=True
-        )
-    outcome = _KINDS.get(answer.kind)
-    if outcome is None:
-        return _invalid_output("the plugin's answer is not what the runtime protocol says")
-    codes = {"exception": ReasonCode.TOOL_ERROR, "invalid_output": ReasonCode.INVALID_OUTPUT}
-    return RunResult(
-        outcome,
-        elapsed,
-        error=answer.error,
-        error_type=answer.error_type,
-        reason_code=codes.get(answer.kind),
-        traceback=answer.traceback,
-        from_plugin=True,
-    )
-
-
-def _invalid_output(sentence: str) -> RunResult:
-    return RunResult(
-        Outcome.PLUGIN_FAILED, error=sentence, error_type="InvalidOutput", reason_code=ReasonCode.INVALID_OUTPUT
-    )
-
-
-async def _hang_up(response: ToolResponse) -> None:
-    """Take no more of a stream, and return when the tool has ended, which is when its side is closed too.
-
-    The connection is half closed: the tool is stopped at its next line, since that cannot be sent, and its end still
-    shows.
-    """
-    connection = response._response.connection  # noqa: SLF001
-    sock = connection.transport.get_extra_info("socket") if connection and connection.transport else None
-    if sock is None or sock.fileno() < 0:
-        return
-    with socket.socket(fileno=os.dup(sock.fileno())) as kept:
-        with suppress(OSError):  # not connected: it has ended
-            kept.shutdown(socket.SHUT_RD)
-        ends = select.poll()
-        ends.register(kept, 0)  # says nothing but that the other side is closed
-        while not ends.poll(0):  # noqa: ASYNC110 - the loop cannot watch for this alone
-            await asyncio.sleep(_END_LOOKS)
 
 
 async def _watched(body: AsyncIterator[bytes], broken: list[Exception]) -> AsyncIterator[bytes]:

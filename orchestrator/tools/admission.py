@@ -43,6 +43,10 @@ class AdmissionQueue:
             begun.append(next_run)
         return begun
 
+    def position(self, run_id: str) -> int | None:
+        """1 for the next; None for a run that does not wait."""
+        return next((place for place, waiting in enumerate(self.waiting, 1) if waiting == run_id), None)
+
     def resize(self, concurrency: int, capacity: int) -> None:
         """Take on new limits; who runs or waits stays."""
         self.concurrency, self.capacity = concurrency, capacity

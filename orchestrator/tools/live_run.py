@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from orchestrator.registry.history import RunRecord
-from orchestrator.sandbox.call import RunResult, ToolCall
-from orchestrator.sandbox.sandbox_runner import Emit
+from orchestrator.sandbox.call import Progress, RunResult, ToolCall
+from orchestrator.sandbox.sandbox_runner import Emit, Reader
+from orchestrator.supervisor.instance import Instance
 from orchestrator.tools.run_observer import RunWatch
 
 _LONGEST_NAME: Final = 80
@@ -26,19 +27,26 @@ class LiveRun:
     record: RunRecord
     watch: RunWatch
     gone: asyncio.Future[None] = field(default_factory=_future)
-    """Done when nobody is there any more for its answer."""
-    turn: asyncio.Future[None] | None = None
-    """While it waits: done when it may begin."""
+    """Done when nobody is there any more for its answer: what waits does not begin, a stream ends."""
+    broken_off: asyncio.Future[None] = field(default_factory=_future)
+    """Done when its end is waited for no longer."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    instance: Instance | None = None
+    """That executes it."""
+    cancel_requested: bool = False
+    progress: Progress | None = None
     request_bytes: int | None = None
+    body_sent: bool = True
     response_bytes: int = 0
 
     @property
     def run_id(self) -> str:
         return self.record.run_id
 
-    def begin(self, generation: int, now: datetime) -> RunRecord:
-        """It executes, on this instance."""
-        self.record = replace(self.record, generation=generation, started_at=now)
+    def begin(self, instance: Instance, now: datetime) -> RunRecord:
+        """It executes."""
+        self.instance = instance
+        self.record = replace(self.record, generation=instance.generation, started_at=now)
         return self.record
 
     def end(self, result: RunResult) -> RunRecord:
@@ -55,41 +63,52 @@ class LiveRun:
         return self.record
 
     def give_up(self) -> None:
+        """Nobody wants its answer."""
         if not self.gone.done():
             self.gone.set_result(None)
+
+    def break_off(self) -> None:
+        """Its end is waited for no longer."""
+        if not self.broken_off.done():
+            self.broken_off.set_result(None)
 
     def measured(self, call: ToolCall) -> ToolCall:
         """`call`, its body counted as it goes by."""
         if isinstance(call.body, bytes):
             return call
+        self.request_bytes, self.body_sent = 0, False
         return replace(call, body=self._counted(call.body))
 
-    def counting(self, emit: Emit | None) -> Emit | None:
-        """`emit`, its lines counted as they go by."""
+    def reader(self, emit: Emit | None) -> Reader:
+        """Who reads what comes of it, through whom it goes by here."""
         if emit is None:
-            return None
+            return Reader(None, self.gone, self._note_progress)
 
         async def counted(line: bytes) -> None:
             self.response_bytes += len(line)
             await emit(line)
 
-        return counted
+        return Reader(counted, self.gone, self._note_progress)
+
+    def _note_progress(self, progress: Progress) -> None:
+        self.progress = progress
 
     async def _counted(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        self.request_bytes = 0
         async for chunk in body:
-            self.request_bytes += len(chunk)
+            self.request_bytes = (self.request_bytes or 0) + len(chunk)
             yield chunk
+        self.body_sent = True
 
 
 def accepted(plugin: str, call: ToolCall, watch: RunWatch) -> LiveRun:
-    """A run that has just come."""
+    """A run that has just come. One whose answer is kept in the container is asynchronous."""
     return LiveRun(
         RunRecord(
             run_id=call.run_id,
             plugin=plugin,
             tool=call.tool[:_LONGEST_NAME],
             accepted_at=datetime.now(UTC),
+            asynchronous=call.keep,
         ),
         watch,
         request_bytes=len(call.body) if isinstance(call.body, bytes) else None,

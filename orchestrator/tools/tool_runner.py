@@ -2,69 +2,141 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import ChannelError, OrchestratorError
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.registry import PluginRecord, PluginRegistry
-from orchestrator.registry.history import HistoryStore
+from orchestrator.registry.history import HistoryStore, RunRecord
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
 from orchestrator.sandbox.deadline import CallerGoneError, while_wanted
 from orchestrator.sandbox.sandbox_runner import Emit, PluginSandboxRunner, ended_by
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
-from orchestrator.tools.admission import Admission, AdmissionQueue
+from orchestrator.tools.cancelling import cancelled, see_out
 from orchestrator.tools.live_run import LiveRun, accepted
+from orchestrator.tools.result_store import ResultStore
+from orchestrator.tools.resumption import Found, LeftBehind, take_stock
+from orchestrator.tools.run_lookup import RunLookup, RunView
 from orchestrator.tools.run_observer import RunObserver, RunWatch, nobody_watches
+from orchestrator.tools.turns import TOO_EARLY, QueueFullError, Turns
 
 _log = logging.getLogger(__name__)
 
-_TOO_EARLY: Final = "the caller hung up before the run began"
 _UNAVAILABLE: Final = "PluginUnavailable"
 _COUNTED_AS_ERROR = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT})
 
 
-class QueueFullError(OrchestratorError):
-    """As many runs wait as may."""
-
-
-class DrainingError(OrchestratorError):
-    """The orchestrator is stopping and takes no new runs."""
+class RunLostError(OrchestratorError):
+    """Nobody will ever know what became of a run."""
 
 
 class ToolRunner:
-    """Runs tools. `find` gives the supervisor of a plugin, None for an unknown name."""
+    """Runs tools. `find` gives the supervisor of a plugin, None for an unknown name; `cancel_grace` are the seconds
+    that a cancelled run has to end by itself.
+    """
 
     def __init__(
         self,
         registry: PluginRegistry,
         find: Callable[[str], PluginSupervisor | None],
         sandbox: PluginSandboxRunner,
+        *,
         history: HistoryStore,
+        results: ResultStore,
+        cancel_grace: float,
         observe: RunObserver = nobody_watches,
     ) -> None:
         self._registry = registry
         self._find = find
         self._sandbox = sandbox
         self._history = history
+        self._cancel_grace = cancel_grace
         self._observe = observe
-        self._queues: dict[str, AdmissionQueue] = {}
+        self._turns = Turns(registry)
         self._live: dict[str, LiveRun] = {}
         """The runs that have been accepted and have not ended."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self.results = results
+        self.lookup = RunLookup(self._live, history, self._turns.position)
 
     async def run(self, plugin: str, call: ToolCall, emit: Emit | None = None) -> RunResult:
         """What came of `call`; whatever happens is in the result, nothing is raised but cancellation."""
         with self._observe(plugin, call) as watch:
-            result = await self._run(plugin, call, emit, watch)
+            admitted = self._admit(plugin, call, watch)
+            if isinstance(admitted, RunResult):
+                result = admitted
+            else:
+                run, supervisor = admitted
+                result = await self._see_through(run, self._conduct(run, supervisor, call, emit))
             watch.ended(result)
         return result
 
-    async def _run(self, plugin: str, call: ToolCall, emit: Emit | None, watch: RunWatch) -> RunResult:
+    async def begin(self, plugin: str, call: ToolCall) -> RunView | RunResult:
+        """Have `call` made in its own time. The run, once that is on file; its result where it is not even admitted."""
+        begun: asyncio.Future[RunView | RunResult] = asyncio.get_running_loop().create_future()
+        self._spawn(self._on_its_own(plugin, replace(call, keep=True), begun))
+        return await begun
+
+    async def cancel(self, run_id: str) -> RunView | None:
+        """Have a run end: one that waits at once, one that executes by asking it; its container is stopped where that
+        does not help within the grace. The run as it is then, None for an unknown one.
+        """
+        run = self._live.get(run_id)
+        if run is not None and run.record.finished_at is None and not run.cancel_requested:
+            run.cancel_requested = True
+            if run.instance is None:
+                run.give_up()
+                await run.ended.wait()
+            else:
+                self._spawn(see_out(run, run.instance, self._cancel_grace))
+        return await self.lookup.one(run_id)
+
+    async def wait(self, run_id: str, seconds: float) -> None:
+        """Returns when the run is not in flight any more, after so many seconds at the latest."""
+        if (run := self._live.get(run_id)) is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await run.ended.wait()
+
+    def give_up(self, run_id: str) -> None:
+        """Nobody is there any more for this run's answer: if it waits, it never begins. One that has begun goes on,
+        since a tool cannot be stopped short of its container; only one that streams is stopped at its next line.
+        """
+        if (run := self._live.get(run_id)) is not None:
+            run.give_up()
+
+    def resume(self, asynchronous: Iterable[RunRecord], adopted: Iterable[Found]) -> None:
+        """Take up what an orchestrator before this one left: `asynchronous` runs that the history knows to be in
+        flight, and the runs that execute in the containers that were adopted. Call it before the first run.
+        """
+        stock = take_stock(asynchronous, adopted)
+        for record in stock.lost:
+            self._history.run_interrupted(record)
+        for left in stock.found:
+            plugin = self._registry.get(left.supervisor.name)
+            if plugin is not None and plugin.limits:
+                self._turns.occupy(plugin, left.run_id)
+                self._spawn(self._take_up(left))
+
+    async def drain(self) -> None:
+        """Take no new runs, and return when those in flight have ended, each within its own limit."""
+        self._draining = True
+        await self._idle.wait()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # From the door to the end
+
+    def _admit(self, plugin: str, call: ToolCall, watch: RunWatch) -> tuple[LiveRun, PluginSupervisor] | RunResult:
+        """Give it its place, or say why not."""
         record, supervisor = self._registry.get(plugin), self._find(plugin)
         if record is None or supervisor is None:
             return RunResult(
@@ -81,47 +153,70 @@ class ToolRunner:
             return _unavailable(record)
         run = accepted(plugin, call, watch)
         try:
-            queue = self._admit(record, run)
+            if self._turns.admit(record, run.run_id):
+                self._history.run_accepted(run.record)
         except QueueFullError as error:
             return RunResult(
                 Outcome.QUEUE_FULL, error=str(error), error_type="QueueFull", retry_after=_patience(record)
             )
+        return run, supervisor
+
+    async def _on_its_own(self, plugin: str, call: ToolCall, begun: asyncio.Future[RunView | RunResult]) -> None:
+        with self._observe(plugin, call) as watch:
+            admitted = self._admit(plugin, call, watch)
+            if isinstance(admitted, RunResult):
+                watch.ended(admitted)
+                _tell(begun, admitted)
+                return
+            run, supervisor = admitted
+
+            async def work() -> RunResult:
+                await self._history.run_accepted(run.record)
+                _tell(begun, self.lookup.view(run))
+                return await self._conduct(run, supervisor, call, None)
+
+            watch.ended(await self._see_through(run, work()))
+
+    async def _see_through(self, run: LiveRun, work: Coroutine[Any, Any, RunResult]) -> RunResult:
+        """`work` with the run in memory meanwhile, and its end on file afterwards."""
         self._live[run.run_id] = run
         self._idle.clear()
         result: RunResult | None = None
         try:
-            result = await self._conduct(run, queue, supervisor, call, emit)
+            result = await work
+            if run.record.asynchronous:
+                await self.results.keep(run.record, result)
             await self._history.run_finished(run.end(result), success=_success(result))
+            if run.record.asynchronous and run.instance is not None and run.instance.ended is None:
+                with suppress(ChannelError):
+                    await run.instance.channel.forget(run.run_id)
         finally:
             if result is None:
                 self._history.run_interrupted(run.record)
             del self._live[run.run_id]
+            run.ended.set()
             if not self._live:
                 self._idle.set()
         return result
 
-    def give_up(self, run_id: str) -> None:
-        """Nobody is there any more for this run's answer: if it waits, it never begins. One that has begun goes on,
-        since a tool cannot be stopped short of its container; only one that streams is stopped at its next line.
-        """
-        if (run := self._live.get(run_id)) is not None:
-            run.give_up()
-
-    async def drain(self) -> None:
-        """Take no new runs, and return when those in flight have ended, each within its own limit."""
-        self._draining = True
-        await self._idle.wait()
-
     async def _conduct(
-        self, run: LiveRun, queue: AdmissionQueue, supervisor: PluginSupervisor, call: ToolCall, emit: Emit | None
+        self, run: LiveRun, supervisor: PluginSupervisor, call: ToolCall, emit: Emit | None
     ) -> RunResult:
         """From its place in the queue to its end."""
         try:
-            async with self._turn(queue, run):
-                async with while_wanted(run.gone, _TOO_EARLY):
+            async with self._turns.held(run):
+                async with while_wanted(run.gone, TOO_EARLY):
                     instance = await supervisor.ready_instance()
-                return await self._run_on(instance, supervisor, run, call, emit)
+                if call.tool not in instance.tools:
+                    return _unknown_tool(supervisor.name, call.tool, instance)
+                timeout = instance.limits.timeout
+                begun = run.measured(run.watch.begun(call))
+                self._begin(run, instance)
+                execution = self._sandbox.run(instance, begun, timeout=timeout, reader=run.reader(emit))
+                return await self._executed(run, instance, supervisor, execution)
         except CallerGoneError as error:
+            if run.cancel_requested:
+                return RunResult(Outcome.CANCELLED, error="The run was cancelled before it began.")
             return RunResult(Outcome.CALLER_GONE, error=str(error))
         except InstanceEndedError as error:
             result = ended_by(error.verdict)
@@ -129,80 +224,81 @@ class ToolRunner:
                 Outcome.UNAVAILABLE, error=result.error, error_type=_UNAVAILABLE, reason_code=result.reason_code
             )
 
-    async def _run_on(
-        self, instance: Instance, supervisor: PluginSupervisor, run: LiveRun, call: ToolCall, emit: Emit | None
+    def _begin(self, run: LiveRun, instance: Instance) -> None:
+        now = self._registry.begin_run(run.record.plugin, instance.generation)
+        self._history.run_started(run.begin(instance, now))
+
+    async def _executed(
+        self,
+        run: LiveRun,
+        instance: Instance,
+        supervisor: PluginSupervisor,
+        execution: Awaitable[RunResult],
+        *,
+        counts: bool = True,
     ) -> RunResult:
-        if call.tool not in instance.tools:
-            known = ", ".join(sorted(instance.tools)) or "none"
-            return RunResult(
-                Outcome.UNKNOWN_TOOL,
-                error=f"{supervisor.name} has no tool {call.tool[:80]!r}; it has {known}.",
-                error_type="UnknownTool",
-            )
-        now = self._registry.begin_run(supervisor.name, instance.generation)
-        self._history.run_started(run.begin(instance.generation, now))
+        """What comes of `execution`, told to the registry and to the instance's supervisor."""
         result: RunResult | None = None
         try:
-            result = await self._sandbox.run(
-                instance,
-                run.measured(run.watch.begun(call)),
-                timeout=instance.limits.timeout,
-                emit=run.counting(emit),
-                gone=run.gone,
-            )
+            async with while_wanted(run.broken_off, ""):
+                result = await execution
+        except CallerGoneError:
+            result = cancelled(run, self._cancel_grace)
         finally:
             self._registry.finish_run(
                 supervisor.name,
                 instance.generation,
-                ok=_success(result),
+                ok=_success(result) if counts else None,
                 execution_ms=result.execution_time_ms if result else 0.0,
             )
-        supervisor.run_ended(instance, call.tool, result)
+        supervisor.run_ended(instance, run.record.tool, result)
         if result.traceback:
-            _log.warning("%s.%s raised\n%s", supervisor.name, call.tool, result.traceback)
+            _log.warning("%s.%s raised\n%s", supervisor.name, run.record.tool, result.traceback)
         return result
 
-    def _admit(self, record: PluginRecord, run: LiveRun) -> AdmissionQueue:
-        """Give it its place. Raises `QueueFullError`."""
-        concurrency, capacity = int(record.limits["concurrency"]), int(record.limits["queue"])
-        queue = self._queues.setdefault(record.name, AdmissionQueue(concurrency, capacity))
-        queue.resize(concurrency, capacity)
-        match queue.ask(run.run_id):
-            case Admission.REFUSE:
-                raise QueueFullError(
-                    f"{record.name} executes {concurrency} runs and {capacity} wait; no more may. Try again later."
-                )
-            case Admission.WAIT:
-                run.turn = asyncio.get_running_loop().create_future()
-                self._history.run_accepted(run.record)
-            case Admission.BEGIN:
-                pass
-        return queue
+    # What was left behind
 
-    @asynccontextmanager
-    async def _turn(self, queue: AdmissionQueue, run: LiveRun) -> AsyncIterator[None]:
-        """Waits for this run's turn and holds it."""
-        try:
-            if run.turn is not None:
-                await self._wait(run, run.turn)
-            yield
-        finally:
-            self._leave(queue, run)
+    async def _take_up(self, left: LeftBehind) -> None:
+        run = left.live()
+        with suppress(RunLostError):
+            if left.record is None:
+                await self._resumed(run, left)
+            else:
+                await self._see_through(run, self._resumed(run, left))
 
-    async def _wait(self, run: LiveRun, turn: asyncio.Future[None]) -> None:
-        self._registry.count_queued(run.record.plugin, +1)
-        try:
-            async with while_wanted(run.gone, _TOO_EARLY):
-                await turn
-        finally:
-            run.turn = None
-            self._registry.count_queued(run.record.plugin, -1)
+    async def _resumed(self, run: LiveRun, left: LeftBehind) -> RunResult:
+        """Raises `RunLostError`."""
+        async with self._turns.held(run):
+            if left.instance.ended is not None:
+                raise RunLostError
+            self._registry.begin_run(left.supervisor.name, left.instance.generation)
+            return await self._executed(
+                run, left.instance, left.supervisor, self._result_of(left), counts=left.record is not None
+            )
 
-    def _leave(self, queue: AdmissionQueue, run: LiveRun) -> None:
-        for next_run in queue.leave(run.run_id):
-            turn = self._live[next_run].turn
-            if turn is not None and not turn.done():
-                turn.set_result(None)
+    async def _result_of(self, left: LeftBehind) -> RunResult:
+        timeout = left.instance.limits.timeout
+        result = await self._sandbox.resume(
+            left.instance, left.run_id, left.tool, timeout=timeout, elapsed=left.seconds
+        )
+        if result is None:
+            raise RunLostError
+        return result
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a defect in the orchestrator", exc_info=error)
+
+
+def _tell(begun: asyncio.Future[RunView | RunResult], what: RunView | RunResult) -> None:
+    if not begun.done():  # whoever asked may be gone
+        begun.set_result(what)
 
 
 def _success(result: RunResult | None) -> bool | None:
@@ -210,6 +306,15 @@ def _success(result: RunResult | None) -> bool | None:
     if result is None:
         return None
     return True if result.ok else False if result.outcome in _COUNTED_AS_ERROR else None
+
+
+def _unknown_tool(plugin: str, tool: str, instance: Instance) -> RunResult:
+    known = ", ".join(sorted(instance.tools)) or "none"
+    return RunResult(
+        Outcome.UNKNOWN_TOOL,
+        error=f"{plugin} has no tool {tool[:80]!r}; it has {known}.",
+        error_type="UnknownTool",
+    )
 
 
 def _unavailable(record: PluginRecord) -> RunResult:

@@ -9,7 +9,7 @@ from support.raw_runtime import Answer, http_stream, raw_instance
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import Outcome, ToolCall
 from orchestrator.sandbox.deadline import UploadPace
-from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
+from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner, Reader
 
 LIMIT = 0.2
 CALL = ToolCall("read", "run-1", "application/json", b"{}")
@@ -74,7 +74,7 @@ async def test_a_reader_that_takes_nothing_costs_the_plugin_nothing() -> None:
     """The tool's clock stands while its line waits; in the end it is the reader who is given up."""
     async with raw_instance(stops_at_the_next_line) as instance:
         sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=2 * LIMIT)
-        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=LIMIT, emit=takes_nothing), 3)
+        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=LIMIT, reader=Reader(takes_nothing)), 3)
     assert (result.outcome, result.reason_code) == (Outcome.CALLER_GONE, None)
     assert "0.4 s" in (result.error or "")
 
@@ -90,7 +90,7 @@ async def test_a_slow_reader_gives_the_tool_no_more_time() -> None:
 
     async with raw_instance(stops_at_the_next_line) as instance:
         sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=1)
-        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=0.1, emit=emit), 5)
+        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=0.1, reader=Reader(emit)), 5)
     assert result.outcome is Outcome.TIMEOUT
     assert taken >= 2
 
@@ -109,7 +109,7 @@ async def test_a_reader_that_leaves_frees_the_tool_only_when_it_has_ended(answer
     async with raw_instance(answer) as instance:
         sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=1)
         begun = time.monotonic()
-        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=LIMIT, emit=emit, gone=gone), 5)
+        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=LIMIT, reader=Reader(emit, gone)), 5)
         took = time.monotonic() - begun
     assert result.outcome is outcome
     assert took >= LIMIT or outcome is Outcome.CALLER_GONE

@@ -15,7 +15,7 @@ from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
 from orchestrator.sandbox.channel import RuntimeChannel
-from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
+from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner, Reader
 from orchestrator.sandbox.verdict import Verdict
 
 MAX_RESULT = 100_000
@@ -119,7 +119,7 @@ async def test_a_streams_lines_are_passed_on_as_they_come() -> None:
         go_on.set()
 
     async with raw_instance(answer) as instance:
-        result = await sandbox().run(instance, CALL, timeout=2, emit=emit)
+        result = await sandbox().run(instance, CALL, timeout=2, reader=Reader(emit))
     assert result.ok
     assert seen == [b'{"event":"item","data":1}']
 
@@ -133,7 +133,7 @@ async def test_events_that_the_protocol_does_not_know_are_left_out() -> None:
 
     stream = http_stream(b'{"event":"weather"}', b'{"data":1,"event":"item"}', b'{"event":"end","ok":true}')
     async with raw_instance(stream) as instance:
-        assert (await sandbox().run(instance, CALL, timeout=2, emit=emit)).ok
+        assert (await sandbox().run(instance, CALL, timeout=2, reader=Reader(emit))).ok
     assert seen == [b'{"data":1,"event":"item"}']
 
 

@@ -5,7 +5,7 @@
 import sqlite3
 from typing import Final
 
-from orchestrator.registry.history.records import RunRecord
+from orchestrator.registry.history.records import RunRecord, RunState
 from orchestrator.registry.history.rows import EVENT_COLUMNS, RUN_COLUMNS, event_of, run_of
 from orchestrator.registry.records import LifecycleEvent
 
@@ -14,10 +14,16 @@ PAGE_MOST: Final = 1000
 
 
 def runs(
-    connection: sqlite3.Connection, *, plugin: str | None, before: int | None, since: int | None, limit: int
+    connection: sqlite3.Connection,
+    *,
+    plugin: str | None,
+    state: RunState | None,
+    before: int | None,
+    since: int | None,
+    limit: int,
 ) -> list[RunRecord]:
     """Newest first; `before` is the id of the last run of the page before, `since` are microseconds."""
-    where, values = _where(("plugin = ?", plugin), ("id < ?", before), ("accepted >= ?", since))
+    where, values = _where(("plugin = ?", plugin), ("state = ?", state), ("id < ?", before), ("accepted >= ?", since))
     rows = connection.execute(
         f"SELECT {RUN_COLUMNS}, id FROM runs {where} ORDER BY id DESC LIMIT ?",
         (*values, _page(limit)),

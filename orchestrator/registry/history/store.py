@@ -109,14 +109,25 @@ class HistoryStore:
     # Reading; what is handed in and not on file yet is not seen
 
     async def runs(
-        self, *, plugin: str | None = None, before: int | None = None, since: datetime | None = None, limit: int = 100
+        self,
+        *,
+        plugin: str | None = None,
+        state: RunState | None = None,
+        before: int | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
     ) -> list[RunRecord]:
         """A page, newest first; `before`: the `id` of the last one of the page before; `since`: accepted then or
         later.
         """
         return await self._reader.ask(
             partial(
-                queries.runs, plugin=plugin, before=before, since=microseconds(since) if since else None, limit=limit
+                queries.runs,
+                plugin=plugin,
+                state=state,
+                before=before,
+                since=microseconds(since) if since else None,
+                limit=limit,
             ),
             [],
         )

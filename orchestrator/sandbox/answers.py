@@ -1,0 +1,99 @@
+"""From a worker's words to a result. Pure."""
+
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+import msgspec
+
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.sandbox.call import Outcome, Progress, RunResult
+
+_KINDS: Final[Mapping[str, Outcome]] = {
+    "bad_request": Outcome.BAD_REQUEST,
+    "unknown_tool": Outcome.UNKNOWN_TOOL,
+    "too_large": Outcome.TOO_LARGE,
+    "unsupported_media_type": Outcome.UNSUPPORTED_MEDIA_TYPE,
+    "invalid_arguments": Outcome.INVALID_ARGUMENTS,
+    "invalid_input": Outcome.INVALID_INPUT,
+    "exception": Outcome.PLUGIN_FAILED,
+    "invalid_output": Outcome.PLUGIN_FAILED,
+    "cancelled": Outcome.CANCELLED,
+}
+
+
+class Answer(msgspec.Struct):
+    """A worker's answer; the result is checked to be JSON and kept as text."""
+
+    ok: bool = False
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    kind: str = ""
+    error: str = ""
+    error_type: str | None = None
+    traceback: str = ""
+    execution_time_ms: float | None = None
+    oom_kills: int = 0
+
+
+class Line(Answer):
+    """A line of a streaming tool."""
+
+    event: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _ProgressLine(msgspec.Struct):
+    fraction: float | None = None
+    message: str = ""
+
+
+_A = TypeVar("_A", bound=Answer)
+ANSWER = msgspec.json.Decoder(Answer)
+LINE = msgspec.json.Decoder(Line)
+_PROGRESS = msgspec.json.Decoder(_ProgressLine)
+
+
+def decoded(decoder: msgspec.json.Decoder[_A], text: bytes) -> _A:
+    """Raises `ValueError` for whatever is not the agreed object in UTF-8."""
+    if not text.isascii():
+        text.decode()  # the decoder leaves the strings of a `Raw` unchecked
+    try:
+        return decoder.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def progress_of(line: bytes) -> Progress | None:
+    """What a progress line says, None where that is not as agreed."""
+    try:
+        told = _PROGRESS.decode(line)
+    except ValueError:
+        return None
+    return Progress(told.fraction, told.message)
+
+
+def result_of(answer: Answer, result: bytes | None = None) -> RunResult:
+    """What the caller gets; `result` in place of the answer's own."""
+    elapsed = answer.execution_time_ms or 0.0
+    if answer.ok:
+        return RunResult(
+            Outcome.OK, elapsed, result=bytes(answer.result) if result is None else result, from_plugin=True
+        )
+    outcome = _KINDS.get(answer.kind)
+    if outcome is None:
+        return invalid_output("the plugin's answer is not what the runtime protocol says")
+    codes = {"exception": ReasonCode.TOOL_ERROR, "invalid_output": ReasonCode.INVALID_OUTPUT}
+    return RunResult(
+        outcome,
+        elapsed,
+        error=answer.error,
+        error_type=answer.error_type,
+        reason_code=codes.get(answer.kind),
+        traceback=answer.traceback,
+        from_plugin=True,
+    )
+
+
+def invalid_output(sentence: str) -> RunResult:
+    return RunResult(
+        Outcome.PLUGIN_FAILED, error=sentence, error_type="InvalidOutput", reason_code=ReasonCode.INVALID_OUTPUT
+    )

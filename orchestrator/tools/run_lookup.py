@@ -1,0 +1,111 @@
+"""Runs as others see them: those in memory as they are now, those that have ended from the history."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+from orchestrator.registry.history import HistoryStore, RunRecord, RunState
+from orchestrator.sandbox.call import Progress
+from orchestrator.tools.live_run import LiveRun
+
+
+class RunPhase(StrEnum):
+    """How far a run has come."""
+
+    QUEUED = "queued"
+    """It waits for its turn, or for the plugin to come up."""
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    """The orchestrator ended before the run did, and nobody knows what became of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run at one moment."""
+
+    record: RunRecord
+    phase: RunPhase
+    queue_position: int | None = None
+    """1 for the next."""
+    cancel_requested: bool = False
+    progress: Progress | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in _ENDED
+
+
+_ENDED: Final = frozenset({RunPhase.FINISHED, RunPhase.INTERRUPTED})
+_OF_RECORD: Final = {
+    RunState.IN_FLIGHT: RunPhase.RUNNING,
+    RunState.FINISHED: RunPhase.FINISHED,
+    RunState.INTERRUPTED: RunPhase.INTERRUPTED,
+}
+_STATE: Final = {
+    None: None,
+    RunPhase.QUEUED: RunState.IN_FLIGHT,
+    RunPhase.RUNNING: RunState.IN_FLIGHT,
+    RunPhase.FINISHED: RunState.FINISHED,
+    RunPhase.INTERRUPTED: RunState.INTERRUPTED,
+}
+
+
+class RunLookup:
+    """`live` are the runs in memory; `position` says which place in its plugin's queue a run has."""
+
+    def __init__(
+        self, live: Mapping[str, LiveRun], history: HistoryStore, position: Callable[[str, str], int | None]
+    ) -> None:
+        self._live = live
+        self._history = history
+        self._position = position
+
+    async def one(self, run_id: str) -> RunView | None:
+        """None for a run that nobody knows, or not any more."""
+        live, record = self._live.get(run_id), await self._history.run(run_id)
+        if live is not None:
+            return self._view(live, record.id if record else 0)
+        return None if record is None else RunView(record, _OF_RECORD[record.state])
+
+    async def page(
+        self, *, plugin: str | None, phase: RunPhase | None, before: int | None, limit: int
+    ) -> list[RunView]:
+        """Newest first. Those that are too new to be in the history come on the first page, with the id 0."""
+        live = dict(self._live)
+        records = await self._history.runs(plugin=plugin, state=_STATE[phase], before=before, limit=limit)
+        live |= self._live
+        views = []
+        if before is None:
+            known = {record.run_id for record in records}
+            since = records[0].accepted_at if records else datetime.min.replace(tzinfo=UTC)
+            views = [
+                self._view(run, 0)
+                for run in reversed(live.values())
+                if run.run_id not in known and run.record.accepted_at >= since and plugin in (None, run.record.plugin)
+            ]
+        views += [
+            self._view(live[record.run_id], record.id)
+            if record.run_id in live
+            else RunView(record, _OF_RECORD[record.state])
+            for record in records
+        ]
+        return [view for view in views if phase in (None, view.phase)][:limit]
+
+    def view(self, run: LiveRun) -> RunView:
+        """A run in memory."""
+        return self._view(run, run.record.id)
+
+    def _view(self, run: LiveRun, place: int) -> RunView:
+        record = replace(run.record, id=place)
+        if record.finished_at is not None:
+            return RunView(record, RunPhase.FINISHED, cancel_requested=run.cancel_requested)
+        return RunView(
+            record,
+            RunPhase.QUEUED if run.instance is None else RunPhase.RUNNING,
+            self._position(record.plugin, record.run_id),
+            run.cancel_requested,
+            run.progress,
+        )
