@@ -1,0 +1,316 @@
+"""Runs that nobody waits for: begun with 202, looked up, their results fetched, cancelled."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from support.house import House
+
+RUN_ID = "0123456789abcdef" * 2
+FIELDS = {
+    "run_id", "plugin", "tool", "state", "asynchronous", "accepted_at", "started_at", "finished_at", "generation",
+    "outcome", "reason_code", "execution_time_ms", "request_bytes", "response_bytes", "queue_position",
+    "cancel_requested", "progress", "id",
+}  # fmt: skip
+
+
+async def begin(house: House, tool: str, **arguments: Any) -> httpx.Response:
+    return await house.client.post(
+        f"/v1/plugins/worker/tools/{tool}/run", json=arguments, headers={"Prefer": "respond-async"}
+    )
+
+
+async def run_of(house: House, run_id: str) -> dict[str, Any]:
+    answer = await house.client.get(f"/v1/runs/{run_id}")
+    assert answer.status_code == 200, answer.text
+    run: dict[str, Any] = answer.json()
+    return run
+
+
+async def until(house: House, run_id: str, state: str) -> dict[str, Any]:
+    run: dict[str, Any] = {}
+    deadline = time.monotonic() + 10
+    while (run := await run_of(house, run_id))["state"] != state:
+        assert time.monotonic() < deadline, run
+        await asyncio.sleep(0.01)
+    return run
+
+
+async def result(house: House, run_id: str, wait: float = 10) -> httpx.Response:
+    return await house.client.get(f"/v1/runs/{run_id}/result", params={"wait": wait})
+
+
+async def test_a_run_that_nobody_waits_for_is_accepted_at_once(worker: House) -> None:
+    """202, where it is to be found, and the run itself; its result when it has ended."""
+    await worker.open()
+    await worker.settled("worker")
+    begun = time.monotonic()
+    answer = await begin(worker, "nap", seconds=0.4, size=3)
+    assert time.monotonic() - begun < 0.3
+    run = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["Location"] == f"/v1/runs/{run['run_id']}"
+    assert answer.headers["Preference-Applied"] == "respond-async"
+    assert set(run) == FIELDS
+    assert (run["plugin"], run["tool"], run["asynchronous"], run["outcome"]) == ("worker", "nap", True, None)
+    early = await worker.client.get(f"/v1/runs/{run['run_id']}/result")
+    assert (early.status_code, early.json()["error_type"]) == (409, "RunNotFinished")
+    assert early.headers["Retry-After"] == "1"
+    late = await result(worker, run["run_id"])
+    assert late.status_code == 200
+    assert (late.json()["result"], late.json()["run_id"]) == ("xxx", run["run_id"])
+    ended = await run_of(worker, run["run_id"])
+    assert (ended["state"], ended["outcome"], ended["response_bytes"]) == ("finished", "ok", 5)
+    assert (await worker.health("worker"))["success_count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "status"),
+    [("fail", {}, 502), ("refuse", {}, 422), ("nap", {"seconds": "long"}, 422), ("nothing", {}, 404)],
+)
+async def test_the_result_has_the_status_that_a_synchronous_run_would_have(
+    worker: House, tool: str, arguments: dict[str, Any], status: int
+) -> None:
+    """And the same envelope."""
+    worker.write("worker", image="house/worker", failure_policy="tolerant")
+    await worker.open()
+    direct = await worker.run("worker", tool, **arguments)
+    kept = await result(worker, (await begin(worker, tool, **arguments)).json()["run_id"])
+    assert direct.status_code == kept.status_code == status
+    different = ("run_id", "execution_time_ms")
+    assert {k: v for k, v in direct.json().items() if k not in different} == {
+        k: v for k, v in kept.json().items() if k not in different
+    }
+
+
+async def test_a_generators_progress_is_seen_and_its_items_become_a_list(worker: House) -> None:
+    """Meanwhile the run says how far it is."""
+    await worker.open()
+    run_id = (await begin(worker, "count", n=10)).json()["run_id"]
+    seen = []
+    while (run := await run_of(worker, run_id))["state"] != "finished":
+        seen.append(run["progress"])
+        await asyncio.sleep(0.02)
+    told = [progress["fraction"] for progress in seen if progress is not None]
+    assert len(set(told)) > 2
+    assert told == sorted(told)
+    assert (await result(worker, run_id)).json()["result"] == list(range(10))
+
+
+async def test_a_large_result_comes_whole(worker: House) -> None:
+    """From the disk, with its length."""
+    await worker.open()
+    answer = await result(worker, (await begin(worker, "nap", size=3_000_000)).json()["run_id"])
+    assert answer.json()["result"] == "x" * 3_000_000
+    assert int(answer.headers["Content-Length"]) == len(answer.content)
+
+
+@pytest.mark.parametrize("size", [100, 3_000_000])
+async def test_a_body_is_taken_whole_before_its_run_is_accepted(worker: House, size: int) -> None:
+    """Short or long, with or without a length: the caller may hang up after 202."""
+    await worker.open()
+    await worker.settled("worker")
+    first = (await begin(worker, "nap", seconds=1)).json()["run_id"]
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b"x" * (size // 10)
+
+    async with httpx.AsyncClient(base_url=worker.client.base_url, trust_env=False, verify=False) as client:
+        answer = await client.post(
+            "/v1/plugins/worker/tools/measure/run",
+            content=body(),
+            headers={"Content-Type": "image/png", "Prefer": "respond-async"},
+        )
+    assert answer.status_code == 202, answer.text
+    assert not (await run_of(worker, first))["finished_at"]
+    assert (await result(worker, answer.json()["run_id"])).json()["result"] == size
+    assert (await run_of(worker, answer.json()["run_id"]))["request_bytes"] == size
+    assert not list((worker.settings.state_dir / "spool").glob("*"))
+
+
+async def test_runs_that_wait_say_at_which_place(worker: House) -> None:
+    """First come, first served; one too many is 429 and no run."""
+    await worker.open()
+    await worker.settled("worker")
+    ids = [(await begin(worker, "wait", seconds=60)).json()["run_id"] for _ in range(4)]
+    await until(worker, ids[0], "running")
+    refused = await begin(worker, "wait", seconds=0)
+    assert refused.status_code == 429
+    runs = [await run_of(worker, run_id) for run_id in ids]
+    assert [(run["state"], run["queue_position"]) for run in runs] == [
+        ("running", None), ("queued", 1), ("queued", 2), ("queued", 3),
+    ]  # fmt: skip
+    out = await worker.client.delete(f"/v1/runs/{ids[2]}")
+    assert (out.status_code, out.json()["outcome"]) == (200, "cancelled")
+    assert (await run_of(worker, ids[3]))["queue_position"] == 2
+    await worker.client.delete(f"/v1/runs/{ids[0]}")
+    await until(worker, ids[1], "running")
+    for run_id in (ids[3], ids[1]):
+        await worker.client.delete(f"/v1/runs/{run_id}")
+        assert (await until(worker, run_id, "finished"))["outcome"] == "cancelled"
+    assert (await worker.health("worker"))["queued"] == 0
+
+
+@pytest.mark.parametrize(("tool", "arguments"), [("wait", {"seconds": 60}), ("count", {"n": 1000}), ("looks", {})])
+async def test_a_run_that_executes_is_asked_to_end(worker: House, tool: str, arguments: dict[str, Any]) -> None:
+    """And its plugin goes on."""
+    await worker.open()
+    run_id = (await begin(worker, tool, **arguments)).json()["run_id"]
+    await until(worker, run_id, "running")
+    asked = await worker.client.delete(f"/v1/runs/{run_id}")
+    assert asked.status_code == 202
+    assert asked.json()["cancel_requested"]
+    answer = await result(worker, run_id)
+    assert (answer.status_code, answer.json()["error_type"]) == (409, "Cancelled")
+    assert (await run_of(worker, run_id))["outcome"] == "cancelled"
+    assert (await worker.client.delete(f"/v1/runs/{run_id}")).status_code == 200
+    assert (await worker.run("worker", "nap", size=1)).json()["result"] == "x"
+    health = await worker.health("worker")
+    assert (health["generation"], health["error_count"], health["in_flight"]) == (1, 0, 0)
+
+
+async def test_a_run_that_does_not_end_costs_its_container(worker: House) -> None:
+    """STOPPED, and by which run; the run is cancelled all the same."""
+    await worker.open()
+    run_id = (await begin(worker, "nap", seconds=30)).json()["run_id"]
+    await until(worker, run_id, "running")
+    begun = time.monotonic()
+    await worker.client.delete(f"/v1/runs/{run_id}")
+    run = await until(worker, run_id, "finished")
+    assert 0.3 < time.monotonic() - begun < 2
+    assert (run["outcome"], run["reason_code"]) == ("cancelled", "STOPPED")
+    health = await worker.buried("worker")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "STOPPED")
+    assert run_id in health["reason"]
+    assert "did not stop within 0.4 s" in health["reason"]
+    assert (await result(worker, run_id)).status_code == 409
+
+
+async def test_a_synchronous_run_can_be_looked_up_and_cancelled_too(worker: House) -> None:
+    """By the id that its caller chose."""
+    await worker.open()
+    await worker.settled("worker")
+    call = asyncio.create_task(
+        worker.client.post("/v1/plugins/worker/tools/wait/run", json={"seconds": 60}, headers={"X-Run-Id": RUN_ID})
+    )
+    await worker.until("worker", lambda health: health["in_flight"] == 1)
+    run = await run_of(worker, RUN_ID)
+    assert (run["state"], run["asynchronous"]) == ("running", False)
+    await worker.client.delete(f"/v1/runs/{RUN_ID}")
+    answer = await call
+    assert (answer.status_code, answer.headers["X-Run-Id"]) == (409, RUN_ID)
+    gone = await worker.client.get(f"/v1/runs/{RUN_ID}/result")
+    assert (gone.status_code, gone.json()["error_type"]) == (404, "NoResult")
+
+
+async def test_a_run_id_is_used_once(worker: House) -> None:
+    """And is 32 hexadecimal digits."""
+    await worker.open()
+    route = "/v1/plugins/worker/tools/nap/run"
+    assert (await worker.client.post(route, json={}, headers={"X-Run-Id": RUN_ID})).status_code == 200
+    for run_id, status in [(RUN_ID, 409), ("../../etc/passwd", 422), (RUN_ID.upper(), 422), ("", 422)]:
+        answer = await worker.client.post(route, json={}, headers={"X-Run-Id": run_id})
+        assert answer.status_code == status, run_id
+
+
+async def test_a_cancelled_upload_is_broken_off_and_costs_nothing(worker: House) -> None:
+    """The plugin has not begun with it."""
+    await worker.open()
+    await worker.settled("worker")
+    hold = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 1000
+        await hold.wait()
+
+    call = asyncio.create_task(
+        worker.client.post(
+            "/v1/plugins/worker/tools/measure/run",
+            content=body(),
+            headers={"Content-Type": "image/png", "X-Run-Id": RUN_ID},
+        )
+    )
+    await worker.until("worker", lambda health: health["in_flight"] == 1)
+    await worker.client.delete(f"/v1/runs/{RUN_ID}")
+    run = await until(worker, RUN_ID, "finished")
+    assert (run["outcome"], run["reason_code"]) == ("cancelled", None)
+    hold.set()
+    await asyncio.gather(call, return_exceptions=True)
+    assert (await worker.run("worker", "nap")).status_code == 200
+
+
+async def test_runs_are_listed_newest_first_page_by_page(worker: House) -> None:
+    """Filtered by plugin and state; those of this moment too."""
+    worker.add("reader", tools={"read": lambda: "text"})
+    await worker.open()
+    await worker.settled("worker")
+    for _ in range(3):
+        await worker.run("reader", "read")
+    running = (await begin(worker, "wait", seconds=60)).json()["run_id"]
+    await until(worker, running, "running")
+    await worker.run("reader", "read")
+
+    async def listed(**query: Any) -> list[dict[str, Any]]:
+        answer = await worker.client.get("/v1/runs", params=query)
+        assert answer.status_code == 200
+        runs: list[dict[str, Any]] = answer.json()
+        return runs
+
+    everything = await listed()
+    assert [run["plugin"] for run in everything] == ["reader", "worker", "reader", "reader", "reader"]
+    pages = await listed(limit=2)
+    while page := await listed(limit=2, before=pages[-1]["id"]):
+        pages += page
+    assert [run["run_id"] for run in pages] == [run["run_id"] for run in everything]
+    assert [run["run_id"] for run in await listed(state="running")] == [running]
+    assert [run["plugin"] for run in await listed(state="finished", limit=2)] == ["reader", "reader"]
+    assert await listed(state="queued") == await listed(plugin="nobody") == []
+    assert len(await listed(plugin="reader")) == 4
+    for query in [{"limit": 501}, {"limit": 0}, {"state": "lost"}, {"before": "x"}]:
+        assert (await worker.client.get("/v1/runs", params=query)).status_code == 422
+    await worker.client.delete(f"/v1/runs/{running}")
+
+
+@pytest.mark.parametrize("run_id", ["f" * 32, "nobody", "..%2F..%2Fhistory.sqlite3"])
+async def test_an_unknown_run_is_404_everywhere(worker: House, run_id: str) -> None:
+    """Whatever is asked of it."""
+    await worker.open()
+    for method, suffix in [("GET", ""), ("GET", "/result"), ("DELETE", "")]:
+        answer = await worker.client.request(method, f"/v1/runs/{run_id}{suffix}")
+        assert answer.status_code == 404
+        assert answer.json()["ok"] is False
+
+
+async def test_an_unknown_plugin_begins_nothing(worker: House) -> None:
+    """Neither does one that has ended: 404 and 503 as ever."""
+    await worker.open()
+    headers = {"Prefer": "respond-async"}
+    assert (await worker.client.post("/v1/plugins/nobody/tools/x/run", json={}, headers=headers)).status_code == 404
+    await worker.client.post("/v1/plugins/worker/stop")
+    assert (await begin(worker, "nap")).status_code == 503
+
+
+async def test_an_orchestrator_that_stops_lets_its_runs_end(worker: House) -> None:
+    """Asynchronous ones too, and their results are there for the next."""
+    await worker.open()
+    run_id = (await begin(worker, "nap", seconds=0.4, size=2)).json()["run_id"]
+    await until(worker, run_id, "running")
+    await worker.shut(containers_stay=True)
+    await worker.open()
+    assert (await result(worker, run_id, 0)).json()["result"] == "xx"
+    assert (await worker.health("worker"))["success_count"] == 1
+
+
+async def test_nothing_is_kept_in_the_container_of_a_run_that_has_ended(worker: House) -> None:
+    """Its result is on the orchestrator's disk by then."""
+    await worker.open()
+    run_id = (await begin(worker, "nap")).json()["run_id"]
+    await result(worker, run_id)
+    program = worker.runtimes["worker"]
+    transport = httpx.AsyncHTTPTransport(uds=str(program.run_dir / "tools.sock"))  # type: ignore[attr-defined]
+    async with httpx.AsyncClient(transport=transport, trust_env=False, verify=False) as container:
+        assert (await container.get(f"http://plugin/runs/{run_id}")).status_code == 404
