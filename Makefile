@@ -6,7 +6,7 @@ SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
+.PHONY: help up down test test-quick check bench audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

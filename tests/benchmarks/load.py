@@ -1,0 +1,121 @@
+"""The load generator: `loadgen.c`, compiled for this run, so that no load comes from a server's own process."""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_SOURCE = Path(__file__).with_name("loadgen.c")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a load came to. Times in microseconds, `seconds` apart."""
+
+    requests: int
+    bad: int
+    """Answers other than 2xx; `first_bad` is the first one's status."""
+    first_bad: int
+    broken: int
+    """Connections that failed."""
+    seconds: float
+    bytes_in: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+    @property
+    def per_second(self) -> float:
+        return self.requests / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """Whom to ask, and the bytes to ask with. `target`: tcp:ADDRESS:PORT or unix:PATH."""
+
+    target: str
+    content: bytes
+
+    @classmethod
+    def post(cls, target: str, path: str, body: bytes, content_type: str = "application/json") -> "Request":
+        headers = {"Content-Type": content_type, "Content-Length": str(len(body)), "X-Run-Id": "benchmark"}
+        return cls(target, _head("POST", path, headers) + body)
+
+    @classmethod
+    def get(cls, target: str, path: str) -> "Request":
+        return cls(target, _head("GET", path, {}))
+
+
+def _head(method: str, path: str, headers: Mapping[str, str]) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+class RunningLoad:
+    """A load under way."""
+
+    def __init__(self, process: subprocess.Popen[str], *, strict: bool) -> None:
+        self._process = process
+        self._strict = strict
+
+    def result(self) -> Load:
+        """Waits for its end. Fails where an answer was bad, if that was not to be."""
+        out, err = self._process.communicate(timeout=600)
+        assert self._process.returncode == 0, f"the load generator failed: {err}"
+        load = Load(**json.loads(out))
+        if self._strict:
+            assert load.requests, "no answer came at all"
+            assert not load.bad, f"{load.bad} of {load.requests} answers were bad, the first a {load.first_bad}"
+            assert not load.broken, f"{load.broken} connections broke"
+        return load
+
+
+class LoadGenerator:
+    """Runs the compiled program."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        self._program = program
+        self._folder = folder
+        self._files: dict[bytes, Path] = {}
+
+    def begin(
+        self,
+        request: Request,
+        *,
+        connections: int = 1,
+        seconds: float = 3600,
+        requests: int = 0,
+        interval: float = 0,
+        strict: bool = True,
+    ) -> RunningLoad:
+        """Until `seconds` are over or `requests` are answered. With an `interval` in seconds each connection has a
+        request due that often, and what is late counts from when it was due.
+        """
+        if request.content not in self._files:
+            path = self._folder / f"request-{len(self._files)}"
+            path.write_bytes(request.content)
+            self._files[request.content] = path
+        numbers = (connections, seconds, requests, round(interval * 1e6))
+        command = [str(self._program), request.target, str(self._files[request.content]), *map(str, numbers)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return RunningLoad(process, strict=strict)
+
+    def run(
+        self, request: Request, *, connections: int = 1, seconds: float = 3600, requests: int = 0, strict: bool = True
+    ) -> Load:
+        """As fast as answers come."""
+        return self.begin(request, connections=connections, seconds=seconds, requests=requests, strict=strict).result()
+
+
+@contextmanager
+def load_generator() -> Iterator[LoadGenerator]:
+    """Compiled in a folder that goes with the context. Raises `CalledProcessError` where gcc does not take it."""
+    with tempfile.TemporaryDirectory(prefix="loadgen-") as name:
+        folder = Path(name)
+        subprocess.run(["gcc", "-O2", "-o", str(folder / "loadgen"), str(_SOURCE)], check=True)
+        yield LoadGenerator(folder / "loadgen", folder)

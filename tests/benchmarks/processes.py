@@ -1,0 +1,86 @@
+"""Processes that a measurement starts, and what the kernel says of them."""
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def watched_process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs while the context lasts. Its output is shown where it failed."""
+    with tempfile.TemporaryFile() as output:
+        environment = os.environ | {"PYTHONPATH": str(TESTS)}
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        try:
+            yield process
+        except BaseException as error:
+            output.seek(0)
+            error.add_note(f"{command[0]} said:\n{output.read()[-2000:].decode(errors='replace')}")
+            raise
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def until_it_listens(port: int, process: subprocess.Popen[bytes], within: float = 60) -> None:
+    end = time.monotonic() + within
+    while True:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        assert process.poll() is None, "the server left"
+        assert time.monotonic() < end, "the server does not listen"
+        time.sleep(0.02)
+
+
+def answers(socket_path: Path) -> bool:
+    """Whether somebody accepts connections there."""
+    with socket.socket(socket.AF_UNIX) as caller, suppress(OSError):
+        caller.connect(str(socket_path))
+        return True
+    return False
+
+
+def resident(pid: int) -> int:
+    """Bytes in memory now."""
+    return _status(pid, "VmRSS")
+
+
+def peak(pid: int) -> int:
+    """The most bytes in memory since `forget_peak`."""
+    return _status(pid, "VmHWM")
+
+
+def forget_peak(pid: int) -> None:
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of the process and of its children that it has seen end."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(field) for field in fields[11:15]) / _TICKS
+
+
+def _status(pid: int, key: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024
+    raise AssertionError(f"the kernel does not say {key} of {pid}")

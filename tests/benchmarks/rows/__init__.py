@@ -1,0 +1,32 @@
+"""The rows by name. Each module measures what its name says and gives figures."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure
+from benchmarks.rows import adoption, calls, ends, hundred, neighbours, scale, starts, upload
+
+
+class Row(NamedTuple):
+    """Rows of a group, asked for one after the other, share what they start."""
+
+    measure: Callable[[Bench], Iterator[Figure]]
+    about: str
+    group: str = ""
+    by_default: bool = True
+
+
+ROWS: Final[Mapping[str, Row]] = {
+    "calls": Row(calls.one_caller, "a small call, one caller: p50"),
+    "throughput": Row(calls.many_callers, "small calls, 16 callers: calls a second"),
+    "upload": Row(upload.measure, "10 MB: time, and the orchestrator's memory"),
+    "starts": Row(starts.measure, "20 plugins from nothing to INITIALIZED"),
+    "adoption": Row(adoption.measure, "the orchestrator killed and started over 20 plugins"),
+    "killed": Row(ends.killed, "a container killed from outside, until the health API says so"),
+    "deadline": Row(ends.deadline, "a tool over its time: the caller's answer, the container's end"),
+    "neighbours": Row(neighbours.measure, "a healthy plugin's calls while others time out, are killed and restart"),
+    "list": Row(hundred.listing, "GET /v1/plugins with 100 plugins, also while the engine is frozen", "hundred"),
+    "hundred": Row(hundred.at_rest, "100 plugins at rest: memory, CPU", "hundred"),
+    "scale": Row(scale.measure, "100 plugins started, used and killed at random for ten minutes", by_default=False),
+}

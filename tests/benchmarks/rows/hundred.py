@@ -1,0 +1,128 @@
+"""A hundred plugins on one host: the list of them, what they hold at rest."""
+
+import http.client
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import Bench, Hundred, frozen
+from benchmarks.figures import Figure, Target, ratios
+from benchmarks.floors import floor
+from benchmarks.load import Request
+from benchmarks.processes import cpu_seconds, resident
+from benchmarks.served import Served
+
+CALLERS = 16
+_MEGA = 1_000_000
+_SETTLE = 5.0
+"""Seconds after which what a start leaves to do is done."""
+
+
+def listing(bench: Bench) -> Iterator[Figure]:
+    """The list's throughput beside that of a bare route with the same bytes; then with the engine frozen."""
+    hundred = bench.hundred()
+    ours = Request.get(hundred.orchestrator.target, "/v1/plugins")
+    content = _bytes(hundred.orchestrator)
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(content)
+        with floor("bytes", file.name) as target:
+            ways = {"ours": ours, "bare": Request.get(target, "/bytes")}
+            loads = bench.in_turn(ways, connections=CALLERS)
+            rates = {name: [load.per_second for load in taken] for name, taken in loads.items()}
+            yield Figure(
+                "GET /v1/plugins, 100 plugins: ours over bare Starlette",
+                ratios(rates["ours"], rates["bare"]),
+                "x",
+                Target("≥", 0.7),
+                note=f"{len(content)} bytes",
+            )
+            yield Figure("  lists a second, ours", rates["ours"], "/s")
+            yield Figure("  lists a second, bare Starlette", rates["bare"], "/s")
+            if hundred.engine is None:
+                return
+            with frozen(hundred.engine):
+                stale_after = _until_stale(hundred)
+                loads = bench.in_turn(ways, connections=CALLERS)
+    still = {name: [load.per_second for load in taken] for name, taken in loads.items()}
+    # Against the bare route in the same round, both times: so no other load on the machine is taken for the freeze.
+    before = ratios(rates["ours"], rates["bare"])
+    now = ratios(still["ours"], still["bare"])
+    yield Figure("  the same with the engine frozen, over before", ratios(now, before), "x", Target("≥", 0.95))
+    yield Figure(
+        "  answers other than 2xx while frozen", [float(load.bad) for load in loads["ours"]], "", Target("≤", 0)
+    )
+    yield Figure("  `stale: true` everywhere after", [stale_after], "s")
+
+
+def at_rest(bench: Bench) -> Iterator[Figure]:
+    """Memory and CPU of everything while nobody asks for anything."""
+    hundred = bench.hundred()
+    orchestrator, seconds = hundred.orchestrator, bench.options.idle_seconds
+    up = sum(plugin["state"] == "INITIALIZED" for plugin in orchestrator.plugins())
+    time.sleep(_SETTLE)
+    own, engine, theirs = cpu_seconds(orchestrator.pid), _engine_cpu(hundred), _stats(orchestrator)
+    begun = time.monotonic()
+    time.sleep(seconds)
+    passed = time.monotonic() - begun
+    own, engine = cpu_seconds(orchestrator.pid) - own, _engine_cpu(hundred) - engine
+    then = {name: stats["cpu_stats"]["cpu_usage"]["total_usage"] for name, stats in theirs.items()}
+    stats = _stats(orchestrator)
+    containers = sum(stats[name]["cpu_stats"]["cpu_usage"]["total_usage"] - then[name] for name in then) / 1e9
+    n = bench.options.plugins
+    yield Figure(f"{n} plugins on one host: INITIALIZED", [float(up)], "", Target("≥", n))
+    yield Figure("  orchestrator's memory", [resident(orchestrator.pid) / _MEGA], "MB", Target("<", 150))
+    memory = [_working_set(of_one) / _MEGA for of_one in stats.values()]
+    yield Figure("  each runtime's memory (its container's working set)", memory, "MB", Target("<", 30), measure="max")
+    yield Figure("  CPU at rest, all together", [(own + containers) / passed * 100], "% of a core", Target("<", 5))
+    yield Figure("    of that the orchestrator", [own / passed * 100], "% of a core")
+    yield Figure("    of that the containers, engine's probes included", [containers / passed * 100], "% of a core")
+    if hundred.engine is not None:
+        yield Figure("    beside it the engine itself", [engine / passed * 100], "% of a core")
+    yield Figure("  all up after", [hundred.seconds_to_start], "s")
+
+
+def _bytes(orchestrator: Served) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", orchestrator.port)
+    connection.request("GET", "/v1/plugins")
+    content = connection.getresponse().read()
+    connection.close()
+    return content
+
+
+def _until_stale(hundred: Hundred) -> float:
+    begun = time.monotonic()
+    return hundred.orchestrator.until_all(lambda plugin: plugin["stale"], within=60, poll=0.1) - begun
+
+
+def _stats(orchestrator: Served) -> dict[str, Mapping[str, Any]]:
+    """What the engine counts of each container, by its id."""
+    containers = orchestrator.containers()
+    with orchestrator.docker() as client, ThreadPoolExecutor(8) as pool:
+        ask = lambda container: client.api.stats(container.id, stream=False, one_shot=True)  # noqa: E731
+        return dict(zip([container.id for container in containers], pool.map(ask, containers), strict=True))
+
+
+def _working_set(stats: Mapping[str, Any]) -> int:
+    """Bytes that cannot be had back without harm, as `docker stats` counts them (cgroup v1 and v2)."""
+    memory = stats["memory_stats"]
+    detail = memory["stats"]
+    inactive = detail.get("total_inactive_file", detail.get("inactive_file", 0))
+    return int(memory["usage"] - inactive)
+
+
+def _engine_cpu(hundred: Hundred) -> float:
+    """Seconds that the engine's own processes have taken: dockerd, containerd, a shim for each container. All name its
+    folder.
+    """
+    if hundred.engine is None:
+        return 0.0
+    folder, seconds = str(hundred.engine.folder).encode(), 0.0
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # it left meanwhile
+            if entry.name.isdigit() and folder in (entry / "cmdline").read_bytes():
+                seconds += cpu_seconds(int(entry.name))
+    return seconds
