@@ -18,8 +18,8 @@ CANCELLED: Final = "cancelled"
 """The outcome of a run that was given up by the orchestrator itself."""
 _TOOLS_MOST: Final = 100
 """Tools of one plugin that have labels of their own."""
-_DURATIONS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 120, 300)
-"""Seconds. From a call that does nothing up to the default time limit; two more for plugins that are given longer."""
+_DURATIONS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 300)
+"""Seconds. From a call that does nothing up to the default time limit, and one more for plugins that have longer."""
 _WAITS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 

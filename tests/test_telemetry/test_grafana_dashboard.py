@@ -2,15 +2,13 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from support.house import House
 from support.metrics import PREFIX, scraped
+from support.promtool import needs_promtool, promtool
 
 from orchestrator import telemetry
 
@@ -50,15 +48,13 @@ async def test_every_metric_it_names_exists(house: House) -> None:
     }
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian's package prometheus) is not here")
+@needs_promtool
 def test_prometheus_understands_every_query(tmp_path: Path) -> None:
     rules = [{"record": f"panel:query:{number}", "expr": query} for number, query in enumerate(queries())]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    checked = subprocess.run(
-        ["promtool", "check", "rules", tmp_path / "rules.yaml"], capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert f"{len(rules)} rules found" in checked.stdout
+    well, said = promtool("check", "rules", str(tmp_path / "rules.yaml"))
+    assert well, said
+    assert f"{len(rules)} rules found" in said
 
 
 def test_its_panels_stand_beside_one_another() -> None:

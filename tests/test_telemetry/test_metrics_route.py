@@ -1,14 +1,13 @@
 """GET /metrics: what is told of runs, plugins and the engine, and that Prometheus takes it."""
 
 import asyncio
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from support.house import House
 from support.metrics import PREFIX, scraped
+from support.promtool import needs_promtool, promtool
 
 from orchestrator.errors import EngineUnreachableError
 from orchestrator.lifecycle import PluginLifecycleState
@@ -60,12 +59,11 @@ async def test_whatever_is_asked_for_there_is_text(house: House, accept: str) ->
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian's package prometheus) is not here")
+@needs_promtool
 async def test_promtool_has_nothing_to_say_against_it(lived_in: House) -> None:
     """Neither a mistake nor an advice; but for process_ and python_, which are the client library's own."""
     text = (await scraped(lived_in.client)).text
-    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
-    said = checked.stdout + checked.stderr
+    _, said = promtool("check", "metrics", told=text)
     assert [line for line in said.splitlines() if line.startswith(PREFIX)] == [], said
     assert "error" not in said, said
 
