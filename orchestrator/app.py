@@ -31,6 +31,7 @@ from orchestrator.api.event_feed import EventFeed
 from orchestrator.api.request_limit import RequestLimit
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
+from orchestrator.containers.spec import ImageStatus
 from orchestrator.gpus import GpuHost
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
@@ -52,7 +53,7 @@ from orchestrator.tools.tool_runner import ToolRunner
 
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 _SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
-_BUILD_VARIABLES: Final = (
+BUILD_VARIABLES: Final = (
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",
@@ -184,7 +185,9 @@ def secret_source(settings: Settings) -> SecretSource:
 
 def docker_engine(settings: Settings) -> DockerEngine:
     """The Docker Engine that the host's environment names; not connected to yet."""
-    return DockerEngine.from_environment(os.environ, timeout=settings.engine_timeout.total_seconds())
+    return DockerEngine.from_environment(
+        os.environ, timeout=settings.engine_timeout.total_seconds(), labels=settings.container_labels
+    )
 
 
 def image_builder(settings: Settings, engine: ContainerEngine) -> ImageBuilder:
@@ -194,9 +197,18 @@ def image_builder(settings: Settings, engine: ContainerEngine) -> ImageBuilder:
         images_dir=images_dir(),
         logs_dir=settings.state_dir / "builds",
         ca_bundle=ca_bundle(settings, os.environ),
-        build_args={name: os.environ[name] for name in _BUILD_VARIABLES if os.environ.get(name)},
+        build_args={name: os.environ[name] for name in BUILD_VARIABLES if os.environ.get(name)},
         python_image=settings.python_image,
     )
+
+
+async def own_image(settings: Settings) -> ImageStatus:
+    """The orchestrator's own image, built where it is out of date. Raises `BuildError`, or another `EngineError`."""
+    engine = docker_engine(settings)
+    try:
+        return await image_builder(settings, engine).ensure_own()
+    finally:
+        await engine.close()
 
 
 def images_dir() -> Path:

@@ -58,6 +58,15 @@ def _names(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _labels(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(name.strip() and found for name, found, _ in pairs):
+        raise ValueError(f"expected name=value, separated by commas, not {value!r}")
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
 def _runtime_path() -> Path:
     with warnings.catch_warnings():  # without XDG_RUNTIME_DIR it is a folder under /tmp, which is what we want then
         warnings.simplefilter("ignore")
@@ -108,6 +117,8 @@ class Settings(BaseSettings):
     """Bytes a second: a caller that is more than half a minute behind this in its body is told 408 too."""
     event_readers: int = Field(128, ge=1)
     """Readers that may follow the events at the same time; one more is told 429."""
+    container_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(default_factory=dict)
+    """Labels for plugins' containers beside its own, as name=value, separated by commas."""
     start_concurrency: int = Field(4, ge=1)
     """Containers that are started at the same time."""
     cancel_grace: Duration = timedelta(seconds=5)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from orchestrator.containers.docker_engine import answers, bodies
@@ -50,8 +51,18 @@ class Bounds:
 class DockerEngine:
     """Docker Engine. Every blocking call runs in a `Lane`, every stream in a thread of its own."""
 
-    def __init__(self, environment: Mapping[str, str], *, bounds: Bounds = Bounds()) -> None:
-        """`environment` says where the engine is (DOCKER_HOST and its like). Nothing is connected yet."""
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        *,
+        bounds: Bounds = Bounds(),
+        labels: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`environment` says where the engine is (DOCKER_HOST and its like). Nothing is connected yet.
+
+        `labels`: for every container beside its own.
+        """
+        self._labels = dict(labels)
         self._bounds = bounds
         self._pool = ClientPool(environment)
         self._streams = Streams(self._pool, limit=256)
@@ -65,9 +76,15 @@ class DockerEngine:
         self._host_folders: HostFolders | None = None
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None, *, timeout: float = 10) -> Self:
+    def from_environment(
+        cls,
+        environment: Mapping[str, str] | None = None,
+        *,
+        timeout: float = 10,
+        labels: Mapping[str, str] = MappingProxyType({}),
+    ) -> Self:
         """The engine that `docker` on the command line would speak to. `timeout`: seconds for an answer."""
-        return cls(os.environ if environment is None else environment, bounds=Bounds(ask=timeout))
+        return cls(os.environ if environment is None else environment, bounds=Bounds(ask=timeout), labels=labels)
 
     async def info(self) -> EngineInfo:
         info = await self._call(self._asking, lambda client: answers.info(client.info()), self._bounds.ask)
@@ -130,8 +147,12 @@ class DockerEngine:
             await self.info()
         if self._host_folders is None:
             self._host_folders = await self._find_host_folders()
-        seen_by_host = replace(spec, mounts=self._host_folders.translated(spec.mounts))
-        body = bodies.create_body(seen_by_host, selinux=bool(self._selinux))
+        for_host = replace(
+            spec,
+            mounts=self._host_folders.translated(spec.mounts),
+            labels={**self._labels, **spec.labels},
+        )
+        body = bodies.create_body(for_host, selinux=bool(self._selinux))
 
         def create(client: Client) -> str:
             return str(client.create_container_from_config(body, spec.name)["Id"])  # type: ignore[no-untyped-call]
