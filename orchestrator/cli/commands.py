@@ -1,8 +1,12 @@
-"""The operator's command line. serve, build, new, doctor, schema and keys work here, the others through the API."""
+"""The operator's command line: here the commands that are clients of the API, as any other; `local` has the rest."""
+
+import sys
+from importlib import import_module
+from typing import Final
 
 import typer
 
-from orchestrator.cli import audit, background, images, keys, operating, reading, running, runs, schema, server
+from orchestrator.cli import operating, reading, running, runs
 
 app = typer.Typer(
     help="Runs plugins, each in its own container, and says how every one of them is.",
@@ -11,23 +15,20 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+_LOOKING: Final = (reading.plugins, reading.health, reading.tools, reading.logs, reading.events, reading.gpus)
+_CHANGING: Final = (operating.restart, operating.start, operating.stop)
+_OF_THE_API: Final = frozenset({"run", "runs", *(command.__name__ for command in (*_LOOKING, *_CHANGING))})
 
-def main() -> None:
-    """The entry point of `orchestrator`."""
-    app()
-
-
-app.command()(server.serve)
-app.command(hidden=True)(background.up)
-app.command(hidden=True)(background.down)
-for looking in (reading.plugins, reading.health, reading.tools, reading.logs, reading.events, reading.gpus):
+for looking in _LOOKING:
     app.command(rich_help_panel="Look")(looking)
 app.command(rich_help_panel="Run")(running.run)
 app.add_typer(runs.app, name="runs", rich_help_panel="Run")
-for changing in (operating.restart, operating.start, operating.stop):
+for changing in _CHANGING:
     app.command(rich_help_panel="Operate")(changing)
-app.add_typer(keys.app, name="keys", rich_help_panel="Operate")
-app.command(rich_help_panel="Write plugins")(server.build)
-app.command(rich_help_panel="Write plugins")(schema.schema)
-app.command(rich_help_panel="Examine")(audit.audit)
-app.command(rich_help_panel="Operate")(images.image)
+
+
+def main() -> None:
+    """The entry point of `orchestrator`."""
+    if not _OF_THE_API.intersection(sys.argv[1:2]):
+        import_module("orchestrator.cli.local")  # takes a second, which a look at plugins need not
+    app()
