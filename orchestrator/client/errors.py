@@ -12,7 +12,7 @@ ApiError                 base of all: status, error_type, reason_code, plugin, t
 ├── PluginError              502: the tool raised, crashed, ran out of memory, or returned what is no JSON
 │   ├── PluginTimeout            504: over its time limit
 │   └── PluginUnavailable        503: the plugin is FAILED or UNAVAILABLE, reason_code says why
-├── RunCancelled             somebody cancelled the run, or it was interrupted
+├── RunCancelled             409: somebody cancelled the run
 └── ServerError              500 and whatever else
 """
 
@@ -94,7 +94,7 @@ class PluginUnavailable(PluginError):
 
 
 class RunCancelled(ApiError):
-    """The run was cancelled, or a restart of the orchestrator interrupted it."""
+    """Somebody cancelled the run: it has no result."""
 
 
 class ServerError(ApiError):
@@ -113,7 +113,7 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
 }
 _BY_TYPE: Mapping[str, type[ApiError]] = {
     "QueueFull": QueueFull,
-    **dict.fromkeys(("RunCancelled", "RunInterrupted", "Cancelled", "Interrupted"), RunCancelled),
+    "Cancelled": RunCancelled,
 }
 
 

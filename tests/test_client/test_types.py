@@ -23,6 +23,7 @@ DESCRIBED = create_app(Settings()).openapi()["components"]["schemas"]
         (models.Plugin, "PluginHealthResponse"),
         (models.PluginDetail, "PluginDetailResponse"),
         (models.Check, "CheckReport"),
+        (models.Run, "RunResponse"),
     ],
 )
 def test_the_fields_are_the_same(ours, theirs):

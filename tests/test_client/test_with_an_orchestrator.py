@@ -23,6 +23,8 @@ from orchestrator.client import (
     PluginUnavailable,
     Progress,
     QueueFull,
+    RunCancelled,
+    RunNotFinished,
     Upload,
 )
 
@@ -238,3 +240,31 @@ async def test_with_keys_whose_is_too_small_or_wrong_is_denied(house, make):
         with pytest.raises(AccessDenied) as caught:
             await refused
         assert caught.value.status == status
+
+
+async def test_a_run_that_goes_on_by_itself_is_found_again_and_has_its_result(ask):
+    handle = await ask("run_async", "echo", "say", text="a", times=3)
+    assert await ask.of(handle, "result", 5) == {"said": "aaa"}
+    found = ask.client.handle(handle.run_id)
+    assert (await ask.of(found, "wait"))["outcome"] == "ok"
+    assert (await ask.of(found, "envelope"))["run_id"] == handle.run_id
+    assert [run["run_id"] for run in await ask("runs", "echo", state="finished")] == [handle.run_id]
+    assert await ask("runs", "bad") == []
+
+
+async def test_a_run_that_goes_on_by_itself_can_fail_go_on_and_be_cancelled(ask):
+    failed = await ask("run_async", "bad", "raise_error")
+    assert (await ask.of(failed, "wait"))["reason_code"] == "TOOL_ERROR"
+    with pytest.raises(PluginError, match="the lens is broken"):
+        await ask.of(failed, "result")
+
+    endless = await ask("run_async", "echo", "count_slowly")
+    with pytest.raises(RunNotFinished):
+        await ask.of(endless, "result", 0.1)
+    assert (await ask.of(endless, "wait", 0.1))["state"] == "running"
+    assert (await ask.of(endless, "cancel"))["cancel_requested"]
+    assert (await ask.of(endless, "wait", 5))["outcome"] == "cancelled"
+    with pytest.raises(RunCancelled):
+        await ask.of(endless, "result")
+    with pytest.raises(NotFound):
+        await ask.of(ask.client.handle("0" * 32), "wait")
