@@ -5,7 +5,7 @@ Pure, but for the count of wrong keys.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from orchestrator.access.failures import FailedKeys
 from orchestrator.access.hosts import HostRule
@@ -18,8 +18,7 @@ _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOW: Final = "send `Authorization: Bearer <key>` (the command line takes it from ORCHESTRATOR_API_KEY)"
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """What is known of a request before it is answered; each header as it came, None where there is none."""
 
     method: str

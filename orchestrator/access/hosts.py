@@ -7,6 +7,7 @@ answers. Both show in headers that a page cannot forge, `Origin` and `Host`.
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 
@@ -24,8 +25,9 @@ class HostRule:
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(name.lower() for name in names)
+        self.host_allowed = lru_cache(maxsize=256)(self._host_allowed)  # asked for every request, mostly of one host
 
-    def host_allowed(self, host: str | None) -> bool:
+    def _host_allowed(self, host: str | None) -> bool:
         """`host`: the Host header. Without one the caller is no browser."""
         if host is None:
             return True

@@ -1,12 +1,15 @@
 """The first thing that a request meets: whether its caller may call at all."""
 
 from datetime import UTC, datetime
+from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.access.decision import Caller, Gate, Refusal
 from orchestrator.access.key_store import KeyStore
 from orchestrator.api.problems import problem
+
+_HEADERS: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorization"})
 
 
 class AccessGuard:
@@ -29,15 +32,17 @@ class AccessGuard:
 def _caller(scope: Scope) -> Caller:
     host = origin = fetch_site = authorization = None
     for name, value in scope["headers"]:
-        match name:  # of a header that came twice, the last: servers and browsers send each once
-            case b"host":
-                host = value.decode("latin-1")
-            case b"origin":
-                origin = value.decode("latin-1")
-            case b"sec-fetch-site":
-                fetch_site = value.decode("latin-1")
-            case b"authorization":
-                authorization = value.decode("latin-1")
+        if name in _HEADERS:  # of a header that came twice, the last: browsers send each once
+            text = value.decode("latin-1")
+            match name:
+                case b"host":
+                    host = text[:300]  # a name has at most 253
+                case b"origin":
+                    origin = text
+                case b"sec-fetch-site":
+                    fetch_site = text
+                case b"authorization":
+                    authorization = text
     client = scope.get("client")
     return Caller(scope["method"], scope["path"], client[0] if client else "", host, origin, fetch_site, authorization)
 

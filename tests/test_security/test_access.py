@@ -224,7 +224,7 @@ def serve(tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     environment |= {"ORCHESTRATOR_STATE_DIR": str(tmp_path / "state"), "ORCHESTRATOR_PLUGINS_DIRS": str(tmp_path)}
     return subprocess.run(
         [sys.executable, "-m", "orchestrator", "serve"],
-        env=environment, capture_output=True, text=True, timeout=30, check=False,
+        env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
 
@@ -274,14 +274,14 @@ def test_keys_from_files_let_it_listen_beyond_loopback(tmp_path: Path) -> None:
             assert client.post("/v1/plugins/x/start", headers=bearer(viewer)).status_code == 403
             assert client.post("/v1/plugins/x/start", headers=bearer(operator)).status_code == 404
         run = [*command, "plugins", "--json"]
-        without = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        without = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120, check=False)
         environment["ORCHESTRATOR_API_KEY"] = viewer
-        with_key = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        with_key = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert without.returncode != 0 and "ORCHESTRATOR_API_KEY" in without.stderr
         assert with_key.returncode == 0 and with_key.stdout.strip() == "[]"
     finally:
         process.terminate()
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     assert operator.encode() not in errors and viewer.encode() not in errors
 
 
