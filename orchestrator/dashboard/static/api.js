@@ -149,7 +149,9 @@ export async function* serverEvents(response) {
 function keySentence(refusal) {
   const [first = ""] = (refusal?.error ?? "").split(/(?<=[.:]) /);
   if (refusal?.error_type === "KeyRefused") return first;
-  return key.get() || first.startsWith("An API key is needed") ? "This orchestrator wants an API key." : (refusal?.error ?? "");
+  return key.get() || first.startsWith("An API key is needed")
+    ? "This orchestrator wants an API key."
+    : (refusal?.error ?? "");
 }
 
 /** @param {Response} response @returns {Promise<Envelope | null>} */

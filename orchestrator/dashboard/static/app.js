@@ -55,7 +55,9 @@ const WORDS = { connecting: "Connecting…", live: "Live", polling: "Asking ever
 
 function showConnection() {
   const { connection, problem, since } = live.status();
-  const lost = live.known() ? `Reconnecting: as of ${since.toLocaleTimeString()}` : (problem ?? "Not connected, trying again");
+  const lost = live.known()
+    ? `Reconnecting: as of ${since.toLocaleTimeString()}`
+    : (problem ?? "Not connected, trying again");
   const element = find("connection");
   setText(element, connection === "lost" ? lost : WORDS[connection]);
   setAttribute(element, "data-connection", connection);

@@ -22,7 +22,9 @@ export function boxesIn(value) {
 export function sizeIn(value) {
   if (!isRecord(value)) return null;
   const [width, height] = [value["width"], value["height"]];
-  return isNumber(width) && isNumber(height) && !isNumber(value["x"]) && width > 0 && height > 0 ? { width, height } : null;
+  return isNumber(width) && isNumber(height) && !isNumber(value["x"]) && width > 0 && height > 0
+    ? { width, height }
+    : null;
 }
 
 /** @param {unknown} value @param {Box[]} found @param {number} depth */
@@ -56,13 +58,17 @@ function rectangle({ x, y, width, height, left, top, right, bottom, x1, y1, x2, 
 /** @param {unknown} value */
 function cornerAndSize(value) {
   const [x, y, width, height] = four(value);
-  return x === undefined || y === undefined || width === undefined || height === undefined || width < 0 || height < 0 ? null : { x, y, width, height };
+  return x === undefined || y === undefined || width === undefined || height === undefined || width < 0 || height < 0
+    ? null
+    : { x, y, width, height };
 }
 
 /** @param {unknown} value */
 function corners(value) {
   const [x, y, right, bottom] = four(value);
-  return x === undefined || y === undefined || right === undefined || bottom === undefined ? null : cornerAndSize([x, y, right - x, bottom - y]);
+  return x === undefined || y === undefined || right === undefined || bottom === undefined
+    ? null
+    : cornerAndSize([x, y, right - x, bottom - y]);
 }
 
 /** @param {unknown} value @returns {number[]} */
@@ -72,7 +78,9 @@ function four(value) {
 
 /** @param {Record<string, unknown>} record */
 function labelOf(record) {
-  const name = ["label", "text", "class_name", "class", "name"].map((field) => record[field]).find((text) => typeof text === "string" && text);
+  const name = ["label", "text", "class_name", "class", "name"]
+    .map((field) => record[field])
+    .find((text) => typeof text === "string" && text);
   const id = record["id"] ?? record["track_id"];
   const score = record["score"] ?? record["confidence"];
   const parts = [name, isNumber(id) || typeof id === "string" ? `#${id}` : null, isNumber(score) ? score : null];

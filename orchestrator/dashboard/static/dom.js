@@ -69,7 +69,11 @@ export const uniqueId = (() => {
  * @param {[string, Child][]} rows
  */
 export function facts(rows) {
-  return h("dl", { class: "facts" }, ...rows.map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))));
+  return h(
+    "dl",
+    { class: "facts" },
+    ...rows.map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))),
+  );
 }
 
 /**
@@ -89,6 +93,8 @@ export function timeOf(iso) {
  */
 function append(element, children) {
   for (const child of children) {
-    if (child !== null && child !== undefined && child !== false) element.append(child instanceof Node ? child : String(child));
+    if (child !== null && child !== undefined && child !== false) {
+      element.append(child instanceof Node ? child : String(child));
+    }
   }
 }

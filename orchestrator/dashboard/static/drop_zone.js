@@ -13,7 +13,12 @@ export function dropZone(name, required, picked) {
   /** @type {File | null} */
   let chosen = null;
   const what = h("span", { class: "file-name" });
-  const input = h("input", { type: "file", id, "aria-describedby": `${id}-what`, onchange: () => take(input.files?.[0] ?? null) });
+  const input = h("input", {
+    type: "file",
+    id,
+    "aria-describedby": `${id}-what`,
+    onchange: () => take(input.files?.[0] ?? null),
+  });
   what.id = `${id}-what`;
   const element = h(
     "div",
@@ -24,7 +29,13 @@ export function dropZone(name, required, picked) {
   );
   let inside = 0; // its children enter and leave as well
 
-  const say = () => setText(what, chosen ? [chosen.type, bytes(chosen.size)].filter(Boolean).join(", ") : "Drop a picture, a video or any other file here.");
+  const say = () =>
+    setText(
+      what,
+      chosen
+        ? [chosen.type, bytes(chosen.size)].filter(Boolean).join(", ")
+        : "Drop a picture, a video or any other file here.",
+    );
 
   /** @param {File | null} file */
   function take(file) {

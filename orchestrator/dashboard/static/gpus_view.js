@@ -32,13 +32,31 @@ export function gpusView() {
 
 /** @param {GpuReport} report */
 function content(report) {
-  const driver = [report.driver_version && `driver ${report.driver_version}`, report.cuda_version && `CUDA ${report.cuda_version}`];
+  const driver = [
+    report.driver_version && `driver ${report.driver_version}`,
+    report.cuda_version && `CUDA ${report.cuda_version}`,
+  ];
   return [
-    report.reason && h("p", { class: "reason", "data-state": "UNAVAILABLE" }, h("strong", { class: "code" }, report.reason_code), " ", report.reason),
+    report.reason &&
+      h(
+        "p",
+        { class: "reason", "data-state": "UNAVAILABLE" },
+        h("strong", { class: "code" }, report.reason_code),
+        " ",
+        report.reason,
+      ),
     report.devices.length > 0 && h("p", { class: "sub" }, driver.filter(Boolean).join(", ")),
-    report.devices.length === 0 && !report.reason && h("p", { class: "empty" }, "No GPU has been looked for yet: no plugin needs one."),
+    report.devices.length === 0 &&
+      !report.reason &&
+      h("p", { class: "empty" }, "No GPU has been looked for yet: no plugin needs one."),
     h("ul", { class: "gpus" }, ...report.devices.map(device)),
-    ...report.quarantines.map((sentence) => h("p", { class: "reason", "data-state": "UNAVAILABLE" }, typeof sentence === "string" ? sentence : JSON.stringify(sentence))),
+    ...report.quarantines.map((sentence) =>
+      h(
+        "p",
+        { class: "reason", "data-state": "UNAVAILABLE" },
+        typeof sentence === "string" ? sentence : JSON.stringify(sentence),
+      ),
+    ),
   ].filter((part) => part instanceof Node);
 }
 
@@ -50,12 +68,29 @@ function device(gpu) {
   return h(
     "li",
     { class: "card" },
-    h("h2", {}, gpu.index === null || gpu.index === undefined ? "" : `${gpu.index}: `, gpu.name ?? "GPU", " ", h("span", { class: "badge", "data-gpu": gpu.state ?? "unknown" }, gpu.state ?? "unknown")),
+    h(
+      "h2",
+      {},
+      gpu.index === null || gpu.index === undefined ? "" : `${gpu.index}: `,
+      gpu.name ?? "GPU",
+      " ",
+      h("span", { class: "badge", "data-gpu": gpu.state ?? "unknown" }, gpu.state ?? "unknown"),
+    ),
     gpu.fault && h("p", { class: "reason", "data-state": "FAILED" }, gpu.fault),
     facts([
       ["Memory", memory.element],
-      ["Load", gpu.utilization_percent === null || gpu.utilization_percent === undefined ? "—" : `${gpu.utilization_percent} %`],
-      ["Temperature", gpu.temperature_celsius === null || gpu.temperature_celsius === undefined ? "—" : `${gpu.temperature_celsius} °C`],
+      [
+        "Load",
+        gpu.utilization_percent === null || gpu.utilization_percent === undefined
+          ? "—"
+          : `${gpu.utilization_percent} %`,
+      ],
+      [
+        "Temperature",
+        gpu.temperature_celsius === null || gpu.temperature_celsius === undefined
+          ? "—"
+          : `${gpu.temperature_celsius} °C`,
+      ],
       ["UUID", h("code", {}, gpu.uuid)],
     ]),
     h("h3", {}, "Held by"),

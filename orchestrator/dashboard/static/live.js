@@ -71,7 +71,7 @@ export const live = {
 /** Runs as long as the page does. */
 export async function follow() {
   setInterval(() => document.hidden || tell(), TICK); // uptimes go on
-  for (let failures = 0; ; ) {
+  for (let failures = 0; ;) {
     current = new AbortController();
     try {
       await seedLatencies(current.signal);
@@ -169,7 +169,9 @@ async function seedLatencies(signal) {
 function take(plugin) {
   const before = plugins.get(plugin.name);
   const ran = before && before.success_count + before.error_count < plugin.success_count + plugin.error_count;
-  if ((ran || !latencies.has(plugin.name)) && plugin.last_execution_time_ms !== null) addLatency(plugin.name, plugin.last_execution_time_ms);
+  if ((ran || !latencies.has(plugin.name)) && plugin.last_execution_time_ms !== null) {
+    addLatency(plugin.name, plugin.last_execution_time_ms);
+  }
   plugins.set(plugin.name, plugin);
   heard.set(plugin.name, performance.now());
 }

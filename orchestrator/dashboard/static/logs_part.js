@@ -14,11 +14,21 @@ export function logsPart(name) {
   const log = h("pre", { class: "log", role: "log", "aria-live": "off", "aria-label": `Log of ${name}`, tabindex: 0 });
   const state = h("span", { class: "sub", role: "status" });
   const follow = h("input", { type: "checkbox", checked: true, onchange: () => follow.checked && toEnd() });
-  const wrap = h("input", { type: "checkbox", checked: true, onchange: () => log.classList.toggle("unwrapped", !wrap.checked) });
+  const wrap = h("input", {
+    type: "checkbox",
+    checked: true,
+    onchange: () => log.classList.toggle("unwrapped", !wrap.checked),
+  });
   const element = h(
     "section",
     { "aria-label": "Log" },
-    h("div", { class: "log-head" }, h("label", {}, follow, " Keep to the end"), h("label", {}, wrap, " Wrap lines"), state),
+    h(
+      "div",
+      { class: "log-head" },
+      h("label", {}, follow, " Keep to the end"),
+      h("label", {}, wrap, " Wrap lines"),
+      state,
+    ),
     log,
   );
   let stream = new AbortController();

@@ -23,8 +23,18 @@ export function overviewPart(name) {
     { class: "overview" },
     figures.element,
     remains,
-    h("div", { class: "column" }, h("section", {}, h("h2", {}, "History"), events), h("section", {}, h("h2", {}, "Last runs"), runs.element)),
-    h("div", { class: "column" }, h("section", {}, h("h2", {}, "Checks"), checks), h("section", {}, h("h2", {}, "Container and limits"), surroundings)),
+    h(
+      "div",
+      { class: "column" },
+      h("section", {}, h("h2", {}, "History"), events),
+      h("section", {}, h("h2", {}, "Last runs"), runs.element),
+    ),
+    h(
+      "div",
+      { class: "column" },
+      h("section", {}, h("h2", {}, "Checks"), checks),
+      h("section", {}, h("h2", {}, "Container and limits"), surroundings),
+    ),
   );
   const ending = new AbortController();
   let loaded = "";
@@ -39,7 +49,9 @@ export function overviewPart(name) {
       ]);
       if (loaded !== wanted) return;
       const report = detail.post_mortem;
-      remains.replaceChildren(...(report ? [h("section", { class: "post-mortem" }, h("h2", {}, "Post-mortem"), ...postMortem(report))] : []));
+      remains.replaceChildren(
+        ...(report ? [h("section", { class: "post-mortem" }, h("h2", {}, "Post-mortem"), ...postMortem(report))] : []),
+      );
       events.replaceChildren(historyOf(history, detail));
       if (hasEnded(detail) && !detail.post_mortem) again(wanted, tries);
     } catch (error) {
@@ -52,7 +64,9 @@ export function overviewPart(name) {
   /** @param {string} wanted @param {number} tries */
   function again(wanted, tries) {
     const pause = WAIT_FOR_POST_MORTEM[tries];
-    if (pause !== undefined) setTimeout(() => loaded === wanted && !ending.signal.aborted && void load(wanted, tries + 1), pause);
+    if (pause !== undefined) {
+      setTimeout(() => loaded === wanted && !ending.signal.aborted && void load(wanted, tries + 1), pause);
+    }
   }
 
   let told = "";
@@ -105,7 +119,12 @@ function figuresOf(name) {
       errors.className = plugin.error_count ? "errors" : "sub";
       setText(now, `${plugin.in_flight} now, ${plugin.queued} waiting`);
       setText(average, plugin.avg_execution_time_ms === null ? "—" : milliseconds(plugin.avg_execution_time_ms));
-      setText(last, plugin.last_execution_time_ms === null ? "no run yet" : `on average, last ${milliseconds(plugin.last_execution_time_ms)}`);
+      setText(
+        last,
+        plugin.last_execution_time_ms === null
+          ? "no run yet"
+          : `on average, last ${milliseconds(plugin.last_execution_time_ms)}`,
+      );
       latency.show(live.latencies(name));
       memory.show(...memoryOf(plugin));
       const gpuMemory = gpuMemoryOf(plugin);
@@ -130,7 +149,12 @@ function historyOf(events, plugin) {
         "li",
         { "data-state": event.state },
         timeOf(event.time),
-        h("span", { class: "step" }, h("span", { class: "badge small", "data-state": event.state }, event.state), h("span", { class: "sub" }, `instance ${event.generation}`)),
+        h(
+          "span",
+          { class: "step" },
+          h("span", { class: "badge small", "data-state": event.state }, event.state),
+          h("span", { class: "sub" }, `instance ${event.generation}`),
+        ),
         event.reason && h("p", {}, h("strong", { class: "code" }, event.reason_code), " ", event.reason),
         hasEnded(event) && event.generation < plugin.generation && earlierPostMortem(plugin.name, event.generation),
       ),
@@ -148,8 +172,20 @@ function checksOf(plugin) {
       h(
         "li",
         { "data-ok": check.ok },
-        h("span", { class: "mark" }, check.ok ? "✓" : "✗", h("span", { class: "visually-hidden" }, check.ok ? "fine: " : "not fine: ")),
-        h("span", {}, h("strong", {}, check.name), " ", h("span", { class: "sub" }, `(${check.source})`), check.detail && ` ${check.detail}`),
+        h(
+          "span",
+          { class: "mark" },
+          check.ok ? "✓" : "✗",
+          h("span", { class: "visually-hidden" }, check.ok ? "fine: " : "not fine: "),
+        ),
+        h(
+          "span",
+          {},
+          h("strong", {}, check.name),
+          " ",
+          h("span", { class: "sub" }, `(${check.source})`),
+          check.detail && ` ${check.detail}`,
+        ),
       ),
     ),
   );
@@ -159,8 +195,16 @@ function checksOf(plugin) {
 function surroundingsOf(plugin) {
   const rows = [...Object.entries(plugin.limits), ...Object.entries(plugin.container)]
     .filter(([name]) => name !== "memory_usage_bytes")
-    .map(([name, value]) => /** @type {[string, string]} */ ([name.replace(/_(bytes|seconds)$/, "").replaceAll("_", " "), valueOf(name, value)]));
-  for (const gpu of plugin.gpus) rows.push([`GPU ${gpu.index ?? ""}`.trim(), [gpu.name, gpu.uuid].filter(Boolean).join(", ")]);
+    .map(
+      ([name, value]) =>
+        /** @type {[string, string]} */ ([
+          name.replace(/_(bytes|seconds)$/, "").replaceAll("_", " "),
+          valueOf(name, value),
+        ]),
+    );
+  for (const gpu of plugin.gpus) {
+    rows.push([`GPU ${gpu.index ?? ""}`.trim(), [gpu.name, gpu.uuid].filter(Boolean).join(", ")]);
+  }
   return rows.length === 0 ? h("p", { class: "empty" }, "No container yet.") : facts(rows);
 }
 

@@ -40,7 +40,9 @@ export function picture(file, name) {
   function draw(boxes) {
     fit();
     const scale = size().width / (medium.clientWidth || 1) || 1; // picture pixels in one of the screen
-    overlay.replaceChildren(...boxes.map((box, index) => drawn(box, boxes.length > LABELS ? 1 : index, scale, boxes.length <= LABELS)));
+    overlay.replaceChildren(
+      ...boxes.map((box, index) => drawn(box, boxes.length > LABELS ? 1 : index, scale, boxes.length <= LABELS)),
+    );
   }
 
   if (medium instanceof HTMLVideoElement) {
@@ -102,7 +104,13 @@ function drawn(box, index, scale, labelled) {
     const short = label.length > 28 ? `${label.slice(0, 27)}…` : label;
     const above = y > font * 1.4;
     group.append(
-      svg("rect", { class: "plate", x, y: above ? y - font * 1.3 : y, width: font * 0.62 * short.length + font * 0.6, height: font * 1.3 }),
+      svg("rect", {
+        class: "plate",
+        x,
+        y: above ? y - font * 1.3 : y,
+        width: font * 0.62 * short.length + font * 0.6,
+        height: font * 1.3,
+      }),
       svg("text", { x: x + font * 0.3, y: above ? y - font * 0.3 : y + font, "font-size": font }, short),
     );
   }

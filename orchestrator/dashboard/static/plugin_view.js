@@ -16,13 +16,19 @@ import { badge } from "./widgets.js";
 const COMMANDS = {
   restart: {
     label: "Restart",
-    ask: (plugin) => `Its container is stopped and a new one started from the manifest as it is now.${underWay(plugin)}`,
+    ask: (plugin) =>
+      `Its container is stopped and a new one started from the manifest as it is now.${underWay(plugin)}`,
     done: "A new instance is starting.",
   },
-  start: { label: "Start", ask: () => "A new instance is started from the manifest as it is now.", done: "A new instance is starting." },
+  start: {
+    label: "Start",
+    ask: () => "A new instance is started from the manifest as it is now.",
+    done: "A new instance is starting.",
+  },
   stop: {
     label: "Stop",
-    ask: (plugin) => `Its container is stopped and the plugin takes no runs until somebody starts it.${underWay(plugin)}`,
+    ask: (plugin) =>
+      `Its container is stopped and the plugin takes no runs until somebody starts it.${underWay(plugin)}`,
     done: "It is stopped.",
   },
 };
@@ -51,14 +57,23 @@ export function pluginView(name, part) {
       "ul",
       {},
       ...Object.entries(PARTS).map(([path, label]) =>
-        h("li", {}, h("a", { href: path ? `${here}/${path}` : here, "aria-current": path === shown ? "page" : null }, label)),
+        h(
+          "li",
+          {},
+          h("a", { href: path ? `${here}/${path}` : here, "aria-current": path === shown ? "page" : null }, label),
+        ),
       ),
     ),
   );
   const element = h(
     "div",
     { class: "plugin-page" },
-    h("div", { class: "view-head" }, h("div", { class: "title" }, heading, state.element), h("div", { class: "actions" }, ...buttons.map(({ button }) => button))),
+    h(
+      "div",
+      { class: "view-head" },
+      h("div", { class: "title" }, heading, state.element),
+      h("div", { class: "actions" }, ...buttons.map(({ button }) => button)),
+    ),
     description,
     meta,
     reason,
@@ -89,7 +104,9 @@ export function pluginView(name, part) {
       reason.replaceChildren(h("strong", { class: "code" }, plugin.reason_code), " ", text);
     }
     const ended = hasEnded(plugin);
-    for (const { command, button } of buttons) button.hidden = command === "start" ? !ended : command === "stop" && ended;
+    for (const { command, button } of buttons) {
+      button.hidden = command === "start" ? !ended : command === "stop" && ended;
+    }
   }
 
   /** @param {string} command */

@@ -17,7 +17,12 @@ export function pluginsView() {
   let only = null;
   const list = h("ul", { class: "plugins" });
   const nothing = h("p", { class: "empty" });
-  const search = h("input", { type: "search", "aria-label": "Show plugins whose name has", placeholder: "Filter by name", oninput: update });
+  const search = h("input", {
+    type: "search",
+    "aria-label": "Show plugins whose name has",
+    placeholder: "Filter by name",
+    oninput: update,
+  });
   const filters = STATES.map((state) => {
     const count = h("span", { class: "count" });
     const button = h(
@@ -43,7 +48,11 @@ export function pluginsView() {
     "div",
     {},
     h("div", { class: "view-head" }, heading, search),
-    h("div", { class: "filters", role: "group", "aria-label": "Show only one state" }, ...filters.map(({ button }) => button)),
+    h(
+      "div",
+      { class: "filters", role: "group", "aria-label": "Show only one state" },
+      ...filters.map(({ button }) => button),
+    ),
     list,
     nothing,
   );
@@ -57,7 +66,9 @@ export function pluginsView() {
       button.hidden = number === 0 && only !== state;
     }
     const wanted = search.value.trim().toLowerCase();
-    const shown = plugins.filter((plugin) => (!only || plugin.state === only) && plugin.name.toLowerCase().includes(wanted));
+    const shown = plugins.filter(
+      (plugin) => (!only || plugin.state === only) && plugin.name.toLowerCase().includes(wanted),
+    );
     place(shown);
     nothing.hidden = shown.length > 0;
     setText(nothing, emptyText(plugins.length));
@@ -97,9 +108,20 @@ function row(name) {
   const memory = bar(`Memory of ${name}`);
   const gpu = bar(`GPU memory of ${name}`);
   const latency = sparkline();
-  const [version, description, runs, now, average, uptime] = [h("span", { class: "version" }), h("span"), h("span"), h("span"), h("span"), h("span")];
+  const [version, description, runs, now, average, uptime] = [
+    h("span", { class: "version" }),
+    h("span"),
+    h("span"),
+    h("span"),
+    h("span"),
+    h("span"),
+  ];
   const [errors, code, sentence] = [h("span", { class: "errors" }), h("strong", { class: "code" }), h("span")];
-  const stale = h("span", { class: "stale", title: "The engine cannot be asked: this is what was known last." }, "last known");
+  const stale = h(
+    "span",
+    { class: "stale", title: "The engine cannot be asked: this is what was known last." },
+    "last known",
+  );
   const reason = h("p", { class: "reason" }, code, " ", sentence);
   const gpuFigure = figure("GPU memory", "gpu", gpu.element);
   const element = h(

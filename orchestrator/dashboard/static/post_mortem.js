@@ -29,7 +29,12 @@ export function postMortem(report) {
     ...texts
       .filter(([, text]) => text)
       .map(([title, text, open]) =>
-        h("details", { open }, h("summary", {}, title), h("pre", { class: "text", tabindex: 0, role: "region", "aria-label": title }, text)),
+        h(
+          "details",
+          { open },
+          h("summary", {}, title),
+          h("pre", { class: "text", tabindex: 0, role: "region", "aria-label": title }, text),
+        ),
       ),
   ];
 }

@@ -20,9 +20,19 @@ export function resultView() {
   const text = h("pre", { class: "text plain", tabindex: 0, role: "region", "aria-label": "Text of the result" });
   const items = h("ol", { class: "items", tabindex: 0, role: "region", "aria-label": "Items as they come" });
   const code = h("pre", { class: "text json", tabindex: 0, role: "region", "aria-label": "Result as JSON" });
-  const save = h("button", { type: "button", class: "small", onclick: () => saveAs(JSON.stringify(value(), null, 2), "result.json") }, "Save the JSON");
+  const save = h(
+    "button",
+    { type: "button", class: "small", onclick: () => saveAs(JSON.stringify(value(), null, 2), "result.json") },
+    "Save the JSON",
+  );
   const cut = h("span", { class: "sub" });
-  const jsonBox = h("details", { open: true }, h("summary", {}, "JSON"), code, h("p", { class: "actions left" }, save, cut));
+  const jsonBox = h(
+    "details",
+    { open: true },
+    h("summary", {}, "JSON"),
+    code,
+    h("p", { class: "actions left" }, save, cut),
+  );
   const element = h("div", { class: "result" }, verdict, progress, media, text, items, jsonBox);
   element.hidden = true;
 
@@ -69,14 +79,22 @@ export function resultView() {
       const shown = picture(file, `Result, ${type}`);
       if (shown) made.push(shown);
       const name = `result.${type.split("/")[1]?.replace(/[^a-z0-9].*$/i, "") || "bin"}`;
-      media.append(...(shown ? [shown.element] : []), h("button", { type: "button", class: "small", onclick: () => saveAs(file, name) }, `Save ${name}`));
+      media.append(
+        ...(shown ? [shown.element] : []),
+        h("button", { type: "button", class: "small", onclick: () => saveAs(file, name) }, `Save ${name}`),
+      );
     }
   }
 
   function showJson() {
     const whole = JSON.stringify(value(), null, 2) ?? "null";
     setText(code, whole.slice(0, SHOWN));
-    setText(cut, whole.length > SHOWN ? `The first ${plural(SHOWN, "character")} of ${whole.length.toLocaleString()}; saved, it is whole.` : "");
+    setText(
+      cut,
+      whole.length > SHOWN
+        ? `The first ${plural(SHOWN, "character")} of ${whole.length.toLocaleString()}; saved, it is whole.`
+        : "",
+    );
     jsonBox.hidden = false;
     jsonBox.open = !streamed; // its items stand above
   }
@@ -123,13 +141,17 @@ export function resultView() {
       verdict.dataset["kind"] = envelope.ok ? "good" : "bad";
       const what = [envelope.error_type, envelope.reason_code].filter(Boolean).join(", ");
       const count = streamed ? `, ${plural(all.length, "item")}` : "";
-      setText(verdict, envelope.ok ? `Done${took}${count}` : `${envelope.error ?? "It failed."}${what ? ` (${what})` : ""}${count}`);
+      setText(
+        verdict,
+        envelope.ok ? `Done${took}${count}` : `${envelope.error ?? "It failed."}${what ? ` (${what})` : ""}${count}`,
+      );
       if (envelope.ok && !streamed) {
         const { result } = envelope;
         if (takePart(result)) ended = { ...envelope, result: { .../** @type {object} */ (result), data: "…" } };
         const boxes = boxesIn(result);
         if (over && boxes.length) over.show(boxes, sizeIn(result));
-        const words = typeof result === "string" ? result : /** @type {Record<string, unknown> | null} */ (result)?.["text"];
+        const words =
+          typeof result === "string" ? result : /** @type {Record<string, unknown> | null} */ (result)?.["text"];
         text.hidden = typeof words !== "string" || words === "";
         setText(text, typeof words === "string" ? words.slice(0, SHOWN) : "");
       }

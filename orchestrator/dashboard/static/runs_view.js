@@ -11,7 +11,12 @@ import { regularly } from "./regularly.js";
 export function runsView() {
   const heading = h("h1", { tabindex: -1 }, "Runs");
   const table = runsTable(null, 100);
-  return { element: h("div", {}, h("div", { class: "view-head" }, heading), table.element), heading, title: "Runs", close: table.close };
+  return {
+    element: h("div", {}, h("div", { class: "view-head" }, heading), table.element),
+    heading,
+    title: "Runs",
+    close: table.close,
+  };
 }
 
 /**
@@ -22,8 +27,17 @@ export function runsTable(plugin, limit) {
   const said = notice();
   const body = h("tbody");
   const columns = ["Accepted", ...(plugin ? [] : ["Plugin"]), "Tool", "Outcome", "Time", "Run"];
-  const table = h("table", {}, h("thead", {}, h("tr", {}, ...columns.map((name) => h("th", { scope: "col" }, name)), h("td"))), body);
-  const scroller = h("div", { class: "scroller", tabindex: 0, role: "region", "aria-label": plugin ? `Runs of ${plugin}` : "Runs" }, table);
+  const table = h(
+    "table",
+    {},
+    h("thead", {}, h("tr", {}, ...columns.map((name) => h("th", { scope: "col" }, name)), h("td"))),
+    body,
+  );
+  const scroller = h(
+    "div",
+    { class: "scroller", tabindex: 0, role: "region", "aria-label": plugin ? `Runs of ${plugin}` : "Runs" },
+    table,
+  );
   const empty = h("p", { class: "empty" }, "Asking the orchestrator…");
   scroller.hidden = true;
   let shown = "";
@@ -46,7 +60,11 @@ export function runsTable(plugin, limit) {
       empty.hidden = false;
       shown = "";
       const missing = error instanceof ApiError && error.status === 404;
-      empty.textContent = missing ? "This orchestrator keeps no list of runs." : error instanceof Error ? error.message : String(error);
+      empty.textContent = missing
+        ? "This orchestrator keeps no list of runs."
+        : error instanceof Error
+          ? error.message
+          : String(error);
     }
   });
   return { element: h("div", {}, said.element, scroller, empty), close };
@@ -68,7 +86,16 @@ function row(run, withPlugin, said) {
     h("td", {}, h("span", { class: "outcome", "data-outcome": outcomeKind(run) }, outcome(run))),
     h("td", { class: "number" }, run.execution_time_ms === null ? "—" : milliseconds(run.execution_time_ms)),
     h("td", {}, h("code", { class: "run-id" }, run.run_id.slice(0, 8))),
-    h("td", {}, open && h("button", { type: "button", class: "small", disabled: run.cancel_requested, onclick: () => void cancel(run, said) }, run.cancel_requested ? "Cancelling…" : "Cancel")),
+    h(
+      "td",
+      {},
+      open &&
+        h(
+          "button",
+          { type: "button", class: "small", disabled: run.cancel_requested, onclick: () => void cancel(run, said) },
+          run.cancel_requested ? "Cancelling…" : "Cancel",
+        ),
+    ),
   );
 }
 
@@ -90,7 +117,11 @@ function outcome(run) {
 
 /** @param {Run} run @param {ReturnType<typeof notice>} said */
 async function cancel(run, said) {
-  const sure = await confirm("Cancel this run?", `${run.plugin} / ${run.tool}, run ${run.run_id.slice(0, 8)}. Its caller gets no result.`, "Cancel the run");
+  const sure = await confirm(
+    "Cancel this run?",
+    `${run.plugin} / ${run.tool}, run ${run.run_id.slice(0, 8)}. Its caller gets no result.`,
+    "Cancel the run",
+  );
   if (!sure) return;
   try {
     const response = await request(`/v1/runs/${encodeURIComponent(run.run_id)}`, { method: "DELETE" });

@@ -22,8 +22,12 @@ export function schemaForm(tool, picked) {
   /** @type {Map<string, { element: HTMLElement, file: () => File | null }>} */
   const uploads = new Map();
   for (const [name, property] of Object.entries(schema.properties ?? {})) {
-    if (name in tool.uploads) uploads.set(name, dropZone(name, required.has(name), (file) => picked(name, file)));
-    else fields.set(name, fieldOf(name, property, schema, required.has(name)));
+    if (name in tool.uploads) {
+      uploads.set(
+        name,
+        dropZone(name, required.has(name), (file) => picked(name, file)),
+      );
+    } else fields.set(name, fieldOf(name, property, schema, required.has(name)));
   }
   const area = h("textarea", { rows: 6, spellcheck: "false", "aria-label": `Arguments of ${tool.name} as JSON` });
   const asJson = h("input", { type: "checkbox", onchange: swap });
@@ -51,13 +55,17 @@ export function schemaForm(tool, picked) {
 
   /** @returns {[string, unknown][]} */
   function typed() {
-    return [...fields].map(([name, field]) => /** @type {[string, unknown]} */ ([name, field.value()])).filter(([, value]) => value !== undefined);
+    return [...fields]
+      .map(([name, field]) => /** @type {[string, unknown]} */ ([name, field.value()]))
+      .filter(([, value]) => value !== undefined);
   }
 
   /** @returns {Record<string, unknown>} */
   function parsed() {
     const value = parseJson("The arguments", area.value || "{}");
-    if (typeof value !== "object" || value === null || Array.isArray(value)) throw new FieldError("The arguments must be a JSON object.");
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      throw new FieldError("The arguments must be a JSON object.");
+    }
     return /** @type {Record<string, unknown>} */ (value);
   }
 
@@ -67,11 +75,17 @@ export function schemaForm(tool, picked) {
    */
   function body() {
     const values = asJson.checked ? Object.entries(parsed()) : typed();
-    const files = /** @type {[string, File][]} */ ([...uploads].map(([name, zone]) => [name, zone.file()]).filter(([, file]) => file));
+    const files = /** @type {[string, File][]} */ (
+      [...uploads].map(([name, zone]) => [name, zone.file()]).filter(([, file]) => file)
+    );
     for (const name of uploads.keys()) {
-      if (required.has(name) && !files.some(([given]) => given === name)) throw new FieldError(`Choose a file for ${name} first.`);
+      if (required.has(name) && !files.some(([given]) => given === name)) {
+        throw new FieldError(`Choose a file for ${name} first.`);
+      }
     }
-    if (files.length === 0) return { headers: { "Content-Type": "application/json" }, body: JSON.stringify(Object.fromEntries(values)) };
+    if (files.length === 0) {
+      return { headers: { "Content-Type": "application/json" }, body: JSON.stringify(Object.fromEntries(values)) };
+    }
     const form = new FormData();
     for (const [name, value] of values) form.append(name, typeof value === "string" ? value : JSON.stringify(value));
     for (const [name, file] of files) form.append(name, file, file.name);
@@ -110,7 +124,12 @@ function fieldOf(name, schema, root, required) {
   if (required) input.control.setAttribute("aria-required", "true");
   const label = h("label", { for: id }, name, required && h("span", { class: "hint" }, " (needed)"));
   const checkbox = plain.type === "boolean" && !plain.enum;
-  const element = h("div", { class: checkbox ? "field check" : "field" }, ...(checkbox ? [input.control, label] : [label, input.control]), hintElement);
+  const element = h(
+    "div",
+    { class: checkbox ? "field check" : "field" },
+    ...(checkbox ? [input.control, label] : [label, input.control]),
+    hintElement,
+  );
   return { element, value: input.value, fill: input.fill };
 }
 
@@ -124,8 +143,14 @@ function fieldOf(name, schema, root, required) {
 function inputOf(name, schema, preset, required) {
   if (schema.enum) {
     const choices = schema.enum;
-    const control = h("select", {}, !required && h("option", { value: "" }, "—"), ...choices.map((choice, index) => h("option", { value: index }, String(choice))));
-    const fill = (/** @type {unknown} */ value) => (control.value = choices.includes(value) ? String(choices.indexOf(value)) : required ? "0" : "");
+    const control = h(
+      "select",
+      {},
+      !required && h("option", { value: "" }, "—"),
+      ...choices.map((choice, index) => h("option", { value: index }, String(choice))),
+    );
+    const fill = (/** @type {unknown} */ value) =>
+      (control.value = choices.includes(value) ? String(choices.indexOf(value)) : required ? "0" : "");
     fill(preset);
     return { control, fill, value: () => (control.value === "" ? undefined : choices[Number(control.value)]) };
   }
@@ -137,7 +162,13 @@ function inputOf(name, schema, preset, required) {
   }
   if (schema.type === "integer" || schema.type === "number") {
     const step = schema.type === "integer" ? 1 : "any";
-    const control = h("input", { type: "number", step, min: schema.minimum, max: schema.maximum, inputmode: "decimal" });
+    const control = h("input", {
+      type: "number",
+      step,
+      min: schema.minimum,
+      max: schema.maximum,
+      inputmode: "decimal",
+    });
     const fill = (/** @type {unknown} */ value) => (control.value = typeof value === "number" ? String(value) : "");
     fill(preset);
     const value = () => {
@@ -153,7 +184,8 @@ function inputOf(name, schema, preset, required) {
     return { control, fill, value: () => (control.value === "" && !required ? undefined : control.value) };
   }
   const control = h("textarea", { rows: 3, spellcheck: "false", placeholder: "JSON" });
-  const fill = (/** @type {unknown} */ value) => (control.value = value === null || value === undefined ? "" : JSON.stringify(value));
+  const fill = (/** @type {unknown} */ value) =>
+    (control.value = value === null || value === undefined ? "" : JSON.stringify(value));
   fill(preset);
   return { control, fill, value: () => (control.value.trim() === "" ? undefined : parseJson(name, control.value)) };
 }
@@ -175,10 +207,27 @@ function resolved(schema, root) {
 
 /** @param {Schema} schema @param {Schema} plain @param {boolean} required */
 function hintOf(schema, plain, required) {
-  const type = plain.enum ? null : Array.isArray(plain.type) ? plain.type.join(" or ") : (plain.type ?? plain.anyOf?.map((part) => part.type ?? "…").join(" or "));
-  const range = [plain.minimum !== undefined && `from ${plain.minimum}`, plain.maximum !== undefined && `to ${plain.maximum}`].filter(Boolean).join(" ");
-  const preset = !required && schema.default !== undefined && schema.default !== null && plain.type !== "boolean" ? `default ${JSON.stringify(schema.default)}` : null;
-  return [schema.description ?? plain.description, [plain.type === "boolean" ? null : type, range, preset].filter(Boolean).join(", ")].filter(Boolean).join(" · ");
+  const type = plain.enum
+    ? null
+    : Array.isArray(plain.type)
+      ? plain.type.join(" or ")
+      : (plain.type ?? plain.anyOf?.map((part) => part.type ?? "…").join(" or "));
+  const range = [
+    plain.minimum !== undefined && `from ${plain.minimum}`,
+    plain.maximum !== undefined && `to ${plain.maximum}`,
+  ]
+    .filter(Boolean)
+    .join(" ");
+  const preset =
+    !required && schema.default !== undefined && schema.default !== null && plain.type !== "boolean"
+      ? `default ${JSON.stringify(schema.default)}`
+      : null;
+  return [
+    schema.description ?? plain.description,
+    [plain.type === "boolean" ? null : type, range, preset].filter(Boolean).join(", "),
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 /** @param {string} what @param {string} text @returns {unknown} */

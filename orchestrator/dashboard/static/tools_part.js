@@ -9,7 +9,11 @@ import { toolCard } from "./tool_card.js";
 
 /** @param {string} name */
 export function toolsPart(name) {
-  const element = h("section", { class: "tools", "aria-label": "Tools" }, h("p", { class: "empty" }, "Asking the orchestrator…"));
+  const element = h(
+    "section",
+    { class: "tools", "aria-label": "Tools" },
+    h("p", { class: "empty" }, "Asking the orchestrator…"),
+  );
   const ending = new AbortController();
   /** @type {ReturnType<typeof toolCard>[]} */
   let cards = [];
@@ -25,7 +29,9 @@ export function toolsPart(name) {
       cards.forEach((card) => card.close());
       cards = tools.map((tool) => toolCard(name, tool));
       const none = "Its tools are not known yet: it has not been ready since the orchestrator started.";
-      element.replaceChildren(...(cards.length ? cards.map((card) => card.element) : [h("p", { class: "empty" }, none)]));
+      element.replaceChildren(
+        ...(cards.length ? cards.map((card) => card.element) : [h("p", { class: "empty" }, none)]),
+      );
     } catch (error) {
       if (ending.signal.aborted) return;
       shown = "";

@@ -39,7 +39,8 @@ export function bar(label) {
     /** Bytes, or null where nothing is known. @param {number | null} used @param {number | null} limit */
     show(used, limit) {
       const part = used === null || !limit ? 0 : Math.min(1, used / limit);
-      const words = used === null ? (limit ? `limit ${bytes(limit)}` : "—") : `${bytes(used)}${limit ? ` of ${bytes(limit)}` : ""}`;
+      const words =
+        used === null ? (limit ? `limit ${bytes(limit)}` : "—") : `${bytes(used)}${limit ? ` of ${bytes(limit)}` : ""}`;
       setAttribute(meter, "aria-valuemax", limit ?? 1);
       setAttribute(meter, "aria-valuenow", Math.min(used ?? 0, limit ?? 1));
       setAttribute(meter, "aria-valuetext", used === null ? "not known" : words);
@@ -77,7 +78,12 @@ const EDGE = 3;
 export function sparkline() {
   const line = svg("polyline", { class: "line" });
   const dot = svg("circle", { class: "dot", r: 2.5 });
-  const element = svg("svg", { class: "sparkline", role: "img", preserveAspectRatio: "xMinYMid meet", viewBox: `0 0 ${WIDTH} ${HEIGHT}` }, line, dot);
+  const element = svg(
+    "svg",
+    { class: "sparkline", role: "img", preserveAspectRatio: "xMinYMid meet", viewBox: `0 0 ${WIDTH} ${HEIGHT}` },
+    line,
+    dot,
+  );
   return {
     element,
     /** Milliseconds, oldest first. @param {number[]} values */
