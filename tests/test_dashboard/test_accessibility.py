@@ -26,7 +26,7 @@ SEEN = {"tools": ".tool", "logs": ".log-line", "gpus": ".gpus .card", "list": ".
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_axe_finds_no_serious_fault(lived_in: House, look: Look, theme: str, width: int) -> None:
     viewport = {"width": width, "height": 740}
-    page = await look("/", allowed=("404",), viewport=viewport, color_scheme=theme, reduced_motion="reduce")
+    page = await look("/", viewport=viewport, color_scheme=theme, reduced_motion="reduce")
     for view, address in VIEWS.items():
         await page.goto(f"{lived_in.client.base_url}#{address}")
         await expect(page.locator("h1")).to_be_visible()
@@ -51,7 +51,7 @@ async def _faults(page: Page) -> list[Any]:
 
 
 async def test_the_way_to_a_plugin_by_keyboard(lived_in: House, look: Look) -> None:
-    page = await look("/", allowed=("404",))
+    page = await look("/")
     await expect(page.get_by_role("link", name="ocr", exact=True)).to_be_visible()
     await page.keyboard.press("Tab")
     await expect(page.locator("#skip")).to_be_focused()
@@ -67,7 +67,7 @@ async def test_the_way_to_a_plugin_by_keyboard(lived_in: House, look: Look) -> N
 
 
 async def test_every_request_goes_to_the_orchestrator(lived_in: House, look: Look) -> None:
-    page = await look("/", allowed=("404",))
+    page = await look("/")
     addresses: list[str] = []
     page.on("request", lambda request: addresses.append(request.url))
     for address in VIEWS.values():
@@ -80,7 +80,7 @@ async def test_every_request_goes_to_the_orchestrator(lived_in: House, look: Loo
 
 
 async def test_one_state_is_picked_out(lived_in: House, look: Look) -> None:
-    page = await look("/", allowed=("404",))
+    page = await look("/")
     await expect(page.locator(".plugin")).to_have_count(9)
     failed = page.get_by_role("button", name="3 FAILED")
     await failed.click()

@@ -13,7 +13,7 @@ BOX = {"x": 10, "y": 20, "width": 30, "height": 40}
 @pytest.fixture
 async def boxes_in(house: House, look: Callable[..., Awaitable[Page]]) -> Callable[[Any], Awaitable[Any]]:
     await house.open()
-    page = await look(allowed=("404",))
+    page = await look()
 
     async def boxes_in(result: Any) -> Any:
         script = "async (result) => (await import('/assets/boxes.js')).boxesIn(result)"

@@ -9,7 +9,6 @@ from support.house import House
 from test_dashboard.scene import count
 
 Look = Callable[..., Awaitable[Page]]
-BY_STREAM = ("404",)
 
 
 def explode() -> None:
@@ -32,7 +31,7 @@ async def open_house(house: House) -> None:
 async def test_a_failing_plugin_turns_red_without_a_reload(house: House, look: Look, streamed: bool) -> None:
     """Also where no stream can be had, and is read aloud; what the plugin said is text, never markup."""
     await open_house(house)
-    page = await look("/nowhere", allowed=("404", "429"))
+    page = await look("/nowhere", allowed=("429",))
     if not streamed:
         await page.route("**/v1/events*", lambda route: route.fulfill(status=429))
         await page.reload()
@@ -61,7 +60,7 @@ async def test_a_failing_plugin_turns_red_without_a_reload(house: House, look: L
 
 async def test_a_lost_connection_is_said_and_mends_itself(house: House, look: Look) -> None:
     await open_house(house)
-    page = await look("/", allowed=("404", "ERR_"))
+    page = await look("/", allowed=("ERR_",))
     await expect(page.locator("#connection")).to_have_text("Live")
     await page.context.set_offline(True)
     await page.route("**/v1/**", lambda route: route.abort())
@@ -79,7 +78,7 @@ async def test_the_log_is_followed(house: House, look: Look) -> None:
     """Lines as they come, into the next instance too."""
     await open_house(house)
     house.instance("steady").handle.log("printed before")
-    page = await look("/plugins/steady/logs", allowed=BY_STREAM)
+    page = await look("/plugins/steady/logs")
     log = page.get_by_role("log")
     await expect(log).to_contain_text("printed before")
     house.instance("steady").handle.log("printed <b>now</b>")
@@ -92,7 +91,7 @@ async def test_the_log_is_followed(house: House, look: Look) -> None:
 
 async def test_a_post_mortem_appears_when_the_container_is_gone(house: House, look: Look) -> None:
     await open_house(house)
-    page = await look("/plugins/fragile", allowed=BY_STREAM)
+    page = await look("/plugins/fragile")
     await expect(page.locator(".history")).to_contain_text("INITIALIZED")
     await expect(page.get_by_role("heading", name="Post-mortem")).to_have_count(0)
     await house.run("fragile", "explode")
@@ -106,7 +105,7 @@ async def test_the_post_mortem_of_an_earlier_instance_stays_in_reach(house: Hous
     await house.run("fragile", "explode")
     await house.buried("fragile")
     await house.client.post("/v1/plugins/fragile/restart?wait=5")
-    page = await look("/plugins/fragile", allowed=BY_STREAM)
+    page = await look("/plugins/fragile")
     await expect(page.locator(".title .badge")).to_have_text("INITIALIZED")
     await page.get_by_text("Post-mortem of instance 1").click()
     await expect(page.get_by_role("region", name="Traceback")).to_contain_text("ValueError: the <img src=x")
@@ -120,7 +119,7 @@ async def test_a_slow_answer_for_all_plugins_hides_nothing(house: House, look: L
         await page.wait_for_timeout(600)
         await route.continue_()
 
-    page = await look("/", allowed=BY_STREAM)
+    page = await look("/")
     await page.route("**/v1/plugins", late)
     await page.reload()
     await expect(page.locator(".empty")).to_have_text("Asking the orchestrator…")

@@ -1,5 +1,6 @@
 """What an operator does on the page: run a tool, restart, give a key."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,6 @@ from orchestrator.access.key_store import KeyStore
 from orchestrator.access.keys import Role
 
 Look = Callable[..., Awaitable[Page]]
-ABSENT = ("404",)
 
 
 def echo(text: str, times: int = 1, ratio: float = 0.5, loud: bool = False, labels: list = None) -> dict[str, Any]:  # type: ignore[assignment, type-arg]  # noqa: RUF013
@@ -43,7 +43,7 @@ async def tools(house: House, look: Look) -> Page:
     house.add("kit", tools={"read_words": read_words, "echo": echo, "follow": follow, "draw": draw, "count": count})
     await house.open()
     await house.settled("kit")
-    return await look("/plugins/kit/tools", allowed=(*ABSENT, "422"))
+    return await look("/plugins/kit/tools", allowed=("422", "409"))
 
 
 def card(page: Page, tool: str) -> Any:
@@ -143,11 +143,45 @@ async def test_a_picture_that_comes_in_parts_is_shown_whole(tools: Page) -> None
     assert saved.read_bytes() == sample("motion_detector", "cup-first.png").read_bytes()
 
 
+async def test_a_run_that_waits_says_so_and_is_cancelled(house: House, look: Look) -> None:
+    """From the form that sent it, and from the list of runs."""
+    done = asyncio.Event()
+
+    async def slow() -> str:
+        await done.wait()
+        return "done"
+
+    house.add("kit", tools={"slow": slow})
+    await house.open()
+    await house.settled("kit")
+    first = asyncio.create_task(house.run("kit", "slow"))
+    await house.until("kit", lambda health: health["in_flight"] == 1)
+    second = asyncio.create_task(house.run("kit", "slow"))
+    await house.until("kit", lambda health: health["queued"] == 1)
+    page = await look("/plugins/kit/tools", allowed=("409",))
+    form = card(page, "slow")
+    await form.get_by_role("button", name="Run").click()
+    await expect(form.get_by_text("number 2")).to_be_visible()
+    await form.get_by_role("button", name="Cancel").click()
+    await expect(form.locator(".verdict")).to_contain_text("cancel")
+
+    await page.goto(f"{house.client.base_url}#/runs")
+    waiting = page.get_by_role("row", name="waiting, number 1")
+    await waiting.get_by_role("button", name="Cancel").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Cancel the run").click()
+    assert (await second).json()["ok"] is False
+    await expect(waiting).to_have_count(0)
+    await expect(page.get_by_role("row", name="running")).to_have_count(1)
+    done.set()
+    assert (await first).json()["result"] == "done"
+    await expect(page.get_by_role("row", name="running")).to_have_count(0)
+
+
 async def test_a_restart_is_asked_about_and_then_carried_out(house: House, look: Look) -> None:
     house.add("kit", tools={"count": count})
     await house.open()
     await house.settled("kit")
-    page = await look("/plugins/kit", allowed=ABSENT)
+    page = await look("/plugins/kit")
     restart = page.get_by_role("button", name="Restart", exact=True)
     await restart.click()
     dialog = page.get_by_role("dialog", name="Restart kit?")
@@ -173,7 +207,7 @@ async def test_a_key_is_asked_for_and_its_role_holds(house: House, look: Look) -
     viewer, operator = store.add("eve", Role.VIEWER), store.add("ann", Role.OPERATOR)
     house.add("kit", tools={"count": count})
     await house.open()
-    page = await look("/plugins/kit", allowed=("401", "403", "404"))
+    page = await look("/plugins/kit", allowed=("401", "403"))
     dialog = page.get_by_role("dialog", name="API key")
     await expect(dialog).to_contain_text("wants an API key")
     await dialog.get_by_label("Key").fill("wrong")
@@ -194,8 +228,22 @@ async def test_a_key_is_asked_for_and_its_role_holds(house: House, look: Look) -
     assert await page.evaluate("Object.keys(localStorage).length") == 0
 
 
+async def test_the_list_shows_latencies_memory_and_gpu_memory(lived_in: House, look: Look) -> None:
+    page = await look("/")
+    line = page.get_by_role("img", name="Latency of the last 24 runs")
+    await expect(line).to_be_visible()
+    assert len((await line.locator("polyline").get_attribute("points") or "").split()) == 24
+    for name, words in (
+        ("Memory of ocr", "412 MiB of 1 GiB"),
+        ("Memory of motion-detector", "952 MiB of 1 GiB"),
+        ("GPU memory of depth-map", "1 GiB of 80 GiB"),
+    ):
+        await expect(page.get_by_role("meter", name=name, exact=True)).to_have_attribute("aria-valuetext", words)
+    await expect(page.get_by_role("meter", name="GPU memory of ocr")).to_have_count(0)
+
+
 async def test_gpus_show_who_holds_them(lived_in: House, look: Look) -> None:
-    page = await look("/gpus", allowed=ABSENT)
+    page = await look("/gpus")
     held = page.locator(".gpus .card", has=page.get_by_role("link", name="depth-map"))
     await expect(held).to_have_count(1)
     await expect(held).to_contain_text("exclusive")

@@ -2,7 +2,7 @@
 
 /** @import { Run } from "./types.js" */
 
-import { ApiError, failure, json, request } from "./api.js";
+import { json } from "./api.js";
 import { confirm, notice } from "./dialogs.js";
 import { h, timeOf } from "./dom.js";
 import { milliseconds } from "./format.js";
@@ -59,12 +59,7 @@ export function runsTable(plugin, limit) {
       scroller.hidden = true;
       empty.hidden = false;
       shown = "";
-      const missing = error instanceof ApiError && error.status === 404;
-      empty.textContent = missing
-        ? "This orchestrator keeps no list of runs."
-        : error instanceof Error
-          ? error.message
-          : String(error);
+      empty.textContent = error instanceof Error ? error.message : String(error);
     }
   });
   return { element: h("div", {}, said.element, scroller, empty), close };
@@ -124,8 +119,7 @@ async function cancel(run, said) {
   );
   if (!sure) return;
   try {
-    const response = await request(`/v1/runs/${encodeURIComponent(run.run_id)}`, { method: "DELETE" });
-    if (!response.ok) throw await failure(response);
+    await json(`/v1/runs/${encodeURIComponent(run.run_id)}`, { method: "DELETE" });
     said.show("The run is being cancelled.", "good");
   } catch (error) {
     said.show(error instanceof Error ? error.message : String(error));

@@ -1,13 +1,12 @@
 /** One tool: its form, the run that was started from it, what came of it. */
 
-/** @import { Envelope, StreamEvent, Tool } from "./types.js" */
+/** @import { Tool } from "./types.js" */
 
-import { ApiError, json, lines, pluginPath, request } from "./api.js";
 import { h, setText, uniqueId } from "./dom.js";
-import { seconds } from "./format.js";
 import { picture } from "./picture.js";
 import { resultView } from "./result_view.js";
 import { FieldError, schemaForm } from "./schema_form.js";
+import { toolRun } from "./tool_run.js";
 
 const MANY = 2000; // characters of a description
 
@@ -28,7 +27,7 @@ export function toolCard(plugin, tool) {
     result.clear();
   });
   const run = h("button", { type: "submit", class: "primary" }, "Run");
-  const cancel = h("button", { type: "button", onclick: () => void giveUp() }, "Cancel");
+  const cancel = h("button", { type: "button", onclick: () => void running?.cancel() }, "Cancel");
   const clock = h("span", { class: "sub" });
   const wrong = h("p", { class: "notice", role: "alert", "data-kind": "bad" });
   const element = h(
@@ -53,9 +52,8 @@ export function toolCard(plugin, tool) {
     result.element,
   );
   cancel.hidden = wrong.hidden = true;
-  /** @type {AbortController | null} */
+  /** @type {ReturnType<typeof toolRun> | null} */
   let running = null;
-  let runId = "";
 
   async function start() {
     let sent;
@@ -68,57 +66,13 @@ export function toolCard(plugin, tool) {
       setText(wrong, error.message);
       return;
     }
-    const mine = (running = new AbortController());
-    runId = "";
-    busy(true);
-    const began = Date.now();
-    const tick = setInterval(() => setText(clock, `running for ${seconds((Date.now() - began) / 1000)}`), 1000);
-    setText(clock, "running");
     for (const each of pictures.values()) each.reset();
     result.begin(inOrder().at(-1) ?? null);
-    try {
-      const response = await request(pluginPath(plugin, `tools/${encodeURIComponent(tool.name)}/run`), {
-        method: "POST",
-        ...sent,
-        headers: { ...sent.headers, Accept: tool.streaming ? "application/x-ndjson" : "application/json" },
-        signal: mine.signal,
-      });
-      runId = response.headers.get("X-Run-Id") ?? "";
-      if (response.headers.get("Content-Type")?.startsWith("application/x-ndjson")) await readStream(response);
-      else result.end(/** @type {Envelope} */ (await response.json()));
-    } catch (error) {
-      if (mine.signal.aborted) result.fail("Nobody waits for the result any more.");
-      else result.fail(error instanceof ApiError ? error.message : "The answer broke off.");
-    } finally {
-      clearInterval(tick);
-      setText(clock, "");
-      busy(false);
-      if (running === mine) running = null;
-    }
-  }
-
-  /** @param {Response} response */
-  async function readStream(response) {
-    for await (const line of lines(response)) {
-      if (!line) continue;
-      /** @type {StreamEvent} */
-      const event = JSON.parse(line);
-      if (event.event === "progress") result.progress(event.fraction, event.message ?? "");
-      else if (event.event === "item") result.item(event.data);
-      else {
-        result.end(event);
-        return;
-      }
-    }
-    result.fail("The answer broke off before its end.");
-  }
-
-  /** Where the orchestrator lets runs be cancelled, this one is; else it goes on unseen. */
-  async function giveUp() {
-    const stopped = running;
-    if (runId) await json(`/v1/runs/${encodeURIComponent(runId)}`, { method: "DELETE" }).catch(() => null);
-    else stopped?.abort();
-    if (runId) setTimeout(() => stopped === running && stopped?.abort(), 3000);
+    busy(true);
+    running = toolRun(plugin, tool, sent, result, (text) => setText(clock, text));
+    await running.ended;
+    running = null;
+    busy(false);
   }
 
   /** @param {boolean} now */
@@ -129,7 +83,7 @@ export function toolCard(plugin, tool) {
   }
 
   const close = () => {
-    running?.abort();
+    running?.leave();
     result.close();
     for (const each of pictures.values()) each.close();
   };
