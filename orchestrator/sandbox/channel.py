@@ -59,6 +59,7 @@ class RuntimeStatus:
     tools: tuple[Mapping[str, Any], ...]
     worker_exit_code: int | None
     worker_signal: str | None
+    worker_stuck: bool
     oom_kills: int
     memory: Mapping[str, int | None]
     cpu_seconds: float | None
@@ -84,6 +85,7 @@ class RuntimeStatus:
             tools=told.tools(content.get("tools")),
             worker_exit_code=_integer(worker.get("exit_code")),
             worker_signal=_signal_name(worker.get("signal")),
+            worker_stuck=worker.get("stuck") is True,
             oom_kills=_integer(memory.get("oom_kills")) or 0,
             memory={name: _integer(memory.get(name)) for name in _MEMORY},
             cpu_seconds=_number(content.get("cpu_seconds")),

@@ -1,7 +1,7 @@
 """What a status of the runtime means for the instance: nothing, or its end. Pure."""
 
 from orchestrator.sandbox.channel import RuntimeStatus
-from orchestrator.sandbox.verdict import Evidence, Verdict, failed_start, judge, out_of_memory
+from orchestrator.sandbox.verdict import Evidence, Verdict, deadlocked, failed_start, judge, out_of_memory
 
 
 def verdict_of_status(status: RuntimeStatus, *, oom_kills: int, memory_limit: int) -> Verdict | None:
@@ -21,4 +21,6 @@ def verdict_of_status(status: RuntimeStatus, *, oom_kills: int, memory_limit: in
         return out_of_memory(memory_limit)
     if status.phase == "failed":
         return failed_start(status.reason_code, status.reason, status.traceback)
+    if status.worker_stuck:
+        return deadlocked()
     return None

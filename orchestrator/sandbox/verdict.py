@@ -93,6 +93,16 @@ def out_of_memory(
     )
 
 
+def deadlocked() -> Verdict:
+    """The verdict where the worker answers nothing and computes nothing, while no tool executes."""
+    return Verdict(
+        ReasonCode.UNRESPONSIVE,
+        "The worker is deadlocked: it executes no tool, answers nothing and computes nothing. Its health shows where "
+        "its threads stand; mend the plugin, then restart it.",
+        evidence={"worker_stuck": True},
+    )
+
+
 def startup_timeout(seconds: float) -> Verdict:
     """The verdict where the plugin was not ready in time."""
     return Verdict(

@@ -93,7 +93,7 @@ class LiveOrchestrator:
                 stderr=subprocess.STDOUT,
             )
 
-    def until_it_answers(self, seconds: float = 30) -> None:
+    def until_it_answers(self, seconds: float = 90) -> None:
         end = time.monotonic() + seconds
         while True:
             try:

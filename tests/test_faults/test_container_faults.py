@@ -50,6 +50,11 @@ FAULTS: dict[str, tuple[Callable[[LiveOrchestrator, str], None], str, str]] = {
         "control socket",
     ),
     "worker killed": (lambda live, plugin: os.kill(_processes(live, plugin)[1], signal.SIGKILL), "KILLED", "worker"),
+    "worker frozen": (
+        lambda live, plugin: os.kill(_processes(live, plugin)[1], signal.SIGSTOP),
+        "UNRESPONSIVE",
+        "deadlocked",
+    ),
     "control socket deleted": (
         lambda live, plugin: _socket(live, plugin, "control.sock").unlink(),
         "UNRESPONSIVE",

@@ -117,7 +117,7 @@ def test_sigkill_at_a_step_of_a_restart_leaves_nothing_behind(
     live.process.wait(60)
     proxy.on_asked = proxy.on_answered = lambda _: None
     live.begin()
-    live.until_it_answers(120)
+    live.until_it_answers()
     live.wait_ready(30)
     assert {live.health(name)["state"] for name in ECHOES} <= {"INITIALIZED", "RUNNING"}
     nothing_left_but(live, len(ECHOES))
@@ -173,7 +173,7 @@ def test_sigkill_with_busy_plugins_again_and_again(
                 live.kill()
                 begun = time.monotonic()
                 live.begin()
-                live.until_it_answers(120)
+                live.until_it_answers()
                 live.wait_ready(30)
                 took = time.monotonic() - begun
                 slowest_seen = max(slowest_seen, took)

@@ -22,6 +22,7 @@ class Status:
         self.exit_code: int | None = None
         self.signal: int | None = None
         self.oom_kills: int | None = None
+        self.stuck = False
         self._pid = worker_pid
         self._told: dict[str, Any] = {"checks": [], "tools": []}
 
@@ -52,6 +53,12 @@ class Status:
         self.oom_kills = oom_kills
         return changed
 
+    def find_stuck(self, *, stuck: bool) -> bool:
+        """Take whether the worker can do nothing any more; True where that changed."""
+        changed = stuck != self.stuck
+        self.stuck = stuck
+        return changed
+
     def document(
         self,
         memory: MemoryReading,
@@ -70,7 +77,7 @@ class Status:
             "traceback": self._told.get("traceback"),
             "checks": self._told["checks"],
             "tools": self._told["tools"],
-            "worker": {"pid": self._pid, "exit_code": self.exit_code, "signal": self.signal},
+            "worker": {"pid": self._pid, "exit_code": self.exit_code, "signal": self.signal, "stuck": self.stuck},
             "memory": {"oom_kills": self.oom_kills, **memory._asdict()},
             "cpu_seconds": cpu_seconds,
             "uptime_seconds": round(uptime_seconds, 3),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plugin_runtime.control import ControlConnection
 from plugin_runtime.diagnosis import StackDump
 from plugin_runtime.process import kill_the_rest
+from plugin_runtime.pulse import Pulse
 from plugin_runtime.sockets import listen
 from plugin_runtime.status import READY, Status
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from plugin_runtime.environment import Environment
     from plugin_runtime.run_board import RunBoard
 
-KILL_CHECK_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 DUMP_CHECK_SECONDS = 0.01
 MAX_TOLD = 64 * 1024 * 1024
 
@@ -56,6 +57,7 @@ class Supervisor:
         self._watchers: list[ControlConnection] = []
         self._asking: list[ControlConnection] = []
         self._dump = StackDump(worker.pid, worker.stacks)
+        self._pulse = Pulse(worker.pid, environment.tools_socket)
         self._told = bytearray()
         self._terminating = False
         self._listener = listen(environment.control_socket)
@@ -76,14 +78,15 @@ class Supervisor:
     def run(self) -> int:
         """The exit status."""
         self._reap()  # the worker may have left before SIGCHLD was caught
-        next_check = time.monotonic() + KILL_CHECK_SECONDS
+        next_look = time.monotonic() + LOOK_SECONDS
         while not (self._terminating and self._status.left):
             now = time.monotonic()
-            if now >= next_check:
-                next_check = now + KILL_CHECK_SECONDS
+            if now >= next_look:
+                next_look = now + LOOK_SECONDS
                 self._count_kills()
+                self._feel_pulse()
             self._finish_dump(now)
-            for key, events in self._selector.select(self._patience(next_check - now)):
+            for key, events in self._selector.select(self._patience(next_look - now)):
                 key.data(events)
         return 0
 
@@ -118,6 +121,8 @@ class Supervisor:
             if pid == self._worker.pid:
                 self._hear(0)  # its last words come before its death
                 self._status.leave(wait_status)
+                self._status.find_stuck(stuck=False)
+                self._pulse.close()
                 self._status.count_kills(self._cgroup.oom_kills())
                 kill_the_rest()
                 self._publish()
@@ -125,6 +130,12 @@ class Supervisor:
     def _count_kills(self) -> None:
         if self._status.count_kills(self._cgroup.oom_kills()):
             self._publish()
+
+    def _feel_pulse(self) -> None:
+        if self._status.phase == READY:
+            stuck = self._pulse.look(executing=bool(self._board.executing()))
+            if self._status.find_stuck(stuck=stuck):
+                self._publish()
 
     # What the worker tells
 
