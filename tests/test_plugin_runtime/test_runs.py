@@ -114,7 +114,7 @@ class Caller:
 
         self.thread = threading.Thread(target=call)
         self.thread.start()
-        begun(runtime, run_id)
+        wait_for(lambda: self.answer is not None or executes(runtime, run_id))
 
     def ended(self):
         self.thread.join(10)
@@ -122,8 +122,8 @@ class Caller:
         return self.answer
 
 
-def begun(runtime, run_id):
-    wait_for(lambda: run_id in [run["run_id"] for run in runtime.status()["runs"]])
+def executes(runtime, run_id):
+    return run_id in [run["run_id"] for run in runtime.status()["runs"]]
 
 
 def wait_for(condition):
@@ -140,7 +140,7 @@ def call_and_hang_up(runtime, run_id, tool, *, keep=True, **arguments):
     head += f"X-Run-Keep: {int(keep)}\r\nContent-Length: {len(body)}\r\n\r\n"
     with runtime.connect("tools") as connection:
         connection.sendall(head.encode() + body)
-        begun(runtime, run_id)
+        wait_for(lambda: executes(runtime, run_id))
 
 
 def about(runtime, method, run_id, suffix=""):
@@ -213,7 +213,7 @@ def test_a_kept_answer_is_byte_for_byte_the_one_that_was_sent(runtime):
 
 def test_a_large_kept_answer_is_in_no_ones_memory(runtime):
     size = 4 * 1024 * 1024
-    call_and_hang_up(runtime, "large", "sleeps", seconds=0.05, size=size)
+    call_and_hang_up(runtime, "large", "sleeps", seconds=0.5, size=size)
     assert about(runtime, "GET", "large").json()["result"] == "x" * size
     worker = runtime.status()["worker"]["pid"]
     scratch = str(runtime.scratch)
