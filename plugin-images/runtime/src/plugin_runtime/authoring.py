@@ -74,5 +74,5 @@ def secret(name: str) -> str:
     path = os.path.join(os.environ.get("PLUGIN_SECRETS_DIR", SECRETS_DIR), name)  # noqa: PTH118 - see TYPE_CHECKING
     if not name.isidentifier() or not os.path.isfile(path):  # noqa: PTH113 - as above
         raise LookupError(f"plugin.yaml declares no secret {name!r}; add it under `secrets`")
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - as above
+    with open(path, encoding="utf-8", newline="") as file:  # noqa: PTH123 - as above
         return file.read().removesuffix("\n").removesuffix("\r")
