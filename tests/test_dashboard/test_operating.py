@@ -3,11 +3,13 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Page, expect
+from support.gpus import GIB
 from support.house import House
 from test_dashboard.scene import count, read_words, sample
 
@@ -247,4 +249,8 @@ async def test_gpus_show_who_holds_them(lived_in: House, look: Look) -> None:
     held = page.locator(".gpus .card", has=page.get_by_role("link", name="depth-map"))
     await expect(held).to_have_count(1)
     await expect(held).to_contain_text("exclusive")
+    await held.get_by_role("link").focus()
+    lived_in.gpus.devices = tuple(replace(gpu, memory_used=7 * GIB) for gpu in lived_in.gpus.devices)
+    await expect(held).to_contain_text("7 GiB of 80 GiB")
+    await expect(held.get_by_role("link")).to_be_focused()
     await expect(page.locator(".gpus .card")).to_have_count(2)

@@ -19,8 +19,11 @@ export function gpusView() {
       /** @type {GpuReport} */
       const report = await json("/v1/gpus", { signal });
       const now = JSON.stringify({ ...report, observed_at: null });
-      if (now !== shown) body.replaceChildren(...content(report));
+      if (now === shown) return;
       shown = now;
+      const focused = body.contains(document.activeElement) ? document.activeElement?.getAttribute("href") : null;
+      body.replaceChildren(...content(report));
+      if (focused) [...body.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus();
     } catch (error) {
       if (signal.aborted) return;
       shown = "";

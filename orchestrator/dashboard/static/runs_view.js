@@ -26,11 +26,11 @@ export function runsView() {
 export function runsTable(plugin, limit) {
   const said = notice();
   const body = h("tbody");
-  const columns = ["Accepted", ...(plugin ? [] : ["Plugin"]), "Tool", "Outcome", "Time", "Run"];
+  const columns = ["Outcome", ...(plugin ? [] : ["Plugin"]), "Tool", "Time", "Accepted", "Run"];
   const table = h(
     "table",
     {},
-    h("thead", {}, h("tr", {}, ...columns.map((name) => h("th", { scope: "col" }, name)), h("td"))),
+    h("thead", {}, h("tr", {}, ...columns.map((name) => h("th", { scope: "col" }, name)))),
     body,
   );
   const scroller = h(
@@ -40,25 +40,36 @@ export function runsTable(plugin, limit) {
   );
   const empty = h("p", { class: "empty" }, "Asking the orchestrator…");
   scroller.hidden = true;
-  let shown = "";
+  /** What is shown, and what was told of it. @type {Map<string, { told: string, element: HTMLElement }>} */
+  let rows = new Map();
+
+  /** Rows that say the same stay as they are, and one that is worked with keeps the focus. @param {Run[]} runs */
+  function show(runs) {
+    const before = rows;
+    rows = new Map();
+    runs.forEach((run, index) => {
+      const told = JSON.stringify(run);
+      const known = before.get(run.run_id);
+      const element = known?.told === told ? known.element : row(run, plugin === null, said);
+      const focused = known && known.element !== element && known.element.contains(document.activeElement);
+      if (body.children[index] !== element) body.insertBefore(element, body.children[index] ?? null);
+      if (focused) element.querySelector("button")?.focus();
+      rows.set(run.run_id, { told, element });
+    });
+    while (body.childElementCount > runs.length) body.lastElementChild?.remove();
+    scroller.hidden = runs.length === 0;
+    empty.hidden = runs.length > 0;
+    empty.textContent = "No run yet.";
+  }
 
   const close = regularly(2000, async (signal) => {
     const of = plugin ? `&plugin=${encodeURIComponent(plugin)}` : "";
     try {
-      /** @type {Run[]} */
-      const runs = await json(`/v1/runs?limit=${limit}${of}`, { signal });
-      const now = JSON.stringify(runs);
-      if (now === shown) return;
-      shown = now;
-      body.replaceChildren(...runs.map((run) => row(run, plugin === null, said)));
-      scroller.hidden = runs.length === 0;
-      empty.hidden = runs.length > 0;
-      empty.textContent = "No run yet.";
+      show(await json(`/v1/runs?limit=${limit}${of}`, { signal }));
     } catch (error) {
       if (signal.aborted) return;
       scroller.hidden = true;
       empty.hidden = false;
-      shown = "";
       empty.textContent = error instanceof Error ? error.message : String(error);
     }
   });
@@ -72,25 +83,28 @@ export function runsTable(plugin, limit) {
  */
 function row(run, withPlugin, said) {
   const open = run.state === "queued" || run.state === "running";
+  const label = run.cancel_requested ? "Cancelling…" : "Cancel";
+  const stop = {
+    type: "button",
+    class: "small",
+    disabled: run.cancel_requested,
+    onclick: () => void cancel(run, said),
+  };
   return h(
     "tr",
     {},
-    h("td", {}, timeOf(run.accepted_at)),
-    withPlugin && h("td", {}, h("a", { href: `#/plugins/${encodeURIComponent(run.plugin)}` }, run.plugin)),
-    h("td", {}, run.tool),
-    h("td", {}, h("span", { class: "outcome", "data-outcome": outcomeKind(run) }, outcome(run))),
-    h("td", { class: "number" }, run.execution_time_ms === null ? "—" : milliseconds(run.execution_time_ms)),
-    h("td", {}, h("code", { class: "run-id" }, run.run_id.slice(0, 8))),
     h(
       "td",
       {},
-      open &&
-        h(
-          "button",
-          { type: "button", class: "small", disabled: run.cancel_requested, onclick: () => void cancel(run, said) },
-          run.cancel_requested ? "Cancelling…" : "Cancel",
-        ),
+      h("span", { class: "outcome", "data-outcome": outcomeKind(run) }, outcome(run)),
+      open && " ",
+      open && h("button", stop, label),
     ),
+    withPlugin && h("td", {}, h("a", { href: `#/plugins/${encodeURIComponent(run.plugin)}` }, run.plugin)),
+    h("td", {}, run.tool),
+    h("td", { class: "number" }, run.execution_time_ms === null ? "—" : milliseconds(run.execution_time_ms)),
+    h("td", {}, timeOf(run.accepted_at)),
+    h("td", {}, h("code", {}, run.run_id.slice(0, 8))),
   );
 }
 
@@ -107,7 +121,7 @@ function outcome(run) {
     const fraction = run.progress?.fraction;
     return fraction === null || fraction === undefined ? "running" : `running, ${Math.round(fraction * 100)} %`;
   }
-  return [run.outcome ?? run.state, run.reason_code].filter(Boolean).join(" · ").replaceAll("_", " ");
+  return run.reason_code ?? (run.outcome ?? run.state).replaceAll("_", " ");
 }
 
 /** @param {Run} run @param {ReturnType<typeof notice>} said */
