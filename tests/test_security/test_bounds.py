@@ -117,7 +117,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
     await house.open()
     async with connection(house) as (reader, writer):
         writer.write(begun)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while not reader.at_eof():
                 if begun.startswith(b"GET"):
                     writer.write(b"x")
@@ -130,7 +130,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
 
 async def test_a_reader_that_takes_nothing_is_cut_off(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes a little goes on."""
-    monkeypatch.setattr(http_protocol, "STALLED_SECONDS", 0.3)
+    monkeypatch.setattr(http_protocol, "STALLED_SECONDS", 1.0)
     house.add("reader", tools={"much": lambda: "x" * 20_000_000})
     await house.open()
     await house.settled("reader")
@@ -145,7 +145,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off(house: House, monkeypatch:
             size += len(await reader.readexactly(100_000))
             await asyncio.sleep(0.1)
         assert size == 1_000_000
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(3)
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 size += len(data)
