@@ -1,5 +1,6 @@
 """The command line's way to the HTTP API; turns what goes wrong into one sentence and an exit code."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ EXIT_UNREACHABLE: Final = 3
 EXIT_UNAVAILABLE: Final = 4
 EXIT_BUSY: Final = 5
 EXIT_DENIED: Final = 6
+
+logging.getLogger("stamina").setLevel(logging.ERROR)  # that a stream is asked for again is no news
 
 errors = Console(stderr=True, highlight=False, emoji=False)
 

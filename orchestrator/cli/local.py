@@ -1,6 +1,6 @@
 """The commands that work here, on folders, settings and the engine. See `commands.main` for when they are imported."""
 
-from orchestrator.cli import audit, background, dev, images, keys, new, schema, server
+from orchestrator.cli import audit, background, dev, doctor, images, keys, new, schema, server
 from orchestrator.cli.commands import app
 
 app.command()(server.serve)
@@ -12,4 +12,5 @@ app.command(rich_help_panel="Write plugins")(server.build)
 app.command(rich_help_panel="Write plugins")(schema.schema)
 app.add_typer(keys.app, name="keys", rich_help_panel="Operate")
 app.command(rich_help_panel="Operate")(images.image)
+app.command(rich_help_panel="Operate")(doctor.doctor)
 app.command(rich_help_panel="Operate")(audit.audit)

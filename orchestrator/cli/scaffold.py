@@ -1,10 +1,15 @@
 """The files of a new plugin: ready to start, and with tests that pass at once. Pure."""
 
+import keyword
 import struct
+import sys
 import zlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
+
+_TAKEN: Final = frozenset({"tests", "samples", "plugin_runtime", "orchestrator", "pytest", "yaml"})
+"""Import names that the plugin's own would hide."""
 
 
 class Kind(StrEnum):
@@ -45,7 +50,8 @@ def scaffold(name: str, kind: Kind) -> Mapping[str, bytes]:
 def package_of(name: str) -> str:
     """The import name for a plugin's name."""
     package = name.replace("-", "_")
-    return package if package[0].isalpha() else f"plugin_{package}"
+    taken = package in sys.stdlib_module_names or package in _TAKEN or keyword.iskeyword(package)
+    return package if package[0].isalpha() and not taken else f"plugin_{package}"
 
 
 def _png(width: int, height: int) -> bytes:

@@ -130,3 +130,7 @@ class EngineInfo:
     gpu_drivers: tuple[str, ...]
     rootless: bool
     selinux: bool
+    limits: frozenset[str] = frozenset({"memory", "swap", "pids"})
+    """What its kernel lets it limit, of these three."""
+    data_dir: str = ""
+    """Where it keeps images and containers, on its own machine."""

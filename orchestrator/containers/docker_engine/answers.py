@@ -135,6 +135,9 @@ def image(answer: Any) -> ImageStatus:
     )
 
 
+_LIMITS = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit"}
+
+
 def info(answer: Any) -> EngineInfo:
     """From `GET /info`.
 
@@ -154,6 +157,8 @@ def info(answer: Any) -> EngineInfo:
         gpu_drivers=(*drivers, *(("cdi",) if _has_cdi(body) else ())),
         rootless="name=rootless" in security,
         selinux="name=selinux" in security,
+        limits=frozenset(name for name, field in _LIMITS.items() if body.get(field) is not False),
+        data_dir=_text(body.get("DockerRootDir")),
     )
 
 

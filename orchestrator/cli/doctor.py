@@ -1,0 +1,178 @@
+"""`doctor`: looks at all that the orchestrator needs, and says of each whether it is well or what to do."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Final
+
+import httpx
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.access.configured import key_store
+from orchestrator.access.hosts import is_loopback
+from orchestrator.access.key_store import KeyFileError
+from orchestrator.app import ca_bundle, docker_engine
+from orchestrator.audit.findings import Finding, Level, error, ok, warning
+from orchestrator.cli import diagnosis
+from orchestrator.cli.client import EXIT_FAILED, address
+from orchestrator.cli.output import AsJson, console, show_json
+from orchestrator.cli.server import read_settings
+from orchestrator.containers.engine import ContainerEngine
+from orchestrator.containers.spec import EngineInfo
+from orchestrator.errors import EngineError, NotFoundError
+from orchestrator.gpus import GpuHost
+from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
+from orchestrator.settings import Settings
+
+_SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("note", "yellow"), Level.ERROR: ("FAIL", "bold red")}
+
+
+def doctor(
+    *,
+    settings_too: Annotated[bool, typer.Option("--settings/--no-settings", help="Show all settings.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Look at the engine, folders, disk, GPUs and settings. Exit code 1 where something is wrong."""
+    settings = read_settings()
+    findings = asyncio.run(examine(settings))
+    values = {
+        f"ORCHESTRATOR_{name.upper()}": diagnosis.shown(name, value)
+        for name, value in settings.model_dump(mode="python").items()
+    }
+    if as_json:
+        show_json({"findings": [_fields(finding) for finding in findings], "settings": values})
+    else:
+        console.print(_table(findings))
+        if settings_too:
+            console.print(_settings_table(values))
+    if any(finding.level is Level.ERROR for finding in findings):
+        raise typer.Exit(EXIT_FAILED)
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """All findings. Nothing is changed, but that folders which are missing are made."""
+    loader = PluginLoader(settings.plugins_dirs)
+    found = await asyncio.to_thread(loader.discover)
+    containers = docker_engine(settings)
+    info: EngineInfo | None = None
+    try:
+        info = await containers.info()
+    except EngineError as problem:
+        told = [error("engine", "reachable", f"{problem}. Start it, or set DOCKER_HOST; `make up` does all of that")]
+    else:
+        told = [*diagnosis.engine(info), await _base_image(containers, settings)]
+    finally:
+        await containers.close()
+    return [
+        *told,
+        *_folders(settings, info),
+        *diagnosis.plugins(found, loader.unusable_directories()),
+        *await _gpus(info, found),
+        _keys(settings),
+        await asyncio.to_thread(_served),
+        *diagnosis.network(os.environ, ca_bundle(settings, os.environ)),
+    ]
+
+
+async def _base_image(engine: ContainerEngine, settings: Settings) -> Finding:
+    try:
+        await engine.image(settings.python_image)
+    except NotFoundError:
+        return warning(
+            "engine",
+            "base image",
+            f"{settings.python_image} is not here: it is pulled when a plugin is built. `make base-image` makes one "
+            "without a registry",
+        )
+    except EngineError as problem:
+        return error("engine", "base image", str(problem))
+    return ok("engine", "base image", settings.python_image)
+
+
+def _folders(settings: Settings, info: EngineInfo | None) -> Iterable[Finding]:
+    yield diagnosis.folder("state", "ORCHESTRATOR_STATE_DIR", settings.state_dir, _unusable(settings.state_dir))
+    yield diagnosis.folder("sockets", "ORCHESTRATOR_RUN_DIR", settings.run_dir, _unusable(settings.run_dir))
+    yield diagnosis.run_folder_length(settings.run_dir)
+    if settings.models_dir is not None:
+        problem = None if settings.models_dir.is_dir() else "it is not there"
+        yield diagnosis.folder("models", "ORCHESTRATOR_MODELS_DIR", settings.models_dir, problem)
+    yield diagnosis.room("state", settings.state_dir, _free(settings.state_dir))
+    if info is not None and info.data_dir:
+        yield diagnosis.room("images", Path(info.data_dir), _free(Path(info.data_dir)))
+
+
+async def _gpus(info: EngineInfo | None, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:
+    needing = [plugin.name for plugin in found if plugin.manifest is not None and plugin.manifest.requires_gpu]
+    return diagnosis.gpus(await GpuHost().check(), info.gpu_drivers if info else (), needing)
+
+
+def _keys(settings: Settings) -> Finding:
+    try:
+        count = len(key_store(settings).load().keys)
+    except KeyFileError as problem:
+        return error("access", "API keys", str(problem))
+    return diagnosis.keys(count, loopback=is_loopback(settings.host))
+
+
+def _served() -> Finding:
+    """Whether one serves already: both is well."""
+    try:
+        answer = httpx.get(f"{address()}/healthz", timeout=5, trust_env=False)
+        health = answer.json()
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        return ok("orchestrator", "running", f"no, nothing answers at {address()}")
+    except (httpx.HTTPError, ValueError):
+        return error("orchestrator", "running", f"something else answers at {address()}. Set ORCHESTRATOR_PORT")
+    problem = (health.get("history") or {}).get("problem") if isinstance(health, dict) else None
+    if problem:
+        return error("orchestrator", "history", str(problem))
+    return ok("orchestrator", "running", f"yes, at {address()}")
+
+
+def _unusable(path: Path) -> str | None:
+    """Why nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as problem:
+        return f"it cannot be made: {problem.strerror}"
+    return None if os.access(path, os.W_OK | os.X_OK) else "this user cannot write there"
+
+
+def _free(path: Path) -> int | None:
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return None
+
+
+def _fields(finding: Finding) -> dict[str, str]:
+    return {
+        "subject": finding.subject,
+        "check": finding.check,
+        "level": str(finding.level.value),
+        "sentence": finding.sentence,
+    }
+
+
+def _table(findings: Iterable[Finding]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for options in ({"no_wrap": True}, {"no_wrap": True}, {"overflow": "fold"}):
+        table.add_column(**options)
+    for finding in findings:
+        word, style = _SIGNS[finding.level]
+        table.add_row(Text(word, style), Text(f"{finding.subject}: {finding.check}"), Text(finding.sentence))
+    return table
+
+
+def _settings_table(values: dict[str, str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("\nSETTING", no_wrap=True)
+    table.add_column("\nVALUE", overflow="fold")
+    for name, value in values.items():
+        from_environment = name in os.environ
+        table.add_row(Text(name, "bold" if from_environment else ""), Text(value, "" if from_environment else "dim"))
+    return table

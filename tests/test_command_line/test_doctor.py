@@ -1,0 +1,80 @@
+"""`doctor`: each finding is well or says what to do; nothing secret is shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.audit.findings import Level
+from orchestrator.cli import diagnosis, local
+from orchestrator.containers.spec import EngineInfo
+
+GOOD = EngineInfo("26.1.5", "Debian", "overlay2", "2", (), rootless=False, selinux=False)
+
+
+def levels(findings):
+    return {finding.check: finding.level for finding in findings}
+
+
+@pytest.mark.parametrize(
+    ("info", "check", "level", "said"),
+    [
+        (GOOD, "memory limit", Level.OK, "memory and swap"),
+        (replace(GOOD, limits=frozenset({"memory", "pids"})), "memory limit", Level.WARNING, "swapaccount=1"),
+        (replace(GOOD, limits=frozenset({"pids"})), "memory limit", Level.ERROR, "cgroup_enable=memory"),
+        (replace(GOOD, limits=frozenset({"memory", "swap"})), "process limit", Level.ERROR, "fork bomb"),
+        (replace(GOOD, version="19.03.1"), "version", Level.WARNING, "Install a newer one"),
+        (replace(GOOD, version="20.10.24+dfsg1", rootless=True), "cgroups", Level.OK, "rootless"),
+    ],
+)
+def test_the_engine(info, check, level, said):
+    found = {finding.check: finding for finding in diagnosis.engine(info)}
+    assert (found[check].level, said in found[check].sentence) == (level, True)
+
+
+@pytest.mark.parametrize(
+    ("free", "level"), [(None, Level.OK), (2**40, Level.OK), (2**31, Level.WARNING), (2**20, Level.ERROR)]
+)
+def test_the_disk(free, level):
+    assert diagnosis.room("state", Path("/x"), free).level is level
+
+
+def test_the_longest_run_folder_is_the_longest_that_works():
+    longest = Path("/" + "x" * (107 - len("/01234567/89abcdef/control.sock") - 1))
+    assert diagnosis.run_folder_length(longest).level is Level.OK
+    assert diagnosis.run_folder_length(Path(f"{longest}x")).level is Level.ERROR
+
+
+@pytest.mark.parametrize(
+    ("count", "loopback", "level"), [(0, True, Level.OK), (0, False, Level.ERROR), (1, False, Level.OK)]
+)
+def test_keys(count, loopback, level):
+    assert diagnosis.keys(count, loopback=loopback).level is level
+
+
+def test_passwords_and_secrets_are_not_shown():
+    environment = {"HTTPS_PROXY": "http://user:hunter2@proxy:1", "PIP_INDEX_URL": "https://u:hunter2@index/simple"}
+    said = " ".join(finding.sentence for finding in diagnosis.network(environment, None))
+    assert "user:***@proxy:1" in said and "hunter2" not in said
+    assert diagnosis.shown("api_key", "hunter2") == "***"
+    assert diagnosis.shown("operator_key_file", Path("/run/key")) == "/run/key"
+
+
+def test_it_is_told_what_is_wrong_and_the_exit_code_says_so(monkeypatch, tmp_path):
+    (tmp_path / "plugins" / "bad").mkdir(parents=True)
+    (tmp_path / "plugins" / "bad" / "plugin.yaml").write_text("version: [")
+    monkeypatch.setenv("ORCHESTRATOR_PLUGINS_DIRS", f"{tmp_path}/plugins:{tmp_path}/none")
+    monkeypatch.setenv("ORCHESTRATOR_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("ORCHESTRATOR_RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("ORCHESTRATOR_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nowhere.sock")
+    result = CliRunner().invoke(local.app, ["doctor", "--json"])
+    assert result.exit_code == 1, result.output
+    told = json.loads(result.stdout)
+    wrong = {(finding["subject"], finding["check"]) for finding in told["findings"] if finding["level"] == "error"}
+    assert {("engine", "reachable"), ("plugins", "bad"), ("plugins", "folder")} <= wrong
+    assert told["settings"]["ORCHESTRATOR_STATE_DIR"] == str(tmp_path / "state")
