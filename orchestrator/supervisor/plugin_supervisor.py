@@ -43,6 +43,8 @@ class PluginSupervisor:
         self._plugin = plugin
         self._parts = parts
         self._command = asyncio.Lock()
+        self._restarts = 0
+        """That wait for the command's turn, or have it."""
         self._instance: Instance | None = None
         self._last_verdict: Verdict | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,6 +66,11 @@ class PluginSupervisor:
         return self._instance
 
     @property
+    def restarting(self) -> bool:
+        """An operator's restart is on its way to a new instance."""
+        return self._restarts > 0
+
+    @property
     def tolerant(self) -> bool:
         manifest = self._plugin.manifest
         return manifest is not None and manifest.failure_policy == "tolerant"
@@ -78,9 +85,13 @@ class PluginSupervisor:
 
     async def restart(self) -> None:
         """End the instance, if one is alive, and begin a new one from the manifest as it is now."""
-        async with self._command:
-            await self._stop("An operator restarted it: a new instance is on its way.")
-            await self._begin()
+        self._restarts += 1
+        try:
+            async with self._command:
+                await self._stop("An operator restarted it: a new instance is on its way.")
+                await self._begin()
+        finally:
+            self._restarts -= 1
 
     async def stop(self, sentence: str = "An operator stopped it. Start it again with a restart.") -> None:
         """End the instance and return when its container is gone."""
@@ -126,13 +137,26 @@ class PluginSupervisor:
     # What runs need
 
     async def ready_instance(self) -> Instance:
-        """The instance, once it can take runs; waits while it starts. Raises `InstanceEndedError`."""
-        if self._instance is None:
-            raise InstanceEndedError(
-                self._last_verdict or Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
-            )
-        await self._instance.ready()
-        return self._instance
+        """The instance, once it can take runs; waits while it starts, and for the new one while an operator restarts
+        it. Raises `InstanceEndedError`.
+        """
+        while True:
+            instance = self._instance
+            if instance is None:
+                raise InstanceEndedError(
+                    self._last_verdict or Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
+                )
+            try:
+                await instance.ready()
+            except InstanceEndedError:
+                if not self.restarting:
+                    raise
+                async with self._command:  # the restart's, until it has begun the new instance
+                    pass
+                if self._instance is instance:
+                    raise
+            else:
+                return instance
 
     def run_ended(self, instance: Instance, tool: str, result: RunResult) -> None:
         """Take in what became of a run: it may be the end of its instance."""

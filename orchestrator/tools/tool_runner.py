@@ -149,7 +149,8 @@ class ToolRunner:
                 error_type=_UNAVAILABLE,
                 retry_after=5,
             )
-        if record.ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
+        ended = record.ended and not supervisor.restarting
+        if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return _unavailable(record)
         run = accepted(plugin, call, watch)
         try:

@@ -314,3 +314,32 @@ async def test_nothing_is_kept_in_the_container_of_a_run_that_has_ended(worker: 
     transport = httpx.AsyncHTTPTransport(uds=str(program.run_dir / "tools.sock"))  # type: ignore[attr-defined]
     async with httpx.AsyncClient(transport=transport, trust_env=False, verify=False) as container:
         assert (await container.get(f"http://plugin/runs/{run_id}")).status_code == 404
+
+
+async def test_runs_that_wait_outlive_a_restart_of_their_plugin(worker: House) -> None:
+    """They are made on the new instance; only the one that executed is lost with the old."""
+    await worker.open()
+    await worker.settled("worker")
+    executing = (await begin(worker, "nap", seconds=30)).json()["run_id"]
+    waiting = [(await begin(worker, "nap", size=number)).json()["run_id"] for number in (1, 2)]
+    await until(worker, executing, "running")
+    restarting = asyncio.create_task(worker.client.post("/v1/plugins/worker/restart", params={"wait": 10}))
+    lost = await result(worker, executing)
+    direct = await worker.run("worker", "nap", size=3)
+    assert (await restarting).json()["generation"] == 2
+    assert (lost.status_code, lost.json()["reason_code"]) == (503, "STOPPED")
+    assert [(await result(worker, run_id)).json()["result"] for run_id in waiting] == ["x", "xx"]
+    assert direct.json()["result"] == "xxx"
+    assert [(await run_of(worker, run_id))["generation"] for run_id in (executing, *waiting)] == [1, 2, 2]
+
+
+async def test_runs_that_wait_end_with_a_plugin_that_is_stopped(worker: House) -> None:
+    """Nothing is on its way then."""
+    await worker.open()
+    await worker.settled("worker")
+    executing = (await begin(worker, "nap", seconds=30)).json()["run_id"]
+    waiting = (await begin(worker, "nap")).json()["run_id"]
+    await until(worker, executing, "running")
+    await worker.client.post("/v1/plugins/worker/stop")
+    for run_id in (executing, waiting):
+        assert (await result(worker, run_id)).status_code == 503
