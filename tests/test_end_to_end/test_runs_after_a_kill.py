@@ -1,0 +1,78 @@
+"""SIGKILL of the orchestrator in the middle of asynchronous runs, with real containers."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.live import LiveOrchestrator, live_orchestrator
+from support.reliability import ReliabilityTable
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveOrchestrator]:
+    folder = tmp_path_factory.mktemp("plugins")
+    shutil.copytree(FIXTURES / "echo", folder / "echo")
+    manifest = folder / "echo" / "plugin.yaml"
+    manifest.write_text(manifest.read_text().replace("timeout: 2s", "timeout: 60s").replace("concurrency: 4\n", ""))
+    with live_orchestrator([folder]) as live:
+        live.wait_ready(180)
+        yield live
+
+
+def begin(live: LiveOrchestrator, seconds: float) -> str:
+    answer = live.run("echo", "sleep", {"seconds": seconds}, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 202, answer.text
+    run_id: str = answer.json()["run_id"]
+    return run_id
+
+
+def run_of(live: LiveOrchestrator, run_id: str) -> dict[str, Any]:
+    run: dict[str, Any] = live.client.get(f"/v1/runs/{run_id}").json()
+    return run
+
+
+def killed_and_begun_anew(live: LiveOrchestrator) -> None:
+    live.kill()
+    live.begin()
+    live.until_it_answers()
+
+
+def test_a_run_that_executes_is_delivered_and_one_that_waited_is_interrupted(live: LiveOrchestrator) -> None:
+    """The container is the same before and after; the run is counted once."""
+    before = live.health("echo")
+    first, second = begin(live, 5), begin(live, 0)
+    time.sleep(0.5)
+    killed_and_begun_anew(live)
+    assert run_of(live, second)["state"] == "interrupted"
+    answer = live.client.get(f"/v1/runs/{first}/result", params={"wait": 30})
+    assert (answer.status_code, answer.json()["ok"]) == (200, True)
+    assert answer.json()["execution_time_ms"] > 4900
+    after = live.health("echo")
+    assert after["container"]["id"] == before["container"]["id"]
+    assert after["success_count"] == before["success_count"] + 1
+
+
+def test_no_run_is_lost_or_stuck_whenever_the_kill_comes(live: LiveOrchestrator, reliability: ReliabilityTable) -> None:
+    """From right after 202 to long after the tool's end: its result is there, and it is counted once."""
+    before = live.health("echo")["success_count"]
+    delivered = {}
+    for moment in (0.0, 0.1, 0.3, 0.6):
+        run_id = begin(live, 0.5)
+        time.sleep(moment)
+        killed_and_begun_anew(live)
+        answer = live.client.get(f"/v1/runs/{run_id}/result", params={"wait": 30})
+        state = run_of(live, run_id)["state"]
+        assert state in {"finished", "interrupted"}, state
+        assert (answer.status_code == 200) is (state == "finished")
+        delivered[moment] = state == "finished"
+    assert live.health("echo")["success_count"] == before + sum(delivered.values())
+    del delivered[0.0]  # its call may not have reached the container
+    found = sum(delivered.values())
+    reliability.count("asynchronous run found again after SIGKILL", right=found, of=len(delivered))
