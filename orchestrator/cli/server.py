@@ -1,6 +1,5 @@
 """The commands that need no running orchestrator: `serve` and `build`."""
 
-import asyncio
 import math
 import resource
 import signal
@@ -17,12 +16,9 @@ from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError
 from orchestrator.api.endless import stopping
 from orchestrator.api.http_protocol import BoundedProtocol
-from orchestrator.app import create_app, docker_engine, image_builder
+from orchestrator.app import create_app
 from orchestrator.cli.client import EXIT_USAGE, errors, fail
 from orchestrator.deployment import StateFolderError, claim
-from orchestrator.errors import OrchestratorError
-from orchestrator.loader.image_builder import ImageRecipe
-from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.registry import PluginRecord
 from orchestrator.settings import Settings
 from orchestrator.telemetry import logs
@@ -142,40 +138,3 @@ def _runs_end_within(record: PluginRecord) -> float:
     rounds = 1 + math.ceil(record.queued / max(1, int(record.limits.get("concurrency", 1))))
     start = float(record.limits.get("startup_timeout_seconds", 0)) if starts else 0
     return start + rounds * float(record.limits.get("timeout_seconds", 0))
-
-
-def build(
-    names: Annotated[list[str] | None, typer.Argument(help="Plugins to build; all when none is named.")] = None,
-) -> None:
-    """Build the images of plugins, those that changed. Exit code 1 where one failed."""
-    settings = read_settings()
-    found = {plugin.name: plugin for plugin in PluginLoader(settings.plugins_dirs).discover()}
-    unknown = set(names or ()) - found.keys()
-    if unknown:
-        fail(f"There is no plugin {', '.join(sorted(unknown))}; there are {', '.join(found) or 'none'}.")
-    if not asyncio.run(_build(settings, [found[name] for name in names or found])):
-        raise typer.Exit(1)
-
-
-async def _build(settings: Settings, plugins: list[DiscoveredPlugin]) -> bool:
-    engine = docker_engine(settings)
-    builder = image_builder(settings, engine)
-    good = True
-    try:
-        for plugin in plugins:
-            if plugin.manifest is None:
-                errors.print(f"[red]{plugin.name}[/]: {plugin.error}")
-                good = False
-                continue
-            errors.print(f"[bold]{plugin.name}[/]: making its image ready …")
-            recipe = ImageRecipe.of(plugin.manifest, plugin.folder)
-            try:
-                image = await builder.ensure_plugin(recipe)
-            except OrchestratorError as error:
-                errors.print(f"[red]{plugin.name}[/]: {error}\n{getattr(error, 'tail', '')}", markup=True)
-                good = False
-            else:
-                errors.print(f"[bold]{plugin.name}[/]: {image.tags[0] if image.tags else image.id}")
-    finally:
-        await engine.close()
-    return good
