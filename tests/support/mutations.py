@@ -26,11 +26,20 @@ STRANGE: tuple[Any, ...] = (
 
 def mutated(line: bytes) -> bytes:
     """The message, spoilt in one to three ways."""
-    content = json.loads(line)
+    text = json.dumps(mutated_content(json.loads(line))).encode()
+    return spoilt(text) if random.random() < 0.4 else text
+
+
+def mutated_content(content: Any) -> Any:
+    """The same of what is no text yet."""
     for _ in range(random.randint(1, 2)):
         content = random.choice(_ON_CONTENT)(content)
-    text = json.dumps(content).encode()
-    return random.choice(_ON_TEXT)(text) if random.random() < 0.4 else text
+    return content
+
+
+def spoilt(text: bytes) -> bytes:
+    """Bytes cut, doubled, flipped, or none of them left."""
+    return random.choice(_ON_TEXT)(text)
 
 
 def _places(content: Any) -> list[tuple[Any, Any]]:

@@ -1,0 +1,103 @@
+"""Manifests of every shape: read or refused with a `ManifestError`, never anything else; one hides no other."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.mutations import mutated_content
+
+from orchestrator.errors import ManifestError
+from orchestrator.loader.manifest import Manifest, read_manifest
+from orchestrator.loader.plugin_loader import PluginLoader
+
+WHOLE: dict[str, Any] = {
+    "name": "reader",
+    "version": "1.0.0",
+    "description": "Reads.",
+    "entrypoint": "reader.plugin:Reader",
+    "image": "base",
+    "system_packages": ["tesseract-ocr"],
+    "packages": ["cv2"],
+    "models": {"weights": "models/weights.onnx"},
+    "env": {"LANGUAGE": "eng"},
+    "secrets": ["token"],
+    "requires_gpu": True,
+    "gpu": {"count": 1, "memory": "2GiB", "sharing": "shared"},
+    "limits": {"timeout": "5s", "memory": "256MiB", "cpus": 1.5, "pids": 64, "shm": "64MiB", "scratch": "1GiB"},
+    "startup_timeout": "20s",
+    "concurrency": 2,
+    "queue": 4,
+    "network": "none",
+    "failure_policy": "tolerant",
+}
+SIGNS = "{}[]:,-&*!|>'\"%@` \n\tab01~?#<="
+FUZZED = settings(max_examples=100, suppress_health_check=list(HealthCheck))
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40) | st.dates(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def _read(folder: Path, content: bytes) -> Manifest | None:
+    (folder / "plugin.yaml").write_bytes(content)
+    try:
+        return read_manifest(folder)
+    except ManifestError:
+        return None
+
+
+def test_the_manifest_that_is_fuzzed_is_good_as_it_is(tmp_path: Path) -> None:
+    assert _read(tmp_path, yaml.safe_dump(WHOLE).encode()) is not None
+
+
+@FUZZED
+@given(field=st.sampled_from(sorted(WHOLE)), value=anything)
+def test_any_value_in_any_field(field: str, value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Read or refused, and a refusal names the field or what is wrong with the file."""
+    folder = tmp_path_factory.mktemp("fuzzed")
+    (folder / "plugin.yaml").write_text(yaml.safe_dump(WHOLE | {field: value}))
+    refusal = ""
+    try:
+        read_manifest(folder)
+    except ManifestError as error:
+        refusal = str(error)
+    assert refusal == "" or field in refusal or "plugin.yaml" in refusal
+
+
+@FUZZED
+@given(seed=st.integers(0, 2**32))
+def test_mutations_at_any_depth(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fields gone, renamed, nested, of another type; JSON is YAML."""
+    random.seed(seed)
+    _read(tmp_path_factory.mktemp("fuzzed"), json.dumps(mutated_content(WHOLE)).encode())
+
+
+@FUZZED
+@given(
+    content=st.binary(max_size=300) | st.text(alphabet="{}[]:,-&*!|>'\"%@` \n\tab01~?#<=", max_size=200).map(str.encode)
+)
+def test_any_bytes(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Broken, binary, recursive, tagged."""
+    _read(tmp_path_factory.mktemp("fuzzed"), content)
+
+
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@given(content=st.binary(max_size=200))
+def test_one_bad_manifest_hides_no_other(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It is found beside the good one."""
+    folder = tmp_path_factory.mktemp("fuzzed")
+    for name in ("bad", "good"):
+        (folder / name).mkdir()
+    (folder / "bad" / "plugin.yaml").write_bytes(content)
+    good = {name: WHOLE[name] for name in ("version", "description", "entrypoint")}
+    (folder / "good" / "plugin.yaml").write_text(yaml.safe_dump(good))
+    found = {plugin.name: plugin for plugin in PluginLoader((folder,)).discover()}
+    assert found["good"].manifest is not None
+    assert len(found) == 2
