@@ -13,7 +13,7 @@ from support.house import House
 from support.reliability import ReliabilityTable
 
 IN_THE_CONTRACT = {502, 503, 504}
-EXAMPLES = 6
+EXAMPLES = 15
 """For each operation, of valid requests and of invalid ones."""
 
 
