@@ -43,7 +43,9 @@ class Request:
 
     @classmethod
     def post(cls, target: str, path: str, body: bytes, content_type: str = "application/json") -> "Request":
-        headers = {"Content-Type": content_type, "Content-Length": str(len(body)), "X-Run-Id": "benchmark"}
+        headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
+        if path.startswith("/tools/"):  # as the runtime protocol demands; the orchestrator gives its runs ids itself
+            headers["X-Run-Id"] = "benchmark"
         return cls(target, _head("POST", path, headers) + body)
 
     @classmethod
