@@ -1,6 +1,6 @@
 """What the routes work with, and how a route gets it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +8,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from orchestrator.api.event_feed import EventFeed
+from orchestrator.health.listing import HealthListing
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
 from orchestrator.sandbox.deadline import UploadPace
@@ -28,9 +29,11 @@ class ApiContext:
     feed: EventFeed
     metrics: Metrics
     history: HistoryStore
+    listing: HealthListing = field(default_factory=HealthListing)
 
 
-def api_context(connection: HTTPConnection) -> ApiContext:
+async def api_context(connection: HTTPConnection) -> ApiContext:
+    """A coroutine, though it waits for nothing: FastAPI would run a plain function in a thread, for each request."""
     context = connection.app.state.context
     assert isinstance(context, ApiContext)  # noqa: S101 - the composition root sets it
     return context

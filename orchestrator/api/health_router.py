@@ -12,18 +12,17 @@ from orchestrator.health.health_model import (
     PluginDetailResponse,
     PluginHealthResponse,
     detail_response,
-    health_response,
 )
 
 router = APIRouter(prefix="/v1/plugins", tags=["health"])
 
 
-@router.head("", include_in_schema=False)
-@router.get("")
-async def list_plugins(context: Context) -> list[PluginHealthResponse]:
+@router.head("", response_model=list[PluginHealthResponse], include_in_schema=False)
+@router.get("", response_model=list[PluginHealthResponse])
+async def list_plugins(context: Context) -> Response:
     """Every plugin, failed ones included."""
-    now = datetime.now(UTC)
-    return [health_response(record, now) for record in context.registry.list()]
+    text = context.listing.encode(context.registry.list(), datetime.now(UTC))
+    return Response(text, media_type="application/json")
 
 
 @router.head("/{name}/health", response_model=PluginDetailResponse, include_in_schema=False)

@@ -1,0 +1,74 @@
+"""The list as JSON text: what each object's own model says, however often it is asked and whatever has changed."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from orchestrator.health.health_model import health_response
+from orchestrator.health.listing import HealthListing
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.registry import Check, PluginRecord
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+PLAIN = PluginRecord("plain", "1.0.0", "Reads.", PluginLifecycleState.LOADED, NOW)
+UP = replace(
+    PLAIN,
+    name="up",
+    state=PluginLifecycleState.RUNNING,
+    ready_at=NOW - timedelta(seconds=90, microseconds=1),
+    last_used=NOW,
+    success_count=2,
+    error_count=1,
+    last_execution_ms=1e-05,
+    total_execution_ms=1 / 3,
+    checks=(Check("memory", ok=True, detail="1 of 2 “MiB”", source="container"),),
+    container={"name": "plugin-up", "uptime_seconds": None, "exit_code": None},
+    gpus=({"uuid": "GPU-1"},),
+    limits={"cpus": None, "timeout_seconds": 60.0},
+)
+ENDED = replace(
+    UP,
+    name="ended",
+    state=PluginLifecycleState.FAILED,
+    ended_at=NOW - timedelta(seconds=30),
+    reason_code=ReasonCode.TIMEOUT,
+    reason="It hung.",
+)
+CUNNING = replace(UP, name="cunning", description='x","uptime_seconds":null,"y":"', version="\n\\")
+RECORDS = [CUNNING, ENDED, PLAIN, UP]
+
+
+def modelled(records: list[PluginRecord], now: datetime) -> list[Any]:
+    return [health_response(record, now).model_dump(mode="json") for record in records]
+
+
+def test_it_is_what_the_models_say() -> None:
+    """Also when a text looks like the field that is put in last."""
+    assert json.loads(HealthListing().encode(RECORDS, NOW)) == modelled(RECORDS, NOW)
+
+
+def test_uptime_goes_on_and_the_rest_stays() -> None:
+    """Nothing is encoded anew, and yet the time since INITIALIZED is that of now; it stands still after the end."""
+    listing, later = HealthListing(), NOW + timedelta(seconds=5)
+    listing.encode(RECORDS, NOW)
+    assert json.loads(listing.encode(RECORDS, later)) == modelled(RECORDS, later)
+
+
+@pytest.mark.parametrize("change", [{"in_flight": 3}, {"stale": True}, {"ready_at": None}, {"generation": 2}])
+def test_a_change_is_seen_at_once(change: dict[str, Any]) -> None:
+    listing = HealthListing()
+    listing.encode(RECORDS, NOW)
+    changed = [*RECORDS[:-1], replace(UP, **change)]
+    assert json.loads(listing.encode(changed, NOW)) == modelled(changed, NOW)
+
+
+def test_plugins_that_are_gone_are_not_kept() -> None:
+    """Nor shown."""
+    listing = HealthListing()
+    listing.encode(RECORDS, NOW)
+    assert json.loads(listing.encode([UP], NOW)) == modelled([UP], NOW)
+    assert set(listing._encoded) == {"up"}
+    assert listing.encode([], NOW) == b"[]"
