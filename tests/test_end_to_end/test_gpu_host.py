@@ -89,7 +89,9 @@ def _engine(kind: str, host: SimulatedHost) -> AbstractContextManager[OwnDockerd
 
 @pytest.mark.parametrize("orchestrated", ["toolkit", "cdi"], indirect=True)
 def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orchestrated: LiveOrchestrator) -> None:
-    """Different UUIDs, seen from inside; the third is GPU_BUSY and has the freed one once a plugin was stopped."""
+    """Different UUIDs, seen from inside; the third is GPU_BUSY and has the freed one once a plugin was stopped. An
+    orchestrator that was killed takes the leases up again.
+    """
     live = orchestrated
     states = {name: live.health(name) for name in NAMES}
     up = [name for name in NAMES if states[name]["state"] == "INITIALIZED"]
@@ -109,6 +111,20 @@ def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orche
     started = live.client.post(f"/v1/plugins/{busy}/start", params={"wait": 30}).json()
     assert started["state"] == "INITIALIZED", started
     assert _uuid(live.run(busy, "devices").json()["result"]["nvidia_smi"]) == got[up[0]]
+
+    before = {name: live.health(name) for name in (up[1], busy)}
+    live.kill()
+    live.begin()
+    live.until_it_answers()
+    live.wait_ready(60)
+    after = {name: live.health(name) for name in before}
+    for name, health in after.items():
+        assert (health["generation"], health["container"]["id"]) == (
+            before[name]["generation"],
+            before[name]["container"]["id"],
+        )
+        assert [gpu["uuid"] for gpu in health["gpus"]] == [gpu["uuid"] for gpu in before[name]["gpus"]]
+    assert live.health(up[0])["reason_code"] == "GPU_BUSY"  # it was begun anew, and the leases of the others hold
 
 
 def _uuid(listed: str) -> str:
