@@ -134,10 +134,14 @@ def _print_event(event: LifecycleEvent, *, named: bool) -> None:
         console.print(reason_below(event["reason_code"], event["reason"]))
 
 
-def gpus(*, as_json: AsJson = False) -> None:
+def gpus(
+    *,
+    release: Annotated[str | None, typer.Option(metavar="UUID", help="Take this GPU out of quarantine first.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """The host's GPUs, how they are, and who holds them."""
     with connected() as api:
-        listed = api.gpus()
+        listed = api.release_gpu(release) if release is not None else api.gpus()
     if as_json:
         show_json(listed)
         return

@@ -77,6 +77,9 @@ class AsyncClient:
     async def gpus(self) -> Gpus:
         return await self._do(operations.gpus())
 
+    async def release_gpu(self, uuid: str) -> Gpus:
+        return await self._do(operations.release_gpu(uuid))
+
     async def restart(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
         return await self._do(operations.command(plugin, "restart", wait))
 

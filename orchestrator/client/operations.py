@@ -45,6 +45,11 @@ def gpus() -> Flow[Gpus]:
     return found
 
 
+def release_gpu(uuid: str) -> Flow[Gpus]:
+    found: Gpus = _object((yield Request("POST", f"/v1/gpus/{segment(uuid)}/release")))
+    return found
+
+
 def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[LifecycleEvent]]:
     params = {"limit": limit} if after is None else {"limit": limit, "after": after}
     return _list((yield Request("GET", events_path(plugin), params=params)))

@@ -82,6 +82,10 @@ class Client:
         """The host's GPUs, how they are, and who holds them."""
         return self._do(operations.gpus())
 
+    def release_gpu(self, uuid: str) -> Gpus:
+        """Take a GPU out of quarantine, whatever its memory; all GPUs as they are then."""
+        return self._do(operations.release_gpu(uuid))
+
     def restart(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
         """Begin a new instance; the plugin once that is ready or has failed, after `wait` seconds as it is then."""
         return self._do(operations.command(plugin, "restart", wait))

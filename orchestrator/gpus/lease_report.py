@@ -54,7 +54,8 @@ def quarantine_sentence(claim: Claim, place: Place) -> str:
         why = f"{gib(device.memory_used)} of its memory are in use, {gib(baseline)} were before that plugin came"
     return (
         f"{_name(place)} ({place.uuid}) is quarantined: the container of the plugin {claim.plugin} is gone, and {why}. "
-        "End the process that still holds it (nvidia-smi shows it) and it comes back by itself, or clear it."
+        "End the process that still holds it (nvidia-smi shows it) and it comes back by itself, or take it out of "
+        f"quarantine as it is: orchestrator gpus --release {place.uuid}"
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from support.gpus import GIB, SetGpus, device
 from support.house import House, eventually
 
+from orchestrator.gpus import LeaseBook
 from orchestrator.gpus.inventory import FaultKind, GpuFault
 
 
@@ -137,6 +138,23 @@ async def test_a_shared_gpu_needs_a_budget(house: House) -> None:
     assert (health["state"], health["reason_code"]) == ("FAILED", "MANIFEST_INVALID")
     assert "gpu.sharing" in health["reason"]
     assert "memory: 4GiB" in health["reason"]
+
+
+async def test_an_operator_takes_a_gpu_out_of_quarantine(house: House, gpus: SetGpus, monkeypatch: Any) -> None:
+    """Its plugin's health says that it is quarantined; by hand it is free again, whatever its memory."""
+    monkeypatch.setattr(LeaseBook.__init__, "__kwdefaults__", {"patience": 0.2, "slack": 64 * 1024**2})
+    _add(house, "one")
+    await house.open()
+    await house.settled("one")
+    gpus.devices = tuple(replace(each, memory_used=4 * GIB) for each in gpus.devices)
+    await house.client.post("/v1/plugins/one/stop")
+    told = await house.until("one", lambda health: any(c["name"].startswith("gpu GPU-") for c in health["checks"]))
+    (check,) = [check for check in told["checks"] if check["name"].startswith("gpu GPU-")]
+    assert (check["ok"], "is quarantined" in check["detail"]) == (False, True)
+    uuid = check["name"].removeprefix("gpu ")
+    assert f"orchestrator gpus --release {uuid}" in check["detail"]
+    answer = await house.client.post(f"/v1/gpus/{uuid}/release")
+    assert (answer.status_code, answer.json()["quarantines"]) == (200, [])
 
 
 async def test_a_gpu_that_is_in_no_quarantine_cannot_be_released(house: House) -> None:

@@ -228,7 +228,7 @@ def test_memory_that_does_not_come_back_in_time_puts_the_gpu_into_quarantine():
     assert changes["GPU-1"].now == "free"
     assert changes["GPU-0"].now == "quarantined"
     (sentence,) = book.quarantines()
-    for words in ("GPU 0", "plugin first", "5.0 GiB", "1.0 GiB were before", "nvidia-smi", "clear it"):
+    for words in ("GPU 0", "plugin first", "5.0 GiB", "1.0 GiB were before", "nvidia-smi", "gpus --release GPU-0"):
         assert words in sentence
     book.grant("i2", "second", ONE)
     refused(book.grant("i3", "third", ONE), "GPU 0 is quarantined")
