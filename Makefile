@@ -36,6 +36,9 @@ check: python-env page-tools ## lint, format, types, import rules, audit of the 
 audit-deps: python-env ## known vulnerabilities in the lock and in what the plugins pin (asks PyPI)
 	@$(BOOTSTRAP)/audit-deps
 
+bench: python-env test-tools engine base-image ## what calls, starts and idle plugins cost (ARGS= names rows, see tests/benchmarks/README.md)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
 bare-trial: engine base-image ## try all this on a bare machine, in a container (ARGS= picks cases)
 	@tests/bare_machine/run $(ARGS)
 

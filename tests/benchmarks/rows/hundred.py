@@ -34,7 +34,7 @@ def listing(bench: Bench) -> Iterator[Figure]:
             loads = bench.in_turn(ways, connections=CALLERS)
             rates = {name: [load.per_second for load in taken] for name, taken in loads.items()}
             yield Figure(
-                "GET /v1/plugins, 100 plugins: ours over bare Starlette",
+                f"GET /v1/plugins, {bench.options.plugins} plugins: ours over bare Starlette",
                 ratios(rates["ours"], rates["bare"]),
                 "x",
                 Target("≥", 0.7),
