@@ -179,8 +179,8 @@ def test_sigkill_with_busy_plugins_again_and_again(
                 slowest_seen = max(slowest_seen, took)
                 if main_thread_waits(live.process.pid) < took / 10:
                     slowest = max(slowest, took)
-        finally:
             _until_all_are_answered(callers)
+        finally:
             for caller in callers:
                 caller.over.set()
         for call in calls:
