@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from orchestrator import dashboard, deployment
 from orchestrator.access.configured import key_store
@@ -27,6 +28,7 @@ from orchestrator.api import (
 )
 from orchestrator.api.access_guard import AccessGuard
 from orchestrator.api.context import ApiContext
+from orchestrator.api.description import takes_keys
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.api.request_limit import RequestLimit
 from orchestrator.containers.docker_engine import DockerEngine
@@ -149,13 +151,23 @@ def create_app(
             await containers.close()
             claimed.lock.release()
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
+        static_url="/docs-assets",
         title="Plugin orchestrator",
         description="Runs each plugin in its own container and says how every one of them is.",
         version="0.1.0",
         lifespan=lifespan,
         redirect_slashes=False,
+        swagger_ui_parameters={"persistAuthorization": True},
     )
+    takes_keys(app)
+    _add_routes(app)
+    _guard(app, settings)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
     for module in (
         health_router,
         gpus_router,
@@ -170,12 +182,15 @@ def create_app(
     app.include_router(dashboard.router)
     app.mount("/assets", dashboard.assets)
     problems.install(app)
+
+
+def _guard(app: FastAPI, settings: Settings) -> None:
+    """What a request passes before any route: first its key, then the bound on requests at once."""
     store = key_store(settings)
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
     app.add_middleware(RequestLimit, most=settings.max_connections * 3 // 4)
     app.add_middleware(AccessGuard, store=store, gate=gate)
-    return app
 
 
 def secret_source(settings: Settings) -> SecretSource:

@@ -11,9 +11,9 @@ from orchestrator.access.failures import FailedKeys
 from orchestrator.access.hosts import HostRule
 from orchestrator.access.keys import KeyRing
 
-_OPEN: Final = frozenset({"/", "/healthz", "/readyz"})
-"""They hold nothing that anybody could want to know."""
-_OPEN_BELOW: Final = "/assets/"
+_OPEN: Final = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+"""They hold nothing of this host; the description of the API is the same everywhere."""
+_OPEN_BELOW: Final = ("/assets/", "/docs-assets/")
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOW: Final = "send `Authorization: Bearer <key>` (the command line takes it from ORCHESTRATOR_API_KEY)"
 

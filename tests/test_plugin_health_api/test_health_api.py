@@ -340,3 +340,14 @@ async def test_what_a_route_cannot_answer_says_so_in_the_envelope(house: House) 
         assert (answer.status_code, answer.json()["error_type"], answer.json()["ok"]) == (status, error_type, False)
         assert answer.json()["source"] == "orchestrator"
         assert "secret" not in answer.text and len(answer.text) < 600
+
+
+async def test_the_description_of_the_api_needs_no_internet(house: House) -> None:
+    """What /docs loads comes from here."""
+    await house.open()
+    page = (await house.client.get("/docs")).text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(loaded) >= 2
+    for path in loaded:
+        assert path.startswith("/docs-assets/")
+        assert (await house.client.get(path)).status_code == 200

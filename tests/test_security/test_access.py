@@ -21,7 +21,7 @@ from orchestrator.access.keys import Role
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
 READS = [
     "/v1/plugins", "/v1/plugins/reader/health", "/v1/plugins/reader/tools", "/v1/plugins/reader/logs",
-    "/v1/plugins/reader/events", "/v1/gpus", "/docs", "/openapi.json", "/v1/nothing",
+    "/v1/plugins/reader/events", "/v1/gpus", "/v1/nothing",
 ]  # fmt: skip
 CHANGES = [f"/v1/plugins/reader/{action}" for action in ("restart", "start", "stop", "tools/read/run")]
 
@@ -59,6 +59,8 @@ async def test_what_holds_no_data_is_open(house: House) -> None:
     assert (await client.get("/healthz")).status_code == 200
     assert (await client.get("/readyz")).status_code == 200
     assert (await client.get("/")).status_code != 401
+    assert (await client.get("/docs")).status_code == 200
+    assert (await client.get("/openapi.json")).json()["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert (await client.get("/assets/x.js")).status_code != 401
     assert (await client.get("/assets/../v1/plugins")).status_code in (401, 404)
     assert (await client.get("/healthz/../v1/plugins")).status_code == 401
