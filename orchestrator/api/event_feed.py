@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from time import monotonic
 from typing import Final
 
 from orchestrator.api.event_frames import health_frame, lifecycle_frame
@@ -99,7 +99,7 @@ class EventFeed:
     # Health
 
     def _begin_health(self, subscription: Subscription) -> None:
-        now, records = datetime.now(UTC), self._registry.list()
+        now, records = monotonic(), self._registry.list()
         for record in records:
             subscription.tell_health(record.name, health_frame(record, now))
         if self._health_task is None:
@@ -122,7 +122,7 @@ class EventFeed:
 
     def _tell_health(self) -> float:
         """Tell what changed and is due. Returns the seconds until something may be due again."""
-        time, now = asyncio.get_running_loop().time(), datetime.now(UTC)
+        time, now = asyncio.get_running_loop().time(), monotonic()
         pause = _HEALTH_INTERVAL
         for record in self._registry.list():
             told = self._health.get(record.name)

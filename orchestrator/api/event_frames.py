@@ -1,7 +1,6 @@
 """How events look: as JSON, and as server-sent events."""
 
 import json
-from datetime import datetime
 from typing import Any, Final
 
 from orchestrator.health.health_model import health_response
@@ -31,7 +30,7 @@ def lifecycle_frame(event: LifecycleEvent) -> bytes:
     return f"event: lifecycle\nid: {event.id}\ndata: {data}\n\n".encode()
 
 
-def health_frame(record: PluginRecord, now: datetime) -> bytes:
+def health_frame(record: PluginRecord, now: float) -> bytes:
     """Without an id: a reader that comes back is told all plugins' health anew."""
     return f"event: health\ndata: {health_response(record, now).model_dump_json()}\n\n".encode()
 

@@ -1,6 +1,6 @@
 """A plugin's tools, operator commands and logs."""
 
-from datetime import UTC, datetime
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -90,4 +90,4 @@ async def logs(name: str, request: Request, context: Context, *, tail: Tail = 10
 async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:
     await supervisor.settled(wait)
     record = context.registry.get(supervisor.name)
-    return unknown_plugin(supervisor.name) if record is None else detail_response(record, datetime.now(UTC))
+    return unknown_plugin(supervisor.name) if record is None else detail_response(record, time.monotonic())

@@ -132,7 +132,7 @@ class _Server(uvicorn.Server):
 
 def _runs_end_within(record: PluginRecord) -> float:
     """Seconds that the plugin's runs, and then those that wait for them or for its start, can take by its limits."""
-    starts = record.ready_at is None and not record.ended
+    starts = record.ready_tick is None and not record.ended
     if not (starts or record.in_flight or record.queued):
         return 0
     rounds = 1 + math.ceil(record.queued / max(1, int(record.limits.get("concurrency", 1))))

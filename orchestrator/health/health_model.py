@@ -1,7 +1,6 @@
 """PluginHealthResponse: the health API's answer for one plugin."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -76,12 +75,12 @@ class PluginDetailResponse(PluginHealthResponse):
     post_mortem: PostMortemReport | None
 
 
-def health_response(record: PluginRecord, now: datetime) -> PluginHealthResponse:
+def health_response(record: PluginRecord, now: float) -> PluginHealthResponse:
     """The record as the list shows it."""
     return PluginHealthResponse(**_fields(record, now))
 
 
-def detail_response(record: PluginRecord, now: datetime) -> PluginDetailResponse:
+def detail_response(record: PluginRecord, now: float) -> PluginDetailResponse:
     """The record as the plugin's own health route shows it."""
     report = record.post_mortem
     return PluginDetailResponse(
@@ -95,7 +94,7 @@ def post_mortem_report(report: PostMortem) -> PostMortemReport:
     return PostMortemReport.model_validate(report, from_attributes=True)
 
 
-def _fields(record: PluginRecord, now: datetime) -> Mapping[str, Any]:
+def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
     runs = record.success_count + record.error_count
     return {
         "name": record.name,
@@ -125,8 +124,9 @@ def _fields(record: PluginRecord, now: datetime) -> Mapping[str, Any]:
     }
 
 
-def uptime_seconds(record: PluginRecord, now: datetime) -> float | None:
-    """Since the instance was ready; stands still once it has ended; None before."""
-    if record.ready_at is None:
+def uptime_seconds(record: PluginRecord, now: float) -> float | None:
+    """Since the instance was ready; stands still once it has ended; None before. `now`: the monotonic clock's."""
+    if record.ready_tick is None:
         return None
-    return max(0.0, ((record.ended_at or now) - record.ready_at).total_seconds())
+    until = now if record.ended_tick is None else record.ended_tick
+    return round(max(0.0, until - record.ready_tick), 6)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Final
 
 from orchestrator.health.health_model import health_response, uptime_seconds
@@ -30,13 +29,13 @@ class HealthListing:
     def __init__(self) -> None:
         self._encoded: dict[str, _Encoded] = {}
 
-    def encode(self, records: Sequence[PluginRecord], now: datetime) -> bytes:
+    def encode(self, records: Sequence[PluginRecord], now: float) -> bytes:
         """The JSON list of `PluginHealthResponse` objects, in the order of `records`."""
         if len(self._encoded) > len(records):
             self._encoded.clear()  # plugins have gone
         return b"[" + b",".join([self._one(record, now) for record in records]) + b"]"
 
-    def _one(self, record: PluginRecord, now: datetime) -> bytes:
+    def _one(self, record: PluginRecord, now: float) -> bytes:
         known = self._encoded.get(record.name)
         if known is None or known.record is not record:
             known = self._encoded[record.name] = _encoded(record, now)
@@ -44,7 +43,7 @@ class HealthListing:
         return known.before + (b"null" if seconds is None else repr(seconds).encode()) + known.after
 
 
-def _encoded(record: PluginRecord, now: datetime) -> _Encoded:
-    text = health_response(replace(record, ready_at=None), now).model_dump_json().encode()
+def _encoded(record: PluginRecord, now: float) -> _Encoded:
+    text = health_response(replace(record, ready_tick=None), now).model_dump_json().encode()
     before, _, after = text.partition(_GAP)
     return _Encoded(record, before + _UPTIME, after)

@@ -1,5 +1,6 @@
 """The thread-safe registry: records behind a reader-writer lock, events of every state change."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class PluginRegistry:
         restored: Restored = NOTHING_RESTORED,
         events: Iterable[LifecycleEvent] = (),
         clock: Callable[[], datetime] = _now,
+        ticks: Callable[[], float] = time.monotonic,
         read_patience: float = _READ_PATIENCE,
     ) -> None:
         """Counters and event ids go on from what was `restored`; `events` are the last ones of that time."""
@@ -47,6 +49,7 @@ class PluginRegistry:
             rwlock.RWLockWrite()
         )  # writers first: they are few and short, and nobody should wait long behind readers
         self._clock = clock
+        self._ticks = ticks
         self._read_patience = read_patience
         self._records: Mapping[str, PluginRecord] = {}
         self._events: deque[LifecycleEvent] = deque(events, maxlen=_EVENTS_KEPT)
@@ -119,8 +122,8 @@ class PluginRegistry:
                 generation=old.generation + 1,
                 reason_code=None,
                 reason=None,
-                ready_at=None,
-                ended_at=None,
+                ready_tick=None,
+                ended_tick=None,
                 in_flight=0,
                 stale=False,
                 checks=(),
@@ -137,12 +140,12 @@ class PluginRegistry:
 
     def mark_initialized(self, name: str, generation: int) -> None:
         """LOADED → INITIALIZED. Raises `TransitionError`, `StaleGenerationError`."""
-        self._advance(name, generation, PluginLifecycleState.INITIALIZED, ready_at=self._clock())
+        self._advance(name, generation, PluginLifecycleState.INITIALIZED, ready_tick=self._ticks())
 
     def mark_ended(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
         """To the final state that the reason code belongs to. Raises `TransitionError`, `StaleGenerationError`."""
         self._advance(
-            name, generation, final_state(code), reason_code=code, reason=reason, ended_at=self._clock(), in_flight=0
+            name, generation, final_state(code), reason_code=code, reason=reason, ended_tick=self._ticks(), in_flight=0
         )
 
     def amend_failure(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:

@@ -59,8 +59,9 @@ class PluginRecord:
     """Those of the time before the orchestrator was started."""
     reason_code: ReasonCode | None = None
     reason: str | None = None
-    ready_at: datetime | None = None
-    ended_at: datetime | None = None
+    ready_tick: float | None = None
+    """When it became ready, in seconds of the monotonic clock: an uptime does not jump when the time of day does."""
+    ended_tick: float | None = None
     last_used: datetime | None = None
     success_count: int = 0
     error_count: int = 0

@@ -5,9 +5,10 @@ import contextlib
 import itertools
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from orchestrator.containers.spec import ContainerStatus, EngineEvent
@@ -105,7 +106,7 @@ class Fleet:
                 record,
                 state=PluginLifecycleState.RUNNING if status.runs_begun else PluginLifecycleState.INITIALIZED,
                 generation=adopted.instance.generation,
-                ready_at=now - timedelta(seconds=status.ready_seconds or 0),
+                ready_tick=time.monotonic() - (status.ready_seconds or 0),
                 tools=status.tools,
             )
         self._parts.registry.register(record)

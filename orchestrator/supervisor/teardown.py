@@ -47,7 +47,9 @@ async def stop_instance(parts: Parts, instance: Instance, verdict: Verdict) -> R
     if instance.container_id is None:
         return Remains(report)
     grace = parts.settings.stop_grace.total_seconds()
-    if await _told(parts.engine.stop(instance.container_id, grace=grace), grace + _STOP_PATIENCE):
+    if not _seen_ended(verdict) and await _told(
+        parts.engine.stop(instance.container_id, grace=grace), grace + _STOP_PATIENCE
+    ):
         problem = await _told(parts.engine.kill(instance.container_id), _KILL_PATIENCE)
         if problem:
             return Remains(report, problem)
@@ -74,6 +76,11 @@ async def remove_instance(parts: Parts, instance: Instance) -> str:
         parts.gpus.release(instance.identity.instance)
         shutil.rmtree(instance.run_folder, ignore_errors=True)
     return problem
+
+
+def _seen_ended(verdict: Verdict) -> bool:
+    """The engine has said that the container is gone: an engine that is gone itself by now need not say it again."""
+    return verdict.evidence.get("container_exit_code") is not None or bool(verdict.evidence.get("container_missing"))
 
 
 async def _told(asked: Awaitable[None], seconds: float) -> str:

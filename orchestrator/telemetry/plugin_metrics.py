@@ -1,7 +1,7 @@
 """Plugins, their containers and GPUs as metrics: read when they are asked for, and at no other time."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -30,7 +30,7 @@ _GAUGES: Final[tuple[tuple[str, str, _Value], ...]] = (
     (
         "plugin_uptime_seconds",
         "Since the instance was ready; none before, and none of one that has ended.",
-        lambda r: None if r.ended else uptime_seconds(r, datetime.now(UTC)),
+        lambda r: None if r.ended else uptime_seconds(r, time.monotonic()),
     ),
     ("plugin_memory_usage_bytes", "Memory that the container uses.", _in_container("memory_usage_bytes")),
     ("plugin_memory_peak_bytes", "The most memory that the container has used.", _in_container("memory_peak_bytes")),

@@ -1,6 +1,7 @@
 """Counters and times of a plugin, as its health shows them."""
 
 import asyncio
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import PluginRecord
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+TICK = 1000.0
 
 
 def fail() -> None:
@@ -21,7 +23,7 @@ def fail() -> None:
 def shown(**facts: Any) -> dict[str, Any]:
     """The health of a record with these facts."""
     record = PluginRecord("reader", "1", "", PluginLifecycleState.LOADED, NOW, **facts)
-    return health_response(record, NOW).model_dump()
+    return health_response(record, TICK).model_dump()
 
 
 # As the record is shown
@@ -41,18 +43,15 @@ def test_the_average_is_over_all_counted_runs(successes: int, errors: int, total
     ("ready", "ended", "uptime"),
     [
         (None, None, None),
-        (NOW - timedelta(seconds=90), None, 90.0),
-        (NOW - timedelta(seconds=90), NOW - timedelta(seconds=30), 60.0),
-        (None, NOW, None),
-        (NOW + timedelta(seconds=5), None, 0.0),
+        (TICK - 90, None, 90.0),
+        (TICK - 90, TICK - 30, 60.0),
+        (None, TICK, None),
     ],
-    ids=["not ready", "ready", "ended", "never ready", "the clock was set back"],
+    ids=["not ready", "ready", "ended", "never ready"],
 )
-def test_uptime_runs_from_readiness_to_the_end(
-    ready: datetime | None, ended: datetime | None, uptime: float | None
-) -> None:
+def test_uptime_runs_from_readiness_to_the_end(ready: float | None, ended: float | None, uptime: float | None) -> None:
     """Seconds; it stands still once the instance has ended and is never negative."""
-    assert shown(ready_at=ready, ended_at=ended)["uptime_seconds"] == uptime
+    assert shown(ready_tick=ready, ended_tick=ended)["uptime_seconds"] == uptime
 
 
 def test_a_record_is_shown_as_it_is() -> None:
@@ -166,3 +165,30 @@ async def test_what_the_container_uses_is_shown(house: House) -> None:
     house.instance("reader").set_status(memory=memory, cpu_seconds=1.5)
     health = await house.until("reader", lambda health: health["container"]["cpu_seconds"] == 1.5)
     assert (health["container"]["memory_usage_bytes"], health["container"]["memory_peak_bytes"]) == (111, 222)
+
+
+async def test_a_jump_of_the_wall_clock_changes_no_uptime_and_no_deadline(house: House, monkeypatch: Any) -> None:
+    """A day forwards while a tool runs: it keeps its time limit, and the plugin has been up as long as before."""
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=1)
+
+    async def naps() -> str:
+        await asyncio.sleep(0.3)
+        return "rested"
+
+    house.add("reader", tools={"nap": naps}, limits={"timeout": "5s"})
+    await house.open()
+    await house.settled("reader")
+    run = asyncio.create_task(house.run("reader", "nap"))
+    await house.until("reader", lambda health: health["in_flight"] == 1)
+    for module in [module for name, module in sys.modules.items() if name.startswith("orchestrator.")]:
+        if getattr(module, "datetime", None) is datetime:
+            monkeypatch.setattr(module, "datetime", Tomorrow)
+    answer = await run
+    health = await house.health("reader")
+    assert (answer.status_code, answer.json()["result"]) == (200, "rested")
+    assert 0 < health["uptime_seconds"] < 60
+    assert datetime.fromisoformat(health["observed_at"]) > datetime.now(UTC) + timedelta(hours=23)

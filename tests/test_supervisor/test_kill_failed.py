@@ -119,3 +119,19 @@ async def test_what_the_engine_refuses_is_no_unreachable_engine(house: House) ->
     health = await house.settled("reader")
     assert (health["state"], health["reason_code"]) == ("FAILED", "INIT_ERROR")
     assert "Range of CPUs" in health["reason"]
+
+
+async def test_a_container_that_was_seen_to_end_need_not_be_ended(house: House) -> None:
+    """An engine that stops takes its containers along, and says nothing more: what ended them is the reason."""
+    house.add("reader")
+    await house.open()
+    await house.settled("reader")
+    house.engine.refuse = {"stop": "shutting down", "kill": "shutting down", "remove": "shutting down"}
+    await house.engine.kill_outside((await house.containers("reader"))[0])
+    health = await house.buried("reader")
+    assert (health["state"], health["reason_code"]) == ("FAILED", "KILLED")
+    health = await house.until("reader", lambda health: any(c["name"] == "removal" for c in health["checks"]))
+    house.engine.refuse = {}
+    house.engine.break_streams()
+    await house.until("reader", lambda health: any(c["name"] == "removal" and c["ok"] for c in health["checks"]))
+    assert await house.containers("reader") == []
