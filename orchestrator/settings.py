@@ -135,6 +135,8 @@ class Settings(BaseSettings):
     results_max_bytes: Size = ByteSize(1024**3)
     """What all of these results together may take on disk; the oldest have to go first."""
 
+    channel: Literal["auto", "unix", "tcp"] = "auto"
+    """How plugins are reached: by Unix sockets, or by TCP and a gateway each where these cannot cross."""
     gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
     """How the engine is asked for GPUs: what it has, or one of the two whatever it says."""
     ca_bundle: Path | None = None

@@ -63,8 +63,13 @@ class ContainerEngine(Protocol):
     async def start(self, container_id: str) -> None:
         """Start it. After a failure the container still exists: remove it."""
 
-    def endpoint(self, run_folder: Path) -> Endpoint:
-        """Where the runtime of a container is reached whose socket folder is `run_folder` on this host."""
+    async def shares_sockets(self) -> bool:
+        """Whether a Unix socket in a folder of this host can be reached both here and from its containers. Where it
+        cannot, a container needs a gateway.
+        """
+
+    async def endpoint(self, container_id: str, run_folder: Path) -> Endpoint:
+        """Where the runtime of a container that was started is reached; `run_folder` is its folder on this host."""
 
     async def inspect(self, container_id: str) -> ContainerStatus:
         """What the engine says of it now."""
@@ -83,6 +88,9 @@ class ContainerEngine(Protocol):
 
     async def remove(self, container_id: str) -> None:
         """Remove it with its anonymous volumes, running or not. No error when it is gone."""
+
+    async def sweep(self, labels: Mapping[str, str]) -> None:
+        """Remove what stayed behind of containers with these labels that are gone."""
 
     async def logs(self, container_id: str, *, tail: int) -> str:
         """The last `tail` lines it printed, stdout and stderr, each with its time in front (RFC 3339)."""

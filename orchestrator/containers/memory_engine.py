@@ -149,8 +149,14 @@ class MemoryEngine:
                 raise DeviceRequestError(error)
             container.start()
 
-    def endpoint(self, run_folder: Path) -> Endpoint:
+    async def shares_sockets(self) -> bool:
+        return True
+
+    async def endpoint(self, container_id: str, run_folder: Path) -> Endpoint:  # noqa: ARG002 - the protocol's
         return UnixEndpoint(run_folder)
+
+    async def sweep(self, labels: Mapping[str, str]) -> None:
+        """Nothing stays behind here."""
 
     async def inspect(self, container_id: str) -> ContainerStatus:
         async with self._question("inspect"):

@@ -29,6 +29,17 @@ class DeviceGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class Gateway:
+    """What brings a container's sockets here by TCP: `image` has the runtime's gateway, `token_file` what it admits
+    callers by, `folder` is where the container has its sockets.
+    """
+
+    image: str
+    token_file: Path
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSpec:
     """One container, completely. Sizes in bytes, `cpus` in cores, `stop_grace` in seconds."""
 
@@ -48,6 +59,8 @@ class ContainerSpec:
     """Paths that get an anonymous volume on disk, removed with the container."""
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     devices: DeviceGrant | None = None
+    gateway: Gateway | None = None
+    """Where its sockets cannot be reached as files; it comes and goes with the container."""
     entrypoint: tuple[str, ...] = ()
     """In place of the image's own, where given."""
     command: tuple[str, ...] = ()
@@ -132,5 +145,7 @@ class EngineInfo:
     selinux: bool
     limits: frozenset[str] = frozenset({"memory", "swap", "pids"})
     """What its kernel lets it limit, of these three."""
+    kernel: str = ""
+    """The release of the kernel that its containers run on; empty where not told."""
     data_dir: str = ""
     """Where it keeps images and containers, on its own machine."""

@@ -4,31 +4,26 @@ The only module that knows the channel's HTTP client. Its errors become `Channel
 """
 
 import asyncio
-import os
-import select
 import signal
-import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import aiohttp
 import msgspec
 
-from orchestrator.containers.endpoint import Endpoint
+from orchestrator.containers.endpoint import Endpoint, UnixEndpoint
 from orchestrator.errors import ChannelError
 from orchestrator.sandbox import told
+from orchestrator.sandbox.gateway_connector import GatewayConnector
 from orchestrator.sandbox.socket_connector import SocketConnector
 
 _CONTROL_TIMEOUT: Final = 2.0
 """Seconds for a question on the control socket, which no tool can block."""
 _DIAGNOSE_TIMEOUT: Final = 1.5
 """Seconds; the protocol gives the container one."""
-_END_LOOKS: Final = 0.02
-"""Seconds between looks whether a tool that was hung up on has ended."""
 _MEMORY: Final = ("usage_bytes", "peak_bytes", "limit_bytes")
 _LINE_LIMIT: Final = 64 * 1024 * 1024
 _STATUS_LIMIT: Final = 4 * 1024 * 1024
@@ -36,6 +31,8 @@ _STATUS_LIMIT: Final = 4 * 1024 * 1024
 _BREATH: Final = 0.01
 """Seconds between two statuses that are looked at: who sends more of them must not keep the loop busy."""
 _FAILURES = (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError)
+
+Connector = SocketConnector | GatewayConnector
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +95,9 @@ class RuntimeStatus:
 class ToolResponse:
     """The head of a tool's answer, and the way to its body."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, connector: Connector) -> None:
         self._response = response
+        self._connector = connector
         self.status = response.status
         self.content_type = response.content_type
         kills = response.headers.get("X-Oom-Kills", "")
@@ -108,34 +106,14 @@ class ToolResponse:
     async def read(self, limit: int) -> bytes | None:
         """The whole body, None where it is over `limit` bytes. Raises `ChannelError`."""
         try:
-            if (self._response.content_length or 0) > limit:
-                return None
-            body = bytearray()
-            async for chunk in self._response.content.iter_any():
-                body += chunk
-                if len(body) > limit:
-                    return None
-            return bytes(body)
+            return await _whole(self._response, limit)
         except _FAILURES as error:
             raise ChannelError(f"the connection broke while the answer came: {error}") from error
 
     async def hang_up(self) -> None:
-        """Take no more of a stream, and return when the tool has ended, which is when its side is closed too.
-
-        The connection is half closed: the tool is stopped at its next line, since that cannot be sent, and its end
-        still shows.
-        """
-        connection = self._response.connection
-        sock = connection.transport.get_extra_info("socket") if connection and connection.transport else None
-        if sock is None or sock.fileno() < 0:
-            return
-        with socket.socket(fileno=os.dup(sock.fileno())) as kept:
-            with suppress(OSError):  # not connected: it has ended
-                kept.shutdown(socket.SHUT_RD)
-            ends = select.poll()
-            ends.register(kept, 0)  # says nothing but that the other side is closed
-            while not ends.poll(0):  # noqa: ASYNC110 - the loop cannot watch for this alone
-                await asyncio.sleep(_END_LOOKS)
+        """Take no more of a stream, and return when the tool has ended, which is when its side is closed too."""
+        if (connection := self._response.connection) is not None:
+            await self._connector.hang_up(connection)
 
     async def lines(self) -> AsyncIterator[bytes]:
         """The body's lines as they come. Raises `ChannelError`."""
@@ -150,8 +128,9 @@ class RuntimeChannel:
     """Connections to one container. Use it on one event loop; close it in the end."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._control = _session(endpoint.control, limit=4)
-        self._tools = _session(endpoint.tools, limit=0)
+        self._control = _session(_connector(endpoint, "control", limit=4))
+        self._tools_connector = _connector(endpoint, "tools", limit=0)
+        self._tools = _session(self._tools_connector)
 
     async def close(self) -> None:
         await self._control.close()
@@ -247,15 +226,21 @@ class RuntimeChannel:
         except _FAILURES as error:
             raise ChannelError(f"no answer came: {error}") from error
         try:
-            yield ToolResponse(response)
+            yield ToolResponse(response, self._tools_connector)
         finally:
             # An answer that was not read to its end closes the connection, which tells a generator to stop.
             response.release() if response.content.at_eof() else response.close()
 
 
-def _session(path: Path, *, limit: int) -> aiohttp.ClientSession:
+def _connector(endpoint: Endpoint, target: Literal["control", "tools"], *, limit: int) -> Connector:
+    if isinstance(endpoint, UnixEndpoint):
+        return SocketConnector(path=str(endpoint.control if target == "control" else endpoint.tools), limit=limit)
+    return GatewayConnector(endpoint, target, limit=limit)
+
+
+def _session(connector: Connector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=SocketConnector(path=str(path), limit=limit),
+        connector=connector,
         timeout=aiohttp.ClientTimeout(total=None),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -263,9 +248,21 @@ def _session(path: Path, *, limit: int) -> aiohttp.ClientSession:
     )
 
 
+async def _whole(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """The body, None where it is over `limit` bytes."""
+    if (response.content_length or 0) > limit:
+        return None
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
 async def _short(response: aiohttp.ClientResponse) -> bytes:
     """The whole body of what must be short. Raises `ValueError` where it is not."""
-    body = await ToolResponse(response).read(_STATUS_LIMIT)
+    body = await _whole(response, _STATUS_LIMIT)
     if body is None:
         raise ValueError(f"an answer of over {_STATUS_LIMIT} bytes")
     return body

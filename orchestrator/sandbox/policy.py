@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
+from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant, Gateway
 from orchestrator.loader.manifest import Manifest
 from orchestrator.settings import Settings
 
@@ -131,10 +131,13 @@ def container_spec(
     max_result: int,
     devices: DeviceGrant | None = None,
     grant_labels: Mapping[str, str] = MappingProxyType({}),
+    gateway: Gateway | None = None,
 ) -> ContainerSpec:
-    """The container of this instance: not root, read-only, no capability, no network unless the manifest asks."""
+    """The container of this instance: not root, read-only, no capability, no network unless the manifest asks. Its run
+    folder is on the host, or with a `gateway` in the engine's memory.
+    """
     models = {name: f"{MODELS_FOLDER}/{name}/{Path(relative).name}" for name, relative in manifest.models.items()}
-    mounts = [BindMount(run_folder, RUN_FOLDER, read_only=False)]
+    mounts = [] if gateway else [BindMount(run_folder, RUN_FOLDER, read_only=False)]
     mounts += [
         BindMount((models_folder / relative).resolve(), models[name]) for name, relative in manifest.models.items()
     ]
@@ -154,7 +157,7 @@ def container_spec(
             "PLUGIN_MAX_RESULT": str(max_result),
             "PLUGIN_MAX_SCRATCH": str(limits.scratch),
             **({"PLUGIN_REQUIRES_GPU": "1"} if manifest.requires_gpu else {}),
-            "NOTIFY_SOCKET": f"{RUN_FOLDER}/notify.sock",
+            **({} if gateway else {"NOTIFY_SOCKET": f"{RUN_FOLDER}/notify.sock"}),
         },
         memory=limits.memory,
         pids=limits.pids,
@@ -166,4 +169,5 @@ def container_spec(
         scratch_volumes=(SCRATCH_FOLDER,),
         tmpfs={"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"},  # noqa: S108
         devices=devices,
+        gateway=gateway,
     )

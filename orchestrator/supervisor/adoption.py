@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,8 @@ async def adopt_all(
     adopted = {found.instance.identity.plugin: found for found in answers if found is not None}
     kept = {found.instance.container_id for found in adopted.values()}
     await asyncio.gather(*(_remove(parts, container) for container in left if container.id not in kept))
+    with suppress(EngineError):
+        await parts.engine.sweep(parts.labels)
     await asyncio.to_thread(
         _clear_folders, parts.run_dir, {found.instance.run_folder.name for found in adopted.values()}
     )
@@ -89,7 +92,7 @@ async def _adopt(
     try:
         _require_alive(identity, last_event)
         await _require_same_content(parts, instance, plugin.folder)
-        instance.open_channel(RuntimeChannel(parts.engine.endpoint(instance.run_folder)))
+        instance.open_channel(RuntimeChannel(await parts.engine.endpoint(container.id, instance.run_folder)))
         status = await instance.channel.status()
         _require_ready(status)
         instance.oom_kills = status.oom_kills

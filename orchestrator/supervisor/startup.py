@@ -3,14 +3,16 @@ verdict.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from orchestrator.containers.spec import ContainerSpec, DeviceGrant
+from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
+from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
 from orchestrator.errors import (
     BuildError,
+    ChannelError,
     DeviceRequestError,
     EngineError,
     EngineUnreachableError,
@@ -23,7 +25,7 @@ from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
 from orchestrator.registry import Check
 from orchestrator.sandbox.channel import RuntimeChannel
-from orchestrator.sandbox.policy import container_spec, secrets_folder
+from orchestrator.sandbox.policy import RUN_FOLDER, container_spec, secrets_folder
 from orchestrator.sandbox.verdict import Verdict, judge
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.notify import NotifySocket, SocketPathError
@@ -34,6 +36,8 @@ _SILENT_LOOK: Final = 1.0
 """Seconds between looks at a container that says nothing: only for one that died unseen or an image that does not
 notify.
 """
+_GATEWAY_LOOKS: Final = 0.03
+"""Seconds between questions through a gateway, which says nothing by itself."""
 
 
 @asynccontextmanager
@@ -88,7 +92,7 @@ async def start_container(parts: Parts, instance: Instance, folder: Path, *, on_
     """
     _make_folder(parts.run_dir, instance.run_folder)
     await asyncio.to_thread(_lay_out_secrets, parts.checker.secrets, instance)
-    endpoint = parts.engine.endpoint(instance.run_folder)
+    gateway = await _gateway(parts, instance)
     devices = await _devices(parts, instance)
     spec = container_spec(
         instance.manifest,
@@ -100,19 +104,39 @@ async def start_container(parts: Parts, instance: Instance, folder: Path, *, on_
         max_result=int(parts.settings.max_result),
         devices=devices,
         grant_labels=instance.grant.labels() if instance.grant else {},
+        gateway=gateway,
     )
+    sockets = UnixEndpoint(instance.run_folder)
     try:
-        notify = NotifySocket(endpoint.notify)
+        notify = NotifySocket(sockets.notify) if gateway is None else nullcontext()
     except SocketPathError as error:
         raise InstanceEndedError(
             Verdict(ReasonCode.INIT_ERROR, f"The container cannot be reached: {error}.")
         ) from error
-    with notify:
+    with notify as told:
         async with parts.start_slots, engine_verdicts("the container was started"):
             instance.launch = asyncio.create_task(_launch(parts, instance, spec, on_start))
             await asyncio.shield(instance.launch)
+            endpoint = await parts.engine.endpoint(instance.container_id or "", instance.run_folder)
         instance.open_channel(RuntimeChannel(endpoint))
-        await _until_it_speaks(parts, instance, notify, endpoint.control)
+        if told is not None:
+            await _until_it_speaks(parts, instance, told.ready(), sockets.control.exists)
+        else:
+            await _until_it_speaks(parts, instance, _answers(instance.channel), lambda: False)
+
+
+async def _gateway(parts: Parts, instance: Instance) -> Gateway | None:
+    """What a container needs whose sockets cannot be reached as files."""
+    async with engine_verdicts("its channel was chosen"):
+        match parts.settings.channel:
+            case "auto":
+                needed = not await parts.engine.shares_sockets()
+            case chosen:
+                needed = chosen == "tcp"
+        if not needed:
+            return None
+        image = await parts.builder.ensure_base()
+    return Gateway(image.id, await asyncio.to_thread(lay_out_token, instance.run_folder), RUN_FOLDER)
 
 
 async def _devices(parts: Parts, instance: Instance) -> DeviceGrant | None:
@@ -130,13 +154,26 @@ async def _launch(parts: Parts, instance: Instance, spec: ContainerSpec, on_star
         await parts.engine.start(instance.container_id)
 
 
-async def _until_it_speaks(parts: Parts, instance: Instance, notify: NotifySocket, control: Path) -> None:
-    told = asyncio.ensure_future(notify.ready())
+async def _answers(channel: RuntimeChannel) -> None:
+    while True:
+        try:
+            await channel.status()
+        except ChannelError:
+            await asyncio.sleep(_GATEWAY_LOOKS)
+        else:
+            return
+
+
+async def _until_it_speaks(
+    parts: Parts, instance: Instance, ready: Coroutine[Any, Any, None], there: Callable[[], bool]
+) -> None:
+    """Until `ready` returns; a container that is `there` without that is well too."""
+    told = asyncio.ensure_future(ready)
     died = asyncio.ensure_future(instance.container_died.wait())
     try:
         while True:
             await asyncio.wait({told, died}, timeout=_SILENT_LOOK, return_when=asyncio.FIRST_COMPLETED)
-            if told.done() or control.exists():  # noqa: ASYNC240 - a look at a local folder
+            if told.done() or there():
                 return
             async with engine_verdicts("the container came up"):
                 status = await parts.engine.inspect(instance.container_id or "")

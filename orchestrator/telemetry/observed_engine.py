@@ -139,8 +139,15 @@ class ObservedEngine:
         with self._request("start"):
             await self._engine.start(container_id)
 
-    def endpoint(self, run_folder: Path) -> Endpoint:
-        return self._engine.endpoint(run_folder)
+    async def shares_sockets(self) -> bool:
+        return await self._engine.shares_sockets()
+
+    async def endpoint(self, container_id: str, run_folder: Path) -> Endpoint:
+        return await self._engine.endpoint(container_id, run_folder)
+
+    async def sweep(self, labels: Mapping[str, str]) -> None:
+        with self._request("sweep"):
+            await self._engine.sweep(labels)
 
     async def inspect(self, container_id: str) -> ContainerStatus:
         with self._request("inspect"):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.containers.spec import BindMount, DeviceGrant, EngineEvent
 from orchestrator.errors import BuildError, DeviceRequestError, EngineRefusedError, NotFoundError
 
@@ -349,7 +350,8 @@ async def test_the_engine_says_what_it_is(kit):
 
 
 async def test_an_endpoint_lies_in_the_run_folder(kit):
-    endpoint = kit.engine.endpoint(kit.folder)
+    endpoint = await kit.engine.endpoint(NO_SUCH, kit.folder)
+    assert isinstance(endpoint, UnixEndpoint)
     assert {endpoint.control.parent, endpoint.tools.parent, endpoint.notify.parent} == {kit.folder}
 
 

@@ -158,6 +158,7 @@ def info(answer: Any) -> EngineInfo:
         rootless="name=rootless" in security,
         selinux="name=selinux" in security,
         limits=frozenset(name for name, field in _LIMITS.items() if body.get(field) is not False),
+        kernel=_text(body.get("KernelVersion")),
         data_dir=_text(body.get("DockerRootDir")),
     )
 

@@ -12,14 +12,15 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
-from orchestrator.containers.docker_engine import answers, bodies
+from orchestrator.containers.docker_engine import answers, bodies, gateways
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
 from orchestrator.containers.docker_engine.client import Client, ClientPool, raise_for_status, url
+from orchestrator.containers.docker_engine.gateway_keeper import GatewayKeeper
 from orchestrator.containers.docker_engine.lanes import Lane
 from orchestrator.containers.docker_engine.log_frames import LogLines
 from orchestrator.containers.docker_engine.own_container import HostFolders, host_folders, own_container_id
 from orchestrator.containers.docker_engine.streams import Streams
-from orchestrator.containers.endpoint import Endpoint, UnixEndpoint
+from orchestrator.containers.endpoint import Endpoint, UnixEndpoint, token_file
 from orchestrator.containers.spec import (
     ContainerIsolation,
     ContainerSpec,
@@ -72,7 +73,12 @@ class DockerEngine:
         self._stopping = Lane("stop", 32)
         self._killing = Lane("kill", 8)
         self._pulling = Lane("pull", 4)
-        self._selinux: bool | None = None
+        self._told: EngineInfo | None = None
+        self._gateways = GatewayKeeper(
+            ask=lambda function: self._call(self._asking, function, self._bounds.ask),
+            change=lambda function: self._call(self._starting, function, self._bounds.change),
+            end=lambda function: self._call(self._killing, function, self._bounds.change),
+        )
         self._host_folders: HostFolders | None = None
 
     @classmethod
@@ -87,9 +93,8 @@ class DockerEngine:
         return cls(os.environ if environment is None else environment, bounds=Bounds(ask=timeout), labels=labels)
 
     async def info(self) -> EngineInfo:
-        info = await self._call(self._asking, lambda client: answers.info(client.info()), self._bounds.ask)
-        self._selinux = info.selinux
-        return info
+        self._told = await self._call(self._asking, lambda client: answers.info(client.info()), self._bounds.ask)
+        return self._told
 
     async def image(self, reference: str) -> ImageStatus:
         def inspect(client: Client) -> ImageStatus:
@@ -143,27 +148,35 @@ class DockerEngine:
         return await self.image(tag)
 
     async def create(self, spec: ContainerSpec) -> str:
-        if self._selinux is None:
-            await self.info()
-        if self._host_folders is None:
-            self._host_folders = await self._find_host_folders()
+        selinux = (self._told or await self.info()).selinux
+        folders = await self._folders()
         for_host = replace(
             spec,
-            mounts=self._host_folders.translated(spec.mounts),
+            mounts=folders.translated(spec.mounts),
             labels={**self._labels, **spec.labels},
         )
-        body = bodies.create_body(for_host, selinux=bool(self._selinux))
-
-        def create(client: Client) -> str:
-            return str(client.create_container_from_config(body, spec.name)["Id"])  # type: ignore[no-untyped-call]
-
-        return await self._call(self._starting, create, self._bounds.change)
+        body = bodies.create_body(for_host, selinux=selinux)
+        if spec.gateway is None:
+            return await self._create(body, spec.name)
+        gateway = replace(spec.gateway, token_file=folders.on_host(spec.gateway.token_file))
+        beside = gateways.gateway_body(spec, gateway, self._labels, selinux=selinux)
+        return await self._gateways.create(
+            spec, beside, lambda: self._create(gateways.with_sockets(body, spec, gateway), spec.name)
+        )
 
     async def start(self, container_id: str) -> None:
+        await self._gateways.start(container_id)
         await self._call(self._starting, lambda client: client.start(container_id), self._bounds.change)
 
-    def endpoint(self, run_folder: Path) -> Endpoint:
-        return UnixEndpoint(run_folder)
+    async def shares_sockets(self) -> bool:
+        inside = (await self._folders()).by_place is not None
+        return gateways.sockets_cross(self._told or await self.info(), inside=inside)
+
+    async def endpoint(self, container_id: str, run_folder: Path) -> Endpoint:
+        token = token_file(run_folder)
+        if not await asyncio.to_thread(token.exists):
+            return UnixEndpoint(run_folder)
+        return await self._gateways.endpoint(container_id, (await asyncio.to_thread(token.read_text)).strip())
 
     async def inspect(self, container_id: str) -> ContainerStatus:
         return await self._call(
@@ -181,7 +194,9 @@ class DockerEngine:
             self._asking, lambda client: client.containers(all=True, filters=filters), self._bounds.ask
         )
         entries = told if isinstance(told, list) else []
-        return [status for entry in entries if (status := answers.listed(entry)) is not None]
+        found = [status for entry in entries if (status := answers.listed(entry)) is not None]
+        self._gateways.take_note(found)
+        return found
 
     async def stop(self, container_id: str, *, grace: float) -> None:
         seconds = bodies.whole_seconds(grace)
@@ -205,6 +220,10 @@ class DockerEngine:
                     f"container {container_id[:12]} is still being removed after {self._bounds.change:g} s"
                 )
             await asyncio.sleep(0.1)
+        await self._gateways.remove(container_id)
+
+    async def sweep(self, labels: Mapping[str, str]) -> None:
+        await self._gateways.sweep(labels, alive=await self.list(labels))
 
     async def logs(self, container_id: str, *, tail: int) -> str:
         lines = LogLines()
@@ -249,6 +268,17 @@ class DockerEngine:
         self._streams.close()
         for lane in (self._asking, self._starting, self._stopping, self._killing, self._pulling):
             lane.close()
+
+    async def _create(self, body: Mapping[str, Any], name: str) -> str:
+        def create(client: Client) -> str:
+            return str(client.create_container_from_config(body, name)["Id"])  # type: ignore[no-untyped-call]
+
+        return await self._call(self._starting, create, self._bounds.change)
+
+    async def _folders(self) -> HostFolders:
+        if self._host_folders is None:
+            self._host_folders = await self._find_host_folders()
+        return self._host_folders
 
     async def _find_host_folders(self) -> HostFolders:
         own = await asyncio.to_thread(own_container_id)

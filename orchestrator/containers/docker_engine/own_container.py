@@ -30,6 +30,10 @@ class HostFolders:
             return tuple(mounts)
         return tuple(replace(mount, source=_on_host(mount, self.by_place)) for mount in mounts)
 
+    def on_host(self, file: Path) -> Path:
+        """One of them. Raises as `translated` does."""
+        return self.translated([BindMount(file, str(file))])[0].source
+
 
 def _on_host(mount: BindMount, by_place: Mapping[Path, Path]) -> Path:
     for place in (mount.source, *mount.source.parents):
