@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.containers.spec import BindMount, ContainerSpec
+from orchestrator.containers.spec import BindMount, ContainerSpec, Gateway
 from orchestrator.loader.manifest import Limits, Manifest
 from orchestrator.sandbox.policy import InstanceIdentity, container_spec, effective_limits
 from orchestrator.settings import Settings
@@ -22,7 +22,7 @@ def manifest(**fields: Any) -> Manifest:
     return Manifest.model_validate({**least, **fields})
 
 
-def spec(settings: Settings | None = None, **fields: Any) -> ContainerSpec:
+def spec(settings: Settings | None = None, gateway: Gateway | None = None, **fields: Any) -> ContainerSpec:
     """The container of a plugin with this manifest."""
     asked = manifest(**fields)
     return container_spec(
@@ -33,6 +33,7 @@ def spec(settings: Settings | None = None, **fields: Any) -> ContainerSpec:
         run_folder=RUN_FOLDER,
         models_folder=MODELS,
         max_result=1000,
+        gateway=gateway,
     )
 
 
@@ -50,6 +51,14 @@ def test_a_plugin_that_asks_for_nothing_has_nothing() -> None:
         "nodev",
         "noexec",
     }
+
+
+def test_a_gateway_gives_the_container_itself_nothing() -> None:
+    """Its sockets are in the engine's memory instead of a folder of the host; it has no network all the same."""
+    gateway = Gateway("sha256:2", RUN_FOLDER / "gateway-token", "/run/plugin")
+    container = spec(gateway=gateway)
+    assert (container.network, container.mounts, container.gateway) == ("none", (), gateway)
+    assert "NOTIFY_SOCKET" not in container.environment
 
 
 def test_there_is_no_word_for_a_privilege() -> None:
