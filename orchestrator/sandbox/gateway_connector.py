@@ -29,8 +29,8 @@ class GatewayConnector(aiohttp.BaseConnector):
 
     async def hang_up(self, connection: aiohttp.connector.Connection) -> None:
         """Take no more from the plugin, and return when it has closed its side."""
-        tunnel = self._tunnels.get(connection.protocol) if connection.protocol else None
-        if tunnel is None:
+        protocol = connection.protocol
+        if protocol is None or (tunnel := self._tunnels.get(protocol)) is None:
             return
         with suppress(OSError):  # the gateway is gone, and the connection with it
             sock, _ = await self._ask("DELETE", tunnel)
