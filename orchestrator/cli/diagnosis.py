@@ -53,6 +53,15 @@ def engine(info: EngineInfo) -> Iterable[Finding]:
         yield ok("engine", "process limit")
 
 
+def channel(chosen: str, *, shared: bool) -> Finding:
+    """How plugins are reached; `shared`: whether Unix sockets cross."""
+    if chosen == "unix" and not shared:
+        return error(
+            "engine", "channel", "Unix sockets cannot be reached in its virtual machine: unset ORCHESTRATOR_CHANNEL"
+        )
+    return ok("engine", "channel", "TCP, by gateways" if chosen == "tcp" or not shared else "Unix sockets")
+
+
 def room(what: str, path: Path, free: int | None) -> Finding:
     """`free` bytes; None where that cannot be seen."""
     if free is None:

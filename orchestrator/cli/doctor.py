@@ -64,7 +64,11 @@ async def examine(settings: Settings) -> list[Finding]:
     except EngineError as problem:
         told = [error("engine", "reachable", f"{problem}. Start it, or set DOCKER_HOST; `make up` does all of that")]
     else:
-        told = [*diagnosis.engine(info), await _base_image(containers, settings)]
+        told = [
+            *diagnosis.engine(info),
+            diagnosis.channel(settings.channel, shared=await containers.shares_sockets()),
+            await _base_image(containers, settings),
+        ]
     finally:
         await containers.close()
     return [

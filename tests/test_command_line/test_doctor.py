@@ -43,6 +43,20 @@ def test_the_disk(free, level):
     assert diagnosis.room("state", Path("/x"), free).level is level
 
 
+@pytest.mark.parametrize(
+    ("chosen", "shared", "level", "said"),
+    [
+        ("auto", True, Level.OK, "Unix"),
+        ("auto", False, Level.OK, "TCP"),
+        ("tcp", True, Level.OK, "TCP"),
+        ("unix", False, Level.ERROR, "ORCHESTRATOR_CHANNEL"),
+    ],
+)
+def test_the_channel(chosen, shared, level, said):
+    finding = diagnosis.channel(chosen, shared=shared)
+    assert (finding.level, said in finding.sentence) == (level, True)
+
+
 def test_the_longest_run_folder_is_the_longest_that_works():
     longest = Path("/" + "x" * (107 - len("/01234567/89abcdef/control.sock") - 1))
     assert diagnosis.run_folder_length(longest).level is Level.OK
