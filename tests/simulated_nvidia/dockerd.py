@@ -38,18 +38,33 @@ class OwnDockerd:
         return self.folder / "s"
 
     def start(self) -> None:
-        """Returns when it answers."""
-        (self.folder / "pid").unlink(missing_ok=True)
-        with self.log.open("ab") as output:
-            self._daemon = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT, env=self._environ)
+        """Returns when it answers. One that gives up on its containerd is started again, as a service manager would."""
         deadline = time.monotonic() + READY_WITHIN
+        self._launch()
         while True:
             with contextlib.suppress(subprocess.SubprocessError):
                 self.docker("version")
                 return
-            if self._daemon.poll() is not None or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise AssertionError(f"the test's own dockerd does not answer:\n{self.log.read_text()[-3000:]}")
+            if self._daemon is None or self._daemon.poll() is not None:
+                self._end_containerd()
+                self._launch()
             time.sleep(0.1)
+
+    def _launch(self) -> None:
+        (self.folder / "pid").unlink(missing_ok=True)
+        with self.log.open("ab") as output:
+            self._daemon = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT, env=self._environ)
+
+    def _end_containerd(self) -> None:
+        """One left by a killed dockerd may hold the lock that the next one waits for; containers outlive it."""
+        pid_file = self.folder / "exec" / "containerd" / "containerd.pid"
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(pid_file.read_text())
+            if "containerd" in Path(f"/proc/{pid}/comm").read_text():
+                os.kill(pid, signal.SIGKILL)
+            pid_file.unlink()
 
     def stop(self) -> None:
         """It takes its containerd with it. Ended hard, it would leave mounts and that child behind."""
