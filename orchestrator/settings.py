@@ -44,7 +44,7 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(_positive),
     BeforeValidator(_duration, json_schema_input_type=str),
-    PlainSerializer(lambda value: f"{value.total_seconds():g}s", return_type=str),
+    PlainSerializer(lambda value: f"{value.total_seconds():.15g}s", return_type=str),
 ]
 Size = Annotated[ByteSize, BeforeValidator(_size, json_schema_input_type=str | int), Field(gt=0)]
 """Bytes; read from `1GiB`, `512MiB`, `10MB` or a number of bytes."""

@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from orchestrator.app import docker_engine
 from orchestrator.cli import client
+from orchestrator.cli.output import called_as
 from orchestrator.cli.server import read_settings
 from orchestrator.cli.tables import plugins_table
 from orchestrator.client import FormText
@@ -53,7 +54,7 @@ def up() -> None:
     with client.connected() as api:
         _console.print(plugins_table(api.plugins()))
     _first_call(settings)
-    program = os.path.relpath(sys.argv[0])
+    program = called_as()
     _console.print(
         "\nNext, try:\n"
         f"  curl -s {client.address()}/v1/plugins\n"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
+import httpx
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -50,8 +51,21 @@ def connected() -> Iterator[Client]:
     """A client. Whatever goes wrong with it leaves the program with a sentence; nothing is tried twice, since somebody
     waits.
     """
-    with explained(), Client(address(), retries=0) as client:
+    with explained(), Client(_callable(address()), retries=0) as client:
         yield client
+
+
+def _callable(url: str) -> str:
+    """The address as it is; leaves the program where nothing could be called by it."""
+    try:
+        parsed = httpx.URL(url)
+        fits = parsed.scheme in ("http", "https") and bool(parsed.host)
+    except httpx.InvalidURL:
+        fits = False
+    if not fits:
+        by = "ORCHESTRATOR_URL" if "ORCHESTRATOR_URL" in os.environ else "ORCHESTRATOR_HOST, ORCHESTRATOR_PORT"
+        misused(by, f"{url!r} is no address such as http://127.0.0.1:8000")
+    return url
 
 
 @contextmanager
@@ -88,8 +102,6 @@ def tell(error: ApiError) -> None:
             errors.print(Text.assemble((str(error), "red"), f". {hint}"), soft_wrap=True)
         case Unreachable() | UnexpectedAnswer():
             errors.print(Text.assemble((str(error), "red"), f" ({address()})"), soft_wrap=True)
-        case AccessDenied():
-            complain(error.code, f"{error} The command line sends the key in ORCHESTRATOR_API_KEY.")
         case _:
             complain(error.code, str(error))
 

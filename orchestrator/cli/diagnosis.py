@@ -2,15 +2,20 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+import durationpy
+from pydantic import ByteSize
 
 from orchestrator.audit.findings import Finding, error, ok, warning
 from orchestrator.containers.endpoint import SOCKET_PATH_LIMIT
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.gpus import GpuInventory
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
+from orchestrator.sandbox.verdict import format_size
 
 _GIB: Final = 1024**3
 _ROOM: Final = 5 * _GIB
@@ -149,13 +154,29 @@ def network(environment: Mapping[str, str], ca_bundle: Path | None) -> Iterable[
 
 
 def shown(name: str, value: Any) -> str:
-    """A setting's value, without what nobody may see: passwords in addresses, and secrets."""
-    text = ":".join(str(part) for part in value) if isinstance(value, tuple) else str(value)
+    """A setting's value as it would be written, without what nobody may see: passwords in addresses, and secrets."""
+    text = _written(value)
     parts = urlsplit(text) if "://" in text else None
     if parts is not None and parts.password:
         return text.replace(f":{parts.password}@", ":***@")
     is_place = isinstance(value, Path) or name.endswith("_dirs")
     return "***" if value and _SECRET.search(name) and not is_place else text
+
+
+def _written(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case timedelta():
+            return str(durationpy.to_str(value))
+        case ByteSize():
+            return format_size(value).replace(" ", "")
+        case tuple() | list():
+            return ":".join(map(str, value))
+        case Mapping():
+            return ",".join(f"{name}={inner}" for name, inner in value.items())
+        case _:
+            return str(value)
 
 
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL")

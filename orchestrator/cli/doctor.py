@@ -39,10 +39,7 @@ def doctor(
     """Look at the engine, folders, disk, GPUs and settings. Exit code 1 where something is wrong."""
     settings = read_settings()
     findings = asyncio.run(examine(settings))
-    values = {
-        f"ORCHESTRATOR_{name.upper()}": diagnosis.shown(name, value)
-        for name, value in settings.model_dump(mode="python").items()
-    }
+    values = {f"ORCHESTRATOR_{name.upper()}": diagnosis.shown(name, value) for name, value in settings}
     if as_json:
         show_json({"findings": [_fields(finding) for finding in findings], "settings": values})
     else:

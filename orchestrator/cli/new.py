@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.client import fail, misused
-from orchestrator.cli.output import console
+from orchestrator.cli.output import called_as, console
 from orchestrator.cli.scaffold import Kind, package_of, scaffold
 from orchestrator.cli.server import read_settings
 from orchestrator.loader.plugin_loader import PluginLoader
@@ -37,11 +37,12 @@ def new(
             (folder / path).write_bytes(content)
     except OSError as error:
         fail(f"{folder} cannot be made: {error.strerror}")
-    console.print(
-        f"{folder}/ is there. Next, try:\n"
-        f"  pytest {folder}             its tests, in a container too where an engine is there\n"
-        f"  orchestrator dev {name}     start it, and anew whenever a file is saved\n"
-        f"  orchestrator tools {name}   what it can do",
-        markup=False,
-        soft_wrap=True,
-    )
+    program = called_as()
+    steps = {
+        f"{Path(program).with_name('pytest')} {folder}": "its tests, in a container too where an engine is there",
+        f"{program} dev {name}": "start it, and anew whenever a file is saved",
+        f"{program} tools {name}": "what it can do, once it has started",
+    }
+    width = max(map(len, steps))
+    lines = (f"  {step:<{width}}   {what}" for step, what in steps.items())
+    console.print("\n".join((f"{folder}/ is there. Next, try:", *lines)), markup=False, soft_wrap=True)

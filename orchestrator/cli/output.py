@@ -1,8 +1,12 @@
 """How commands print, and the options that many of them have."""
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +40,13 @@ def complete_tool(ctx: typer.Context, incomplete: str) -> list[str]:
 Name = Annotated[str, typer.Argument(help="The plugin's name.", autocompletion=complete_plugin)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's JSON.")]
 Wait = Annotated[float, typer.Option(min=0, max=600, help="Seconds to wait for the new instance's outcome.")]
+
+
+def called_as() -> str:
+    """How this program is called in a shell here: by its name where that finds it, else by its path."""
+    program = Path(sys.argv[0])
+    found = shutil.which(program.name)
+    return program.name if found is not None and Path(found).samefile(program) else os.path.relpath(program)
 
 
 def show_json(content: Any) -> None:

@@ -1,19 +1,31 @@
 """`runs`: those that wait, execute and have been."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.text import Text
 
-from orchestrator.cli.client import connected, exit_code, tell
+from orchestrator.cli.client import connected, exit_code, fail, tell
 from orchestrator.cli.output import AsJson, busy, complete_plugin, console, show_json
 from orchestrator.cli.running import OutputFolder, Raw, Results
 from orchestrator.cli.tables import fields_table, runs_table
-from orchestrator.client import ApiError
+from orchestrator.client import ApiError, Client, RunHandle
 
 app = typer.Typer(help="Runs: those that wait, execute and have been.", invoke_without_command=True)
 
-RunId = Annotated[str, typer.Argument(help="The run's id.")]
+RunId = Annotated[str, typer.Argument(help="The run's id, or how it begins.")]
+_WHOLE_ID: Final = 32
+_LOOKED_THROUGH: Final = 500  # runs at most that the API lists at once
+
+
+def _handle(api: Client, run_id: str) -> RunHandle:
+    """The run of this id. A shorter one, as the list shows it, is looked for among the newest runs."""
+    if not 0 < len(run_id) < _WHOLE_ID:
+        return api.handle(run_id)
+    found = [run["run_id"] for run in api.runs(limit=_LOOKED_THROUGH) if run["run_id"].startswith(run_id)]
+    if len(found) > 1:
+        fail(f"The ids of {len(found)} runs begin with {run_id}: give more of it.")
+    return api.handle(found[0] if found else run_id)
 
 
 @app.callback()
@@ -37,7 +49,7 @@ def list_runs(
 def show(run_id: RunId, *, as_json: AsJson = False) -> None:
     """One run: its place in the queue, its progress, what it came to."""
     with connected() as api:
-        run = api.handle(run_id).status()
+        run = _handle(api, run_id).status()
     show_json(run) if as_json else console.print(fields_table(run))
 
 
@@ -45,11 +57,13 @@ def show(run_id: RunId, *, as_json: AsJson = False) -> None:
 def cancel(run_id: RunId, *, as_json: AsJson = False) -> None:
     """Ask a run to end. The tool is told first; its container is stopped only where it does not listen."""
     with connected() as api:
-        run = api.handle(run_id).cancel()
+        run = _handle(api, run_id).cancel()
     if as_json:
         show_json(run)
     elif run["state"] in ("finished", "interrupted"):
-        console.print(Text(f"It has ended already: {run['outcome'] or run['state']}."))
+        waited = run["outcome"] == "cancelled" and run["started_at"] is None
+        ended = "It is cancelled, before it began." if waited else f"It has ended: {run['outcome'] or run['state']}."
+        console.print(Text(ended))
     else:
         console.print(
             Text(f"Cancelling it; `orchestrator runs show {run_id}` tells when it has ended."), soft_wrap=True
@@ -69,7 +83,7 @@ def result(
     with connected() as api:
         try:
             with busy("waiting for its end …"):
-                envelope = api.handle(run_id).envelope(wait)
+                envelope = _handle(api, run_id).envelope(wait)
         except ApiError as error:
             show_json(error.envelope) if as_json and error.envelope else tell(error)
             raise typer.Exit(exit_code(error)) from None

@@ -18,6 +18,7 @@ STATE_COLOURS = {
 }
 _OUTCOME_COLOURS = {"ok": "green", "cancelled": "yellow", "interrupted": "yellow"}
 _LEFT_COLUMNS = 2
+RUN_DIGITS = 8  # of a run's id; more of it is seldom needed, and what a line of 80 columns has room for
 _LONG = frozenset({"stacks", "traceback", "build_output", "log_tail"})
 
 
@@ -57,7 +58,7 @@ def reason_below(code: str, reason: str | None) -> Padding:
 
 
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a run."""
+    """One row a run, with the beginning of its id."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("RUN", "PLUGIN", "TOOL"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
@@ -65,13 +66,13 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(name, no_wrap=True, justify="right" if name == "ms" else "left")
     for run in runs:
         took = run["execution_time_ms"]
-        state = run["outcome"] or run["state"]
+        state = run["reason_code"] or run["outcome"] or run["state"]
         if run["state"] == "queued":
             state = f"queued ({run['queue_position'] or '?'})"
         elif run["state"] == "running" and run["progress"] and run["progress"].get("fraction") is not None:
             state = f"running {run['progress']['fraction']:.0%}"
         table.add_row(
-            Text(run["run_id"]),
+            Text(run["run_id"][:RUN_DIGITS]),
             Text(run["plugin"]),
             Text(run["tool"]),
             Text(moment(run["accepted_at"]), style="dim"),
@@ -96,7 +97,7 @@ def fields_table(fields: Mapping[str, Any]) -> Table:
     table.add_column(overflow="fold")
     for name, value in fields.items():
         if value not in (None, "", [], {}):
-            table.add_row(Text(name), Text(str(value)))
+            table.add_row(Text(name), Text(_plain(value)))
     return table
 
 
@@ -133,11 +134,20 @@ def health_table(plugin: Mapping[str, Any]) -> Table:
                 table.add_row(Text(f"check {check['name']}"), told)
         elif isinstance(value, Mapping):
             for key, inner in value.items():
-                if inner not in (None, "") and not _is_long(key, inner):
-                    table.add_row(Text(f"{name}.{key}"), Text(str(inner)))
+                if inner not in (None, "", [], {}) and not _is_long(key, inner):
+                    table.add_row(Text(f"{name}.{key}"), Text(_plain(inner)))
         elif value not in (None, [], "") and not _is_long(name, value):
-            table.add_row(Text(name), Text(str(value), style=STATE_COLOURS.get(str(value), "")))
+            table.add_row(Text(name), Text(_plain(value), style=STATE_COLOURS.get(str(value), "")))
     return table
+
+
+def _plain(value: Any) -> str:
+    """A value without the marks of a programming language."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_plain(inner)}" for name, inner in value.items() if inner is not None)
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def long_texts(plugin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from orchestrator.audit.findings import Level
 from orchestrator.cli import diagnosis, local
 from orchestrator.containers.spec import EngineInfo
+from orchestrator.settings import Settings
 
 GOOD = EngineInfo("26.1.5", "Debian", "overlay2", "2", (), rootless=False, selinux=False)
 
@@ -76,6 +77,14 @@ def test_passwords_and_secrets_are_not_shown():
     assert "user:***@proxy:1" in said and "hunter2" not in said
     assert diagnosis.shown("api_key", "hunter2") == "***"
     assert diagnosis.shown("operator_key_file", Path("/run/key")) == "/run/key"
+
+
+def test_settings_are_shown_as_they_would_be_written():
+    defaults = dict(Settings())
+    shown = {name: diagnosis.shown(name, value) for name, value in defaults.items()}
+    assert shown["history_max_age"] == "720h" and shown["default_memory"] == "1GiB" and shown["models_dir"] == "none"
+    for name in ("history_max_age", "default_memory", "stop_grace", "upload_min_rate"):
+        assert getattr(Settings(**{name: shown[name]}), name) == defaults[name]
 
 
 def test_it_is_told_what_is_wrong_and_the_exit_code_says_so(monkeypatch, tmp_path):

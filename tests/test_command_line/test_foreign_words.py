@@ -37,6 +37,16 @@ def test_an_address_where_nobody_is(api, monkeypatch):
     assert "at http://[::1]:1: " in result.stderr
 
 
+@pytest.mark.parametrize("url", ["foo", "http://127.0.0.1:abc", "ftp://127.0.0.1", "http://"])
+def test_an_address_that_is_none(api, monkeypatch, url):
+    monkeypatch.setenv("ORCHESTRATOR_URL", url)
+    result = api.call("plugins")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"ORCHESTRATOR_URL: {url!r} is no address such as http://127.0.0.1:8000\n",
+    )
+
+
 def test_tools(api):
     schema = {"properties": {"items": {"type": "array", "default": [":x:"], "description": ODD}}}
     api.says("/v1/plugins/echo/tools", [{"name": "[/say]", "description": ODD, "input_schema": schema}])

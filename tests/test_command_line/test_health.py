@@ -42,3 +42,11 @@ def test_a_long_word_in_the_table_is_folded_and_not_cut(api):
 def test_a_reason_of_several_lines_is_printed_as_it_is(api):
     api.says("/v1/plugins/echo/health", api.plugin(reason="first\n    second"))
     assert "\n\nreason\nfirst\n    second\n" in api.call("health", "echo").stdout
+
+
+def test_what_is_nested_is_written_without_the_marks_of_a_language(api):
+    evidence = {"tool": "greet", "worker_signal": None, "execution_ms": 11.775143000704702}
+    api.says("/v1/plugins/echo/health", api.plugin(post_mortem={"evidence": evidence, "gpus": []}))
+    shown = api.call("health", "echo").stdout
+    assert "tool: greet, execution_ms: 11.775" in shown
+    assert "gpus" not in shown and "None" not in shown

@@ -100,8 +100,10 @@ async def test_a_run_is_begun_looked_up_and_its_result_fetched(call):
     shown = (await call("runs", "show", run_id)).stdout
     assert run_id in shown and "finished" in shown
     listed = (await call("runs")).stdout.splitlines()
-    assert listed[0].split()[:2] == ["RUN", "PLUGIN"] and listed[1].startswith(run_id) and max(map(len, listed)) <= 80
-    assert "ended already: ok" in (await call("runs", "cancel", run_id)).stdout
+    assert listed[0].split()[:2] == ["RUN", "PLUGIN"] and max(map(len, listed)) <= 80
+    short = listed[1].split()[0]
+    assert run_id.startswith(short) and run_id in (await call("runs", "show", short)).stdout
+    assert "has ended: ok" in (await call("runs", "cancel", run_id)).stdout
     assert "UnknownRun" in (await call("runs", "show", "0" * 32, code=1)).stderr
 
 
