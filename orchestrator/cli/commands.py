@@ -1,5 +1,6 @@
 """The operator's command line: here the commands that are clients of the API, as any other; `local` has the rest."""
 
+import os
 import sys
 from importlib import import_module
 from typing import Final
@@ -29,6 +30,7 @@ for changing in _CHANGING:
 
 def main() -> None:
     """The entry point of `orchestrator`."""
-    if not _OF_THE_API.intersection(sys.argv[1:2]):
+    completed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS")  # by bash, by another shell
+    if not _OF_THE_API.intersection((completed.split() if completed else sys.argv)[1:2]):
         import_module("orchestrator.cli.local")  # takes a second, which a look at plugins need not
     app()
