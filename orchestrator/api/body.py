@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from orchestrator.sandbox.call import BodyError, Outcome
 from orchestrator.sandbox.deadline import UploadPace
+from orchestrator.sandbox.verdict import format_size
 
 SHORT: Final = 256 * 1024
 """Bytes up to which a body is read whole before the call, which is quicker than streaming it."""
@@ -101,4 +102,4 @@ class StoredBody:
 
 
 def too_large(limit: int) -> str:
-    return f"The body is over the plugin's limit of {limit} bytes (`limits.scratch` in its manifest)."
+    return f"The body is over the plugin's limit of {format_size(limit)} (`limits.scratch` in its manifest)."
