@@ -165,8 +165,12 @@ class DockerEngine:
         )
 
     async def start(self, container_id: str) -> None:
-        await self._gateways.start(container_id)
-        await self._call(self._starting, lambda client: client.start(container_id), self._bounds.change)
+        starts = [self._call(self._starting, lambda client: client.start(container_id), self._bounds.change)]
+        if self._gateways.has(container_id):
+            starts.append(self._gateways.start(container_id))
+        for failure in await asyncio.gather(*starts, return_exceptions=True):
+            if failure is not None:
+                raise failure
 
     async def shares_sockets(self) -> bool:
         inside = (await self._folders()).by_place is not None

@@ -42,6 +42,10 @@ class GatewayKeeper:
             if name := container.labels.get(gateways.LABEL_GATEWAY):
                 self._names[container.id] = name
 
+    def has(self, container_id: str) -> bool:
+        """Whether this container has a gateway."""
+        return container_id in self._names
+
     async def create(self, spec: ContainerSpec, body: dict[str, Any], create: Callable[[], Awaitable[str]]) -> str:
         """The container that `create` makes, with its volume and gateway; its id."""
         name = gateways.gateway_name(spec.name)
@@ -65,12 +69,10 @@ class GatewayKeeper:
         return container_id
 
     async def start(self, container_id: str) -> None:
-        """The gateway of this container, if it has one."""
-        if (name := self._names.get(container_id)) is None:
-            return
+        """The gateway of this container."""
         self._joining += 1
         try:
-            await self._start(name)
+            await self._start(self._names[container_id])
         finally:
             self._joining -= 1
 

@@ -31,7 +31,7 @@ APPEAR_SECONDS = 1.0
 """How long a caller is kept waiting for a socket that is not there yet."""
 LINGER_SECONDS = 2.0
 LOOK_SECONDS = 0.01
-PIECE = 64 * 1024
+PIECE = 256 * 1024
 AGREED = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nLocation: %s\r\n\r\n"
 
 
