@@ -14,6 +14,7 @@ from typing import Any
 import docker
 import pytest
 from support.live import LiveOrchestrator, live_orchestrator
+from support.reliability import ReliabilityTable
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
 NOBODY = "65532:65532"
@@ -123,9 +124,7 @@ def outward_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def test_ten_ways_out_are_refused(
-    live: LiveOrchestrator, aims: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ten_ways_out_are_refused(live: LiveOrchestrator, aims: dict[str, Any], reliability: ReliabilityTable) -> None:
     """Each of them tried, none worked; meanwhile and afterwards a neighbour answers."""
     refused = {}
     for name, aim in aims.items():  # the last of them ends the plugin
@@ -133,8 +132,7 @@ def test_ten_ways_out_are_refused(
             envelope = live.run("escape-probe", "attempt", {"name": name, "aims": aim}).json()
         assert answers and set(answers) == {200}, name
         refused[name] = killed_for_memory(envelope) if name == "memory" else all_refused(envelope)
-    with capsys.disabled():
-        print(f"\nescape probe {sum(refused.values())} of {len(refused)} refused")  # noqa: T201 - the figure that is asked for
+    reliability.count("escape probe, run inside a plugin: refused", right=sum(refused.values()), of=len(refused))
     assert refused == dict.fromkeys(aims, True)
     assert len(refused) == 10
     assert live.wait_for("escape-probe", "FAILED")["reason_code"] == "OUT_OF_MEMORY"
