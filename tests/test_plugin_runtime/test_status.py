@@ -70,7 +70,7 @@ def test_every_member_of_the_protocol_is_there():
         "traceback": "t",
         "checks": [],
         "tools": [],
-        "worker": {"pid": 7, "exit_code": None, "signal": None},
+        "worker": {"pid": 7, "exit_code": None, "signal": None, "stuck": False},
         "memory": {"oom_kills": None, "usage_bytes": 1, "peak_bytes": 2, "limit_bytes": None},
         "cpu_seconds": 0.5,
         "uptime_seconds": 1.235,
