@@ -52,7 +52,8 @@ class PluginLoader:
             plugin.name,
             plugin.folder,
             None,
-            f"No folder holds a plugin named {plugin.name!r} any more. Put it back and restart.",
+            f"No folder holds a plugin named {plugin.name!r} any more. Put it back and restart; or leave it "
+            "so: the orchestrator forgets the plugin when it is itself started again.",
         )
 
     def unusable_directories(self) -> dict[Path, str]:

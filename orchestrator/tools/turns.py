@@ -31,7 +31,7 @@ class Turns:
         match queue.ask(run_id):
             case Admission.REFUSE:
                 raise QueueFullError(
-                    f"{record.name} executes {queue.concurrency} runs and {queue.capacity} wait; no more may. Try "
+                    f"{record.name} has {queue.concurrency} executing and {queue.capacity} waiting; no more may. Try "
                     "again later."
                 )
             case Admission.WAIT:
