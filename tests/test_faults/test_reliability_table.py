@@ -19,9 +19,11 @@ def test_a_missed_target_fails_its_test_and_stays_in_the_table() -> None:
     with pytest.raises(AssertionError, match="at most 100"):
         table.at_most("slowest", 101.0, limit=100, unit="ms")
     table.at_most("slowest", 3.0, limit=100, unit="ms")
+    table.against("adopted", 4.0, target=3, unit="s")  # is told, and fails nothing
     assert [line for line, _ in lines(list(table.rows.values()))] == [
         "verdicts  39 of 40  all  MISSED",
         "slowest     101 ms  ≤ 100 ms  MISSED",
+        "adopted        4 s  ≤ 3 s  MISSED",
     ]
 
 
