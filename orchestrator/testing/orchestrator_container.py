@@ -86,8 +86,8 @@ class OrchestratorContainer(DockerContainer):
         reaper.use_if_it_can_be_had(self.get_docker_client())
         try:
             super().start()
-            self._client = Client(self.address, self.api_key)
             self._wait_until_ready()
+            self._client = Client(self.address, self.api_key)
         except BaseException:
             self.stop()
             raise
@@ -175,7 +175,7 @@ class OrchestratorContainer(DockerContainer):
                     return
                 said = answer.text
                 limit = self._startup_timeout
-            except httpx.TransportError:
+            except (httpx.TransportError, TimeoutError, ConnectionError):  # its port is not to be had
                 limit = min(_SERVING, self._startup_timeout)
             self.get_wrapped_container().reload()
             if self.status == "exited" or waited > limit:
