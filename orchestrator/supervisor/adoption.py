@@ -139,6 +139,19 @@ async def _remove(parts: Parts, container: ContainerStatus) -> None:
         await parts.engine.remove(container.id)
     except EngineError as error:
         _log.warning("the leftover container %s could not be removed yet: %s", container.name, error)
+        _hold_gpus_of(parts, container)
+
+
+def _hold_gpus_of(parts: Parts, container: ContainerStatus) -> None:
+    """It may still run on its GPUs: nobody is given them before it is gone."""
+    identity = InstanceIdentity.from_labels(container.labels)
+    if identity is None:
+        return
+    with suppress(ValueError):
+        grant = Grant.from_labels(container.labels, holder=identity.instance, plugin=identity.plugin)
+        if grant is not None and parts.gpus.adopt(grant):
+            gpus = ", ".join(grant.uuids)
+            parts.gpus.hold_back(identity.instance, f"{gpus}: the container {container.name} could not be removed.")
 
 
 def _clear_folders(run_dir: Path, kept: set[str]) -> None:

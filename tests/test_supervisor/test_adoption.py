@@ -178,6 +178,29 @@ async def test_leases_are_taken_up_again(house: House) -> None:
     assert min(holders) == "one"
 
 
+async def test_a_leftover_that_cannot_be_removed_keeps_its_gpu(house: House) -> None:
+    """It may still use it: its successor is GPU_BUSY until the leftover is gone."""
+    house.gpus = SetGpus(device(0))
+    house.engine.device_drivers = ("nvidia",)
+    house.add("reader", requires_gpu=True)
+    await house.open()
+    await house.settled("reader")
+    await house.shut(containers_stay=True)
+    house.write("reader", image="house/reader", version="2.0.0", requires_gpu=True)
+    house.engine.refuse = {"remove": "busy"}
+    await house.open()
+    assert (await house.settled("reader"))["reason_code"] == "GPU_BUSY"
+    (quarantine,) = (await house.client.get("/v1/gpus")).json()["quarantines"]
+    assert "could not be removed" in quarantine
+    house.engine.refuse = {}
+    house.engine.break_streams()
+    async with asyncio.timeout(5):
+        while (await house.client.get("/v1/gpus")).json()["quarantines"]:
+            await asyncio.sleep(0.02)
+    again = (await house.client.post("/v1/plugins/reader/restart", params={"wait": 5})).json()
+    assert again["state"] == "INITIALIZED"
+
+
 def _raise() -> None:
     raise ValueError("broken")
 
