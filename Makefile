@@ -6,7 +6,7 @@ SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check bench audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
+.PHONY: help up down test test-quick check lint types imports plugins scripts page bench audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,13 +23,25 @@ test: python-env page-tools test-tools engine base-image ## every test (ARGS= go
 test-quick: python-env page-tools test-tools ## the tests that need no engine (ARGS= goes to pytest)
 	$(BIN)/pytest -m "not engine" $(ARGS)
 
-check: python-env page-tools ## lint, format, types, import rules, audit of the plugins, shell scripts, the page's scripts
+check: lint types imports plugins scripts page ## lint, format, types, import rules, audit of the plugins, shell scripts, the page's scripts
+
+lint: python-env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: python-env
 	$(BIN)/mypy
+
+imports: python-env
 	$(BIN)/lint-imports
+
+plugins: python-env
 	ORCHESTRATOR_PLUGINS_DIRS=plugins $(BIN)/orchestrator audit
+
+scripts: python-env
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
+
+page: page-tools
 	@PATH=$(CURDIR)/$(BIN):$$PATH npm --prefix orchestrator/dashboard run --silent type-check
 	@PATH=$(CURDIR)/$(BIN):$$PATH npm --prefix orchestrator/dashboard run --silent lint
 

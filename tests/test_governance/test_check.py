@@ -1,0 +1,122 @@
+"""`make check` refuses what the rules forbid: each fault is planted in a copy of the tree, and is named."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+TARGETS = ("lint", "types", "imports", "plugins", "scripts", "page")
+_GIVEN = ("--old-file=python-env", "--old-file=page-tools")
+"""The copy uses this project's environment: nothing is to be installed for it."""
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", *_GIVEN, *arguments]
+    return subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False, timeout=280)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is under version control, with this project's environment and what mypy knows already."""
+    folder = tmp_path_factory.mktemp("tree")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    for path in filter(None, listed.split("\0")):
+        if (PROJECT / path).is_file():  # one that is deleted and not yet committed is listed too
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / path, folder / path)
+    (folder / ".venv").symlink_to(PROJECT / ".venv")
+    if (PROJECT / ".mypy_cache").is_dir():
+        shutil.copytree(PROJECT / ".mypy_cache", folder / ".mypy_cache")
+    return folder
+
+
+@pytest.fixture
+def plant(tree: Path) -> Iterator["Plant"]:
+    planting = Plant(tree)
+    yield planting
+    planting.undo()
+
+
+class Plant:
+    """Adds to files of the copy, or takes from them, for the length of a test."""
+
+    def __init__(self, tree: Path) -> None:
+        self._tree = tree
+        self._before: dict[Path, str] = {}
+
+    def __call__(self, path: str, old: str, new: str) -> None:
+        file = self._tree / path
+        text = self._before.setdefault(file, file.read_text())
+        assert old in text, f"{path} no longer says {old!r}"
+        file.write_text(text.replace(old, new, 1))
+
+    def at_the_end(self, path: str, text: str) -> None:
+        before = (self._tree / path).read_text()
+        self(path, before, before + text)
+
+    def undo(self) -> None:
+        for file, text in self._before.items():
+            file.write_text(text)
+
+
+def refused(tree: Path, target: str) -> str:
+    """What the target says, in one line; it must have failed."""
+    done = make(tree, target)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode != 0, said
+    return said
+
+
+def test_check_is_all_of_its_targets() -> None:
+    """Nothing that a target refuses can pass `make check`, which CI runs and no step of which may fail unnoticed."""
+    whole = make(PROJECT, "--dry-run", "check").stdout.splitlines()
+    parts = [line for target in TARGETS for line in make(PROJECT, "--dry-run", target).stdout.splitlines()]
+    assert whole == parts
+    assert len(whole) >= len(TARGETS)
+    assert not [line for line in whole if line.startswith("-") or "|| true" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "line", "broken"),
+    [
+        ("orchestrator/lifecycle/states.py", "import orchestrator.supervisor.fleet", "Imports run downwards BROKEN"),
+        ("orchestrator/tools/admission.py", "import asyncio", "Decisions know no effects BROKEN"),
+        ("orchestrator/supervisor/facts.py", "import docker", "knows the Docker SDK BROKEN"),
+        ("orchestrator/gpus/leases.py", "import pynvml", "Only gpus.nvml knows NVML BROKEN"),
+        ("orchestrator/health/health_model.py", "import orchestrator.client", "The client serves those outside BROKEN"),
+    ],
+)
+def test_an_import_against_the_rules_is_refused(tree: Path, plant: Plant, path: str, line: str, broken: str) -> None:
+    """Upwards through the layers, of the Docker SDK outside its module, of effects where decisions are made."""
+    plant.at_the_end(path, f"\n\n{line}\n")
+    said = refused(tree, "imports")
+    assert broken in said
+    importing, imported = path.removesuffix(".py").replace("/", "."), line.removeprefix("import ")
+    assert f"{importing} is not allowed to import" in said or f"{importing} -> {imported}" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "package"),
+    [
+        ("orchestrator/lifecycle/states.py", "orchestrator"),
+        ("plugin-images/runtime/src/plugin_runtime/pulse.py", "plugin_runtime"),
+    ],
+)
+def test_an_untyped_function_is_refused(tree: Path, plant: Plant, path: str, package: str) -> None:
+    """By mypy, in what runs on the host and in what runs in the containers; by ruff everywhere but in tests."""
+    plant.at_the_end(path, "\n\ndef half(number):\n    return number / 2\n")
+    assert "Function is missing a type annotation [no-untyped-def]" in (said := refused(tree, "types"))
+    assert f"{package}/" in said
+    assert "ANN001" in refused(tree, "lint")
+
+
+@pytest.mark.slow
+def test_a_plugin_without_validate_is_refused(tree: Path, plant: Plant) -> None:
+    """By the audit, before anything of it runs."""
+    plant("plugins/motion_detector/motion_detector/plugin.py", "def validate(self)", "def check(self)")
+    assert "motion-detector validate: The class MotionDetector has no validate()" in refused(tree, "plugins")
