@@ -1,5 +1,6 @@
 """Fixtures that more than one suite needs."""
 
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ pytest_plugins = ["support.reliability"]
 # An example may take as long as a busy machine needs; pytest's own time limit holds.
 settings.register_profile("quick", deadline=None)
 settings.load_profile("quick")
+
+# A shell that begins the suite in the background has SIGINT ignored, which the programs under test would take over.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

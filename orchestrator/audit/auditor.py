@@ -81,7 +81,15 @@ async def audit_running(client: httpx.AsyncClient, engine: ContainerEngine, depl
     for path in ("/v1/gpus", "/healthz"):
         await _ask(client, path, answers)
     try:
-        findings += await _containers(engine, details, deployment)
+        findings += await _isolation(engine, details)
+        if deployment is None:
+            sentence = "Whose containers are ours is not known here: give it the orchestrator's ORCHESTRATOR_STATE_DIR."
+            findings.append(warning(ORCHESTRATOR, "orphans", sentence))
+        else:
+            ours = await engine.list({LABEL_DEPLOYMENT: deployment})
+            since = await _ask(client, "/v1/plugins", answers)  # one that was begun meanwhile is known by now
+            known = [*details, *(since if isinstance(since, list) else [])]
+            findings += check_orphans({container.name: container.id for container in ours}, _container_ids(known))
     except EngineError as problem:
         findings.append(warning(ORCHESTRATOR, "isolation", f"The container engine could not be asked: {problem}."))
     return [*check_statuses(answers), *findings]
@@ -94,11 +102,8 @@ async def _ask(client: httpx.AsyncClient, path: str, answers: list[Answer]) -> A
     return content
 
 
-async def _containers(
-    engine: ContainerEngine, details: Sequence[Mapping[str, Any]], deployment: str | None
-) -> list[Finding]:
+async def _isolation(engine: ContainerEngine, details: Sequence[Mapping[str, Any]]) -> list[Finding]:
     findings: list[Finding] = []
-    known = {str(health["container"]["id"]) for health in details if health.get("container", {}).get("id")}
     for health in details:
         container = health.get("container", {}).get("id")
         try:
@@ -109,11 +114,11 @@ async def _containers(
             )
         except NotFoundError:  # it has ended and was removed
             findings.append(nothing_runs(str(health["name"])))
-    if deployment is None:
-        sentence = "Whose containers are ours is not known here: run it with the orchestrator's ORCHESTRATOR_STATE_DIR."
-        return [*findings, warning(ORCHESTRATOR, "orphans", sentence)]
-    ours = await engine.list({LABEL_DEPLOYMENT: deployment})
-    return findings + check_orphans({container.name: container.id for container in ours}, known)
+    return findings
+
+
+def _container_ids(details: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {str(health["container"]["id"]) for health in details if health.get("container", {}).get("id")}
 
 
 async def _licences(plugin: DiscoveredPlugin, engine: ContainerEngine, builder: ImageBuilder) -> list[Finding]:

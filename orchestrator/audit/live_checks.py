@@ -103,6 +103,7 @@ def _lax(health: Mapping[str, Any], held: ContainerIsolation) -> Iterator[str]:
         ("memory and swap together", held.memory_and_swap, limits.get("memory_bytes")),
         ("pids", held.pids, limits.get("pids")),
         ("cpus", held.cpus, limits.get("cpus")),
+        ("shared memory", held.shm, limits.get("shm_bytes")),
     )
     for what, found, claimed in claims:
         if found != claimed:

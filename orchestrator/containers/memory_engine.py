@@ -177,6 +177,7 @@ class MemoryEngine:
                 memory_and_swap=spec.memory,
                 pids=spec.pids,
                 cpus=spec.cpus,
+                shm=spec.shm,
                 restarts="no",
                 bounded_logs=True,
                 mounts=spec.mounts,

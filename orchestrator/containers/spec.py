@@ -101,6 +101,7 @@ class ContainerIsolation:
     memory_and_swap: int | None
     pids: int | None
     cpus: float | None
+    shm: int | None
     restarts: str
     """Docker's word for its restart policy."""
     bounded_logs: bool

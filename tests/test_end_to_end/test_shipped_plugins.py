@@ -1,5 +1,7 @@
 """Every folder under plugins/ does its real work in its real container; found by itself, listed nowhere."""
 
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,3 +55,20 @@ def test_a_sample_call_gives_what_its_author_expects(
     if "min_items" in expect:
         assert len(envelope["result"]) >= expect["min_items"]
     assert live.health(name)["state"] == "RUNNING" or response.status_code != 200
+
+
+def test_the_audit_has_nothing_against_what_is_shipped(live: LiveOrchestrator) -> None:
+    """Folders, licences in the images, and these very containers: what `orchestrator audit` does for an operator."""
+    done = subprocess.run(
+        [live.python, "-m", "orchestrator", "audit", "--live", "--licences", "--json"],
+        env=live.environment | {"ORCHESTRATOR_URL": str(live.client.base_url)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    report = json.loads(done.stdout)
+    assert (done.returncode, [each for each in report["findings"] if each["level"] == "error"]) == (0, [])
+    names = {health["name"] for health in live.client.get("/v1/plugins").json()}
+    seen = {(each["subject"], each["check"]) for each in report["findings"]}
+    assert {(name, check) for name in names for check in ("validate", "agreement", "isolation", "licences")} <= seen

@@ -68,6 +68,7 @@ def isolation(answer: Any) -> ContainerIsolation:
         memory_and_swap=_limit(told.get("MemorySwap")),
         pids=_limit(told.get("PidsLimit")),
         cpus=nano_cpus / 1e9 if nano_cpus else None,
+        shm=_limit(told.get("ShmSize")),
         restarts=_text(_mapping(told.get("RestartPolicy")).get("Name")),
         bounded_logs=bool(log.get("max-size") and log.get("max-file")),
         mounts=tuple(
