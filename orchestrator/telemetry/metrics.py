@@ -2,9 +2,9 @@
 
 import platform
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
+from plugin_runtime import __version__
 from prometheus_client import CollectorRegistry, Gauge, GCCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
@@ -34,7 +34,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
         build = Gauge(f"{PREFIX}build_info", "Always 1.", ("version", "python"), registry=self._registry)
-        build.labels(_version(), platform.python_version()).set(1)
+        build.labels(__version__, platform.python_version()).set(1)
 
     def observe_engine(self, engine: ContainerEngine) -> ContainerEngine:
         """The engine to be used instead of `engine`."""
@@ -86,10 +86,3 @@ class _WithoutCreated(Collector):
         for metric in self._registry.collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
-
-
-def _version() -> str:
-    try:
-        return version("plugin-orchestrator")
-    except PackageNotFoundError:  # a checkout that was not installed
-        return "unknown"

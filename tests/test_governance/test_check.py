@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.checkout import copy_checkout
 
 PROJECT = Path(__file__).parents[2]
 TARGETS = ("lint", "types", "imports", "plugins", "scripts", "page")
@@ -20,13 +21,9 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is under version control, with this project's environment and what mypy knows already."""
+    """A copy of this checkout, with this project's environment and what mypy knows already."""
     folder = tmp_path_factory.mktemp("tree")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    for path in filter(None, listed.split("\0")):
-        if (PROJECT / path).is_file():  # one that is deleted and not yet committed is listed too
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(PROJECT / path, folder / path)
+    copy_checkout(folder)
     (folder / ".venv").symlink_to(PROJECT / ".venv")
     if (PROJECT / ".mypy_cache").is_dir():
         shutil.copytree(PROJECT / ".mypy_cache", folder / ".mypy_cache")

@@ -1,21 +1,32 @@
 """The wheel works wherever it is installed: the images' sources and the runtime are in it."""
 
 import hashlib
+import os
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from support.checkout import copy_checkout
 from support.live import live_orchestrator
 
 PROJECT = Path(__file__).parents[2]
 
 
 def test_two_builds_are_the_same_bytes(uv, wheel: Path, tmp_path: Path) -> None:
-    """A hash that was published once can be checked by anyone."""
-    uv("build", "--quiet", "--out-dir", tmp_path)
+    """A hash that was published once can be checked by anyone: from a checkout elsewhere, of another day, with another
+    umask, and straight instead of by way of the source distribution.
+    """
+    elsewhere = tmp_path / "a checkout"
+    copy_checkout(elsewhere)
+    for file in filter(Path.is_file, elsewhere.rglob("*")):
+        file.chmod(file.stat().st_mode & 0o700)
+        os.utime(file, (1e9, 1e9))
+    uv("build", "--quiet", "--wheel", "--out-dir", tmp_path, elsewhere)
     (again,) = tmp_path.glob("*.whl")
-    assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(wheel.read_bytes()).digest()
+    assert again.name == wheel.name
+    assert hashlib.sha256(again.read_bytes()).hexdigest() == hashlib.sha256(wheel.read_bytes()).hexdigest()
 
 
 def test_a_given_date_is_the_date_of_every_file(uv, tmp_path: Path) -> None:
@@ -24,6 +35,22 @@ def test_a_given_date_is_the_date_of_every_file(uv, tmp_path: Path) -> None:
     (built,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(built) as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(2023, 11, 14, 22, 13, 20)}
+
+
+def test_it_holds_the_page_and_the_dashboard(wheel: Path) -> None:
+    """Whatever the page is made of, without what only checks it; Grafana's dashboard; the mark that it is typed."""
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    page = PROJECT / "orchestrator" / "dashboard"
+    assets = {path for path in (page / "static").rglob("*") if path.is_file()}
+    assert len(assets) > 10
+    assert {path.relative_to(PROJECT).as_posix() for path in assets} <= packed
+    assert {
+        "orchestrator/telemetry/grafana-dashboard.json",
+        "orchestrator/py.typed",
+        "plugin_runtime/py.typed",
+    } <= packed
+    assert not [name for name in packed if "node_modules" in name or name.endswith(("package.json", "tsconfig.json"))]
 
 
 def test_it_holds_what_images_are_built_from(wheel: Path) -> None:
@@ -50,6 +77,37 @@ def test_installed_it_brings_the_runtime_for_the_tests_of_plugins(installed: Pat
         check=True,
     ).stdout.split()
     assert all(Path(file).is_relative_to(installed.parents[1]) for file in told)
+
+
+PROGRAM = """
+from orchestrator.client import AsyncClient, Client
+from plugin_runtime import InvalidInput, tool
+
+
+class Reader:
+    def validate(self) -> None:
+        raise InvalidInput("no")
+
+    @tool
+    def read(self, page: bytes, times: int = 1) -> str:
+        return page.decode() * times
+
+
+def work(client: Client) -> str:
+    reveal_type(client.health("ocr"))
+    return Reader().read(b"page", times="twice")
+"""
+
+
+@pytest.mark.slow
+def test_installed_its_types_are_seen(installed: Path, tmp_path: Path) -> None:
+    """By a type checker of somebody who uses the client or writes a plugin."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", installed, "program.py"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200).stdout
+    assert "import-untyped" not in told
+    assert "orchestrator.client.models.PluginDetail" in told
+    assert 'Argument "times" to "read" of "Reader" has incompatible type "str"; expected "int"' in told
 
 
 @pytest.mark.engine

@@ -10,3 +10,6 @@ from plugin_runtime.cancellation import cancelled
 from plugin_runtime.tracing import trace_context
 
 __all__ = ["InvalidInput", "Progress", "cancelled", "model_path", "models", "secret", "tool", "trace_context"]
+
+__version__ = "0.1.0"
+"""Of the runtime and of the orchestrator, which brings it."""
