@@ -7,9 +7,11 @@ what is asked for here: one look for all readers, bounded backlogs, resuming.
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
+
+from msgspec.structs import replace
 
 from orchestrator.api.event_frames import health_frame, lifecycle_frame
 from orchestrator.api.event_subscription import Notice, Subscription

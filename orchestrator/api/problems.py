@@ -1,10 +1,10 @@
 """The envelope that every result and every error comes in, and which HTTP status each outcome has."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -55,7 +55,7 @@ def envelope_around(
     result: RunResult, *, plugin: str | None, tool: str | None, run_id: str | None
 ) -> tuple[bytes, bytes]:
     """What stands before and after the tool's own JSON text."""
-    rest = json.dumps(
+    rest = msgspec.json.encode(
         {
             "error": result.error,
             "error_type": result.error_type or _ERROR_TYPES.get(result.outcome),
@@ -65,10 +65,8 @@ def envelope_around(
             "tool": tool and tool[:_LONGEST_NAME],
             "run_id": run_id,
             "execution_time_ms": round(result.execution_time_ms, 3),
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
-    ).encode()
+        }
+    )
     return b'{"ok":%s,"result":' % (b"true" if result.ok else b"false"), b"," + rest[1:]
 
 

@@ -1,8 +1,10 @@
 """The list of all plugins as JSON text: what a change left as it was is not encoded again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from orchestrator.health.health_model import health_response, uptime_seconds
 from orchestrator.registry import PluginRecord

@@ -2,13 +2,12 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any, Final
 
+from msgspec.structs import replace
 from readerwriterlock import rwlock
 
 from orchestrator.errors import StaleGenerationError, TransitionError
@@ -236,15 +235,8 @@ class PluginRegistry:
 
     # Inside
 
-    @contextmanager
-    def _reading(self) -> Iterator[bool]:
-        lock = self._lock.gen_rlock()
-        fresh = bool(lock.acquire(blocking=False)) or bool(lock.acquire(blocking=True, timeout=self._read_patience))
-        try:
-            yield fresh
-        finally:
-            if fresh:
-                lock.release()
+    def _reading(self) -> "_Reading":
+        return _Reading(self._lock.gen_rlock(), self._read_patience)
 
     def _current(self, name: str, generation: int) -> PluginRecord:
         record = self._records[name]
@@ -282,3 +274,22 @@ class PluginRegistry:
     def _tell(self, event: LifecycleEvent) -> None:
         for listener in self._listeners:
             listener(event)
+
+
+class _Reading:
+    """A reader's time with the lock, if it can have it: whether it has is what `with` gives."""
+
+    __slots__ = ("_fresh", "_lock", "_patience")
+
+    def __init__(self, lock: rwlock.Lockable, patience: float) -> None:
+        self._lock = lock
+        self._patience = patience
+
+    def __enter__(self) -> bool:
+        lock = self._lock
+        self._fresh = bool(lock.acquire(blocking=False)) or bool(lock.acquire(blocking=True, timeout=self._patience))
+        return self._fresh
+
+    def __exit__(self, *_: object) -> None:
+        if self._fresh:
+            self._lock.release()

@@ -131,7 +131,7 @@ class PluginSandboxRunner:
                     emit = None if reader.emit is None else self._patient(reader.emit, deadline)
                     gone = reader.gone if emit else None
                     try:
-                        async with while_wanted(gone, "the reader left before the stream's end"):
+                        with while_wanted(gone, "the reader left before the stream's end"):
                             result, killed = await self._stream(response, replace(reader, emit=emit))
                     except CallerGoneError as left:
                         deadline.extend(_LINGER)

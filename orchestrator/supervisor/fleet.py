@@ -7,9 +7,10 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from orchestrator.containers.spec import ContainerStatus, EngineEvent
 from orchestrator.errors import EngineError, EngineUnreachableError

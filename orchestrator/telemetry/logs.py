@@ -2,11 +2,10 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
-from types import MappingProxyType
-from typing import Final, Literal, TextIO
+from types import MappingProxyType, TracebackType
+from typing import Final, Literal, Self, TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
@@ -50,24 +49,24 @@ def handler(form: LogFormat, stream: TextIO) -> logging.Handler:
     return made
 
 
-@contextmanager
-def within_run(plugin: str, call: ToolCall) -> Iterator[RunWatch]:
+class within_run(RunWatch):  # noqa: N801 - reads as what it is where it is used
     """A `RunObserver`: meanwhile, what is logged is told to belong to the run."""
-    run = {"plugin": plugin, "run_id": call.run_id}
-    token = _run.set(run)
-    try:
-        yield _Logged(run)
-    finally:
-        _run.reset(token)
 
+    def __init__(self, plugin: str, call: ToolCall) -> None:
+        self._told = {"plugin": plugin, "run_id": call.run_id}
 
-class _Logged(RunWatch):
-    def __init__(self, run: dict[str, str]) -> None:
-        self._run = run
+    def __enter__(self) -> Self:
+        self._token = _run.set(self._told)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _run.reset(self._token)
 
     def begun(self, call: ToolCall) -> ToolCall:
         if parent := call.trace.get("traceparent"):
-            self._run["trace_id"] = parent.split("-")[1]
+            self._told["trace_id"] = parent.split("-")[1]
         return call
 
 

@@ -2,11 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -44,8 +44,7 @@ class OtelTracing:
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer(_PACKAGE, version(_PACKAGE))
 
-    @contextmanager
-    def watch(self, plugin: str, call: ToolCall) -> Iterator[RunWatch]:
+    def watch(self, plugin: str, call: ToolCall) -> RunWatch:
         around = trace.get_current_span().get_span_context().is_valid
         span = self._tracer.start_span(
             f"run {plugin}",
@@ -57,12 +56,7 @@ class OtelTracing:
                 f"{_ATTRIBUTE}run_id": call.run_id,
             },
         )
-        with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-            run = _TracedRun(self._tracer, span)
-            try:
-                yield run
-            finally:
-                run.over()
+        return _TracedRun(self._tracer, span)
 
     async def close(self) -> None:
         # A thread that nobody waits for at the end: a collector that does not answer must not keep the process.
@@ -80,9 +74,24 @@ class _TracedRun(RunWatch):
     def __init__(self, tracer: Tracer, run: Span) -> None:
         self._tracer = tracer
         self._run = run
-        self._now = tracer.start_span("wait")
-        """The span of what goes on now."""
         self._told = False
+
+    def __enter__(self) -> Self:
+        self._current = trace.use_span(
+            self._run, end_on_exit=True, record_exception=False, set_status_on_exception=False
+        )
+        self._current.__enter__()
+        self._now = self._tracer.start_span("wait")
+        """The span of what goes on now."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._now.end()
+        if not self._told:
+            self._run.set_attribute(f"{_ATTRIBUTE}outcome", "cancelled")
+        self._current.__exit__(kind, error, trace)
 
     def begun(self, call: ToolCall) -> ToolCall:
         self._now.end()
@@ -98,9 +107,3 @@ class _TracedRun(RunWatch):
             self._run.set_attribute(f"{_ATTRIBUTE}reason_code", result.reason_code.value)
         if result.outcome in _BLAMED:
             self._run.set_status(Status(StatusCode.ERROR, result.error))
-
-    def over(self) -> None:
-        """Nothing comes any more."""
-        self._now.end()
-        if not self._told:
-            self._run.set_attribute(f"{_ATTRIBUTE}outcome", "cancelled")

@@ -1,8 +1,8 @@
 """Runs as metrics: counted and timed when they end, by plugin, tool and outcome."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -33,6 +33,8 @@ class RunMetrics:
         self._clock = clock
         self._tools: dict[str, set[str]] = {}
         """The tools of each plugin that have been seen to exist."""
+        self._counted: dict[tuple[str, str, str], Counter] = {}
+        self._timed: dict[tuple[str, str], tuple[Histogram, Histogram]] = {}
         self._runs = Counter(
             f"{PREFIX}runs", "Runs that ended, by what became of them.", ("plugin", "tool", "outcome"), registry=metrics
         )
@@ -51,20 +53,31 @@ class RunMetrics:
             registry=metrics,
         )
 
-    @contextmanager
-    def watch(self, plugin: str, call: ToolCall) -> Iterator[RunWatch]:
-        run = _TimedRun(self._clock)
-        try:
-            yield run
-        finally:
-            self._count(plugin, call.tool, run)
+    def watch(self, plugin: str, call: ToolCall) -> RunWatch:
+        return _TimedRun(plugin, call.tool, self._clock, self._count)
 
-    def _count(self, plugin: str, tool: str, run: "_TimedRun") -> None:
-        plugin, tool = self.labels(plugin, tool)
-        self._runs.labels(plugin, tool, run.result.outcome.value if run.result else CANCELLED).inc()
+    def _count(self, run: "_TimedRun") -> None:
+        outcome = run.result.outcome.value if run.result else CANCELLED
+        counted = self._counted.get((run.plugin, run.tool, outcome)) or self._count_of(run.plugin, run.tool, outcome)
+        counted.inc()
         if run.begun_at is not None:
-            self._waits.labels(plugin).observe(run.begun_at - run.accepted_at)
-            self._durations.labels(plugin, tool).observe(run.duration)
+            waits, durations = self._timed.get((run.plugin, run.tool)) or self._times_of(run.plugin, run.tool)
+            waits.observe(run.begun_at - run.accepted_at)
+            durations.observe(run.duration)
+
+    def _count_of(self, plugin: str, tool: str, outcome: str) -> Counter:
+        labels = self.labels(plugin, tool)
+        counter = self._runs.labels(*labels, outcome)
+        if labels == (plugin, tool):  # of others there is no end
+            self._counted[plugin, tool, outcome] = counter
+        return counter
+
+    def _times_of(self, plugin: str, tool: str) -> tuple[Histogram, Histogram]:
+        labels = self.labels(plugin, tool)
+        times = self._waits.labels(labels[0]), self._durations.labels(*labels)
+        if labels == (plugin, tool):
+            self._timed[plugin, tool] = times
+        return times
 
     def labels(self, plugin: str, tool: str) -> tuple[str, str]:
         """Both, as far as they exist."""
@@ -81,7 +94,10 @@ class RunMetrics:
 
 
 class _TimedRun(RunWatch):
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, plugin: str, tool: str, clock: Callable[[], float], over: "Callable[[_TimedRun], None]") -> None:
+        self.plugin = plugin
+        self.tool = tool
+        self._over = over
         self._clock = clock
         self.accepted_at = clock()
         self.begun_at: float | None = None
@@ -92,6 +108,11 @@ class _TimedRun(RunWatch):
         """Seconds of execution: what the result says of it, within what it can have been."""
         passed = self._clock() - (self.begun_at or self.accepted_at)
         return min(max(0.0, self.result.execution_time_ms / 1000), passed) if self.result else passed
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over(self)
 
     def begun(self, call: ToolCall) -> ToolCall:
         self.begun_at = self._clock()

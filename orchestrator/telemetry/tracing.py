@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Final, Protocol, cast
 
@@ -18,7 +17,7 @@ _log = logging.getLogger(__name__)
 class Tracing(Protocol):
     """Spans of runs on their way to a collector."""
 
-    def watch(self, plugin: str, call: ToolCall) -> AbstractContextManager[RunWatch]:
+    def watch(self, plugin: str, call: ToolCall) -> RunWatch:
         """A `RunObserver`."""
 
     async def close(self) -> None:

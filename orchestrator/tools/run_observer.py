@@ -1,13 +1,24 @@
 """What a ToolRunner tells of each run to whoever counts, logs or traces it."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
 
 from orchestrator.sandbox.call import RunResult, ToolCall
 
 
 class RunWatch:
-    """One run as it goes on. Whoever watches overrides what it wants to know; nothing here may raise."""
+    """One run as it goes on: entered when it is asked for, left when all about it is done. Whoever watches overrides
+    what it wants to know; nothing here may raise.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing comes any more."""
 
     def begun(self, call: ToolCall) -> ToolCall:
         """It waits no longer: the call is about to be made. Returns it, with the trace context for the plugin."""
@@ -17,10 +28,9 @@ class RunWatch:
         """What came of it. Not told of a run that was cancelled."""
 
 
-RunObserver = Callable[[str, ToolCall], AbstractContextManager[RunWatch]]
-"""Entered when a run of this plugin is asked for, left when all about it is done."""
+RunObserver = Callable[[str, ToolCall], RunWatch]
+"""Makes the watch over a run of this plugin."""
 
 
-@contextmanager
-def nobody_watches(_plugin: str, _call: ToolCall) -> Iterator[RunWatch]:
-    yield RunWatch()
+def nobody_watches(_plugin: str, _call: ToolCall) -> RunWatch:
+    return RunWatch()

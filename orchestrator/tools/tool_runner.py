@@ -205,16 +205,15 @@ class ToolRunner:
     ) -> RunResult:
         """From its place in the queue to its end."""
         try:
-            async with self._turns.held(run):
-                async with while_wanted(run.gone, TOO_EARLY):
-                    instance = await supervisor.ready_instance()
-                if call.tool not in instance.tools:
-                    return _unknown_tool(supervisor.name, call.tool, instance)
-                timeout = instance.limits.timeout
-                begun = run.measured(run.watch.begun(call))
-                self._begin(run, instance)
-                execution = self._sandbox.run(instance, begun, timeout=timeout, reader=run.reader(emit))
-                return await self._executed(run, instance, supervisor, execution)
+            await self._turns.begin(run)
+            with while_wanted(run.gone, TOO_EARLY):
+                instance = await supervisor.ready_instance()
+            if call.tool not in instance.tools:
+                return _unknown_tool(supervisor.name, call.tool, instance)
+            begun = run.measured(run.watch.begun(call))
+            self._begin(run, instance)
+            execution = self._sandbox.run(instance, begun, timeout=instance.limits.timeout, reader=run.reader(emit))
+            return await self._executed(run, instance, supervisor, execution)
         except CallerGoneError as error:
             if run.cancel_requested:
                 return RunResult(Outcome.CANCELLED, error="The run was cancelled before it began.")
@@ -224,6 +223,8 @@ class ToolRunner:
             return RunResult(
                 Outcome.UNAVAILABLE, error=result.error, error_type=_UNAVAILABLE, reason_code=result.reason_code
             )
+        finally:
+            self._turns.end(run)
 
     def _begin(self, run: LiveRun, instance: Instance) -> None:
         now = self._registry.begin_run(run.record.plugin, instance.generation)
@@ -241,7 +242,7 @@ class ToolRunner:
         """What comes of `execution`, told to the registry and to the instance's supervisor."""
         result: RunResult | None = None
         try:
-            async with while_wanted(run.broken_off, ""):
+            with while_wanted(run.broken_off, ""):
                 result = await execution
         except CallerGoneError:
             result = cancelled(run, self._cancel_grace)
@@ -269,13 +270,15 @@ class ToolRunner:
 
     async def _resumed(self, run: LiveRun, left: LeftBehind) -> RunResult:
         """Raises `RunLostError`."""
-        async with self._turns.held(run):
+        try:
             if left.instance.ended is not None:
                 raise RunLostError
             self._registry.begin_run(left.supervisor.name, left.instance.generation)
             return await self._executed(
                 run, left.instance, left.supervisor, self._result_of(left), counts=left.record is not None
             )
+        finally:
+            self._turns.end(run)
 
     async def _result_of(self, left: LeftBehind) -> RunResult:
         timeout = left.instance.limits.timeout

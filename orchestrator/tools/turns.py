@@ -1,8 +1,6 @@
 """Whose turn it is: every plugin's queue, and the waiting that belongs to it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.registry import PluginRecord, PluginRegistry
@@ -26,7 +24,7 @@ class Turns:
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
     def admit(self, record: PluginRecord, run_id: str) -> bool:
-        """Give a run its place; True where it has to wait in it. `held` must follow. Raises `QueueFullError`."""
+        """Give a run its place; True where it has to wait in it. `end` must follow. Raises `QueueFullError`."""
         queue = self._queue(record)
         match queue.ask(run_id):
             case Admission.REFUSE:
@@ -41,7 +39,7 @@ class Turns:
                 return False
 
     def occupy(self, record: PluginRecord, run_id: str) -> None:
-        """A run executes already, whatever the limits say. `held` must follow."""
+        """A run executes already, whatever the limits say. `end` must follow."""
         self._queue(record).running.add(run_id)
 
     def position(self, plugin: str, run_id: str) -> int | None:
@@ -49,23 +47,22 @@ class Turns:
         queue = self._queues.get(plugin)
         return queue.position(run_id) if queue is not None else None
 
-    @asynccontextmanager
-    async def held(self, run: LiveRun) -> AsyncIterator[None]:
-        """Waits for the run's turn and holds it. Raises `CallerGoneError` where it is given up before."""
-        try:
-            if (turn := self._waiting.get(run.run_id)) is not None:
-                await self._wait(run, turn)
-            yield
-        finally:
-            for next_run in self._queues[run.record.plugin].leave(run.run_id):
-                turn = self._waiting.get(next_run)
-                if turn is not None and not turn.done():
-                    turn.set_result(None)
+    async def begin(self, run: LiveRun) -> None:
+        """Returns when it is the run's turn. Raises `CallerGoneError` where it is given up before."""
+        if (turn := self._waiting.get(run.run_id)) is not None:
+            await self._wait(run, turn)
+
+    def end(self, run: LiveRun) -> None:
+        """It waits no longer, or has ended: the next ones' turn."""
+        for next_run in self._queues[run.record.plugin].leave(run.run_id):
+            turn = self._waiting.get(next_run)
+            if turn is not None and not turn.done():
+                turn.set_result(None)
 
     async def _wait(self, run: LiveRun, turn: asyncio.Future[None]) -> None:
         self._registry.count_queued(run.record.plugin, +1)
         try:
-            async with while_wanted(run.gone, TOO_EARLY):
+            with while_wanted(run.gone, TOO_EARLY):
                 await turn
         finally:
             del self._waiting[run.run_id]
@@ -73,6 +70,8 @@ class Turns:
 
     def _queue(self, record: PluginRecord) -> AdmissionQueue:
         concurrency, capacity = int(record.limits["concurrency"]), int(record.limits["queue"])
-        queue = self._queues.setdefault(record.name, AdmissionQueue(concurrency, capacity))
+        queue = self._queues.get(record.name)
+        if queue is None:
+            queue = self._queues[record.name] = AdmissionQueue(concurrency, capacity)
         queue.resize(concurrency, capacity)
         return queue

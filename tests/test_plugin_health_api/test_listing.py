@@ -1,11 +1,11 @@
 """The list as JSON text: what each object's own model says, however often it is asked and whatever has changed."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.health.health_model import health_response
 from orchestrator.health.listing import HealthListing
