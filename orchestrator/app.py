@@ -29,6 +29,7 @@ from orchestrator.api import (
 from orchestrator.api.access_guard import AccessGuard
 from orchestrator.api.context import ApiContext
 from orchestrator.api.description import takes_keys
+from orchestrator.api.direct_routes import DirectRoutes
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.api.request_limit import RequestLimit
 from orchestrator.containers.docker_engine import DockerEngine
@@ -185,10 +186,13 @@ def _add_routes(app: FastAPI) -> None:
 
 
 def _guard(app: FastAPI, settings: Settings) -> None:
-    """What a request passes before any route: first its key, then the bound on requests at once."""
+    """What a request passes before any route: first its key, then the bound on requests at once. Each is put before
+    those that were added earlier.
+    """
     store = key_store(settings)
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
+    app.add_middleware(DirectRoutes)
     app.add_middleware(RequestLimit, most=settings.max_connections * 3 // 4)
     app.add_middleware(AccessGuard, store=store, gate=gate)
 

@@ -32,11 +32,16 @@ class ApiContext:
     listing: HealthListing = field(default_factory=HealthListing)
 
 
-async def api_context(connection: HTTPConnection) -> ApiContext:
-    """A coroutine, though it waits for nothing: FastAPI would run a plain function in a thread, for each request."""
+def api_context(connection: HTTPConnection) -> ApiContext:
+    """Of the application that a request is for."""
     context = connection.app.state.context
     assert isinstance(context, ApiContext)  # noqa: S101 - the composition root sets it
     return context
 
 
-Context = Annotated[ApiContext, Depends(api_context)]
+async def _context(connection: HTTPConnection) -> ApiContext:
+    """A coroutine, though it waits for nothing: FastAPI would run a plain function in a thread, for each request."""
+    return api_context(connection)
+
+
+Context = Annotated[ApiContext, Depends(_context)]

@@ -27,7 +27,9 @@ async def list_plugins(context: Context) -> Response:
 
 @router.head("/{name}/health", response_model=PluginDetailResponse, include_in_schema=False)
 @router.get("/{name}/health", response_model=PluginDetailResponse, responses={404: {"description": "No such plugin"}})
-async def plugin_health(name: str, context: Context) -> PluginDetailResponse | Response:
+async def plugin_health(name: str, context: Context) -> Response:
     """One plugin, with what is kept of an instance that ended."""
     record = context.registry.get(name)
-    return unknown_plugin(name) if record is None else detail_response(record, time.monotonic())
+    if record is None:
+        return unknown_plugin(name)
+    return Response(detail_response(record, time.monotonic()).model_dump_json(), media_type="application/json")

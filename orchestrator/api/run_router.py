@@ -5,8 +5,7 @@ envelope.
 import asyncio
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -24,9 +23,14 @@ from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
 
 router = APIRouter(tags=["tools"])
 
+_HEEDED: Final = frozenset(
+    {b"accept", b"content-length", b"content-type", b"prefer", b"traceparent", b"tracestate", b"x-run-id"}
+)
 _BODY_ROOM: Final = 1024 * 1024
 """Bytes that a body may have beside the uploads: field names, boundaries, other arguments."""
 _STREAMS: Final = ("application/x-ndjson", "text/event-stream")
+_LOOK_AFTER: Final = 0.05
+"""Seconds that a run takes before it is looked whether its caller is still there; most have ended by then."""
 _STREAM_QUEUE: Final = 16
 """Lines that wait for a slow reader before the tool does."""
 
@@ -56,38 +60,48 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
     record = context.registry.get(name)
     if record is None:
         return unknown_plugin(name)
-    own_id = request.headers.get("x-run-id")
+    headers = _headers(request)
+    own_id = headers.get("x-run-id")
     run_id = own_id or uuid.uuid4().hex
     if own_id is not None and (refusal := await _refused_id(own_id, name, context)) is not None:
         return refusal
-    in_background = responds_async(request.headers.getlist("prefer"))
+    in_background = "prefer" in headers and responds_async(headers["prefer"])
     try:
-        body = await _body(request, record, context, in_background=in_background)
+        body = await _body(request, headers.get("content-length"), record, context, in_background=in_background)
     except BodyError as error:
         return respond(RunResult(error.outcome, error=str(error)), plugin=name, tool=tool, run_id=run_id)
     call = ToolCall(
         tool=tool,
         run_id=run_id,
-        content_type=request.headers.get("content-type", "application/json"),
+        content_type=headers.get("content-type", "application/json"),
         body=body,
-        query=request.url.query,
-        trace=trace_context(request.headers),
+        query=request.scope["query_string"].decode("latin-1"),
+        trace=trace_context(headers),
     )
     if in_background:
         return await _begin(name, call, context)
-    media_type = wanted_stream(",".join(request.headers.getlist("accept")))
-    async with _caller_watched(request, call, context):
+    media_type = wanted_stream(headers.get("accept", ""))
+    with _CallerWatch(request, call, context):
         if media_type is not None:
             return await _stream(name, call, context, media_type)
         return respond(await context.tool_runner.run(name, call), plugin=name, tool=tool, run_id=run_id)
 
 
+def _headers(request: Request) -> Mapping[str, str]:
+    """Those that a run heeds; one that came several times as the list that it is then."""
+    found: dict[str, str] = {}
+    for name, value in request.scope["headers"]:
+        if name in _HEEDED:
+            key, text = name.decode(), value.decode("latin-1")
+            found[key] = f"{found[key]},{text}" if key in found else text
+    return found
+
+
 async def _body(
-    request: Request, record: PluginRecord, context: ApiContext, *, in_background: bool
+    request: Request, length: str | None, record: PluginRecord, context: ApiContext, *, in_background: bool
 ) -> bytes | AsyncIterator[bytes]:
     """Whole where it is short, or nobody is there to send it later; else as it comes. Raises `BodyError`."""
     limit = int(record.limits.get("scratch_bytes", 0)) + _BODY_ROOM
-    length = request.headers.get("content-length")
     if length is not None and (not length.isdigit() or int(length) > limit):
         raise BodyError(Outcome.TOO_LARGE, too_large(limit))
     if length is not None and int(length) <= SHORT:
@@ -137,23 +151,37 @@ def _weight(text: str) -> float:
     return float(text) if re.fullmatch(r"0(\.\d{0,3})?|1(\.0{0,3})?", text, re.ASCII) else 0.0
 
 
-@asynccontextmanager
-async def _caller_watched(request: Request, call: ToolCall, context: ApiContext) -> AsyncIterator[None]:
+class _CallerWatch:
     """Meanwhile, a caller that hangs up gives up its place among the runs that wait. One whose body is still to be read
     is noticed by that.
     """
 
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        context.tool_runner.give_up(call.run_id)
+    __slots__ = ("_context", "_later", "_request", "_run_id", "_watcher")
 
-    watcher = asyncio.create_task(watch()) if isinstance(call.body, bytes) else None
-    try:
-        yield
-    finally:
-        if watcher is not None:
-            watcher.cancel()
+    def __init__(self, request: Request, call: ToolCall, context: ApiContext) -> None:
+        self._request = request
+        self._run_id = call.run_id
+        self._context = context
+        self._watcher: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
+        self._later = loop.call_later(_LOOK_AFTER, self._begin) if isinstance(call.body, bytes) else None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self._later is not None:
+            self._later.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self._context.tool_runner.give_up(self._run_id)
 
 
 _RUNS: Final[set[asyncio.Task[RunResult]]] = set()
