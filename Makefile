@@ -36,7 +36,7 @@ imports: python-env
 	$(BIN)/lint-imports
 
 plugins: python-env
-	ORCHESTRATOR_PLUGINS_DIRS=plugins $(BIN)/orchestrator audit
+	ORCHESTRATOR_PLUGINS_DIRS=plugins $(BIN)/python -m orchestrator.audit_plugins
 
 scripts: python-env
 	$(BIN)/shellcheck --external-sources --source-path=SCRIPTDIR $(SCRIPTS)
