@@ -14,7 +14,7 @@ from orchestrator.audit.auditor import audit_folders, audit_licences, audit_runn
 from orchestrator.audit.findings import AuditReport, Finding, Level, error
 from orchestrator.audit.live_checks import ORCHESTRATOR
 from orchestrator.cli.client import address, credentials
-from orchestrator.cli.server import read_settings
+from orchestrator.cli.configured import read_settings
 from orchestrator.deployment import read_identity
 from orchestrator.settings import Settings
 

@@ -18,8 +18,8 @@ from rich.markup import escape
 
 from orchestrator.app import docker_engine
 from orchestrator.cli import client
+from orchestrator.cli.configured import read_settings
 from orchestrator.cli.output import called_as
-from orchestrator.cli.server import read_settings
 from orchestrator.cli.tables import plugins_table
 from orchestrator.client import FormText
 from orchestrator.deployment import read_identity

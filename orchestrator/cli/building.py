@@ -9,7 +9,7 @@ from rich.text import Text
 
 from orchestrator.app import docker_engine, image_builder
 from orchestrator.cli.client import EXIT_FAILED, complain, errors, fail
-from orchestrator.cli.server import read_settings
+from orchestrator.cli.configured import read_settings
 from orchestrator.errors import OrchestratorError
 from orchestrator.loader.image_builder import ImageBuilder, ImageRecipe
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader

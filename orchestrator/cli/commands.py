@@ -1,5 +1,6 @@
-"""The operator's command line: here the commands that are clients of the API, as any other; `local` has the rest."""
+"""The operator's command line: which commands there are. Only the module of the one that is asked for is imported."""
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -7,30 +8,60 @@ from typing import Final
 
 import typer
 
-from orchestrator.cli import operating, reading, running, runs
+_HIDDEN: Final = "hidden"
+_COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
+    "serve": ("server", None),
+    "up": ("background", _HIDDEN),
+    "down": ("background", _HIDDEN),
+    "plugins": ("reading", "Look"),
+    "health": ("reading", "Look"),
+    "tools": ("reading", "Look"),
+    "logs": ("reading", "Look"),
+    "events": ("reading", "Look"),
+    "gpus": ("reading", "Look"),
+    "run": ("running", "Run"),
+    "runs": ("runs", "Run"),
+    "restart": ("operating", "Operate"),
+    "start": ("operating", "Operate"),
+    "stop": ("operating", "Operate"),
+    "image": ("images", "Operate"),
+    "doctor": ("doctor", "Operate"),
+    "audit": ("audit", "Operate"),
+    "keys": ("keys", "Operate"),
+    "new": ("new", "Write plugins"),
+    "dev": ("dev", "Write plugins"),
+    "build": ("building", "Write plugins"),
+    "schema": ("schema", "Write plugins"),
+    "check-image": ("images", "Write plugins"),
+}
+"""The module of each, and its place in --help. In the module it is a function, or `app` where it has commands below."""
 
-app = typer.Typer(
-    help="Runs plugins, each in its own container, and says how every one of them is.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
 
-_LOOKING: Final = (reading.plugins, reading.health, reading.tools, reading.logs, reading.events, reading.gpus)
-_CHANGING: Final = (operating.restart, operating.start, operating.stop)
-_OF_THE_API: Final = frozenset({"run", "runs", *(command.__name__ for command in (*_LOOKING, *_CHANGING))})
-
-for looking in _LOOKING:
-    app.command(rich_help_panel="Look")(looking)
-app.command(rich_help_panel="Run")(running.run)
-app.add_typer(runs.app, name="runs", rich_help_panel="Run")
-for changing in _CHANGING:
-    app.command(rich_help_panel="Operate")(changing)
+def command_line(asked: str = "") -> typer.Typer:
+    """With the command of that name only; with all where there is none, as for --help, which takes two seconds."""
+    app = typer.Typer(
+        help="Runs plugins, each in its own container, and says how every one of them is.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        callback=lambda: None,  # so that a command which is alone stays one below `orchestrator`
+    )
+    for name in [asked] if asked in _COMMANDS else _COMMANDS:
+        place, panel = _COMMANDS[name]
+        module = import_module(f"orchestrator.cli.{place}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name, rich_help_panel=panel)
+        else:
+            function = getattr(module, name.replace("-", "_"))
+            app.command(name, rich_help_panel=panel, hidden=panel is _HIDDEN)(function)
+    return app
 
 
 def main() -> None:
     """The entry point of `orchestrator`."""
     completed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS")  # by bash, by another shell
-    if not _OF_THE_API.intersection((completed.split() if completed else sys.argv)[1:2]):
-        import_module("orchestrator.cli.local")  # takes a second, which a look at plugins need not
+    asked = (completed.split() if completed else sys.argv)[1:2]
+    gc.disable()  # what is imported stays: looking for garbage meanwhile takes a tenth of the time and finds none
+    app = command_line(*asked)
+    gc.enable()
     app()

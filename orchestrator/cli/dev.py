@@ -12,8 +12,8 @@ from rich.text import Text
 from watchfiles import Change, DefaultFilter, watch
 
 from orchestrator.cli.client import EXIT_FAILED, address, connected, fail, tell
+from orchestrator.cli.configured import read_settings
 from orchestrator.cli.output import Name, console, print_raw
-from orchestrator.cli.server import read_settings
 from orchestrator.cli.tables import STATE_COLOURS, reason_below
 from orchestrator.client import ApiError, Client, LifecycleEvent, PluginDetail
 from orchestrator.loader.plugin_loader import PluginLoader

@@ -19,8 +19,8 @@ from orchestrator.app import ca_bundle, docker_engine
 from orchestrator.audit.findings import Finding, Level, error, ok, warning
 from orchestrator.cli import diagnosis
 from orchestrator.cli.client import EXIT_FAILED, address
+from orchestrator.cli.configured import read_settings
 from orchestrator.cli.output import AsJson, console, show_json
-from orchestrator.cli.server import read_settings
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import EngineError, NotFoundError

@@ -12,7 +12,7 @@ from rich.text import Text
 from orchestrator import conformance
 from orchestrator.app import docker_engine, own_image
 from orchestrator.cli.client import EXIT_USAGE, errors
-from orchestrator.cli.server import read_settings
+from orchestrator.cli.configured import read_settings
 from orchestrator.conformance import ANY_ENTRYPOINT
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings

@@ -11,7 +11,7 @@ from rich.text import Text
 from orchestrator.access.key_store import KeyFileError, KeyStore
 from orchestrator.access.keys import ApiKey, Role
 from orchestrator.cli import client
-from orchestrator.cli.server import read_settings
+from orchestrator.cli.configured import read_settings
 
 app = typer.Typer(help="API keys: who may call. Works on the state folder.", no_args_is_help=True)
 

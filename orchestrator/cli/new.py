@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.client import fail, misused
+from orchestrator.cli.configured import read_settings
 from orchestrator.cli.output import called_as, console
 from orchestrator.cli.scaffold import Kind, package_of, scaffold
-from orchestrator.cli.server import read_settings
 from orchestrator.loader.plugin_loader import PluginLoader
 
 

@@ -1,15 +1,14 @@
-"""The commands that need no running orchestrator: `serve` and `build`."""
+"""`serve`: the orchestrator in the foreground."""
 
 import math
 import resource
 import signal
 import socket
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import typer
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
 
 from orchestrator.access.configured import key_store
 from orchestrator.access.hosts import is_loopback
@@ -17,7 +16,7 @@ from orchestrator.access.key_store import KeyFileError
 from orchestrator.api.endless import stopping
 from orchestrator.api.http_protocol import BoundedProtocol
 from orchestrator.app import create_app
-from orchestrator.cli.client import EXIT_USAGE, errors, fail
+from orchestrator.cli.configured import read_settings
 from orchestrator.deployment import StateFolderError, claim
 from orchestrator.registry import PluginRecord
 from orchestrator.settings import Settings
@@ -25,17 +24,6 @@ from orchestrator.telemetry import logs
 
 _ANSWER_SECONDS: Final = 30
 """For all of a request beside the run itself: what is left of its body, and its answer on a slow line."""
-
-
-def read_settings() -> Settings:
-    """The settings; leaves the program with one line a mistake."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        for item in error.errors():
-            name = "ORCHESTRATOR_" + "_".join(str(part) for part in item["loc"]).upper()
-            errors.print(f"[red]{name}[/]: {item['msg']}")
-        raise typer.Exit(EXIT_USAGE) from None
 
 
 def serve(
@@ -47,7 +35,7 @@ def serve(
     try:
         claim(settings).lock.release()  # so that a second orchestrator is told in one line, before the server starts
     except StateFolderError as error:
-        fail(str(error))
+        _leave(str(error))
     _demand_keys(settings)
     sockets = _bound(settings)
     _allow_descriptors(settings.max_connections)
@@ -70,13 +58,19 @@ def _demand_keys(settings: Settings) -> None:
     try:
         ring = key_store(settings).load()
     except KeyFileError as error:
-        fail(str(error))
+        _leave(str(error))
     if not ring and not is_loopback(settings.host):
-        fail(
+        _leave(
             f"ORCHESTRATOR_HOST is {settings.host!r}, which others can reach, and there is no API key: whoever calls "
             "could run and stop every plugin. Add a key first with `orchestrator keys add NAME --role operator` (or "
             "set ORCHESTRATOR_OPERATOR_KEY_FILE), or listen on 127.0.0.1 only."
         )
+
+
+def _leave(sentence: str) -> NoReturn:
+    from orchestrator.cli.client import fail  # noqa: PLC0415  # rich and the HTTP client, which serving does without
+
+    fail(sentence)
 
 
 def _allow_descriptors(connections: int) -> None:
@@ -105,7 +99,7 @@ def _bound(settings: Settings) -> list[socket.socket]:
     except OSError as error:
         for opened in sockets:
             opened.close()
-        fail(
+        _leave(
             f"Cannot listen on {settings.host} port {settings.port} ({error.strerror}); set ORCHESTRATOR_PORT (or "
             "ORCHESTRATOR_HOST) to one that is free."
         )

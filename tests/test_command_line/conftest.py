@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import background, client, local, output
+from orchestrator.cli import background, client, commands, output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ class Api:
     def call(self, *arguments: str, columns: int = 80) -> Result:
         for console in (output.console, client.errors, background._console):
             self._monkeypatch.setattr(console, "width", columns)
-        return CliRunner().invoke(local.app, list(arguments))
+        return CliRunner().invoke(commands.command_line(arguments[0]), list(arguments))
 
 
 @pytest.fixture

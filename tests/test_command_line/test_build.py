@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import building, local
+from orchestrator.cli import building, commands
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError
 from orchestrator.loader.image_builder import ImageBuilder
@@ -18,7 +18,7 @@ def build(monkeypatch, tmp_path):
         (tmp_path / name / "plugin.yaml").write_text(f"version: '1'\ndescription: x\n{manifest}\n")
     monkeypatch.setenv("ORCHESTRATOR_PLUGINS_DIRS", str(tmp_path))
     monkeypatch.setattr(building, "image_builder", lambda *_: _Builder())
-    return lambda *names: CliRunner().invoke(local.app, ["build", *names])
+    return lambda *names: CliRunner().invoke(commands.command_line("build"), ["build", *names])
 
 
 class _Builder(ImageBuilder):

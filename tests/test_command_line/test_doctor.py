@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.audit.findings import Level
-from orchestrator.cli import diagnosis, local
+from orchestrator.cli import commands, diagnosis
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.settings import Settings
 
@@ -95,7 +95,7 @@ def test_it_is_told_what_is_wrong_and_the_exit_code_says_so(monkeypatch, tmp_pat
     monkeypatch.setenv("ORCHESTRATOR_RUN_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("ORCHESTRATOR_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nowhere.sock")
-    result = CliRunner().invoke(local.app, ["doctor", "--json"])
+    result = CliRunner().invoke(commands.command_line("doctor"), ["doctor", "--json"])
     assert result.exit_code == 1, result.output
     told = json.loads(result.stdout)
     wrong = {(finding["subject"], finding["check"]) for finding in told["findings"] if finding["level"] == "error"}

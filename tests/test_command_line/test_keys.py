@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from orchestrator.access.key_store import KeyStore
 from orchestrator.access.keys import Role
-from orchestrator.cli import local
+from orchestrator.cli import commands
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def keys(*arguments: str) -> Result:
-    return CliRunner().invoke(local.app, ["keys", *arguments])
+    return CliRunner().invoke(commands.command_line("keys"), ["keys", *arguments])
 
 
 def test_add_prints_the_key_alone_for_scripts(state: Path) -> None:

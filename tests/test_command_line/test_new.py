@@ -8,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import local
+from orchestrator.cli import commands
 from orchestrator.cli.scaffold import Kind, scaffold
 from orchestrator.loader.manifest import read_manifest
 
@@ -16,7 +16,7 @@ from orchestrator.loader.manifest import read_manifest
 @pytest.fixture
 def new(monkeypatch, tmp_path):
     monkeypatch.setenv("ORCHESTRATOR_PLUGINS_DIRS", str(tmp_path))
-    return lambda *arguments: CliRunner().invoke(local.app, ["new", *arguments])
+    return lambda *arguments: CliRunner().invoke(commands.command_line("new"), ["new", *arguments])
 
 
 @pytest.mark.parametrize("kind", list(Kind))

@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import client, local, output
+from orchestrator.cli import client, commands, output
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
@@ -52,7 +52,9 @@ async def call(house, monkeypatch):
         monkeypatch.setattr(console, "width", 80)
 
     async def call(*arguments, code=0, stdin=None):
-        result = await asyncio.to_thread(CliRunner().invoke, local.app, [str(one) for one in arguments], input=stdin)
+        result = await asyncio.to_thread(
+            CliRunner().invoke, commands.command_line(), [str(one) for one in arguments], input=stdin
+        )
         assert result.exit_code == code, (result.output, result.exception)
         return result
 
