@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.endless import EndlessResponse, stopping
@@ -32,14 +32,16 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 class EventQuery(BaseModel):
     """Which events."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    after: int | None = Field(None, ge=0)
-    """Only events with a higher id. Without it a list ends with the newest event, and a stream begins with the next."""
-    limit: int = Field(100, ge=1, le=1000)
-    """The most events of a list."""
-    include: list[Literal["health"]] = []
-    """`health`: a stream also tells each plugin's health, at first and after changes."""
+    after: int | None = Field(
+        None,
+        ge=0,
+        description="Only events with a higher id. Without it a list ends with the newest event, and a stream begins "
+        "with the next.",
+    )
+    limit: int = Field(100, ge=1, le=1000, description="The most events of a list.")
+    include: list[Literal["health"]] = Field(
+        [], description="`health`: a stream also tells each plugin's health, at first and after changes."
+    )
 
 
 Which = Annotated[EventQuery, Query()]

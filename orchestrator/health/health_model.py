@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, Field
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import PluginRecord, PostMortem
@@ -41,17 +41,15 @@ class PostMortemReport(BaseModel):
 class PluginHealthResponse(BaseModel):
     """One plugin. Every field is always there; null where nothing is known."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     name: str
     state: PluginLifecycleState
     description: str
     version: str
-    reason: str | None
-    """One sentence to act on; null unless FAILED or UNAVAILABLE."""
+    reason: str | None = Field(description="One sentence to act on; null unless FAILED or UNAVAILABLE.")
     reason_code: ReasonCode | None
-    uptime_seconds: float | None
-    """Since INITIALIZED; stands still once the instance has ended; null before."""
+    uptime_seconds: float | None = Field(
+        description="Since INITIALIZED; stands still once the instance has ended; null before."
+    )
     last_used: AwareDatetime | None
     success_count: int
     error_count: int
@@ -61,8 +59,7 @@ class PluginHealthResponse(BaseModel):
     queued: int
     generation: int
     observed_at: AwareDatetime
-    stale: bool
-    """The last known picture: the engine cannot be asked, or the registry was busy."""
+    stale: bool = Field(description="The last known picture: the engine cannot be asked, or the registry was busy.")
     checks: list[CheckReport]
     container: dict[str, Any]
     gpus: list[dict[str, Any]]

@@ -32,8 +32,9 @@ _ImageReference = Annotated[
     str,
     StringConstraints(
         max_length=512,
-        pattern=r"^([A-Za-z0-9.-]+(:\d+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
-        r"(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$",
+        # ASCII, as Docker has it: `\w` takes letters of all scripts, and 127 of it took 70 ms and megabytes to compile.
+        pattern=r"^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+        r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$",
     ),
 ]
 _EnvValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
@@ -47,36 +48,34 @@ _RESERVED_ENV = frozenset(
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # Descriptions stand in `Field`: docstrings of fields are read from the source, once a start and a tenth of it.
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Limits(_Strict):
     """What the container may use. What is not said is the operator's default."""
 
-    timeout: Duration | None = None
-    """Longest execution of a tool, e.g. 60s."""
-    memory: Annotated[Size, Field(ge=_LEAST_MEMORY, lt=2**50)] | None = None
-    """Memory of the whole container, swap included, e.g. 1GiB."""
-    cpus: float | None = Field(None, ge=0.01, le=4096, allow_inf_nan=False)
-    """CPU cores."""
-    pids: int | None = Field(None, ge=8, le=32768)
-    """Processes and threads."""
-    shm: Annotated[Size, Field(lt=2**50)] | None = None
-    """Size of /dev/shm; counts against the memory."""
-    scratch: Annotated[Size, Field(lt=2**50)] | None = None
-    """Disk for the uploads of one call."""
+    timeout: Duration | None = Field(None, description="Longest execution of a tool, e.g. 60s.")
+    memory: Annotated[Size, Field(ge=_LEAST_MEMORY, lt=2**50)] | None = Field(
+        None, description="Memory of the whole container, swap included, e.g. 1GiB."
+    )
+    cpus: float | None = Field(None, ge=0.01, le=4096, allow_inf_nan=False, description="CPU cores.")
+    pids: int | None = Field(None, ge=8, le=32768, description="Processes and threads.")
+    shm: Annotated[Size, Field(lt=2**50)] | None = Field(
+        None, description="Size of /dev/shm; counts against the memory."
+    )
+    scratch: Annotated[Size, Field(lt=2**50)] | None = Field(None, description="Disk for the uploads of one call.")
 
 
 class Gpu(_Strict):
     """What a plugin with `requires_gpu: true` asks for."""
 
     count: int = Field(1, ge=1, le=16)
-    memory: Size | None = None
-    """Memory needed on each GPU."""
-    sharing: Literal["exclusive", "shared"] = "exclusive"
-    """`shared` needs `memory`: who shares must say how much it takes."""
-    video: bool = False
-    """Also the GPU's video encoder and decoder."""
+    memory: Size | None = Field(None, description="Memory needed on each GPU.")
+    sharing: Literal["exclusive", "shared"] = Field(
+        "exclusive", description="`shared` needs `memory`: who shares must say how much it takes."
+    )
+    video: bool = Field(default=False, description="Also the GPU's video encoder and decoder.")
 
     @field_validator("sharing")
     @classmethod
@@ -89,33 +88,31 @@ class Gpu(_Strict):
 class Manifest(_Strict):
     """The whole plugin.yaml."""
 
-    name: PluginName
-    """A DNS label, unique among all plugins; the folder's name when left out."""
+    name: PluginName = Field(description="A DNS label, unique among all plugins; the folder's name when left out.")
     version: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     description: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-    entrypoint: _Entrypoint
-    """package.module:Class"""
-    image: _ImageReference = "base"
-    """`base`, `cuda`, or the reference of a prebuilt image that speaks the runtime protocol."""
-    system_packages: tuple[_DebianPackage, ...] = ()
-    """Debian packages that the image build installs."""
-    packages: tuple[_ImportName, ...] = ()
-    """Import names that must be found in the container."""
-    models: dict[_ModelName, str] = Field(default_factory=dict)
-    """Name → path of a model file, relative to the plugin's folder (or to its folder in MODELS_DIR)."""
-    env: dict[_EnvName, _EnvValue] = Field(default_factory=dict)
-    """Fixed environment variables."""
-    secrets: Annotated[tuple[_SecretName, ...], Field(max_length=64)] = ()
-    """Names of secrets that the operator provides; handed in as files."""
+    entrypoint: _Entrypoint = Field(description="package.module:Class")
+    image: _ImageReference = Field(
+        "base", description="`base`, `cuda`, or the reference of a prebuilt image that speaks the runtime protocol."
+    )
+    system_packages: tuple[_DebianPackage, ...] = Field(
+        (), description="Debian packages that the image build installs."
+    )
+    packages: tuple[_ImportName, ...] = Field((), description="Import names that must be found in the container.")
+    models: dict[_ModelName, str] = Field(
+        default_factory=dict,
+        description="Name → path of a model file, relative to the plugin's folder (or to its folder in MODELS_DIR).",
+    )
+    env: dict[_EnvName, _EnvValue] = Field(default_factory=dict, description="Fixed environment variables.")
+    secrets: Annotated[tuple[_SecretName, ...], Field(max_length=64)] = Field(
+        (), description="Names of secrets that the operator provides; handed in as files."
+    )
     requires_gpu: bool = False
     gpu: Gpu = Gpu()
     limits: Limits = Limits()
-    startup_timeout: Duration | None = None
-    """From container start to INITIALIZED, e.g. 120s."""
-    concurrency: int = Field(1, ge=1, le=256)
-    """Runs executed at once."""
-    queue: int = Field(16, ge=0, le=10000)
-    """Runs that may wait."""
+    startup_timeout: Duration | None = Field(None, description="From container start to INITIALIZED, e.g. 120s.")
+    concurrency: int = Field(1, ge=1, le=256, description="Runs executed at once.")
+    queue: int = Field(16, ge=0, le=10000, description="Runs that may wait.")
     network: Literal["none", "egress"] = "none"
     failure_policy: Literal["strict", "tolerant"] = "strict"
 

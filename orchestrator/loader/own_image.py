@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.errors import BuildError
 from orchestrator.loader.build_context import ContextFile, content_hash, context_files
 from orchestrator.loader.image_plan import ImagePlan, certificates
 from orchestrator.loader.image_recipe import HASH_LABEL, SHARED_LABEL, SOURCE_LABEL, shared_tag
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 KIND: Final = "orchestrator"
 LATEST: Final = "plugin-orchestrator/orchestrator:latest"
@@ -46,6 +46,8 @@ def own_image_plan(images_dir: Path, *, ca_bundle: Path | None, python_image: st
 
 def pinned_requirements(distribution: str) -> list[str]:
     """All that the distribution needs on this Python, each in the version that is installed. Raises `BuildError`."""
+    from packaging.utils import canonicalize_name  # noqa: PLC0415  # its many regexes are for whoever builds images only
+
     found: dict[str, str] = {}
     waiting = [(distribution, "")]
     seen = set(waiting)
@@ -60,7 +62,9 @@ def pinned_requirements(distribution: str) -> list[str]:
     return [f"{name}=={version}" for name, version in sorted(found.items())]
 
 
-def _requirements(name: str, extra: str) -> Iterator[Requirement]:
+def _requirements(name: str, extra: str) -> Iterator["Requirement"]:
+    from packaging.requirements import Requirement  # noqa: PLC0415  # as above
+
     for line in metadata.requires(name) or ():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):

@@ -212,6 +212,7 @@ def test_aliases_are_refused_before_they_unfold(tmp_path: Path) -> None:
         ("models", {"m": "a\0b"}),
         ("env", {"A": "\0"}),
         ("image", "UPPER/Case:bad:tag"),
+        ("image", "reader:ä"),
     ],
 )
 def test_what_no_engine_could_do_is_refused_here(tmp_path: Path, field: str, value: Any) -> None:
