@@ -23,7 +23,7 @@ _CALLERS = 6
 
 
 def write_until_killed(folder: Path, acknowledge: int) -> None:
-    """Tells over the pipe `acknowledge` what is on file: runs by their id, events by their number."""
+    """Tells over the pipe `acknowledge` what is kept: runs by their id, events by their number."""
 
     async def work() -> None:
         store = store_in(folder)
@@ -42,11 +42,11 @@ def write_until_killed(folder: Path, acknowledge: int) -> None:
                 store.run_started(run)
                 if random.random() < 0.1:
                     last_event = mine = last_event + 1
-                    store.event(event(mine, run.plugin))
-                    if await store.flush():
+                    if await store.event(event(mine, run.plugin)):
                         os.write(acknowledge, f"event {mine}\n".encode())
                 if await store.run_finished(run, success=success):
                     os.write(acknowledge, f"{run.run_id}\n".encode())
+                await asyncio.sleep(0)
 
         await asyncio.gather(*map(caller, range(_CALLERS)))
 
@@ -86,19 +86,55 @@ def round_of(folder: Path, told: set[str]) -> None:
     os.close(writing)
     heard = os.read(reading, 6)
     assert heard == b"begun\n", "the writer failed by itself"
-    time.sleep(random.uniform(0, 0.12))
-    os.kill(child, signal.SIGKILL)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    kill(child, random.uniform(0, 0.2))
     while chunk := os.read(reading, 1 << 20):
         heard += chunk
     os.close(reading)
     told.update(heard.decode().splitlines()[1:])
 
 
+def kill(child: int, after: float) -> None:
+    """Seconds."""
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+def restart(folder: Path, *, after: float | None) -> None:
+    """A life that only takes in what the one before left; it is killed where `after` seconds are given."""
+    child = os.fork()
+    if child == 0:
+        try:
+            asyncio.run(_only_start(folder, wait=after is not None))
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - it ends here, whatever it is
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    if after is None:
+        assert os.waitpid(child, 0)[1] == 0, "it did not start"
+    else:
+        kill(child, after)
+
+
+async def _only_start(folder: Path, *, wait: bool) -> None:
+    store = store_in(folder)
+    check_restored(folder, await store.restore())
+    if wait:
+        await asyncio.sleep(60)
+    await store.close()
+
+
 def main(folder: Path, rounds: int) -> None:
     told: set[str] = set()
-    for _ in range(rounds):
+    for number in range(rounds):
         round_of(folder, told)
+        if number % 3 == 0:
+            restart(folder, after=random.uniform(0, 0.05))
+        if number % 3 == 1 and number < rounds - 1:
+            continue  # the next writer takes it in
+        restart(folder, after=None)
+        assert [path.name for path in folder.iterdir()] == ["history.sqlite3"]
         with closing(sqlite3.connect(folder / "history.sqlite3", timeout=10)) as connection:
             kept = {row[0] for row in connection.execute("SELECT run_id FROM runs WHERE state = 'finished'")}
             kept |= {f"event {row[0]}" for row in connection.execute("SELECT id FROM events")}

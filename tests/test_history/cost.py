@@ -1,4 +1,5 @@
-"""What it costs a run that its end is on file before its caller is answered, beside what any errand to a thread costs.
+"""What it costs a run that its start and its end are kept: processor time on the event loop, which everyone shares, and
+in the history's own thread, which competes for the same interpreter; and how long the run's caller waits.
 
 Run as a program, with a folder on the disk in question; prints a table. No test: a busy machine shows its noise here.
 """
@@ -6,58 +7,57 @@ Run as a program, with a folder on the disk in question; prints a table. No test
 import asyncio
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 from test_history.samples import accepted, finished, store_in
 
-_RUNS = 4000
+_RUNS = 10_000
 
 
-async def measured(callers: int, errand: Callable[[], Awaitable[object]]) -> tuple[list[float], float]:
-    """Sorted microseconds of each errand, and microseconds of processor time for each."""
-    times: list[float] = []
-
-    async def caller() -> None:
-        for _ in range(_RUNS // callers):
-            begun = time.perf_counter()
-            await errand()
-            times.append((time.perf_counter() - begun) * 1e6)
-            await asyncio.sleep(0.002 if callers == 1 else 0.01)  # the run itself
-
-    begun = time.process_time()
-    await asyncio.gather(*(caller() for _ in range(callers)))
-    return sorted(times), (time.process_time() - begun) / _RUNS * 1e6
+def _own_thread() -> int:
+    """The clock of the history's thread."""
+    [ident] = [thread.ident for thread in threading.enumerate() if thread.name == "history"]
+    assert ident is not None
+    return time.pthread_getcpuclockid(ident)
 
 
-async def main(folder: Path) -> None:
+async def measured(folder: Path, callers: int, *, kept: bool) -> str:
     store = store_in(folder)
     await store.restore()
+    ends = [finished(accepted()) for _ in range(_RUNS)]
+    runs = iter([(replace(end, finished_at=None, outcome=None, execution_ms=None), end) for end in ends])
+    waits: list[float] = []
 
-    async def kept() -> None:
-        run = accepted()
-        store.run_accepted(run)
-        store.run_started(replace(run, started_at=run.accepted_at, generation=1))
-        assert await store.run_finished(finished(run), success=True)
+    async def caller() -> None:
+        for start, end in runs:
+            begun = time.perf_counter()
+            if kept:
+                store.run_started(start)
+                assert await store.run_finished(end, success=True)
+            waits.append((time.perf_counter() - begun) * 1e6)
+            await asyncio.sleep(0)
 
-    async def errand() -> None:
-        await asyncio.get_running_loop().run_in_executor(None, int)
-
-    async def nothing() -> None:
-        pass
-
-    for callers in (1, 16):
-        for name, what in (("nothing", nothing), ("an errand to a thread", errand), ("a run kept", kept)):
-            times, processor = await measured(callers, what)
-            p50, p99 = times[len(times) // 2], times[len(times) * 99 // 100]
-            sys.stdout.write(
-                f"{callers:2} callers  {name:22} p50 {p50:6.0f} us  p99 {p99:6.0f} us  cpu {processor:4.0f} us\n"
-            )
+    clock = _own_thread()
+    loop, thread = time.thread_time(), time.clock_gettime(clock)
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    loop = (time.thread_time() - loop) / _RUNS * 1e6
+    await store.flush()
+    thread = (time.clock_gettime(clock) - thread) / _RUNS * 1e6
     await store.close()
+    waits.sort()
+    p50, p99 = waits[_RUNS // 2], waits[_RUNS * 99 // 100]
+    return f"cpu on the loop {loop:5.1f} us, in the thread {thread:5.1f} us; waits p50 {p50:5.0f} us, p99 {p99:5.0f} us"
+
+
+async def main(parent: str | None) -> None:
+    for callers in (1, 16):
+        for name, kept in (("a turn of the loop", False), ("a run kept", True)):
+            with tempfile.TemporaryDirectory(dir=parent) as folder:
+                sys.stdout.write(f"{callers:2} callers  {name:19} {await measured(Path(folder), callers, kept=kept)}\n")
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
-        asyncio.run(main(Path(folder)))
+    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else None))

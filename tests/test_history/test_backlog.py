@@ -87,4 +87,4 @@ def test_the_steps_of_one_run_in_a_group_are_one_row() -> None:
     """As it stands in the end."""
     first, second = accepted(), accepted()
     writes = [RunWrite(first), RunWrite(second), RunWrite(finished(first), success=True)]
-    assert latest_runs(writes) == [finished(first), second]
+    assert latest_runs(writes) == writes[2:0:-1]

@@ -10,6 +10,7 @@ import pytest
 from test_history.samples import event, finished, rows, store_in
 
 from orchestrator.registry.history.backlog import Group
+from orchestrator.registry.history.journal import Journal
 from orchestrator.registry.history.keeper import Keeper
 from orchestrator.registry.history.opening import open_ledger
 from orchestrator.registry.history.retention import Limits, Retention
@@ -63,7 +64,9 @@ def test_every_version_leads_to_the_same_tables(tmp_path: Path, version: int) ->
 
 
 async def test_a_newer_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    """The orchestrator goes on without history and says so; when the file is moved away, history begins."""
+    """The orchestrator goes on without history and says so; when the file is moved away, history begins with what the
+    journal has.
+    """
     path = await old_file(tmp_path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -72,7 +75,8 @@ async def test_a_newer_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None
     store = store_in(tmp_path)
     restored = await store.restore()
     assert (restored.complete, restored.last_event_id) == (False, 0)
-    assert await store.run_finished(finished(), success=True) is False
+    assert await store.run_finished(finished(), success=True)
+    assert await store.flush() is False
     assert store.problem == (
         "History is not being written. history.sqlite3 in the state folder (ORCHESTRATOR_STATE_DIR) was written by a "
         f"newer orchestrator (the file has version 99, this program knows {len(MIGRATIONS)}). Run that one, or move "
@@ -81,14 +85,20 @@ async def test_a_newer_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None
     await store.close()
     assert path.read_bytes() == before
 
+    path.rename(tmp_path / "elsewhere")
+    anew = store_in(tmp_path)
+    assert (await anew.restore()).counters["reader"].success == 1
+    await anew.close()
+
 
 async def test_a_copy_of_the_file_is_a_whole_history(tmp_path: Path) -> None:
-    """After an orderly end there is one file and no log."""
+    """After an orderly end there is one file, no log and no journal."""
     path = await old_file(tmp_path / "first")
     assert [each.name for each in path.parent.iterdir()] == ["history.sqlite3"]
     (tmp_path / "second").mkdir()
     shutil.copy(path, tmp_path / "second")
-    keeper = Keeper(tmp_path / "second" / "history.sqlite3", Retention(Limits(timedelta(days=1), 10**6)))
+    journal = Journal(tmp_path / "second", 10**6)
+    keeper = Keeper(tmp_path / "second" / "history.sqlite3", Retention(Limits(timedelta(days=1), 10**6)), journal)
     keeper.write(Group())
     keeper.close()
     assert keeper.restored.result().last_event_id == 4

@@ -19,6 +19,7 @@ from orchestrator.registry.history.rows import microseconds
 from orchestrator.registry.history.writes import EventWrite, RunWrite
 
 DAY = timedelta(days=1)
+JOURNAL = ("journal", 1)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def aged(ledger: Ledger, *ages: int) -> None:
     """A run and an event of each of these ages in days."""
     for number, age in enumerate(ages, start=ledger.last_event_id + 1):
         run = ended(accepted(), accepted_at=START - age * DAY)
-        ledger.commit([EventWrite(event(number, time=START - age * DAY)), RunWrite(run, success=True)], {})
+        ledger.commit([EventWrite(event(number, time=START - age * DAY)), RunWrite(run, success=True)], {}, JOURNAL)
 
 
 def prune(ledger: Ledger, *, max_age: timedelta = 365 * DAY, max_bytes: int = 10**9) -> int:
@@ -67,15 +68,15 @@ def test_what_is_older_than_allowed_goes(ledger: Ledger) -> None:
 
 def test_a_run_in_flight_stays_however_old(ledger: Ledger) -> None:
     """Its end is still to come."""
-    ledger.commit([RunWrite(accepted(generation=1)), RunWrite(accepted())], {})
-    ledger.commit([RunWrite(ended(accepted_at=START - 50 * DAY))], {})
+    ledger.commit([RunWrite(accepted(generation=1)), RunWrite(accepted())], {}, JOURNAL)
+    ledger.commit([RunWrite(ended(accepted_at=START - 50 * DAY))], {}, JOURNAL)
     prune(ledger, max_age=timedelta(seconds=-1))
     assert count(ledger, "runs") == 2
 
 
 def test_many_old_rows_go_in_small_steps(ledger: Ledger) -> None:
     """No write waits for more than one step."""
-    ledger.commit([RunWrite(ended(accepted_at=START - 50 * DAY)) for _ in range(2600)], {})
+    ledger.commit([RunWrite(ended(accepted_at=START - 50 * DAY)) for _ in range(2600)], {}, JOURNAL)
     assert prune(ledger, max_age=DAY) >= 6
     assert count(ledger, "runs") == 0
 
@@ -84,8 +85,8 @@ def test_beyond_its_size_the_oldest_goes_and_the_file_shrinks(ledger: Ledger, tm
     """Runs and events go back to about the same moment; the newest stay."""
     for turn in range(40):
         when = START - DAY + timedelta(minutes=turn)
-        ledger.commit([RunWrite(ended(accepted_at=when)) for _ in range(200)], {})
-        ledger.commit([EventWrite(event(turn * 100 + n + 1, time=when)) for n in range(100)], {})
+        ledger.commit([RunWrite(ended(accepted_at=when)) for _ in range(200)], {}, JOURNAL)
+        ledger.commit([EventWrite(event(turn * 100 + n + 1, time=when)) for n in range(100)], {}, JOURNAL)
     before = _bytes(ledger)
     limits = Limits(365 * DAY, before // 2)
     prune(ledger, max_bytes=limits.max_bytes)
@@ -128,6 +129,7 @@ async def test_a_store_under_load_stays_within_its_size(tmp_path: Path) -> None:
             store.run_finished(finished(), success=True)
         store.event(failed_event(number))
         assert await store.post_mortem("reader", 1, PostMortem(datetime.now(UTC), log_tail="x" * 30_000))
+        assert await store.flush()
         largest = max(largest, sum(path.stat().st_size for path in tmp_path.glob("history.sqlite3*")))
         if number % 40 == 0:
             await until(lambda: sum(path.stat().st_size for path in tmp_path.glob("*.sqlite3")) <= most)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from test_history import sick_disk
-from test_history.samples import event, failed_event, finished, rows, store_in, until
+from test_history.samples import accepted, event, failed_event, finished, rows, store_in, until
 
 from orchestrator.registry import PostMortem
 from orchestrator.registry.history import HistoryStore, problems, receipts
@@ -72,10 +72,12 @@ async def test_a_file_that_another_program_holds_locked(store: HistoryStore, tmp
     with closing(sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         begun = time.monotonic()
-        assert await store.run_finished(finished(), success=True) is False
-        assert time.monotonic() - begun < receipts.PATIENCE + 0.5
+        assert await store.run_finished(finished(), success=True), "the journal has it"
+        assert time.monotonic() - begun < 0.5
         await until(lambda: store.problem)
         assert store.problem is not None
+        assert await store.runs() == []
+        assert time.monotonic() - begun < receipts.PATIENCE + 0.5
         assert "Another program holds" in store.problem
         other.execute("ROLLBACK")
     await until(lambda: store.problem is None)
@@ -126,6 +128,7 @@ async def test_the_whole_folder_is_deleted_under_it(tmp_path: Path) -> None:
     store = store_in(tmp_path / "state")
     await store.restore()
     assert await store.run_finished(finished(), success=True)
+    assert await store.flush()
     shutil.rmtree(tmp_path / "state")
     assert await store.run_finished(finished(), success=True)
     await store.close()
@@ -164,6 +167,7 @@ async def test_damage_that_shows_while_it_writes(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     restored = await store.restore()
     assert await store.run_finished(finished(), success=True)
+    assert await store.flush()
     assert restored.counters["reader"].success == 300
     assert store.notice is not None
     await store.close()
@@ -202,21 +206,27 @@ async def test_more_than_fits_in_memory_while_it_is_locked(tmp_path: Path) -> No
     assert 0 < events < 100
 
 
-async def test_what_cannot_be_written_at_the_end_is_counted(tmp_path: Path) -> None:
+async def test_what_cannot_be_written_at_the_end_stays_in_the_journal(tmp_path: Path) -> None:
+    """The next start finds it there; what is not there either is counted."""
     store = store_in(tmp_path)
     await store.restore()
     with closing(sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         store.event(event(1))
         store.event(event(2))
+        store.run_finished(finished(accepted("r\udcffder")), success=True)
         await store.close()
-    assert store.lost == 2
+    assert store.lost == 1
+    after = store_in(tmp_path)
+    assert (await after.restore()).last_event_id == 2
+    assert [kept.id for kept in await after.events()] == [1, 2]
+    await after.close()
 
 
 async def test_a_disk_that_does_not_answer_holds_up_no_run(
     store: HistoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead network disk lets every call hang; a run waits two seconds once, the next ones not at all."""
+    """A dead network disk lets every call hang; no run waits, and it is said that they are not kept."""
     await store.flush()
     hang = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -229,11 +239,14 @@ async def test_a_disk_that_does_not_answer_holds_up_no_run(
         commit(*group)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ledger, "commit", hanging)
+    assert await store.run_finished(finished(), success=True)
+    begun = time.monotonic()
+    assert await store.flush() is False
+    assert time.monotonic() - begun < receipts.PATIENCE + 0.5
+    assert store.problem == problems.SILENT_DISK
     begun = time.monotonic()
     assert await store.run_finished(finished(), success=True) is False
-    assert store.problem == problems.SILENT_DISK
-    assert await store.run_finished(finished(), success=True) is False
-    assert time.monotonic() - begun < receipts.PATIENCE + 0.5
+    assert time.monotonic() - begun < 0.1
     hang.set()
     await until(lambda: store.problem is None)
     assert await store.flush()
@@ -248,6 +261,8 @@ async def test_counters_of_a_replaced_file_are_those_of_the_file(store: HistoryS
         other.run_finished(finished(), success=True)
     await other.close()
     assert await store.run_finished(finished(), success=True)
+    assert await store.flush()
     (tmp_path / "copy" / "history.sqlite3").rename(tmp_path / "history.sqlite3")
     assert await store.run_finished(finished(), success=True)
+    assert await store.flush()
     assert rows(tmp_path, "SELECT success FROM counters") == [(6,)]

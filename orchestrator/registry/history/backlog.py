@@ -3,18 +3,21 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from orchestrator.registry.history.receipts import Receipt
 from orchestrator.registry.history.records import Counters
 from orchestrator.registry.history.writes import Mark, Write, shares, weight
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A write and the receipt of whoever asked for it."""
 
     write: Write
     receipt: Receipt
+    number: int = 0
+    """Its place in the order of all writes; a mark has that of the write before it."""
+    journalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,9 @@ class Group:
 
     entries: Sequence[Entry] = ()
     debts: Mapping[str, Counters] | None = None
-    """What lost runs owe to the counters."""
+    """What lost runs owe to the counters. They came before all the entries."""
+    through: int = 0
+    """The number of the last write in it."""
 
 
 class Backlog:
@@ -38,9 +43,15 @@ class Backlog:
         self._bytes = 0
         self._entries: deque[Entry] = deque()
         self._debts: dict[str, Counters] = {}
+        self._owed_through = 0
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def filling(self) -> bool:
+        """Half full: what comes may have to make way before it is written."""
+        return self._bytes > self._capacity // 2
 
     def put(self, entry: Entry) -> list[Entry]:
         """Queue it; returns those that had to make way."""
@@ -56,13 +67,18 @@ class Backlog:
         entries = [self._entries.popleft() for _ in range(min(at_most, len(self._entries)))]
         self._bytes -= sum(weight(entry.write) for entry in entries)
         debts, self._debts = self._debts, {}
-        return Group(entries, debts)
+        return Group(entries, debts, entries[-1].number if entries else self._owed_through)
 
     def give_back(self, group: Group) -> None:
-        """They could not be written: they are the first again, as far as there is room."""
+        """They could not be written: they are the first again, as far as there is room. There is none where later
+        ones had to make way meanwhile; and debts stay older than all that waits.
+        """
+        newer, self._debts = self._debts, dict(group.debts or {})
         self._entries.extendleft(reversed(group.entries))
         self._bytes += sum(weight(entry.write) for entry in group.entries)
-        newer, self._debts = self._debts, dict(group.debts or {})
+        if newer:
+            for _ in group.entries:
+                self._drop()
         for plugin, debt in newer.items():
             self._owe(plugin, debt)
         while self._bytes > self._capacity:
@@ -71,6 +87,7 @@ class Backlog:
     def _drop(self) -> Entry:
         entry = self._entries.popleft()
         self._bytes -= weight(entry.write)
+        self._owed_through = max(self._owed_through, entry.number)
         self.lost += not isinstance(entry.write, Mark)
         if (part := shares(entry.write)) is not None:
             self._owe(*part)

@@ -4,16 +4,18 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from orchestrator.registry.history import file
-from orchestrator.registry.history.backlog import Entry, Group
-from orchestrator.registry.history.ledger import Ledger
+from orchestrator.registry.history.backlog import Group
+from orchestrator.registry.history.groups import Written, commit
+from orchestrator.registry.history.journal import Journal
+from orchestrator.registry.history.ledger import Applied, Ledger
 from orchestrator.registry.history.opening import begin_anew, carry_over, open_ledger
 from orchestrator.registry.history.problems import damaged, not_written, storage_fault
 from orchestrator.registry.history.records import Counters, Restored
+from orchestrator.registry.history.replay import take_in
 from orchestrator.registry.history.retention import Retention
 from orchestrator.registry.history.schema import MIGRATIONS, Migration
 
@@ -29,21 +31,12 @@ pages; a run takes some five).
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What became of a group."""
-
-    stored: Sequence[Entry] = ()
-    refused: Sequence[Entry] = ()
-    """Such as SQLite will never take; lost."""
-    left: Group | None = None
-    """To be tried again."""
-
-
 class Keeper:
     """For one thread; only `problem`, `notice` and `restored` may be looked at by others. Nothing is raised."""
 
-    def __init__(self, path: Path, retention: Retention, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    def __init__(
+        self, path: Path, retention: Retention, journal: Journal, migrations: Sequence[Migration] = MIGRATIONS
+    ) -> None:
         self.problem: str | None = None
         self.notice: str | None = None
         self.restored: Future[Restored] = Future()
@@ -52,10 +45,13 @@ class Keeper:
         """By the monotonic clock: when to call `tend` at the latest."""
         self._path = path
         self._retention = retention
+        self._journal = journal
         self._migrations = migrations
         self._ledger: Ledger | None = None
         self._identity: file.Identity = (None, None)
         self._counters: Mapping[str, Counters] = {}
+        self._applied: Applied = (journal.id, 0)
+        """What is in these counters."""
         self._settled = False
         self._commits = 0
 
@@ -90,7 +86,7 @@ class Keeper:
     def close(self) -> None:
         """Let go of the file; the counters are kept in mind."""
         if self._ledger is not None:
-            self._counters = self._ledger.counters
+            self._keep_in_mind(self._ledger)
             self._ledger.close()
             self._ledger = None
 
@@ -98,13 +94,15 @@ class Keeper:
         ledger = self._current()
         written = Written()
         if group.entries or group.debts:
-            written = self._commit(ledger, group)
+            written = commit(ledger, group, self._journal.id)
             self._commits += 1
             self.tend_at = min(self.tend_at, time.monotonic() + _TEND_BUSY)
         elif self.problem:
             ledger.probe()
-        if written.left is None:
+        if written.fault is None:
             self._recover()
+        else:
+            self._fail(written.fault)
         return written
 
     def _write_anew(self, group: Group, damage: Exception) -> Written:
@@ -117,33 +115,7 @@ class Keeper:
 
     def _give_up(self, group: Group, error: Exception) -> Written:
         self._fail(error)
-        return Written(left=group)
-
-    def _commit(self, ledger: Ledger, group: Group) -> Written:
-        try:
-            ledger.commit([entry.write for entry in group.entries], group.debts or {})
-        except Exception as error:
-            if storage_fault(error):
-                raise
-            return self._one_by_one(ledger, group)
-        return Written(stored=group.entries)
-
-    def _one_by_one(self, ledger: Ledger, group: Group) -> Written:
-        """One of the group cannot be written as it is; it must not take the others with it."""
-        ledger.commit((), group.debts or {})
-        stored: list[Entry] = []
-        refused: list[Entry] = []
-        for number, entry in enumerate(group.entries):
-            try:
-                ledger.commit([entry.write], {})
-                stored.append(entry)
-            except Exception as error:  # noqa: BLE001 - sqlite3 raises many kinds for what it cannot take
-                if storage_fault(error):
-                    self._fail(error)
-                    return Written(stored, refused, Group(group.entries[number:]))
-                _log.exception("a defect in the orchestrator: history cannot take %r", entry.write)
-                refused.append(entry)
-        return Written(stored, refused)
+        return Written(left=group, fault=error)
 
     def _current(self) -> Ledger:
         if self._ledger is not None and file.identity(self._path) != self._identity:
@@ -159,19 +131,24 @@ class Keeper:
         ledger, notice = open_ledger(self._path, self._migrations)
         try:
             self._retention.configure(ledger.connection)
-            carry_over(ledger, self._counters)
+            carry_over(ledger, self._counters, self._applied)
             if not self._settled:
+                notice = "\n".join(filter(None, (notice, take_in(ledger, self._journal)))) or None
                 restored = ledger.restore()
                 self._settled = True
                 if not self.restored.done():
                     self.restored.set_result(restored)
         except BaseException:
-            self._counters = ledger.counters
+            self._keep_in_mind(ledger)
             ledger.close()
             raise
         self.notice = notice or self.notice
         self._identity = file.identity(self._path)
         return ledger
+
+    def _keep_in_mind(self, ledger: Ledger) -> None:
+        self._counters = ledger.counters
+        self._applied = ledger.taken or self._applied
 
     def _fail(self, error: Exception) -> None:
         self.close()

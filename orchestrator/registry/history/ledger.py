@@ -3,7 +3,7 @@
 # ruff: noqa: S608 - statements are made of constants; values are bound
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -25,6 +25,9 @@ from orchestrator.registry.history.writes import EventWrite, PostMortemWrite, Wr
 _ASYNCHRONOUS_KEPT: Final = 1000
 """More runs in flight than this are not told of; the rest are called interrupted."""
 
+Applied = tuple[str, int]
+"""A journal's id, and the number of its last write that is in the file."""
+
 
 def _marks(columns: str) -> str:
     return ", ".join("?" for _ in columns.split(","))
@@ -36,6 +39,7 @@ _RUN: Final = (
 )
 _EVENT: Final = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES ({_marks(EVENT_COLUMNS)})"
 _COUNTERS: Final = f"INSERT OR REPLACE INTO counters ({COUNTER_COLUMNS}) VALUES ({_marks(COUNTER_COLUMNS)})"
+_APPLIED: Final = "INSERT OR REPLACE INTO journals (id, applied) VALUES (?, ?)"
 _FINAL: Final = ", ".join(f"'{state}'" for state in sorted(FINAL_STATES))
 _POST_MORTEM: Final = f"""
     UPDATE events SET post_mortem = ? WHERE id = (
@@ -65,6 +69,8 @@ class Ledger:
         )
         row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
         self.last_event_id: int = row[0] if row else 0
+        self.taken: Applied | None = None
+        """By the last commit."""
 
     def restore(self) -> Restored:
         """Settle what the time before this start left in flight, and tell what it left behind."""
@@ -80,14 +86,29 @@ class Ledger:
             {event.plugin: event for event in events},
         )
 
-    def adopt(self, counters: Mapping[str, Counters]) -> None:
-        """Begin with the counters of the file before; only for a file that has none."""
+    def applied(self, journal: str) -> int:
+        """The number of the last write of this journal that is in the file."""
+        row = self.connection.execute("SELECT applied FROM journals WHERE id = ?", (journal,)).fetchone()
+        return row[0] if row else 0
+
+    def keep_journals(self, journals: Iterable[str]) -> None:
+        """Forget how far all others were applied: their files are gone."""
+        known = [row[0] for row in self.connection.execute("SELECT id FROM journals")]
+        gone = set(known).difference(journals)
+        if gone:
+            with _Transaction(self.connection):
+                self.connection.executemany("DELETE FROM journals WHERE id = ?", [(journal,) for journal in gone])
+
+    def adopt(self, counters: Mapping[str, Counters], applied: Applied) -> None:
+        """Begin with the counters of the file before, and what is in them; only for a file that has none."""
         with _Transaction(self.connection):
             self.connection.executemany(_COUNTERS, [counters_row(name, sums) for name, sums in counters.items()])
+            self.connection.execute(_APPLIED, applied)
         self.counters = dict(counters)
 
-    def commit(self, writes: Sequence[Write], debts: Mapping[str, Counters]) -> None:
+    def commit(self, writes: Sequence[Write], debts: Mapping[str, Counters], applied: Applied) -> None:
         """Write all of `writes`, in their order, and add `debts` to the counters; or raise and write none of it.
+        `applied`, in the same transaction: a journal's write is never counted a second time.
 
         An event whose id is taken already gets the next free one: its place in the order, not its number, is what
         counts.
@@ -105,11 +126,12 @@ class Ledger:
                 events.append(event_row(write.event, event_id))
         connection = self.connection
         with _Transaction(connection):
-            connection.executemany(_RUN, [run_row(run) for run in latest_runs(writes)])
+            connection.executemany(_RUN, map(run_row, latest_runs(writes)))
             connection.executemany(_EVENT, events)
             connection.executemany(_POST_MORTEM, [_post_mortem(w) for w in writes if isinstance(w, PostMortemWrite)])
             connection.executemany(_COUNTERS, [counters_row(plugin, counters[plugin]) for plugin in touched])
-        self.counters, self.last_event_id = counters, event_id
+            connection.execute(_APPLIED, applied)
+        self.counters, self.last_event_id, self.taken = counters, event_id, applied
 
     def probe(self) -> None:
         """Write something that changes nothing. Raises `sqlite3.Error` when writing does not work."""

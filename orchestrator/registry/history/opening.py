@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.registry.history import file, schema
-from orchestrator.registry.history.ledger import Ledger
+from orchestrator.registry.history.ledger import Applied, Ledger
 from orchestrator.registry.history.problems import damaged
 from orchestrator.registry.history.records import Counters
 
@@ -37,10 +37,10 @@ def begin_anew(path: Path, error: Exception) -> str:
     return f"The history file was damaged. It was moved aside as {aside}, and a new one was begun."
 
 
-def carry_over(ledger: Ledger, counters: Mapping[str, Counters]) -> None:
+def carry_over(ledger: Ledger, counters: Mapping[str, Counters], applied: Applied) -> None:
     """Counters outlive their file: one that was begun anew while the program ran starts with those in memory."""
     if counters and not ledger.counters:
-        ledger.adopt(counters)
+        ledger.adopt(counters, applied)
 
 
 def _open(path: Path, migrations: Sequence[schema.Migration]) -> Ledger:

@@ -24,6 +24,8 @@ _INSTRUCTIONS: Final = 100_000
 """SQLite's instructions between looks at the clock; some milliseconds."""
 
 _T = TypeVar("_T")
+Query = Callable[[sqlite3.Connection], _T]
+
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +43,7 @@ class Reader:
         """Why a question got no answer lately."""
         return self._problem if time.monotonic() < self._problem_until else None
 
-    async def ask(self, query: Callable[[sqlite3.Connection], _T], default: _T) -> _T:
+    async def ask(self, query: Query[_T], default: _T) -> _T:
         try:
             async with asyncio.timeout(_PATIENCE):
                 answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, query)
@@ -54,7 +56,7 @@ class Reader:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _ask(self, query: Query[_T]) -> _T:
         deadline = time.monotonic() + _PATIENCE
         with closing(file.open_readable(self._path)) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 PATIENCE: Final = 2.0
 """Seconds that somebody waits for a receipt; a disk that takes longer does not hold up an answered run."""
@@ -16,14 +16,18 @@ _lock: Final = threading.Lock()
 Waiter = tuple[asyncio.AbstractEventLoop, "asyncio.Future[bool]"]
 
 
+def _nothing() -> None:
+    pass
+
+
 class Receipt:
-    """`await receipt` is True once the write is committed, and False when it is not, or not in time. Never raises
-    anything but cancellation.
+    """`await receipt` is True once the write is kept, and False when it is not, or not in time. Never raises anything
+    but cancellation.
     """
 
     __slots__ = ("_hurry", "_stored", "_waiters")
 
-    def __init__(self, hurry: Callable[[], None], *, stored: bool | None = None) -> None:
+    def __init__(self, hurry: Callable[[], None] = _nothing, *, stored: bool | None = None) -> None:
         """`hurry` is called when somebody waits; `stored` is known from the start where there is nothing to wait
         for.
         """
@@ -31,8 +35,10 @@ class Receipt:
         self._stored = stored
         self._waiters: list[Waiter] = []
 
-    def __await__(self) -> Generator[None, None, bool]:
-        return self._wait().__await__()
+    def __await__(self) -> Generator[Any, None, bool]:
+        if self._stored is not None:
+            return self._stored
+        return (yield from self._wait().__await__())
 
     async def _wait(self) -> bool:
         loop = asyncio.get_running_loop()
@@ -47,6 +53,10 @@ class Receipt:
                 return await future
         except TimeoutError:
             return False
+
+
+KEPT: Final = Receipt(stored=True)
+NOT_KEPT: Final = Receipt(stored=False)
 
 
 def settle(receipts: Iterable[Receipt], *, stored: bool) -> None:

@@ -69,13 +69,10 @@ class Counters:
 
 def share(run: RunRecord, *, success: bool | None) -> Counters:
     """What this run adds to its plugin's counters. `success` None: it counts neither way."""
-    used = Counters(last_used=run.started_at, generation=run.generation)
     if success is None:
-        return used
+        return Counters(last_used=run.started_at, generation=run.generation)
     milliseconds = run.execution_ms or 0.0
-    return used.plus(
-        Counters(success=int(success), error=int(not success), total_ms=milliseconds, last_ms=milliseconds)
-    )
+    return Counters(int(success), int(not success), milliseconds, milliseconds, run.started_at, run.generation)
 
 
 @dataclass(frozen=True, slots=True)

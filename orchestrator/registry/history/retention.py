@@ -20,6 +20,7 @@ _LOW_WATER: Final = 0.9
 _SPARE: Final = 256
 """Free pages that may stay in the file for the next rows."""
 _WAL_MOST: Final = 4 * 1024**2
+_JOURNAL_MOST: Final = 4 * 1024**2
 
 _TABLES: Final = {"events": "time", "runs": "accepted"}
 _KEPT: Final = {"events": "1", "runs": f"state != '{RunState.IN_FLIGHT}'"}
@@ -31,15 +32,19 @@ class Limits:
 
     max_age: timedelta
     max_bytes: int
-    """Of the file and its write-ahead log together."""
+    """Of the file, its write-ahead log and its journal together."""
 
     @property
     def log_bytes(self) -> int:
         return min(_WAL_MOST, self.max_bytes // 4)
 
     @property
+    def journal_bytes(self) -> int:
+        return min(_JOURNAL_MOST, self.max_bytes // 8)
+
+    @property
     def file_bytes(self) -> int:
-        return self.max_bytes - self.log_bytes
+        return self.max_bytes - self.log_bytes - self.journal_bytes
 
 
 def careful_clock(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry.history.records import Counters, RunRecord, RunState
+from orchestrator.registry.history.writes import RunWrite
 from orchestrator.registry.records import LifecycleEvent
 
 RUN_COLUMNS: Final = (
@@ -36,14 +37,15 @@ def text(value: str | None) -> str | None:
     return value if value is None or value.isascii() else _SURROGATES.sub("?", value)
 
 
-def run_row(run: RunRecord) -> tuple[Any, ...]:
+def run_row(write: RunWrite) -> tuple[Any, ...]:
+    run = write.run
     return (
         text(run.run_id),
         text(run.plugin),
         text(run.tool),
         run.generation,
         run.asynchronous,
-        run.state.value,
+        (write.state or run.state).value,
         microseconds(run.accepted_at),
         _optional(run.started_at),
         _optional(run.finished_at),

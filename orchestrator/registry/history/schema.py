@@ -33,6 +33,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         ) WITHOUT ROWID
         """,
     ),
+    ("CREATE TABLE journals (id TEXT PRIMARY KEY, applied INTEGER NOT NULL) WITHOUT ROWID",),
 )
 """What leads from each version to the next; a file's version is the number of those that it has been through. Append
 only: a file in the field has been through the earlier ones as they were.

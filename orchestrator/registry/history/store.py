@@ -5,13 +5,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from orchestrator.registry.history import queries
+from orchestrator.registry.history.journal import Journal
 from orchestrator.registry.history.keeper import Keeper
 from orchestrator.registry.history.post_mortems import decoded, encoded
 from orchestrator.registry.history.problems import FILE_NAME
-from orchestrator.registry.history.reader import Reader
+from orchestrator.registry.history.reader import Query, Reader
 from orchestrator.registry.history.receipts import Receipt
 from orchestrator.registry.history.records import Restored, RunRecord, RunState
 from orchestrator.registry.history.retention import Limits, Retention
@@ -24,20 +25,25 @@ _OPENING_PATIENCE: Final = 30.0
 _CLOSING_PATIENCE: Final = 5.0
 """Seconds."""
 
+_T = TypeVar("_T")
+
 
 class HistoryStore:
     """Events, runs and counters in `<state_dir>/history.sqlite3`.
 
     Writes are taken in the order of the calls, from any thread, and return at once with a receipt: `await` it where
-    the write must be on file before things go on (it is True then, and False when it is not, or not within two
-    seconds), leave it alone otherwise. What is on file outlives SIGKILL at any moment. No call ever raises.
+    the write must be kept before things go on (it is True then, and False when it is not, or not within two seconds),
+    leave it alone otherwise. What is kept outlives SIGKILL at any moment. As a rule it is when the call returns, in
+    the journal, and within a second in the file; where the journal cannot be had, the receipt waits for the file. No
+    call ever raises.
     """
 
     def __init__(self, state_dir: Path, *, max_age: timedelta, max_bytes: int) -> None:
-        """`max_bytes` of the file and its log together; counters are kept whatever the limits."""
-        path = state_dir / FILE_NAME
-        self._keeper = Keeper(path, Retention(Limits(max_age, max_bytes)))
-        self._writer = Writer(self._keeper)
+        """`max_bytes` of the file, its log and its journal together; counters are kept whatever the limits."""
+        path, limits = state_dir / FILE_NAME, Limits(max_age, max_bytes)
+        journal = Journal(state_dir, limits.journal_bytes)
+        self._keeper = Keeper(path, Retention(limits), journal)
+        self._writer = Writer(self._keeper, journal)
         self._reader = Reader(path)
 
     async def restore(self) -> Restored:
@@ -95,18 +101,18 @@ class HistoryStore:
         """It has ended, whatever its outcome; the record holds all that is known. `success` None counts neither way.
         Await this before its caller is answered. A run is finished once.
         """
-        return self._writer.put(RunWrite(replace(run, state=RunState.FINISHED), success))
+        return self._writer.put(RunWrite(run, success, RunState.FINISHED))
 
     def run_interrupted(self, run: RunRecord) -> Receipt:
         """Nobody will ever know what became of it."""
         state = RunState.INTERRUPTED
-        return self._writer.put(RunWrite(replace(run, state=state, outcome=run.outcome or state.value)))
+        return self._writer.put(RunWrite(replace(run, outcome=run.outcome or state.value), state=state))
 
     async def flush(self) -> bool:
-        """Returns when all that was handed in before is on file (True) or is not going to be at once (False)."""
+        """Returns when all that was handed in before is in the file (True) or is not going to be at once (False)."""
         return await self._writer.put(Mark(), urgent=True)
 
-    # Reading; what is handed in and not on file yet is not seen
+    # Reading; what was handed in before is seen, unless there is a problem
 
     async def runs(
         self,
@@ -120,7 +126,7 @@ class HistoryStore:
         """A page, newest first; `before`: the `id` of the last one of the page before; `since`: accepted then or
         later.
         """
-        return await self._reader.ask(
+        return await self._ask(
             partial(
                 queries.runs,
                 plugin=plugin,
@@ -133,19 +139,24 @@ class HistoryStore:
         )
 
     async def run(self, run_id: str) -> RunRecord | None:
-        return await self._reader.ask(partial(queries.run, run_id=run_id), None)
+        return await self._ask(partial(queries.run, run_id=run_id), None)
 
     async def events(self, *, plugin: str | None = None, after: int = 0, limit: int = 100) -> list[LifecycleEvent]:
         """A page, oldest first; `after`: the id of the last one of the page before."""
-        return await self._reader.ask(partial(queries.events, plugin=plugin, after=after, limit=limit), [])
+        return await self._ask(partial(queries.events, plugin=plugin, after=after, limit=limit), [])
 
     async def latest_events(
         self, limit: int = 100, *, plugin: str | None = None, before: int | None = None
     ) -> list[LifecycleEvent]:
         """The last ones, or the last with ids below `before`; oldest first."""
         question = partial(queries.latest_events, plugin=plugin, before=before, limit=limit)
-        return await self._reader.ask(question, [])
+        return await self._ask(question, [])
 
     async def post_mortem_of(self, plugin: str, generation: int | None = None) -> PostMortem | None:
         """Of this generation, or of the last that has one."""
-        return decoded(await self._reader.ask(partial(queries.post_mortem, plugin=plugin, generation=generation), None))
+        return decoded(await self._ask(partial(queries.post_mortem, plugin=plugin, generation=generation), None))
+
+    async def _ask(self, query: Query[_T], default: _T) -> _T:
+        if self._writer.behind:
+            await self.flush()
+        return await self._reader.ask(query, default)

@@ -8,17 +8,20 @@ import time
 from typing import Final
 
 from orchestrator.registry.history.backlog import Backlog, Entry, Group
+from orchestrator.registry.history.journal import Journal
 from orchestrator.registry.history.keeper import Keeper
 from orchestrator.registry.history.problems import SILENT_DISK
-from orchestrator.registry.history.receipts import PATIENCE, Receipt, settle
-from orchestrator.registry.history.writes import Write
+from orchestrator.registry.history.receipts import KEPT, NOT_KEPT, PATIENCE, Receipt, settle
+from orchestrator.registry.history.writes import Mark, Write
 
 _GROUP: Final = 256
 """Writes that are committed together at most."""
-_LINGER: Final = 0.02
-"""Seconds that writes nobody waits for may wait for company: the steps of a short run become one commit, and wake the
+_LINGER: Final = 0.5
+"""Seconds that writes nobody waits for may wait for company: the runs of that time become few commits, and wake the
 thread once.
 """
+_MANY: Final = 1024
+"""Writes that wait for no more company."""
 _RETRY: Final = 1.0
 """Seconds between attempts while writing fails."""
 _OPENING: Final = 30.0
@@ -30,12 +33,16 @@ CAPACITY: Final = 16 * 1024**2
 class Writer:
     """Everything public may be called from any thread, and never raises. It opens the file in its own thread."""
 
-    def __init__(self, keeper: Keeper, *, capacity: int = CAPACITY) -> None:
+    def __init__(self, keeper: Keeper, journal: Journal, *, capacity: int = CAPACITY) -> None:
         self._keeper = keeper
+        self._journal = journal
         self._condition = threading.Condition()
-        self._backlog = Backlog(capacity)  # guarded by the condition, like the next three
+        self._backlog = Backlog(capacity)  # guarded by the condition, like the next five
+        self._number = 0
+        self._writing = False
         self._urgent = False
-        self._alarm_set = False
+        self._committed = 0
+        self._alarm_at = 0.0
         self._closing = False
         self._tried_last = False
         self._silent_at: float | None = None
@@ -44,30 +51,49 @@ class Writer:
     @property
     def problem(self) -> str | None:
         """Why nothing is being written, as a sentence; None while all is well."""
-        silent_at = self._silent_at
-        return SILENT_DISK if silent_at is not None and time.monotonic() > silent_at else self._keeper.problem
+        return SILENT_DISK if self._silent else self._keeper.problem
 
     @property
     def lost(self) -> int:
         """Writes that were never made, and never will be."""
         return self._backlog.lost
 
+    @property
+    def _silent(self) -> bool:
+        """The disk has not answered for so long that nobody should wait for it any more."""
+        silent_at = self._silent_at
+        return silent_at is not None and time.monotonic() > silent_at
+
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def behind(self) -> bool:
+        """Something is not in the file yet."""
+        return bool(self._backlog) or self._writing
+
     def put(self, write: Write, *, urgent: bool = False) -> Receipt:
-        """Queue it, behind all that were put before. While there is a problem the receipt says at once that it is not
-        kept; it is tried all the same. `urgent`: now, though nobody waits for it.
+        """Queue it, behind all that were put before. It is kept as soon as the journal has it. What the journal does
+        not take is kept once it is in the file; while there is a problem the receipt says at once that it is not, and
+        it is tried all the same. `urgent`: then it goes into the file now, though nobody waits for it.
         """
-        receipt = Receipt(self._hurry, stored=False if self.problem else None)
         with self._condition:
             if self._closing:
                 self._backlog.lost += 1
-                return Receipt(self._hurry, stored=False)
-            dropped = self._backlog.put(Entry(write, receipt))
-            set_alarm = not (urgent or self._alarm_set)
-            self._alarm_set = self._alarm_set or set_alarm
-        if urgent:
+                return NOT_KEPT
+            self._number += 1
+            journalled = not (isinstance(write, Mark) or self._silent) and self._journal.append(self._number, write)
+            if journalled and not self._backlog.filling:
+                receipt = KEPT
+            else:
+                receipt = Receipt(self._hurry, stored=False if self.problem else None)
+            dropped = self._backlog.put(Entry(write, receipt, self._number, journalled))
+            now = time.monotonic()
+            hurry = (urgent and not journalled) or len(self._backlog) % _MANY == 0 or self._journal.filling
+            set_alarm = not hurry and now >= self._alarm_at
+            if set_alarm:
+                self._alarm_at = now + _LINGER
+        if hurry:
             self._hurry()
         elif set_alarm:
             self._hurry_soon()
@@ -96,7 +122,6 @@ class Writer:
 
     def _ring(self) -> None:
         with self._condition:
-            self._alarm_set = False
             if self._backlog:
                 self._urgent = True
                 self._condition.notify()
@@ -104,15 +129,17 @@ class Writer:
     # The thread
 
     def _run(self) -> None:
+        self._journal.turn()
         group: Group | None = Group()
         while group is not None:
             self._write(group)
             self._keeper.tend()
             group = self._next()
         with self._condition:
-            left = self._backlog.take(len(self._backlog)).entries
-            self._backlog.lost += len(left)
+            left = [entry for entry in self._backlog.take(len(self._backlog)).entries if not entry.journalled]
+            self._backlog.lost += sum(not isinstance(entry.write, Mark) for entry in left)
         settle([entry.receipt for entry in left], stored=False)
+        self._journal.close(self._committed)
         self._keeper.close()
 
     def _next(self) -> Group | None:
@@ -125,8 +152,11 @@ class Writer:
             if self._closing and (not self._backlog or (self._tried_last and self._keeper.problem)):
                 return None
             self._tried_last = self._closing
+        self._journal.turn()
+        with self._condition:
             group = self._backlog.take(_GROUP)
             self._urgent = bool(self._backlog)
+            self._writing = bool(group.entries)
             return group
 
     def _is_wanted(self) -> bool:
@@ -138,9 +168,13 @@ class Writer:
         self._silent_at = None
         unstored = list(written.refused)
         with self._condition:
+            self._writing = False
             self._backlog.lost += len(written.refused)
             if written.left is not None:
                 unstored += written.left.entries
                 self._backlog.give_back(written.left)
+        if written.left is None:
+            self._committed = max(self._committed, group.through)
+            self._journal.give_up(self._committed)
         settle([entry.receipt for entry in written.stored], stored=True)
         settle([entry.receipt for entry in unstored], stored=False)

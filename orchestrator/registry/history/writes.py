@@ -1,32 +1,32 @@
 """What can be written into the history, as values. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from orchestrator.registry.history.records import Counters, RunRecord, share
+import msgspec
+
+from orchestrator.registry.history.records import Counters, RunRecord, RunState, share
 from orchestrator.registry.records import LifecycleEvent
 
 _ROW_WEIGHT = 500
 """Bytes that a small write takes in memory, roughly."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventWrite:
+class EventWrite(msgspec.Struct, frozen=True, array_like=True, tag="event"):
     """A lifecycle event."""
 
     event: LifecycleEvent
 
 
-@dataclass(frozen=True, slots=True)
-class RunWrite:
+class RunWrite(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     """A run as it stands now; takes the place of what was known of it. `success` counts it, once, at its end."""
 
     run: RunRecord
     success: bool | None = None
+    state: RunState | None = None
+    """Instead of the record's own: to copy a record costs more than to write it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PostMortemWrite:
+class PostMortemWrite(msgspec.Struct, frozen=True, array_like=True, tag="post-mortem"):
     """What is kept of an instance that ended, as JSON text; it joins the event of its end."""
 
     plugin: str
@@ -34,12 +34,12 @@ class PostMortemWrite:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True):
     """Nothing to write: whoever waits for it learns that all before it is written."""
 
 
 Write = EventWrite | RunWrite | PostMortemWrite | Mark
+"""The journal holds them as JSON: a field may be added at the end, with a default, and none be taken away."""
 
 
 def weight(write: Write) -> int:
@@ -49,19 +49,17 @@ def weight(write: Write) -> int:
 
 def shares(write: Write) -> tuple[str, Counters] | None:
     """The plugin whose counters this write changes, and by what."""
-    match write:
-        case RunWrite(run, success):
-            return run.plugin, share(run, success=success)
-        case EventWrite(event):
-            return event.plugin, Counters(generation=event.generation)
-        case _:
-            return None
+    if isinstance(write, RunWrite):
+        return write.run.plugin, share(write.run, success=write.success)
+    if isinstance(write, EventWrite):
+        return write.event.plugin, Counters(generation=write.event.generation)
+    return None
 
 
-def latest_runs(writes: Iterable[Write]) -> list[RunRecord]:
-    """The runs among `writes`, each as it stands after all of them, in the order in which they came."""
-    runs: dict[str, RunRecord] = {}
+def latest_runs(writes: Iterable[Write]) -> list[RunWrite]:
+    """What is to be written of runs, of each the last, in the order in which they came."""
+    runs: dict[str, RunWrite] = {}
     for write in writes:
         if isinstance(write, RunWrite):
-            runs[write.run.run_id] = write.run
+            runs[write.run.run_id] = write
     return list(runs.values())
