@@ -7,6 +7,7 @@ answer would be held for ever.
 import asyncio
 from typing import ClassVar, Final
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from orchestrator.api.problems import envelope
@@ -117,7 +118,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._unseen = 0
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.body or cycle.response_complete:
+            super().on_body(body)
+            return
+        cycle.body = body  # type: ignore[assignment]  # theirs copies it into a buffer, and out of it again
+        if len(body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         self._unseen = 0
