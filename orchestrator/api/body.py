@@ -20,20 +20,20 @@ from orchestrator.sandbox.verdict import format_size
 SHORT: Final = 256 * 1024
 """Bytes up to which a body is read whole before the call, which is quicker than streaming it."""
 _READ: Final = 256 * 1024
+_HUNG_UP: Final = "the caller hung up in the middle of its body"
 
 
 async def whole(request: Request, idle: float) -> bytes:
     """Raises `BodyError` where it is not sent to its end, or not for `idle` seconds."""
     body = bytearray()
-    chunks = aiter(request.stream())
     try:
-        while True:
-            async with asyncio.timeout(idle):
-                body += await anext(chunks)
-    except StopAsyncIteration:
-        return bytes(body)
-    except ClientDisconnect:
-        raise BodyError(Outcome.CALLER_GONE, "the caller hung up in the middle of its body") from None
+        async with asyncio.timeout(idle) as bound:
+            while (message := await request.receive())["type"] == "http.request":
+                body += message["body"]
+                if not message["more_body"]:
+                    return bytes(body)
+                bound.reschedule(asyncio.get_running_loop().time() + idle)
+        raise BodyError(Outcome.CALLER_GONE, _HUNG_UP)
     except TimeoutError:
         sentence = f"the caller sent nothing for {idle:g} s in the middle of its body"
         raise BodyError(Outcome.UPLOAD_STALLED, sentence) from None
@@ -65,7 +65,7 @@ async def stored(request: Request, *, limit: int, pace: UploadPace, folder: Path
                     file = await asyncio.to_thread(StoredBody, folder, bytes(start))
                 await asyncio.to_thread(file.write, chunk)
     except ClientDisconnect:
-        raise BodyError(Outcome.CALLER_GONE, "the caller hung up in the middle of its body") from None
+        raise BodyError(Outcome.CALLER_GONE, _HUNG_UP) from None
     except OSError as error:
         raise BodyError(Outcome.TOO_LARGE, f"the body cannot be stored: {error.strerror}") from error
     return bytes(start) if file is None else file.rewound()

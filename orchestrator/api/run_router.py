@@ -4,7 +4,7 @@ envelope.
 
 import asyncio
 import re
-import uuid
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
@@ -62,7 +62,7 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
         return unknown_plugin(name)
     headers = _headers(request)
     own_id = headers.get("x-run-id")
-    run_id = own_id or uuid.uuid4().hex
+    run_id = own_id or secrets.token_hex(16)
     if own_id is not None and (refusal := await _refused_id(own_id, name, context)) is not None:
         return refusal
     in_background = "prefer" in headers and responds_async(headers["prefer"])
