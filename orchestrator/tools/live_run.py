@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from orchestrator.registry.history import RunRecord
 from orchestrator.sandbox.call import Progress, RunResult, ToolCall
 from orchestrator.sandbox.sandbox_runner import Emit, Reader
@@ -46,12 +48,12 @@ class LiveRun:
     def begin(self, instance: Instance, now: datetime) -> RunRecord:
         """It executes."""
         self.instance = instance
-        self.record = replace(self.record, generation=instance.generation, started_at=now)
+        self.record = msgspec.structs.replace(self.record, generation=instance.generation, started_at=now)
         return self.record
 
     def end(self, result: RunResult) -> RunRecord:
         """It has ended; all that is known of it."""
-        self.record = replace(
+        self.record = msgspec.structs.replace(
             self.record,
             finished_at=datetime.now(UTC),
             outcome=result.outcome.value,

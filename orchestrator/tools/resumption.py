@@ -1,8 +1,10 @@
 """What an orchestrator before this one left running, held against what the history knows of it. Pure."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+from msgspec.structs import replace
 
 from orchestrator.registry.history import RunRecord
 from orchestrator.supervisor.adoption import Adopted

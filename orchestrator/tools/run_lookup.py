@@ -1,10 +1,12 @@
 """Runs as others see them: those in memory as they are now, those that have ended from the history."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
+
+from msgspec.structs import replace
 
 from orchestrator.registry.history import HistoryStore, RunRecord, RunState
 from orchestrator.sandbox.call import Progress

@@ -9,9 +9,9 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import replace
 from test_history.samples import accepted, finished, store_in
 
 _RUNS = 10_000

@@ -6,10 +6,11 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import LifecycleEvent

@@ -1,12 +1,13 @@
 """HistoryStore on a disk that is well: what is written is read back, in order, over restarts."""
 
 import asyncio
+import dataclasses
 import threading
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from test_history.samples import START, accepted, event, failed_event, finished, rows, store_in
 
 from orchestrator.lifecycle import PluginLifecycleState
@@ -174,7 +175,7 @@ async def test_text_that_is_no_text_is_kept_as_far_as_it_is(store: HistoryStore)
     assert await store.post_mortem("r\udcffder", 1, report)
     [kept] = await store.events()
     assert kept.plugin == "r?der"
-    assert await store.post_mortem_of("r?der") == replace(report, log_tail="caf?")
+    assert await store.post_mortem_of("r?der") == dataclasses.replace(report, log_tail="caf?")
 
 
 async def test_what_sqlite_cannot_take_is_lost_alone(store: HistoryStore, tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ class Keeper:
                 notice = "\n".join(filter(None, (notice, take_in(ledger, self._journal)))) or None
                 restored = ledger.restore()
                 self._settled = True
+                self.notice = notice or self.notice  # before whoever waits for what is restored asks for it
                 if not self.restored.done():
                     self.restored.set_result(restored)
         except BaseException:

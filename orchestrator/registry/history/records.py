@@ -7,6 +7,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
+
 from orchestrator.registry.records import LifecycleEvent
 
 
@@ -19,8 +21,7 @@ class RunState(StrEnum):
     """The orchestrator ended before the run did, and nobody knows what became of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunRecord(msgspec.Struct, frozen=True):
     """One run: no payloads, only their sizes in bytes. `outcome` and `reason_code` are those of the run's result."""
 
     run_id: str

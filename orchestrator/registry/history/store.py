@@ -1,11 +1,12 @@
 """HistoryStore: what the other parts know of the history."""
 
 import asyncio
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
+
+from msgspec.structs import replace
 
 from orchestrator.registry.history import queries
 from orchestrator.registry.history.journal import Journal
