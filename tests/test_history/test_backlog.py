@@ -1,16 +1,26 @@
 """What waits to be written: in order, bounded, and what is dropped is still counted."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
-from test_history.samples import START, accepted, finished
+from test_history.samples import START, accepted, event, finished
 
 from orchestrator.registry.history import Counters
 from orchestrator.registry.history.backlog import Backlog, Entry
 from orchestrator.registry.history.receipts import Receipt
 from orchestrator.registry.history.records import share
-from orchestrator.registry.history.writes import Mark, PostMortemWrite, RunWrite, latest_runs, weight
+from orchestrator.registry.history.writes import (
+    EventWrite,
+    Mark,
+    PostMortemWrite,
+    RunWrite,
+    counting,
+    latest_runs,
+    shares,
+    weight,
+)
 
 
 def entry(write=None) -> Entry:
@@ -87,4 +97,40 @@ def test_the_steps_of_one_run_in_a_group_are_one_row() -> None:
     """As it stands in the end."""
     first, second = accepted(), accepted()
     writes = [RunWrite(first), RunWrite(second), RunWrite(finished(first), success=True)]
-    assert latest_runs(writes) == writes[2:0:-1]
+    assert list(latest_runs(writes).values()) == writes[2:0:-1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["start", "end", "event"])), max_size=30))
+def test_steps_that_are_left_out_of_the_counting_change_no_sum(steps: list[tuple[int, str]]) -> None:
+    """A group's counters are those of all its writes one by one."""
+    runs = [finished(generation=number) for number in range(4)]
+    writes = []
+    for number, step in steps:
+        if step == "event":
+            writes.append(EventWrite(event(1, generation=number)))
+        else:
+            run = replace(runs[number], started_at=START + timedelta(seconds=number))
+            writes.append(RunWrite(run, success=number % 2 == 0 if step == "end" else None))
+    sums = [Counters(), Counters()]
+    for place, chosen in enumerate((writes, counting(writes, latest_runs(writes)))):
+        for write in chosen:
+            sums[place] = sums[place].plus(shares(write)[1])
+    assert sums[0] == sums[1]
+
+
+def test_debts_are_older_than_all_that_waits() -> None:
+    """What comes back after later writes had to make way is lost before them: a group's number is never one behind
+    which something counted already lies.
+    """
+    backlog = Backlog(3 * weight(Mark()))
+    for number in range(1, 4):
+        backlog.put(entry()._replace(number=number))
+    group = backlog.take(2)
+    for number in range(4, 7):
+        backlog.put(entry()._replace(number=number))
+    backlog.give_back(group)
+    assert backlog.lost == 3
+    first = backlog.take(1)
+    assert first.debts is not None
+    assert (first.debts["reader"].success, [each.number for each in first.entries], first.through) == (3, [4], 4)
+    assert [each.number for each in backlog.take(9).entries] == [5, 6]

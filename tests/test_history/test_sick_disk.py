@@ -243,7 +243,7 @@ async def test_a_disk_that_does_not_answer_holds_up_no_run(
     begun = time.monotonic()
     assert await store.flush() is False
     assert time.monotonic() - begun < receipts.PATIENCE + 0.5
-    assert store.problem == problems.SILENT_DISK
+    await until(lambda: store.problem == problems.SILENT_DISK)
     begun = time.monotonic()
     assert await store.run_finished(finished(), success=True) is False
     assert time.monotonic() - begun < 0.1

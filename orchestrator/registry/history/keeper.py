@@ -133,7 +133,7 @@ class Keeper:
             self._retention.configure(ledger.connection)
             carry_over(ledger, self._counters, self._applied)
             if not self._settled:
-                notice = "\n".join(filter(None, (notice, take_in(ledger, self._journal)))) or None
+                notice = " ".join(filter(None, (notice, take_in(ledger, self._journal)))) or None
                 restored = ledger.restore()
                 self._settled = True
                 self.notice = notice or self.notice  # before whoever waits for what is restored asks for it

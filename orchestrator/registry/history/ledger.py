@@ -20,7 +20,7 @@ from orchestrator.registry.history.rows import (
     run_of,
     run_row,
 )
-from orchestrator.registry.history.writes import EventWrite, PostMortemWrite, Write, latest_runs, shares
+from orchestrator.registry.history.writes import EventWrite, PostMortemWrite, Write, counting, latest_runs, shares
 
 _ASYNCHRONOUS_KEPT: Final = 1000
 """More runs in flight than this are not told of; the rest are called interrupted."""
@@ -116,7 +116,8 @@ class Ledger:
         counters, touched = dict(self.counters), set(debts)
         for plugin, debt in debts.items():
             counters[plugin] = counters.get(plugin, Counters()).plus(debt)
-        for plugin, part in filter(None, map(shares, writes)):
+        runs = latest_runs(writes)
+        for plugin, part in filter(None, map(shares, counting(writes, runs))):
             counters[plugin] = counters.get(plugin, Counters()).plus(part)
             touched.add(plugin)
         event_id, events = self.last_event_id, []
@@ -126,7 +127,7 @@ class Ledger:
                 events.append(event_row(write.event, event_id))
         connection = self.connection
         with _Transaction(connection):
-            connection.executemany(_RUN, map(run_row, latest_runs(writes)))
+            connection.executemany(_RUN, map(run_row, runs.values()))
             connection.executemany(_EVENT, events)
             connection.executemany(_POST_MORTEM, [_post_mortem(w) for w in writes if isinstance(w, PostMortemWrite)])
             connection.executemany(_COUNTERS, [counters_row(plugin, counters[plugin]) for plugin in touched])

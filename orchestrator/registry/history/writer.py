@@ -112,7 +112,8 @@ class Writer:
     def _hurry(self) -> None:
         with self._condition:
             self._urgent = True
-            self._condition.notify()
+            if not self._keeper.problem:  # then the next attempt has its time
+                self._condition.notify()
 
     def _hurry_soon(self) -> None:
         try:

@@ -1,6 +1,6 @@
 """What can be written into the history, as values. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -56,10 +56,13 @@ def shares(write: Write) -> tuple[str, Counters] | None:
     return None
 
 
-def latest_runs(writes: Iterable[Write]) -> list[RunWrite]:
-    """What is to be written of runs, of each the last, in the order in which they came."""
-    runs: dict[str, RunWrite] = {}
+def latest_runs(writes: Iterable[Write]) -> dict[str, RunWrite]:
+    """Of each run by its id the last write, in the order in which they came."""
+    return {write.run.run_id: write for write in writes if isinstance(write, RunWrite)}
+
+
+def counting(writes: Iterable[Write], latest: Mapping[str, RunWrite]) -> Iterator[Write]:
+    """Those that the counters need: a step of a run that is not its end says nothing that the later ones do not."""
     for write in writes:
-        if isinstance(write, RunWrite):
-            runs[write.run.run_id] = write
-    return list(runs.values())
+        if not isinstance(write, RunWrite) or write.success is not None or latest[write.run.run_id] is write:
+            yield write
