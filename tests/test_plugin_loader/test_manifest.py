@@ -147,6 +147,7 @@ NO_MANIFEST: list[tuple[str, bytes, str]] = [
     ("a Python object", b"!!python/object/apply:os.system ['true']", "is no valid YAML"),
     ("an impossible date", b"version: 2024-13-45", "is no valid YAML"),
     ("brackets without end", b"[" * 1000, "is no valid YAML"),
+    ("lists in lists without end", b"- " * 120_000, "is no valid YAML"),
     ("too much", b"#" * 300_000, "at most 262144 bytes"),
     ("numbers for field names", b"1: a\n2: b\n", "should be strings"),
     ("a list for a field name", b"? [a, b]\n: c\n", "is no valid YAML"),

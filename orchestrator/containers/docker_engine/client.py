@@ -73,6 +73,10 @@ class ClientPool:
             # kwargs_from_env takes an empty mapping for none given, and would read the process's environment.
             settings = kwargs_from_env(environment=self._environment or {"DOCKER_HOST": ""})
             client = APIClient(**settings, version="auto", timeout=ceil(bound))
+            if client.base_url.startswith(
+                "http+docker:"
+            ):  # a socket of this host: no proxy, no .netrc to look up each time
+                client.trust_env = False
             self._local.client = client
         client.timeout = bound  # type: ignore[assignment]  # requests takes fractions
         return client
