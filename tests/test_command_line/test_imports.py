@@ -1,0 +1,34 @@
+"""What commands import. An import that is handy grows the start of each process and its memory, and nobody sees it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+ONLY_FOR_CALLERS = {"rich", "httpx", "stamina", "orchestrator.client", "orchestrator.cli.output"}
+ONLY_FOR_OTHER_COMMANDS = {"packaging", "orchestrator.audit", "orchestrator.conformance", "orchestrator.cli.dev"}
+ONLY_WHERE_CONFIGURED = {"opentelemetry.sdk", "opentelemetry.exporter", "orchestrator.telemetry.otel"}
+ONLY_FOR_SERVING = {"fastapi", "uvicorn", "docker", "prometheus_client", "orchestrator.app"}
+
+
+@pytest.mark.parametrize(
+    ("command", "unwanted"),
+    [
+        ("serve", ONLY_FOR_CALLERS | ONLY_FOR_OTHER_COMMANDS | ONLY_WHERE_CONFIGURED),
+        ("plugins", ONLY_FOR_SERVING | ONLY_FOR_OTHER_COMMANDS | {"pydantic"}),
+        ("keys", ONLY_FOR_SERVING | ONLY_FOR_OTHER_COMMANDS),
+    ],
+)
+def test_a_command_imports_nothing_that_only_others_need(command: str, unwanted: set[str]) -> None:
+    code = f"import sys; from orchestrator.cli import commands; commands.command_line({command!r}); print(*sys.modules)"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "orchestrator.cli.commands" in imported
+    assert unwanted.isdisjoint(imported), sorted(unwanted.intersection(imported))
+
+
+def test_help_knows_all_commands() -> None:
+    """What is imported one by one otherwise."""
+    shown = subprocess.run([sys.executable, "-m", "orchestrator", "--help"], capture_output=True, text=True, check=True)
+    assert all(f" {name} " in shown.stdout for name in ("serve", "plugins", "runs", "keys", "check-image", "dev"))
