@@ -162,11 +162,13 @@ class House:
         found: dict[str, Any] = answer.json()
         return found
 
-    async def until(self, name: str, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    async def until(
+        self, name: str, condition: Callable[[dict[str, Any]], bool], *, patience: float = PATIENCE
+    ) -> dict[str, Any]:
         """The plugin's health as soon as `condition` holds of it."""
         health: dict[str, Any] = {}
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience):
                 while not condition(health := await self.health(name)):
                     await asyncio.sleep(0.005)
         except TimeoutError:

@@ -84,6 +84,10 @@ class ScriptedInstance:
         """The `X-Run-Id` of every tool call so far."""
         self.traces: list[dict[str, str]] = []
         """The trace context of every tool call so far."""
+        self.questions = 0
+        """How often the control socket was asked for the status."""
+        self.deaf = False
+        """Questions for the status are not answered."""
         self.status: dict[str, Any] = {
             **READY,
             "phase": "starting",
@@ -166,6 +170,9 @@ class ScriptedInstance:
         self.leave(self.runtime.exit_code)
 
     async def _get_status(self, _: web.Request) -> web.Response:
+        self.questions += 1
+        if self.deaf:
+            await asyncio.sleep(3600)
         return web.json_response(self.status)
 
     async def _get_watch(self, request: web.Request) -> web.StreamResponse:

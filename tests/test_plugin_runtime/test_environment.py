@@ -30,10 +30,11 @@ def test_what_is_given_is_taken():
             "PLUGIN_MAX_RESULT": "10",
             "PLUGIN_MAX_SCRATCH": "20",
             "NOTIFY_SOCKET": "/n",
+            "PLUGIN_HEALTH_FILE": "/h",
         }
     )
     models = {"m": "/models/m.pt"}
-    assert environment == ("reader", "a.b:C", ("cv2",), models, True, "/plugin", "/r", "/s", 10, 20, "/n")
+    assert environment == ("reader", "a.b:C", ("cv2",), models, True, "/plugin", "/r", "/s", 10, 20, "/n", "/h")
 
 
 @pytest.mark.parametrize(

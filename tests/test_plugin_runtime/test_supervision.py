@@ -158,7 +158,7 @@ def test_a_worker_that_dies_in_a_tool_is_told_with_how(runtime, tool, arguments,
         assert next(lines)["phase"] == "ready"
         with pytest.raises(httpx.RemoteProtocolError):
             runtime.run(tool, **arguments)
-        status = next(lines)
+        status = next(status for status in lines if status["phase"] != "ready")
     assert status["phase"] == "exited"
     assert (status["worker"]["exit_code"], status["worker"]["signal"]) == (exit_code, number)
     assert runtime.status()["phase"] == "exited"
@@ -280,6 +280,17 @@ def test_the_control_socket_takes_many_requests_on_one_connection(runtime):
             received += connection.recv(1 << 20)
         connection.sendall(b"GET /other HTTP/1.1\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+
+
+def test_a_watcher_is_told_that_all_is_as_it_was(runtime):
+    """Every three seconds, with fresh figures: nobody has to ask."""
+    with contextlib.closing(runtime.watch()) as lines:
+        first = next(lines)
+        begun = time.monotonic()
+        told = [next(lines) for _ in range(2)]
+    assert 3 <= time.monotonic() - begun < 7
+    assert [status["phase"] for status in told] == ["ready"] * 2
+    assert first["uptime_seconds"] < told[0]["uptime_seconds"] < told[1]["uptime_seconds"]
 
 
 def test_a_watcher_that_does_not_read_hinders_nobody(runtime):

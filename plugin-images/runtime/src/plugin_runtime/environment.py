@@ -31,6 +31,7 @@ class Environment(NamedTuple):
     max_result: int
     max_scratch: int
     notify_socket: str | None
+    health_file: str | None
 
     @property
     def control_socket(self) -> str:
@@ -62,6 +63,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         max_result=_size(environ, "PLUGIN_MAX_RESULT", 16 * MIB),
         max_scratch=_size(environ, "PLUGIN_MAX_SCRATCH", 1024 * MIB),
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
+        health_file=environ.get("PLUGIN_HEALTH_FILE") or None,
     )
     for path in (environment.control_socket, environment.tools_socket):
         length = len(os.fsencode(path))

@@ -11,6 +11,7 @@ from plugin_runtime.call_arguments import read_arguments
 from plugin_runtime.calls import Call, answer_call
 from plugin_runtime.execution import Stopwatch
 from plugin_runtime.http_head import BadHead, response_head
+from plugin_runtime.pulse import PULSE_PATH
 from plugin_runtime.refusals import Refusal, Refused
 from plugin_runtime.run_requests import answer_about_run
 from plugin_runtime.tracing import take_trace
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from plugin_runtime.toolset import Tool
 
 __all__ = ["ToolService", "log"]
+
+ALIVE = response_head(200, JSON, 2, keep_alive=True) + b"{}"
 
 
 class ToolService:
@@ -60,6 +63,9 @@ class ToolService:
         head = wire.read_head()
         if head is None:
             return False
+        if head.path == PULSE_PATH:  # the supervisor, every few seconds, and in a container at rest nobody else
+            wire.send(ALIVE)
+            return head.keep_alive
         try:
             if head.path.startswith("/runs/"):
                 answer_about_run(self._book, wire, head)

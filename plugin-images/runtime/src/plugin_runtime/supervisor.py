@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plugin_runtime.control import ControlConnection
 from plugin_runtime.diagnosis import StackDump
+from plugin_runtime.health_note import HealthNote
 from plugin_runtime.process import kill_the_rest
 from plugin_runtime.pulse import Pulse
 from plugin_runtime.sockets import listen
 from plugin_runtime.status import READY, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from plugin_runtime.cgroup import Cgroup
     from plugin_runtime.environment import Environment
     from plugin_runtime.run_board import RunBoard
 
 LOOK_SECONDS = 1.0
+REST_SECONDS = 3.0  # the same of a plugin that does nothing; also how often it is said that all is as it was
 DUMP_CHECK_SECONDS = 0.01
 MAX_TOLD = 64 * 1024 * 1024
 
@@ -58,9 +60,14 @@ class Supervisor:
         self._asking: list[ControlConnection] = []
         self._dump = StackDump(worker.pid, worker.stacks)
         self._pulse = Pulse(worker.pid, environment.tools_socket)
+        self._note = HealthNote(environment.health_file)
+        self._told_at = 0.0
+        self._runs_seen = 0
         self._told = bytearray()
         self._terminating = False
         self._listener = listen(environment.control_socket)
+        self._address = environment.control_socket
+        self._inode = os.stat(self._address).st_ino  # noqa: PTH116 - pathlib costs the supervisor a megabyte
         self._signals, signals = socket.socketpair()
         for end in (self._signals, signals):
             end.setblocking(False)  # noqa: FBT003 - its own signature
@@ -78,13 +85,13 @@ class Supervisor:
     def run(self) -> int:
         """The exit status."""
         self._reap()  # the worker may have left before SIGCHLD was caught
+        self._note.write(self._status.phase)
         next_look = time.monotonic() + LOOK_SECONDS
         while not (self._terminating and self._status.left):
             now = time.monotonic()
             if now >= next_look:
-                next_look = now + LOOK_SECONDS
-                self._count_kills()
-                self._feel_pulse()
+                self._look(now)
+                next_look = now + (REST_SECONDS if self._at_rest() else LOOK_SECONDS)
             self._finish_dump(now)
             for key, events in self._selector.select(self._patience(next_look - now)):
                 key.data(events)
@@ -126,6 +133,31 @@ class Supervisor:
                 self._status.count_kills(self._cgroup.oom_kills())
                 kill_the_rest()
                 self._publish()
+
+    # What nobody tells
+
+    def _look(self, now: float) -> None:
+        self._count_kills()
+        self._feel_pulse()
+        if not self._can_be_asked():
+            return
+        self._note.write(self._status.phase)
+        if now - self._told_at >= REST_SECONDS - LOOK_SECONDS / 2:
+            # One that has not even read what it was sent before is not helped by more.
+            self._publish([watcher for watcher in self._watchers if not watcher.wants_to_write])
+
+    def _can_be_asked(self) -> bool:
+        """Whether the socket is where callers look for it. Who cannot be asked must not say that all is well."""
+        try:
+            return os.stat(self._address, follow_symlinks=False).st_ino == self._inode  # noqa: PTH116 - as above
+        except OSError:
+            return False
+
+    def _at_rest(self) -> bool:
+        """The worker is gone; or nothing executes, nothing did since the last look, and nothing is in doubt."""
+        before, self._runs_seen = self._runs_seen, self._board.begun
+        idle = before == self._runs_seen and not self._board.executing()
+        return self._status.left or (self._status.phase == READY and idle and not self._pulse.doubt)
 
     def _count_kills(self) -> None:
         if self._status.count_kills(self._cgroup.oom_kills()):
@@ -225,9 +257,14 @@ class Supervisor:
             board=self._board,
         )
 
-    def _publish(self) -> None:
-        document = self._document()
-        for watcher in list(self._watchers):
+    def _publish(self, watchers: Sequence[ControlConnection] | None = None) -> None:
+        """Tell these, or all, how it is."""
+        if watchers is None:
+            watchers = list(self._watchers)
+            self._note.write(self._status.phase)
+        self._told_at = time.monotonic()
+        document = self._document() if watchers else {}
+        for watcher in watchers:
             self._settle(watcher, alive=watcher.send_line(document))
 
     def _finish_dump(self, now: float) -> None:
