@@ -12,52 +12,42 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
-import aiohttp
-from aiohttp.client_exceptions import UnixClientConnectorError
-from aiohttp.client_proto import ResponseHandler
+from orchestrator.sandbox.http_connection import HttpConnection
 
 _END_LOOKS: Final = 0.02
 """Seconds between looks whether a tool that was hung up on has ended."""
 
 
-class SocketConnector(aiohttp.UnixConnector):
-    """A `UnixConnector` that follows no link."""
+class SocketConnector:
+    """Follows no link."""
 
-    async def hang_up(self, connection: aiohttp.connector.Connection) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    async def connect(self) -> HttpConnection:
+        """Raises `OSError`."""
+        with pinned(self._path) as path:
+            _, connection = await asyncio.get_running_loop().create_unix_connection(HttpConnection, path)
+        return connection
+
+    async def hang_up(self, connection: HttpConnection) -> None:
         """Take no more from the plugin, and return when it has closed its side.
 
         The connection is half closed: the tool is stopped at its next line, since that cannot be sent, and its end
         still shows.
         """
-        sock = connection.transport.get_extra_info("socket") if connection.transport else None
-        if sock is None or sock.fileno() < 0:
+        if not connection.is_open:
             return
-        with socket.socket(fileno=os.dup(sock.fileno())) as kept:
+        with socket.socket(fileno=os.dup(connection.fileno())) as kept:
             with suppress(OSError):  # not connected: it has ended
                 kept.shutdown(socket.SHUT_RD)
             ends = select.poll()
             ends.register(kept, 0)  # says nothing but that the other side is closed
             while not ends.poll(0):  # noqa: ASYNC110 - the loop cannot watch for this alone
                 await asyncio.sleep(_END_LOOKS)
-
-    async def _create_connection(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[aiohttp.tracing.Trace],  # noqa: ARG002 - the signature is aiohttp's
-        timeout: aiohttp.ClientTimeout,
-    ) -> ResponseHandler:
-        try:
-            with pinned(self.path) as path:
-                async with asyncio.timeout(timeout.sock_connect):
-                    _, protocol = await self._loop.create_unix_connection(self._response_handler, path)
-        except OSError as error:
-            raise UnixClientConnectorError(self.path, req.connection_key, error) from error
-        return protocol
-
-    def _response_handler(self) -> ResponseHandler:
-        return self._factory()
 
 
 @contextmanager

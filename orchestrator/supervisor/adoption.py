@@ -16,8 +16,9 @@ from orchestrator.lifecycle import FINAL_STATES
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import LifecycleEvent
-from orchestrator.sandbox.channel import RuntimeChannel, RuntimeStatus
+from orchestrator.sandbox.channel import RuntimeChannel
 from orchestrator.sandbox.policy import InstanceIdentity, effective_limits
+from orchestrator.sandbox.runtime_status import RuntimeStatus
 from orchestrator.supervisor.content import content_of
 from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.parts import Parts

@@ -13,9 +13,9 @@ from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
 from orchestrator.sandbox.call import RunResult
-from orchestrator.sandbox.channel import RuntimeStatus
 from orchestrator.sandbox.policy import EffectiveLimits, effective_limits
 from orchestrator.sandbox.run_verdict import verdict_of_run
+from orchestrator.sandbox.runtime_status import RuntimeStatus
 from orchestrator.sandbox.status_verdict import verdict_of_status
 from orchestrator.sandbox.verdict import Verdict, kill_failed, startup_timeout
 from orchestrator.supervisor.adoption import Adopted

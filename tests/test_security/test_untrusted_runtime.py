@@ -18,7 +18,8 @@ from support.house import House
 from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.errors import ChannelError
 from orchestrator.sandbox import told
-from orchestrator.sandbox.channel import RuntimeChannel, RuntimeStatus
+from orchestrator.sandbox.channel import RuntimeChannel
+from orchestrator.sandbox.runtime_status import RuntimeStatus
 from orchestrator.sandbox.socket_connector import pinned
 
 
