@@ -12,7 +12,7 @@ OrchestratorError
 ├── TransitionError          a lifecycle step that the table does not hold
 └── StaleGenerationError     news of an instance that has been replaced
 
-Foreign exceptions (docker, aiohttp, requests, OSError) are turned into these where they arise and nowhere else.
+Foreign exceptions (docker, httptools, requests, OSError) are turned into these where they arise and nowhere else.
 """
 
 

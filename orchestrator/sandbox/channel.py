@@ -5,7 +5,7 @@ Whatever the connection or the plugin does wrong becomes a `ChannelError` here.
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -123,7 +123,9 @@ class RuntimeChannel:
         """Call a tool and have the head of its answer. `trace` are headers of the W3C trace context; with `keep` the
         run goes on when the connection breaks. Raises `ChannelError` where no answer comes; sets no bound in time.
         """
-        fields = {"X-Run-Id": run_id, "Content-Type": content_type, **trace}
+        fields = {"X-Run-Id": run_id, "Content-Type": content_type}
+        if trace:
+            fields.update(trace)
         if keep:
             fields["X-Run-Keep"] = "1"
         return self._answered("POST", target("tools", tool, query=query), fields, body)
@@ -150,23 +152,45 @@ class RuntimeChannel:
         except TimeoutError as error:
             raise ChannelError(f"the tool socket does not answer within {_CONTROL_TIMEOUT:g} s") from error
 
-    @asynccontextmanager
-    async def _answered(
+    def _answered(
         self,
         method: str,
         path: str,
         fields: Mapping[str, str] = MappingProxyType({}),
         body: bytes | AsyncIterator[bytes] = b"",
-    ) -> AsyncIterator[ToolResponse]:
+    ) -> "_Answered":
+        return _Answered(self._tools, method, path, fields, body)
+
+
+class _Answered:
+    """A request to the tool socket within its `async with`. A class of its own, since a generator in its place would
+    be a tenth of what a small call costs.
+    """
+
+    __slots__ = ("_connection", "_connections", "_request")
+
+    def __init__(
+        self,
+        connections: Connections,
+        method: str,
+        path: str,
+        fields: Mapping[str, str],
+        body: bytes | AsyncIterator[bytes],
+    ) -> None:
+        self._connections = connections
+        self._request = (method, path, fields, body)
+
+    async def __aenter__(self) -> ToolResponse:
+        method, path, fields, body = self._request
         try:
             head = request_head(method, path, fields, length=len(body) if isinstance(body, bytes) else None)
-            connection = await self._tools.ask(head, body, idempotent=method != "POST")
+            self._connection = await self._connections.ask(head, body, idempotent=method != "POST")
         except _FAILURES as error:
             raise ChannelError(f"no answer came: {error}") from error
-        try:
-            yield ToolResponse(connection, self._tools.connector)
-        finally:
-            await self._tools.give_back(connection)
+        return ToolResponse(self._connection, self._connections.connector)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._connections.give_back(self._connection)
 
 
 def _connector(endpoint: Endpoint, name: Literal["control", "tools"]) -> Connector:

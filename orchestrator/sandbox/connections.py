@@ -51,20 +51,31 @@ class Connections:
         Where a connection that was kept breaks before any answer, only an `idempotent` request is sent once more: a
         tool may have begun.
         """
-        connection = await self._take()
+        connection = self._kept() or await self._connect()
         try:
-            return await self._asked(connection, head, body)
-        except (OSError, ValueError):
-            if not (idempotent and connection.used and not connection.answer.touched):
+            await connection.ask(head, body)
+        except BaseException as error:
+            await self.give_back(connection)
+            once_more = idempotent and connection.used and not connection.answer.touched
+            if not (once_more and isinstance(error, OSError)):
                 raise
-        return await self._asked(await self._connect(), head, body)
+        else:
+            return connection
+        connection = await self._connect()
+        try:
+            await connection.ask(head, body)
+        except BaseException:
+            await self.give_back(connection)
+            raise
+        return connection
 
     async def give_back(self, connection: HttpConnection) -> None:
         """An answer that was not taken to its end closes the connection, which tells a generator to stop."""
-        used_up = not await connection.finish()
-        if used_up or self._closed:
-            self._drop(connection)
+        if not connection.is_free or self._closed:
+            self._open.discard(connection)
+            await connection.close()
             return
+        connection.used = True
         loop = asyncio.get_running_loop()
         self._idle.append((loop.time() + _KEPT, connection))
         if self._sweep is None:
@@ -81,13 +92,13 @@ class Connections:
         self._idle.clear()
         await asyncio.sleep(0)  # their sockets are closed at the loop's next turn
 
-    async def _take(self) -> HttpConnection:
+    def _kept(self) -> HttpConnection | None:
         while self._idle:
             _, connection = self._idle.pop()
             if connection.is_quiet:
                 return connection
             self._drop(connection)
-        return await self._connect()
+        return None
 
     async def _connect(self) -> HttpConnection:
         if self._closed:
@@ -95,16 +106,6 @@ class Connections:
         async with asyncio.timeout(self._patience):
             connection = await self.connector.connect()
         self._open.add(connection)
-        return connection
-
-    async def _asked(
-        self, connection: HttpConnection, head: bytes, body: bytes | AsyncIterator[bytes]
-    ) -> HttpConnection:
-        try:
-            await connection.ask(head, body)
-        except BaseException:
-            await self.give_back(connection)
-            raise
         return connection
 
     def _close_unused(self) -> None:

@@ -26,8 +26,7 @@ class HttpConnection(asyncio.Protocol):
     def __init__(self) -> None:
         self.answer = Answer()
         self.used = False
-        """It has carried a whole exchange."""
-        self._asking = False
+        """It has carried an exchange before."""
         self._sent = False
         self._over: Exception | None = None
         self._reading = True
@@ -55,7 +54,8 @@ class HttpConnection(asyncio.Protocol):
         if self._over is not None:
             raise self._over
         self.answer = answer = Answer()
-        self._asking, self._sent = True, False
+        self._sent = False
+        self._sender = None
         if not isinstance(body, bytes):
             self._transport.write(head)
             self._sender = asyncio.create_task(self._send(body))
@@ -82,30 +82,20 @@ class HttpConnection(asyncio.Protocol):
             self._transport.resume_reading()
         return data
 
-    async def finish(self) -> bool:
-        """End the exchange; False where the connection is closed then, as it must be if either body was not sent to
-        its end, or the answer not taken to its own.
-        """
+    @property
+    def is_free(self) -> bool:
+        """Another request may follow: the one before was sent to its end, and its answer taken to its own."""
         answer = self.answer
-        self._asking = False
-        if (
-            answer.complete
-            and answer.keeps_alive
-            and self._sent
-            and not (answer.surplus or answer.held)
-            and self._over is None
-        ):
-            self._sender = None
-            self.used = True
-            return True
+        return answer.complete and answer.keeps_alive and self._sent and not answer.held and self._over is None
+
+    async def close(self) -> None:
+        """Now, whatever is under way; a body is asked for no more."""
         self.abort()
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.wait((self._sender,))
-        return False
 
     def abort(self) -> None:
-        """Close it now, whatever is under way."""
         self._fail(ConnectionAbortedError("the connection was given up"))
 
     # What the transport calls
@@ -120,16 +110,15 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._over is not None:
             return
-        if not self._asking:
-            self._fail(ConnectionResetError("the plugin spoke without being asked"))
-            return
         answer = self.answer
         try:
             answer.feed(data)
         except ValueError as error:
             self._fail(error)
             return
-        if answer.held > _UNREAD and self._reading:
+        if answer.surplus:
+            self._fail(ConnectionResetError("the plugin said more than it was asked"))
+        elif answer.held > _UNREAD and self._reading:
             self._reading = False
             self._transport.pause_reading()
         if self._more is not None and not self._more.done():
@@ -139,7 +128,7 @@ class HttpConnection(asyncio.Protocol):
         self._ended(None)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._over is None and self._asking and error is not None:
+        if self._over is None and error is not None:
             self._read_rest()
         self._ended(error)
 
@@ -197,13 +186,12 @@ class HttpConnection(asyncio.Protocol):
         """Nothing more comes from the plugin."""
         if self._over is not None:
             return
-        why = error or ConnectionResetError("the plugin closed the connection")
-        if self._asking:
-            try:
-                self.answer.end()
-            except ValueError as lacks:
-                why = error or lacks
-        self._fail(why)
+        why = error
+        try:
+            self.answer.end()
+        except ValueError as lacks:
+            why = why or ConnectionResetError(str(lacks))
+        self._fail(why or ConnectionResetError("the plugin closed the connection"))
 
     def _fail(self, why: Exception) -> None:
         if self._over is not None:
