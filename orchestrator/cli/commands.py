@@ -61,7 +61,8 @@ def main() -> None:
     """The entry point of `orchestrator`."""
     completed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS")  # by bash, by another shell
     asked = (completed.split() if completed else sys.argv)[1:2]
-    gc.disable()  # what is imported stays: looking for garbage meanwhile takes a tenth of the time and finds none
+    gc.disable()  # what is imported stays: looking for garbage among it, then or later, takes its time and finds none
     app = command_line(*asked)
+    gc.freeze()
     gc.enable()
     app()

@@ -1,6 +1,5 @@
 """`serve`: the orchestrator in the foreground."""
 
-import gc
 import math
 import resource
 import signal
@@ -51,7 +50,6 @@ def serve(
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises it again once all is done; a clean stop is exit code 0
-    gc.freeze()  # what is there by now stays: no collection needs to look at it, and stop all calls meanwhile
     _Server(config, app).run(sockets)
 
 
