@@ -1,10 +1,10 @@
 """What waits to be written: in order, bounded, and what is dropped is still counted."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from test_history.samples import START, accepted, event, finished
 
 from orchestrator.registry.history import Counters

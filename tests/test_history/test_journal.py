@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_history import killed_at
 from test_history.samples import accepted, event, failed_event, finished, rows, store_in
@@ -167,6 +167,7 @@ def test_what_is_torn_off_takes_no_whole_line_with_it(length: int) -> None:
     assert lines.read(torn) == lines.Lines(list(enumerate(WRITES, start=1))[: torn.count(b"\n")], 0)
 
 
+@example(8, 1)
 @given(st.integers(0, len(JOURNAL) - 1), st.integers(1, 255))
 def test_a_byte_that_rots_takes_its_line_alone(place: int, change: int) -> None:
     """Two where it was the line break between them."""

@@ -132,6 +132,7 @@ class Keeper:
         try:
             self._retention.configure(ledger.connection)
             carry_over(ledger, self._counters, self._applied)
+            self._identity = file.identity(self._path)
             if not self._settled:
                 notice = " ".join(filter(None, (notice, take_in(ledger, self._journal)))) or None
                 restored = ledger.restore()
@@ -144,7 +145,6 @@ class Keeper:
             ledger.close()
             raise
         self.notice = notice or self.notice
-        self._identity = file.identity(self._path)
         return ledger
 
     def _keep_in_mind(self, ledger: Ledger) -> None:

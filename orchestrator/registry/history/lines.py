@@ -15,8 +15,8 @@ from orchestrator.registry.history.writes import EventWrite, PostMortemWrite, Ru
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(tuple[int, EventWrite | RunWrite | PostMortemWrite]).decode
-_CHECKSUM: Final = 8
-"""Characters."""
+_CHECKSUM: Final = b"%08x "
+_LENGTH: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Lines:
 def line(number: int, write: Write) -> bytes:
     """Raises `TypeError`, `ValueError` or `OverflowError` for what JSON cannot hold."""
     said = _encode((number, write))
-    return b"%08x %b\n" % (zlib.crc32(said), said)
+    return _CHECKSUM % zlib.crc32(said) + said + b"\n"
 
 
 def read(journal: bytes) -> Lines:
@@ -44,8 +44,8 @@ def read(journal: bytes) -> Lines:
 
 
 def _read(text: bytes) -> tuple[int, Write] | None:
-    said = text[_CHECKSUM + 1 :]
-    if text[:_CHECKSUM] != b"%08x" % zlib.crc32(said):
+    said = text[_LENGTH:]
+    if text[:_LENGTH] != _CHECKSUM % zlib.crc32(said):
         return None
     try:
         return _decode(said)
