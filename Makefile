@@ -33,7 +33,7 @@ types: python-env
 	$(BIN)/mypy
 
 imports: python-env
-	$(BIN)/lint-imports
+	PYTHONPATH=plugin-images/runtime/src $(BIN)/lint-imports
 
 plugins: python-env
 	ORCHESTRATOR_PLUGINS_DIRS=plugins $(BIN)/python -m orchestrator.audit_plugins

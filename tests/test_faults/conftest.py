@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 from simulated_nvidia.dockerd import OwnDockerd, own_dockerd
+from support.engine_proxy import EngineProxy
 from support.health_prober import health_answers
-from support.live import LiveOrchestrator
+from support.live import LiveOrchestrator, live_orchestrator
 from support.reliability import ReliabilityTable
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
@@ -87,6 +88,22 @@ def echoes(echo_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         (folder / name / "plugin.yaml").write_text(yaml.safe_dump(manifest | {"name": name, "image": echo_image}))
     return folder
+
+
+@pytest.fixture(scope="module")
+def proxy(on_own_dockerd: OwnDockerd) -> Iterator[EngineProxy]:
+    """Between the orchestrator and that engine: sees each request, and answers in its place where it is told to."""
+    with EngineProxy(on_own_dockerd.folder / "p", on_own_dockerd.socket) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def live(proxy: EngineProxy, echoes: Path) -> Iterator[LiveOrchestrator]:
+    """An orchestrator behind the proxy, for modules that have none of their own."""
+    with live_orchestrator([echoes], variables=proxy.environment, stop_grace="500ms") as live:
+        live.wait_ready(60)
+        yield live
+        proxy.refuse = lambda _: None
 
 
 def nothing_left_but(live: LiveOrchestrator, alive: int, seconds: float = 20) -> None:

@@ -2,13 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from simulated_nvidia.dockerd import OwnDockerd
 from support.engine_proxy import GARBAGE, REFUSED, SILENCE, Asked, EngineProxy
-from support.live import LiveOrchestrator, live_orchestrator
+from support.live import LiveOrchestrator
 from support.reliability import ReliabilityTable
 from test_faults.conftest import ECHOES, Watched, nothing_left_but
 
@@ -19,20 +16,6 @@ pytestmark = [
 
 TOLD_WITHIN = 15.0
 """Seconds from the end of the instance to KILL_FAILED."""
-
-
-@pytest.fixture(scope="module")
-def proxy(on_own_dockerd: OwnDockerd) -> Iterator[EngineProxy]:
-    with EngineProxy(on_own_dockerd.folder / "p", on_own_dockerd.socket) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def live(proxy: EngineProxy, echoes: Path) -> Iterator[LiveOrchestrator]:
-    with live_orchestrator([echoes], variables=proxy.environment, stop_grace="500ms") as live:
-        live.wait_ready(60)
-        yield live
-        proxy.refuse = lambda _: None
 
 
 @pytest.mark.parametrize("answer", [REFUSED, GARBAGE, SILENCE], ids=["500", "garbage", "nothing"])

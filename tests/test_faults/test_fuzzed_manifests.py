@@ -35,7 +35,6 @@ WHOLE: dict[str, Any] = {
     "network": "none",
     "failure_policy": "tolerant",
 }
-SIGNS = "{}[]:,-&*!|>'\"%@` \n\tab01~?#<="
 FUZZED = settings(max_examples=100, suppress_health_check=list(HealthCheck))
 
 anything = st.recursive(

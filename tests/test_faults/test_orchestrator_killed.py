@@ -4,18 +4,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import pytest
 from simulated_nvidia.dockerd import OwnDockerd
 from support.engine_proxy import Asked, EngineProxy
 from support.health_prober import main_thread_waits
-from support.live import LiveOrchestrator, live_orchestrator
+from support.live import LiveOrchestrator
 from support.reliability import ReliabilityTable
 from test_faults.conftest import ECHOES, nothing_left_but
 
@@ -41,19 +40,6 @@ STEPS: dict[str, tuple[str, Callable[[Asked], bool]]] = {
     "after removal": ("answered", lambda asked: asked.method == "DELETE"),
 }
 """Step → when of which request to the engine the orchestrator dies; `soon`: 0.1 s after the answer."""
-
-
-@pytest.fixture(scope="module")
-def proxy(on_own_dockerd: OwnDockerd) -> Iterator[EngineProxy]:
-    with EngineProxy(on_own_dockerd.folder / "p", on_own_dockerd.socket) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def live(proxy: EngineProxy, echoes: Path) -> Iterator[LiveOrchestrator]:
-    with live_orchestrator([echoes], variables=proxy.environment, stop_grace="500ms") as live:
-        live.wait_ready(60)
-        yield live
 
 
 @pytest.fixture(scope="module")

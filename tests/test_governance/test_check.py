@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,11 @@ def test_check_is_all_of_its_targets() -> None:
     ("path", "line", "broken"),
     [
         ("orchestrator/lifecycle/states.py", "import orchestrator.supervisor.fleet", "Imports run downwards BROKEN"),
+        (
+            "plugin-images/runtime/src/plugin_runtime/pulse.py",
+            "import orchestrator.errors",
+            "The runtime knows nothing of the orchestrator BROKEN",
+        ),
         ("orchestrator/tools/admission.py", "import asyncio", "Decisions know no effects BROKEN"),
         ("orchestrator/supervisor/facts.py", "import docker", "knows the Docker SDK BROKEN"),
         ("orchestrator/gpus/leases.py", "import pynvml", "Only gpus.nvml knows NVML BROKEN"),
@@ -92,8 +98,28 @@ def test_an_import_against_the_rules_is_refused(tree: Path, plant: Plant, path: 
     plant.at_the_end(path, f"\n\n{line}\n")
     said = refused(tree, "imports")
     assert broken in said
-    importing, imported = path.removesuffix(".py").replace("/", "."), line.removeprefix("import ")
+    importing = path.removesuffix(".py").removeprefix("plugin-images/runtime/src/").replace("/", ".")
+    imported = line.removeprefix("import ")
     assert f"{importing} is not allowed to import" in said or f"{importing} -> {imported}" in said
+
+
+@pytest.mark.slow
+def test_a_package_without_a_place_in_the_layers_is_refused(tree: Path) -> None:
+    """Nobody can go round the rules by a new folder."""
+    package = tree / "orchestrator" / "odds_and_ends"
+    package.mkdir()
+    (package / "__init__.py").write_text('"""What is needed everywhere."""\n')
+    try:
+        assert "orchestrator.odds_and_ends" in refused(tree, "imports")
+    finally:
+        shutil.rmtree(package)
+
+
+def test_the_picture_of_the_layers_is_the_rule() -> None:
+    """What orchestrator/README.md draws is what is enforced, line by line."""
+    contracts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    picture = (PROJECT / "orchestrator" / "README.md").read_text().split("```")[1]
+    assert [line.split("  ")[0] for line in picture.strip().splitlines()] == contracts[0]["layers"]
 
 
 @pytest.mark.slow

@@ -4,16 +4,13 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import pytest
+from support.held_lock import writer_that_holds_the_lock
 from support.house import House
-
-from orchestrator.registry import PluginRegistry
 
 FIELDS = {
     "name", "state", "description", "version", "reason", "reason_code", "uptime_seconds", "last_used", "success_count",
@@ -31,26 +28,6 @@ def keys_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from keys_of(inner)
-
-
-@contextmanager
-def writer_that_holds_the_lock(registry: PluginRegistry) -> Iterator[None]:
-    """A thread is in the middle of writing and does not come to its end."""
-    held, let_go = Event(), Event()
-
-    def hold() -> None:
-        with registry._lock.gen_wlock():
-            held.set()
-            let_go.wait()
-
-    thread = Thread(target=hold)
-    thread.start()
-    held.wait()
-    try:
-        yield
-    finally:
-        let_go.set()
-        thread.join()
 
 
 async def test_the_list_is_flat_and_holds_every_plugin(house: House) -> None:

@@ -1,12 +1,11 @@
 """PluginRegistry between threads: readers never fail and hardly wait, nothing that was written is lost."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Event, Thread
 
+from support.held_lock import writer_that_holds_the_lock
 from support.reliability import ReliabilityTable
 
 from orchestrator.lifecycle import PluginLifecycleState
@@ -26,26 +25,6 @@ def registry_with(*names: str, read_patience: float = 0.02) -> PluginRegistry:
         registry.renew(name)
         registry.mark_initialized(name, 1)
     return registry
-
-
-@contextmanager
-def writer_that_holds_the_lock(registry: PluginRegistry) -> Iterator[None]:
-    """Another thread is in the middle of writing and does not come to its end."""
-    held, let_go = Event(), Event()
-
-    def hold() -> None:
-        with registry._lock.gen_wlock():
-            held.set()
-            let_go.wait()
-
-    thread = Thread(target=hold)
-    thread.start()
-    held.wait()
-    try:
-        yield
-    finally:
-        let_go.set()
-        thread.join()
 
 
 def test_nothing_that_threads_count_is_lost() -> None:
