@@ -3,31 +3,31 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
-from orchestrator.errors import BuildError, EngineError, OrchestratorError
-from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.errors import EngineError
+from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
 from orchestrator.sandbox.call import RunResult
-from orchestrator.sandbox.policy import EffectiveLimits, effective_limits
+from orchestrator.sandbox.policy import effective_limits
 from orchestrator.sandbox.run_verdict import verdict_of_run
 from orchestrator.sandbox.runtime_status import RuntimeStatus
 from orchestrator.sandbox.status_verdict import verdict_of_status
-from orchestrator.sandbox.verdict import Verdict, kill_failed, startup_timeout
+from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted
+from orchestrator.supervisor.clearance import Clearance
 from orchestrator.supervisor.content import content_of
-from orchestrator.supervisor.facts import container_checks, container_facts, with_check
+from orchestrator.supervisor.facts import container_checks, container_facts
+from orchestrator.supervisor.failures import is_defect, verdict_of_start, verdict_of_watch
 from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_identity
+from orchestrator.supervisor.journal import Journal
 from orchestrator.supervisor.parts import Parts
 from orchestrator.supervisor.startup import check_host, ensure_image, start_container
-from orchestrator.supervisor.teardown import remove_instance, stop_instance
 from orchestrator.supervisor.watch import Watch
-
-_DEFECT: Final = "a defect in the orchestrator; its log has the details. Report it, then restart the plugin."
 
 _log = logging.getLogger(__name__)
 
@@ -49,9 +49,8 @@ class PluginSupervisor:
         self._last_verdict: Verdict | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: Watch | None = None
-        self._teardown: asyncio.Task[None] | None = None
-        self._left_behind: Instance | None = None
-        """Its container could not be ended, or not be removed."""
+        self._journal = Journal(self.name, parts.registry)
+        self._clearance = Clearance(self.name, parts, self._journal)
 
     def adopt(self, adopted: Adopted) -> None:
         """Go on with an instance that an earlier orchestrator started; the registry knows it already."""
@@ -103,8 +102,7 @@ class PluginSupervisor:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._teardown is not None:
-            await asyncio.gather(self._teardown, return_exceptions=True)
+        await asyncio.gather(self._clearance.done(), return_exceptions=True)
         if self._instance is not None:
             await self._instance.close_channel()
 
@@ -178,17 +176,16 @@ class PluginSupervisor:
         """The engine's word as one more witness: what its own health check found."""
         instance = self._instance
         if instance is not None and instance.identity.instance == instance_token and instance.ended is None:
-            self._note(instance, check)
+            self._journal.note(instance, check)
 
     def note(self, check: Check) -> None:
         """A witness's word that concerns the newest instance, ended or not."""
         if self._instance is not None:
-            self._note(self._instance, check)
+            self._journal.note(self._instance, check)
 
     def retry_removal(self) -> None:
         """Try again to do away with an instance that could not be."""
-        if self._left_behind is not None and self._teardown is not None and self._teardown.done():
-            self._teardown = asyncio.get_running_loop().create_task(self._remove(self._left_behind))
+        self._clearance.retry()
 
     def gpu_lost(self, holder: str, verdict: Verdict) -> None:
         """A GPU of this instance is gone."""
@@ -203,12 +200,10 @@ class PluginSupervisor:
     async def _stop(self, sentence: str) -> None:
         if self._alive() and self._instance is not None:
             self._end(self._instance, Verdict(ReasonCode.STOPPED, sentence))
-        if self._teardown is not None:
-            await asyncio.shield(self._teardown)
+        await self._clearance.done()
 
     async def _begin(self) -> None:
-        if self._teardown is not None:
-            await asyncio.shield(self._teardown)
+        await self._clearance.done()
         parts, name = self._parts, self.name
         self._plugin = await asyncio.to_thread(parts.loader.reload, self._plugin)
         manifest = self._plugin.manifest
@@ -233,42 +228,29 @@ class PluginSupervisor:
         try:
             if instance.manifest.requires_gpu:
                 await parts.gpus.check()
-            self._told(instance, await asyncio.to_thread(check_host, parts, instance.manifest, folder))
+            self._journal.note(instance, *await asyncio.to_thread(check_host, parts, instance.manifest, folder))
             content = await asyncio.to_thread(content_of, parts, instance.manifest, instance.limits, folder)
             instance.identity = replace(instance.identity, content=content)
             instance.image_id = await ensure_image(parts, instance.manifest, folder)
             async with asyncio.timeout(None) as deadline:
-                await start_container(parts, instance, folder, on_start=lambda: _begin_clock(deadline, instance.limits))
+                seconds, clock = instance.limits.startup_timeout, asyncio.get_running_loop().time
+                await start_container(parts, instance, folder, on_start=lambda: deadline.reschedule(clock() + seconds))
                 self._look_on(instance)
                 await instance.ready()
-        except TimeoutError:
-            self._end(instance, startup_timeout(instance.limits.startup_timeout))
-        except InstanceEndedError as error:
-            self._end(instance, error.verdict)
-        except BuildError as error:
-            self._end(instance, Verdict(ReasonCode.BUILD_FAILED, str(error), build_output=error.tail))
-        except OSError as error:
-            self._end(
-                instance,
-                Verdict(
-                    ReasonCode.INIT_ERROR, f"The host refused: {error.strerror}. Look at disk space and permissions."
-                ),
-            )
-        except OrchestratorError as error:
-            self._end(instance, Verdict(ReasonCode.INIT_ERROR, str(error)))
-        except Exception:  # noqa: BLE001 - a plugin that stays LOADED for ever would tell nobody
-            _log.exception("%s: a defect in the orchestrator", self.name)
-            self._end(instance, Verdict(ReasonCode.INIT_ERROR, f"The start met {_DEFECT}"))
+        except Exception as error:  # noqa: BLE001 - a plugin that stays LOADED for ever would tell nobody
+            if is_defect(error):
+                _log.exception("%s: a defect in the orchestrator", self.name)
+            self._end(instance, verdict_of_start(error, instance.limits))
 
     def _look_on(self, instance: Instance) -> None:
         """From now on its witnesses are heard."""
         gpus = self._parts.gpus.facts(instance.grant) if instance.grant else ()
-        self._update(instance, container=container_facts(instance), gpus=gpus)
+        self._journal.write(instance, container=container_facts(instance), gpus=gpus)
         watch = self._watch = Watch(
             self._parts.engine,
             instance,
             take=partial(self._take, instance),
-            note=partial(self._note, instance),
+            note=partial(self._journal.note, instance),
             end=partial(self._end, instance),
         )
         self._spawn(instance, watch.follow())
@@ -281,13 +263,13 @@ class PluginSupervisor:
         instance.oom_kills = status.oom_kills
         peak = status.memory.get("peak_bytes")
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
-        self._told(instance, container_checks(status), container=container_facts(instance, status))
+        self._journal.note(instance, *container_checks(status), container=container_facts(instance, status))
         verdict = verdict_of_status(status, oom_kills=oom, memory_limit=instance.limits.memory)
         if verdict is not None:
             self._end(instance, verdict)
         elif status.phase == "ready" and not instance.settled:
             tools = {tool["name"]: tool for tool in status.tools}
-            self._update(instance, tools=tuple(tools.values()))
+            self._journal.write(instance, tools=tuple(tools.values()))
             self._parts.registry.mark_initialized(self.name, instance.generation)
             instance.settle(tools)
 
@@ -296,57 +278,11 @@ class PluginSupervisor:
             return
         self._last_verdict = verdict
         if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
-            self._mark_ended(instance, verdict)
+            self._journal.ended(instance, verdict)
         instance.end(verdict)
         if instance.bring_up is not None and instance.bring_up is not asyncio.current_task():
             instance.bring_up.cancel()
-        self._teardown = asyncio.get_running_loop().create_task(
-            self._clear_away(instance, verdict), name=f"clear away {self.name}"
-        )
-
-    async def _clear_away(self, instance: Instance, verdict: Verdict) -> None:
-        remains = await stop_instance(self._parts, instance, verdict)
-        if remains.problem:
-            verdict = kill_failed(verdict, instance.identity.container_name, remains.problem)
-            self._parts.gpus.hold_back(instance.identity.instance, verdict.reason)
-        if remains.problem or verdict.code is ReasonCode.STOPPED:
-            self._mark_ended(instance, verdict)
-        report = replace(remains.report, evidence=dict(verdict.evidence))
-        self._update(instance, post_mortem=report)
-        await self._parts.history.post_mortem(self.name, instance.generation, report)
-        if remains.problem:
-            self._left_behind = instance
-            self._note(instance, Check("removal", ok=False, detail=remains.problem, source="engine"))
-        else:
-            await self._remove(instance)
-
-    async def _remove(self, instance: Instance) -> None:
-        problem = await remove_instance(self._parts, instance)
-        if problem:
-            self._note(instance, Check("removal", ok=False, detail=problem, source="engine"))
-        elif self._left_behind is not None:
-            self._note(instance, Check("removal", ok=True, detail="the container is gone", source="engine"))
-        self._left_behind = instance if problem else None
-
-    def _mark_ended(self, instance: Instance, verdict: Verdict) -> None:
-        registry, record = self._parts.registry, self._parts.registry.get(self.name)
-        if record is None or not record.ended:
-            registry.mark_ended(self.name, instance.generation, verdict.code, verdict.reason)
-        elif record.state is PluginLifecycleState.FAILED:
-            registry.amend_failure(self.name, instance.generation, verdict.code, verdict.reason)
-        level = logging.INFO if verdict.code is ReasonCode.STOPPED else logging.WARNING
-        _log.log(level, "%s: %s: %s", self.name, verdict.code, verdict.reason, extra={"plugin": self.name})
-
-    def _told(self, instance: Instance, checks: Iterable[Check], **facts: Any) -> None:
-        for check in checks:
-            instance.checks = with_check(instance.checks, check)
-        self._update(instance, checks=instance.checks, **facts)
-
-    def _note(self, instance: Instance, check: Check) -> None:
-        self._told(instance, (check,))
-
-    def _update(self, instance: Instance, **facts: Any) -> None:
-        self._parts.registry.update(self.name, instance.generation, **facts)
+        self._clearance.begin(instance, verdict)
 
     def _spawn(self, instance: Instance, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -359,8 +295,4 @@ class PluginSupervisor:
         # Of an instance that has ended, an error only says that its channel was closed under the task.
         if not task.cancelled() and (error := task.exception()) is not None and instance.ended is None:
             _log.error("%s: a defect in the orchestrator", self.name, exc_info=error)
-            self._end(instance, Verdict(ReasonCode.UNRESPONSIVE, f"The watch over the plugin met {_DEFECT}"))
-
-
-def _begin_clock(deadline: asyncio.Timeout, limits: EffectiveLimits) -> None:
-    deadline.reschedule(asyncio.get_running_loop().time() + limits.startup_timeout)
+            self._end(instance, verdict_of_watch())

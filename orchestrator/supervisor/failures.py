@@ -1,0 +1,38 @@
+"""Verdicts on an instance whose start or watch met an error on this side. Pure."""
+
+from typing import Final
+
+from orchestrator.errors import BuildError, OrchestratorError
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.sandbox.policy import EffectiveLimits
+from orchestrator.sandbox.verdict import Verdict, startup_timeout
+from orchestrator.supervisor.instance import InstanceEndedError
+
+_DEFECT: Final = "a defect in the orchestrator; its log has the details. Report it, then restart the plugin."
+
+
+def is_defect(error: BaseException) -> bool:
+    """Whether it is none of the errors that a start may meet: its traceback belongs into the log."""
+    return not isinstance(error, OrchestratorError | OSError)
+
+
+def verdict_of_start(error: Exception, limits: EffectiveLimits) -> Verdict:
+    """What the error that broke off a start says of the instance."""
+    match error:
+        case TimeoutError():
+            return startup_timeout(limits.startup_timeout)
+        case InstanceEndedError():
+            return error.verdict
+        case BuildError():
+            return Verdict(ReasonCode.BUILD_FAILED, str(error), build_output=error.tail)
+        case OSError():
+            sentence = f"The host refused: {error.strerror}. Look at disk space and permissions."
+            return Verdict(ReasonCode.INIT_ERROR, sentence)
+        case OrchestratorError():
+            return Verdict(ReasonCode.INIT_ERROR, str(error))
+    return Verdict(ReasonCode.INIT_ERROR, f"The start met {_DEFECT}")
+
+
+def verdict_of_watch() -> Verdict:
+    """Nobody looks after the instance any more."""
+    return Verdict(ReasonCode.UNRESPONSIVE, f"The watch over the plugin met {_DEFECT}")
