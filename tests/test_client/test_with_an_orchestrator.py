@@ -28,6 +28,8 @@ from orchestrator.client import (
     Upload,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def say(text: str, times: int = 1):
     return {"said": text * times}

@@ -19,6 +19,7 @@ def new(monkeypatch, tmp_path):
     return lambda *arguments: CliRunner().invoke(commands.command_line("new"), ["new", *arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(Kind))
 def test_its_tests_pass_without_a_container(new, tmp_path, kind):
     result = new("page-counter", "--kind", kind)

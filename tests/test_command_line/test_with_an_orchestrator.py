@@ -81,6 +81,7 @@ async def test_pictures_in_a_result_are_saved_and_named_in_it(call, tmp_path):
     assert (tmp_path / "out" / "draw-also-1.bin").read_bytes() == b"hi"
 
 
+@pytest.mark.slow
 async def test_each_kind_of_failure_has_its_exit_code(call, house, monkeypatch):
     assert "MANIFEST_INVALID" in (await call("run", "broken", "x", code=4)).stderr
     assert json.loads((await call("run", "broken", "x", "--json", code=4)).stdout)["ok"] is False
@@ -123,6 +124,7 @@ async def test_names_are_completed(call):
     assert await asyncio.to_thread(output.complete_plugin, "b") == ["broken"]
 
 
+@pytest.mark.slow
 async def test_watching_and_following_print_a_line_a_change(call):
     programs = {}
     for arguments in (("plugins", "--watch"), ("events", "-f", "--json", "-n", "1")):

@@ -8,6 +8,8 @@ from playwright.async_api import Page, expect
 from support.house import House
 from test_dashboard.conftest import AXE
 
+pytestmark = pytest.mark.slow
+
 Look = Callable[..., Awaitable[Page]]
 VIEWS = {
     "list": "/",

@@ -24,6 +24,7 @@ async def test_the_page_comes_with_rules_that_allow_its_own_files_only(house: Ho
     assert (await client.head("/")).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith((".js", ".css", ".svg"))])
 async def test_an_asset_comes_under_the_same_rules_and_is_asked_for_again_cheaply(house: House, name: str) -> None:
     client = await house.open()

@@ -7,6 +7,8 @@ import pytest
 from playwright.async_api import Page
 from support.house import House
 
+pytestmark = pytest.mark.slow
+
 BOX = {"x": 10, "y": 20, "width": 30, "height": 40}
 
 

@@ -8,6 +8,8 @@ from playwright.async_api import Page, Route, expect
 from support.house import House
 from test_dashboard.scene import count
 
+pytestmark = pytest.mark.slow
+
 Look = Callable[..., Awaitable[Page]]
 
 

@@ -16,6 +16,8 @@ from test_dashboard.scene import count, read_words, sample
 from orchestrator.access.key_store import KeyStore
 from orchestrator.access.keys import Role
 
+pytestmark = pytest.mark.slow
+
 Look = Callable[..., Awaitable[Page]]
 
 

@@ -13,6 +13,8 @@ import httpx
 import pytest
 from support.live import LiveOrchestrator, live_orchestrator
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
 
 

@@ -6,11 +6,14 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from support.house import House
 from support.reliability import ReliabilityTable
+
+pytestmark = pytest.mark.slow
 
 IN_THE_CONTRACT = {502, 503, 504}
 EXAMPLES = 15

@@ -15,6 +15,8 @@ from orchestrator.errors import ManifestError
 from orchestrator.loader.manifest import Manifest, read_manifest
 from orchestrator.loader.plugin_loader import PluginLoader
 
+pytestmark = pytest.mark.slow
+
 WHOLE: dict[str, Any] = {
     "name": "reader",
     "version": "1.0.0",

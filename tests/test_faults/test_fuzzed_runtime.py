@@ -6,12 +6,15 @@ import random
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from support.house import House
 from support.mutations import mutated, spoilt
 from support.scripted_runtime import READY
 
 from orchestrator.containers.memory_program import ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
+
+pytestmark = pytest.mark.slow
 
 PLUGINS = 8
 RUNS = 4

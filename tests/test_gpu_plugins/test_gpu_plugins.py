@@ -87,6 +87,7 @@ async def test_two_exclusive_plugins_get_two_gpus_and_a_third_none(house: House,
     assert _devices(house, busy) == freed
 
 
+@pytest.mark.slow
 async def test_a_gpu_whose_memory_does_not_come_back_is_given_to_nobody(house: House, gpus: SetGpus) -> None:
     """While something still sits on it the next plugin is GPU_BUSY."""
     gpus.devices = (device(0),)

@@ -89,6 +89,7 @@ async def test_a_request_that_is_called_off_ends_the_child(tmp_path):
     await until_gone(pid.read_text())
 
 
+@pytest.mark.slow
 async def test_while_a_child_cannot_be_ended_the_answer_is_at_once_and_no_second_one_is_started(tmp_path, monkeypatch):
     """A child that sleeps in the kernel outlives SIGKILL; here the signal is kept from it, which looks the same."""
     started = tmp_path / "started"

@@ -195,6 +195,7 @@ HOSTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTS)
 async def test_a_whole_host_is_judged_right_within_the_bound(nvidia, case):
     state, plugged_in, loaded, code = HOSTS[case]

@@ -9,6 +9,7 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,6 +27,8 @@ from test_gpus.looks import GIB, gpu, look, part
 from orchestrator.gpus.claims import GpuDemand, Grant
 from orchestrator.gpus.inventory import FaultKind, GpuFault, GpuProblem
 from orchestrator.gpus.leases import LeaseBook
+
+pytestmark = pytest.mark.slow
 
 STEPS = 10_000
 EXAMPLES, LENGTH = 260, 60

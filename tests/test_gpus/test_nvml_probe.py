@@ -10,6 +10,8 @@ from simulated_nvidia.host import GIB, SimulatedGpu, SimulatedPart, SimulatedSta
 from orchestrator.gpus.inventory import FaultKind
 from orchestrator.gpus.nvml_probe import NvmlProbe
 
+pytestmark = pytest.mark.slow
+
 A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"
 
 

@@ -81,6 +81,7 @@ def test_many_old_rows_go_in_small_steps(ledger: Ledger) -> None:
     assert count(ledger, "runs") == 0
 
 
+@pytest.mark.slow
 def test_beyond_its_size_the_oldest_goes_and_the_file_shrinks(ledger: Ledger, tmp_path: Path) -> None:
     """Runs and events go back to about the same moment; the newest stay."""
     for turn in range(40):
@@ -118,6 +119,7 @@ def test_a_clock_that_jumps_makes_nothing_old() -> None:
     assert clock() == 900 * 10**6
 
 
+@pytest.mark.slow
 async def test_a_store_under_load_stays_within_its_size(tmp_path: Path) -> None:
     """File and log together, while it writes; nothing is lost by it and the counters are whole."""
     most = 3 * 1024**2

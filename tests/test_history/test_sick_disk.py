@@ -47,12 +47,14 @@ def sentence_of(case: str, folder: Path, *before: str) -> str:
     return json.loads(program.stdout)
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
     """A limit of the kernel (RLIMIT_FSIZE), met in the middle of writing."""
     sentence = sentence_of("file_size_limit", tmp_path)
     assert "The disk refused to take history.sqlite3 in the state folder (ORCHESTRATOR_STATE_DIR)" in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(_MOUNTS.returncode != 0, reason="this user may not mount a small file system; see the limit above")
 def test_a_full_disk(tmp_path: Path) -> None:
     sentence = sentence_of("full_disk", tmp_path, "unshare", "--mount", "--map-root-user")
@@ -62,6 +64,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_written(open_folder: Path) -> None:
     """From the beginning: the start goes on without history, and history begins when it can."""
     assert "Permission denied" in sentence_of("read_only_folder", open_folder)

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.reliability import ReliabilityTable
 from test_history import busy_writer
+
+pytestmark = pytest.mark.slow
 
 _ROUNDS = 60
 

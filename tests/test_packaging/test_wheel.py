@@ -11,6 +11,8 @@ import pytest
 from support.checkout import copy_checkout
 from support.live import live_orchestrator
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 
 
@@ -99,7 +101,6 @@ def work(client: Client) -> str:
 """
 
 
-@pytest.mark.slow
 def test_installed_its_types_are_seen(installed: Path, tmp_path: Path) -> None:
     """By a type checker of somebody who uses the client or writes a plugin."""
     (tmp_path / "program.py").write_text(PROGRAM)

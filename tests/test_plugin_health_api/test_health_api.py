@@ -227,6 +227,7 @@ async def test_a_frozen_engine_does_not_hold_up_health(tmp_path: Path) -> None:
         assert took < 5
 
 
+@pytest.mark.slow
 async def test_a_frozen_engine_makes_health_stale(house: House) -> None:
     """It breaks no connection, it only says nothing; what runs is shown as it was last seen."""
     house.add("reader")

@@ -177,6 +177,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(sorted(Manifest.model_fields)), anything))
 def test_no_value_of_any_field_does_more_than_be_refused(tmp_path: Path, fields: dict[str, Any]) -> None:

@@ -7,6 +7,9 @@ import threading
 import time
 
 import httpx
+import pytest
+
+pytestmark = pytest.mark.slow
 
 SOURCE = """
     import ctypes, re, threading, time

@@ -6,6 +6,8 @@ import socket
 import pytest
 from support.mutations import spoilt
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """
     from plugin_runtime import tool
 

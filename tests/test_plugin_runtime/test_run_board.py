@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 
+import pytest
 from plugin_runtime.run_board import SLOTS, RunBoard
 
 
@@ -38,6 +39,7 @@ def test_more_runs_than_places_are_counted():
     assert board.executing() == []
 
 
+@pytest.mark.slow
 def test_another_process_reads_whole_entries_while_threads_write():
     board = RunBoard()
     pid = os.fork()

@@ -9,6 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """
     import asyncio, re, threading, time
     from concurrent.futures import ThreadPoolExecutor

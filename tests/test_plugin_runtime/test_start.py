@@ -14,6 +14,8 @@ from pathlib import Path
 import plugin_runtime
 import pytest
 
+pytestmark = pytest.mark.slow
+
 GOOD = """
     from plugin_runtime import tool
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """
     import ctypes, os, re, signal, subprocess, sys, threading, time
     from plugin_runtime import tool

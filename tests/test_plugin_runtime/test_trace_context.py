@@ -77,6 +77,7 @@ def test_a_run_without_a_trace_is_told_none(runtime) -> None:
     assert runtime.result("before_any_run") == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["plain", "awaiting"])
 def test_runs_at_once_are_told_apart(runtime, tool: str) -> None:
     def call(number: int) -> Any:

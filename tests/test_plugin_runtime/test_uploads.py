@@ -154,6 +154,7 @@ def test_an_optional_upload_may_stay_away(runtime):
     assert runtime.run("optional").json()["result"] is False
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_as_such(launch):
     """The scratch folder cannot be written to, whatever the reason."""
     runtime = launch(SOURCE).ready()

@@ -177,6 +177,7 @@ async def test_a_result_over_the_limit_is_invalid_output(tmp_path: Path) -> None
         assert (await house.health("reader"))["reason_code"] == "INVALID_OUTPUT"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [b"Content-Length: 50", b"Content-Length: 1000000", b"Transfer-Encoding: chunked"])
 async def test_an_upload_that_stalls_is_408_and_the_plugin_goes_on(tmp_path: Path, length: bytes) -> None:
     """The caller is to blame, whether its body is short, long or of unknown length."""

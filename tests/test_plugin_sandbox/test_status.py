@@ -86,6 +86,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values))
 def test_no_value_of_any_field_makes_it_fail(status: dict[str, Any]) -> None:
     """Numbers are numbers, texts are texts, or they were not told."""

@@ -230,6 +230,7 @@ def serve(tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "host.example"])
 def test_beyond_loopback_without_a_key_is_refused_at_the_start(tmp_path: Path, host: str) -> None:
     """In a sentence that says what to do, before anything is bound."""
@@ -239,6 +240,7 @@ def test_beyond_loopback_without_a_key_is_refused_at_the_start(tmp_path: Path, h
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_key_file_that_holds_no_key_is_refused_at_the_start(tmp_path: Path) -> None:
     """By the setting's name, without what stands in the file."""
     (tmp_path / "key").write_text("hunter2\n")
@@ -249,6 +251,7 @@ def test_a_key_file_that_holds_no_key_is_refused_at_the_start(tmp_path: Path) ->
     assert "ORCHESTRATOR_VIEWER_KEY_FILE" in missing.stderr
 
 
+@pytest.mark.slow
 def test_keys_from_files_let_it_listen_beyond_loopback(tmp_path: Path) -> None:
     """As compose hands secrets in; the command line finds its own in ORCHESTRATOR_API_KEY."""
     operator, viewer = "o" * 40, "v" * 40

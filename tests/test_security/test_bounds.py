@@ -97,6 +97,7 @@ async def test_a_trailer_without_end_is_cut(house: House) -> None:
         assert streams[0].at_eof() or streams[0].exception() is not None or streams[1].is_closing()
 
 
+@pytest.mark.slow
 async def test_requests_ahead_of_their_turn_are_few(house: House) -> None:
     """Each would be held until those before it are answered."""
     await house.open()
@@ -128,6 +129,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
                     await asyncio.gather(with_end, return_exceptions=True)
 
 
+@pytest.mark.slow
 async def test_a_reader_that_takes_nothing_is_cut_off(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that takes a little goes on."""
     monkeypatch.setattr(http_protocol, "STALLED_SECONDS", 1.0)
@@ -152,6 +154,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off(house: House, monkeypatch:
         assert size < 20_000_000
 
 
+@pytest.mark.slow
 async def test_connections_that_wait_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many say nothing, the next caller is answered."""
     monkeypatch.setattr(BoundedProtocol, "most", 20)

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.house import House
 
+pytestmark = pytest.mark.slow
+
 MARK = "zq7marked"
 """In every name, so that it is known again wherever it turns up."""
 

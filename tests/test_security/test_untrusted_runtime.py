@@ -60,6 +60,7 @@ ANY_JSON = st.recursive(
 FIELDS = ["phase", "reason_code", "reason", "traceback", "checks", "tools", "worker", "memory", "cpu_seconds", "runs"]
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(FIELDS), ANY_JSON))
 def test_a_status_of_any_shape_can_be_read_and_shown(content: dict[str, Any]) -> None:
     """Whatever is not as agreed reads as not told."""
@@ -68,6 +69,7 @@ def test_a_status_of_any_shape_can_be_read_and_shown(content: dict[str, Any]) ->
     json.dumps([dict(check) for check in status.checks])
 
 
+@pytest.mark.slow
 @given(st.lists(st.fixed_dictionaries({"name": ANY_JSON | st.text(), "input_schema": ANY_JSON, "uploads": ANY_JSON})))
 def test_only_a_name_that_can_stand_in_an_address_is_a_tools(items: list[dict[str, Any]]) -> None:
     """`../containers/x/kill` would lead elsewhere."""
@@ -168,6 +170,7 @@ async def test_an_answer_without_end_is_cut(folder: Path) -> None:
     assert sent < 64 * 1024 * 1024
 
 
+@pytest.mark.slow
 async def test_statuses_without_end_leave_the_loop_to_others(folder: Path) -> None:
     """Of those that come together the newest alone is looked at, and then there is a pause."""
 

@@ -98,6 +98,7 @@ async def test_a_tools_failure_is_logged_with_its_run(house: House, stream: io.S
     assert [(record["plugin"], record["run_id"]) for record in raised] == [("reader", answer.headers["X-Run-Id"])]
 
 
+@pytest.mark.slow
 def test_all_that_the_process_writes_is_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the server's first word to its last."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
@@ -111,6 +112,7 @@ def test_all_that_the_process_writes_is_json(tmp_path: Path, monkeypatch: pytest
     assert {"uvicorn.error", "orchestrator.supervisor.fleet"} <= {record["logger"] for record in written}
 
 
+@pytest.mark.slow
 def test_a_form_that_there_is_not_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
     with (

@@ -159,6 +159,7 @@ async def test_the_standard_variables_are_heeded(
     assert int(flags, 16) & 1 == 0
 
 
+@pytest.mark.slow
 async def test_a_collector_that_does_not_answer_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a run nor the end of the orchestrator waits for it."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
@@ -188,9 +189,11 @@ async def test_a_collector_that_does_not_answer_harms_nobody(monkeypatch: pytest
 )
 def test_nothing_is_traced_unasked(environment: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     assert tracing(environment) is None
-    assert caplog.records == []
+    ours = [record for record in caplog.records if record.name.startswith("orchestrator")]
+    assert ours == []  # an exporter of an earlier test may still be at its last try
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_unasked() -> None:
     """The SDK costs time and memory."""
     script = (

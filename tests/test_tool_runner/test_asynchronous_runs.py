@@ -9,6 +9,8 @@ import httpx
 import pytest
 from support.house import House
 
+pytestmark = pytest.mark.slow
+
 RUN_ID = "0123456789abcdef" * 2
 FIELDS = {
     "run_id", "plugin", "tool", "state", "asynchronous", "accepted_at", "started_at", "finished_at", "generation",

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from support.house import House
 from support.scripted_tools import InvalidInput
 
@@ -157,6 +158,7 @@ async def test_readiness_waits_for_the_first_instance_of_every_start(house: Hous
     assert (await house.client.get("/readyz")).status_code == 200
 
 
+@pytest.mark.slow
 async def test_history_that_cannot_be_written_stops_no_run(house: House) -> None:
     """The orchestrator's own health says what is wrong, and that it is well again."""
     (house.settings.state_dir / "history.sqlite3").mkdir(parents=True)

@@ -11,6 +11,8 @@ from support.real_runtime import RealRuntime
 
 from orchestrator.tools.tool_runner import ToolRunner
 
+pytestmark = pytest.mark.slow
+
 
 def runner(house: House) -> ToolRunner:
     assert house.app is not None

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
+import pytest
 from support.house import House, eventually
 from support.scripted_tools import InvalidInput
 
@@ -161,6 +162,7 @@ async def test_a_reader_that_leaves_ends_the_run_and_not_the_plugin(house: House
     assert (await house.run("reader", "double", number=2)).json()["result"] == 4
 
 
+@pytest.mark.slow
 async def test_a_tool_whose_reader_left_holds_its_place_until_it_ends(house: House) -> None:
     """One that never comes to its next line is found at its deadline, as if its reader were there."""
 
@@ -178,6 +180,7 @@ async def test_a_tool_whose_reader_left_holds_its_place_until_it_ends(house: Hou
     assert health["reason_code"] == "TIMEOUT"
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_costs_the_plugin_nothing(house: House) -> None:
     """It may take longer over the lines than the tool may over making them."""
 

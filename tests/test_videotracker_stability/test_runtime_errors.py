@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "plugins" / "video_tracker"
 CLIP = FOLDER / "samples" / "cup.mp4"
 PICTURE = FOLDER / "samples" / "cup.png"

@@ -140,6 +140,7 @@ class TestAnnotate:
         with open_video(made) as video:
             assert next(video.frames()).picture.shape == (100, 100, 3)
 
+    @pytest.mark.slow
     def test_parts_come_while_the_video_is_made(self, tracker, tmp_path, monkeypatch):
         """A part ends with each key frame, every two seconds: this clip has four."""
         monkeypatch.setattr("video_tracker.plugin.PART_BYTES", 1000)

@@ -10,6 +10,8 @@ from video_tracker.media import open_video
 from video_tracker.onnx_detector import OnnxDetector
 from video_tracker.tracking import Following, follow
 
+pytestmark = pytest.mark.slow
+
 SIZE, SIDE, RATE = 320, 32, 25
 RED, GREEN, BLUE = COLOURS[:3]
 VISIBLE = 0.25  # of a square of which less is to be seen, nothing is demanded
