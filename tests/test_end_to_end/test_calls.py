@@ -57,7 +57,7 @@ def test_a_generator_is_streamed_as_it_yields(live: LiveOrchestrator) -> None:
     with live.client.stream(
         "POST",
         "/v1/plugins/echo/tools/count/run",
-        json={"n": 5, "interval": 0.1},
+        json={"n": 5, "interval": 0.2},
         headers={"Accept": "application/x-ndjson"},
     ) as response:
         for line in response.iter_lines():
