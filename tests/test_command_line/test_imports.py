@@ -10,13 +10,14 @@ import pytest
 ONLY_FOR_CALLERS = {"rich", "httpx", "stamina", "orchestrator.client", "orchestrator.cli.output"}
 ONLY_FOR_OTHER_COMMANDS = {"packaging", "orchestrator.audit", "orchestrator.conformance", "orchestrator.cli.dev"}
 ONLY_WHERE_CONFIGURED = {"opentelemetry.sdk", "opentelemetry.exporter", "orchestrator.telemetry.otel"}
+ONLY_FOR_TESTS = {"aiohttp"}
 ONLY_FOR_SERVING = {"fastapi", "uvicorn", "docker", "prometheus_client", "orchestrator.app"}
 
 
 @pytest.mark.parametrize(
     ("command", "unwanted"),
     [
-        ("serve", ONLY_FOR_CALLERS | ONLY_FOR_OTHER_COMMANDS | ONLY_WHERE_CONFIGURED),
+        ("serve", ONLY_FOR_CALLERS | ONLY_FOR_OTHER_COMMANDS | ONLY_WHERE_CONFIGURED | ONLY_FOR_TESTS),
         ("plugins", ONLY_FOR_SERVING | ONLY_FOR_OTHER_COMMANDS | {"pydantic"}),
         ("keys", ONLY_FOR_SERVING | ONLY_FOR_OTHER_COMMANDS),
     ],
