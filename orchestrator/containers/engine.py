@@ -26,7 +26,10 @@ class ContainerEngine(Protocol):
     """
 
     async def info(self) -> EngineInfo:
-        """The engine itself; the way to ask whether it answers."""
+        """The engine itself."""
+
+    async def ping(self) -> None:
+        """Returns when it answers: the cheapest question there is."""
 
     async def image(self, reference: str) -> ImageStatus:
         """The local image of this name, tag or id."""

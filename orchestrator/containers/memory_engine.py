@@ -85,6 +85,10 @@ class MemoryEngine:
         async with self._question("info"):
             return EngineInfo("0-memory", "none", "memory", "2", self.device_drivers, rootless=False, selinux=False)
 
+    async def ping(self) -> None:
+        async with self._question("ping"):
+            pass
+
     async def image(self, reference: str) -> ImageStatus:
         async with self._question("image"):
             return self.shelf.find(reference)

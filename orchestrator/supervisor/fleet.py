@@ -150,7 +150,7 @@ class Fleet:
 
     async def _answers(self) -> bool:
         try:
-            await self._parts.engine.info()
+            await self._parts.engine.ping()
         except EngineUnreachableError as error:
             _log.warning("the engine cannot be asked: %s", error)
             return False

@@ -96,6 +96,10 @@ class ObservedEngine:
         with self._request("info"):
             return await self._engine.info()
 
+    async def ping(self) -> None:
+        with self._request("ping"):
+            await self._engine.ping()
+
     async def image(self, reference: str) -> ImageStatus:
         with self._request("image"):
             return await self._engine.image(reference)

@@ -343,6 +343,7 @@ async def test_a_build_that_fails_shows_its_last_lines(kit):
 
 
 async def test_the_engine_says_what_it_is(kit):
+    await kit.engine.ping()
     info = await kit.engine.info()
     assert info.version
     assert info.cgroup_version in {"1", "2"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.bench import Bench, Hundred, frozen
 from benchmarks.figures import Figure, Target, ratios
@@ -20,6 +20,9 @@ CALLERS = 16
 _MEGA = 1_000_000
 _SETTLE = 5.0
 """Seconds after which what a start leaves to do is done."""
+_PROBE_EVERY: Final = 30.0
+"""Seconds between two of the engine's probes of one container's health."""
+_EXECS: Final = 20
 
 
 def listing(bench: Bench) -> Iterator[Figure]:
@@ -69,9 +72,8 @@ def at_rest(bench: Bench) -> Iterator[Figure]:
     time.sleep(seconds)
     passed = time.monotonic() - begun
     own, engine = cpu_seconds(orchestrator.pid) - own, _engine_cpu(hundred) - engine
-    then = {name: stats["cpu_stats"]["cpu_usage"]["total_usage"] for name, stats in theirs.items()}
     stats = _stats(orchestrator)
-    containers = sum(stats[name]["cpu_stats"]["cpu_usage"]["total_usage"] - then[name] for name in then) / 1e9
+    containers = sum(_cpu(stats[name]) - _cpu(before) for name, before in theirs.items())
     n = bench.options.plugins
     yield Figure(f"{n} plugins on one host: INITIALIZED", [float(up)], "", Target("≥", n))
     yield Figure("  orchestrator's memory", [resident(orchestrator.pid) / _MEGA], "MB", Target("<", 150))
@@ -80,6 +82,8 @@ def at_rest(bench: Bench) -> Iterator[Figure]:
     yield Figure("  CPU at rest, all together", [(own + containers) / passed * 100], "% of a core", Target("<", 5))
     yield Figure("    of that the orchestrator", [own / passed * 100], "% of a core")
     yield Figure("    of that the containers, engine's probes included", [containers / passed * 100], "% of a core")
+    floor_share = _exec_cost(orchestrator) * n / _PROBE_EVERY * 100
+    yield Figure("      of that the probes' execs, were `true` all they ran", [floor_share], "% of a core")
     if hundred.engine is not None:
         yield Figure("    beside it the engine itself", [engine / passed * 100], "% of a core")
     yield Figure("  all up after", [hundred.seconds_to_start], "s")
@@ -104,6 +108,21 @@ def _stats(orchestrator: Served) -> dict[str, Mapping[str, Any]]:
     with orchestrator.docker() as client, ThreadPoolExecutor(8) as pool:
         ask = lambda container: client.api.stats(container.id, stream=False, one_shot=True)  # noqa: E731
         return dict(zip([container.id for container in containers], pool.map(ask, containers), strict=True))
+
+
+def _exec_cost(orchestrator: Served) -> float:
+    """Seconds of CPU time that an exec costs its container, whatever it runs."""
+    with orchestrator.docker() as client:
+        container = client.containers.get(orchestrator.containers()[0].id)
+        before = _cpu(client.api.stats(container.id, stream=False, one_shot=True))
+        for _ in range(_EXECS):
+            container.exec_run(["true"])
+        return (_cpu(client.api.stats(container.id, stream=False, one_shot=True)) - before) / _EXECS
+
+
+def _cpu(stats: Mapping[str, Any]) -> float:
+    """Seconds that all of a container's processes have taken so far."""
+    return int(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
 
 
 def _working_set(stats: Mapping[str, Any]) -> int:

@@ -61,7 +61,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
     done = ", ".join(f"{count} {what}" for what, count in trial.done.most_common())
     told = ", ".join(f"{count} x {status}" for status, count in sorted(trial.answers.items()))
     wrong = sum(count for status, count in trial.answers.items() if status not in EXPECTED)
-    yield Figure("scale: operations", [float(sum(trial.done.values()))], "", note=done)
+    yield Figure(f"scale, {len(names)} plugins: operations", [float(sum(trial.done.values()))], "", note=done)
     yield Figure("  answers that no call may have", [float(wrong)], "", none, note=told)
     yield Figure("  broken connections", [float(len(trial.broken))], "", none, note="; ".join(trial.broken[:2]))
     if trial.good_calls:
