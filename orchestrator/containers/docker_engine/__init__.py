@@ -4,6 +4,7 @@ Owns: everything that is Docker's (its SDK, its JSON, its streams). `client` is 
 the rest are plain functions over Docker's JSON, or threads. Must not know: plugins, what a container is for.
 """
 
-from orchestrator.containers.docker_engine.engine import Bounds, DockerEngine
+from orchestrator.containers.docker_engine.bounds import Bounds
+from orchestrator.containers.docker_engine.engine import DockerEngine
 
 __all__ = ["Bounds", "DockerEngine"]

@@ -101,3 +101,8 @@ def _device_request(devices: DeviceGrant) -> dict[str, Any]:
     if devices.driver != "cdi":
         request["Capabilities"] = [list(devices.capabilities)]
     return request
+
+
+def log_query(tail: int) -> dict[str, str]:
+    """For the last `tail` lines of a container's log, each with its time."""
+    return {"stdout": "1", "stderr": "1", "timestamps": "1", "tail": str(tail)}

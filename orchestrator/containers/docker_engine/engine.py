@@ -5,14 +5,15 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
-from orchestrator.containers.docker_engine import answers, bodies, gateways
+from orchestrator.containers.docker_engine import answers, bodies, decoding, gateways
+from orchestrator.containers.docker_engine.bounds import USUAL, Bounds
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
 from orchestrator.containers.docker_engine.client import Client, ClientPool, raise_for_status, url
 from orchestrator.containers.docker_engine.gateway_keeper import GatewayKeeper
@@ -34,21 +35,6 @@ from orchestrator.errors import EngineRefusedError, NotFoundError
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Seconds within which the engine must have answered."""
-
-    ask: float = 10
-    change: float = 60
-    """create, start and remove: a busy disk takes its time."""
-    end: float = 25
-    """kill, and stop on top of its grace: after SIGKILL the daemon itself waits up to 10 s for the exit."""
-    pull: float = 1800
-    build: float = 3600
-    silence: float = 900
-    """Between two lines of a build's output."""
-
-
 class DockerEngine:
     """Docker Engine. Every blocking call runs in a `Lane`, every stream in a thread of its own."""
 
@@ -56,7 +42,7 @@ class DockerEngine:
         self,
         environment: Mapping[str, str],
         *,
-        bounds: Bounds = Bounds(),
+        bounds: Bounds = USUAL,
         labels: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`environment` says where the engine is (DOCKER_HOST and its like). Nothing is connected yet.
@@ -238,7 +224,7 @@ class DockerEngine:
 
         def fetch(client: Client) -> bytes:
             response = client.get(
-                url(client, f"/containers/{container_id}/logs"), params=_log_query(tail), timeout=self._bounds.ask
+                url(client, f"/containers/{container_id}/logs"), params=bodies.log_query(tail), timeout=self._bounds.ask
             )
             raise_for_status(response)
             return bytes(response.content)
@@ -251,13 +237,13 @@ class DockerEngine:
         def request(client: Client) -> Any:
             return client.get(
                 url(client, f"/containers/{container_id}/logs"),
-                params={**_log_query(tail), "follow": "1"},
+                params={**bodies.log_query(tail), "follow": "1"},
                 stream=True,
                 timeout=self._bounds.ask,
             )
 
         async with self._streams.open(request, bound=self._bounds.ask) as pieces:
-            yield _log_lines(pieces)
+            yield decoding.log_lines(pieces)
 
     @asynccontextmanager
     async def events(
@@ -270,7 +256,7 @@ class DockerEngine:
             return client.get(url(client, "/events"), params=query, stream=True, timeout=self._bounds.ask)
 
         async with self._streams.open(request, bound=self._bounds.ask) as pieces:
-            yield _events(pieces)
+            yield decoding.events(pieces)
 
     async def close(self) -> None:
         self._streams.close()
@@ -314,25 +300,3 @@ class DockerEngine:
 
     async def _call(self, lane: Lane, function: Callable[[Client], T], bound: float) -> T:
         return await lane.run(lambda: self._pool.call(function, bound=bound), bound=bound)
-
-
-def _log_query(tail: int) -> dict[str, str]:
-    return {"stdout": "1", "stderr": "1", "timestamps": "1", "tail": str(tail)}
-
-
-async def _log_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    lines = LogLines()
-    async for piece in pieces:
-        for line in lines.feed(piece):
-            yield line
-    for line in lines.rest():
-        yield line
-
-
-async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[EngineEvent]:
-    rest = b""
-    async for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            if (event := answers.event(line)) is not None:
-                yield event
