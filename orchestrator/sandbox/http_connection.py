@@ -6,6 +6,7 @@ A body of any size passes through: more is taken of it, and of an answer, only a
 import asyncio
 import os
 import select
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final, cast
@@ -14,6 +15,8 @@ from orchestrator.sandbox.http_message import Answer
 
 _UNSENT: Final = 256 * 1024
 """Bytes of a request that wait to be taken by the plugin before the caller is asked for no more."""
+_SOCKET_ROOM: Final = 512 * 1024
+"""Bytes that the kernel is asked to hold of what is sent, so that a part of a body is taken in one piece."""
 _UNREAD: Final = 256 * 1024
 """Bytes of an answer that are held before the plugin must wait."""
 _SMALL: Final = 64 * 1024
@@ -103,7 +106,9 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_UNSENT)
-        self._descriptor = int(transport.get_extra_info("socket").fileno())
+        own = transport.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_ROOM)
+        self._descriptor = int(own.fileno())
         self._signs = select.poll()
         self._signs.register(self._descriptor, select.POLLIN | select.POLLRDHUP)
 
