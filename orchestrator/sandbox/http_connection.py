@@ -15,8 +15,8 @@ from orchestrator.sandbox.http_message import Answer
 
 _UNSENT: Final = 256 * 1024
 """Bytes of a request that wait to be taken by the plugin before the caller is asked for no more."""
-_SOCKET_ROOM: Final = 512 * 1024
-"""Bytes that the kernel is asked to hold of what is sent, so that a part of a body is taken in one piece."""
+_SOCKET_ROOM: Final = 256 * 1024
+"""Bytes that the kernel is asked to hold of what is sent (it holds twice that): a part is then taken in one piece."""
 _UNREAD: Final = 256 * 1024
 """Bytes of an answer that are held before the plugin must wait."""
 _SMALL: Final = 64 * 1024

@@ -318,7 +318,7 @@ def test_no_more_of_a_body_is_asked_for_than_the_plugin_takes(run: Run) -> None:
         while taken < 8 * MIB:
             await asyncio.sleep(0.002)
             taken += len(await reader.readexactly(64 * KIB))
-            assert asked - taken < MIB
+            assert asked - taken < 2 * MIB  # the socket itself, and the reader here, hold most of that
         writer.write(http(b"{}"))
 
     async def parts() -> AsyncIterator[bytes]:
