@@ -70,7 +70,10 @@ async def result(run_id: str, context: Context, wait: Wait = 0) -> Response:
     "/{run_id}",
     status_code=202,
     response_model=RunResponse,
-    responses={200: {"model": RunResponse, "description": "It has ended"}, 404: {"description": "No such run"}},
+    responses={
+        200: {"model": RunResponse, "description": "It has ended: before, or by this already"},
+        404: {"description": "No such run"},
+    },
 )
 async def cancel(run_id: str, context: Context) -> Response:
     """Have a run end. One that waits is out of the queue at once; one that executes is asked to end, and its

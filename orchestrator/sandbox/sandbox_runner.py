@@ -89,8 +89,7 @@ class PluginSandboxRunner:
             result = RunResult(error.outcome, error=str(error))
         except ChannelError as error:
             result = await self._after_break(instance, error)
-        elapsed = (time.perf_counter() - begun) * 1000
-        return result if result.execution_time_ms else replace(result, execution_time_ms=elapsed)
+        return _timed(result, time.perf_counter() - begun)
 
     async def resume(
         self, instance: SandboxedInstance, run_id: str, tool: str, *, timeout: float, elapsed: float
@@ -98,6 +97,7 @@ class PluginSandboxRunner:
         """The result of a run that executes for `elapsed` seconds already, or has ended and was kept; None where the
         container has none. Everything else as `run`.
         """
+        begun = time.perf_counter()
         try:
             async with asyncio.timeout(max(0.0, timeout - elapsed)):
                 async with instance.channel.answer_of(run_id) as response:
@@ -105,11 +105,13 @@ class PluginSandboxRunner:
                         return None
                     killed = response.oom_kills > instance.oom_kills
                     result = await self._single(response)
-                    return ended_by(out_of_memory(instance.memory_limit)) if killed else result
+                    if killed:
+                        result = ended_by(out_of_memory(instance.memory_limit))
         except TimeoutError:
-            return replace(_over_time(tool, timeout), execution_time_ms=timeout * 1000)
+            result = replace(_over_time(tool, timeout), execution_time_ms=timeout * 1000)
         except ChannelError as error:
-            return await self._after_break(instance, error)
+            result = await self._after_break(instance, error)
+        return _timed(result, elapsed + time.perf_counter() - begun)
 
     async def _call(self, instance: SandboxedInstance, call: ToolCall, deadline: Deadline, reader: Reader) -> RunResult:
         broken: list[Exception] = []
@@ -207,6 +209,11 @@ class PluginSandboxRunner:
                 Outcome.PLUGIN_FAILED, error=f"The plugin gave no answer: {error}", reason_code=ReasonCode.UNRESPONSIVE
             )
         return ended_by(verdict)
+
+
+def _timed(result: RunResult, seconds: float) -> RunResult:
+    """`result` with the time that the plugin told, or else with this one."""
+    return result if result.execution_time_ms else replace(result, execution_time_ms=seconds * 1000)
 
 
 def _over_time(tool: str, timeout: float) -> RunResult:

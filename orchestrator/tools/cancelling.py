@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from orchestrator.errors import ChannelError
@@ -12,6 +13,7 @@ from orchestrator.tools.live_run import LiveRun
 
 _ASK_AGAIN: Final = 0.25
 """Seconds until a container that knew nothing of the run is asked once more: the call may still be on its way."""
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 async def see_out(run: LiveRun, instance: Instance, grace: float) -> None:
@@ -31,8 +33,10 @@ def cancelled(run: LiveRun, grace: float) -> RunResult:
     """The result of a run that was broken off. One whose tool was executing ends its instance."""
     if not run.body_sent:
         return RunResult(Outcome.CANCELLED, error="The run was cancelled while its body was on its way.")
+    started = run.record.started_at
     return RunResult(
         Outcome.CANCELLED,
+        execution_time_ms=0.0 if started is None else (datetime.now(UTC) - started) / _MILLISECOND,
         error=f"The run {run.run_id} of {run.record.tool} was cancelled by an operator and did not stop within "
         f"{grace:g} s, so its container was stopped. Start the plugin again with a restart.",
         reason_code=ReasonCode.STOPPED,

@@ -12,12 +12,17 @@ SOURCE = """
     from pathlib import Path
     from plugin_runtime import InvalidInput, Progress, cancelled, tool
 
+    def there(file):
+        while file and not Path(file).exists():
+            time.sleep(0.005)
+
     class Plugin:
         def validate(self): pass
 
         @tool
-        def nap(self, seconds: float = 0, size: int = 0) -> str:
+        def nap(self, seconds: float = 0, size: int = 0, until: str = "") -> str:
             time.sleep(seconds)
+            there(until)
             return "x" * size
 
         @tool
@@ -26,8 +31,10 @@ SOURCE = """
             return "waited"
 
         @tool
-        def count(self, n: int, seconds: float = 0.05) -> object:
+        def count(self, n: int, seconds: float = 0.05, until: str = "") -> object:
             for number in range(n):
+                if number == n // 2:
+                    there(until)
                 yield Progress(number / n, f"{number} of {n}")
                 yield number
                 time.sleep(seconds)

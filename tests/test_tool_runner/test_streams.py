@@ -184,18 +184,25 @@ async def test_a_tool_whose_reader_left_holds_its_place_until_it_ends(house: Hou
 async def test_a_slow_reader_costs_the_plugin_nothing(house: House) -> None:
     """It may take longer over the lines than the tool may over making them."""
 
+    rested = False
+    made = 0
+
     async def read() -> AsyncIterator[str]:
-        for _ in range(200):
+        nonlocal made
+        while not rested:  # so that it is held up when the reader goes on, and little is left to do then
+            made += 1
             yield "x" * 100_000
 
-    house.add("reader", tools={"read": read}, limits={"timeout": "1s"})
+    house.add("reader", tools={"read": read}, limits={"timeout": "1500ms"})
     client = await house.open()
     async with client.stream("POST", ROUTE, json={}, headers=NDJSON) as answer:
         lines = answer.aiter_lines()
         await anext(lines)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2)
+        rested = True
         rest = [json.loads(line) async for line in lines]
-    assert (len(rest), rest[-1]["event"], rest[-1]["ok"]) == (200, "end", True)
+    assert (len(rest), rest[-1]["event"], rest[-1]["ok"]) == (made, "end", True)
+    assert rest[-1]["execution_time_ms"] > 1500
     assert (await house.health("reader"))["state"] == "RUNNING"
 
 
