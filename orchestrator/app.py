@@ -10,6 +10,7 @@ from typing import Final
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from plugin_runtime import __version__
 
 from orchestrator import dashboard, deployment
 from orchestrator.access.configured import key_store
@@ -157,7 +158,7 @@ def create_app(
         static_url="/docs-assets",
         title="Plugin orchestrator",
         description="Runs each plugin in its own container and says how every one of them is.",
-        version="0.1.0",
+        version=__version__,
         lifespan=lifespan,
         redirect_slashes=False,
         swagger_ui_parameters={"persistAuthorization": True},

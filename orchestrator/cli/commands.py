@@ -4,11 +4,12 @@ import gc
 import os
 import sys
 from importlib import import_module
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
 _HIDDEN: Final = "hidden"
+_VERSION: Final = "--version"
 _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
     "serve": ("server", None),
     "up": ("background", _HIDDEN),
@@ -37,16 +38,33 @@ _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
 """The module of each, and its place in --help. In the module it is a function, or `app` where it has commands below."""
 
 
+def _tell_version(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if asked:
+        typer.echo(f"orchestrator {import_module('plugin_runtime').__version__}")
+        raise typer.Exit
+
+
+def _without_command(
+    *,
+    version: Annotated[
+        bool, typer.Option(_VERSION, help="Print the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What the command line takes before any command."""
+
+
 def command_line(asked: str = "") -> typer.Typer:
-    """With the command of that name only; with all where there is none, as for --help, which takes two seconds."""
+    """With the command of that name only; with none for --version; with all for what else there is, as --help, which
+    takes two seconds.
+    """
     app = typer.Typer(
         help="Runs plugins, each in its own container, and says how every one of them is.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
-        callback=lambda: None,  # so that a command which is alone stays one below `orchestrator`
+        callback=_without_command,  # also so that a command which is alone stays one below `orchestrator`
     )
-    for name in [asked] if asked in _COMMANDS else _COMMANDS:
+    for name in () if asked == _VERSION else [asked] if asked in _COMMANDS else _COMMANDS:
         place, panel = _COMMANDS[name]
         module = import_module(f"orchestrator.cli.{place}")
         if hasattr(module, "app"):

@@ -20,6 +20,7 @@ ONLY_FOR_SERVING = {"fastapi", "uvicorn", "docker", "prometheus_client", "orches
         ("serve", ONLY_FOR_CALLERS | ONLY_FOR_OTHER_COMMANDS | ONLY_WHERE_CONFIGURED | ONLY_FOR_TESTS),
         ("plugins", ONLY_FOR_SERVING | ONLY_FOR_OTHER_COMMANDS | {"pydantic"}),
         ("keys", ONLY_FOR_SERVING | ONLY_FOR_OTHER_COMMANDS),
+        ("--version", ONLY_FOR_SERVING | ONLY_FOR_CALLERS | ONLY_FOR_OTHER_COMMANDS),
     ],
 )
 def test_a_command_imports_nothing_that_only_others_need(command: str, unwanted: set[str]) -> None:

@@ -1,6 +1,8 @@
 """One version, from one place: the package, the API, the metrics, the runtime in the images and the list of changes."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +26,17 @@ def test_no_project_file_states_it_again(project: str) -> None:
     assert told["project"]["dynamic"] == ["version"]
     place = PROJECT / project / told["tool"]["hatch"]["version"]["path"]
     assert place.resolve() == PROJECT / "plugin-images" / "runtime" / "src" / "plugin_runtime" / "__init__.py"
+
+
+def test_the_command_line_tells_it() -> None:
+    """To whoever reports a defect."""
+    asked = [sys.executable, "-m", "orchestrator", "--version"]
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == f"orchestrator {__version__}\n"
+
+
+def test_no_module_of_the_orchestrator_states_it_again() -> None:
+    """It would stay behind at the next release."""
+    assert not [path for path in (PROJECT / "orchestrator").rglob("*.py") if f'"{__version__}"' in path.read_text()]
 
 
 async def test_the_api_and_the_metrics_tell_it(house: House) -> None:

@@ -71,7 +71,7 @@ class Supervisor:
         self._signals, signals = socket.socketpair()
         for end in (self._signals, signals):
             end.setblocking(False)  # noqa: FBT003 - its own signature
-        self._signal_writer = signals
+        self._signal_writer = signals  # held, since the wakeup knows its number only: forgotten, it would be closed
         signal.set_wakeup_fd(signals.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
