@@ -140,11 +140,7 @@ class DockerEngine:
     async def create(self, spec: ContainerSpec) -> str:
         selinux = (self._told or await self.info()).selinux
         folders = await self._folders()
-        for_host = replace(
-            spec,
-            mounts=folders.translated(spec.mounts),
-            labels={**self._labels, **spec.labels},
-        )
+        for_host = replace(spec, mounts=folders.translated(spec.mounts), labels={**self._labels, **spec.labels})
         body = bodies.create_body(for_host, selinux=selinux)
         if spec.gateway is None:
             return await self._create(body, spec.name)
