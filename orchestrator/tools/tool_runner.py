@@ -5,17 +5,17 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from orchestrator.errors import ChannelError, OrchestratorError
-from orchestrator.lifecycle import PluginLifecycleState
-from orchestrator.registry import PluginRecord, PluginRegistry
+from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore, RunRecord
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
 from orchestrator.sandbox.deadline import CallerGoneError, while_wanted
-from orchestrator.sandbox.sandbox_runner import Emit, PluginSandboxRunner, ended_by
+from orchestrator.sandbox.sandbox_runner import Emit, PluginSandboxRunner
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
+from orchestrator.tools import refusals
 from orchestrator.tools.cancelling import cancelled, see_out
 from orchestrator.tools.live_run import LiveRun, accepted
 from orchestrator.tools.result_store import ResultStore
@@ -26,7 +26,6 @@ from orchestrator.tools.turns import TOO_EARLY, QueueFullError, Turns
 
 _log = logging.getLogger(__name__)
 
-_UNAVAILABLE: Final = "PluginUnavailable"
 _COUNTED_AS_ERROR = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT})
 
 
@@ -139,27 +138,18 @@ class ToolRunner:
         """Give it its place, or say why not."""
         record, supervisor = self._registry.get(plugin), self._find(plugin)
         if record is None or supervisor is None:
-            return RunResult(
-                Outcome.UNKNOWN_PLUGIN, error=f"There is no plugin {plugin!r}. GET /v1/plugins lists those there are."
-            )
+            return refusals.unknown_plugin(plugin)
         if self._draining:
-            return RunResult(
-                Outcome.UNAVAILABLE,
-                error="The orchestrator is stopping and takes no new runs.",
-                error_type=_UNAVAILABLE,
-                retry_after=5,
-            )
+            return refusals.stopping()
         ended = record.ended and not supervisor.restarting
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
-            return _unavailable(record)
+            return refusals.ended(record)
         run = accepted(plugin, call, watch)
         try:
             if self._turns.admit(record, run.run_id):
                 self._history.run_accepted(run.record)
         except QueueFullError as error:
-            return RunResult(
-                Outcome.QUEUE_FULL, error=str(error), error_type="QueueFull", retry_after=_patience(record)
-            )
+            return refusals.queue_full(record, str(error))
         return run, supervisor
 
     async def _on_its_own(self, plugin: str, call: ToolCall, begun: asyncio.Future[RunView | RunResult]) -> None:
@@ -209,7 +199,7 @@ class ToolRunner:
             with while_wanted(run.gone, TOO_EARLY):
                 instance = await supervisor.ready_instance()
             if call.tool not in instance.tools:
-                return _unknown_tool(supervisor.name, call.tool, instance)
+                return refusals.unknown_tool(supervisor.name, call.tool, instance.tools)
             begun = run.measured(run.watch.begun(call))
             self._begin(run, instance)
             execution = self._sandbox.run(instance, begun, timeout=instance.limits.timeout, reader=run.reader(emit))
@@ -219,10 +209,7 @@ class ToolRunner:
                 return RunResult(Outcome.CANCELLED, error="The run was cancelled before it began.")
             return RunResult(Outcome.CALLER_GONE, error=str(error))
         except InstanceEndedError as error:
-            result = ended_by(error.verdict)
-            return RunResult(
-                Outcome.UNAVAILABLE, error=result.error, error_type=_UNAVAILABLE, reason_code=result.reason_code
-            )
+            return refusals.unavailable(error.verdict.reason, error.verdict.code)
         finally:
             self._turns.end(run)
 
@@ -310,27 +297,3 @@ def _success(result: RunResult | None) -> bool | None:
     if result is None:
         return None
     return True if result.ok else False if result.outcome in _COUNTED_AS_ERROR else None
-
-
-def _unknown_tool(plugin: str, tool: str, instance: Instance) -> RunResult:
-    known = ", ".join(sorted(instance.tools)) or "none"
-    return RunResult(
-        Outcome.UNKNOWN_TOOL,
-        error=f"{plugin} has no tool {tool[:80]!r}; it has {known}.",
-        error_type="UnknownTool",
-    )
-
-
-def _unavailable(record: PluginRecord) -> RunResult:
-    return RunResult(
-        Outcome.UNAVAILABLE,
-        error=record.reason or f"The plugin is {PluginLifecycleState.UNAVAILABLE}.",
-        error_type=_UNAVAILABLE,
-        reason_code=record.reason_code,
-    )
-
-
-def _patience(record: PluginRecord) -> float:
-    """Seconds after which the queue has probably moved: the mean execution, at least one second."""
-    runs = record.success_count + record.error_count
-    return max(1.0, record.total_execution_ms / runs / 1000 if runs else 1.0)

@@ -1,0 +1,48 @@
+"""Why a run is not made, as results. Pure."""
+
+from collections.abc import Iterable
+
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.registry import PluginRecord
+from orchestrator.sandbox.call import Outcome, RunResult
+
+
+def unknown_plugin(plugin: str) -> RunResult:
+    return RunResult(
+        Outcome.UNKNOWN_PLUGIN, error=f"There is no plugin {plugin!r}. GET /v1/plugins lists those there are."
+    )
+
+
+def unknown_tool(plugin: str, tool: str, tools: Iterable[str]) -> RunResult:
+    known = ", ".join(sorted(tools)) or "none"
+    return RunResult(
+        Outcome.UNKNOWN_TOOL,
+        error=f"{plugin} has no tool {tool[:80]!r}; it has {known}.",
+        error_type="UnknownTool",
+    )
+
+
+def stopping() -> RunResult:
+    return unavailable("The orchestrator is stopping and takes no new runs.", retry_after=5)
+
+
+def ended(record: PluginRecord) -> RunResult:
+    """The plugin's instance has ended, or its manifest cannot be used."""
+    return unavailable(record.reason or f"The plugin is {PluginLifecycleState.UNAVAILABLE}.", record.reason_code)
+
+
+def unavailable(sentence: str, code: ReasonCode | None = None, *, retry_after: float | None = None) -> RunResult:
+    return RunResult(
+        Outcome.UNAVAILABLE,
+        error=sentence,
+        error_type="PluginUnavailable",
+        reason_code=code,
+        retry_after=retry_after,
+    )
+
+
+def queue_full(record: PluginRecord, sentence: str) -> RunResult:
+    """To be tried again when the queue has probably moved: after the mean execution, at least one second."""
+    runs = record.success_count + record.error_count
+    mean = record.total_execution_ms / runs / 1000 if runs else 0.0
+    return RunResult(Outcome.QUEUE_FULL, error=sentence, error_type="QueueFull", retry_after=max(1.0, mean))
