@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from operator import is_
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -12,6 +13,8 @@ from orchestrator.registry import PluginRecord
 _UPTIME: Final = b'"uptime_seconds":'
 _GAP: Final = _UPTIME + b"null"
 """Inside a text its quotes would be escaped, so the first that is found is the field."""
+_LIKE_NOW: Final = 0.05
+"""Seconds that an uptime may be behind where nothing else has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,14 @@ class _Encoded:
     after: bytes
 
 
+class _Answered(NamedTuple):
+    """The list as it was told at `at`."""
+
+    records: Sequence[PluginRecord]
+    text: bytes
+    at: float
+
+
 class HealthListing:
     """Encodes a record once for as long as it is the plugin's: with many plugins and many who ask, that is what the
     list costs.
@@ -30,12 +41,17 @@ class HealthListing:
 
     def __init__(self) -> None:
         self._encoded: dict[str, _Encoded] = {}
+        self._last = _Answered((), b"[]", float("-inf"))
 
     def encode(self, records: Sequence[PluginRecord], now: float) -> bytes:
         """The JSON list of `PluginHealthResponse` objects, in the order of `records`."""
-        if len(self._encoded) > len(records):
-            self._encoded.clear()  # plugins have gone
-        return b"[" + b",".join([self._one(record, now) for record in records]) + b"]"
+        last = self._last
+        if now - last.at > _LIKE_NOW or len(records) != len(last.records) or not all(map(is_, records, last.records)):
+            if len(self._encoded) > len(records):
+                self._encoded.clear()  # plugins have gone
+            text = b"[" + b",".join([self._one(record, now) for record in records]) + b"]"
+            self._last = last = _Answered(records, text, now)
+        return last.text
 
     def _one(self, record: PluginRecord, now: float) -> bytes:
         known = self._encoded.get(record.name)
