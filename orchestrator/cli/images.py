@@ -1,4 +1,4 @@
-"""Commands about images: the orchestrator's own, and those of plugins that are in no way known."""
+"""`image` and `check-image`: the orchestrator's own image, and any image held against the runtime protocol."""
 
 import asyncio
 import json

@@ -1,3 +1,3 @@
-"""What the health API says of a plugin: a pure view of registry records. Must not know: engines, containers, anything
-that can wait.
+"""What the health API says of a plugin: `health_model` is a pure view of registry records, `listing` keeps the text
+that it made last. Must not know: engines, containers, anything that can wait.
 """

@@ -238,7 +238,7 @@ _ENDED_BY_PLUGIN = frozenset(
 
 
 async def _watched(body: AsyncIterator[bytes], broken: list[Exception]) -> AsyncIterator[bytes]:
-    """`body`; remembers what broke it off, since the HTTP client hides that."""
+    """`body`; remembers what broke it off, since it reaches us as a `ChannelError`."""
     try:
         async for chunk in body:
             yield chunk

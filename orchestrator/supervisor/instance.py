@@ -29,7 +29,7 @@ class InstanceEndedError(OrchestratorError):
 
 @dataclass(eq=False, slots=True)
 class Instance:
-    """Mutable, and changed only by its plugin's supervisor."""
+    """Mutable, and changed only within this package."""
 
     manifest: Manifest
     limits: EffectiveLimits

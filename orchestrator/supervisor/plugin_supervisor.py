@@ -1,4 +1,4 @@
-"""PluginSupervisor: owns one plugin's instances. All state changes happen here, on the event loop, one by one."""
+"""PluginSupervisor: owns one plugin's instances from begin to end, on the event loop, one by one."""
 
 import asyncio
 import contextlib

@@ -20,7 +20,7 @@ from orchestrator.errors import (
 )
 from orchestrator.gpus.host_check import judge_engine
 from orchestrator.lifecycle import ReasonCode
-from orchestrator.loader.image_builder import ImageRecipe
+from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
 from orchestrator.registry import Check

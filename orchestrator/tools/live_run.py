@@ -24,7 +24,7 @@ def _future() -> asyncio.Future[None]:
 
 @dataclass(eq=False, slots=True)
 class LiveRun:
-    """Mutable, and changed only by the ToolRunner."""
+    """Mutable, and changed only within `tools`."""
 
     record: RunRecord
     watch: RunWatch

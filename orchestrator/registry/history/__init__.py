@@ -1,5 +1,6 @@
-"""What happened, kept over restarts: events, runs and counters in one SQLite file. Must not know: HTTP, engines, the
-registry's lock; and it never fails its callers: what cannot be kept is counted, and `HistoryStore.problem` says why.
+"""What happened, kept over restarts: events, runs and counters in one SQLite file, and in journals until it
+has them. Must not know: HTTP, engines, the registry's lock; and it never fails its callers: what cannot be kept is
+counted, and `HistoryStore.problem` says why.
 
 On the way of a write: `store` makes a value of it (`writes`), `journal` keeps it at once, as a line in a file, which is
 what its receipt says; `backlog` holds it, and a few times a second `writer` (a thread) has `keeper` commit what came

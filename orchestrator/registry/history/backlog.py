@@ -16,7 +16,7 @@ class Entry(NamedTuple):
     write: Write
     receipt: Receipt
     number: int = 0
-    """Its place in the order of all writes; a mark has that of the write before it."""
+    """Its place in the order of all writes, marks included."""
     journalled: bool = False
 
 

@@ -35,8 +35,12 @@ class HistoryStore:
     Writes are taken in the order of the calls, from any thread, and return at once with a receipt: `await` it where
     the write must be kept before things go on (it is True then, and False when it is not, or not within two seconds),
     leave it alone otherwise. What is kept outlives SIGKILL at any moment. As a rule it is when the call returns, in
-    the journal, and within a second in the file; where the journal cannot be had, the receipt waits for the file. No
-    call ever raises.
+    the journal, and within a second in the file; where the journal cannot be had, the receipt waits for the file. What
+    is kept may still be dropped where the file stays unwritable until the backlog is full (see `lost`). No call ever
+    raises.
+
+    The journal is written on the caller's thread, and waits for the disk: on a file system that hangs wholly (a hard
+    NFS mount, a frozen disk) it holds the event loop. So `state_dir` should be on a local disk.
     """
 
     def __init__(self, state_dir: Path, *, max_age: timedelta, max_bytes: int) -> None:
@@ -75,8 +79,9 @@ class HistoryStore:
 
     @property
     def lost(self) -> int:
-        """Events, run steps and post-mortems since the start that are not kept and will not be. Their counts are, in
-        the counters, unless the orchestrator ended before the history was written again.
+        """Events, run steps and post-mortems since the start that are not kept and will not be; some may have been in
+        the journal, and made way when the backlog was full. Their counts are kept, in the counters, unless the
+        orchestrator ended before the history was written again.
         """
         return self._writer.lost
 
