@@ -23,20 +23,22 @@ _READ: Final = 256 * 1024
 _HUNG_UP: Final = "the caller hung up in the middle of its body"
 
 
-async def whole(request: Request, idle: float) -> bytes:
-    """Raises `BodyError` where it is not sent to its end, or not for `idle` seconds."""
-    body = bytearray()
+async def whole(request: Request, pace: UploadPace) -> bytes:
+    """A body of at most `SHORT` bytes. Raises `BodyError` where it is not sent to its end, or not at that pace."""
     try:
-        async with asyncio.timeout(idle) as bound:
-            while (message := await request.receive())["type"] == "http.request":
-                body += message["body"]
-                if not message["more_body"]:
-                    return bytes(body)
-                bound.reschedule(asyncio.get_running_loop().time() + idle)
-        raise BodyError(Outcome.CALLER_GONE, _HUNG_UP)
+        async with asyncio.timeout(pace.idle):
+            message = await request.receive()
     except TimeoutError:
-        sentence = f"the caller sent nothing for {idle:g} s in the middle of its body"
-        raise BodyError(Outcome.UPLOAD_STALLED, sentence) from None
+        raise pace.stalled() from None
+    if message["type"] != "http.request":
+        raise BodyError(Outcome.CALLER_GONE, _HUNG_UP)
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        return body
+    try:
+        return b"".join([body, *[part async for part in pace.kept(limited(request, SHORT))]])
+    except ClientDisconnect:
+        raise BodyError(Outcome.CALLER_GONE, _HUNG_UP) from None
 
 
 async def limited(request: Request, limit: int) -> AsyncIterator[bytes]:

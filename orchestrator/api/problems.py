@@ -21,6 +21,7 @@ STATUS: Final[Mapping[Outcome, int]] = {
     Outcome.UPLOAD_STALLED: 408,
     Outcome.TOO_LARGE: 413,
     Outcome.CANCELLED: 409,
+    Outcome.RUN_ID_TAKEN: 409,
     Outcome.UNSUPPORTED_MEDIA_TYPE: 415,
     Outcome.INVALID_ARGUMENTS: 422,
     Outcome.INVALID_INPUT: 422,

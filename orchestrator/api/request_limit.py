@@ -1,12 +1,13 @@
 """How many requests are answered at once. The health routes are always among them."""
 
+import re
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.api.problems import problem
 
-_ALWAYS: Final = frozenset({"/v1/plugins", "/healthz", "/readyz"})
+_ALWAYS: Final = re.compile(r"/v1/plugins(?:/[^/]+/health)?|/healthz|/readyz")
 
 
 class RequestLimit:
@@ -18,7 +19,7 @@ class RequestLimit:
         self._now = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _ALWAYS or scope["path"].endswith("/health"):
+        if scope["type"] != "http" or _ALWAYS.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
         if self._now >= self._most:

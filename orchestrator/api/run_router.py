@@ -24,7 +24,16 @@ from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
 router = APIRouter(tags=["tools"])
 
 _HEEDED: Final = frozenset(
-    {b"accept", b"content-length", b"content-type", b"prefer", b"traceparent", b"tracestate", b"x-run-id"}
+    {
+        b"accept",
+        b"content-length",
+        b"content-type",
+        b"prefer",
+        b"traceparent",
+        b"tracestate",
+        b"transfer-encoding",
+        b"x-run-id",
+    }
 )
 _BODY_ROOM: Final = 1024 * 1024
 """Bytes that a body may have beside the uploads: field names, boundaries, other arguments."""
@@ -67,7 +76,7 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
         return refusal
     in_background = "prefer" in headers and responds_async(headers["prefer"])
     try:
-        body = await _body(request, headers.get("content-length"), record, context, in_background=in_background)
+        body = await _body(request, headers, record, context, in_background=in_background)
     except BodyError as error:
         return respond(RunResult(error.outcome, error=str(error)), plugin=name, tool=tool, run_id=run_id)
     call = ToolCall(
@@ -98,14 +107,17 @@ def _headers(request: Request) -> Mapping[str, str]:
 
 
 async def _body(
-    request: Request, length: str | None, record: PluginRecord, context: ApiContext, *, in_background: bool
+    request: Request, headers: Mapping[str, str], record: PluginRecord, context: ApiContext, *, in_background: bool
 ) -> bytes | AsyncIterator[bytes]:
     """Whole where it is short, or nobody is there to send it later; else as it comes. Raises `BodyError`."""
     limit = int(record.limits.get("scratch_bytes", 0)) + _BODY_ROOM
+    length = headers.get("content-length")
+    if length is None and "transfer-encoding" not in headers:
+        return b""
     if length is not None and (not length.isdigit() or int(length) > limit):
         raise BodyError(Outcome.TOO_LARGE, too_large(limit))
     if length is not None and int(length) <= SHORT:
-        return await whole(request, context.pace.idle)
+        return await whole(request, context.pace)
     if in_background:
         return await stored(request, limit=limit, pace=context.pace, folder=context.spool)
     return limited(request, limit)

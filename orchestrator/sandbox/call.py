@@ -25,6 +25,8 @@ class Outcome(StrEnum):
     INVALID_ARGUMENTS = "invalid_arguments"
     INVALID_INPUT = "invalid_input"
     """The tool itself refused its input."""
+    RUN_ID_TAKEN = "run_id_taken"
+    """A run of this id is in flight."""
     QUEUE_FULL = "queue_full"
     PLUGIN_FAILED = "plugin_failed"
     """The tool raised, gave no JSON, crashed or ran out of memory."""

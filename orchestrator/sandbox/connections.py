@@ -105,6 +105,9 @@ class Connections:
             raise ConnectionAbortedError("the channel is closed")
         async with asyncio.timeout(self._patience):
             connection = await self.connector.connect()
+        if self._closed:  # meanwhile
+            connection.abort()
+            raise ConnectionAbortedError("the channel is closed")
         self._open.add(connection)
         return connection
 

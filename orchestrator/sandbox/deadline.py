@@ -73,6 +73,11 @@ class UploadPace:
         """Seconds behind after `waited` seconds brought `size` bytes. No haste of before makes up for it."""
         return max(0.0, before + waited - size / self.min_rate)
 
+    def stalled(self) -> BodyError:
+        """Of a caller that sent nothing for `idle` seconds."""
+        sentence = f"the caller sent nothing for {self.idle:g} s in the middle of its body"
+        return BodyError(Outcome.UPLOAD_STALLED, sentence)
+
     async def kept(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """`body`. A caller that does not keep this pace is a `BodyError`."""
         chunks = aiter(body)
@@ -84,9 +89,7 @@ class UploadPace:
                 async with asyncio.timeout(self.idle):
                     chunk = await anext(chunks, None)
             except TimeoutError:
-                raise BodyError(
-                    Outcome.UPLOAD_STALLED, f"the caller sent nothing for {self.idle:g} s in the middle of its body"
-                ) from None
+                raise self.stalled() from None
             if chunk is None:
                 return
             behind = self.behind(behind, waited=now() - asked, size=len(chunk))

@@ -68,7 +68,7 @@ async def _agreement(sock: socket.socket) -> str:
         if not data or len(head) > _LONGEST_HEAD:
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     text = head.decode("latin-1")
-    if text.split(" ")[1] not in {"101", "200"}:
+    if text.split(" ", 2)[1:2] not in (["101"], ["200"]):
         raise ConnectionRefusedError(errno.ECONNREFUSED, f"its gateway answers {text.partition(chr(13))[0]}")
     return text
 

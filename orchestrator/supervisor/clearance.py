@@ -60,10 +60,11 @@ class Clearance:
     async def _remove(self, instance: Instance) -> None:
         problem = await remove_instance(self._parts, instance)
         if problem:
+            self._left_behind = instance
             self._journal.note(instance, _not_gone(problem))
-        elif self._left_behind is not None:
+        elif self._left_behind is instance:
+            self._left_behind = None
             self._journal.note(instance, _GONE)
-        self._left_behind = instance if problem else None
 
 
 def _not_gone(problem: str) -> Check:

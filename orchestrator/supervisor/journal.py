@@ -1,8 +1,10 @@
 """Journal: what becomes of one plugin's instances, written into the registry and the log."""
 
 import logging
+from contextlib import suppress
 from typing import Any, Final
 
+from orchestrator.errors import StaleGenerationError
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import Check, PluginRegistry
 from orchestrator.sandbox.verdict import Verdict
@@ -21,7 +23,8 @@ class Journal:
 
     def write(self, instance: Instance, **facts: Any) -> None:
         """Fields of the plugin's record."""
-        self._registry.update(self._plugin, instance.generation, **facts)
+        with suppress(StaleGenerationError):
+            self._registry.update(self._plugin, instance.generation, **facts)
 
     def note(self, instance: Instance, *checks: Check, **facts: Any) -> None:
         """What witnesses said, beside other fields."""

@@ -22,6 +22,10 @@ def unknown_tool(plugin: str, tool: str, tools: Iterable[str]) -> RunResult:
     )
 
 
+def run_id_taken() -> RunResult:
+    return RunResult(Outcome.RUN_ID_TAKEN, error="There is a run of this X-Run-Id already.", error_type="RunIdTaken")
+
+
 def stopping() -> RunResult:
     return unavailable("The orchestrator is stopping and takes no new runs.", retry_after=5)
 

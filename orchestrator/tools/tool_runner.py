@@ -141,6 +141,8 @@ class ToolRunner:
             return refusals.unknown_plugin(plugin)
         if self._draining:
             return refusals.stopping()
+        if call.run_id in self._live:
+            return refusals.run_id_taken()
         ended = record.ended and not supervisor.restarting
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Message
 from support.house import House
 from uvicorn.server import ServerState
 
 from orchestrator.api import http_protocol
+from orchestrator.api.body import whole
 from orchestrator.api.http_protocol import LARGEST_HEAD, LONGEST_TARGET, MOST_HEADERS, BoundedProtocol
+from orchestrator.sandbox.call import BodyError, Outcome
+from orchestrator.sandbox.deadline import UploadPace
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -250,3 +255,21 @@ async def test_nothing_that_is_sent_breaks_the_server(sent: bytes) -> None:
     protocol.data_received(sent)
     protocol.connection_lost(None)
     await asyncio.gather(*protocol.tasks)
+
+
+async def test_a_short_body_that_trickles_is_given_up() -> None:
+    """Each of its pauses is short: it would hold its place among the requests without end."""
+    sent = 0
+
+    async def receive() -> Message:
+        nonlocal sent
+        sent += 1
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    pace = UploadPace(idle=1, min_rate=1000, grace=0.2)
+    with pytest.raises(BodyError, match="1000 bytes a second") as given_up:
+        async with asyncio.timeout(5):
+            await whole(Request({"type": "http"}, receive), pace)
+    assert given_up.value.outcome is Outcome.UPLOAD_STALLED
+    assert sent < 100

@@ -135,3 +135,26 @@ async def test_a_container_that_was_seen_to_end_need_not_be_ended(house: House) 
     house.engine.break_streams()
     await house.until("reader", lambda health: any(c["name"] == "removal" and c["ok"] for c in health["checks"]))
     assert await house.containers("reader") == []
+
+
+async def test_a_container_that_could_not_be_removed_is_when_a_restart_has_gone_by(house: House) -> None:
+    """What is said of it is no word about the new instance, and keeps nobody from trying again."""
+    house.add("reader")
+    await house.open()
+    await house.settled("reader")
+    house.engine.refuse = {"remove": "device or resource busy"}
+    await house.engine.kill_outside((await house.containers("reader"))[0])
+    await house.until("reader", lambda health: any(c["name"] == "removal" for c in health["checks"]))
+    assert (await house.client.post("/v1/plugins/reader/restart")).status_code == 200
+    await house.settled("reader")
+    assert len(await house.containers("reader")) == 2
+    house.engine.refuse = {}
+    house.engine.break_streams()
+    async with asyncio.timeout(10):
+        while len(await house.containers("reader")) == 2:
+            await asyncio.sleep(0.02)
+    assert (await house.health("reader"))["state"] in {"INITIALIZED", "RUNNING"}
+    for _ in range(2):  # nothing of it stands in the way of what comes
+        assert (await house.client.post("/v1/plugins/reader/restart")).status_code == 200
+        await house.settled("reader")
+    assert len(await house.containers("reader")) == 1

@@ -220,6 +220,31 @@ async def test_a_run_id_is_used_once(worker: House) -> None:
         assert answer.status_code == status, run_id
 
 
+async def test_a_run_id_is_used_once_also_by_callers_at_the_same_time(worker: House) -> None:
+    """A caller that tries again while its first upload still goes on has one run, and the other attempt is told so."""
+    await worker.open()
+    await worker.settled("worker")
+    both, begun = asyncio.Event(), 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal begun
+        yield b"{"
+        begun += 1
+        if begun == 2:
+            both.set()
+        await both.wait()
+        yield b"}"
+
+    headers = {"Content-Type": "application/json", "X-Run-Id": RUN_ID, "Prefer": "respond-async"}
+    route = "/v1/plugins/worker/tools/nap/run"
+    answers = await asyncio.gather(*(worker.client.post(route, content=body(), headers=headers) for _ in range(2)))
+    assert sorted(answer.status_code for answer in answers) == [202, 409]
+    assert {answer.json().get("error_type") for answer in answers} == {None, "RunIdTaken"}
+    assert (await worker.client.get(f"/v1/runs/{RUN_ID}/result?wait=10")).status_code == 200
+    health = await worker.health("worker")
+    assert (health["in_flight"], health["queued"], health["success_count"]) == (0, 0, 1)
+
+
 async def test_a_cancelled_upload_is_broken_off_and_costs_nothing(worker: House) -> None:
     """The plugin has not begun with it."""
     await worker.open()
