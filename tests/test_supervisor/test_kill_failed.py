@@ -1,6 +1,7 @@
 """A container that cannot be ended: everybody is told, its GPU stays with it, and it is tried again."""
 
 import asyncio
+import gc
 import time
 from typing import Any
 
@@ -137,7 +138,9 @@ async def test_a_container_that_was_seen_to_end_need_not_be_ended(house: House) 
     assert await house.containers("reader") == []
 
 
-async def test_a_container_that_could_not_be_removed_is_when_a_restart_has_gone_by(house: House) -> None:
+async def test_a_container_that_could_not_be_removed_is_when_a_restart_has_gone_by(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
     """What is said of it is no word about the new instance, and keeps nobody from trying again."""
     house.add("reader")
     await house.open()
@@ -158,3 +161,5 @@ async def test_a_container_that_could_not_be_removed_is_when_a_restart_has_gone_
         assert (await house.client.post("/v1/plugins/reader/restart")).status_code == 200
         await house.settled("reader")
     assert len(await house.containers("reader")) == 1
+    gc.collect()
+    assert "never retrieved" not in caplog.text
