@@ -14,12 +14,12 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from orchestrator.api.body import SHORT, limited, stored, too_large, whole
 from orchestrator.api.context import ApiContext, Context
-from orchestrator.api.preferences import is_run_id, responds_async
+from orchestrator.api.preferences import responds_async
 from orchestrator.api.problems import STATUS, envelope, problem, respond, unknown_plugin
 from orchestrator.api.run_model import RunResponse, run_response
 from orchestrator.api.trace_headers import trace_context
 from orchestrator.registry import PluginRecord
-from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall
+from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall, is_run_id
 
 router = APIRouter(tags=["tools"])
 

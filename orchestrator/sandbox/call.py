@@ -1,11 +1,15 @@
 """A tool call and what came of it, as values."""
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import ReasonCode
+
+_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class Outcome(StrEnum):
@@ -43,6 +47,11 @@ class BodyError(OrchestratorError):
     def __init__(self, outcome: Outcome, message: str) -> None:
         super().__init__(message)
         self.outcome = outcome
+
+
+def is_run_id(text: str) -> bool:
+    """32 hexadecimal digits in lower case."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

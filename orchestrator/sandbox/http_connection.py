@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final, cast
 
-from orchestrator.sandbox.http_message import Answer
+from orchestrator.sandbox.http_message import HttpAnswer
 
 _UNSENT: Final = 256 * 1024
 """Bytes of a request that wait to be taken by the plugin before the caller is asked for no more."""
@@ -27,7 +27,7 @@ class HttpConnection(asyncio.Protocol):
     """Any failure ends it: then `OSError` or `ValueError` says why. One exchange at a time."""
 
     def __init__(self) -> None:
-        self.answer = Answer()
+        self.answer = HttpAnswer()
         self.used = False
         """It has carried an exchange before."""
         self._sent = False
@@ -50,13 +50,13 @@ class HttpConnection(asyncio.Protocol):
         """Of its socket; only while it is open."""
         return self._descriptor
 
-    async def ask(self, head: bytes, body: bytes | AsyncIterator[bytes]) -> Answer:
+    async def ask(self, head: bytes, body: bytes | AsyncIterator[bytes]) -> HttpAnswer:
         """Send a request and have the head of its answer, which may come before the body is out. Sets no bound in
         time. Raises `OSError`, `ValueError`.
         """
         if self._over is not None:
             raise self._over
-        self.answer = answer = Answer()
+        self.answer = answer = HttpAnswer()
         self._sent = False
         self._sender = None
         if not isinstance(body, bytes):

@@ -45,7 +45,7 @@ def _quoted(segment: str) -> str:
     return quote(segment, safe="", errors="replace")
 
 
-class Answer:
+class HttpAnswer:
     """One answer. `fields` have lower-case names; of one that comes twice the first counts."""
 
     def __init__(self) -> None:

@@ -8,8 +8,8 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
 from orchestrator.sandbox.verdict import Verdict, kill_failed
 from orchestrator.supervisor.instance import Instance
-from orchestrator.supervisor.journal import Journal
 from orchestrator.supervisor.parts import Parts
+from orchestrator.supervisor.recorder import Recorder
 from orchestrator.supervisor.teardown import remove_instance, stop_instance
 
 _GONE: Final = Check("removal", ok=True, detail="the container is gone", source="engine")
@@ -18,10 +18,10 @@ _GONE: Final = Check("removal", ok=True, detail="the container is gone", source=
 class Clearance:
     """One instance at a time; the next one begins when this is done. Never cancelled: it ends by its own bounds."""
 
-    def __init__(self, plugin: str, parts: Parts, journal: Journal) -> None:
+    def __init__(self, plugin: str, parts: Parts, recorder: Recorder) -> None:
         self._plugin = plugin
         self._parts = parts
-        self._journal = journal
+        self._recorder = recorder
         self._task: asyncio.Task[None] | None = None
         self._left_behind: Instance | None = None
         """Its container could not be ended, or not be removed."""
@@ -47,13 +47,13 @@ class Clearance:
             verdict = kill_failed(verdict, instance.identity.container_name, remains.problem)
             self._parts.gpus.hold_back(instance.identity.instance, verdict.reason)
         if remains.problem or verdict.code is ReasonCode.STOPPED:
-            self._journal.ended(instance, verdict)
+            self._recorder.ended(instance, verdict)
         report = replace(remains.report, evidence=dict(verdict.evidence))
-        self._journal.write(instance, post_mortem=report)
+        self._recorder.write(instance, post_mortem=report)
         await self._parts.history.post_mortem(self._plugin, instance.generation, report)
         if remains.problem:
             self._left_behind = instance
-            self._journal.note(instance, _not_gone(remains.problem))
+            self._recorder.note(instance, _not_gone(remains.problem))
         else:
             await self._remove(instance)
 
@@ -61,10 +61,10 @@ class Clearance:
         problem = await remove_instance(self._parts, instance)
         if problem:
             self._left_behind = instance
-            self._journal.note(instance, _not_gone(problem))
+            self._recorder.note(instance, _not_gone(problem))
         elif self._left_behind is instance:
             self._left_behind = None
-            self._journal.note(instance, _GONE)
+            self._recorder.note(instance, _GONE)
 
 
 def _not_gone(problem: str) -> Check:

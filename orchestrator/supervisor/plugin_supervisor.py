@@ -24,8 +24,8 @@ from orchestrator.supervisor.content import content_of
 from orchestrator.supervisor.facts import container_checks, container_facts
 from orchestrator.supervisor.failures import is_defect, verdict_of_start, verdict_of_watch
 from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_identity
-from orchestrator.supervisor.journal import Journal
 from orchestrator.supervisor.parts import Parts
+from orchestrator.supervisor.recorder import Recorder
 from orchestrator.supervisor.startup import check_host, ensure_image, start_container
 from orchestrator.supervisor.watch import Watch
 
@@ -49,8 +49,8 @@ class PluginSupervisor:
         self._last_verdict: Verdict | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: Watch | None = None
-        self._journal = Journal(self.name, parts.registry)
-        self._clearance = Clearance(self.name, parts, self._journal)
+        self._recorder = Recorder(self.name, parts.registry)
+        self._clearance = Clearance(self.name, parts, self._recorder)
 
     def adopt(self, adopted: Adopted) -> None:
         """Go on with an instance that an earlier orchestrator started; the registry knows it already."""
@@ -176,12 +176,12 @@ class PluginSupervisor:
         """The engine's word as one more witness: what its own health check found."""
         instance = self._instance
         if instance is not None and instance.identity.instance == instance_token and instance.ended is None:
-            self._journal.note(instance, check)
+            self._recorder.note(instance, check)
 
     def note(self, check: Check) -> None:
         """A witness's word that concerns the newest instance, ended or not."""
         if self._instance is not None:
-            self._journal.note(self._instance, check)
+            self._recorder.note(self._instance, check)
 
     def retry_removal(self) -> None:
         """Try again to do away with an instance that could not be."""
@@ -228,7 +228,7 @@ class PluginSupervisor:
         try:
             if instance.manifest.requires_gpu:
                 await parts.gpus.check()
-            self._journal.note(instance, *await asyncio.to_thread(check_host, parts, instance.manifest, folder))
+            self._recorder.note(instance, *await asyncio.to_thread(check_host, parts, instance.manifest, folder))
             content = await asyncio.to_thread(content_of, parts, instance.manifest, instance.limits, folder)
             instance.identity = replace(instance.identity, content=content)
             instance.image_id = await ensure_image(parts, instance.manifest, folder)
@@ -245,12 +245,12 @@ class PluginSupervisor:
     def _look_on(self, instance: Instance) -> None:
         """From now on its witnesses are heard."""
         gpus = self._parts.gpus.facts(instance.grant) if instance.grant else ()
-        self._journal.write(instance, container=container_facts(instance), gpus=gpus)
+        self._recorder.write(instance, container=container_facts(instance), gpus=gpus)
         watch = self._watch = Watch(
             self._parts.engine,
             instance,
             take=partial(self._take, instance),
-            note=partial(self._journal.note, instance),
+            note=partial(self._recorder.note, instance),
             end=partial(self._end, instance),
         )
         self._spawn(instance, watch.follow())
@@ -263,13 +263,13 @@ class PluginSupervisor:
         instance.oom_kills = status.oom_kills
         peak = status.memory.get("peak_bytes")
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
-        self._journal.note(instance, *container_checks(status), container=container_facts(instance, status))
+        self._recorder.note(instance, *container_checks(status), container=container_facts(instance, status))
         verdict = verdict_of_status(status, oom_kills=oom, memory_limit=instance.limits.memory)
         if verdict is not None:
             self._end(instance, verdict)
         elif status.phase == "ready" and not instance.settled:
             tools = {tool["name"]: tool for tool in status.tools}
-            self._journal.write(instance, tools=tuple(tools.values()))
+            self._recorder.write(instance, tools=tuple(tools.values()))
             self._parts.registry.mark_initialized(self.name, instance.generation)
             instance.settle(tools)
 
@@ -278,7 +278,7 @@ class PluginSupervisor:
             return
         self._last_verdict = verdict
         if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
-            self._journal.ended(instance, verdict)
+            self._recorder.ended(instance, verdict)
         instance.end(verdict)
         if instance.bring_up is not None and instance.bring_up is not asyncio.current_task():
             instance.bring_up.cancel()

@@ -8,9 +8,7 @@ from orchestrator.sandbox.call import Outcome, RunResult
 
 
 def unknown_plugin(plugin: str) -> RunResult:
-    return RunResult(
-        Outcome.UNKNOWN_PLUGIN, error=f"There is no plugin {plugin!r}. GET /v1/plugins lists those there are."
-    )
+    return RunResult(Outcome.UNKNOWN_PLUGIN, error=f"There is no plugin {plugin[:80]!r}.", error_type="UnknownPlugin")
 
 
 def unknown_tool(plugin: str, tool: str, tools: Iterable[str]) -> RunResult:

@@ -6,7 +6,6 @@ A file has the result's other members as a line of JSON, then the result's own J
 import asyncio
 import logging
 import os
-import re
 import time
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, replace
@@ -17,9 +16,8 @@ import msgspec
 
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry.history import RunRecord
-from orchestrator.sandbox.call import Outcome, RunResult
+from orchestrator.sandbox.call import Outcome, RunResult, is_run_id
 
-_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _UNFINISHED: Final = ".part"
 _LONGEST_HEAD: Final = 1024 * 1024
 
@@ -58,7 +56,7 @@ class ResultStore:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = []
         for path in self._folder.iterdir():
-            if _RUN_ID.fullmatch(path.name):
+            if is_run_id(path.name):
                 facts = path.stat()
                 found.append((facts.st_mtime, facts.st_size, path.name))
             else:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plugin_runtime.http_head import parse_request_head
 
-from orchestrator.sandbox.http_message import Answer, MalformedAnswerError, request_head, target
+from orchestrator.sandbox.http_message import HttpAnswer, MalformedAnswerError, request_head, target
 
 READ = 256 * 1024
 """What an event loop hands over at once, at the most."""
@@ -22,8 +22,8 @@ WHOLE = [
 ]
 
 
-def fed(*parts: bytes, end: bool = False) -> Answer:
-    answer = Answer()
+def fed(*parts: bytes, end: bool = False) -> HttpAnswer:
+    answer = HttpAnswer()
     for part in parts:
         answer.feed(part)
     if end:
@@ -144,7 +144,7 @@ pieces = st.lists(
 @given(pieces, st.booleans())
 def test_any_bytes_are_an_answer_or_malformed(parts: list[bytes], joined: bool) -> None:
     """No other error, and never more of a body than came."""
-    answer = Answer()
+    answer = HttpAnswer()
     try:
         for part in [b"".join(parts)] if joined else parts:
             answer.feed(part)

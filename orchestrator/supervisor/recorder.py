@@ -1,4 +1,4 @@
-"""Journal: what becomes of one plugin's instances, written into the registry and the log."""
+"""Recorder: what becomes of one plugin's instances, in the registry and in the log."""
 
 import logging
 from contextlib import suppress
@@ -14,7 +14,7 @@ from orchestrator.supervisor.instance import Instance
 _log: Final = logging.getLogger(__name__)
 
 
-class Journal:
+class Recorder:
     """Of an instance that is no longer the newest, the registry takes nothing in."""
 
     def __init__(self, plugin: str, registry: PluginRegistry) -> None:
