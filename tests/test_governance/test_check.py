@@ -1,5 +1,6 @@
 """`make check` refuses what the rules forbid: each fault is planted in a copy of the tree, and is named."""
 
+import os
 import shutil
 import subprocess
 import tomllib
@@ -13,11 +14,16 @@ PROJECT = Path(__file__).parents[2]
 TARGETS = ("lint", "types", "imports", "plugins", "scripts", "page")
 _GIVEN = ("--old-file=python-env", "--old-file=page-tools")
 """The copy uses this project's environment: nothing is to be installed for it."""
+_OUTER_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+"""What `make test` hands down; with it a make says which folder it enters."""
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["make", *_GIVEN, *arguments]
-    return subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False, timeout=280)
+    environment = {name: value for name, value in os.environ.items() if name not in _OUTER_MAKE}
+    return subprocess.run(
+        command, cwd=folder, env=environment, text=True, capture_output=True, check=False, timeout=280
+    )
 
 
 @pytest.fixture(scope="module")
