@@ -14,7 +14,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from orchestrator.sandbox.call import BodyError, Outcome
-from orchestrator.sandbox.deadline import UploadPace
+from orchestrator.sandbox.upload_pace import UploadPace
 from orchestrator.sandbox.verdict import format_size
 
 SHORT: Final = 256 * 1024

@@ -11,8 +11,10 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.answers import ANSWER, LINE, decoded, invalid_output, progress_of, result_of
 from orchestrator.sandbox.call import BodyError, Outcome, Progress, RunResult, ToolCall
 from orchestrator.sandbox.channel import RuntimeChannel, ToolResponse
-from orchestrator.sandbox.deadline import CallerGoneError, Deadline, UploadPace, while_wanted
+from orchestrator.sandbox.deadline import Deadline
+from orchestrator.sandbox.upload_pace import UploadPace
 from orchestrator.sandbox.verdict import Verdict, format_size, out_of_memory
+from orchestrator.sandbox.while_wanted import CallerGoneError, while_wanted
 
 Emit = Callable[[bytes], Awaitable[None]]
 """Takes one line of a streaming tool, JSON without its line end."""

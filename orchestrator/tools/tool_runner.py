@@ -11,8 +11,8 @@ from orchestrator.errors import ChannelError, OrchestratorError
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore, RunRecord
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
-from orchestrator.sandbox.deadline import CallerGoneError, while_wanted
 from orchestrator.sandbox.sandbox_runner import Emit, PluginSandboxRunner
+from orchestrator.sandbox.while_wanted import CallerGoneError, while_wanted
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 from orchestrator.tools import refusals

@@ -4,7 +4,7 @@ import asyncio
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.registry import PluginRecord, PluginRegistry
-from orchestrator.sandbox.deadline import while_wanted
+from orchestrator.sandbox.while_wanted import while_wanted
 from orchestrator.tools.admission import Admission, AdmissionQueue
 from orchestrator.tools.live_run import LiveRun
 

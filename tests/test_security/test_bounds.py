@@ -19,7 +19,7 @@ from orchestrator.api import http_protocol
 from orchestrator.api.body import whole
 from orchestrator.api.http_protocol import LARGEST_HEAD, LONGEST_TARGET, MOST_HEADERS, BoundedProtocol
 from orchestrator.sandbox.call import BodyError, Outcome
-from orchestrator.sandbox.deadline import UploadPace
+from orchestrator.sandbox.upload_pace import UploadPace
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
