@@ -1,8 +1,16 @@
-"""Verdicts on an instance whose start or watch met an error on this side. Pure."""
+"""Verdicts on an instance whose start or watch met an error of ours, or of the container engine. Pure."""
 
 from typing import Final
 
-from orchestrator.errors import BuildError, OrchestratorError
+from orchestrator.errors import (
+    BuildError,
+    DeviceRequestError,
+    EngineError,
+    EngineUnreachableError,
+    NotFoundError,
+    OrchestratorError,
+)
+from orchestrator.gpus.host_check import judge_engine
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.policy import EffectiveLimits
 from orchestrator.sandbox.verdict import Verdict, startup_timeout
@@ -31,6 +39,26 @@ def verdict_of_start(error: Exception, limits: EffectiveLimits) -> Verdict:
         case OrchestratorError():
             return Verdict(ReasonCode.INIT_ERROR, str(error))
     return Verdict(ReasonCode.INIT_ERROR, f"The start met {_DEFECT}")
+
+
+def verdict_of_engine(error: EngineError, doing: str) -> Verdict:
+    """What the engine's answer while `doing` says of the instance."""
+    match error:
+        case EngineUnreachableError():
+            return Verdict(
+                ReasonCode.ENGINE_UNREACHABLE,
+                f"The container engine did not answer while {doing}: {error}. Start it (or mend DOCKER_HOST), then "
+                "restart the plugin.",
+            )
+        case NotFoundError():
+            return Verdict(ReasonCode.IMAGE_MISSING, str(error))
+        case DeviceRequestError():
+            problem = judge_engine((), refusal=str(error))
+            return Verdict(ReasonCode.GPU_RUNTIME_MISSING, problem.sentence if problem else str(error))
+    return Verdict(
+        ReasonCode.INIT_ERROR,
+        f"The container engine refused while {doing}: {error}. Mend what it names, then restart the plugin.",
+    )
 
 
 def verdict_of_watch() -> Verdict:

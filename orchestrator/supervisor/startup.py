@@ -10,15 +10,7 @@ from typing import Any, Final
 
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
-from orchestrator.errors import (
-    BuildError,
-    ChannelError,
-    DeviceRequestError,
-    EngineError,
-    EngineUnreachableError,
-    NotFoundError,
-)
-from orchestrator.gpus.host_check import judge_engine
+from orchestrator.errors import ChannelError, EngineError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
@@ -27,6 +19,7 @@ from orchestrator.registry import Check
 from orchestrator.sandbox.channel import RuntimeChannel
 from orchestrator.sandbox.policy import RUN_FOLDER, container_spec, secrets_folder
 from orchestrator.sandbox.verdict import Verdict, judge
+from orchestrator.supervisor.failures import verdict_of_engine
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.notify import NotifySocket, SocketPathError
 from orchestrator.supervisor.parts import Parts
@@ -45,29 +38,8 @@ async def engine_verdicts(doing: str) -> AsyncIterator[None]:
     """Turns what the engine could not do while `doing` into `InstanceEndedError`."""
     try:
         yield
-    except EngineUnreachableError as error:
-        raise InstanceEndedError(
-            Verdict(
-                ReasonCode.ENGINE_UNREACHABLE,
-                f"The container engine did not answer while {doing}: {error}. Start it (or mend DOCKER_HOST), then "
-                "restart the plugin.",
-            )
-        ) from error
-    except BuildError as error:
-        raise InstanceEndedError(Verdict(ReasonCode.BUILD_FAILED, str(error), build_output=error.tail)) from error
-    except NotFoundError as error:
-        raise InstanceEndedError(Verdict(ReasonCode.IMAGE_MISSING, str(error))) from error
-    except DeviceRequestError as error:
-        problem = judge_engine((), refusal=str(error))
-        sentence = problem.sentence if problem else str(error)
-        raise InstanceEndedError(Verdict(ReasonCode.GPU_RUNTIME_MISSING, sentence)) from error
     except EngineError as error:
-        raise InstanceEndedError(
-            Verdict(
-                ReasonCode.INIT_ERROR,
-                f"The container engine refused while {doing}: {error}. Mend what it names, then restart the plugin.",
-            )
-        ) from error
+        raise InstanceEndedError(verdict_of_engine(error, doing)) from error
 
 
 def check_host(parts: Parts, manifest: Manifest, folder: Path) -> list[Check]:
