@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from orchestrator.access.failures import FailedKeys
 from orchestrator.access.hosts import HostRule
 from orchestrator.access.keys import KeyRing
+from orchestrator.wording import quoted
 
 _OPEN: Final = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 """They hold nothing of this host; the description of the API is the same everywhere."""
@@ -67,7 +68,7 @@ class Gate:
         if not self._hosts.host_allowed(caller.host):
             return Refusal(
                 403,
-                f"The Host header says {(caller.host or '')[:80]!r}. Without an API key only loopback names are "
+                f"The Host header says {quoted(caller.host or '')}. Without an API key only loopback names are "
                 "answered: call 127.0.0.1 or localhost, name the host in ORCHESTRATOR_ALLOWED_HOSTS, or add a key with "
                 "`orchestrator keys add NAME`.",
                 "ForeignHost",
@@ -75,7 +76,7 @@ class Gate:
         if caller.method not in _READS and not self._hosts.page_allowed(caller.origin, caller.host, caller.fetch_site):
             return Refusal(
                 403,
-                f"The request comes from another site's page ({(caller.origin or 'cross-site')[:80]!r}). Without an "
+                f"The request comes from another site's page ({quoted(caller.origin or 'cross-site')}). Without an "
                 "API key only the orchestrator's own page may send it.",
                 "ForeignPage",
             )

@@ -14,6 +14,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from orchestrator.wording import quoted
+
 PREFIX: Final = "po_"
 """So that a key is known for one where it lies about: secret scanners go by it."""
 SHORTEST_GIVEN: Final = 32
@@ -56,7 +58,7 @@ def issue(name: str, role: Role, now: datetime, expires: datetime | None = None)
 def keep(text: str, name: str, role: Role, now: datetime, expires: datetime | None = None) -> ApiKey:
     """What is kept of the key `text`. Raises `ValueError` for a name or a key that is none."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"expected a name of letters, digits and _ . @ - (at most 64), not {name[:80]!r}")
+        raise ValueError(f"expected a name of letters, digits and _ . @ - (at most 64), not {quoted(name)}")
     if len(text) < SHORTEST_GIVEN or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError(
             f"expected a key of at least {SHORTEST_GIVEN} ASCII characters without spaces; `openssl rand -hex 32` "

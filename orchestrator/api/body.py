@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from orchestrator.sandbox.call import BodyError, Outcome
 from orchestrator.sandbox.upload_pace import UploadPace
-from orchestrator.sandbox.verdict import format_size
+from orchestrator.wording import format_size
 
 SHORT: Final = 256 * 1024
 """Bytes up to which a body is read whole before the call, which is quicker than streaming it."""

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from orchestrator.sandbox.call import Outcome, RunResult
+from orchestrator.wording import LONGEST_NAME, quoted
 
 STATUS: Final[Mapping[Outcome, int]] = {
     Outcome.OK: 200,
@@ -42,8 +43,6 @@ _ROUTING: Final[Mapping[int, tuple[str, str]]] = {
     404: ("There is no such route. /docs lists those there are.", "UnknownRoute"),
     405: ("This route does not take this method. /docs says which.", "MethodNotAllowed"),
 }
-_LONGEST_NAME: Final = 80
-"""Characters of a name that are given back to whoever sent it."""
 
 
 def envelope(result: RunResult, *, plugin: str | None, tool: str | None, run_id: str | None) -> bytes:
@@ -62,8 +61,8 @@ def envelope_around(
             "error_type": result.error_type or _ERROR_TYPES.get(result.outcome),
             "reason_code": result.reason_code,
             "source": "plugin" if result.from_plugin else "orchestrator",
-            "plugin": plugin and plugin[:_LONGEST_NAME],
-            "tool": tool and tool[:_LONGEST_NAME],
+            "plugin": plugin and plugin[:LONGEST_NAME],
+            "tool": tool and tool[:LONGEST_NAME],
             "run_id": run_id,
             "execution_time_ms": round(result.execution_time_ms, 3),
         }
@@ -99,7 +98,7 @@ def problem(status: int, sentence: str, *, error_type: str | None = None, plugin
 def unknown_plugin(name: str) -> Response:
     return problem(
         404,
-        f"There is no plugin {name[:_LONGEST_NAME]!r}. GET /v1/plugins lists those there are.",
+        f"There is no plugin {quoted(name)}. GET /v1/plugins lists those there are.",
         error_type="UnknownPlugin",
         plugin=name,
     )
@@ -128,4 +127,4 @@ def install(app: FastAPI) -> None:
 
 def _invalid(item: Mapping[str, Any]) -> str:
     name = next((part for part in reversed(item["loc"]) if isinstance(part, str)), "")
-    return f"{name}: {item['msg']}, not {str(item.get('input'))[:80]!r}"
+    return f"{name}: {item['msg']}, not {quoted(str(item.get('input')))}"

@@ -15,7 +15,7 @@ from orchestrator.containers.endpoint import SOCKET_PATH_LIMIT
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.gpus import GpuInventory
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.sandbox.verdict import format_size
+from orchestrator.wording import format_size, gib
 
 _GIB: Final = 1024**3
 _ROOM: Final = 5 * _GIB
@@ -71,7 +71,7 @@ def room(what: str, path: Path, free: int | None) -> Finding:
     """`free` bytes; None where that cannot be seen."""
     if free is None:
         return ok("disk", what, f"{path}: not on this machine, or not to be seen")
-    told = f"{path}: {free / _GIB:.1f} GiB free"
+    told = f"{path}: {gib(free)} free"
     if free < _SCARCE:
         return error("disk", what, f"{told}. Make room: builds and uploads will fail (docker system df shows what for)")
     return ok("disk", what, told) if free >= _ROOM else warning("disk", what, f"{told}. GPU images need more")

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Final
 
 from orchestrator.gpus.claims import Claim, GpuDemand, Phase
 from orchestrator.gpus.inventory import GpuDevice
-
-GIB: Final = 1024**3
+from orchestrator.wording import gib
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +58,6 @@ def why_not(demand: GpuDemand, place: Place) -> str | None:
         if claim.blocks_others or demand.alone or claim in place.relatives:
             return _taken_by(claim)
     return _too_little_memory(demand, place)
-
-
-def gib(size: int) -> str:
-    """For sentences."""
-    return f"{size / GIB:.1f} GiB"
 
 
 def _too_little_memory(demand: GpuDemand, place: Place) -> str | None:

@@ -13,8 +13,9 @@ from orchestrator.sandbox.call import BodyError, Outcome, Progress, RunResult, T
 from orchestrator.sandbox.channel import RuntimeChannel, ToolResponse
 from orchestrator.sandbox.deadline import Deadline
 from orchestrator.sandbox.upload_pace import UploadPace
-from orchestrator.sandbox.verdict import Verdict, format_size, out_of_memory
+from orchestrator.sandbox.verdict import Verdict, out_of_memory
 from orchestrator.sandbox.while_wanted import CallerGoneError, while_wanted
+from orchestrator.wording import format_size
 
 Emit = Callable[[bytes], Awaitable[None]]
 """Takes one line of a streaming tool, JSON without its line end."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.wording import format_size
 
 _CRASH_SIGNALS = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP"})
 
@@ -157,16 +158,6 @@ def split_exit_code(code: int) -> tuple[int | None, str | None]:
         except ValueError:
             pass
     return code, None
-
-
-def format_size(size: int) -> str:
-    """1073741824 → `1 GiB`."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:g} {unit}" if value == int(value) else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{round(value, 2):g} GiB"
 
 
 def _of_process(exit_code: int | None, name: str | None, evidence: Evidence, *, oom: bool, who: str) -> Verdict:

@@ -18,11 +18,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
 from orchestrator.tools.run_observer import RunWatch
+from orchestrator.wording import LONGEST_NAME
 
 _PACKAGE: Final = "plugin-orchestrator"
 _ATTRIBUTE: Final = "plugin_orchestrator."
-_LONGEST: Final = 80
-"""Characters of a tool's name that are told: a caller makes it up."""
 _CLOSING_PATIENCE: Final = 3.0
 _BLAMED: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT, Outcome.UNAVAILABLE})
 """Outcomes that make the span an error; others are their caller's affair."""
@@ -52,7 +51,7 @@ class OtelTracing:
             kind=SpanKind.SERVER,
             attributes={
                 f"{_ATTRIBUTE}plugin": plugin,
-                f"{_ATTRIBUTE}tool": call.tool[:_LONGEST],
+                f"{_ATTRIBUTE}tool": call.tool[:LONGEST_NAME],
                 f"{_ATTRIBUTE}run_id": call.run_id,
             },
         )

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final
 
 import msgspec
 
@@ -13,9 +12,7 @@ from orchestrator.sandbox.call import Progress, RunResult, ToolCall
 from orchestrator.sandbox.sandbox_runner import Emit, Reader
 from orchestrator.supervisor.instance import Instance
 from orchestrator.tools.run_observer import RunWatch
-
-_LONGEST_NAME: Final = 80
-"""Characters of a tool's name that are kept: there need not be a tool of that name."""
+from orchestrator.wording import LONGEST_NAME
 
 
 def _future() -> asyncio.Future[None]:
@@ -108,7 +105,7 @@ def accepted(plugin: str, call: ToolCall, watch: RunWatch) -> LiveRun:
         RunRecord(
             run_id=call.run_id,
             plugin=plugin,
-            tool=call.tool[:_LONGEST_NAME],
+            tool=call.tool[:LONGEST_NAME],
             accepted_at=datetime.now(UTC),
             asynchronous=call.keep,
         ),

@@ -5,17 +5,18 @@ from collections.abc import Iterable
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import PluginRecord
 from orchestrator.sandbox.call import Outcome, RunResult
+from orchestrator.wording import quoted
 
 
 def unknown_plugin(plugin: str) -> RunResult:
-    return RunResult(Outcome.UNKNOWN_PLUGIN, error=f"There is no plugin {plugin[:80]!r}.", error_type="UnknownPlugin")
+    return RunResult(Outcome.UNKNOWN_PLUGIN, error=f"There is no plugin {quoted(plugin)}.", error_type="UnknownPlugin")
 
 
 def unknown_tool(plugin: str, tool: str, tools: Iterable[str]) -> RunResult:
     known = ", ".join(sorted(tools)) or "none"
     return RunResult(
         Outcome.UNKNOWN_TOOL,
-        error=f"{plugin} has no tool {tool[:80]!r}; it has {known}.",
+        error=f"{plugin} has no tool {quoted(tool)}; it has {known}.",
         error_type="UnknownTool",
     )
 

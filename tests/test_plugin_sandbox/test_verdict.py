@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.lifecycle import ReasonCode
-from orchestrator.sandbox.verdict import Evidence, Verdict, format_size, judge, out_of_memory, split_exit_code
+from orchestrator.sandbox.verdict import Evidence, Verdict, judge, out_of_memory, split_exit_code
 
 MIB = 1024**2
 
@@ -126,19 +126,3 @@ def test_any_evidence_has_a_verdict(evidence: Evidence) -> None:
 def test_an_exit_code_above_128_is_a_signal(code: int, expected: tuple[int | None, str | None]) -> None:
     """Where there is such a signal."""
     assert split_exit_code(code) == expected
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (1, "1 B"),
-        (1024, "1 KiB"),
-        (1536, "1.5 KiB"),
-        (128 * MIB, "128 MiB"),
-        (1024 * MIB, "1 GiB"),
-        (1 << 43, "8192 GiB"),
-    ],
-)
-def test_sizes_read_as_a_manifest_writes_them(size: int, text: str) -> None:
-    """In the largest unit that they fill."""
-    assert format_size(size) == text
