@@ -51,6 +51,7 @@ class PluginRegistry:
         self._ticks = ticks
         self._read_patience = read_patience
         self._records: Mapping[str, PluginRecord] = {}
+        """In the order of their names. Replaced whole, never changed."""
         self._events: deque[LifecycleEvent] = deque(events, maxlen=_EVENTS_KEPT)
         self._event_count = restored.last_event_id
         self._earlier = restored.counters
@@ -68,8 +69,7 @@ class PluginRegistry:
         """All records, in the order of their names."""
         with self._reading() as fresh:
             records = self._records
-        ordered = [records[name] for name in sorted(records)]
-        return ordered if fresh else [replace(record, stale=True) for record in ordered]
+        return list(records.values()) if fresh else [replace(record, stale=True) for record in records.values()]
 
     def events(self, *, plugin: str | None = None, after: int = 0) -> tuple[LifecycleEvent, ...]:
         """The kept events with an id above `after`, oldest first."""
@@ -245,7 +245,9 @@ class PluginRegistry:
         return record
 
     def _put(self, record: PluginRecord) -> None:
-        self._records = {**self._records, record.name: record}
+        known = record.name in self._records
+        records = {**self._records, record.name: record}
+        self._records = records if known else dict(sorted(records.items()))
 
     def _advance(self, name: str, generation: int, target: PluginLifecycleState, **facts: Any) -> None:
         with self._lock.gen_wlock():
