@@ -162,7 +162,7 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
         swagger_ui_parameters={"persistAuthorization": True},
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours follow runs; theirs would ask each request
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours follows runs
     )
     takes_keys(app)
     _add_routes(app)

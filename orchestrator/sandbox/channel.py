@@ -87,9 +87,13 @@ class RuntimeChannel:
             async with self._control.exchange(_WATCH, idempotent=True) as connection:
                 if connection.answer.status != 200:
                     raise ChannelError(f"the control socket answered {connection.answer.status} to /watch")
+                status, clock, earlier = None, asyncio.get_running_loop().time, -_BREATH
                 async for line in _lines(connection, _STATUS_LIMIT, newest=True):
-                    yield RuntimeStatus.parse(line)
-                    await asyncio.sleep(_BREATH)
+                    status = RuntimeStatus.parse(line, status)
+                    yield status
+                    if clock() - earlier < _BREATH:
+                        await asyncio.sleep(_BREATH)
+                    earlier = clock()
         except _FAILURES as error:
             raise ChannelError(f"the control connection broke: {error}") from error
 

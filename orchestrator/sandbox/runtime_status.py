@@ -42,39 +42,60 @@ class RuntimeStatus:
     runs_begun: int
     runs: tuple[RunInContainer, ...]
     """Those that execute now, also those whose caller is gone."""
+    tools_text: bytes
+    """What `tools` was read from."""
 
     @classmethod
-    def parse(cls, line: bytes) -> "RuntimeStatus":
-        """Raises `ValueError` for what is no JSON object."""
-        content = parsed(line)
-        if not isinstance(content, dict):
-            raise ValueError("a status is a JSON object")  # noqa: TRY004 - the caller knows one error for all that is unreadable
-        worker, memory = mapping(content.get("worker")), mapping(content.get("memory"))
+    def parse(cls, line: bytes, earlier: "RuntimeStatus | None" = None) -> "RuntimeStatus":
+        """`earlier`: another of the same container, whose tools are most often the same and need not be read again.
+        Raises `ValueError` for what is no JSON object.
+        """
+        content = parsed(line, _Told)
+        worker, memory = mapping(content.worker), mapping(content.memory)
+        tools_text = bytes(content.tools)
         return cls(
-            phase=told.text(content.get("phase")) or "",
-            reason_code=told.text(content.get("reason_code")),
-            reason=told.text(content.get("reason")),
-            traceback=told.text(content.get("traceback"), told.LONGEST_TRACE) or "",
-            checks=told.checks(content.get("checks")),
-            tools=told.tools(content.get("tools")),
+            phase=told.text(content.phase) or "",
+            reason_code=told.text(content.reason_code),
+            reason=told.text(content.reason),
+            traceback=told.text(content.traceback, told.LONGEST_TRACE) or "",
+            checks=told.checks(content.checks),
+            tools=earlier.tools if earlier and earlier.tools_text == tools_text else told.tools(parsed(tools_text)),
             worker_exit_code=_integer(worker.get("exit_code")),
             worker_signal=_signal_name(worker.get("signal")),
             worker_stuck=worker.get("stuck") is True,
             oom_kills=_integer(memory.get("oom_kills")) or 0,
             memory={name: _integer(memory.get(name)) for name in _MEMORY},
-            cpu_seconds=_number(content.get("cpu_seconds")),
-            ready_seconds=_number(content.get("ready_seconds")),
-            runs_begun=_integer(content.get("runs_begun")) or 0,
-            runs=tuple(run for item in told.mappings(content.get("runs")) if (run := _run(item)) is not None),
+            cpu_seconds=_number(content.cpu_seconds),
+            ready_seconds=_number(content.ready_seconds),
+            runs_begun=_integer(content.runs_begun) or 0,
+            runs=tuple(run for item in told.mappings(content.runs) if (run := _run(item)) is not None),
+            tools_text=tools_text,
         )
 
 
-def parsed(text: bytes) -> Any:
-    """Raises `ValueError` for no JSON; unlike `json`, also for NaN and half a surrogate pair, which could not be
-    passed on.
+class _Told(msgspec.Struct):
+    """The object as it came; each field may be anything."""
+
+    phase: Any = None
+    reason_code: Any = None
+    reason: Any = None
+    traceback: Any = None
+    checks: Any = None
+    tools: msgspec.Raw = msgspec.Raw(b"null")
+    worker: Any = None
+    memory: Any = None
+    cpu_seconds: Any = None
+    ready_seconds: Any = None
+    runs_begun: Any = None
+    runs: Any = None
+
+
+def parsed(text: bytes, type: Any = Any) -> Any:  # noqa: A002 - msgspec's own name of it
+    """Raises `ValueError` for no JSON, or for none of this `type`; unlike `json`, also for NaN and half a surrogate
+    pair, which could not be passed on.
     """
     try:
-        return msgspec.json.decode(text)
+        return msgspec.json.decode(text, type=type)
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -52,7 +51,8 @@ class Watch:
         self._take = take
         self._note = note
         self._end = end
-        self._heard = time.monotonic()
+        self._silent = asyncio.Event()
+        self._alarm = asyncio.get_running_loop().call_later(_PULSE, self._silent.set)
 
     async def follow(self) -> None:
         """Take in what the container's supervisor says, as it says it."""
@@ -72,26 +72,34 @@ class Watch:
         fallen silent.
         """
         misses = 0
-        while self._instance.ended is None:
-            silence = time.monotonic() - self._heard
-            if silence < _PULSE:
-                if misses:
+        try:
+            while True:
+                await self._silent.wait()
+                if self._instance.ended is not None:
+                    return
+                try:
+                    self._hear(await self._instance.channel.status(timeout=_PULSE_ANSWER))
+                except ChannelError as error:
+                    misses += 1
+                    self._note(Check("control socket", ok=False, detail=f"{error} ({misses} times)", source="host"))
+                    if misses >= _PULSE_MISSES and self._instance.ended is None:
+                        self._end(await self._why_silent())
+                    await asyncio.sleep(_PULSE_DOUBT)
+                if misses and not self._silent.is_set() and self._instance.ended is None:
+                    misses = 0
                     self._note(Check("control socket", ok=True, detail="answers again", source="host"))
-                misses = 0
-                await asyncio.sleep(_PULSE - silence)
-                continue
-            try:
-                self._hear(await self._instance.channel.status(timeout=_PULSE_ANSWER))
-            except ChannelError as error:
-                misses += 1
-                self._note(Check("control socket", ok=False, detail=f"{error} ({misses} times)", source="host"))
-                if misses >= _PULSE_MISSES and self._instance.ended is None:
-                    self._end(await self._why_silent())
-                await asyncio.sleep(_PULSE_DOUBT)
+        finally:
+            self._alarm.cancel()
 
     def _hear(self, status: RuntimeStatus) -> None:
-        self._heard = time.monotonic()
+        self._listen()
         self._take(status)
+
+    def _listen(self) -> None:
+        """Silence begins anew. Who speaks puts the alarm off and wakes nobody."""
+        self._alarm.cancel()
+        self._silent.clear()
+        self._alarm = asyncio.get_running_loop().call_later(_PULSE, self._silent.set)
 
     async def look_after(self, *, last: bool = False) -> None:
         """A connection broke, or the engine says that the container ended: find out whether, and why. `last`: if it

@@ -42,6 +42,15 @@ def test_what_is_told_is_taken() -> None:
     assert status.tools[0]["name"] == "read"
 
 
+def test_tools_that_are_told_again_are_not_read_again() -> None:
+    """A runtime tells them every three seconds; others than before count at once."""
+    line = json.dumps({"tools": [{"name": "read"}]}).encode()
+    first = RuntimeStatus.parse(line)
+    assert RuntimeStatus.parse(line, first).tools is first.tools
+    assert RuntimeStatus.parse(b'{"tools": [{"name": "write"}]}', first).tools[0]["name"] == "write"
+    assert RuntimeStatus.parse(b"{}", first).tools == ()
+
+
 def test_the_runs_in_a_container_are_taken() -> None:
     """How long it is ready, and what executes; what is no run is left out."""
     status = parse(
