@@ -10,8 +10,7 @@ from typing import ClassVar, Final
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from orchestrator.api.problems import envelope
-from orchestrator.sandbox.call import Outcome, RunResult
+from orchestrator.api.problems import problem
 
 MOST_HEADERS: Final = 100
 LARGEST_HEAD: Final = 64 * 1024
@@ -146,12 +145,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - theirs says less
         """What cannot be read is answered in the envelope, as everything is, and the connection closed."""
         refused = self._refused or _RefusedError(400, "This is no HTTP/1.1 request.")
-        result = RunResult(Outcome.BAD_REQUEST, error=str(refused), error_type="InvalidRequest")
-        body = envelope(result, plugin=None, tool=None, run_id=None)
-        self.transport.write(
-            STATUS_LINE[refused.status]
-            + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        )
+        answer = problem(refused.status, str(refused), error_type="InvalidRequest")
+        answer.headers["connection"] = "close"
+        headers = (b"%b: %b\r\n" % header for header in answer.raw_headers)
+        self.transport.write(b"".join((STATUS_LINE[refused.status], *headers, b"\r\n", answer.body)))
         self.transport.close()
 
     # A reader that is slow
