@@ -13,13 +13,12 @@ from typing import Any, Final
 
 import httpx
 import yaml
-from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.app import docker_engine
 from orchestrator.cli import client
 from orchestrator.cli.configured import read_settings
-from orchestrator.cli.output import called_as
+from orchestrator.cli.output import called_as, console
 from orchestrator.cli.tables import plugins_table
 from orchestrator.client import FormText
 from orchestrator.deployment import read_identity
@@ -34,8 +33,6 @@ _FIRST_BUILD: Final = 1200.0
 _LEAVING: Final = 90.0
 """Seconds that runs in flight are given on the way down: the default time limit, and some."""
 
-_console = Console(highlight=False, emoji=False)
-
 
 def up() -> None:
     """Start the orchestrator in the background, run one tool on a real picture, and say what to try next."""
@@ -49,13 +46,13 @@ def up() -> None:
             f"state folder {settings.state_dir}. Stop it, or set ORCHESTRATOR_PORT to a free port."
         )
     else:
-        _console.print(f"The orchestrator answers at {client.address()} already.", markup=False, soft_wrap=True)
+        console.print(f"The orchestrator answers at {client.address()} already.", markup=False, soft_wrap=True)
     _wait_for_plugins(settings, process)
     with client.connected() as api:
-        _console.print(plugins_table(api.plugins()))
+        console.print(plugins_table(api.plugins()))
     _first_call(settings)
     program = called_as()
-    _console.print(
+    console.print(
         "\nNext, try:\n"
         f"  curl -s {client.address()}/v1/plugins\n"
         f"  {program} run motion-detector compare_frames -i first=plugins/motion_detector/samples/cup-first.png "
@@ -73,11 +70,11 @@ def down() -> None:
     _end_process(settings)
     identity = read_identity(settings)
     if identity is None:
-        _console.print("Nothing of ours is here.")
+        console.print("Nothing of ours is here.")
         return
     try:
         count = asyncio.run(_remove_containers(settings, identity))
-        _console.print(f"Containers removed: {count}.")
+        console.print(f"Containers removed: {count}.")
     except EngineError as error:
         client.complain("The engine was not asked for leftover containers", str(error), style="yellow")
     shutil.rmtree(settings.run_dir / identity, ignore_errors=True)
@@ -140,12 +137,12 @@ def _launch(settings: Settings) -> subprocess.Popen[bytes]:
 
 def _wait_for_plugins(settings: Settings, process: subprocess.Popen[bytes] | None) -> None:
     end = time.monotonic() + _FIRST_BUILD
-    _console.print(
+    console.print(
         f"starting plugins; a first build takes minutes, its output is in {settings.state_dir}/builds",
         markup=False,
         soft_wrap=True,
     )
-    with _console.status("starting plugins …") as status:
+    with console.status("starting plugins …") as status:
         told: list[str] = []
         while time.monotonic() < end:
             state = _readiness()
@@ -155,8 +152,8 @@ def _wait_for_plugins(settings: Settings, process: subprocess.Popen[bytes] | Non
                 client.fail(f"The orchestrator ended. The end of {_log_file(settings)}:\n{_log_tail(settings)}")
             waiting = state["waiting_for"]
             status.update(escape(f"waiting for {', '.join(waiting)}"))
-            if waiting != told and not _console.is_terminal:
-                _console.print(f"waiting for {', '.join(waiting)}", markup=False, soft_wrap=True)
+            if waiting != told and not console.is_terminal:
+                console.print(f"waiting for {', '.join(waiting)}", markup=False, soft_wrap=True)
             told = waiting
             time.sleep(0.2)
     client.errors.print("[yellow]Not every plugin is up yet; this is how they are now.[/]")
@@ -175,14 +172,14 @@ def _first_call(settings: Settings) -> None:
     with client.connected() as api:
         envelope = api.call("ocr", call["tool"], **files, **texts)
     names = ", ".join(str(file) for file in (call.get("files") or {}).values())
-    _console.print(f"\n[bold]ocr read {escape(names)}[/] in {envelope['execution_time_ms']:.0f} ms:")
-    _console.print(envelope["result"]["text"].strip(), markup=False, soft_wrap=True)
+    console.print(f"\n[bold]ocr read {escape(names)}[/] in {envelope['execution_time_ms']:.0f} ms:")
+    console.print(envelope["result"]["text"].strip(), markup=False, soft_wrap=True)
 
 
 def _end_process(settings: Settings) -> None:
     pid = _running_pid(settings)
     if pid is None:
-        _console.print("No orchestrator of ours runs in the background.")
+        console.print("No orchestrator of ours runs in the background.")
         _pid_file(settings).unlink(missing_ok=True)
         return
     os.kill(pid, signal.SIGTERM)
@@ -194,7 +191,7 @@ def _end_process(settings: Settings) -> None:
             break
         time.sleep(0.1)
     _pid_file(settings).unlink(missing_ok=True)
-    _console.print("The orchestrator has stopped.")
+    console.print("The orchestrator has stopped.")
 
 
 def _running_pid(settings: Settings) -> int | None:

@@ -6,18 +6,16 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from orchestrator import conformance
 from orchestrator.app import docker_engine, own_image
 from orchestrator.cli.client import EXIT_USAGE, errors
 from orchestrator.cli.configured import read_settings
+from orchestrator.cli.output import console
 from orchestrator.conformance import ANY_ENTRYPOINT
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
-
-output = Console(highlight=False, emoji=False)
 
 
 def image() -> None:
@@ -72,7 +70,7 @@ def check_image(
             told = Text.assemble((f"{result.outcome:<12}", colour), (f"{result.rule:<18}", "bold"), result.demands)
             if result.detail:
                 told.append(f"\n{'':<12}{result.detail}")
-            output.print(told, soft_wrap=True)
+            console.print(told, soft_wrap=True)
     if any(result.outcome == "broken" for result in results):
         raise typer.Exit(1)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import background, client, commands, output
+from orchestrator.cli import client, commands, output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ class Api:
         }
 
     def call(self, *arguments: str, columns: int = 80) -> Result:
-        for console in (output.console, client.errors, background._console):
+        for console in (output.console, client.errors):
             self._monkeypatch.setattr(console, "width", columns)
         return CliRunner().invoke(commands.command_line(arguments[0]), list(arguments))
 
