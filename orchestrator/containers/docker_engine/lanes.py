@@ -57,11 +57,6 @@ class Lane:
         for _ in range(self._threads):
             self._jobs.put(None)
 
-    @property
-    def threads(self) -> int:
-        """Threads alive now."""
-        return self._threads
-
     def _submit(self, job: _Job) -> None:
         with self._lock:
             self._unfinished += 1
