@@ -38,7 +38,7 @@ from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.gpus import GpuHost
 from orchestrator.loader.dependency_checker import DependencyChecker
-from orchestrator.loader.image_builder import ImageBuilder
+from orchestrator.loader.image_builder import BUILD_VARIABLES, ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
 from orchestrator.loader.plugin_secrets import SecretSource
 from orchestrator.registry import PluginRegistry
@@ -57,15 +57,6 @@ from orchestrator.tools.tool_runner import ToolRunner
 
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 _SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
-BUILD_VARIABLES: Final = (
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "PIP_INDEX_URL",
-)
 
 _EVENTS_BROUGHT_BACK: Final = 1000
 """Events of the time before the start that are at hand at once; the history has more."""

@@ -19,11 +19,12 @@ from orchestrator.audit.live_checks import (
 )
 from orchestrator.audit.static_checks import check_folder
 from orchestrator.containers.engine import ContainerEngine
-from orchestrator.containers.spec import ContainerSpec
+from orchestrator.containers.spec import UNPRIVILEGED_USER, ContainerSpec
 from orchestrator.errors import BuildError, EngineError, NotFoundError
-from orchestrator.loader.image_builder import ImageBuilder, ImageRecipe
+from orchestrator.loader.image_builder import ImageBuilder
+from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
-from orchestrator.sandbox.policy import LABEL_DEPLOYMENT, USER, effective_limits
+from orchestrator.sandbox.policy import LABEL_DEPLOYMENT, effective_limits
 from orchestrator.settings import Settings
 
 _LOOKS: Final = 200
@@ -134,7 +135,7 @@ async def _licences(plugin: DiscoveredPlugin, engine: ContainerEngine, builder: 
         environment={},
         memory=_MEMORY,
         pids=32,
-        user=USER,
+        user=UNPRIVILEGED_USER,
         entrypoint=("python", "-I"),
         command=("-c", PROGRAM),
     )

@@ -11,7 +11,8 @@ from orchestrator.app import docker_engine, image_builder
 from orchestrator.cli.client import EXIT_FAILED, complain, errors, fail
 from orchestrator.cli.configured import read_settings
 from orchestrator.errors import OrchestratorError
-from orchestrator.loader.image_builder import ImageBuilder, ImageRecipe
+from orchestrator.loader.image_builder import ImageBuilder
+from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.settings import Settings
 

@@ -14,6 +14,7 @@ from orchestrator.audit.findings import Finding, error, ok, warning
 from orchestrator.containers.endpoint import SOCKET_PATH_LIMIT
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.gpus import GpuInventory
+from orchestrator.loader.image_builder import BUILD_VARIABLES
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.wording import format_size, gib
 
@@ -145,7 +146,7 @@ def keys(count: int, *, loopback: bool) -> Finding:
 
 def network(environment: Mapping[str, str], ca_bundle: Path | None) -> Iterable[Finding]:
     """What builds are given to reach the network."""
-    proxies = [f"{name}={shown(name, environment[name])}" for name in _PROXIES if environment.get(name)]
+    proxies = [f"{name}={shown(name, environment[name])}" for name in BUILD_VARIABLES if environment.get(name)]
     yield ok("network", "proxies", ", ".join(proxies) or "none: builds reach the network directly")
     if ca_bundle is not None and not ca_bundle.is_file():
         yield error("network", "certificates", f"{ca_bundle} is no file. Correct ORCHESTRATOR_CA_BUNDLE")
@@ -177,6 +178,3 @@ def _written(value: Any) -> str:
             return ",".join(f"{name}={inner}" for name, inner in value.items())
         case _:
             return str(value)
-
-
-_PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL")

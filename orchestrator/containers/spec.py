@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-BUILD_TAIL = 30
+UNPRIVILEGED_USER: Final = "65532:65532"
+"""User and group, by number, that are nobody's on the host."""
+BUILD_TAIL: Final = 30
 """Lines of its output that the error of a failed build carries."""
 
 
@@ -51,7 +53,7 @@ class ContainerSpec:
     pids: int
     cpus: float | None = None
     shm: int = 64 * 1024 * 1024
-    user: str = "65532:65532"
+    user: str = UNPRIVILEGED_USER
     network: Literal["none", "bridge"] = "none"
     read_only: bool = True
     mounts: tuple[BindMount, ...] = ()

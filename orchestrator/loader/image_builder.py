@@ -19,7 +19,16 @@ from orchestrator.loader.image_plan import ImagePlan, derived_plan, plugin_plan,
 from orchestrator.loader.image_recipe import PLUGIN_LABEL, SOURCE_LABEL, ImageRecipe
 from orchestrator.loader.own_image import LATEST, own_image_plan
 
-__all__ = ["ImageBuilder", "ImageRecipe"]
+BUILD_VARIABLES: Final = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "PIP_INDEX_URL",
+)
+"""Variables of the environment that builds are given too: their way to the network and to packages."""
 
 Output = Callable[[str], None]
 

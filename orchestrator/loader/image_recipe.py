@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from orchestrator.containers.spec import UNPRIVILEGED_USER
 from orchestrator.errors import BuildError
 from orchestrator.loader.manifest import Manifest
 
@@ -13,12 +14,12 @@ SHARED: Final = ("base", "cuda")
 """The images that plugins are built on; each is a folder of that name among the plugin images."""
 HASH_LABEL: Final = "plugin-orchestrator.content-hash"
 PLUGIN_LABEL: Final = "plugin-orchestrator.plugin"
+"""On a plugin's images and on its containers."""
 SHARED_LABEL: Final = "plugin-orchestrator.shared-image"
 SOURCE_LABEL: Final = "plugin-orchestrator.source-hash"
 """On a shared image: the hash of what it was built from, without the Python image under it."""
 
 REQUIREMENTS: Final = "requirements.txt"
-PLUGIN_USER: Final = "65532:65532"
 
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
@@ -88,5 +89,5 @@ def plugin_dockerfile(base: str, system_packages: Iterable[str], *, requirements
     # A file that does not compile is no failed build: the runtime says what is wrong when it imports it. Nothing in
     # the image changes later, so the bytecode need not be held against its source.
     steps.append("RUN python -m compileall -q --invalidation-mode unchecked-hash /plugin || true")
-    steps.append(f"USER {PLUGIN_USER}")
+    steps.append(f"USER {UNPRIVILEGED_USER}")
     return "\n".join(steps) + "\n"

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant, Gateway
+from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway
+from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.manifest import Manifest
 from orchestrator.settings import Settings
 
@@ -16,10 +17,8 @@ RUN_FOLDER: Final = "/run/plugin"
 MODELS_FOLDER: Final = "/models"
 SCRATCH_FOLDER: Final = "/scratch"
 SECRETS_FOLDER: Final = "/run/secrets"
-USER: Final = "65532:65532"
 
 LABEL_DEPLOYMENT: Final = "plugin-orchestrator.deployment"
-LABEL_PLUGIN: Final = "plugin-orchestrator.plugin"
 LABEL_GENERATION: Final = "plugin-orchestrator.generation"
 LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
 LABEL_CONTENT: Final = "plugin-orchestrator.content"
@@ -95,7 +94,7 @@ class InstanceIdentity:
             return None
         return cls(
             labels.get(LABEL_DEPLOYMENT, ""),
-            labels.get(LABEL_PLUGIN, ""),
+            labels.get(PLUGIN_LABEL, ""),
             int(generation),
             instance,
             labels.get(LABEL_CONTENT, ""),
@@ -104,7 +103,7 @@ class InstanceIdentity:
     def labels(self) -> dict[str, str]:
         return {
             LABEL_DEPLOYMENT: self.deployment,
-            LABEL_PLUGIN: self.plugin,
+            PLUGIN_LABEL: self.plugin,
             LABEL_GENERATION: str(self.generation),
             LABEL_INSTANCE: self.instance,
             LABEL_CONTENT: self.content,
@@ -163,7 +162,7 @@ def container_spec(
         pids=limits.pids,
         cpus=limits.cpus,
         shm=limits.shm,
-        user=USER,
+        user=UNPRIVILEGED_USER,
         network="bridge" if manifest.network == "egress" else "none",
         mounts=tuple(mounts),
         scratch_volumes=(SCRATCH_FOLDER,),

@@ -16,9 +16,10 @@ from orchestrator.containers.spec import ContainerStatus, EngineEvent
 from orchestrator.errors import EngineError, EngineUnreachableError
 from orchestrator.gpus import LeaseChange
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check, LifecycleEvent, PluginRecord, PostMortem
-from orchestrator.sandbox.policy import LABEL_INSTANCE, LABEL_PLUGIN, effective_limits
+from orchestrator.sandbox.policy import LABEL_INSTANCE, effective_limits
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted, adopt_all
 from orchestrator.supervisor.parts import Parts
@@ -208,14 +209,14 @@ class Fleet:
         return self._parts.gpus.clear(uuid)
 
     def _take(self, event: EngineEvent) -> None:
-        supervisor = self._supervisors.get(event.labels.get(LABEL_PLUGIN, ""))
+        supervisor = self._supervisors.get(event.labels.get(PLUGIN_LABEL, ""))
         if supervisor is not None and event.action in _LOST_ACTIONS:
             supervisor.container_died(event.labels.get(LABEL_INSTANCE, ""))
         elif event.action.startswith(_HEALTH_ACTION):
             self._health_told(event.labels, event.action.removeprefix(_HEALTH_ACTION).strip())
 
     def _health_told(self, labels: Mapping[str, str], health: str) -> None:
-        supervisor = self._supervisors.get(labels.get(LABEL_PLUGIN, ""))
+        supervisor = self._supervisors.get(labels.get(PLUGIN_LABEL, ""))
         if supervisor is not None:
             check = Check(
                 "healthcheck", ok=health != "unhealthy", detail=f"the engine's own probe: {health}", source="engine"

@@ -17,8 +17,9 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 
 from orchestrator.access.keys import PREFIX
-from orchestrator.app import BUILD_VARIABLES, own_image
+from orchestrator.app import own_image
 from orchestrator.client import Client
+from orchestrator.loader.image_builder import BUILD_VARIABLES
 from orchestrator.settings import Settings
 from orchestrator.testing import reaper
 from orchestrator.testing.given_files import GIVEN, given_files

@@ -20,7 +20,7 @@ from benchmarks.figures import rotated
 from benchmarks.load import Load, LoadGenerator, Request
 from benchmarks.served import Served, served
 from orchestrator.app import docker_engine, image_builder
-from orchestrator.loader.image_builder import ImageRecipe
+from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import read_manifest
 from orchestrator.settings import Settings
 

@@ -12,7 +12,7 @@ from support.live import live_orchestrator
 from orchestrator.app import image_builder
 from orchestrator.conformance import check_image
 from orchestrator.errors import NotFoundError
-from orchestrator.loader.image_builder import ImageRecipe
+from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import read_manifest
 from orchestrator.settings import Settings
 

@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.containers.memory_engine import MemoryEngine
 from orchestrator.containers.memory_program import until_terminated
-from orchestrator.loader.image_builder import ImageBuilder, ImageRecipe
+from orchestrator.loader.image_builder import ImageBuilder
+from orchestrator.loader.image_recipe import ImageRecipe
 
 PYTHON_IMAGE = "python:test"
 

@@ -12,8 +12,8 @@ import pytest_asyncio
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.spec import ContainerSpec
 from orchestrator.errors import BuildError, NotFoundError
-from orchestrator.loader.image_builder import ImageBuilder, ImageRecipe
-from orchestrator.loader.image_recipe import PLUGIN_LABEL, SHARED_LABEL
+from orchestrator.loader.image_builder import ImageBuilder
+from orchestrator.loader.image_recipe import PLUGIN_LABEL, SHARED_LABEL, ImageRecipe
 
 pytestmark = pytest.mark.engine
 

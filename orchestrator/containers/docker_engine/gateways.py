@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from plugin_runtime.gateway import PORT, TOKEN_FILE
+
 from orchestrator.containers.docker_engine import bodies
 from orchestrator.containers.spec import BindMount, ContainerSpec, EngineInfo, Gateway
 
@@ -25,8 +27,7 @@ NETWORK_OPTIONS: Final = {
 }
 VOLUME_OPTIONS: Final = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=1777,nosuid,nodev,noexec"}
 
-_PORT: Final = "7000/tcp"
-_TOKEN_FILE: Final = "/run/gateway/token"  # noqa: S105 - a path
+_PORT: Final = f"{PORT}/tcp"
 _MEMORY: Final = 128 * 1024 * 1024
 _USER: Final = "65531:65531"
 _MARK: Final = "gateway."
@@ -87,7 +88,7 @@ def gateway_body(
         memory=_MEMORY,
         pids=16,
         user=_USER,
-        mounts=(BindMount(gateway.token_file, _TOKEN_FILE),),
+        mounts=(BindMount(gateway.token_file, TOKEN_FILE),),
         entrypoint=("python", "-I", "-m", "plugin_runtime.gateway"),
     )
     body = with_sockets(bodies.create_body(own, selinux=selinux), spec, gateway)
