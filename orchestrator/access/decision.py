@@ -13,7 +13,9 @@ from orchestrator.access.keys import KeyRing
 from orchestrator.wording import quoted
 
 _OPEN: Final = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
-"""They hold nothing of this host; the description of the API is the same everywhere."""
+"""They hold nothing of this host but the names of plugins that are starting; the description of the API is the same
+everywhere.
+"""
 _OPEN_BELOW: Final = ("/assets/", "/docs-assets/")
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOW: Final = "send `Authorization: Bearer <key>` (the command line takes it from ORCHESTRATOR_API_KEY)"

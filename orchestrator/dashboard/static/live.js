@@ -161,7 +161,9 @@ async function seedLatencies(signal) {
     throw error;
   }
   seeded = true;
-  for (const run of runs.reverse()) if (run.execution_time_ms !== null) addLatency(run.plugin, run.execution_time_ms);
+  for (const run of runs.reverse()) {
+    if (run.started_at !== null && run.execution_time_ms !== null) addLatency(run.plugin, run.execution_time_ms);
+  }
 }
 
 /** @param {Plugin} plugin */
