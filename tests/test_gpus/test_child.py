@@ -100,7 +100,7 @@ async def test_while_a_child_cannot_be_ended_the_answer_is_at_once_and_no_second
         assert (await child.run()).outcome == "hung"
     begun = time.monotonic()
     assert (await child.run()).outcome == "hung"
-    assert time.monotonic() - begun < 0.2
+    assert time.monotonic() - begun < 1  # its bound is 1.5
     assert started.read_text() == "x"
     undead = child._undead
     undead.kill()

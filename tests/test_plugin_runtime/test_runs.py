@@ -185,7 +185,7 @@ def test_a_worker_that_holds_the_gil_does_not_keep_its_run_secret(launch):
     time.sleep(0.05)
     begin = time.perf_counter()
     assert [run["run_id"] for run in runtime.status()["runs"]] == ["stuck"]
-    assert time.perf_counter() - begin < 0.1
+    assert time.perf_counter() - begin < 1  # not until the worker answers, which it never does
     runtime.process.kill()
 
 

@@ -178,7 +178,7 @@ def test_the_watch_stream_tells_readiness_as_it_comes(launch, tmp_path):
         (tmp_path / "go").touch()
         begin = time.monotonic()
         assert next(status for status in lines if status["phase"] == "ready")
-        assert time.monotonic() - begin < 0.25
+        assert time.monotonic() - begin < 1  # not at the next look, three seconds later
 
 
 def test_sockets_are_open_to_whoever_reaches_the_folder(launch):
