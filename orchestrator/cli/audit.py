@@ -6,7 +6,6 @@ from typing import Annotated, Final
 
 import httpx
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.app import docker_engine, image_builder
@@ -15,6 +14,7 @@ from orchestrator.audit.findings import AuditReport, Finding, Level, error
 from orchestrator.audit.live_checks import ORCHESTRATOR
 from orchestrator.cli.client import address, credentials
 from orchestrator.cli.configured import read_settings
+from orchestrator.cli.output import console
 from orchestrator.deployment import read_identity
 from orchestrator.settings import Settings
 
@@ -65,7 +65,6 @@ def _unreachable(problem: httpx.HTTPError) -> Finding:
 
 
 def _show(report: AuditReport, *, verbose: bool) -> None:
-    console = Console(highlight=False, emoji=False)
     for finding in report.findings:
         if verbose or finding.level is not Level.OK:
             where = f"[bold]{escape(finding.subject)}[/] {escape(finding.check)}"

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -41,7 +42,7 @@ def doctor(
     findings = asyncio.run(examine(settings))
     values = {f"ORCHESTRATOR_{name.upper()}": diagnosis.shown(name, value) for name, value in settings}
     if as_json:
-        show_json({"findings": [_fields(finding) for finding in findings], "settings": values})
+        show_json({"findings": [asdict(finding) for finding in findings], "settings": values})
     else:
         console.print(_table(findings))
         if settings_too:
@@ -148,15 +149,6 @@ def _free(path: Path) -> int | None:
         return shutil.disk_usage(path).free
     except OSError:
         return None
-
-
-def _fields(finding: Finding) -> dict[str, str]:
-    return {
-        "subject": finding.subject,
-        "check": finding.check,
-        "level": str(finding.level.value),
-        "sentence": finding.sentence,
-    }
 
 
 def _table(findings: Iterable[Finding]) -> Table:

@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +11,7 @@ from orchestrator.access.key_store import KeyFileError, KeyStore
 from orchestrator.access.keys import ApiKey, Role
 from orchestrator.cli import client
 from orchestrator.cli.configured import read_settings
+from orchestrator.cli.output import console
 
 app = typer.Typer(help="API keys: who may call. Works on the state folder.", no_args_is_help=True)
 
@@ -53,7 +53,7 @@ def list_keys() -> None:
         expires = "" if key.expires is None else f"{key.expires:%Y-%m-%d}{' (expired)' if key.expired(now) else ''}"
         table.add_row(Text(key.name), key.role, Text(f"…{key.hint}"), f"{key.created:%Y-%m-%d}", expires)
     if keys:
-        Console(highlight=False).print(table)
+        console.print(table)
     else:
         client.complain("There are no keys", "whoever reaches the orchestrator may call it.", style="yellow")
 
