@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from orchestrator.sandbox.call import Outcome, RunResult
+from orchestrator.tools import refusals
 from orchestrator.wording import LONGEST_NAME, quoted
 
 STATUS: Final[Mapping[Outcome, int]] = {
@@ -96,12 +97,7 @@ def problem(status: int, sentence: str, *, error_type: str | None = None, plugin
 
 
 def unknown_plugin(name: str) -> Response:
-    return problem(
-        404,
-        f"There is no plugin {quoted(name)}. GET /v1/plugins lists those there are.",
-        error_type="UnknownPlugin",
-        plugin=name,
-    )
+    return respond(refusals.unknown_plugin(name), plugin=name)
 
 
 def install(app: FastAPI) -> None:

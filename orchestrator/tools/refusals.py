@@ -9,7 +9,11 @@ from orchestrator.wording import quoted
 
 
 def unknown_plugin(plugin: str) -> RunResult:
-    return RunResult(Outcome.UNKNOWN_PLUGIN, error=f"There is no plugin {quoted(plugin)}.", error_type="UnknownPlugin")
+    return RunResult(
+        Outcome.UNKNOWN_PLUGIN,
+        error=f"There is no plugin {quoted(plugin)}. GET /v1/plugins lists those there are.",
+        error_type="UnknownPlugin",
+    )
 
 
 def unknown_tool(plugin: str, tool: str, tools: Iterable[str]) -> RunResult:

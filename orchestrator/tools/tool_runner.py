@@ -270,9 +270,8 @@ class ToolRunner:
             self._turns.end(run)
 
     async def _result_of(self, left: LeftBehind) -> RunResult:
-        timeout = left.instance.limits.timeout
         result = await self._sandbox.resume(
-            left.instance, left.run_id, left.tool, timeout=timeout, elapsed=left.seconds
+            left.instance, left.run_id, left.tool, timeout=left.instance.limits.timeout, elapsed=left.seconds
         )
         if result is None:
             raise RunLostError
