@@ -1,4 +1,4 @@
-"""Every exception that crosses a module's border, as one tree.
+"""Errors that several layers speak of, as one tree. What only one part raises stands there, from the same root.
 
 OrchestratorError
 ├── ManifestError            a plugin.yaml that cannot be used
