@@ -11,8 +11,8 @@ from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.endless import EndlessResponse, stopping
 from orchestrator.api.event_feed import TooManyReadersError
 from orchestrator.api.event_frames import event_fields
+from orchestrator.api.preferences import SSE, wanted_stream
 from orchestrator.api.problems import problem, unknown_plugin
-from orchestrator.api.run_router import wanted_stream
 from orchestrator.registry import LifecycleEvent
 
 router = APIRouter(tags=["events"])
@@ -22,9 +22,8 @@ _PAGE: Final = 500
 _WRITE_PATIENCE: Final = 30.0
 """Seconds that a reader of the stream may take nothing."""
 _RETRY_AFTER: Final = 5
-_STREAM: Final = "text/event-stream"
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {_STREAM: {"schema": {"type": "string"}}}},
+    200: {"content": {SSE: {"schema": {"type": "string"}}}},
     429: {"description": "Too many follow the events already"},
 }
 
@@ -69,7 +68,7 @@ async def plugin_events(
 async def _answer(
     request: Request, context: ApiContext, which: EventQuery, last_event_id: str | None, *, plugin: str | None
 ) -> Any:
-    if wanted_stream(",".join(request.headers.getlist("accept"))) != _STREAM:
+    if wanted_stream(",".join(request.headers.getlist("accept"))) != SSE:
         found = await _page(context, plugin, which.after, which.limit)
         return [event_fields(event) for event in found]
     resumed = last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id)
@@ -87,7 +86,7 @@ def _stream(request: Request, context: ApiContext, plugin: str | None, after: in
     return EndlessResponse(
         subscription.frames(_earlier(context, plugin, subscription.after)),
         stopping(request.app),
-        media_type=_STREAM,
+        media_type=SSE,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         patience=_WRITE_PATIENCE,
         on_end=subscription.close,

@@ -3,23 +3,23 @@ envelope.
 """
 
 import asyncio
-import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
-import msgspec
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from orchestrator.api.body import SHORT, limited, stored, too_large, whole
 from orchestrator.api.context import ApiContext, Context
-from orchestrator.api.preferences import responds_async
-from orchestrator.api.problems import STATUS, envelope, problem, respond, unknown_plugin
+from orchestrator.api.preferences import responds_async, wanted_stream
+from orchestrator.api.problems import STATUS, problem, respond, unknown_plugin
 from orchestrator.api.run_model import RunResponse, run_response
+from orchestrator.api.run_stream import streamed
 from orchestrator.api.trace_headers import trace_context
 from orchestrator.registry import PluginRecord
 from orchestrator.sandbox.call import BodyError, Outcome, RunResult, ToolCall, is_run_id
+from orchestrator.tools import refusals
 
 router = APIRouter(tags=["tools"])
 
@@ -37,11 +37,8 @@ _HEEDED: Final = frozenset(
 )
 _BODY_ROOM: Final = 1024 * 1024
 """Bytes that a body may have beside the uploads: field names, boundaries, other arguments."""
-_STREAMS: Final = ("application/x-ndjson", "text/event-stream")
 _LOOK_AFTER: Final = 0.05
 """Seconds that a run takes before it is looked whether its caller is still there; most have ended by then."""
-_STREAM_QUEUE: Final = 16
-"""Lines that wait for a slow reader before the tool does."""
 
 
 @router.post(
@@ -92,7 +89,7 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
     media_type = wanted_stream(headers.get("accept", ""))
     with _CallerWatch(request, call, context):
         if media_type is not None:
-            return await _stream(name, call, context, media_type)
+            return await streamed(name, call, context, media_type)
         return respond(await context.tool_runner.run(name, call), plugin=name, tool=tool, run_id=run_id)
 
 
@@ -128,7 +125,7 @@ async def _refused_id(run_id: str, plugin: str, context: ApiContext) -> Response
         sentence = "X-Run-Id has to be 32 hexadecimal digits in lower case; without it the run is given an id."
         return problem(422, sentence, error_type="InvalidRunId", plugin=plugin)
     if await context.tool_runner.lookup.one(run_id) is not None:
-        return problem(409, "There is a run of this X-Run-Id already.", error_type="RunIdTaken", plugin=plugin)
+        return respond(refusals.run_id_taken(), plugin=plugin)
     return None
 
 
@@ -142,25 +139,6 @@ async def _begin(name: str, call: ToolCall, context: ApiContext) -> Response:
         "X-Run-Id": call.run_id,
     }
     return JSONResponse(run_response(begun).model_dump(mode="json"), status_code=202, headers=headers)
-
-
-def wanted_stream(accept: str) -> str | None:
-    """The stream that an `Accept` header names; of several that with the highest `q`, then the first. None for none:
-    the envelope. Wildcards ask for no stream.
-    """
-    wanted: dict[str, float] = {}
-    for item in accept.split(","):
-        name, *parameters = (part.strip().lower() for part in item.split(";"))
-        if name in _STREAMS:
-            weights = [text[2:].strip() for text in parameters if text.startswith("q=")]
-            wanted.setdefault(name, _weight(weights[0]) if weights else 1.0)
-    best = max(wanted, key=lambda name: wanted[name], default=None)
-    return best if best is not None and wanted[best] > 0 else None
-
-
-def _weight(text: str) -> float:
-    """What is no weight refuses, as zero does."""
-    return float(text) if re.fullmatch(r"0(\.\d{0,3})?|1(\.0{0,3})?", text, re.ASCII) else 0.0
 
 
 class _CallerWatch:
@@ -194,80 +172,3 @@ class _CallerWatch:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
         self._context.tool_runner.give_up(self._run_id)
-
-
-_RUNS: Final[set[asyncio.Task[RunResult]]] = set()
-"""The loop itself would not keep them."""
-
-
-async def _stream(name: str, call: ToolCall, context: ApiContext, media_type: str) -> Response:
-    """The run's events as they come. A run that ends before its first event is answered as one that does not stream."""
-    lines: asyncio.Queue[bytes | None] = asyncio.Queue(_STREAM_QUEUE)
-
-    async def work() -> RunResult:
-        try:
-            return await context.tool_runner.run(name, call, emit=lines.put)
-        finally:
-            await lines.put(None)
-
-    def leave() -> None:
-        """Nobody reads any more. The run ends by itself, since its tool may go on for a while."""
-        context.tool_runner.give_up(call.run_id)
-        while not lines.empty():
-            lines.get_nowait()
-
-    run = asyncio.create_task(work(), name=f"run {call.run_id}")
-    _RUNS.add(run)
-    run.add_done_callback(_RUNS.discard)
-    try:
-        first = await lines.get()
-    except asyncio.CancelledError:
-        leave()
-        raise
-    if first is None:
-        return respond(await run, plugin=name, tool=call.tool, run_id=call.run_id)
-    body = _events(first, lines, run, name, call, leave=leave)
-    framed = (
-        (_sse(line) async for line in body)
-        if media_type == "text/event-stream"
-        else (line + b"\n" async for line in body)
-    )
-    return StreamingResponse(
-        framed, media_type=media_type, headers={"X-Run-Id": call.run_id, "Cache-Control": "no-store"}
-    )
-
-
-async def _events(
-    first: bytes,
-    lines: asyncio.Queue[bytes | None],
-    run: asyncio.Task[RunResult],
-    name: str,
-    call: ToolCall,
-    *,
-    leave: Callable[[], None],
-) -> AsyncIterator[bytes]:
-    """The lines, then `{"event": "end", "status": as without a stream, ...envelope}`. `leave` is called in the end."""
-    try:
-        line: bytes | None = first
-        while line is not None:
-            yield line
-            line = await lines.get()
-        result = await asyncio.shield(run)
-        end = envelope(result, plugin=name, tool=call.tool, run_id=call.run_id)
-        yield b'{"event":"end","status":%d,%s' % (STATUS[result.outcome], end[1:])
-    finally:
-        leave()
-
-
-class _Event(msgspec.Struct):
-    """As much of a line as its frame needs."""
-
-    event: str
-
-
-_EVENT: Final = msgspec.json.Decoder(_Event)
-
-
-def _sse(line: bytes) -> bytes:
-    # To SSE a bare carriage return ends a line; in JSON it can only be white space.
-    return b"event: %s\ndata: %s\n\n" % (_EVENT.decode(line).event.encode(), line.replace(b"\r", b" "))

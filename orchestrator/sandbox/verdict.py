@@ -1,4 +1,4 @@
-"""From evidence to a reason code: what the end of an instance, or of a run, means. Pure."""
+"""From evidence to a reason code: what the end of an instance means. Pure."""
 
 import signal
 from collections.abc import Mapping

@@ -1,0 +1,88 @@
+"""The answer of a run that streams: its events as they come, as NDJSON or as server-sent events."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import msgspec
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+
+from orchestrator.api.context import ApiContext
+from orchestrator.api.preferences import SSE
+from orchestrator.api.problems import STATUS, envelope, respond
+from orchestrator.sandbox.call import RunResult, ToolCall
+
+_QUEUE: Final = 16
+"""Lines that wait for a slow reader before the tool does."""
+_RUNS: Final[set[asyncio.Task[RunResult]]] = set()
+"""The loop itself would not keep them."""
+
+
+async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: str) -> Response:
+    """The run's events as they come. A run that ends before its first event is answered as one that does not stream."""
+    lines: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE)
+
+    async def work() -> RunResult:
+        try:
+            return await context.tool_runner.run(name, call, emit=lines.put)
+        finally:
+            await lines.put(None)
+
+    def leave() -> None:
+        """Nobody reads any more. The run ends by itself, since its tool may go on for a while."""
+        context.tool_runner.give_up(call.run_id)
+        while not lines.empty():
+            lines.get_nowait()
+
+    run = asyncio.create_task(work(), name=f"run {call.run_id}")
+    _RUNS.add(run)
+    run.add_done_callback(_RUNS.discard)
+    try:
+        first = await lines.get()
+    except asyncio.CancelledError:
+        leave()
+        raise
+    if first is None:
+        return respond(await run, plugin=name, tool=call.tool, run_id=call.run_id)
+    body = _events(first, lines, run, name, call, leave=leave)
+    framed = (_sse(line) async for line in body) if media_type == SSE else (line + b"\n" async for line in body)
+    return StreamingResponse(
+        framed, media_type=media_type, headers={"X-Run-Id": call.run_id, "Cache-Control": "no-store"}
+    )
+
+
+async def _events(
+    first: bytes,
+    lines: asyncio.Queue[bytes | None],
+    run: asyncio.Task[RunResult],
+    name: str,
+    call: ToolCall,
+    *,
+    leave: Callable[[], None],
+) -> AsyncIterator[bytes]:
+    """The lines, then `{"event": "end", "status": as without a stream, ...envelope}`. `leave` is called in the end."""
+    try:
+        line: bytes | None = first
+        while line is not None:
+            yield line
+            line = await lines.get()
+        result = await asyncio.shield(run)
+        end = envelope(result, plugin=name, tool=call.tool, run_id=call.run_id)
+        yield b'{"event":"end","status":%d,%s' % (STATUS[result.outcome], end[1:])
+    finally:
+        leave()
+
+
+class _Event(msgspec.Struct):
+    """As much of a line as its frame needs."""
+
+    event: str
+
+
+_EVENT: Final = msgspec.json.Decoder(_Event)
+
+
+def _sse(line: bytes) -> bytes:
+    # To SSE a bare carriage return ends a line; in JSON it can only be white space.
+    return b"event: %s\ndata: %s\n\n" % (_EVENT.decode(line).event.encode(), line.replace(b"\r", b" "))
