@@ -1,0 +1,91 @@
+"""Runs that are cancelled: asked to end first, and their container stopped where they do not."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from support.house import House
+from test_tool_runner.callers import RUN_ID, begin, result, run_of, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(("tool", "arguments"), [("wait", {"seconds": 60}), ("count", {"n": 1000}), ("looks", {})])
+async def test_a_run_that_executes_is_asked_to_end(worker: House, tool: str, arguments: dict[str, Any]) -> None:
+    """And its plugin goes on."""
+    await worker.open()
+    run_id = (await begin(worker, tool, **arguments)).json()["run_id"]
+    await until(worker, run_id, "running")
+    asked = await worker.client.delete(f"/v1/runs/{run_id}")
+    ended = asked.json()["state"] == "finished"  # it may have by the time that the request is answered
+    assert (asked.status_code, asked.json()["cancel_requested"]) == (200 if ended else 202, True)
+    answer = await result(worker, run_id)
+    assert (answer.status_code, answer.json()["error_type"]) == (409, "Cancelled")
+    assert (await run_of(worker, run_id))["outcome"] == "cancelled"
+    assert (await worker.client.delete(f"/v1/runs/{run_id}")).status_code == 200
+    assert (await worker.run("worker", "nap", size=1)).json()["result"] == "x"
+    health = await worker.health("worker")
+    assert (health["generation"], health["error_count"], health["in_flight"]) == (1, 0, 0)
+
+
+async def test_a_run_that_does_not_end_costs_its_container(worker: House) -> None:
+    """STOPPED, and by which run; the run is cancelled all the same."""
+    await worker.open()
+    run_id = (await begin(worker, "nap", seconds=30)).json()["run_id"]
+    await until(worker, run_id, "running")
+    begun = time.monotonic()
+    await worker.client.delete(f"/v1/runs/{run_id}")
+    run = await until(worker, run_id, "finished")
+    assert 0.3 < time.monotonic() - begun < 2
+    assert (run["outcome"], run["reason_code"]) == ("cancelled", "STOPPED")
+    assert run["execution_time_ms"] > 300
+    health = await worker.buried("worker")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "STOPPED")
+    assert run_id in health["reason"]
+    assert "did not stop within 0.4 s" in health["reason"]
+    assert (await result(worker, run_id)).status_code == 409
+
+
+async def test_a_synchronous_run_can_be_looked_up_and_cancelled_too(worker: House) -> None:
+    """By the id that its caller chose."""
+    await worker.open()
+    await worker.settled("worker")
+    call = asyncio.create_task(
+        worker.client.post("/v1/plugins/worker/tools/wait/run", json={"seconds": 60}, headers={"X-Run-Id": RUN_ID})
+    )
+    await worker.until("worker", lambda health: health["in_flight"] == 1)
+    run = await run_of(worker, RUN_ID)
+    assert (run["state"], run["asynchronous"]) == ("running", False)
+    await worker.client.delete(f"/v1/runs/{RUN_ID}")
+    answer = await call
+    assert (answer.status_code, answer.headers["X-Run-Id"]) == (409, RUN_ID)
+    gone = await worker.client.get(f"/v1/runs/{RUN_ID}/result")
+    assert (gone.status_code, gone.json()["error_type"]) == (404, "NoResult")
+
+
+async def test_a_cancelled_upload_is_broken_off_and_costs_nothing(worker: House) -> None:
+    """The plugin has not begun with it."""
+    await worker.open()
+    await worker.settled("worker")
+    hold = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 1000
+        await hold.wait()
+
+    call = asyncio.create_task(
+        worker.client.post(
+            "/v1/plugins/worker/tools/measure/run",
+            content=body(),
+            headers={"Content-Type": "image/png", "X-Run-Id": RUN_ID},
+        )
+    )
+    await worker.until("worker", lambda health: health["in_flight"] == 1)
+    await worker.client.delete(f"/v1/runs/{RUN_ID}")
+    run = await until(worker, RUN_ID, "finished")
+    assert (run["outcome"], run["reason_code"]) == ("cancelled", None)
+    hold.set()
+    await asyncio.gather(call, return_exceptions=True)
+    assert (await worker.run("worker", "nap")).status_code == 200
