@@ -2,14 +2,11 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.held_lock import writer_that_holds_the_lock
 from support.house import House
 
 FIELDS = {
@@ -170,75 +167,6 @@ async def test_nothing_in_the_query_matters(house: House, query: str) -> None:
     client = await house.open()
     assert (await client.get(f"/v1/plugins{query}")).status_code == 200
     assert (await client.get(f"/v1/plugins/reader/health{query}")).status_code == 200
-
-
-async def test_a_held_lock_makes_health_stale_and_not_slow(house: House) -> None:
-    """The last known picture comes back at once; afterwards it is fresh again."""
-    house.add("reader")
-    client = await house.open()
-    await house.settled("reader")
-    with writer_that_holds_the_lock(house.registry):
-        begun = time.monotonic()
-        listed, one, unknown = [
-            await client.get(route)
-            for route in ("/v1/plugins", "/v1/plugins/reader/health", "/v1/plugins/nobody/health")
-        ]
-        took = time.monotonic() - begun
-    assert [a.status_code for a in (listed, one, unknown)] == [200, 200, 404]
-    assert (listed.json()[0]["stale"], one.json()["stale"], one.json()["state"]) == (True, True, "INITIALIZED")
-    assert took < 1
-    assert (await house.health("reader"))["stale"] is False
-
-
-async def test_an_unreachable_engine_makes_health_stale_and_not_slow(house: House) -> None:
-    """What is running goes on and is shown as it was last seen; nothing fails, nothing waits."""
-    house.add("reader", tools={"read": lambda: 1})
-    await house.open()
-    await house.settled("reader")
-    house.engine.set_reachable(False)
-    begun = time.monotonic()
-    await house.health("reader")
-    assert time.monotonic() - begun < 1
-    gone = await house.until("reader", lambda health: health["stale"])
-    assert gone["state"] == "INITIALIZED"
-    assert (await house.run("reader", "read")).status_code == 200
-    house.engine.set_reachable(True)
-    back = await house.until("reader", lambda health: not health["stale"])
-    assert back["observed_at"] > gone["observed_at"]
-
-
-async def test_a_frozen_engine_does_not_hold_up_health(tmp_path: Path) -> None:
-    """Also while plugins are being started on it."""
-    async with House(tmp_path, engine_bound=30) as house:
-        house.add("reader")
-        house.add("writer", start=[])
-        client = await house.open()
-        await house.settled("reader")
-        house.engine.set_frozen(True)
-        restart = asyncio.create_task(client.post("/v1/plugins/writer/restart"))
-        begun = time.monotonic()
-        for _ in range(5):
-            for route in ("/v1/plugins", "/v1/plugins/reader/health", "/v1/plugins/writer/health"):
-                assert (await client.get(route)).status_code == 200
-            await asyncio.sleep(0.01)
-        took = time.monotonic() - begun
-        house.engine.set_frozen(False)
-        await restart
-        assert took < 5
-
-
-@pytest.mark.slow
-async def test_a_frozen_engine_makes_health_stale(house: House) -> None:
-    """It breaks no connection, it only says nothing; what runs is shown as it was last seen."""
-    house.add("reader")
-    await house.open()
-    await house.settled("reader")
-    house.engine.set_frozen(True)
-    stale = await house.until("reader", lambda health: health["stale"])
-    house.engine.set_frozen(False)
-    fresh = await house.until("reader", lambda health: not health["stale"])
-    assert (stale["state"], fresh["state"]) == ("INITIALIZED", "INITIALIZED")
-    assert fresh["observed_at"] > stale["observed_at"]
 
 
 async def test_health_is_answered_while_a_tool_runs(house: House) -> None:
