@@ -1,157 +1,18 @@
-"""Runs that outlive their connection, runs that are cancelled, and what the status says of those that execute."""
+"""Runs that outlive their connection, and what the status says of those that execute."""
 
-import contextlib
 import json
-import threading
 import time
 from pathlib import Path
 
-import httpx
 import pytest
+from test_plugin_runtime.run_calls import SOURCE, Caller, about, call_and_hang_up, wait_for
 
 pytestmark = pytest.mark.slow
-
-SOURCE = """
-    import asyncio, re, threading, time
-    from concurrent.futures import ThreadPoolExecutor
-    from plugin_runtime import InvalidInput, Progress, cancelled, tool
-
-    class Plugin:
-        closed = ""
-
-        def validate(self): pass
-
-        @tool
-        def sleeps(self, seconds: float, size: int = 0) -> object:
-            time.sleep(seconds)
-            return "x" * size
-
-        @tool
-        def raises(self, seconds: float) -> None:
-            time.sleep(seconds)
-            raise ZeroDivisionError("division by zero")
-
-        @tool
-        def counts(self, n: int, seconds: float = 0.05, size: int = 0) -> object:
-            try:
-                for number in range(n):
-                    yield Progress(number / n, f"{number} of {n}")
-                    yield [number, "x" * size]
-                    time.sleep(seconds)
-            finally:
-                self.closed += "counts "
-
-        @tool
-        async def acounts(self, n: int) -> object:
-            try:
-                for number in range(n):
-                    yield number
-                    await asyncio.sleep(60)
-            finally:
-                self.closed += "acounts "
-
-        @tool
-        async def waits(self, seconds: float) -> str:
-            try:
-                await asyncio.sleep(seconds)
-            finally:
-                self.closed += "waits "
-            return "waited"
-
-        @tool
-        async def will_not(self) -> str:
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                pass
-            return "done all the same"
-
-        @tool
-        def looks(self) -> str:
-            while not cancelled():
-                time.sleep(0.01)
-            return "a part of it"
-
-        @tool
-        def looks_in_a_thread(self) -> str:
-            with ThreadPoolExecutor(1) as pool:
-                return pool.submit(self.looks).result()
-
-        @tool
-        def gives_up(self) -> str:
-            while not cancelled():
-                time.sleep(0.01)
-            raise InterruptedError("I was asked to stop")
-
-        @tool
-        def never_looks(self, seconds: float) -> str:
-            time.sleep(seconds)
-            return "ready"
-
-        @tool
-        def holds_the_gil(self) -> None:
-            re.match(r"(a+)+$", "a" * 60 + "b")
-
-        @tool
-        def which_closed(self) -> str:
-            return self.closed
-"""
 
 
 @pytest.fixture(scope="module")
 def runtime(launch_once):
     return launch_once(SOURCE).ready()
-
-
-class Caller:
-    """One call of a tool in a thread of its own."""
-
-    def __init__(self, runtime, run_id, tool, *, keep=False, **arguments):
-        self.runtime, self.run_id, self.answer = runtime, run_id, None
-        headers = {"X-Run-Id": run_id, **({"X-Run-Keep": "1"} if keep else {})}
-
-        def call():
-            with runtime.new_client("tools") as client, contextlib.suppress(httpx.HTTPError):
-                self.answer = client.post(f"/tools/{tool}", json=arguments, headers=headers)
-
-        self.thread = threading.Thread(target=call)
-        self.thread.start()
-        wait_for(lambda: self.answer is not None or executes(runtime, run_id))
-
-    def ended(self):
-        self.thread.join(10)
-        assert self.answer is not None
-        return self.answer
-
-
-def executes(runtime, run_id):
-    return run_id in [run["run_id"] for run in runtime.status()["runs"]]
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def call_and_hang_up(runtime, run_id, tool, *, keep=True, **arguments):
-    """The caller is gone as soon as the tool executes."""
-    body = json.dumps(arguments).encode()
-    head = f"POST /tools/{tool} HTTP/1.1\r\nContent-Type: application/json\r\nX-Run-Id: {run_id}\r\n"
-    head += f"X-Run-Keep: {int(keep)}\r\nContent-Length: {len(body)}\r\n\r\n"
-    with runtime.connect("tools") as connection:
-        connection.sendall(head.encode() + body)
-        wait_for(lambda: executes(runtime, run_id))
-
-
-def about(runtime, method, run_id, suffix=""):
-    with runtime.new_client("tools") as client:
-        return client.request(method, f"/runs/{run_id}{suffix}")
-
-
-def cancel(runtime, run_id):
-    return about(runtime, "POST", run_id, "/cancel")
 
 
 # What the status says
@@ -291,64 +152,6 @@ def test_only_the_last_answers_are_kept(runtime):
             client.post("/tools/which_closed", json={}, headers={**headers, "X-Run-Id": f"many-{number}"})
     assert about(runtime, "GET", "many-0").status_code == 404
     assert about(runtime, "GET", "many-259").status_code == 200
-
-
-# Cancelling
-
-
-@pytest.mark.parametrize("tool", ["counts", "acounts"])
-def test_a_generator_is_closed_where_it_yields(runtime, tool):
-    before = runtime.result("which_closed").split().count(tool)
-    caller = Caller(runtime, f"stop-{tool}", tool, n=1000)
-    assert cancel(runtime, f"stop-{tool}").status_code == 202
-    end = json.loads(caller.ended().text.splitlines()[-1])
-    assert (end["event"], end["ok"], end["kind"], end["error_type"]) == ("end", False, "cancelled", "Cancelled")
-    assert runtime.result("which_closed").split().count(tool) == before + 1
-
-
-def test_an_async_tool_is_cancelled_where_it_awaits(runtime):
-    before = runtime.result("which_closed").count("waits")
-    caller = Caller(runtime, "stop-waits", "waits", seconds=60)
-    cancel(runtime, "stop-waits")
-    answer = caller.ended()
-    assert (answer.status_code, answer.json()["kind"]) == (409, "cancelled")
-    assert runtime.result("which_closed").count("waits") == before + 1
-    assert runtime.result("waits", seconds=0) == "waited"
-
-
-@pytest.mark.parametrize("tool", ["looks", "looks_in_a_thread", "gives_up"])
-def test_a_plain_tool_that_asks_is_told(runtime, tool):
-    caller = Caller(runtime, f"stop-{tool}", tool)
-    time.sleep(0.05)
-    cancel(runtime, f"stop-{tool}")
-    answer = caller.ended()
-    assert (answer.status_code, answer.json()["kind"]) == (409, "cancelled")
-    assert "traceback" not in answer.json()
-
-
-def test_only_the_cancelled_one_of_two_runs_is_told(runtime):
-    first, second = Caller(runtime, "first", "looks"), Caller(runtime, "second", "looks")
-    cancel(runtime, "second")
-    assert second.ended().status_code == 409
-    assert [run["run_id"] for run in runtime.status()["runs"]] == ["first"]
-    cancel(runtime, "first")
-    assert first.ended().status_code == 409
-
-
-@pytest.mark.parametrize(("tool", "arguments"), [("will_not", {}), ("never_looks", {"seconds": 0.3})])
-def test_a_tool_that_ends_as_if_nothing_were_asked_has_its_result(runtime, tool, arguments):
-    caller = Caller(runtime, f"anyway-{tool}", tool, **arguments)
-    cancel(runtime, f"anyway-{tool}")
-    assert caller.ended().json()["ok"]
-
-
-def test_that_it_was_cancelled_is_kept(runtime):
-    call_and_hang_up(runtime, "stop-kept", "counts", n=1000)
-    cancel(runtime, "stop-kept")
-    answer = about(runtime, "GET", "stop-kept")
-    assert (answer.status_code, answer.json()["kind"]) == (409, "cancelled")
-    again = cancel(runtime, "stop-kept")
-    assert (again.status_code, again.json()["ended"]) == (200, True)
 
 
 def test_what_there_is_not_cannot_be_asked(runtime):
