@@ -9,7 +9,10 @@ from typing import Any
 
 from aiohttp import web
 
+from orchestrator.containers.docker_engine import Bounds
+
 VERSION = {"ApiVersion": "1.41", "Version": "fake"}
+SHORT = Bounds(ask=0.3, change=0.3, end=0.3, build=0.5, pull=0.3, silence=0.4)
 
 
 class FakeDockerd:
