@@ -70,6 +70,10 @@ class ContainerSpec:
     """Most bytes of output that the engine keeps."""
 
 
+OVER: Final = frozenset({"exited", "dead", "removing"})
+"""States of a container that has ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerStatus:
     """What the engine says of one container."""
@@ -86,6 +90,11 @@ class ContainerStatus:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     error: str = ""
+
+    @property
+    def over(self) -> bool:
+        """It ran and has ended; its removal, which may take seconds on a busy disk, may be under way."""
+        return self.state in OVER
 
 
 @dataclass(frozen=True, slots=True)

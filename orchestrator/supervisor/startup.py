@@ -149,7 +149,7 @@ async def _until_it_speaks(
                 return
             async with engine_verdicts("the container came up"):
                 status = await parts.engine.inspect(instance.container_id or "")
-            if status.state in ("exited", "dead"):
+            if status.over:
                 raise InstanceEndedError(judge(evidence_of(status, instance)))
     finally:
         told.cancel()

@@ -117,7 +117,7 @@ class Watch:
                 if last:
                     self._end(judge(Evidence(engine_reachable=False)))
                 return None
-            if status.state in ("exited", "dead"):
+            if status.over:
                 return self._end(judge(evidence_of(status, self._instance)))
         if last:
             self._end(judge(Evidence()))

@@ -21,6 +21,8 @@ def uv() -> Uv:
     index = os.environ.get("PIP_INDEX_URL")
     environment = os.environ | ({"UV_DEFAULT_INDEX": index} if index else {})
     environment.setdefault("UV_SYSTEM_CERTS", "true")
+    if bundle := os.environ.get("ORCHESTRATOR_CA_BUNDLE"):
+        environment["SSL_CERT_FILE"] = bundle
     environment.pop("VIRTUAL_ENV", None)
 
     def run(*arguments: object, **variables: str) -> str:

@@ -2,9 +2,13 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
+import pytest
 from support.house import House
 from support.scripted_runtime import ScriptedInstance
+
+from orchestrator.containers.spec import ContainerStatus
 
 FOUND_WITHIN = 10.0
 """Seconds from the last word."""
@@ -42,6 +46,23 @@ async def test_one_that_says_nothing_by_itself_is_asked_every_few_seconds(house:
     health = await house.until("reader", lambda health: health["container"]["cpu_seconds"] == 4.5, patience=8)
     assert health["state"] == "INITIALIZED"
     assert instance.questions >= 1
+
+
+async def test_one_whose_removal_is_under_way_has_ended(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`docker rm --force` from outside, on a disk that takes its time: the engine says `removing` for seconds."""
+    house.add("reader")
+    await house.open()
+    await house.settled("reader")
+    inspect = house.engine.inspect
+
+    async def slowly_removed(container_id: str) -> ContainerStatus:
+        status = await inspect(container_id)
+        return replace(status, state="removing") if status.state == "exited" else status
+
+    monkeypatch.setattr(house.engine, "inspect", slowly_removed)
+    house.instance("reader").leave(137)
+    health = await house.until("reader", lambda health: health["state"] == "FAILED")
+    assert health["reason_code"] == "KILLED"
 
 
 async def test_one_that_speaks_again_is_not_ended(house: House) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from orchestrator.containers.spec import (
+    OVER,
     BindMount,
     ContainerIsolation,
     ContainerStatus,
@@ -32,7 +33,7 @@ def container(answer: Any) -> ContainerStatus:
     body = _mapping(answer)
     told = _mapping(body.get("State"))
     state = _state(told.get("Status"), running=told.get("Running") is True)
-    over = state in {"exited", "dead", "removing"}
+    over = state in OVER
     oom_killed = told.get("OOMKilled")
     return ContainerStatus(
         id=_text(body.get("Id")),
