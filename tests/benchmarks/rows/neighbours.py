@@ -2,11 +2,13 @@
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from benchmarks.bench import Bench, write_plugin
-from benchmarks.figures import Figure, Target, ratios
+from benchmarks.containers import one_life
+from benchmarks.figures import Figure, Target, ratios, rotated
 from benchmarks.load import Load, Request
 from benchmarks.rows.calls import BODY
 from benchmarks.served import Served, served
@@ -17,37 +19,45 @@ _SECONDS_AT_LEAST = 5.0
 ENDS = ("hang", "eat", "leave")
 """Tools, each of which ends its plugin."""
 TROUBLED = ("one", "two", "three")
+QUIET, ONE, THREE = "undisturbed", "one", "three"
+BY_HAND = "one by hand"
+"""The same containers end and start again, and no orchestrator has to do with it: what of it is the machine's."""
+_SAID = {ONE: "another plugin ends", BY_HAND: "such a container ends that is not ours", THREE: "three others end"}
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """Calls through the orchestrator, and others straight to the socket at the same time: what of the disturbance is
-    the machine's. First one other plugin ends again and again, then three at once.
-    """
-    conditions: Mapping[str, Sequence[str]] = {"undisturbed": (), "one": TROUBLED[:1], "three": TROUBLED}
+    """Calls through the orchestrator, and others straight to the plugin's socket at the same time."""
     p99: dict[tuple[str, str], list[float]] = {}
-    ends = dict.fromkeys(conditions, 0)
     with bench.plugins(["healthy"], concurrency=2) as folder:
         for name in TROUBLED:
             write_plugin(folder, name, bench.image, limits={"timeout": "500ms", "memory": "64MiB"})
-        with served(folder) as orchestrator:
+        with served(folder) as orchestrator, orchestrator.docker() as engine:
             orchestrator.until_up()
+            model = orchestrator.container(TROUBLED[0]).attrs
             ways = {
                 "ours": Request.post(orchestrator.target, "/v1/plugins/healthy/tools/echo/run", BODY),
                 "straight": Request.post(f"unix:{orchestrator.socket('healthy')}", "/tools/echo", BODY),
             }
-            for _ in range(max(2, bench.options.rounds)):
-                for condition, names in conditions.items():
-                    with trouble(orchestrator, names) as count:
+            lives: dict[str, list[Callable[[str], None]]] = {
+                QUIET: [],
+                ONE: [partial(_life, orchestrator, TROUBLED[0])],
+                BY_HAND: [partial(one_life, engine, model)],
+                THREE: [partial(_life, orchestrator, name) for name in TROUBLED],
+            }
+            ends = dict.fromkeys(lives, 0)
+            for round_number in range(max(2, bench.options.rounds)):
+                for condition in rotated(tuple(lives), round_number):
+                    with trouble(lives[condition]) as count:
                         for way, load in _called(bench, ways).items():
                             p99.setdefault((way, condition), []).append(load.p99 / 1000)
-                    ends[condition] += sum(count.values())
-    for condition, said in (("one", "another plugin ends"), ("three", "three others end")):
-        worse = {way: ratios(p99[way, condition], p99[way, "undisturbed"]) for way in ways}
-        target = Target("≤", 1.5) if condition == "one" else None
+                    ends[condition] += sum(count)
+    for condition, said in _SAID.items():
+        worse = {way: ratios(p99[way, condition], p99[way, QUIET]) for way in ways}
+        target = Target("≤", 1.5) if condition == ONE else None
         note = f"{ends[condition]} ends"
         yield Figure(f"healthy neighbour's p99 while {said}, over undisturbed", worse["ours"], "x", target, note=note)
         yield Figure("  the same straight to its socket", worse["straight"], "x")
-    for (way, condition), milliseconds in p99.items():
+    for (way, condition), milliseconds in sorted(p99.items()):
         yield Figure(f"  p99, {way}, {condition}", milliseconds, "ms")
 
 
@@ -57,21 +67,26 @@ def _called(bench: Bench, ways: Mapping[str, Request]) -> dict[str, Load]:
     return {name: load.result() for name, load in running.items()}
 
 
-@contextmanager
-def trouble(orchestrator: Served, names: Sequence[str]) -> Iterator[dict[str, int]]:
-    """Each of these plugins is ended in one way after another, and restarted without a pause; how often, by plugin."""
-    over, count = threading.Event(), dict.fromkeys(names, 0)
+def _life(orchestrator: Served, name: str, tool: str) -> None:
+    """A plugin is ended by that tool, and restarted."""
+    orchestrator.run(name, tool)
+    orchestrator.ask("POST", f"/v1/plugins/{name}/restart?wait=30")
 
-    def again_and_again(name: str, first: int) -> None:
-        for tool in itertools.islice(itertools.cycle(ENDS), first, None):
+
+@contextmanager
+def trouble(lives: Sequence[Callable[[str], None]]) -> Iterator[list[int]]:
+    """Each of these is led again and again, ended by one tool after another; how often, in their order."""
+    over, count = threading.Event(), [0] * len(lives)
+
+    def again_and_again(number: int) -> None:
+        for tool in itertools.islice(itertools.cycle(ENDS), number, None):
             if over.is_set():
                 return
             with suppress(OSError):
-                orchestrator.run(name, tool)
-                count[name] += 1
-                orchestrator.ask("POST", f"/v1/plugins/{name}/restart?wait=30")
+                lives[number](tool)
+                count[number] += 1
 
-    threads = [threading.Thread(target=again_and_again, args=(name, first)) for first, name in enumerate(names)]
+    threads = [threading.Thread(target=again_and_again, args=(number,)) for number in range(len(lives))]
     for thread in threads:
         thread.start()
     try:
