@@ -80,8 +80,11 @@ class ToolRunner:
     async def begin(self, plugin: str, call: ToolCall) -> RunView | RunResult:
         """Have `call` made in its own time. The run, once that is on file; its result where it is not even admitted."""
         begun: asyncio.Future[RunView | RunResult] = asyncio.get_running_loop().create_future()
-        self._spawn(self._on_its_own(plugin, replace(call, keep=True), begun))
-        return await begun
+        task = self._spawn(self._on_its_own(plugin, replace(call, keep=True), begun))
+        await asyncio.wait((task, begun), return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done():
+            task.result()  # raises: whoever asked must not wait for what will never be told
+        return begun.result()
 
     async def cancel(self, run_id: str) -> RunView | None:
         """Have a run end: one that waits at once, one that executes by asking it; its container is stopped where that
@@ -277,10 +280,11 @@ class ToolRunner:
             raise RunLostError
         return result
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

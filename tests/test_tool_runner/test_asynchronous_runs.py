@@ -265,3 +265,16 @@ async def test_runs_that_wait_end_with_a_plugin_that_is_stopped(worker: House) -
     await worker.client.post("/v1/plugins/worker/stop")
     for run_id in (executing, waiting):
         assert (await result(worker, run_id)).status_code == 503
+
+
+async def test_a_defect_before_the_run_is_told_keeps_nobody_waiting(
+    worker: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """500 with the general sentence; the log has what it was, and the next run is accepted."""
+    await worker.open()
+    with monkeypatch.context() as defect:
+        defect.setattr("orchestrator.tools.tool_runner.accepted", lambda *_: {}["no such key"])
+        answer = await begin(worker, "nap")
+    assert (answer.status_code, answer.json()["error_type"]) == (500, "InternalError")
+    assert "no such key" in caplog.text
+    assert (await begin(worker, "nap")).status_code == 202
