@@ -68,9 +68,21 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
         return unknown_plugin(name)
     headers = _headers(request)
     own_id = headers.get("x-run-id")
-    run_id = own_id or secrets.token_hex(16)
-    if own_id is not None and (refusal := await _refused_id(own_id, name, context)) is not None:
-        return refusal
+    if own_id is None:
+        return await _run(request, headers, record, tool, run_id=secrets.token_hex(16), context=context)
+    if not is_run_id(own_id):
+        sentence = "X-Run-Id has to be 32 hexadecimal digits in lower case; without it the run is given an id."
+        return problem(422, sentence, error_type="InvalidRunId", plugin=name)
+    with context.tool_runner.own_ids.asked(own_id):
+        if await context.tool_runner.lookup.one(own_id) is not None:
+            return respond(refusals.run_id_taken(), plugin=name)
+        return await _run(request, headers, record, tool, run_id=own_id, context=context)
+
+
+async def _run(
+    request: Request, headers: Mapping[str, str], record: PluginRecord, tool: str, *, run_id: str, context: ApiContext
+) -> Response:
+    name = record.name
     in_background = "prefer" in headers and responds_async(headers["prefer"])
     try:
         body = await _body(request, headers, record, context, in_background=in_background)
@@ -118,15 +130,6 @@ async def _body(
     if in_background:
         return await stored(request, limit=limit, pace=context.pace, folder=context.spool)
     return limited(request, limit)
-
-
-async def _refused_id(run_id: str, plugin: str, context: ApiContext) -> Response | None:
-    if not is_run_id(run_id):
-        sentence = "X-Run-Id has to be 32 hexadecimal digits in lower case; without it the run is given an id."
-        return problem(422, sentence, error_type="InvalidRunId", plugin=plugin)
-    if await context.tool_runner.lookup.one(run_id) is not None:
-        return respond(refusals.run_id_taken(), plugin=plugin)
-    return None
 
 
 async def _begin(name: str, call: ToolCall, context: ApiContext) -> Response:

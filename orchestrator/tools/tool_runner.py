@@ -18,6 +18,7 @@ from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 from orchestrator.tools import refusals
 from orchestrator.tools.cancelling import cancelled, see_out
 from orchestrator.tools.live_run import LiveRun, accepted
+from orchestrator.tools.own_ids import OwnIds
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.resumption import Found, LeftBehind, take_stock
 from orchestrator.tools.run_lookup import RunLookup, RunView
@@ -62,6 +63,7 @@ class ToolRunner:
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self.own_ids = OwnIds()
         self.results = results
         self.lookup = RunLookup(self._live, history, self._turns.position)
 
@@ -144,7 +146,7 @@ class ToolRunner:
             return refusals.unknown_plugin(plugin)
         if self._draining:
             return refusals.stopping()
-        if call.run_id in self._live:
+        if call.run_id in self._live or self.own_ids.used(call.run_id):
             return refusals.run_id_taken()
         ended = record.ended and not supervisor.restarting
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
@@ -155,6 +157,7 @@ class ToolRunner:
                 self._history.run_accepted(run.record)
         except QueueFullError as error:
             return refusals.queue_full(record, str(error))
+        self.own_ids.use(run.run_id)
         return run, supervisor
 
     async def _on_its_own(self, plugin: str, call: ToolCall, begun: asyncio.Future[RunView | RunResult]) -> None:

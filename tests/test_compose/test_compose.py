@@ -80,7 +80,7 @@ def composed(own_image: str, tmp_path: Path, engine: docker.DockerClient) -> Ite
         yield composed
     finally:
         composed("down", "--volumes")
-        for container in engine.containers.list(all=True, filters=composed.labels):
+        for container in engine.containers.list(all=True, filters=composed.labels, ignore_removed=True):
             container.remove(force=True, v=True)
 
 
@@ -110,8 +110,8 @@ def test_up_and_down(composed: Composed, engine: docker.DockerClient) -> None:
     answer = httpx.post(address, json={"text": "composed"}, timeout=30, trust_env=False).json()
     assert answer["result"] == "composed", answer
     composed("down")
-    assert engine.containers.list(all=True, filters=composed.labels) == []
-    assert engine.containers.list(all=True, filters=ours) == []
+    assert engine.containers.list(all=True, filters=composed.labels, ignore_removed=True) == []
+    assert engine.containers.list(all=True, filters=ours, ignore_removed=True) == []
     assert engine.networks.list(filters=composed.labels) == []
     kept = {volume.name for volume in engine.volumes.list(filters=composed.labels)}
     assert f"{composed.name}_state" in kept, "the history stays"

@@ -84,7 +84,7 @@ def test_nothing_is_left_and_what_there_was_carried_the_label(
         assert len(engine.volumes.list(filters=ours)) == 1
         address = orchestrator.address
         _ = 1 / 0
-    assert engine.containers.list(all=True, filters=ours) == []
+    assert engine.containers.list(all=True, filters=ours, ignore_removed=True) == []
     assert engine.volumes.list(filters=ours) == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(address, trust_env=False)
@@ -96,11 +96,15 @@ def test_one_that_does_not_come_up_says_why_and_leaves_nothing(
     own_image: str, tmp_path: Path, engine: docker.DockerClient
 ) -> None:
     """The end of its log is in the message."""
-    before = {container.id for container in engine.containers.list(all=True, filters={"label": LABEL})}
+    before = {
+        container.id for container in engine.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
+    }
     container = OrchestratorContainer(tmp_path, image=own_image, settings={"default_timeout": "60"})
     with pytest.raises(OrchestratorNotReadyError, match="ORCHESTRATOR_DEFAULT_TIMEOUT"):
         container.start()
-    after = {container.id for container in engine.containers.list(all=True, filters={"label": LABEL})}
+    after = {
+        container.id for container in engine.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True)
+    }
     assert after <= before
 
 

@@ -38,7 +38,9 @@ def beside(deployment: str) -> list[str]:
     engine = docker.from_env()
     filters = {"label": f"gateway.plugin-orchestrator.deployment={deployment}"}
     try:
-        gateways = [str(container.name) for container in engine.containers.list(all=True, filters=filters)]
+        gateways = [
+            str(container.name) for container in engine.containers.list(all=True, filters=filters, ignore_removed=True)
+        ]
         return gateways + [str(volume.name) for volume in engine.volumes.list(filters=filters)]
     finally:
         engine.close()

@@ -165,6 +165,34 @@ async def test_a_run_id_is_used_once_also_by_callers_at_the_same_time(worker: Ho
     assert (health["in_flight"], health["queued"], health["success_count"]) == (0, 0, 1)
 
 
+@pytest.mark.parametrize("header", [{"Prefer": "respond-async"}, {"Content-Length": "2"}], ids=["kept", "short"])
+async def test_a_run_id_is_used_once_also_where_the_first_run_ends_before_the_second_upload(
+    worker: House, header: dict[str, str]
+) -> None:
+    """Which began before there was any run of that id. Nor is anything kept of ids that nobody asks for any more."""
+    await worker.open()
+    await worker.settled("worker")
+    route, uploading, go_on = "/v1/plugins/worker/tools/nap/run", asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        uploading.set()
+        await go_on.wait()
+        yield b"}"
+
+    headers = {"Content-Type": "application/json", "X-Run-Id": RUN_ID, **header}
+    second = asyncio.create_task(worker.client.post(route, content=body(), headers=headers))
+    await uploading.wait()
+    await asyncio.sleep(0.1)  # its head has been read by then
+    assert (await worker.client.post(route, json={}, headers={"X-Run-Id": RUN_ID})).status_code == 200
+    go_on.set()
+    answer = await second
+    assert (answer.status_code, answer.json()["error_type"]) == (409, "RunIdTaken")
+    assert (await worker.health("worker"))["success_count"] == 1
+    assert worker.app is not None
+    assert not worker.app.state.context.tool_runner.own_ids.used(RUN_ID)
+
+
 async def test_runs_are_listed_newest_first_page_by_page(worker: House) -> None:
     """Filtered by plugin and state; those of this moment too."""
     worker.add("reader", tools={"read": lambda: "text"})
