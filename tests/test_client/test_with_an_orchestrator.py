@@ -159,7 +159,7 @@ async def test_a_full_queue_and_a_timeout_are_told_apart(house, make):
     async def slow():
         await asyncio.sleep(30)
 
-    house.add("slow", tools={"slow": slow}, queue=0, limits={"timeout": "300ms"})
+    house.add("slow", tools={"slow": slow}, queue=0, limits={"timeout": "3s"})
     await house.open()
     await house.settled("slow")
     ask = make(str(house.client.base_url), retries=0)

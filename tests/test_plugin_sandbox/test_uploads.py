@@ -41,7 +41,7 @@ async def test_a_body_is_passed_on_in_chunks() -> None:
 
 async def test_the_clock_stands_while_the_caller_is_slow() -> None:
     """An upload may take longer than the tool may."""
-    result = await run(take_all, call=upload(chunks(*[b"x"] * 6, pause=0.05)), timeout=0.15)
+    result = await run(take_all, call=upload(chunks(*[b"x"] * 6, pause=0.1)), timeout=0.5)
     assert result.result == b"6"
 
 
@@ -59,7 +59,7 @@ async def test_a_trickling_upload_is_told_so() -> None:
     begun = time.monotonic()
     async with raw_instance(take_all) as instance:
         runner = PluginSandboxRunner(max_result=MAX_RESULT, upload_idle=1, upload_min_rate=1000, upload_grace=0.2)
-        result = await runner.run(instance, upload(chunks(*[b"x"] * 100, pause=0.02)), timeout=0.1)
+        result = await runner.run(instance, upload(chunks(*[b"x"] * 100, pause=0.02)), timeout=0.5)
     assert (result.outcome, result.reason_code) == (Outcome.UPLOAD_STALLED, None)
     assert "1000 bytes a second" in (result.error or "")
     assert time.monotonic() - begun < 1

@@ -247,7 +247,7 @@ async def test_an_unknown_plugin_begins_nothing(worker: House) -> None:
 async def test_an_orchestrator_that_stops_lets_its_runs_end(worker: House) -> None:
     """Asynchronous ones too, and their results are there for the next."""
     await worker.open()
-    run_id = (await begin(worker, "nap", seconds=0.4, size=2)).json()["run_id"]
+    run_id = (await begin(worker, "nap", seconds=2, size=2)).json()["run_id"]
     await until(worker, run_id, "running")
     await worker.shut(containers_stay=True)
     await worker.open()

@@ -115,7 +115,7 @@ async def test_a_run_that_is_sent_away_leaves_no_record(house: House) -> None:
     reader(house, queue=0)
     await house.open()
     await house.settled("reader")
-    first = asyncio.create_task(house.run("reader", "nap", seconds=0.3))
+    first = asyncio.create_task(house.run("reader", "nap", seconds=1.5))
     await house.until("reader", lambda health: health["in_flight"] == 1)
     refused = await house.run("reader", "nap", seconds=0)
     await first

@@ -170,7 +170,7 @@ async def test_a_tool_whose_reader_left_holds_its_place_until_it_ends(house: Hou
         yield 1
         await asyncio.Event().wait()
 
-    house.add("reader", tools={"read": read}, limits={"timeout": "500ms"})
+    house.add("reader", tools={"read": read}, limits={"timeout": "2s"})
     client = await house.open()
     async with client.stream("POST", ROUTE, json={}, headers=NDJSON) as answer:
         await anext(answer.aiter_lines())
