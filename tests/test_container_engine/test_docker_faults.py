@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,18 +63,19 @@ async def test_tls_settings_that_cannot_be_used_are_said(tmp_path):
     await engine.close()
 
 
-async def test_calls_stuck_in_a_frozen_engine_do_not_hold_up_other_kinds(dockerd, engine):
+async def test_calls_stuck_in_a_frozen_engine_do_not_hold_up_other_kinds(dockerd):
     async def never(_):
         await asyncio.sleep(60)
 
+    engine = DockerEngine(dockerd.environment, bounds=replace(SHORT, ask=2, end=2))
     dockerd.answers["GET", "/containers/json"] = never
     dockerd.answers["POST", "/containers/x/kill"] = {}
     stuck = [asyncio.create_task(engine.list({})) for _ in range(20)]
     await asyncio.sleep(0.05)
-    started = time.monotonic()
     await engine.kill("x")
-    assert time.monotonic() - started < 0.2
+    assert not any(call.done() for call in stuck)
     await asyncio.gather(*stuck, return_exceptions=True)
+    await engine.close()
 
 
 async def test_an_engine_that_comes_back_is_asked_again(dockerd, engine):
