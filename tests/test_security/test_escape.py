@@ -60,13 +60,14 @@ def image(live: LiveOrchestrator) -> str:
 
 
 @pytest.fixture(scope="module")
-def neighbour(engine: docker.DockerClient, image: str) -> Iterator[str]:
-    """The address of a container on the engine's bridge that takes connections on port 9000."""
+def neighbour(engine: docker.DockerClient, image: str) -> Iterator[dict[str, str]]:
+    """A container on the engine's bridge that takes connections on port 9000: its `IPAddress` there, and its `Gateway`."""
     code = "import socket\ns = socket.create_server(('', 9000))\nwhile True: s.accept()[0].close()"
     container = engine.containers.run(image, ["-c", code], entrypoint="python", detach=True, network_mode="bridge")
     try:
         container.reload()
-        yield container.attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+        # Not from the network's own IPAM settings: an engine's first start leaves the gateway out of them.
+        yield container.attrs["NetworkSettings"]["Networks"]["bridge"]
     finally:
         container.remove(force=True, v=True)
 
@@ -91,9 +92,11 @@ def host_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def aims(live: LiveOrchestrator, engine: docker.DockerClient, neighbour: str, host_port: int) -> dict[str, Any]:
+def aims(live: LiveOrchestrator, neighbour: dict[str, str], host_port: int) -> dict[str, Any]:
     """What each attempt aims at."""
-    gateway = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
+    address, gateway = neighbour["IPAddress"], neighbour["Gateway"]
+    assert address, "the neighbour has no address on the bridge"
+    assert gateway, "the bridge has no gateway"
     instances = live.run_dir / live.deployment
     engine_sockets = ["/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock", engine_socket()]
     return {
@@ -101,7 +104,7 @@ def aims(live: LiveOrchestrator, engine: docker.DockerClient, neighbour: str, ho
         "new privileges": {},
         "capabilities": {},
         "write to root": {},
-        "network": {"addresses": [[neighbour, 9000]]},
+        "network": {"addresses": [[address, 9000]]},
         "host addresses": {"addresses": [[gateway, host_port], [outward_address(), host_port]]},
         "other plugins' sockets": {"paths": [str(path) for path in instances.glob("*/*.sock")]},
         "engine socket": {"paths": sorted(set(engine_sockets))},
