@@ -30,8 +30,8 @@ from orchestrator.api import (
 from orchestrator.api.access_guard import AccessGuard
 from orchestrator.api.context import ApiContext
 from orchestrator.api.description import takes_keys
-from orchestrator.api.direct_routes import DirectRoutes
 from orchestrator.api.event_feed import EventFeed
+from orchestrator.api.hot_routes import HotRoutes
 from orchestrator.api.request_limit import RequestLimit
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
@@ -45,9 +45,9 @@ from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
 from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
 from orchestrator.settings import Settings
+from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_keeper import GpuKeeper
-from orchestrator.supervisor.parts import Parts
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together
@@ -95,8 +95,10 @@ def create_app(
             results.open()
             registry = PluginRegistry(restored=restored, events=await history.latest_events(_EVENTS_BROUGHT_BACK))
             registry.subscribe(history.event)
-            parts = _parts(settings, containers, claimed, registry=registry, history=history, gpu_host=gpu_host)
-            fleet = Fleet(parts)
+            deps = _supervisor_deps(
+                settings, containers, claimed, registry=registry, history=history, gpu_host=gpu_host
+            )
+            fleet = Fleet(deps)
             sandbox = PluginSandboxRunner(
                 max_result=int(settings.max_result),
                 upload_idle=settings.upload_idle_timeout.total_seconds(),
@@ -127,7 +129,7 @@ def create_app(
                 metrics=metrics,
                 history=history,
             )
-            for folder, said in parts.loader.unusable_directories().items():
+            for folder, said in deps.loader.unusable_directories().items():
                 _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, said)
             await fleet.open(restored.last_events)
             runner.resume(restored.asynchronous, fleet.adopted())
@@ -185,7 +187,7 @@ def _guard(app: FastAPI, settings: Settings) -> None:
     store = key_store(settings)
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
-    app.add_middleware(DirectRoutes)
+    app.add_middleware(HotRoutes)
     app.add_middleware(RequestLimit, most=settings.max_connections * 3 // 4)
     app.add_middleware(AccessGuard, store=store, gate=gate)
 
@@ -238,7 +240,7 @@ def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None
     return next((Path(path) for path in (*named, _SYSTEM_BUNDLE) if path and Path(path).is_file()), None)
 
 
-def _parts(
+def _supervisor_deps(
     settings: Settings,
     engine: ContainerEngine,
     claimed: deployment.Deployment,
@@ -246,8 +248,8 @@ def _parts(
     registry: PluginRegistry,
     history: HistoryStore,
     gpu_host: GpuHost | None,
-) -> Parts:
-    return Parts(
+) -> SupervisorDeps:
+    return SupervisorDeps(
         settings=settings,
         engine=engine,
         registry=registry,

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from orchestrator.access.failures import FailedKeys
 from orchestrator.access.hosts import HostRule
 from orchestrator.access.keys import KeyRing
-from orchestrator.wording import quoted
+from orchestrator.formatting import quoted
 
 _OPEN: Final = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 """They hold nothing of this host but the names of plugins that are starting; the description of the API is the same

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from orchestrator.wording import quoted
+from orchestrator.formatting import quoted
 
 PREFIX: Final = "po_"
 """So that a key is known for one where it lies about: secret scanners go by it."""

@@ -13,9 +13,9 @@ from typing import Final, Self
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from orchestrator.formatting import format_size
 from orchestrator.sandbox.call import BodyError, Outcome
 from orchestrator.sandbox.upload_pace import UploadPace
-from orchestrator.wording import format_size
 
 SHORT: Final = 256 * 1024
 """Bytes up to which a body is read whole before the call, which is quicker than streaming it."""

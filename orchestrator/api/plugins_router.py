@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from orchestrator.api.context import ApiContext, Context
-from orchestrator.api.endless import EndlessResponse, stopping
 from orchestrator.api.problems import problem, unknown_plugin
+from orchestrator.api.until_shutdown import EndlessResponse, stopping
 from orchestrator.errors import EngineError
 from orchestrator.health.health_model import PluginDetailResponse, PostMortemReport, detail_response, post_mortem_report
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor

@@ -10,9 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from orchestrator.formatting import MAX_NAME_LENGTH, quoted
 from orchestrator.sandbox.call import Outcome, RunResult
 from orchestrator.tools import refusals
-from orchestrator.wording import LONGEST_NAME, quoted
 
 STATUS: Final[Mapping[Outcome, int]] = {
     Outcome.OK: 200,
@@ -62,8 +62,8 @@ def envelope_around(
             "error_type": result.error_type or _ERROR_TYPES.get(result.outcome),
             "reason_code": result.reason_code,
             "source": "plugin" if result.from_plugin else "orchestrator",
-            "plugin": plugin and plugin[:LONGEST_NAME],
-            "tool": tool and tool[:LONGEST_NAME],
+            "plugin": plugin and plugin[:MAX_NAME_LENGTH],
+            "tool": tool and tool[:MAX_NAME_LENGTH],
             "run_id": run_id,
             "execution_time_ms": round(result.execution_time_ms, 3),
         }

@@ -73,7 +73,7 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
     if not is_run_id(own_id):
         sentence = "X-Run-Id has to be 32 hexadecimal digits in lower case; without it the run is given an id."
         return problem(422, sentence, error_type="InvalidRunId", plugin=name)
-    with context.tool_runner.own_ids.asked(own_id):
+    with context.tool_runner.idempotency_keys.asked(own_id):
         if await context.tool_runner.lookup.one(own_id) is not None:
             return respond(refusals.run_id_taken(), plugin=name)
         return await _run(request, headers, record, tool, run_id=own_id, context=context)

@@ -24,8 +24,8 @@ from orchestrator.errors import BuildError, EngineError, NotFoundError
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
-from orchestrator.sandbox.policy import LABEL_DEPLOYMENT, effective_limits
 from orchestrator.settings import Settings
+from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT, effective_limits
 
 _LOOKS: Final = 200
 _PAUSE: Final = 0.1

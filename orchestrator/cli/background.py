@@ -23,8 +23,8 @@ from orchestrator.cli.tables import plugins_table
 from orchestrator.client import FormText
 from orchestrator.deployment import read_identity
 from orchestrator.errors import EngineError
-from orchestrator.sandbox.policy import LABEL_DEPLOYMENT
 from orchestrator.settings import Settings
+from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT
 
 _SERVING: Final = 30.0
 """Seconds until a process that was just started answers."""

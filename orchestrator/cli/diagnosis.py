@@ -13,10 +13,10 @@ from pydantic import ByteSize
 from orchestrator.audit.findings import Finding, error, ok, warning
 from orchestrator.containers.endpoint import SOCKET_PATH_LIMIT
 from orchestrator.containers.spec import EngineInfo
+from orchestrator.formatting import format_size, gib
 from orchestrator.gpus import GpuInventory
 from orchestrator.loader.image_builder import BUILD_VARIABLES
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.wording import format_size, gib
 
 _GIB: Final = 1024**3
 _ROOM: Final = 5 * _GIB

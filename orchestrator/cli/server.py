@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from orchestrator.access.configured import key_store
 from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError
-from orchestrator.api.endless import stopping
 from orchestrator.api.http_protocol import BoundedProtocol
+from orchestrator.api.until_shutdown import stopping
 from orchestrator.app import create_app
 from orchestrator.cli.configured import read_settings
 from orchestrator.deployment import StateFolderError, claim

@@ -73,7 +73,7 @@ def error_in(response: httpx.Response) -> ApiError | None:
 
 @contextmanager
 def translated(address: httpx.URL) -> Iterator[None]:
-    """Turns the HTTP client's exceptions into this package's."""
+    """RunQueues the HTTP client's exceptions into this package's."""
     try:
         yield
     except ApiError:

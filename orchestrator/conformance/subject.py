@@ -16,8 +16,8 @@ from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.errors import EngineError
 from orchestrator.loader.manifest import Manifest
-from orchestrator.sandbox.policy import InstanceIdentity, container_spec, effective_limits
 from orchestrator.settings import Settings
+from orchestrator.supervisor.container_policy import InstanceIdentity, container_spec, effective_limits
 from orchestrator.supervisor.notify import NotifySocket
 
 NAME: Final = "conformance-check"

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+from orchestrator.formatting import gib
 from orchestrator.gpus.claims import Claim, GpuDemand, Phase
 from orchestrator.gpus.placement import Place, why_not
-from orchestrator.wording import gib
 
 _STATES: Final = (Phase.QUARANTINED, Phase.DRAINING, Phase.HELD)
 """The first of these that a claim is in is the device's state."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
+from orchestrator.formatting import gib
 from orchestrator.gpus.claims import Claim, GpuDemand, Phase
 from orchestrator.gpus.inventory import GpuDevice
-from orchestrator.wording import gib
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from orchestrator.errors import ChannelError, OrchestratorError
+from orchestrator.formatting import format_size
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.runtime_client.client import RuntimeChannel, ToolResponse
 from orchestrator.sandbox.answers import ANSWER, LINE, decoded, invalid_output, progress_of, result_of
 from orchestrator.sandbox.call import BodyError, Outcome, Progress, RunResult, ToolCall
-from orchestrator.sandbox.channel import RuntimeChannel, ToolResponse
+from orchestrator.sandbox.cancel_when import CallerGoneError, cancel_when
 from orchestrator.sandbox.deadline import Deadline
 from orchestrator.sandbox.upload_pace import UploadPace
 from orchestrator.sandbox.verdict import Verdict, out_of_memory
-from orchestrator.sandbox.while_wanted import CallerGoneError, while_wanted
-from orchestrator.wording import format_size
 
 Emit = Callable[[bytes], Awaitable[None]]
 """Takes one line of a streaming tool, JSON without its line end."""
@@ -136,7 +136,7 @@ class PluginSandboxRunner:
                     emit = None if reader.emit is None else self._patient(reader.emit, deadline)
                     gone = reader.gone if emit else None
                     try:
-                        with while_wanted(gone, "the reader left before the stream's end"):
+                        with cancel_when(gone, "the reader left before the stream's end"):
                             result, killed = await self._stream(response, replace(reader, emit=emit))
                     except CallerGoneError as left:
                         deadline.extend(_LINGER)

@@ -1,6 +1,6 @@
 """What a status of the runtime means for the instance: nothing, or its end. Pure."""
 
-from orchestrator.sandbox.runtime_status import RuntimeStatus
+from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.sandbox.verdict import Evidence, Verdict, deadlocked, failed_start, judge, out_of_memory
 
 

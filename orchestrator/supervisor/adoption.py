@@ -16,12 +16,12 @@ from orchestrator.lifecycle import FINAL_STATES
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import LifecycleEvent
-from orchestrator.sandbox.channel import RuntimeChannel
-from orchestrator.sandbox.policy import InstanceIdentity, effective_limits
-from orchestrator.sandbox.runtime_status import RuntimeStatus
-from orchestrator.supervisor.content import content_of
+from orchestrator.runtime_client.client import RuntimeChannel
+from orchestrator.runtime_client.status import RuntimeStatus
+from orchestrator.supervisor.container_policy import InstanceIdentity, effective_limits
+from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.fingerprint import fingerprint
 from orchestrator.supervisor.instance import Instance
-from orchestrator.supervisor.parts import Parts
 
 _log = logging.getLogger(__name__)
 
@@ -50,55 +50,55 @@ def candidates(containers: Iterable[ContainerStatus]) -> dict[str, tuple[Contain
 
 
 async def adopt_all(
-    parts: Parts, plugins: Iterable[DiscoveredPlugin], last_events: Mapping[str, LifecycleEvent]
+    deps: SupervisorDeps, plugins: Iterable[DiscoveredPlugin], last_events: Mapping[str, LifecycleEvent]
 ) -> dict[str, Adopted]:
     """What is left of the time before is adopted, by plugin name, or removed: containers and socket folders.
 
     `last_events`: by plugin, what the history knows last of it. Nothing is raised where the engine cannot be asked:
     what is left is then removed when it can.
     """
-    await asyncio.to_thread(parts.builder.clear_contexts)
+    await asyncio.to_thread(deps.builder.clear_contexts)
     try:
-        left = await parts.engine.list(parts.labels)
+        left = await deps.engine.list(deps.labels)
     except EngineError as error:
         _log.warning("leftovers could not be looked for: %s", error)
         return {}
     by_name = {plugin.name: plugin for plugin in plugins if plugin.manifest is not None}
     chosen = {name: pair for name, pair in candidates(left).items() if name in by_name}
     answers = await asyncio.gather(
-        *(_adopt(parts, by_name[name], *pair, last_events.get(name)) for name, pair in chosen.items())
+        *(_adopt(deps, by_name[name], *pair, last_events.get(name)) for name, pair in chosen.items())
     )
     adopted = {found.instance.identity.plugin: found for found in answers if found is not None}
     kept = {found.instance.container_id for found in adopted.values()}
-    await asyncio.gather(*(_remove(parts, container) for container in left if container.id not in kept))
+    await asyncio.gather(*(_remove(deps, container) for container in left if container.id not in kept))
     with suppress(EngineError):
-        await parts.engine.sweep(parts.labels)
+        await deps.engine.sweep(deps.labels)
     await asyncio.to_thread(
-        _clear_folders, parts.run_dir, {found.instance.run_folder.name for found in adopted.values()}
+        _clear_folders, deps.run_dir, {found.instance.run_folder.name for found in adopted.values()}
     )
     return adopted
 
 
 async def _adopt(
-    parts: Parts,
+    deps: SupervisorDeps,
     plugin: DiscoveredPlugin,
     container: ContainerStatus,
     identity: InstanceIdentity,
     last_event: LifecycleEvent | None,
 ) -> Adopted | None:
     assert plugin.manifest is not None  # noqa: S101 - the caller has left those out
-    limits = effective_limits(plugin.manifest, parts.settings)
-    instance = Instance(plugin.manifest, limits, identity, parts.run_dir / identity.instance)
+    limits = effective_limits(plugin.manifest, deps.settings)
+    instance = Instance(plugin.manifest, limits, identity, deps.run_dir / identity.instance)
     instance.container_id, instance.image_id = container.id, container.image_id
     try:
         _require_alive(identity, last_event)
-        await _require_same_content(parts, instance, plugin.folder)
-        instance.open_channel(RuntimeChannel(await parts.engine.endpoint(container.id, instance.run_folder)))
+        await _require_same_content(deps, instance, plugin.folder)
+        instance.open_channel(RuntimeChannel(await deps.engine.endpoint(container.id, instance.run_folder)))
         status = await instance.channel.status()
         _require_ready(status)
         instance.oom_kills = status.oom_kills
         instance.grant = Grant.from_labels(container.labels, holder=identity.instance, plugin=identity.plugin)
-        _require_gpus(parts, instance.grant)
+        _require_gpus(deps, instance.grant)
     except (OrchestratorError, OSError, ValueError) as error:
         _log.info("%s: the container %s is replaced: %s", identity.plugin, container.name, error)
         await instance.close_channel()
@@ -117,11 +117,11 @@ def _require_alive(identity: InstanceIdentity, last_event: LifecycleEvent | None
         raise AdoptionRefusedError(f"it had ended: {last_event.reason_code}")
 
 
-async def _require_same_content(parts: Parts, instance: Instance, folder: Path) -> None:
+async def _require_same_content(deps: SupervisorDeps, instance: Instance, folder: Path) -> None:
     manifest = instance.manifest
-    if instance.identity.content != await asyncio.to_thread(content_of, parts, manifest, instance.limits, folder):
+    if instance.identity.content != await asyncio.to_thread(fingerprint, deps, manifest, instance.limits, folder):
         raise AdoptionRefusedError("the plugin, its limits or the runtime have changed")
-    if not await parts.builder.is_current(ImageRecipe.of(manifest, folder), instance.image_id or ""):
+    if not await deps.builder.is_current(ImageRecipe.of(manifest, folder), instance.image_id or ""):
         raise AdoptionRefusedError("its image reference means another image now")
 
 
@@ -130,29 +130,29 @@ def _require_ready(status: RuntimeStatus) -> None:
         raise AdoptionRefusedError(f"its runtime says {status.phase}")
 
 
-def _require_gpus(parts: Parts, grant: Grant | None) -> None:
-    if grant is not None and not parts.gpus.adopt(grant):
+def _require_gpus(deps: SupervisorDeps, grant: Grant | None) -> None:
+    if grant is not None and not deps.gpus.adopt(grant):
         raise AdoptionRefusedError("another container has its GPU")
 
 
-async def _remove(parts: Parts, container: ContainerStatus) -> None:
+async def _remove(deps: SupervisorDeps, container: ContainerStatus) -> None:
     try:
-        await parts.engine.remove(container.id)
+        await deps.engine.remove(container.id)
     except EngineError as error:
         _log.warning("the leftover container %s could not be removed yet: %s", container.name, error)
-        _hold_gpus_of(parts, container)
+        _hold_gpus_of(deps, container)
 
 
-def _hold_gpus_of(parts: Parts, container: ContainerStatus) -> None:
+def _hold_gpus_of(deps: SupervisorDeps, container: ContainerStatus) -> None:
     """It may still run on its GPUs: nobody is given them before it is gone."""
     identity = InstanceIdentity.from_labels(container.labels)
     if identity is None:
         return
     with suppress(ValueError):
         grant = Grant.from_labels(container.labels, holder=identity.instance, plugin=identity.plugin)
-        if grant is not None and parts.gpus.adopt(grant):
+        if grant is not None and deps.gpus.adopt(grant):
             gpus = ", ".join(grant.uuids)
-            parts.gpus.hold_back(identity.instance, f"{gpus}: the container {container.name} could not be removed.")
+            deps.gpus.hold_back(identity.instance, f"{gpus}: the container {container.name} could not be removed.")
 
 
 def _clear_folders(run_dir: Path, kept: set[str]) -> None:

@@ -7,8 +7,8 @@ from typing import Final
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
 from orchestrator.sandbox.verdict import Verdict, kill_failed
+from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
-from orchestrator.supervisor.parts import Parts
 from orchestrator.supervisor.recorder import Recorder
 from orchestrator.supervisor.teardown import remove_instance, stop_instance
 
@@ -18,9 +18,9 @@ _GONE: Final = Check("removal", ok=True, detail="the container is gone", source=
 class Clearance:
     """One instance at a time; the next one begins when this is done. Never cancelled: it ends by its own bounds."""
 
-    def __init__(self, plugin: str, parts: Parts, recorder: Recorder) -> None:
+    def __init__(self, plugin: str, deps: SupervisorDeps, recorder: Recorder) -> None:
         self._plugin = plugin
-        self._parts = parts
+        self._deps = deps
         self._recorder = recorder
         self._task: asyncio.Task[None] | None = None
         self._left_behind: Instance | None = None
@@ -42,15 +42,15 @@ class Clearance:
             self._task = asyncio.get_running_loop().create_task(self._remove(self._left_behind))
 
     async def _clear_away(self, instance: Instance, verdict: Verdict) -> None:
-        remains = await stop_instance(self._parts, instance, verdict)
+        remains = await stop_instance(self._deps, instance, verdict)
         if remains.problem:
             verdict = kill_failed(verdict, instance.identity.container_name, remains.problem)
-            self._parts.gpus.hold_back(instance.identity.instance, verdict.reason)
+            self._deps.gpus.hold_back(instance.identity.instance, verdict.reason)
         if remains.problem or verdict.code is ReasonCode.STOPPED:
             self._recorder.ended(instance, verdict)
         report = replace(remains.report, evidence=dict(verdict.evidence))
         self._recorder.write(instance, post_mortem=report)
-        await self._parts.history.post_mortem(self._plugin, instance.generation, report)
+        await self._deps.history.post_mortem(self._plugin, instance.generation, report)
         if remains.problem:
             self._left_behind = instance
             self._recorder.note(instance, _not_gone(remains.problem))
@@ -58,7 +58,7 @@ class Clearance:
             await self._remove(instance)
 
     async def _remove(self, instance: Instance) -> None:
-        problem = await remove_instance(self._parts, instance)
+        problem = await remove_instance(self._deps, instance)
         if problem:
             self._left_behind = instance
             self._recorder.note(instance, _not_gone(problem))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.registry import Check
-from orchestrator.sandbox.runtime_status import RuntimeStatus
+from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.supervisor.instance import Instance
 
 

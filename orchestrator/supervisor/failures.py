@@ -12,8 +12,8 @@ from orchestrator.errors import (
 )
 from orchestrator.gpus.host_check import judge_engine
 from orchestrator.lifecycle import ReasonCode
-from orchestrator.sandbox.policy import EffectiveLimits
 from orchestrator.sandbox.verdict import Verdict, startup_timeout
+from orchestrator.supervisor.container_policy import EffectiveLimits
 from orchestrator.supervisor.instance import InstanceEndedError
 
 _DEFECT: Final = "a defect in the orchestrator; its log has the details. Report it, then restart the plugin."

@@ -19,10 +19,10 @@ from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check, LifecycleEvent, PluginRecord, PostMortem
-from orchestrator.sandbox.policy import LABEL_INSTANCE, effective_limits
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted, adopt_all
-from orchestrator.supervisor.parts import Parts
+from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits
+from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 _RECONNECT: Final = 1.0
@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 class Fleet:
     """Opened once, closed once; in between it knows a supervisor for every plugin name."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, deps: SupervisorDeps) -> None:
+        self._deps = deps
         self._supervisors: dict[str, PluginSupervisor] = {}
         self._adopted: tuple[Adopted, ...] = ()
         self._watchers: list[asyncio.Task[None]] = []
@@ -52,7 +52,7 @@ class Fleet:
     async def look_for(self, name: str) -> PluginSupervisor | None:
         """As `get`; for an unknown name the plugin folders are searched again, since its folder may be new."""
         if name not in self._supervisors:
-            for plugin in await asyncio.to_thread(self._parts.loader.discover):
+            for plugin in await asyncio.to_thread(self._deps.loader.discover):
                 if plugin.name == name and name not in self._supervisors:
                     self._register(plugin)
         return self._supervisors.get(name)
@@ -61,15 +61,15 @@ class Fleet:
         """Register every plugin, take up again what runs of an earlier orchestrator, and begin to start the others;
         returns without waiting for any. `last_events`: by plugin, what the history knows last of it.
         """
-        plugins = await asyncio.to_thread(self._parts.loader.discover)
-        adopted = await adopt_all(self._parts, plugins, last_events)
+        plugins = await asyncio.to_thread(self._deps.loader.discover)
+        adopted = await adopt_all(self._deps, plugins, last_events)
         self._adopted = tuple(adopted.values())
         for plugin in plugins:
             self._register(plugin, adopted.get(plugin.name))
         self._watchers = [
             asyncio.create_task(self._listen(), name="engine events"),
             asyncio.create_task(self._feel_pulse(), name="engine pulse"),
-            asyncio.create_task(self._parts.gpus.watch(self._gpu_lost, self._gpu_changed), name="gpus"),
+            asyncio.create_task(self._deps.gpus.watch(self._gpu_lost, self._gpu_changed), name="gpus"),
         ]
         await asyncio.gather(*(supervisor.start() for supervisor in self._supervisors.values()))
 
@@ -86,7 +86,7 @@ class Fleet:
         await asyncio.gather(*self._watchers, return_exceptions=True)
         await asyncio.gather(*(supervisor.close() for supervisor in self._supervisors.values()))
         if stop_plugins:
-            shutil.rmtree(self._parts.run_dir, ignore_errors=True)
+            shutil.rmtree(self._deps.run_dir, ignore_errors=True)
 
     def _register(self, plugin: DiscoveredPlugin, adopted: Adopted | None = None) -> None:
         manifest = plugin.manifest
@@ -100,7 +100,7 @@ class Fleet:
             reason_code=None if good else ReasonCode.MANIFEST_INVALID,
             reason=plugin.error,
             observed_at=now,
-            limits=effective_limits(manifest, self._parts.settings).report() if manifest else {},
+            limits=effective_limits(manifest, self._deps.settings).report() if manifest else {},
         )
         if adopted is not None:
             status = adopted.status
@@ -111,8 +111,8 @@ class Fleet:
                 ready_tick=time.monotonic() - (status.ready_seconds or 0),
                 tools=status.tools,
             )
-        self._parts.registry.register(record)
-        supervisor = self._supervisors[plugin.name] = PluginSupervisor(plugin, self._parts)
+        self._deps.registry.register(record)
+        supervisor = self._supervisors[plugin.name] = PluginSupervisor(plugin, self._deps)
         if adopted is not None:
             supervisor.adopt(adopted)
 
@@ -122,15 +122,15 @@ class Fleet:
         while True:
             begun = datetime.now(UTC)
             try:
-                async with self._parts.engine.events(self._parts.labels, since=since) as events:
+                async with self._deps.engine.events(self._deps.labels, since=since) as events:
                     await self._relist()
-                    self._parts.registry.mark_stale(stale=False)
+                    self._deps.registry.mark_stale(stale=False)
                     async for event in events:
                         since = event.time
                         self._take(event)
                 _log.warning("the engine's event stream ended; connecting again")
             except EngineUnreachableError as error:
-                self._parts.registry.mark_stale(stale=True)
+                self._deps.registry.mark_stale(stale=True)
                 _log.warning("the engine cannot be asked: %s", error)
             except EngineError as error:
                 _log.warning("the engine's event stream broke: %s", error)
@@ -144,14 +144,14 @@ class Fleet:
             await asyncio.sleep(_PULSE)
             was_frozen, frozen = frozen, not await self._answers()
             if frozen != was_frozen:
-                self._parts.registry.mark_stale(stale=frozen)
+                self._deps.registry.mark_stale(stale=frozen)
             if not frozen and beat % _RELIST_BEATS == 0:
                 with contextlib.suppress(EngineError):
                     await self._relist()
 
     async def _answers(self) -> bool:
         try:
-            await self._parts.engine.ping()
+            await self._deps.engine.ping()
         except EngineUnreachableError as error:
             _log.warning("the engine cannot be asked: %s", error)
             return False
@@ -163,7 +163,7 @@ class Fleet:
         """Hold what the engine has against what should be there: find ends that no event told of, and remove
         containers of ours that belong to no instance any more.
         """
-        containers = await self._parts.engine.list(self._parts.labels)
+        containers = await self._deps.engine.list(self._deps.labels)
         # Known only now: what was made while the list was on its way is expected too.
         expected = {s.instance.identity.instance for s in self._supervisors.values() if s.instance is not None}
         for container in containers:
@@ -182,18 +182,18 @@ class Fleet:
     async def _remove_orphan(self, container: ContainerStatus, token: str) -> None:
         _log.warning("the container %s belongs to no plugin's instance; it is removed", container.name)
         with contextlib.suppress(EngineError):
-            await self._parts.engine.remove(container.id)
-            self._parts.gpus.release(token)
+            await self._deps.engine.remove(container.id)
+            self._deps.gpus.release(token)
             if token:
-                shutil.rmtree(self._parts.run_dir / token, ignore_errors=True)
+                shutil.rmtree(self._deps.run_dir / token, ignore_errors=True)
 
     def gpus(self) -> Mapping[str, Any]:
         """The host's GPUs and who holds them, as last seen."""
-        return self._parts.gpus.report()
+        return self._deps.gpus.report()
 
     async def post_mortem(self, name: str, generation: int | None) -> PostMortem | None:
         """What the history keeps of this instance's end, or of the plugin's last that has ended."""
-        return await self._parts.history.post_mortem_of(name, generation)
+        return await self._deps.history.post_mortem_of(name, generation)
 
     def _gpu_lost(self, holder: str, verdict: Verdict) -> None:
         for supervisor in self._supervisors.values():
@@ -206,7 +206,7 @@ class Fleet:
 
     def clear_gpu(self, uuid: str) -> bool:
         """An operator takes a GPU out of quarantine. False where it is in none that can be ended so."""
-        return self._parts.gpus.clear(uuid)
+        return self._deps.gpus.clear(uuid)
 
     def _take(self, event: EngineEvent) -> None:
         supervisor = self._supervisors.get(event.labels.get(PLUGIN_LABEL, ""))

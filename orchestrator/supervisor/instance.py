@@ -11,9 +11,9 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.gpus import Grant
 from orchestrator.loader.manifest import Manifest
 from orchestrator.registry import Check
-from orchestrator.sandbox.channel import RuntimeChannel
-from orchestrator.sandbox.policy import EffectiveLimits, InstanceIdentity
+from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.verdict import Verdict
+from orchestrator.supervisor.container_policy import EffectiveLimits, InstanceIdentity
 
 _VERDICT_PATIENCE: Final = 5.0
 """Seconds that a run waits to be told why its instance broke off under it."""

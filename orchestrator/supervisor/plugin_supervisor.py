@@ -12,19 +12,19 @@ from orchestrator.errors import EngineError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
+from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.sandbox.call import RunResult
-from orchestrator.sandbox.policy import effective_limits
 from orchestrator.sandbox.run_verdict import verdict_of_run
-from orchestrator.sandbox.runtime_status import RuntimeStatus
 from orchestrator.sandbox.status_verdict import verdict_of_status
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted
 from orchestrator.supervisor.clearance import Clearance
-from orchestrator.supervisor.content import content_of
+from orchestrator.supervisor.container_policy import effective_limits
+from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.facts import container_checks, container_facts
 from orchestrator.supervisor.failures import is_defect, verdict_of_start, verdict_of_watch
+from orchestrator.supervisor.fingerprint import fingerprint
 from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_identity
-from orchestrator.supervisor.parts import Parts
 from orchestrator.supervisor.recorder import Recorder
 from orchestrator.supervisor.startup import check_host, ensure_image, start_container
 from orchestrator.supervisor.watch import Watch
@@ -38,10 +38,10 @@ class PluginSupervisor:
     Operator commands (`start`, `stop`, `restart`) wait for one another; the end of an instance waits for none of them.
     """
 
-    def __init__(self, plugin: DiscoveredPlugin, parts: Parts) -> None:
+    def __init__(self, plugin: DiscoveredPlugin, deps: SupervisorDeps) -> None:
         self.name = plugin.name
         self._plugin = plugin
-        self._parts = parts
+        self._deps = deps
         self._command = asyncio.Lock()
         self._restarts = 0
         """That wait for the command's turn, or have it."""
@@ -49,8 +49,8 @@ class PluginSupervisor:
         self._last_verdict: Verdict | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: Watch | None = None
-        self._recorder = Recorder(self.name, parts.registry)
-        self._clearance = Clearance(self.name, parts, self._recorder)
+        self._recorder = Recorder(self.name, deps.registry)
+        self._clearance = Clearance(self.name, deps, self._recorder)
 
     def adopt(self, adopted: Adopted) -> None:
         """Go on with an instance that an earlier orchestrator started; the registry knows it already."""
@@ -121,14 +121,14 @@ class PluginSupervisor:
     async def logs(self, *, tail: int) -> str:
         """The last lines that the container printed; empty while there is none. Raises `EngineError`."""
         container = self._instance.container_id if self._instance else None
-        return await self._parts.engine.logs(container, tail=tail) if container else ""
+        return await self._deps.engine.logs(container, tail=tail) if container else ""
 
     async def follow_logs(self, *, tail: int) -> AsyncIterator[str]:
         """The last lines and those to come, until the container ends."""
         container = self._instance.container_id if self._instance else None
         if container:
             with contextlib.suppress(EngineError):
-                async with self._parts.engine.follow_logs(container, tail=tail) as lines:
+                async with self._deps.engine.follow_logs(container, tail=tail) as lines:
                     async for line in lines:
                         yield line if line.endswith("\n") else f"{line}\n"
 
@@ -204,37 +204,37 @@ class PluginSupervisor:
 
     async def _begin(self) -> None:
         await self._clearance.done()
-        parts, name = self._parts, self.name
-        self._plugin = await asyncio.to_thread(parts.loader.reload, self._plugin)
+        deps, name = self._deps, self.name
+        self._plugin = await asyncio.to_thread(deps.loader.reload, self._plugin)
         manifest = self._plugin.manifest
         if manifest is None:
             self._instance = None
             self._last_verdict = Verdict(
                 ReasonCode.MANIFEST_INVALID, self._plugin.error or "The manifest is not valid."
             )
-            generation = parts.registry.renew(name)
-            parts.registry.mark_ended(name, generation, ReasonCode.MANIFEST_INVALID, self._last_verdict.reason)
+            generation = deps.registry.renew(name)
+            deps.registry.mark_ended(name, generation, ReasonCode.MANIFEST_INVALID, self._last_verdict.reason)
             return
-        limits = effective_limits(manifest, parts.settings)
-        generation = parts.registry.renew(
+        limits = effective_limits(manifest, deps.settings)
+        generation = deps.registry.renew(
             name, version=manifest.version, description=manifest.description, limits=limits.report(), tools=()
         )
-        identity = new_identity(parts.deployment, name, generation)
-        instance = self._instance = Instance(manifest, limits, identity, parts.run_dir / identity.instance)
+        identity = new_identity(deps.deployment, name, generation)
+        instance = self._instance = Instance(manifest, limits, identity, deps.run_dir / identity.instance)
         instance.bring_up = self._spawn(instance, self._bring_up(instance))
 
     async def _bring_up(self, instance: Instance) -> None:
-        parts, folder = self._parts, self._plugin.folder
+        deps, folder = self._deps, self._plugin.folder
         try:
             if instance.manifest.requires_gpu:
-                await parts.gpus.check()
-            self._recorder.note(instance, *await asyncio.to_thread(check_host, parts, instance.manifest, folder))
-            content = await asyncio.to_thread(content_of, parts, instance.manifest, instance.limits, folder)
+                await deps.gpus.check()
+            self._recorder.note(instance, *await asyncio.to_thread(check_host, deps, instance.manifest, folder))
+            content = await asyncio.to_thread(fingerprint, deps, instance.manifest, instance.limits, folder)
             instance.identity = replace(instance.identity, content=content)
-            instance.image_id = await ensure_image(parts, instance.manifest, folder)
+            instance.image_id = await ensure_image(deps, instance.manifest, folder)
             async with asyncio.timeout(None) as deadline:
                 seconds, clock = instance.limits.startup_timeout, asyncio.get_running_loop().time
-                await start_container(parts, instance, folder, on_start=lambda: deadline.reschedule(clock() + seconds))
+                await start_container(deps, instance, folder, on_start=lambda: deadline.reschedule(clock() + seconds))
                 self._look_on(instance)
                 await instance.ready()
         except Exception as error:  # noqa: BLE001 - a plugin that stays LOADED for ever would tell nobody
@@ -244,10 +244,10 @@ class PluginSupervisor:
 
     def _look_on(self, instance: Instance) -> None:
         """From now on its witnesses are heard."""
-        gpus = self._parts.gpus.facts(instance.grant) if instance.grant else ()
+        gpus = self._deps.gpus.facts(instance.grant) if instance.grant else ()
         self._recorder.write(instance, container=container_facts(instance), gpus=gpus)
         watch = self._watch = Watch(
-            self._parts.engine,
+            self._deps.engine,
             instance,
             take=partial(self._take, instance),
             note=partial(self._recorder.note, instance),
@@ -270,7 +270,7 @@ class PluginSupervisor:
         elif status.phase == "ready" and not instance.settled:
             tools = {tool["name"]: tool for tool in status.tools}
             self._recorder.write(instance, tools=tuple(tools.values()))
-            self._parts.registry.mark_initialized(self.name, instance.generation)
+            self._deps.registry.mark_initialized(self.name, instance.generation)
             instance.settle(tools)
 
     def _end(self, instance: Instance, verdict: Verdict) -> None:

@@ -16,13 +16,13 @@ from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
 from orchestrator.registry import Check
-from orchestrator.sandbox.channel import RuntimeChannel
-from orchestrator.sandbox.policy import RUN_FOLDER, container_spec, secrets_folder
+from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.verdict import Verdict, judge
+from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, secrets_folder
+from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.failures import verdict_of_engine
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.notify import NotifySocket, SocketPathError
-from orchestrator.supervisor.parts import Parts
 from orchestrator.supervisor.watch import evidence_of
 
 _SILENT_LOOK: Final = 1.0
@@ -35,45 +35,47 @@ _GATEWAY_LOOKS: Final = 0.03
 
 @asynccontextmanager
 async def engine_verdicts(doing: str) -> AsyncIterator[None]:
-    """Turns what the engine could not do while `doing` into `InstanceEndedError`."""
+    """RunQueues what the engine could not do while `doing` into `InstanceEndedError`."""
     try:
         yield
     except EngineError as error:
         raise InstanceEndedError(verdict_of_engine(error, doing)) from error
 
 
-def check_host(parts: Parts, manifest: Manifest, folder: Path) -> list[Check]:
+def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> list[Check]:
     """The host-side checks. Raises `InstanceEndedError` for the first thing that is missing."""
-    checks = parts.checker.check(manifest, folder)
+    checks = deps.checker.check(manifest, folder)
     for check in checks:
         if check.code is not None:
             raise InstanceEndedError(Verdict(check.code, check.reason or check.detail))
     return [Check(check.name, check.ok, check.detail, "host") for check in checks]
 
 
-async def ensure_image(parts: Parts, manifest: Manifest, folder: Path) -> str:
+async def ensure_image(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> str:
     """The id of the plugin's image, built where its content changed."""
     recipe = ImageRecipe.of(manifest, folder)
     async with engine_verdicts("its image was made ready"):
-        return (await parts.builder.ensure_plugin(recipe)).id
+        return (await deps.builder.ensure_plugin(recipe)).id
 
 
-async def start_container(parts: Parts, instance: Instance, folder: Path, *, on_start: Callable[[], None]) -> None:
+async def start_container(
+    deps: SupervisorDeps, instance: Instance, folder: Path, *, on_start: Callable[[], None]
+) -> None:
     """Create and start the container and open the channel to it; returns when its control socket answers. `on_start`
     is called as the engine is told to start it.
     """
-    _make_folder(parts.run_dir, instance.run_folder)
-    await asyncio.to_thread(_lay_out_secrets, parts.checker.secrets, instance)
-    gateway = await _gateway(parts, instance)
-    devices = await _devices(parts, instance)
+    _make_folder(deps.run_dir, instance.run_folder)
+    await asyncio.to_thread(_lay_out_secrets, deps.checker.secrets, instance)
+    gateway = await _gateway(deps, instance)
+    devices = await _devices(deps, instance)
     spec = container_spec(
         instance.manifest,
         instance.limits,
         instance.identity,
         image=instance.image_id or "",
         run_folder=instance.run_folder,
-        models_folder=parts.checker.models_folder(instance.manifest, folder),
-        max_result=int(parts.settings.max_result),
+        models_folder=deps.checker.models_folder(instance.manifest, folder),
+        max_result=int(deps.settings.max_result),
         devices=devices,
         grant_labels=instance.grant.labels() if instance.grant else {},
         gateway=gateway,
@@ -86,44 +88,44 @@ async def start_container(parts: Parts, instance: Instance, folder: Path, *, on_
             Verdict(ReasonCode.INIT_ERROR, f"The container cannot be reached: {error}.")
         ) from error
     with notify as told:
-        async with parts.start_slots, engine_verdicts("the container was started"):
-            instance.launch = asyncio.create_task(_launch(parts, instance, spec, on_start))
+        async with deps.start_slots, engine_verdicts("the container was started"):
+            instance.launch = asyncio.create_task(_launch(deps, instance, spec, on_start))
             await asyncio.shield(instance.launch)
-            endpoint = await parts.engine.endpoint(instance.container_id or "", instance.run_folder)
+            endpoint = await deps.engine.endpoint(instance.container_id or "", instance.run_folder)
         instance.open_channel(RuntimeChannel(endpoint))
         if told is not None:
-            await _until_it_speaks(parts, instance, told.ready(), sockets.control.exists)
+            await _until_it_speaks(deps, instance, told.ready(), sockets.control.exists)
         else:
-            await _until_it_speaks(parts, instance, _answers(instance.channel), lambda: False)
+            await _until_it_speaks(deps, instance, _answers(instance.channel), lambda: False)
 
 
-async def _gateway(parts: Parts, instance: Instance) -> Gateway | None:
+async def _gateway(deps: SupervisorDeps, instance: Instance) -> Gateway | None:
     """What a container needs whose sockets cannot be reached as files."""
     async with engine_verdicts("its channel was chosen"):
-        match parts.settings.channel:
+        match deps.settings.channel:
             case "auto":
-                needed = not await parts.engine.shares_sockets()
+                needed = not await deps.engine.shares_sockets()
             case chosen:
                 needed = chosen == "tcp"
         if not needed:
             return None
-        image = await parts.builder.ensure_base()
+        image = await deps.builder.ensure_base()
     return Gateway(image.id, await asyncio.to_thread(lay_out_token, instance.run_folder), RUN_FOLDER)
 
 
-async def _devices(parts: Parts, instance: Instance) -> DeviceGrant | None:
+async def _devices(deps: SupervisorDeps, instance: Instance) -> DeviceGrant | None:
     """Lease the GPUs that the manifest asks for; the lease is given back when the container is gone."""
     if not instance.manifest.requires_gpu:
         return None
-    instance.grant = await parts.gpus.acquire(instance.identity.instance, instance.manifest)
-    return await parts.gpus.device_grant(instance.grant, video=instance.manifest.gpu.video)
+    instance.grant = await deps.gpus.acquire(instance.identity.instance, instance.manifest)
+    return await deps.gpus.device_grant(instance.grant, video=instance.manifest.gpu.video)
 
 
-async def _launch(parts: Parts, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]) -> None:
-    instance.container_id = await parts.engine.create(spec)
+async def _launch(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]) -> None:
+    instance.container_id = await deps.engine.create(spec)
     if instance.ended is None:
         on_start()
-        await parts.engine.start(instance.container_id)
+        await deps.engine.start(instance.container_id)
 
 
 async def _answers(channel: RuntimeChannel) -> None:
@@ -137,7 +139,7 @@ async def _answers(channel: RuntimeChannel) -> None:
 
 
 async def _until_it_speaks(
-    parts: Parts, instance: Instance, ready: Coroutine[Any, Any, None], there: Callable[[], bool]
+    deps: SupervisorDeps, instance: Instance, ready: Coroutine[Any, Any, None], there: Callable[[], bool]
 ) -> None:
     """Until `ready` returns; a container that is `there` without that is well too."""
     told = asyncio.ensure_future(ready)
@@ -148,7 +150,7 @@ async def _until_it_speaks(
             if told.done() or there():
                 return
             async with engine_verdicts("the container came up"):
-                status = await parts.engine.inspect(instance.container_id or "")
+                status = await deps.engine.inspect(instance.container_id or "")
             if status.over:
                 raise InstanceEndedError(judge(evidence_of(status, instance)))
     finally:

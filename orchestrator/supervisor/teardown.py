@@ -13,8 +13,8 @@ from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import PostMortem
 from orchestrator.sandbox.verdict import Verdict, split_exit_code
+from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
-from orchestrator.supervisor.parts import Parts
 
 LOG_LINES_KEPT: Final = 100
 _HUNG = frozenset({ReasonCode.TIMEOUT, ReasonCode.STARTUP_TIMEOUT, ReasonCode.UNRESPONSIVE})
@@ -34,7 +34,7 @@ class Remains:
     problem: str = ""
 
 
-async def stop_instance(parts: Parts, instance: Instance, verdict: Verdict) -> Remains:
+async def stop_instance(deps: SupervisorDeps, instance: Instance, verdict: Verdict) -> Remains:
     """Stop the container if it runs and gather what it leaves. The container stays; `remove_instance` comes next.
     Never raises.
     """
@@ -46,26 +46,26 @@ async def stop_instance(parts: Parts, instance: Instance, verdict: Verdict) -> R
         report = replace(report, stacks=await instance.channel.diagnose())
     if instance.container_id is None:
         return Remains(report)
-    grace = parts.settings.stop_grace.total_seconds()
+    grace = deps.settings.stop_grace.total_seconds()
     if not _seen_ended(verdict) and await _told(
-        parts.engine.stop(instance.container_id, grace=grace), grace + _STOP_PATIENCE
+        deps.engine.stop(instance.container_id, grace=grace), grace + _STOP_PATIENCE
     ):
-        problem = await _told(parts.engine.kill(instance.container_id), _KILL_PATIENCE)
+        problem = await _told(deps.engine.kill(instance.container_id), _KILL_PATIENCE)
         if problem:
             return Remains(report, problem)
     with suppress(EngineError):
-        report = await _with_last_words(parts, instance.container_id, report)
+        report = await _with_last_words(deps, instance.container_id, report)
     return Remains(report)
 
 
-async def remove_instance(parts: Parts, instance: Instance) -> str:
+async def remove_instance(deps: SupervisorDeps, instance: Instance) -> str:
     """Do away with what is left: container, lease, folder. Returns what could not be done; empty where all is gone.
     Never raises.
     """
     problem = ""
     if instance.container_id is not None:
         try:
-            await parts.engine.remove(instance.container_id)
+            await deps.engine.remove(instance.container_id)
         except NotFoundError:
             pass
         except EngineError as error:
@@ -73,7 +73,7 @@ async def remove_instance(parts: Parts, instance: Instance) -> str:
             problem = str(error)
     await instance.close_channel()
     if not problem:
-        parts.gpus.release(instance.identity.instance)
+        deps.gpus.release(instance.identity.instance)
         shutil.rmtree(instance.run_folder, ignore_errors=True)
     return problem
 
@@ -112,9 +112,9 @@ def _report(instance: Instance, verdict: Verdict) -> PostMortem:
     )
 
 
-async def _with_last_words(parts: Parts, container_id: str, report: PostMortem) -> PostMortem:
-    status = await parts.engine.inspect(container_id)
+async def _with_last_words(deps: SupervisorDeps, container_id: str, report: PostMortem) -> PostMortem:
+    status = await deps.engine.inspect(container_id)
     if report.exit_code is None and report.signal is None and status.exit_code is not None:
         exit_code, signal = split_exit_code(status.exit_code)
         report = replace(report, exit_code=exit_code, signal=signal)
-    return replace(report, log_tail=await parts.engine.logs(container_id, tail=LOG_LINES_KEPT))
+    return replace(report, log_tail=await deps.engine.logs(container_id, tail=LOG_LINES_KEPT))

@@ -11,7 +11,7 @@ from orchestrator.containers.spec import ContainerStatus
 from orchestrator.errors import ChannelError, EngineError, NotFoundError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
-from orchestrator.sandbox.runtime_status import RuntimeStatus
+from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.sandbox.verdict import Evidence, Verdict, judge
 from orchestrator.supervisor.instance import Instance
 

@@ -16,9 +16,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from orchestrator.formatting import MAX_NAME_LENGTH
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
 from orchestrator.tools.run_observer import RunWatch
-from orchestrator.wording import LONGEST_NAME
 
 _PACKAGE: Final = "plugin-orchestrator"
 _ATTRIBUTE: Final = "plugin_orchestrator."
@@ -51,7 +51,7 @@ class OtelTracing:
             kind=SpanKind.SERVER,
             attributes={
                 f"{_ATTRIBUTE}plugin": plugin,
-                f"{_ATTRIBUTE}tool": call.tool[:LONGEST_NAME],
+                f"{_ATTRIBUTE}tool": call.tool[:MAX_NAME_LENGTH],
                 f"{_ATTRIBUTE}run_id": call.run_id,
             },
         )

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from orchestrator.formatting import MAX_NAME_LENGTH
 from orchestrator.registry.history import RunRecord
 from orchestrator.sandbox.call import Progress, RunResult, ToolCall
 from orchestrator.sandbox.sandbox_runner import Emit, Reader
 from orchestrator.supervisor.instance import Instance
 from orchestrator.tools.run_observer import RunWatch
-from orchestrator.wording import LONGEST_NAME
 
 
 def _future() -> asyncio.Future[None]:
@@ -105,7 +105,7 @@ def accepted(plugin: str, call: ToolCall, watch: RunWatch) -> LiveRun:
         RunRecord(
             run_id=call.run_id,
             plugin=plugin,
-            tool=call.tool[:LONGEST_NAME],
+            tool=call.tool[:MAX_NAME_LENGTH],
             accepted_at=datetime.now(UTC),
             asynchronous=call.keep,
         ),

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
+from orchestrator.formatting import quoted
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import PluginRecord
 from orchestrator.sandbox.call import Outcome, RunResult
-from orchestrator.wording import quoted
 
 
 def unknown_plugin(plugin: str) -> RunResult:

@@ -11,19 +11,19 @@ from orchestrator.errors import ChannelError, OrchestratorError
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore, RunRecord
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
+from orchestrator.sandbox.cancel_when import CallerGoneError, cancel_when
 from orchestrator.sandbox.sandbox_runner import Emit, PluginSandboxRunner
-from orchestrator.sandbox.while_wanted import CallerGoneError, while_wanted
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 from orchestrator.tools import refusals
 from orchestrator.tools.cancelling import cancelled, see_out
+from orchestrator.tools.idempotency_keys import IdempotencyKeys
 from orchestrator.tools.live_run import LiveRun, accepted
-from orchestrator.tools.own_ids import OwnIds
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.resumption import Found, LeftBehind, take_stock
 from orchestrator.tools.run_lookup import RunLookup, RunView
 from orchestrator.tools.run_observer import RunObserver, RunWatch, nobody_watches
-from orchestrator.tools.turns import TOO_EARLY, QueueFullError, Turns
+from orchestrator.tools.run_queues import TOO_EARLY, QueueFullError, RunQueues
 
 _log = logging.getLogger(__name__)
 
@@ -56,16 +56,16 @@ class ToolRunner:
         self._history = history
         self._cancel_grace = cancel_grace
         self._observe = observe
-        self._turns = Turns(registry)
+        self._queues = RunQueues(registry)
         self._live: dict[str, LiveRun] = {}
         """The runs that have been accepted and have not ended."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self.own_ids = OwnIds()
+        self.idempotency_keys = IdempotencyKeys()
         self.results = results
-        self.lookup = RunLookup(self._live, history, self._turns.position)
+        self.lookup = RunLookup(self._live, history, self._queues.position)
 
     async def run(self, plugin: str, call: ToolCall, emit: Emit | None = None) -> RunResult:
         """What came of `call`; whatever happens is in the result, nothing is raised but cancellation."""
@@ -126,7 +126,7 @@ class ToolRunner:
         for left in stock.found:
             plugin = self._registry.get(left.supervisor.name)
             if plugin is not None and plugin.limits:
-                self._turns.occupy(plugin, left.run_id)
+                self._queues.occupy(plugin, left.run_id)
                 self._spawn(self._take_up(left))
 
     async def drain(self) -> None:
@@ -146,18 +146,18 @@ class ToolRunner:
             return refusals.unknown_plugin(plugin)
         if self._draining:
             return refusals.stopping()
-        if call.run_id in self._live or self.own_ids.used(call.run_id):
+        if call.run_id in self._live or self.idempotency_keys.used(call.run_id):
             return refusals.run_id_taken()
         ended = record.ended and not supervisor.restarting
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)
         run = accepted(plugin, call, watch)
         try:
-            if self._turns.admit(record, run.run_id):
+            if self._queues.admit(record, run.run_id):
                 self._history.run_accepted(run.record)
         except QueueFullError as error:
             return refusals.queue_full(record, str(error))
-        self.own_ids.use(run.run_id)
+        self.idempotency_keys.use(run.run_id)
         return run, supervisor
 
     async def _on_its_own(self, plugin: str, call: ToolCall, begun: asyncio.Future[RunView | RunResult]) -> None:
@@ -203,8 +203,8 @@ class ToolRunner:
     ) -> RunResult:
         """From its place in the queue to its end."""
         try:
-            await self._turns.begin(run)
-            with while_wanted(run.gone, TOO_EARLY):
+            await self._queues.begin(run)
+            with cancel_when(run.gone, TOO_EARLY):
                 instance = await supervisor.ready_instance()
             if call.tool not in instance.tools:
                 return refusals.unknown_tool(supervisor.name, call.tool, instance.tools)
@@ -219,7 +219,7 @@ class ToolRunner:
         except InstanceEndedError as error:
             return refusals.unavailable(error.verdict.reason, error.verdict.code)
         finally:
-            self._turns.end(run)
+            self._queues.end(run)
 
     def _begin(self, run: LiveRun, instance: Instance) -> None:
         now = self._registry.begin_run(run.record.plugin, instance.generation)
@@ -237,7 +237,7 @@ class ToolRunner:
         """What comes of `execution`, told to the registry and to the instance's supervisor."""
         result: RunResult | None = None
         try:
-            with while_wanted(run.broken_off, ""):
+            with cancel_when(run.broken_off, ""):
                 result = await execution
         except CallerGoneError:
             result = cancelled(run, self._cancel_grace)
@@ -273,7 +273,7 @@ class ToolRunner:
                 run, left.instance, left.supervisor, self._result_of(left), counts=left.record is not None
             )
         finally:
-            self._turns.end(run)
+            self._queues.end(run)
 
     async def _result_of(self, left: LeftBehind) -> RunResult:
         result = await self._sandbox.resume(

@@ -20,11 +20,11 @@ import uvicorn
 import yaml
 from fastapi import FastAPI
 
-from orchestrator.api.endless import stopping
 from orchestrator.api.http_protocol import BoundedProtocol
+from orchestrator.api.until_shutdown import stopping
 from orchestrator.app import create_app
-from orchestrator.containers.memory_engine import MemoryEngine
-from orchestrator.containers.memory_program import Program, ProgramHandle
+from orchestrator.containers.memory.engine import MemoryEngine
+from orchestrator.containers.memory.program import Program, ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 from orchestrator.registry import PluginRegistry
 from orchestrator.settings import Settings

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from orchestrator.containers.endpoint import UnixEndpoint
-from orchestrator.sandbox.channel import RuntimeChannel
+from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.verdict import Verdict
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -14,8 +14,8 @@ from support.waiting import eventually
 
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
-from orchestrator.containers.memory_engine import MemoryEngine
-from orchestrator.containers.memory_program import ProgramHandle
+from orchestrator.containers.memory.engine import MemoryEngine
+from orchestrator.containers.memory.program import ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 
 PYTHON_IMAGE = "plugin-orchestrator/python:3.11-bookworm"

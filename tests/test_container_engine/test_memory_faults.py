@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from orchestrator.containers.memory_engine import MemoryEngine
+from orchestrator.containers.memory.engine import MemoryEngine
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant
 from orchestrator.errors import EngineRefusedError, EngineUnreachableError
 

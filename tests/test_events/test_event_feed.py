@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from orchestrator.api.endless import EndlessResponse
 from orchestrator.api.event_feed import EventFeed, TooManyReadersError
 from orchestrator.api.event_subscription import Subscription
+from orchestrator.api.until_shutdown import EndlessResponse
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
 

@@ -9,7 +9,7 @@ from support.house import House, eventually
 from support.server_sent import following, take
 
 from orchestrator.api import event_subscription
-from orchestrator.api.endless import stopping
+from orchestrator.api.until_shutdown import stopping
 from orchestrator.lifecycle import PluginLifecycleState as State
 
 LIFE = [(None, "LOADED"), ("LOADED", "LOADED"), ("LOADED", "INITIALIZED")]

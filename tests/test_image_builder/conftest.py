@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.containers.memory_engine import MemoryEngine
-from orchestrator.containers.memory_program import until_terminated
+from orchestrator.containers.memory.engine import MemoryEngine
+from orchestrator.containers.memory.program import until_terminated
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.image_recipe import ImageRecipe
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from orchestrator.containers.memory_program import until_terminated
+from orchestrator.containers.memory.program import until_terminated
 from orchestrator.containers.spec import ContainerSpec
 from orchestrator.errors import BuildError, EngineUnreachableError, NotFoundError
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from support.house import House
 
-from orchestrator.containers.memory_program import ProgramHandle
+from orchestrator.containers.memory.program import ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 
 FAILURES = [

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager as Answered
 from typing import Any
 
-from orchestrator.sandbox.channel import RuntimeChannel, ToolResponse
+from orchestrator.runtime_client.client import RuntimeChannel, ToolResponse
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 KIB, MIB = 1024, 1024 * 1024

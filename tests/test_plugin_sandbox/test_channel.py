@@ -15,7 +15,7 @@ from test_plugin_sandbox.channel_calls import KIB, MIB, Run, call
 
 from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.errors import ChannelError
-from orchestrator.sandbox.channel import RuntimeChannel
+from orchestrator.runtime_client.client import RuntimeChannel
 
 
 @pytest.mark.parametrize("size", [1000, 100 * KIB, 5 * MIB])

@@ -15,7 +15,7 @@ from orchestrator.containers.docker_engine.gateways import sockets_cross
 from orchestrator.containers.endpoint import TcpEndpoint, lay_out_token
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import ChannelError
-from orchestrator.sandbox.channel import RuntimeChannel
+from orchestrator.runtime_client.client import RuntimeChannel
 
 Plugin = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 STATUS = b'{"phase": "ready"}'

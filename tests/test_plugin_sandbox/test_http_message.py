@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plugin_runtime.http_head import parse_request_head
 
-from orchestrator.sandbox.http_message import HttpAnswer, MalformedAnswerError, request_head, target
+from orchestrator.runtime_client.http_message import HttpAnswer, MalformedAnswerError, request_head, target
 
 READ = 256 * 1024
 """What an event loop hands over at once, at the most."""

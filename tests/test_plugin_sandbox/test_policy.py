@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.containers.spec import BindMount, ContainerSpec, Gateway
 from orchestrator.loader.manifest import Limits, Manifest
-from orchestrator.sandbox.policy import InstanceIdentity, container_spec, effective_limits
 from orchestrator.settings import Settings
+from orchestrator.supervisor.container_policy import InstanceIdentity, container_spec, effective_limits
 
 RUN_FOLDER = Path("/somewhere/run/abcd1234")
 MODELS = Path("/somewhere/models")

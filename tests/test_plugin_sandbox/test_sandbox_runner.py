@@ -12,8 +12,8 @@ from test_plugin_sandbox.sandbox_calls import CALL, MAX_RESULT, run, sandbox
 
 from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.call import Outcome, RunResult
-from orchestrator.sandbox.channel import RuntimeChannel
 from orchestrator.sandbox.sandbox_runner import Reader
 from orchestrator.sandbox.verdict import Verdict
 

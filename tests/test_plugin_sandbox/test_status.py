@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.sandbox.runtime_status import RunInContainer, RuntimeStatus
+from orchestrator.runtime_client.status import RunInContainer, RuntimeStatus
 
 FIELDS = [
     "phase", "reason_code", "reason", "traceback", "checks", "tools", "worker", "memory", "cpu_seconds",

@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from orchestrator.sandbox.while_wanted import CallerGoneError, while_wanted
+from orchestrator.sandbox.cancel_when import CallerGoneError, cancel_when
 
 
 async def test_it_is_broken_off_as_soon_as_nobody_wants_it() -> None:
     """With the sentence it was given, and its task goes on as one that nobody has cancelled."""
     gone = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_later(0.01, gone.set_result, None)
-    with pytest.raises(CallerGoneError, match="the caller left"), while_wanted(gone, "the caller left"):
+    with pytest.raises(CallerGoneError, match="the caller left"), cancel_when(gone, "the caller left"):
         await asyncio.sleep(5)
     task = asyncio.current_task()
     assert task is not None
@@ -22,14 +22,14 @@ async def test_what_nobody_wants_from_the_first_is_not_begun() -> None:
     """Not even up to where it first waits."""
     gone = asyncio.get_running_loop().create_future()
     gone.set_result(None)
-    with pytest.raises(CallerGoneError), while_wanted(gone, "the caller left"):
+    with pytest.raises(CallerGoneError), cancel_when(gone, "the caller left"):
         pytest.fail("it was begun")
 
 
 async def test_it_is_left_alone_once_it_has_ended() -> None:
     """Nobody breaks off what comes after it."""
     gone = asyncio.get_running_loop().create_future()
-    with while_wanted(gone, "the caller left"):
+    with cancel_when(gone, "the caller left"):
         await asyncio.sleep(0)
     gone.set_result(None)
     await asyncio.sleep(0.01)
@@ -40,7 +40,7 @@ async def test_another_s_cancellation_stays_one() -> None:
     gone = asyncio.get_running_loop().create_future()
 
     async def work() -> None:
-        with while_wanted(gone, "the caller left"):
+        with cancel_when(gone, "the caller left"):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(work())
@@ -59,6 +59,6 @@ async def test_its_own_error_comes_before_the_caller_s_leaving() -> None:
         gone.set_result(None)
         raise ValueError("its own")
 
-    with pytest.raises(ValueError, match="its own"), while_wanted(gone, "the caller left"):
+    with pytest.raises(ValueError, match="its own"), cancel_when(gone, "the caller left"):
         fail()
     await asyncio.sleep(0.01)

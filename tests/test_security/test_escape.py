@@ -61,7 +61,7 @@ def image(live: LiveOrchestrator) -> str:
 
 @pytest.fixture(scope="module")
 def neighbour(engine: docker.DockerClient, image: str) -> Iterator[dict[str, str]]:
-    """A container on the engine's bridge that takes connections on port 9000: its `IPAddress` there, and its `Gateway`."""
+    """A container on the engine's bridge that takes connections on port 9000: its `IPAddress`, and the `Gateway`."""
     code = "import socket\ns = socket.create_server(('', 9000))\nwhile True: s.accept()[0].close()"
     container = engine.containers.run(image, ["-c", code], entrypoint="python", detach=True, network_mode="bridge")
     try:

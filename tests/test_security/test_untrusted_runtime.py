@@ -17,10 +17,10 @@ from support.house import House
 
 from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.errors import ChannelError
-from orchestrator.sandbox import told
-from orchestrator.sandbox.channel import RuntimeChannel
-from orchestrator.sandbox.runtime_status import RuntimeStatus
-from orchestrator.sandbox.socket_connector import pinned
+from orchestrator.runtime_client import sanitize
+from orchestrator.runtime_client.client import RuntimeChannel
+from orchestrator.runtime_client.socket_connector import pinned
+from orchestrator.runtime_client.status import RuntimeStatus
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -48,7 +48,7 @@ async def test_a_schema_of_any_depth_is_answered(house: House, levels: int) -> N
     answer = await client.get("/v1/plugins/reader/tools")
     assert answer.status_code == 200
     (shown,) = answer.json()
-    assert (shown["input_schema"] == nested(levels)) is (levels == 20 and 2 * levels < told._DEEPEST)
+    assert (shown["input_schema"] == nested(levels)) is (levels == 20 and 2 * levels < sanitize._DEEPEST)
     assert (await client.get("/v1/plugins/reader/health")).status_code == 200
 
 
@@ -73,7 +73,7 @@ def test_a_status_of_any_shape_can_be_read_and_shown(content: dict[str, Any]) ->
 @given(st.lists(st.fixed_dictionaries({"name": ANY_JSON | st.text(), "input_schema": ANY_JSON, "uploads": ANY_JSON})))
 def test_only_a_name_that_can_stand_in_an_address_is_a_tools(items: list[dict[str, Any]]) -> None:
     """`../containers/x/kill` would lead elsewhere."""
-    for tool in told.tools(items):
+    for tool in sanitize.tools(items):
         assert set(tool) == {"name", "description", "input_schema", "streaming", "uploads"}
         assert not set(tool["name"]) & set("/\\?#%: \t\r\n\0") and tool["name"] not in (".", "..")
 
@@ -81,10 +81,10 @@ def test_only_a_name_that_can_stand_in_an_address_is_a_tools(items: list[dict[st
 def test_what_is_told_is_bounded() -> None:
     """In number, length and depth."""
     many = [{"name": f"t{n}", "description": "d" * 10_000, "input_schema": {"d": "x" * 300_000}} for n in range(1000)]
-    shown = told.tools(many)
-    assert len(shown) == told.MOST
-    assert len(json.dumps(shown)) < 2 * told.MOST * told.LONGEST_TEXT
-    assert len(told.checks([{"name": "n", "ok": True, "detail": "d" * 10_000}] * 1000)) == told.MOST
+    shown = sanitize.tools(many)
+    assert len(shown) == sanitize.MOST
+    assert len(json.dumps(shown)) < 2 * sanitize.MOST * sanitize.LONGEST_TEXT
+    assert len(sanitize.checks([{"name": "n", "ok": True, "detail": "d" * 10_000}] * 1000)) == sanitize.MOST
 
 
 @asynccontextmanager

@@ -190,7 +190,7 @@ async def test_a_run_id_is_used_once_also_where_the_first_run_ends_before_the_se
     assert (answer.status_code, answer.json()["error_type"]) == (409, "RunIdTaken")
     assert (await worker.health("worker"))["success_count"] == 1
     assert worker.app is not None
-    assert not worker.app.state.context.tool_runner.own_ids.used(RUN_ID)
+    assert not worker.app.state.context.tool_runner.idempotency_keys.used(RUN_ID)
 
 
 async def test_runs_are_listed_newest_first_page_by_page(worker: House) -> None:

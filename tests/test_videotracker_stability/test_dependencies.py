@@ -18,8 +18,8 @@ from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.lifecycle.reasons import final_state
 from orchestrator.loader.dependency_checker import DependencyCheck, DependencyChecker
 from orchestrator.loader.manifest import read_manifest
-from orchestrator.sandbox.policy import effective_limits
 from orchestrator.settings import Settings
+from orchestrator.supervisor.container_policy import effective_limits
 
 FOLDER = Path(__file__).parents[2] / "plugins" / "video_tracker"
 ONNX = b"\x08\x09\x12\x07pytorch" + bytes(range(32, 96))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.wording import format_size, gib, quoted
+from orchestrator.formatting import format_size, gib, quoted
 
 MIB = 1024**2
 

@@ -17,10 +17,10 @@ from orchestrator.containers.docker_engine.bounds import USUAL, Bounds
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
 from orchestrator.containers.docker_engine.client import Client, ClientPool, raise_for_status, url
 from orchestrator.containers.docker_engine.gateway_keeper import GatewayKeeper
-from orchestrator.containers.docker_engine.lanes import Lane
 from orchestrator.containers.docker_engine.log_frames import LogLines
 from orchestrator.containers.docker_engine.own_container import HostFolders, host_folders, own_container_id
 from orchestrator.containers.docker_engine.streams import Streams
+from orchestrator.containers.docker_engine.thread_pool import BoundedThreadPool
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint, token_file
 from orchestrator.containers.spec import (
     ContainerIsolation,
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class DockerEngine:
-    """Docker Engine. Every blocking call runs in a `Lane`, every stream in a thread of its own."""
+    """Docker Engine. Every blocking call runs in a `BoundedThreadPool`, every stream in a thread of its own."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class DockerEngine:
         self._pool = ClientPool(environment)
         self._streams = Streams(self._pool, limit=256)
         # Apart, so that a kill never waits behind stops in their grace, nor a question behind starts.
-        self._asking = Lane("ask", 4)
-        self._starting = Lane("start", 16)
-        self._stopping = Lane("stop", 32)
-        self._killing = Lane("kill", 8)
-        self._pulling = Lane("pull", 4)
+        self._asking = BoundedThreadPool("ask", 4)
+        self._starting = BoundedThreadPool("start", 16)
+        self._stopping = BoundedThreadPool("stop", 32)
+        self._killing = BoundedThreadPool("kill", 8)
+        self._pulling = BoundedThreadPool("pull", 4)
         self._told: EngineInfo | None = None
         self._gateways = GatewayKeeper(
             ask=lambda function: self._call(self._asking, function, self._bounds.ask),
@@ -294,5 +294,5 @@ class DockerEngine:
             return False
         return True
 
-    async def _call(self, lane: Lane, function: Callable[[Client], T], bound: float) -> T:
+    async def _call(self, lane: BoundedThreadPool, function: Callable[[Client], T], bound: float) -> T:
         return await lane.run(lambda: self._pool.call(function, bound=bound), bound=bound)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final, cast
 
-from orchestrator.sandbox.http_message import HttpAnswer
+from orchestrator.runtime_client.http_message import HttpAnswer
 
 _UNSENT: Final = 256 * 1024
 """Bytes of a request that wait to be taken by the plugin before the caller is asked for no more."""

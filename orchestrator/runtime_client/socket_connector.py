@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from orchestrator.sandbox.http_connection import HttpConnection
+from orchestrator.runtime_client.http_connection import HttpConnection
 
 _END_LOOKS: Final = 0.02
 """Seconds between looks whether a tool that was hung up on has ended."""

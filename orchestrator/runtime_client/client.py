@@ -11,13 +11,13 @@ from typing import Final, Literal
 
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint
 from orchestrator.errors import ChannelError
-from orchestrator.sandbox import told
-from orchestrator.sandbox.connections import Connections, Connector
-from orchestrator.sandbox.gateway_connector import GatewayConnector
-from orchestrator.sandbox.http_connection import HttpConnection
-from orchestrator.sandbox.http_message import request_head, target
-from orchestrator.sandbox.runtime_status import RuntimeStatus, mapping, parsed
-from orchestrator.sandbox.socket_connector import SocketConnector
+from orchestrator.runtime_client import sanitize
+from orchestrator.runtime_client.gateway_connector import GatewayConnector
+from orchestrator.runtime_client.http_connection import HttpConnection
+from orchestrator.runtime_client.http_message import request_head, target
+from orchestrator.runtime_client.pool import Connections, Connector
+from orchestrator.runtime_client.socket_connector import SocketConnector
+from orchestrator.runtime_client.status import RuntimeStatus, mapping, parsed
 
 _CONTROL_TIMEOUT: Final = 2.0
 """Seconds for a question on the control socket, which no tool can block."""
@@ -109,7 +109,9 @@ class RuntimeChannel:
         """The stacks of the worker's threads at this moment; empty where they cannot be had. Never raises."""
         try:
             async with asyncio.timeout(_DIAGNOSE_TIMEOUT), self._control.exchange(_DIAGNOSE) as connection:
-                return told.text(mapping(parsed(await _short(connection))).get("stacks"), told.LONGEST_TRACE) or ""
+                return (
+                    sanitize.text(mapping(parsed(await _short(connection))).get("stacks"), sanitize.LONGEST_TRACE) or ""
+                )
         except _FAILURES:
             return ""
 

@@ -18,7 +18,7 @@ from orchestrator.api.run_router import run_tool
 _PLUGIN: Final = re.compile(r"/v1/plugins/([^/]+)/(?:health|tools/([^/]+)/run)")
 
 
-class DirectRoutes:
+class HotRoutes:
     """ASGI middleware, the innermost: `app` answers all other routes. It stands outside the framework's handling of
     `HTTPException`, so these three routes answer and raise none.
     """

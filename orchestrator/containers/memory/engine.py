@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint
-from orchestrator.containers.memory_container import MemoryContainer
-from orchestrator.containers.memory_events import EventBoard
-from orchestrator.containers.memory_images import Build, ImageShelf
-from orchestrator.containers.memory_program import Program
+from orchestrator.containers.memory.container import MemoryContainer
+from orchestrator.containers.memory.events import EventBoard
+from orchestrator.containers.memory.images import Build, ImageShelf
+from orchestrator.containers.memory.program import Program
 from orchestrator.containers.spec import (
     ContainerIsolation,
     ContainerSpec,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.containers.memory_program import Program, ProgramHandle
+from orchestrator.containers.memory.program import Program, ProgramHandle
 from orchestrator.containers.spec import ContainerSpec, ContainerStatus
 
 _KILLED = 128 + signal.SIGKILL

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
-from orchestrator.sandbox.http_connection import HttpConnection
+from orchestrator.runtime_client.http_connection import HttpConnection
 
 _KEPT: Final = 15.0
 """Seconds that a connection without use stays open: in the container each has a thread."""

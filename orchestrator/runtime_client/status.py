@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from orchestrator.sandbox import told
+from orchestrator.runtime_client import sanitize
 
 _MEMORY: Final = ("usage_bytes", "peak_bytes", "limit_bytes")
 
@@ -54,12 +54,12 @@ class RuntimeStatus:
         worker, memory = mapping(content.worker), mapping(content.memory)
         tools_text = bytes(content.tools)
         return cls(
-            phase=told.text(content.phase) or "",
-            reason_code=told.text(content.reason_code),
-            reason=told.text(content.reason),
-            traceback=told.text(content.traceback, told.LONGEST_TRACE) or "",
-            checks=told.checks(content.checks),
-            tools=earlier.tools if earlier and earlier.tools_text == tools_text else told.tools(parsed(tools_text)),
+            phase=sanitize.text(content.phase) or "",
+            reason_code=sanitize.text(content.reason_code),
+            reason=sanitize.text(content.reason),
+            traceback=sanitize.text(content.traceback, sanitize.LONGEST_TRACE) or "",
+            checks=sanitize.checks(content.checks),
+            tools=earlier.tools if earlier and earlier.tools_text == tools_text else sanitize.tools(parsed(tools_text)),
             worker_exit_code=_integer(worker.get("exit_code")),
             worker_signal=_signal_name(worker.get("signal")),
             worker_stuck=worker.get("stuck") is True,
@@ -68,7 +68,7 @@ class RuntimeStatus:
             cpu_seconds=_number(content.cpu_seconds),
             ready_seconds=_number(content.ready_seconds),
             runs_begun=_integer(content.runs_begun) or 0,
-            runs=tuple(run for item in told.mappings(content.runs) if (run := _run(item)) is not None),
+            runs=tuple(run for item in sanitize.mappings(content.runs) if (run := _run(item)) is not None),
             tools_text=tools_text,
         )
 
@@ -109,7 +109,7 @@ def _number(value: Any) -> float | None:
 
 
 def _run(item: Mapping[str, Any]) -> RunInContainer | None:
-    run_id, tool = told.text(item.get("run_id")), told.text(item.get("tool"))
+    run_id, tool = sanitize.text(item.get("run_id")), sanitize.text(item.get("tool"))
     return None if run_id is None or tool is None else RunInContainer(run_id, tool, _number(item.get("seconds")) or 0.0)
 
 

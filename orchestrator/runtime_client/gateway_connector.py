@@ -9,7 +9,7 @@ from typing import Final
 from weakref import WeakKeyDictionary
 
 from orchestrator.containers.endpoint import TcpEndpoint
-from orchestrator.sandbox.http_connection import HttpConnection
+from orchestrator.runtime_client.http_connection import HttpConnection
 
 _LONGEST_HEAD: Final = 4096
 

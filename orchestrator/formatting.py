@@ -2,14 +2,14 @@
 
 from typing import Final
 
-LONGEST_NAME: Final = 80
+MAX_NAME_LENGTH: Final = 80
 """Characters that are told, and kept, of what a caller sent as a name: there need not be anything of that name."""
 _GIB: Final = 1024**3
 
 
 def quoted(text: str) -> str:
     """What a caller sent, in quotation marks and in short."""
-    return repr(text[:LONGEST_NAME])
+    return repr(text[:MAX_NAME_LENGTH])
 
 
 def format_size(size: int) -> str:

@@ -20,7 +20,7 @@ class _Job:
     future: "asyncio.Future[Any]"
 
 
-class Lane:
+class BoundedThreadPool:
     """At most `size` threads for one class of calls: calls stuck in a frozen engine hold up only their own kind.
 
     A caller waits no longer than its bound; the thread may stay stuck for as long as its socket's own time-out, and

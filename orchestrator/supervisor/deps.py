@@ -11,13 +11,13 @@ from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
-from orchestrator.sandbox.policy import LABEL_DEPLOYMENT
 from orchestrator.settings import Settings
+from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT
 from orchestrator.supervisor.gpu_keeper import GpuKeeper
 
 
 @dataclass(frozen=True)
-class Parts:
+class SupervisorDeps:
     """`deployment` names this state folder on the host: containers that carry it are ours, all others are not.
     `run_dir` is the deployment's own folder of sockets.
     """

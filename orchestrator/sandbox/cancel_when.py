@@ -10,7 +10,7 @@ class CallerGoneError(OrchestratorError):
     """Whoever wanted the answer is there no more, or does not take it."""
 
 
-class while_wanted:  # noqa: N801 - reads as what it is where it is used
+class cancel_when:  # noqa: N801 - reads as what it is where it is used
     """As soon as `gone` is done, what is inside is broken off with `CallerGoneError(sentence)`."""
 
     # A class, as `asyncio.timeout` is one, since each run enters some: a generator takes four times as long.

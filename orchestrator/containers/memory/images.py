@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from orchestrator.containers.memory_program import Program, until_terminated
+from orchestrator.containers.memory.program import Program, until_terminated
 from orchestrator.containers.spec import BUILD_TAIL, ImageStatus
 from orchestrator.errors import BuildError, NotFoundError
 

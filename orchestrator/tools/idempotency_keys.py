@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class OwnIds:
+class IdempotencyKeys:
     """Of requests that go on now. A run that was accepted before a request began is known to the lookup of runs; one
     that is accepted after it, and may have ended long before the request's body is here, to this.
     """

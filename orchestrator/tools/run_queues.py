@@ -4,7 +4,7 @@ import asyncio
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.registry import PluginRecord, PluginRegistry
-from orchestrator.sandbox.while_wanted import while_wanted
+from orchestrator.sandbox.cancel_when import cancel_when
 from orchestrator.tools.admission import Admission, AdmissionQueue
 from orchestrator.tools.live_run import LiveRun
 
@@ -15,7 +15,7 @@ class QueueFullError(OrchestratorError):
     """As many runs wait as may."""
 
 
-class Turns:
+class RunQueues:
     """Lets runs begin, each in its turn. The registry is told how many wait."""
 
     def __init__(self, registry: PluginRegistry) -> None:
@@ -62,7 +62,7 @@ class Turns:
     async def _wait(self, run: LiveRun, turn: asyncio.Future[None]) -> None:
         self._registry.count_queued(run.record.plugin, +1)
         try:
-            with while_wanted(run.gone, TOO_EARLY):
+            with cancel_when(run.gone, TOO_EARLY):
                 await turn
         finally:
             del self._waiting[run.run_id]

@@ -7,22 +7,22 @@ from pathlib import Path
 
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
-from orchestrator.sandbox.policy import EffectiveLimits
-from orchestrator.supervisor.parts import Parts
+from orchestrator.supervisor.container_policy import EffectiveLimits
+from orchestrator.supervisor.deps import SupervisorDeps
 
 
-def content_of(parts: Parts, manifest: Manifest, limits: EffectiveLimits, folder: Path) -> str:
+def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimits, folder: Path) -> str:
     """SHA-256 over manifest, limits, code, base image sources, and which model files there are. Reads files.
 
     Raises `BuildError`, `OSError`.
     """
-    models = parts.checker.models_folder(manifest, folder)
+    models = deps.checker.models_folder(manifest, folder)
     facts = {
         "manifest": manifest.model_dump(mode="json"),
         "limits": asdict(limits),
-        "image": parts.builder.fingerprint(ImageRecipe.of(manifest, folder)),
+        "image": deps.builder.fingerprint(ImageRecipe.of(manifest, folder)),
         "models": {name: _stamp(models / relative) for name, relative in manifest.models.items()},
-        "max_result": int(parts.settings.max_result),
+        "max_result": int(deps.settings.max_result),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
