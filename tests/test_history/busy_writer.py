@@ -1,8 +1,7 @@
-"""Begins a process that writes history as fast as it can, kills it, and looks whether all that it was told is kept is
-there; round after round, on one file.
+"""Starts a process that writes history as fast as it can, kills it, and checks that all acknowledged writes are stored;
+round after round, on one file.
 
-Run as a program with a folder and a number of rounds; prints a line of JSON with what it saw. It has one thread and no
-open database whenever it forks.
+Run as a program with a folder and a number of rounds; prints its counts as a line of JSON.
 """
 
 import asyncio
@@ -23,13 +22,13 @@ _CALLERS = 6
 
 
 def write_until_killed(folder: Path, acknowledge: int) -> None:
-    """Tells over the pipe `acknowledge` what is kept: runs by their id, events by their number."""
+    """Reports acknowledged writes over the pipe `acknowledge`: runs by their id, events by their number."""
 
     async def work() -> None:
         store = store_in(folder)
         restored = await store.restore()
         check_restored(folder, restored)
-        os.write(acknowledge, b"begun\n")
+        os.write(acknowledge, b"ready\n")
         last_event = restored.last_event_id
 
         async def caller(number: int) -> None:
@@ -61,7 +60,7 @@ def check_restored(folder: Path, restored: object) -> None:
 
 
 def _sums(folder: Path) -> tuple[dict[str, tuple[int, int]], int]:
-    """Per plugin, what the rows of the runs say; and the last event."""
+    """Successes and errors of each plugin by the rows of its runs, and the last event's id."""
     with closing(sqlite3.connect(folder / "history.sqlite3", timeout=10)) as connection:
         runs = connection.execute(
             "SELECT plugin, sum(outcome = 'ok' AND state = 'finished'), sum(outcome = 'plugin_failed' AND "
@@ -71,9 +70,10 @@ def _sums(folder: Path) -> tuple[dict[str, tuple[int, int]], int]:
     return {plugin: (ok or 0, failed or 0) for plugin, ok, failed in runs}, last
 
 
-def round_of(folder: Path, told: set[str]) -> None:
-    """One life of the writer; adds what it was told to `told`."""
+def run_writer(folder: Path, acknowledged: set[str]) -> None:
+    """Run a writer until it is killed; adds its acknowledged writes to `acknowledged`."""
     reading, writing = os.pipe()
+    # This process has one thread and no open database whenever it forks.
     child = os.fork()
     if child == 0:
         os.close(reading)
@@ -84,24 +84,24 @@ def round_of(folder: Path, told: set[str]) -> None:
         finally:
             os._exit(1)
     os.close(writing)
-    heard = os.read(reading, 6)
-    assert heard == b"begun\n", "the writer failed by itself"
+    received = os.read(reading, 6)
+    assert received == b"ready\n", "the writer failed by itself"
     kill(child, random.uniform(0, 0.2))
     while chunk := os.read(reading, 1 << 20):
-        heard += chunk
+        received += chunk
     os.close(reading)
-    told.update(heard.decode().splitlines()[1:])
+    acknowledged.update(received.decode().splitlines()[1:])
 
 
 def kill(child: int, after: float) -> None:
-    """Seconds."""
+    """`after`: seconds."""
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
 def restart(folder: Path, *, after: float | None) -> None:
-    """A life that only takes in what the one before left; it is killed where `after` seconds are given."""
+    """A start that only replays what the killed writer left; killed after `after` seconds, if given."""
     child = os.fork()
     if child == 0:
         try:
@@ -126,25 +126,25 @@ async def _only_start(folder: Path, *, wait: bool) -> None:
 
 
 def main(folder: Path, rounds: int) -> None:
-    told: set[str] = set()
+    acknowledged: set[str] = set()
     for number in range(rounds):
-        round_of(folder, told)
+        run_writer(folder, acknowledged)
         if number % 3 == 0:
             restart(folder, after=random.uniform(0, 0.05))
         if number % 3 == 1 and number < rounds - 1:
-            continue  # the next writer takes it in
+            continue  # the next writer replays its journal
         restart(folder, after=None)
         assert [path.name for path in folder.iterdir()] == ["history.sqlite3"]
         with closing(sqlite3.connect(folder / "history.sqlite3", timeout=10)) as connection:
-            kept = {row[0] for row in connection.execute("SELECT run_id FROM runs WHERE state = 'finished'")}
-            kept |= {f"event {row[0]}" for row in connection.execute("SELECT id FROM events")}
+            stored = {row[0] for row in connection.execute("SELECT run_id FROM runs WHERE state = 'finished'")}
+            stored |= {f"event {row[0]}" for row in connection.execute("SELECT id FROM events")}
             counted = {row[0]: (row[1], row[2]) for row in connection.execute("SELECT * FROM counters")}
             [(integrity,)] = connection.execute("PRAGMA integrity_check").fetchall()
-        lost = told - kept
-        assert not lost, f"{len(lost)} of {len(told)} lost"
+        lost = acknowledged - stored
+        assert not lost, f"{len(lost)} of {len(acknowledged)} lost"
         assert counted == _sums(folder)[0]
         assert integrity == "ok"
-    json.dump({"rounds": rounds, "acknowledged": len(told), "lost": 0}, sys.stdout)
+    json.dump({"rounds": rounds, "acknowledged": len(acknowledged), "lost": 0}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A store on a fresh folder."""
+"""An open store on a fresh folder."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from orchestrator.registry.history import HistoryStore
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[HistoryStore]:
-    """Open, in `tmp_path`."""
+    """In `tmp_path`."""
     store = store_in(tmp_path)
     await store.restore()
     yield store

@@ -1,7 +1,7 @@
-"""What it costs a run that its start and its end are kept: processor time on the event loop, which everyone shares, and
-in the history's own thread, which competes for the same interpreter; and how long the run's caller waits.
+"""What storing a run's start and end costs: processor time on the event loop, which all calls share, and in the
+history's own thread, which competes for the same interpreter; and how long the run's caller waits.
 
-Run as a program, with a folder on the disk in question; prints a table. No test: a busy machine shows its noise here.
+Run as a program, with a folder on the disk in question; prints a table. Not a test: the figures depend on the machine.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ _RUNS = 10_000
 
 
 def _own_thread() -> int:
-    """The clock of the history's thread."""
+    """The CPU clock of the history's thread."""
     [ident] = [thread.ident for thread in threading.enumerate() if thread.name == "history"]
     assert ident is not None
     return time.pthread_getcpuclockid(ident)
 
 
-async def measured(folder: Path, callers: int, *, kept: bool) -> str:
+async def measured(folder: Path, callers: int, *, store_runs: bool) -> str:
     store = store_in(folder)
     await store.restore()
     ends = [finished(accepted()) for _ in range(_RUNS)]
@@ -33,11 +33,11 @@ async def measured(folder: Path, callers: int, *, kept: bool) -> str:
 
     async def caller() -> None:
         for start, end in runs:
-            begun = time.perf_counter()
-            if kept:
+            started = time.perf_counter()
+            if store_runs:
                 store.run_started(start)
                 assert await store.run_finished(end, success=True)
-            waits.append((time.perf_counter() - begun) * 1e6)
+            waits.append((time.perf_counter() - started) * 1e6)
             await asyncio.sleep(0)
 
     clock = _own_thread()
@@ -54,9 +54,11 @@ async def measured(folder: Path, callers: int, *, kept: bool) -> str:
 
 async def main(parent: str | None) -> None:
     for callers in (1, 16):
-        for name, kept in (("a turn of the loop", False), ("a run kept", True)):
+        for name, store_runs in (("loop iteration", False), ("stored run", True)):
             with tempfile.TemporaryDirectory(dir=parent) as folder:
-                sys.stdout.write(f"{callers:2} callers  {name:19} {await measured(Path(folder), callers, kept=kept)}\n")
+                sys.stdout.write(
+                    f"{callers:2} callers  {name:19} {await measured(Path(folder), callers, store_runs=store_runs)}\n"
+                )
 
 
 if __name__ == "__main__":

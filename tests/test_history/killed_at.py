@@ -1,6 +1,6 @@
-"""A history that kills its own process at a given step, so that the next one finds exactly that.
+"""A history that kills its own process at a given step, so that the next start finds exactly that state.
 
-Run as a program with the name of a step and a folder. Prints the id of each run that it was told is kept.
+Run as a program with the name of a step and a folder. Prints the id of each acknowledged run.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import Any
 
 from test_history.samples import failed_event, finished, store_in
 
+from orchestrator.registry.history.database import HistoryDatabase
 from orchestrator.registry.history.journal import Journal
-from orchestrator.registry.history.ledger import Ledger
 
 RUNS = 20
 
@@ -24,12 +24,12 @@ def die(*_: object) -> Any:
 
 
 def before(owner: type, name: str) -> Callable[[], None]:
-    """The step is not taken."""
+    """Die instead of the step."""
     return lambda: setattr(owner, name, die)
 
 
 def after(owner: type, name: str) -> Callable[[], None]:
-    """The step is taken, and nothing else."""
+    """Die right after the step."""
     real = getattr(owner, name)
 
     def step(*values: object) -> None:
@@ -40,21 +40,21 @@ def after(owner: type, name: str) -> Callable[[], None]:
 
 
 def half_a_line() -> None:
-    """The next line is cut off in its middle."""
+    """The next line is cut off in the middle."""
     real = os.pwrite
-    os.pwrite = lambda descriptor, line, place: die(real(descriptor, line[: len(line) // 2], place))
+    os.pwrite = lambda descriptor, line, offset: die(real(descriptor, line[: len(line) // 2], offset))
 
 
 AT_THE_START = {
-    "before a leftover is committed": before(Ledger, "commit"),
-    "after a leftover was committed": after(Ledger, "commit"),
-    "after a leftover was deleted": after(Journal, "discard"),
-    "before what is left is forgotten": before(Ledger, "keep_journals"),
+    "before an orphaned journal is committed": before(HistoryDatabase, "commit"),
+    "after an orphaned journal was committed": after(HistoryDatabase, "commit"),
+    "after an orphaned journal was deleted": after(Journal, "delete_orphan"),
+    "before the positions of deleted journals are forgotten": before(HistoryDatabase, "forget_journals_except"),
 }
 WHILE_IT_WRITES = {
-    "before a commit": before(Ledger, "commit"),
-    "after a commit": after(Ledger, "commit"),
-    "after the journal was given up": after(Journal, "give_up"),
+    "before a commit": before(HistoryDatabase, "commit"),
+    "after a commit": after(HistoryDatabase, "commit"),
+    "after the committed journal was deleted": after(Journal, "delete_committed"),
     "in the middle of a line": half_a_line,
 }
 

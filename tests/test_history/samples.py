@@ -1,4 +1,4 @@
-"""What the tests write, and how they look at the file without the store."""
+"""Sample records for the tests, and reading the file without the store."""
 
 import asyncio
 import sqlite3
@@ -28,7 +28,7 @@ def accepted(plugin: str = "reader", **facts: Any) -> RunRecord:
 
 
 def finished(run: RunRecord | None = None, **facts: Any) -> RunRecord:
-    """A run to its end: 20 ms of execution by generation 2."""
+    """A finished run: 20 ms of execution by generation 2."""
     known = {
         "generation": 2,
         "started_at": START + timedelta(seconds=1),
@@ -60,13 +60,13 @@ def failed_event(number: int, plugin: str = "reader", generation: int = 1) -> Li
 
 
 def rows(folder: Path, query: str) -> list[Any]:
-    """What is in the file, asked without the store."""
+    """Query the file without the store."""
     with closing(sqlite3.connect(folder / "history.sqlite3", timeout=5)) as connection:
         return connection.execute(query).fetchall()
 
 
-async def until(condition: Callable[[], object], patience: float = 15.0) -> None:
-    end = time.monotonic() + patience
+async def until(condition: Callable[[], object], timeout: float = 15.0) -> None:
+    end = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
+        assert time.monotonic() < end, "the condition did not hold in time"
         await asyncio.sleep(0.02)

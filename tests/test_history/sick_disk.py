@@ -1,7 +1,7 @@
-"""A history on a disk that is not well, each case in a process of its own: what it takes to make a disk sick (a limit
-on file sizes, a foreign user, a mount) would harm other tests.
+"""A history on a failing disk, each case in a process of its own: what makes a disk fail (a limit on file sizes, a
+foreign user, a mount) would harm other tests.
 
-Run as a program with the name of a case and a folder. Prints a line of JSON: what the store said while it was sick.
+Run as a program with the name of a case and a folder. Prints, as JSON, the store's problem while the disk failed.
 """
 
 import asyncio
@@ -22,24 +22,25 @@ NOBODY = 65534
 
 
 async def file_size_limit(folder: Path) -> str:
-    """The kernel refuses to let files grow."""
+    """The kernel lets no file grow."""
 
-    async def sicken(store: HistoryStore) -> None:
+    async def break_disk(store: HistoryStore) -> None:
         largest = max(path.stat().st_size for path in folder.iterdir())
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
 
-    async def cure() -> None:
+    async def repair_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    return await through(folder, sicken, cure, taken=range(21, 22))  # the journal is a small file, and goes on
+    # The journal is a small file and may still grow.
+    return await fail_and_recover(folder, break_disk, repair_disk, journalled=range(21, 22))
 
 
 async def full_disk(folder: Path) -> str:
-    """A file system of one megabyte, filled by something else."""
+    """A file system of one megabyte, filled by another file."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
     ballast = folder / "ballast"
 
-    async def sicken(store: HistoryStore) -> None:
+    async def break_disk(store: HistoryStore) -> None:
         with ballast.open("wb", buffering=0) as file:
             try:
                 while file.write(b"x" * 4096):
@@ -47,14 +48,15 @@ async def full_disk(folder: Path) -> str:
             except OSError:
                 pass
 
-    async def cure() -> None:
+    async def repair_disk() -> None:
         ballast.unlink()
 
-    return await through(folder, sicken, cure, taken=range(12))  # as many as fit into the journal's last page
+    # As many as fit into the journal's last page.
+    return await fail_and_recover(folder, break_disk, repair_disk, journalled=range(12))
 
 
 async def read_only_folder(folder: Path) -> str:
-    """Neither the folder nor the files in it may be written, from the beginning."""
+    """Neither the folder nor its files are writable, from the start on."""
     if os.geteuid() == 0:
         await warm_up(folder / "warm")
         os.chown(folder, NOBODY, NOBODY)
@@ -63,60 +65,60 @@ async def read_only_folder(folder: Path) -> str:
     store = store_in(folder)
     restored = await store.restore()
     assert not restored.complete
-    sentence = await sick_runs(store, range(1))
+    sentence = await runs_while_broken(store, range(1))
     folder.chmod(0o755)
-    await well_again(store, folder, 21)
+    await runs_after_repair(store, folder, 21)
     return sentence
 
 
 async def warm_up(folder: Path) -> None:
-    """Import what is imported late, while this user may still read it."""
+    """Trigger late imports while this user may still read the modules."""
     store = store_in(folder)
     await store.restore()
     await store.runs()
     await store.close()
 
 
-async def through(
+async def fail_and_recover(
     folder: Path,
-    sicken: Callable[[HistoryStore], Awaitable[None]],
-    cure: Callable[[], Awaitable[None]],
+    break_disk: Callable[[HistoryStore], Awaitable[None]],
+    repair_disk: Callable[[], Awaitable[None]],
     *,
-    taken: range,
+    journalled: range,
 ) -> str:
-    """From well over sick to well; meanwhile the journal takes so many of twenty-one runs."""
+    """Break the disk and repair it; `journalled`: how many of the 21 runs in between are stored."""
     store = store_in(folder)
     assert (await store.restore()).complete
     assert await store.run_finished(finished(), success=True)
     await store.flush()
-    await sicken(store)
-    sentence = await sick_runs(store, taken)
-    await cure()
-    await well_again(store, folder, 22)
+    await break_disk(store)
+    sentence = await runs_while_broken(store, journalled)
+    await repair_disk()
+    await runs_after_repair(store, folder, 22)
     return sentence
 
 
-async def sick_runs(store: HistoryStore, taken: range) -> str:
-    """Twenty-one runs go on: told whether they are kept, none of them waiting for long."""
+async def runs_while_broken(store: HistoryStore, journalled: range) -> str:
+    """21 runs are acknowledged, as stored or not, and none waits for long."""
     number = 0
-    while store.problem is None:  # what space there is in the files may be used up first
+    while store.problem is None:  # the space left in the files is used up first
         number += 1
         await store.run_finished(finished(outcome="x" * 100_000), success=None)
         await store.flush()
     sentence = store.problem
-    begun = time.monotonic()
-    kept = [await store.run_finished(finished(), success=True) for _ in range(21)]
-    assert sum(kept) in taken, kept
+    started = time.monotonic()
+    stored = [await store.run_finished(finished(), success=True) for _ in range(21)]
+    assert sum(stored) in journalled, stored
     store.event(event(1))
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - started < 1
     await asyncio.sleep(1.5)
     assert store.problem == sentence, store.problem
     await store.runs()
     return sentence
 
 
-async def well_again(store: HistoryStore, folder: Path, runs: int) -> None:
-    """By itself, and what had been in memory is written."""
+async def runs_after_repair(store: HistoryStore, folder: Path, runs: int) -> None:
+    """The store recovers by itself, and writes what it held in memory."""
     await until(lambda: store.problem is None)
     assert await store.run_finished(finished(), success=True)
     await store.close()

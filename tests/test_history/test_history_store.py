@@ -1,4 +1,4 @@
-"""HistoryStore on a disk that is well: what is written is read back, in order, over restarts."""
+"""HistoryStore on a working disk: what is written is read back, in order, also after restarts."""
 
 import asyncio
 import dataclasses
@@ -16,8 +16,8 @@ from orchestrator.registry.history import Counters, HistoryStore, RunState
 from orchestrator.registry.history.journal import Journal
 
 
-async def test_a_run_is_kept_from_its_acceptance_to_its_end(store: HistoryStore) -> None:
-    """Each step takes the place of the one before; times come back to the microsecond."""
+async def test_a_run_is_stored_from_its_acceptance_to_its_end(store: HistoryStore) -> None:
+    """Each step replaces the one before; times come back to the microsecond."""
     run = accepted()
     assert await store.run_accepted(run)
     waiting = await store.run(run.run_id)
@@ -31,7 +31,7 @@ async def test_a_run_is_kept_from_its_acceptance_to_its_end(store: HistoryStore)
 
 
 async def test_runs_are_read_newest_first_page_by_page(store: HistoryStore) -> None:
-    """By plugin or all; the order is the one of the ids, whatever the clock said."""
+    """By plugin or all; ordered by id, not by the clock."""
     backwards = [finished(accepted("a" if n % 2 else "b")) for n in range(10)]
     for number, run in enumerate(backwards):
         store.run_finished(replace(run, accepted_at=START - timedelta(days=number)), success=True)
@@ -45,8 +45,8 @@ async def test_runs_are_read_newest_first_page_by_page(store: HistoryStore) -> N
     assert len(await store.runs(since=START - timedelta(days=3))) == 4
 
 
-async def test_the_registrys_events_are_kept_as_they_are(store: HistoryStore) -> None:
-    """The store takes them from the registry's listener, in their order, under their ids."""
+async def test_the_registrys_events_are_stored_unchanged(store: HistoryStore) -> None:
+    """In their order, under their ids."""
     events = [event(1), event(2, "other"), failed_event(3)]
     for each in events:
         store.event(each)
@@ -56,7 +56,7 @@ async def test_the_registrys_events_are_kept_as_they_are(store: HistoryStore) ->
     assert await store.latest_events(2) == events[1:]
 
 
-async def test_a_post_mortem_joins_the_event_of_the_end(store: HistoryStore) -> None:
+async def test_a_post_mortem_is_stored_with_the_event_of_the_end(store: HistoryStore) -> None:
     report = PostMortem(START, exit_code=139, signal="SIGSEGV", peak_memory_bytes=5, log_tail="line\n" * 100)
     store.event(event(1, generation=3))
     store.event(failed_event(2, generation=3))
@@ -66,9 +66,9 @@ async def test_a_post_mortem_joins_the_event_of_the_end(store: HistoryStore) -> 
     assert await store.post_mortem_of("reader", 2) is None
 
 
-async def test_a_start_finds_what_the_time_before_left(tmp_path: Path) -> None:
-    """Counters, the last event's id, the last generation; synchronous runs in flight are interrupted, asynchronous ones
-    handed over.
+async def test_a_start_restores_what_the_process_before_left(tmp_path: Path) -> None:
+    """Counters, the last event's id, the highest generation; synchronous runs in flight are recorded as interrupted,
+    asynchronous ones returned.
     """
     before = store_in(tmp_path)
     empty = await before.restore()
@@ -98,17 +98,17 @@ async def test_a_start_finds_what_the_time_before_left(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT count(*) FROM runs WHERE state = 'in-flight'") == [(0,)]
 
 
-async def test_the_file_is_for_its_owner_alone(store: HistoryStore, tmp_path: Path) -> None:
-    """The log and the journal beside it too."""
+async def test_only_its_owner_can_read_the_file(store: HistoryStore, tmp_path: Path) -> None:
+    """Nor the log and the journal beside it."""
     await store.run_finished(finished(), success=True)
     modes = {path.suffix: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys((".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".journal"), 0o600)
 
 
-async def test_what_is_awaited_is_on_file_with_all_that_came_before(
+async def test_an_awaited_write_is_in_the_database_with_all_earlier_ones(
     store: HistoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waited for the events, and yet they are there: without the journal it is the file that is waited for."""
+    """Also those that were not awaited. Without a journal the acknowledgement waits for the database."""
     monkeypatch.setattr(Journal, "append", lambda *_: False)
     for number in range(1, 300):
         store.event(event(number))
@@ -116,12 +116,12 @@ async def test_what_is_awaited_is_on_file_with_all_that_came_before(
     assert rows(tmp_path, "SELECT count(*), max(id) FROM events") == [(299, 299)]
 
 
-async def test_runs_of_many_callers_at_once_are_all_kept(store: HistoryStore, tmp_path: Path) -> None:
-    """They are committed in groups, and the counters are the sums of the rows."""
+async def test_concurrent_runs_of_many_callers_are_all_stored(store: HistoryStore, tmp_path: Path) -> None:
+    """They are committed in batches, and the counters are the sums of the rows."""
 
     async def caller(number: int) -> None:
-        for turn in range(25):
-            assert await store.run_finished(finished(accepted(f"p{number % 3}")), success=turn % 5 != 0)
+        for index in range(25):
+            assert await store.run_finished(finished(accepted(f"p{number % 3}")), success=index % 5 != 0)
 
     await asyncio.gather(*map(caller, range(16)))
     assert await store.flush()
@@ -129,8 +129,8 @@ async def test_runs_of_many_callers_at_once_are_all_kept(store: HistoryStore, tm
     assert rows(tmp_path, "SELECT sum(success), sum(error), sum(total_ms) FROM counters") == [(320, 80, 8000.0)]
 
 
-async def test_threads_write_side_by_side(store: HistoryStore, tmp_path: Path) -> None:
-    """Events come on the thread that changed the registry."""
+async def test_threads_write_concurrently(store: HistoryStore, tmp_path: Path) -> None:
+    """Events are written on the thread that changed the registry."""
 
     def write(plugin: str) -> None:
         for _ in range(500):
@@ -145,7 +145,7 @@ async def test_threads_write_side_by_side(store: HistoryStore, tmp_path: Path) -
 
 
 async def test_readers_and_the_writer_do_not_wait_for_each_other(store: HistoryStore) -> None:
-    """Pages are asked for while hundreds of runs are written."""
+    """Pages are read while hundreds of runs are written."""
 
     async def write() -> None:
         for _ in range(300):
@@ -159,7 +159,7 @@ async def test_readers_and_the_writer_do_not_wait_for_each_other(store: HistoryS
 
 
 async def test_an_event_whose_id_is_taken_gets_the_next(store: HistoryStore) -> None:
-    """As when a registry could not be told where to go on: nothing is overwritten, the order stays."""
+    """As after a start that could not read the last id: nothing is overwritten, the order stays."""
     for number in (5, 1, 2, 9):
         store.event(event(number, reason=f"as {number}"))
     await store.flush()
@@ -168,18 +168,18 @@ async def test_an_event_whose_id_is_taken_gets_the_next(store: HistoryStore) -> 
     ]  # fmt: skip
 
 
-async def test_text_that_is_no_text_is_kept_as_far_as_it_is(store: HistoryStore) -> None:
-    """Names from a plugin's output may hold bytes that were no UTF-8."""
+async def test_bytes_that_are_not_utf8_become_question_marks(store: HistoryStore) -> None:
+    """A plugin's output may hold such bytes, in names too."""
     store.event(failed_event(1, plugin="r\udcffder"))
     report = PostMortem(START, log_tail="caf\udce9")
     assert await store.post_mortem("r\udcffder", 1, report)
-    [kept] = await store.events()
-    assert kept.plugin == "r?der"
+    [stored] = await store.events()
+    assert stored.plugin == "r?der"
     assert await store.post_mortem_of("r?der") == dataclasses.replace(report, log_tail="caf?")
 
 
-async def test_what_sqlite_cannot_take_is_lost_alone(store: HistoryStore, tmp_path: Path) -> None:
-    """Its neighbours in the group are in the file; it is counted."""
+async def test_a_write_that_sqlite_rejects_is_lost_alone(store: HistoryStore, tmp_path: Path) -> None:
+    """The rest of its batch is stored; the loss is counted."""
     for size in (1, 2, 3, 2**70, 5, 6, 7):
         store.run_finished(finished(request_bytes=size), success=True)
     assert await store.flush()
@@ -187,7 +187,7 @@ async def test_what_sqlite_cannot_take_is_lost_alone(store: HistoryStore, tmp_pa
     assert rows(tmp_path, "SELECT success FROM counters") == [(6,)]
 
 
-async def test_after_the_end_nothing_is_kept_and_nobody_fails(tmp_path: Path) -> None:
+async def test_after_close_nothing_is_stored_and_nothing_raises(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     await store.restore()
     await store.close()
@@ -196,8 +196,8 @@ async def test_after_the_end_nothing_is_kept_and_nobody_fails(tmp_path: Path) ->
     assert await store.runs() == []
 
 
-async def test_the_store_listens_to_the_registry(store: HistoryStore) -> None:
-    """Its own method is the listener."""
+async def test_the_store_can_subscribe_to_the_registry(store: HistoryStore) -> None:
+    """Its method is the listener."""
     registry = PluginRegistry()
     registry.subscribe(store.event)
     registry.register(PluginRecord("reader", "1", "", PluginLifecycleState.LOADED, START))

@@ -1,4 +1,4 @@
-"""History on a disk that is not well: runs go on, the health API has a sentence to say, and it gets well by itself."""
+"""History on a failing disk: runs continue, `problem` says what is wrong, and the store recovers by itself."""
 
 import asyncio
 import json
@@ -18,14 +18,16 @@ from test_history import sick_disk
 from test_history.samples import accepted, event, failed_event, finished, rows, store_in, until
 
 from orchestrator.registry import PostMortem
-from orchestrator.registry.history import HistoryStore, problems, receipts
+from orchestrator.registry.history import HistoryStore
+from orchestrator.registry.history.errors import DISK_SILENT
+from orchestrator.registry.history.write_queue import ACK_TIMEOUT
 
 _MOUNTS = subprocess.run(["unshare", "--mount", "--map-root-user", "true"], capture_output=True, check=False)
 
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every user can reach."""
+    """A folder that every user can enter."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     yield folder
@@ -33,7 +35,7 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def sentence_of(case: str, folder: Path, *before: str) -> str:
+def problem_on(case: str, folder: Path, *before: str) -> str:
     tests = Path(sick_disk.__file__).parents[1]
     program = subprocess.run(
         [*before, sys.executable, sick_disk.__file__, case, folder],
@@ -48,40 +50,40 @@ def sentence_of(case: str, folder: Path, *before: str) -> str:
 
 
 @pytest.mark.slow
-def test_files_that_may_not_grow(tmp_path: Path) -> None:
-    """A limit of the kernel (RLIMIT_FSIZE), met in the middle of writing."""
-    sentence = sentence_of("file_size_limit", tmp_path)
-    assert "The disk refused to take history.sqlite3 in the state folder (ORCHESTRATOR_STATE_DIR)" in sentence
+def test_a_limit_on_file_size(tmp_path: Path) -> None:
+    """Of the kernel (RLIMIT_FSIZE), reached while writing."""
+    sentence = problem_on("file_size_limit", tmp_path)
+    assert "The disk refused to write history.sqlite3 in the state folder (ORCHESTRATOR_STATE_DIR)" in sentence
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(_MOUNTS.returncode != 0, reason="this user may not mount a small file system; see the limit above")
 def test_a_full_disk(tmp_path: Path) -> None:
-    sentence = sentence_of("full_disk", tmp_path, "unshare", "--mount", "--map-root-user")
+    sentence = problem_on("full_disk", tmp_path, "unshare", "--mount", "--map-root-user")
     assert sentence == (
         "History is not being written. The disk of history.sqlite3 in the state folder (ORCHESTRATOR_STATE_DIR) is "
-        "full. Make room on it. Runs go on meanwhile, and writing is tried again by itself."
+        "full. Free space on it. Runs continue meanwhile, and writing is retried automatically."
     )
 
 
 @pytest.mark.slow
-def test_a_folder_that_may_not_be_written(open_folder: Path) -> None:
-    """From the beginning: the start goes on without history, and history begins when it can."""
-    assert "Permission denied" in sentence_of("read_only_folder", open_folder)
+def test_a_read_only_folder(open_folder: Path) -> None:
+    """From the start on: the orchestrator starts without history, and history begins once the folder is writable."""
+    assert "Permission denied" in problem_on("read_only_folder", open_folder)
 
 
-async def test_a_file_that_another_program_holds_locked(store: HistoryStore, tmp_path: Path) -> None:
-    """As an operator's shell may, for a while."""
+async def test_a_file_that_another_program_locks(store: HistoryStore, tmp_path: Path) -> None:
+    """As an operator's SQLite shell may, for a while."""
     with closing(sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        begun = time.monotonic()
+        started = time.monotonic()
         assert await store.run_finished(finished(), success=True), "the journal has it"
-        assert time.monotonic() - begun < receipts.PATIENCE / 2
+        assert time.monotonic() - started < ACK_TIMEOUT / 2
         await until(lambda: store.problem)
         assert store.problem is not None
         assert await store.runs() == []
-        assert time.monotonic() - begun < receipts.PATIENCE + 0.5
-        assert "Another program holds" in store.problem
+        assert time.monotonic() - started < ACK_TIMEOUT + 0.5
+        assert "Another program has locked" in store.problem
         other.execute("ROLLBACK")
     await until(lambda: store.problem is None)
     assert await store.flush()
@@ -89,8 +91,8 @@ async def test_a_file_that_another_program_holds_locked(store: HistoryStore, tmp
 
 
 async def test_a_start_while_the_file_is_locked(tmp_path: Path) -> None:
-    """The counters begin at nothing, and are added to the old ones once the file can be had; runs of the time before
-    are interrupted then, runs of this time are not.
+    """The counters start at zero, and are added to the old ones once the file opens; then runs of earlier processes are
+    recorded as interrupted, runs of this one are not.
     """
     before = store_in(tmp_path)
     await before.restore()
@@ -114,8 +116,8 @@ async def test_a_start_while_the_file_is_locked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("history.sqlite3", "history.sqlite3-wal", "history.sqlite3-shm"),
                                    ("history.sqlite3",), ("history.sqlite3-wal",)])  # fmt: skip
-async def test_a_file_that_is_deleted_under_it(store: HistoryStore, tmp_path: Path, names: tuple[str, ...]) -> None:
-    """A new one is begun with the next write; the counters go on."""
+async def test_a_file_that_is_deleted_while_open(store: HistoryStore, tmp_path: Path, names: tuple[str, ...]) -> None:
+    """The next write starts a new one; the counters continue."""
     assert await store.run_finished(finished(), success=True)
     for name in names:
         (tmp_path / name).unlink()
@@ -127,7 +129,7 @@ async def test_a_file_that_is_deleted_under_it(store: HistoryStore, tmp_path: Pa
     assert store.problem is None
 
 
-async def test_the_whole_folder_is_deleted_under_it(tmp_path: Path) -> None:
+async def test_the_folder_is_deleted_while_open(tmp_path: Path) -> None:
     store = store_in(tmp_path / "state")
     await store.restore()
     assert await store.run_finished(finished(), success=True)
@@ -140,7 +142,7 @@ async def test_the_whole_folder_is_deleted_under_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"this is no database" * 1000, b"SQLite format 3\0" + b"\xff" * 8192])
 async def test_a_damaged_file_is_moved_aside(tmp_path: Path, content: bytes) -> None:
-    """With its time in the name; a new one is begun, and that is said."""
+    """With the time in its name; a new one is started, and the notice says so."""
     (tmp_path / "history.sqlite3").write_bytes(content)
     store = store_in(tmp_path)
     restored = await store.restore()
@@ -149,14 +151,14 @@ async def test_a_damaged_file_is_moved_aside(tmp_path: Path, content: bytes) -> 
     [aside] = tmp_path.glob("history-damaged-*Z.sqlite3")
     assert aside.read_bytes() == content
     assert store.notice == (
-        f"The history file was damaged. It was moved aside as {aside.name}, and a new one was begun."
+        f"The history file was damaged. It was moved aside as {aside.name}, and a new one was started."
     )
     assert store.problem is None
     await store.close()
 
 
-async def test_damage_that_shows_while_it_writes(tmp_path: Path) -> None:
-    """The counters, which are known, go on in the new file."""
+async def test_damage_that_is_found_while_writing(tmp_path: Path) -> None:
+    """The counters, which are in memory, continue in the new file."""
     store = store_in(tmp_path)
     await store.restore()
     for _ in range(300):
@@ -177,7 +179,7 @@ async def test_damage_that_shows_while_it_writes(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT success FROM counters") == [(301,)]
 
 
-async def test_damaged_files_do_not_pile_up(tmp_path: Path) -> None:
+async def test_only_three_damaged_files_are_retained(tmp_path: Path) -> None:
     for _ in range(5):
         (tmp_path / "history.sqlite3").write_bytes(b"no database" * 1000)
         store = store_in(tmp_path)
@@ -186,8 +188,8 @@ async def test_damaged_files_do_not_pile_up(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("history-damaged-*"))) == 3
 
 
-async def test_more_than_fits_in_memory_while_it_is_locked(tmp_path: Path) -> None:
-    """The oldest is lost and counted; what it counts is not."""
+async def test_a_full_queue_while_the_file_is_locked(tmp_path: Path) -> None:
+    """The oldest writes are lost and counted; the counters miss nothing."""
     store = store_in(tmp_path)
     await store.restore()
     with closing(sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)) as other:
@@ -209,8 +211,8 @@ async def test_more_than_fits_in_memory_while_it_is_locked(tmp_path: Path) -> No
     assert 0 < events < 100
 
 
-async def test_what_cannot_be_written_at_the_end_stays_in_the_journal(tmp_path: Path) -> None:
-    """The next start finds it there; what is not there either is counted."""
+async def test_writes_that_fail_at_close_stay_in_the_journal(tmp_path: Path) -> None:
+    """The next start replays them; a write that is not in the journal either counts as lost."""
     store = store_in(tmp_path)
     await store.restore()
     with closing(sqlite3.connect(tmp_path / "history.sqlite3", isolation_level=None)) as other:
@@ -222,42 +224,42 @@ async def test_what_cannot_be_written_at_the_end_stays_in_the_journal(tmp_path: 
     assert store.lost == 1
     after = store_in(tmp_path)
     assert (await after.restore()).last_event_id == 2
-    assert [kept.id for kept in await after.events()] == [1, 2]
+    assert [stored.id for stored in await after.events()] == [1, 2]
     await after.close()
 
 
-async def test_a_disk_that_does_not_answer_holds_up_no_run(
+async def test_a_disk_that_does_not_respond_holds_up_no_run(
     store: HistoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dead network disk lets every call hang; no run waits, and it is said that they are not kept."""
+    """On a dead network disk every call hangs; no run waits, and each is acknowledged as not stored."""
     await store.flush()
     hang = asyncio.Event()
     loop = asyncio.get_running_loop()
-    ledger = store._keeper._ledger
-    assert ledger is not None
-    commit = ledger.commit
+    database = store._database._database
+    assert database is not None
+    commit = database.commit
 
-    def hanging(*group: object) -> None:
+    def hanging(*arguments: object) -> None:
         asyncio.run_coroutine_threadsafe(hang.wait(), loop).result()
-        commit(*group)  # type: ignore[arg-type]
+        commit(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ledger, "commit", hanging)
+    monkeypatch.setattr(database, "commit", hanging)
     assert await store.run_finished(finished(), success=True)
-    begun = time.monotonic()
+    started = time.monotonic()
     assert await store.flush() is False
-    assert time.monotonic() - begun < receipts.PATIENCE + 0.5
-    await until(lambda: store.problem == problems.SILENT_DISK)
-    begun = time.monotonic()
+    assert time.monotonic() - started < ACK_TIMEOUT + 0.5
+    await until(lambda: store.problem == DISK_SILENT)
+    started = time.monotonic()
     assert await store.run_finished(finished(), success=True) is False
-    assert time.monotonic() - begun < receipts.PATIENCE / 2
+    assert time.monotonic() - started < ACK_TIMEOUT / 2
     hang.set()
     await until(lambda: store.problem is None)
     assert await store.flush()
     assert len(await store.runs()) == 2
 
 
-async def test_counters_of_a_replaced_file_are_those_of_the_file(store: HistoryStore, tmp_path: Path) -> None:
-    """An operator puts a kept copy back: its counters are not overwritten."""
+async def test_a_replaced_file_brings_its_own_counters(store: HistoryStore, tmp_path: Path) -> None:
+    """An operator puts a backup back: its counters are not overwritten."""
     other = store_in(tmp_path / "copy")
     await other.restore()
     for _ in range(5):

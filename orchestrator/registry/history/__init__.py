@@ -1,18 +1,18 @@
-"""What happened, kept over restarts: events, runs and counters in one SQLite file, and in journals until it
-has them. Must not know: HTTP, engines, the registry's lock; and it never fails its callers: what cannot be kept is
-counted, and `HistoryStore.problem` says why.
+"""History: events, runs and counters that outlive the orchestrator, in one SQLite file, and in journals until it has
+them. Must not know: HTTP, engines, the registry's lock. It never fails its callers: what cannot be stored is counted,
+and `HistoryStore.problem` says why.
 
-On the way of a write: `store` makes a value of it (`writes`), `journal` keeps it at once, as a line in a file, which is
-what its receipt says; `backlog` holds it, and a few times a second `writer` (a thread) has `keeper` commit what came
-together through `ledger`, after which the journal gives it up. A write that the journal cannot take waits for the
-commit. A start takes in what journals were left with (`replay`); the ledger knows how far it has each, so that nothing
-counts twice. Reads go another way: `reader`, beside the writer, which is made to catch up first.
+The life of a write: `store` makes it a value (`writes`), `writer` appends it to the `journal`, which is enough to
+acknowledge it, and queues it (`write_queue`). A few times a second the writer's thread commits the queue in batches to
+the `database`, through `recovering_database`, which copes with a missing, damaged or locked file; then the journal
+deletes what is committed. A start replays the journals that a killed orchestrator left. Reads (`queries`) go beside the
+writer, once it has caught up.
 
-Times are whole microseconds since 1970 in UTC: they compare as numbers, come back exactly as the datetimes they were,
-and leave no question of zone or format. Rows are ordered by their ids only, since the wall clock may jump.
+Times are whole microseconds since 1970 in UTC, which come back exactly as the datetimes they were. Rows are ordered by
+their ids only, since the wall clock may jump.
 
-Own code: SQLite alone costs each run a transaction and two thread switches, aiosqlite two a statement besides; alembic
-and yoyo bring an SQL toolkit or tables of their own for what is twenty lines with `PRAGMA user_version`.
+Why own code: plain SQLite costs each run a transaction and two thread switches, aiosqlite two more a statement; alembic
+and yoyo bring an SQL toolkit or tables of their own, for twenty lines with `PRAGMA user_version`.
 """
 
 from orchestrator.registry.history.records import Counters, Restored, RunRecord, RunState

@@ -1,7 +1,10 @@
-"""The journal: files beside the history file that take each write at once, and give it up when that has it too.
+"""The journal: files beside the database that take each write at once, and are deleted when the database has it too.
 
-What was written to a file outlives the process; so a line here, some microseconds on the caller's own thread, is all
-that anybody has to wait for, and the transactions can be few.
+What is written to a file outlives the process. So a caller waits only for the appending of a line, some microseconds on
+its own thread, and the transactions can be few.
+
+A line is a checksum and JSON, which holds no line breaks: a torn or rotten line is recognised by itself and damages no
+other.
 """
 
 import logging
@@ -10,160 +13,193 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from orchestrator.registry.history.lines import line
-from orchestrator.registry.history.writes import Write
+import msgspec
 
-_NAME: Final = re.compile(r"history-(\d+)-([0-9a-f]{32})\.journal")
-_STALL: Final = 0.1
-"""Seconds that a line may take; a disk that takes longer is not asked on the callers' threads for a while."""
-_REST: Final = 10.0
-"""Seconds."""
+from orchestrator.registry.history.writes import EventWrite, PostMortemWrite, RunWrite, Write
+
+_FILE_NAME: Final = re.compile(r"history-(\d+)-([0-9a-f]{32})\.journal")
+_SLOW_APPEND: Final = 0.1  # seconds; a slower one starts the pause
+_SLOW_DISK_PAUSE: Final = 10.0
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(tuple[int, EventWrite | RunWrite | PostMortemWrite]).decode
+_CHECKSUM: Final = b"%08x "
+_CHECKSUM_BYTES: Final = 9
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class JournalContent:
+    """The readable writes of a journal file."""
+
+    writes: Sequence[tuple[int, Write]]
+    """With their numbers, in their order."""
+    damaged_lines: int
+
+
+def encode_line(number: int, write: Write) -> bytes:
+    """Raises `TypeError`, `ValueError` or `OverflowError` for what JSON cannot hold."""
+    payload = _encode((number, write))
+    return _CHECKSUM % zlib.crc32(payload) + payload + b"\n"
+
+
+def decode_lines(content: bytes) -> JournalContent:
+    # The rest behind the last line break is no damage: a write that was torn off was never acknowledged.
+    *lines, _unfinished = content.split(b"\n")
+    writes = [write for write in map(_decode_line, lines) if write is not None]
+    return JournalContent(writes, len(lines) - len(writes))
+
+
+def _decode_line(line: bytes) -> tuple[int, Write] | None:
+    payload = line[_CHECKSUM_BYTES:]
+    if line[:_CHECKSUM_BYTES] != _CHECKSUM % zlib.crc32(payload):
+        return None
+    try:
+        return _decode(payload)
+    except (TypeError, ValueError):  # of a program with other writes
+        return None
+
+
 @dataclass(slots=True)
-class _Part:
+class _Segment:
     """A file of the journal."""
 
     path: Path
     descriptor: int
-    size: int = 0
-    """Bytes; whatever lies beyond was not written whole."""
+    size: int = 0  # bytes; what lies beyond was not written completely
     last: int = 0
     """The number of its last write."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leftover:
-    """A file of a journal whose orchestrator has ended."""
+class OrphanedJournal:
+    """A journal file whose orchestrator has ended."""
 
     path: Path
-    journal: str
-    """The id of that journal."""
+    journal_id: str
 
 
 class Journal:
-    """The journal of one life of the orchestrator: two files at most, one that grows and one whose writes are being
-    committed. Nothing here raises, unless it says so.
-
-    `append` may be called from any thread, one at a time; the rest belongs to the writer's thread.
+    """The journal of one orchestrator process: an active file, and a sealed one whose writes are being committed.
+    `append` may be called from any thread, one at a time; all else belongs to the writer's thread.
     """
 
-    def __init__(self, folder: Path, capacity: int) -> None:
-        """`capacity` are bytes of all journals in the folder together."""
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        """`max_bytes`: of all journals in the folder together."""
+        # The database knows by the id which writes it has: numbers alone restart with each process, and writes from
+        # before the database could be opened must not pass for older than its own.
         self.id = uuid.uuid4().hex
-        """By it the history file knows which writes it has: numbers alone begin anew with each life, and what was
-        written before the file could be opened must not be taken for older than what it holds.
-        """
         self._folder = folder
-        self._capacity = capacity
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._growing: _Part | None = None
-        self._sealed: _Part | None = None
-        self._next = 0
-        """Of the files' names, which so tell the order in which they were begun, whatever the clock said."""
-        self._elsewhere = 0
-        """Bytes of leftovers."""
-        self._rests_until = 0.0
+        self._active: _Segment | None = None
+        self._sealed: _Segment | None = None
+        # In the files' names: the order in which they were created, independent of the clock.
+        self._next_segment = 0
+        self._orphaned_bytes = 0
+        self._paused_until = 0.0
         self._unusable = False
 
     def append(self, number: int, write: Write) -> bool:
-        """True: it is kept, whatever becomes of this process. False where the disk or the bound refuses it."""
+        """True: it is stored, whatever happens to this process. False where the disk or the bound refuses it."""
         try:
-            record = line(number, write)
+            line = encode_line(number, write)
         except (TypeError, ValueError, OverflowError):
             return False
         with self._lock:
-            part = self._growing
-            if part is None or self._size + len(record) > self._capacity:
+            segment = self._active
+            if segment is None or self._bytes + len(line) > self._max_bytes:
                 return False
-            begun = time.monotonic()
-            if begun < self._rests_until:
+            started = time.monotonic()
+            if started < self._paused_until:
                 return False
             try:
-                whole = os.pwrite(part.descriptor, record, part.size) == len(record)
+                # At an offset, so that a line of which only a part was written is overwritten by the next.
+                complete = os.pwrite(segment.descriptor, line, segment.size) == len(line)
             except OSError:
-                whole = False
+                complete = False
             ended = time.monotonic()
-            if ended - begun > _STALL:
-                self._rests_until = ended + _REST
-            if whole:
-                part.size += len(record)
-                part.last = number
-            return whole
+            if ended - started > _SLOW_APPEND:
+                # This holds up callers' threads: one of them has waited, the next ones shall not.
+                self._paused_until = ended + _SLOW_DISK_PAUSE
+            if complete:
+                segment.size += len(line)
+                segment.last = number
+            return complete
 
     @property
-    def filling(self) -> bool:
-        """Time to commit, before it is full."""
-        growing = self._growing
-        return growing is not None and growing.size > self._capacity // 2
+    def half_full(self) -> bool:
+        """Time to commit, before it refuses writes."""
+        active = self._active
+        return active is not None and active.size > self._max_bytes // 2
 
-    def turn(self) -> None:
-        """Go on in a new file, so that the one so far can be given up once its writes are committed."""
-        part = self._growing
-        if part is not None and (part.size == 0 or self._sealed is not None):
+    def rotate(self) -> None:
+        """Seal the active segment and open a new one; does nothing while one is sealed."""
+        segment = self._active
+        if segment is not None and (segment.size == 0 or self._sealed is not None):
             return
         try:
-            fresh = self._begin()
+            fresh = self._create_segment()
         except OSError as error:
             if not self._unusable:
-                _log.warning("no journal can be begun in %s (%s): runs wait for the history file", self._folder, error)
+                _log.warning("cannot create a journal in %s (%s): runs wait for the database", self._folder, error)
             self._unusable = True
             return
         self._unusable = False
         with self._lock:
-            self._growing, self._sealed = fresh, part
+            self._active, self._sealed = fresh, segment
 
-    def give_up(self, through: int) -> None:
-        """The writes up to the number `through` are in the history file."""
+    def delete_committed(self, through: int) -> None:
+        """Delete the sealed segment if the database, which has all writes up to number `through`, has all of it."""
         if self._sealed is not None and self._sealed.last <= through:
             _delete(self._sealed)
             with self._lock:
                 self._sealed = None
 
     def close(self, through: int) -> None:
-        """As `give_up`; and nothing is taken any more. What is not in the history file stays for the next start."""
+        """As `delete_committed`, for both segments, and accept no more writes. The rest is for the next start."""
         with self._lock:
-            parts = [part for part in (self._sealed, self._growing) if part is not None]
-            self._growing = self._sealed = None
-        for part in parts:
-            if part.last <= through:
-                _delete(part)
+            segments = [segment for segment in (self._sealed, self._active) if segment is not None]
+            self._active = self._sealed = None
+        for segment in segments:
+            if segment.last <= through:
+                _delete(segment)
             else:
-                os.close(part.descriptor)
+                os.close(segment.descriptor)
 
-    def leftovers(self) -> Iterator[Leftover]:
-        """What journals before this one left, oldest first."""
-        for path, found in self._files():
-            if found[2] != self.id:
-                yield Leftover(path, found[2])
+    def orphans(self) -> Iterator[OrphanedJournal]:
+        """Files that earlier journals left, oldest first."""
+        for path, match in self._files():
+            if match[2] != self.id:
+                yield OrphanedJournal(path, match[2])
 
-    def discard(self, leftover: Leftover) -> None:
-        """All of it is in the history file. Raises `OSError`."""
-        leftover.path.unlink(missing_ok=True)
-        self._elsewhere = self._bytes_elsewhere()
+    def delete_orphan(self, orphan: OrphanedJournal) -> None:
+        """Call it once the database has all of it. Raises `OSError`."""
+        orphan.path.unlink(missing_ok=True)
+        self._orphaned_bytes = self._measure_orphans()
 
     @property
-    def _size(self) -> int:
-        sealed, growing = self._sealed, self._growing
-        return self._elsewhere + (sealed.size if sealed else 0) + (growing.size if growing else 0)
+    def _bytes(self) -> int:
+        sealed, active = self._sealed, self._active
+        return self._orphaned_bytes + (sealed.size if sealed else 0) + (active.size if active else 0)
 
-    def _begin(self) -> _Part:
+    def _create_segment(self) -> _Segment:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not self._next:
-            self._next = 1 + max((int(found[1]) for _, found in self._files()), default=0)
-            self._elsewhere = self._bytes_elsewhere()
-        path = self._folder / f"history-{self._next:06}-{self.id}.journal"
-        part = _Part(path, os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        self._next += 1
-        return part
+        if not self._next_segment:
+            self._next_segment = 1 + max((int(match[1]) for _, match in self._files()), default=0)
+            self._orphaned_bytes = self._measure_orphans()
+        path = self._folder / f"history-{self._next_segment:06}-{self.id}.journal"
+        segment = _Segment(path, os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        self._next_segment += 1
+        return segment
 
     def _files(self) -> list[tuple[Path, re.Match[str]]]:
         """Oldest first."""
@@ -171,18 +207,18 @@ class Journal:
             paths = list(self._folder.iterdir())
         except OSError:
             return []
-        files = [(path, found) for path in paths if (found := _NAME.fullmatch(path.name))]
+        files = [(path, match) for path in paths if (match := _FILE_NAME.fullmatch(path.name))]
         return sorted(files, key=lambda file: int(file[1][1]))
 
-    def _bytes_elsewhere(self) -> int:
+    def _measure_orphans(self) -> int:
         total = 0
-        for leftover in self.leftovers():
+        for orphan in self.orphans():
             with suppress(OSError):
-                total += leftover.path.stat().st_size
+                total += orphan.path.stat().st_size
         return total
 
 
-def _delete(part: _Part) -> None:
+def _delete(segment: _Segment) -> None:
     with suppress(OSError):
-        part.path.unlink(missing_ok=True)
-    os.close(part.descriptor)
+        segment.path.unlink(missing_ok=True)
+    os.close(segment.descriptor)

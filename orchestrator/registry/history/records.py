@@ -1,4 +1,4 @@
-"""What the history keeps of runs and plugins, as values. Pure."""
+"""The history's public values: runs, counters, and what a start restores. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from orchestrator.registry.records import LifecycleEvent
 
 
 class RunState(StrEnum):
-    """How far a run has come."""
+    """Of a run in the history."""
 
     IN_FLIGHT = "in-flight"
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
-    """The orchestrator ended before the run did, and nobody knows what became of it."""
+    """The orchestrator ended before the run did, and its outcome is unknown."""
 
 
 class RunRecord(msgspec.Struct, frozen=True):
@@ -29,9 +29,9 @@ class RunRecord(msgspec.Struct, frozen=True):
     tool: str
     accepted_at: datetime
     generation: int = 0
-    """Of the instance that executes it; 0 while it waits for one."""
+    """Of the instance that executes it; 0 while it is queued."""
     asynchronous: bool = False
-    """Its caller did not wait (202) and will ask for the result by its id."""
+    """Its caller did not wait (202) and will fetch the result by its id."""
     state: RunState = RunState.IN_FLIGHT
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -41,12 +41,12 @@ class RunRecord(msgspec.Struct, frozen=True):
     request_bytes: int | None = None
     response_bytes: int | None = None
     id: int = 0
-    """Its place in the history: the order in which runs came. 0 until it is read back."""
+    """Its row id: the order in which runs came. 0 until it is read back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """The totals of one plugin over all its instances; also what one run or event adds to them, see `plus`."""
+    """The totals of one plugin over all its instances; also the delta that one run or event adds to them."""
 
     success: int = 0
     error: int = 0
@@ -54,10 +54,10 @@ class Counters:
     last_ms: float | None = None
     last_used: datetime | None = None
     generation: int = 0
-    """The highest that was seen."""
+    """The highest seen."""
 
     def plus(self, later: "Counters") -> "Counters":
-        """These counters and what came later; "last" is what came last, whatever the clock said."""
+        # "last" is by the order of the writes, not by their times: the wall clock may jump.
         return Counters(
             success=self.success + later.success,
             error=self.error + later.error,
@@ -68,30 +68,20 @@ class Counters:
         )
 
 
-def share(run: RunRecord, *, success: bool | None) -> Counters:
-    """What this run adds to its plugin's counters. `success` None: it counts neither way."""
-    if success is None:
-        return Counters(last_used=run.started_at, generation=run.generation)
-    milliseconds = run.execution_ms or 0.0
-    return Counters(int(success), int(not success), milliseconds, milliseconds, run.started_at, run.generation)
-
-
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the time before this start left behind."""
+    """What earlier processes of the orchestrator left in the history."""
 
     counters: Mapping[str, Counters] = field(default_factory=lambda: MappingProxyType({}))
     last_event_id: int = 0
     interrupted: int = 0
     """Synchronous runs that were in flight; they are recorded as interrupted now."""
     asynchronous: tuple[RunRecord, ...] = ()
-    """Asynchronous runs that were in flight, and still are as far as the history goes: find them again and finish
-    them, or call them interrupted.
-    """
+    """Asynchronous runs still recorded as in flight: each is to be found again, or recorded as interrupted."""
     last_events: Mapping[str, LifecycleEvent] = field(default_factory=lambda: MappingProxyType({}))
-    """By plugin the last event that is kept: how far its newest instance had come."""
+    """The last retained event of each plugin: how far its newest instance had come."""
     complete: bool = True
-    """False: the history could not be opened, and all of this is empty; `HistoryStore.problem` says why."""
+    """False: the history could not be opened; `HistoryStore.problem` says why."""
 
 
 NOTHING_RESTORED: Final = Restored()

@@ -1,11 +1,24 @@
-"""The tables, and the way from any older file to them."""
+"""The tables, the migrations that bring an older file to them, and the conversion between records and their rows."""
 
+import json
+import re
 import sqlite3
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.registry.history.errors import NewerDatabaseError
+from orchestrator.registry.history.records import Counters, RunRecord, RunState
+from orchestrator.registry.history.writes import RunWrite
+from orchestrator.registry.records import LifecycleEvent, PostMortem
 
 Migration = tuple[str, ...]
 
+# Append only: a file in the field has been through the earlier ones as they were.
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     (
         """
@@ -35,28 +48,34 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     ),
     ("CREATE TABLE journals (id TEXT PRIMARY KEY, applied INTEGER NOT NULL) WITHOUT ROWID",),
 )
-"""What leads from each version to the next; a file's version is the number of those that it has been through. Append
-only: a file in the field has been through the earlier ones as they were.
-"""
+"""Each leads from one version to the next; a file's version is the number of migrations applied to it."""
+
+RUN_COLUMNS: Final = (
+    "run_id, plugin, tool, generation, asynchronous, state, accepted, started, finished, outcome, reason_code, "
+    "execution_ms, request_bytes, response_bytes"
+)
+EVENT_COLUMNS: Final = "id, time, plugin, generation, previous, state, reason_code, reason"
+COUNTER_COLUMNS: Final = "plugin, success, error, total_ms, last_ms, last_used, generation"
+
+_MAX_POST_MORTEM_CHARS: Final = 256 * 1024  # of one text in it
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
-class NewerFileError(Exception):
-    """The file was written by a newer program, which knows tables that this one does not."""
-
-
-def known_version(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> int:
-    """The file's version; only reads. Raises `NewerFileError`, `sqlite3.Error`."""
+def check_version(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> int:
+    """The file's version; only reads. Raises `NewerDatabaseError`, `sqlite3.Error`."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(migrations):
-        raise NewerFileError(f"the file has version {version}, this program knows {len(migrations)}")
+        raise NewerDatabaseError(f"the file has version {version}, this program knows {len(migrations)}")
     return version
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Bring the file forward, a version at a time, each whole or not at all. Raises `NewerFileError` and leaves the
-    file as it is, `sqlite3.Error`.
+    """Apply the missing migrations, each in a transaction. Raises `sqlite3.Error`; `NewerDatabaseError`, with the file
+    unchanged.
     """
-    version = known_version(connection, migrations)
+    version = check_version(connection, migrations)
     for number, statements in enumerate(migrations[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -68,3 +87,144 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+
+def microseconds(time: datetime) -> int:
+    """Since 1970, in UTC. `time` has a zone."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(time: int) -> datetime:
+    """The inverse of `microseconds`, in UTC."""
+    return _EPOCH + time * _MICROSECOND
+
+
+def text(value: str | None) -> str | None:
+    """The text as SQLite accepts it: surrogates, left by bytes that were not UTF-8, become question marks."""
+    return value if value is None or value.isascii() else _SURROGATES.sub("?", value)
+
+
+def row_of_run(write: RunWrite) -> tuple[Any, ...]:
+    run = write.run
+    return (
+        text(run.run_id),
+        text(run.plugin),
+        text(run.tool),
+        run.generation,
+        run.asynchronous,
+        (write.state or run.state).value,
+        microseconds(run.accepted_at),
+        _optional_microseconds(run.started_at),
+        _optional_microseconds(run.finished_at),
+        text(run.outcome),
+        text(run.reason_code),
+        run.execution_ms,
+        run.request_bytes,
+        run.response_bytes,
+    )
+
+
+def run_from_row(row: Sequence[Any]) -> RunRecord:
+    """`row`: RUN_COLUMNS, then id."""
+    return RunRecord(
+        run_id=row[0],
+        plugin=row[1],
+        tool=row[2],
+        generation=row[3],
+        asynchronous=bool(row[4]),
+        state=RunState(row[5]),
+        accepted_at=from_microseconds(row[6]),
+        started_at=_optional_datetime(row[7]),
+        finished_at=_optional_datetime(row[8]),
+        outcome=row[9],
+        reason_code=row[10],
+        execution_ms=row[11],
+        request_bytes=row[12],
+        response_bytes=row[13],
+        id=row[14],
+    )
+
+
+def row_of_event(event: LifecycleEvent, event_id: int) -> tuple[Any, ...]:
+    return (
+        event_id,
+        microseconds(event.time),
+        text(event.plugin),
+        event.generation,
+        event.previous.value if event.previous else None,
+        event.state.value,
+        event.reason_code.value if event.reason_code else None,
+        text(event.reason),
+    )
+
+
+def event_from_row(row: Sequence[Any]) -> LifecycleEvent:
+    """`row`: EVENT_COLUMNS."""
+    code = row[6]
+    return LifecycleEvent(
+        id=row[0],
+        time=from_microseconds(row[1]),
+        plugin=row[2],
+        generation=row[3],
+        previous=PluginLifecycleState(row[4]) if row[4] else None,
+        state=PluginLifecycleState(row[5]),
+        reason_code=ReasonCode(code) if code in ReasonCode.__members__ else None,  # a newer program may know more
+        reason=row[7],
+    )
+
+
+def row_of_counters(plugin: str, counters: Counters) -> tuple[Any, ...]:
+    return (
+        text(plugin),
+        counters.success,
+        counters.error,
+        counters.total_ms,
+        counters.last_ms,
+        _optional_microseconds(counters.last_used),
+        counters.generation,
+    )
+
+
+def counters_from_row(row: Sequence[Any]) -> tuple[str, Counters]:
+    """`row`: COUNTER_COLUMNS; returns the plugin and its counters."""
+    return row[0], Counters(
+        success=row[1],
+        error=row[2],
+        total_ms=row[3],
+        last_ms=row[4],
+        last_used=_optional_datetime(row[5]),
+        generation=row[6],
+    )
+
+
+def encode_post_mortem(report: PostMortem) -> str:
+    """As JSON text. Never raises."""
+    texts = {field.name: getattr(report, field.name) for field in fields(report)}
+    # The end of a text says why the instance ended, so a long one loses its start.
+    shortened: dict[str, Any] = {
+        name: text[-_MAX_POST_MORTEM_CHARS:]
+        for name, text in texts.items()
+        if isinstance(text, str) and len(text) > _MAX_POST_MORTEM_CHARS
+    }
+    report = replace(report, **shortened) if shortened else report
+    try:
+        return msgspec.json.encode(report).decode()
+    except (TypeError, ValueError):  # what JSON cannot hold becomes text, or question marks
+        return json.dumps(asdict(report), default=str, ensure_ascii=False).encode("utf-8", "replace").decode()
+
+
+def decode_post_mortem(text: str | None) -> PostMortem | None:
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=PostMortem)
+    except (TypeError, ValueError):  # an older or newer program wrote it in another shape
+        return None
+
+
+def _optional_microseconds(time: datetime | None) -> int | None:
+    return None if time is None else microseconds(time)
+
+
+def _optional_datetime(time: int | None) -> datetime | None:
+    return None if time is None else from_microseconds(time)

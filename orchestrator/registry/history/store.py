@@ -1,4 +1,4 @@
-"""HistoryStore: what the other parts know of the history."""
+"""HistoryStore: the history's public interface."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -9,116 +9,112 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from orchestrator.registry.history import queries
+from orchestrator.registry.history.database_file import FILE_NAME
 from orchestrator.registry.history.journal import Journal
-from orchestrator.registry.history.keeper import Keeper
-from orchestrator.registry.history.post_mortems import decoded, encoded
-from orchestrator.registry.history.problems import FILE_NAME
-from orchestrator.registry.history.reader import Query, Reader
-from orchestrator.registry.history.receipts import Receipt
+from orchestrator.registry.history.queries import HistoryReader, Query
 from orchestrator.registry.history.records import Restored, RunRecord, RunState
-from orchestrator.registry.history.retention import Limits, Retention
-from orchestrator.registry.history.rows import microseconds, text
-from orchestrator.registry.history.writer import Writer
-from orchestrator.registry.history.writes import EventWrite, Mark, PostMortemWrite, RunWrite
+from orchestrator.registry.history.recovering_database import RecoveringDatabase
+from orchestrator.registry.history.retention import Retention, RetentionLimits
+from orchestrator.registry.history.schema import decode_post_mortem, encode_post_mortem, microseconds, text
+from orchestrator.registry.history.write_queue import WriteAck
+from orchestrator.registry.history.writer import HistoryWriter
+from orchestrator.registry.history.writes import EventWrite, FlushBarrier, PostMortemWrite, RunWrite
 from orchestrator.registry.records import LifecycleEvent, PostMortem
 
-_OPENING_PATIENCE: Final = 30.0
-_CLOSING_PATIENCE: Final = 5.0
-"""Seconds."""
+_RESTORE_TIMEOUT: Final = 30.0  # seconds
+_CLOSE_TIMEOUT: Final = 5.0
 
 _T = TypeVar("_T")
 
 
 class HistoryStore:
-    """Events, runs and counters in `<state_dir>/history.sqlite3`.
+    """Events, runs and counters in `<state_dir>/history.sqlite3`. No method raises.
 
-    Writes are taken in the order of the calls, from any thread, and return at once with a receipt: `await` it where
-    the write must be kept before things go on (it is True then, and False when it is not, or not within two seconds),
-    leave it alone otherwise. What is kept outlives SIGKILL at any moment. As a rule it is when the call returns, in
-    the journal, and within a second in the file; where the journal cannot be had, the receipt waits for the file. What
-    is kept may still be dropped where the file stays unwritable until the backlog is full (see `lost`). No call ever
-    raises.
+    A write may come from any thread and returns an acknowledgement at once. Await that where nothing may go on before
+    the write is stored, else ignore it. True: the write outlives SIGKILL at any moment. False: it is not stored, or not
+    within two seconds. As a rule it is stored, in the journal, when the call returns, and within a second in the
+    database. It may still be dropped if the database stays unwritable until the queue is full (`lost`).
 
-    The journal is written on the caller's thread, and waits for the disk: on a file system that hangs wholly (a hard
-    NFS mount, a frozen disk) it holds the event loop. So `state_dir` should be on a local disk.
+    `state_dir` should be on a local disk: the journal is written on the caller's thread, so a file system that hangs (a
+    hard NFS mount, a frozen disk) blocks the event loop.
     """
 
     def __init__(self, state_dir: Path, *, max_age: timedelta, max_bytes: int) -> None:
-        """`max_bytes` of the file, its log and its journal together; counters are kept whatever the limits."""
-        path, limits = state_dir / FILE_NAME, Limits(max_age, max_bytes)
+        """`max_bytes`: of the file, its log and its journal together. Counters are retained whatever the limits."""
+        path, limits = state_dir / FILE_NAME, RetentionLimits(max_age, max_bytes)
         journal = Journal(state_dir, limits.journal_bytes)
-        self._keeper = Keeper(path, Retention(limits), journal)
-        self._writer = Writer(self._keeper, journal)
-        self._reader = Reader(path)
+        self._database = RecoveringDatabase(path, Retention(limits), journal)
+        self._writer = HistoryWriter(self._database, journal)
+        self._reader = HistoryReader(path)
 
     async def restore(self) -> Restored:
-        """Open the file and tell what the time before left behind. Call it once, before anything else."""
+        """Open the database and return what earlier processes left. Call it once, before all else."""
         self._writer.start()
         try:
-            async with asyncio.timeout(_OPENING_PATIENCE):
-                return await asyncio.shield(asyncio.wrap_future(self._keeper.restored))
+            async with asyncio.timeout(_RESTORE_TIMEOUT):
+                return await asyncio.shield(asyncio.wrap_future(self._database.restored))
         except TimeoutError:
             return Restored(complete=False)
 
     async def close(self) -> None:
-        """Write what is left, as far as that can be done within five seconds."""
-        await asyncio.to_thread(self._writer.close, _CLOSING_PATIENCE)
+        """Write the rest, as far as that succeeds within five seconds."""
+        await asyncio.to_thread(self._writer.close, _CLOSE_TIMEOUT)
         self._reader.close()
 
-    # How it is
+    # State
 
     @property
     def problem(self) -> str | None:
-        """What is wrong, where, and what to do; None while history is kept."""
+        """What is wrong, where, and what to do; None while history is written and read."""
         return self._writer.problem or self._reader.problem
 
     @property
     def notice(self) -> str | None:
-        """What was done to the file since the start that an operator should know of: it was damaged, or deleted."""
-        return self._keeper.notice
+        """What has happened to the file since the start: it was damaged, or deleted."""
+        return self._database.notice
 
     @property
     def lost(self) -> int:
-        """Events, run steps and post-mortems since the start that are not kept and will not be; some may have been in
-        the journal, and made way when the backlog was full. Their counts are kept, in the counters, unless the
-        orchestrator ended before the history was written again.
+        """Events, run steps and post-mortems since the start that will never be stored. The counters have them all the
+        same, unless the orchestrator ended before the database was writable again.
         """
         return self._writer.lost
 
     # Writing
 
-    def event(self, event: LifecycleEvent) -> Receipt:
-        """Keep a lifecycle event under its id, or the next that is free."""
+    def event(self, event: LifecycleEvent) -> WriteAck:
+        """Store a lifecycle event under its id, or the next free one."""
         return self._writer.put(EventWrite(event), urgent=True)
 
-    def post_mortem(self, plugin: str, generation: int, report: PostMortem) -> Receipt:
-        """Keep it with the event by which this instance ended, which was handed in before."""
-        return self._writer.put(PostMortemWrite(text(plugin) or "", generation, encoded(report)), urgent=True)
+    def post_mortem(self, plugin: str, generation: int, report: PostMortem) -> WriteAck:
+        """Store it with the event by which this instance ended; write that first."""
+        write = PostMortemWrite(text(plugin) or "", generation, encode_post_mortem(report))
+        return self._writer.put(write, urgent=True)
 
-    def run_accepted(self, run: RunRecord) -> Receipt:
-        """A run is there, and perhaps waits. For an asynchronous one, await this before its caller is told."""
+    def run_accepted(self, run: RunRecord) -> WriteAck:
+        """For an asynchronous run, await this before its caller is answered."""
         return self._writer.put(RunWrite(run))
 
-    def run_started(self, run: RunRecord) -> Receipt:
-        """It executes: `started_at` and `generation` are known."""
+    def run_started(self, run: RunRecord) -> WriteAck:
+        """`started_at` and `generation` are known."""
         return self._writer.put(RunWrite(run))
 
-    def run_finished(self, run: RunRecord, *, success: bool | None) -> Receipt:
-        """It has ended, whatever its outcome; the record holds all that is known. `success` None counts neither way.
-        Await this before its caller is answered. A run is finished once.
+    def run_finished(self, run: RunRecord, *, success: bool | None) -> WriteAck:
+        """Call it once, whatever the outcome, and await it before the caller is answered. `success` None counts neither
+        way.
         """
         return self._writer.put(RunWrite(run, success, RunState.FINISHED))
 
-    def run_interrupted(self, run: RunRecord) -> Receipt:
-        """Nobody will ever know what became of it."""
+    def run_interrupted(self, run: RunRecord) -> WriteAck:
+        """Its outcome will never be known."""
         state = RunState.INTERRUPTED
         return self._writer.put(RunWrite(replace(run, outcome=run.outcome or state.value), state=state))
 
     async def flush(self) -> bool:
-        """Returns when all that was handed in before is in the file (True) or is not going to be at once (False)."""
-        return await self._writer.put(Mark(), urgent=True)
+        """Wait until all earlier writes are in the database (True) or cannot be at present (False)."""
+        return await self._writer.put(FlushBarrier(), urgent=True)
 
-    # Reading; what was handed in before is seen, unless there is a problem
+    # Reading: sees all earlier writes, unless there is a problem
 
     async def runs(
         self,
@@ -129,10 +125,8 @@ class HistoryStore:
         since: datetime | None = None,
         limit: int = 100,
     ) -> list[RunRecord]:
-        """A page, newest first; `before`: the `id` of the last one of the page before; `since`: accepted then or
-        later.
-        """
-        return await self._ask(
+        """A page, newest first. `before`: the `id` of the previous page's last run; `since`: accepted then or later."""
+        return await self._read(
             partial(
                 queries.runs,
                 plugin=plugin,
@@ -145,24 +139,25 @@ class HistoryStore:
         )
 
     async def run(self, run_id: str) -> RunRecord | None:
-        return await self._ask(partial(queries.run, run_id=run_id), None)
+        return await self._read(partial(queries.run, run_id=run_id), None)
 
     async def events(self, *, plugin: str | None = None, after: int = 0, limit: int = 100) -> list[LifecycleEvent]:
-        """A page, oldest first; `after`: the id of the last one of the page before."""
-        return await self._ask(partial(queries.events, plugin=plugin, after=after, limit=limit), [])
+        """A page, oldest first. `after`: the id of the previous page's last event."""
+        return await self._read(partial(queries.events, plugin=plugin, after=after, limit=limit), [])
 
     async def latest_events(
         self, limit: int = 100, *, plugin: str | None = None, before: int | None = None
     ) -> list[LifecycleEvent]:
         """The last ones, or the last with ids below `before`; oldest first."""
-        question = partial(queries.latest_events, plugin=plugin, before=before, limit=limit)
-        return await self._ask(question, [])
+        query = partial(queries.latest_events, plugin=plugin, before=before, limit=limit)
+        return await self._read(query, [])
 
     async def post_mortem_of(self, plugin: str, generation: int | None = None) -> PostMortem | None:
         """Of this generation, or of the last that has one."""
-        return decoded(await self._ask(partial(queries.post_mortem, plugin=plugin, generation=generation), None))
+        query = partial(queries.post_mortem, plugin=plugin, generation=generation)
+        return decode_post_mortem(await self._read(query, None))
 
-    async def _ask(self, query: Query[_T], default: _T) -> _T:
-        if self._writer.behind:
+    async def _read(self, query: Query[_T], default: _T) -> _T:
+        if self._writer.is_behind:
             await self.flush()
-        return await self._reader.ask(query, default)
+        return await self._reader.read(query, default)

@@ -1,66 +1,69 @@
-"""The one thread that writes: takes what has come together meanwhile, commits it in one go, and tries again by itself
-when that fails.
-"""
+"""The history's only writing thread: commits queued writes in batches, and retries after failures."""
 
 import asyncio
 import threading
 import time
 from typing import Final
 
-from orchestrator.registry.history.backlog import Backlog, Entry, Group
+from orchestrator.registry.history.errors import DISK_SILENT
 from orchestrator.registry.history.journal import Journal
-from orchestrator.registry.history.keeper import Keeper
-from orchestrator.registry.history.problems import SILENT_DISK
-from orchestrator.registry.history.receipts import KEPT, NOT_KEPT, PATIENCE, Receipt, settle
-from orchestrator.registry.history.writes import Mark, Write
+from orchestrator.registry.history.recovering_database import RecoveringDatabase
+from orchestrator.registry.history.write_queue import (
+    ACK_TIMEOUT,
+    NOT_STORED,
+    STORED,
+    QueuedWrite,
+    WriteAck,
+    WriteBatch,
+    WriteQueue,
+    settle,
+)
+from orchestrator.registry.history.writes import FlushBarrier, Write
 
-_GROUP: Final = 256
-"""Writes that are committed together at most."""
-_LINGER: Final = 0.5
-"""Seconds that writes nobody waits for may wait for company: the runs of that time become few commits, and wake the
-thread once.
-"""
-_MANY: Final = 1024
-"""Writes that wait for no more company."""
-_RETRY: Final = 1.0
-"""Seconds between attempts while writing fails."""
-_OPENING: Final = 30.0
-"""Seconds that opening may take, migrations included, before the disk is called silent."""
-CAPACITY: Final = 16 * 1024**2
-"""Bytes of writes that may wait."""
+MAX_QUEUE_BYTES: Final = 16 * 1024**2
+_MAX_BATCH: Final = 256
+# Seconds that a write waits for others while no caller awaits it: few commits, and one wake-up of the thread.
+_BATCH_DELAY: Final = 0.5
+_WAKE_EVERY: Final = 1024  # queued writes, also before the delay is over
+_RETRY_INTERVAL: Final = 1.0  # seconds
+_OPEN_TIMEOUT: Final = 30.0  # seconds, migrations included, before the disk counts as silent
 
 
-class Writer:
-    """Everything public may be called from any thread, and never raises. It opens the file in its own thread."""
+class HistoryWriter:
+    """Its public methods may be called from any thread and never raise. The file is opened in its own thread."""
 
-    def __init__(self, keeper: Keeper, journal: Journal, *, capacity: int = CAPACITY) -> None:
-        self._keeper = keeper
+    def __init__(
+        self, database: RecoveringDatabase, journal: Journal, *, max_queue_bytes: int = MAX_QUEUE_BYTES
+    ) -> None:
+        self._database = database
         self._journal = journal
         self._condition = threading.Condition()
-        self._backlog = Backlog(capacity)  # guarded by the condition, like the next five
+        # Guarded by the condition, down to `_closing`.
+        self._queue = WriteQueue(max_queue_bytes)
         self._number = 0
         self._writing = False
         self._urgent = False
-        self._committed = 0
-        self._alarm_at = 0.0
+        self._wake_up_due = 0.0
         self._closing = False
-        self._tried_last = False
+        # The thread's own.
+        self._committed = 0
+        self._made_last_attempt = False
         self._silent_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
 
     @property
     def problem(self) -> str | None:
         """Why nothing is being written, as a sentence; None while all is well."""
-        return SILENT_DISK if self._silent else self._keeper.problem
+        return DISK_SILENT if self._disk_is_silent else self._database.problem
 
     @property
     def lost(self) -> int:
-        """Writes that were never made, and never will be."""
-        return self._backlog.lost
+        """Writes that were not made and never will be."""
+        return self._queue.lost
 
     @property
-    def _silent(self) -> bool:
-        """The disk has not answered for so long that nobody should wait for it any more."""
+    def _disk_is_silent(self) -> bool:
+        """It has not responded for so long that no caller should wait for it."""
         silent_at = self._silent_at
         return silent_at is not None and time.monotonic() > silent_at
 
@@ -68,114 +71,118 @@ class Writer:
         self._thread.start()
 
     @property
-    def behind(self) -> bool:
-        """Something is not in the file yet."""
-        return bool(self._backlog) or self._writing
+    def is_behind(self) -> bool:
+        """Some writes are not in the database yet."""
+        return bool(self._queue) or self._writing
 
-    def put(self, write: Write, *, urgent: bool = False) -> Receipt:
-        """Queue it, behind all that were put before. It is kept as soon as the journal has it. What the journal does
-        not take is kept once it is in the file; while there is a problem the receipt says at once that it is not, and
-        it is tried all the same. `urgent`: then it goes into the file now, though nobody waits for it.
+    def put(self, write: Write, *, urgent: bool = False) -> WriteAck:
+        """Queue it behind all earlier writes. It is stored once the journal or, if that refuses it, the database has
+        it. `urgent`: commit a refused write now, even if no caller awaits it.
         """
         with self._condition:
             if self._closing:
-                self._backlog.lost += 1
-                return NOT_KEPT
+                self._queue.lost += 1
+                return NOT_STORED
             self._number += 1
-            journalled = not (isinstance(write, Mark) or self._silent) and self._journal.append(self._number, write)
-            if journalled and not self._backlog.filling:
-                receipt = KEPT
+            is_barrier = isinstance(write, FlushBarrier)
+            journalled = not (is_barrier or self._disk_is_silent) and self._journal.append(self._number, write)
+            # A filling queue may drop a journalled write before the database has it, so its caller waits for that.
+            if journalled and not self._queue.half_full:
+                ack = STORED
             else:
-                receipt = Receipt(self._hurry, stored=False if self.problem else None)
-            dropped = self._backlog.put(Entry(write, receipt, self._number, journalled))
+                # While there is a problem nothing waits: the answer is False at once, and the write is tried anyway.
+                ack = WriteAck(self._wake, stored=False if self.problem else None)
+            dropped = self._queue.put(QueuedWrite(write, ack, self._number, journalled))
             now = time.monotonic()
-            hurry = (urgent and not journalled) or len(self._backlog) % _MANY == 0 or self._journal.filling
-            set_alarm = not hurry and now >= self._alarm_at
-            if set_alarm:
-                self._alarm_at = now + _LINGER
-        if hurry:
-            self._hurry()
-        elif set_alarm:
-            self._hurry_soon()
+            wake_now = (urgent and not journalled) or len(self._queue) % _WAKE_EVERY == 0 or self._journal.half_full
+            wake_later = not wake_now and now >= self._wake_up_due
+            if wake_later:
+                self._wake_up_due = now + _BATCH_DELAY
+        if wake_now:
+            self._wake()
+        elif wake_later:
+            self._wake_later()
         if dropped:
-            settle([entry.receipt for entry in dropped], stored=False)
-        return receipt
+            settle([entry.ack for entry in dropped], stored=False)
+        return ack
 
-    def close(self, patience: float) -> None:
-        """Write what is left, and end, within `patience` seconds; what cannot be written is lost."""
+    def close(self, timeout: float) -> None:
+        """Write the rest and end, within `timeout` seconds; what cannot be written stays in the journal or is lost."""
         with self._condition:
             self._closing = True
             self._condition.notify()
         if self._thread.is_alive():
-            self._thread.join(patience)
+            self._thread.join(timeout)
 
-    def _hurry(self) -> None:
+    def _wake(self) -> None:
         with self._condition:
             self._urgent = True
-            if not self._keeper.problem:  # then the next attempt has its time
+            if not self._database.problem:  # else the next attempt comes at its own interval
                 self._condition.notify()
 
-    def _hurry_soon(self) -> None:
+    def _wake_later(self) -> None:
+        # By the event loop's timer: the thread would have to be woken to start one of its own.
         try:
-            asyncio.get_running_loop().call_later(_LINGER, self._ring)
+            asyncio.get_running_loop().call_later(_BATCH_DELAY, self._wake_if_queued)
         except RuntimeError:  # no event loop in this thread
-            self._ring()
+            self._wake_if_queued()
 
-    def _ring(self) -> None:
+    def _wake_if_queued(self) -> None:
         with self._condition:
-            if self._backlog:
+            if self._queue:
                 self._urgent = True
                 self._condition.notify()
 
     # The thread
 
     def _run(self) -> None:
-        self._journal.turn()
-        group: Group | None = Group()
-        while group is not None:
-            self._write(group)
-            self._keeper.tend()
-            group = self._next()
+        self._journal.rotate()
+        batch: WriteBatch | None = WriteBatch()
+        while batch is not None:
+            self._write(batch)
+            self._database.maintain()
+            batch = self._next_batch()
         with self._condition:
-            left = [entry for entry in self._backlog.take(len(self._backlog)).entries if not entry.journalled]
-            self._backlog.lost += sum(not isinstance(entry.write, Mark) for entry in left)
-        settle([entry.receipt for entry in left], stored=False)
+            rest = [entry for entry in self._queue.take_batch(len(self._queue)).entries if not entry.journalled]
+            self._queue.lost += sum(not isinstance(entry.write, FlushBarrier) for entry in rest)
+        settle([entry.ack for entry in rest], stored=False)
         self._journal.close(self._committed)
-        self._keeper.close()
+        self._database.close()
 
-    def _next(self) -> Group | None:
-        """What is to be written now, perhaps nothing; None when it is time to end."""
+    def _next_batch(self) -> WriteBatch | None:
+        """Waits; the batch may be empty, and is None when it is time to end."""
         with self._condition:
-            if self._keeper.problem:
-                self._condition.wait_for(lambda: self._closing, _RETRY)
+            if self._database.problem:
+                self._condition.wait_for(lambda: self._closing, _RETRY_INTERVAL)
             else:
-                self._condition.wait_for(self._is_wanted, self._keeper.tend_at - time.monotonic())
-            if self._closing and (not self._backlog or (self._tried_last and self._keeper.problem)):
+                self._condition.wait_for(self._should_wake, self._database.maintain_at - time.monotonic())
+            if self._closing and (not self._queue or (self._made_last_attempt and self._database.problem)):
                 return None
-            self._tried_last = self._closing
-        self._journal.turn()
+            self._made_last_attempt = self._closing
+        # Before the batch is taken, so that a batch of the whole queue covers the segment sealed here.
+        self._journal.rotate()
         with self._condition:
-            group = self._backlog.take(_GROUP)
-            self._urgent = bool(self._backlog)
-            self._writing = bool(group.entries)
-            return group
+            batch = self._queue.take_batch(_MAX_BATCH)
+            self._urgent = bool(self._queue)
+            self._writing = bool(batch.entries)
+            return batch
 
-    def _is_wanted(self) -> bool:
+    def _should_wake(self) -> bool:
         return self._closing or self._urgent
 
-    def _write(self, group: Group) -> None:
-        self._silent_at = time.monotonic() + (PATIENCE if self._keeper.is_open else _OPENING)
-        written = self._keeper.write(group)
+    def _write(self, batch: WriteBatch) -> None:
+        self._silent_at = time.monotonic() + (ACK_TIMEOUT if self._database.is_open else _OPEN_TIMEOUT)
+        result = self._database.write(batch)
         self._silent_at = None
-        unstored = list(written.refused)
+        unstored = list(result.rejected)
         with self._condition:
             self._writing = False
-            self._backlog.lost += len(written.refused)
-            if written.left is not None:
-                unstored += written.left.entries
-                self._backlog.give_back(written.left)
-        if written.left is None:
-            self._committed = max(self._committed, group.through)
-            self._journal.give_up(self._committed)
-        settle([entry.receipt for entry in written.stored], stored=True)
-        settle([entry.receipt for entry in unstored], stored=False)
+            self._queue.lost += len(result.rejected)
+            if result.remaining is not None:
+                unstored += result.remaining.entries
+                self._queue.requeue(result.remaining)
+        if result.remaining is None:
+            self._committed = max(self._committed, batch.through)
+            self._journal.delete_committed(self._committed)
+        settle([entry.ack for entry in result.stored], stored=True)
+        settle([entry.ack for entry in unstored], stored=False)

@@ -1,14 +1,14 @@
 """What can be written into the history, as values. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 import msgspec
 
-from orchestrator.registry.history.records import Counters, RunRecord, RunState, share
+from orchestrator.registry.history.records import Counters, RunRecord, RunState
 from orchestrator.registry.records import LifecycleEvent
 
-_ROW_WEIGHT = 500
-"""Bytes that a small write takes in memory, roughly."""
+_SMALL_WRITE_BYTES: Final = 500  # of memory, without a post-mortem
 
 
 class EventWrite(msgspec.Struct, frozen=True, array_like=True, tag="event"):
@@ -18,51 +18,60 @@ class EventWrite(msgspec.Struct, frozen=True, array_like=True, tag="event"):
 
 
 class RunWrite(msgspec.Struct, frozen=True, array_like=True, tag="run"):
-    """A run as it stands now; takes the place of what was known of it. `success` counts it, once, at its end."""
+    """A run as it stands now; replaces its earlier writes. `success` counts it, once, at its end."""
 
     run: RunRecord
     success: bool | None = None
+    # Overrides the record's own: copying a record costs more than writing it.
     state: RunState | None = None
-    """Instead of the record's own: to copy a record costs more than to write it."""
 
 
 class PostMortemWrite(msgspec.Struct, frozen=True, array_like=True, tag="post-mortem"):
-    """What is kept of an instance that ended, as JSON text; it joins the event of its end."""
+    """The post-mortem of an ended instance, as JSON text; stored with the event of its end."""
 
     plugin: str
     generation: int
     text: str
 
 
-class Mark(msgspec.Struct, frozen=True):
-    """Nothing to write: whoever waits for it learns that all before it is written."""
+class FlushBarrier(msgspec.Struct, frozen=True):
+    """Writes nothing: its acknowledgement says that all writes before it are in the database."""
 
 
-Write = EventWrite | RunWrite | PostMortemWrite | Mark
-"""The journal holds them as JSON: a field may be added at the end, with a default, and none be taken away."""
+# The journal holds these as JSON arrays: a field may be added at the end, with a default, and none be removed.
+Write = EventWrite | RunWrite | PostMortemWrite | FlushBarrier
 
 
-def weight(write: Write) -> int:
-    """Bytes that this write takes in memory, roughly."""
-    return _ROW_WEIGHT + (len(write.text) if isinstance(write, PostMortemWrite) else 0)
+def memory_bytes(write: Write) -> int:
+    """A rough estimate."""
+    return _SMALL_WRITE_BYTES + (len(write.text) if isinstance(write, PostMortemWrite) else 0)
 
 
-def shares(write: Write) -> tuple[str, Counters] | None:
-    """The plugin whose counters this write changes, and by what."""
+def run_delta(run: RunRecord, *, success: bool | None) -> Counters:
+    """What this run adds to its plugin's counters. `success` None counts neither way."""
+    if success is None:
+        return Counters(last_used=run.started_at, generation=run.generation)
+    milliseconds = run.execution_ms or 0.0
+    return Counters(int(success), int(not success), milliseconds, milliseconds, run.started_at, run.generation)
+
+
+def counters_delta(write: Write) -> tuple[str, Counters] | None:
+    """The plugin whose counters this write changes, and by how much."""
     if isinstance(write, RunWrite):
-        return write.run.plugin, share(write.run, success=write.success)
+        return write.run.plugin, run_delta(write.run, success=write.success)
     if isinstance(write, EventWrite):
         return write.event.plugin, Counters(generation=write.event.generation)
     return None
 
 
 def latest_runs(writes: Iterable[Write]) -> dict[str, RunWrite]:
-    """Of each run by its id the last write, in the order in which they came."""
+    """The last write of each run by its id, in the order in which the runs came."""
     return {write.run.run_id: write for write in writes if isinstance(write, RunWrite)}
 
 
-def counting(writes: Iterable[Write], latest: Mapping[str, RunWrite]) -> Iterator[Write]:
-    """Those that the counters need: a step of a run that is not its end says nothing that the later ones do not."""
+def counted_writes(writes: Iterable[Write], latest: Mapping[str, RunWrite]) -> Iterator[Write]:
+    """The writes that change the counters."""
     for write in writes:
+        # A step of a run that is not its end adds nothing that the run's later write in the batch does not.
         if not isinstance(write, RunWrite) or write.success is not None or latest[write.run.run_id] is write:
             yield write

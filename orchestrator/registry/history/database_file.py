@@ -1,4 +1,4 @@
-"""The history file itself: made, opened, recognised, moved aside."""
+"""The database file on disk: create, connect, identify, move aside."""
 
 import os
 import sqlite3
@@ -7,23 +7,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+FILE_NAME: Final = "history.sqlite3"
+
 _COMPANIONS: Final = ("-wal", "-shm")
-_KEPT_ASIDE: Final = 3
-"""Damaged files that are kept; older ones are deleted, so that they never fill the disk."""
-_BUSY_PATIENCE: Final = 1.0
-"""Seconds to wait for a lock that another program holds."""
+_MAX_DAMAGED_FILES: Final = 3  # older ones are deleted, so that they never fill the disk
+_LOCK_TIMEOUT: Final = 1.0  # seconds
 
-Identity = tuple[int | None, int | None]
-"""Which file stands at the path, and which write-ahead log beside it (inode numbers)."""
+FileIdentity = tuple[int | None, int | None]
+"""The inode numbers of the file and of its write-ahead log."""
 
 
-def identity(path: Path) -> Identity:
-    """Differs from what it was when somebody has deleted or replaced the file or its log."""
+def file_identity(path: Path) -> FileIdentity:
+    """Changes when another program deletes or replaces the file or its log."""
     return _inode(str(path)), _inode(f"{path}-wal")
 
 
-def make(path: Path) -> None:
-    """See that the file is there and that its owner alone can read it. Raises `OSError`."""
+def create(path: Path) -> None:
+    """Create the file unless it exists, readable by its owner alone. Raises `OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
@@ -33,29 +33,28 @@ def make(path: Path) -> None:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection without implicit transactions; nothing is written by opening it. Raises `sqlite3.Error`."""
-    return sqlite3.connect(path, isolation_level=None, timeout=_BUSY_PATIENCE)
+    """A connection without implicit transactions; opening it writes nothing. Raises `sqlite3.Error`."""
+    return sqlite3.connect(path, isolation_level=None, timeout=_LOCK_TIMEOUT)
 
 
-def configure(connection: sqlite3.Connection) -> None:
-    """Make it one for writing. Raises `sqlite3.Error`."""
+def configure_for_writing(connection: sqlite3.Connection) -> None:
+    """Raises `sqlite3.Error`."""
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in an empty file only, so it goes first
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")  # what is committed outlives the process, not a power cut
     connection.execute("PRAGMA temp_store = MEMORY")
 
 
-def open_readable(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write. Raises `sqlite3.Error`."""
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Raises `sqlite3.Error`."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_PATIENCE, check_same_thread=False)
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_LOCK_TIMEOUT, check_same_thread=False)
 
 
-def part_from_log(path: Path, known: Identity) -> None:
-    """The file that was `known` is gone from the path: if its log still lies there, delete it, or SQLite would pour it
-    into the file that came in its place.
-    """
-    main, log = identity(path)
+def delete_stale_log(path: Path, known: FileIdentity) -> None:
+    """Delete the write-ahead log that the removed file `known` left at the path."""
+    main, log = file_identity(path)
+    # SQLite would replay the old log into the file that replaced its own.
     if main != known[0] and log is not None and log == known[1]:
         for companion in _COMPANIONS:
             with suppress(OSError):
@@ -63,13 +62,13 @@ def part_from_log(path: Path, known: Identity) -> None:
 
 
 def move_aside(path: Path) -> str:
-    """Give a damaged file, and its log, a name with the time in it, and return that. Raises `OSError`."""
+    """Rename a damaged file and its log; returns the new name, which holds the time. Raises `OSError`."""
     aside = path.with_name(f"{path.stem}-damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}{path.suffix}")
     path.rename(aside)
     for companion in _COMPANIONS:
         with suppress(FileNotFoundError):
             Path(f"{path}{companion}").rename(f"{aside}{companion}")
-    for old in sorted(path.parent.glob(f"{path.stem}-damaged-*{path.suffix}"))[:-_KEPT_ASIDE]:
+    for old in sorted(path.parent.glob(f"{path.stem}-damaged-*{path.suffix}"))[:-_MAX_DAMAGED_FILES]:
         for name in (old, *(Path(f"{old}{companion}") for companion in _COMPANIONS)):
             name.unlink(missing_ok=True)
     return aside.name
