@@ -1,4 +1,4 @@
-"""Fixtures that more than one suite needs."""
+"""Fixtures shared by the suites."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -11,11 +11,11 @@ from support.own_image import build_own_image
 
 pytest_plugins = ["support.reliability"]
 
-# An example may take as long as a busy machine needs; pytest's own time limit holds.
+# On a busy machine an example may take long; pytest's own time limit applies.
 settings.register_profile("quick", deadline=None)
 settings.load_profile("quick")
 
-# A shell that begins the suite in the background has SIGINT ignored, which the programs under test would take over.
+# A shell that starts the suite in the background ignores SIGINT, and the programs under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -28,5 +28,5 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 @pytest.fixture(scope="session")
 def own_image() -> str:
-    """The name of the orchestrator's own image, built where it was out of date."""
+    """The name of the orchestrator's own image, built if it was out of date."""
     return build_own_image()

@@ -1,4 +1,4 @@
-"""Calls through everything that is real: HTTP, orchestrator, socket, container, worker."""
+"""Calls through the real system: HTTP, orchestrator, socket, container, worker."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def test_an_upload_reaches_a_bytes_parameter(live: LiveOrchestrator) -> None:
 
 
 def test_an_upload_larger_than_the_memory_limit_reaches_a_path_parameter(live: LiveOrchestrator) -> None:
-    """It goes to the scratch disk in chunks, through an orchestrator that never holds it."""
+    """It is streamed to the scratch disk; the orchestrator never holds it in memory."""
     size = live.health("echo")["limits"]["memory_bytes"] + 64 * 1024 * 1024
     before = _resident(live)
 
@@ -52,7 +52,7 @@ def test_an_upload_larger_than_the_memory_limit_reaches_a_path_parameter(live: L
 
 
 def test_a_generator_is_streamed_as_it_yields(live: LiveOrchestrator) -> None:
-    """The first line is there long before the last; the end carries the envelope."""
+    """The first line arrives long before the last; the end event is the envelope."""
     times, lines = [], []
     with live.client.stream(
         "POST",
@@ -70,7 +70,7 @@ def test_a_generator_is_streamed_as_it_yields(live: LiveOrchestrator) -> None:
     assert times[-1] - times[0] > 0.35
 
 
-def test_a_generator_is_collected_for_a_caller_who_does_not_stream(live: LiveOrchestrator) -> None:
+def test_a_generator_is_collected_for_a_caller_that_does_not_stream(live: LiveOrchestrator) -> None:
     """The result is the list of its items."""
     assert live.run("echo", "count", {"n": 3}).json()["result"] == [{"number": 0}, {"number": 1}, {"number": 2}]
 
@@ -86,10 +86,10 @@ def test_a_generator_is_collected_for_a_caller_who_does_not_stream(live: LiveOrc
         (b'{"text": "x", "more": 1}', "application/json", 422, "more"),
     ],
 )
-def test_a_body_that_does_not_fit_is_told_so(
+def test_an_invalid_body_is_refused_with_the_reason(
     live: LiveOrchestrator, content: bytes, content_type: str, status: int, phrase: str
 ) -> None:
-    """4xx in the envelope, naming what is wrong; the plugin goes on and counts no error."""
+    """4xx with an envelope that names the fault; the plugin goes on and counts no error."""
     before = live.health("echo")
     response = live.client.post(
         "/v1/plugins/echo/tools/echo/run", content=content, headers={"Content-Type": content_type}
@@ -101,8 +101,8 @@ def test_a_body_that_does_not_fit_is_told_so(
     assert live.run("echo", "echo", {"text": "on"}).json()["result"] == "on"
 
 
-def test_runs_wait_their_turn_and_too_many_are_sent_away(live: LiveOrchestrator) -> None:
-    """One executes, `queue` wait, the rest get 429 with Retry-After; none is lost."""
+def test_runs_are_queued_and_refused_when_the_queue_is_full(live: LiveOrchestrator) -> None:
+    """`concurrency` execute, `queue` wait, the rest get 429 with Retry-After; none is lost."""
     limits = live.health("echo")["limits"]
     capacity = limits["concurrency"] + limits["queue"]
     with ThreadPoolExecutor(capacity + 6) as pool:
@@ -117,13 +117,13 @@ def test_runs_wait_their_turn_and_too_many_are_sent_away(live: LiveOrchestrator)
 
 
 def test_logs_hold_what_a_tool_printed(live: LiveOrchestrator) -> None:
-    """With the time in front."""
+    """Each line follows its time."""
     live.run("echo", "log", {"text": "a line of mine"})
     assert "a line of mine" in live.client.get("/v1/plugins/echo/logs").text
 
 
 def test_stop_and_start_by_an_operator(live: LiveOrchestrator) -> None:
-    """Stopped: UNAVAILABLE, no container, 503. Started: a new generation."""
+    """Stopped: UNAVAILABLE, no container, 503. Started: the next generation."""
     stopped = live.client.post("/v1/plugins/echo/stop").json()
     assert (stopped["state"], stopped["reason_code"]) == ("UNAVAILABLE", "STOPPED")
     assert live.containers() == []
@@ -132,8 +132,8 @@ def test_stop_and_start_by_an_operator(live: LiveOrchestrator) -> None:
     assert (started["state"], started["generation"]) == ("INITIALIZED", stopped["generation"] + 1)
 
 
-def test_a_container_that_is_killed_from_outside_is_seen_at_once(live: LiveOrchestrator) -> None:
-    """FAILED with KILLED, and never called out of memory."""
+def test_a_container_killed_from_outside_is_detected_at_once(live: LiveOrchestrator) -> None:
+    """FAILED with KILLED, never OUT_OF_MEMORY."""
     live.restart("echo")
     (container,) = live.containers()
     container.kill()
@@ -142,8 +142,8 @@ def test_a_container_that_is_killed_from_outside_is_seen_at_once(live: LiveOrche
     live.restart("echo")
 
 
-def test_a_container_that_is_removed_from_outside_is_seen(live: LiveOrchestrator) -> None:
-    """FAILED with KILLED; the next instance comes up."""
+def test_a_container_removed_from_outside_is_detected(live: LiveOrchestrator) -> None:
+    """FAILED with KILLED; a restart works."""
     live.restart("echo")
     (container,) = live.containers()
     container.remove(force=True)
@@ -151,8 +151,8 @@ def test_a_container_that_is_removed_from_outside_is_seen(live: LiveOrchestrator
     assert live.restart("echo")["state"] == "INITIALIZED"
 
 
-def test_a_container_that_is_paused_from_outside_is_found(live: LiveOrchestrator) -> None:
-    """Nothing is asked of it, and still it is seen: UNRESPONSIVE, with who did it."""
+def test_a_container_paused_from_outside_is_detected(live: LiveOrchestrator) -> None:
+    """Without any request to it: UNRESPONSIVE, and the reason says that it is paused."""
     live.restart("echo")
     (container,) = live.containers()
     container.pause()
@@ -161,16 +161,16 @@ def test_a_container_that_is_paused_from_outside_is_found(live: LiveOrchestrator
     assert live.restart("echo")["state"] == "INITIALIZED"
 
 
-def test_restarts_that_overtake_each_other_all_tell_of_the_newest_instance(live: LiveOrchestrator) -> None:
-    """None of them reports the end that another one brought about."""
+def test_concurrent_restarts_all_report_the_newest_instance(live: LiveOrchestrator) -> None:
+    """None of them reports the end that another one caused."""
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: live.restart("echo"), range(4)))
     assert {answer["state"] for answer in answers} == {"INITIALIZED"}
     assert live.run("echo", "echo", {"text": "x"}).json()["ok"] is True
 
 
-def test_figures_of_an_idle_plugin_are_fresh(live: LiveOrchestrator) -> None:
-    """They are asked for every few seconds."""
+def test_figures_of_an_idle_plugin_are_refreshed(live: LiveOrchestrator) -> None:
+    """They are polled every few seconds."""
     before = live.health("echo")["observed_at"]
     time.sleep(7)
     assert live.health("echo")["observed_at"] > before

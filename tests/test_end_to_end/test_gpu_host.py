@@ -1,4 +1,4 @@
-"""A host with two GPUs, as far as it can be had without any: real dockerd, real device requests, simulated driver."""
+"""A host with two GPUs, without any: real dockerd, real device requests, simulated driver."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> SimulatedHost:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The plugin's image, built by the machine's main engine: the test's own has no network to build with."""
+    """The plugin's image, built by the machine's main engine: the test's own engine has no network."""
     built = subprocess.run(
         [sys.executable, "-m", "orchestrator", "build", "gpu-echo"],
         env=os.environ
@@ -54,7 +54,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def plugins(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three plugins of the one image, each wanting a GPU for itself."""
+    """Three plugins of one image, each requiring a GPU of its own."""
     folder = tmp_path_factory.mktemp("plugins")
     manifest = yaml.safe_load((PLUGIN / "plugin.yaml").read_text())
     for name in NAMES:
@@ -67,7 +67,7 @@ def plugins(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def orchestrated(
     host: SimulatedHost, image: str, plugins: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[LiveOrchestrator]:
-    """The orchestrator beside an engine with the container toolkit, without it, or with CDI: as the parameter says."""
+    """The orchestrator with an engine that has the container toolkit, CDI, or neither, by the parameter."""
     with _engine(request.param, host) as dockerd:
         dockerd.load_image(image)
         for name, value in (host.environment | dict(dockerd.environment)).items():
@@ -89,8 +89,8 @@ def _engine(kind: str, host: SimulatedHost) -> AbstractContextManager[OwnDockerd
 
 @pytest.mark.parametrize("orchestrated", ["toolkit", "cdi"], indirect=True)
 def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orchestrated: LiveOrchestrator) -> None:
-    """Different UUIDs, seen from inside; the third is GPU_BUSY and has the freed one once a plugin was stopped. An
-    orchestrator that was killed takes the leases up again.
+    """Different UUIDs, seen from inside; the third is GPU_BUSY and gets the freed one once a plugin is stopped. After a
+    kill the next orchestrator resumes the leases.
     """
     live = orchestrated
     states = {name: live.health(name) for name in NAMES}
@@ -124,7 +124,7 @@ def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orche
             before[name]["container"]["id"],
         )
         assert [gpu["uuid"] for gpu in health["gpus"]] == [gpu["uuid"] for gpu in before[name]["gpus"]]
-    assert live.health(up[0])["reason_code"] == "GPU_BUSY"  # it was begun anew, and the leases of the others hold
+    assert live.health(up[0])["reason_code"] == "GPU_BUSY"  # it restarted, and the others still hold their leases
 
 
 def _uuid(listed: str) -> str:
@@ -135,7 +135,7 @@ def _uuid(listed: str) -> str:
 
 @pytest.mark.parametrize("orchestrated", ["no toolkit"], indirect=True)
 def test_an_engine_without_the_toolkit_leaves_nothing_behind(orchestrated: LiveOrchestrator) -> None:
-    """Every plugin is UNAVAILABLE with GPU_RUNTIME_MISSING; no `created` container stays, no lease is held."""
+    """Every plugin is UNAVAILABLE with GPU_RUNTIME_MISSING; no `created` container and no lease remain."""
     live = orchestrated
     for name in NAMES:
         health = live.wait_for(name, "UNAVAILABLE")

@@ -1,4 +1,4 @@
-"""The container is the sandbox: seen from inside a plugin, and from the engine."""
+"""The container is the sandbox: as seen from inside a plugin, and by the engine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ def _inside(live: LiveOrchestrator, tool: str, **arguments: object) -> object:
     return envelope["result"]
 
 
-def test_a_plugin_is_nobody(live: LiveOrchestrator) -> None:
+def test_a_plugin_has_no_privileges(live: LiveOrchestrator) -> None:
     """Not root, no capability in any set, no new privileges, a seccomp filter."""
     seen = _inside(live, "whoami")
     assert seen["uid"] == 65532
@@ -38,7 +38,7 @@ def test_a_plugin_is_nobody(live: LiveOrchestrator) -> None:
 
 
 def test_a_plugin_has_no_network(live: LiveOrchestrator) -> None:
-    """Only a loopback of its own: not even the orchestrator's own address can be reached."""
+    """Only a loopback of its own: it cannot even reach the orchestrator."""
     assert _inside(live, "whoami")["interfaces"] == ["lo"]
     port = live.client.base_url.port
     assert _inside(live, "connect", host="127.0.0.1", port=port) == "ECONNREFUSED"
@@ -47,18 +47,18 @@ def test_a_plugin_has_no_network(live: LiveOrchestrator) -> None:
 
 @pytest.mark.parametrize("path", ["/x", "/etc/x", "/usr/bin/x", "/plugin/x", "/opt/venv/x"])
 def test_a_plugin_cannot_write_to_its_image(live: LiveOrchestrator, path: str) -> None:
-    """The root is read-only."""
+    """The root file system is read-only."""
     assert _inside(live, "write", path=path) != "written"
 
 
 @pytest.mark.parametrize("path", ["/scratch/x", "/tmp/x"])
-def test_a_plugin_has_somewhere_to_write(live: LiveOrchestrator, path: str) -> None:
-    """Scratch on disk, and /tmp for programs that know nothing else."""
+def test_a_plugin_can_write_to_scratch_and_tmp(live: LiveOrchestrator, path: str) -> None:
+    """/tmp is for programs that write nowhere else."""
     assert _inside(live, "write", path=path) == "written"
 
 
-def test_the_engine_is_told_every_limit(live: LiveOrchestrator) -> None:
-    """What the health API claims is what the engine holds it to."""
+def test_the_engine_enforces_every_limit(live: LiveOrchestrator) -> None:
+    """The limits of the health API are those of the container."""
     (container,) = live.containers()
     host = container.attrs["HostConfig"]
     limits = live.health("echo")["limits"]
@@ -73,8 +73,8 @@ def test_the_engine_is_told_every_limit(live: LiveOrchestrator) -> None:
     assert not any("docker.sock" in mount["Source"] for mount in container.attrs["Mounts"])
 
 
-def test_other_plugins_sockets_are_out_of_sight(live: LiveOrchestrator) -> None:
-    """The run folder is closed to everyone but the orchestrator, and a container is given only its own part of it."""
+def test_other_plugins_sockets_are_not_visible(live: LiveOrchestrator) -> None:
+    """Only the orchestrator can enter the run folder, and a container gets only its own subfolder."""
     (container,) = live.containers()
     sources = [m["Source"] for m in container.attrs["Mounts"] if m["Destination"] == "/run/plugin"]
     assert len(sources) == 1

@@ -1,4 +1,4 @@
-"""Plugins whose sockets cannot be reached as files: all that a caller sees is the same, and nothing stays behind."""
+"""Plugins whose sockets are not reachable as files: the same for callers, and nothing remains after their end."""
 
 import hashlib
 import os
@@ -30,11 +30,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveOrchestrator]
         live.wait_ready(180)
         deployment = live.deployment
         yield live
-    assert beside(deployment) == []
+    assert gateways_and_volumes(deployment) == []
 
 
-def beside(deployment: str) -> list[str]:
-    """Gateways and volumes that an orchestrator's containers have, or have left behind."""
+def gateways_and_volumes(deployment: str) -> list[str]:
+    """Those of an orchestrator's containers, also of ended ones."""
     engine = docker.from_env()
     filters = {"label": f"gateway.plugin-orchestrator.deployment={deployment}"}
     try:
@@ -47,7 +47,7 @@ def beside(deployment: str) -> list[str]:
 
 
 def gateway(live: LiveOrchestrator, plugin: str) -> Any:
-    """The container of the gateway, as the engine knows it."""
+    """The gateway's container, from the engine."""
     engine = docker.from_env()
     try:
         return engine.containers.get(live.health(plugin)["container"]["name"] + "-gateway")
@@ -60,8 +60,8 @@ def published(live: LiveOrchestrator, plugin: str) -> tuple[str, int]:
     return binding["HostIp"], int(binding["HostPort"])
 
 
-def asked(address: tuple[str, int], request: bytes) -> bytes:
-    """The first line of what is answered."""
+def status_line(address: tuple[str, int], request: bytes) -> bytes:
+    """The first line of the response."""
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(request)
         return connection.recv(4096).partition(b"\r\n")[0]
@@ -74,27 +74,27 @@ def test_a_call_and_its_stream(live: LiveOrchestrator) -> None:
     assert '"end"' in lines[-1]
 
 
-def test_an_upload_of_ten_megabytes_arrives_whole(live: LiveOrchestrator) -> None:
+def test_an_upload_of_ten_megabytes_arrives_unchanged(live: LiveOrchestrator) -> None:
     content = os.urandom(10 * MIB)
     for tool, parameter in (("sum_bytes", "data"), ("save", "file")):
         result = live.run("echo", tool, files={parameter: content}).json()["result"]
         assert (result["length"], result["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
 
 
-def test_many_calls_side_by_side(live: LiveOrchestrator) -> None:
-    """They wait together, not one after another."""
+def test_concurrent_calls(live: LiveOrchestrator) -> None:
+    """They execute concurrently, not one after another."""
     ids = []
     for _ in range(4):
         answer = live.run("echo", "sleep", {"seconds": 1}, headers={"Prefer": "respond-async"})
         ids.append(answer.json()["run_id"])
-    began = time.monotonic()
+    started = time.monotonic()
     for run_id in ids:
         assert live.client.get(f"/v1/runs/{run_id}/result", params={"wait": 30}).json()["ok"]
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - started < 3
 
 
-def test_a_stream_that_nobody_reads_any_more_is_stopped(live: LiveOrchestrator) -> None:
-    """The generator ends at its next line; the plugin goes on."""
+def test_a_stream_whose_reader_disconnected_is_stopped(live: LiveOrchestrator) -> None:
+    """The generator ends at its next item; the plugin goes on."""
     before = live.health("echo")["generation"]
     options: dict[str, Any] = {"json": {"n": 1000, "interval": 0.05}, "headers": {"Accept": "application/x-ndjson"}}
     with live.client.stream("POST", "/v1/plugins/echo/tools/count/run", **options) as answer:
@@ -107,23 +107,23 @@ def test_a_stream_that_nobody_reads_any_more_is_stopped(live: LiveOrchestrator) 
     assert live.run("echo", "add", {"a": 1, "b": 2}).json()["result"] == 3
 
 
-def test_only_who_has_the_token_comes_in(live: LiveOrchestrator) -> None:
-    """256 random bits, in a file: in no environment, no label and no command line of either container."""
+def test_the_gateway_requires_the_token(live: LiveOrchestrator) -> None:
+    """256 random bits in a file; no environment, label or command line of either container has it."""
     host, port = published(live, "echo")
     assert host == "127.0.0.1"
     (file,) = live.run_dir.rglob(f"{live.health('echo')['container']['name'][-8:]}/gateway-token")
     token = file.read_text()
     assert len(bytes.fromhex(token)) == 32
-    known = f"GET /control HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    authorized = f"GET /control HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
     for request in (
         b"GET /control HTTP/1.1\r\n\r\n",
-        known.replace(token.encode(), b"0" * 64),
-        known.replace(b"Bearer", b"Basic"),
-        known.replace(token.encode(), b""),
+        authorized.replace(token.encode(), b"0" * 64),
+        authorized.replace(b"Bearer", b"Basic"),
+        authorized.replace(token.encode(), b""),
     ):
-        assert asked((host, port), request) == b"HTTP/1.1 401 Unauthorized"
-    assert asked((host, port), known) == b"HTTP/1.1 101 Switching Protocols"
-    assert asked((host, port), known.replace(b"/control", b"/../etc/passwd")) == b"HTTP/1.1 404 Not Found"
+        assert status_line((host, port), request) == b"HTTP/1.1 401 Unauthorized"
+    assert status_line((host, port), authorized) == b"HTTP/1.1 101 Switching Protocols"
+    assert status_line((host, port), authorized.replace(b"/control", b"/../etc/passwd")) == b"HTTP/1.1 404 Not Found"
     engine = docker.from_env()
     try:
         plugin = engine.containers.get(live.health("echo")["container"]["id"])
@@ -134,7 +134,7 @@ def test_only_who_has_the_token_comes_in(live: LiveOrchestrator) -> None:
 
 
 def test_the_plugin_itself_still_has_no_network(live: LiveOrchestrator) -> None:
-    """Nor the token, and nothing of the gateway's but the sockets' folder."""
+    """Nor the token, and of the gateway's files only the sockets' folder."""
     engine = docker.from_env()
     try:
         attributes = engine.containers.get(live.health("echo")["container"]["id"]).attrs
@@ -146,8 +146,8 @@ def test_the_plugin_itself_still_has_no_network(live: LiveOrchestrator) -> None:
     assert live.run("echo", "connect", {"host": "172.17.0.1", "port": 1}).json()["result"] != "connected"
 
 
-def test_a_gateway_is_held_as_tightly_as_a_plugin_and_reaches_nobody(live: LiveOrchestrator) -> None:
-    """What its network lets out: nothing beyond the host's own address on it."""
+def test_a_gateway_is_confined_like_a_plugin_and_reaches_no_other(live: LiveOrchestrator) -> None:
+    """Its network leads nowhere but to the host's own address on it."""
     container = gateway(live, "echo")
     host = container.attrs["HostConfig"]
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == (True, ["ALL"], False)
@@ -157,7 +157,7 @@ def test_a_gateway_is_held_as_tightly_as_a_plugin_and_reaches_nobody(live: LiveO
     assert container.exec_run(["python", "-c", code, other]).exit_code != 0
 
 
-def test_over_its_time_and_over_its_memory(live: LiveOrchestrator) -> None:
+def test_time_and_memory_limits(live: LiveOrchestrator) -> None:
     answer = live.run("hangs", "run")
     assert (answer.status_code, answer.json()["reason_code"]) == (504, "TIMEOUT")
     answer = live.run("eats-memory", "run")
@@ -166,8 +166,8 @@ def test_over_its_time_and_over_its_memory(live: LiveOrchestrator) -> None:
         assert live.wait_for(plugin, "FAILED")["reason_code"] in {"TIMEOUT", "OUT_OF_MEMORY"}
 
 
-def test_what_ended_leaves_nothing(live: LiveOrchestrator) -> None:
-    """However it ended: the two that failed before, and one whose container is removed by somebody else."""
+def test_an_ended_instance_leaves_nothing_behind(live: LiveOrchestrator) -> None:
+    """Neither the two that failed before, nor one whose container another program removes."""
     engine = docker.from_env()
     try:
         engine.containers.get(live.health("echo")["container"]["id"]).remove(force=True)
@@ -175,13 +175,13 @@ def test_what_ended_leaves_nothing(live: LiveOrchestrator) -> None:
         engine.close()
     live.wait_for("echo", "FAILED", "UNAVAILABLE")
     end = time.monotonic() + 20
-    while left := beside(live.deployment):
+    while left := gateways_and_volumes(live.deployment):
         assert time.monotonic() < end, left
         time.sleep(0.2)
     assert live.restart("echo")["state"] == "INITIALIZED"
 
 
-def test_a_gateway_that_dies_takes_its_instance_along_and_a_restart_mends_it(live: LiveOrchestrator) -> None:
+def test_a_dead_gateway_ends_its_instance_and_a_restart_recovers_it(live: LiveOrchestrator) -> None:
     live.restart("hangs")
     gateway(live, "hangs").kill()
     assert live.wait_for("hangs", "FAILED")["reason_code"] == "UNRESPONSIVE"
@@ -189,8 +189,8 @@ def test_a_gateway_that_dies_takes_its_instance_along_and_a_restart_mends_it(liv
 
 
 def test_adopted_after_a_kill(live: LiveOrchestrator) -> None:
-    """Address and token are found again, and a run that executes meanwhile is delivered; what lost its container while
-    nobody looked is cleared away.
+    """Address and token are found again, and a run that executes meanwhile is delivered; an instance that lost its
+    container meanwhile loses its gateway too.
     """
     live.restart("eats-memory")
     before = live.wait_for("echo", "INITIALIZED", "RUNNING")["container"]["id"]
@@ -210,4 +210,4 @@ def test_adopted_after_a_kill(live: LiveOrchestrator) -> None:
     run = live.client.get(f"/v1/runs/{answer.json()['run_id']}/result", params={"wait": 30}).json()
     assert run["ok"], run
     assert live.run("echo", "echo", {"text": "again"}).json()["result"] == "again"
-    assert lost["name"] + "-gateway" not in beside(live.deployment)
+    assert lost["name"] + "-gateway" not in gateways_and_volumes(live.deployment)

@@ -1,4 +1,4 @@
-"""The orchestrator as a process: an engine that is not there, a second one, and the way it stops."""
+"""The orchestrator as a process: without an engine, beside a second one, and how it stops."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def only_echo(tmp_path: Path) -> Path:
 
 
 def test_it_serves_without_an_engine(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plugins are UNAVAILABLE with ENGINE_UNREACHABLE and what to do; the health routes are well."""
+    """Plugins are UNAVAILABLE with ENGINE_UNREACHABLE and what to do; the health routes answer."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{only_echo}/no-engine.sock")
     with live_orchestrator([only_echo], engine=False) as live:
         health = live.wait_for("echo", "UNAVAILABLE")
@@ -36,7 +36,7 @@ def test_it_serves_without_an_engine(only_echo: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_second_one_on_the_same_state_folder_is_refused(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says why and what to set."""
+    """The message says why and what to set."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{only_echo}/no-engine.sock")
     with live_orchestrator([only_echo], engine=False) as live:
         second = subprocess.run(
@@ -51,8 +51,8 @@ def test_a_second_one_on_the_same_state_folder_is_refused(only_echo: Path, monke
     assert "ORCHESTRATOR_STATE_DIR" in second.stderr
 
 
-def test_a_port_that_is_taken_is_told_in_one_sentence(tmp_path: Path) -> None:
-    """Before anything has begun: no plugin is looked at, and no traceback is shown."""
+def test_a_port_in_use_is_reported_in_one_sentence(tmp_path: Path) -> None:
+    """Before anything starts: no plugin is examined, and no traceback is shown."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         late = subprocess.run(
@@ -70,8 +70,8 @@ def test_a_port_that_is_taken_is_told_in_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in late.stderr and "startup" not in late.stderr
 
 
-def test_a_setting_that_cannot_be_is_named(only_echo: Path) -> None:
-    """Variable, what came and what was expected; no traceback."""
+def test_an_invalid_setting_is_named(only_echo: Path) -> None:
+    """The variable, its value and what was expected; no traceback."""
     wrong = subprocess.run(
         [sys.executable, "-m", "orchestrator", "serve"],
         env=os.environ | {"ORCHESTRATOR_DEFAULT_TIMEOUT": "60"},
@@ -87,8 +87,8 @@ def test_a_setting_that_cannot_be_is_named(only_echo: Path) -> None:
 
 
 @pytest.mark.engine
-def test_a_run_in_flight_ends_before_it_stops(only_echo: Path) -> None:
-    """SIGTERM: no new runs, those in flight get their answer; with --stop-plugins nothing is left."""
+def test_a_run_in_flight_ends_before_the_process_stops(only_echo: Path) -> None:
+    """SIGTERM: no new runs, those in flight are answered; with --stop-plugins no container remains."""
     with live_orchestrator([only_echo]) as live:
         live.wait_ready(300)
         answers: list[httpx.Response] = []
@@ -105,8 +105,8 @@ def test_a_run_in_flight_ends_before_it_stops(only_echo: Path) -> None:
 
 
 @pytest.mark.engine
-def test_a_reader_that_follows_a_log_does_not_keep_it_from_stopping(only_echo: Path) -> None:
-    """Its stream ends as a stream should; a run in flight has its answer all the same."""
+def test_a_log_follower_does_not_delay_the_stop(only_echo: Path) -> None:
+    """Its stream ends properly; a run in flight is still answered."""
     with live_orchestrator([only_echo]) as live:
         live.wait_ready(300)
         answers: list[httpx.Response] = []
@@ -114,17 +114,17 @@ def test_a_reader_that_follows_a_log_does_not_keep_it_from_stopping(only_echo: P
         with live.client.stream("GET", "/v1/plugins/echo/logs", params={"follow": "true"}) as follower:
             run.start()
             _until_in_flight(live)
-            begun = time.monotonic()
+            started = time.monotonic()
             live.process.send_signal(signal.SIGTERM)
-            follower.read()  # raises where it is broken off
-            assert time.monotonic() - begun < 1.5
+            follower.read()  # raises if the stream is cut
+            assert time.monotonic() - started < 1.5
             run.join(30)
             assert live.process.wait(20) == 0
         assert answers[0].json()["ok"] is True
 
 
-def test_a_reader_of_events_does_not_keep_it_from_stopping(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its stream ends as a stream should, at once."""
+def test_a_reader_of_events_does_not_delay_the_stop(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream ends properly, at once."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{only_echo}/no-engine.sock")
     accept = {"Accept": "text/event-stream"}
     with live_orchestrator([only_echo], engine=False) as live:
@@ -133,17 +133,17 @@ def test_a_reader_of_events_does_not_keep_it_from_stopping(only_echo: Path, monk
             lines = reader.iter_lines()
             while not next(lines).startswith("event: health"):
                 pass
-            begun = time.monotonic()
+            started = time.monotonic()
             live.process.send_signal(signal.SIGTERM)
-            assert [line for line in lines if line.startswith("event:")] == []  # raises where it is broken off
-            assert time.monotonic() - begun < 1.5
+            assert [line for line in lines if line.startswith("event:")] == []  # raises if the stream is cut
+            assert time.monotonic() - started < 1.5
             assert live.process.wait(20) == 0
         assert "ERROR" not in live.log.read_text()
 
 
 @pytest.mark.engine
-def test_what_a_killed_orchestrator_left_is_cleared_at_the_next_start(only_echo: Path) -> None:
-    """After SIGKILL the container stays; the next start of the same deployment takes care of it, and only of it."""
+def test_containers_of_a_killed_orchestrator_are_adopted_or_removed_at_the_next_start(only_echo: Path) -> None:
+    """After SIGKILL the container stays; the next start of the same deployment deals with it, and with no other."""
     with live_orchestrator([only_echo]) as live:
         live.wait_ready(300)
         (left,) = live.containers()

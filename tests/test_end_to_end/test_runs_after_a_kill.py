@@ -1,4 +1,4 @@
-"""SIGKILL of the orchestrator in the middle of asynchronous runs, with real containers."""
+"""SIGKILL of the orchestrator during asynchronous runs, with real containers."""
 
 import shutil
 import time
@@ -26,31 +26,31 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveOrchestrator]
         yield live
 
 
-def begin(live: LiveOrchestrator, seconds: float) -> str:
+def start_run(live: LiveOrchestrator, seconds: float) -> str:
     answer = live.run("echo", "sleep", {"seconds": seconds}, headers={"Prefer": "respond-async"})
     assert answer.status_code == 202, answer.text
     run_id: str = answer.json()["run_id"]
     return run_id
 
 
-def run_of(live: LiveOrchestrator, run_id: str) -> dict[str, Any]:
+def get_run(live: LiveOrchestrator, run_id: str) -> dict[str, Any]:
     run: dict[str, Any] = live.client.get(f"/v1/runs/{run_id}").json()
     return run
 
 
-def killed_and_begun_anew(live: LiveOrchestrator) -> None:
+def kill_and_restart(live: LiveOrchestrator) -> None:
     live.kill()
     live.begin()
     live.until_it_answers()
 
 
-def test_a_run_that_executes_is_delivered_and_one_that_waited_is_interrupted(live: LiveOrchestrator) -> None:
-    """The container is the same before and after; the run is counted once."""
+def test_an_executing_run_is_delivered_and_a_queued_one_is_interrupted(live: LiveOrchestrator) -> None:
+    """The container stays the same; the run is counted once."""
     before = live.health("echo")
-    first, second = begin(live, 5), begin(live, 0)
+    first, second = start_run(live, 5), start_run(live, 0)
     time.sleep(0.5)
-    killed_and_begun_anew(live)
-    assert run_of(live, second)["state"] == "interrupted"
+    kill_and_restart(live)
+    assert get_run(live, second)["state"] == "interrupted"
     answer = live.client.get(f"/v1/runs/{first}/result", params={"wait": 30})
     assert (answer.status_code, answer.json()["ok"]) == (200, True)
     assert answer.json()["execution_time_ms"] > 4900
@@ -60,15 +60,15 @@ def test_a_run_that_executes_is_delivered_and_one_that_waited_is_interrupted(liv
 
 
 def test_no_run_is_lost_or_stuck_whenever_the_kill_comes(live: LiveOrchestrator, reliability: ReliabilityTable) -> None:
-    """From right after 202 to long after the tool's end: its result is there, and it is counted once."""
+    """From right after 202 to long after the tool's end: its result is available, and it is counted once."""
     before = live.health("echo")["success_count"]
     delivered = {}
     for moment in (0.0, 0.1, 0.3, 0.6):
-        run_id = begin(live, 0.5)
+        run_id = start_run(live, 0.5)
         time.sleep(moment)
-        killed_and_begun_anew(live)
+        kill_and_restart(live)
         answer = live.client.get(f"/v1/runs/{run_id}/result", params={"wait": 30})
-        state = run_of(live, run_id)["state"]
+        state = get_run(live, run_id)["state"]
         assert state in {"finished", "interrupted"}, state
         assert (answer.status_code == 200) is (state == "finished")
         delivered[moment] = state == "finished"

@@ -1,4 +1,4 @@
-"""Every folder under plugins/ does its real work in its real container; found by itself, listed nowhere."""
+"""Every folder under plugins/ does its real work in its real container; discovered, not listed."""
 
 import json
 import subprocess
@@ -35,10 +35,10 @@ def test_every_shipped_plugin_has_samples() -> None:
 
 
 @pytest.mark.parametrize(("folder", "call"), CASES)
-def test_a_sample_call_gives_what_its_author_expects(
+def test_a_sample_call_returns_what_its_author_expects(
     live: LiveOrchestrator, folder: Path, call: dict[str, Any]
 ) -> None:
-    """The call as a client makes it: multipart in, envelope out."""
+    """As a client calls it: multipart in, envelope out."""
     manifest = yaml.safe_load((folder / "plugin.yaml").read_text())
     name = manifest.get("name", folder.name.replace("_", "-"))
     files = {field: (file, (folder / "samples" / file).read_bytes()) for field, file in call.get("files", {}).items()}
@@ -46,7 +46,7 @@ def test_a_sample_call_gives_what_its_author_expects(
     response = live.run(name, call["tool"], arguments, files=files)
     envelope, expect = response.json(), call["expect"]
     if manifest.get("requires_gpu") and live.health(name)["state"] == "UNAVAILABLE":
-        # Without a GPU this is what must come: a refusal that says why, before gigabytes are built.
+        # Without a GPU the call must be refused with the reason, before gigabytes are built.
         assert (response.status_code, envelope["reason_code"]) == (503, "GPU_NOT_FOUND")
         return
     assert response.status_code == expect.get("status", 200), envelope
@@ -57,8 +57,8 @@ def test_a_sample_call_gives_what_its_author_expects(
     assert live.health(name)["state"] == "RUNNING" or response.status_code != 200
 
 
-def test_the_audit_has_nothing_against_what_is_shipped(live: LiveOrchestrator) -> None:
-    """Folders, licences in the images, and these very containers: what `orchestrator audit` does for an operator."""
+def test_the_audit_finds_no_error_in_the_shipped_plugins(live: LiveOrchestrator) -> None:
+    """Folders, licences in the images, and the running containers, as `orchestrator audit` checks them."""
     done = subprocess.run(
         [live.python, "-m", "orchestrator", "audit", "--live", "--licences", "--json"],
         env=live.environment | {"ORCHESTRATOR_URL": str(live.client.base_url)},

@@ -1,4 +1,4 @@
-"""Containers, sockets and processes that somebody else lays hands on: seen, called what it was, and nothing is left."""
+"""Another program interferes with containers, sockets and processes: detected, reported as what it was, cleaned up."""
 
 import os
 import signal
@@ -12,8 +12,7 @@ from test_faults.conftest import ECHOES, Watched, nothing_left_but
 
 pytestmark = pytest.mark.engine
 
-FOUND_WITHIN = 10.0
-"""Seconds in which a plugin that is dead or deadlocked is found."""
+MAX_DETECTION = 10.0  # seconds until a dead or deadlocked plugin is found
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def _container(live: LiveOrchestrator, plugin: str) -> Any:
 
 
 def _processes(live: LiveOrchestrator, plugin: str) -> list[int]:
-    """On this host: the container's first process and its worker."""
+    """The host's process ids of the container's first process and its worker."""
     return sorted(int(pid) for _, pid, *_ in _container(live, plugin).top()["Processes"])
 
 
@@ -61,20 +60,20 @@ FAULTS: dict[str, tuple[Callable[[LiveOrchestrator, str], None], str, str]] = {
         "control socket",
     ),
 }
-"""What is done to an idle plugin, the reason code that it comes to, and what its reason holds."""
+"""Name → what is done to an idle plugin, the expected reason code, a phrase of the reason."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_done_to_an_idle_plugin_is_found_and_named(
+def test_interference_with_an_idle_plugin_is_detected_and_named(
     fault: str, live: LiveOrchestrator, watched: Watched
 ) -> None:
-    """Without anybody asking it anything; the others do not notice."""
-    do, code, phrase = FAULTS[fault]
+    """Without any request to it; other plugins are not affected."""
+    interfere, code, phrase = FAULTS[fault]
     victim, *others = ECHOES
     live.restart(victim)
     with watched(live, ECHOES):
-        do(live, victim)
-        health = live.wait_for(victim, "FAILED", seconds=FOUND_WITHIN)
+        interfere(live, victim)
+        health = live.wait_for(victim, "FAILED", seconds=MAX_DETECTION)
         assert (health["reason_code"], phrase in health["reason"]) == (code, True), health["reason"]
         assert all(live.run(name, "echo", {"text": "on"}).json()["ok"] for name in others)
         assert live.restart(victim)["state"] == "INITIALIZED"

@@ -1,4 +1,4 @@
-"""The state folder's disk is full: runs go on, /healthz says that history is not written, and writing goes on after."""
+"""The state folder's disk is full: runs continue, /healthz reports that history is not written, writing recovers."""
 
 import os
 import subprocess
@@ -14,13 +14,12 @@ from test_faults.conftest import ECHOES, Watched
 
 pytestmark = [pytest.mark.engine, pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")]
 
-SEEN_WITHIN = 20.0
-"""Seconds."""
+MAX_DETECTION = 20.0  # seconds
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Four megabytes."""
+    """A file system of four megabytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=True)
@@ -29,13 +28,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def _history(live: LiveOrchestrator) -> dict[str, Any]:
-    told: dict[str, Any] = live.client.get("/healthz").json()["history"]
-    return told
+    history: dict[str, Any] = live.client.get("/healthz").json()["history"]
+    return history
 
 
 def _call_until(live: LiveOrchestrator, *, problem: bool) -> None:
-    """Runs all the time, each of them well, until /healthz says so."""
-    end = time.monotonic() + SEEN_WITHIN
+    """Execute runs, each successful, until /healthz reports a problem, or none any more."""
+    end = time.monotonic() + MAX_DETECTION
     while (_history(live)["problem"] is not None) is not problem:
         assert time.monotonic() < end, _history(live)
         assert live.run(ECHOES[0], "echo", {"text": "on"}).json()["result"] == "on"
@@ -43,7 +42,7 @@ def _call_until(live: LiveOrchestrator, *, problem: bool) -> None:
 
 
 def test_a_full_disk_stops_no_run(small_disk: Path, echoes: Path, watched: Watched) -> None:
-    """Health is answered, runs are too, a plugin can be restarted; with room again history is written again."""
+    """Health and runs are answered, a plugin can be restarted; with free space history is written again."""
     with live_orchestrator([echoes], state_dir=str(small_disk / "state"), stop_grace="500ms") as live:
         live.wait_ready(120)
         with watched(live, ECHOES):

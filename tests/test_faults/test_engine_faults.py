@@ -1,4 +1,4 @@
-"""The engine frozen, killed, started again: runs go on, the API answers from what is known and catches up by itself."""
+"""The engine is frozen, killed, restarted: runs continue, the API answers from the last known state and catches up."""
 
 import os
 import time
@@ -29,23 +29,23 @@ def live(on_own_dockerd: OwnDockerd, echoes: Path) -> Iterator[LiveOrchestrator]
 
 
 def until(live: LiveOrchestrator, plugin: str, holds: Callable[[dict[str, Any]], bool], seconds: float) -> float:
-    """Seconds until it held of the plugin's health."""
-    begun = time.monotonic()
+    """Returns the seconds until `holds` was true of the plugin's health."""
+    started = time.monotonic()
     while not holds(health := live.health(plugin)):
-        assert time.monotonic() - begun < seconds, health
+        assert time.monotonic() - started < seconds, health
         time.sleep(0.02)
-    return time.monotonic() - begun
+    return time.monotonic() - started
 
 
 def all_stale(live: LiveOrchestrator, *, stale: bool, seconds: float) -> None:
     end = time.monotonic() + seconds
     while {plugin["stale"] for plugin in live.client.get("/v1/plugins").json()} != {stale}:
-        assert time.monotonic() < end, f"not all became stale: {stale}"
+        assert time.monotonic() < end, f"not all plugins have stale: {stale}"
         time.sleep(0.05)
 
 
 def sleeping(live: LiveOrchestrator, pool: ThreadPoolExecutor, seconds: float = 1.5) -> list[Any]:
-    """Runs in flight on every plugin."""
+    """Returns runs in flight, one on every plugin."""
     runs = [pool.submit(live.run, name, "sleep", {"seconds": seconds}) for name in ECHOES]
     for name in ECHOES:
         until(live, name, lambda health: health["in_flight"] == 1, 10)
@@ -53,9 +53,7 @@ def sleeping(live: LiveOrchestrator, pool: ThreadPoolExecutor, seconds: float = 
 
 
 def test_a_frozen_engine_holds_up_no_run(live: LiveOrchestrator, on_own_dockerd: OwnDockerd, watched: Watched) -> None:
-    """Runs in flight and new ones are answered, a deadline is kept; what must wait for the engine is done when it is
-    back.
-    """
+    """Runs in flight and new ones are answered, deadlines hold; what needs the engine is done once it responds."""
     before = {name: live.health(name)["generation"] for name in ECHOES}
     with watched(live, ECHOES), ThreadPoolExecutor(8) as pool:
         runs = sleeping(live, pool)
@@ -64,9 +62,9 @@ def test_a_frozen_engine_holds_up_no_run(live: LiveOrchestrator, on_own_dockerd:
             assert [run.result().status_code for run in runs] == [200] * len(ECHOES)
             assert live.run("ada", "echo", {"text": "on"}).json()["result"] == "on"
             all_stale(live, stale=True, seconds=10)
-            begun = time.monotonic()
+            started = time.monotonic()
             assert live.run("ben", "sleep", {"seconds": 60}).status_code == 504
-            assert time.monotonic() - begun < 2.5
+            assert time.monotonic() - started < 2.5
             assert live.health("ben")["reason_code"] == "TIMEOUT"
             assert live.run("cleo", "echo", {"text": "on"}).json()["result"] == "on"
         finally:
@@ -77,10 +75,10 @@ def test_a_frozen_engine_holds_up_no_run(live: LiveOrchestrator, on_own_dockerd:
     assert live.restart("ben")["state"] == "INITIALIZED"
 
 
-def test_an_engine_that_is_killed_under_its_containers_is_caught_up_with(
+def test_after_the_engine_was_killed_the_orchestrator_catches_up(
     live: LiveOrchestrator, on_own_dockerd: OwnDockerd, watched: Watched
 ) -> None:
-    """Nothing ends that need not; what ended meanwhile, and what ends later, is seen."""
+    """Its containers run on; those that ended meanwhile, or end later, are detected."""
     with watched(live, ECHOES), ThreadPoolExecutor(8) as pool:
         runs = sleeping(live, pool)
         on_own_dockerd.kill()
@@ -97,12 +95,10 @@ def test_an_engine_that_is_killed_under_its_containers_is_caught_up_with(
     nothing_left_but(live, len(ECHOES))
 
 
-def test_an_engine_that_takes_its_containers_along_is_told_as_it_was(
+def test_an_engine_that_ends_its_containers_with_itself(
     echo_image: str, echoes: Path, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Restarted in the middle of runs: their callers are told, every plugin is FAILED because it was killed, and starts
-    anew.
-    """
+    """It restarts in the middle of runs: their callers are answered, every plugin is FAILED as killed, and restarts."""
     with own_dockerd() as dockerd:
         dockerd.load_image(echo_image)
         monkeypatch.setenv("DOCKER_HOST", dockerd.environment["DOCKER_HOST"])
@@ -117,7 +113,7 @@ def test_an_engine_that_takes_its_containers_along_is_told_as_it_was(
                 assert {answer.json()["reason_code"] for answer in answers} == {"KILLED"}
                 all_stale(live, stale=False, seconds=10)
                 for health in (live.health(name) for name in ECHOES):
-                    # KILL_FAILED while nobody could be asked whether the container is gone
+                    # KILL_FAILED as long as the engine could not confirm that the container is removed
                     assert health["reason_code"] in ("KILLED", "KILL_FAILED")
                     assert "killed from outside by SIGTERM" in health["reason"]
             for name in ECHOES:

@@ -1,4 +1,4 @@
-"""The event stream cut, and full of nonsense: the orchestrator goes on, and sees the next thing that happens."""
+"""The engine's event stream cut, or full of nonsense: the orchestrator goes on, and sees the next real event."""
 
 import json
 import os
@@ -22,13 +22,12 @@ pytestmark = [
 ]
 
 MESSAGES = 10_000
-SEEN_WITHIN = 2.0
-"""Seconds: above what an event takes, below what any poll would need."""
+MAX_DETECTION = 2.0  # seconds: above what an event takes, below what any poll would need
 
 
 @pytest.fixture(scope="module")
 def proxied(on_own_dockerd: OwnDockerd, echoes: Path) -> Iterator[tuple[LiveOrchestrator, EngineProxy]]:
-    """An orchestrator whose engine is behind a proxy; the test's own questions go to the engine itself."""
+    """An orchestrator whose engine is behind a proxy; the test's own requests go to the engine itself."""
     with ExitStack() as stack:
         proxy = stack.enter_context(EngineProxy(on_own_dockerd.folder / "p", on_own_dockerd.socket))
         live = stack.enter_context(live_orchestrator([echoes], variables=proxy.environment, stop_grace="500ms"))
@@ -37,15 +36,15 @@ def proxied(on_own_dockerd: OwnDockerd, echoes: Path) -> Iterator[tuple[LiveOrch
 
 
 def _kill_and_see(live: LiveOrchestrator, plugin: str) -> None:
-    """A container is killed from outside, and seen."""
+    """Kill a container from outside; the orchestrator must detect it."""
     (container,) = [c for c in live.containers() if c.labels["plugin-orchestrator.plugin"] == plugin]
     container.kill()
-    assert live.wait_for(plugin, "FAILED", seconds=SEEN_WITHIN)["reason_code"] == "KILLED"
+    assert live.wait_for(plugin, "FAILED", seconds=MAX_DETECTION)["reason_code"] == "KILLED"
     assert live.restart(plugin)["state"] == "INITIALIZED"
 
 
 def _real_events(live: LiveOrchestrator) -> list[bytes]:
-    """Lines as the engine writes them, of containers that are there: the likelier they are to be believed."""
+    """Lines as the engine writes them, about existing containers: those are the likeliest to be believed."""
     names = ("create", "start", "die", "destroy", "oom", "pause", "kill", "health_status: unhealthy")
     lines = []
     for container in live.containers():
@@ -61,8 +60,8 @@ def _real_events(live: LiveOrchestrator) -> list[bytes]:
 def test_ten_thousand_mutated_messages(
     proxied: tuple[LiveOrchestrator, EngineProxy], watched: Watched, reliability: ReliabilityTable
 ) -> None:
-    """Types changed, fields gone, nested without end, huge, half, binary: nobody is called dead who is not, the stream
-    goes on, and the next real event is seen.
+    """Types changed, fields missing, nested without end, huge, half, binary: no living plugin is reported dead, the
+    stream goes on, and the next real event is seen.
     """
     live, proxy = proxied
     random.seed(4)
@@ -82,15 +81,15 @@ def test_ten_thousand_mutated_messages(
     nothing_left_but(live, len(ECHOES))
 
 
-def test_a_stream_that_is_cut_again_and_again(proxied: tuple[LiveOrchestrator, EngineProxy], watched: Watched) -> None:
-    """It is opened again; what happened in the gap is found by the list that follows."""
+def test_a_stream_that_is_cut_repeatedly(proxied: tuple[LiveOrchestrator, EngineProxy], watched: Watched) -> None:
+    """It is reopened; the list that follows finds what happened in the gap."""
     live, proxy = proxied
     with watched(live, ECHOES):
         for name in ECHOES[:3]:
             (container,) = [c for c in live.containers() if c.labels["plugin-orchestrator.plugin"] == name]
             proxy.cut_events()
             container.remove(force=True)
-            assert live.wait_for(name, "FAILED", seconds=SEEN_WITHIN)["reason_code"] == "KILLED"
+            assert live.wait_for(name, "FAILED", seconds=MAX_DETECTION)["reason_code"] == "KILLED"
             _until_open(proxy)
         for name in ECHOES[:3]:
             assert live.restart(name)["state"] == "INITIALIZED"
@@ -101,5 +100,5 @@ def test_a_stream_that_is_cut_again_and_again(proxied: tuple[LiveOrchestrator, E
 def _until_open(proxy: EngineProxy) -> None:
     end = time.monotonic() + 10
     while proxy.event_streams != 1:
-        assert time.monotonic() < end, "the event stream was never opened again"
+        assert time.monotonic() < end, "the event stream was not reopened"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Manifests of every shape: read or refused with a `ManifestError`, never anything else; one hides no other."""
+"""Manifests of every shape: read, or refused with a `ManifestError`; none hides another."""
 
 import json
 import random
@@ -17,7 +17,7 @@ from orchestrator.loader.plugin_loader import PluginLoader
 
 pytestmark = pytest.mark.slow
 
-WHOLE: dict[str, Any] = {
+VALID: dict[str, Any] = {
     "name": "reader",
     "version": "1.0.0",
     "description": "Reads.",
@@ -54,16 +54,16 @@ def _read(folder: Path, content: bytes) -> Manifest | None:
         return None
 
 
-def test_the_manifest_that_is_fuzzed_is_good_as_it_is(tmp_path: Path) -> None:
-    assert _read(tmp_path, yaml.safe_dump(WHOLE).encode()) is not None
+def test_the_fuzzed_manifest_is_valid_itself(tmp_path: Path) -> None:
+    assert _read(tmp_path, yaml.safe_dump(VALID).encode()) is not None
 
 
 @FUZZED
-@given(field=st.sampled_from(sorted(WHOLE)), value=anything)
+@given(field=st.sampled_from(sorted(VALID)), value=anything)
 def test_any_value_in_any_field(field: str, value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Read or refused, and a refusal names the field or what is wrong with the file."""
+    """Read or refused; a refusal names the field or the file."""
     folder = tmp_path_factory.mktemp("fuzzed")
-    (folder / "plugin.yaml").write_text(yaml.safe_dump(WHOLE | {field: value}))
+    (folder / "plugin.yaml").write_text(yaml.safe_dump(VALID | {field: value}))
     refusal = ""
     try:
         read_manifest(folder)
@@ -75,9 +75,9 @@ def test_any_value_in_any_field(field: str, value: Any, tmp_path_factory: pytest
 @FUZZED
 @given(seed=st.integers(0, 2**32))
 def test_mutations_at_any_depth(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Fields gone, renamed, nested, of another type; JSON is YAML."""
+    """Fields missing, renamed, nested, of another type; JSON is YAML."""
     random.seed(seed)
-    _read(tmp_path_factory.mktemp("fuzzed"), json.dumps(mutated_content(WHOLE)).encode())
+    _read(tmp_path_factory.mktemp("fuzzed"), json.dumps(mutated_content(VALID)).encode())
 
 
 @FUZZED
@@ -91,13 +91,13 @@ def test_any_bytes(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(content=st.binary(max_size=200))
-def test_one_bad_manifest_hides_no_other(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_bad_manifest_hides_no_other(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     """It is found beside the good one."""
     folder = tmp_path_factory.mktemp("fuzzed")
     for name in ("bad", "good"):
         (folder / name).mkdir()
     (folder / "bad" / "plugin.yaml").write_bytes(content)
-    good = {name: WHOLE[name] for name in ("version", "description", "entrypoint")}
+    good = {name: VALID[name] for name in ("version", "description", "entrypoint")}
     (folder / "good" / "plugin.yaml").write_text(yaml.safe_dump(good))
     found = {plugin.name: plugin for plugin in PluginLoader((folder,)).discover()}
     assert found["good"].manifest is not None

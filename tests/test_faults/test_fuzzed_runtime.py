@@ -1,4 +1,4 @@
-"""Containers whose sockets talk nonsense: their plugin may fail, nobody else does, the API keeps its contract."""
+"""Containers whose sockets send nonsense: their plugin may fail, no other does, and the API meets its contract."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ IN_THE_CONTRACT = {200, 404, 409, 413, 422, 429, 502, 503, 504}
 
 
 class NonsenseRuntime:
-    """Its first word is a good status, so that runs are sent to it; then both its sockets say spoilt things."""
+    """Its first message is a valid status, so that runs are sent to it; then both sockets send corrupted messages."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -72,10 +72,10 @@ class NonsenseRuntime:
         writer.close()
 
 
-async def test_containers_that_talk_nonsense(house: House) -> None:
-    """Every answer is in the contract, no run hangs past its time limit, and the plugin beside them answers on."""
+async def test_containers_that_send_nonsense(house: House) -> None:
+    """Every status is in the contract, no run exceeds its time limit, and the plugin beside them still works."""
     random.seed(11)
-    house.add("well", tools={"read": lambda: "well"})
+    house.add("healthy", tools={"read": lambda: "text"})
     names = [f"nonsense-{number}" for number in range(PLUGINS)]
     for seed, name in enumerate(names):
         house.add(name, program=NonsenseRuntime(seed), limits={"timeout": "1s"}, startup_timeout="2s")
@@ -92,6 +92,6 @@ async def test_containers_that_talk_nonsense(house: House) -> None:
 
     for found in await asyncio.gather(*(call(name) for name in names)):
         assert found <= IN_THE_CONTRACT
-    assert (await house.run("well", "read")).json()["result"] == "well"
+    assert (await house.run("healthy", "read")).json()["result"] == "text"
     assert (await client.get("/v1/plugins")).status_code == 200
-    assert (await house.health("well"))["reason_code"] is None
+    assert (await house.health("healthy"))["reason_code"] is None

@@ -1,4 +1,4 @@
-"""The table of figures tells the truth: what was missed is seen, and nothing better hides what is worse."""
+"""The table of reliability figures: a missed target is shown, and no better value hides a worse one."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ pytest_plugins = ["pytester"]
 
 
 def test_a_missed_target_fails_its_test_and_stays_in_the_table() -> None:
-    """Also after a better trial of the same figure."""
+    """Even after a better trial of the same figure."""
     table = ReliabilityTable()
     with pytest.raises(AssertionError, match="19 of 20"):
         table.count("verdicts", right=19, of=20)
@@ -19,7 +19,7 @@ def test_a_missed_target_fails_its_test_and_stays_in_the_table() -> None:
     with pytest.raises(AssertionError, match="at most 100"):
         table.at_most("slowest", 101.0, limit=100, unit="ms")
     table.at_most("slowest", 3.0, limit=100, unit="ms")
-    table.against("adopted", 4.0, target=3, unit="s")  # is told, and fails nothing
+    table.against("adopted", 4.0, target=3, unit="s")  # is reported, and fails no test
     assert [line for line, _ in lines(list(table.rows.values()))] == [
         "verdicts  39 of 40  all  MISSED",
         "slowest     101 ms  ≤ 100 ms  MISSED",
@@ -28,7 +28,7 @@ def test_a_missed_target_fails_its_test_and_stays_in_the_table() -> None:
 
 
 def test_a_session_ends_with_the_table(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    """Printed, and written where the option says."""
+    """Printed, and written to the option's file."""
     pytester.makepyfile("""
         def test_x(reliability):
             reliability.count("trials", right=2, of=2)

@@ -1,4 +1,4 @@
-"""Every class of end, twenty times over in real containers: each is called what it was, twenty times of twenty."""
+"""Every kind of end, twenty times each in real containers: the reason code is right twenty times of twenty."""
 
 import os
 import signal
@@ -30,8 +30,8 @@ def call_with_code(live: LiveOrchestrator, plugin: str, number: int) -> None:
     live.run(plugin, "run", {"code": number % 5 + 1})
 
 
-def stop_what_is_deaf(live: LiveOrchestrator, plugin: str, number: int) -> None:
-    """It takes SIGKILL, and its exit code is that of a kill from outside; every other time with a run in flight."""
+def stop_ignoring_sigterm(live: LiveOrchestrator, plugin: str, number: int) -> None:
+    """It needs SIGKILL, and its exit code is that of a kill from outside; every other time with a run in flight."""
     run = threading.Thread(target=live.run, args=(plugin, "run"))
     if number % 2:
         run.start()
@@ -42,7 +42,7 @@ def stop_what_is_deaf(live: LiveOrchestrator, plugin: str, number: int) -> None:
 
 
 def kill_from_outside(live: LiveOrchestrator, plugin: str, number: int) -> None:
-    """In turn: the container by the engine, its first process, its worker; every fourth time with a run in flight."""
+    """The container by the engine, its first process or its worker; every fourth time with a run in flight."""
     run = threading.Thread(target=live.run, args=(plugin, "sleep", {"seconds": 1.5}))
     if number % 4 == 3:
         run.start()
@@ -58,17 +58,17 @@ def kill_from_outside(live: LiveOrchestrator, plugin: str, number: int) -> None:
 
 
 def _top(container: Any) -> list[list[str]]:
-    """One line a process: the first is PID 1 of the container, the second its worker."""
+    """A line per process: first PID 1 of the container, then its worker."""
     with suppress(docker.errors.APIError):
         processes: list[list[str]] = container.top()["Processes"]
         return processes
-    raise AssertionError("the container runs no more")
+    raise AssertionError("the container does not run")
 
 
 def _until_in_flight(live: LiveOrchestrator, plugin: str) -> None:
     end = time.monotonic() + 10
     while live.health(plugin)["in_flight"] == 0:
-        assert time.monotonic() < end, "the run never began"
+        assert time.monotonic() < end, "the run did not start"
         time.sleep(0.01)
 
 
@@ -76,17 +76,17 @@ CLASSES: dict[str, tuple[str, Trial, str]] = {
     "main process out of memory": ("eats-memory", call, "OUT_OF_MEMORY"),
     "child out of memory, survived": ("child-eats-memory", call, "OUT_OF_MEMORY"),
     "deadline": ("hangs", call, "TIMEOUT"),
-    "operator stop": ("hangs-ignoring-sigterm", stop_what_is_deaf, "STOPPED"),
+    "operator stop": ("hangs-ignoring-sigterm", stop_ignoring_sigterm, "STOPPED"),
     "outside SIGKILL": ("echo", kill_from_outside, "KILLED"),
     "segfault": ("segfaults", call, "CRASHED"),
     "non-zero exit": ("os-exit", call_with_code, "EXITED"),
 }
-"""Class → plugin, how its end is brought about, and the only right reason code."""
+"""Kind of end → plugin, how it is caused, and the only right reason code."""
 
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory, watched: Watched) -> Iterator[dict[str, list[str]]]:
-    """Class → what its trials were called. The classes run side by side, each on its own plugin."""
+    """Kind of end → the reason codes of its trials. The kinds run concurrently, each on its own plugin."""
     folder = tmp_path_factory.mktemp("plugins")
     plugins = [plugin for plugin, _, _ in CLASSES.values()]
     for plugin in plugins:
@@ -110,10 +110,10 @@ def _trials(live: LiveOrchestrator, plugin: str, trial: Trial) -> list[str]:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_each_end_is_called_what_it_was(
+def test_each_end_has_the_right_reason_code(
     name: str, verdicts: dict[str, list[str]], reliability: ReliabilityTable
 ) -> None:
-    """Never out of memory for a kill, never a kill for a stop, twenty times of twenty."""
+    """Never OUT_OF_MEMORY for a kill, never KILLED for a stop."""
     expected = CLASSES[name][2]
     wrong = [verdict for verdict in verdicts[name] if verdict != expected]
     reliability.count(f"verdict {expected} on: {name}", right=TRIALS - len(wrong), of=TRIALS)

@@ -1,4 +1,4 @@
-"""Every way to go wrong, in a real container: the right state, code and sentence, and nobody else is touched."""
+"""Every way to fail, in a real container: the right state, code and sentence, and no other plugin is affected."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def _one_of(expected: Any) -> list[Any]:
 
 
 def test_every_fixture_folder_is_in_the_table() -> None:
-    """A fixture that nobody expects anything of proves nothing."""
+    """A fixture without expectations proves nothing."""
     assert {case["plugin"] for case in CASES} == {folder.name for folder in (FIXTURES / "plugins").iterdir()}
     assert {case["folder"] for case in EXPECTED["bad_manifests"]} == {
         f.name for f in (FIXTURES / "bad_manifests").iterdir()
@@ -36,7 +36,7 @@ def test_every_fixture_folder_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['plugin']}-{c['call']['tool'] if c['call'] else 'start'}")
 def test_a_fixture_plugin_ends_as_the_contract_says(live: LiveOrchestrator, case: dict[str, Any]) -> None:
-    """State, reason code, sentence and HTTP status; the echo plugin answers on, health gives only 200 and 404."""
+    """State, reason code, sentence and HTTP status; the echo plugin still works, health answers only 200 and 404."""
     name, call = case["plugin"], case["call"]
     with health_watch(live, [name, "no-such-plugin"]):
         response = live.run(name, call["tool"] if call else "run", call["arguments"] if call else {})
@@ -54,15 +54,15 @@ def test_a_fixture_plugin_ends_as_the_contract_says(live: LiveOrchestrator, case
 
 
 @pytest.mark.parametrize("case", EXPECTED["bad_manifests"], ids=lambda c: c["folder"])
-def test_a_bad_manifest_is_seen_and_hides_nobody(live: LiveOrchestrator, case: dict[str, Any]) -> None:
-    """FAILED with MANIFEST_INVALID and a reason that names what is wrong."""
+def test_a_bad_manifest_is_reported_and_hides_no_other(live: LiveOrchestrator, case: dict[str, Any]) -> None:
+    """FAILED with MANIFEST_INVALID and a reason that names the fault."""
     broken = [p for p in live.client.get("/v1/plugins").json() if p["reason_code"] == "MANIFEST_INVALID"]
     assert all(plugin["state"] == "FAILED" for plugin in broken)
     assert any(case["folder"] in plugin["reason"] and case["phrase"] in plugin["reason"] for plugin in broken), broken
 
 
-def test_a_hang_is_shown_where_it_hung(live: LiveOrchestrator) -> None:
-    """The stacks of a timed-out worker's threads are kept, even when it held the GIL."""
+def test_a_hang_is_reported_with_its_stacks(live: LiveOrchestrator) -> None:
+    """The post-mortem has the stacks of a timed-out worker's threads, even when it held the GIL."""
     for name in ("hangs", "holds-gil"):
         if live.health(name)["reason_code"] != "TIMEOUT":
             live.run(name, "run")
@@ -71,8 +71,8 @@ def test_a_hang_is_shown_where_it_hung(live: LiveOrchestrator) -> None:
         assert "plugin.py" in stacks and "in run" in stacks, stacks
 
 
-def test_a_failed_plugin_runs_again_after_a_restart(live: LiveOrchestrator) -> None:
-    """A restart makes a new instance with the next generation; the counters stay."""
+def test_a_failed_plugin_works_again_after_a_restart(live: LiveOrchestrator) -> None:
+    """The new instance has the next generation; the counters stay."""
     live.run("tool-raises", "run")
     before = live.wait_for("tool-raises", "FAILED")
     after = live.restart("tool-raises")
@@ -84,8 +84,8 @@ def test_a_failed_plugin_runs_again_after_a_restart(live: LiveOrchestrator) -> N
     assert after["error_count"] == before["error_count"] >= 1
 
 
-def test_nothing_is_left_of_containers_that_ended(live: LiveOrchestrator) -> None:
-    """Only plugins that are alive have a container and a socket folder."""
+def test_ended_instances_leave_nothing_behind(live: LiveOrchestrator) -> None:
+    """Only living plugins have a container and a socket folder."""
     alive = [p["name"] for p in live.client.get("/v1/plugins").json() if p["state"] in ("INITIALIZED", "RUNNING")]
     for name in [case["plugin"] for case in CASES if case["state"] in ("FAILED", "UNAVAILABLE")]:
         if name not in alive:

@@ -78,8 +78,8 @@ async def test_a_newer_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None
     assert await store.flush() is False
     assert store.problem == (
         "History is not being written. A newer orchestrator wrote history.sqlite3 in the state folder "
-        f"(ORCHESTRATOR_STATE_DIR) (the file has version 99, this program knows {len(MIGRATIONS)}). Run that version, "
-        "or move the file away to start anew. Runs continue meanwhile, and writing is retried automatically."
+        f"(ORCHESTRATOR_STATE_DIR): the file has version 99, this program knows {len(MIGRATIONS)}. Run that version, "
+        "or move the file away to start a new one. Runs continue meanwhile, and writing is retried automatically."
     )
     await store.close()
     assert path.read_bytes() == before

@@ -26,7 +26,7 @@ def shown(**facts: Any) -> dict[str, Any]:
     return health_response(record, TICK).model_dump()
 
 
-# As the record is shown
+# A record as health
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def shown(**facts: Any) -> dict[str, Any]:
     [(0, 0, 0.0, None), (1, 0, 8.0, 8.0), (3, 1, 10.0, 2.5), (0, 2, 120_000.0, 60_000.0)],
 )
 def test_the_average_is_over_all_counted_runs(successes: int, errors: int, total: float, average: float | None) -> None:
-    """Successes and errors alike; null before the first."""
+    """Successes and errors; null before the first."""
     health = shown(success_count=successes, error_count=errors, total_execution_ms=total)
     assert health["avg_execution_time_ms"] == average
 
@@ -50,12 +50,12 @@ def test_the_average_is_over_all_counted_runs(successes: int, errors: int, total
     ids=["not ready", "ready", "ended", "never ready"],
 )
 def test_uptime_runs_from_readiness_to_the_end(ready: float | None, ended: float | None, uptime: float | None) -> None:
-    """Seconds; it stands still once the instance has ended and is never negative."""
+    """Seconds; it stops once the instance has ended and is never negative."""
     assert shown(ready_tick=ready, ended_tick=ended)["uptime_seconds"] == uptime
 
 
-def test_a_record_is_shown_as_it_is() -> None:
-    """No fact is lost or renamed on the way."""
+def test_health_shows_the_record_unchanged() -> None:
+    """No field is lost or renamed."""
     health = shown(
         last_used=NOW,
         last_execution_ms=1.5,
@@ -70,11 +70,11 @@ def test_a_record_is_shown_as_it_is() -> None:
     assert (health["reason"], health["reason_code"]) == ("r", "TIMEOUT")
 
 
-# Through the whole house
+# Through the whole orchestrator
 
 
 async def test_successes_and_errors_are_counted(house: House) -> None:
-    """Each run once; what the caller got wrong not at all."""
+    """Each run once; a caller's mistake not at all."""
     house.add("reader", tools={"read": lambda: 1, "fail": fail}, failure_policy="tolerant")
     await house.open()
     await house.settled("reader")
@@ -87,7 +87,7 @@ async def test_successes_and_errors_are_counted(house: House) -> None:
 
 
 async def test_execution_times_are_the_plugins_own(house: House) -> None:
-    """Last and mean, in milliseconds, as the answers say; waiting in the queue is no execution."""
+    """Last and mean, in milliseconds, as in the answers; time in the queue does not count."""
     seconds = iter([0.03, 0.01, 0.02])
 
     async def read() -> None:
@@ -105,7 +105,7 @@ async def test_execution_times_are_the_plugins_own(house: House) -> None:
 
 
 async def test_a_timeout_counts_as_an_error_with_its_time(house: House) -> None:
-    """It took as long as it was allowed to."""
+    """Its execution time is the time limit."""
     house.add("reader", tools={"read": asyncio.Event().wait}, limits={"timeout": "100ms"})
     await house.open()
     await house.run("reader", "read")
@@ -114,20 +114,20 @@ async def test_a_timeout_counts_as_an_error_with_its_time(house: House) -> None:
     assert 100 <= health["last_execution_time_ms"] < 1000
 
 
-async def test_last_used_is_when_the_last_run_began(house: House) -> None:
+async def test_last_used_is_when_the_last_run_started(house: House) -> None:
     """Null before the first."""
     house.add("reader", tools={"read": lambda: 1})
     await house.open()
     before = await house.settled("reader")
-    begun = datetime.now(UTC)
+    started = datetime.now(UTC)
     await house.run("reader", "read")
     used = datetime.fromisoformat((await house.health("reader"))["last_used"])
     assert before["last_used"] is None
-    assert begun <= used <= datetime.now(UTC)
+    assert started <= used <= datetime.now(UTC)
 
 
 async def test_in_flight_follows_the_runs(house: House) -> None:
-    """As many as execute at this moment."""
+    """It is the number of executing runs."""
     go_on = asyncio.Event()
     house.add("reader", tools={"read": go_on.wait}, concurrency=4)
     await house.open()
@@ -139,8 +139,8 @@ async def test_in_flight_follows_the_runs(house: House) -> None:
     assert (await house.health("reader"))["in_flight"] == 0
 
 
-async def test_counters_survive_a_restart_and_uptime_begins_anew(house: House) -> None:
-    """They are the plugin's; uptime and generation are the instance's."""
+async def test_counters_survive_a_restart_and_uptime_starts_again(house: House) -> None:
+    """Counters belong to the plugin, uptime and generation to the instance."""
     house.add("reader", tools={"read": lambda: 1, "fail": fail})
     client = await house.open()
     await house.run("reader", "read")
@@ -156,8 +156,8 @@ async def test_counters_survive_a_restart_and_uptime_begins_anew(house: House) -
     assert after["avg_execution_time_ms"] is not None
 
 
-async def test_what_the_container_uses_is_shown(house: House) -> None:
-    """As its own supervisor last told."""
+async def test_the_resource_usage_of_the_container_is_shown(house: House) -> None:
+    """As its own supervisor last reported it."""
     house.add("reader")
     await house.open()
     await house.settled("reader")
@@ -168,7 +168,7 @@ async def test_what_the_container_uses_is_shown(house: House) -> None:
 
 
 async def test_a_jump_of_the_wall_clock_changes_no_uptime_and_no_deadline(house: House, monkeypatch: Any) -> None:
-    """A day forwards while a tool runs: it keeps its time limit, and the plugin has been up as long as before."""
+    """A day forwards while a tool runs: its time limit and the plugin's uptime are unaffected."""
 
     class Tomorrow(datetime):
         @classmethod

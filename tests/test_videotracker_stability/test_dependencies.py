@@ -1,4 +1,4 @@
-"""VideoTracker, as it is shipped, where something that it needs is missing: UNAVAILABLE, and nothing was started."""
+"""The shipped VideoTracker without one of its dependencies: UNAVAILABLE, and nothing is started."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ BROKEN = {
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A MODELS_DIR with an empty place for the detector."""
+    """A MODELS_DIR with an empty folder for the detector."""
     (tmp_path / "video-tracker" / "models").mkdir(parents=True)
     return tmp_path
 
@@ -61,7 +61,7 @@ def test_the_manifest_requires_a_gpu_and_its_limits_override_the_defaults() -> N
 
 
 def test_a_missing_model_makes_it_unavailable(models: Path) -> None:
-    """With the name of the file and the place where it belongs."""
+    """The reason names the file and the folder where it belongs."""
     found = check(models)
     assert found.code is ReasonCode.MODEL_MISSING
     assert final_state(found.code) is PluginLifecycleState.UNAVAILABLE
@@ -70,7 +70,7 @@ def test_a_missing_model_makes_it_unavailable(models: Path) -> None:
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
 def test_a_corrupt_model_makes_it_unavailable(models: Path, content: bytes) -> None:
-    """Told by its first 16 bytes."""
+    """Recognised by its first 16 bytes."""
     put(models, content)
     found = check(models)
     assert found.code is ReasonCode.MODEL_CORRUPT
@@ -78,8 +78,8 @@ def test_a_corrupt_model_makes_it_unavailable(models: Path, content: bytes) -> N
     assert "detector.onnx" in (found.reason or "")
 
 
-def test_a_model_that_begins_as_onnx_does_is_let_through(models: Path) -> None:
-    """What is inside it is for the container to find out."""
+def test_a_model_that_starts_like_onnx_is_accepted(models: Path) -> None:
+    """Its content is checked in the container."""
     put(models, ONNX)
     assert check(models).ok
 
@@ -87,10 +87,10 @@ def test_a_model_that_begins_as_onnx_does_is_let_through(models: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "code"), [(None, "MODEL_MISSING"), (BROKEN["zeros"], "MODEL_CORRUPT")], ids=["missing", "corrupt"]
 )
-async def test_a_bad_model_is_known_before_anything_is_built_and_touches_no_other_plugin(
+async def test_a_bad_model_is_found_before_anything_is_built_and_affects_no_other_plugin(
     house: Any, content: bytes | None, code: str
 ) -> None:
-    """The shipped manifest, its GPU apart, so that it is the model that is looked at."""
+    """The shipped manifest without its GPU, so that the model is checked."""
     manifest = yaml.safe_load((FOLDER / "plugin.yaml").read_text())
     manifest = {key: value for key, value in manifest.items() if key not in {"name", "requires_gpu", "gpu"}}
     files = {} if content is None else {"models/detector.onnx": content}
@@ -109,7 +109,7 @@ async def test_a_bad_model_is_known_before_anything_is_built_and_touches_no_othe
 
 
 def test_a_container_without_a_gpu_says_so_before_it_imports_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real runtime with the real plugin, which needs none of its packages for that."""
+    """The real runtime with the real plugin, whose packages are not needed for that."""
     folder = Path(tempfile.mkdtemp(prefix="vt-"))  # short: it holds sockets
     environment = {
         "PATH": str(folder),  # no nvidia-smi, whatever this machine has
@@ -134,7 +134,7 @@ def test_a_container_without_a_gpu_says_so_before_it_imports_anything(monkeypatc
 
 
 def settled(control: Path) -> dict[str, Any]:
-    """The runtime's status once its start is over."""
+    """The runtime's status once its start has ended."""
     end = time.monotonic() + 60
     with httpx.Client(transport=httpx.HTTPTransport(uds=os.fspath(control)), base_url="http://runtime") as client:
         while time.monotonic() < end:

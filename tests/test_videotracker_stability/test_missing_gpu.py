@@ -1,4 +1,4 @@
-"""video-tracker's own manifest in the whole orchestrator: without a GPU, and with one but without its model."""
+"""VideoTracker's manifest in the whole orchestrator: without a GPU, and with one but without its model."""
 
 import shutil
 from pathlib import Path
@@ -15,8 +15,10 @@ MANIFEST = Path(__file__).parents[2] / "plugins" / "video_tracker" / "plugin.yam
     [(SetGpus(), "GPU_NOT_FOUND"), (SetGpus(device(0)), "MODEL_MISSING")],
     ids=["no GPU", "no model"],
 )
-async def test_what_is_missing_is_said_before_anything_is_built(house: House, gpus: SetGpus, code: str) -> None:
-    """UNAVAILABLE with its code; a call is refused with it; no image was built, no container made."""
+async def test_a_missing_dependency_is_reported_before_anything_is_built(
+    house: House, gpus: SetGpus, code: str
+) -> None:
+    """UNAVAILABLE with its code, which also refuses a call; no image is built, no container created."""
     (house.plugins / "video_tracker").mkdir()
     shutil.copy(MANIFEST, house.plugins / "video_tracker")  # alone: a model may lie beside the original
     house.gpus = gpus

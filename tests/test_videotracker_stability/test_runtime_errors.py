@@ -1,4 +1,4 @@
-"""VideoTracker where its model fails in the middle of a run: a structured answer, and no crash.
+"""VideoTracker when its model fails during a run: a structured answer, and no crash.
 
 The real runtime with the real plugin class; only the detector is one that a test can break.
 """
@@ -58,7 +58,7 @@ class Plugin:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "breakable.py").write_text(textwrap.dedent(BREAKABLE))
-        self.breaks("")
+        self.break_detector("")
         environment = {
             **os.environ,
             "PYTHONPATH": f"{folder}{os.pathsep}{FOLDER}",
@@ -68,7 +68,7 @@ class Plugin:
         }
         self.process = subprocess.Popen([sys.executable, "-m", "plugin_runtime"], env=environment, cwd=folder)
 
-    def breaks(self, how: str) -> None:
+    def break_detector(self, how: str) -> None:
         (self.folder / "how").write_text(how)
 
     def client(self, socket: str) -> httpx.Client:
@@ -111,8 +111,8 @@ def plugin() -> Iterator[Plugin]:
     [("out of memory", "CUDA failure 2: out of memory"), ("lost", "CUDA failure 719"), ("nonsense", "")],
 )
 def test_a_runtime_error_is_a_structured_answer_and_the_worker_lives(plugin: Plugin, how: str, error: str) -> None:
-    """Kind, message, type and the plugin's own traceback; the orchestrator makes FAILED (TOOL_ERROR) of it."""
-    plugin.breaks(how)
+    """Kind, message, type and the plugin's own traceback, from which the orchestrator makes FAILED (TOOL_ERROR)."""
+    plugin.break_detector(how)
     answer = plugin.run("detect_objects", "image", PICTURE)
     body = answer.json()
     assert (answer.status_code, body["ok"], body["kind"]) == (500, False, "exception")
@@ -124,25 +124,25 @@ def test_a_runtime_error_is_a_structured_answer_and_the_worker_lives(plugin: Plu
 
 
 @pytest.mark.parametrize("tool", ["track_objects", "annotate"])
-def test_an_error_in_the_middle_of_a_video_ends_the_stream_with_itself(plugin: Plugin, tool: str) -> None:
-    """Nobody is left waiting for frames that never come."""
-    plugin.breaks("lost")
+def test_an_error_in_the_middle_of_a_video_ends_the_stream(plugin: Plugin, tool: str) -> None:
+    """With the error: no caller waits for frames that never come."""
+    plugin.break_detector("lost")
     lines = plugin.run(tool, "video", CLIP).text.strip().splitlines()
     assert '"event":"end","ok":false' in lines[-1]
     assert "CUDA failure 719" in lines[-1]
     assert plugin.status()["phase"] == "ready"
 
 
-def test_after_a_refused_upload_it_goes_on(plugin: Plugin) -> None:
-    """Bad media is the caller's to mend."""
+def test_a_refused_upload_does_not_end_the_plugin(plugin: Plugin) -> None:
+    """Bad media is the caller's error."""
     refused = plugin.run("detect_objects", "image", FOLDER / "README.md")
     assert (refused.status_code, refused.json()["kind"]) == (422, "invalid_input")
     assert plugin.run("detect_objects", "image", PICTURE).json()["ok"]
 
 
-def test_a_crash_in_the_drivers_code_takes_only_the_worker(plugin: Plugin) -> None:
-    """The supervisor beside it still answers, and says by which signal it died."""
-    plugin.breaks("crash")
+def test_a_crash_in_the_drivers_code_ends_only_the_worker(plugin: Plugin) -> None:
+    """The supervisor still answers, and reports the signal."""
+    plugin.break_detector("crash")
     with pytest.raises(httpx.RemoteProtocolError):
         plugin.run("detect_objects", "image", PICTURE)
     status = plugin.until("exited")

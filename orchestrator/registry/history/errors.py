@@ -62,7 +62,9 @@ def _code(error: Exception) -> int | None:
 
 def _cause(error: Exception) -> str:
     if isinstance(error, NewerDatabaseError):
-        return f"A newer orchestrator wrote {_FILE} ({error}). Run that version, or move the file away to start anew."
+        return (
+            f"A newer orchestrator wrote {_FILE}: {error}. Run that version, or move the file away to start a new one."
+        )
     if isinstance(error, OSError):
         return f"{_FILE} cannot be used: {error.strerror}. Check disk space and permissions."
     cause = _CAUSES.get(_code(error) or 0)
