@@ -197,13 +197,13 @@ async def test_an_engine_that_is_gone_is_seen(house: House) -> None:
     house.engine.set_reachable(False)
     assert house.app is not None
     with pytest.raises(EngineUnreachableError):
-        await house.app.state.context.fleet._parts.engine.info()
+        await house.app.state.context.fleet._deps.engine.info()
     scrape = await scraped(client)
     assert scrape.value("engine_reachable") == 0
     errors = scrape.value("engine_errors_total", operation="info", kind="unreachable")
     assert errors is not None and errors >= 1
     house.engine.set_reachable(True)
-    await house.app.state.context.fleet._parts.engine.info()
+    await house.app.state.context.fleet._deps.engine.info()
     assert (await scraped(client)).value("engine_reachable") == 1
 
 
