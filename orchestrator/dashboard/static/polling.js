@@ -1,16 +1,16 @@
-/** Asking again and again while a view is open. */
+/** Polling while a view is open. */
 
 /**
- * Calls `ask` at once and `pause` milliseconds after each end, not while the page is out of sight; the function returned ends that.
- * @param {number} pause
- * @param {(signal: AbortSignal) => Promise<void>} ask
+ * Calls `load` at once, and again `interval` milliseconds after each call ends; not while the page is hidden. The function returned stops it.
+ * @param {number} interval
+ * @param {(signal: AbortSignal) => Promise<void>} load
  */
-export function regularly(pause, ask) {
-  const ending = new AbortController();
+export function poll(interval, load) {
+  const stopping = new AbortController();
   const round = async () => {
-    if (!document.hidden) await ask(ending.signal);
-    if (!ending.signal.aborted) setTimeout(round, pause);
+    if (!document.hidden) await load(stopping.signal);
+    if (!stopping.signal.aborted) setTimeout(round, interval);
   };
   void round();
-  return () => ending.abort();
+  return () => stopping.abort();
 }
