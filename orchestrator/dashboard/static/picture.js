@@ -41,7 +41,9 @@ export function picture(file, name) {
     fit();
     const scale = size().width / (medium.clientWidth || 1) || 1; // pixels of the picture per pixel of the screen
     overlay.replaceChildren(
-      ...boxes.map((box, index) => drawn(box, boxes.length > MAX_LABELS ? 1 : index, scale, boxes.length <= MAX_LABELS)),
+      ...boxes.map((box, index) =>
+        drawn(box, boxes.length > MAX_LABELS ? 1 : index, scale, boxes.length <= MAX_LABELS),
+      ),
     );
   }
 

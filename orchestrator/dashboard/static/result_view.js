@@ -143,7 +143,9 @@ export function resultView() {
       const count = streamed ? `, ${plural(all.length, "item")}` : "";
       setText(
         verdict,
-        envelope.ok ? `Done${took}${count}` : `${envelope.error ?? "The run failed."}${what ? ` (${what})` : ""}${count}`,
+        envelope.ok
+          ? `Done${took}${count}`
+          : `${envelope.error ?? "The run failed."}${what ? ` (${what})` : ""}${count}`,
       );
       if (envelope.ok && !streamed) {
         const { result } = envelope;

@@ -9,11 +9,7 @@ import { toolCard } from "./tool_card.js";
 
 /** @param {string} name */
 export function toolsTab(name) {
-  const element = h(
-    "section",
-    { class: "tools", "aria-label": "Tools" },
-    h("p", { class: "empty" }, "Loading…"),
-  );
+  const element = h("section", { class: "tools", "aria-label": "Tools" }, h("p", { class: "empty" }, "Loading…"));
   const closing = new AbortController();
   /** @type {ReturnType<typeof toolCard>[]} */
   let cards = [];
