@@ -1,9 +1,4 @@
-"""Which hosts and pages may call while no key is configured. Pure.
-
-Without keys, listening on loopback is the only protection, and a web page in a browser of this machine is past it: a
-page may send POSTs to any address, and with a name of its own that points at 127.0.0.1 (DNS rebinding) it can even
-read the answers. Both show in headers that a page cannot forge, `Origin` and `Host`.
-"""
+"""Which hosts and pages may call while no key is configured. Pure."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -23,12 +18,15 @@ def is_loopback(name: str) -> bool:
 class HostRule:
     """Allows loopback and the names that the operator has set."""
 
+    # Listening on loopback does not keep web pages out: a browser of this machine is on it too.
+
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(name.lower() for name in names)
         self.host_allowed = lru_cache(maxsize=256)(self._host_allowed)  # runs for every request, mostly for one host
 
     def _host_allowed(self, host: str | None) -> bool:
         """`host`: the Host header."""
+        # A page whose own name points at 127.0.0.1 (DNS rebinding) could read the answers. It cannot forge `Host`.
         if host is None:  # no browser
             return True
         name = _name(host)
@@ -36,6 +34,7 @@ class HostRule:
 
     def page_allowed(self, origin: str | None, host: str | None, fetch_site: str | None) -> bool:
         """Whether a request comes from the orchestrator's own page, or from no page at all."""
+        # A page may send POSTs to any address, but it cannot forge `Origin` and `Sec-Fetch-Site`.
         if fetch_site is not None and fetch_site not in ("same-origin", "none"):
             return False
         if origin is None:

@@ -22,8 +22,7 @@ FILE: Final = "keys.json"
 _CHECK_INTERVAL: Final = 1.0
 """Minimum seconds between two checks whether the file has changed."""
 _MAX_BYTES: Final = 1024 * 1024
-_MAX_KEYS: Final = 1000
-"""Every request is compared with all of them."""
+_MAX_KEYS: Final = 1000  # every request is compared with all of them
 _MAX_KEY_FILE_BYTES: Final = 4096
 
 _log = logging.getLogger(__name__)

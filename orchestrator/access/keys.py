@@ -1,8 +1,4 @@
-"""API keys: their stored form, and the comparison with what a caller sent. Pure.
-
-A key is 256 random bits: it is not found by trying, so a fast hash (SHA-256) protects it as well as a slow one, which
-passwords need. The stored form cannot be turned back into the key.
-"""
+"""API keys: their stored form, and the comparison with what a caller sent. Pure."""
 
 import hashlib
 import hmac
@@ -16,10 +12,8 @@ from typing import Final
 
 from orchestrator.formatting import quoted
 
-PREFIX: Final = "po_"
-"""Lets secret scanners recognize a leaked key."""
-MIN_LENGTH: Final = 32
-"""Characters of a key that an operator made: a fast hash does not protect a short one."""
+PREFIX: Final = "po_"  # lets secret scanners recognize a leaked key
+MIN_LENGTH: Final = 32  # characters of a key that an operator made: a fast hash does not protect a short one
 _HINT_LENGTH: Final = 4
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
@@ -86,4 +80,6 @@ class KeyRing:
 
 
 def _digest(text: str) -> str:
+    # A key is 256 random bits, which nobody finds by trying: a fast hash protects it as well as a slow one, which
+    # passwords need.
     return hashlib.sha256(text.encode()).hexdigest()

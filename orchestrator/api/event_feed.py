@@ -1,8 +1,7 @@
-"""EventFeed: lifecycle events and health, read from the registry once and published to every subscription.
+"""EventFeed: lifecycle events and health, read from the registry once and published to every subscription."""
 
-Own code: sse-starlette only frames and pings, and notices a shutdown by patching the server. It lacks what is needed
-here: one read for all readers, bounded backlogs, resuming.
-"""
+# Own code, since sse-starlette only frames and pings, and notices a shutdown by patching the server. It has no single
+# read for all readers, no bounded backlogs, no resuming.
 
 import asyncio
 import json

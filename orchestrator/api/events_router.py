@@ -16,10 +16,8 @@ from orchestrator.registry import LifecycleEvent
 
 router = APIRouter(tags=["events"])
 
-_PAGE: Final = 500
-"""Events read at once for a reader that resumes."""
-_WRITE_TIMEOUT: Final = 30.0
-"""Seconds before a reader that takes nothing is disconnected."""
+_PAGE: Final = 500  # events read at once for a reader that resumes
+_WRITE_TIMEOUT: Final = 30.0  # seconds before a reader that takes nothing is disconnected
 _RETRY_AFTER: Final = 5
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {SSE: {"schema": {"type": "string"}}}},
@@ -71,6 +69,7 @@ async def _respond(
     if wanted_stream(",".join(request.headers.getlist("accept"))) != SSE:
         found = await _page(context, plugin, which.after, which.limit)
         return [event_fields(event) for event in found]
+    # No more digits than fit into SQLite's 64 bits. Anything else is not one of our ids.
     resumed = last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id)
     after = int(resumed[0]) if resumed else which.after
     return _stream(request, context, plugin, after, health="health" in which.include)

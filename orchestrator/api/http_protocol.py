@@ -1,8 +1,7 @@
-"""BoundedProtocol: HTTP/1.1 with a bound on everything that a caller can make the server hold.
+"""BoundedProtocol: HTTP/1.1 with a bound on everything that a caller can make the server hold."""
 
-uvicorn's own protocol has none: an endless head, a silent connection, or one that never reads its response would be
-held for ever.
-"""
+# uvicorn's own protocol has no bounds: it would hold an endless head, a silent connection, or one that never reads its
+# response, for ever.
 
 import asyncio
 from typing import ClassVar, Final
@@ -25,7 +24,7 @@ STALLED_SECONDS: Final = 60.0
 
 
 class _RefusedError(Exception):
-    """Stored for `send_400_response`, since the parser replaces what its callbacks raise."""
+    # Stored for `send_400_response`: the parser replaces what its callbacks raise.
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -110,6 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        # At an upgrade the parser stops reading: the body would never arrive.
         if self.parser.should_upgrade() and self._has_body():
             self._refuse(400, "This server speaks HTTP/1.1 only. Send requests with a body without `Upgrade`.")
         if len(self.pipeline) >= MAX_PIPELINED:

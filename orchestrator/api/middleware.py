@@ -17,10 +17,7 @@ _HEADERS: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorizat
 
 
 class RequestMiddleware:
-    """ASGI middleware, the outermost. One for all three steps, so that a request's route is looked up once.
-
-    `max_requests`: at once, uncounted routes not included.
-    """
+    """ASGI middleware, the outermost. `max_requests`: at once, not including routes that are not counted."""
 
     def __init__(self, app: ASGIApp, *, store: KeyStore, gate: Gate, max_requests: int) -> None:
         self._app = app
@@ -33,6 +30,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # One middleware for all steps, so that a request's route is looked up once.
         route, values = route_table.find(scope["path"])
         if not route.open:
             refusal = self._gate.judge(_caller(scope), self._store.ring(), datetime.now(UTC))
@@ -61,7 +59,7 @@ class RequestMiddleware:
     async def _refuse_for_load(self, scope: Scope, receive: Receive, send: Send) -> None:
         sentence = f"The maximum of {self._max_requests} requests are being answered. Try again later."
         response = problem(503, sentence, error_type="TooManyRequests")
-        response.headers.update({"Retry-After": "1", "Connection": "close"})
+        response.headers.update({"Retry-After": "1", "Connection": "close"})  # its body is not read
         await response(scope, receive, send)
 
 

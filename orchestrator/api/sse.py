@@ -67,10 +67,11 @@ class UntilShutdownResponse(StreamingResponse):
         finally:
             shutdown.cancel()
             ended = stream.done()
+            # It may be in the middle of a send, which has to end before the body's end is sent.
             stream.cancel()
             await asyncio.wait((stream,))
         if not ended:
-            # A regular end: a reader can tell it from a connection that broke.
+            # A regular end of the body, unlike that of a broken connection.
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         elif not isinstance(stream.exception(), TimeoutError):
             await stream

@@ -18,8 +18,8 @@ LogFormat = Literal["text", "json"]
 _TEXT: Final = "%(asctime)s %(levelname)-7s %(name)s%(run)s: %(message)s"
 _FIELDS: Final = ("time", "levelname", "name", "message")
 _NAMES: Final = {"levelname": "level", "name": "logger", "exc_info": "exception", "stack_info": "stack"}
+# `color_message` is uvicorn's second message, for terminals; `run` is for the text form.
 _OMITTED: Final = (*RESERVED_ATTRS, "color_message", "run")
-"""`color_message` is uvicorn's second message, for terminals; `run` is for the text form."""
 _NO_RUN: Final[Mapping[str, str]] = MappingProxyType({})
 _run: ContextVar[Mapping[str, str]] = ContextVar("run", default=_NO_RUN)
 

@@ -42,7 +42,7 @@ class Metrics:
         build.labels(__version__, platform.python_version()).set(1)
 
     def observe_engine(self, engine: ContainerEngine) -> ContainerEngine:
-        """Returns the engine to use in place of `engine`."""
+        """Returns the engine to use instead of `engine`."""
         return ObservedEngine(engine, self._registry)
 
     def observe_runs(self, plugins: PluginRegistry) -> RunMetrics:

@@ -36,8 +36,8 @@ _ERROR_KINDS: Final[Mapping[type[OrchestratorError], str]] = {
     BuildError: "build",
     EngineRefusedError: "refused",
 }
+# Seconds. Queries take milliseconds, a start some hundred, a build up to many minutes.
 _DURATIONS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200)
-"""Seconds. Queries take milliseconds, a start some hundred, a build up to many minutes."""
 _LAGS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 
 

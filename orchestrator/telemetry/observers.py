@@ -9,7 +9,7 @@ from orchestrator.tools.run_observer import RunObserver, RunWatch
 
 
 def together(*observers: RunObserver) -> RunObserver:
-    """One observer in place of several. The first is entered first and exited last."""
+    """One observer instead of several. The first is entered first and exited last."""
 
     def watch(plugin: str, call: ToolCall) -> RunWatch:
         return _Composite([observe(plugin, call) for observe in observers])

@@ -17,6 +17,7 @@ from support.house import House
 from orchestrator.access.hosts import HostRule, is_loopback
 from orchestrator.access.key_store import KeyStore
 from orchestrator.access.keys import Role
+from orchestrator.api.route_table import ROUTES
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
 READS = [
@@ -64,6 +65,19 @@ async def test_routes_without_data_are_open(house: House) -> None:
     assert (await client.get("/assets/x.js")).status_code != 401
     assert (await client.get("/assets/../v1/plugins")).status_code in (401, 404)
     assert (await client.get("/healthz/../v1/plugins")).status_code == 401
+
+
+async def test_no_route_is_open_but_those_of_the_table(house: House) -> None:
+    """Of all that the API describes. And the table names no route that does not exist."""
+    client, _, _ = await house_with_keys(house)
+    described = (await client.get("/openapi.json")).json()["paths"]
+    open_paths = {route.path for route in ROUTES if route.open}
+    for path, methods in described.items():
+        for method in methods:
+            refused = (await client.request(method, path)).status_code == 401
+            assert refused is (path not in open_paths), (method, path)
+    undescribed = {route.path for route in ROUTES} - set(described)
+    assert undescribed == {"/", "/assets/*", "/docs", "/docs-assets/*", "/openapi.json"}
 
 
 async def test_a_viewer_reads_and_changes_nothing(house: House) -> None:

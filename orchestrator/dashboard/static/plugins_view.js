@@ -1,4 +1,4 @@
-/** The view of all plugins: one row each, updated in place. */
+/** The view of all plugins: one row each, which later updates reuse. */
 
 /** @import { Plugin, State } from "./types.js" */
 

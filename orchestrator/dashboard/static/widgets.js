@@ -1,4 +1,4 @@
-/** Badge, bar and sparkline. Each is updated in place by `show`. */
+/** Badge, bar and sparkline. Each is updated by `show`. */
 
 /** @import { Plugin, State } from "./types.js" */
 
