@@ -61,7 +61,7 @@ def test_only_its_owner_can_read_the_file(tmp_path: Path) -> None:
 
 
 def test_a_change_counts_within_a_second_and_the_file_is_read_no_oftener(tmp_path: Path) -> None:
-    """Checking it costs every request time otherwise."""
+    """Otherwise every request would check it."""
     clock = Clock()
     running, command = KeyStore(tmp_path, clock=clock), KeyStore(tmp_path)
     assert not running.ring()

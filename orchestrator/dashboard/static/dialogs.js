@@ -9,7 +9,7 @@ const keyInput = /** @type {HTMLInputElement} */ (find("key-input"));
 const confirmDialog = /** @type {HTMLDialogElement} */ (find("confirm-dialog"));
 
 /**
- * Opens the key dialog at the button, and when the server refuses a request for want of a key. `changed` is called after every new key.
+ * Opens the key dialog at the button, and when the server refuses a request because of its key. `changed` is called after every new key.
  * @param {() => void} changed
  */
 export function offerKey(changed) {
