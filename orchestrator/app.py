@@ -13,26 +13,22 @@ from fastapi_offline import FastAPIOffline
 from plugin_runtime import __version__
 
 from orchestrator import dashboard, deployment
-from orchestrator.access.configured import key_store
-from orchestrator.access.decision import Gate
+from orchestrator.access.gate import Gate
 from orchestrator.access.hosts import HostRule, is_loopback
+from orchestrator.access.key_store import configured_keys
 from orchestrator.api import (
     events_router,
     gpus_router,
     health_router,
-    metrics_router,
-    own_health_router,
     plugins_router,
     problems,
     run_router,
     runs_router,
+    system_router,
 )
-from orchestrator.api.access_guard import AccessGuard
 from orchestrator.api.context import ApiContext
-from orchestrator.api.description import takes_keys
 from orchestrator.api.event_feed import EventFeed
-from orchestrator.api.hot_routes import HotRoutes
-from orchestrator.api.request_limit import RequestLimit
+from orchestrator.api.middleware import RequestMiddleware
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
@@ -115,7 +111,7 @@ def create_app(
                 cancel_grace=settings.cancel_grace.total_seconds(),
                 observe=observe,
             )
-            feed = EventFeed(registry, most=settings.event_readers)
+            feed = EventFeed(registry, max_readers=settings.event_readers)
             metrics.observe_plugins(registry, fleet.gpus)
             metrics.observe_readers(lambda: feed.readers)
             metrics.observe_history(history)
@@ -157,7 +153,7 @@ def create_app(
         swagger_ui_parameters={"persistAuthorization": True},
         telemetry={"tracing": False, "metrics": False, "logs": False},  # ours follows runs
     )
-    takes_keys(app)
+    system_router.document_api_keys(app)
     _add_routes(app)
     _guard(app, settings)
     return app
@@ -171,8 +167,7 @@ def _add_routes(app: FastAPI) -> None:
         events_router,
         run_router,
         runs_router,
-        own_health_router,
-        metrics_router,
+        system_router,
     ):
         app.include_router(module.router)
     app.include_router(dashboard.router)
@@ -181,15 +176,12 @@ def _add_routes(app: FastAPI) -> None:
 
 
 def _guard(app: FastAPI, settings: Settings) -> None:
-    """What a request passes before any route: first its key, then the bound on requests at once. Each is put before
-    those that were added earlier.
-    """
-    store = key_store(settings)
+    store = configured_keys(settings)
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
-    app.add_middleware(HotRoutes)
-    app.add_middleware(RequestLimit, most=settings.max_connections * 3 // 4)
-    app.add_middleware(AccessGuard, store=store, gate=gate)
+    # Fewer requests than connections, so that there is always room for those of monitoring.
+    max_requests = settings.max_connections * 3 // 4
+    app.add_middleware(RequestMiddleware, store=store, gate=gate, max_requests=max_requests)
 
 
 def secret_source(settings: Settings) -> SecretSource:

@@ -1,1 +1,1 @@
-"""Who may call the API: keys, roles, and what is refused before any route. Must not know: HTTP frameworks, plugins."""
+"""Who may call the API: keys, roles, refusals ahead of any route. Must not know: HTTP frameworks, plugins."""

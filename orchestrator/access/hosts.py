@@ -1,9 +1,4 @@
-"""Which hosts and pages may call while no key is configured. Pure.
-
-Without keys, listening on loopback is the guard, and a web page in the browser of this machine stands behind it: it may
-send POSTs to any address, and a name of its own that it has pointed at 127.0.0.1 (DNS rebinding) makes it even read the
-answers. Both show in headers that a page cannot forge, `Origin` and `Host`.
-"""
+"""Which hosts and pages may call while no key is configured. Pure."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -12,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host name or address is this machine's loopback, whatever a resolver says."""
+    """Whether a host name or address is this machine's loopback. No resolver is queried."""
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
@@ -21,21 +16,25 @@ def is_loopback(name: str) -> bool:
 
 
 class HostRule:
-    """Loopback and the names that the operator has set."""
+    """Allows loopback and the names that the operator has set."""
+
+    # Listening on loopback does not keep web pages out: a browser of this machine is on it too.
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(name.lower() for name in names)
-        self.host_allowed = lru_cache(maxsize=256)(self._host_allowed)  # asked for every request, mostly of one host
+        self.host_allowed = lru_cache(maxsize=256)(self._host_allowed)  # runs for every request, mostly for one host
 
     def _host_allowed(self, host: str | None) -> bool:
-        """`host`: the Host header. Without one the caller is no browser."""
-        if host is None:
+        """`host`: the Host header."""
+        # A page whose own name points at 127.0.0.1 (DNS rebinding) could read the answers. It cannot forge `Host`.
+        if host is None:  # no browser
             return True
         name = _name(host)
         return name is not None and (is_loopback(name) or name in self._names)
 
     def page_allowed(self, origin: str | None, host: str | None, fetch_site: str | None) -> bool:
-        """Whether the page that a request comes from is the orchestrator's own. No browser: there is no page."""
+        """Whether a request comes from the orchestrator's own page, or from no page at all."""
+        # A page may send POSTs to any address, but it cannot forge `Origin` and `Sec-Fetch-Site`.
         if fetch_site is not None and fetch_site not in ("same-origin", "none"):
             return False
         if origin is None:
@@ -46,7 +45,7 @@ class HostRule:
 
 def _name(authority: str) -> str | None:
     try:
-        parts = urlsplit(f"//{authority}")
+        split = urlsplit(f"//{authority}")
     except ValueError:
         return None
-    return parts.hostname if parts.netloc == authority and "@" not in authority else None
+    return split.hostname if split.netloc == authority and "@" not in authority else None

@@ -1,4 +1,4 @@
-"""The keys of a state folder: keys.json, which the command line writes and the running orchestrator follows."""
+"""KeyStore: keys.json in the state folder, which the command line writes and the running orchestrator rereads."""
 
 import json
 import logging
@@ -14,24 +14,25 @@ from typing import Annotated, Any, Final
 from filelock import FileLock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from orchestrator.access.keys import ApiKey, KeyRing, Role, issue
+from orchestrator.access.keys import ApiKey, KeyRing, Role, issue, stored_key
 from orchestrator.errors import OrchestratorError
+from orchestrator.settings import Settings
 
 FILE: Final = "keys.json"
-_LOOK: Final = 1.0
-"""Seconds between looks whether the file has changed."""
-_MOST_BYTES: Final = 1024 * 1024
-_MOST_KEYS: Final = 1000
-"""Each is held against what a caller sends."""
+_CHECK_INTERVAL: Final = 1.0
+"""Minimum seconds between two checks whether the file has changed."""
+_MAX_BYTES: Final = 1024 * 1024
+_MAX_KEYS: Final = 1000  # every request is compared with all of them
+_MAX_KEY_FILE_BYTES: Final = 4096
 
 _log = logging.getLogger(__name__)
 
 
 class KeyFileError(OrchestratorError):
-    """The file of keys cannot be read or written, or is none."""
+    """A file of keys cannot be read or written, or does not hold keys."""
 
 
-class _Kept(BaseModel):
+class _StoredKey(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
@@ -44,40 +45,39 @@ class _Kept(BaseModel):
 
 class _File(BaseModel):
     version: int = 1
-    keys: list[_Kept] = []
+    keys: list[_StoredKey] = []
 
 
 class KeyStore:
-    """`given`: keys that come from settings and count beside those of the file."""
+    """`given`: keys from settings, valid in addition to those of the file. `clock`: monotonic, in seconds."""
 
     def __init__(self, state_dir: Path, given: Iterable[ApiKey] = (), clock: Callable[[], float] = monotonic) -> None:
         self._path = state_dir / FILE
         self._given = tuple(given)
         self._clock = clock
-        self._looked = -_LOOK
+        self._checked = -_CHECK_INTERVAL
         self._seen: tuple[int, ...] | None = None
         self._ring = KeyRing(self._given)
-        self._complained = False
+        self._logged = False
 
     def ring(self) -> KeyRing:
-        """The keys that count now; what the command line changed counts within a second. A file that cannot be read
-        changes nothing: to take it for none would open the door.
-        """
+        """The keys that are valid now; a change by the command line counts within a second."""
         now = self._clock()
-        if now - self._looked >= _LOOK:
-            self._looked = now
+        if now - self._checked >= _CHECK_INTERVAL:
+            self._checked = now
             try:
                 self.load()
             except KeyFileError as error:
-                if not self._complained:
-                    _log.error("%s The keys stay as they were.", error)
-                self._complained = True
+                # The keys stay: without any, everyone could call.
+                if not self._logged:
+                    _log.error("%s The keys that were read before stay valid.", error)
+                self._logged = True
             else:
-                self._complained = False
+                self._logged = False
         return self._ring
 
     def load(self) -> KeyRing:
-        """As `ring`, at once. Raises `KeyFileError`."""
+        """The keys as the file has them at this moment. Raises `KeyFileError`."""
         stamp = self._stamp()
         if stamp != self._seen:
             self._ring = KeyRing((*self._given, *self.listed()))
@@ -88,33 +88,33 @@ class KeyStore:
         """The keys of the file, oldest first. Raises `KeyFileError`."""
         try:
             with self._path.open("rb") as file:
-                text = file.read(_MOST_BYTES + 1)
+                text = file.read(_MAX_BYTES + 1)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise KeyFileError(f"The keys in {self._path} cannot be read: {error.strerror}.") from None
         try:
-            kept = _File.model_validate_json(text).keys
+            stored = _File.model_validate_json(text).keys
         except ValidationError:
             raise KeyFileError(
-                f"{self._path} does not hold API keys. Move it away and make new keys with `orchestrator keys add`."
+                f"{self._path} does not hold API keys. Move it away, then make new keys with `orchestrator keys add`."
             ) from None
-        return [ApiKey(**dict(key)) for key in kept]
+        return [ApiKey(**dict(key)) for key in stored]
 
     def add(self, name: str, role: Role, expires: datetime | None = None) -> str:
-        """Make a key and keep it; returns it, this once. Raises `ValueError`, `KeyFileError`."""
+        """Make and store a key. Returns its text, which cannot be read again. Raises `ValueError`, `KeyFileError`."""
         text, key = issue(name, role, datetime.now(UTC), expires)
         with self._locked():
             keys = self.listed()
             if any(other.name == name for other in keys):
-                raise ValueError(f"there is a key {name!r} already; remove it first or take another name")
-            if len(keys) >= _MOST_KEYS:
-                raise ValueError(f"there are {_MOST_KEYS} keys already; remove those that nobody uses")
+                raise ValueError(f"a key {name!r} already exists; remove it first, or use another name")
+            if len(keys) >= _MAX_KEYS:
+                raise ValueError(f"the maximum of {_MAX_KEYS} keys already exist; remove unused ones")
             self._write([*keys, key])
         return text
 
     def remove(self, name: str) -> bool:
-        """Whether there was such a key. Raises `KeyFileError`."""
+        """Remove the key. Returns whether it existed. Raises `KeyFileError`."""
         with self._locked():
             keys = self.listed()
             rest = [key for key in keys if key.name != name]
@@ -124,7 +124,7 @@ class KeyStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """So that two commands at once lose nobody's key."""
+        # Two commands at once would overwrite each other's change.
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = FileLock(self._path.with_suffix(".lock"), timeout=10)
@@ -139,7 +139,7 @@ class KeyStore:
             lock.release()
 
     def _write(self, keys: list[ApiKey]) -> None:
-        """Whole or not at all; for the owner of the folder alone."""
+        # By rename, so that a crash leaves the old file or the new one. Readable by the folder's owner alone.
         text = json.dumps({"version": 1, "keys": [_fields(key) for key in keys]}, indent=1) + "\n"
         folder = self._path.parent
         try:
@@ -168,6 +168,25 @@ class KeyStore:
         except OSError as error:
             raise KeyFileError(f"The keys in {self._path} cannot be read: {error.strerror}.") from None
         return (info.st_ino, info.st_mtime_ns, info.st_size)
+
+
+def configured_keys(settings: Settings) -> KeyStore:
+    """The keys of the state folder and of the files that settings name. Raises `KeyFileError` if one holds no key."""
+    files = ((Role.OPERATOR, settings.operator_key_file), (Role.VIEWER, settings.viewer_key_file))
+    return KeyStore(settings.state_dir, [_read_key_file(role, path) for role, path in files if path is not None])
+
+
+def _read_key_file(role: Role, path: Path) -> ApiKey:
+    variable = f"ORCHESTRATOR_{role.upper()}_KEY_FILE"
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_KEY_FILE_BYTES).decode("ascii").strip()
+        return stored_key(text, f"{role}-key-file", role, datetime.now(UTC))
+    except OSError as error:
+        raise KeyFileError(f"{variable}: {path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        sentence = "expected ASCII text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise KeyFileError(f"{variable}: {path}: {sentence}.") from None
 
 
 def _fields(key: ApiKey) -> dict[str, Any]:

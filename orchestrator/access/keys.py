@@ -1,8 +1,4 @@
-"""API keys: what one is, and whether what a caller sent is one. Pure.
-
-A key is 256 random bits, so nobody finds it by trying, and a fast hash (SHA-256) keeps it as well as a slow one would:
-slow hashes are for what people can remember. What is stored cannot be turned back into the key.
-"""
+"""API keys: their stored form, and the comparison with what a caller sent. Pure."""
 
 import hashlib
 import hmac
@@ -16,11 +12,9 @@ from typing import Final
 
 from orchestrator.formatting import quoted
 
-PREFIX: Final = "po_"
-"""So that a key is known for one where it lies about: secret scanners go by it."""
-SHORTEST_GIVEN: Final = 32
-"""Characters of a key that an operator made: a fast hash is no guard for a short one."""
-_HINT: Final = 4
+PREFIX: Final = "po_"  # lets secret scanners recognize a leaked key
+MIN_LENGTH: Final = 32  # characters of a key that an operator made: a fast hash does not protect a short one
+_HINT_LENGTH: Final = 4
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
 
@@ -36,7 +30,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key, as it is kept. `hint`: its last characters, for people to know it by."""
+    """The stored form of a key. `hint`: its last characters, by which people recognize it."""
 
     name: str
     role: Role
@@ -50,25 +44,24 @@ class ApiKey:
 
 
 def issue(name: str, role: Role, now: datetime, expires: datetime | None = None) -> tuple[str, ApiKey]:
-    """A new key and what is kept of it. Raises `ValueError` for a name that is none."""
+    """Make a new key. Returns its text and its stored form. Raises `ValueError` for an invalid name."""
     text = PREFIX + secrets.token_urlsafe(32)
-    return text, keep(text, name, role, now, expires)
+    return text, stored_key(text, name, role, now, expires)
 
 
-def keep(text: str, name: str, role: Role, now: datetime, expires: datetime | None = None) -> ApiKey:
-    """What is kept of the key `text`. Raises `ValueError` for a name or a key that is none."""
+def stored_key(text: str, name: str, role: Role, now: datetime, expires: datetime | None = None) -> ApiKey:
+    """The stored form of the key `text`. Raises `ValueError` for an invalid name or key."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"expected a name of letters, digits and _ . @ - (at most 64), not {quoted(name)}")
-    if len(text) < SHORTEST_GIVEN or not text.isascii() or not text.isprintable() or " " in text:
+    if len(text) < MIN_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError(
-            f"expected a key of at least {SHORTEST_GIVEN} ASCII characters without spaces; `openssl rand -hex 32` "
-            "makes one"
+            f"expected a key of at least {MIN_LENGTH} ASCII characters without spaces; `openssl rand -hex 32` makes one"
         )
-    return ApiKey(name, role, _digest(text), text[-_HINT:], now, expires)
+    return ApiKey(name, role, _digest(text), text[-_HINT_LENGTH:], now, expires)
 
 
 class KeyRing:
-    """The keys that count at one moment."""
+    """The keys that are valid at one moment."""
 
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
         self.keys = tuple(keys)
@@ -77,7 +70,8 @@ class KeyRing:
         return bool(self.keys)
 
     def find(self, text: str) -> ApiKey | None:
-        """The key that `text` is, expired or not. Takes as long whichever it is, and whether it is any."""
+        """The key whose text this is, expired or not; None if there is none."""
+        # In constant time: all keys are compared, so that the time reveals none.
         digest, found = _digest(text), None
         for key in self.keys:
             if hmac.compare_digest(key.sha256, digest):
@@ -86,4 +80,6 @@ class KeyRing:
 
 
 def _digest(text: str) -> str:
+    # A key is 256 random bits, which nobody finds by trying: a fast hash protects it as well as a slow one, which
+    # passwords need.
     return hashlib.sha256(text.encode()).hexdigest()

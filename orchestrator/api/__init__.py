@@ -1,1 +1,1 @@
-"""HTTP: routes, and what comes out of them. Must not know: containers, engines."""
+"""The HTTP API: routes, middleware, responses. Must not know: containers, engines."""

@@ -1,4 +1,4 @@
-"""What the routes work with, and how a route gets it."""
+"""ApiContext: the services that the routes use, and the dependency by which a route receives them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from orchestrator.tools.tool_runner import ToolRunner
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """`pace`: how slowly a caller may send its body; `spool`: the folder for bodies of asynchronous runs."""
+    """`pace`: the slowest upload allowed; `spool`: the folder for bodies of asynchronous runs."""
 
     registry: PluginRegistry
     fleet: Fleet
@@ -33,14 +33,14 @@ class ApiContext:
 
 
 def api_context(connection: HTTPConnection) -> ApiContext:
-    """Of the application that a request is for."""
+    """The context of the application that serves a request."""
     context = connection.app.state.context
     assert isinstance(context, ApiContext)  # noqa: S101 - the composition root sets it
     return context
 
 
 async def _context(connection: HTTPConnection) -> ApiContext:
-    """A coroutine, though it waits for nothing: FastAPI would run a plain function in a thread, for each request."""
+    # A coroutine, though it awaits nothing: FastAPI would run a plain function in a thread, for each request.
     return api_context(connection)
 
 

@@ -1,46 +1,153 @@
-"""EventFeed: what happens is taken from the registry once and handed to everyone who follows it.
+"""EventFeed: lifecycle events and health, read from the registry once and published to every subscription."""
 
-Own code: sse-starlette frames and pings, a line each, and learns of a shutdown by patching the server; it does not have
-what is asked for here: one look for all readers, bounded backlogs, resuming.
-"""
+# Own code, since sse-starlette only frames and pings, and notices a shutdown by patching the server. It has no single
+# read for all readers, no bounded backlogs, no resuming.
 
 import asyncio
-from collections.abc import Iterator
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
-from orchestrator.api.event_frames import health_frame, lifecycle_frame
-from orchestrator.api.event_subscription import Notice, Subscription
+from orchestrator.api import sse
 from orchestrator.errors import OrchestratorError
+from orchestrator.health.health_model import health_response
 from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
 
+HEARTBEAT_SECONDS: Final = 15.0
 _HEALTH_INTERVAL: Final = 1.0
-"""Seconds between two tellings of one plugin's health."""
+"""Minimum seconds between two health frames of one plugin."""
+_MAX_BACKLOG: Final = 1000
+"""Events that wait for a slow reader before its stream is cut."""
 
 
 class TooManyReadersError(OrchestratorError):
-    """As many follow the events as may."""
+    """The maximum number of readers already follow the events."""
+
+
+def event_fields(event: LifecycleEvent) -> dict[str, Any]:
+    """The event as the API shows it."""
+    return {
+        "id": event.id,
+        "time": event.time.isoformat(),
+        "plugin": event.plugin,
+        "generation": event.generation,
+        "previous": event.previous,
+        "state": event.state,
+        "reason_code": event.reason_code,
+        "reason": event.reason,
+    }
+
+
+def _lifecycle_frame(event: LifecycleEvent) -> bytes:
+    data = json.dumps(event_fields(event), ensure_ascii=False, separators=(",", ":"))
+    return sse.frame("lifecycle", data, event_id=event.id)
+
+
+def _health_frame(record: PluginRecord, now: float) -> bytes:
+    # Without an id: a reader that reconnects is sent the health of all plugins anyway.
+    return sse.frame("health", health_response(record, now).model_dump_json())
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _EncodedEvent:
+    """One event, encoded once for all readers."""
+
+    id: int
+    plugin: str
+    frame: bytes
+
+
+class Subscription:
+    """What one reader has not been sent yet: events of all plugins, or of `plugin`, with ids above `after`.
+
+    Bounded, however slow the reader is.
+    """
+
+    def __init__(self, plugin: str | None, after: int, *, on_close: Callable[["Subscription"], None]) -> None:
+        self.wants_health = False
+        self._plugin = plugin
+        self.after = after
+        self._on_close = on_close
+        self._events: deque[_EncodedEvent] = deque()
+        self._health: dict[str, bytes] = {}
+        """The newest frame of each plugin: older ones are of no use to a slow reader."""
+        self._overflowed = False
+        self._wake = asyncio.Event()
+
+    def push_event(self, event: _EncodedEvent) -> None:
+        if self._overflowed or self._plugin not in (None, event.plugin):
+            return
+        if len(self._events) >= _MAX_BACKLOG:
+            self._overflowed = True
+            self._events.clear()
+            self._health.clear()
+        else:
+            self._events.append(event)
+        self._wake.set()
+
+    def push_health(self, plugin: str, frame: bytes) -> None:
+        if self._overflowed or self._plugin not in (None, plugin):
+            return
+        self._health[plugin] = frame
+        self._wake.set()
+
+    def close(self) -> None:
+        self._on_close(self)
+
+    async def frames(self, earlier: AsyncIterator[LifecycleEvent]) -> AsyncIterator[bytes]:
+        """Server-sent events without end: first `earlier`, those before this subscription, then the new ones."""
+        yield sse.OPENING
+        async for event in earlier:
+            self.after = max(self.after, event.id)
+            yield _lifecycle_frame(event)
+        while True:
+            self._wake.clear()
+            for frame in self._drain():
+                yield frame
+            if self._overflowed:
+                reason = (
+                    f"The stream ends: its reader is too slow, more than {_MAX_BACKLOG} events were waiting. Reconnect "
+                    "with Last-Event-ID to resume."
+                )
+                yield sse.frame("cut", json.dumps({"reason": reason}))
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._wake.wait()
+            if not self._wake.is_set():
+                yield sse.HEARTBEAT
+
+    def _drain(self) -> list[bytes]:
+        frames = [event.frame for event in self._events if event.id > self.after]
+        frames += self._health.values()
+        if self._events:
+            self.after = max(self.after, self._events[-1].id)
+        self._events.clear()
+        self._health.clear()
+        return frames
+
+
+@dataclass(frozen=True, slots=True)
+class _SentHealth:
     record: PluginRecord
     at: float
 
 
 class EventFeed:
-    """Hands lifecycle events and health to at most `most` subscriptions."""
+    """Publish lifecycle events and health to at most `max_readers` subscriptions."""
 
-    def __init__(self, registry: PluginRegistry, *, most: int) -> None:
+    def __init__(self, registry: PluginRegistry, *, max_readers: int) -> None:
         self._registry = registry
-        self._most = most
+        self._max_readers = max_readers
         self._subscriptions: set[Subscription] = set()
         self._last_id = registry.last_event_id
-        self._health: dict[str, _Told] = {}
+        self._health: dict[str, _SentHealth] = {}
         self._changed = asyncio.Event()
         self._health_task: asyncio.Task[None] | None = None
 
@@ -50,66 +157,67 @@ class EventFeed:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Meanwhile, what happens is handed out. Enter it in the loop that the readers are served by."""
+        """Publish while entered. Enter it in the event loop that serves the readers."""
         loop = asyncio.get_running_loop()
 
         def notified(_: LifecycleEvent) -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody follows any more
-                loop.call_soon_threadsafe(self._take_in)
+                loop.call_soon_threadsafe(self._publish)
 
         unsubscribe = self._registry.subscribe(notified)
         try:
             yield
         finally:
             unsubscribe()
-            self._end_health()
+            self._stop_health()
 
     def subscribe(self, *, plugin: str | None, after: int | None, health: bool) -> Subscription:
-        """From the next event on, or from the one after `after`; of all plugins or of one. Close it in the end.
+        """Subscribe to all plugins or to one, from the event after `after`, or from the next one. The caller closes it.
 
         Raises `TooManyReadersError`.
         """
-        if len(self._subscriptions) >= self._most:
+        if len(self._subscriptions) >= self._max_readers:
             raise TooManyReadersError(
-                f"{self._most} readers follow the events already, and no more may (ORCHESTRATOR_EVENT_READERS)."
+                f"The maximum of {self._max_readers} readers already follow the events. Close one, or raise "
+                "ORCHESTRATOR_EVENT_READERS."
             )
         newest = self._registry.last_event_id
         if after is not None and after > newest:
-            after = 0  # an id from another life of the orchestrator, whose history is gone
-        subscription = Subscription(plugin, newest if after is None else after, on_close=self._leave)
+            after = 0  # an id from an earlier orchestrator whose history was removed
+        subscription = Subscription(plugin, newest if after is None else after, on_close=self._remove)
         self._subscriptions.add(subscription)
         if health:
             subscription.wants_health = True
-            self._begin_health(subscription)
+            self._start_health(subscription)
         return subscription
 
-    def _leave(self, subscription: Subscription) -> None:
+    def _remove(self, subscription: Subscription) -> None:
         self._subscriptions.discard(subscription)
         if not any(other.wants_health for other in self._subscriptions):
-            self._end_health()
+            self._stop_health()
 
-    def _take_in(self) -> None:
-        # The registry is asked, since notices from several threads may come out of order.
+    def _publish(self) -> None:
+        # Read from the registry: notifications of several threads may arrive out of order.
         for event in self._registry.events(after=self._last_id):
             self._last_id = event.id
             if self._subscriptions:
-                notice = Notice(event.id, event.plugin, lifecycle_frame(event))
+                encoded = _EncodedEvent(event.id, event.plugin, _lifecycle_frame(event))
                 for subscription in self._subscriptions:
-                    subscription.tell(notice)
+                    subscription.push_event(encoded)
         self._changed.set()
 
     # Health
 
-    def _begin_health(self, subscription: Subscription) -> None:
+    def _start_health(self, subscription: Subscription) -> None:
         now, records = monotonic(), self._registry.list()
         for record in records:
-            subscription.tell_health(record.name, health_frame(record, now))
+            subscription.push_health(record.name, _health_frame(record, now))
         if self._health_task is None:
             time = asyncio.get_running_loop().time()
-            self._health = {record.name: _Told(record, time) for record in records}
+            self._health = {record.name: _SentHealth(record, time) for record in records}
             self._health_task = asyncio.create_task(self._follow_health(), name="health for event readers")
 
-    def _end_health(self) -> None:
+    def _stop_health(self) -> None:
         if self._health_task is not None:
             self._health_task.cancel()
             self._health_task = None
@@ -117,31 +225,31 @@ class EventFeed:
     async def _follow_health(self) -> None:
         while True:
             self._changed.clear()
-            pause = self._tell_health()
+            pause = self._publish_health()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
 
-    def _tell_health(self) -> float:
-        """Tell what changed and is due. Returns the seconds until something may be due again."""
+    def _publish_health(self) -> float:
+        """Send what changed and is due. Returns the seconds until something may be due again."""
         time, now = asyncio.get_running_loop().time(), monotonic()
         pause = _HEALTH_INTERVAL
         for record in self._registry.list():
-            told = self._health.get(record.name)
-            if told is not None and _same(told.record, record):
+            sent = self._health.get(record.name)
+            if sent is not None and _unchanged(sent.record, record):
                 continue
-            due = told.at + _HEALTH_INTERVAL - time if told else 0
+            due = sent.at + _HEALTH_INTERVAL - time if sent else 0
             if due > 0:
                 pause = min(pause, due)
                 continue
-            self._health[record.name] = _Told(record, time)
-            frame = health_frame(record, now)
+            self._health[record.name] = _SentHealth(record, time)
+            frame = _health_frame(record, now)
             for subscription in self._subscriptions:
                 if subscription.wants_health:
-                    subscription.tell_health(record.name, frame)
+                    subscription.push_health(record.name, frame)
         return pause
 
 
-def _same(told: PluginRecord, record: PluginRecord) -> bool:
-    """Whether a reader would learn nothing new but the time of the look."""
-    return told is record or told == replace(record, observed_at=told.observed_at)
+def _unchanged(sent: PluginRecord, record: PluginRecord) -> bool:
+    """Whether the two differ in nothing but the time of observation."""
+    return sent is record or sent == replace(record, observed_at=sent.observed_at)

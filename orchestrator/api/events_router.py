@@ -1,4 +1,4 @@
-"""GET /v1/events and GET /v1/plugins/{name}/events: every state change, as a list or as a stream that goes on."""
+"""GET /v1/events and GET /v1/plugins/{name}/events: every state change, as a list or as a stream."""
 
 import re
 from collections.abc import AsyncIterator
@@ -8,49 +8,47 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from orchestrator.api.context import ApiContext, Context
-from orchestrator.api.event_feed import TooManyReadersError
-from orchestrator.api.event_frames import event_fields
+from orchestrator.api.event_feed import TooManyReadersError, event_fields
 from orchestrator.api.preferences import SSE, wanted_stream
 from orchestrator.api.problems import problem, unknown_plugin
-from orchestrator.api.until_shutdown import EndlessResponse, stopping
+from orchestrator.api.sse import UntilShutdownResponse, shutdown_event
 from orchestrator.registry import LifecycleEvent
 
 router = APIRouter(tags=["events"])
 
-_PAGE: Final = 500
-"""Events that are read at once for a reader who resumes."""
-_WRITE_PATIENCE: Final = 30.0
-"""Seconds that a reader of the stream may take nothing."""
+_PAGE: Final = 500  # events read at once for a reader that resumes
+_WRITE_TIMEOUT: Final = 30.0  # seconds before a reader that takes nothing is disconnected
 _RETRY_AFTER: Final = 5
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {SSE: {"schema": {"type": "string"}}}},
-    429: {"description": "Too many follow the events already"},
+    429: {"description": "Too many readers follow the events already"},
 }
 
 
 class EventQuery(BaseModel):
-    """Which events."""
+    """Which events to return."""
 
     after: int | None = Field(
         None,
         ge=0,
-        description="Only events with a higher id. Without it a list ends with the newest event, and a stream begins "
-        "with the next.",
+        description="Only events with a higher id. Without it, a list ends with the newest event and a stream begins "
+        "with the next one.",
     )
-    limit: int = Field(100, ge=1, le=1000, description="The most events of a list.")
+    limit: int = Field(100, ge=1, le=1000, description="Maximum number of events in a list.")
     include: list[Literal["health"]] = Field(
-        [], description="`health`: a stream also tells each plugin's health, at first and after changes."
+        [],
+        description="`health`: a stream also sends the health of each plugin, first as it is and then after changes.",
     )
 
 
 Which = Annotated[EventQuery, Query()]
-LastEventId = Annotated[str | None, Header(description="Goes before `after`; a browser that comes back sends it.")]
+LastEventId = Annotated[str | None, Header(description="Overrides `after`; browsers send it when they reconnect.")]
 
 
 @router.get("/v1/events", responses=_RESPONSES)
 async def events(request: Request, context: Context, which: Which, last_event_id: LastEventId = None) -> Any:
-    """Every plugin's state changes, oldest first; with `Accept: text/event-stream` a stream that goes on."""
-    return await _answer(request, context, which, last_event_id, plugin=None)
+    """State changes of all plugins, oldest first; with `Accept: text/event-stream` an open stream of them."""
+    return await _respond(request, context, which, last_event_id, plugin=None)
 
 
 @router.get(
@@ -59,18 +57,19 @@ async def events(request: Request, context: Context, which: Which, last_event_id
 async def plugin_events(
     name: str, request: Request, context: Context, which: Which, last_event_id: LastEventId = None
 ) -> Any:
-    """As /v1/events, of one plugin."""
+    """As /v1/events, for one plugin."""
     if context.registry.get(name) is None:
         return unknown_plugin(name)
-    return await _answer(request, context, which, last_event_id, plugin=name)
+    return await _respond(request, context, which, last_event_id, plugin=name)
 
 
-async def _answer(
+async def _respond(
     request: Request, context: ApiContext, which: EventQuery, last_event_id: str | None, *, plugin: str | None
 ) -> Any:
     if wanted_stream(",".join(request.headers.getlist("accept"))) != SSE:
         found = await _page(context, plugin, which.after, which.limit)
         return [event_fields(event) for event in found]
+    # No more digits than fit into SQLite's 64 bits. Anything else is not one of our ids.
     resumed = last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id)
     after = int(resumed[0]) if resumed else which.after
     return _stream(request, context, plugin, after, health="health" in which.include)
@@ -83,12 +82,12 @@ def _stream(request: Request, context: ApiContext, plugin: str | None, after: in
         refusal = problem(429, str(error), error_type="TooManyReaders", plugin=plugin)
         refusal.headers["Retry-After"] = str(_RETRY_AFTER)
         return refusal
-    return EndlessResponse(
+    return UntilShutdownResponse(
         subscription.frames(_earlier(context, plugin, subscription.after)),
-        stopping(request.app),
+        shutdown_event(request.app),
         media_type=SSE,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        patience=_WRITE_PATIENCE,
+        write_timeout=_WRITE_TIMEOUT,
         on_end=subscription.close,
     )
 
@@ -101,16 +100,15 @@ async def _earlier(context: ApiContext, plugin: str | None, after: int) -> Async
 
 
 async def _page(context: ApiContext, plugin: str | None, after: int | None, limit: int) -> list[LifecycleEvent]:
-    """Oldest first: the next `limit` events after `after`, or the newest where that is not given. What the registry
-    does not keep is in the history.
-    """
+    """The next `limit` events after `after`, or the newest ones where it is None; oldest first."""
+    # The registry retains the newest events only; older ones are in the history.
     history, first = context.history, context.registry.first_event_id
-    kept = context.registry.events(plugin=plugin, after=after or 0)
+    recent = context.registry.events(plugin=plugin, after=after or 0)
     older: list[LifecycleEvent] = []
     if after is None:
-        if len(kept) < limit and first > 1:
-            older = await history.latest_events(limit - len(kept), plugin=plugin, before=first)
-        return [*older, *kept][-limit:]
+        if len(recent) < limit and first > 1:
+            older = await history.latest_events(limit - len(recent), plugin=plugin, before=first)
+        return [*older, *recent][-limit:]
     if after + 1 < first:
         older = [event for event in await history.events(plugin=plugin, after=after, limit=limit) if event.id < first]
-    return [*older, *kept][:limit]
+    return [*older, *recent][:limit]

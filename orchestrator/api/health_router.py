@@ -1,5 +1,6 @@
-"""GET /v1/plugins and GET /v1/plugins/{name}/health: 200, and 404 for an unknown name. Read from the registry,
-nothing slower.
+"""GET /v1/plugins and GET /v1/plugins/{name}/health: 200, and 404 for an unknown name.
+
+Answered from the registry alone: they wait neither for the engine nor for a plugin.
 """
 
 import time
@@ -8,11 +9,7 @@ from fastapi import APIRouter, Response
 
 from orchestrator.api.context import Context
 from orchestrator.api.problems import unknown_plugin
-from orchestrator.health.health_model import (
-    PluginDetailResponse,
-    PluginHealthResponse,
-    detail_response,
-)
+from orchestrator.health.health_model import PluginDetailResponse, PluginHealthResponse, detail_response
 
 router = APIRouter(prefix="/v1/plugins", tags=["health"])
 
@@ -20,7 +17,7 @@ router = APIRouter(prefix="/v1/plugins", tags=["health"])
 @router.head("", response_model=list[PluginHealthResponse], include_in_schema=False)
 @router.get("", response_model=list[PluginHealthResponse])
 async def list_plugins(context: Context) -> Response:
-    """Every plugin, failed ones included."""
+    """All plugins, failed ones included."""
     text = context.listing.encode(context.registry.list(), time.monotonic())
     return Response(text, media_type="application/json")
 
@@ -28,7 +25,7 @@ async def list_plugins(context: Context) -> Response:
 @router.head("/{name}/health", response_model=PluginDetailResponse, include_in_schema=False)
 @router.get("/{name}/health", response_model=PluginDetailResponse, responses={404: {"description": "No such plugin"}})
 async def plugin_health(name: str, context: Context) -> Response:
-    """One plugin, with what is kept of an instance that ended."""
+    """One plugin, with the post-mortem of an instance that has ended."""
     record = context.registry.get(name)
     if record is None:
         return unknown_plugin(name)

@@ -1,8 +1,7 @@
-"""HTTP/1.1 as the server reads and writes it, with a bound on whatever a caller can make it hold.
+"""BoundedProtocol: HTTP/1.1 with a bound on everything that a caller can make the server hold."""
 
-uvicorn's reader has none of its own: a head without end, a connection that says nothing, or one that never reads its
-answer would be held for ever.
-"""
+# uvicorn's own protocol has no bounds: it would hold an endless head, a silent connection, or one that never reads its
+# response, for ever.
 
 import asyncio
 from typing import ClassVar, Final
@@ -12,19 +11,20 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from orchestrator.api.problems import problem
 
-MOST_HEADERS: Final = 100
-LARGEST_HEAD: Final = 64 * 1024
-"""Bytes of request line and headers together, and of the trailers of a chunked body."""
-MOST_PIPELINED: Final = 16
-LONGEST_TARGET: Final = 16 * 1024
+MAX_HEADERS: Final = 100
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Request line and headers together; also the trailers of a chunked body."""
+MAX_PIPELINED: Final = 16
+"""Requests sent ahead on one connection."""
+MAX_TARGET_BYTES: Final = 16 * 1024
 HEAD_SECONDS: Final = 10.0
-"""From the first word of a request, or from the connection, to the end of its head."""
+"""From the first byte of a request, or from the connection, to the end of its head."""
 STALLED_SECONDS: Final = 60.0
-"""In which a reader that is waited for must take something of its answer."""
+"""Time within which a slow reader must take some of its response."""
 
 
 class _RefusedError(Exception):
-    """Becomes the answer; the parser would hide it."""
+    # Stored for `send_400_response`: the parser replaces what its callbacks raise.
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -32,32 +32,32 @@ class _RefusedError(Exception):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. `most`: connections at once; beyond them one that waits for a request makes room."""
+    """One connection. Beyond `max_connections` at once, an idle one is closed for the new one."""
 
-    most: ClassVar[int] = 1024
+    max_connections: ClassVar[int] = 1024
 
     _refused: _RefusedError | None = None
-    _unseen = 0
-    """Bytes since the parser last had something to tell: of a head or trailer that is not whole."""
+    _unparsed = 0
+    """Bytes since the parser's last callback: of an incomplete head or trailer."""
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
 
     @classmethod
-    def limited_to(cls, most: int) -> type["BoundedProtocol"]:
-        return type(cls.__name__, (cls,), {"most": most})
+    def limited_to(cls, max_connections: int) -> type["BoundedProtocol"]:
+        return type(cls.__name__, (cls,), {"max_connections": max_connections})
 
     # Connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._expect_head()
-        if len(self.connections) > self.most:
-            waiting = (peer for peer in self.connections if isinstance(peer, BoundedProtocol) and peer.waits)
-            next((peer for peer in waiting if peer is not self), self).transport.abort()
+        self._start_head_timer()
+        if len(self.connections) > self.max_connections:
+            idle = (peer for peer in self.connections if isinstance(peer, BoundedProtocol) and peer.idle)
+            next((peer for peer in idle if peer is not self), self).transport.abort()
 
     @property
-    def waits(self) -> bool:
+    def idle(self) -> bool:
         """No request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
@@ -68,66 +68,67 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._unseen += len(data)
+        self._unparsed += len(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._unseen > LARGEST_HEAD:
-            self._refused = _RefusedError(431, f"The head of the request is over {LARGEST_HEAD} bytes.")
+        if self._unparsed > MAX_HEAD_BYTES:
+            self._refused = _RefusedError(431, f"The request head is larger than {MAX_HEAD_BYTES} bytes.")
             self.send_400_response("")
-        elif self.waits:
-            self._expect_head()
+        elif self.idle:
+            self._start_head_timer()
 
-    def _expect_head(self) -> None:
+    def _start_head_timer(self) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up_head)
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
 
-    def _give_up_head(self) -> None:
+    def _close_if_idle(self) -> None:
         self._head_timer = None
-        if self.waits:
+        if self.idle:
             self.transport.close()
 
-    # What the parser tells
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        if len(self.url) + len(url) > LONGEST_TARGET:
-            self._refuse(414, f"The address is over {LONGEST_TARGET} bytes.")
+        if len(self.url) + len(url) > MAX_TARGET_BYTES:
+            self._refuse(414, f"The request target is longer than {MAX_TARGET_BYTES} bytes.")
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value)
-        if len(self.headers) >= MOST_HEADERS or self._head_bytes > LARGEST_HEAD:
-            self._refuse(431, f"The request has over {MOST_HEADERS} headers, or over {LARGEST_HEAD} bytes of them.")
+        if len(self.headers) >= MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, f"The request has more than {MAX_HEADERS} headers or {MAX_HEAD_BYTES} bytes of them.")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._unseen = 0
+        self._unparsed = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        # At an upgrade the parser stops reading: the body would never arrive.
         if self.parser.should_upgrade() and self._has_body():
-            self._refuse(400, "This server speaks HTTP/1.1 only: send a request with a body without `Upgrade`.")
-        if len(self.pipeline) >= MOST_PIPELINED:
-            self._refuse(400, f"Over {MOST_PIPELINED} requests were sent ahead of their turn on one connection.")
+            self._refuse(400, "This server speaks HTTP/1.1 only. Send requests with a body without `Upgrade`.")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse(400, f"More than {MAX_PIPELINED} requests were pipelined on one connection.")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._unseen = 0
+        self._unparsed = 0
         cycle = self.cycle
         if cycle.body or cycle.response_complete:
             super().on_body(body)
             return
-        cycle.body = body  # type: ignore[assignment]  # theirs copies it into a buffer, and out of it again
+        cycle.body = body  # type: ignore[assignment]  # uvicorn would copy it into a buffer and out again
         if len(body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        self._unseen = 0
+        self._unparsed = 0
         super().on_message_complete()
 
     def _has_body(self) -> bool:
@@ -135,23 +136,23 @@ class BoundedProtocol(HttpToolsProtocol):
         return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Answered as if no upgrade had been asked for. The parser takes nothing more from this connection."""
+        # Answered as if there were no `Upgrade`; but the parser reads nothing more from this connection.
         self.cycle.keep_alive = False
 
     def _refuse(self, status: int, sentence: str) -> None:
         self._refused = _RefusedError(status, sentence)
         raise self._refused
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - theirs says less
-        """What cannot be read is answered in the envelope, as everything is, and the connection closed."""
-        refused = self._refused or _RefusedError(400, "This is no HTTP/1.1 request.")
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's says less
+        """Answer an unreadable request in the envelope, and close the connection."""
+        refused = self._refused or _RefusedError(400, "Not a valid HTTP/1.1 request.")
         answer = problem(refused.status, str(refused), error_type="InvalidRequest")
         answer.headers["connection"] = "close"
         headers = (b"%b: %b\r\n" % header for header in answer.raw_headers)
         self.transport.write(b"".join((STATUS_LINE[refused.status], *headers, b"\r\n", answer.body)))
         self.transport.close()
 
-    # A reader that is slow
+    # Slow readers
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -163,11 +164,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def _watch_reader(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        self._stall_timer = self.loop.call_later(STALLED_SECONDS, self._check_reader, left)
+        unsent = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(STALLED_SECONDS, self._check_reader, unsent)
 
-    def _check_reader(self, left_before: int) -> None:
-        if self.transport.get_write_buffer_size() >= left_before:
+    def _check_reader(self, unsent_before: int) -> None:
+        if self.transport.get_write_buffer_size() >= unsent_before:
             self.transport.abort()
         else:
             self._watch_reader()

@@ -8,27 +8,29 @@ from fastapi.responses import PlainTextResponse
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import problem, unknown_plugin
-from orchestrator.api.until_shutdown import EndlessResponse, stopping
+from orchestrator.api.sse import UntilShutdownResponse, shutdown_event
 from orchestrator.errors import EngineError
 from orchestrator.health.health_model import PluginDetailResponse, PostMortemReport, detail_response, post_mortem_report
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
 
-Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait for the new instance to be ready or to fail.")]
-Tail = Annotated[int, Query(ge=1, le=10_000, description="Lines from the end.")]
+Wait = Annotated[
+    float, Query(ge=0, le=600, description="Seconds to wait until the new instance is ready or has failed.")
+]
+Tail = Annotated[int, Query(ge=1, le=10_000, description="Number of lines, counted from the end.")]
 
 
 @router.get("/tools")
 async def tools(name: str, context: Context) -> Any:
-    """The tools with their JSON Schemas, as the plugin told them; empty before it was first ready."""
+    """The tools with their JSON Schemas, as the plugin reported them; empty until it was ready once."""
     record = context.registry.get(name)
     return unknown_plugin(name) if record is None else [dict(tool) for tool in record.tools]
 
 
 @router.post("/restart", response_model=PluginDetailResponse)
 async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
-    """A new instance, from the manifest as it is now."""
+    """Replace the instance by a new one, from the current manifest."""
     supervisor = await context.fleet.look_for(name)
     if supervisor is None:
         return unknown_plugin(name)
@@ -38,7 +40,7 @@ async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailRe
 
 @router.post("/start", response_model=PluginDetailResponse)
 async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
-    """A new instance where none is alive. A plugin whose folder is new is taken up by this."""
+    """Start an instance unless one is alive. Also registers a plugin whose folder is new."""
     supervisor = await context.fleet.look_for(name)
     if supervisor is None:
         return unknown_plugin(name)
@@ -48,7 +50,7 @@ async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResp
 
 @router.post("/stop", response_model=PluginDetailResponse)
 async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
-    """End the instance; answers when its container is gone."""
+    """Stop the instance. Answers once its container is removed."""
     supervisor = context.fleet.get(name)
     if supervisor is None:
         return unknown_plugin(name)
@@ -60,19 +62,20 @@ async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
 async def post_mortem(
     name: str, context: Context, generation: Annotated[int | None, Query(ge=0)] = None
 ) -> PostMortemReport | Response:
-    """What is kept of an instance that ended, long after a restart too: of this generation, or of the last one."""
+    """The post-mortem of the instance of this generation, or of the last one that ended. Survives restarts."""
     if context.registry.get(name) is None:
         return unknown_plugin(name)
     report = await context.fleet.post_mortem(name, generation)
     if report is None:
-        which = "No instance of it has ended" if generation is None else f"Nothing is kept of generation {generation}"
-        return problem(404, f"{which}, as far as the history goes.", error_type="NoPostMortem", plugin=name)
+        which = "any instance" if generation is None else f"generation {generation}"
+        sentence = f"No post-mortem of {which} of {name} in the history."
+        return problem(404, sentence, error_type="NoPostMortem", plugin=name)
     return post_mortem_report(report)
 
 
 @router.get("/logs", response_class=PlainTextResponse)
 async def logs(name: str, request: Request, context: Context, *, tail: Tail = 100, follow: bool = False) -> Response:
-    """What the container printed, each line with its time; of an instance that ended, its last lines."""
+    """The container's output, each line with its time; the last lines only if the instance has ended."""
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
         return unknown_plugin(name)
@@ -81,10 +84,10 @@ async def logs(name: str, request: Request, context: Context, *, tail: Tail = 10
         return PlainTextResponse("".join(lines[-tail:]))
     try:
         if follow:
-            return EndlessResponse(supervisor.follow_logs(tail=tail), stopping(request.app))
+            return UntilShutdownResponse(supervisor.follow_logs(tail=tail), shutdown_event(request.app))
         return PlainTextResponse(await supervisor.logs(tail=tail))
     except EngineError as error:
-        return problem(503, f"The logs cannot be had: {error}.", error_type="LogsUnavailable", plugin=name)
+        return problem(503, f"The logs are unavailable: {error}.", error_type="LogsUnavailable", plugin=name)
 
 
 async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:

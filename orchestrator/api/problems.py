@@ -1,4 +1,4 @@
-"""The envelope that every result and every error comes in, and which HTTP status each outcome has."""
+"""The envelope of every result and error, and the HTTP status of each outcome."""
 
 import math
 from collections.abc import Mapping
@@ -39,15 +39,16 @@ _ERROR_TYPES: Final[Mapping[Outcome, str]] = {
     Outcome.TOO_LARGE: "TooLarge",
     Outcome.CANCELLED: "Cancelled",
 }
-"""What these are called where nothing closer to the mistake has named them."""
+"""For results that name no error type of their own."""
 _ROUTING: Final[Mapping[int, tuple[str, str]]] = {
-    404: ("There is no such route. /docs lists those there are.", "UnknownRoute"),
-    405: ("This route does not take this method. /docs says which.", "MethodNotAllowed"),
+    404: ("No such route. /docs lists all routes.", "UnknownRoute"),
+    405: ("Method not allowed. /docs lists the methods of each route.", "MethodNotAllowed"),
 }
 
 
 def envelope(result: RunResult, *, plugin: str | None, tool: str | None, run_id: str | None) -> bytes:
-    """The result envelope. The tool's own JSON text goes in as it is: it has been checked, and it may be long."""
+    """The result envelope, as JSON."""
+    # The tool's JSON text is inserted as it is: it has been checked, and it may be long.
     before, after = envelope_around(result, plugin=plugin, tool=tool, run_id=run_id)
     return b"%s%s%s" % (before, result.result or b"null", after)
 
@@ -55,7 +56,7 @@ def envelope(result: RunResult, *, plugin: str | None, tool: str | None, run_id:
 def envelope_around(
     result: RunResult, *, plugin: str | None, tool: str | None, run_id: str | None
 ) -> tuple[bytes, bytes]:
-    """What stands before and after the tool's own JSON text."""
+    """The JSON before and after the tool's own JSON text."""
     rest = msgspec.json.encode(
         {
             "error": result.error,
@@ -79,7 +80,7 @@ def result_headers(result: RunResult, run_id: str | None) -> dict[str, str]:
 def respond(
     result: RunResult, *, plugin: str | None = None, tool: str | None = None, run_id: str | None = None
 ) -> Response:
-    """The envelope as a response with its status."""
+    """The envelope as a response."""
     return Response(
         envelope(result, plugin=plugin, tool=tool, run_id=run_id),
         status_code=STATUS[result.outcome],
@@ -89,7 +90,7 @@ def respond(
 
 
 def problem(status: int, sentence: str, *, error_type: str | None = None, plugin: str | None = None) -> Response:
-    """An error that is no run's, in the same envelope."""
+    """An error that belongs to no run, in the same envelope."""
     body = envelope(
         RunResult(Outcome.BAD_REQUEST, error=sentence, error_type=error_type), plugin=plugin, tool=None, run_id=None
     )
@@ -101,7 +102,7 @@ def unknown_plugin(name: str) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Make the framework's own errors come in the envelope too."""
+    """Answer the framework's own errors in the envelope too."""
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
@@ -116,8 +117,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def defect(_: Request, __: Exception) -> Response:
-        """The framework raises it again once this is sent, and so the server logs it."""
-        sentence = "This is a defect in the orchestrator; its log has the details."
+        # The framework raises it again once this is sent, so the server logs it.
+        sentence = "A defect in the orchestrator; its log has the details."
         return problem(500, sentence, error_type="InternalError")
 
 

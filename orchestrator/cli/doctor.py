@@ -13,9 +13,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.access.configured import key_store
 from orchestrator.access.hosts import is_loopback
-from orchestrator.access.key_store import KeyFileError
+from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.app import ca_bundle, docker_engine
 from orchestrator.audit.findings import Finding, Level, error, ok, warning
 from orchestrator.cli import diagnosis
@@ -114,7 +113,7 @@ async def _gpus(info: EngineInfo | None, found: Iterable[DiscoveredPlugin]) -> I
 
 def _keys(settings: Settings) -> Finding:
     try:
-        count = len(key_store(settings).load().keys)
+        count = len(configured_keys(settings).load().keys)
     except KeyFileError as problem:
         return error("access", "API keys", str(problem))
     return diagnosis.keys(count, loopback=is_loopback(settings.host))

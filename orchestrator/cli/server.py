@@ -10,11 +10,10 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 
-from orchestrator.access.configured import key_store
 from orchestrator.access.hosts import is_loopback
-from orchestrator.access.key_store import KeyFileError
+from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.api.http_protocol import BoundedProtocol
-from orchestrator.api.until_shutdown import stopping
+from orchestrator.api.sse import shutdown_event
 from orchestrator.app import create_app
 from orchestrator.cli.configured import read_settings
 from orchestrator.deployment import StateFolderError, claim
@@ -56,7 +55,7 @@ def serve(
 def _demand_keys(settings: Settings) -> None:
     """Leaves the program where it would listen beyond loopback and ask nobody for a key."""
     try:
-        ring = key_store(settings).load()
+        ring = configured_keys(settings).load()
     except KeyFileError as error:
         _leave(str(error))
     if not ring and not is_loopback(settings.host):
@@ -114,7 +113,7 @@ class _Server(uvicorn.Server):
         self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        stopping(self._app).set()
+        shutdown_event(self._app).set()
         records = self._app.state.context.registry.list()
         # Beyond this no run can still be within its limit: what holds a connection open is then a reader that reads no
         # more.

@@ -1,4 +1,4 @@
-"""The log: text for people or JSON for programs, each record of a run with its run id and plugin."""
+"""Logging as text or JSON; records made within a run carry its run id and plugin."""
 
 import logging
 import sys
@@ -18,45 +18,45 @@ LogFormat = Literal["text", "json"]
 _TEXT: Final = "%(asctime)s %(levelname)-7s %(name)s%(run)s: %(message)s"
 _FIELDS: Final = ("time", "levelname", "name", "message")
 _NAMES: Final = {"levelname": "level", "name": "logger", "exc_info": "exception", "stack_info": "stack"}
-_LEFT_OUT: Final = (*RESERVED_ATTRS, "color_message", "run")
-"""uvicorn writes a second message for terminals; `run` is for the text form."""
+# `color_message` is uvicorn's second message, for terminals; `run` is for the text form.
+_OMITTED: Final = (*RESERVED_ATTRS, "color_message", "run")
 _NO_RUN: Final[Mapping[str, str]] = MappingProxyType({})
 _run: ContextVar[Mapping[str, str]] = ContextVar("run", default=_NO_RUN)
 
 
 def configure(level: str, form: LogFormat, stream: TextIO | None = None) -> None:
-    """Have all that the process logs, the server's and other libraries' included, go to `stream` (stderr) that way."""
+    """Send everything that the process logs, including the server and libraries, to `stream` (stderr)."""
     logging.basicConfig(level=level.upper(), handlers=[handler(form, stream or sys.stderr)], force=True)
     logging.captureWarnings(capture=True)
 
 
 def handler(form: LogFormat, stream: TextIO) -> logging.Handler:
-    """One that writes `form` to `stream`. A JSON record is one line with `time` (ISO 8601), `level`, `logger`,
-    `message`; in a run `run_id` and `plugin`, and `trace_id` where it is traced; `exception` where there was one.
+    """A handler that writes to `stream`. A JSON record is one line with `time` (ISO 8601), `level`, `logger` and
+    `message`; within a run also `run_id`, `plugin` and, if traced, `trace_id`; `exception` if there was one.
     """
-    made = logging.StreamHandler(stream)
-    made.addFilter(_with_run)
-    made.setFormatter(
+    result = logging.StreamHandler(stream)
+    result.addFilter(_add_run)
+    result.setFormatter(
         JsonFormatter(
             _FIELDS,
             timestamp="time",
             rename_fields=_NAMES,
-            reserved_attrs=_LEFT_OUT,
+            reserved_attrs=_OMITTED,
         )
         if form == "json"
         else logging.Formatter(_TEXT)
     )
-    return made
+    return result
 
 
-class within_run(RunWatch):  # noqa: N801 - reads as what it is where it is used
-    """A `RunObserver`: meanwhile, what is logged is told to belong to the run."""
+class within_run(RunWatch):  # noqa: N801 - used like a function
+    """A `RunObserver` that adds the run to every record logged while it is entered."""
 
     def __init__(self, plugin: str, call: ToolCall) -> None:
-        self._told = {"plugin": plugin, "run_id": call.run_id}
+        self._fields = {"plugin": plugin, "run_id": call.run_id}
 
     def __enter__(self) -> Self:
-        self._token = _run.set(self._told)
+        self._token = _run.set(self._fields)
         return self
 
     def __exit__(
@@ -66,12 +66,12 @@ class within_run(RunWatch):  # noqa: N801 - reads as what it is where it is used
 
     def begun(self, call: ToolCall) -> ToolCall:
         if parent := call.trace.get("traceparent"):
-            self._told["trace_id"] = parent.split("-")[1]
+            self._fields["trace_id"] = parent.split("-")[1]
         return call
 
 
-def _with_run(record: logging.LogRecord) -> bool:
-    """Put the run into the record. What the record itself says goes first."""
+def _add_run(record: logging.LogRecord) -> bool:
+    """Filter: add the run's fields to the record, except those that it already has."""
     for name, value in _run.get().items():
         if not hasattr(record, name):
             setattr(record, name, value)

@@ -1,4 +1,4 @@
-"""Metrics: all that one orchestrator tells of itself, in a registry of its own, so that many live in one process."""
+"""Metrics: all metrics of one orchestrator, in a registry of its own, so that several can live in one process."""
 
 import platform
 from collections.abc import Callable, Iterable, Mapping
@@ -27,17 +27,22 @@ class _History(Protocol):
 
 
 class Metrics:
-    """Made first, of nothing; what is to be measured is handed in as it comes to be."""
+    """Created before everything that it measures, which is passed in as it is created."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        build = Gauge(f"{PREFIX}build_info", "Always 1.", ("version", "python"), registry=self._registry)
+        build = Gauge(
+            f"{PREFIX}build_info",
+            "Version of the orchestrator and of Python; always 1.",
+            ("version", "python"),
+            registry=self._registry,
+        )
         build.labels(__version__, platform.python_version()).set(1)
 
     def observe_engine(self, engine: ContainerEngine) -> ContainerEngine:
-        """The engine to be used instead of `engine`."""
+        """Returns the engine to use instead of `engine`."""
         return ObservedEngine(engine, self._registry)
 
     def observe_runs(self, plugins: PluginRegistry) -> RunMetrics:
@@ -47,21 +52,23 @@ class Metrics:
         self._registry.register(PluginMetrics(plugins.list, gpus))
 
     def observe_readers(self, count: Callable[[], float]) -> None:
-        gauge = Gauge(f"{PREFIX}event_readers", "Who follows the events now.", registry=self._registry)
+        gauge = Gauge(f"{PREFIX}event_readers", "Readers that follow the event stream now.", registry=self._registry)
         gauge.set_function(count)
 
     def observe_history(self, history: _History) -> None:
         problem = Gauge(
-            f"{PREFIX}history_problem", "1 while the history is not being written or read.", registry=self._registry
+            f"{PREFIX}history_problem",
+            "1 while the history cannot be written or read, else 0.",
+            registry=self._registry,
         )
         problem.set_function(lambda: history.problem is not None)
         self._registry.register(_Lost(history))
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """The metrics in the form that an `Accept` header asks for, and that form's content type."""
+        """The metrics in the format that an `Accept` header requests, and its content type."""
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is none
+        except (TypeError, ValueError):  # an invalid version
             encode, content_type = choose_encoder("")
         return encode(_WithoutCreated(self._registry)), content_type
 
@@ -72,12 +79,14 @@ class _Lost(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield CounterMetricFamily(
-            f"{PREFIX}history_lost", "Events and run steps that the history could not keep.", value=self._history.lost
+            f"{PREFIX}history_lost",
+            "Events and run steps that could not be written to the history.",
+            value=self._history.lost,
         )
 
 
 class _WithoutCreated(Collector):
-    """Leaves out when each series began: it doubles their number, and few look at it."""
+    """Omits the `_created` samples, which would double the number of series for little use."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry

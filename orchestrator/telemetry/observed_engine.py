@@ -1,6 +1,4 @@
-"""ObservedEngine: a container engine whose answers are timed and whose errors are counted. Engines know nothing of
-it.
-"""
+"""ObservedEngine: wraps a container engine, times its requests and counts its errors. Engines know nothing of it."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -31,66 +29,66 @@ from orchestrator.errors import (
 )
 from orchestrator.telemetry.run_metrics import PREFIX
 
-_KINDS: Final[Mapping[type[OrchestratorError], str]] = {
+_ERROR_KINDS: Final[Mapping[type[OrchestratorError], str]] = {
     EngineUnreachableError: "unreachable",
     NotFoundError: "not_found",
     DeviceRequestError: "device_request",
     BuildError: "build",
     EngineRefusedError: "refused",
 }
-_ANSWERS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200)
-"""Seconds. Questions take milliseconds, a start some hundred, a build up to many minutes."""
+# Seconds. Queries take milliseconds, a start some hundred, a build up to many minutes.
+_DURATIONS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200)
 _LAGS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 
 
 class ObservedEngine:
-    """`engine`, and what it was seen to do, in `metrics`."""
+    """A `ContainerEngine` that records in `metrics` how `engine` answers."""
 
     def __init__(self, engine: ContainerEngine, metrics: CollectorRegistry) -> None:
         self._engine = engine
-        self._answers = Histogram(
+        self._durations = Histogram(
             f"{PREFIX}engine_request_duration_seconds",
-            "How long the container engine took to answer, errors included.",
+            "Time that a request to the container engine took, errors included.",
             ("operation",),
-            buckets=_ANSWERS,
+            buckets=_DURATIONS,
             registry=metrics,
         )
         self._errors = Counter(
             f"{PREFIX}engine_errors",
-            "Requests to the container engine that failed; not_found may be nothing amiss.",
+            "Failed requests to the container engine; the kind not_found is often expected.",
             ("operation", "kind"),
             registry=metrics,
         )
         self._reachable = Gauge(
             f"{PREFIX}engine_reachable",
-            "1 where the last request to the container engine was answered, if only by an error; else 0.",
+            "1 if the container engine answered the last request, even with an error; else 0.",
             registry=metrics,
         )
         self._lag = Histogram(
             f"{PREFIX}engine_event_lag_seconds",
-            "From a change of a container by the engine's clock to its being taken in here.",
+            "Time from a container's change, by the engine's clock, until its event was received.",
             buckets=_LAGS,
             registry=metrics,
         )
 
     @contextmanager
     def _request(self, operation: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             yield
         except OrchestratorError as error:
-            kind = next((kind for known, kind in _KINDS.items() if isinstance(error, known)), "other")
+            kind = next((kind for known, kind in _ERROR_KINDS.items() if isinstance(error, known)), "other")
             self._errors.labels(operation, kind).inc()
-            self._answered(operation, begun, reachable=kind != "unreachable")
+            self._record(operation, started, reachable=kind != "unreachable")
             raise
-        else:  # what was cancelled says nothing about the engine
-            self._answered(operation, begun, reachable=True)
+        else:  # not after a cancellation, which says nothing about the engine
+            self._record(operation, started, reachable=True)
 
-    def _answered(self, operation: str, begun: float, *, reachable: bool) -> None:
-        self._answers.labels(operation).observe(time.perf_counter() - begun)
+    def _record(self, operation: str, started: float, *, reachable: bool) -> None:
+        self._durations.labels(operation).observe(time.perf_counter() - started)
         self._reachable.set(reachable)
 
-    # The engine
+    # ContainerEngine
 
     async def info(self) -> EngineInfo:
         with self._request("info"):
@@ -189,12 +187,12 @@ class ObservedEngine:
         self, labels: Mapping[str, str], *, since: datetime | None = None
     ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
         async with self._engine.events(labels, since=since) as events:
-            yield self._timed(events)
+            yield self._with_lag(events)
 
     async def close(self) -> None:
         await self._engine.close()
 
-    async def _timed(self, events: AsyncIterator[EngineEvent]) -> AsyncIterator[EngineEvent]:
+    async def _with_lag(self, events: AsyncIterator[EngineEvent]) -> AsyncIterator[EngineEvent]:
         async for event in events:
             self._lag.observe(max(0.0, (datetime.now(UTC) - event.time).total_seconds()))
             yield event

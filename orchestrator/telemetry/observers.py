@@ -1,4 +1,4 @@
-"""Several observers of runs as one."""
+"""Composite of run observers. A module of its own, since none of the observers knows another."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -9,15 +9,15 @@ from orchestrator.tools.run_observer import RunObserver, RunWatch
 
 
 def together(*observers: RunObserver) -> RunObserver:
-    """The first is entered first and left last."""
+    """One observer instead of several. The first is entered first and exited last."""
 
     def watch(plugin: str, call: ToolCall) -> RunWatch:
-        return _Together([observe(plugin, call) for observe in observers])
+        return _Composite([observe(plugin, call) for observe in observers])
 
     return watch
 
 
-class _Together(RunWatch):
+class _Composite(RunWatch):
     def __init__(self, watches: Sequence[RunWatch]) -> None:
         self._watches = watches
 

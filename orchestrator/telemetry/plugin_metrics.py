@@ -1,4 +1,4 @@
-"""Plugins, their containers and GPUs as metrics: read when they are asked for, and at no other time."""
+"""Metrics of plugins, their containers and GPUs, read when they are scraped."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,66 +18,69 @@ _Value = Callable[[PluginRecord], float | int | None]
 
 
 def _in_container(field: str) -> _Value:
-    """A figure of the container as it was last told; none of one that has ended."""
+    """A figure of the container as last reported; none once the instance has ended."""
     return lambda record: None if record.ended else record.container.get(field)
 
 
 _GAUGES: Final[tuple[tuple[str, str, _Value], ...]] = (
-    ("plugin_generation", "The number of the plugin's instance.", lambda r: r.generation),
-    ("plugin_in_flight", "Runs that execute now.", lambda r: r.in_flight),
-    ("plugin_queued", "Runs that wait now.", lambda r: r.queued),
-    ("plugin_stale", "1 where what is known of the plugin may be out of date.", lambda r: r.stale),
+    (
+        "plugin_generation",
+        "Generation of the plugin's instance: 1 for the first, counted up with each new one.",
+        lambda r: r.generation,
+    ),
+    ("plugin_in_flight", "Runs that are executing now.", lambda r: r.in_flight),
+    ("plugin_queued", "Runs that are waiting in the plugin's queue now.", lambda r: r.queued),
+    ("plugin_stale", "1 if what is known of the plugin may be out of date, else 0.", lambda r: r.stale),
     (
         "plugin_uptime_seconds",
-        "Since the instance was ready; none before, and none of one that has ended.",
+        "Time since the instance became ready; absent before that and after it has ended.",
         lambda r: None if r.ended else uptime_seconds(r, time.monotonic()),
     ),
-    ("plugin_memory_usage_bytes", "Memory that the container uses.", _in_container("memory_usage_bytes")),
-    ("plugin_memory_peak_bytes", "The most memory that the container has used.", _in_container("memory_peak_bytes")),
-    ("plugin_memory_limit_bytes", "The container's memory limit.", lambda r: r.limits.get("memory_bytes")),
+    ("plugin_memory_usage_bytes", "Memory that the container is using.", _in_container("memory_usage_bytes")),
+    ("plugin_memory_peak_bytes", "Peak of the memory that the container has used.", _in_container("memory_peak_bytes")),
+    ("plugin_memory_limit_bytes", "Memory limit of the container.", lambda r: r.limits.get("memory_bytes")),
 )
 _COUNTERS: Final[tuple[tuple[str, str, _Value], ...]] = (
-    ("plugin_restarts", "Instances that were begun after the first.", lambda r: max(0, r.generation - 1)),
-    ("plugin_cpu_seconds", "CPU time of the instance's container.", _in_container("cpu_seconds")),
+    ("plugin_restarts", "Instances that were started after the first.", lambda r: max(0, r.generation - 1)),
+    ("plugin_cpu_seconds", "CPU time that the instance's container has used.", _in_container("cpu_seconds")),
     (
         "plugin_oom_kills",
-        "Processes of the instance's container that the kernel killed for memory.",
+        "Processes in the instance's container that the kernel killed for lack of memory.",
         lambda r: r.container.get("oom_kills"),
     ),
 )
 _GPUS: Final[tuple[tuple[str, str, str], ...]] = (
-    ("gpu_memory_used_bytes", "Memory in use on the device, whoever uses it.", "memory_used_bytes"),
-    ("gpu_memory_total_bytes", "Memory of the device.", "memory_total_bytes"),
-    ("gpu_utilization_percent", "Use of the device over the last second or so.", "utilization_percent"),
+    ("gpu_memory_used_bytes", "Memory in use on the device, by all processes.", "memory_used_bytes"),
+    ("gpu_memory_total_bytes", "Total memory of the device.", "memory_total_bytes"),
+    ("gpu_utilization_percent", "Utilization of the device over about the last second.", "utilization_percent"),
     ("gpu_temperature_celsius", "Temperature of the device.", "temperature_celsius"),
-    ("gpu_healthy", "1 where the device is well.", "healthy"),
+    ("gpu_healthy", "1 if the device is healthy, else 0.", "healthy"),
 )
 
 
 class PluginMetrics(Collector):
-    """`plugins` and `gpus` give the present picture and wait for nobody; `gpus` is what GET /v1/gpus answers."""
+    """`plugins` and `gpus` return the current state without waiting; `gpus` as GET /v1/gpus answers."""
 
     def __init__(self, plugins: Callable[[], Iterable[PluginRecord]], gpus: Callable[[], Mapping[str, Any]]) -> None:
         self._plugins = plugins
         self._gpus = gpus
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing need be read to register this."""
-        return ()
+        return ()  # so that registering reads nothing
 
     def collect(self) -> Iterator[Metric]:
         records = list(self._plugins())
         yield _states(records)
-        for name, meaning, value in _GAUGES:
-            yield _filled(GaugeMetricFamily(PREFIX + name, meaning, labels=("plugin",)), records, value)
-        for name, meaning, value in _COUNTERS:
-            yield _filled(CounterMetricFamily(PREFIX + name, meaning, labels=("plugin",)), records, value)
+        for name, help_text, value in _GAUGES:
+            yield _filled(GaugeMetricFamily(PREFIX + name, help_text, labels=("plugin",)), records, value)
+        for name, help_text, value in _COUNTERS:
+            yield _filled(CounterMetricFamily(PREFIX + name, help_text, labels=("plugin",)), records, value)
         yield from _gpu_families(self._gpus().get("devices", ()))
 
 
 def _states(records: Iterable[PluginRecord]) -> Metric:
     family = GaugeMetricFamily(
-        PREFIX + "plugin_state", "1 for the state that the plugin is in, 0 for the others.", labels=("plugin", "state")
+        PREFIX + "plugin_state", "1 for the plugin's current state, 0 for the others.", labels=("plugin", "state")
     )
     for record in records:
         for state in PluginLifecycleState:
@@ -94,15 +97,15 @@ def _filled(family: _Family, records: Iterable[PluginRecord], value: _Value) -> 
 
 
 def _gpu_families(devices: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
-    for name, meaning, field in _GPUS:
-        family = GaugeMetricFamily(PREFIX + name, meaning, labels=("gpu", "index"))
+    for name, help_text, field in _GPUS:
+        family = GaugeMetricFamily(PREFIX + name, help_text, labels=("gpu", "index"))
         for device in devices:
             if device.get(field) is not None:
                 family.add_metric((device["uuid"], str(device.get("index", ""))), float(device[field]))
         yield family
     held = GaugeMetricFamily(
         PREFIX + "plugin_gpu_memory_used_bytes",
-        "Memory in use on a device that the plugin holds: all of it, also where others share the device.",
+        "Memory in use on a device that the plugin holds, including that of other plugins which share the device.",
         labels=("plugin", "gpu"),
     )
     for device in devices:

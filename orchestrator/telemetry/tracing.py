@@ -1,4 +1,4 @@
-"""Whether runs are traced: where an OTLP endpoint is set (the standard OTEL_ variables) and the extra is installed."""
+"""Whether runs are traced. Apart from `otel`, which imports OpenTelemetry: only done if traces are requested."""
 
 import logging
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ _log = logging.getLogger(__name__)
 
 
 class Tracing(Protocol):
-    """Spans of runs on their way to a collector."""
+    """Sends spans of runs to a collector."""
 
     def watch(self, plugin: str, call: ToolCall) -> RunWatch:
         """A `RunObserver`."""
 
     async def close(self) -> None:
-        """Send what is left, as far as that can be done within three seconds."""
+        """Send the remaining spans, for at most three seconds."""
 
 
 def tracing(environment: Mapping[str, str]) -> Tracing | None:
-    """What `environment` asks for; None where it asks for nothing, or for what cannot be had (and the log says so).
-    Nothing of OpenTelemetry is imported then.
+    """The tracing that the standard OTEL_ variables request; None if they request none, or what is not available, which
+    is logged.
     """
     if (
         not any(environment.get(name) for name in _ENDPOINTS)
@@ -36,14 +36,14 @@ def tracing(environment: Mapping[str, str]) -> Tracing | None:
         return None
     protocol = next((environment[name] for name in _PROTOCOLS if environment.get(name)), "http/protobuf")
     if protocol != "http/protobuf":
-        _log.warning("traces are not sent: OTLP over %s is not supported; set OTEL_EXPORTER_OTLP_PROTOCOL to "
-                     "http/protobuf and the endpoint to the collector's HTTP port (4318)", protocol)  # fmt: skip
+        _log.warning("traces are not sent: OTLP over %s is not supported. Set OTEL_EXPORTER_OTLP_PROTOCOL to "
+                     "http/protobuf, and the endpoint to the collector's HTTP port (4318).", protocol)  # fmt: skip
         return None
     try:
         module = import_module("orchestrator.telemetry.otel")
     except ModuleNotFoundError as error:
         _log.warning(
-            "traces are not sent: an OTLP endpoint is set and %s is not installed; pip install "
+            "traces are not sent: an OTLP endpoint is set, but %s is not installed. Run: pip install "
             "'plugin-orchestrator[otel]'",
             error.name,
         )

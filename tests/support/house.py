@@ -21,7 +21,7 @@ import yaml
 from fastapi import FastAPI
 
 from orchestrator.api.http_protocol import BoundedProtocol
-from orchestrator.api.until_shutdown import stopping
+from orchestrator.api.sse import shutdown_event
 from orchestrator.app import create_app
 from orchestrator.containers.memory.engine import MemoryEngine
 from orchestrator.containers.memory.program import Program, ProgramHandle
@@ -214,7 +214,7 @@ class House:
 
         async def stop() -> None:
             # As `server.shutdown`, which always sleeps for a while.
-            stopping(app).set()
+            shutdown_event(app).set()
             for accepting in server.servers:
                 accepting.close()
                 await accepting.wait_closed()

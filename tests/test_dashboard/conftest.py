@@ -13,7 +13,7 @@ from test_dashboard.scene import furnish, live_a_little
 
 AXE = Path(__file__).parents[2] / "orchestrator/dashboard/node_modules/axe-core/axe.min.js"
 QUIET = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
-PATIENCE = 10_000.0
+TIMEOUT = 10_000.0
 """Milliseconds."""
 
 Open = Callable[..., Awaitable[Page]]
@@ -32,21 +32,21 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def look(browser: Browser, house: House) -> AsyncIterator[Open]:
-    """Opens the page at an address after the `#`. What its scripts complain of, or its rules refuse, fails the test."""
+    """Opens the page at an address after the `#`. Errors of its scripts and refusals by its rules fail the test."""
     contexts: list[BrowserContext] = []
-    complaints: list[str] = []
+    errors: list[str] = []
 
     async def look(address: str = "/", *, allowed: tuple[str, ...] = (), **options: Any) -> Page:
         context = await browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(TIMEOUT)
         page = await context.new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("pageerror", lambda error: errors.append(str(error)))
         page.on(
             "console",
             lambda message: (
-                complaints.append(message.text)
-                if message.type == "error" and not any(part in message.text for part in allowed)
+                errors.append(message.text)
+                if message.type == "error" and not any(text in message.text for text in allowed)
                 else None
             ),
         )
@@ -56,7 +56,7 @@ async def look(browser: Browser, house: House) -> AsyncIterator[Open]:
     yield look
     for context in contexts:
         await context.close()
-    assert complaints == []
+    assert errors == []
 
 
 @pytest.fixture

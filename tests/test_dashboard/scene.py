@@ -1,4 +1,4 @@
-"""A house as an operator finds it: plugins in every state, with runs, logs and GPUs behind them."""
+"""A house as an operator sees it: plugins in every state, with runs, logs and GPUs."""
 
 import asyncio
 import random

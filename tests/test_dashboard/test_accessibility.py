@@ -1,4 +1,4 @@
-"""Everybody can read it: no serious fault by axe, no sideways scrolling, all by keyboard."""
+"""Accessibility: no serious fault found by axe, no horizontal scrolling, everything by keyboard."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -52,7 +52,7 @@ async def _faults(page: Page) -> list[Any]:
     ]
 
 
-async def test_the_way_to_a_plugin_by_keyboard(lived_in: House, look: Look) -> None:
+async def test_a_plugin_is_reached_by_keyboard(lived_in: House, look: Look) -> None:
     page = await look("/")
     await expect(page.get_by_role("link", name="ocr", exact=True)).to_be_visible()
     await page.keyboard.press("Tab")
@@ -81,7 +81,7 @@ async def test_every_request_goes_to_the_orchestrator(lived_in: House, look: Loo
     assert [one for one in addresses if not one.startswith((str(lived_in.client.base_url), "blob:"))] == []
 
 
-async def test_one_state_is_picked_out(lived_in: House, look: Look) -> None:
+async def test_the_list_is_filtered_by_state(lived_in: House, look: Look) -> None:
     page = await look("/")
     await expect(page.locator(".plugin")).to_have_count(9)
     failed = page.get_by_role("button", name="3 FAILED")

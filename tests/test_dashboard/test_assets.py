@@ -1,4 +1,4 @@
-"""What the server sends: the page and its assets, under strict rules, with nothing from elsewhere."""
+"""The page and its assets: served under strict rules, with nothing from elsewhere."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ async def test_the_page_comes_with_rules_that_allow_its_own_files_only(house: Ho
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith((".js", ".css", ".svg"))])
-async def test_an_asset_comes_under_the_same_rules_and_is_asked_for_again_cheaply(house: House, name: str) -> None:
+async def test_an_asset_has_the_same_rules_and_is_revalidated_cheaply(house: House, name: str) -> None:
     client = await house.open()
     answer = await client.get(f"/assets/{name}")
     assert answer.status_code == 200
@@ -36,7 +36,7 @@ async def test_an_asset_comes_under_the_same_rules_and_is_asked_for_again_cheapl
     assert (again.status_code, again.content) == (304, b"")
 
 
-@pytest.mark.parametrize("path", ["nothing.js", "../page.py", "%2e%2e/page.py", "..%2fpage.py"])
+@pytest.mark.parametrize("path", ["nothing.js", "../__init__.py", "%2e%2e/__init__.py", "..%2f__init__.py"])
 async def test_only_assets_are_served(house: House, path: str) -> None:
     client = await house.open()
     answer = await client.get(f"/assets/{path}")
@@ -45,7 +45,7 @@ async def test_only_assets_are_served(house: House, path: str) -> None:
 
 
 def test_nothing_is_fetched_from_elsewhere_or_written_inline() -> None:
-    """It works with no internet, and under its own rules."""
+    """The page works without internet, and under its own rules."""
     for path in STATIC.iterdir():
         addresses = set(re.findall(r"(?:https?:)?//[\w.-]+\.[a-z]{2,}", path.read_text()))
         assert addresses <= {"http://www.w3.org"}, path.name

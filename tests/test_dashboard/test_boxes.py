@@ -1,4 +1,4 @@
-"""Which rectangles the page finds in a tool's result. The scripts run in the browser that they are for."""
+"""The rectangles that the page finds in a tool's result. The scripts run in a real browser."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -48,5 +48,5 @@ async def test_shapes_that_are_understood(boxes_in: Any, result: Any, label: str
     [None, 3, "text", [1, 2, 3, 4], {"width": 3, "height": 4}, {"box": [1, 2, 3]}, {"box": ["a", 2, 3, 4]}, {"x": 1}],
     ids=str,
 )
-async def test_what_is_no_rectangle(boxes_in: Any, result: Any) -> None:
+async def test_shapes_that_are_no_rectangle(boxes_in: Any, result: Any) -> None:
     assert await boxes_in(result) == []

@@ -1,4 +1,4 @@
-"""What changes on the page without a reload: states, logs, and the page's own connection."""
+"""Updates of the page without a reload: states, logs, and the page's own connection."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -31,14 +31,14 @@ async def open_house(house: House) -> None:
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["stream", "polling"])
 async def test_a_failing_plugin_turns_red_without_a_reload(house: House, look: Look, streamed: bool) -> None:
-    """Also where no stream can be had, and is read aloud; what the plugin said is text, never markup."""
+    """Also without a stream, and screen readers announce it; text from the plugin is never markup."""
     await open_house(house)
     page = await look("/nowhere", allowed=("429",))
     if not streamed:
         await page.route("**/v1/events*", lambda route: route.fulfill(status=429))
         await page.reload()
     await page.goto(f"{house.client.base_url}#/")
-    await expect(page.locator("#connection")).to_have_text("Live" if streamed else "Asking every 2 s")
+    await expect(page.locator("#connection")).to_have_text("Live" if streamed else "Polling every 2 s")
     await expect(row(page, "fragile").locator(".badge")).to_have_text("INITIALIZED")
     before = await row(page, "fragile").locator(".badge").evaluate("badge => getComputedStyle(badge).color")
     await page.evaluate("window.sameDocument = true")
@@ -60,7 +60,7 @@ async def test_a_failing_plugin_turns_red_without_a_reload(house: House, look: L
     assert await page.evaluate("window.sameDocument")
 
 
-async def test_a_lost_connection_is_said_and_mends_itself(house: House, look: Look) -> None:
+async def test_a_lost_connection_is_shown_and_restored(house: House, look: Look) -> None:
     await open_house(house)
     page = await look("/", allowed=("ERR_",))
     await expect(page.locator("#connection")).to_have_text("Live")
@@ -77,7 +77,7 @@ async def test_a_lost_connection_is_said_and_mends_itself(house: House, look: Lo
 
 
 async def test_the_log_is_followed(house: House, look: Look) -> None:
-    """Lines as they come, into the next instance too."""
+    """Lines as they come, also those of the next instance."""
     await open_house(house)
     house.instance("steady").handle.log("printed before")
     page = await look("/plugins/steady/logs")
@@ -91,7 +91,7 @@ async def test_the_log_is_followed(house: House, look: Look) -> None:
     await expect(log).not_to_contain_text("printed before")
 
 
-async def test_a_post_mortem_appears_when_the_container_is_gone(house: House, look: Look) -> None:
+async def test_a_post_mortem_appears_when_the_container_is_removed(house: House, look: Look) -> None:
     await open_house(house)
     page = await look("/plugins/fragile")
     await expect(page.locator(".history")).to_contain_text("INITIALIZED")
@@ -114,7 +114,7 @@ async def test_the_post_mortem_of_an_earlier_instance_stays_in_reach(house: Hous
 
 
 async def test_a_slow_answer_for_all_plugins_hides_nothing(house: House, look: Look) -> None:
-    """The page says that it waits; it shows no empty list as if there were no plugin."""
+    """The page shows that it is loading, not an empty list as if there were no plugins."""
     await open_house(house)
 
     async def late(route: Route) -> None:
@@ -124,5 +124,5 @@ async def test_a_slow_answer_for_all_plugins_hides_nothing(house: House, look: L
     page = await look("/")
     await page.route("**/v1/plugins", late)
     await page.reload()
-    await expect(page.locator(".empty")).to_have_text("Asking the orchestrator…")
+    await expect(page.locator(".empty")).to_have_text("Loading…")
     await expect(row(page, "steady")).to_be_visible()

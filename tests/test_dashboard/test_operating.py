@@ -1,4 +1,4 @@
-"""What an operator does on the page: run a tool, restart, give a key."""
+"""What an operator does on the page: run a tool, restart, enter a key."""
 
 import asyncio
 import json
@@ -33,12 +33,12 @@ def follow(video: Path) -> Iterator[Any]:
 
 
 def draw() -> Iterator[Any]:
-    """A picture in two parts."""
+    """A picture in two chunks."""
     import base64
 
     picture = sample("motion_detector", "cup-first.png").read_bytes()
-    for part, half in enumerate((picture[:9000], picture[9000:])):
-        yield {"part": part, "media_type": "image/png", "data": base64.b64encode(half).decode()}
+    for chunk, half in enumerate((picture[:9000], picture[9000:])):
+        yield {"part": chunk, "media_type": "image/png", "data": base64.b64encode(half).decode()}
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ async def test_each_field_of_the_schema_arrives_as_what_it_is(tools: Page) -> No
     await expect(form.get_by_role("region", name="Text of the result")).to_have_text("by hand")
 
 
-async def test_what_cannot_be_sent_or_is_refused_is_said_at_the_form(tools: Page) -> None:
+async def test_invalid_input_and_refusals_are_shown_at_the_form(tools: Page) -> None:
     form = card(tools, "echo")
     await form.get_by_label("labels").fill("[1,")
     await form.get_by_role("button", name="Run").click()
@@ -135,7 +135,7 @@ async def test_a_stream_draws_its_boxes_over_the_video(tools: Page) -> None:
     await expect(form.locator(".boxes rect").first).to_be_attached()
 
 
-async def test_a_picture_that_comes_in_parts_is_shown_whole(tools: Page) -> None:
+async def test_a_picture_that_comes_in_chunks_is_shown_whole(tools: Page) -> None:
     form = card(tools, "draw")
     await form.get_by_role("button", name="Run").click()
     picture = form.get_by_role("img", name="Result, image/png")
@@ -147,7 +147,7 @@ async def test_a_picture_that_comes_in_parts_is_shown_whole(tools: Page) -> None
     assert saved.read_bytes() == sample("motion_detector", "cup-first.png").read_bytes()
 
 
-async def test_a_run_that_waits_says_so_and_is_cancelled(house: House, look: Look) -> None:
+async def test_a_waiting_run_shows_its_position_and_is_cancelled(house: House, look: Look) -> None:
     """From the form that sent it, and from the list of runs."""
     done = asyncio.Event()
 
@@ -181,7 +181,7 @@ async def test_a_run_that_waits_says_so_and_is_cancelled(house: House, look: Loo
     await expect(page.get_by_role("row", name="running")).to_have_count(0)
 
 
-async def test_a_restart_is_asked_about_and_then_carried_out(house: House, look: Look) -> None:
+async def test_a_restart_is_confirmed_and_then_carried_out(house: House, look: Look) -> None:
     house.add("kit", tools={"count": count})
     await house.open()
     await house.settled("kit")
@@ -205,15 +205,15 @@ async def test_a_restart_is_asked_about_and_then_carried_out(house: House, look:
     await expect(page.get_by_role("button", name="Start", exact=True)).to_be_visible()
 
 
-async def test_a_key_is_asked_for_and_its_role_holds(house: House, look: Look) -> None:
-    """Nothing is shown without one; a viewer's shows all, and is told which role a restart needs."""
+async def test_a_key_is_required_and_its_role_holds(house: House, look: Look) -> None:
+    """Nothing is shown without one; a viewer's shows everything, and a restart names the role that it needs."""
     store = KeyStore(house.settings.state_dir)
     viewer, operator = store.add("eve", Role.VIEWER), store.add("ann", Role.OPERATOR)
     house.add("kit", tools={"count": count})
     await house.open()
     page = await look("/plugins/kit", allowed=("401", "403"))
     dialog = page.get_by_role("dialog", name="API key")
-    await expect(dialog).to_contain_text("wants an API key")
+    await expect(dialog).to_contain_text("requires an API key")
     await dialog.get_by_label("Key").fill("wrong")
     await page.keyboard.press("Enter")
     await expect(dialog).to_contain_text("not known")

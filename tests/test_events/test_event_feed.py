@@ -1,4 +1,4 @@
-"""EventFeed and its subscriptions: nothing is lost or told twice, and a slow reader holds no memory."""
+"""EventFeed and its subscriptions: no event is lost or sent twice, and a slow reader holds no memory."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from orchestrator.api.event_feed import EventFeed, TooManyReadersError
-from orchestrator.api.event_subscription import Subscription
-from orchestrator.api.until_shutdown import EndlessResponse
+from orchestrator.api.event_feed import EventFeed, Subscription, TooManyReadersError
+from orchestrator.api.sse import UntilShutdownResponse
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
 
@@ -30,7 +29,7 @@ async def nothing() -> AsyncIterator[LifecycleEvent]:
         yield event
 
 
-async def kept(registry: PluginRegistry, after: int) -> AsyncIterator[LifecycleEvent]:
+async def retained(registry: PluginRegistry, after: int) -> AsyncIterator[LifecycleEvent]:
     for event in registry.events(after=after):
         yield event
 
@@ -40,21 +39,21 @@ def ids(frames: list[bytes]) -> list[int]:
 
 
 async def read(subscription: Subscription, registry: PluginRegistry, until: int) -> list[int]:
-    """The ids that a reader is told, until it is told `until`."""
+    """The ids that a reader is sent, up to `until`."""
     seen: list[int] = []
     async with asyncio.timeout(10):
-        async for frame in subscription.frames(kept(registry, subscription.after)):
+        async for frame in subscription.frames(retained(registry, subscription.after)):
             seen += ids([frame])
             if seen and seen[-1] >= until:
                 break
     return seen
 
 
-async def test_what_many_threads_write_is_told_once_and_in_order() -> None:
-    """To readers that were there and to one that resumes in the middle."""
+async def test_events_of_many_threads_are_sent_once_and_in_order() -> None:
+    """To a reader from the start and to one that resumes in the middle."""
     names = [f"plugin-{number}" for number in range(8)]
     registry = registry_with(*names)
-    feed = EventFeed(registry, most=10)
+    feed = EventFeed(registry, max_readers=10)
     last = len(names) * (ROUNDS + 1)
     with feed.running(), ThreadPoolExecutor(len(names)) as threads:
         first = asyncio.create_task(read(feed.subscribe(plugin=None, after=0, health=False), registry, last))
@@ -67,10 +66,10 @@ async def test_what_many_threads_write_is_told_once_and_in_order() -> None:
         assert await second == list(range(6, last + 1))
 
 
-async def test_a_slow_reader_is_cut_and_told_so() -> None:
-    """Its backlog is let go of at once; what it had read before is not taken back."""
+async def test_a_slow_reader_is_cut_with_a_reason() -> None:
+    """Its backlog is freed at once; what was sent before stays sent."""
     registry = registry_with("reader")
-    feed = EventFeed(registry, most=1)
+    feed = EventFeed(registry, max_readers=1)
     with feed.running():
         subscription = feed.subscribe(plugin=None, after=None, health=True)
         stream = subscription.frames(nothing())
@@ -84,10 +83,10 @@ async def test_a_slow_reader_is_cut_and_told_so() -> None:
         assert b"Last-Event-ID" in last
 
 
-async def test_a_plugin_is_told_nothing_of_others_however_busy_they_are() -> None:
-    """So a reader of one plugin is not cut because of another."""
+async def test_a_reader_of_one_plugin_gets_no_events_of_others() -> None:
+    """However busy they are: a reader of one plugin is not cut because of another."""
     registry = registry_with("busy", "quiet")
-    feed = EventFeed(registry, most=1)
+    feed = EventFeed(registry, max_readers=1)
     with feed.running():
         subscription = feed.subscribe(plugin="quiet", after=None, health=False)
         for _ in range(1200):
@@ -96,8 +95,8 @@ async def test_a_plugin_is_told_nothing_of_others_however_busy_they_are() -> Non
         assert await read(subscription, registry_with(), 1203) == [1203]
 
 
-async def test_places_are_bounded_and_come_back() -> None:
-    feed = EventFeed(registry_with(), most=1)
+async def test_readers_are_bounded_and_a_closed_one_makes_room() -> None:
+    feed = EventFeed(registry_with(), max_readers=1)
     with feed.running():
         subscription = feed.subscribe(plugin=None, after=None, health=True)
         with pytest.raises(TooManyReadersError):
@@ -109,12 +108,12 @@ async def test_places_are_bounded_and_come_back() -> None:
 
 
 async def test_a_write_after_the_loop_ended_harms_nobody() -> None:
-    """The writer of an event never fails because of those who follow."""
+    """Writing an event never fails because of its readers."""
     registry = registry_with("reader")
 
     def other_loop() -> Any:
         async def follow() -> Any:
-            context = EventFeed(registry, most=1).running()
+            context = EventFeed(registry, max_readers=1).running()
             context.__enter__()
             return context
 
@@ -126,8 +125,8 @@ async def test_a_write_after_the_loop_ended_harms_nobody() -> None:
     left_open.__exit__(None, None, None)
 
 
-async def test_a_reader_that_takes_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
-    """After its patience; the subscription's place is free then."""
+async def test_a_reader_that_takes_nothing_is_disconnected(caplog: pytest.LogCaptureFixture) -> None:
+    """After the write timeout; its subscription is closed then."""
     ended: list[bool] = []
 
     async def endless() -> AsyncIterator[bytes]:
@@ -142,7 +141,7 @@ async def test_a_reader_that_takes_nothing_is_left(caplog: pytest.LogCaptureFixt
         await asyncio.Event().wait()
         raise AssertionError
 
-    response = EndlessResponse(endless(), asyncio.Event(), patience=0.05, on_end=lambda: ended.append(True))
+    response = UntilShutdownResponse(endless(), asyncio.Event(), write_timeout=0.05, on_end=lambda: ended.append(True))
     async with asyncio.timeout(2):
         await response({"type": "http"}, receive, send)
     assert ended == [True]

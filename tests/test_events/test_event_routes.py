@@ -1,4 +1,4 @@
-"""GET /v1/events and GET /v1/plugins/{name}/events over HTTP: as a list, and as a stream."""
+"""GET /v1/events and GET /v1/plugins/{name}/events over HTTP, as a list and as a stream."""
 
 import asyncio
 from typing import Any
@@ -8,12 +8,12 @@ import pytest
 from support.house import House, eventually
 from support.server_sent import following, take
 
-from orchestrator.api import event_subscription
-from orchestrator.api.until_shutdown import stopping
+from orchestrator.api import event_feed
+from orchestrator.api.sse import shutdown_event
 from orchestrator.lifecycle import PluginLifecycleState as State
 
 LIFE = [(None, "LOADED"), ("LOADED", "LOADED"), ("LOADED", "INITIALIZED")]
-"""Registered, its first instance begun, ready."""
+"""Registered, its first instance started, ready."""
 
 
 async def opened(house: House, *names: str) -> httpx.AsyncClient:
@@ -41,7 +41,7 @@ def readers(house: House) -> int:
 # As a list
 
 
-async def test_a_list_tells_every_step_oldest_first(house: House) -> None:
+async def test_a_list_has_every_step_oldest_first(house: House) -> None:
     """Each with its time, generation, states and reason."""
     client = await opened(house, "reader")
     await client.post("/v1/plugins/reader/stop")
@@ -54,15 +54,15 @@ async def test_a_list_tells_every_step_oldest_first(house: House) -> None:
     }  # fmt: skip
 
 
-async def test_a_list_is_of_one_plugin_where_that_is_asked(house: House) -> None:
+async def test_a_list_of_one_plugin(house: House) -> None:
     client = await opened(house, "reader", "writer")
     assert {e["plugin"] for e in await listed(client)} == {"reader", "writer"}
     of_one = await listed(client, "/v1/plugins/writer/events")
     assert [(e["plugin"], e["previous"], e["state"]) for e in of_one] == [("writer", *step) for step in LIFE]
 
 
-async def test_a_list_goes_on_after_an_id_and_is_cut_at_its_limit(house: House) -> None:
-    """Without `after` its limit keeps the newest."""
+async def test_a_list_starts_after_an_id_and_ends_at_its_limit(house: House) -> None:
+    """Without `after` the limit selects the newest."""
     client = await opened(house, "reader")
     assert [e["id"] for e in await listed(client, after=1)] == [2, 3]
     assert [e["id"] for e in await listed(client, after=0, limit=2)] == [1, 2]
@@ -86,10 +86,10 @@ async def test_an_unknown_plugin_has_no_events(house: House, accept: str) -> Non
     assert answer.json()["error_type"] == "UnknownPlugin"
 
 
-async def test_what_the_registry_keeps_no_longer_comes_from_the_history(
+async def test_events_that_the_registry_dropped_come_from_the_history(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In lists and in streams, of all plugins and of one; also what was before the orchestrator was started."""
+    """In lists and streams, of all plugins and of one; also events from before the orchestrator was started."""
     monkeypatch.setattr("orchestrator.registry.plugin_registry._EVENTS_KEPT", 4)
     monkeypatch.setattr("orchestrator.app._EVENTS_BROUGHT_BACK", 2)
     await opened(house, "reader", "writer")
@@ -119,7 +119,7 @@ async def test_what_the_registry_keeps_no_longer_comes_from_the_history(
 
 
 async def test_a_stream_begins_with_the_next_event(house: House) -> None:
-    """And its frames hold what the list holds."""
+    """And its frames hold the same as the list."""
     client = await opened(house, "reader")
     async with following(client) as frames:
         await client.post("/v1/plugins/reader/restart", params={"wait": 5})
@@ -129,7 +129,7 @@ async def test_a_stream_begins_with_the_next_event(house: House) -> None:
     assert [frame.id for frame in seen] == [frame.data["id"] for frame in seen] == [4, 5, 6]
 
 
-async def test_a_stream_of_one_plugin_tells_nothing_of_others(house: House) -> None:
+async def test_a_stream_of_one_plugin_has_no_events_of_others(house: House) -> None:
     client = await opened(house, "reader", "writer")
     async with following(client, "/v1/plugins/writer/events") as frames:
         await client.post("/v1/plugins/reader/stop")
@@ -140,7 +140,7 @@ async def test_a_stream_of_one_plugin_tells_nothing_of_others(house: House) -> N
 
 @pytest.mark.parametrize("resuming", [{"last_event_id": 1}, {"after": 1}, {"last_event_id": 1, "after": 0}])
 async def test_a_stream_resumes_where_it_was_left(house: House, resuming: dict[str, int]) -> None:
-    """Nothing twice, nothing left out, and on to what comes. A browser's Last-Event-ID is newer than its address."""
+    """Nothing twice, nothing omitted, then new events. A browser's Last-Event-ID is newer than its address."""
     client = await opened(house, "reader")
     async with following(client, **resuming) as frames:
         before = await take(frames, 2)
@@ -149,22 +149,22 @@ async def test_a_stream_resumes_where_it_was_left(house: House, resuming: dict[s
     assert [frame.id for frame in (*before, after)] == [2, 3, 4]
 
 
-async def test_an_id_that_was_never_given_is_from_another_life(house: House) -> None:
-    """All that is kept is told."""
+async def test_an_unknown_id_starts_at_the_oldest_retained_event(house: House) -> None:
+    """It is from an earlier orchestrator whose history was removed."""
     client = await opened(house, "reader")
     async with following(client, last_event_id=7_000_000) as frames:
         assert [frame.id for frame in await take(frames, 3)] == [1, 2, 3]
 
 
 async def test_a_silent_stream_has_heartbeats(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_subscription, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(event_feed, "HEARTBEAT_SECONDS", 0.02)
     client = await opened(house, "reader")
     async with following(client) as frames:
         assert {frame.kind for frame in await take(frames, 3)} == {"comment"}
 
 
-async def test_no_more_readers_than_may(tmp_path: Any) -> None:
-    """One too many is told 429 and when to come again; a place is free as soon as a reader leaves. Lists are free."""
+async def test_readers_are_bounded(tmp_path: Any) -> None:
+    """One too many gets 429 and Retry-After until another disconnects. Lists do not count."""
     async with House(tmp_path, event_readers=1) as house:
         client = await opened(house, "reader")
         async with following(client):
@@ -173,18 +173,18 @@ async def test_no_more_readers_than_may(tmp_path: Any) -> None:
             assert int(refused.headers["Retry-After"]) > 0
             assert "ORCHESTRATOR_EVENT_READERS" in refused.json()["error"]
             assert len(await listed(client)) == 3
-        await eventually(lambda: readers(house) == 0, "the reader's place is free")
+        await eventually(lambda: readers(house) == 0, "the reader is removed")
         async with following(client, after=0) as frames:
             assert len(await take(frames, 3)) == 3
 
 
 async def test_a_stream_ends_when_the_orchestrator_stops(house: House) -> None:
-    """As a stream should: it is not broken off."""
+    """In a regular way: the connection does not break."""
     client = await opened(house, "reader")
     async with following(client, include="health") as frames:
         await take(frames, 1)
         assert house.app is not None
-        stopping(house.app).set()
+        shutdown_event(house.app).set()
         async with asyncio.timeout(2):
             assert [frame async for frame in frames] == []
 
@@ -193,7 +193,7 @@ async def test_a_stream_ends_when_the_orchestrator_stops(house: House) -> None:
 
 
 async def test_health_comes_first_and_after_changes(house: House) -> None:
-    """Every plugin's at the beginning, as the health route shows it; then of those that changed."""
+    """Of all plugins at the beginning, as the health route shows it; then of those that changed."""
     client = await opened(house, "reader", "writer")
     async with following(client, include="health") as frames:
         first = await take(frames, 2)
@@ -209,31 +209,31 @@ async def test_health_comes_first_and_after_changes(house: House) -> None:
     assert changed[1].data["success_count"] == 1
 
 
-async def test_health_is_told_at_most_once_a_second(house: House) -> None:
-    """And what it says last is how things are."""
+async def test_health_is_sent_at_most_once_a_second(house: House) -> None:
+    """And the last frame is the current state."""
     client = await opened(house, "reader")
     loop = asyncio.get_running_loop()
     async with following(client, "/v1/plugins/reader/events", include="health") as frames:
-        begun = loop.time()
+        started = loop.time()
         (first,) = await take(frames, 1)
 
         async def work() -> None:
-            while loop.time() - begun < 1.6:
+            while loop.time() - started < 1.6:
                 await house.run("reader", "read")
 
         working = asyncio.create_task(work())
-        told = [first]
-        while loop.time() - begun < 1.9:
-            told += [frame for frame in await take(frames, 1) if frame.kind == "health"]
-            if told[-1] is not first and len(told) == 2:
-                assert loop.time() - begun > 0.9
+        received = [first]
+        while loop.time() - started < 1.9:
+            received += [frame for frame in await take(frames, 1) if frame.kind == "health"]
+            if received[-1] is not first and len(received) == 2:
+                assert loop.time() - started > 0.9
                 await working
         await working
-    assert len(told) == 3
-    assert told[-1].data["success_count"] == house.registry.list()[0].success_count
+    assert len(received) == 3
+    assert received[-1].data["success_count"] == house.registry.list()[0].success_count
 
 
-async def test_a_reader_without_health_is_told_none(house: House) -> None:
+async def test_a_reader_without_health_gets_none(house: House) -> None:
     client = await opened(house, "reader")
     async with following(client) as plain, following(client, include="health") as full:
         await client.post("/v1/plugins/reader/stop")

@@ -17,6 +17,7 @@ from support.house import House
 from orchestrator.access.hosts import HostRule, is_loopback
 from orchestrator.access.key_store import KeyStore
 from orchestrator.access.keys import Role
+from orchestrator.api.route_table import ROUTES
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "plugins"
 READS = [
@@ -42,8 +43,8 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-async def test_without_a_key_nothing_is_told_and_nothing_done(house: House) -> None:
-    """401 in the envelope on every route, known or not; nothing of what is there shows."""
+async def test_without_a_key_nothing_is_shown_and_nothing_done(house: House) -> None:
+    """401 in the envelope on every route, known or not; no plugin's name shows."""
     client, _, _ = await house_with_keys(house)
     for method, path in [("GET", path) for path in READS] + [("POST", path) for path in CHANGES]:
         answer = await client.request(method, path)
@@ -53,7 +54,7 @@ async def test_without_a_key_nothing_is_told_and_nothing_done(house: House) -> N
         assert "reader" not in answer.text
 
 
-async def test_what_holds_no_data_is_open(house: House) -> None:
+async def test_routes_without_data_are_open(house: House) -> None:
     """Probes need no key."""
     client, _, _ = await house_with_keys(house)
     assert (await client.get("/healthz")).status_code == 200
@@ -66,8 +67,21 @@ async def test_what_holds_no_data_is_open(house: House) -> None:
     assert (await client.get("/healthz/../v1/plugins")).status_code == 401
 
 
+async def test_no_route_is_open_but_those_of_the_table(house: House) -> None:
+    """Of all that the API describes. And the table names no route that does not exist."""
+    client, _, _ = await house_with_keys(house)
+    described = (await client.get("/openapi.json")).json()["paths"]
+    open_paths = {route.path for route in ROUTES if route.open}
+    for path, methods in described.items():
+        for method in methods:
+            refused = (await client.request(method, path)).status_code == 401
+            assert refused is (path not in open_paths), (method, path)
+    undescribed = {route.path for route in ROUTES} - set(described)
+    assert undescribed == {"/", "/assets/*", "/docs", "/docs-assets/*", "/openapi.json"}
+
+
 async def test_a_viewer_reads_and_changes_nothing(house: House) -> None:
-    """403 for everything that is not GET or HEAD, and nothing has happened."""
+    """403 for everything but GET and HEAD, and nothing has happened."""
     client, viewer, _ = await house_with_keys(house)
     before = (await client.get("/v1/plugins/reader/health", headers=bearer(viewer))).json()
     for path in CHANGES:
@@ -94,15 +108,15 @@ WRONG = ["Bearer", "Basic po_x", "po_x", "Bearer " + "x" * 7000, "Bearer \xff\xf
 
 
 @pytest.mark.parametrize("header", WRONG, ids=range(len(WRONG)))
-async def test_what_is_no_key_is_401(house: House, header: str) -> None:
-    """Never an error of ours."""
+async def test_anything_but_a_key_is_401(house: House, header: str) -> None:
+    """Never an internal error."""
     client, _, _ = await house_with_keys(house)
     answer = await client.get("/v1/plugins", headers={"Authorization": header.encode("latin-1")})
     assert answer.status_code == 401
 
 
-async def test_an_expired_key_is_told_so(house: House) -> None:
-    """By name; it opens nothing."""
+async def test_an_expired_key_is_refused_as_expired(house: House) -> None:
+    """By its name."""
     key = KeyStore(house.settings.state_dir).add("old", Role.OPERATOR, datetime.now(UTC) - timedelta(seconds=1))
     client = await house.open()
     answer = await client.get("/v1/plugins", headers=bearer(key))
@@ -111,7 +125,7 @@ async def test_an_expired_key_is_told_so(house: House) -> None:
 
 
 async def test_wrong_keys_are_limited_and_the_right_one_still_passes(house: House) -> None:
-    """429 with the seconds to wait; who shares the address is not shut out."""
+    """429 with the seconds to wait; a caller that shares the address is not locked out."""
     client, viewer, _ = await house_with_keys(house)
     statuses = [(await client.get("/v1/plugins", headers=bearer("wrong" * 9))).status_code for _ in range(11)]
     limited = await client.get("/v1/plugins", headers=bearer("wrong" * 9))
@@ -120,8 +134,8 @@ async def test_wrong_keys_are_limited_and_the_right_one_still_passes(house: Hous
     assert (await client.get("/v1/plugins", headers=bearer(viewer))).status_code == 200
 
 
-async def test_a_key_added_while_it_runs_closes_the_door(house: House) -> None:
-    """Within a second; removing it opens loopback again."""
+async def test_a_key_added_while_it_runs_is_required_from_then_on(house: House) -> None:
+    """Within a second; after its removal loopback is open again."""
     client = await house.open()
     assert (await client.get("/v1/plugins")).status_code == 200
     store = KeyStore(house.settings.state_dir)
@@ -139,7 +153,7 @@ async def becomes(client: httpx.AsyncClient, status: int) -> None:
 
 
 async def test_a_refused_upload_is_not_read(house: House) -> None:
-    """The connection is closed after the answer."""
+    """The connection is closed after the response."""
     client, _, _ = await house_with_keys(house)
     answer = await client.post(CHANGES[-1], content=b"x" * 10_000)
     assert answer.status_code == 401
@@ -169,7 +183,7 @@ FOREIGN: list[tuple[str, Mapping[str, str]]] = [
 async def test_a_page_of_another_site_can_do_nothing_without_a_key(
     house: House, error_type: str, headers: Mapping[str, str]
 ) -> None:
-    """Neither by its own name pointed at loopback, nor by a request across sites; and nothing has happened."""
+    """Neither by DNS rebinding nor by a cross-site request; and nothing has happened."""
     house.add("reader")
     client = await house.open()
     before = await house.settled("reader")
@@ -180,7 +194,7 @@ async def test_a_page_of_another_site_can_do_nothing_without_a_key(
     assert (await house.health("reader"))["generation"] == before["generation"]
 
 
-async def test_its_own_page_and_what_is_no_browser_may_call(house: House) -> None:
+async def test_its_own_page_and_callers_without_a_browser_may_call(house: House) -> None:
     """By any loopback name."""
     house.add("reader", tools={"read": lambda: 1})
     client = await house.open()
@@ -190,7 +204,7 @@ async def test_its_own_page_and_what_is_no_browser_may_call(house: House) -> Non
         assert (await client.post(CHANGES[-1], json={}, headers=headers)).status_code == 200, name
 
 
-async def test_a_host_that_the_operator_names_is_answered(tmp_path: Path) -> None:
+async def test_a_host_that_the_operator_allows_is_answered(tmp_path: Path) -> None:
     """ORCHESTRATOR_ALLOWED_HOSTS, for a proxy in front of it."""
     async with House(tmp_path, allowed_hosts=("plugins.example",)) as house:
         client = await house.open()
@@ -200,7 +214,7 @@ async def test_a_host_that_the_operator_names_is_answered(tmp_path: Path) -> Non
 
 
 async def test_exposed_and_without_any_key_it_answers_nothing(tmp_path: Path) -> None:
-    """The last key was removed while it ran: that opens no door to the network."""
+    """The last key was removed while it ran: that must not open it to the network."""
     async with House(tmp_path, host="0.0.0.0") as house:
         client = await house.open()
         answer = await client.get("/v1/plugins")
@@ -211,7 +225,7 @@ async def test_exposed_and_without_any_key_it_answers_nothing(tmp_path: Path) ->
 
 @given(st.text(max_size=60), st.one_of(st.none(), st.text(max_size=60)))
 def test_any_header_has_a_verdict(host: str, origin: str | None) -> None:
-    """Whatever stands in it; and only a loopback name is ever allowed."""
+    """Whatever it contains; and only a loopback name is ever allowed."""
     rule = HostRule()
     rule.page_allowed(origin, host, None)
     if rule.host_allowed(host):
@@ -233,7 +247,7 @@ def serve(tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "host.example"])
 def test_beyond_loopback_without_a_key_is_refused_at_the_start(tmp_path: Path, host: str) -> None:
-    """In a sentence that says what to do, before anything is bound."""
+    """With what to do, before anything is bound."""
     refused = serve(tmp_path, HOST=host, PORT="0")
     assert refused.returncode == 1
     assert "orchestrator keys add" in refused.stderr and host in refused.stderr
@@ -242,7 +256,7 @@ def test_beyond_loopback_without_a_key_is_refused_at_the_start(tmp_path: Path, h
 
 @pytest.mark.slow
 def test_a_key_file_that_holds_no_key_is_refused_at_the_start(tmp_path: Path) -> None:
-    """By the setting's name, without what stands in the file."""
+    """With the setting's name, without the content of the file."""
     (tmp_path / "key").write_text("hunter2\n")
     refused = serve(tmp_path, OPERATOR_KEY_FILE=str(tmp_path / "key"))
     missing = serve(tmp_path, VIEWER_KEY_FILE=str(tmp_path / "nowhere"))
@@ -253,7 +267,7 @@ def test_a_key_file_that_holds_no_key_is_refused_at_the_start(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_keys_from_files_let_it_listen_beyond_loopback(tmp_path: Path) -> None:
-    """As compose hands secrets in; the command line finds its own in ORCHESTRATOR_API_KEY."""
+    """As Compose provides secrets; the command line reads its key from ORCHESTRATOR_API_KEY."""
     operator, viewer = "o" * 40, "v" * 40
     (tmp_path / "operator").write_text(f"{operator}\n")
     (tmp_path / "viewer").write_text(viewer)

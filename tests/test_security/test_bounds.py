@@ -1,4 +1,4 @@
-"""Whatever a caller can make the server hold has a bound, and the health routes are answered all the while."""
+"""Everything that a caller can make the server hold is bounded, and health is answered under any load."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from orchestrator.api import http_protocol
 from orchestrator.api.body import whole
-from orchestrator.api.http_protocol import LARGEST_HEAD, LONGEST_TARGET, MOST_HEADERS, BoundedProtocol
+from orchestrator.api.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, BoundedProtocol
 from orchestrator.sandbox.call import BodyError, Outcome
 from orchestrator.sandbox.upload_pace import UploadPace
 
@@ -34,24 +34,24 @@ async def connection(house: House) -> AsyncIterator[Streams]:
 
 
 async def answer(streams: Streams, sent: bytes) -> bytes:
-    """All that comes until the server closes, or falls silent."""
+    """Everything received until the server closes the connection, for at most three seconds."""
     reader, writer = streams
-    told = b""
+    received = b""
     try:
         writer.write(sent)
         await writer.drain()
         async with asyncio.timeout(3):
             while data := await reader.read(65536):
-                told += data
+                received += data
     except (TimeoutError, ConnectionError):
         pass
-    return told
+    return received
 
 
 REFUSED = [
-    (b"GET /" + b"x" * LONGEST_TARGET + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
-    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * (MOST_HEADERS + 1) + b"\r\n", 431),
-    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\na: " + b"x" * LARGEST_HEAD + b"\r\n\r\n", 431),
+    (b"GET /" + b"x" * MAX_TARGET_BYTES + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * (MAX_HEADERS + 1) + b"\r\n", 431),
+    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\na: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", 431),
     (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\na: " + b"x" * 10_000_000, 431),
     (b"GET /healthz HTTP/1.1\r\n" + b"x" * 10_000_000, 431),
     (b"GET /" + b"x" * 10_000_000, 431),
@@ -64,37 +64,37 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("sent", "status"), REFUSED, ids=range(len(REFUSED)))
-async def test_a_request_that_is_too_much_is_refused_and_its_connection_closed(
+async def test_an_oversized_or_invalid_request_is_refused_and_its_connection_closed(
     house: House, sent: bytes, status: int
 ) -> None:
-    """In the envelope; what comes after is not read."""
+    """In the envelope; nothing more of it is read."""
     await house.open()
     async with connection(house) as streams:
-        told = await answer(streams, sent)
-    # Where more was sent than is read, the kernel may take the answer back.
-    if told or len(sent) < 1_000_000:
+        received = await answer(streams, sent)
+    # If more was sent than is read, the kernel may drop the response.
+    if received or len(sent) < 1_000_000:
         allowed = {status, 414} if status == 431 else {status}
-        assert int(told.split()[1]) in allowed, told[:200]
-        assert b'"ok":false' in told and b"connection: close" in told
+        assert int(received.split()[1]) in allowed, received[:200]
+        assert b'"ok":false' in received and b"connection: close" in received
     assert (await house.client.get("/healthz")).status_code == 200
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
 async def test_an_upgrade_is_not_made_and_loses_no_body(house: House, protocol: bytes) -> None:
-    """A GET is answered as if none had been asked for; a POST is told, before it waits for a body that nobody reads."""
+    """A GET is answered without it; a POST is refused, before it waits for a body that is not read."""
     await house.open()
     upgrade = b"Host: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + b"\r\n"
     async with connection(house) as streams:
-        told = await answer(streams, b"GET /healthz HTTP/1.1\r\n" + upgrade + b"\r\n")
-    assert told.startswith(b"HTTP/1.1 200")
+        received = await answer(streams, b"GET /healthz HTTP/1.1\r\n" + upgrade + b"\r\n")
+    assert received.startswith(b"HTTP/1.1 200")
     body = b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
     async with connection(house) as streams:
-        told = await answer(streams, b"POST /v1/plugins/x/tools/y/run HTTP/1.1\r\n" + upgrade + body)
-    assert told.startswith(b"HTTP/1.1 400") and b"without `Upgrade`" in told
+        received = await answer(streams, b"POST /v1/plugins/x/tools/y/run HTTP/1.1\r\n" + upgrade + body)
+    assert received.startswith(b"HTTP/1.1 400") and b"without `Upgrade`" in received
 
 
 async def test_a_trailer_without_end_is_cut(house: House) -> None:
-    """After the body has been read: nobody counts it there."""
+    """It follows the body, whose size is limited elsewhere."""
     await house.open()
     head = b"POST /v1/plugins/x/tools/y/run HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with connection(house) as streams:
@@ -103,29 +103,29 @@ async def test_a_trailer_without_end_is_cut(house: House) -> None:
 
 
 @pytest.mark.slow
-async def test_requests_ahead_of_their_turn_are_few(house: House) -> None:
-    """Each would be held until those before it are answered."""
+async def test_pipelined_requests_are_bounded(house: House) -> None:
+    """Each is held until those before it are answered."""
     await house.open()
     async with connection(house) as streams:
-        told = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000)
-    assert told.count(b"HTTP/1.1 200") <= http_protocol.MOST_PIPELINED + 1
+        received = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000)
+    assert received.count(b"HTTP/1.1 200") <= http_protocol.MAX_PIPELINED + 1
     async with connection(house) as streams:
-        told = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
-    assert told.count(b"HTTP/1.1 200") == 10
+        received = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
+    assert received.count(b"HTTP/1.1 200") == 10
 
 
-@pytest.mark.parametrize("begun", [b"", b"\r\n", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: loc"])
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: loc"])
 async def test_a_head_that_does_not_come_is_not_waited_for(
-    house: House, begun: bytes, monkeypatch: pytest.MonkeyPatch
+    house: House, start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where a little of it comes now and then."""
+    """Not even if a little of it arrives now and then."""
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
     await house.open()
     async with connection(house) as (reader, writer):
-        writer.write(begun)
+        writer.write(start)
         async with asyncio.timeout(10):
             while not reader.at_eof():
-                if begun.startswith(b"GET"):
+                if start.startswith(b"GET"):
                     writer.write(b"x")
                 with_end = asyncio.create_task(reader.read(65536))
                 await asyncio.wait({with_end}, timeout=0.1)
@@ -160,17 +160,17 @@ async def test_a_reader_that_takes_nothing_is_cut_off(house: House, monkeypatch:
 
 
 @pytest.mark.slow
-async def test_connections_that_wait_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many say nothing, the next caller is answered."""
-    monkeypatch.setattr(BoundedProtocol, "most", 20)
+async def test_idle_connections_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are silent, the next caller is answered."""
+    monkeypatch.setattr(BoundedProtocol, "max_connections", 20)
     async with House(tmp_path) as house:
         await house.open()
         silent = [socket.create_connection(("127.0.0.1", house.client.base_url.port)) for _ in range(200)]
         try:
             for _ in range(5):
                 async with connection(house) as streams:
-                    told = await answer(streams, b"GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert told.startswith(b"HTTP/1.1 200")
+                    received = await answer(streams, b"GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert received.startswith(b"HTTP/1.1 200")
             closed = sum(is_closed(peer) for peer in silent)
             assert closed >= 180
         finally:
@@ -188,8 +188,8 @@ def is_closed(peer: socket.socket) -> bool:
         return True
 
 
-async def test_health_is_answered_while_as_many_requests_wait_as_may(tmp_path: Path) -> None:
-    """The others are told 503 and when to come again."""
+async def test_health_is_answered_at_the_maximum_of_requests(tmp_path: Path) -> None:
+    """Others get 503 with Retry-After."""
     async with House(tmp_path, max_connections=16) as house:
         go_on = asyncio.Event()
         house.add("reader", tools={"read": go_on.wait}, concurrency=2, queue=100)
@@ -216,7 +216,7 @@ async def test_a_wait_has_a_bound(house: House) -> None:
 
 
 async def empty(scope: object, receive: object, send: Callable[[dict[str, object]], Awaitable[None]]) -> None:
-    """An application that has nothing to say."""
+    """An application that answers 204."""
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body"})
 
@@ -225,8 +225,8 @@ CONFIG = uvicorn.Config(empty, lifespan="off", log_config=None)
 
 
 @given(st.binary(max_size=300))
-async def test_nothing_that_is_sent_breaks_the_server(sent: bytes) -> None:
-    """Bytes of any kind are refused or waited for."""
+async def test_no_bytes_break_the_server(sent: bytes) -> None:
+    """They are refused, or more is awaited."""
 
     class Transport(asyncio.Transport):
         closing = False
@@ -257,8 +257,8 @@ async def test_nothing_that_is_sent_breaks_the_server(sent: bytes) -> None:
     await asyncio.gather(*protocol.tasks)
 
 
-async def test_a_short_body_that_trickles_is_given_up() -> None:
-    """Each of its pauses is short: it would hold its place among the requests without end."""
+async def test_a_short_body_that_trickles_is_refused() -> None:
+    """None of its pauses is long: it would occupy one of the requests at once without end."""
     sent = 0
 
     async def receive() -> Message:
@@ -268,8 +268,8 @@ async def test_a_short_body_that_trickles_is_given_up() -> None:
         return {"type": "http.request", "body": b"x", "more_body": True}
 
     pace = UploadPace(idle=1, min_rate=1000, grace=0.2)
-    with pytest.raises(BodyError, match="1000 bytes a second") as given_up:
+    with pytest.raises(BodyError, match="1000 bytes a second") as refused:
         async with asyncio.timeout(5):
             await whole(Request({"type": "http"}, receive), pace)
-    assert given_up.value.outcome is Outcome.UPLOAD_STALLED
+    assert refused.value.outcome is Outcome.UPLOAD_STALLED
     assert sent < 100

@@ -1,5 +1,5 @@
-"""The escape probe: ten ways out of a plugin's container, each refused, and each of them working where only the one
-restriction that refuses it is left out.
+"""The escape probe: ten ways out of a plugin's container. Each is refused, and each works once only the restriction
+that refuses it is removed.
 """
 
 import json
@@ -32,7 +32,7 @@ STRICT: dict[str, Any] = {
     "network_mode": "none",
     "volumes": {},
 }
-"""A plugin's restrictions, for the controls to leave out one."""
+"""A plugin's restrictions; each control removes one."""
 
 pytestmark = pytest.mark.engine
 
@@ -61,12 +61,12 @@ def image(live: LiveOrchestrator) -> str:
 
 @pytest.fixture(scope="module")
 def neighbour(engine: docker.DockerClient, image: str) -> Iterator[dict[str, str]]:
-    """A container on the engine's bridge that takes connections on port 9000: its `IPAddress`, and the `Gateway`."""
+    """A container on the engine's bridge that accepts connections on port 9000: its `IPAddress` and the `Gateway`."""
     code = "import socket\ns = socket.create_server(('', 9000))\nwhile True: s.accept()[0].close()"
     container = engine.containers.run(image, ["-c", code], entrypoint="python", detach=True, network_mode="bridge")
     try:
         container.reload()
-        # Not from the network's own IPAM settings: an engine's first start leaves the gateway out of them.
+        # Not from the network's own IPAM settings: they lack the gateway after an engine's first start.
         yield container.attrs["NetworkSettings"]["Networks"]["bridge"]
     finally:
         container.remove(force=True, v=True)
@@ -74,7 +74,7 @@ def neighbour(engine: docker.DockerClient, image: str) -> Iterator[dict[str, str
 
 @pytest.fixture(scope="module")
 def host_port() -> Iterator[int]:
-    """A port of this host that takes connections on every address."""
+    """A port of this host that accepts connections on every address."""
     with socket.create_server(("", 0)) as server:
         over = threading.Event()
 
@@ -93,7 +93,7 @@ def host_port() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def aims(live: LiveOrchestrator, neighbour: dict[str, str], host_port: int) -> dict[str, Any]:
-    """What each attempt aims at."""
+    """The target of each attempt."""
     address, gateway = neighbour["IPAddress"], neighbour["Gateway"]
     assert address, "the neighbour has no address on the bridge"
     assert gateway, "the bridge has no gateway"
@@ -118,7 +118,7 @@ def engine_socket() -> str:
 
 
 def outward_address() -> str:
-    """This host's own address as others see it; nothing is sent to find it."""
+    """This host's own address as others see it, found without sending anything."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -128,7 +128,7 @@ def outward_address() -> str:
 
 
 def test_ten_ways_out_are_refused(live: LiveOrchestrator, aims: dict[str, Any], reliability: ReliabilityTable) -> None:
-    """Each of them tried, none worked; meanwhile and afterwards a neighbour answers."""
+    """Each was tried, none worked; meanwhile and afterwards a neighbour answers."""
     refused = {}
     for name, aim in aims.items():  # the last of them ends the plugin
         with answering_neighbour(live) as answers:
@@ -161,23 +161,23 @@ def answering_neighbour(live: LiveOrchestrator) -> Iterator[list[int]]:
     answers: list[int] = []
     over = threading.Event()
 
-    def ask() -> None:
+    def call() -> None:
         while True:
             answers.append(live.run("echo", "echo", {"text": "here"}).status_code)
             if over.wait(0.1):
                 return
 
-    asking = threading.Thread(target=ask)
-    asking.start()
+    calling = threading.Thread(target=call)
+    calling.start()
     try:
         yield answers
     finally:
         over.set()
-        asking.join()
+        calling.join()
 
 
-def test_the_controls_hold_what_a_plugin_is_held_to(live: LiveOrchestrator) -> None:
-    """Else they would prove something about other containers."""
+def test_the_controls_have_a_plugins_restrictions(live: LiveOrchestrator) -> None:
+    """Otherwise they would prove something about other containers."""
     container = next(c for c in live.containers() if "-echo-" in c.name)
     host = container.attrs["HostConfig"]
     assert (host["CapDrop"], host["SecurityOpt"]) == (STRICT["cap_drop"], STRICT["security_opt"])
@@ -200,7 +200,7 @@ LAX: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "relaxed"), LAX, ids=[name for name, _ in LAX])
-def test_each_works_where_its_restriction_is_left_out(
+def test_each_works_where_its_restriction_is_removed(
     live: LiveOrchestrator,
     engine: docker.DockerClient,
     image: str,
@@ -215,5 +215,5 @@ def test_each_works_where_its_restriction_is_left_out(
         path = shown[options["volumes"]]
         options["volumes"] = {path: {"bind": path, "mode": "rw"}}
     command = ["-m", "escape_probe.attempts", name, json.dumps(aims[name])]
-    told = engine.containers.run(image, command, entrypoint="python", remove=True, **options)
-    assert json.loads(told)["worked"], told
+    output = engine.containers.run(image, command, entrypoint="python", remove=True, **options)
+    assert json.loads(output)["worked"], output

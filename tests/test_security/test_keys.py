@@ -1,4 +1,4 @@
-"""API keys: kept so that they cannot be had back, followed while it runs, and never taken for none by accident."""
+"""API keys: stored so that they cannot be recovered, reread while the orchestrator runs, never lost by accident."""
 
 import json
 import logging
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.access.failures import MOST, WINDOW, FailedKeys
+from orchestrator.access.gate import MAX_WRONG_KEYS, WINDOW_SECONDS, FailedKeys
 from orchestrator.access.key_store import KeyFileError, KeyStore
-from orchestrator.access.keys import KeyRing, Role, issue, keep
+from orchestrator.access.keys import KeyRing, Role, issue, stored_key
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 def test_a_key_is_found_among_others_and_nothing_else_is() -> None:
-    """The whole of it, and as it is written."""
+    """Only by its whole text, exactly."""
     issued = [issue(f"key-{number}", Role.VIEWER, NOW) for number in range(5)]
     ring = KeyRing([key for _, key in issued])
     for text, key in issued:
@@ -40,7 +40,7 @@ def test_a_key_has_256_random_bits() -> None:
     assert all(text.startswith("po_") and len(text) == 3 + 43 for text in texts)
 
 
-def test_neither_the_file_nor_a_printed_key_tells_it(tmp_path: Path) -> None:
+def test_neither_the_file_nor_a_printed_key_reveals_it(tmp_path: Path) -> None:
     """Only a hash and the last characters."""
     store = KeyStore(tmp_path / "state")
     text = store.add("ci", Role.OPERATOR)
@@ -51,8 +51,8 @@ def test_neither_the_file_nor_a_printed_key_tells_it(tmp_path: Path) -> None:
     assert key.hint == text[-4:]
 
 
-def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
-    """From the first moment, and after every change."""
+def test_only_its_owner_can_read_the_file(tmp_path: Path) -> None:
+    """From its creation on, and after every change."""
     store = KeyStore(tmp_path / "state")
     for name in ("a", "b"):
         store.add(name, Role.VIEWER)
@@ -60,13 +60,13 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_change_counts_within_a_second_and_costs_nothing_between(tmp_path: Path) -> None:
-    """The file is looked at once a second at most."""
+def test_a_change_counts_within_a_second_and_the_file_is_read_no_oftener(tmp_path: Path) -> None:
+    """Otherwise every request would check it."""
     clock = Clock()
     running, command = KeyStore(tmp_path, clock=clock), KeyStore(tmp_path)
     assert not running.ring()
     text = command.add("ci", Role.OPERATOR)
-    assert not running.ring(), "looked again before its second was over"
+    assert not running.ring(), "checked again within the same second"
     clock.now += 1
     assert running.ring().find(text)
     command.remove("ci")
@@ -76,8 +76,8 @@ def test_a_change_counts_within_a_second_and_costs_nothing_between(tmp_path: Pat
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"keys": [{"name": "a"}]}', b"\xff", b"x" * 2_000_000])
-def test_a_broken_file_does_not_open_the_door(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """The keys stay as they were, which is told once; a start is refused."""
+def test_a_broken_file_removes_no_protection(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """The keys read before stay valid, which is logged once; a start is refused."""
     clock = Clock()
     running = KeyStore(tmp_path, clock=clock)
     text = KeyStore(tmp_path).add("ci", Role.VIEWER)
@@ -92,7 +92,7 @@ def test_a_broken_file_does_not_open_the_door(tmp_path: Path, content: bytes, ca
         KeyStore(tmp_path).load()
 
 
-def test_two_commands_at_once_lose_nobodys_key(tmp_path: Path) -> None:
+def test_concurrent_commands_lose_no_key(tmp_path: Path) -> None:
     """Each reads what the other wrote."""
 
     def add(number: int) -> None:
@@ -108,29 +108,29 @@ def test_two_commands_at_once_lose_nobodys_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../a", "a/b", "-a", "a\n", "ä", "a" * 65])
-def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
-    """It is shown in tables and logs."""
+def test_an_invalid_name_is_refused(tmp_path: Path, name: str) -> None:
+    """Names are shown in tables and logs."""
     with pytest.raises(ValueError, match="expected a name"):
         KeyStore(tmp_path).add(name, Role.VIEWER)
     assert not (tmp_path / "keys.json").exists()
 
 
-def test_a_name_is_given_once(tmp_path: Path) -> None:
-    """Or nobody knew which to remove."""
+def test_a_name_is_used_once(tmp_path: Path) -> None:
+    """Otherwise `remove` would be ambiguous."""
     KeyStore(tmp_path).add("ci", Role.VIEWER)
     with pytest.raises(ValueError, match="already"):
         KeyStore(tmp_path).add("ci", Role.OPERATOR)
 
 
 @pytest.mark.parametrize("text", ["", "secret", "x" * 31, "x" * 30 + " x", "ä" * 40])
-def test_a_given_key_that_could_be_guessed_is_refused(text: str) -> None:
-    """What is hashed fast must be long."""
+def test_an_operators_own_key_that_could_be_guessed_is_refused(text: str) -> None:
+    """A key that is hashed fast must be long."""
     with pytest.raises(ValueError, match="at least 32"):
-        keep(text, "mine", Role.VIEWER, NOW)
+        stored_key(text, "mine", Role.VIEWER, NOW)
 
 
-def test_expiry_is_kept(tmp_path: Path) -> None:
-    """To the moment."""
+def test_expiry_is_stored(tmp_path: Path) -> None:
+    """And holds to the second."""
     KeyStore(tmp_path).add("ci", Role.VIEWER, NOW + timedelta(days=1))
     (key,) = KeyStore(tmp_path).listed()
     assert not key.expired(NOW + timedelta(hours=23))
@@ -139,27 +139,27 @@ def test_expiry_is_kept(tmp_path: Path) -> None:
 
 
 def test_wrong_keys_are_counted_by_address_and_forgotten_after_a_minute() -> None:
-    """One address more than it may is told how long; another is not."""
+    """An address with too many gets the seconds to wait; another address is not affected."""
     clock = Clock()
     failures = FailedKeys(clock)
-    assert [failures.count("192.0.2.1") for _ in range(MOST)] == [None] * MOST
+    assert [failures.count("192.0.2.1") for _ in range(MAX_WRONG_KEYS)] == [None] * MAX_WRONG_KEYS
     clock.now += 20
-    assert failures.count("192.0.2.1") == WINDOW - 20
+    assert failures.count("192.0.2.1") == WINDOW_SECONDS - 20
     assert failures.count("192.0.2.2") is None
-    clock.now += WINDOW - 20 + 1
+    clock.now += WINDOW_SECONDS - 20 + 1
     assert failures.count("192.0.2.1") is None
 
 
 def test_a_whole_ipv6_network_counts_as_one_caller() -> None:
-    """It has 2^64 addresses to call from."""
+    """One caller can use all of its 2^64 addresses."""
     failures = FailedKeys(Clock())
-    answers = [failures.count(f"2001:db8::{number:x}") for number in range(MOST + 1)]
+    answers = [failures.count(f"2001:db8::{number:x}") for number in range(MAX_WRONG_KEYS + 1)]
     assert answers[-1] is not None
     assert failures.count("2001:db8:0:1::1") is None
 
 
 def test_the_count_of_wrong_keys_does_not_grow_with_addresses() -> None:
-    """Whoever has many addresses gets no memory for them."""
+    """A caller with many addresses cannot use up memory."""
     failures = FailedKeys(Clock())
     for number in range(20_000):
         failures.count(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")

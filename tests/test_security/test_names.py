@@ -1,4 +1,4 @@
-"""Names, queries and headers of requests: none reaches a file, the engine or a process, and none harms a plugin."""
+"""Names, queries and headers of requests: none reaches a file, the engine or a process; none harms a plugin."""
 
 import sys
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from support.house import House
 pytestmark = pytest.mark.slow
 
 MARK = "zq7marked"
-"""In every name, so that it is known again wherever it turns up."""
+"""In every name, so that it is recognized wherever it appears."""
 
 PIECES = st.sampled_from(
     ["..", "/", "\\", "\0", "\n", "\r\n", "%", "%2e", "%00", "?", "#", ":", ";", "*", "~", "$HOME", "`id`", "|", "&",
@@ -37,11 +37,11 @@ NOT_OUTSIDE = ("object.", "compile", "exec", "import", "code.", "marshal.", "sys
 
 
 class Watch:
-    """Every file, folder, process and connection that Python is about to touch for a name with the mark."""
+    """Records every file, folder, process and connection that Python accesses by a name with the mark."""
 
     def __init__(self) -> None:
         self.touched: list[str] | None = None
-        sys.addaudithook(self._hook)  # for good: one that is there cannot be taken away
+        sys.addaudithook(self._hook)  # permanently: an audit hook cannot be removed
 
     @contextmanager
     def nothing_touched(self) -> Iterator[None]:
@@ -60,8 +60,8 @@ class Watch:
 WATCH = Watch()
 
 
-def test_the_watch_sees_what_it_is_to_see() -> None:
-    """Else it would prove nothing."""
+def test_the_watch_records_an_access() -> None:
+    """Otherwise the other tests would prove nothing."""
     with pytest.raises(AssertionError, match="open"), WATCH.nothing_touched(), pytest.raises(OSError):
         Path(f"/nowhere/{MARK}").read_bytes()
 
@@ -71,12 +71,12 @@ def test_the_watch_sees_what_it_is_to_see() -> None:
 async def test_no_name_of_a_request_reaches_a_file_or_the_engine(
     named_house: House, name: str, route: tuple[str, str], encoded: bool
 ) -> None:
-    """It is looked up among the names that there are, and is none of them: 404, and nothing was touched."""
+    """It is compared with existing names and is none of them: 404, and nothing was accessed."""
     method, path = route
     target = path.format(quote(name, safe="") if encoded else quote(name, safe="/"))
     before = len(await named_house.containers("reader"))
     if path.startswith("/assets/"):
-        answer = await named_house.client.request(method, target)  # files are what it is for; those of its folder alone
+        answer = await named_house.client.request(method, target)  # serves files, but of its folder alone
         assert "root:" not in answer.text
     else:
         with WATCH.nothing_touched():
@@ -95,7 +95,7 @@ HEADER = st.text(st.characters(min_codepoint=1, max_codepoint=255, exclude_chara
 async def test_no_header_or_query_harms_the_plugin(
     named_house: House, content_type: str, accept: str, query: bytes, body: bytes
 ) -> None:
-    """A caller's nonsense is a caller's mistake: it goes on, with the same instance."""
+    """Nonsense is the caller's mistake: the plugin goes on, with the same instance."""
     url = httpx.URL(str(named_house.client.base_url)).copy_with(
         raw_path=b"/v1/plugins/reader/tools/read/run?" + quote(query, safe="=&;,/:@%~!$'()*+?-._").encode()
     )
@@ -107,7 +107,7 @@ async def test_no_header_or_query_harms_the_plugin(
 
 
 def sendable(text: str) -> bytes:
-    """What a client may send at all: without control characters."""
+    """The text without control characters, which no client may send."""
     return (
         "".join(letter for letter in text if letter == "\t" or (letter >= " " and letter != "\x7f"))
         .strip()

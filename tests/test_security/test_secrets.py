@@ -23,18 +23,18 @@ NAME = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,6}", fullmatch=True)
 
 @given(st.tuples(PLUGIN, NAME), st.tuples(PLUGIN, NAME))
 def test_no_two_secrets_share_a_variable(one: tuple[str, str], other: tuple[str, str]) -> None:
-    """Else one plugin's manifest could name another's secret."""
+    """Otherwise one plugin's manifest could name another's secret."""
     assert (variable(*one) == variable(*other)) is (one == other)
 
 
-def test_a_variable_is_what_an_operator_would_guess() -> None:
-    """But for the hyphen."""
+def test_a_variables_name_is_predictable() -> None:
+    """Except for the hyphen."""
     assert variable("ocr", "API_KEY") == "ORCHESTRATOR_SECRET_OCR_API_KEY"
     assert variable("video-tracker", "TOKEN") == "ORCHESTRATOR_SECRET_VIDEO__TRACKER_TOKEN"
 
 
 def test_a_file_counts_before_a_variable(tmp_path: Path) -> None:
-    """Bytes as they are."""
+    """Its bytes unchanged."""
     source = SecretSource(tmp_path, {variable("reader", "KEY"): "from the environment"})
     assert source.read("reader", "KEY") == b"from the environment"
     (tmp_path / "reader").mkdir()
@@ -43,8 +43,8 @@ def test_a_file_counts_before_a_variable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"x" * 70_000], ids=["absent", "empty", "huge"])
-def test_a_secret_that_cannot_be_had_says_where_to_put_it(tmp_path: Path, content: bytes | None) -> None:
-    """File and variable by name; no path of the host."""
+def test_a_missing_secret_is_reported_with_where_to_put_it(tmp_path: Path, content: bytes | None) -> None:
+    """With the names of file and variable; without a host path."""
     (tmp_path / "reader").mkdir()
     if content is not None:
         (tmp_path / "reader" / "KEY").write_bytes(content)
@@ -58,7 +58,7 @@ def test_a_secret_that_cannot_be_had_says_where_to_put_it(tmp_path: Path, conten
 @pytest.mark.parametrize(
     "names", [["../x"], ["a/b"], [""], ["_A"], ["a-b"], ["a\n"], ["A", "A"], ["a" * 65], [f"A{n}" for n in range(65)]]
 )
-def test_a_name_that_could_lead_elsewhere_is_no_secrets(tmp_path: Path, names: list[str]) -> None:
+def test_a_secret_name_that_could_lead_elsewhere_is_refused(tmp_path: Path, names: list[str]) -> None:
     """The manifest is refused."""
     import yaml
 
@@ -74,7 +74,7 @@ def test_the_published_schema_has_them() -> None:
 
 
 async def test_without_its_secret_a_plugin_is_unavailable_before_anything_is_built(house: House) -> None:
-    """And well after a restart, once the operator has provided it."""
+    """After a restart it is available, once the operator has provided it."""
     house.add("reader", image="base", secrets=["KEY"], tools={"read": lambda: 1})
     client = await house.open()
     missing = await house.settled("reader")
@@ -90,8 +90,8 @@ async def test_without_its_secret_a_plugin_is_unavailable_before_anything_is_bui
     assert "s3cr3t-value" not in (await client.get("/v1/plugins/reader/health")).text
 
 
-async def test_a_secret_is_mounted_read_only_and_gone_with_its_instance(house: House) -> None:
-    """Below a folder that nobody but the orchestrator can enter."""
+async def test_a_secret_is_mounted_read_only_and_removed_with_its_instance(house: House) -> None:
+    """Below a folder that only the orchestrator can enter."""
     house.add("reader", secrets=["KEY"])
     folder = house.settings.state_dir / "secrets" / "reader"
     folder.mkdir(parents=True)
@@ -141,17 +141,17 @@ class Keeper:
 
     @tool
     def fail(self) -> int:
-        """A failure whose post-mortem is kept."""
+        """A failure whose post-mortem is stored."""
         return 1 // 0
 '''
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("provided", ["file", "variable"])
-def test_a_secret_is_seen_in_the_container_and_nowhere_else(
+def test_a_secret_is_in_the_container_and_nowhere_else(
     tmp_path: Path, provided: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not with the engine, in the API, the history, the logs, or any file that the orchestrator writes."""
+    """Not in the engine, the API, the history, the logs, or any file that the orchestrator writes."""
     value = secrets.token_hex(24)
     plugin, state = tmp_path / "plugins" / "keeper", tmp_path / "state"
     (plugin / "keeper").mkdir(parents=True)
@@ -172,20 +172,20 @@ def test_a_secret_is_seen_in_the_container_and_nowhere_else(
         assert seen.pop("sha256") == hashlib.sha256(value.encode()).hexdigest()
         assert "OTHER" in seen.pop("undeclared")
         assert seen == {"files": ["TOKEN"], "write": "OSError", "in_environment": False, "in_command": False}
-        told = [str(everything_the_engine_knows(live.containers()[0]))]
+        shown = [str(everything_the_engine_knows(live.containers()[0]))]
         live.run("keeper", "fail")
         while live.wait_for("keeper", "FAILED")["post_mortem"] is None:
             time.sleep(0.05)
-        told += [live.client.get(f"/v1/plugins{path}").text for path in ("", *API)]
-        told.append(live.client.get("/v1/events").text)
+        shown += [live.client.get(f"/v1/plugins{path}").text for path in ("", *API)]
+        shown.append(live.client.get("/v1/events").text)
         end = time.monotonic() + 10
         while list((live.run_dir / live.deployment).rglob("TOKEN")):
-            assert time.monotonic() < end, "the copy is still there"
+            assert time.monotonic() < end, "the copy still exists"
             time.sleep(0.05)
         live.stop()
         written = [path for path in live.state_dir.rglob("*") if path.is_file()]
         assert any(path.suffix == ".db" or "history" in path.name for path in written)
-        texts = [text.encode() for text in told] + [path.read_bytes() for path in (*written, live.log)]
+        texts = [text.encode() for text in shown] + [path.read_bytes() for path in (*written, live.log)]
         assert not any(value.encode() in text for text in texts)
 
 

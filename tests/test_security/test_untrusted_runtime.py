@@ -1,4 +1,4 @@
-"""A runtime that is not ours, or that a plugin has put itself in the place of: what it says and where it leads."""
+"""A runtime that is not ours, or that a plugin has replaced: bounds on its answers, and sockets that lead elsewhere."""
 
 import json
 import socket
@@ -38,7 +38,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.parametrize("levels", [20, 100, 400])
 async def test_a_schema_of_any_depth_is_answered(house: House, levels: int) -> None:
-    """A prebuilt image may give one; the list of tools never fails."""
+    """A prebuilt image may have one; the list of tools never fails."""
     runtime = house.add("reader", start=[])
     client = await house.open()
     await house.until("reader", lambda _: bool(runtime.instances))
@@ -63,7 +63,7 @@ FIELDS = ["phase", "reason_code", "reason", "traceback", "checks", "tools", "wor
 @pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(FIELDS), ANY_JSON))
 def test_a_status_of_any_shape_can_be_read_and_shown(content: dict[str, Any]) -> None:
-    """Whatever is not as agreed reads as not told."""
+    """Fields that break the protocol count as absent."""
     status = RuntimeStatus.parse(json.dumps(content).encode())
     json.dumps([dict(tool) for tool in status.tools])
     json.dumps([dict(check) for check in status.checks])
@@ -71,14 +71,14 @@ def test_a_status_of_any_shape_can_be_read_and_shown(content: dict[str, Any]) ->
 
 @pytest.mark.slow
 @given(st.lists(st.fixed_dictionaries({"name": ANY_JSON | st.text(), "input_schema": ANY_JSON, "uploads": ANY_JSON})))
-def test_only_a_name_that_can_stand_in_an_address_is_a_tools(items: list[dict[str, Any]]) -> None:
+def test_only_names_that_are_valid_in_a_url_are_tools(items: list[dict[str, Any]]) -> None:
     """`../containers/x/kill` would lead elsewhere."""
     for tool in sanitize.tools(items):
         assert set(tool) == {"name", "description", "input_schema", "streaming", "uploads"}
         assert not set(tool["name"]) & set("/\\?#%: \t\r\n\0") and tool["name"] not in (".", "..")
 
 
-def test_what_is_told_is_bounded() -> None:
+def test_what_a_runtime_reports_is_bounded() -> None:
     """In number, length and depth."""
     many = [{"name": f"t{n}", "description": "d" * 10_000, "input_schema": {"d": "x" * 300_000}} for n in range(1000)]
     shown = sanitize.tools(many)
@@ -100,12 +100,12 @@ async def serving(path: Path, handler: Any) -> AsyncIterator[None]:
         await runner.cleanup()
 
 
-async def test_a_link_in_the_place_of_a_socket_is_not_followed(folder: Path) -> None:
-    """It could lead to the engine's socket, which the orchestrator may speak to and the plugin may not."""
-    asked: list[str] = []
+async def test_a_link_instead_of_a_socket_is_not_followed(folder: Path) -> None:
+    """It could lead to the engine's socket, which the orchestrator may use and the plugin may not."""
+    requested: list[str] = []
 
     async def engine(request: web.Request) -> web.Response:
-        asked.append(request.path)
+        requested.append(request.path)
         return web.json_response({"phase": "ready"})
 
     (folder / "run").mkdir()
@@ -122,11 +122,11 @@ async def test_a_link_in_the_place_of_a_socket_is_not_followed(folder: Path) -> 
             assert await channel.diagnose() == ""
         finally:
             await channel.close()
-    assert asked == []
+    assert requested == []
 
 
-async def test_the_socket_that_was_looked_at_is_the_one_that_is_spoken_to(folder: Path) -> None:
-    """Also where a link comes in its place in between."""
+async def test_the_socket_that_was_checked_is_the_one_that_is_connected(folder: Path) -> None:
+    """Even if a link replaces it in between."""
 
     async def yes(_: web.Request) -> web.Response:
         return web.Response()
@@ -144,7 +144,7 @@ async def test_the_socket_that_was_looked_at_is_the_one_that_is_spoken_to(folder
 
 
 async def test_an_answer_without_end_is_cut(folder: Path) -> None:
-    """On the control socket, where it would be held in memory."""
+    """On the control socket, whose answers are read into memory."""
     sent = 0
 
     async def flood(request: web.Request) -> web.StreamResponse:
@@ -172,7 +172,7 @@ async def test_an_answer_without_end_is_cut(folder: Path) -> None:
 
 @pytest.mark.slow
 async def test_statuses_without_end_leave_the_loop_to_others(folder: Path) -> None:
-    """Of those that come together the newest alone is looked at, and then there is a pause."""
+    """Of those that arrive together only the newest is parsed, and then there is a pause."""
 
     async def flood(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -186,7 +186,7 @@ async def test_statuses_without_end_leave_the_loop_to_others(folder: Path) -> No
     numbers: list[int] = []
     async with serving(folder / "control.sock", flood):
         channel = RuntimeChannel(UnixEndpoint(folder))
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             async for status in channel.watch():
                 numbers.append(int(status.reason or 0))
@@ -194,12 +194,12 @@ async def test_statuses_without_end_leave_the_loop_to_others(folder: Path) -> No
                     break
         finally:
             await channel.close()
-    assert time.monotonic() - begun >= 19 * 0.01
-    assert numbers[-1] > 19 * 2, "those that came together were looked at one by one"
+    assert time.monotonic() - started >= 19 * 0.01
+    assert numbers[-1] > 19 * 2, "those that arrived together were parsed one by one"
 
 
-async def test_a_plugins_oom_header_is_never_an_error_of_ours(folder: Path) -> None:
-    """Whatever stands in it."""
+async def test_a_plugins_oom_header_is_never_an_internal_error(folder: Path) -> None:
+    """Whatever it contains."""
 
     async def odd(_: web.Request) -> web.Response:
         return web.json_response({"ok": True, "result": 1}, headers={"X-Oom-Kills": "9" * 5000})

@@ -1,4 +1,4 @@
-"""The Grafana dashboard that ships: it asks for what there is, in queries that Prometheus understands."""
+"""The shipped Grafana dashboard: it uses existing metrics, in queries that Prometheus understands."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def queries() -> list[str]:
 
 
 async def test_every_metric_it_names_exists(house: House) -> None:
-    """With or without a series now: a host may have no GPU. And what we tell of is looked at, but for a few."""
+    """With or without a series now: a host may have no GPU. And it shows all of our metrics but a few."""
     scrape = await scraped(await house.open())
     existing = {f.name + suffix for f in scrape.families.values() for suffix in SERIES[f.type]}
     named = set(re.findall(rf"\b(?:{PREFIX}|process_)\w+", " ".join(queries())))
@@ -52,23 +52,21 @@ async def test_every_metric_it_names_exists(house: House) -> None:
 def test_prometheus_understands_every_query(tmp_path: Path) -> None:
     rules = [{"record": f"panel:query:{number}", "expr": query} for number, query in enumerate(queries())]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    well, said = promtool("check", "rules", str(tmp_path / "rules.yaml"))
-    assert well, said
-    assert f"{len(rules)} rules found" in said
+    valid, output = promtool("check", "rules", str(tmp_path / "rules.yaml"))
+    assert valid, output
+    assert f"{len(rules)} rules found" in output
 
 
-def test_its_panels_stand_beside_one_another() -> None:
-    """None over another, each with a title and an id of its own, within Grafana's 24 columns."""
+def test_its_panels_do_not_overlap() -> None:
+    """Each has a title and an id of its own, within Grafana's 24 columns."""
     taken: set[tuple[int, int]] = set()
     shown = dashboard()["panels"]
     assert len({panel["id"] for panel in shown}) == len(shown)
     for panel in shown:
-        place = panel["gridPos"]
-        assert panel["title"] and place["x"] + place["w"] <= 24
+        area = panel["gridPos"]
+        assert panel["title"] and area["x"] + area["w"] <= 24
         cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            (x, y) for x in range(area["x"], area["x"] + area["w"]) for y in range(area["y"], area["y"] + area["h"])
         }
         assert not cells & taken, panel["title"]
         taken |= cells

@@ -1,4 +1,4 @@
-"""The log: JSON that programs can read, records of a run with its run id and plugin, the server's own included."""
+"""Logging: JSON that programs can read, records within a run carry its run id and plugin, the server's own too."""
 
 import io
 import json
@@ -21,7 +21,7 @@ CALL = ToolCall("read", "run-1", "application/json", b"{}")
 
 @pytest.fixture(params=["json"])
 def stream(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
-    """What all loggers write, in the form that the test names."""
+    """The output of all loggers, in the form that the test names."""
     written = io.StringIO()
     handler = logs.handler(request.param, written)
     root = logging.getLogger()
@@ -37,7 +37,7 @@ def records(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_a_record_is_one_line_with_its_fields(stream: io.StringIO) -> None:
-    """Whatever is in the message; what the record was given beside it is kept."""
+    """Whatever is in the message; extra fields of the record are in it."""
     logging.getLogger("orchestrator.test").warning("first\nsecond \ud800 %s", "ä", extra={"plugin": "ocr", "port": 1})
     (record,) = records(stream)
     assert datetime.fromisoformat(record.pop("time")).utcoffset() == timedelta(0)
@@ -61,7 +61,7 @@ def test_an_exception_is_in_its_record(stream: io.StringIO) -> None:
 
 
 def test_what_is_logged_within_a_run_belongs_to_it(stream: io.StringIO) -> None:
-    """By any logger; and no longer once the run is over. A record's own word goes first."""
+    """By any logger, and no longer once the run is over. A record's own fields win."""
     log = logging.getLogger("some.library")
     with logs.within_run("ocr", CALL):
         log.warning("within")
@@ -85,7 +85,7 @@ def test_text_names_the_run_too(stream: io.StringIO) -> None:
 
 
 async def test_a_tools_failure_is_logged_with_its_run(house: House, stream: io.StringIO) -> None:
-    """As the caller was told it."""
+    """As its caller sees it."""
 
     def fail() -> None:
         raise ValueError("no")
@@ -99,8 +99,8 @@ async def test_a_tools_failure_is_logged_with_its_run(house: House, stream: io.S
 
 
 @pytest.mark.slow
-def test_all_that_the_process_writes_is_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the server's first word to its last."""
+def test_everything_that_the_process_writes_is_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the server's first line to its last."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
     with live_orchestrator([tmp_path], engine=False, log_format="json") as live:
         live.client.get("/v1/plugins")
@@ -113,7 +113,7 @@ def test_all_that_the_process_writes_is_json(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_a_form_that_there_is_not_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_form_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
     with (
         pytest.raises(AssertionError, match=r"ORCHESTRATOR_LOG_FORMAT.*'text' or 'json'"),

@@ -1,4 +1,4 @@
-"""GET /metrics: what is told of runs, plugins and the engine, and that Prometheus takes it."""
+"""GET /metrics: metrics of runs, plugins and the engine, in forms that Prometheus accepts."""
 
 import asyncio
 from typing import Any
@@ -19,7 +19,7 @@ def fail() -> None:
 
 @pytest.fixture
 async def lived_in(house: House) -> House:
-    """Runs that went well and otherwise, a plugin that failed, one that never was."""
+    """Successful and failed runs, a plugin that failed, one with an unreadable manifest."""
     house.add("reader", tools={"read": lambda: "text"}, failure_policy="tolerant")
     house.add("broken", tools={"fail": fail})
     house.write_raw("nonsense", "version: [")
@@ -39,8 +39,8 @@ async def lived_in(house: House) -> House:
 # Form
 
 
-async def test_a_strict_reader_takes_it(lived_in: House) -> None:
-    """In Prometheus' text form and as OpenMetrics; every series of ours has our prefix and a meaning."""
+async def test_a_strict_parser_accepts_it(lived_in: House) -> None:
+    """As Prometheus text and as OpenMetrics; every metric of ours has our prefix and a help text."""
     scrape = await scraped(lived_in.client)
     assert scrape.families
     for name, family in scrape.families.items():
@@ -52,7 +52,7 @@ async def test_a_strict_reader_takes_it(lived_in: House) -> None:
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/html", "application/openmetrics-text; version=newest"])
-async def test_whatever_is_asked_for_there_is_text(house: House, accept: str) -> None:
+async def test_any_other_accept_header_gets_text(house: House, accept: str) -> None:
     client = await house.open()
     answer = await client.get("/metrics", headers={"Accept": accept})
     assert answer.status_code == 200
@@ -60,12 +60,12 @@ async def test_whatever_is_asked_for_there_is_text(house: House, accept: str) ->
 
 
 @needs_promtool
-async def test_promtool_has_nothing_to_say_against_it(lived_in: House) -> None:
-    """Neither a mistake nor an advice; but for process_ and python_, which are the client library's own."""
+async def test_promtool_reports_nothing(lived_in: House) -> None:
+    """Neither errors nor advice, except for process_ and python_, which are the client library's own."""
     text = (await scraped(lived_in.client)).text
-    _, said = promtool("check", "metrics", told=text)
-    assert [line for line in said.splitlines() if line.startswith(PREFIX)] == [], said
-    assert "error" not in said, said
+    _, output = promtool("check", "metrics", told=text)
+    assert [line for line in output.splitlines() if line.startswith(PREFIX)] == [], output
+    assert "error" not in output, output
 
 
 async def test_many_orchestrators_in_one_process_count_apart(house: House, tmp_path: Any) -> None:
@@ -92,16 +92,16 @@ async def test_runs_are_counted_by_plugin_tool_and_outcome(lived_in: House) -> N
     assert scrape.value("runs_total", plugin="broken", tool="fail", outcome="unavailable") == 1
 
 
-async def test_what_a_caller_makes_up_makes_no_series(lived_in: House) -> None:
-    """A tool that no plugin has is `unknown`; a plugin that is not there has no run."""
+async def test_names_made_up_by_callers_create_no_series(lived_in: House) -> None:
+    """A tool that no plugin has is `unknown`; a plugin that does not exist has no run."""
     scrape = await scraped(lived_in.client)
     assert scrape.value("runs_total", plugin="reader", tool="unknown", outcome="unknown_tool") == 1
     assert scrape.labels("runs_total", "tool") == {"read", "fail", "unknown"}
     assert scrape.labels("runs_total", "plugin") == {"reader", "broken"}
 
 
-async def test_durations_and_waits_are_of_runs_that_began(house: House) -> None:
-    """The wait for its turn ends where the duration begins."""
+async def test_durations_and_waits_are_of_runs_that_started(house: House) -> None:
+    """The wait in the queue ends where the duration begins."""
     gate = asyncio.Event()
 
     async def held() -> None:
@@ -130,7 +130,7 @@ async def test_durations_and_waits_are_of_runs_that_began(house: House) -> None:
     assert scrape.value("run_duration_seconds_count", plugin="reader", tool="read") == 2
 
 
-async def test_a_run_that_never_began_has_no_duration(lived_in: House) -> None:
+async def test_a_run_that_never_started_has_no_duration(lived_in: House) -> None:
     """Its plugin had ended, or it has no such tool."""
     scrape = await scraped(lived_in.client)
     assert scrape.value("run_duration_seconds_count", plugin="broken", tool="fail") == 1
@@ -142,7 +142,7 @@ async def test_a_run_that_never_began_has_no_duration(lived_in: House) -> None:
 
 
 async def test_every_plugin_is_in_one_state(lived_in: House) -> None:
-    """One of the five is 1; also a plugin whose manifest cannot be read is there."""
+    """Exactly one of the five is 1, also for a plugin whose manifest cannot be read."""
     scrape = await scraped(lived_in.client)
     states = {
         name: [s.value for s in PluginLifecycleState if scrape.value("plugin_state", plugin=name, state=s.value) == 1]
@@ -152,8 +152,8 @@ async def test_every_plugin_is_in_one_state(lived_in: House) -> None:
     assert scrape.value("plugin_state", plugin="reader", state="FAILED") == 0
 
 
-async def test_a_container_is_told_of_while_it_lives(lived_in: House) -> None:
-    """Its memory against its limit, CPU time, uptime; not of one that has ended, whose figures would stand still."""
+async def test_a_container_has_metrics_while_it_lives(lived_in: House) -> None:
+    """Memory and its limit, CPU time, uptime; none once it has ended, when they would stand still."""
     scrape = await scraped(lived_in.client)
     health = await lived_in.health("reader")
     assert scrape.value("plugin_memory_usage_bytes", plugin="reader") == health["container"]["memory_usage_bytes"]
@@ -179,7 +179,7 @@ async def test_restarts_are_counted(lived_in: House) -> None:
 
 
 async def test_the_engine_is_timed_by_operation(lived_in: House) -> None:
-    """And an event of its stream has a lag."""
+    """And the lag of its events is measured."""
     scrape = await scraped(lived_in.client)
     for operation in ("create", "start", "list", "image"):
         count = scrape.value("engine_request_duration_seconds_count", operation=operation)
@@ -189,8 +189,8 @@ async def test_the_engine_is_timed_by_operation(lived_in: House) -> None:
     assert lag is not None and lag > 0
 
 
-async def test_an_engine_that_is_gone_is_seen(house: House) -> None:
-    """As not reachable, with its errors by operation and kind; and as reachable when it is back."""
+async def test_an_unreachable_engine_shows(house: House) -> None:
+    """As unreachable, with its errors by operation and kind; and as reachable when it is back."""
     house.add("reader", tools={"read": lambda: "text"})
     client = await house.open()
     await house.settled("reader")
@@ -207,7 +207,7 @@ async def test_an_engine_that_is_gone_is_seen(house: House) -> None:
     assert (await scraped(client)).value("engine_reachable") == 1
 
 
-async def test_the_orchestrator_tells_what_it_is(house: House) -> None:
+async def test_the_orchestrator_reports_on_itself(house: House) -> None:
     scrape = await scraped(await house.open())
     assert [f.samples[0].value for n, f in scrape.families.items() if n == f"{PREFIX}build_info"] == [1]
     assert scrape.value("event_readers") == 0

@@ -1,4 +1,4 @@
-"""Traces: the caller's context reaches the plugin; with an endpoint set and the extra there, runs are spans."""
+"""Traces: the caller's context reaches the plugin; with an endpoint set and the extra installed, runs are spans."""
 
 import asyncio
 import io
@@ -27,9 +27,9 @@ PARENT = f"00-{TRACE}-{CALLER}-01"
 @pytest.fixture
 def otlp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     """A collector, named in the environment."""
-    with collector() as taken:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", taken.address)
-        yield taken
+    with collector() as opened_collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", opened_collector.address)
+        yield opened_collector
 
 
 def fail() -> None:
@@ -46,7 +46,7 @@ async def opened(house: House) -> None:
 
 
 async def test_the_callers_context_reaches_the_plugin(house: House) -> None:
-    """As it came, where the orchestrator itself does not trace."""
+    """Unchanged, if the orchestrator itself does not trace."""
     await opened(house)
     headers = {"traceparent": PARENT, "tracestate": "vendor=1"}
     await house.client.post("/v1/plugins/reader/tools/read/run", json={}, headers=headers)
@@ -67,12 +67,12 @@ async def test_the_callers_context_reaches_the_plugin(house: House) -> None:
         PARENT + "\n",
     ],
 )
-def test_what_is_no_trace_context_goes_no_further(parent: str) -> None:
-    """Nor does a state without its parent."""
+def test_an_invalid_trace_context_is_not_passed_on(parent: str) -> None:
+    """Nor is a state without its parent."""
     assert trace_context({"traceparent": parent, "tracestate": "vendor=1"}) == {}
 
 
-def test_a_state_that_cannot_be_passed_on_is_left_out() -> None:
+def test_a_state_that_is_too_long_is_omitted() -> None:
     assert trace_context({"traceparent": PARENT, "tracestate": "x" * 513}) == {"traceparent": PARENT}
 
 
@@ -80,7 +80,7 @@ def test_a_state_that_cannot_be_passed_on_is_left_out() -> None:
 
 
 async def test_a_run_is_a_span_of_its_callers_trace(house: House, otlp: Collector) -> None:
-    """Within it one for its wait and one for its call, whose context the plugin is handed."""
+    """With one child for its wait and one for its call, whose context is passed to the plugin."""
     await opened(house)
     headers = {"traceparent": PARENT, "tracestate": "vendor=1"}
     answer = await house.client.post("/v1/plugins/reader/tools/read/run", json={}, headers=headers)
@@ -100,12 +100,12 @@ async def test_a_run_is_a_span_of_its_callers_trace(house: House, otlp: Collecto
     begins = run.start_time_unix_nano
     assert begins <= wait.start_time_unix_nano <= wait.end_time_unix_nano <= call.start_time_unix_nano
     assert call.end_time_unix_nano <= run.end_time_unix_nano
-    (handed,) = house.instance("reader").traces
-    assert handed == {"traceparent": f"00-{TRACE}-{call.span_id.hex()}-01", "tracestate": "vendor=1"}
+    (passed,) = house.instance("reader").traces
+    assert passed == {"traceparent": f"00-{TRACE}-{call.span_id.hex()}-01", "tracestate": "vendor=1"}
     assert otlp.resources[0]["service.name"] == "plugin-orchestrator"
 
 
-async def test_a_run_without_a_caller_that_traces_begins_a_trace(house: House, otlp: Collector) -> None:
+async def test_a_run_without_a_callers_context_starts_a_trace(house: House, otlp: Collector) -> None:
     """Its log records carry the trace's id."""
     written = io.StringIO()
     handler = logs.handler("json", written)
@@ -123,7 +123,7 @@ async def test_a_run_without_a_caller_that_traces_begins_a_trace(house: House, o
 
 
 async def test_a_run_that_failed_is_a_span_that_failed(house: House, otlp: Collector) -> None:
-    """With the outcome, the reason code and what the caller was told; a caller's own mistake is no error."""
+    """With the outcome, the reason code and the caller's error message; a caller's own mistake is no error."""
     await opened(house)
     answer = await house.run("reader", "fail")
     await house.run("reader", "made-up-by-a-caller")
@@ -140,7 +140,7 @@ async def test_a_run_that_failed_is_a_span_that_failed(house: House, otlp: Colle
 async def test_the_standard_variables_are_heeded(
     house: House, otlp: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Name, resource, sampler. What is not sampled is still passed on, as that."""
+    """Name, resource, sampler. A context that is not sampled is passed on as such."""
     monkeypatch.setenv("OTEL_SERVICE_NAME", "my-service")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
     await opened(house)
@@ -167,12 +167,12 @@ async def test_a_collector_that_does_not_answer_harms_nobody(monkeypatch: pytest
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
         traces = tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": address})
         assert traces is not None
-        begun = time.monotonic()
+        started = time.monotonic()
         with traces.watch("reader", ToolCall("read", "run-1", "application/json", b"{}")):
             await asyncio.sleep(0)
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - started < 1
         await traces.close()
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - started < 4
 
 
 # Without
@@ -203,15 +203,15 @@ def test_nothing_is_imported_unasked() -> None:
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_a_missing_extra_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """With what to do; the orchestrator serves all the same."""
+def test_a_missing_extra_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """With what to do; the orchestrator serves without traces."""
     monkeypatch.delitem(sys.modules, "orchestrator.telemetry.otel", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     assert tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}) is None
     assert "pip install 'plugin-orchestrator[otel]'" in caplog.text
 
 
-def test_a_protocol_that_is_not_spoken_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unsupported_protocol_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     assert tracing(endpoint) is None
     assert "OTEL_EXPORTER_OTLP_PROTOCOL" in caplog.text

@@ -1,10 +1,10 @@
-/** The HTTP API: every request the page makes goes through here, with the key where one was given. */
+/** The HTTP API: every request of the page goes through here, with the API key if there is one. */
 
 /** @import { Envelope } from "./types.js" */
 
 const KEY = "orchestrator-api-key";
 
-/** An answer that is no success. `status` 0: no answer at all. */
+/** A response other than success. `status` 0: no response at all. */
 export class ApiError extends Error {
   /**
    * @param {number} status
@@ -17,14 +17,14 @@ export class ApiError extends Error {
 }
 
 /** @type {((why: string) => void) | null} */
-let whenKeyWanted = null;
+let keyListener = null;
 
-/** `listener` is called at every answer that says that a key is missing or wrong. @param {(why: string) => void} listener */
-export function onKeyWanted(listener) {
-  whenKeyWanted = listener;
+/** Calls `listener` for every response that says that the key is missing or wrong. @param {(why: string) => void} listener */
+export function onKeyRefused(listener) {
+  keyListener = listener;
 }
 
-/** Kept until the tab is closed. */
+/** Stored until the tab is closed. */
 export const key = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   /** @param {string} value */
@@ -35,19 +35,19 @@ export const key = {
   },
 };
 
-/** What was refused last: not to be sent again and again, since that looks like guessing. @type {{ key: string, until: number, why: string } | null} */
+/** The key that was refused last. It is not sent again for a while: repeated, it would count as guessing. @type {{ key: string, until: number, why: string } | null} */
 let refused = null;
 const REFUSED_FOR = 15_000; // milliseconds
 
 /**
- * The answer whatever its status, but for 401 and 403. Raises `ApiError` for these and where no answer comes.
+ * The response, whatever its status. Raises `ApiError` for 401, 403 and no response.
  * @param {string} path
  * @param {RequestInit & { headers?: Record<string, string> }} [options]
  */
 export async function request(path, options = {}) {
-  const mine = key.get();
-  if (refused && refused.key === mine && Date.now() < refused.until) throw new ApiError(401, refused.why);
-  const headers = { ...(mine && { Authorization: `Bearer ${mine}` }), ...options.headers };
+  const sent = key.get();
+  if (refused && refused.key === sent && Date.now() < refused.until) throw new ApiError(401, refused.why);
+  const headers = { ...(sent && { Authorization: `Bearer ${sent}` }), ...options.headers };
   let response;
   try {
     response = await fetch(path, { cache: "no-store", ...options, headers });
@@ -57,9 +57,9 @@ export async function request(path, options = {}) {
   }
   if (response.status === 401) {
     const why = keySentence(await envelope(response));
-    if (mine === key.get()) {
-      refused = { key: mine, until: Date.now() + REFUSED_FOR, why };
-      whenKeyWanted?.(why);
+    if (sent === key.get()) {
+      refused = { key: sent, until: Date.now() + REFUSED_FOR, why };
+      keyListener?.(why);
     }
     throw new ApiError(401, why);
   }
@@ -68,7 +68,7 @@ export async function request(path, options = {}) {
 }
 
 /**
- * The answer's JSON. Raises `ApiError` for any other status than success, with the server's own sentence.
+ * The response's JSON. Raises `ApiError` for any status but success, with the server's own sentence.
  * @param {string} path
  * @param {RequestInit & { headers?: Record<string, string> }} [options]
  * @returns {Promise<any>}
@@ -79,7 +79,7 @@ export async function json(path, options) {
   return response.json();
 }
 
-/** What an answer that is no success says. @param {Response} response */
+/** The error of a response other than success. @param {Response} response */
 export async function failure(response) {
   const detail = (await envelope(response))?.error;
   return new ApiError(response.status, detail ?? `The orchestrator answered ${response.status}.`);
@@ -91,7 +91,7 @@ export async function failure(response) {
 export const pluginPath = (name, route) => `/v1/plugins/${encodeURIComponent(name)}/${route}`;
 
 /**
- * The lines of a body as they come, without their ends.
+ * The lines of a body as they arrive, without line ends.
  * @param {Response} response
  * @returns {AsyncGenerator<string, void, void>}
  */
@@ -104,10 +104,10 @@ export async function* lines(response) {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) break;
-      const parts = value.split("\n");
-      const last = parts.pop() ?? "";
-      for (const part of parts) {
-        yield [...pending, part].join("").replace(/\r$/, "");
+      const pieces = value.split("\n");
+      const last = pieces.pop() ?? "";
+      for (const piece of pieces) {
+        yield [...pending, piece].join("").replace(/\r$/, "");
         pending = [];
       }
       pending.push(last);
@@ -119,7 +119,7 @@ export async function* lines(response) {
 }
 
 /**
- * Server-sent events. Read by hand, since an EventSource cannot send a key.
+ * Server-sent events. Parsed here, since an EventSource cannot send a key.
  * @param {Response} response
  * @returns {AsyncGenerator<{ event: string, id: string, data: string }, void, void>}
  */
@@ -145,12 +145,12 @@ export async function* serverEvents(response) {
   }
 }
 
-/** Why a key is wanted, without the advice for those who write requests by hand. @param {Envelope | null} refusal */
+/** Why a key is required, without the advice for those who write requests by hand. @param {Envelope | null} refusal */
 function keySentence(refusal) {
   const [first = ""] = (refusal?.error ?? "").split(/(?<=[.:]) /);
   if (refusal?.error_type === "KeyRefused") return first;
-  return key.get() || first.startsWith("An API key is needed")
-    ? "This orchestrator wants an API key."
+  return key.get() || first.startsWith("An API key is required")
+    ? "This orchestrator requires an API key."
     : (refusal?.error ?? "");
 }
 

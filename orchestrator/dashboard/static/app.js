@@ -1,4 +1,4 @@
-/** The page: which view the address names, the state of the connection, what is read aloud. */
+/** The page: the view that the address names, the state of the connection, announcements for screen readers. */
 
 /** @import { State } from "./types.js" */
 
@@ -17,10 +17,10 @@ const main = find("main");
 /** @type {View | null} */
 let view = null;
 
-/** @param {string} address what stands after the `#` */
+/** @param {string} address what follows the `#` */
 function viewOf(address) {
-  const [, first = "", name = "", part = ""] = address.split("/").map(decoded);
-  if (first === "plugins" && name) return pluginView(name, part);
+  const [, first = "", name = "", tab = ""] = address.split("/").map(decoded);
+  if (first === "plugins" && name) return pluginView(name, tab);
   if (first === "runs") return runsView();
   if (first === "gpus") return gpusView();
   return pluginsView();
@@ -42,16 +42,16 @@ function show() {
   main.replaceChildren(view.element);
   document.title = `${view.title} · Plugin orchestrator`;
   for (const link of document.querySelectorAll("nav[aria-label=Main] a")) {
-    const [, wanted = ""] = (link.getAttribute("href") ?? "").slice(1).split("/");
+    const [, target = ""] = (link.getAttribute("href") ?? "").slice(1).split("/");
     const [, here = ""] = location.hash.slice(1).split("/");
-    setAttribute(link, "aria-current", wanted === (here === "plugins" ? "" : here) ? "page" : null);
+    setAttribute(link, "aria-current", target === (here === "plugins" ? "" : here) ? "page" : null);
   }
   if (first) return;
   window.scrollTo(0, 0);
   view.heading.focus({ preventScroll: true });
 }
 
-const WORDS = { connecting: "Connecting…", live: "Live", polling: "Asking every 2 s", lost: "Not connected" };
+const WORDS = { connecting: "Connecting…", live: "Live", polling: "Polling every 2 s", lost: "Not connected" };
 
 function showConnection() {
   const { connection, problem, since } = live.status();
@@ -65,15 +65,15 @@ function showConnection() {
   setAttribute(document.body, "data-connection", connection);
 }
 
-/** @type {Map<string, State>} */
-const heard = new Map();
+/** The last announced state of each plugin. @type {Map<string, State>} */
+const announced = new Map();
 
-/** A change of state is read aloud. */
+/** Has screen readers read changes of state aloud. */
 function announce() {
   const news = [];
   for (const plugin of live.list()) {
-    const before = heard.get(plugin.name);
-    heard.set(plugin.name, plugin.state);
+    const before = announced.get(plugin.name);
+    announced.set(plugin.name, plugin.state);
     if (before && before !== plugin.state) news.push(`${plugin.name} is now ${plugin.state}. ${plugin.reason ?? ""}`);
   }
   if (news.length) setText(find("announcer"), news.slice(0, 3).join(" "));

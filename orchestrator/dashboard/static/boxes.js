@@ -2,11 +2,11 @@
 
 /** @import { Box } from "./types.js" */
 
-const MOST = 2000;
-const DEPTH = 6;
+const MAX_BOXES = 2000;
+const MAX_DEPTH = 6;
 
 /**
- * Every object with a place: `x, y, width, height`; `left, top, right, bottom`; `x1, y1, x2, y2`; or one of these, or four numbers,
+ * All objects that are rectangles: `x, y, width, height`; `left, top, right, bottom`; `x1, y1, x2, y2`; or one of these, or four numbers,
  * under `box` (its corners), `bbox` (corner and size, as in COCO) or `xyxy`. In pixels.
  * @param {unknown} value
  * @returns {Box[]}
@@ -18,7 +18,7 @@ export function boxesIn(value) {
   return found;
 }
 
-/** The picture's size where the result tells it: boxes are in its pixels. @param {unknown} value */
+/** The picture's size in pixels if the result has it; its boxes refer to that. @param {unknown} value */
 export function sizeIn(value) {
   if (!isRecord(value)) return null;
   const [width, height] = [value["width"], value["height"]];
@@ -29,17 +29,17 @@ export function sizeIn(value) {
 
 /** @param {unknown} value @param {Box[]} found @param {number} depth */
 function collect(value, found, depth) {
-  if (depth > DEPTH || found.length >= MOST) return;
+  if (depth > MAX_DEPTH || found.length >= MAX_BOXES) return;
   if (Array.isArray(value)) for (const item of value) collect(item, found, depth + 1);
   else if (isRecord(value)) {
-    const place = placeOf(value);
-    if (place) found.push({ ...place, label: labelOf(value) });
+    const box = boxOf(value);
+    if (box) found.push({ ...box, label: labelOf(value) });
     else for (const item of Object.values(value)) collect(item, found, depth + 1);
   }
 }
 
 /** @param {Record<string, unknown>} record @returns {Omit<Box, "label"> | null} */
-function placeOf(record) {
+function boxOf(record) {
   return (
     rectangle(record) ??
     (isRecord(record["box"]) ? rectangle(record["box"]) : null) ??
@@ -83,8 +83,8 @@ function labelOf(record) {
     .find((text) => typeof text === "string" && text);
   const id = record["id"] ?? record["track_id"];
   const score = record["score"] ?? record["confidence"];
-  const parts = [name, isNumber(id) || typeof id === "string" ? `#${id}` : null, isNumber(score) ? score : null];
-  return parts.filter((part) => part !== null && part !== undefined).join(" ");
+  const words = [name, isNumber(id) || typeof id === "string" ? `#${id}` : null, isNumber(score) ? score : null];
+  return words.filter((word) => word !== null && word !== undefined).join(" ");
 }
 
 /** @param {unknown} value @returns {value is number} */

@@ -1,7 +1,7 @@
-/** The two questions the page asks: which key, and are you sure. */
+/** The dialogs for the API key and for confirmation, and notices. */
 
 import { h, setText } from "./dom.js";
-import { key, onKeyWanted } from "./api.js";
+import { key, onKeyRefused } from "./api.js";
 
 const find = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
 const keyDialog = /** @type {HTMLDialogElement} */ (find("key-dialog"));
@@ -9,35 +9,35 @@ const keyInput = /** @type {HTMLInputElement} */ (find("key-input"));
 const confirmDialog = /** @type {HTMLDialogElement} */ (find("confirm-dialog"));
 
 /**
- * Asks for a key at the button, and once whenever the server wants one. `used` is called with every new choice.
- * @param {() => void} used
+ * Opens the key dialog at the button, and when the server refuses a request because of its key. `changed` is called after every new key.
+ * @param {() => void} changed
  */
-export function offerKey(used) {
+export function offerKey(changed) {
   const explain = (/** @type {string} */ why) => setText(find("key-why"), why);
   const open = () => {
     keyInput.value = "";
     if (!keyDialog.open) keyDialog.showModal();
     keyInput.focus();
   };
-  let refused = false; // who closed the dialog without a key is not asked again and again
+  let dismissed = false; // after that, only the button opens the dialog again
   find("key-button").addEventListener("click", () => {
     explain("It is sent with every request and forgotten when this tab is closed.");
     open();
   });
-  onKeyWanted((why) => {
-    if (refused || keyDialog.open) return;
-    explain(`${why} The key that you give is forgotten when this tab is closed.`);
+  onKeyRefused((why) => {
+    if (dismissed || keyDialog.open) return;
+    explain(`${why} The key is forgotten when this tab is closed.`);
     open();
   });
   keyDialog.addEventListener("close", () => {
     const answer = keyDialog.returnValue;
-    refused = answer !== "use";
+    dismissed = answer !== "use";
     if (answer === "forget") key.set("");
     if (answer === "use") key.set(keyInput.value.trim());
     keyInput.value = "";
-    if (answer === "use" || answer === "forget") used();
+    if (answer === "use" || answer === "forget") changed();
   });
-  // Enter in the field means the last button, not the first.
+  // A form's Enter presses its first button, which is Cancel.
   keyInput.addEventListener("keydown", (event) => {
     if (event.key !== "Enter") return;
     event.preventDefault();
@@ -47,10 +47,10 @@ export function offerKey(used) {
 }
 
 /**
- * Whether the reader says yes.
+ * Opens the confirmation dialog; whether the user confirms.
  * @param {string} title
  * @param {string} text
- * @param {string} yes what the button says
+ * @param {string} yes the button's label
  * @returns {Promise<boolean>}
  */
 export function confirm(title, text, yes) {
@@ -64,7 +64,7 @@ export function confirm(title, text, yes) {
   });
 }
 
-/** A place for what went wrong or well; read aloud when it changes. */
+/** A message of success or failure; screen readers read it aloud when it changes. */
 export function notice() {
   const element = h("p", { class: "notice", role: "status" });
   element.hidden = true;

@@ -1,11 +1,11 @@
-/** Elements. Texts only ever become text nodes: what plugins say is not trusted. */
+/** DOM elements. Text only ever becomes text nodes, since what plugins return is not trusted. */
 
 /** @typedef {Node | string | number | null | undefined | false} Child */
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * An element with attributes and children. `on…` attributes are listeners; true is an empty attribute; null, undefined and false leave it out.
+ * An element with attributes and children. `on…` attributes are listeners; true is an empty attribute; null, undefined and false omit it.
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag
  * @param {Record<string, unknown>} [attributes]
@@ -37,7 +37,7 @@ export function svg(tag, attributes = {}, ...children) {
 }
 
 /**
- * Sets the text only where it is another one, so that nothing that is selected or read aloud is disturbed.
+ * Sets the text only if it differs, so that a selection or a screen reader is not disturbed.
  * @param {Element} element
  * @param {string} text
  */
@@ -58,14 +58,14 @@ export function setAttribute(element, name, value) {
   }
 }
 
-/** A short name for a heading's or a field's id; unique in the page. */
+/** An element id that is unique in the page. */
 export const uniqueId = (() => {
   let count = 0;
   return (/** @type {string} */ prefix) => `${prefix}-${(count += 1)}`;
 })();
 
 /**
- * Terms and values.
+ * A list of terms and values.
  * @param {[string, Child][]} rows
  */
 export function facts(rows) {
@@ -77,7 +77,7 @@ export function facts(rows) {
 }
 
 /**
- * A time as the reader's clock shows it, with its whole self on hover.
+ * A time in the user's time zone; date and time on hover.
  * @param {string} iso
  */
 export function timeOf(iso) {

@@ -1,4 +1,4 @@
-/** A place to drop a file, or to choose one. */
+/** A field for a file that is dropped or chosen. */
 
 import { h, setText, uniqueId } from "./dom.js";
 import { bytes } from "./format.js";
@@ -6,42 +6,42 @@ import { bytes } from "./format.js";
 /**
  * @param {string} name of the parameter
  * @param {boolean} required
- * @param {(file: File | null) => void} picked
+ * @param {(file: File | null) => void} onChange
  */
-export function dropZone(name, required, picked) {
+export function dropZone(name, required, onChange) {
   const id = uniqueId("upload");
   /** @type {File | null} */
   let chosen = null;
-  const what = h("span", { class: "file-name" });
+  const description = h("span", { class: "file-name" });
   const input = h("input", {
     type: "file",
     id,
-    "aria-describedby": `${id}-what`,
-    onchange: () => take(input.files?.[0] ?? null),
+    "aria-describedby": `${id}-description`,
+    onchange: () => choose(input.files?.[0] ?? null),
   });
-  what.id = `${id}-what`;
+  description.id = `${id}-description`;
   const element = h(
     "div",
     { class: "drop-zone" },
     h("label", { for: id }, h("strong", {}, name), required && h("span", { class: "hint" }, " (needed)")),
     input,
-    what,
+    description,
   );
-  let inside = 0; // its children enter and leave as well
+  let inside = 0; // a count, since children of the element send these events too
 
-  const say = () =>
+  const describe = () =>
     setText(
-      what,
+      description,
       chosen
         ? [chosen.type, bytes(chosen.size)].filter(Boolean).join(", ")
         : "Drop a picture, a video or any other file here.",
     );
 
   /** @param {File | null} file */
-  function take(file) {
+  function choose(file) {
     chosen = file;
-    say();
-    picked(file);
+    describe();
+    onChange(file);
   }
 
   element.addEventListener("dragenter", (event) => {
@@ -61,8 +61,8 @@ export function dropZone(name, required, picked) {
     const files = event.dataTransfer?.files;
     if (!files?.[0]) return;
     input.files = files;
-    take(files[0]);
+    choose(files[0]);
   });
-  say();
+  describe();
   return { element, file: () => chosen };
 }

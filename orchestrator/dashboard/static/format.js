@@ -1,4 +1,4 @@
-/** Figures as people read them. */
+/** Numbers as text. */
 
 /** @import { Plugin } from "./types.js" */
 
@@ -27,24 +27,24 @@ export function milliseconds(ms) {
 /** @param {number} total */
 export function seconds(total) {
   const whole = Math.floor(total);
-  const parts = /** @type {[number, string][]} */ ([
+  const units = /** @type {[number, string][]} */ ([
     [Math.floor(whole / 86400), "d"],
     [Math.floor(whole / 3600) % 24, "h"],
     [Math.floor(whole / 60) % 60, "min"],
     [whole % 60, "s"],
   ]);
-  const first = parts.findIndex(([count]) => count > 0);
+  const first = units.findIndex(([count]) => count > 0);
   if (first < 0) return "0 s";
-  return parts
+  return units
     .slice(first, first + 2)
     .filter(([count]) => count > 0)
     .map(([count, unit]) => `${count} ${unit}`)
     .join(" ");
 }
 
-/** @param {number} count @param {string} one */
-export function plural(count, one) {
-  return `${count.toLocaleString()} ${one}${count === 1 ? "" : "s"}`;
+/** @param {number} count @param {string} singular */
+export function plural(count, singular) {
+  return `${count.toLocaleString()} ${singular}${count === 1 ? "" : "s"}`;
 }
 
 /** The number under `name`, or null. @param {Record<string, unknown>} record @param {string} name */

@@ -1,20 +1,20 @@
-/** GPUs and who holds them. */
+/** The view of all GPUs and their holders. */
 
 /** @import { GpuDevice, GpuReport } from "./types.js" */
 
 import { json } from "./api.js";
 import { facts, h } from "./dom.js";
 import { bytes } from "./format.js";
-import { regularly } from "./regularly.js";
+import { poll } from "./polling.js";
 import { bar } from "./widgets.js";
 
 export function gpusView() {
   const heading = h("h1", { tabindex: -1 }, "GPUs");
-  const body = h("div", {}, h("p", { class: "empty" }, "Asking the orchestrator…"));
+  const body = h("div", {}, h("p", { class: "empty" }, "Loading…"));
   const element = h("div", {}, h("div", { class: "view-head" }, heading), body);
   let shown = "";
 
-  const close = regularly(3000, async (signal) => {
+  const close = poll(3000, async (signal) => {
     try {
       /** @type {GpuReport} */
       const report = await json("/v1/gpus", { signal });
@@ -51,7 +51,7 @@ function content(report) {
     report.devices.length > 0 && h("p", { class: "sub" }, driver.filter(Boolean).join(", ")),
     report.devices.length === 0 &&
       !report.reason &&
-      h("p", { class: "empty" }, "No GPU has been looked for yet: no plugin needs one."),
+      h("p", { class: "empty" }, "GPUs have not been queried yet: no plugin needs one."),
     h("ul", { class: "gpus" }, ...report.devices.map(device)),
     ...report.quarantines.map((sentence) =>
       h(
@@ -60,7 +60,7 @@ function content(report) {
         typeof sentence === "string" ? sentence : JSON.stringify(sentence),
       ),
     ),
-  ].filter((part) => part instanceof Node);
+  ].filter((child) => child instanceof Node);
 }
 
 /** @param {GpuDevice} gpu */
@@ -98,7 +98,7 @@ function device(gpu) {
     ]),
     h("h3", {}, "Held by"),
     holders.length === 0
-      ? h("p", { class: "sub" }, "Nobody.")
+      ? h("p", { class: "sub" }, "No plugin.")
       : h(
           "ul",
           { class: "holders" },

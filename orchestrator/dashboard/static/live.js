@@ -1,4 +1,4 @@
-/** What is known of all plugins now: followed over a stream of events, asked for again and again where there is none. */
+/** The current state of all plugins: from the stream of events, or by polling while there is no stream. */
 
 /** @import { LifecycleEvent, Plugin, Run } from "./types.js" */
 
@@ -7,16 +7,16 @@ import { hasEnded } from "./format.js";
 
 /** @typedef {"connecting" | "live" | "polling" | "lost"} Connection */
 
-const POLL = 2000;
-const RETRY = [1000, 2000, 5000, 10_000]; // milliseconds before the stream is tried again
-const SILENCE = 40_000; // milliseconds; the server sends something every 15 s
-const LATENCIES = 40;
+const POLL_INTERVAL = 2000;
+const RETRY_DELAYS = [1000, 2000, 5000, 10_000]; // milliseconds before the stream is opened again
+const SILENCE = 40_000; // milliseconds without data before the stream counts as broken; the server sends a heartbeat every 15 s
+const MAX_LATENCIES = 40;
 const TICK = 1000;
 
 /** @type {Map<string, Plugin>} */
 const plugins = new Map();
-/** When each was heard of last, in milliseconds of the page's clock. @type {Map<string, number>} */
-const heard = new Map();
+/** When each plugin was last updated, by `performance.now()`. @type {Map<string, number>} */
+const updatedAt = new Map();
 /** @type {Map<string, number[]>} */
 const latencies = new Map();
 /** @type {Set<() => void>} */
@@ -30,25 +30,25 @@ let known = false;
 let seeded = false;
 /** @type {AbortController | null} */
 let current = null;
-let told = false;
+let scheduled = false;
 
 export const live = {
-  /** By name. */
+  /** All plugins, sorted by name. */
   list: () => [...plugins.values()].sort((a, b) => a.name.localeCompare(b.name)),
   /** @param {string} name */
   get: (name) => plugins.get(name),
-  /** Seconds up to this moment; of an instance that has ended, all of them. Null before it was ready. @param {Plugin} plugin */
+  /** Seconds until now, or until the instance ended. Null before it was ready. @param {Plugin} plugin */
   uptime(plugin) {
     if (plugin.uptime_seconds === null || hasEnded(plugin)) return plugin.uptime_seconds;
-    return plugin.uptime_seconds + (performance.now() - (heard.get(plugin.name) ?? performance.now())) / 1000;
+    return plugin.uptime_seconds + (performance.now() - (updatedAt.get(plugin.name) ?? performance.now())) / 1000;
   },
   /** Milliseconds of the last runs, oldest first. @param {string} name */
   latencies: (name) => latencies.get(name) ?? [],
-  /** Whether the plugins were ever heard of. */
+  /** Whether the plugins were loaded at least once. */
   known: () => known,
   status: () => status,
 
-  /** Calls `watcher` at once and after every change; the function returned ends that. @param {() => void} watcher */
+  /** Calls `watcher` at once and after every change. The function returned stops that. @param {() => void} watcher */
   watch(watcher) {
     watchers.add(watcher);
     watcher();
@@ -59,35 +59,35 @@ export const live = {
     eventWatchers.add(watcher);
     return () => void eventWatchers.delete(watcher);
   },
-  /** Takes in one plugin's state that came another way. @param {Plugin} plugin */
-  learn(plugin) {
-    take(plugin);
-    tell();
+  /** Updates one plugin with a state from another request. @param {Plugin} plugin */
+  update(plugin) {
+    store(plugin);
+    notify();
   },
-  /** Connect anew, for example with another key. */
+  /** Connects again, for example with another key. */
   reconnect: () => current?.abort(),
 };
 
-/** Runs as long as the page does. */
+/** Follows the plugins for as long as the page is open. */
 export async function follow() {
-  setInterval(() => document.hidden || tell(), TICK); // uptimes go on
+  setInterval(() => document.hidden || notify(), TICK); // for uptimes
   for (let failures = 0; ;) {
     current = new AbortController();
     try {
       await seedLatencies(current.signal);
-      await askAll(current.signal);
+      await loadAll(current.signal);
       await stream(current.signal, () => (failures = 0));
     } catch (error) {
-      note(error);
+      reportLoss(error);
     }
-    const pause = RETRY[Math.min(failures, RETRY.length - 1)] ?? POLL;
+    const pause = RETRY_DELAYS[Math.min(failures, RETRY_DELAYS.length - 1)] ?? POLL_INTERVAL;
     failures += 1;
     await poll(pause);
   }
 }
 
 /**
- * Ends when the stream does. Raises where there is none.
+ * Reads the stream until it ends. Raises if there is none.
  * @param {AbortSignal} signal
  * @param {() => void} opened
  */
@@ -104,52 +104,52 @@ async function stream(signal, opened) {
       throw new NoStream();
     }
     opened();
-    become("live", null);
+    setConnection("live", null);
     for await (const { event, id, data } of serverEvents(response)) {
       clearTimeout(timer);
       timer = setTimeout(() => silence.abort(), SILENCE);
       if (id) lastEvent = id;
-      if (event === "health") take(JSON.parse(data));
+      if (event === "health") store(JSON.parse(data));
       else if (event === "lifecycle") for (const watcher of eventWatchers) watcher(JSON.parse(data));
       status.since = new Date();
-      tell();
+      notify();
     }
   } finally {
     clearTimeout(timer);
   }
 }
 
-/** Where the server has no stream of events. */
+/** The server opens no stream of events. */
 class NoStream extends Error {}
 
-/** @param {number} pause milliseconds until the stream is tried again */
+/** @param {number} pause milliseconds until the stream is opened again */
 async function poll(pause) {
   const end = Date.now() + pause;
   do {
     current = new AbortController();
     try {
-      await askAll(current.signal);
-      become("polling", null);
+      await loadAll(current.signal);
+      setConnection("polling", null);
     } catch (error) {
-      note(error);
+      reportLoss(error);
     }
-    await sleep(Math.min(POLL, pause), current.signal);
+    await sleep(Math.min(POLL_INTERVAL, pause), current.signal);
   } while (Date.now() < end && !current.signal.aborted);
 }
 
 /** @param {AbortSignal} signal */
-async function askAll(signal) {
+async function loadAll(signal) {
   /** @type {Plugin[]} */
   const all = await json("/v1/plugins", { signal });
   const names = new Set(all.map((plugin) => plugin.name));
   for (const name of plugins.keys()) if (!names.has(name)) plugins.delete(name);
-  all.forEach(take);
+  all.forEach(store);
   known = true;
   status.since = new Date();
-  tell();
+  notify();
 }
 
-/** From the runs of the past. @param {AbortSignal} signal */
+/** Fills the latencies from earlier runs. @param {AbortSignal} signal */
 async function seedLatencies(signal) {
   if (seeded) return;
   /** @type {Run[]} */
@@ -157,7 +157,7 @@ async function seedLatencies(signal) {
   try {
     runs = await json("/v1/runs?state=finished&limit=500", { signal });
   } catch (error) {
-    if (error instanceof ApiError && error.status >= 500) return; // the history cannot be read now; all else can
+    if (error instanceof ApiError && error.status >= 500) return; // only the history cannot be read
     throw error;
   }
   seeded = true;
@@ -167,44 +167,45 @@ async function seedLatencies(signal) {
 }
 
 /** @param {Plugin} plugin */
-function take(plugin) {
+function store(plugin) {
   const before = plugins.get(plugin.name);
   const ran = before && before.success_count + before.error_count < plugin.success_count + plugin.error_count;
   if ((ran || !latencies.has(plugin.name)) && plugin.last_execution_time_ms !== null) {
     addLatency(plugin.name, plugin.last_execution_time_ms);
   }
   plugins.set(plugin.name, plugin);
-  heard.set(plugin.name, performance.now());
+  updatedAt.set(plugin.name, performance.now());
 }
 
 /** @param {string} name @param {number} ms */
 function addLatency(name, ms) {
-  latencies.set(name, [...(latencies.get(name) ?? []), ms].slice(-LATENCIES));
+  latencies.set(name, [...(latencies.get(name) ?? []), ms].slice(-MAX_LATENCIES));
 }
 
 /** @param {unknown} error */
-function note(error) {
+function reportLoss(error) {
   if (error instanceof NoStream || (error instanceof Error && error.name === "AbortError")) return;
-  become("lost", error instanceof ApiError ? error.message : "The connection broke.");
+  setConnection("lost", error instanceof ApiError ? error.message : "The connection was lost.");
 }
 
 /** @param {Connection} connection @param {string | null} problem */
-function become(connection, problem) {
+function setConnection(connection, problem) {
   status.connection = connection;
   status.problem = problem;
-  tell();
+  notify();
 }
 
-/** At most once a frame; at once where the page is not seen and draws none. */
-function tell() {
-  if (told) return;
-  told = true;
-  const now = () => {
-    told = false;
+/** Calls all watchers, at most once per frame. */
+function notify() {
+  if (scheduled) return;
+  scheduled = true;
+  const callAll = () => {
+    scheduled = false;
     for (const watcher of [...watchers]) watcher();
   };
-  if (document.hidden) queueMicrotask(now);
-  else requestAnimationFrame(now);
+  // A hidden page draws no frames.
+  if (document.hidden) queueMicrotask(callAll);
+  else requestAnimationFrame(callAll);
 }
 
 /** @param {number} ms @param {AbortSignal} signal @returns {Promise<void>} */

@@ -1,13 +1,13 @@
-/** What the reader chose or a tool made, as a picture or a video, with boxes over it. */
+/** A picture or video that the user chose or a tool returned, with boxes over it. */
 
 /** @import { Box } from "./types.js" */
 
 import { h, setAttribute, svg } from "./dom.js";
 
-const LABELS = 40; // more boxes than these have their labels on hover only
+const MAX_LABELS = 40; // with more boxes, labels show on hover only
 
 /**
- * A file with boxes over it; null where a browser shows no such file.
+ * A file with boxes over it; null if browsers do not display this type of file.
  * @param {Blob} file
  * @param {string} name
  */
@@ -22,12 +22,12 @@ export function picture(file, name) {
   const caption = h("figcaption", { class: "sub" });
   const element = h("figure", { class: "picture" }, h("div", { class: "frame" }, medium, overlay), caption);
   /** @type {{ width: number, height: number } | null} */
-  let told = null;
+  let reported = null; // the size that the boxes refer to
   /** @type {{ time: number, boxes: Box[] }[]} */
   const frames = [];
 
   const size = () => {
-    if (told) return told;
+    if (reported) return reported;
     if (medium instanceof HTMLVideoElement) return { width: medium.videoWidth, height: medium.videoHeight };
     return { width: medium.naturalWidth, height: medium.naturalHeight };
   };
@@ -39,9 +39,11 @@ export function picture(file, name) {
   /** @param {Box[]} boxes */
   function draw(boxes) {
     fit();
-    const scale = size().width / (medium.clientWidth || 1) || 1; // picture pixels in one of the screen
+    const scale = size().width / (medium.clientWidth || 1) || 1; // pixels of the picture per pixel of the screen
     overlay.replaceChildren(
-      ...boxes.map((box, index) => drawn(box, boxes.length > LABELS ? 1 : index, scale, boxes.length <= LABELS)),
+      ...boxes.map((box, index) =>
+        drawn(box, boxes.length > MAX_LABELS ? 1 : index, scale, boxes.length <= MAX_LABELS),
+      ),
     );
   }
 
@@ -50,14 +52,14 @@ export function picture(file, name) {
       const frame = frames.findLast(({ time }) => time <= medium.currentTime + 0.001);
       draw(frame?.boxes ?? []);
     };
-    const each = () => {
+    const eachFrame = () => {
       if (!element.isConnected && frames.length) return;
       drawNow();
-      medium.requestVideoFrameCallback(each);
+      medium.requestVideoFrameCallback(eachFrame);
     };
-    if ("requestVideoFrameCallback" in medium) medium.requestVideoFrameCallback(each);
+    if ("requestVideoFrameCallback" in medium) medium.requestVideoFrameCallback(eachFrame);
     medium.addEventListener("seeked", drawNow);
-    medium.addEventListener("error", () => (caption.textContent = "This browser does not play this kind of video."));
+    medium.addEventListener("error", () => (caption.textContent = "This browser cannot play this video."));
   } else {
     medium.addEventListener("error", () => {
       element.hidden = true;
@@ -67,24 +69,24 @@ export function picture(file, name) {
 
   return {
     element,
-    /** @param {Box[]} boxes @param {{ width: number, height: number } | null} pixels those that the boxes are in, where told */
+    /** @param {Box[]} boxes @param {{ width: number, height: number } | null} pixels the size that the boxes refer to, if known */
     show(boxes, pixels) {
-      told = pixels;
+      reported = pixels;
       if (!(medium instanceof HTMLVideoElement)) draw(boxes);
       caption.textContent = boxes.length ? `${boxes.length} ${boxes.length === 1 ? "box" : "boxes"}` : "";
     },
-    /** Boxes of a video from this moment on. @param {number} time seconds @param {Box[]} boxes */
+    /** Adds the boxes of a video from `time` on. @param {number} time seconds @param {Box[]} boxes */
     add(time, boxes) {
       frames.push({ time, boxes });
       if (medium instanceof HTMLVideoElement && medium.paused) {
         if (boxes.length) medium.currentTime = time;
         draw(boxes);
       }
-      caption.textContent = "Play it to see the boxes move.";
+      caption.textContent = "Play the video to see its boxes.";
     },
     reset() {
       frames.length = 0;
-      told = null;
+      reported = null;
       overlay.replaceChildren();
       caption.textContent = "";
     },

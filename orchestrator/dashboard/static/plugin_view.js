@@ -1,4 +1,4 @@
-/** One plugin: its head with the operator's commands, and the part that the address names. */
+/** The view of one plugin: its head with the operator's commands, and the tab that the address names. */
 
 /** @import { Plugin, PluginDetail } from "./types.js" */
 
@@ -7,56 +7,56 @@ import { confirm, notice } from "./dialogs.js";
 import { h, setAttribute, setText } from "./dom.js";
 import { hasEnded, seconds } from "./format.js";
 import { live } from "./live.js";
-import { logsPart } from "./logs_part.js";
-import { overviewPart } from "./overview_part.js";
-import { toolsPart } from "./tools_part.js";
+import { logsTab } from "./logs_tab.js";
+import { overviewTab } from "./overview_tab.js";
+import { toolsTab } from "./tools_tab.js";
 import { badge } from "./widgets.js";
 
-/** What each command asks before it is carried out. @type {Record<string, { label: string, ask: (plugin: Plugin) => string, done: string }>} */
+/** The operator's commands. `warning` is shown for confirmation. @type {Record<string, { label: string, warning: (plugin: Plugin) => string, done: string }>} */
 const COMMANDS = {
   restart: {
     label: "Restart",
-    ask: (plugin) =>
-      `Its container is stopped and a new one started from the manifest as it is now.${underWay(plugin)}`,
+    warning: (plugin) =>
+      `Its container is stopped and a new one started from the manifest as it is now.${runsLost(plugin)}`,
     done: "A new instance is starting.",
   },
   start: {
     label: "Start",
-    ask: () => "A new instance is started from the manifest as it is now.",
+    warning: () => "A new instance is started from the manifest as it is now.",
     done: "A new instance is starting.",
   },
   stop: {
     label: "Stop",
-    ask: (plugin) =>
-      `Its container is stopped and the plugin takes no runs until somebody starts it.${underWay(plugin)}`,
+    warning: (plugin) =>
+      `Its container is stopped and the plugin takes no runs until somebody starts it.${runsLost(plugin)}`,
     done: "It is stopped.",
   },
 };
 
-const PARTS = { "": "Overview", tools: "Tools", logs: "Logs" };
+const TABS = { "": "Overview", tools: "Tools", logs: "Logs" };
 
-/** @param {string} name @param {string} part */
-export function pluginView(name, part) {
+/** @param {string} name @param {string} tab */
+export function pluginView(name, tab) {
   const state = badge();
   const heading = h("h1", { tabindex: -1 }, name);
   const [description, meta] = [h("p", { class: "sub" }), h("p", { class: "meta" })];
   const reason = h("p", { class: "reason" });
-  const said = notice();
+  const message = notice();
   const buttons = Object.entries(COMMANDS).map(([command, { label }]) => {
     const button = h("button", { type: "button", onclick: () => void carryOut(command) }, label);
     return { command, button };
   });
-  const unknown = h("p", { class: "empty" }, "There is no plugin of this name.");
-  const shown = part === "tools" || part === "logs" ? part : "";
-  const opened = shown === "tools" ? toolsPart(name) : shown === "logs" ? logsPart(name) : overviewPart(name);
+  const unknown = h("p", { class: "empty" }, "No plugin of this name.");
+  const shown = tab === "tools" || tab === "logs" ? tab : "";
+  const opened = shown === "tools" ? toolsTab(name) : shown === "logs" ? logsTab(name) : overviewTab(name);
   const here = `#/plugins/${encodeURIComponent(name)}`;
   const tabs = h(
     "nav",
-    { class: "tabs", "aria-label": `Parts of ${name}` },
+    { class: "tabs", "aria-label": `Sections of ${name}` },
     h(
       "ul",
       {},
-      ...Object.entries(PARTS).map(([path, label]) =>
+      ...Object.entries(TABS).map(([path, label]) =>
         h(
           "li",
           {},
@@ -77,7 +77,7 @@ export function pluginView(name, part) {
     description,
     meta,
     reason,
-    said.element,
+    message.element,
     unknown,
     tabs,
     opened.element,
@@ -112,17 +112,17 @@ export function pluginView(name, part) {
   /** @param {string} command */
   async function carryOut(command) {
     const plugin = live.get(name);
-    const words = COMMANDS[command];
-    if (!plugin || !words) return;
-    if (!(await confirm(`${words.label} ${name}?`, words.ask(plugin), words.label))) return;
-    said.show(`${words.label}: asked for…`, "good");
+    const chosen = COMMANDS[command];
+    if (!plugin || !chosen) return;
+    if (!(await confirm(`${chosen.label} ${name}?`, chosen.warning(plugin), chosen.label))) return;
+    message.show(`${chosen.label}: requested…`, "good");
     try {
       /** @type {PluginDetail} */
       const detail = await json(pluginPath(name, command), { method: "POST" });
-      live.learn(detail);
-      said.show(words.done, "good");
+      live.update(detail);
+      message.show(chosen.done, "good");
     } catch (error) {
-      said.show(error instanceof Error ? error.message : String(error));
+      message.show(error instanceof Error ? error.message : String(error));
     }
   }
 
@@ -141,14 +141,14 @@ function metaOf(plugin) {
     plugin.version && `v${plugin.version}`,
     `instance ${plugin.generation}`,
     up !== null && `${hasEnded(plugin) ? "was up" : "up"} ${seconds(up)}`,
-    plugin.stale && "as last known: the engine cannot be asked",
+    plugin.stale && "last known state: the engine does not answer",
   ]
     .filter(Boolean)
     .join(" · ");
 }
 
 /** @param {Plugin} plugin */
-function underWay(plugin) {
+function runsLost(plugin) {
   const count = plugin.in_flight + plugin.queued;
-  return count === 0 ? "" : ` ${count === 1 ? "One run is" : `${count} runs are`} under way and will not end well.`;
+  return count === 0 ? "" : ` ${count === 1 ? "One run is" : `${count} runs are`} under way and will fail.`;
 }

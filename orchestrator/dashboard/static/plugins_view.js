@@ -1,4 +1,4 @@
-/** All plugins, one row each, brought up to date in place. */
+/** The view of all plugins: one row each, which later updates reuse. */
 
 /** @import { Plugin, State } from "./types.js" */
 
@@ -19,7 +19,7 @@ export function pluginsView() {
   const nothing = h("p", { class: "empty" });
   const search = h("input", {
     type: "search",
-    "aria-label": "Show plugins whose name has",
+    "aria-label": "Filter plugins by name",
     placeholder: "Filter by name",
     oninput: update,
   });
@@ -65,17 +65,17 @@ export function pluginsView() {
       setAttribute(button, "aria-pressed", String(only === state));
       button.hidden = number === 0 && only !== state;
     }
-    const wanted = search.value.trim().toLowerCase();
+    const filter = search.value.trim().toLowerCase();
     const shown = plugins.filter(
-      (plugin) => (!only || plugin.state === only) && plugin.name.toLowerCase().includes(wanted),
+      (plugin) => (!only || plugin.state === only) && plugin.name.toLowerCase().includes(filter),
     );
-    place(shown);
+    showRows(shown);
     nothing.hidden = shown.length > 0;
     setText(nothing, emptyText(plugins.length));
   }
 
   /** @param {Plugin[]} shown */
-  function place(shown) {
+  function showRows(shown) {
     const names = new Set(shown.map((plugin) => plugin.name));
     for (const [name, { element: old }] of rows) {
       if (!names.has(name)) {
@@ -97,9 +97,9 @@ export function pluginsView() {
 
 /** @param {number} count */
 function emptyText(count) {
-  if (!live.known()) return live.status().problem ?? "Asking the orchestrator…";
-  if (count > 0) return "No plugin is like that.";
-  return "There is no plugin yet. Make one with “orchestrator new NAME”, then “orchestrator start NAME”.";
+  if (!live.known()) return live.status().problem ?? "Loading…";
+  if (count > 0) return "No plugin matches the filter.";
+  return "No plugins yet. Create one with “orchestrator new NAME”, then run “orchestrator start NAME”.";
 }
 
 /** @param {string} name */
@@ -119,7 +119,7 @@ function row(name) {
   const [errors, code, sentence] = [h("span", { class: "errors" }), h("strong", { class: "code" }), h("span")];
   const stale = h(
     "span",
-    { class: "stale", title: "The engine cannot be asked: this is what was known last." },
+    { class: "stale", title: "The engine does not answer: this is the last known state." },
     "last known",
   );
   const reason = h("p", { class: "reason" }, code, " ", sentence);
@@ -156,7 +156,7 @@ function row(name) {
       setText(description, plugin.description);
       setText(runs, (plugin.success_count + plugin.error_count).toLocaleString());
       setText(errors, plugin.error_count ? `${plugin.error_count.toLocaleString()} failed` : "");
-      setText(now, busyness(plugin));
+      setText(now, activity(plugin));
       setText(average, plugin.avg_execution_time_ms === null ? "—" : milliseconds(plugin.avg_execution_time_ms));
       setText(uptime, up === null ? "" : `${hasEnded(plugin) ? "was up" : "up"} ${seconds(up)}`);
       latency.show(live.latencies(plugin.name));
@@ -176,10 +176,10 @@ function figure(term, kind, ...value) {
   return h("div", { class: kind }, h("dt", {}, term), h("dd", {}, ...value));
 }
 
-/** What it does at this moment. @param {Plugin} plugin */
-function busyness(plugin) {
-  const parts = [];
-  if (plugin.in_flight) parts.push(`${plugin.in_flight} now`);
-  if (plugin.queued) parts.push(`${plugin.queued} waiting`);
-  return parts.join(", ");
+/** Its runs at this moment. @param {Plugin} plugin */
+function activity(plugin) {
+  const counts = [];
+  if (plugin.in_flight) counts.push(`${plugin.in_flight} now`);
+  if (plugin.queued) counts.push(`${plugin.queued} waiting`);
+  return counts.join(", ");
 }

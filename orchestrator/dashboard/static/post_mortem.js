@@ -1,4 +1,4 @@
-/** What is kept of an instance that ended. */
+/** The post-mortem of an instance that has ended. */
 
 /** @import { PostMortem } from "./types.js" */
 
@@ -7,16 +7,16 @@ import { facts, h, timeOf } from "./dom.js";
 import { bytes } from "./format.js";
 
 /**
- * How it ended, and the texts that say why.
+ * How the instance ended, and the texts that explain it.
  * @param {PostMortem} report
  * @returns {HTMLElement[]}
  */
 export function postMortem(report) {
   /** @type {[string, string, boolean][]} */
   const texts = [
-    ["Where it hung: the stacks of all threads", report.stacks, true],
+    ["Where it hung: stacks of all threads", report.stacks, true],
     ["Traceback", report.traceback, true],
-    ["Output of the build", report.build_output, true],
+    ["Build output", report.build_output, true],
     ["Last lines of its log", report.log_tail, !report.stacks && !report.traceback && !report.build_output],
   ];
   return [
@@ -24,7 +24,7 @@ export function postMortem(report) {
       ["Ended", timeOf(report.ended_at)],
       ["Exit code", report.exit_code ?? "—"],
       ["Signal", report.signal ?? "—"],
-      ["Most memory", report.peak_memory_bytes === null ? "—" : bytes(report.peak_memory_bytes)],
+      ["Peak memory", report.peak_memory_bytes === null ? "—" : bytes(report.peak_memory_bytes)],
     ]),
     ...texts
       .filter(([, text]) => text)
@@ -39,7 +39,7 @@ export function postMortem(report) {
   ];
 }
 
-/** That of an earlier instance, asked for when it is opened. @param {string} name @param {number} generation */
+/** The post-mortem of an earlier instance, loaded when it is opened. @param {string} name @param {number} generation */
 export function earlierPostMortem(name, generation) {
   const body = h("div", { class: "earlier" });
   const element = h("details", {}, h("summary", {}, `Post-mortem of instance ${generation}`), body);

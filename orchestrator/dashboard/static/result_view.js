@@ -1,4 +1,4 @@
-/** What came of a run: how it ended, progress, pictures, text, JSON. */
+/** The result of a run: verdict, progress, pictures, text, JSON. */
 
 /** @import { Envelope } from "./types.js" */
 /** @typedef {NonNullable<ReturnType<typeof picture>>} Picture */
@@ -8,14 +8,14 @@ import { h, setText } from "./dom.js";
 import { milliseconds, plural } from "./format.js";
 import { picture } from "./picture.js";
 
-const SHOWN = 100_000; // characters of JSON in the page; all of it can be saved
-const ITEMS = 200; // streamed items in the page
+const MAX_CHARACTERS = 100_000; // of JSON in the page; the saved file has all
+const MAX_ITEMS = 200; // streamed items in the page
 
 export function resultView() {
   const verdict = h("p", { class: "verdict", role: "status" });
   const bar = h("progress", { max: 1, "aria-label": "Progress of the run" });
-  const said = h("span", { class: "sub" });
-  const progress = h("p", { class: "progress" }, bar, said);
+  const progressText = h("span", { class: "sub" });
+  const progress = h("p", { class: "progress" }, bar, progressText);
   const media = h("div", { class: "pictures" });
   const text = h("pre", { class: "text plain", tabindex: 0, role: "region", "aria-label": "Text of the result" });
   const items = h("ol", { class: "items", tabindex: 0, role: "region", "aria-label": "Items as they come" });
@@ -37,13 +37,13 @@ export function resultView() {
   element.hidden = true;
 
   /** @type {Picture | null} */
-  let over = null;
+  let input = null; // the picture that boxes are drawn over
   /** @type {unknown[]} */
   let all = [];
   /** @type {Envelope | null} */
   let ended = null;
   /** @type {Map<string, Uint8Array<ArrayBuffer>[]>} */
-  let parts = new Map();
+  let chunks = new Map();
   /** @type {Picture[]} */
   let made = [];
   let streamed = false;
@@ -53,20 +53,20 @@ export function resultView() {
   function clear() {
     element.hidden = true;
     made.forEach((each) => each.close());
-    [made, all, ended, streamed, parts] = [[], [], null, false, new Map()];
+    [made, all, ended, streamed, chunks] = [[], [], null, false, new Map()];
     for (const each of [media, text, items, code]) each.replaceChildren();
     for (const each of [progress, text, items, jsonBox]) each.hidden = true;
     setText(verdict, "");
   }
 
-  /** A part of a file: `media_type` and base64 `data`. Such parts are put together. @param {unknown} data */
-  function takePart(data) {
+  /** Collects a chunk of a file: `media_type` and base64 `data`. False for anything else. @param {unknown} data */
+  function collectChunk(data) {
     if (typeof data !== "object" || data === null) return false;
     const { media_type: type, data: encoded } = /** @type {Record<string, unknown>} */ (data);
     if (typeof type !== "string" || typeof encoded !== "string") return false;
     try {
       const bytes = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
-      parts.set(type, [...(parts.get(type) ?? []), bytes]);
+      chunks.set(type, [...(chunks.get(type) ?? []), bytes]);
     } catch {
       return false;
     }
@@ -74,8 +74,8 @@ export function resultView() {
   }
 
   function showMedia() {
-    for (const [type, chunks] of parts) {
-      const file = new Blob(chunks, { type });
+    for (const [type, content] of chunks) {
+      const file = new Blob(content, { type });
       const shown = picture(file, `Result, ${type}`);
       if (shown) made.push(shown);
       const name = `result.${type.split("/")[1]?.replace(/[^a-z0-9].*$/i, "") || "bin"}`;
@@ -88,24 +88,24 @@ export function resultView() {
 
   function showJson() {
     const whole = JSON.stringify(value(), null, 2) ?? "null";
-    setText(code, whole.slice(0, SHOWN));
+    setText(code, whole.slice(0, MAX_CHARACTERS));
     setText(
       cut,
-      whole.length > SHOWN
-        ? `The first ${plural(SHOWN, "character")} of ${whole.length.toLocaleString()}; saved, it is whole.`
+      whole.length > MAX_CHARACTERS
+        ? `The first ${plural(MAX_CHARACTERS, "character")} of ${whole.length.toLocaleString()}; the saved file has all.`
         : "",
     );
     jsonBox.hidden = false;
-    jsonBox.open = !streamed; // its items stand above
+    jsonBox.open = !streamed; // its items are listed above
   }
 
   return {
     element,
     clear,
-    /** @param {Picture | null} under the picture that boxes are drawn over */
-    begin(under) {
+    /** @param {Picture | null} picked the picture that boxes are drawn over */
+    begin(picked) {
       clear();
-      over = under;
+      input = picked;
       element.hidden = false;
       verdict.dataset["kind"] = "open";
       setText(verdict, "Running…");
@@ -115,22 +115,22 @@ export function resultView() {
       progress.hidden = false;
       if (fraction === null) bar.removeAttribute("value");
       else bar.value = fraction;
-      setText(said, message);
+      setText(progressText, message);
     },
     /** @param {unknown} data */
     item(data) {
       streamed = true;
       items.hidden = false;
-      if (takePart(data)) {
+      if (collectChunk(data)) {
         all.push({ .../** @type {object} */ (data), data: "…" });
       } else all.push(data);
       const boxes = boxesIn(data);
       const time = /** @type {Record<string, unknown>} */ (data ?? {})["time_seconds"];
-      if (over && typeof time === "number") over.add(time, boxes);
-      else if (over && boxes.length) over.show(boxes, sizeIn(data));
+      if (input && typeof time === "number") input.add(time, boxes);
+      else if (input && boxes.length) input.show(boxes, sizeIn(data));
       const atEnd = items.scrollTop + items.clientHeight >= items.scrollHeight - 30;
       items.append(h("li", { value: all.length }, JSON.stringify(all.at(-1)).slice(0, 500)));
-      if (items.childElementCount > ITEMS) items.firstElementChild?.remove();
+      if (items.childElementCount > MAX_ITEMS) items.firstElementChild?.remove();
       if (atEnd) items.scrollTop = items.scrollHeight;
     },
     /** @param {Envelope} envelope */
@@ -143,17 +143,19 @@ export function resultView() {
       const count = streamed ? `, ${plural(all.length, "item")}` : "";
       setText(
         verdict,
-        envelope.ok ? `Done${took}${count}` : `${envelope.error ?? "It failed."}${what ? ` (${what})` : ""}${count}`,
+        envelope.ok
+          ? `Done${took}${count}`
+          : `${envelope.error ?? "The run failed."}${what ? ` (${what})` : ""}${count}`,
       );
       if (envelope.ok && !streamed) {
         const { result } = envelope;
-        if (takePart(result)) ended = { ...envelope, result: { .../** @type {object} */ (result), data: "…" } };
+        if (collectChunk(result)) ended = { ...envelope, result: { .../** @type {object} */ (result), data: "…" } };
         const boxes = boxesIn(result);
-        if (over && boxes.length) over.show(boxes, sizeIn(result));
+        if (input && boxes.length) input.show(boxes, sizeIn(result));
         const words =
           typeof result === "string" ? result : /** @type {Record<string, unknown> | null} */ (result)?.["text"];
         text.hidden = typeof words !== "string" || words === "";
-        setText(text, typeof words === "string" ? words.slice(0, SHOWN) : "");
+        setText(text, typeof words === "string" ? words.slice(0, MAX_CHARACTERS) : "");
       }
       showMedia();
       showJson();

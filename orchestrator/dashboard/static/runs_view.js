@@ -1,4 +1,4 @@
-/** Runs, newest first: of all plugins as a view, of one as a part of its page. */
+/** Runs, newest first: the view for all plugins, the table for one. */
 
 /** @import { Run } from "./types.js" */
 
@@ -6,7 +6,7 @@ import { json } from "./api.js";
 import { confirm, notice } from "./dialogs.js";
 import { h, timeOf } from "./dom.js";
 import { milliseconds } from "./format.js";
-import { regularly } from "./regularly.js";
+import { poll } from "./polling.js";
 
 export function runsView() {
   const heading = h("h1", { tabindex: -1 }, "Runs");
@@ -20,11 +20,11 @@ export function runsView() {
 }
 
 /**
- * @param {string | null} plugin of which; null for all
+ * @param {string | null} plugin null for all
  * @param {number} limit
  */
 export function runsTable(plugin, limit) {
-  const said = notice();
+  const message = notice();
   const body = h("tbody");
   const columns = ["Outcome", ...(plugin ? [] : ["Plugin"]), "Tool", "Time", "Accepted", "Run"];
   const table = h(
@@ -38,23 +38,23 @@ export function runsTable(plugin, limit) {
     { class: "scroller", tabindex: 0, role: "region", "aria-label": plugin ? `Runs of ${plugin}` : "Runs" },
     table,
   );
-  const empty = h("p", { class: "empty" }, "Asking the orchestrator…");
+  const empty = h("p", { class: "empty" }, "Loading…");
   scroller.hidden = true;
-  /** What is shown, and what was told of it. @type {Map<string, { told: string, element: HTMLElement }>} */
+  /** The rows by run id, each with the JSON that it shows. @type {Map<string, { json: string, element: HTMLElement }>} */
   let rows = new Map();
 
-  /** Rows that say the same stay as they are, and one that is worked with keeps the focus. @param {Run[]} runs */
+  /** Updates the table. Unchanged rows stay as they are, and the focused one stays focused. @param {Run[]} runs */
   function show(runs) {
     const before = rows;
     rows = new Map();
     runs.forEach((run, index) => {
-      const told = JSON.stringify(run);
+      const text = JSON.stringify(run);
       const known = before.get(run.run_id);
-      const element = known?.told === told ? known.element : row(run, plugin === null, said);
+      const element = known?.json === text ? known.element : row(run, plugin === null, message);
       const focused = known && known.element !== element && known.element.contains(document.activeElement);
       if (body.children[index] !== element) body.insertBefore(element, body.children[index] ?? null);
       if (focused) element.querySelector("button")?.focus();
-      rows.set(run.run_id, { told, element });
+      rows.set(run.run_id, { json: text, element });
     });
     while (body.childElementCount > runs.length) body.lastElementChild?.remove();
     scroller.hidden = runs.length === 0;
@@ -62,7 +62,7 @@ export function runsTable(plugin, limit) {
     empty.textContent = "No run yet.";
   }
 
-  const close = regularly(2000, async (signal) => {
+  const close = poll(2000, async (signal) => {
     const of = plugin ? `&plugin=${encodeURIComponent(plugin)}` : "";
     try {
       show(await json(`/v1/runs?limit=${limit}${of}`, { signal }));
@@ -73,22 +73,22 @@ export function runsTable(plugin, limit) {
       empty.textContent = error instanceof Error ? error.message : String(error);
     }
   });
-  return { element: h("div", {}, said.element, scroller, empty), close };
+  return { element: h("div", {}, message.element, scroller, empty), close };
 }
 
 /**
  * @param {Run} run
  * @param {boolean} withPlugin
- * @param {ReturnType<typeof notice>} said
+ * @param {ReturnType<typeof notice>} message
  */
-function row(run, withPlugin, said) {
+function row(run, withPlugin, message) {
   const open = run.state === "queued" || run.state === "running";
   const label = run.cancel_requested ? "Cancelling…" : "Cancel";
   const stop = {
     type: "button",
     class: "small",
     disabled: run.cancel_requested,
-    onclick: () => void cancel(run, said),
+    onclick: () => void cancel(run, message),
   };
   return h(
     "tr",
@@ -124,8 +124,8 @@ function outcome(run) {
   return run.reason_code ?? (run.outcome ?? run.state).replaceAll("_", " ");
 }
 
-/** @param {Run} run @param {ReturnType<typeof notice>} said */
-async function cancel(run, said) {
+/** @param {Run} run @param {ReturnType<typeof notice>} message */
+async function cancel(run, message) {
   const sure = await confirm(
     "Cancel this run?",
     `${run.plugin} / ${run.tool}, run ${run.run_id.slice(0, 8)}. Its caller gets no result.`,
@@ -134,8 +134,8 @@ async function cancel(run, said) {
   if (!sure) return;
   try {
     await json(`/v1/runs/${encodeURIComponent(run.run_id)}`, { method: "DELETE" });
-    said.show("The run is being cancelled.", "good");
+    message.show("The run is being cancelled.", "good");
   } catch (error) {
-    said.show(error instanceof Error ? error.message : String(error));
+    message.show(error instanceof Error ? error.message : String(error));
   }
 }

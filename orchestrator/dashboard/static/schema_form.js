@@ -1,4 +1,4 @@
-/** Fields from a tool's JSON Schema. */
+/** A form made from a tool's JSON Schema. */
 
 /** @import { Schema, Tool } from "./types.js" */
 
@@ -7,14 +7,14 @@ import { dropZone } from "./drop_zone.js";
 
 /** @typedef {{ element: HTMLElement, value: () => unknown, fill: (value: unknown) => void }} Field */
 
-/** What was typed cannot be sent. */
+/** The input cannot be sent. */
 export class FieldError extends Error {}
 
 /**
  * @param {Tool} tool
- * @param {(name: string, file: File | null) => void} picked called with every file that is chosen
+ * @param {(name: string, file: File | null) => void} onFile called with every file that is chosen
  */
-export function schemaForm(tool, picked) {
+export function schemaForm(tool, onFile) {
   const schema = tool.input_schema;
   const required = new Set(schema.required ?? []);
   /** @type {Map<string, Field>} */
@@ -25,7 +25,7 @@ export function schemaForm(tool, picked) {
     if (name in tool.uploads) {
       uploads.set(
         name,
-        dropZone(name, required.has(name), (file) => picked(name, file)),
+        dropZone(name, required.has(name), (file) => onFile(name, file)),
       );
     } else fields.set(name, fieldOf(name, property, schema, required.has(name)));
   }
@@ -44,8 +44,8 @@ export function schemaForm(tool, picked) {
 
   function swap() {
     const failed = attempt(() => {
-      if (asJson.checked) area.value = JSON.stringify(Object.fromEntries(typed()), null, 2);
-      else for (const [name, value] of Object.entries(parsed())) fields.get(name)?.fill(value);
+      if (asJson.checked) area.value = JSON.stringify(Object.fromEntries(fieldValues()), null, 2);
+      else for (const [name, value] of Object.entries(parsedArea())) fields.get(name)?.fill(value);
     });
     if (failed) asJson.checked = !asJson.checked;
     area.hidden = !asJson.checked;
@@ -54,14 +54,14 @@ export function schemaForm(tool, picked) {
   }
 
   /** @returns {[string, unknown][]} */
-  function typed() {
+  function fieldValues() {
     return [...fields]
       .map(([name, field]) => /** @type {[string, unknown]} */ ([name, field.value()]))
       .filter(([, value]) => value !== undefined);
   }
 
   /** @returns {Record<string, unknown>} */
-  function parsed() {
+  function parsedArea() {
     const value = parseJson("The arguments", area.value || "{}");
     if (typeof value !== "object" || value === null || Array.isArray(value)) {
       throw new FieldError("The arguments must be a JSON object.");
@@ -70,16 +70,16 @@ export function schemaForm(tool, picked) {
   }
 
   /**
-   * What is to be sent. Raises `FieldError`.
+   * The request to send. Raises `FieldError`.
    * @returns {{ headers: Record<string, string>, body: string | FormData }}
    */
   function body() {
-    const values = asJson.checked ? Object.entries(parsed()) : typed();
+    const values = asJson.checked ? Object.entries(parsedArea()) : fieldValues();
     const files = /** @type {[string, File][]} */ (
       [...uploads].map(([name, zone]) => [name, zone.file()]).filter(([, file]) => file)
     );
     for (const name of uploads.keys()) {
-      if (required.has(name) && !files.some(([given]) => given === name)) {
+      if (required.has(name) && !files.some(([chosen]) => chosen === name)) {
         throw new FieldError(`Choose a file for ${name} first.`);
       }
     }
@@ -109,7 +109,7 @@ function attempt(action) {
 /**
  * @param {string} name
  * @param {Schema} schema
- * @param {Schema} root where definitions are
+ * @param {Schema} root holds the definitions
  * @param {boolean} required
  * @returns {Field}
  */
@@ -190,12 +190,12 @@ function inputOf(name, schema, preset, required) {
   return { control, fill, value: () => (control.value.trim() === "" ? undefined : parseJson(name, control.value)) };
 }
 
-/** Without references, and without the null that many an optional value admits. @param {Schema} schema @param {Schema} root */
+/** The schema with references followed, and without the null that optional values admit. @param {Schema} schema @param {Schema} root */
 function resolved(schema, root) {
   let plain = schema;
   let nullable = false;
   for (let depth = 0; depth < 8; depth += 1) {
-    const rest = plain.anyOf?.filter((part) => part.type !== "null");
+    const rest = plain.anyOf?.filter((option) => option.type !== "null");
     if (plain.$ref) plain = root.$defs?.[plain.$ref.split("/").at(-1) ?? ""] ?? {};
     else if (rest && rest.length === 1 && plain.anyOf) {
       nullable ||= rest.length < plain.anyOf.length;
@@ -211,7 +211,7 @@ function hintOf(schema, plain, required) {
     ? null
     : Array.isArray(plain.type)
       ? plain.type.join(" or ")
-      : (plain.type ?? plain.anyOf?.map((part) => part.type ?? "…").join(" or "));
+      : (plain.type ?? plain.anyOf?.map((option) => option.type ?? "…").join(" or "));
   const range = [
     plain.minimum !== undefined && `from ${plain.minimum}`,
     plain.maximum !== undefined && `to ${plain.maximum}`,

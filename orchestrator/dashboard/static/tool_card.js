@@ -1,4 +1,4 @@
-/** One tool: its form, the run that was started from it, what came of it. */
+/** One tool: its form, the run started from it, the result. */
 
 /** @import { Tool } from "./types.js" */
 
@@ -8,7 +8,7 @@ import { resultView } from "./result_view.js";
 import { FieldError, schemaForm } from "./schema_form.js";
 import { toolRun } from "./tool_run.js";
 
-const MANY = 2000; // characters of a description
+const MAX_DESCRIPTION = 2000; // characters
 
 /** @param {string} plugin @param {Tool} tool */
 export function toolCard(plugin, tool) {
@@ -34,7 +34,7 @@ export function toolCard(plugin, tool) {
     "article",
     { class: "card tool", "aria-labelledby": id },
     h("h2", { id }, tool.name, tool.streaming && h("span", { class: "tag" }, "streams")),
-    tool.description && h("p", { class: "sub" }, tool.description.slice(0, MANY)),
+    tool.description && h("p", { class: "sub" }, tool.description.slice(0, MAX_DESCRIPTION)),
     h(
       "form",
       {

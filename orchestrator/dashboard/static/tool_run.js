@@ -1,4 +1,4 @@
-/** One run of a tool: sent, watched while it waits and executes, cancelled on demand. */
+/** One run of a tool: sends it, reports its progress, cancels it. */
 
 /** @import { Envelope, Run, StreamEvent, Tool } from "./types.js" */
 /** @typedef {ReturnType<typeof import("./result_view.js").resultView>} ResultView */
@@ -6,21 +6,21 @@
 import { ApiError, json, lines, pluginPath, request } from "./api.js";
 import { seconds } from "./format.js";
 
-const LOOK = 1000; // milliseconds between looks how far it is
+const POLL_INTERVAL = 1000; // milliseconds
 
 /**
- * Begins at once. `ended` is fulfilled when all of its result is shown, whatever it is.
+ * Starts the run at once. `ended` is fulfilled when its result is shown completely, whatever it is.
  * @param {string} plugin
  * @param {Tool} tool
  * @param {{ headers: Record<string, string>, body: string | FormData }} sent
  * @param {ResultView} result
- * @param {(text: string) => void} tell takes how far it is
+ * @param {(text: string) => void} report called with the state of the run
  */
-export function toolRun(plugin, tool, sent, result, tell) {
+export function toolRun(plugin, tool, sent, result, report) {
   const id = newRunId();
   const path = `/v1/runs/${id}`;
-  const ending = new AbortController();
-  const began = Date.now();
+  const leaving = new AbortController();
+  const started = Date.now();
 
   async function send() {
     const response = await request(pluginPath(plugin, `tools/${encodeURIComponent(tool.name)}/run`), {
@@ -31,7 +31,7 @@ export function toolRun(plugin, tool, sent, result, tell) {
         "X-Run-Id": id,
         Accept: tool.streaming ? "application/x-ndjson" : "application/json",
       },
-      signal: ending.signal,
+      signal: leaving.signal,
     });
     if (response.headers.get("Content-Type")?.startsWith("application/x-ndjson")) await readStream(response);
     else result.end(/** @type {Envelope} */ (await response.json()));
@@ -47,56 +47,56 @@ export function toolRun(plugin, tool, sent, result, tell) {
       else if (event.event === "item") result.item(event.data);
       else return result.end(event);
     }
-    return result.fail("The answer broke off before its end.");
+    return result.fail("The response ended too early.");
   }
 
-  /** Says again and again where it is, until `over`. @param {AbortSignal} over */
+  /** Reports the state of the run until `over`. @param {AbortSignal} over */
   async function watch(over) {
     while (!over.aborted) {
-      const took = seconds((Date.now() - began) / 1000);
+      const took = seconds((Date.now() - started) / 1000);
       try {
         /** @type {Run} */
         const run = await json(path, { signal: over });
-        tell(run.state === "queued" ? `waiting for ${took}, number ${run.queue_position}` : `running for ${took}`);
+        report(run.state === "queued" ? `waiting for ${took}, number ${run.queue_position}` : `running for ${took}`);
       } catch (error) {
         if (over.aborted) return;
         const unknown = error instanceof ApiError && error.status === 404;
-        tell(unknown ? `sending for ${took}` : `running for ${took}`);
+        report(unknown ? `sending for ${took}` : `running for ${took}`);
       }
-      await new Promise((resolve) => setTimeout(resolve, LOOK));
+      await new Promise((resolve) => setTimeout(resolve, POLL_INTERVAL));
     }
   }
 
   async function carryOut() {
     const over = new AbortController();
-    tell("sending");
-    const looks = setTimeout(() => void watch(over.signal), LOOK); // most runs end before that
+    report("sending");
+    const watching = setTimeout(() => void watch(over.signal), POLL_INTERVAL); // most runs end before that
     try {
       await send();
     } catch (error) {
-      if (ending.signal.aborted) result.fail("It was not sent to its end.");
-      else result.fail(error instanceof ApiError ? error.message : "The answer broke off.");
+      if (leaving.signal.aborted) result.fail("The run was cancelled before its request was sent completely.");
+      else result.fail(error instanceof ApiError ? error.message : "The connection was lost during the response.");
     } finally {
-      clearTimeout(looks);
+      clearTimeout(watching);
       over.abort();
-      tell("");
+      report("");
     }
   }
 
   return {
     ended: carryOut(),
-    /** The orchestrator ends it and answers so; a run that it does not know yet is still being sent. */
+    /** Cancels the run; its response reports that. A run that the orchestrator does not know yet is still being sent. */
     async cancel() {
-      tell("cancelling");
+      report("cancelling");
       try {
         await json(path, { method: "DELETE" });
       } catch (error) {
-        if (error instanceof ApiError && error.status === 404) ending.abort();
-        else tell(error instanceof Error ? error.message : String(error));
+        if (error instanceof ApiError && error.status === 404) leaving.abort();
+        else report(error instanceof Error ? error.message : String(error));
       }
     },
-    /** Nobody waits for it any more. */
-    leave: () => ending.abort(),
+    /** Stops waiting for the result. */
+    leave: () => leaving.abort(),
   };
 }
 

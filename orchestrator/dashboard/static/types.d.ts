@@ -1,4 +1,4 @@
-/** What the HTTP API answers, as far as the page reads it. */
+/** The HTTP API's responses, as far as the page reads them. */
 
 export type State = "LOADED" | "INITIALIZED" | "RUNNING" | "FAILED" | "UNAVAILABLE";
 
@@ -72,7 +72,7 @@ export interface LifecycleEvent {
   reason: string | null;
 }
 
-/** As much of JSON Schema as the runtime makes of type hints. */
+/** The subset of JSON Schema that the runtime generates from type hints. */
 export interface Schema {
   type?: string | string[];
   description?: string;
@@ -156,7 +156,7 @@ export interface GpuReport {
   quarantines: unknown[];
 }
 
-/** A rectangle in pixels of the upright picture. */
+/** A rectangle, in pixels of the upright picture. */
 export interface Box {
   x: number;
   y: number;

@@ -1,11 +1,11 @@
-/** Small pictures of figures: state, bar, sparkline. Each can be brought up to date in place. */
+/** Badge, bar and sparkline. Each is updated by `show`. */
 
 /** @import { Plugin, State } from "./types.js" */
 
 import { h, setAttribute, setText, svg } from "./dom.js";
 import { bytes, hasEnded, milliseconds, numberIn } from "./format.js";
 
-/** What a state means, for those who do not know the word. @type {Record<State, string>} */
+/** The meaning of each state, shown on hover. @type {Record<State, string>} */
 const MEANING = {
   LOADED: "starting",
   INITIALIZED: "ready, not used yet",
@@ -14,7 +14,7 @@ const MEANING = {
   UNAVAILABLE: "something is missing, or it was stopped",
 };
 
-/** The state as a word in its colour. */
+/** The state in its colour. */
 export function badge() {
   const element = h("span", { class: "badge" });
   return {
@@ -36,28 +36,28 @@ export function bar(label) {
   const element = h("span", { class: "gauge" }, meter, text);
   return {
     element,
-    /** Bytes, or null where nothing is known. @param {number | null} used @param {number | null} limit */
+    /** In bytes; null if not known. @param {number | null} used @param {number | null} limit */
     show(used, limit) {
-      const part = used === null || !limit ? 0 : Math.min(1, used / limit);
+      const share = used === null || !limit ? 0 : Math.min(1, used / limit);
       const words =
         used === null ? (limit ? `limit ${bytes(limit)}` : "—") : `${bytes(used)}${limit ? ` of ${bytes(limit)}` : ""}`;
       setAttribute(meter, "aria-valuemax", limit ?? 1);
       setAttribute(meter, "aria-valuenow", Math.min(used ?? 0, limit ?? 1));
       setAttribute(meter, "aria-valuetext", used === null ? "not known" : words);
-      setAttribute(meter, "data-level", part > 0.9 ? "high" : part > 0.75 ? "warm" : "low");
-      fill.style.setProperty("inline-size", `${(part * 100).toFixed(1)}%`);
+      setAttribute(meter, "data-level", share > 0.9 ? "high" : share > 0.75 ? "warm" : "low");
+      fill.style.setProperty("inline-size", `${(share * 100).toFixed(1)}%`);
       setText(text, words);
     },
   };
 }
 
-/** Memory of the container, while there is one, against its limit. @param {Plugin} plugin @returns {[number | null, number | null]} */
+/** Memory in use, null once the instance has ended; memory limit. @param {Plugin} plugin @returns {[number | null, number | null]} */
 export const memoryOf = (plugin) => [
   hasEnded(plugin) ? null : numberIn(plugin.container, "memory_usage_bytes"),
   numberIn(plugin.limits, "memory_bytes"),
 ];
 
-/** Memory of all its GPUs together; null where it has none. @param {Plugin} plugin @returns {[number | null, number | null] | null} */
+/** Memory in use and in total over all GPUs of the plugin; null if it has none. @param {Plugin} plugin @returns {[number | null, number | null] | null} */
 export function gpuMemoryOf(plugin) {
   if (!plugin.gpus.length) return null;
   const total = plugin.gpus.map((gpu) => gpu.memory_total_bytes ?? null);
@@ -74,7 +74,7 @@ const WIDTH = 120;
 const HEIGHT = 28;
 const EDGE = 3;
 
-/** The last latencies as a line. */
+/** A line of the last latencies. */
 export function sparkline() {
   const line = svg("polyline", { class: "line" });
   const dot = svg("circle", { class: "dot", r: 2.5 });

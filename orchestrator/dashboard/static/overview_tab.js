@@ -1,4 +1,4 @@
-/** What is known of a plugin: figures, what is left of an instance that ended, checks, history. */
+/** The tab with a plugin's figures, post-mortem, checks and history. */
 
 /** @import { LifecycleEvent, Plugin, PluginDetail } from "./types.js" */
 
@@ -10,19 +10,19 @@ import { earlierPostMortem, postMortem } from "./post_mortem.js";
 import { runsTable } from "./runs_view.js";
 import { bar, gpuMemoryOf, memoryOf, sparkline } from "./widgets.js";
 
-const EVENTS = 50;
-const WAIT_FOR_POST_MORTEM = [300, 1000, 2000, 4000, 8000]; // milliseconds; it is there once the container is gone
+const MAX_EVENTS = 50;
+const POST_MORTEM_DELAYS = [300, 1000, 2000, 4000, 8000]; // milliseconds; it exists once the container is removed
 
 /** @param {string} name */
-export function overviewPart(name) {
+export function overviewTab(name) {
   const figures = figuresOf(name);
-  const [remains, checks, events, surroundings] = [h("div"), h("div"), h("div"), h("div")];
+  const [postMortemBox, checks, events, environment] = [h("div"), h("div"), h("div"), h("div")];
   const runs = runsTable(name, 10);
   const element = h(
     "div",
     { class: "overview" },
     figures.element,
-    remains,
+    postMortemBox,
     h(
       "div",
       { class: "column" },
@@ -33,43 +33,43 @@ export function overviewPart(name) {
       "div",
       { class: "column" },
       h("section", {}, h("h2", {}, "Checks"), checks),
-      h("section", {}, h("h2", {}, "Container and limits"), surroundings),
+      h("section", {}, h("h2", {}, "Container and limits"), environment),
     ),
   );
-  const ending = new AbortController();
+  const closing = new AbortController();
   let loaded = "";
 
-  /** Everything that the list of plugins does not tell. @param {string} wanted */
-  async function load(wanted, tries = 0) {
+  /** Loads what the list of plugins does not hold. @param {string} step */
+  async function load(step, tries = 0) {
     try {
       /** @type {[PluginDetail, LifecycleEvent[]]} */
       const [detail, history] = await Promise.all([
-        json(pluginPath(name, "health"), { signal: ending.signal }),
-        json(pluginPath(name, "events"), { signal: ending.signal }),
+        json(pluginPath(name, "health"), { signal: closing.signal }),
+        json(pluginPath(name, "events"), { signal: closing.signal }),
       ]);
-      if (loaded !== wanted) return;
+      if (loaded !== step) return;
       const report = detail.post_mortem;
-      remains.replaceChildren(
+      postMortemBox.replaceChildren(
         ...(report ? [h("section", { class: "post-mortem" }, h("h2", {}, "Post-mortem"), ...postMortem(report))] : []),
       );
       events.replaceChildren(historyOf(history, detail));
-      if (hasEnded(detail) && !detail.post_mortem) again(wanted, tries);
+      if (hasEnded(detail) && !detail.post_mortem) retry(step, tries);
     } catch (error) {
-      if (ending.signal.aborted) return;
+      if (closing.signal.aborted) return;
       setText(events, error instanceof Error ? error.message : String(error));
-      again(wanted, tries);
+      retry(step, tries);
     }
   }
 
-  /** @param {string} wanted @param {number} tries */
-  function again(wanted, tries) {
-    const pause = WAIT_FOR_POST_MORTEM[tries];
+  /** @param {string} step @param {number} tries */
+  function retry(step, tries) {
+    const pause = POST_MORTEM_DELAYS[tries];
     if (pause !== undefined) {
-      setTimeout(() => loaded === wanted && !ending.signal.aborted && void load(wanted, tries + 1), pause);
+      setTimeout(() => loaded === step && !closing.signal.aborted && void load(step, tries + 1), pause);
     }
   }
 
-  let told = "";
+  let shown = "";
   const unwatch = live.watch(() => {
     const plugin = live.get(name);
     if (!plugin) return;
@@ -80,15 +80,15 @@ export function overviewPart(name) {
       void load(step);
     }
     const now = JSON.stringify([plugin.checks, plugin.container, plugin.limits, plugin.gpus]);
-    if (now === told) return;
-    told = now;
+    if (now === shown) return;
+    shown = now;
     checks.replaceChildren(checksOf(plugin));
-    surroundings.replaceChildren(surroundingsOf(plugin));
+    environment.replaceChildren(environmentOf(plugin));
   });
   const close = () => {
     unwatch();
     runs.close();
-    ending.abort();
+    closing.abort();
   };
   return { element, close };
 }
@@ -139,8 +139,8 @@ function figuresOf(name) {
 
 /** @param {LifecycleEvent[]} events @param {Plugin} plugin */
 function historyOf(events, plugin) {
-  if (events.length === 0) return h("p", { class: "empty" }, "Nothing has happened yet.");
-  const newest = [...events].reverse().slice(0, EVENTS);
+  if (events.length === 0) return h("p", { class: "empty" }, "No events yet.");
+  const newest = [...events].reverse().slice(0, MAX_EVENTS);
   return h(
     "ol",
     { class: "history" },
@@ -164,7 +164,7 @@ function historyOf(events, plugin) {
 
 /** @param {Plugin} plugin */
 function checksOf(plugin) {
-  if (plugin.checks.length === 0) return h("p", { class: "empty" }, "No check has been made yet.");
+  if (plugin.checks.length === 0) return h("p", { class: "empty" }, "No checks yet.");
   return h(
     "ul",
     { class: "checks" },
@@ -176,7 +176,7 @@ function checksOf(plugin) {
           "span",
           { class: "mark" },
           check.ok ? "✓" : "✗",
-          h("span", { class: "visually-hidden" }, check.ok ? "fine: " : "not fine: "),
+          h("span", { class: "visually-hidden" }, check.ok ? "passed: " : "failed: "),
         ),
         h(
           "span",
@@ -192,7 +192,7 @@ function checksOf(plugin) {
 }
 
 /** @param {Plugin} plugin */
-function surroundingsOf(plugin) {
+function environmentOf(plugin) {
   const rows = [...Object.entries(plugin.limits), ...Object.entries(plugin.container)]
     .filter(([name]) => name !== "memory_usage_bytes")
     .map(

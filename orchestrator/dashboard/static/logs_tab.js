@@ -1,4 +1,4 @@
-/** A plugin's log, followed as it grows. */
+/** The tab with a plugin's log, followed as it grows. */
 
 import { failure, lines, pluginPath, request } from "./api.js";
 import { h, setText } from "./dom.js";
@@ -6,11 +6,11 @@ import { hasEnded } from "./format.js";
 import { live } from "./live.js";
 
 const TAIL = 500; // lines from before
-const MOST = 5000; // lines kept in the page
-const AGAIN = 3000; // milliseconds before a broken stream is opened anew
+const MAX_LINES = 5000; // in the page
+const RETRY_DELAY = 3000; // milliseconds before a broken stream is opened again
 
 /** @param {string} name */
-export function logsPart(name) {
+export function logsTab(name) {
   const log = h("pre", { class: "log", role: "log", "aria-live": "off", "aria-label": `Log of ${name}`, tabindex: 0 });
   const state = h("span", { class: "sub", role: "status" });
   const follow = h("input", { type: "checkbox", checked: true, onchange: () => follow.checked && toEnd() });
@@ -40,13 +40,13 @@ export function logsPart(name) {
 
   /** @type {string[]} */
   let pending = [];
-  /** Lines go into the page once a frame, however fast they come. */
+  /** Adds the pending lines to the page. In batches, however fast they arrive. */
   function flush() {
-    const fresh = pending.slice(-MOST);
+    const fresh = pending.slice(-MAX_LINES);
     pending = [];
     log.append(...fresh.map(lineOf));
     if (following) setText(state, "Following");
-    while (log.childElementCount > MOST) log.firstElementChild?.remove();
+    while (log.childElementCount > MAX_LINES) log.firstElementChild?.remove();
     if (follow.checked) toEnd();
   }
 
@@ -58,25 +58,25 @@ export function logsPart(name) {
 
   async function read() {
     stream.abort();
-    const mine = (stream = new AbortController());
+    const opened = (stream = new AbortController());
     log.replaceChildren();
     pending = [];
     try {
-      const response = await request(pluginPath(name, `logs?follow=true&tail=${TAIL}`), { signal: mine.signal });
+      const response = await request(pluginPath(name, `logs?follow=true&tail=${TAIL}`), { signal: opened.signal });
       if (!response.ok) throw await failure(response);
       following = true;
       setText(state, "Following; nothing printed yet");
-      for await (const line of lines(response)) if (mine === stream) add(line);
-      if (mine !== stream) return;
+      for await (const line of lines(response)) if (opened === stream) add(line);
+      if (opened !== stream) return;
       following = false;
-      setText(state, "The container has ended; this is what it printed last.");
+      setText(state, "The container has ended; these are its last lines.");
       const plugin = live.get(name);
-      if (plugin && !hasEnded(plugin)) setTimeout(() => mine === stream && !closed && void read(), AGAIN);
+      if (plugin && !hasEnded(plugin)) setTimeout(() => opened === stream && !closed && void read(), RETRY_DELAY);
     } catch (error) {
-      if (mine.signal.aborted) return;
+      if (opened.signal.aborted) return;
       following = false;
       setText(state, error instanceof Error ? error.message : String(error));
-      setTimeout(() => mine === stream && !closed && void read(), AGAIN);
+      setTimeout(() => opened === stream && !closed && void read(), RETRY_DELAY);
     }
   }
 
@@ -95,7 +95,7 @@ export function logsPart(name) {
   return { element, close };
 }
 
-/** `2026-01-31T12:00:00.123456789Z text`: the time is the engine's. @param {string} line */
+/** A line of the form `2026-01-31T12:00:00.123456789Z text`; the time is the engine's. @param {string} line */
 function lineOf(line) {
   const found = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) ?/.exec(line);
   if (!found?.[1]) return h("span", { class: "log-line" }, `${line}\n`);

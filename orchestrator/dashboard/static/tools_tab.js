@@ -1,4 +1,4 @@
-/** A plugin's tools, each with a form to run it. */
+/** The tab with a plugin's tools, each with a form to run it. */
 
 /** @import { Tool } from "./types.js" */
 
@@ -8,13 +8,9 @@ import { live } from "./live.js";
 import { toolCard } from "./tool_card.js";
 
 /** @param {string} name */
-export function toolsPart(name) {
-  const element = h(
-    "section",
-    { class: "tools", "aria-label": "Tools" },
-    h("p", { class: "empty" }, "Asking the orchestrator…"),
-  );
-  const ending = new AbortController();
+export function toolsTab(name) {
+  const element = h("section", { class: "tools", "aria-label": "Tools" }, h("p", { class: "empty" }, "Loading…"));
+  const closing = new AbortController();
   /** @type {ReturnType<typeof toolCard>[]} */
   let cards = [];
   let shown = "";
@@ -22,18 +18,18 @@ export function toolsPart(name) {
   async function load() {
     try {
       /** @type {Tool[]} */
-      const tools = await json(pluginPath(name, "tools"), { signal: ending.signal });
+      const tools = await json(pluginPath(name, "tools"), { signal: closing.signal });
       const now = JSON.stringify(tools);
       if (now === shown) return;
       shown = now;
       cards.forEach((card) => card.close());
       cards = tools.map((tool) => toolCard(name, tool));
-      const none = "Its tools are not known yet: it has not been ready since the orchestrator started.";
+      const none = "The tools are not known yet: the plugin has not been ready since the orchestrator started.";
       element.replaceChildren(
         ...(cards.length ? cards.map((card) => card.element) : [h("p", { class: "empty" }, none)]),
       );
     } catch (error) {
-      if (ending.signal.aborted) return;
+      if (closing.signal.aborted) return;
       shown = "";
       element.replaceChildren(h("p", { class: "empty" }, error instanceof Error ? error.message : String(error)));
     }
@@ -50,7 +46,7 @@ export function toolsPart(name) {
   });
   const close = () => {
     unwatch();
-    ending.abort();
+    closing.abort();
     cards.forEach((card) => card.close());
   };
   return { element, close };

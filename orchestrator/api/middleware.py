@@ -1,0 +1,92 @@
+"""What every request passes before the framework: its API key, the maximum of requests at once, the hot routes."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from fastapi import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from orchestrator.access.gate import Caller, Gate, Refusal
+from orchestrator.access.key_store import KeyStore
+from orchestrator.api import route_table
+from orchestrator.api.context import api_context
+from orchestrator.api.problems import problem
+from orchestrator.api.route_table import Route
+
+_HEADERS: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorization"})
+
+
+class RequestMiddleware:
+    """ASGI middleware, the outermost. `max_requests`: at once, not including routes that are not counted."""
+
+    def __init__(self, app: ASGIApp, *, store: KeyStore, gate: Gate, max_requests: int) -> None:
+        self._app = app
+        self._store = store
+        self._gate = gate
+        self._max_requests = max_requests
+        self._requests = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # One middleware for all steps, so that a request's route is looked up once.
+        route, values = route_table.find(scope["path"])
+        if not route.open:
+            refusal = self._gate.judge(_caller(scope), self._store.ring(), datetime.now(UTC))
+            if refusal is not None:
+                await _refuse(refusal, scope, receive, send)
+                return
+        if not route.counted:
+            await self._answer(route, values, scope, receive, send)
+        elif self._requests >= self._max_requests:
+            await self._refuse_for_load(scope, receive, send)
+        else:
+            self._requests += 1
+            try:
+                await self._answer(route, values, scope, receive, send)
+            finally:
+                self._requests -= 1
+
+    async def _answer(self, route: Route, values: tuple[str, ...], scope: Scope, receive: Receive, send: Send) -> None:
+        if route.hot is None or scope["method"] != route.method:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive, send)
+        response = await route.hot(request, api_context(request), *values)
+        await response(scope, receive, send)
+
+    async def _refuse_for_load(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sentence = f"The maximum of {self._max_requests} requests are being answered. Try again later."
+        response = problem(503, sentence, error_type="TooManyRequests")
+        response.headers.update({"Retry-After": "1", "Connection": "close"})  # its body is not read
+        await response(scope, receive, send)
+
+
+def _caller(scope: Scope) -> Caller:
+    host = origin = fetch_site = authorization = None
+    for name, value in scope["headers"]:
+        if name in _HEADERS:  # of a repeated header the last counts: browsers send each once
+            text = value.decode("latin-1")
+            match name:
+                case b"host":
+                    host = text[:300]  # a name has at most 253
+                case b"origin":
+                    origin = text
+                case b"sec-fetch-site":
+                    fetch_site = text
+                case b"authorization":
+                    authorization = text
+    client = scope.get("client")
+    return Caller(scope["method"], client[0] if client else "", host, origin, fetch_site, authorization)
+
+
+async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+    response = problem(refusal.status, refusal.sentence, error_type=refusal.error_type)
+    if refusal.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if refusal.retry_after is not None:
+        response.headers["Retry-After"] = str(refusal.retry_after)
+    if scope["method"] not in ("GET", "HEAD"):
+        response.headers["Connection"] = "close"  # its body is not read
+    await response(scope, receive, send)
