@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from readerwriterlock import rwlock
 
 from orchestrator.errors import StaleGenerationError, TransitionError
-from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition, final_state
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition
 from orchestrator.registry.history.records import NOTHING_RESTORED, Restored
 from orchestrator.registry.records import LifecycleEvent, PluginRecord
 
@@ -144,7 +144,7 @@ class PluginRegistry:
     def mark_ended(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
         """To the final state that the reason code belongs to. Raises `TransitionError`, `StaleGenerationError`."""
         self._advance(
-            name, generation, final_state(code), reason_code=code, reason=reason, ended_tick=self._ticks(), in_flight=0
+            name, generation, code.final_state, reason_code=code, reason=reason, ended_tick=self._ticks(), in_flight=0
         )
 
     def amend_failure(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
@@ -154,7 +154,7 @@ class PluginRegistry:
         failed = PluginLifecycleState.FAILED
         with self._lock.gen_wlock():
             old = self._current(name, generation)
-            if old.state is not failed or final_state(code) is not failed:
+            if old.state is not failed or code.final_state is not failed:
                 raise TransitionError(f"{name} is {old.state}; {code} cannot be its reason")
             record = replace(old, reason_code=code, reason=reason, observed_at=self._clock())
             self._put(record)
