@@ -1,6 +1,5 @@
 """The composition root: the only place that knows all parts."""
 
-import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -47,7 +46,7 @@ from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
 from orchestrator.settings import Settings
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.fleet import Fleet
-from orchestrator.supervisor.gpu_keeper import GpuKeeper
+from orchestrator.supervisor.gpu_allocator import GpuAllocator
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together
@@ -256,11 +255,10 @@ def _supervisor_deps(
         loader=PluginLoader(settings.plugins_dirs),
         checker=DependencyChecker(settings.models_dir, secret_source(settings)),
         builder=image_builder(settings, engine),
-        gpus=GpuKeeper(
+        gpus=GpuAllocator(
             gpu_host or GpuHost(), engine, forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver
         ),
         history=history,
         deployment=claimed.id,
         run_dir=claimed.run_dir,
-        start_slots=asyncio.Semaphore(settings.start_concurrency),
     )

@@ -29,7 +29,7 @@ async def tools(name: str, context: Context) -> Any:
 @router.post("/restart", response_model=PluginDetailResponse)
 async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
     """A new instance, from the manifest as it is now."""
-    supervisor = await context.fleet.look_for(name)
+    supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
     await supervisor.restart()
@@ -38,8 +38,8 @@ async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailRe
 
 @router.post("/start", response_model=PluginDetailResponse)
 async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
-    """A new instance where none is alive. A plugin whose folder is new is taken up by this."""
-    supervisor = await context.fleet.look_for(name)
+    """A new instance where none is alive. A plugin whose folder is new is registered by this."""
+    supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
     await supervisor.start()
@@ -63,7 +63,7 @@ async def post_mortem(
     """What is kept of an instance that ended, long after a restart too: of this generation, or of the last one."""
     if context.registry.get(name) is None:
         return unknown_plugin(name)
-    report = await context.fleet.post_mortem(name, generation)
+    report = await context.history.post_mortem_of(name, generation)
     if report is None:
         which = "No instance of it has ended" if generation is None else f"Nothing is kept of generation {generation}"
         return problem(404, f"{which}, as far as the history goes.", error_type="NoPostMortem", plugin=name)
@@ -88,6 +88,6 @@ async def logs(name: str, request: Request, context: Context, *, tail: Tail = 10
 
 
 async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:
-    await supervisor.settled(wait)
+    await supervisor.wait_ready(wait)
     record = context.registry.get(supervisor.name)
     return unknown_plugin(supervisor.name) if record is None else detail_response(record, time.monotonic())

@@ -90,7 +90,7 @@ async def test_what_the_registry_keeps_no_longer_comes_from_the_history(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In lists and in streams, of all plugins and of one; also what was before the orchestrator was started."""
-    monkeypatch.setattr("orchestrator.registry.plugin_registry._EVENTS_KEPT", 4)
+    monkeypatch.setattr("orchestrator.registry.plugin_registry._MAX_EVENTS", 4)
     monkeypatch.setattr("orchestrator.app._EVENTS_BROUGHT_BACK", 2)
     await opened(house, "reader", "writer")
     await house.shut()
