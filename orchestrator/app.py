@@ -1,4 +1,4 @@
-"""The composition root: the only place that knows all parts."""
+"""The composition root: the only module that knows every other."""
 
 import logging
 import os
@@ -57,8 +57,8 @@ from orchestrator.tools.tool_runner import ToolRunner
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 _SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
-_EVENTS_BROUGHT_BACK: Final = 1000
-"""Events of the time before the start that are at hand at once; the history has more."""
+_RESTORED_EVENTS: Final = 1000
+"""Events from before the start that are held in memory; the history has more."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,10 +70,10 @@ def create_app(
     gpu_host: GpuHost | None = None,
     stop_plugins: bool = False,
 ) -> FastAPI:
-    """The orchestrator as an ASGI application. `engine` is Docker and `gpu_host` this host unless others are given.
+    """The orchestrator as an ASGI application. Without `engine` it uses Docker, without `gpu_host` this host.
 
-    `stop_plugins`: on shutdown the plugins' containers are taken down too, instead of being left for the next start.
-    Raises `KeyFileError` where the API keys cannot be read.
+    `stop_plugins`: a shutdown removes the plugins' containers, instead of leaving them for the next start. Raises
+    `KeyFileError` where the API keys cannot be read.
     """
 
     @asynccontextmanager
@@ -92,7 +92,7 @@ def create_app(
         try:
             restored = await history.restore()
             results.open()
-            registry = PluginRegistry(restored=restored, events=await history.latest_events(_EVENTS_BROUGHT_BACK))
+            registry = PluginRegistry(restored=restored, events=await history.latest_events(_RESTORED_EVENTS))
             registry.subscribe(history.event)
             deps = _supervisor_deps(
                 settings, containers, claimed, registry=registry, history=history, gpu_host=gpu_host
@@ -128,8 +128,8 @@ def create_app(
                 metrics=metrics,
                 history=history,
             )
-            for folder, said in deps.loader.unusable_directories().items():
-                _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, said)
+            for folder, problem in deps.loader.unusable_directories().items():
+                _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, problem)
             await fleet.open(restored.last_events)
             runner.resume(restored.asynchronous, fleet.adopted())
             try:
@@ -149,7 +149,7 @@ def create_app(
         redoc_url=None,
         static_url="/docs-assets",
         title="Plugin orchestrator",
-        description="Runs each plugin in its own container and says how every one of them is.",
+        description="Runs each plugin in its own container and reports the health of every one.",
         version=__version__,
         lifespan=lifespan,
         redirect_slashes=False,
@@ -180,9 +180,8 @@ def _add_routes(app: FastAPI) -> None:
 
 
 def _guard(app: FastAPI, settings: Settings) -> None:
-    """What a request passes before any route: first its key, then the bound on requests at once. Each is put before
-    those that were added earlier.
-    """
+    """Middleware before any route: a request's key first, then the bound on concurrent requests."""
+    # Each is put before those that were added earlier.
     store = key_store(settings)
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
@@ -192,19 +191,18 @@ def _guard(app: FastAPI, settings: Settings) -> None:
 
 
 def secret_source(settings: Settings) -> SecretSource:
-    """Where the operator's secrets for plugins are."""
     return SecretSource(settings.secrets_dir or settings.state_dir / "secrets", os.environ)
 
 
 def docker_engine(settings: Settings) -> DockerEngine:
-    """The Docker Engine that the host's environment names; not connected to yet."""
+    """The Docker Engine of the host's environment; not connected yet."""
     return DockerEngine.from_environment(
         os.environ, timeout=settings.engine_timeout.total_seconds(), labels=settings.container_labels
     )
 
 
 def image_builder(settings: Settings, engine: ContainerEngine) -> ImageBuilder:
-    """The image builder as the settings and the host's environment want it."""
+    """The image builder by the settings and the host's environment."""
     return ImageBuilder(
         engine,
         images_dir=images_dir(),

@@ -52,10 +52,8 @@ def newest_running(containers: Iterable[ContainerStatus]) -> dict[str, tuple[Con
 async def adopt_all(
     deps: SupervisorDeps, plugins: Iterable[DiscoveredPlugin], last_events: Mapping[str, LifecycleEvent]
 ) -> dict[str, Adopted]:
-    """Adopt or remove the containers of an earlier orchestrator, and remove socket folders that no instance uses.
-    Returns the adopted instances by plugin.
-
-    `last_events`: by plugin, the newest in the history. Raises nothing where the engine cannot be reached.
+    """Adopt or remove the containers of an earlier orchestrator, and remove unused socket folders. Returns the adopted
+    instances by plugin. `last_events`: by plugin, the newest in the history.
     """
     await asyncio.to_thread(deps.builder.clear_contexts)
     try:

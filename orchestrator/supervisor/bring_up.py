@@ -29,10 +29,12 @@ from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
 from orchestrator.supervisor.start_verdict import verdict_of_engine
 from orchestrator.supervisor.watch import evidence_of
 
+# A container that has not notified may have died unnoticed, or its image never notifies.
 _INSPECT_INTERVAL: Final = 1.0
-"""Seconds between inspections of a container that has not notified: it may have died unnoticed, or never notify."""
+"""Seconds."""
+# Through a gateway comes no notification.
 _GATEWAY_POLL_INTERVAL: Final = 0.03
-"""Seconds between status requests through a gateway, through which no notification comes."""
+"""Seconds between status requests."""
 
 
 @asynccontextmanager
@@ -54,9 +56,7 @@ def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> list[C
 
 
 def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimits, folder: Path) -> str:
-    """SHA-256 over everything that an instance is made from: manifest, limits, code, sources of the base image, model
-    files. Reads files. Raises `BuildError`, `OSError`.
-    """
+    """SHA-256 over everything that an instance is made from. Raises `BuildError`, `OSError`."""
     models = deps.checker.models_folder(manifest, folder)
     content = {
         "manifest": manifest.model_dump(mode="json"),

@@ -25,7 +25,7 @@ LABEL_DEPLOYMENT: Final = "plugin-orchestrator.deployment"
 LABEL_GENERATION: Final = "plugin-orchestrator.generation"
 LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
 LABEL_CONTENT: Final = "plugin-orchestrator.content"
-"""Hash of everything that the container is made from; where a start would give another one, it is out of date."""
+"""The instance's fingerprint."""
 
 _TOKEN: Final = re.compile(r"[0-9a-f]{8}")
 
@@ -48,7 +48,7 @@ def effective_limits(manifest: Manifest, settings: Settings) -> EffectiveLimits:
 
 @dataclass(frozen=True, slots=True)
 class InstanceIdentity:
-    """The instance that a container belongs to. `instance` is unique on this host, short enough for a socket's path."""
+    """A container's instance. `instance` is unique on this host and short enough for a socket's path."""
 
     deployment: str
     plugin: str
@@ -58,7 +58,7 @@ class InstanceIdentity:
 
     @classmethod
     def from_labels(cls, labels: Mapping[str, str]) -> Self | None:
-        """None for labels that are not as written by `labels`: anybody can label a container."""
+        """None for labels of another form: anybody can label a container."""
         generation, instance = labels.get(LABEL_GENERATION, ""), labels.get(LABEL_INSTANCE, "")
         if not (generation.isascii() and generation.isdigit() and _TOKEN.fullmatch(instance)):
             return None

@@ -29,8 +29,7 @@ _RECONNECT_PAUSE: Final = 1.0
 """Seconds between attempts to follow the engine's events."""
 _PING_INTERVAL: Final = 2.0
 """Seconds."""
-_PINGS_PER_RELIST: Final = 15
-"""Full lists without an occasion: they repair what no event reported."""
+_PINGS_PER_RELIST: Final = 15  # a list without an occasion repairs what no event reported
 _LOST_ACTIONS: Final = frozenset({"die", "destroy"})
 _HEALTH_ACTION: Final = "health_status:"
 
@@ -50,7 +49,7 @@ class Fleet:
         return self._supervisors.get(name)
 
     async def discover(self, name: str) -> PluginSupervisor | None:
-        """As `get`; for an unknown name the plugin folders are read again, since its folder may be new."""
+        """As `get`; for an unknown name after another read of the plugin folders."""
         if name not in self._supervisors:
             for plugin in await asyncio.to_thread(self._deps.loader.discover):
                 if plugin.name == name and name not in self._supervisors:
@@ -58,7 +57,7 @@ class Fleet:
         return self._supervisors.get(name)
 
     async def open(self, last_events: Mapping[str, LifecycleEvent]) -> None:
-        """Register every plugin, adopt the containers of an earlier orchestrator, and begin to start the others;
+        """Register every plugin, adopt the containers of an earlier orchestrator, and start the others;
         returns without waiting for any. `last_events`: by plugin, the newest in the history.
         """
         plugins = await asyncio.to_thread(self._deps.loader.discover)
@@ -138,8 +137,8 @@ class Fleet:
             await asyncio.sleep(_RECONNECT_PAUSE)
 
     async def _ping_engine(self) -> None:
-        """Find a frozen engine, which breaks no stream, and list its containers now and then."""
-        frozen = False
+        """Mark the records stale while the engine is frozen, and list its containers now and then."""
+        frozen = False  # which breaks no stream
         for ping in itertools.count(1):
             await asyncio.sleep(_PING_INTERVAL)
             was_frozen, frozen = frozen, not await self._engine_answers()

@@ -1,4 +1,4 @@
-"""GpuAllocator: grants GPUs to instances, takes them back, watches the granted ones. One for all plugins."""
+"""GpuAllocator: grants GPUs to instances, takes them back, watches the granted ones."""
 
 import asyncio
 import logging
@@ -17,12 +17,14 @@ from orchestrator.loader.manifest import Manifest
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.instance import InstanceEndedError
 
+# A lost GPU is found within two reads of the inventory.
 _CHECK_INTERVAL: Final = 2.0
-"""Seconds between reads of the inventory while a GPU is granted: a lost one is found within two of them."""
+"""Seconds between reads while a GPU is granted."""
 _DRAIN_INTERVAL: Final = 0.25
 """The same while the memory of a GPU is waited for."""
+# A driver takes one or two seconds to free the memory of a container that was removed.
 _DRAIN_TIMEOUT: Final = 3.0
-"""Seconds that a new instance waits for a GPU whose last container was just removed: a driver takes one or two."""
+"""Seconds that a new instance waits for that."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,18 +51,14 @@ class GpuAllocator:
         """Holder → why its GPUs are not granted to others: its container could not be stopped or removed."""
 
     async def check(self) -> None:
-        """Require a usable GPU, and an engine that can hand it out; nothing is built or started for that. Raises
-        `InstanceEndedError`.
-        """
+        """Require a usable GPU and an engine that can hand it out. Raises `InstanceEndedError`."""
         inventory = await self._read(thorough=True)
         problem = inventory.problem or judge_engine(await self._engine_drivers(), self._forced_driver)
         if problem is not None:
             raise InstanceEndedError(_verdict(problem))
 
     async def acquire(self, holder: str, manifest: Manifest) -> Grant:
-        """Lease devices for this instance; waits for some that are just being released. Raises `InstanceEndedError`:
-        GPU_BUSY, or a problem of the host.
-        """
+        """Lease devices for this instance. Raises `InstanceEndedError`: GPU_BUSY, or a problem of the host."""
         gpu = manifest.gpu
         demand = GpuDemand(gpu.count, int(gpu.memory) if gpu.memory is not None else None, gpu.sharing)
         end = self._clock() + _DRAIN_TIMEOUT
@@ -94,18 +92,16 @@ class GpuAllocator:
         return adopted
 
     def quarantine(self, holder: str, sentence: str) -> None:
-        """Quarantine the GPUs of an instance whose container could not be stopped or removed, until `release`."""
+        """Withhold the GPUs of an instance whose container could not be stopped or removed, until `release`."""
         if self._leases.grant_of(holder) is not None:
             self._withheld[holder] = sentence
 
     def clear(self, uuid: str) -> bool:
-        """Take a GPU out of quarantine, at an operator's word. False where it is in none, or its container still has
-        it.
-        """
+        """Take a GPU out of quarantine. False where it is in none, or its container still exists."""
         return self._leases.clear(uuid)
 
     def facts(self, grant: Grant) -> tuple[dict[str, Any], ...]:
-        """The granted devices as the health API shows them."""
+        """The granted devices, as in the health API."""
         inventory = self._host.latest
         devices = [(uuid, inventory.find(uuid) if inventory else None) for uuid in grant.uuids]
         return tuple(device.report() if device else {"uuid": uuid} for uuid, device in devices)
@@ -125,9 +121,8 @@ class GpuAllocator:
     async def watch(
         self, on_lost: Callable[[str, Verdict], None], on_change: Callable[[LeaseChange], None] = lambda _: None
     ) -> None:
-        """Watch the GPUs while one is granted or its memory is waited for. Never ends by itself.
-
-        `on_lost` is called with the holder of a lost GPU; `on_change` when one was released or is quarantined.
+        """Watch the granted GPUs, for ever. `on_lost` is called with the holder of a lost one, `on_change` when one was
+        released or is quarantined.
         """
         self._on_change = on_change
         await self._read()

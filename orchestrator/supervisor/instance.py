@@ -49,8 +49,9 @@ class Instance:
     """The engine reported the container's end."""
     bring_up: asyncio.Task[None] | None = None
     """The whole start; may be cancelled."""
+    # Never cancelled, so that no container is made whose id is not known.
     launch: asyncio.Task[None] | None = None
-    """Create and start of the container. Never cancelled, so that no container is made that nobody knows of."""
+    """Create and start of the container."""
     _channel: RuntimeChannel | None = None
     _ready_or_ended: asyncio.Event = field(default_factory=asyncio.Event)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -111,5 +112,4 @@ class Instance:
 
 
 def new_identity(deployment: str, plugin: str, generation: int) -> InstanceIdentity:
-    """The identity of an instance to be started."""
     return InstanceIdentity(deployment, plugin, generation, secrets.token_hex(4))

@@ -42,8 +42,8 @@ class InstanceDriver:
     `retry_removal`            -                    -                    -                   remove again
     =========================  ===================  ===================  ==================  =============
 
-    → ended: the verdict is recorded (STOPPED only once the container has stopped), the start is cancelled, the teardown
-    begins. The first verdict counts; only KILL_FAILED may follow it.
+    → ended: record the verdict (STOPPED only once the container has stopped), cancel the start, start the teardown. The
+    first verdict counts; only KILL_FAILED may replace it.
     """
 
     def __init__(self, instance: Instance, deps: SupervisorDeps) -> None:
@@ -57,7 +57,7 @@ class InstanceDriver:
         """Its container could not be stopped, or not be removed."""
 
     def start(self, folder: Path) -> None:
-        """Begin to bring it up from the plugin's folder."""
+        """Start to bring it up from the plugin's folder; returns at once."""
         self.instance.bring_up = self._spawn(self._bring_up(folder))
 
     def adopt(self, status: RuntimeStatus) -> None:
@@ -69,11 +69,11 @@ class InstanceDriver:
 
     @property
     def finished(self) -> bool:
-        """Nothing remains to be done for it."""
+        """No task of it runs, and its container is removed."""
         return not self._tasks and not self._left_behind and (self._teardown is None or self._teardown.done())
 
     def container_died(self) -> None:
-        """The engine reports that the container ended, or no longer knows it."""
+        """The engine reports the container's end, or no longer knows it."""
         if self.instance.ended is None:
             self.instance.container_died.set()
             if self._watch is not None and self.instance.has_channel:

@@ -1,6 +1,4 @@
-"""NotifySocket: a container's notification that its control socket answers (systemd's sd_notify protocol). A module of
-its own, for the conformance check uses it without the supervisor.
-"""
+"""NotifySocket: a container's readiness notification (systemd's sd_notify). The conformance check uses it too."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""PluginSupervisor: owns one plugin's instances on the event loop. It alone decides when one begins or has to end."""
+"""PluginSupervisor: owns one plugin's instances on the event loop. It alone starts and ends them."""
 
 import asyncio
 import contextlib
@@ -24,12 +24,12 @@ class PluginSupervisor:
     ================  =======================  ===========================  ==============================
     command or event  no instance              starting or ready            ended
     ================  =======================  ===========================  ==============================
-    `start`           begin a new one          -                            begin a new one
-    `restart`         begin a new one          end it, begin a new one      begin a new one
+    `start`           start a new one          -                            start a new one
+    `restart`         start a new one          end it, start a new one      start a new one
     `stop`            -                        end it, wait for removal     wait for removal
-    a run begins      refuse: never started,   wait until it is ready       refuse by its verdict; during a
+    `ready_instance`  refuse: never started,   wait until it is ready       refuse by its verdict; during a
                       or manifest invalid                                   restart wait for the new one
-    a run ended       -                        end it, if the result says   -
+    `run_ended`       -                        end it, if the result says   -
     container died    -                        the driver finds out why     -
     GPU lost          -                        end it                       -
     engine's check    -                        record                       -
@@ -37,9 +37,9 @@ class PluginSupervisor:
     `close`           -                        let go, the container stays  wait for removal
     ================  =======================  ===========================  ==============================
 
-    "Begin" waits until the last instance is removed or left behind, and reads the manifest anew: with an invalid one
-    there is no instance, and the plugin is FAILED. Nothing begins by itself. Commands wait for one another; the end of
-    an instance waits for none of them. `InstanceDriver` has the table of one instance.
+    "Start a new one" waits until the last instance is removed or left behind, then reads the manifest: with an invalid
+    one there is no instance, and the plugin is FAILED. No instance starts without a command. Commands wait for one
+    another; the end of an instance waits for none of them. `InstanceDriver` has the table of one instance.
     """
 
     def __init__(self, plugin: DiscoveredPlugin, deps: SupervisorDeps) -> None:
@@ -52,7 +52,7 @@ class PluginSupervisor:
         self._driver: InstanceDriver | None = None
         """Of the newest instance."""
         self._earlier: list[InstanceDriver] = []
-        """Of instances that ended, until they are finished."""
+        """Of instances that ended, until nothing remains to be done for them."""
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
         """Why there is no instance, where there is none."""
 
@@ -63,24 +63,24 @@ class PluginSupervisor:
 
     @property
     def restarting(self) -> bool:
-        """An operator's restart is under way, and a new instance not yet begun."""
+        """An operator's restart is under way, its new instance not yet started."""
         return self._restarts > 0
 
     # Commands of operators
 
     async def start(self) -> None:
-        """Begin a new instance unless one is alive. Returns once it has begun; the registry has its progress."""
+        """Start a new instance unless one is alive. Returns without waiting for it; the registry has its progress."""
         async with self._command:
             if not self._alive():
-                await self._begin()
+                await self._start_new()
 
     async def restart(self) -> None:
-        """End the instance, if one is alive, and begin a new one from the manifest as it is now."""
+        """End the instance, if one is alive, and start a new one from the manifest as it is now."""
         self._restarts += 1
         try:
             async with self._command:
                 await self._stop("An operator restarted it: a new instance is on its way.")
-                await self._begin()
+                await self._start_new()
         finally:
             self._restarts -= 1
 
@@ -139,7 +139,7 @@ class PluginSupervisor:
             except InstanceEndedError:
                 if not self.restarting:
                     raise
-                async with self._command:  # the restart's, until it has begun the new instance
+                async with self._command:  # the restart's, until it has started the new instance
                     pass
                 if self.instance is instance:
                     raise
@@ -154,15 +154,13 @@ class PluginSupervisor:
         if verdict is not None and self._driver is not None and self._driver.instance is instance:
             self._driver.end(verdict)
 
-    # Events of the engine and the GPUs; `token` is the `instance` of an identity
+    # Events of the engine and the GPUs; `token`: the `instance` of an identity
 
     def container_died(self, token: str) -> None:
-        """The engine reports that the container of this instance ended, or no longer knows it."""
         if (driver := self._driver_of(token)) is not None:
             driver.container_died()
 
     def add_engine_check(self, token: str, check: Check) -> None:
-        """The result of the engine's own health check."""
         if (driver := self._driver_of(token)) is not None and driver.instance.ended is None:
             driver.add_check(check)
 
@@ -201,7 +199,7 @@ class PluginSupervisor:
         for driver in self._drivers():
             await driver.torn_down()
 
-    async def _begin(self) -> None:
+    async def _start_new(self) -> None:
         await self._torn_down()
         deps, name = self._deps, self.name
         self._plugin = await asyncio.to_thread(deps.loader.reload, self._plugin)

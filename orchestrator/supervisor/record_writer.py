@@ -17,7 +17,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class RecordWriter:
-    """Writes for one instance. Once a newer one has begun, nothing is written any more."""
+    """Writes for one instance, until a newer one replaces it in the registry."""
 
     def __init__(self, instance: Instance, registry: PluginRegistry) -> None:
         self._instance = instance
@@ -33,7 +33,7 @@ class RecordWriter:
         self.write(container=_container_facts(self._instance, None), gpus=gpus)
 
     def add_checks(self, *checks: Check) -> None:
-        """Each in place of its witness's earlier finding of the same name."""
+        """Each replaces its source's earlier one of the same name."""
         self._replace_checks(checks)
         self.write(checks=self._instance.checks)
 

@@ -22,10 +22,10 @@ from orchestrator.supervisor.record_writer import RecordWriter
 MAX_LOG_LINES: Final = 100
 """Of a post-mortem."""
 _HUNG: Final = frozenset({ReasonCode.TIMEOUT, ReasonCode.STARTUP_TIMEOUT, ReasonCode.UNRESPONSIVE})
+# With the usual grace of two seconds, a stop and a kill take less than 15.
 _STOP_TIMEOUT: Final = 6.0
-"""Seconds beyond the grace for the engine to report that a container has stopped."""
+"""Seconds beyond the grace until the engine reports that a container has stopped."""
 _KILL_TIMEOUT: Final = 6.0
-"""Seconds for the same after a kill. With the usual grace of two all this takes less than 15 s."""
 
 _log = logging.getLogger(__name__)
 

@@ -20,19 +20,21 @@ from orchestrator.supervisor.instance import Instance
 Observation = RuntimeStatus | Check | Verdict
 """What the runtime reports, a witness's finding, or that the instance has ended and why."""
 
+# The engine notes an exit some 40 ms after the connection broke.
 _EXIT_INSPECTIONS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Seconds between inspections of a container whose connection broke: the engine notes an exit some 40 ms after it."""
+"""Seconds between inspections."""
 _MAX_STREAM_BREAKS: Final = 3
-"""Breaks of the control stream in a row, from a container that runs, before the instance is given up."""
+"""In a row, from a container that runs."""
+# A runtime that reports every three seconds, as the protocol requires, is never probed: a hundred idle plugins cost a
+# hundred lines read and no request. All in all silence is found within ten seconds, and no busy plugin is taken for a
+# dead one.
 _SILENCE: Final = 3.5
-"""Seconds without a status after which the runtime is probed. One that reports every three seconds, as the protocol
-requires, never is: a hundred idle plugins cost a hundred lines read, and no request.
-"""
+"""Seconds without a status until the first probe."""
 _PROBE_TIMEOUT: Final = 1.5
 _PROBE_PAUSE: Final = 0.3
 """Seconds between a probe that failed and the next."""
 _MAX_PROBE_FAILURES: Final = 3
-"""In a row. All in all silence is found within ten seconds, and no busy plugin is taken for a dead one."""
+"""In a row."""
 
 _log = logging.getLogger(__name__)
 
