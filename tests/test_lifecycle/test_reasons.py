@@ -42,13 +42,13 @@ FAILED = [
 
 @pytest.mark.parametrize("code", UNAVAILABLE)
 def test_what_is_missing_makes_unavailable(code: str) -> None:
-    """Something is not there, or an operator stopped the plugin."""
+    """Something is missing, or an operator stopped the plugin."""
     assert ReasonCode(code).final_state == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize("code", FAILED)
 def test_what_broke_makes_failed(code: str) -> None:
-    """Something that was there went wrong."""
+    """Something went wrong."""
     assert ReasonCode(code).final_state == "FAILED"
 
 

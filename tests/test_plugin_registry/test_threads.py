@@ -80,9 +80,9 @@ def test_fifty_readers_and_five_writers(reliability: ReliabilityTable) -> None:
 
     def read(_: int) -> list[float]:
         waits = []
-        while (begun := time.perf_counter()) and time.monotonic() < over:
+        while (started := time.perf_counter()) and time.monotonic() < over:
             assert {record.name for record in registry.list()} == {"reader", "writer"}
-            waits.append(time.perf_counter() - begun)
+            waits.append(time.perf_counter() - started)
             time.sleep(0.01)
         return waits
 
@@ -113,9 +113,9 @@ def test_a_reader_that_cannot_have_the_lock_gets_the_last_snapshot() -> None:
     """Within its timeout, marked as stale; afterwards it is fresh again."""
     registry = registry_with("reader", "writer")
     with writer_that_holds_the_lock(registry):
-        begun = time.monotonic()
+        started = time.monotonic()
         one, everyone = registry.get("reader"), registry.list()
-        took = time.monotonic() - begun
+        took = time.monotonic() - started
     assert one is not None
     assert (one.name, one.state, one.stale) == ("reader", "INITIALIZED", True)
     assert [(r.name, r.stale) for r in everyone] == [("reader", True), ("writer", True)]
