@@ -1,6 +1,5 @@
-"""The composition root: the only place that knows all parts."""
+"""The composition root: the only module that knows every other."""
 
-import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -43,7 +42,7 @@ from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
 from orchestrator.settings import Settings
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.fleet import Fleet
-from orchestrator.supervisor.gpu_keeper import GpuKeeper
+from orchestrator.supervisor.gpu_allocator import GpuAllocator
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together
@@ -54,8 +53,8 @@ from orchestrator.tools.tool_runner import ToolRunner
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 _SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
-_EVENTS_BROUGHT_BACK: Final = 1000
-"""Events of the time before the start that are at hand at once; the history has more."""
+_RESTORED_EVENTS: Final = 1000
+"""Events from before the start that are held in memory; the history has more."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,10 +66,10 @@ def create_app(
     gpu_host: GpuHost | None = None,
     stop_plugins: bool = False,
 ) -> FastAPI:
-    """The orchestrator as an ASGI application. `engine` is Docker and `gpu_host` this host unless others are given.
+    """The orchestrator as an ASGI application. Without `engine` it uses Docker, without `gpu_host` this host.
 
-    `stop_plugins`: on shutdown the plugins' containers are taken down too, instead of being left for the next start.
-    Raises `KeyFileError` where the API keys cannot be read.
+    `stop_plugins`: a shutdown removes the plugins' containers, instead of leaving them for the next start. Raises
+    `KeyFileError` where the API keys cannot be read.
     """
 
     @asynccontextmanager
@@ -89,7 +88,7 @@ def create_app(
         try:
             restored = await history.restore()
             results.open()
-            registry = PluginRegistry(restored=restored, events=await history.latest_events(_EVENTS_BROUGHT_BACK))
+            registry = PluginRegistry(restored=restored, events=await history.latest_events(_RESTORED_EVENTS))
             registry.subscribe(history.event)
             deps = _supervisor_deps(
                 settings, containers, claimed, registry=registry, history=history, gpu_host=gpu_host
@@ -125,8 +124,8 @@ def create_app(
                 metrics=metrics,
                 history=history,
             )
-            for folder, said in deps.loader.unusable_directories().items():
-                _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, said)
+            for folder, problem in deps.loader.unusable_directories().items():
+                _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, problem)
             await fleet.open(restored.last_events)
             runner.resume(restored.asynchronous, fleet.adopted())
             try:
@@ -146,7 +145,7 @@ def create_app(
         redoc_url=None,
         static_url="/docs-assets",
         title="Plugin orchestrator",
-        description="Runs each plugin in its own container and says how every one of them is.",
+        description="Runs each plugin in its own container and reports the health of every one.",
         version=__version__,
         lifespan=lifespan,
         redirect_slashes=False,
@@ -176,6 +175,7 @@ def _add_routes(app: FastAPI) -> None:
 
 
 def _guard(app: FastAPI, settings: Settings) -> None:
+    """Put the middleware before every route: API keys, and the maximum of concurrent requests."""
     store = configured_keys(settings)
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
@@ -185,19 +185,18 @@ def _guard(app: FastAPI, settings: Settings) -> None:
 
 
 def secret_source(settings: Settings) -> SecretSource:
-    """Where the operator's secrets for plugins are."""
     return SecretSource(settings.secrets_dir or settings.state_dir / "secrets", os.environ)
 
 
 def docker_engine(settings: Settings) -> DockerEngine:
-    """The Docker Engine that the host's environment names; not connected to yet."""
+    """The Docker Engine of the host's environment; not connected yet."""
     return DockerEngine.from_environment(
         os.environ, timeout=settings.engine_timeout.total_seconds(), labels=settings.container_labels
     )
 
 
 def image_builder(settings: Settings, engine: ContainerEngine) -> ImageBuilder:
-    """The image builder as the settings and the host's environment want it."""
+    """The image builder by the settings and the host's environment."""
     return ImageBuilder(
         engine,
         images_dir=images_dir(),
@@ -248,11 +247,10 @@ def _supervisor_deps(
         loader=PluginLoader(settings.plugins_dirs),
         checker=DependencyChecker(settings.models_dir, secret_source(settings)),
         builder=image_builder(settings, engine),
-        gpus=GpuKeeper(
+        gpus=GpuAllocator(
             gpu_host or GpuHost(), engine, forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver
         ),
         history=history,
         deployment=claimed.id,
         run_dir=claimed.run_dir,
-        start_slots=asyncio.Semaphore(settings.start_concurrency),
     )

@@ -1,4 +1,4 @@
-"""What makes one state folder's orchestrator different from another's on the same host."""
+"""The deployment: the identity of one state folder's orchestrator among several on the same host."""
 
 import re
 import secrets
@@ -12,13 +12,13 @@ from orchestrator.settings import Settings
 
 
 class StateFolderError(OrchestratorError):
-    """The state folder cannot be used, or another orchestrator uses it."""
+    """The state folder is unusable, or another orchestrator uses it."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """`id` marks this deployment's containers; `run_dir` holds its sockets. While it is held, no other orchestrator
-    uses the folder.
+    """`id` labels this deployment's containers, `run_dir` holds its sockets, `lock` excludes other orchestrators from
+    the state folder.
     """
 
     id: str
@@ -27,7 +27,7 @@ class Deployment:
 
 
 def claim(settings: Settings) -> Deployment:
-    """Make the state folder ready and claim it. Raises `StateFolderError`."""
+    """Create and lock the state folder. Raises `StateFolderError`."""
     state = settings.state_dir
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -41,13 +41,13 @@ def claim(settings: Settings) -> Deployment:
         ) from None
     except OSError as error:
         raise StateFolderError(
-            f"The state folder {state} cannot be used: {error.strerror}. Set ORCHESTRATOR_STATE_DIR to one that can."
+            f"The state folder {state} cannot be used: {error.strerror}. Set ORCHESTRATOR_STATE_DIR to another folder."
         ) from None
     return Deployment(deployment, settings.run_dir / deployment, lock)
 
 
 def read_identity(settings: Settings) -> str | None:
-    """The deployment's id where the state folder has one."""
+    """The deployment's id; None where the state folder has none."""
     try:
         text = (settings.state_dir / "deployment-id").read_text().strip()
     except OSError:

@@ -15,11 +15,10 @@ _APP = "plugin-orchestrator"
 
 
 def _duration(value: Any) -> Any:
-    """Durations as Docker and compose write them: `60s`, `1m30s`, `500ms`. A bare number is refused: its unit would
-    be a guess.
-    """
+    """Durations as Docker and compose write them: `60s`, `1m30s`, `500ms`."""
     if isinstance(value, timedelta):
         return value
+    # A bare number is refused: its unit would be a guess.
     if not isinstance(value, str) or not re.search(r"[a-z]$", value):
         raise ValueError(f"expected a duration with its unit, such as 60s or 1m30s, not {value!r}")
     try:
@@ -68,13 +67,13 @@ def _labels(value: Any) -> Any:
 
 
 def _runtime_path() -> Path:
-    with warnings.catch_warnings():  # without XDG_RUNTIME_DIR it is a folder under /tmp, which is what we want then
+    with warnings.catch_warnings():  # it warns where XDG_RUNTIME_DIR is not set; a folder under /tmp is right then
         warnings.simplefilter("ignore")
         return platformdirs.user_runtime_path(_APP, use_site_for_root=True)
 
 
 class Settings(BaseSettings):
-    """What an operator can set. Every field is the variable ORCHESTRATOR_<FIELD>."""
+    """The operator's settings. Every field is the variable ORCHESTRATOR_<FIELD>."""
 
     model_config = SettingsConfigDict(env_prefix="ORCHESTRATOR_", frozen=True, extra="ignore")
 
@@ -83,7 +82,7 @@ class Settings(BaseSettings):
     plugins_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = (Path("plugins"),)
     """Folders that hold plugin folders, separated by colons."""
     models_dir: Path | None = None
-    """Where set, a plugin's models are looked for in <models_dir>/<plugin>/ instead of its own folder."""
+    """Where set, a plugin's models are in <models_dir>/<plugin>/ instead of its own folder."""
     secrets_dir: Path | None = None
     """Secrets for plugins, as <secrets_dir>/<plugin>/<name>; <state_dir>/secrets where not set."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, use_site_for_root=True))
@@ -92,9 +91,9 @@ class Settings(BaseSettings):
     """Sockets. Keep it short: a socket's path has at most 107 bytes. /run/plugin-orchestrator for root."""
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
-    """Names, separated by commas, that it may be called by while no API key is configured; loopback always may."""
+    """Host names, separated by commas, that requests may name while no API key is configured; loopback always may."""
     operator_key_file: Path | None = None
-    """A file with an API key of the role operator, such as a secret of compose; counts beside those of `keys add`."""
+    """A file with an API key of the role operator, such as a compose secret; valid beside those of `keys add`."""
     viewer_key_file: Path | None = None
     """The same of the role viewer."""
 
@@ -108,40 +107,40 @@ class Settings(BaseSettings):
     stop_grace: Duration = timedelta(seconds=2)
 
     max_connections: int = Field(1024, ge=16, le=65536)
-    """Connections of callers at once; three quarters of them may be waiting for an answer other than health."""
+    """Concurrent connections of callers; three quarters of them may be waiting for an answer other than health."""
     max_result: Size = ByteSize(64 * 1024**2)
     """Largest result of a tool, encoded as JSON; it is held in memory while it is passed on."""
     upload_idle_timeout: Duration = timedelta(seconds=30)
-    """A caller that sends nothing for so long in the middle of its body is told 408."""
+    """A caller that sends nothing for this long in the middle of its body is answered 408."""
     upload_min_rate: Size = ByteSize(16 * 1024)
-    """Bytes a second: a caller that is more than half a minute behind this in its body is told 408 too."""
+    """Bytes a second: a caller that is more than half a minute behind this in its body is answered 408 too."""
     event_readers: int = Field(128, ge=1)
-    """Readers that may follow the events at the same time; one more is told 429."""
+    """Concurrent followers of the events; one more is answered 429."""
     container_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(default_factory=dict)
-    """Labels for plugins' containers beside its own, as name=value, separated by commas."""
+    """Additional labels for plugins' containers, as name=value, separated by commas."""
     start_concurrency: int = Field(4, ge=1)
-    """Containers that are started at the same time."""
+    """Bound on containers that are started at the same time."""
     cancel_grace: Duration = timedelta(seconds=5)
-    """What a cancelled run has to end by itself; then its container is stopped."""
+    """Time for a cancelled run to end by itself; then its container is stopped."""
     engine_timeout: Duration = timedelta(seconds=10)
-    """Bound on a question to the container engine."""
+    """Bound on a request to the container engine."""
 
     history_max_age: Duration = timedelta(days=30)
-    """Events and runs older than this are forgotten; counters are not."""
+    """Events and runs older than this are deleted; counters are not."""
     history_max_bytes: Size = ByteSize(256 * 1024**2)
-    """What the history may take on disk."""
+    """Maximum size of the history on disk."""
     results_max_age: Duration = timedelta(hours=1)
-    """How long the result of an asynchronous run can be had after its end."""
+    """How long the result of an asynchronous run is stored after its end."""
     results_max_bytes: Size = ByteSize(1024**3)
-    """What all of these results together may take on disk; the oldest have to go first."""
+    """Maximum size of all these results together; the oldest are deleted first."""
 
     channel: Literal["auto", "unix", "tcp"] = "auto"
-    """How plugins are reached: by Unix sockets, or by TCP and a gateway each where these cannot cross."""
+    """How plugins are reached: by Unix sockets, or, where the engine does not share them, by TCP and a gateway each."""
     gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
-    """How the engine is asked for GPUs: what it has, or one of the two whatever it says."""
+    """How GPUs are requested of the engine: by what it reports, or by one of the two regardless."""
     ca_bundle: Path | None = None
-    """CA certificates that image builds must trust; without it SSL_CERT_FILE and its like are taken."""
+    """CA certificates that image builds trust; by default those of SSL_CERT_FILE and similar variables."""
     python_image: str = "plugin-orchestrator/python:3.11-bookworm"
-    """What the base image is built on."""
+    """The image that the base image is built on."""
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"

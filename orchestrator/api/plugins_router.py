@@ -31,7 +31,7 @@ async def tools(name: str, context: Context) -> Any:
 @router.post("/restart", response_model=PluginDetailResponse)
 async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
     """Replace the instance by a new one, from the current manifest."""
-    supervisor = await context.fleet.look_for(name)
+    supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
     await supervisor.restart()
@@ -41,7 +41,7 @@ async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailRe
 @router.post("/start", response_model=PluginDetailResponse)
 async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
     """Start an instance unless one is alive. Also registers a plugin whose folder is new."""
-    supervisor = await context.fleet.look_for(name)
+    supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
     await supervisor.start()
@@ -65,7 +65,7 @@ async def post_mortem(
     """The post-mortem of the instance of this generation, or of the last one that ended. Survives restarts."""
     if context.registry.get(name) is None:
         return unknown_plugin(name)
-    report = await context.fleet.post_mortem(name, generation)
+    report = await context.history.post_mortem_of(name, generation)
     if report is None:
         which = "any instance" if generation is None else f"generation {generation}"
         sentence = f"No post-mortem of {which} of {name} in the history."
@@ -91,6 +91,6 @@ async def logs(name: str, request: Request, context: Context, *, tail: Tail = 10
 
 
 async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:
-    await supervisor.settled(wait)
+    await supervisor.wait_ready(wait)
     record = context.registry.get(supervisor.name)
     return unknown_plugin(supervisor.name) if record is None else detail_response(record, time.monotonic())

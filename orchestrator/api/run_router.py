@@ -119,7 +119,7 @@ async def _body(
     request: Request, headers: Mapping[str, str], record: PluginRecord, context: ApiContext, *, in_background: bool
 ) -> bytes | AsyncIterator[bytes]:
     """Whole where it is short, or nobody is there to send it later; else as it comes. Raises `BodyError`."""
-    limit = int(record.limits.get("scratch_bytes", 0)) + _BODY_ROOM
+    limit = (record.limits.scratch if record.limits else 0) + _BODY_ROOM
     length = headers.get("content-length")
     if length is None and "transfer-encoding" not in headers:
         return b""

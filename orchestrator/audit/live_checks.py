@@ -7,7 +7,7 @@ from typing import Any, Final
 from orchestrator.audit.findings import Finding, error, ok, settled, warning
 from orchestrator.containers.spec import ContainerIsolation
 from orchestrator.health.health_model import PluginHealthResponse
-from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode, final_state
+from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode
 
 ORCHESTRATOR: Final = "orchestrator"
 _REQUIRED: Final = frozenset(PluginHealthResponse.model_fields)
@@ -77,7 +77,7 @@ def _state(name: str, health: Mapping[str, Any]) -> Iterator[Finding]:
     elif code is not None:
         if code not in ReasonCode.__members__:
             yield error(name, "state", f"The reason code {code!r} is not known.")
-        elif final_state(ReasonCode(code)) != state:
+        elif ReasonCode(code).final_state != state:
             yield error(name, "state", f"The reason code {code} does not belong to {state}.")
         if not reason:
             yield error(name, "state", f"{state} without a sentence that says why.")

@@ -12,7 +12,7 @@ from orchestrator.audit.source import PluginClass, SourceError, parsed, plugin_c
 from orchestrator.loader.image_recipe import REQUIREMENTS, SHARED
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.supervisor.container_policy import EffectiveLimits
+from orchestrator.registry import EffectiveLimits
 
 _GPU_PACKAGES: Final = ("cupy", "nvidia-", "onnxruntime-gpu", "tensorrt", "pycuda", "jax-cuda", "torch-tensorrt")
 """Distributions that are of no use without an NVIDIA GPU, by the beginning of their names."""

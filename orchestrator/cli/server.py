@@ -128,6 +128,8 @@ def _runs_end_within(record: PluginRecord) -> float:
     starts = record.ready_tick is None and not record.ended
     if not (starts or record.in_flight or record.queued):
         return 0
-    rounds = 1 + math.ceil(record.queued / max(1, int(record.limits.get("concurrency", 1))))
-    start = float(record.limits.get("startup_timeout_seconds", 0)) if starts else 0
-    return start + rounds * float(record.limits.get("timeout_seconds", 0))
+    if record.limits is None:
+        return 0
+    rounds = 1 + math.ceil(record.queued / max(1, record.limits.concurrency))
+    start = record.limits.startup_timeout if starts else 0
+    return start + rounds * record.limits.timeout

@@ -18,7 +18,7 @@ from orchestrator.errors import EngineError
 from orchestrator.loader.manifest import Manifest
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import InstanceIdentity, container_spec, effective_limits
-from orchestrator.supervisor.notify import NotifySocket
+from orchestrator.supervisor.notify_socket import NotifySocket
 
 NAME: Final = "conformance-check"
 _LOOK: Final = 0.05

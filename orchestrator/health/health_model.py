@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from pydantic import AwareDatetime, BaseModel, Field
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
@@ -10,7 +11,7 @@ from orchestrator.registry import PluginRecord, PostMortem
 
 
 class CheckReport(BaseModel):
-    """What one witness says."""
+    """One finding: of a dependency check, the engine, the control socket."""
 
     name: str
     ok: bool
@@ -19,19 +20,19 @@ class CheckReport(BaseModel):
 
 
 class PostMortemReport(BaseModel):
-    """What is kept of an instance that ended; empty texts where there was nothing."""
+    """What is retained of an instance that ended; empty texts where there was nothing."""
 
     ended_at: AwareDatetime
     exit_code: int | None
     signal: str | None
     peak_memory_bytes: int | None
     evidence: dict[str, Any]
-    """What the witnesses said, by which the reason was found."""
+    """The findings that the reason was derived from."""
     limits: dict[str, Any]
     container: str | None
     image_id: str | None
     gpus: list[str]
-    """UUIDs of those it held."""
+    """UUIDs of the GPUs it held."""
     stacks: str
     traceback: str
     build_output: str
@@ -39,7 +40,7 @@ class PostMortemReport(BaseModel):
 
 
 class PluginHealthResponse(BaseModel):
-    """One plugin. Every field is always there; null where nothing is known."""
+    """One plugin. Every field is always present; null where nothing is known."""
 
     name: str
     state: PluginLifecycleState
@@ -59,7 +60,7 @@ class PluginHealthResponse(BaseModel):
     queued: int
     generation: int
     observed_at: AwareDatetime
-    stale: bool = Field(description="The last known picture: the engine cannot be asked, or the registry was busy.")
+    stale: bool = Field(description="The last known state: the engine cannot be reached, or the registry was busy.")
     checks: list[CheckReport]
     container: dict[str, Any]
     gpus: list[dict[str, Any]]
@@ -67,18 +68,18 @@ class PluginHealthResponse(BaseModel):
 
 
 class PluginDetailResponse(PluginHealthResponse):
-    """As in the list, and what is kept of an instance that ended."""
+    """As in the list, with the post-mortem of an instance that ended."""
 
     post_mortem: PostMortemReport | None
 
 
 def health_response(record: PluginRecord, now: float) -> PluginHealthResponse:
-    """The record as the list shows it."""
+    """A record as the list shows it. `now`: the monotonic clock, seconds."""
     return PluginHealthResponse(**_fields(record, now))
 
 
 def detail_response(record: PluginRecord, now: float) -> PluginDetailResponse:
-    """The record as the plugin's own health route shows it."""
+    """A record as the plugin's own health route shows it. `now`: the monotonic clock, seconds."""
     report = record.post_mortem
     return PluginDetailResponse(
         **_fields(record, now),
@@ -87,7 +88,6 @@ def detail_response(record: PluginRecord, now: float) -> PluginDetailResponse:
 
 
 def post_mortem_report(report: PostMortem) -> PostMortemReport:
-    """The post-mortem as the API shows it."""
     return PostMortemReport.model_validate(report, from_attributes=True)
 
 
@@ -115,14 +115,19 @@ def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
             CheckReport(name=check.name, ok=check.ok, detail=check.detail, source=check.source)
             for check in record.checks
         ],
-        "container": dict(record.container),
+        "container": _object(record.container),
         "gpus": [dict(gpu) for gpu in record.gpus],
-        "limits": dict(record.limits),
+        "limits": _object(record.limits),
     }
 
 
+def _object(facts: msgspec.Struct | None) -> dict[str, Any]:
+    """A JSON object of the struct's encoded names; empty where nothing is known."""
+    return {} if facts is None else msgspec.to_builtins(facts)
+
+
 def uptime_seconds(record: PluginRecord, now: float) -> float | None:
-    """Since the instance was ready; stands still once it has ended; None before. `now`: the monotonic clock's."""
+    """Seconds since the instance was ready, up to its end; None before. `now`: the monotonic clock, seconds."""
     if record.ready_tick is None:
         return None
     until = now if record.ended_tick is None else record.ended_tick

@@ -1,4 +1,4 @@
-"""The list of all plugins as JSON text: what a change left as it was is not encoded again."""
+"""The list of all plugins as JSON text, of which only changed records are encoded again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from orchestrator.registry import PluginRecord
 
 _UPTIME: Final = b'"uptime_seconds":'
 _GAP: Final = _UPTIME + b"null"
-"""Inside a text its quotes would be escaped, so the first that is found is the field."""
-_LIKE_NOW: Final = 0.05
+"""Inside a text its quotes would be escaped, so the first match is the field."""
+_MAX_UPTIME_LAG: Final = 0.05
 """Seconds that an uptime may be behind where nothing else has changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """A record's JSON on both sides of its uptime, which alone changes from one look to the next."""
+    """A record's JSON before and after its uptime, which alone changes between two requests."""
 
     record: PluginRecord
     before: bytes
     after: bytes
 
 
-class _Answered(NamedTuple):
-    """The list as it was told at `at`."""
+class _Answer(NamedTuple):
+    """The list as it was answered last, and when (monotonic clock, seconds)."""
 
     records: Sequence[PluginRecord]
     text: bytes
@@ -35,22 +35,26 @@ class _Answered(NamedTuple):
 
 
 class HealthListing:
-    """Encodes a record once for as long as it is the plugin's: with many plugins and many who ask, that is what the
-    list costs.
-    """
+    """Encodes each record once, for as long as it is the plugin's newest."""
+
+    # With many plugins and many readers, encoding is what the list costs.
 
     def __init__(self) -> None:
         self._encoded: dict[str, _Encoded] = {}
-        self._last = _Answered((), b"[]", float("-inf"))
+        self._last = _Answer((), b"[]", float("-inf"))
 
     def encode(self, records: Sequence[PluginRecord], now: float) -> bytes:
         """The JSON list of `PluginHealthResponse` objects, in the order of `records`."""
         last = self._last
-        if now - last.at > _LIKE_NOW or len(records) != len(last.records) or not all(map(is_, records, last.records)):
+        if (
+            now - last.at > _MAX_UPTIME_LAG
+            or len(records) != len(last.records)
+            or not all(map(is_, records, last.records))
+        ):
             if len(self._encoded) > len(records):
-                self._encoded.clear()  # plugins have gone
+                self._encoded.clear()  # of plugins that were removed
             text = b"[" + b",".join([self._one(record, now) for record in records]) + b"]"
-            self._last = last = _Answered(records, text, now)
+            self._last = last = _Answer(records, text, now)
         return last.text
 
     def _one(self, record: PluginRecord, now: float) -> bytes:

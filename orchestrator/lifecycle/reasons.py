@@ -1,64 +1,54 @@
 """Why an instance is FAILED or UNAVAILABLE, as stable codes for programs."""
 
 from enum import StrEnum
+from typing import Self
 
 from orchestrator.lifecycle.states import PluginLifecycleState
 
+_UNAVAILABLE = PluginLifecycleState.UNAVAILABLE
+_FAILED = PluginLifecycleState.FAILED
+
 
 class ReasonCode(StrEnum):
-    """Each belongs to exactly one final state, see `final_state`."""
+    """Why an instance is FAILED or UNAVAILABLE; each code belongs to one of the two."""
 
-    # Something is missing: UNAVAILABLE
-    GPU_NOT_FOUND = "GPU_NOT_FOUND"
-    GPU_DRIVER_ERROR = "GPU_DRIVER_ERROR"
-    GPU_RUNTIME_MISSING = "GPU_RUNTIME_MISSING"
-    CUDA_UNAVAILABLE = "CUDA_UNAVAILABLE"
-    GPU_BUSY = "GPU_BUSY"
-    GPU_LOST = "GPU_LOST"
-    PACKAGE_MISSING = "PACKAGE_MISSING"
-    MODEL_MISSING = "MODEL_MISSING"
-    MODEL_CORRUPT = "MODEL_CORRUPT"
-    IMAGE_MISSING = "IMAGE_MISSING"
-    ENGINE_UNREACHABLE = "ENGINE_UNREACHABLE"
-    STOPPED = "STOPPED"
+    final_state: PluginLifecycleState
 
-    # Something broke: FAILED
-    MANIFEST_INVALID = "MANIFEST_INVALID"
-    BUILD_FAILED = "BUILD_FAILED"
-    IMPORT_ERROR = "IMPORT_ERROR"
-    INIT_ERROR = "INIT_ERROR"
-    VALIDATE_MISSING = "VALIDATE_MISSING"
-    VALIDATE_ERROR = "VALIDATE_ERROR"
-    STARTUP_TIMEOUT = "STARTUP_TIMEOUT"
-    TOOL_ERROR = "TOOL_ERROR"
-    INVALID_OUTPUT = "INVALID_OUTPUT"
-    TIMEOUT = "TIMEOUT"
-    OUT_OF_MEMORY = "OUT_OF_MEMORY"
-    CRASHED = "CRASHED"
-    EXITED = "EXITED"
-    KILLED = "KILLED"
-    UNRESPONSIVE = "UNRESPONSIVE"
-    KILL_FAILED = "KILL_FAILED"
+    # The default is for type checkers alone, to which a lookup, `ReasonCode("TIMEOUT")`, is a call of this.
+    def __new__(cls, code: str, final_state: PluginLifecycleState = _FAILED) -> Self:
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.final_state = final_state
+        return member
 
+    # Something is missing, or an operator stopped the plugin
+    GPU_NOT_FOUND = "GPU_NOT_FOUND", _UNAVAILABLE
+    GPU_DRIVER_ERROR = "GPU_DRIVER_ERROR", _UNAVAILABLE
+    GPU_RUNTIME_MISSING = "GPU_RUNTIME_MISSING", _UNAVAILABLE
+    CUDA_UNAVAILABLE = "CUDA_UNAVAILABLE", _UNAVAILABLE
+    GPU_BUSY = "GPU_BUSY", _UNAVAILABLE
+    GPU_LOST = "GPU_LOST", _UNAVAILABLE
+    PACKAGE_MISSING = "PACKAGE_MISSING", _UNAVAILABLE
+    MODEL_MISSING = "MODEL_MISSING", _UNAVAILABLE
+    MODEL_CORRUPT = "MODEL_CORRUPT", _UNAVAILABLE
+    IMAGE_MISSING = "IMAGE_MISSING", _UNAVAILABLE
+    ENGINE_UNREACHABLE = "ENGINE_UNREACHABLE", _UNAVAILABLE
+    STOPPED = "STOPPED", _UNAVAILABLE
 
-_UNAVAILABLE = frozenset(
-    {
-        ReasonCode.GPU_NOT_FOUND,
-        ReasonCode.GPU_DRIVER_ERROR,
-        ReasonCode.GPU_RUNTIME_MISSING,
-        ReasonCode.CUDA_UNAVAILABLE,
-        ReasonCode.GPU_BUSY,
-        ReasonCode.GPU_LOST,
-        ReasonCode.PACKAGE_MISSING,
-        ReasonCode.MODEL_MISSING,
-        ReasonCode.MODEL_CORRUPT,
-        ReasonCode.IMAGE_MISSING,
-        ReasonCode.ENGINE_UNREACHABLE,
-        ReasonCode.STOPPED,
-    }
-)
-
-
-def final_state(code: ReasonCode) -> PluginLifecycleState:
-    """UNAVAILABLE where something is missing, FAILED where something broke."""
-    return PluginLifecycleState.UNAVAILABLE if code in _UNAVAILABLE else PluginLifecycleState.FAILED
+    # Something broke
+    MANIFEST_INVALID = "MANIFEST_INVALID", _FAILED
+    BUILD_FAILED = "BUILD_FAILED", _FAILED
+    IMPORT_ERROR = "IMPORT_ERROR", _FAILED
+    INIT_ERROR = "INIT_ERROR", _FAILED
+    VALIDATE_MISSING = "VALIDATE_MISSING", _FAILED
+    VALIDATE_ERROR = "VALIDATE_ERROR", _FAILED
+    STARTUP_TIMEOUT = "STARTUP_TIMEOUT", _FAILED
+    TOOL_ERROR = "TOOL_ERROR", _FAILED
+    INVALID_OUTPUT = "INVALID_OUTPUT", _FAILED
+    TIMEOUT = "TIMEOUT", _FAILED
+    OUT_OF_MEMORY = "OUT_OF_MEMORY", _FAILED
+    CRASHED = "CRASHED", _FAILED
+    EXITED = "EXITED", _FAILED
+    KILLED = "KILLED", _FAILED
+    UNRESPONSIVE = "UNRESPONSIVE", _FAILED
+    KILL_FAILED = "KILL_FAILED", _FAILED

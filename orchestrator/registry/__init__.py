@@ -1,6 +1,21 @@
 """What is known of every plugin, for any thread to read. Must not know: engines, containers, HTTP."""
 
 from orchestrator.registry.plugin_registry import PluginRegistry
-from orchestrator.registry.records import Check, LifecycleEvent, PluginRecord, PostMortem
+from orchestrator.registry.records import (
+    Check,
+    ContainerFacts,
+    EffectiveLimits,
+    LifecycleEvent,
+    PluginRecord,
+    PostMortem,
+)
 
-__all__ = ["Check", "LifecycleEvent", "PluginRecord", "PluginRegistry", "PostMortem"]
+__all__ = [
+    "Check",
+    "ContainerFacts",
+    "EffectiveLimits",
+    "LifecycleEvent",
+    "PluginRecord",
+    "PluginRegistry",
+    "PostMortem",
+]

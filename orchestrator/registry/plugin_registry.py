@@ -1,25 +1,51 @@
-"""The thread-safe registry: records behind a reader-writer lock, events of every state change."""
+"""The thread-safe registry: records behind a reader-writer lock, and an event for every state change."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import takewhile
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 from msgspec.structs import replace
 from readerwriterlock import rwlock
 
 from orchestrator.errors import StaleGenerationError, TransitionError
-from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition, final_state
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition
 from orchestrator.registry.history.records import NOTHING_RESTORED, Restored
-from orchestrator.registry.records import LifecycleEvent, PluginRecord
+from orchestrator.registry.records import (
+    Check,
+    ContainerFacts,
+    EffectiveLimits,
+    LifecycleEvent,
+    PluginRecord,
+    PostMortem,
+)
 
 Listener = Callable[[LifecycleEvent], object]
 
-_EVENTS_KEPT: Final = 10_000
-_READ_PATIENCE: Final = 0.02
+_MAX_EVENTS: Final = 10_000
+_READ_TIMEOUT: Final = 0.02
 """Seconds that a reader waits for the lock before it takes the last snapshot instead."""
+
+
+class ManifestFacts(TypedDict, total=False):
+    """Fields of a record that a new instance takes from its manifest."""
+
+    version: str
+    description: str
+    limits: EffectiveLimits | None
+    tools: tuple[Mapping[str, Any], ...]
+
+
+class InstanceFacts(TypedDict, total=False):
+    """Fields of a record that change while an instance stays in its state."""
+
+    checks: tuple[Check, ...]
+    container: ContainerFacts
+    gpus: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...]
+    post_mortem: PostMortem
 
 
 def _now() -> datetime:
@@ -27,12 +53,11 @@ def _now() -> datetime:
 
 
 class PluginRegistry:
-    """Every plugin's record. Writers are refused what the lifecycle table does not hold; readers never fail and
-    hardly wait.
-
-    A reader that cannot have the lock in time is given the last snapshot with `stale=True`: records are immutable and
-    replaced whole, so it is a true picture, only perhaps not the newest.
+    """Every plugin's record. A write that the lifecycle table does not allow is refused; a read never fails and hardly
+    waits: without the lock in time it returns the last snapshot, with `stale=True`.
     """
+
+    # The snapshot is consistent, only perhaps not the newest: records are immutable and replaced whole.
 
     def __init__(
         self,
@@ -41,18 +66,17 @@ class PluginRegistry:
         events: Iterable[LifecycleEvent] = (),
         clock: Callable[[], datetime] = _now,
         ticks: Callable[[], float] = time.monotonic,
-        read_patience: float = _READ_PATIENCE,
+        read_timeout: float = _READ_TIMEOUT,
     ) -> None:
-        """Counters and event ids go on from what was `restored`; `events` are the last ones of that time."""
-        self._lock = (
-            rwlock.RWLockWrite()
-        )  # writers first: they are few and short, and nobody should wait long behind readers
+        """Counters and event ids continue from `restored`; `events` are the newest from before the start."""
+        # Writers first: they are few and short, and none should wait long behind readers.
+        self._lock = rwlock.RWLockWrite()
         self._clock = clock
         self._ticks = ticks
-        self._read_patience = read_patience
+        self._read_timeout = read_timeout
         self._records: Mapping[str, PluginRecord] = {}
-        """In the order of their names. Replaced whole, never changed."""
-        self._events: deque[LifecycleEvent] = deque(events, maxlen=_EVENTS_KEPT)
+        """Sorted by name. Replaced whole, never changed."""
+        self._events: deque[LifecycleEvent] = deque(events, maxlen=_MAX_EVENTS)
         self._event_count = restored.last_event_id
         self._earlier = restored.counters
         self._listeners: tuple[Listener, ...] = ()
@@ -60,19 +84,19 @@ class PluginRegistry:
     # Reading
 
     def get(self, name: str) -> PluginRecord | None:
-        """The record of this plugin, None for an unknown name."""
+        """The plugin's record; None for an unknown name."""
         with self._reading() as fresh:
             record = self._records.get(name)
         return record if fresh or record is None else replace(record, stale=True)
 
     def list(self) -> list[PluginRecord]:
-        """All records, in the order of their names."""
+        """All records, sorted by name."""
         with self._reading() as fresh:
             records = self._records
         return list(records.values()) if fresh else [replace(record, stale=True) for record in records.values()]
 
     def events(self, *, plugin: str | None = None, after: int = 0) -> tuple[LifecycleEvent, ...]:
-        """The kept events with an id above `after`, oldest first."""
+        """The retained events with an id above `after`, oldest first."""
         with self._reading():
             newest_first = reversed(self._events.copy())
         later = [e for e in takewhile(lambda e: e.id > after, newest_first) if plugin in (None, e.plugin)]
@@ -80,19 +104,19 @@ class PluginRegistry:
 
     @property
     def first_event_id(self) -> int:
-        """The oldest kept event's, or where there is none that of the next to come."""
+        """Id of the oldest retained event, or of the next one if none is retained."""
         return self._events[0].id if self._events else self._event_count + 1
 
     @property
     def last_event_id(self) -> int:
-        """The newest event's; 0 before the first."""
+        """Id of the newest event; 0 before the first."""
         return self._event_count
 
     # Writing
 
     def register(self, record: PluginRecord) -> None:
-        """Take up a plugin (or replace all that is known of it) at the state that its record says. One that was known
-        before the orchestrator was started has its counters and generation from then.
+        """Add a plugin, or replace its record. Counters and generation from before the orchestrator's start are
+        restored.
         """
         earlier = self._earlier.get(record.name)
         if earlier is not None:
@@ -108,11 +132,11 @@ class PluginRegistry:
             )
         with self._lock.gen_wlock():
             self._put(record)
-            event = self._note(record, None)
-        self._tell(event)
+            event = self._append_event(record, None)
+        self._notify(event)
 
-    def renew(self, name: str, **facts: Any) -> int:
-        """A new instance at LOADED; the counters stay. Returns its generation."""
+    def renew(self, name: str, **manifest: Unpack[ManifestFacts]) -> int:
+        """Begin a new instance at LOADED; the counters stay. Returns its generation."""
         with self._lock.gen_wlock():
             old = self._records[name]
             record = replace(
@@ -126,44 +150,60 @@ class PluginRegistry:
                 in_flight=0,
                 stale=False,
                 checks=(),
-                container={},
+                container=None,
                 gpus=(),
                 post_mortem=None,
                 observed_at=self._clock(),
             )
-            record = replace(record, **facts)
+            record = replace(record, **manifest)
             self._put(record)
-            event = self._note(record, old.state)
-        self._tell(event)
+            event = self._append_event(record, old.state)
+        self._notify(event)
         return record.generation
 
     def mark_initialized(self, name: str, generation: int) -> None:
         """LOADED → INITIALIZED. Raises `TransitionError`, `StaleGenerationError`."""
-        self._advance(name, generation, PluginLifecycleState.INITIALIZED, ready_tick=self._ticks())
+        with self._lock.gen_wlock():
+            old = self._current(name, generation)
+            now, tick = self._clock(), self._ticks()
+            event = self._step(
+                old, replace(old, state=PluginLifecycleState.INITIALIZED, ready_tick=tick, observed_at=now)
+            )
+        self._notify(event)
 
     def mark_ended(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
-        """To the final state that the reason code belongs to. Raises `TransitionError`, `StaleGenerationError`."""
-        self._advance(
-            name, generation, final_state(code), reason_code=code, reason=reason, ended_tick=self._ticks(), in_flight=0
-        )
+        """To the final state of the reason code. Raises `TransitionError`, `StaleGenerationError`."""
+        with self._lock.gen_wlock():
+            old = self._current(name, generation)
+            record = replace(
+                old,
+                state=code.final_state,
+                reason_code=code,
+                reason=reason,
+                ended_tick=self._ticks(),
+                in_flight=0,
+                observed_at=self._clock(),
+            )
+            event = self._step(old, record)
+        self._notify(event)
 
     def amend_failure(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
-        """Give a FAILED instance a graver reason: its state is final, what is known of it may grow. Raises
-        `TransitionError` for one that is not FAILED or a reason of another state, `StaleGenerationError`.
+        """Give a FAILED instance a graver reason; its state is final. Raises `TransitionError` for an instance that is
+        not FAILED or a code of another state, `StaleGenerationError`.
         """
         failed = PluginLifecycleState.FAILED
         with self._lock.gen_wlock():
             old = self._current(name, generation)
-            if old.state is not failed or final_state(code) is not failed:
+            if old.state is not failed or code.final_state is not failed:
                 raise TransitionError(f"{name} is {old.state}; {code} cannot be its reason")
             record = replace(old, reason_code=code, reason=reason, observed_at=self._clock())
             self._put(record)
-            event = self._note(record, old.state)
-        self._tell(event)
+            event = self._append_event(record, old.state)
+        self._notify(event)
 
     def begin_run(self, name: str, generation: int) -> datetime:
-        """Count a run in, and say when that was; the first makes the instance RUNNING. Raises `TransitionError` for an
-        instance that is not ready.
+        """Count a run in and return the time of that; the first makes the instance RUNNING. Raises `TransitionError`
+        for an instance that is not ready, `StaleGenerationError`.
         """
         event = None
         with self._lock.gen_wlock():
@@ -175,14 +215,14 @@ class PluginRegistry:
             record = replace(old, state=state, in_flight=old.in_flight + 1, last_used=now, observed_at=now)
             self._put(record)
             if old.state is not state:
-                event = self._note(record, old.state)
+                event = self._append_event(record, old.state)
         if event is not None:
-            self._tell(event)
+            self._notify(event)
         return now
 
     def finish_run(self, name: str, generation: int, *, ok: bool | None, execution_ms: float) -> None:
-        """Count a run out; `execution_ms` are milliseconds; `ok` None counts neither as success nor as error. Counts
-        for the plugin even when the instance has ended or been replaced.
+        """Count a run out, also where its instance has ended or been replaced. With `ok` None it counts neither as
+        success nor as error.
         """
         with self._lock.gen_wlock():
             old = self._records[name]
@@ -199,20 +239,18 @@ class PluginRegistry:
             self._put(record)
 
     def count_queued(self, name: str, change: int) -> None:
-        """One run more or less waits; it waits for the plugin, whatever becomes of the instance."""
+        """Change the number of waiting runs, which wait for the plugin and not for one instance."""
         with self._lock.gen_wlock():
             old = self._records[name]
             self._put(replace(old, queued=old.queued + change))
 
-    def update(self, name: str, generation: int, **facts: Any) -> None:
-        """Take in news that change no state (checks, container, post_mortem…). Raises `StaleGenerationError`."""
+    def update(self, name: str, generation: int, **facts: Unpack[InstanceFacts]) -> None:
+        """Change fields without a change of state. Raises `StaleGenerationError`."""
         with self._lock.gen_wlock():
             self._put(replace(self._current(name, generation), observed_at=self._clock(), **facts))
 
     def mark_stale(self, *, stale: bool) -> None:
-        """Say of every record whether its source, the engine, can be asked. `observed_at` stays as it is where it
-        cannot.
-        """
+        """Mark every record by whether the engine can be reached. A stale one keeps its `observed_at`."""
         with self._lock.gen_wlock():
             now = self._clock()
             self._records = {
@@ -221,8 +259,8 @@ class PluginRegistry:
             }
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with every event, on the thread that wrote it, outside the lock. Returns the way to end
-        that.
+        """Call `listener` with every event, on the thread that wrote it, outside the lock. Returns the function that
+        unsubscribes it.
         """
         with self._lock.gen_wlock():
             self._listeners = (*self._listeners, listener)
@@ -236,7 +274,7 @@ class PluginRegistry:
     # Inside
 
     def _reading(self) -> "_Reading":
-        return _Reading(self._lock.gen_rlock(), self._read_patience)
+        return _Reading(self._lock.gen_rlock(), self._read_timeout)
 
     def _current(self, name: str, generation: int) -> PluginRecord:
         record = self._records[name]
@@ -244,21 +282,17 @@ class PluginRegistry:
             raise StaleGenerationError(f"{name}: generation {generation} has been replaced by {record.generation}")
         return record
 
+    def _step(self, old: PluginRecord, record: PluginRecord) -> LifecycleEvent:
+        check_transition(old.state, record.state)
+        self._put(record)
+        return self._append_event(record, old.state)
+
     def _put(self, record: PluginRecord) -> None:
         known = record.name in self._records
         records = {**self._records, record.name: record}
         self._records = records if known else dict(sorted(records.items()))
 
-    def _advance(self, name: str, generation: int, target: PluginLifecycleState, **facts: Any) -> None:
-        with self._lock.gen_wlock():
-            old = self._current(name, generation)
-            check_transition(old.state, target)
-            record = replace(old, state=target, observed_at=self._clock(), **facts)
-            self._put(record)
-            event = self._note(record, old.state)
-        self._tell(event)
-
-    def _note(self, record: PluginRecord, previous: PluginLifecycleState | None) -> LifecycleEvent:
+    def _append_event(self, record: PluginRecord, previous: PluginLifecycleState | None) -> LifecycleEvent:
         self._event_count += 1
         event = LifecycleEvent(
             id=self._event_count,
@@ -273,23 +307,23 @@ class PluginRegistry:
         self._events.append(event)
         return event
 
-    def _tell(self, event: LifecycleEvent) -> None:
+    def _notify(self, event: LifecycleEvent) -> None:
         for listener in self._listeners:
             listener(event)
 
 
 class _Reading:
-    """A reader's time with the lock, if it can have it: whether it has is what `with` gives."""
+    """The read lock for the time of a `with`, if it can be had in time; what `with` gives says whether."""
 
-    __slots__ = ("_fresh", "_lock", "_patience")
+    __slots__ = ("_fresh", "_lock", "_timeout")
 
-    def __init__(self, lock: rwlock.Lockable, patience: float) -> None:
+    def __init__(self, lock: rwlock.Lockable, timeout: float) -> None:
         self._lock = lock
-        self._patience = patience
+        self._timeout = timeout
 
     def __enter__(self) -> bool:
         lock = self._lock
-        self._fresh = bool(lock.acquire(blocking=False)) or bool(lock.acquire(blocking=True, timeout=self._patience))
+        self._fresh = bool(lock.acquire(blocking=False)) or bool(lock.acquire(blocking=True, timeout=self._timeout))
         return self._fresh
 
     def __exit__(self, *_: object) -> None:

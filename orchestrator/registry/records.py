@@ -3,37 +3,73 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
+_LIMIT_NAMES: Final = {
+    "timeout": "timeout_seconds",
+    "memory": "memory_bytes",
+    "shm": "shm_bytes",
+    "scratch": "scratch_bytes",
+    "startup_timeout": "startup_timeout_seconds",
+}
+
+
+class EffectiveLimits(msgspec.Struct, frozen=True, rename=_LIMIT_NAMES):
+    """The manifest's limits with the operator's defaults filled in. Times in seconds, sizes in bytes, `cpus` in cores.
+
+    Encoded, in the health API and in post-mortems on file, the fields have their unit in their name.
+    """
+
+    timeout: float
+    memory: int
+    cpus: float | None
+    pids: int
+    shm: int
+    scratch: int
+    startup_timeout: float
+    concurrency: int
+    queue: int
+
+
+class ContainerFacts(msgspec.Struct, frozen=True):
+    """An instance's container; None where nothing has been reported."""
+
+    id: str | None
+    """The first 12 characters."""
+    name: str
+    image_id: str | None
+    memory_usage_bytes: int | None = None
+    memory_peak_bytes: int | None = None
+    cpu_seconds: float | None = None
+    oom_kills: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one witness says: a dependency check, the engine, the control socket."""
+    """One witness's finding: a dependency check, the engine, the control socket."""
 
     name: str
     ok: bool
     detail: str
     source: str
-    """Who says so: `host`, `container` or `engine`."""
+    """`host`, `container` or `engine`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PostMortem:
-    """What is kept of an instance that ended."""
+    """What is retained of an instance that ended."""
 
     ended_at: datetime
     exit_code: int | None = None
     signal: str | None = None
     peak_memory_bytes: int | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    """What the witnesses said, by which the reason was found."""
+    """The findings that the reason was derived from."""
+    # A mapping and no `EffectiveLimits`: one on file stays readable whatever limits other versions have.
     limits: Mapping[str, Any] = field(default_factory=dict)
     container: str | None = None
     """Its name."""
@@ -47,24 +83,23 @@ class PostMortem:
 
 
 class PluginRecord(msgspec.Struct, frozen=True):
-    """The state of one plugin's current instance, and the counters of the plugin over all its instances.
+    """The state of one plugin's current instance, and the counters of the plugin over all its instances."""
 
-    A msgspec struct, since each call of a tool makes two new ones: a dataclass takes some fifteen times as long.
-    """
+    # A msgspec struct, since each call of a tool makes two new ones: a dataclass takes some fifteen times as long.
 
     name: str
     version: str
     description: str
     state: PluginLifecycleState
     observed_at: datetime
-    """When any of this was last seen to be so."""
+    """When any of this was last confirmed."""
     generation: int = 0
     earlier_generations: int = 0
-    """Those of the time before the orchestrator was started."""
+    """Those from before the orchestrator's start."""
     reason_code: ReasonCode | None = None
     reason: str | None = None
+    # Ticks are seconds of the monotonic clock: an uptime does not jump when the time of day does.
     ready_tick: float | None = None
-    """When it became ready, in seconds of the monotonic clock: an uptime does not jump when the time of day does."""
     ended_tick: float | None = None
     last_used: datetime | None = None
     success_count: int = 0
@@ -75,15 +110,16 @@ class PluginRecord(msgspec.Struct, frozen=True):
     queued: int = 0
     stale: bool = False
     checks: tuple[Check, ...] = ()
-    container: Mapping[str, Any] = EMPTY
+    container: ContainerFacts | None = None
     gpus: tuple[Mapping[str, Any], ...] = ()
-    limits: Mapping[str, Any] = EMPTY
+    limits: EffectiveLimits | None = None
+    """None while no valid manifest has been read."""
     tools: tuple[Mapping[str, Any], ...] = ()
     post_mortem: PostMortem | None = None
 
     @property
     def first(self) -> bool:
-        """No instance has ended since the orchestrator was started."""
+        """No instance has ended since the orchestrator's start."""
         return self.generation <= self.earlier_generations + 1
 
     @property

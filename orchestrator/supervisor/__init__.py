@@ -1,1 +1,3 @@
-"""Owns the instances: starts, watches, stops and removes them; one writer a plugin. Must not know: HTTP, callers."""
+"""The instances: starts, watches, ends and removes them. `Fleet` has all plugins, `PluginSupervisor` one, alone decides
+for it and has the table of its states; `InstanceDriver` has one instance. Must not know: HTTP, callers.
+"""

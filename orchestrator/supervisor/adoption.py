@@ -1,4 +1,4 @@
-"""Adoption: a container that an orchestrator before this one left running is taken up again, or has to go."""
+"""Adoption: the containers that an earlier orchestrator left running are adopted, or removed."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import LifecycleEvent
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.runtime_client.status import RuntimeStatus
+from orchestrator.supervisor.bring_up import fingerprint
 from orchestrator.supervisor.container_policy import InstanceIdentity, effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
-from orchestrator.supervisor.fingerprint import fingerprint
 from orchestrator.supervisor.instance import Instance
 
 _log = logging.getLogger(__name__)
@@ -28,18 +28,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """An instance that lives on, its channel open, and what it said of itself."""
+    """An instance that lives on, its channel open, and its status."""
 
     instance: Instance
     status: RuntimeStatus
 
 
 class AdoptionRefusedError(OrchestratorError):
-    """A container that cannot be taken up; the message says why, for the log."""
+    """A container cannot be adopted; the message says why, for the log."""
 
 
-def candidates(containers: Iterable[ContainerStatus]) -> dict[str, tuple[ContainerStatus, InstanceIdentity]]:
-    """Of each plugin the container that may be adopted: the running one of the highest generation. Pure."""
+def newest_running(containers: Iterable[ContainerStatus]) -> dict[str, tuple[ContainerStatus, InstanceIdentity]]:
+    """By plugin, its running container of the highest generation. Pure."""
     found: defaultdict[str, list[tuple[InstanceIdentity, ContainerStatus]]] = defaultdict(list)
     for container in containers:
         identity = InstanceIdentity.from_labels(container.labels)
@@ -52,30 +52,28 @@ def candidates(containers: Iterable[ContainerStatus]) -> dict[str, tuple[Contain
 async def adopt_all(
     deps: SupervisorDeps, plugins: Iterable[DiscoveredPlugin], last_events: Mapping[str, LifecycleEvent]
 ) -> dict[str, Adopted]:
-    """What is left of the time before is adopted, by plugin name, or removed: containers and socket folders.
-
-    `last_events`: by plugin, what the history knows last of it. Nothing is raised where the engine cannot be asked:
-    what is left is then removed when it can.
+    """Adopt or remove the containers of an earlier orchestrator, and remove unused socket folders. Returns the adopted
+    instances by plugin. `last_events`: by plugin, the newest in the history.
     """
     await asyncio.to_thread(deps.builder.clear_contexts)
     try:
-        left = await deps.engine.list(deps.labels)
+        leftovers = await deps.engine.list(deps.labels)
     except EngineError as error:
-        _log.warning("leftovers could not be looked for: %s", error)
+        # The fleet removes them as orphans once the engine can be reached.
+        _log.warning("leftover containers could not be listed: %s", error)
         return {}
     by_name = {plugin.name: plugin for plugin in plugins if plugin.manifest is not None}
-    chosen = {name: pair for name, pair in candidates(left).items() if name in by_name}
-    answers = await asyncio.gather(
+    chosen = {name: pair for name, pair in newest_running(leftovers).items() if name in by_name}
+    attempts = await asyncio.gather(
         *(_adopt(deps, by_name[name], *pair, last_events.get(name)) for name, pair in chosen.items())
     )
-    adopted = {found.instance.identity.plugin: found for found in answers if found is not None}
-    kept = {found.instance.container_id for found in adopted.values()}
-    await asyncio.gather(*(_remove(deps, container) for container in left if container.id not in kept))
+    adopted = {found.instance.identity.plugin: found for found in attempts if found is not None}
+    ids = {found.instance.container_id for found in adopted.values()}
+    await asyncio.gather(*(_remove(deps, container) for container in leftovers if container.id not in ids))
     with suppress(EngineError):
         await deps.engine.sweep(deps.labels)
-    await asyncio.to_thread(
-        _clear_folders, deps.run_dir, {found.instance.run_folder.name for found in adopted.values()}
-    )
+    in_use = {found.instance.run_folder.name for found in adopted.values()}
+    await asyncio.to_thread(_remove_folders, deps.run_dir, in_use)
     return adopted
 
 
@@ -86,13 +84,13 @@ async def _adopt(
     identity: InstanceIdentity,
     last_event: LifecycleEvent | None,
 ) -> Adopted | None:
-    assert plugin.manifest is not None  # noqa: S101 - the caller has left those out
+    assert plugin.manifest is not None  # noqa: S101 - the caller leaves those out
     limits = effective_limits(plugin.manifest, deps.settings)
     instance = Instance(plugin.manifest, limits, identity, deps.run_dir / identity.instance)
     instance.container_id, instance.image_id = container.id, container.image_id
     try:
         _require_alive(identity, last_event)
-        await _require_same_content(deps, instance, plugin.folder)
+        await _require_unchanged(deps, instance, plugin.folder)
         instance.open_channel(RuntimeChannel(await deps.engine.endpoint(container.id, instance.run_folder)))
         status = await instance.channel.status()
         _require_ready(status)
@@ -108,26 +106,26 @@ async def _adopt(
 
 
 def _require_alive(identity: InstanceIdentity, last_event: LifecycleEvent | None) -> None:
-    """What the orchestrator before this one knew of the instance."""
+    """By what the earlier orchestrator recorded of the instance."""
     if last_event is None:
         return
     if last_event.generation > identity.generation:
-        raise AdoptionRefusedError("a newer instance had begun")
+        raise AdoptionRefusedError("a newer instance had started")
     if last_event.generation == identity.generation and last_event.state in FINAL_STATES:
         raise AdoptionRefusedError(f"it had ended: {last_event.reason_code}")
 
 
-async def _require_same_content(deps: SupervisorDeps, instance: Instance, folder: Path) -> None:
+async def _require_unchanged(deps: SupervisorDeps, instance: Instance, folder: Path) -> None:
     manifest = instance.manifest
     if instance.identity.content != await asyncio.to_thread(fingerprint, deps, manifest, instance.limits, folder):
         raise AdoptionRefusedError("the plugin, its limits or the runtime have changed")
     if not await deps.builder.is_current(ImageRecipe.of(manifest, folder), instance.image_id or ""):
-        raise AdoptionRefusedError("its image reference means another image now")
+        raise AdoptionRefusedError("its image reference names another image now")
 
 
 def _require_ready(status: RuntimeStatus) -> None:
     if status.phase != "ready":
-        raise AdoptionRefusedError(f"its runtime says {status.phase}")
+        raise AdoptionRefusedError(f"its runtime reports {status.phase}")
 
 
 def _require_gpus(deps: SupervisorDeps, grant: Grant | None) -> None:
@@ -140,11 +138,11 @@ async def _remove(deps: SupervisorDeps, container: ContainerStatus) -> None:
         await deps.engine.remove(container.id)
     except EngineError as error:
         _log.warning("the leftover container %s could not be removed yet: %s", container.name, error)
-        _hold_gpus_of(deps, container)
+        _quarantine_gpus(deps, container)
 
 
-def _hold_gpus_of(deps: SupervisorDeps, container: ContainerStatus) -> None:
-    """It may still run on its GPUs: nobody is given them before it is gone."""
+def _quarantine_gpus(deps: SupervisorDeps, container: ContainerStatus) -> None:
+    # It may still run on its GPUs: nobody is granted them before it is removed.
     identity = InstanceIdentity.from_labels(container.labels)
     if identity is None:
         return
@@ -152,11 +150,11 @@ def _hold_gpus_of(deps: SupervisorDeps, container: ContainerStatus) -> None:
         grant = Grant.from_labels(container.labels, holder=identity.instance, plugin=identity.plugin)
         if grant is not None and deps.gpus.adopt(grant):
             gpus = ", ".join(grant.uuids)
-            deps.gpus.hold_back(identity.instance, f"{gpus}: the container {container.name} could not be removed.")
+            deps.gpus.quarantine(identity.instance, f"{gpus}: the container {container.name} could not be removed.")
 
 
-def _clear_folders(run_dir: Path, kept: set[str]) -> None:
+def _remove_folders(run_dir: Path, in_use: set[str]) -> None:
     if run_dir.is_dir():
         for folder in run_dir.iterdir():
-            if folder.name not in kept:
+            if folder.name not in in_use:
                 shutil.rmtree(folder, ignore_errors=True)

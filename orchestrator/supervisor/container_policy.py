@@ -1,4 +1,6 @@
-"""From manifest, settings and grants to a container specification. Pure: everything a plugin may do is decided here."""
+"""From manifest, settings and GPU grant to a container specification. Pure: what a plugin's container may do is decided
+here alone.
+"""
 
 import json
 import re
@@ -6,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.manifest import Manifest
+from orchestrator.registry import EffectiveLimits
 from orchestrator.settings import Settings
 
 RUN_FOLDER: Final = "/run/plugin"
@@ -22,46 +25,13 @@ LABEL_DEPLOYMENT: Final = "plugin-orchestrator.deployment"
 LABEL_GENERATION: Final = "plugin-orchestrator.generation"
 LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
 LABEL_CONTENT: Final = "plugin-orchestrator.content"
-"""Hash of all that the container was made from: one whose hash is no longer what a start would give is out of date."""
+"""The instance's fingerprint."""
 
 _TOKEN: Final = re.compile(r"[0-9a-f]{8}")
 
 
-@dataclass(frozen=True, slots=True)
-class EffectiveLimits:
-    """The manifest's limits with the operator's defaults filled in. Times in seconds, sizes in bytes, `cpus` in
-    cores.
-    """
-
-    timeout: float
-    memory: int
-    cpus: float | None
-    pids: int
-    shm: int
-    scratch: int
-    startup_timeout: float
-    concurrency: int
-    queue: int
-
-    def report(self) -> Mapping[str, Any]:
-        """As the health API shows it."""
-        return MappingProxyType(
-            {
-                "timeout_seconds": self.timeout,
-                "memory_bytes": self.memory,
-                "cpus": self.cpus,
-                "pids": self.pids,
-                "shm_bytes": self.shm,
-                "scratch_bytes": self.scratch,
-                "startup_timeout_seconds": self.startup_timeout,
-                "concurrency": self.concurrency,
-                "queue": self.queue,
-            }
-        )
-
-
 def effective_limits(manifest: Manifest, settings: Settings) -> EffectiveLimits:
-    """What holds for this plugin: its own word where it gives one, else the operator's default."""
+    """The manifest's limits, with the operator's default for each that it does not set."""
     own = manifest.limits
     return EffectiveLimits(
         timeout=(own.timeout or settings.default_timeout).total_seconds(),
@@ -78,7 +48,7 @@ def effective_limits(manifest: Manifest, settings: Settings) -> EffectiveLimits:
 
 @dataclass(frozen=True, slots=True)
 class InstanceIdentity:
-    """Which instance a container is. `instance` is unique on this host and short enough for a socket's path."""
+    """A container's instance. `instance` is unique on this host and short enough for a socket's path."""
 
     deployment: str
     plugin: str
@@ -88,7 +58,7 @@ class InstanceIdentity:
 
     @classmethod
     def from_labels(cls, labels: Mapping[str, str]) -> Self | None:
-        """What a container's labels say it is; None where they cannot be read: anybody can write labels."""
+        """None for labels of another form: anybody can label a container."""
         generation, instance = labels.get(LABEL_GENERATION, ""), labels.get(LABEL_INSTANCE, "")
         if not (generation.isascii() and generation.isdigit() and _TOKEN.fullmatch(instance)):
             return None
@@ -115,7 +85,8 @@ class InstanceIdentity:
 
 
 def secrets_folder(run_folder: Path) -> Path:
-    """Where on the host an instance's secrets lie: in its run folder, so that they go when it goes."""
+    """An instance's secrets on the host."""
+    # In its run folder, so that they are removed with it.
     return run_folder / "secrets"
 
 
@@ -132,8 +103,8 @@ def container_spec(
     grant_labels: Mapping[str, str] = MappingProxyType({}),
     gateway: Gateway | None = None,
 ) -> ContainerSpec:
-    """The container of this instance: not root, read-only, no capability, no network unless the manifest asks. Its run
-    folder is on the host, or with a `gateway` in the engine's memory.
+    """The container of this instance: not root, read-only, no capabilities, no network unless the manifest has
+    `egress`. With a `gateway` its run folder is in the engine's memory, else on the host.
     """
     models = {name: f"{MODELS_FOLDER}/{name}/{Path(relative).name}" for name, relative in manifest.models.items()}
     mounts = [] if gateway else [BindMount(run_folder, RUN_FOLDER, read_only=False)]

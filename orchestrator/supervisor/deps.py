@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from orchestrator.containers.engine import ContainerEngine
@@ -13,13 +14,13 @@ from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT
-from orchestrator.supervisor.gpu_keeper import GpuKeeper
+from orchestrator.supervisor.gpu_allocator import GpuAllocator
 
 
 @dataclass(frozen=True)
 class SupervisorDeps:
-    """`deployment` names this state folder on the host: containers that carry it are ours, all others are not.
-    `run_dir` is the deployment's own folder of sockets.
+    """`deployment` is the id of this state folder on the host: only containers that carry it are ours. `run_dir` is
+    the deployment's own folder of sockets.
     """
 
     settings: Settings
@@ -28,13 +29,17 @@ class SupervisorDeps:
     loader: PluginLoader
     checker: DependencyChecker
     builder: ImageBuilder
-    gpus: GpuKeeper
+    gpus: GpuAllocator
     history: HistoryStore
     deployment: str
     run_dir: Path
-    start_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """What marks a container as ours."""
+        """The labels of a container of ours."""
         return {LABEL_DEPLOYMENT: self.deployment}
+
+    @cached_property
+    def start_slots(self) -> asyncio.Semaphore:
+        """Bounds the containers that are started at the same time."""
+        return asyncio.Semaphore(self.settings.start_concurrency)

@@ -1,4 +1,4 @@
-"""Fleet: all plugins of one deployment, and the one event stream that tells of their containers."""
+"""Fleet: all plugins of one deployment, and the one event stream of their containers."""
 
 import asyncio
 import contextlib
@@ -18,19 +18,18 @@ from orchestrator.gpus import LeaseChange
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.registry import Check, LifecycleEvent, PluginRecord, PostMortem
+from orchestrator.registry import Check, LifecycleEvent, PluginRecord
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted, adopt_all
 from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
-_RECONNECT: Final = 1.0
-"""Seconds between tries to reach an engine that went away."""
-_PULSE: Final = 2.0
-"""Seconds between questions that only ask whether the engine answers."""
-_RELIST_BEATS: Final = 15
-"""Pulses between full lists that nothing has asked for: what went wrong unseen is put right by these."""
+_RECONNECT_PAUSE: Final = 1.0
+"""Seconds between attempts to follow the engine's events."""
+_PING_INTERVAL: Final = 2.0
+"""Seconds."""
+_PINGS_PER_RELIST: Final = 15  # a list without an occasion repairs what no event reported
 _LOST_ACTIONS: Final = frozenset({"die", "destroy"})
 _HEALTH_ACTION: Final = "health_status:"
 
@@ -38,19 +37,19 @@ _log = logging.getLogger(__name__)
 
 
 class Fleet:
-    """Opened once, closed once; in between it knows a supervisor for every plugin name."""
+    """Opened once, closed once; in between it has a supervisor for every plugin."""
 
     def __init__(self, deps: SupervisorDeps) -> None:
         self._deps = deps
         self._supervisors: dict[str, PluginSupervisor] = {}
         self._adopted: tuple[Adopted, ...] = ()
-        self._watchers: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     def get(self, name: str) -> PluginSupervisor | None:
         return self._supervisors.get(name)
 
-    async def look_for(self, name: str) -> PluginSupervisor | None:
-        """As `get`; for an unknown name the plugin folders are searched again, since its folder may be new."""
+    async def discover(self, name: str) -> PluginSupervisor | None:
+        """As `get`; for an unknown name after another read of the plugin folders."""
         if name not in self._supervisors:
             for plugin in await asyncio.to_thread(self._deps.loader.discover):
                 if plugin.name == name and name not in self._supervisors:
@@ -58,32 +57,32 @@ class Fleet:
         return self._supervisors.get(name)
 
     async def open(self, last_events: Mapping[str, LifecycleEvent]) -> None:
-        """Register every plugin, take up again what runs of an earlier orchestrator, and begin to start the others;
-        returns without waiting for any. `last_events`: by plugin, what the history knows last of it.
+        """Register every plugin, adopt the containers of an earlier orchestrator, and start the others;
+        returns without waiting for any. `last_events`: by plugin, the newest in the history.
         """
         plugins = await asyncio.to_thread(self._deps.loader.discover)
         adopted = await adopt_all(self._deps, plugins, last_events)
         self._adopted = tuple(adopted.values())
         for plugin in plugins:
             self._register(plugin, adopted.get(plugin.name))
-        self._watchers = [
-            asyncio.create_task(self._listen(), name="engine events"),
-            asyncio.create_task(self._feel_pulse(), name="engine pulse"),
+        self._tasks = [
+            asyncio.create_task(self._follow_engine_events(), name="engine events"),
+            asyncio.create_task(self._ping_engine(), name="engine ping"),
             asyncio.create_task(self._deps.gpus.watch(self._gpu_lost, self._gpu_changed), name="gpus"),
         ]
         await asyncio.gather(*(supervisor.start() for supervisor in self._supervisors.values()))
 
     def adopted(self) -> list[tuple[PluginSupervisor, Adopted]]:
-        """What `open` has taken up again, and what it said of itself then."""
+        """What `open` adopted, with its status at that time."""
         return [(self._supervisors[found.instance.identity.plugin], found) for found in self._adopted]
 
     async def close(self, *, stop_plugins: bool) -> None:
-        """Let go of everything; with `stop_plugins` the containers are stopped and removed too."""
+        """Let go of every instance; with `stop_plugins` the containers are stopped and removed too."""
         if stop_plugins:
             await asyncio.gather(*(s.stop("The orchestrator was stopped.") for s in self._supervisors.values()))
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(supervisor.close() for supervisor in self._supervisors.values()))
         if stop_plugins:
             shutil.rmtree(self._deps.run_dir, ignore_errors=True)
@@ -100,7 +99,7 @@ class Fleet:
             reason_code=None if good else ReasonCode.MANIFEST_INVALID,
             reason=plugin.error,
             observed_at=now,
-            limits=effective_limits(manifest, self._deps.settings).report() if manifest else {},
+            limits=effective_limits(manifest, self._deps.settings) if manifest else None,
         )
         if adopted is not None:
             status = adopted.status
@@ -116,62 +115,62 @@ class Fleet:
         if adopted is not None:
             supervisor.adopt(adopted)
 
-    async def _listen(self) -> None:
-        """Follow the engine's events for ever; after every gap ask for the whole picture."""
+    async def _follow_engine_events(self) -> None:
+        """For ever; after every gap the containers are listed."""
         since: datetime | None = None
         while True:
-            begun = datetime.now(UTC)
+            opened_at = datetime.now(UTC)
             try:
                 async with self._deps.engine.events(self._deps.labels, since=since) as events:
                     await self._relist()
                     self._deps.registry.mark_stale(stale=False)
                     async for event in events:
                         since = event.time
-                        self._take(event)
+                        self._on_engine_event(event)
                 _log.warning("the engine's event stream ended; connecting again")
             except EngineUnreachableError as error:
                 self._deps.registry.mark_stale(stale=True)
-                _log.warning("the engine cannot be asked: %s", error)
+                _log.warning("the engine cannot be reached: %s", error)
             except EngineError as error:
                 _log.warning("the engine's event stream broke: %s", error)
-            since = since or begun
-            await asyncio.sleep(_RECONNECT)
+            since = since or opened_at
+            await asyncio.sleep(_RECONNECT_PAUSE)
 
-    async def _feel_pulse(self) -> None:
-        """Ask the engine now and then: one that is frozen breaks no stream, it only says nothing."""
-        frozen = False
-        for beat in itertools.count(1):
-            await asyncio.sleep(_PULSE)
-            was_frozen, frozen = frozen, not await self._answers()
+    async def _ping_engine(self) -> None:
+        """Mark the records stale while the engine is frozen, and list its containers now and then."""
+        frozen = False  # which breaks no stream
+        for ping in itertools.count(1):
+            await asyncio.sleep(_PING_INTERVAL)
+            was_frozen, frozen = frozen, not await self._engine_answers()
             if frozen != was_frozen:
                 self._deps.registry.mark_stale(stale=frozen)
-            if not frozen and beat % _RELIST_BEATS == 0:
+            if not frozen and ping % _PINGS_PER_RELIST == 0:
                 with contextlib.suppress(EngineError):
                     await self._relist()
 
-    async def _answers(self) -> bool:
+    async def _engine_answers(self) -> bool:
         try:
             await self._deps.engine.ping()
         except EngineUnreachableError as error:
-            _log.warning("the engine cannot be asked: %s", error)
+            _log.warning("the engine cannot be reached: %s", error)
             return False
         except EngineError:
             return True  # a refusal is an answer
         return True
 
     async def _relist(self) -> None:
-        """Hold what the engine has against what should be there: find ends that no event told of, and remove
-        containers of ours that belong to no instance any more.
+        """Compare the engine's containers with the instances: find ends that no event reported, and remove containers
+        of ours that belong to no instance.
         """
         containers = await self._deps.engine.list(self._deps.labels)
-        # Known only now: what was made while the list was on its way is expected too.
+        # After the list: an instance that began while it was on its way is expected too.
         expected = {s.instance.identity.instance for s in self._supervisors.values() if s.instance is not None}
         for container in containers:
             token = container.labels.get(LABEL_INSTANCE, "")
             if token not in expected:
                 await self._remove_orphan(container, token)
             elif container.health != "none":
-                self._health_told(container.labels, container.health)
+                self._on_healthcheck(container.labels, container.health)
         running = {c.labels.get(LABEL_INSTANCE) for c in containers if c.state != "exited"}
         for supervisor in self._supervisors.values():
             instance = supervisor.instance
@@ -188,37 +187,34 @@ class Fleet:
                 shutil.rmtree(self._deps.run_dir / token, ignore_errors=True)
 
     def gpus(self) -> Mapping[str, Any]:
-        """The host's GPUs and who holds them, as last seen."""
+        """The host's GPUs and their holders, as last read."""
         return self._deps.gpus.report()
 
-    async def post_mortem(self, name: str, generation: int | None) -> PostMortem | None:
-        """What the history keeps of this instance's end, or of the plugin's last that has ended."""
-        return await self._deps.history.post_mortem_of(name, generation)
+    def clear_gpu(self, uuid: str) -> bool:
+        """Take a GPU out of quarantine. False where it is in none that an operator can end."""
+        return self._deps.gpus.clear(uuid)
 
     def _gpu_lost(self, holder: str, verdict: Verdict) -> None:
         for supervisor in self._supervisors.values():
             supervisor.gpu_lost(holder, verdict)
 
     def _gpu_changed(self, change: LeaseChange) -> None:
-        """Of a GPU whose memory was waited for: the health of the plugin that had it says how that ended."""
+        # The plugin that had it shows in its health whether its GPU's memory came back.
         if (supervisor := self._supervisors.get(change.plugin)) is not None:
-            supervisor.note(Check(f"gpu {change.uuid}", ok=change.now == "free", detail=change.sentence, source="host"))
+            check = Check(f"gpu {change.uuid}", ok=change.now == "free", detail=change.sentence, source="host")
+            supervisor.add_check(check)
 
-    def clear_gpu(self, uuid: str) -> bool:
-        """An operator takes a GPU out of quarantine. False where it is in none that can be ended so."""
-        return self._deps.gpus.clear(uuid)
-
-    def _take(self, event: EngineEvent) -> None:
+    def _on_engine_event(self, event: EngineEvent) -> None:
         supervisor = self._supervisors.get(event.labels.get(PLUGIN_LABEL, ""))
         if supervisor is not None and event.action in _LOST_ACTIONS:
             supervisor.container_died(event.labels.get(LABEL_INSTANCE, ""))
         elif event.action.startswith(_HEALTH_ACTION):
-            self._health_told(event.labels, event.action.removeprefix(_HEALTH_ACTION).strip())
+            self._on_healthcheck(event.labels, event.action.removeprefix(_HEALTH_ACTION).strip())
 
-    def _health_told(self, labels: Mapping[str, str], health: str) -> None:
+    def _on_healthcheck(self, labels: Mapping[str, str], health: str) -> None:
         supervisor = self._supervisors.get(labels.get(PLUGIN_LABEL, ""))
         if supervisor is not None:
             check = Check(
                 "healthcheck", ok=health != "unhealthy", detail=f"the engine's own probe: {health}", source="engine"
             )
-            supervisor.engine_says(labels.get(LABEL_INSTANCE, ""), check)
+            supervisor.add_engine_check(labels.get(LABEL_INSTANCE, ""), check)

@@ -10,13 +10,13 @@ from typing import Any, Final
 from orchestrator.errors import OrchestratorError
 from orchestrator.gpus import Grant
 from orchestrator.loader.manifest import Manifest
-from orchestrator.registry import Check
+from orchestrator.registry import Check, EffectiveLimits
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.verdict import Verdict
-from orchestrator.supervisor.container_policy import EffectiveLimits, InstanceIdentity
+from orchestrator.supervisor.container_policy import InstanceIdentity
 
-_VERDICT_PATIENCE: Final = 5.0
-"""Seconds that a run waits to be told why its instance broke off under it."""
+_VERDICT_TIMEOUT: Final = 5.0
+"""Seconds that a run waits for the verdict on its instance, after its connection broke."""
 
 
 class InstanceEndedError(OrchestratorError):
@@ -42,18 +42,19 @@ class Instance:
     """The GPUs it holds."""
     oom_kills: int = 0
     checks: tuple[Check, ...] = ()
-    """What its witnesses said last."""
+    """The latest of each witness."""
     ended: Verdict | None = None
     peak_memory: int | None = None
     container_died: asyncio.Event = field(default_factory=asyncio.Event)
-    """The engine said that the container ended."""
+    """The engine reported the container's end."""
     bring_up: asyncio.Task[None] | None = None
     """The whole start; may be cancelled."""
+    # Never cancelled, so that no container is made whose id is not known.
     launch: asyncio.Task[None] | None = None
-    """Create and start of the container; never cancelled, so that no container is made that nobody knows of."""
+    """Create and start of the container."""
     _channel: RuntimeChannel | None = None
-    _settled: asyncio.Event = field(default_factory=asyncio.Event)
-    _end: asyncio.Event = field(default_factory=asyncio.Event)
+    _ready_or_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def generation(self) -> int:
@@ -76,9 +77,9 @@ class Instance:
         return self._channel is not None
 
     @property
-    def settled(self) -> bool:
-        """Whether it is ready for runs, or has ended."""
-        return self._settled.is_set()
+    def ready(self) -> bool:
+        """It takes runs."""
+        return self._ready_or_ended.is_set() and self.ended is None
 
     def open_channel(self, channel: RuntimeChannel) -> None:
         self._channel = channel
@@ -87,30 +88,28 @@ class Instance:
         if self._channel is not None:
             await self._channel.close()
 
-    def settle(self, tools: Mapping[str, Mapping[str, Any]]) -> None:
-        """It is ready for runs."""
+    def mark_ready(self, tools: Mapping[str, Mapping[str, Any]]) -> None:
         self.tools = tools
-        self._settled.set()
+        self._ready_or_ended.set()
 
-    def end(self, verdict: Verdict) -> None:
+    def mark_ended(self, verdict: Verdict) -> None:
         self.ended = verdict
-        self._end.set()
-        self._settled.set()
+        self._ended.set()
+        self._ready_or_ended.set()
 
-    async def ready(self) -> None:
-        """Waits until it can take runs. Raises `InstanceEndedError` where it ended before."""
-        await self._settled.wait()
+    async def wait_ready(self) -> None:
+        """Returns when it takes runs. Raises `InstanceEndedError` where it ended before."""
+        await self._ready_or_ended.wait()
         if self.ended is not None:
             raise InstanceEndedError(self.ended)
 
     async def verdict(self) -> Verdict:
-        """Why it ended. Raises `TimeoutError` where nobody has said so within five seconds."""
-        async with asyncio.timeout(_VERDICT_PATIENCE):
-            await self._end.wait()
-        assert self.ended is not None  # noqa: S101 - `end` sets it before the event
+        """Why it ended. Raises `TimeoutError` where there is no verdict within five seconds."""
+        async with asyncio.timeout(_VERDICT_TIMEOUT):
+            await self._ended.wait()
+        assert self.ended is not None  # noqa: S101 - `mark_ended` sets it before the event
         return self.ended
 
 
 def new_identity(deployment: str, plugin: str, generation: int) -> InstanceIdentity:
-    """Of an instance that has not begun to exist yet."""
     return InstanceIdentity(deployment, plugin, generation, secrets.token_hex(4))

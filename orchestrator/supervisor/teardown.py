@@ -1,4 +1,4 @@
-"""From an instance that ended to nothing left of it: evidence first, then stop, then removal."""
+"""Teardown: from an instance that ended to nothing left of it. Evidence, stop, post-mortem on file, removal."""
 
 import asyncio
 import logging
@@ -9,35 +9,66 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.lifecycle import ReasonCode
-from orchestrator.registry import PostMortem
-from orchestrator.sandbox.verdict import Verdict, split_exit_code
+from orchestrator.registry import Check, PostMortem
+from orchestrator.sandbox.verdict import Verdict, kill_failed, split_exit_code
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.record_writer import RecordWriter
 
-LOG_LINES_KEPT: Final = 100
-_HUNG = frozenset({ReasonCode.TIMEOUT, ReasonCode.STARTUP_TIMEOUT, ReasonCode.UNRESPONSIVE})
-_STOP_PATIENCE: Final = 6.0
-"""Seconds beyond the grace for the engine to say that a container has stopped."""
-_KILL_PATIENCE: Final = 6.0
-"""Seconds for it to say so after a kill. With the usual grace of two all this takes less than 15 s."""
+MAX_LOG_LINES: Final = 100
+"""Of a post-mortem."""
+_HUNG: Final = frozenset({ReasonCode.TIMEOUT, ReasonCode.STARTUP_TIMEOUT, ReasonCode.UNRESPONSIVE})
+# With the usual grace of two seconds, a stop and a kill take less than 15.
+_STOP_TIMEOUT: Final = 6.0
+"""Seconds beyond the grace until the engine reports that a container has stopped."""
+_KILL_TIMEOUT: Final = 6.0
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
-    """What an instance left. `problem`: why its container may still run; empty where it does not."""
+class _Stopped:
+    """`problem`: why the container may still run; empty where it does not."""
 
     report: PostMortem
     problem: str = ""
 
 
-async def stop_instance(deps: SupervisorDeps, instance: Instance, verdict: Verdict) -> Remains:
-    """Stop the container if it runs and gather what it leaves. The container stays; `remove_instance` comes next.
-    Never raises.
+async def tear_down(deps: SupervisorDeps, instance: Instance, verdict: Verdict, record: RecordWriter) -> bool:
+    """Stop and remove the container of an instance that ended by `verdict`, with the evidence on file in between.
+    Returns whether it is removed. Bounded in time; must not be cancelled.
     """
+    stopped = await _stop(deps, instance, verdict)
+    if stopped.problem:
+        verdict = kill_failed(verdict, instance.identity.container_name, stopped.problem)
+        deps.gpus.quarantine(instance.identity.instance, verdict.reason)
+    if stopped.problem or verdict.code is ReasonCode.STOPPED:
+        record.end(verdict)
+    report = replace(stopped.report, evidence=dict(verdict.evidence))
+    record.write(post_mortem=report)
+    await deps.history.post_mortem(instance.identity.plugin, instance.generation, report)
+    problem = stopped.problem or await _remove(deps, instance)
+    if problem:
+        record.add_checks(_not_removed(problem))
+    return not problem
+
+
+async def retry_removal(deps: SupervisorDeps, instance: Instance, record: RecordWriter) -> bool:
+    """Try again to remove a container that could not be. Returns whether it is removed."""
+    problem = await _remove(deps, instance)
+    if problem:
+        record.add_checks(_not_removed(problem))
+    else:
+        record.add_checks(Check("removal", ok=True, detail="the container is removed", source="engine"))
+    return not problem
+
+
+async def _stop(deps: SupervisorDeps, instance: Instance, verdict: Verdict) -> _Stopped:
+    """Stop the container if it runs and collect the evidence; it still exists afterwards. Never raises."""
     report = _report(instance, verdict)
     for task in (instance.bring_up, instance.launch):
         if task is not None:
@@ -45,23 +76,21 @@ async def stop_instance(deps: SupervisorDeps, instance: Instance, verdict: Verdi
     if verdict.code in _HUNG and instance.has_channel:
         report = replace(report, stacks=await instance.channel.diagnose())
     if instance.container_id is None:
-        return Remains(report)
-    grace = deps.settings.stop_grace.total_seconds()
-    if not _seen_ended(verdict) and await _told(
-        deps.engine.stop(instance.container_id, grace=grace), grace + _STOP_PATIENCE
-    ):
-        problem = await _told(deps.engine.kill(instance.container_id), _KILL_PATIENCE)
-        if problem:
-            return Remains(report, problem)
+        return _Stopped(report)
+    if not _seen_ended(verdict):
+        grace = deps.settings.stop_grace.total_seconds()
+        stop = deps.engine.stop(instance.container_id, grace=grace)
+        if await _problem(stop, within=grace + _STOP_TIMEOUT):
+            problem = await _problem(deps.engine.kill(instance.container_id), within=_KILL_TIMEOUT)
+            if problem:
+                return _Stopped(report, problem)
     with suppress(EngineError):
-        report = await _with_last_words(deps, instance.container_id, report)
-    return Remains(report)
+        report = await _with_exit_and_logs(deps, instance.container_id, report)
+    return _Stopped(report)
 
 
-async def remove_instance(deps: SupervisorDeps, instance: Instance) -> str:
-    """Do away with what is left: container, lease, folder. Returns what could not be done; empty where all is gone.
-    Never raises.
-    """
+async def _remove(deps: SupervisorDeps, instance: Instance) -> str:
+    """Remove container, lease and folder. Returns the problem, empty where all are removed. Never raises."""
     problem = ""
     if instance.container_id is not None:
         try:
@@ -78,22 +107,26 @@ async def remove_instance(deps: SupervisorDeps, instance: Instance) -> str:
     return problem
 
 
+def _not_removed(problem: str) -> Check:
+    return Check("removal", ok=False, detail=problem, source="engine")
+
+
 def _seen_ended(verdict: Verdict) -> bool:
-    """The engine has said that the container is gone: an engine that is gone itself by now need not say it again."""
+    # The engine has reported the end: one that is unreachable by now need not report it again.
     return verdict.evidence.get("container_exit_code") is not None or bool(verdict.evidence.get("container_missing"))
 
 
-async def _told(asked: Awaitable[None], seconds: float) -> str:
-    """What the engine said against it; empty where it did it, or the container is gone."""
+async def _problem(command: Awaitable[None], *, within: float) -> str:
+    """Why the engine did not do it; empty where it did, or the container is removed already. `within`: seconds."""
     try:
-        async with asyncio.timeout(seconds):
-            await asked
+        async with asyncio.timeout(within):
+            await command
     except NotFoundError:
         return ""
     except EngineError as error:
         return str(error)
     except TimeoutError:
-        return f"the container engine gave no answer within {seconds:g} s"
+        return f"the container engine gave no answer within {within:g} s"
     return ""
 
 
@@ -103,7 +136,7 @@ def _report(instance: Instance, verdict: Verdict) -> PostMortem:
         exit_code=verdict.exit_code,
         signal=verdict.signal,
         peak_memory_bytes=instance.peak_memory,
-        limits=dict(instance.limits.report()),
+        limits=msgspec.to_builtins(instance.limits),
         container=instance.identity.container_name if instance.container_id else None,
         image_id=instance.image_id,
         gpus=instance.grant.uuids if instance.grant else (),
@@ -112,9 +145,9 @@ def _report(instance: Instance, verdict: Verdict) -> PostMortem:
     )
 
 
-async def _with_last_words(deps: SupervisorDeps, container_id: str, report: PostMortem) -> PostMortem:
+async def _with_exit_and_logs(deps: SupervisorDeps, container_id: str, report: PostMortem) -> PostMortem:
     status = await deps.engine.inspect(container_id)
     if report.exit_code is None and report.signal is None and status.exit_code is not None:
         exit_code, signal = split_exit_code(status.exit_code)
         report = replace(report, exit_code=exit_code, signal=signal)
-    return replace(report, log_tail=await deps.engine.logs(container_id, tail=LOG_LINES_KEPT))
+    return replace(report, log_tail=await deps.engine.logs(container_id, tail=MAX_LOG_LINES))

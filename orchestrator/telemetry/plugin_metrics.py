@@ -19,7 +19,7 @@ _Value = Callable[[PluginRecord], float | int | None]
 
 def _in_container(field: str) -> _Value:
     """A figure of the container as last reported; none once the instance has ended."""
-    return lambda record: None if record.ended else record.container.get(field)
+    return lambda record: None if record.ended else getattr(record.container, field, None)
 
 
 _GAUGES: Final[tuple[tuple[str, str, _Value], ...]] = (
@@ -38,7 +38,7 @@ _GAUGES: Final[tuple[tuple[str, str, _Value], ...]] = (
     ),
     ("plugin_memory_usage_bytes", "Memory that the container is using.", _in_container("memory_usage_bytes")),
     ("plugin_memory_peak_bytes", "Peak of the memory that the container has used.", _in_container("memory_peak_bytes")),
-    ("plugin_memory_limit_bytes", "Memory limit of the container.", lambda r: r.limits.get("memory_bytes")),
+    ("plugin_memory_limit_bytes", "Memory limit of the container.", lambda r: r.limits.memory if r.limits else None),
 )
 _COUNTERS: Final[tuple[tuple[str, str, _Value], ...]] = (
     ("plugin_restarts", "Instances that were started after the first.", lambda r: max(0, r.generation - 1)),
@@ -46,7 +46,7 @@ _COUNTERS: Final[tuple[tuple[str, str, _Value], ...]] = (
     (
         "plugin_oom_kills",
         "Processes in the instance's container that the kernel killed for lack of memory.",
-        lambda r: r.container.get("oom_kills"),
+        lambda r: r.container.oom_kills if r.container else None,
     ),
 )
 _GPUS: Final[tuple[tuple[str, str, str], ...]] = (

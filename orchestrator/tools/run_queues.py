@@ -69,7 +69,8 @@ class RunQueues:
             self._registry.count_queued(run.record.plugin, -1)
 
     def _queue(self, record: PluginRecord) -> AdmissionQueue:
-        concurrency, capacity = int(record.limits["concurrency"]), int(record.limits["queue"])
+        assert record.limits is not None  # noqa: S101 - a plugin without a valid manifest is refused before
+        concurrency, capacity = record.limits.concurrency, record.limits.queue
         queue = self._queues.get(record.name)
         if queue is None:
             queue = self._queues[record.name] = AdmissionQueue(concurrency, capacity)

@@ -90,7 +90,7 @@ async def test_events_that_the_registry_dropped_come_from_the_history(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In lists and streams, of all plugins and of one; also events from before the orchestrator was started."""
-    monkeypatch.setattr("orchestrator.registry.plugin_registry._EVENTS_KEPT", 4)
+    monkeypatch.setattr("orchestrator.registry.plugin_registry._MAX_EVENTS", 4)
     monkeypatch.setattr("orchestrator.app._EVENTS_BROUGHT_BACK", 2)
     await opened(house, "reader", "writer")
     await house.shut()

@@ -94,7 +94,7 @@ def test_check_is_all_of_its_targets() -> None:
             "The runtime knows nothing of the orchestrator BROKEN",
         ),
         ("orchestrator/tools/admission.py", "import asyncio", "Decisions know no effects BROKEN"),
-        ("orchestrator/supervisor/facts.py", "import docker", "knows the Docker SDK BROKEN"),
+        ("orchestrator/supervisor/record_writer.py", "import docker", "knows the Docker SDK BROKEN"),
         ("orchestrator/gpus/leases.py", "import pynvml", "Only gpus.nvml knows NVML BROKEN"),
         ("orchestrator/health/health_model.py", "import orchestrator.client", "The client serves those outside BROKEN"),
     ],

@@ -1,8 +1,10 @@
 """Every reason code belongs to one final state."""
 
+import msgspec
 import pytest
+from pydantic import TypeAdapter
 
-from orchestrator.lifecycle import ReasonCode, final_state
+from orchestrator.lifecycle import ReasonCode
 
 UNAVAILABLE = [
     "GPU_NOT_FOUND",
@@ -40,14 +42,23 @@ FAILED = [
 
 @pytest.mark.parametrize("code", UNAVAILABLE)
 def test_what_is_missing_makes_unavailable(code: str) -> None:
-    """Something is not there, or an operator stopped the plugin."""
-    assert final_state(ReasonCode(code)) == "UNAVAILABLE"
+    """Something is missing, or an operator stopped the plugin."""
+    assert ReasonCode(code).final_state == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize("code", FAILED)
 def test_what_broke_makes_failed(code: str) -> None:
-    """Something that was there went wrong."""
-    assert final_state(ReasonCode(code)) == "FAILED"
+    """Something went wrong."""
+    assert ReasonCode(code).final_state == "FAILED"
+
+
+@pytest.mark.parametrize("code", ReasonCode)
+def test_a_code_is_its_name_in_json(code: ReasonCode) -> None:
+    """Written and read back as plain text, by either library; its final state is not part of it."""
+    text = f'"{code.name}"'
+    assert (msgspec.json.encode(code).decode(), TypeAdapter(ReasonCode).dump_json(code).decode()) == (text, text)
+    assert msgspec.json.decode(text, type=ReasonCode) is code
+    assert TypeAdapter(ReasonCode).validate_json(text) is code
 
 
 def test_no_code_is_without_its_line_in_the_contract() -> None:

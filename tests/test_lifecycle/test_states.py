@@ -23,7 +23,7 @@ ALLOWED = {
 
 
 def test_there_are_five_states() -> None:
-    """No more and no fewer than the contract names."""
+    """Those of the contract, no more and no fewer."""
     assert {state.value for state in PluginLifecycleState} == set(STATES)
 
 
@@ -35,14 +35,14 @@ def test_a_step_forward_is_taken(current: str, target: str) -> None:
 
 @pytest.mark.parametrize(("current", "target"), sorted(set(product(STATES, STATES)) - ALLOWED))
 def test_any_other_step_is_refused(current: str, target: str) -> None:
-    """Back, sideways, over a state or in place: refused, and the refusal names both states."""
+    """Back, sideways, over a state or to the same one: refused, and the refusal names both states."""
     with pytest.raises(TransitionError, match=f"^{current} cannot become {target}"):
         check_transition(PluginLifecycleState(current), PluginLifecycleState(target))
 
 
 @pytest.mark.parametrize("state", ["FAILED", "UNAVAILABLE"])
 def test_a_final_state_says_that_it_is_final(state: str) -> None:
-    """Who tries to leave one learns why that cannot be."""
+    """The refusal of a step out of one gives the reason."""
     with pytest.raises(TransitionError, match="it is final"):
         check_transition(PluginLifecycleState(state), PluginLifecycleState.LOADED)
 

@@ -1,4 +1,4 @@
-"""The health routes: 200 or 404, at once, whatever else is going on."""
+"""The health routes: 200 or 404, at once, whatever else happens."""
 
 import asyncio
 import re
@@ -118,7 +118,7 @@ async def test_types_are_what_the_contract_says(house: House) -> None:
 
 
 async def test_a_bad_manifest_is_seen_with_file_field_and_expectation(house: House) -> None:
-    """Without a version or description to show, it is still there; runs on it are told why not."""
+    """It is listed without version and description; a run on it is refused with the reason."""
     house.write_raw("misspelt", "version: 1.0.0\ndescription: x\nentrypoint: a.b:C\nlimits: {tiemout: 5s}\n")
     await house.open()
     health = await house.health("misspelt")
@@ -135,10 +135,10 @@ async def test_a_mended_manifest_counts_at_the_next_restart(house: House) -> Non
     client = await house.open()
     await house.until_state("reader", "FAILED")
     house.add("reader", tools={"read": lambda: 1})
-    mended = (await client.post("/v1/plugins/reader/restart", params={"wait": 5})).json()
+    repaired = (await client.post("/v1/plugins/reader/restart", params={"wait": 5})).json()
     house.write_raw("reader", "version: [")
     broken = (await client.post("/v1/plugins/reader/restart", params={"wait": 5})).json()
-    assert (mended["state"], mended["version"]) == ("INITIALIZED", "1.0.0")
+    assert (repaired["state"], repaired["version"]) == ("INITIALIZED", "1.0.0")
     assert (broken["state"], broken["reason_code"], broken["generation"]) == ("FAILED", "MANIFEST_INVALID", 3)
     assert await house.containers("reader") == []
 
@@ -184,7 +184,7 @@ async def test_health_is_answered_while_a_tool_runs(house: House) -> None:
     assert (after["state"], after["in_flight"], after["queued"]) == ("RUNNING", 0, 0)
 
 
-async def test_health_tells_nothing_that_is_not_for_everyone(house: House) -> None:
+async def test_health_reveals_nothing_confidential(house: House) -> None:
     """Neither a path of the host nor a fixed variable's value."""
     house.add("failed", models={"weights": "nowhere.pt"}, env={"TOKEN": "s3cr3t"})
     house.add("well", env={"TOKEN": "s3cr3t"})
@@ -201,7 +201,7 @@ async def test_health_tells_nothing_that_is_not_for_everyone(house: House) -> No
 
 
 async def test_readiness_is_when_every_plugin_has_come_to_a_verdict(house: House) -> None:
-    """/healthz from the first moment, /readyz once nobody is on the first way up."""
+    """/healthz from the first moment, /readyz once no plugin is in its first start."""
     runtime = house.add("slow", start=[])
     house.add("failed", start=IMPORT_ERROR)
     client = await house.open()
@@ -216,7 +216,7 @@ async def test_readiness_is_when_every_plugin_has_come_to_a_verdict(house: House
 
 
 async def test_head_is_answered_as_get_without_its_body(house: House) -> None:
-    """A monitor may ask so."""
+    """Monitors use it."""
     house.add("well")
     client = await house.open()
     for path, status in (("/v1/plugins", 200), ("/v1/plugins/well/health", 200), ("/v1/plugins/none/health", 404)):

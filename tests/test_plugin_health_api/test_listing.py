@@ -1,4 +1,4 @@
-"""The list as JSON text: what each object's own model says, however often it is asked and whatever has changed."""
+"""The list as JSON text equals each object's own model, however often it is requested and whatever has changed."""
 
 import json
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from orchestrator.health.health_model import health_response
 from orchestrator.health.listing import HealthListing
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
-from orchestrator.registry import Check, PluginRecord
+from orchestrator.registry import Check, ContainerFacts, EffectiveLimits, PluginRecord
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 TICK = 1000.0
@@ -26,9 +26,9 @@ UP = replace(
     last_execution_ms=1e-05,
     total_execution_ms=1 / 3,
     checks=(Check("memory", ok=True, detail="1 of 2 “MiB”", source="container"),),
-    container={"name": "plugin-up", "uptime_seconds": None, "exit_code": None},
-    gpus=({"uuid": "GPU-1"},),
-    limits={"cpus": None, "timeout_seconds": 60.0},
+    container=ContainerFacts("c0ffee", "plugin-up", None, memory_usage_bytes=1 << 20),
+    gpus=({"uuid": "GPU-1", "uptime_seconds": None},),
+    limits=EffectiveLimits(60.0, 1 << 30, None, 128, 1 << 26, 1 << 32, 120.0, 1, 16),
 )
 ENDED = replace(
     UP,
@@ -46,16 +46,42 @@ def modelled(records: list[PluginRecord], now: float) -> list[Any]:
     return [health_response(record, now).model_dump(mode="json") for record in records]
 
 
-def test_it_is_what_the_models_say() -> None:
-    """Also when a text looks like the field that is put in last."""
+def test_it_equals_the_models() -> None:
+    """Also when a text looks like the field that is inserted last."""
     assert json.loads(HealthListing().encode(RECORDS, TICK)) == modelled(RECORDS, TICK)
 
 
-def test_uptime_goes_on_and_the_rest_stays() -> None:
-    """Nothing is encoded anew, and yet the time since INITIALIZED is that of now; it stands still after the end."""
+def test_uptime_grows_and_the_rest_stays() -> None:
+    """Without a new encoding the time since INITIALIZED is current; it stands still after the end."""
     listing, later = HealthListing(), TICK + 5
     listing.encode(RECORDS, TICK)
     assert json.loads(listing.encode(RECORDS, later)) == modelled(RECORDS, later)
+
+
+def test_typed_facts_are_objects_with_the_fields_of_the_contract() -> None:
+    """Limits and container: names with their units, in their order; empty objects where nothing is known."""
+    shown, unknown = modelled([UP, PLAIN], TICK)
+    assert (unknown["container"], unknown["limits"]) == ({}, {})
+    assert list(shown["container"].items()) == [
+        ("id", "c0ffee"),
+        ("name", "plugin-up"),
+        ("image_id", None),
+        ("memory_usage_bytes", 1 << 20),
+        ("memory_peak_bytes", None),
+        ("cpu_seconds", None),
+        ("oom_kills", None),
+    ]
+    assert list(shown["limits"].items()) == [
+        ("timeout_seconds", 60.0),
+        ("memory_bytes", 1 << 30),
+        ("cpus", None),
+        ("pids", 128),
+        ("shm_bytes", 1 << 26),
+        ("scratch_bytes", 1 << 32),
+        ("startup_timeout_seconds", 120.0),
+        ("concurrency", 1),
+        ("queue", 16),
+    ]
 
 
 @pytest.mark.parametrize("change", [{"in_flight": 3}, {"stale": True}, {"ready_tick": None}, {"generation": 2}])
@@ -66,8 +92,7 @@ def test_a_change_is_seen_at_once(change: dict[str, Any]) -> None:
     assert json.loads(listing.encode(changed, TICK)) == modelled(changed, TICK)
 
 
-def test_plugins_that_are_gone_are_not_kept() -> None:
-    """Nor shown."""
+def test_removed_plugins_leave_the_list_and_its_cache() -> None:
     listing = HealthListing()
     listing.encode(RECORDS, TICK)
     assert json.loads(listing.encode([UP], TICK)) == modelled([UP], TICK)

@@ -1,4 +1,4 @@
-"""Health while nothing goes as it should: a held lock, an engine that is away or frozen. Stale, and never slow."""
+"""Health during faults: a held lock, an unreachable or frozen engine. Stale, and never slow."""
 
 import asyncio
 import time
@@ -10,17 +10,17 @@ from support.house import House
 
 
 async def test_a_held_lock_makes_health_stale_and_not_slow(house: House) -> None:
-    """The last known picture comes back at once; afterwards it is fresh again."""
+    """The last snapshot comes back at once; afterwards it is fresh again."""
     house.add("reader")
     client = await house.open()
     await house.settled("reader")
     with writer_that_holds_the_lock(house.registry):
-        begun = time.monotonic()
+        started = time.monotonic()
         listed, one, unknown = [
             await client.get(route)
             for route in ("/v1/plugins", "/v1/plugins/reader/health", "/v1/plugins/nobody/health")
         ]
-        took = time.monotonic() - begun
+        took = time.monotonic() - started
     assert [a.status_code for a in (listed, one, unknown)] == [200, 200, 404]
     assert (listed.json()[0]["stale"], one.json()["stale"], one.json()["state"]) == (True, True, "INITIALIZED")
     assert took < 1
@@ -28,20 +28,20 @@ async def test_a_held_lock_makes_health_stale_and_not_slow(house: House) -> None
 
 
 async def test_an_unreachable_engine_makes_health_stale_and_not_slow(house: House) -> None:
-    """What is running goes on and is shown as it was last seen; nothing fails, nothing waits."""
+    """Instances go on and are shown as last seen; nothing fails, nothing waits."""
     house.add("reader", tools={"read": lambda: 1})
     await house.open()
     await house.settled("reader")
     house.engine.set_reachable(False)
-    begun = time.monotonic()
+    started = time.monotonic()
     await house.health("reader")
-    assert time.monotonic() - begun < 1
-    gone = await house.until("reader", lambda health: health["stale"])
-    assert gone["state"] == "INITIALIZED"
+    assert time.monotonic() - started < 1
+    stale = await house.until("reader", lambda health: health["stale"])
+    assert stale["state"] == "INITIALIZED"
     assert (await house.run("reader", "read")).status_code == 200
     house.engine.set_reachable(True)
     back = await house.until("reader", lambda health: not health["stale"])
-    assert back["observed_at"] > gone["observed_at"]
+    assert back["observed_at"] > stale["observed_at"]
 
 
 async def test_a_frozen_engine_does_not_hold_up_health(tmp_path: Path) -> None:
@@ -53,12 +53,12 @@ async def test_a_frozen_engine_does_not_hold_up_health(tmp_path: Path) -> None:
         await house.settled("reader")
         house.engine.set_frozen(True)
         restart = asyncio.create_task(client.post("/v1/plugins/writer/restart"))
-        begun = time.monotonic()
+        started = time.monotonic()
         for _ in range(5):
             for route in ("/v1/plugins", "/v1/plugins/reader/health", "/v1/plugins/writer/health"):
                 assert (await client.get(route)).status_code == 200
             await asyncio.sleep(0.01)
-        took = time.monotonic() - begun
+        took = time.monotonic() - started
         house.engine.set_frozen(False)
         await restart
         assert took < 5
@@ -66,7 +66,7 @@ async def test_a_frozen_engine_does_not_hold_up_health(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_frozen_engine_makes_health_stale(house: House) -> None:
-    """It breaks no connection, it only says nothing; what runs is shown as it was last seen."""
+    """It breaks no connection, it only gives no answer; instances are shown as last seen."""
     house.add("reader")
     await house.open()
     await house.settled("reader")

@@ -128,7 +128,7 @@ async def test_a_defect_of_our_own_ends_the_start_and_not_the_news_of_it(house, 
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("orchestrator.supervisor.plugin_supervisor.check_host", broken)
+    monkeypatch.setattr("orchestrator.supervisor.instance_driver.check_host", broken)
     house.add("reader")
     await house.open()
     health = await house.until_state("reader", "FAILED")

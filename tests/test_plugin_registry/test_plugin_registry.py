@@ -1,4 +1,4 @@
-"""PluginRegistry: what may be written, what is read, what is told."""
+"""PluginRegistry: which writes are allowed, what is read, which events are published."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,13 +6,14 @@ import pytest
 
 from orchestrator.errors import StaleGenerationError, TransitionError
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
-from orchestrator.registry import Check, LifecycleEvent, PluginRecord, PluginRegistry, PostMortem
+from orchestrator.registry import Check, ContainerFacts, LifecycleEvent, PluginRecord, PluginRegistry, PostMortem
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+CONTAINER = ContainerFacts("c", "plugin-reader", None)
 
 
 class Clock:
-    """Stands until it is moved."""
+    """Stands still until it is moved."""
 
     def __init__(self) -> None:
         self.now = START
@@ -50,7 +51,7 @@ def known(registry: PluginRegistry, name: str = "reader") -> PluginRecord:
 
 
 def test_an_instance_goes_from_loaded_over_initialized_to_running(registry: PluginRegistry) -> None:
-    """The way of a plugin that is well; RUNNING stays when the run is over."""
+    """The way of a healthy plugin; it stays RUNNING when the run is over."""
     states = [known(registry).state]
     registry.mark_initialized("reader", 1)
     states.append(known(registry).state)
@@ -61,7 +62,7 @@ def test_an_instance_goes_from_loaded_over_initialized_to_running(registry: Plug
 
 
 def test_the_reason_code_decides_the_final_state(registry: PluginRegistry) -> None:
-    """Code and sentence are there with the state, never one without the other."""
+    """Code and sentence come with the state, never one without the other."""
     registry.mark_ended("reader", 1, ReasonCode.MODEL_MISSING, "weights.pt is missing")
     ended = known(registry)
     assert (ended.state, ended.reason_code, ended.reason) == ("UNAVAILABLE", "MODEL_MISSING", "weights.pt is missing")
@@ -69,7 +70,7 @@ def test_the_reason_code_decides_the_final_state(registry: PluginRegistry) -> No
 
 
 @pytest.mark.parametrize("code", [ReasonCode.TIMEOUT, ReasonCode.STOPPED])
-def test_what_has_ended_cannot_be_brought_back(registry: PluginRegistry, code: ReasonCode) -> None:
+def test_an_ended_instance_stays_ended(registry: PluginRegistry, code: ReasonCode) -> None:
     """Neither another end, nor readiness, nor a run; the first reason stays."""
     registry.mark_initialized("reader", 1)
     registry.mark_ended("reader", 1, code, "first")
@@ -91,7 +92,7 @@ def test_an_instance_that_is_not_ready_takes_no_run(registry: PluginRegistry) ->
 
 
 def test_news_of_a_replaced_instance_is_refused(registry: PluginRegistry) -> None:
-    """What an older generation has to say cannot touch the newer one."""
+    """Nothing about an older generation changes the record of the newer one."""
     registry.renew("reader")
     before = known(registry)
     for attempt in (
@@ -105,14 +106,14 @@ def test_news_of_a_replaced_instance_is_refused(registry: PluginRegistry) -> Non
     assert known(registry) == before
 
 
-def test_a_restart_begins_anew_and_keeps_the_counters(registry: PluginRegistry, clock: Clock) -> None:
-    """What belonged to the instance is gone, what belongs to the plugin stays."""
+def test_a_restart_clears_the_instance_and_retains_the_counters(registry: PluginRegistry, clock: Clock) -> None:
+    """The instance's fields are reset, the plugin's stay."""
     registry.mark_initialized("reader", 1)
     registry.begin_run("reader", 1)
     registry.finish_run("reader", 1, ok=True, execution_ms=8)
     registry.begin_run("reader", 1)
-    registry.mark_ended("reader", 1, ReasonCode.CRASHED, "gone")
-    registry.update("reader", 1, container={"id": "c"}, post_mortem=PostMortem(ended_at=START))
+    registry.mark_ended("reader", 1, ReasonCode.CRASHED, "SIGSEGV")
+    registry.update("reader", 1, container=CONTAINER, post_mortem=PostMortem(ended_at=START))
     clock.forward(5)
 
     assert registry.renew("reader", version="2") == 2
@@ -120,7 +121,7 @@ def test_a_restart_begins_anew_and_keeps_the_counters(registry: PluginRegistry, 
     new = known(registry)
     assert (new.state, new.generation, new.version) == ("LOADED", 2, "2")
     assert (new.reason, new.reason_code, new.ready_tick, new.ended_tick, new.post_mortem) == (None,) * 5
-    assert (new.in_flight, new.checks, new.container) == (0, (), {})
+    assert (new.in_flight, new.checks, new.container) == (0, (), None)
     assert (new.success_count, new.total_execution_ms, new.last_used) == (1, 8, START)
     assert new.observed_at == clock.now
 
@@ -167,15 +168,15 @@ def test_the_end_of_an_instance_leaves_nothing_in_flight(registry: PluginRegistr
 
 
 def test_every_state_change_is_an_event(registry: PluginRegistry, clock: Clock) -> None:
-    """With its time, its generation, where it came from and why; further runs are none."""
+    """With its time, its generation, the previous state and the reason; further runs are none."""
     clock.forward(1)
     registry.mark_initialized("reader", 1)
     for _ in range(3):
         registry.begin_run("reader", 1)
     registry.mark_ended("reader", 1, ReasonCode.CRASHED, "SIGSEGV")
     registry.renew("reader")
-    told = [(e.previous, e.state, e.generation, e.reason_code) for e in registry.events(plugin="reader")]
-    assert told == [
+    events = [(e.previous, e.state, e.generation, e.reason_code) for e in registry.events(plugin="reader")]
+    assert events == [
         (None, "LOADED", 0, None),
         ("LOADED", "LOADED", 1, None),
         ("LOADED", "INITIALIZED", 1, None),
@@ -186,8 +187,8 @@ def test_every_state_change_is_an_event(registry: PluginRegistry, clock: Clock) 
     assert registry.events()[2].time == START + timedelta(seconds=1)
 
 
-def test_events_can_be_asked_for_from_where_one_left_off(registry: PluginRegistry) -> None:
-    """Ids grow by one over all plugins; `after` and `plugin` narrow it down."""
+def test_events_can_be_read_from_a_given_id_on(registry: PluginRegistry) -> None:
+    """Ids grow by one over all plugins; `after` and `plugin` filter."""
     registry.register(record("writer"))
     registry.mark_initialized("reader", 1)
     ids = [event.id for event in registry.events()]
@@ -196,39 +197,38 @@ def test_events_can_be_asked_for_from_where_one_left_off(registry: PluginRegistr
     assert [e.id for e in registry.events(plugin="writer")] == [3]
 
 
-def test_listeners_hear_of_changes_outside_the_lock(registry: PluginRegistry) -> None:
-    """A listener may read and even write, and it finds what it was told of."""
-    heard: list[tuple[str, bool]] = []
+def test_listeners_are_called_outside_the_lock(registry: PluginRegistry) -> None:
+    """A listener may read and even write, and it reads the state of its event."""
+    seen: list[tuple[str, bool]] = []
 
     def listener(event: LifecycleEvent) -> None:
         now = known(registry)
-        heard.append((now.state, now.stale))
+        seen.append((now.state, now.stale))
         if event.state == "INITIALIZED":
-            registry.update("reader", 1, container={"id": "seen"})
+            registry.update("reader", 1, container=CONTAINER)
 
     end = registry.subscribe(listener)
     registry.mark_initialized("reader", 1)
     registry.begin_run("reader", 1)
     end()
     registry.mark_ended("reader", 1, ReasonCode.CRASHED, "")
-    assert heard == [("INITIALIZED", False), ("RUNNING", False)]
-    assert known(registry).container == {"id": "seen"}
+    assert seen == [("INITIALIZED", False), ("RUNNING", False)]
+    assert known(registry).container == CONTAINER
 
 
 def test_plugins_are_listed_by_name(registry: PluginRegistry) -> None:
-    """Whatever the order in which they were found."""
+    """Whatever the order of their registration."""
     for name in ("zebra", "ant"):
         registry.register(record(name))
     assert [r.name for r in registry.list()] == ["ant", "reader", "zebra"]
 
 
 def test_an_unknown_name_is_none(registry: PluginRegistry) -> None:
-    """Asking is no error."""
     assert registry.get("nobody") is None
 
 
 def test_a_stale_record_keeps_the_time_it_was_seen(registry: PluginRegistry, clock: Clock) -> None:
-    """`observed_at` moves on only when the engine can be asked again."""
+    """`observed_at` changes only when the engine can be reached again."""
     clock.forward(10)
     registry.mark_stale(stale=True)
     assert (known(registry).stale, known(registry).observed_at) == (True, START)
@@ -237,7 +237,7 @@ def test_a_stale_record_keeps_the_time_it_was_seen(registry: PluginRegistry, clo
 
 
 def test_waiting_runs_are_counted_for_the_plugin(registry: PluginRegistry) -> None:
-    """They wait on, whatever becomes of the instance."""
+    """They go on waiting, whatever becomes of the instance."""
     registry.count_queued("reader", +1)
     registry.count_queued("reader", +1)
     registry.renew("reader")

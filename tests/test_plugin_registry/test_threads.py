@@ -1,4 +1,4 @@
-"""PluginRegistry between threads: readers never fail and hardly wait, nothing that was written is lost."""
+"""PluginRegistry between threads: readers never fail and hardly wait, no write is lost."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +14,8 @@ from orchestrator.registry import PluginRecord, PluginRegistry
 THREADS, ROUNDS = 8, 100
 
 
-def registry_with(*names: str, read_patience: float = 0.02) -> PluginRegistry:
-    registry = PluginRegistry(read_patience=read_patience)
+def registry_with(*names: str, read_timeout: float = 0.02) -> PluginRegistry:
+    registry = PluginRegistry(read_timeout=read_timeout)
     for name in names:
         registry.register(
             PluginRecord(
@@ -27,15 +27,15 @@ def registry_with(*names: str, read_patience: float = 0.02) -> PluginRegistry:
     return registry
 
 
-def test_nothing_that_threads_count_is_lost() -> None:
+def test_no_count_of_concurrent_threads_is_lost() -> None:
     """Runs counted in and out by many threads at once add up."""
     registry = registry_with("reader")
 
     def work(_: int) -> None:
-        for turn in range(ROUNDS):
+        for number in range(ROUNDS):
             registry.begin_run("reader", 1)
             registry.count_queued("reader", +1)
-            registry.finish_run("reader", 1, ok=turn % 4 > 0, execution_ms=2)
+            registry.finish_run("reader", 1, ok=number % 4 > 0, execution_ms=2)
             registry.count_queued("reader", -1)
 
     with ThreadPoolExecutor(THREADS) as pool:
@@ -49,7 +49,7 @@ def test_nothing_that_threads_count_is_lost() -> None:
 
 
 def test_a_reader_never_sees_half_of_a_change() -> None:
-    """Counter and time of one run change together, also while readers look on."""
+    """Counter and time of one run change together, also under concurrent readers."""
     registry = registry_with("reader")
     done = Event()
 
@@ -74,48 +74,48 @@ def test_a_reader_never_sees_half_of_a_change() -> None:
 
 
 def test_fifty_readers_and_five_writers(reliability: ReliabilityTable) -> None:
-    """Far above what health questions and runs ask of it: readers are answered, fresh or stale, and nobody starves."""
+    """Far above the load of health requests and runs: readers are answered, fresh or stale, and nobody starves."""
     registry = registry_with("reader", "writer")
     over = time.monotonic() + 2
 
     def read(_: int) -> list[float]:
         waits = []
-        while (begun := time.perf_counter()) and time.monotonic() < over:
+        while (started := time.perf_counter()) and time.monotonic() < over:
             assert {record.name for record in registry.list()} == {"reader", "writer"}
-            waits.append(time.perf_counter() - begun)
+            waits.append(time.perf_counter() - started)
             time.sleep(0.01)
         return waits
 
     def write(_: int) -> int:
-        turns = 0
+        writes = 0
         while time.monotonic() < over:
             registry.begin_run("writer", 1)
             registry.finish_run("writer", 1, ok=True, execution_ms=1)
-            turns += 1
+            writes += 1
             time.sleep(0.001)
-        return turns
+        return writes
 
     with ThreadPoolExecutor(55) as pool:
         readers = [pool.submit(read, number) for number in range(50)]
         writers = [pool.submit(write, number) for number in range(5)]
         waits = sorted(wait for reader in readers for wait in reader.result())
-        turns = [writer.result() for writer in writers]
+        writes = [writer.result() for writer in writers]
     after = registry.get("writer")
     assert after is not None
-    assert after.success_count == sum(turns)
-    assert min(turns) > 0
+    assert after.success_count == sum(writes)
+    assert min(writes) > 0
     reliability.at_most(
         "registry, 50 readers and 5 writers: reading, p99", waits[len(waits) * 99 // 100] * 1000, limit=100, unit="ms"
     )
 
 
-def test_a_reader_that_cannot_have_the_lock_is_given_the_last_picture() -> None:
-    """Within its patience, marked as stale; afterwards it is fresh again."""
+def test_a_reader_that_cannot_have_the_lock_gets_the_last_snapshot() -> None:
+    """Within its timeout, marked as stale; afterwards it is fresh again."""
     registry = registry_with("reader", "writer")
     with writer_that_holds_the_lock(registry):
-        begun = time.monotonic()
+        started = time.monotonic()
         one, everyone = registry.get("reader"), registry.list()
-        took = time.monotonic() - begun
+        took = time.monotonic() - started
     assert one is not None
     assert (one.name, one.state, one.stale) == ("reader", "INITIALIZED", True)
     assert [(r.name, r.stale) for r in everyone] == [("reader", True), ("writer", True)]
@@ -124,7 +124,7 @@ def test_a_reader_that_cannot_have_the_lock_is_given_the_last_picture() -> None:
 
 
 def test_events_can_be_read_while_the_lock_is_held() -> None:
-    """No reader waits for a writer that does not come to its end."""
+    """No reader waits for a writer that never ends."""
     registry = registry_with("reader")
     with writer_that_holds_the_lock(registry):
         assert [event.state for event in registry.events()] == ["LOADED", "LOADED", "INITIALIZED"]
@@ -139,7 +139,7 @@ def test_an_unknown_name_is_none_even_while_the_lock_is_held() -> None:
 
 def test_readers_do_not_shut_one_another_out() -> None:
     """Many readers at once have fresh records: a reader's lock is shared."""
-    registry = registry_with("reader", read_patience=0.5)
+    registry = registry_with("reader", read_timeout=0.5)
     inside, go_on = Event(), Event()
 
     def slow_reader() -> None:

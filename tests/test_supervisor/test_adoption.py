@@ -1,4 +1,4 @@
-"""Adoption: an orchestrator that starts takes up what an earlier one left running, and removes the rest."""
+"""Adoption: an orchestrator that starts adopts what an earlier one left running, and removes the rest."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ async def reopened(house: House) -> None:
     await house.open()
 
 
-async def test_a_container_that_runs_is_taken_up_again(house: House) -> None:
+async def test_a_container_that_runs_is_adopted(house: House) -> None:
     """The same container, with its generation, uptime and state; nothing is made or started."""
     house.add("reader", tools={"read": lambda: "text"})
     await house.open()
@@ -71,8 +71,8 @@ async def _no_socket(house: House) -> None:
 
 
 @pytest.mark.parametrize("change", [_new_version, _other_image, _not_ready, _dead, _no_socket])
-async def test_what_is_not_as_a_start_would_make_it_is_replaced(house: House, change: Any) -> None:
-    """Another version, another image under the same reference, one that is not well: a new instance, no trace left."""
+async def test_an_instance_that_a_start_would_make_differently_is_replaced(house: House, change: Any) -> None:
+    """Another version, another image of the same reference, an unhealthy one: a new instance, no trace of the old."""
     house.add("reader")
     await house.open()
     before = await house.settled("reader")
@@ -86,8 +86,8 @@ async def test_what_is_not_as_a_start_would_make_it_is_replaced(house: House, ch
     assert [folder.name for folder in _folders(house)] == [house.instance("reader").folder.name]
 
 
-async def test_a_plugin_whose_folder_is_gone_leaves_no_container(house: House) -> None:
-    """Nobody would know of it any more."""
+async def test_a_plugin_whose_folder_was_removed_leaves_no_container(house: House) -> None:
+    """No supervisor would own it."""
     house.add("reader")
     house.add("writer")
     await house.open()
@@ -102,7 +102,7 @@ async def test_a_plugin_whose_folder_is_gone_leaves_no_container(house: House) -
 
 
 async def test_an_instance_that_had_ended_is_not_revived(house: House) -> None:
-    """The orchestrator died between its verdict and the removal: the container still looks well."""
+    """The orchestrator died between its verdict and the removal: the container still looks healthy."""
     house.add("reader", tools={"read": _raise})
     await house.open()
     await house.settled("reader")
@@ -118,7 +118,7 @@ async def test_an_instance_that_had_ended_is_not_revived(house: House) -> None:
     assert left[0] not in await house.containers("reader")
 
 
-async def test_what_a_crash_left_half_made_is_removed(house: House) -> None:
+async def test_half_made_containers_of_a_crash_are_removed(house: House) -> None:
     """A container that was created and never started, an exited one, socket folders; not those of others."""
     house.add("reader")
     await house.open()
@@ -141,8 +141,8 @@ async def test_what_a_crash_left_half_made_is_removed(house: House) -> None:
     assert len(_folders(house)) == 1
 
 
-async def test_an_orphan_that_turns_up_later_is_removed(house: House) -> None:
-    """The engine was out of reach at the start; what it had is put right when it is back."""
+async def test_an_orphan_that_appears_later_is_removed(house: House) -> None:
+    """The engine was unreachable at the start; its leftovers are removed when it is back."""
     house.add("reader")
     await house.open()
     await house.settled("reader")
@@ -157,8 +157,8 @@ async def test_an_orphan_that_turns_up_later_is_removed(house: House) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_leases_are_taken_up_again(house: House) -> None:
-    """From the container's labels: nobody else is given its GPU."""
+async def test_leases_are_restored(house: House) -> None:
+    """From the container's labels: no other instance is granted its GPU."""
     house.gpus = SetGpus(device(0), device(1))
     house.engine.device_drivers = ("nvidia",)
     house.add("one", tools={"run": lambda: 1}, requires_gpu=True)
@@ -179,7 +179,7 @@ async def test_leases_are_taken_up_again(house: House) -> None:
 
 
 async def test_a_leftover_that_cannot_be_removed_keeps_its_gpu(house: House) -> None:
-    """It may still use it: its successor is GPU_BUSY until the leftover is gone."""
+    """It may still use it: its successor is GPU_BUSY until the leftover is removed."""
     house.gpus = SetGpus(device(0))
     house.engine.device_drivers = ("nvidia",)
     house.add("reader", requires_gpu=True)

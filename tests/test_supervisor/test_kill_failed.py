@@ -1,4 +1,4 @@
-"""A container that cannot be ended: everybody is told, its GPU stays with it, and it is tried again."""
+"""A container that cannot be stopped: health and events report it, its GPU stays with it, removal is tried again."""
 
 import asyncio
 import gc
@@ -14,8 +14,8 @@ async def _hangs() -> None:
     await asyncio.sleep(60)
 
 
-async def test_a_failed_plugin_whose_container_cannot_be_ended_says_so(house: House) -> None:
-    """FAILED stays FAILED; the graver reason takes the place of the first, which its evidence keeps."""
+async def test_a_failed_plugin_whose_container_cannot_be_stopped_is_kill_failed(house: House) -> None:
+    """FAILED stays FAILED; the graver reason replaces the first, which the evidence retains."""
     house.add("reader", tools={"read": _hangs}, limits={"timeout": "200ms"})
     house.add("other", tools={"read": lambda: 1})
     await house.open()
@@ -35,7 +35,7 @@ async def test_a_failed_plugin_whose_container_cannot_be_ended_says_so(house: Ho
 
 
 async def test_a_stop_that_fails_is_no_stop(house: House) -> None:
-    """It is STOPPED when the container has stopped, not when somebody asked for it."""
+    """It is STOPPED when the container has stopped, not when an operator requested it."""
     house.add("reader")
     await house.open()
     await house.settled("reader")
@@ -46,7 +46,7 @@ async def test_a_stop_that_fails_is_no_stop(house: House) -> None:
 
 @pytest.mark.parametrize("broken", ["refuses", "frozen"])
 async def test_within_fifteen_seconds(house: House, broken: str) -> None:
-    """Whether the engine refuses or says nothing."""
+    """Whether the engine refuses or gives no answer."""
     house.add("reader", tools={"read": _hangs}, limits={"timeout": "200ms"})
     await house.open()
     await house.settled("reader")
@@ -54,14 +54,14 @@ async def test_within_fifteen_seconds(house: House, broken: str) -> None:
         house.engine.refuse = {"stop": "no", "kill": "no"}
     else:
         house.engine.set_frozen(True)
-    begun = time.monotonic()
+    started = time.monotonic()
     await house.run("reader", "read")
     await house.until("reader", lambda health: health["reason_code"] == "KILL_FAILED")
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - started < 15
 
 
-async def test_its_gpu_is_nobody_elses(house: House) -> None:
-    """Quarantined, and shown so, until its container is gone."""
+async def test_its_gpu_is_granted_to_no_other(house: House) -> None:
+    """Quarantined, and shown so, until its container is removed."""
     house.gpus = SetGpus(device(0))
     house.engine.device_drivers = ("nvidia",)
     house.add("one", tools={"run": _hangs}, requires_gpu=True, limits={"timeout": "200ms"})
@@ -89,31 +89,31 @@ async def test_its_gpu_is_nobody_elses(house: House) -> None:
     assert two["reason_code"] is None
 
 
-async def test_what_is_kept_of_an_end(house: House) -> None:
+async def test_the_post_mortem_of_an_instance(house: House) -> None:
     """Evidence, limits, image, container; the same from the history after a restart of the orchestrator."""
     house.add("reader", tools={"read": lambda: 1}, limits={"memory": "64MiB"})
     await house.open()
     await house.settled("reader")
     await house.instance("reader").worker_exits(signal=11)
-    kept: dict[str, Any] = (await house.buried("reader"))["post_mortem"]
-    assert kept["evidence"]["worker_signal"] == "SIGSEGV"
-    assert kept["limits"]["memory_bytes"] == 64 << 20
-    assert kept["container"].startswith("plugin-reader-")
-    assert kept["image_id"]
-    assert kept["signal"] == "SIGSEGV"
+    report: dict[str, Any] = (await house.buried("reader"))["post_mortem"]
+    assert report["evidence"]["worker_signal"] == "SIGSEGV"
+    assert report["limits"]["memory_bytes"] == 64 << 20
+    assert report["container"].startswith("plugin-reader-")
+    assert report["image_id"]
+    assert report["signal"] == "SIGSEGV"
     generation = (await house.health("reader"))["generation"]
     await house.client.post("/v1/plugins/reader/restart", params={"wait": 5})
     assert (await house.health("reader"))["post_mortem"] is None
     for query in ({}, {"generation": generation}):
         answer = await house.client.get("/v1/plugins/reader/post-mortem", params=query)
         assert answer.status_code == 200
-        assert answer.json() == kept
+        assert answer.json() == report
     for path in ("reader/post-mortem?generation=77", "nobody/post-mortem"):
         assert (await house.client.get(f"/v1/plugins/{path}")).status_code == 404
 
 
-async def test_what_the_engine_refuses_is_no_unreachable_engine(house: House) -> None:
-    """It answered; what it names has to be mended."""
+async def test_an_engine_that_refuses_is_not_unreachable(house: House) -> None:
+    """It answered; an operator has to fix what it names."""
     house.add("reader")
     house.engine.refuse = {"create": "Range of CPUs is from 0.01 to 2.00"}
     await house.open()
@@ -122,8 +122,8 @@ async def test_what_the_engine_refuses_is_no_unreachable_engine(house: House) ->
     assert "Range of CPUs" in health["reason"]
 
 
-async def test_a_container_that_was_seen_to_end_need_not_be_ended(house: House) -> None:
-    """An engine that stops takes its containers along, and says nothing more: what ended them is the reason."""
+async def test_a_container_that_was_seen_to_end_need_not_be_stopped(house: House) -> None:
+    """An engine that shuts down ends its containers and refuses all else: the reason is what ended them."""
     house.add("reader")
     await house.open()
     await house.settled("reader")
@@ -138,10 +138,10 @@ async def test_a_container_that_was_seen_to_end_need_not_be_ended(house: House) 
     assert await house.containers("reader") == []
 
 
-async def test_a_container_that_could_not_be_removed_is_when_a_restart_has_gone_by(
+async def test_a_container_that_could_not_be_removed_is_removed_after_a_restart(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is said of it is no word about the new instance, and keeps nobody from trying again."""
+    """Its findings do not reach the new instance's health, and its removal is tried again."""
     house.add("reader")
     await house.open()
     await house.settled("reader")
@@ -157,7 +157,7 @@ async def test_a_container_that_could_not_be_removed_is_when_a_restart_has_gone_
         while len(await house.containers("reader")) == 2:
             await asyncio.sleep(0.02)
     assert (await house.health("reader"))["state"] in {"INITIALIZED", "RUNNING"}
-    for _ in range(2):  # nothing of it stands in the way of what comes
+    for _ in range(2):  # no later restart is hindered by it
         assert (await house.client.post("/v1/plugins/reader/restart")).status_code == 200
         await house.settled("reader")
     assert len(await house.containers("reader")) == 1

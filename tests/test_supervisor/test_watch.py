@@ -1,55 +1,63 @@
-"""A control socket that says every few seconds that all is well is not asked; one that falls silent is."""
+"""Liveness: a control socket that reports every few seconds is not probed; one that falls silent is."""
 
 import asyncio
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.house import House
 from support.scripted_runtime import ScriptedInstance
 
+from orchestrator.containers.memory.engine import MemoryEngine
 from orchestrator.containers.spec import ContainerStatus
+from orchestrator.errors import EngineUnreachableError, NotFoundError
+from orchestrator.loader.manifest import Manifest
+from orchestrator.settings import Settings
+from orchestrator.supervisor.container_policy import InstanceIdentity, effective_limits
+from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.watch import Watch
 
 FOUND_WITHIN = 10.0
-"""Seconds from the last word."""
+"""Seconds from the last status."""
 
 
-async def _say_every_second(instance: ScriptedInstance, seconds: int) -> None:
+async def _report_every_second(instance: ScriptedInstance, seconds: int) -> None:
     for _ in range(seconds):
         instance.set_status()
         await asyncio.sleep(1)
 
 
-async def test_one_that_speaks_by_itself_is_asked_only_when_it_falls_silent(house: House) -> None:
+async def test_one_that_reports_by_itself_is_probed_only_when_it_falls_silent(house: House) -> None:
     house.add("reader")
     await house.open()
     await house.settled("reader")
     instance = house.instance("reader")
-    await _say_every_second(instance, 6)
+    await _report_every_second(instance, 6)
     assert instance.questions == 0
     instance.deaf = True
     instance.set_status()
-    begun = time.monotonic()
+    started = time.monotonic()
     health = await house.until("reader", lambda health: health["state"] == "FAILED", patience=2 * FOUND_WITHIN)
     assert health["reason_code"] == "UNRESPONSIVE"
-    assert time.monotonic() - begun < FOUND_WITHIN
+    assert time.monotonic() - started < FOUND_WITHIN
     assert instance.questions == 3
 
 
-async def test_one_that_says_nothing_by_itself_is_asked_every_few_seconds(house: House) -> None:
-    """As one in another language may be, or of an older version."""
+async def test_one_that_never_reports_by_itself_is_probed_every_few_seconds(house: House) -> None:
+    """As a runtime in another language may do, or of an older version."""
     house.add("reader")
     await house.open()
     await house.settled("reader")
     instance = house.instance("reader")
-    instance.status = {**instance.status, "cpu_seconds": 4.5}  # nobody is told
+    instance.status = {**instance.status, "cpu_seconds": 4.5}  # without a report
     health = await house.until("reader", lambda health: health["container"]["cpu_seconds"] == 4.5, patience=8)
     assert health["state"] == "INITIALIZED"
     assert instance.questions >= 1
 
 
 async def test_one_whose_removal_is_under_way_has_ended(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`docker rm --force` from outside, on a disk that takes its time: the engine says `removing` for seconds."""
+    """`docker rm --force` from outside, on a slow disk: the engine reports `removing` for seconds."""
     house.add("reader")
     await house.open()
     await house.settled("reader")
@@ -65,21 +73,58 @@ async def test_one_whose_removal_is_under_way_has_ended(house: House, monkeypatc
     assert health["reason_code"] == "KILLED"
 
 
-async def test_one_that_speaks_again_is_not_ended(house: House) -> None:
-    """Any word of its supervisor is a sign of life."""
+async def test_one_that_reports_again_is_not_ended(house: House) -> None:
+    """Any status of its runtime is a sign of life."""
     house.add("reader")
     await house.open()
     await house.settled("reader")
     instance = house.instance("reader")
     instance.deaf = True
-    await house.until("reader", lambda health: not _hears(health), patience=8)
+    await house.until("reader", lambda health: not _answers(health), patience=8)
     instance.set_status()
-    await house.until("reader", _hears)
-    await _say_every_second(instance, 6)
+    await house.until("reader", _answers)
+    await _report_every_second(instance, 6)
     assert (await house.health("reader"))["state"] == "INITIALIZED"
 
 
-def _hears(health: dict[str, object]) -> bool:
+def _answers(health: dict[str, object]) -> bool:
     checks = health["checks"]
     assert isinstance(checks, list)
     return all(check["ok"] for check in checks if check["name"] == "control socket")
+
+
+RUNNING = ContainerStatus("c", "plugin-reader-0", "sha256:1", {}, "running")
+
+
+@pytest.mark.parametrize(
+    ("engine_answer", "give_up", "code"),
+    [
+        (replace(RUNNING, state="exited", exit_code=3), False, "EXITED"),
+        (replace(RUNNING, state="exited", exit_code=139), False, "CRASHED"),
+        (replace(RUNNING, state="exited", exit_code=137), False, "KILLED"),
+        (replace(RUNNING, state="exited", exit_code=137, oom_killed=True), False, "OUT_OF_MEMORY"),
+        (NotFoundError("no such container"), False, "KILLED"),
+        (EngineUnreachableError("no answer"), False, None),
+        (EngineUnreachableError("no answer"), True, "ENGINE_UNREACHABLE"),
+        (RUNNING, False, None),
+        (RUNNING, True, "UNRESPONSIVE"),
+    ],
+)
+async def test_the_end_of_a_container_whose_connection_broke(
+    monkeypatch: pytest.MonkeyPatch, engine_answer: ContainerStatus | Exception, give_up: bool, code: str | None
+) -> None:
+    """By what the engine reports; no verdict on one that runs, or may run, unless it is given up."""
+
+    async def inspect(_: str) -> ContainerStatus:
+        if isinstance(engine_answer, Exception):
+            raise engine_answer
+        return engine_answer
+
+    monkeypatch.setattr("orchestrator.supervisor.watch._EXIT_INSPECTIONS", (0.0, 0.001))
+    engine = MemoryEngine()
+    monkeypatch.setattr(engine, "inspect", inspect)
+    manifest = Manifest(name="reader", version="1", description="Reads.", entrypoint="reader.plugin:Reader")
+    identity = InstanceIdentity("00000000", "reader", 1, "00000000")
+    instance = Instance(manifest, effective_limits(manifest, Settings()), identity, Path("run"))
+    verdict = await Watch(engine, instance).find_end(give_up=give_up)
+    assert (verdict.code if verdict else None) == code

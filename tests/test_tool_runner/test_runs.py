@@ -95,7 +95,7 @@ async def test_a_plugin_without_limits_is_unavailable(house: House) -> None:
     house.write_raw("reader", "version: [")
     await house.open()
     registry = house.registry
-    registry.renew("reader", limits={})
+    registry.renew("reader", limits=None)
     answer = await house.run("reader", "double", number=1)
     assert (answer.status_code, answer.json()["error_type"]) == (503, "PluginUnavailable")
 

@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
-from orchestrator.lifecycle.reasons import final_state
 from orchestrator.loader.dependency_checker import DependencyCheck, DependencyChecker
 from orchestrator.loader.manifest import read_manifest
 from orchestrator.settings import Settings
@@ -64,7 +63,7 @@ def test_a_missing_model_makes_it_unavailable(models: Path) -> None:
     """The reason names the file and the folder where it belongs."""
     found = check(models)
     assert found.code is ReasonCode.MODEL_MISSING
-    assert final_state(found.code) is PluginLifecycleState.UNAVAILABLE
+    assert found.code.final_state is PluginLifecycleState.UNAVAILABLE
     assert "models/detector.onnx in <MODELS_DIR>/video-tracker" in (found.reason or "")
 
 
@@ -74,7 +73,7 @@ def test_a_corrupt_model_makes_it_unavailable(models: Path, content: bytes) -> N
     put(models, content)
     found = check(models)
     assert found.code is ReasonCode.MODEL_CORRUPT
-    assert final_state(found.code) is PluginLifecycleState.UNAVAILABLE
+    assert found.code.final_state is PluginLifecycleState.UNAVAILABLE
     assert "detector.onnx" in (found.reason or "")
 
 
@@ -128,7 +127,7 @@ def test_a_container_without_a_gpu_says_so_before_it_imports_anything(monkeypatc
         shutil.rmtree(folder)
     assert status["phase"] == "failed"
     assert status["reason_code"] == "GPU_RUNTIME_MISSING"
-    assert final_state(ReasonCode(status["reason_code"])) is PluginLifecycleState.UNAVAILABLE
+    assert ReasonCode(status["reason_code"]).final_state is PluginLifecycleState.UNAVAILABLE
     assert [step["name"] for step in status["checks"]][:2] == ["gpu:nvidia-smi", "gpu:cuda"]
     assert not any(step["name"] == "import" for step in status["checks"])
 

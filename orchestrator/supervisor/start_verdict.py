@@ -1,4 +1,4 @@
-"""Verdicts on an instance whose start or watch met an error of ours, or of the container engine. Pure."""
+"""What an error means for an instance: one of ours, or of the container engine, in its start or its watch. Pure."""
 
 from typing import Final
 
@@ -12,20 +12,20 @@ from orchestrator.errors import (
 )
 from orchestrator.gpus.host_check import judge_engine
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.registry import EffectiveLimits
 from orchestrator.sandbox.verdict import Verdict, startup_timeout
-from orchestrator.supervisor.container_policy import EffectiveLimits
 from orchestrator.supervisor.instance import InstanceEndedError
 
 _DEFECT: Final = "a defect in the orchestrator; its log has the details. Report it, then restart the plugin."
 
 
 def is_defect(error: BaseException) -> bool:
-    """Whether it is none of the errors that a start may meet: its traceback belongs into the log."""
+    """Whether a start is not expected to meet this error: its traceback belongs into the log."""
     return not isinstance(error, OrchestratorError | OSError)
 
 
 def verdict_of_start(error: Exception, limits: EffectiveLimits) -> Verdict:
-    """What the error that broke off a start says of the instance."""
+    """The verdict on an instance whose start ended with this error."""
     match error:
         case TimeoutError():
             return startup_timeout(limits.startup_timeout)
@@ -34,20 +34,21 @@ def verdict_of_start(error: Exception, limits: EffectiveLimits) -> Verdict:
         case BuildError():
             return Verdict(ReasonCode.BUILD_FAILED, str(error), build_output=error.tail)
         case OSError():
-            sentence = f"The host refused: {error.strerror}. Look at disk space and permissions."
-            return Verdict(ReasonCode.INIT_ERROR, sentence)
+            return Verdict(
+                ReasonCode.INIT_ERROR, f"The host refused: {error.strerror}. Check its disk space and permissions."
+            )
         case OrchestratorError():
             return Verdict(ReasonCode.INIT_ERROR, str(error))
     return Verdict(ReasonCode.INIT_ERROR, f"The start met {_DEFECT}")
 
 
 def verdict_of_engine(error: EngineError, doing: str) -> Verdict:
-    """What the engine's answer while `doing` says of the instance."""
+    """The verdict on an instance for which the engine could not do something; `doing` completes "while ..."."""
     match error:
         case EngineUnreachableError():
             return Verdict(
                 ReasonCode.ENGINE_UNREACHABLE,
-                f"The container engine did not answer while {doing}: {error}. Start it (or mend DOCKER_HOST), then "
+                f"The container engine did not answer while {doing}: {error}. Start it (or fix DOCKER_HOST), then "
                 "restart the plugin.",
             )
         case NotFoundError():
@@ -57,10 +58,10 @@ def verdict_of_engine(error: EngineError, doing: str) -> Verdict:
             return Verdict(ReasonCode.GPU_RUNTIME_MISSING, problem.sentence if problem else str(error))
     return Verdict(
         ReasonCode.INIT_ERROR,
-        f"The container engine refused while {doing}: {error}. Mend what it names, then restart the plugin.",
+        f"The container engine refused while {doing}: {error}. Fix what it names, then restart the plugin.",
     )
 
 
 def verdict_of_watch() -> Verdict:
-    """Nobody looks after the instance any more."""
+    """The verdict on an instance whose watch ended by an error, so that nothing would notice its end."""
     return Verdict(ReasonCode.UNRESPONSIVE, f"The watch over the plugin met {_DEFECT}")

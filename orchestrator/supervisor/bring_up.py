@@ -1,12 +1,16 @@
-"""The steps from a manifest to a container whose control socket answers. Each that cannot be done raises with its
+"""Bring-up: the steps from a manifest to a container whose control socket answers. A step that fails raises with its
 verdict.
 """
 
 import asyncio
+import hashlib
+import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
@@ -15,27 +19,27 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
-from orchestrator.registry import Check
+from orchestrator.registry import Check, EffectiveLimits
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.verdict import Verdict, judge
 from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, secrets_folder
 from orchestrator.supervisor.deps import SupervisorDeps
-from orchestrator.supervisor.failures import verdict_of_engine
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
-from orchestrator.supervisor.notify import NotifySocket, SocketPathError
+from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
+from orchestrator.supervisor.start_verdict import verdict_of_engine
 from orchestrator.supervisor.watch import evidence_of
 
-_SILENT_LOOK: Final = 1.0
-"""Seconds between looks at a container that says nothing: only for one that died unseen or an image that does not
-notify.
-"""
-_GATEWAY_LOOKS: Final = 0.03
-"""Seconds between questions through a gateway, which says nothing by itself."""
+# A container that has not notified may have died unnoticed, or its image never notifies.
+_INSPECT_INTERVAL: Final = 1.0
+"""Seconds."""
+# Through a gateway comes no notification.
+_GATEWAY_POLL_INTERVAL: Final = 0.03
+"""Seconds between status requests."""
 
 
 @asynccontextmanager
 async def engine_verdicts(doing: str) -> AsyncIterator[None]:
-    """RunQueues what the engine could not do while `doing` into `InstanceEndedError`."""
+    """Raises `InstanceEndedError` for an engine's error; `doing` completes "while ..." in its reason."""
     try:
         yield
     except EngineError as error:
@@ -43,7 +47,7 @@ async def engine_verdicts(doing: str) -> AsyncIterator[None]:
 
 
 def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> list[Check]:
-    """The host-side checks. Raises `InstanceEndedError` for the first thing that is missing."""
+    """The host-side checks. Raises `InstanceEndedError` for the first that fails."""
     checks = deps.checker.check(manifest, folder)
     for check in checks:
         if check.code is not None:
@@ -51,8 +55,21 @@ def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> list[C
     return [Check(check.name, check.ok, check.detail, "host") for check in checks]
 
 
+def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimits, folder: Path) -> str:
+    """SHA-256 over everything that an instance is made from. Raises `BuildError`, `OSError`."""
+    models = deps.checker.models_folder(manifest, folder)
+    content = {
+        "manifest": manifest.model_dump(mode="json"),
+        "limits": msgspec.structs.asdict(limits),
+        "image": deps.builder.fingerprint(ImageRecipe.of(manifest, folder)),
+        "models": {name: _file_stamp(models / relative) for name, relative in manifest.models.items()},
+        "max_result": int(deps.settings.max_result),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 async def ensure_image(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> str:
-    """The id of the plugin's image, built where its content changed."""
+    """The id of the plugin's image, built where its content has changed."""
     recipe = ImageRecipe.of(manifest, folder)
     async with engine_verdicts("its image was made ready"):
         return (await deps.builder.ensure_plugin(recipe)).id
@@ -62,10 +79,10 @@ async def start_container(
     deps: SupervisorDeps, instance: Instance, folder: Path, *, on_start: Callable[[], None]
 ) -> None:
     """Create and start the container and open the channel to it; returns when its control socket answers. `on_start`
-    is called as the engine is told to start it.
+    is called just before the engine starts it.
     """
-    _make_folder(deps.run_dir, instance.run_folder)
-    await asyncio.to_thread(_lay_out_secrets, deps.checker.secrets, instance)
+    _make_run_folder(deps.run_dir, instance.run_folder)
+    await asyncio.to_thread(_write_secrets, deps.checker.secrets, instance)
     gateway = await _gateway(deps, instance)
     devices = await _devices(deps, instance)
     spec = container_spec(
@@ -87,20 +104,20 @@ async def start_container(
         raise InstanceEndedError(
             Verdict(ReasonCode.INIT_ERROR, f"The container cannot be reached: {error}.")
         ) from error
-    with notify as told:
+    with notify as notification:
         async with deps.start_slots, engine_verdicts("the container was started"):
             instance.launch = asyncio.create_task(_launch(deps, instance, spec, on_start))
             await asyncio.shield(instance.launch)
             endpoint = await deps.engine.endpoint(instance.container_id or "", instance.run_folder)
         instance.open_channel(RuntimeChannel(endpoint))
-        if told is not None:
-            await _until_it_speaks(deps, instance, told.ready(), sockets.control.exists)
+        if notification is not None:
+            await _until_reachable(deps, instance, notification.ready(), sockets.control.exists)
         else:
-            await _until_it_speaks(deps, instance, _answers(instance.channel), lambda: False)
+            await _until_reachable(deps, instance, _poll_status(instance.channel), lambda: False)
 
 
 async def _gateway(deps: SupervisorDeps, instance: Instance) -> Gateway | None:
-    """What a container needs whose sockets cannot be reached as files."""
+    """The gateway that a container needs whose sockets cannot be reached as files; None where they can."""
     async with engine_verdicts("its channel was chosen"):
         match deps.settings.channel:
             case "auto":
@@ -114,7 +131,7 @@ async def _gateway(deps: SupervisorDeps, instance: Instance) -> Gateway | None:
 
 
 async def _devices(deps: SupervisorDeps, instance: Instance) -> DeviceGrant | None:
-    """Lease the GPUs that the manifest asks for; the lease is given back when the container is gone."""
+    """Lease the GPUs of the manifest. The lease ends with the removal of the container."""
     if not instance.manifest.requires_gpu:
         return None
     instance.grant = await deps.gpus.acquire(instance.identity.instance, instance.manifest)
@@ -128,53 +145,59 @@ async def _launch(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec,
         await deps.engine.start(instance.container_id)
 
 
-async def _answers(channel: RuntimeChannel) -> None:
+async def _poll_status(channel: RuntimeChannel) -> None:
+    """Returns when the runtime answers."""
     while True:
         try:
             await channel.status()
         except ChannelError:
-            await asyncio.sleep(_GATEWAY_LOOKS)
+            await asyncio.sleep(_GATEWAY_POLL_INTERVAL)
         else:
             return
 
 
-async def _until_it_speaks(
-    deps: SupervisorDeps, instance: Instance, ready: Coroutine[Any, Any, None], there: Callable[[], bool]
+async def _until_reachable(
+    deps: SupervisorDeps, instance: Instance, ready: Coroutine[Any, Any, None], reachable: Callable[[], bool]
 ) -> None:
-    """Until `ready` returns; a container that is `there` without that is well too."""
-    told = asyncio.ensure_future(ready)
+    """Returns when `ready` does, or when `reachable` is true without that. Raises `InstanceEndedError` where the
+    container ended.
+    """
+    readiness = asyncio.ensure_future(ready)
     died = asyncio.ensure_future(instance.container_died.wait())
     try:
         while True:
-            await asyncio.wait({told, died}, timeout=_SILENT_LOOK, return_when=asyncio.FIRST_COMPLETED)
-            if told.done() or there():
+            await asyncio.wait({readiness, died}, timeout=_INSPECT_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+            if readiness.done() or reachable():
                 return
             async with engine_verdicts("the container came up"):
                 status = await deps.engine.inspect(instance.container_id or "")
             if status.over:
                 raise InstanceEndedError(judge(evidence_of(status, instance)))
     finally:
-        told.cancel()
+        readiness.cancel()
         died.cancel()
 
 
-def _make_folder(parent: Path, folder: Path) -> None:
-    """The sockets' folder: anyone may write in it, since the container's user may be mapped to any number; its parent
-    keeps all but us out.
-    """
+def _file_stamp(path: Path) -> list[int]:
+    # Gigabytes are not read for this: another file has another inode, size or time.
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+
+
+def _make_run_folder(parent: Path, folder: Path) -> None:
+    # Anyone may write in the folder, since the container's user may be mapped to any number; its parent admits only us.
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     parent.chmod(0o700)
     folder.mkdir()
-    folder.chmod(0o1777)  # what lies there is its maker's alone to move or remove
+    folder.chmod(0o1777)  # a file in it is its maker's alone to move or remove
 
 
-def _lay_out_secrets(source: SecretSource, instance: Instance) -> None:
-    """Copies to be mounted read-only. As with the sockets the container's user may have any number, so that it is the
-    parent of the run folder that keeps all others out.
-    """
+def _write_secrets(source: SecretSource, instance: Instance) -> None:
+    """Copies of the secrets, to be mounted read-only."""
     manifest = instance.manifest
     if not manifest.secrets:
         return
+    # Readable for all, since the container's user may have any number; the parent of the run folder admits only us.
     folder = secrets_folder(instance.run_folder)
     folder.mkdir(mode=0o755)
     for name in manifest.secrets:

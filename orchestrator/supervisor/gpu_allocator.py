@@ -1,4 +1,4 @@
-"""GpuKeeper: gives GPUs to instances, takes them back, looks after those held. One a fleet."""
+"""GpuAllocator: grants GPUs to instances, takes them back, watches the granted ones."""
 
 import asyncio
 import logging
@@ -17,18 +17,20 @@ from orchestrator.loader.manifest import Manifest
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.instance import InstanceEndedError
 
-_LOOK: Final = 2.0
-"""Seconds between looks at GPUs that are held: a lost one is found within two of them."""
-_SOON: Final = 0.25
-"""Seconds between looks while a GPU's memory is waited for."""
-_GIVEN_BACK_WITHIN: Final = 3.0
-"""Seconds that a new instance waits for a GPU whose last container has just gone: a driver takes one or two of them."""
+# A lost GPU is found within two reads of the inventory.
+_CHECK_INTERVAL: Final = 2.0
+"""Seconds between reads while a GPU is granted."""
+_DRAIN_INTERVAL: Final = 0.25
+"""The same while the memory of a GPU is waited for."""
+# A driver takes one or two seconds to free the memory of a container that was removed.
+_DRAIN_TIMEOUT: Final = 3.0
+"""Seconds that a new instance waits for that."""
 
 _log = logging.getLogger(__name__)
 
 
-class GpuKeeper:
-    """`on_lost(holder, problem)` is called for an instance whose GPU is gone."""
+class GpuAllocator:
+    """`holder`, here and below: the `instance` of an identity."""
 
     def __init__(
         self,
@@ -40,112 +42,105 @@ class GpuKeeper:
     ) -> None:
         self._host = host
         self._engine = engine
-        self._forced = forced_driver
+        self._forced_driver = forced_driver
         self._clock = clock
-        self._book = LeaseBook()
+        self._leases = LeaseBook()
         self._changed = asyncio.Event()
         self._on_change: Callable[[LeaseChange], None] = lambda _: None
-        self._stuck: dict[str, str] = {}
-        """Holder → why its GPUs are not to be had: its container could not be ended."""
+        self._withheld: dict[str, str] = {}
+        """Holder → why its GPUs are not granted to others: its container could not be stopped or removed."""
 
     async def check(self) -> None:
-        """Is there a usable GPU, and an engine that can hand it out? Raises `InstanceEndedError` with what is missing.
-
-        Nothing is started or built for the answer.
-        """
-        inventory = await self._look(thorough=True)
-        problem = inventory.problem or judge_engine(await self._engine_drivers(), self._forced)
+        """Require a usable GPU and an engine that can hand it out. Raises `InstanceEndedError`."""
+        inventory = await self._read(thorough=True)
+        problem = inventory.problem or judge_engine(await self._engine_drivers(), self._forced_driver)
         if problem is not None:
             raise InstanceEndedError(_verdict(problem))
 
     async def acquire(self, holder: str, manifest: Manifest) -> Grant:
-        """Devices for this instance; waits for some that are just being given back.
-
-        Raises `InstanceEndedError`: GPU_BUSY, or what is wrong with the host.
-        """
+        """Lease devices for this instance. Raises `InstanceEndedError`: GPU_BUSY, or a problem of the host."""
         gpu = manifest.gpu
         demand = GpuDemand(gpu.count, int(gpu.memory) if gpu.memory is not None else None, gpu.sharing)
-        end = self._clock() + _GIVEN_BACK_WITHIN
-        await self._look()
-        while isinstance(answer := self._book.grant(holder, manifest.name, demand), GpuProblem):
-            if not self._book.unsettled or self._clock() > end:
+        end = self._clock() + _DRAIN_TIMEOUT
+        await self._read()
+        while isinstance(answer := self._leases.grant(holder, manifest.name, demand), GpuProblem):
+            if not self._leases.unsettled or self._clock() > end:
                 raise InstanceEndedError(_verdict(answer))
-            await asyncio.sleep(_SOON)
-            await self._look()
+            await asyncio.sleep(_DRAIN_INTERVAL)
+            await self._read()
         self._changed.set()
         return answer
 
     async def device_grant(self, grant: Grant, *, video: bool) -> DeviceGrant:
-        """The device request for what was granted, in the words that this engine knows."""
-        fields = device_request(grant.uuids, gpu_drivers=await self._engine_drivers(), forced=self._forced, video=video)
+        """The device request for a grant, in the form that this engine accepts."""
+        fields = device_request(
+            grant.uuids, gpu_drivers=await self._engine_drivers(), forced=self._forced_driver, video=video
+        )
         return DeviceGrant(fields.driver, fields.device_ids, fields.capabilities)
 
     def release(self, holder: str) -> None:
-        """The container of this instance is gone, or was never made."""
-        self._stuck.pop(holder, None)
-        if self._book.release(holder, self._clock()):
+        """End the lease of an instance whose container is removed, or was never made."""
+        self._withheld.pop(holder, None)
+        if self._leases.release(holder, self._clock()):
             self._changed.set()
 
     def adopt(self, grant: Grant) -> bool:
-        """Take up again what a container from before this start was granted. False where another has its devices."""
-        adopted = self._book.adopt(grant)
+        """Restore the lease of an adopted container. False where another instance has its devices."""
+        adopted = self._leases.adopt(grant)
         if adopted:
             self._changed.set()
         return adopted
 
-    def hold_back(self, holder: str, sentence: str) -> None:
-        """Its container could not be ended: its GPUs stay with it, quarantined, until `release`."""
-        if self._book.grant_of(holder) is not None:
-            self._stuck[holder] = sentence
+    def quarantine(self, holder: str, sentence: str) -> None:
+        """Withhold the GPUs of an instance whose container could not be stopped or removed, until `release`."""
+        if self._leases.grant_of(holder) is not None:
+            self._withheld[holder] = sentence
 
     def clear(self, uuid: str) -> bool:
-        """An operator takes a GPU out of quarantine. False where it is in none that can be ended so: one whose
-        container could not be ended stays.
-        """
-        return self._book.clear(uuid)
+        """Take a GPU out of quarantine. False where it is in none, or its container still exists."""
+        return self._leases.clear(uuid)
 
     def facts(self, grant: Grant) -> tuple[dict[str, Any], ...]:
-        """The granted devices as the health API shows them."""
+        """The granted devices, as in the health API."""
         inventory = self._host.latest
         devices = [(uuid, inventory.find(uuid) if inventory else None) for uuid in grant.uuids]
         return tuple(device.report() if device else {"uuid": uuid} for uuid, device in devices)
 
     def report(self) -> dict[str, Any]:
-        """Inventory, health and leases, as the last look saw them: for API routes, which wait for nobody."""
+        """Inventory, health and leases as last read, without waiting."""
         inventory = self._host.latest
-        leases = self._book.report()
+        leases = self._leases.report()
         report = inventory.report() if inventory else {"reason_code": None, "reason": None, "devices": []}
         known = {device["uuid"] for device in report["devices"]}
         report["devices"] = [
             {**device, **leases.get(device["uuid"], {})}
             for device in [*report["devices"], *({"uuid": uuid} for uuid in leases if uuid not in known)]
         ]
-        return {**report, "quarantines": [*self._book.quarantines(), *self._stuck.values()]}
+        return {**report, "quarantines": [*self._leases.quarantines(), *self._withheld.values()]}
 
     async def watch(
         self, on_lost: Callable[[str, Verdict], None], on_change: Callable[[LeaseChange], None] = lambda _: None
     ) -> None:
-        """Looks at the GPUs as long as somebody holds one or their memory is waited for. Never ends by itself.
-
-        `on_change` hears of GPUs that were given back, and of those that were not and are quarantined.
+        """Watch the granted GPUs, for ever. `on_lost` is called with the holder of a lost one, `on_change` when one was
+        released or is quarantined.
         """
         self._on_change = on_change
-        await self._look()
+        await self._read()
         while True:
-            if not self._book.claims:
+            if not self._leases.claims:
                 self._changed.clear()
                 await self._changed.wait()
-            await asyncio.sleep(_SOON if self._book.unsettled else _LOOK)
-            inventory = await self._look()
-            for holder in {claim.holder for claim in self._book.claims}:
-                grant = self._book.grant_of(holder)
+            await asyncio.sleep(_DRAIN_INTERVAL if self._leases.unsettled else _CHECK_INTERVAL)
+            inventory = await self._read()
+            for holder in {claim.holder for claim in self._leases.claims}:
+                grant = self._leases.grant_of(holder)
                 problem = judge_running(grant.uuids, inventory) if grant else None
                 if problem is not None:
                     on_lost(holder, _verdict(problem))
 
-    async def _look(self, *, thorough: bool = False) -> GpuInventory:
+    async def _read(self, *, thorough: bool = False) -> GpuInventory:
         inventory = await (self._host.check() if thorough else self._host.read())
-        for change in self._book.observe(inventory, self._clock()):
+        for change in self._leases.observe(inventory, self._clock()):
             _log.log(logging.WARNING if change.now == "quarantined" else logging.INFO, change.sentence)
             self._on_change(change)
         return inventory

@@ -1,6 +1,4 @@
-"""The socket on which a container says that it can be asked: readiness is told, not polled for (systemd's sd_notify
-protocol).
-"""
+"""NotifySocket: a container's readiness notification (systemd's sd_notify). The conformance check uses it too."""
 
 import asyncio
 import socket
@@ -13,17 +11,17 @@ from orchestrator.errors import OrchestratorError
 
 
 class SocketPathError(OrchestratorError):
-    """A socket's path is longer than the kernel takes."""
+    """A socket's path is longer than the kernel allows."""
 
 
 class NotifySocket:
-    """A datagram socket at `path`, there while the context lasts."""
+    """A datagram socket at `path` within its `with`. Raises `SocketPathError`."""
 
     def __init__(self, path: Path) -> None:
         length = len(str(path).encode())
         if length > SOCKET_PATH_LIMIT:
             raise SocketPathError(
-                f"a socket's path would have {length} bytes, the kernel takes {SOCKET_PATH_LIMIT}. Set "
+                f"a socket's path would have {length} bytes, the kernel allows {SOCKET_PATH_LIMIT}. Set "
                 "ORCHESTRATOR_RUN_DIR to a shorter path"
             )
         self._path = path

@@ -1,0 +1,196 @@
+"""InstanceDriver: one instance from its start, or its adoption, to its removal. Alone writes its `Instance`."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.registry import Check
+from orchestrator.runtime_client.status import RuntimeStatus
+from orchestrator.sandbox.status_verdict import verdict_of_status
+from orchestrator.sandbox.verdict import Verdict
+from orchestrator.supervisor.bring_up import check_host, ensure_image, fingerprint, start_container
+from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.record_writer import RecordWriter
+from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch
+from orchestrator.supervisor.teardown import retry_removal, tear_down
+from orchestrator.supervisor.watch import Observation, Watch
+
+_log = logging.getLogger(__name__)
+
+
+class InstanceDriver:
+    """Drives one instance.
+
+    =========================  ===================  ===================  ==================  =============
+    event                      starting             ready                ended               left behind
+    =========================  ===================  ===================  ==================  =============
+    status: ready              INITIALIZED → ready  record figures       -                   -
+    status: its worker ended   → ended              → ended              -                   -
+    check of a witness         record               record               record              record
+    start failed, or too slow  → ended              -                    -                   -
+    silent, or stream broken   → ended              → ended              -                   -
+    container died             inspect → ended      inspect → ended      -                   -
+    `end`: run, stop, GPU      → ended              → ended              -                   -
+    container removed          -                    -                    done                done
+    removal failed             -                    -                    → left behind       -
+    `retry_removal`            -                    -                    -                   remove again
+    =========================  ===================  ===================  ==================  =============
+
+    → ended: record the verdict (STOPPED only once the container has stopped), cancel the start, start the teardown. The
+    first verdict counts; only KILL_FAILED may replace it.
+    """
+
+    def __init__(self, instance: Instance, deps: SupervisorDeps) -> None:
+        self.instance = instance
+        self._deps = deps
+        self._record = RecordWriter(instance, deps.registry)
+        self._watch: Watch | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._teardown: asyncio.Task[None] | None = None
+        self._left_behind = False
+        """Its container could not be stopped, or not be removed."""
+
+    def start(self, folder: Path) -> None:
+        """Start to bring it up from the plugin's folder; returns at once."""
+        self.instance.bring_up = self._spawn(self._bring_up(folder))
+
+    def adopt(self, status: RuntimeStatus) -> None:
+        """Continue with an instance that an earlier orchestrator started; the registry has it already."""
+        self.instance.mark_ready({tool["name"]: tool for tool in status.tools})
+        self._fold_status(status)
+        if self.instance.ended is None:
+            self._start_watch()
+
+    @property
+    def finished(self) -> bool:
+        """No task of it runs, and its container is removed."""
+        return not self._tasks and not self._left_behind and (self._teardown is None or self._teardown.done())
+
+    def container_died(self) -> None:
+        """The engine reports the container's end, or no longer knows it."""
+        if self.instance.ended is None:
+            self.instance.container_died.set()
+            if self._watch is not None and self.instance.has_channel:
+                self._spawn(self._find_end(self._watch))
+
+    def add_check(self, check: Check) -> None:
+        self._record.add_checks(check)
+
+    def end(self, verdict: Verdict) -> None:
+        """End it by this verdict, unless it has ended."""
+        instance = self.instance
+        if instance.ended is not None:
+            return
+        if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
+            self._record.end(verdict)
+        instance.mark_ended(verdict)
+        if instance.bring_up is not None and instance.bring_up is not asyncio.current_task():
+            instance.bring_up.cancel()
+        self._teardown = asyncio.get_running_loop().create_task(
+            self._tear_down(verdict), name=f"teardown {instance.identity.plugin}"
+        )
+
+    async def torn_down(self) -> None:
+        """Returns when it is removed, or could not be. At once for one that has not ended."""
+        if self._teardown is not None:
+            await asyncio.shield(self._teardown)  # never cancelled: it ends by its own bounds
+
+    def retry_removal(self) -> None:
+        """Try again to remove a container that was left behind."""
+        if self._left_behind and self._teardown is not None and self._teardown.done():
+            self._teardown = asyncio.get_running_loop().create_task(self._retry_removal())
+
+    async def close(self) -> None:
+        """Let go of the instance without ending it: its container stays."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(self.torn_down(), return_exceptions=True)
+        await self.instance.close_channel()
+
+    # Inside
+
+    async def _bring_up(self, folder: Path) -> None:
+        deps, instance = self._deps, self.instance
+        try:
+            if instance.manifest.requires_gpu:
+                await deps.gpus.check()
+            self._record.add_checks(*await asyncio.to_thread(check_host, deps, instance.manifest, folder))
+            content = await asyncio.to_thread(fingerprint, deps, instance.manifest, instance.limits, folder)
+            instance.identity = replace(instance.identity, content=content)
+            instance.image_id = await ensure_image(deps, instance.manifest, folder)
+            async with asyncio.timeout(None) as deadline:
+                seconds, clock = instance.limits.startup_timeout, asyncio.get_running_loop().time
+                await start_container(deps, instance, folder, on_start=lambda: deadline.reschedule(clock() + seconds))
+                self._start_watch()
+                await instance.wait_ready()
+        except Exception as error:  # noqa: BLE001 - else the plugin would stay LOADED for ever
+            if is_defect(error):
+                _log.exception("%s: a defect in the orchestrator", instance.identity.plugin)
+            self.end(verdict_of_start(error, instance.limits))
+
+    def _start_watch(self) -> None:
+        grant = self.instance.grant
+        self._record.write_container(self._deps.gpus.facts(grant) if grant else ())
+        watch = self._watch = Watch(self._deps.engine, self.instance)
+        self._spawn(self._fold_all(watch.follow_status()))
+        self._spawn(self._fold_all(watch.poll_liveness()))
+
+    async def _fold_all(self, observations: AsyncGenerator[Observation]) -> None:
+        async with contextlib.aclosing(observations):
+            async for observation in observations:
+                match observation:
+                    case RuntimeStatus():
+                        self._fold_status(observation)
+                    case Check():
+                        self._record.add_checks(observation)
+                    case Verdict():
+                        self.end(observation)
+
+    def _fold_status(self, status: RuntimeStatus) -> None:
+        instance = self.instance
+        if instance.ended is not None:
+            return
+        oom = status.oom_kills - instance.oom_kills
+        instance.oom_kills = status.oom_kills
+        peak = status.memory.get("peak_bytes")
+        instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
+        self._record.write_status(status)
+        verdict = verdict_of_status(status, oom_kills=oom, memory_limit=instance.limits.memory)
+        if verdict is not None:
+            self.end(verdict)
+        elif status.phase == "ready" and not instance.ready:
+            tools = {tool["name"]: tool for tool in status.tools}
+            self._record.write(tools=tuple(tools.values()))
+            self._deps.registry.mark_initialized(instance.identity.plugin, instance.generation)
+            instance.mark_ready(tools)
+
+    async def _find_end(self, watch: Watch) -> None:
+        verdict = await watch.find_end()
+        if verdict is not None:
+            self.end(verdict)
+
+    async def _tear_down(self, verdict: Verdict) -> None:
+        self._left_behind = not await tear_down(self._deps, self.instance, verdict, self._record)
+
+    async def _retry_removal(self) -> None:
+        self._left_behind = not await retry_removal(self._deps, self.instance, self._record)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        # Of an instance that has ended, an error only means that its channel was closed under the task.
+        if not task.cancelled() and (error := task.exception()) is not None and self.instance.ended is None:
+            _log.error("%s: a defect in the orchestrator", self.instance.identity.plugin, exc_info=error)
+            self.end(verdict_of_watch())

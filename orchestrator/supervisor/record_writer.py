@@ -1,0 +1,83 @@
+"""RecordWriter: one instance's findings and figures, into its plugin's record and the log."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Final, Unpack
+
+from orchestrator.errors import StaleGenerationError
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.registry import Check, ContainerFacts, PluginRegistry
+from orchestrator.registry.plugin_registry import InstanceFacts
+from orchestrator.runtime_client.status import RuntimeStatus
+from orchestrator.sandbox.verdict import Verdict
+from orchestrator.supervisor.instance import Instance
+
+_log: Final = logging.getLogger(__name__)
+
+
+class RecordWriter:
+    """Writes for one instance, until a newer one replaces it in the registry."""
+
+    def __init__(self, instance: Instance, registry: PluginRegistry) -> None:
+        self._instance = instance
+        self._plugin = instance.identity.plugin
+        self._registry = registry
+
+    def write(self, **facts: Unpack[InstanceFacts]) -> None:
+        with suppress(StaleGenerationError):
+            self._registry.update(self._plugin, self._instance.generation, **facts)
+
+    def write_container(self, gpus: tuple[Mapping[str, Any], ...]) -> None:
+        """The container, without figures yet, and the GPUs that it has."""
+        self.write(container=_container_facts(self._instance, None), gpus=gpus)
+
+    def add_checks(self, *checks: Check) -> None:
+        """Each replaces its source's earlier one of the same name."""
+        self._replace_checks(checks)
+        self.write(checks=self._instance.checks)
+
+    def write_status(self, status: RuntimeStatus) -> None:
+        """The runtime's own checks, and the container's figures."""
+        self._replace_checks(_container_checks(status))
+        self.write(checks=self._instance.checks, container=_container_facts(self._instance, status))
+
+    def end(self, verdict: Verdict) -> None:
+        """Record the end, or a graver reason for it."""
+        record = self._registry.get(self._plugin)
+        if record is None or not record.ended:
+            self._registry.mark_ended(self._plugin, self._instance.generation, verdict.code, verdict.reason)
+        elif record.state is PluginLifecycleState.FAILED:
+            self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
+        level = logging.INFO if verdict.code is ReasonCode.STOPPED else logging.WARNING
+        _log.log(level, "%s: %s: %s", self._plugin, verdict.code, verdict.reason, extra={"plugin": self._plugin})
+
+    def _replace_checks(self, checks: Iterable[Check]) -> None:
+        for check in checks:
+            others = (old for old in self._instance.checks if (old.source, old.name) != (check.source, check.name))
+            self._instance.checks = (*others, check)
+
+
+def _container_checks(status: RuntimeStatus) -> tuple[Check, ...]:
+    return tuple(
+        Check(
+            name=str(check.get("name", "")),
+            ok=check.get("ok") is True,
+            detail=str(check.get("detail", "")),
+            source="container",
+        )
+        for check in status.checks
+    )
+
+
+def _container_facts(instance: Instance, status: RuntimeStatus | None) -> ContainerFacts:
+    memory = status.memory if status else {}
+    return ContainerFacts(
+        id=(instance.container_id or "")[:12] or None,
+        name=instance.identity.container_name,
+        image_id=instance.image_id,
+        memory_usage_bytes=memory.get("usage_bytes"),
+        memory_peak_bytes=memory.get("peak_bytes"),
+        cpu_seconds=status.cpu_seconds if status else None,
+        oom_kills=status.oom_kills if status else None,
+    )
