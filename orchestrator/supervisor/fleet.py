@@ -202,7 +202,9 @@ class Fleet:
     def _gpu_changed(self, change: LeaseChange) -> None:
         """Of a GPU whose memory was waited for: the health of the plugin that had it says how that ended."""
         if (supervisor := self._supervisors.get(change.plugin)) is not None:
-            supervisor.note(Check(f"gpu {change.uuid}", ok=change.now == "free", detail=change.sentence, source="host"))
+            supervisor.note(
+                Check(f"gpu {change.uuid}", ok=change.state == "free", detail=change.sentence, source="host")
+            )
 
     def clear_gpu(self, uuid: str) -> bool:
         """An operator takes a GPU out of quarantine. False where it is in none that can be ended so."""

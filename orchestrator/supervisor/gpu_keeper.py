@@ -9,9 +9,9 @@ from typing import Any, Final
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import DeviceGrant
 from orchestrator.errors import EngineError
-from orchestrator.gpus import GpuDemand, GpuHost, GpuInventory, GpuProblem, Grant, LeaseBook, LeaseChange
+from orchestrator.gpus import GpuDemand, GpuHost, GpuInventory, GpuProblem, Grant, LeaseChange, LeaseTable
+from orchestrator.gpus.claims import Driver, device_request
 from orchestrator.gpus.host_check import judge_engine, judge_running
-from orchestrator.gpus.requests import Driver, device_request
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.sandbox.verdict import Verdict
@@ -42,7 +42,7 @@ class GpuKeeper:
         self._engine = engine
         self._forced = forced_driver
         self._clock = clock
-        self._book = LeaseBook()
+        self._book = LeaseTable()
         self._changed = asyncio.Event()
         self._on_change: Callable[[LeaseChange], None] = lambda _: None
         self._stuck: dict[str, str] = {}
@@ -68,7 +68,7 @@ class GpuKeeper:
         end = self._clock() + _GIVEN_BACK_WITHIN
         await self._look()
         while isinstance(answer := self._book.grant(holder, manifest.name, demand), GpuProblem):
-            if not self._book.unsettled or self._clock() > end:
+            if not self._book.reclaiming or self._clock() > end:
                 raise InstanceEndedError(_verdict(answer))
             await asyncio.sleep(_SOON)
             await self._look()
@@ -102,7 +102,7 @@ class GpuKeeper:
         """An operator takes a GPU out of quarantine. False where it is in none that can be ended so: one whose
         container could not be ended stays.
         """
-        return self._book.clear(uuid)
+        return self._book.release_quarantine(uuid)
 
     def facts(self, grant: Grant) -> tuple[dict[str, Any], ...]:
         """The granted devices as the health API shows them."""
@@ -135,7 +135,7 @@ class GpuKeeper:
             if not self._book.claims:
                 self._changed.clear()
                 await self._changed.wait()
-            await asyncio.sleep(_SOON if self._book.unsettled else _LOOK)
+            await asyncio.sleep(_SOON if self._book.reclaiming else _LOOK)
             inventory = await self._look()
             for holder in {claim.holder for claim in self._book.claims}:
                 grant = self._book.grant_of(holder)
@@ -146,7 +146,7 @@ class GpuKeeper:
     async def _look(self, *, thorough: bool = False) -> GpuInventory:
         inventory = await (self._host.check() if thorough else self._host.read())
         for change in self._book.observe(inventory, self._clock()):
-            _log.log(logging.WARNING if change.now == "quarantined" else logging.INFO, change.sentence)
+            _log.log(logging.WARNING if change.state == "quarantined" else logging.INFO, change.sentence)
             self._on_change(change)
         return inventory
 
