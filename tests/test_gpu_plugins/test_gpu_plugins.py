@@ -51,7 +51,7 @@ async def test_each_reason_for_no_usable_gpu_has_its_code(
     await house.open()
     health = await house.until_state("tracker", "UNAVAILABLE")
     assert (health["reason_code"], phrase in health["reason"]) == (code, True), health
-    assert not [build.tag for build in house.engine.shelf.builds if "tracker" in build.tag]
+    assert not [build.tag for build in house.engine.image_store.builds if "tracker" in build.tag]
     await house.until_state("other", "INITIALIZED")
     assert (await house.run("other", "run")).status_code == 200
 

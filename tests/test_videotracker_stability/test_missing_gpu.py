@@ -26,5 +26,5 @@ async def test_what_is_missing_is_said_before_anything_is_built(house: House, gp
     assert health["reason_code"] == code, health
     answer = await house.run("video-tracker", "detect_objects")
     assert (answer.status_code, answer.json()["reason_code"]) == (503, code)
-    assert house.engine.shelf.builds == []
+    assert house.engine.image_store.builds == []
     assert await house.containers("video-tracker") == []
