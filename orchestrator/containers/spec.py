@@ -57,17 +57,13 @@ class ContainerSpec:
     network: Literal["none", "bridge"] = "none"
     read_only: bool = True
     mounts: tuple[BindMount, ...] = ()
-    scratch_volumes: tuple[str, ...] = ()
-    """Paths that get an anonymous volume on disk, removed with the container."""
+    scratch_volumes: tuple[str, ...] = ()  # paths that get an anonymous volume on disk, removed with the container
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     devices: DeviceGrant | None = None
-    gateway: Gateway | None = None
-    """For an engine that does not share sockets; created and removed with the container."""
-    entrypoint: tuple[str, ...] = ()
-    """Overrides the image's, where given."""
+    gateway: Gateway | None = None  # for an engine that does not share sockets; created and removed with the container
+    entrypoint: tuple[str, ...] = ()  # overrides the image's, where given
     command: tuple[str, ...] = ()
-    log_bytes: int = 10 * 1024 * 1024
-    """Maximum bytes of output that the engine stores."""
+    log_bytes: int = 10 * 1024 * 1024  # maximum bytes of output that the engine stores
 
 
 OVER: Final = frozenset({"exited", "dead", "removing"})
@@ -113,12 +109,10 @@ class ContainerIsolation:
     pids: int | None
     cpus: float | None
     shm: int | None
-    restarts: str
-    """Docker's name of its restart policy."""
+    restarts: str  # Docker's name of its restart policy
     bounded_logs: bool
     mounts: tuple[BindMount, ...]
-    devices: tuple[str, ...]
-    """Ids of its requested devices."""
+    devices: tuple[str, ...]  # ids of its requested devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +147,6 @@ class EngineInfo:
     gpu_drivers: tuple[str, ...]
     rootless: bool
     selinux: bool
-    limits: frozenset[str] = frozenset({"memory", "swap", "pids"})
-    """Those of these three that its kernel can limit."""
-    kernel: str = ""
-    """Release of the kernel that its containers run on; empty where unknown."""
-    data_dir: str = ""
-    """Its folder of images and containers, on its own machine."""
+    limits: frozenset[str] = frozenset({"memory", "swap", "pids"})  # those of these three that its kernel can limit
+    kernel: str = ""  # release of the kernel that its containers run on; empty where unknown
+    data_dir: str = ""  # its folder of images and containers, on its own machine

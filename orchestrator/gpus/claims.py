@@ -17,7 +17,7 @@ _CAPABILITIES: Final = ("gpu", "compute", "utility")
 
 @dataclass(frozen=True, slots=True)
 class GpuDemand:
-    """What a plugin demands: `count` GPUs, `memory` bytes free on each (None: any amount), exclusive or shared."""
+    """A plugin's demand: `count` GPUs with `memory` bytes free on each (None: any amount)."""
 
     count: int = 1
     memory: int | None = None
@@ -33,10 +33,8 @@ class Phase(StrEnum):
     """Phase of a claim: HELD, then DRAINING, then released; QUARANTINED in between when draining takes too long."""
 
     HELD = "held"
-    DRAINING = "draining"
-    """The container is removed; its device memory is not yet known to be free."""
-    QUARANTINED = "quarantined"
-    """The memory was not freed in time: the device is granted to nobody."""
+    DRAINING = "draining"  # the container is removed; its device memory is not yet known to be free
+    QUARANTINED = "quarantined"  # the memory was not freed in time: the device is granted to nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,6 @@ class Claim:
 
     @property
     def blocks_others(self) -> bool:
-        """No further claim on the device is possible, shared or not."""
         return self.sharing == "exclusive" or self.phase is Phase.QUARANTINED
 
 
@@ -63,8 +60,8 @@ class Claim:
 class Grant:
     """The devices of one instance (`holder`) of `plugin`.
 
-    `baselines`: bytes in use on each device before its first claim, None where the driver does not say; a device counts
-    as free again when no more than that is in use. `parents`: MIG instance → the GPU it belongs to.
+    `baselines`: bytes in use on each device before its first claim, None where the driver does not say. `parents`: MIG
+    instance → the GPU it belongs to.
     """
 
     holder: str
@@ -89,7 +86,7 @@ class Grant:
     def from_labels(cls, labels: Mapping[str, str], *, holder: str, plugin: str) -> Self | None:
         """The grant in a container's labels; None for a container without GPUs.
 
-        Raises `ValueError` for a label that cannot be read: such a container may use any GPU and must be removed.
+        Raises `ValueError` for a label that cannot be read.
         """
         if LABEL_GPUS not in labels:
             return None
@@ -99,6 +96,7 @@ class Grant:
             parents = content["parents"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the label {LABEL_GPUS} cannot be read") from error
+        # Without a readable grant the container may use any GPU, so the caller must remove it.
         if (
             not isinstance(devices, dict)
             or not isinstance(parents, dict)
@@ -112,9 +110,9 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequestFields:
-    """The fields of an engine's device request. With CDI, `capabilities` have no effect: the CDI spec on the engine's
-    host defines what a container gets.
-    """
+    """The fields of an engine's device request."""
+
+    # With CDI, `capabilities` have no effect: the CDI spec on the engine's host defines what a container gets.
 
     driver: Driver
     device_ids: tuple[str, ...]

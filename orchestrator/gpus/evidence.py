@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 _NVIDIA: Final = "0x10de"
-_DISPLAY: Final = "0x03"
-"""PCI class of GPUs. NVIDIA's audio and bridge functions have others."""
+_DISPLAY: Final = "0x03"  # PCI class of GPUs; NVIDIA's audio and bridge functions have others
 _MODULE_VERSION: Final = re.compile(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 _XID: Final = re.compile(
     r"NVRM: Xid \(PCI:(?P<bus>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})[^)]*\): (?P<xid>\d+)"
 )
-_RECORD_BYTES: Final = 8192
-"""The kernel's own bound on one record of its log."""
+_RECORD_BYTES: Final = 8192  # the kernel's own bound on one record of its log
 _MAX_RECORDS: Final = 200_000
 
 
@@ -31,7 +29,6 @@ class HardwareHints:
 
     @property
     def hardware(self) -> bool:
-        """Any sign of an NVIDIA GPU in this host."""
         return bool(self.pci_gpus) or self.module_version is not None or self.device_nodes > 0
 
 
@@ -44,7 +41,7 @@ class SmiResult:
 
 
 def read_hardware_hints(root: Path = Path("/")) -> HardwareHints:
-    """Read /sys, /proc and /dev below `root`. Takes milliseconds and does not call the driver."""
+    """Read /sys, /proc and /dev below `root`, without the driver."""
     return HardwareHints(
         pci_gpus=_pci_gpus(root / "sys/bus/pci/devices"),
         module_version=_module_version(root / "proc/driver/nvidia/version"),
@@ -53,13 +50,11 @@ def read_hardware_hints(root: Path = Path("/")) -> HardwareHints:
 
 
 def last_xids() -> dict[str, int]:
-    """PCI address (see `xid_key`) → the GPU's last XID, the driver's own error number. Empty where the kernel's log
-    cannot be read: most systems show it to root only.
-    """
+    """`xid_key` of a GPU → its last XID, the driver's own error number. Empty where the kernel's log is unreadable."""
     # NVML reports an XID only to a process that was listening when it occurred; the log still holds it later.
     try:
         log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
+    except OSError:  # most systems show it to root only
         return {}
     try:
         return parse_xids(_records(log))

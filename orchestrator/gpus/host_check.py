@@ -55,10 +55,9 @@ def judge_running(uuids: Collection[str], inventory: GpuInventory) -> GpuProblem
 def judge_engine(
     gpu_drivers: Collection[str], forced: str | None = None, refusal: str | None = None
 ) -> GpuProblem | None:
-    """Why the container engine cannot hand out GPUs; None where it can, as far as is known before a start.
+    """Why the container engine cannot hand out GPUs; None where it can, as far as is known.
 
-    `gpu_drivers`: those that it reports (`nvidia`, `cdi`); `forced`: the operator's choice among them; `refusal`: its
-    answer to a device request.
+    `gpu_drivers`: those that it reports; `forced`: the operator's choice; `refusal`: its answer to a device request.
     """
     # An engine that reports no driver may still serve `nvidia`, so only a refusal counts; CDI it would have reported.
     if refusal is not None:

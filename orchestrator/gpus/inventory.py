@@ -12,15 +12,12 @@ from orchestrator.lifecycle import ReasonCode
 class FaultKind(StrEnum):
     """What is wrong with a driver or a device. Only `gpus.nvml` maps the codes of NVML to these."""
 
-    BINDING_MISSING = "binding missing"
-    """The orchestrator's own Python binding (nvidia-ml-py) is not installed."""
+    BINDING_MISSING = "binding missing"  # the orchestrator's own Python binding (nvidia-ml-py) is not installed
     LIBRARY_MISSING = "library missing"
     DRIVER_NOT_LOADED = "driver not loaded"
-    VERSION_MISMATCH = "version mismatch"
-    """The library on disk and the loaded kernel module differ in version."""
+    VERSION_MISMATCH = "version mismatch"  # the library on disk and the loaded kernel module differ in version
     NO_PERMISSION = "no permission"
-    GPU_LOST = "GPU lost"
-    """Fell off the bus, or requires a reset."""
+    GPU_LOST = "GPU lost"  # fell off the bus, or requires a reset
     HANG = "hang"
     CRASH = "crash"
     UNKNOWN = "unknown error"
@@ -45,26 +42,19 @@ class GpuProblem:
 
 @dataclass(frozen=True, slots=True)
 class GpuDevice:
-    """A whole GPU, or one MIG instance.
-
-    Memory in bytes; the driver's own reserve counts as used, so total - used is available to programs. `utilization`:
-    percent over about the last second; `temperature`: °C; `ecc_errors`: uncorrected since the driver was loaded;
-    `last_xid`: last error number in the kernel's log.
-    """
+    """A whole GPU, or one MIG instance. Memory in bytes."""
 
     uuid: str
-    index: int
-    """NVML's number of the GPU; a MIG instance has its parent's."""
+    index: int  # NVML's number of the GPU; a MIG instance has its parent's
     name: str | None = None
     memory_total: int | None = None
-    memory_used: int | None = None
-    utilization: int | None = None
-    temperature: int | None = None
-    ecc_errors: int | None = None
-    last_xid: int | None = None
+    memory_used: int | None = None  # includes the driver's own reserve: total - used is available to programs
+    utilization: int | None = None  # percent over about the last second
+    temperature: int | None = None  # °C
+    ecc_errors: int | None = None  # uncorrected, since the driver was loaded
+    last_xid: int | None = None  # last error number in the kernel's log
     pci_bus_id: str | None = None
-    parent_uuid: str | None = None
-    """The GPU that a MIG instance belongs to."""
+    parent_uuid: str | None = None  # the GPU that a MIG instance belongs to
     mig_index: int | None = None
     mig_enabled: bool | None = None
     """A whole GPU is split, and only its instances can be used. None where the model has no MIG."""
@@ -72,7 +62,6 @@ class GpuDevice:
 
     @property
     def label(self) -> str:
-        """Name in sentences: `GPU 0`, `GPU 0 MIG 1`."""
         return f"GPU {self.index}" if self.mig_index is None else f"GPU {self.index} MIG {self.mig_index}"
 
     @property
@@ -81,7 +70,6 @@ class GpuDevice:
         return self.fault is None and not self.mig_enabled
 
     def report(self) -> dict[str, Any]:
-        """API representation."""
         return {
             "uuid": self.uuid,
             "index": self.index,
@@ -102,15 +90,11 @@ class GpuDevice:
 
 @dataclass(frozen=True, slots=True)
 class GpuInventory:
-    """Result of one probe of all GPUs.
-
-    `probe_started`: monotonic clock, in seconds, just before NVML was queried; later changes are not included. `fault`:
-    NVML's own; `problem`: the diagnosis of the whole host, None where there is none or before `judge_host`.
-    """
+    """Result of one probe of all GPUs. `fault`: NVML's own; `problem`: that of the whole host, by `judge_host`."""
 
     devices: tuple[GpuDevice, ...]
     observed_at: datetime
-    probe_started: float
+    probe_started: float  # monotonic clock in seconds, just before NVML was queried
     driver_version: str | None = None
     cuda_version: str | None = None
     library_version: str | None = None
@@ -124,7 +108,6 @@ class GpuInventory:
         return next((device for device in self.devices if device.uuid == uuid), None)
 
     def report(self) -> dict[str, Any]:
-        """API representation."""
         return {
             "driver_version": self.driver_version,
             "cuda_version": self.cuda_version,

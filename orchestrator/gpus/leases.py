@@ -22,8 +22,8 @@ SLACK: Final = 64 * 1024**2
 """Bytes above the baseline that still count as free: less than any CUDA context takes, more than the driver's own
 figures vary.
 """
+# A device's state is the first of these among its claims.
 _STATES: Final = (Phase.QUARANTINED, Phase.DRAINING, Phase.HELD)
-"""A device's state is the first of these among its claims."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,9 @@ class LeaseChange:
 
 
 class LeaseTable:
-    """Exclusive use means: no other claim on the device, on its parent GPU, or on its MIG instances."""
+    """The leases of one host."""
+
+    # Exclusive use means: no other claim on the device, on its parent GPU, or on its MIG instances.
 
     def __init__(self, *, drain_seconds: float = DRAIN_SECONDS, slack: int = SLACK) -> None:
         self._drain_seconds = drain_seconds
@@ -70,7 +72,7 @@ class LeaseTable:
         )
 
     def report(self) -> dict[str, dict[str, Any]]:
-        """UUID → its leases, as the API shows them; includes leased devices that were removed from the host."""
+        """UUID → its leases in the API; leased devices that were removed from the host are included."""
         devices = self._inventory.devices if self._inventory else ()
         uuids = dict.fromkeys([device.uuid for device in devices] + [claim.uuid for claim in self._claims.values()])
         return {uuid: _report(self._device_claims(uuid)) for uuid in uuids}
@@ -199,10 +201,8 @@ class LeaseTable:
 
 
 def _report(on_device: DeviceClaims) -> dict[str, Any]:
-    """One device's leases in the API. `state`: free, held, draining, quarantined, or unusable (by its own fault, or
-    through claims on its parent GPU or its MIG instances).
-    """
     phases = {claim.phase for claim in on_device.claims}
+    # Unusable by its own fault, or through claims on its parent GPU or its MIG instances.
     usable = on_device.device is not None and on_device.device.grantable and not on_device.related
     return {
         "state": next((str(phase) for phase in _STATES if phase in phases), "free" if usable else "unusable"),

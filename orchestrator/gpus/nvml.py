@@ -1,8 +1,8 @@
 """`python -m orchestrator.gpus.nvml`: queries NVML once and prints the answer as one line of JSON.
 
 The only user of pynvml. NVML can hang for ever in the kernel and can crash its caller, so only a child process runs
-this (see `probe`). A new process each time also loads the library that is on disk now, as the next container will, and
-so detects a half-done upgrade.
+this (see `probe`): a new one each time, which loads the library on disk as the next container will, and so detects a
+half-done upgrade.
 
 Printed: {"driver_version", "cuda_version", "library_version", "devices": [fields of GpuDevice], "unidentified":
 {"<index>": fault}, "fault": null or {"kind", "message", "code"}}.
@@ -23,6 +23,7 @@ try:
 except ImportError:
     pynvml = None
 
+# NVML_ERROR_* → kind; every other number is UNKNOWN.
 _KINDS = {
     9: FaultKind.DRIVER_NOT_LOADED,
     12: FaultKind.LIBRARY_MISSING,
@@ -31,11 +32,9 @@ _KINDS = {
     16: FaultKind.GPU_LOST,  # reset required: unusable until then
     18: FaultKind.VERSION_MISMATCH,
 }
-"""NVML_ERROR_* → kind; every other number is UNKNOWN."""
-_NO_SUCH_SLOT = frozenset({2, 3, 6})
-"""INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND: no MIG instance in this slot."""
+_NO_SUCH_SLOT = frozenset({2, 3, 6})  # INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND: no MIG instance in this slot
+# One such answer means that the device is faulty, not that it lacks a value.
 _FATAL = frozenset({FaultKind.GPU_LOST, FaultKind.VERSION_MISMATCH, FaultKind.DRIVER_NOT_LOADED})
-"""One such answer means that the device is faulty, not that it lacks a value."""
 
 
 def query() -> dict[str, Any]:

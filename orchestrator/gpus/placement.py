@@ -24,7 +24,6 @@ class DeviceClaims:
 
     @property
     def name(self) -> str:
-        """Name in sentences."""
         return self.device.label if self.device is not None else "A GPU"
 
     @property
@@ -38,11 +37,7 @@ class DeviceClaims:
 
 
 def choose(demand: GpuDemand, candidates: Sequence[DeviceClaims]) -> tuple[DeviceClaims, ...] | None:
-    """The devices for `demand`, or None where too few suit it.
-
-    Takes the smallest that suffice, so that MIG instances go before whole GPUs; sharers go where others already share,
-    so that whole GPUs stay free.
-    """
+    """The devices for `demand`, or None where too few suit it."""
     suitable = sorted((each for each in candidates if reason_against(demand, each) is None), key=_rank)
     return tuple(suitable[: demand.count]) if len(suitable) >= demand.count else None
 
@@ -111,6 +106,8 @@ def _rank(candidate: DeviceClaims) -> tuple[float, ...]:
     device = candidate.device
     if device is None:
         return (inf,)
+    # Sharers go where others already share, so that whole GPUs stay free. Then the smallest that suffices is taken, so
+    # that MIG instances go before whole GPUs.
     return (
         0 if candidate.claims else 1,
         inf if device.memory_total is None else device.memory_total,

@@ -24,16 +24,12 @@ wakes every GPU, 1 to 2 s.
 """
 _NVML_COMMAND: Final = (sys.executable, "-P", "-m", "orchestrator.gpus.nvml")
 _SMI_COMMAND: Final = ("nvidia-smi", "-L")
-_MAX_OUTPUT_BYTES: Final = 4 * 1024 * 1024
-"""Bytes retained of each output stream; the rest is read and dropped."""
-_KILL_SECONDS: Final = 0.2
-"""Wait for a killed child to end."""
+_MAX_OUTPUT_BYTES: Final = 4 * 1024 * 1024  # bytes retained of each output stream; the rest is read and dropped
+_KILL_SECONDS: Final = 0.2  # wait for a killed child to end
 
 
 class GpuHost:
-    """All probes of this host, judged, and their latest inventory. A broken GPU raises nothing: see
-    `GpuInventory.problem`.
-    """
+    """All probes of this host and their latest inventory. A broken GPU raises nothing; it is the `problem`."""
 
     def __init__(
         self,
@@ -53,14 +49,12 @@ class GpuHost:
         return self._latest
 
     async def read(self) -> GpuInventory:
-        """Regular probe: NVML and hardware hints, without nvidia-smi. Takes about `PROBE_SECONDS` at most."""
+        """Regular probe, without nvidia-smi; about `PROBE_SECONDS` at most."""
         inventory, hints = await asyncio.gather(self._probe.read(), asyncio.to_thread(self._hints))
         return self._store(replace(inventory, problem=judge_host(HostEvidence(inventory, hints))))
 
     async def check(self) -> GpuInventory:
-        """Full check before a start, nvidia-smi included. Takes about `PROBE_SECONDS` at most; concurrent callers share
-        one check.
-        """
+        """Full check before a start; about `PROBE_SECONDS` at most. Concurrent callers share one check."""
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._run_check(), name="gpu check")
         return await asyncio.shield(self._check)
@@ -138,14 +132,12 @@ class ChildResult:
     """`hung`: not ended within the bound. `missing`: the program does not exist or may not be run."""
 
     outcome: Literal["ended", "hung", "missing"]
-    exit_code: int | None = None
-    """As in subprocess: negative for a signal's number."""
+    exit_code: int | None = None  # as in subprocess: negative for a signal's number
     stdout: str = ""
     stderr: str = ""
 
     @property
     def signal(self) -> str | None:
-        """Name of the signal that killed it."""
         if self.exit_code is None or self.exit_code >= 0:
             return None
         try:
@@ -155,11 +147,7 @@ class ChildResult:
 
 
 class BoundedChild:
-    """Runs one program, one child process at a time.
-
-    While a child survives SIGKILL (it sleeps in the driver), further calls return `hung` at once: such children must
-    not pile up.
-    """
+    """Runs one program, one child process at a time."""
 
     def __init__(self, command: Sequence[str], *, bound: float, environment: Mapping[str, str] | None = None) -> None:
         """`bound` in seconds; `environment` is added to our own."""
@@ -169,10 +157,9 @@ class BoundedChild:
         self._killed: asyncio.subprocess.Process | None = None
 
     async def run(self) -> ChildResult:
-        """Start the program and wait for its end, at most `bound` + 0.2 s. Raises nothing; on cancellation the child
-        is killed.
-        """
+        """Start it and wait for its end, at most `bound` + 0.2 s. Raises nothing. A cancelled call kills the child."""
         if self._killed is not None and self._killed.returncode is None:
+            # It sleeps in the driver and survived SIGKILL. Such children must not pile up.
             return ChildResult("hung")
         try:
             process = await asyncio.create_subprocess_exec(
@@ -226,13 +213,12 @@ def parse_nvml(result: ChildResult, bound: float) -> dict[str, Any] | GpuFault:
 
 
 def parse_smi(result: ChildResult) -> SmiResult:
-    """The result of nvidia-smi. With no GPU it exits with 0 and an empty list."""
     if result.outcome == "missing":
         return SmiResult("missing")
     if result.outcome == "hung":
         return SmiResult("hangs")
     lines = (result.stdout.strip() or result.stderr.strip()).splitlines()
-    if result.exit_code == 0:
+    if result.exit_code == 0:  # without a GPU too: then its list is empty
         return SmiResult("works", lines[0] if lines else "")
     return SmiResult("fails", lines[0][:200] if lines else result.signal or f"exit code {result.exit_code}")
 

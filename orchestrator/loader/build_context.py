@@ -24,8 +24,7 @@ class ContextFile:
     path: PurePosixPath
     source: Path
     executable: bool
-    link: str | None = None
-    """Target of a symbolic link, relative to the link's folder."""
+    link: str | None = None  # target of a symbolic link, relative to the link's folder
 
 
 def context_files(folder: Path, excluded: Iterable[str] = ()) -> list[ContextFile]:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, Self
 
+# Pattern → advice; the first match wins. Network comes before packages: without it, no package is found either.
 _HINTS: Final = {
     r"No space left on device": """
         The disk is full: free space where the container engine stores images (docker system df, docker image prune).
@@ -35,7 +36,6 @@ _HINTS: Final = {
         that can be pulled, such as python:3.11-slim-bookworm.
         """,
 }
-"""Pattern → advice; the first match wins. Network comes before packages: without it, no package is found either."""
 
 _ERROR_LINE = re.compile(r"^\s*(?:ERROR|E|error|fatal error):\s+(?P<text>.+)$")
 

@@ -40,10 +40,9 @@ BUILD_VARIABLES: Final = (
 Output = Callable[[str], None]
 
 _MAX_CONCURRENT_BUILDS: Final = 2
-_RETAINED: Final = 2
-"""Images retained per plugin: the newest, and the previous one for a rollback."""
+_RETAINED: Final = 2  # images retained per plugin: the newest, and the previous one for a rollback
+# Images retained per shared image; other orchestrators on this host, with other settings, share them.
 _RETAINED_SHARED: Final = 4
-"""Images retained per shared image; other orchestrators on this host, with other settings, share them."""
 
 
 class ImageBuilder:

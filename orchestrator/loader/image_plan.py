@@ -29,8 +29,8 @@ OWN_IMAGE_TAG: Final = "plugin-orchestrator/orchestrator:latest"
 """The orchestrator's own image in compose.yaml."""
 _OWN_IMAGE: Final = "orchestrator"
 _DISTRIBUTION: Final = "plugin-orchestrator"
+# Sources of images; the orchestrator's own image contains them too, because it builds plugins' images.
 _SOURCES: Final = ("base", "cuda", _OWN_IMAGE, "runtime")
-"""Sources of images; the orchestrator's own image contains them too, because it builds plugins' images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +39,11 @@ class ImagePlan:
 
     name: str
     tag: str
-    family_labels: Mapping[str, str]
-    """Labels of this image and of its earlier versions."""
-    hashes: Mapping[str, str]
-    """Labels of this content."""
-    folders: Mapping[str, Sequence[ContextFile]]
-    """Folder in the context → its files."""
-    texts: Mapping[str, str]
-    """File in the context → its content."""
-    arguments: Mapping[str, str] = field(default_factory=dict)
-    """Build arguments of this image alone."""
+    family_labels: Mapping[str, str]  # labels of this image and of its earlier versions
+    hashes: Mapping[str, str]  # labels of this content
+    folders: Mapping[str, Sequence[ContextFile]]  # folder in the context → its files
+    texts: Mapping[str, str]  # file in the context → its content
+    arguments: Mapping[str, str] = field(default_factory=dict)  # build arguments of this image alone
 
     @property
     def labels(self) -> dict[str, str]:

@@ -31,8 +31,7 @@ class ImageRecipe:
     name: str
     folder: Path
     system_packages: tuple[str, ...] = ()
-    base: str = "base"
-    """`base`, `cuda`, or the reference of a prebuilt image, which is used as it is."""
+    base: str = "base"  # `base`, `cuda`, or the reference of a prebuilt image, which is used as it is
     excluded: tuple[str, ...] = ()
     """Paths in the folder that do not go into the image, in addition to `build_context.EXCLUDED`."""
 

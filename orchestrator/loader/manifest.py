@@ -25,8 +25,7 @@ from orchestrator.settings import Duration, Size
 
 MANIFEST_FILE = "plugin.yaml"
 _MAX_MANIFEST_BYTES = 256 * 1024
-_MIN_MEMORY = 6 * 1024**2
-"""Docker Engine's minimum; Python alone needs more."""
+_MIN_MEMORY = 6 * 1024**2  # Docker Engine's minimum; Python alone needs more
 
 PluginName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 _ImportName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]

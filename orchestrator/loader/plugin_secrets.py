@@ -7,8 +7,7 @@ from typing import Final
 
 from orchestrator.errors import OrchestratorError
 
-_MAX_BYTES: Final = 64 * 1024
-"""Enough for a key or a certificate."""
+_MAX_BYTES: Final = 64 * 1024  # enough for a key or a certificate
 
 
 class SecretMissingError(OrchestratorError):

@@ -23,8 +23,8 @@ State = Literal["created", "running", "paused", "exited", "dead", "removing"]
 Health = Literal["none", "starting", "healthy", "unhealthy"]
 
 _EXITED = re.compile(r"Exited \((-?\d+)\)")
+# Attributes of an event that are no labels.
 _NO_LABELS = frozenset({"name", "image", "exitCode", "signal", "execID", "execDuration", "oldName"})
-"""Attributes of an event that are no labels."""
 
 
 def container(answer: Any) -> ContainerStatus:

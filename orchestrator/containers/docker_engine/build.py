@@ -13,8 +13,7 @@ from orchestrator.containers.docker_engine.decoding import BuildOutput
 from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.errors import BuildError, EngineRefusedError, EngineUnreachableError
 
-_PIECE: Final = 256 * 1024
-"""Bytes of the context that are in memory at a time."""
+_PIECE: Final = 256 * 1024  # bytes of the context that are in memory at a time
 
 
 @dataclass(frozen=True, slots=True)

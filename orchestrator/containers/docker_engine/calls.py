@@ -19,14 +19,11 @@ class Bounds:
     """Seconds within which the engine must have answered, per class of calls."""
 
     query: float = 10
-    change: float = 60
-    """create, start and remove: a busy disk is slow."""
-    end: float = 25
-    """kill, and stop on top of its grace: after SIGKILL the daemon itself waits up to 10 s for the exit."""
+    change: float = 60  # create, start and remove: a busy disk is slow
+    end: float = 25  # kill, and stop on top of its grace: after SIGKILL the daemon itself waits up to 10 s for the exit
     pull: float = 1800
     build: float = 3600
-    silence: float = 900
-    """Between two lines of a build's output."""
+    silence: float = 900  # between two lines of a build's output
 
 
 DEFAULT_BOUNDS: Final = Bounds()

@@ -15,8 +15,8 @@ from orchestrator.errors import EngineRefusedError
 _LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit"}
 _VIRTUAL_MACHINE: Final = "docker desktop"
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
+# Files that Docker mounts into every container, from a folder named after the container's id.
 _OWN_FILES: Final = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
-"""Files that Docker mounts into every container, from a folder named after the container's id."""
 
 
 def engine_info(answer: Any) -> EngineInfo:

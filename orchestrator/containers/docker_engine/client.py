@@ -26,10 +26,10 @@ from orchestrator.errors import (
 T = TypeVar("T")
 Client = APIClient
 
+# Errors of Docker, the nvidia hook and the CDI library about devices that cannot be provided.
 _DEVICES = re.compile(
     r"select device driver|nvidia-container|libnvidia-ml|\bCDI\b.*device|device.*\bCDI\b", re.IGNORECASE
 )
-"""Errors of Docker, the nvidia hook and the CDI library about devices that cannot be provided."""
 
 
 class ClientPool:

@@ -9,14 +9,12 @@ from typing import Final
 from orchestrator.containers.docker_engine import answers
 from orchestrator.containers.spec import BUILD_TAIL, EngineEvent
 
-_HEADER: Final = 8
-"""Bytes before each piece of output in Docker's multiplexed log stream: stream number and length."""
+_HEADER: Final = 8  # bytes before each piece of output in Docker's multiplexed log stream: stream number and length
+# Bytes after which an unfinished line is passed on as it is: a program may never print a line feed.
 _MAX_LINE: Final = 64 * 1024
-"""Bytes after which an unfinished line is passed on as it is: a program may never print a line feed."""
+# Bytes of one JSON message. Docker's have some KiB; a longer one is cut, so that it is no JSON and is skipped.
 _MAX_MESSAGE: Final = 1024 * 1024
-"""Bytes of one JSON message. Docker's have some KiB; a longer one is cut, so that it is no JSON and is skipped."""
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
-"""Docker colours what a build step writes to stderr."""
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")  # Docker colours what a build step writes to stderr
 
 
 async def log_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:

@@ -28,19 +28,16 @@ LABEL_OF: Final = "plugin-orchestrator.gateway-of"
 _PORT: Final = f"{PORT}/tcp"
 _MEMORY: Final = 128 * 1024 * 1024
 _USER: Final = "65531:65531"
+# Prefixes its plugin's labels on a gateway: it is found by them, and not mistaken for the plugin's container.
 _LABEL_PREFIX: Final = "gateway."
-"""Prefixes its plugin's labels on a gateway: it is found by them, and not mistaken for the plugin's container."""
-_NETWORK: Final = "plugin-orchestrator"
-"""One for all gateways: Docker's addresses run out after some thirty networks."""
+_NETWORK: Final = "plugin-orchestrator"  # one for all gateways: Docker's addresses run out after some thirty networks
 _NETWORK_OPTIONS: Final = {
     "com.docker.network.bridge.enable_icc": "false",  # gateways cannot reach each other
     "com.docker.network.bridge.enable_ip_masquerade": "false",  # nor anything outside
 }
 _VOLUME_OPTIONS: Final = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=1777,nosuid,nodev,noexec"}
-_MAX_NETWORK_TRIES: Final = 3
-"""Another orchestrator may remove the network after it was found and before it is joined."""
-_PORT_SECONDS: Final = 5.0
-"""Wait for the engine to publish a gateway's port."""
+_MAX_NETWORK_TRIES: Final = 3  # another orchestrator may remove the network after it was found and before it is joined
+_PORT_SECONDS: Final = 5.0  # wait for the engine to publish a gateway's port
 _PORT_POLL_SECONDS: Final = 0.02
 
 
@@ -49,8 +46,7 @@ class Gateways:
 
     def __init__(self, calls: EngineCalls) -> None:
         self._calls = calls
-        self._names: dict[str, str] = {}
-        """Id of a container → name of its gateway."""
+        self._names: dict[str, str] = {}  # id of a container → name of its gateway
         self._network = asyncio.Lock()
         self._joining = 0
 

@@ -17,8 +17,7 @@ from orchestrator.containers.docker_engine.client import (
 )
 from orchestrator.errors import EngineError, EngineRefusedError, EngineUnreachableError
 
-_MAX_WAITING = 64
-"""Pieces that may wait for a slow reader; then the thread stops reading, which holds back the engine."""
+_MAX_WAITING = 64  # pieces that may wait for a slow reader; then the thread stops reading, which holds back the engine
 
 Request = Callable[[Client], requests.Response]
 """Sends a request with `stream=True` on the client as a session."""

@@ -15,8 +15,7 @@ class Build:
     """A build request."""
 
     tag: str
-    dockerfile: str
-    """The Dockerfile's text."""
+    dockerfile: str  # the Dockerfile's text
     labels: Mapping[str, str]
     build_args: Mapping[str, str]
 
