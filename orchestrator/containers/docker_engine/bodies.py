@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
 
 HOSTNAME = "plugin"
-"""The same in every container: Docker's default, the container's id, would tell the plugin about its host."""
+"""The same in every container: Docker's default, the container's id, would disclose where it runs."""
 
 _LOG_FILES = 2
 _MIN_LOG_BYTES = 16 * 1024

@@ -38,7 +38,7 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[EngineEvent]:
 
 
 class LogLines:
-    """Bytes of a log in, complete lines out. Stdout and stderr are kept apart until a line ends."""
+    """Bytes of a log in, complete lines out. Stdout and stderr stay separate until a line ends."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
