@@ -1,6 +1,5 @@
-"""What starts containers: one narrow protocol (`engine`), Docker behind it (`docker_engine`), and a fake
-(`memory_engine`).
+"""Container engines: one narrow protocol (`engine`), Docker behind it (`docker_engine`), and a fake (`memory`).
 
-Owns: the words for a container (`spec`) and the way to ask for one. Must not know: plugins, manifests, lifecycle
-states.
+Owns: the types that a container is specified and described by (`spec`), and where its runtime is reached (`endpoint`).
+Must not know: plugins, manifests, lifecycle states.
 """

@@ -1,4 +1,4 @@
-"""The words for a container: what is asked of an engine, and what it says of one."""
+"""Types for containers: the specification that an engine gets, and the status that it reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 UNPRIVILEGED_USER: Final = "65532:65532"
-"""User and group, by number, that are nobody's on the host."""
+"""Numbers of a user and group that do not exist on the host."""
 BUILD_TAIL: Final = 30
-"""Lines of its output that the error of a failed build carries."""
+"""Lines of output in the error of a failed build."""
 
 
 @dataclass(frozen=True, slots=True)
 class BindMount:
-    """A host folder or file seen in the container."""
+    """A host folder or file mounted into the container."""
 
     source: Path
     target: str
@@ -23,7 +23,7 @@ class BindMount:
 
 @dataclass(frozen=True, slots=True)
 class DeviceGrant:
-    """Devices by id, always by id: `count` would hand everyone GPU 0. `driver` is `nvidia` or `cdi`."""
+    """Devices by id: a `count` would give everyone GPU 0. `driver` is `nvidia` or `cdi`."""
 
     driver: str
     device_ids: tuple[str, ...]
@@ -32,8 +32,8 @@ class DeviceGrant:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What brings a container's sockets here by TCP: `image` has the runtime's gateway, `token_file` what it admits
-    callers by, `folder` is where the container has its sockets.
+    """Forwards a container's sockets here by TCP. `image` contains the runtime's gateway, `token_file` the token that
+    callers need; `folder` is the folder of the sockets in the container.
     """
 
     image: str
@@ -43,7 +43,7 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """One container, completely. Sizes in bytes, `cpus` in cores, `stop_grace` in seconds."""
+    """The complete specification of a container. Sizes in bytes, `cpus` in cores."""
 
     name: str
     image: str
@@ -57,17 +57,13 @@ class ContainerSpec:
     network: Literal["none", "bridge"] = "none"
     read_only: bool = True
     mounts: tuple[BindMount, ...] = ()
-    scratch_volumes: tuple[str, ...] = ()
-    """Paths that get an anonymous volume on disk, removed with the container."""
+    scratch_volumes: tuple[str, ...] = ()  # paths that get an anonymous volume on disk, removed with the container
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     devices: DeviceGrant | None = None
-    gateway: Gateway | None = None
-    """Where its sockets cannot be reached as files; it comes and goes with the container."""
-    entrypoint: tuple[str, ...] = ()
-    """In place of the image's own, where given."""
+    gateway: Gateway | None = None  # for an engine that does not share sockets; created and removed with the container
+    entrypoint: tuple[str, ...] = ()  # overrides the image's, where given
     command: tuple[str, ...] = ()
-    log_bytes: int = 10 * 1024 * 1024
-    """Most bytes of output that the engine keeps."""
+    log_bytes: int = 10 * 1024 * 1024  # maximum bytes of output that the engine stores
 
 
 OVER: Final = frozenset({"exited", "dead", "removing"})
@@ -76,7 +72,7 @@ OVER: Final = frozenset({"exited", "dead", "removing"})
 
 @dataclass(frozen=True, slots=True)
 class ContainerStatus:
-    """What the engine says of one container."""
+    """A container's status as the engine reports it."""
 
     id: str
     name: str
@@ -85,7 +81,7 @@ class ContainerStatus:
     state: Literal["created", "running", "paused", "exited", "dead", "removing"]
     exit_code: int | None = None
     oom_killed: bool | None = None
-    """Some process in it was killed for memory, at any time; says nothing about which. None where not told (lists)."""
+    """Some process in it, not necessarily the first, was killed for memory at any time. None in lists."""
     health: Literal["none", "starting", "healthy", "unhealthy"] = "none"
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -93,13 +89,13 @@ class ContainerStatus:
 
     @property
     def over(self) -> bool:
-        """It ran and has ended; its removal, which may take seconds on a busy disk, may be under way."""
+        """It ran and has ended. Its removal may be in progress, for seconds on a busy disk."""
         return self.state in OVER
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerIsolation:
-    """What the engine holds a container to, as it says itself. Sizes in bytes, `cpus` in cores; None: no limit."""
+    """What the engine enforces on a container, as it reports. Sizes in bytes, `cpus` in cores; None: no limit."""
 
     user: str
     network: str
@@ -113,19 +109,15 @@ class ContainerIsolation:
     pids: int | None
     cpus: float | None
     shm: int | None
-    restarts: str
-    """Docker's word for its restart policy."""
+    restarts: str  # Docker's name of its restart policy
     bounded_logs: bool
     mounts: tuple[BindMount, ...]
-    devices: tuple[str, ...]
-    """Ids of the devices it requested."""
+    devices: tuple[str, ...]  # ids of its requested devices
 
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """A change that the engine tells of. `action` is Docker's word: create, start, oom, die, stop, kill, destroy,
-    health_status…
-    """
+    """A change of a container. `action` is Docker's: create, start, oom, die, stop, kill, destroy, health_status…"""
 
     action: str
     container_id: str
@@ -136,7 +128,7 @@ class EngineEvent:
 
 @dataclass(frozen=True, slots=True)
 class ImageStatus:
-    """An image the engine has."""
+    """A local image."""
 
     id: str
     tags: tuple[str, ...]
@@ -146,7 +138,7 @@ class ImageStatus:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """The engine itself. `gpu_drivers` holds `nvidia` and/or `cdi` where it can serve such device requests."""
+    """What an engine is and can. `gpu_drivers`: those of `nvidia` and `cdi` whose device requests it serves."""
 
     version: str
     operating_system: str
@@ -155,9 +147,6 @@ class EngineInfo:
     gpu_drivers: tuple[str, ...]
     rootless: bool
     selinux: bool
-    limits: frozenset[str] = frozenset({"memory", "swap", "pids"})
-    """What its kernel lets it limit, of these three."""
-    kernel: str = ""
-    """The release of the kernel that its containers run on; empty where not told."""
-    data_dir: str = ""
-    """Where it keeps images and containers, on its own machine."""
+    limits: frozenset[str] = frozenset({"memory", "swap", "pids"})  # those of these three that its kernel can limit
+    kernel: str = ""  # release of the kernel that its containers run on; empty where unknown
+    data_dir: str = ""  # its folder of images and containers, on its own machine

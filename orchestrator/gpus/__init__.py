@@ -1,15 +1,14 @@
-"""The host's NVIDIA GPUs: what there is and how it fares, who holds what, and how an engine is asked for it.
+"""The host's NVIDIA GPUs: inventory, health, leases, and the device requests that hand them to containers.
 
-Owns: NVML (`nvml` is the only module that imports pynvml, and only a child process runs it), the check of the host, the
-leases, the wording of device requests. Must not know: containers, plugins' manifests, the registry. `child`,
-`evidence`, `nvml`, `xid`, `nvml_probe` and `gpu_host` have effects, all else is pure.
+Owns: NVML (`nvml` is the only module that imports pynvml, and only a child process runs it), the diagnosis of the host,
+the leases. Must not know: containers, plugins' manifests, the registry. `probe`, `evidence` and `nvml` have effects;
+`inventory`, `claims`, `placement`, `leases` and `host_check` are pure.
 """
 
 from orchestrator.gpus.claims import GpuDemand, Grant
-from orchestrator.gpus.gpu_host import GpuHost
 from orchestrator.gpus.inventory import GpuDevice, GpuInventory, GpuProblem
-from orchestrator.gpus.leases import LeaseBook, LeaseChange
-from orchestrator.gpus.nvml_probe import NvmlProbe
+from orchestrator.gpus.leases import LeaseChange, LeaseTable
+from orchestrator.gpus.probe import GpuHost, NvmlProbe
 
 __all__ = [
     "GpuDemand",
@@ -18,7 +17,7 @@ __all__ = [
     "GpuInventory",
     "GpuProblem",
     "Grant",
-    "LeaseBook",
     "LeaseChange",
+    "LeaseTable",
     "NvmlProbe",
 ]

@@ -1,45 +1,46 @@
-"""The words for who has which GPU."""
+"""Demands, claims and grants of GPUs, and the device request that a grant becomes. Pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal, Self, get_args
 
 Sharing = Literal["exclusive", "shared"]
+Driver = Literal["nvidia", "cdi"]
 
 LABEL_GPUS: Final = "plugin-orchestrator.gpus"
-"""Of a container: its grant as JSON, so that a restarted orchestrator can take it up again."""
+"""Container label that holds its grant as JSON, from which a restarted orchestrator adopts it."""
+CDI_KIND: Final = "nvidia.com/gpu"
+_CAPABILITIES: Final = ("gpu", "compute", "utility")
 
 
 @dataclass(frozen=True, slots=True)
 class GpuDemand:
-    """What a plugin asks for: `count` GPUs, `memory` bytes free on each (None: whatever there is), alone or shared."""
+    """A plugin's demand: `count` GPUs with `memory` bytes free on each (None: any amount)."""
 
     count: int = 1
     memory: int | None = None
     sharing: Sharing = "exclusive"
 
     @property
-    def alone(self) -> bool:
-        """It shares with nobody. Who shares without saying how much memory it needs cannot be budgeted for."""
+    def exclusive(self) -> bool:
+        # A sharer that does not say how much memory it needs cannot be budgeted for.
         return self.sharing == "exclusive" or self.memory is None
 
 
 class Phase(StrEnum):
-    """Of a claim. It begins as HELD and is gone after DRAINING, or after QUARANTINED where draining took too long."""
+    """Phase of a claim: HELD, then DRAINING, then released; QUARANTINED in between when draining takes too long."""
 
     HELD = "held"
-    DRAINING = "draining"
-    """The container is gone, its memory on the device not yet known to be back."""
-    QUARANTINED = "quarantined"
-    """The memory did not come back in time: nobody gets the device."""
+    DRAINING = "draining"  # the container is removed; its device memory is not yet known to be free
+    QUARANTINED = "quarantined"  # the memory was not freed in time: the device is granted to nobody
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One instance's hold on one device. `memory`: bytes that it may use there, None for all; `since`: seconds of the
-    monotonic clock at which its phase began.
+    """One instance's claim on one device. `memory`: its budget there in bytes, None for all of it; `since`: start of
+    the phase, in seconds of the monotonic clock.
     """
 
     holder: str
@@ -52,16 +53,15 @@ class Claim:
 
     @property
     def blocks_others(self) -> bool:
-        """Nobody else may come onto the device, shared or not."""
         return self.sharing == "exclusive" or self.phase is Phase.QUARANTINED
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The devices of one instance. `holder` names the instance, `plugin` whom it is an instance of.
+    """The devices of one instance (`holder`) of `plugin`.
 
-    `baselines`: bytes in use on each device before its first holder came; a device is free again when no more than that
-    is. None where the driver did not tell.
+    `baselines`: bytes in use on each device before its first claim, None where the driver does not say. `parents`: MIG
+    instance → the GPU it belongs to.
     """
 
     holder: str
@@ -71,10 +71,9 @@ class Grant:
     memory: int | None = None
     baselines: Mapping[str, int | None] = field(default_factory=dict)
     parents: Mapping[str, str] = field(default_factory=dict)
-    """Of the MIG instances among them: the GPU that each is a part of."""
 
     def labels(self) -> dict[str, str]:
-        """To be put on the container, for `from_labels`."""
+        """Container labels that `from_labels` reads."""
         content = {
             "devices": {uuid: self.baselines.get(uuid) for uuid in self.uuids},
             "sharing": self.sharing,
@@ -85,9 +84,9 @@ class Grant:
 
     @classmethod
     def from_labels(cls, labels: Mapping[str, str], *, holder: str, plugin: str) -> Self | None:
-        """The grant that a container's labels tell of; None for a container without GPUs.
+        """The grant in a container's labels; None for a container without GPUs.
 
-        Raises `ValueError` for a label that cannot be read: such a container may use any GPU and must go.
+        Raises `ValueError` for a label that cannot be read.
         """
         if LABEL_GPUS not in labels:
             return None
@@ -97,6 +96,7 @@ class Grant:
             parents = content["parents"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the label {LABEL_GPUS} cannot be read") from error
+        # Without a readable grant the container may use any GPU, so the caller must remove it.
         if (
             not isinstance(devices, dict)
             or not isinstance(parents, dict)
@@ -106,3 +106,37 @@ class Grant:
         ):
             raise ValueError(f"the label {LABEL_GPUS} cannot be read")
         return cls(holder, plugin, tuple(devices), sharing, memory, devices, parents)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRequestFields:
+    """The fields of an engine's device request."""
+
+    # With CDI, `capabilities` have no effect: the CDI spec on the engine's host defines what a container gets.
+
+    driver: Driver
+    device_ids: tuple[str, ...]
+    capabilities: tuple[str, ...]
+
+
+def device_request(
+    uuids: Sequence[str], *, gpu_drivers: Collection[str], forced: Driver | None = None, video: bool = False
+) -> DeviceRequestFields:
+    """The request for exactly these devices, whole GPUs or MIG instances. `video` adds encoder and decoder.
+
+    Raises `ValueError` without a device.
+    """
+    if not uuids:
+        raise ValueError("a device request needs at least one device; an empty list would hand out all of them")
+    driver = forced or choose_driver(gpu_drivers)
+    return DeviceRequestFields(
+        driver=driver,
+        device_ids=tuple(uuids) if driver == "nvidia" else tuple(f"{CDI_KIND}={uuid}" for uuid in uuids),
+        capabilities=(*_CAPABILITIES, "video") if video else _CAPABILITIES,
+    )
+
+
+def choose_driver(gpu_drivers: Collection[str]) -> Driver:
+    """CDI where it is the only driver that the engine reports, else `nvidia`."""
+    # An engine that reports neither may still serve `nvidia`: it does not report a hook on its PATH.
+    return "cdi" if "cdi" in gpu_drivers and "nvidia" not in gpu_drivers else "nvidia"

@@ -1,24 +1,26 @@
-"""What can be learned of NVIDIA hardware and driver without NVML: files of the kernel, and `nvidia-smi`."""
+"""Evidence of NVIDIA hardware and driver besides NVML: the kernel's files and log, and the result of `nvidia-smi`."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from orchestrator.gpus.child import BoundedChild, ChildResult
-
 _NVIDIA: Final = "0x10de"
-_DISPLAY: Final = "0x03"
-"""PCI class of GPUs. NVIDIA's audio and bridge functions have others."""
+_DISPLAY: Final = "0x03"  # PCI class of GPUs; NVIDIA's audio and bridge functions have others
 _MODULE_VERSION: Final = re.compile(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s")
-SMI_COMMAND: Final = ("nvidia-smi", "-L")
+_XID: Final = re.compile(
+    r"NVRM: Xid \(PCI:(?P<bus>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})[^)]*\): (?P<xid>\d+)"
+)
+_RECORD_BYTES: Final = 8192  # the kernel's own bound on one record of its log
+_MAX_RECORDS: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class HardwareHints:
-    """`pci_gpus`: NVIDIA GPUs on the PCI bus, None where the bus cannot be looked at. `module_version`: of the driver's
-    kernel module, None where it is not loaded. `device_nodes`: how many /dev/nvidia<number> there are.
+    """`pci_gpus`: NVIDIA GPUs on the PCI bus, None where the bus cannot be read. `module_version`: version of the
+    loaded kernel module, None where none is loaded. `device_nodes`: number of /dev/nvidia<number> nodes.
     """
 
     pci_gpus: int | None = None
@@ -27,20 +29,19 @@ class HardwareHints:
 
     @property
     def hardware(self) -> bool:
-        """Something says that an NVIDIA GPU is in this host."""
         return bool(self.pci_gpus) or self.module_version is not None or self.device_nodes > 0
 
 
 @dataclass(frozen=True, slots=True)
-class SmiOpinion:
-    """What `nvidia-smi -L` came to. `said`: its first line, or what killed it."""
+class SmiResult:
+    """Outcome of `nvidia-smi -L`. `message`: its first line, or the signal that killed it."""
 
     outcome: Literal["works", "fails", "hangs", "missing"]
-    said: str = ""
+    message: str = ""
 
 
-def look_for_hardware(root: Path = Path("/")) -> HardwareHints:
-    """Reads /sys, /proc and /dev below `root`; milliseconds, and no driver is asked."""
+def read_hardware_hints(root: Path = Path("/")) -> HardwareHints:
+    """Read /sys, /proc and /dev below `root`, without the driver."""
     return HardwareHints(
         pci_gpus=_pci_gpus(root / "sys/bus/pci/devices"),
         module_version=_module_version(root / "proc/driver/nvidia/version"),
@@ -48,30 +49,45 @@ def look_for_hardware(root: Path = Path("/")) -> HardwareHints:
     )
 
 
-class Smi:
-    """nvidia-smi, the second opinion."""
+def last_xids() -> dict[str, int]:
+    """`xid_key` of a GPU → its last XID, the driver's own error number. Empty where the kernel's log is unreadable."""
+    # NVML reports an XID only to a process that was listening when it occurred; the log still holds it later.
+    try:
+        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:  # most systems show it to root only
+        return {}
+    try:
+        return parse_xids(_records(log))
+    finally:
+        os.close(log)
 
-    def __init__(
-        self, *, bound: float, environment: Mapping[str, str] | None = None, command: Sequence[str] = SMI_COMMAND
-    ) -> None:
-        """`bound` in seconds; `environment` is added to that of the child."""
-        self._child = BoundedChild(command, bound=bound, environment=environment)
 
-    async def ask(self) -> SmiOpinion:
-        """Bounded as `BoundedChild.run` is; never raises."""
-        return opinion(await self._child.run())
+def parse_xids(records: Iterable[str]) -> dict[str, int]:
+    """The last XID per GPU in these records of the kernel's log, oldest first."""
+    found: dict[str, int] = {}
+    for record in records:
+        if (xid := _XID.search(record)) is not None:
+            found[xid_key(xid["bus"])] = int(xid["xid"])
+    return found
 
 
-def opinion(result: ChildResult) -> SmiOpinion:
-    """The result of nvidia-smi in our words. It ends with 0 and an empty list where there is no GPU."""
-    if result.outcome == "missing":
-        return SmiOpinion("missing")
-    if result.outcome == "hung":
-        return SmiOpinion("hangs")
-    said = (result.stdout.strip() or result.stderr.strip()).splitlines()
-    if result.exit_code == 0:
-        return SmiOpinion("works", said[0] if said else "")
-    return SmiOpinion("fails", said[0][:200] if said else result.signal or f"exit code {result.exit_code}")
+def xid_key(bus_id: str) -> str:
+    """The PCI address as `0000:65:00`: lower case, without the function."""
+    # NVML writes eight digits for the domain, the kernel four.
+    return bus_id.lower().partition(".")[0][-len("0000:00:00") :]
+
+
+def _records(log: int) -> Iterable[str]:
+    for _ in range(_MAX_RECORDS):
+        try:
+            record = os.read(log, _RECORD_BYTES)
+        except BlockingIOError:  # end of the log
+            return
+        except BrokenPipeError:  # overwritten while we read: the next read continues behind it
+            continue
+        except OSError:
+            return
+        yield record.decode("utf-8", "replace")
 
 
 def _pci_gpus(folder: Path) -> int | None:
@@ -82,10 +98,10 @@ def _pci_gpus(folder: Path) -> int | None:
 
 
 def _module_version(file: Path) -> str | None:
-    said = _read(file)
-    if not said:
+    text = _read(file)
+    if not text:
         return None
-    found = _MODULE_VERSION.search(said)
+    found = _MODULE_VERSION.search(text)
     return found[1] if found else "unknown"
 
 

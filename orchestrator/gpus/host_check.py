@@ -1,39 +1,38 @@
-"""Judges a host's GPUs from the evidence: which of the many ways of "GPU not available" it is. Pure."""
+"""Diagnoses a host's GPUs from the evidence: which of the many kinds of "GPU not available" it is. Pure."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.gpus.evidence import HardwareHints, SmiOpinion
+from orchestrator.gpus.evidence import HardwareHints, SmiResult
 from orchestrator.gpus.inventory import FaultKind, GpuFault, GpuInventory, GpuProblem
 from orchestrator.lifecycle import ReasonCode
 
-_AGAIN: Final = "then restart the plugin"
+_RESTART: Final = "then restart the plugin"
 
 
 @dataclass(frozen=True, slots=True)
 class HostEvidence:
-    """The witnesses. `smi` is None where nobody asked it."""
+    """What the probes found. `smi` is None where nvidia-smi was not run."""
 
     inventory: GpuInventory
     hints: HardwareHints
-    smi: SmiOpinion | None = None
+    smi: SmiResult | None = None
 
 
 def judge_host(evidence: HostEvidence) -> GpuProblem | None:
-    """What keeps every GPU of this host from being used; None where at least one can be."""
+    """Why no GPU of this host can be used; None where at least one can."""
     fault = evidence.inventory.fault
     if fault is None:
         return _without_usable_device(evidence) or _second_opinion(evidence.smi)
     if fault.kind in (FaultKind.LIBRARY_MISSING, FaultKind.BINDING_MISSING) and not _driver_traces(evidence):
-        return _not_found("no NVIDIA driver is installed and no NVIDIA device is to be seen")
+        return _not_found("no NVIDIA driver is installed and no NVIDIA device is visible")
     return GpuProblem(_code(fault), _sentence(fault, evidence))
 
 
 def judge_running(uuids: Collection[str], inventory: GpuInventory) -> GpuProblem | None:
-    """Whether a plugin that runs on these devices has lost one. A look that failed as a whole says nothing of one
-    device, so it is no reason to end a plugin that may be computing happily.
-    """
+    """GPU_LOST where a plugin that runs on these devices has lost one of them, else None."""
+    # A probe that failed as a whole says nothing about one device: the plugin may be computing undisturbed.
     if inventory.fault is not None:
         return None
     for uuid in sorted(uuids):
@@ -41,14 +40,14 @@ def judge_running(uuids: Collection[str], inventory: GpuInventory) -> GpuProblem
         if device is None:
             return GpuProblem(
                 ReasonCode.GPU_LOST,
-                f"The GPU {uuid} that the plugin ran on is not there any more: it fell off the bus, or was "
-                f"repartitioned. {_look_at_the_log(None)} Bring it back or reset it, {_AGAIN}.",
+                f"The GPU {uuid} that the plugin ran on was removed: it fell off the bus or was repartitioned. "
+                f"{_kernel_log(None)} Bring it back or reset it, {_RESTART}.",
             )
         if device.fault is not None and device.fault.kind is FaultKind.GPU_LOST:
             return GpuProblem(
                 ReasonCode.GPU_LOST,
-                f"{device.label} ({uuid}) was lost while the plugin ran on it: {device.fault.said}. "
-                f"{_look_at_the_log(device.last_xid)} Reset it (nvidia-smi -r -i {device.index}) or reboot, {_AGAIN}.",
+                f"{device.label} ({uuid}) was lost while the plugin ran on it: {device.fault.message}. "
+                f"{_kernel_log(device.last_xid)} Reset it (nvidia-smi -r -i {device.index}) or reboot, {_RESTART}.",
             )
     return None
 
@@ -56,12 +55,11 @@ def judge_running(uuids: Collection[str], inventory: GpuInventory) -> GpuProblem
 def judge_engine(
     gpu_drivers: Collection[str], forced: str | None = None, refusal: str | None = None
 ) -> GpuProblem | None:
-    """Whether the container engine can hand out GPUs.
+    """Why the container engine cannot hand out GPUs; None where it can, as far as is known.
 
-    `gpu_drivers` is what it says it can serve (`nvidia`, `cdi`); `forced` the operator's choice among them; `refusal`
-    its answer to a container that asked for a GPU. An engine that names no driver may serve `nvidia` all the same, so
-    only its refusal condemns it; CDI it would have named.
+    `gpu_drivers`: those that it reports; `forced`: the operator's choice; `refusal`: its answer to a device request.
     """
+    # An engine that reports no driver may still serve `nvidia`, so only a refusal counts; CDI it would have reported.
     if refusal is not None:
         return _runtime_missing(f"it refused a device request: {refusal}")
     if forced == "cdi" and "cdi" not in gpu_drivers:
@@ -79,20 +77,19 @@ def _without_usable_device(evidence: HostEvidence) -> GpuProblem | None:
         return GpuProblem(_code(faults[0]), _sentence(faults[0], evidence))
     if hints.pci_gpus:
         return _driver_error(
-            f"the driver is loaded and takes none of the {hints.pci_gpus} NVIDIA GPUs on the PCI bus. Look in the "
-            "kernel's log for NVRM, and whether the GPUs are handed to virtual machines (vfio-pci) or too new for "
-            f"driver {inventory.driver_version or hints.module_version or ''}".rstrip()
+            f"the driver is loaded and uses none of the {hints.pci_gpus} NVIDIA GPUs on the PCI bus. Look in the "
+            "kernel's log for NVRM, and check whether the GPUs are assigned to virtual machines (vfio-pci) or too new "
+            f"for driver {inventory.driver_version or hints.module_version or ''}".rstrip()
         )
-    return _not_found("the NVIDIA driver is there and counts no GPU")
+    return _not_found("the NVIDIA driver is loaded and counts no GPU")
 
 
-def _second_opinion(smi: SmiOpinion | None) -> GpuProblem | None:
+def _second_opinion(smi: SmiResult | None) -> GpuProblem | None:
     if smi is None or smi.outcome in ("works", "missing"):
         return None
-    what = "does not answer" if smi.outcome == "hangs" else f"fails ({smi.said})"
+    what = "does not answer" if smi.outcome == "hangs" else f"fails ({smi.message})"
     return _driver_error(
-        f"NVML lists the GPUs, but nvidia-smi {what}. The driver is half broken: look in the kernel's log for NVRM, "
-        "reinstall the driver or reboot"
+        f"NVML lists the GPUs, but nvidia-smi {what}. Look in the kernel's log for NVRM, reinstall the driver or reboot"
     )
 
 
@@ -127,23 +124,23 @@ def _sentence(fault: GpuFault, evidence: HostEvidence) -> str:
             )
         case FaultKind.GPU_LOST:
             return (
-                f"Every GPU of this host is lost: {fault.said}. {_look_at_the_log(None)} Reset it (nvidia-smi -r) or "
-                f"reboot, {_AGAIN}."
+                f"Every GPU of this host is lost: {fault.message}. {_kernel_log(None)} Reset it (nvidia-smi -r) or "
+                f"reboot, {_RESTART}."
             )
         case FaultKind.HANG:
             what = (
-                f"the NVIDIA driver hangs: {fault.said}. Look in the kernel's log for NVRM and Xid; a reboot is often "
-                "the only cure"
+                f"the NVIDIA driver hangs: {fault.message}. Look in the kernel's log for NVRM and Xid, reboot if "
+                "nothing else helps"
             )
         case FaultKind.CRASH:
             what = (
-                f"the NVIDIA library breaks the process that asks it: it {fault.said}. Reinstall the driver so that "
-                "library and kernel module are of one version"
+                f"the NVIDIA library crashes the process that queries it: it {fault.message}. Reinstall the driver so "
+                "that library and kernel module are of one version"
             )
         case FaultKind.UNKNOWN:
             number = "" if fault.code is None else f" (NVML error {fault.code})"
             what = (
-                f"the NVIDIA driver answers with an error: {fault.said}{number}. Look in the kernel's log for NVRM, "
+                f"the NVIDIA driver answers with an error: {fault.message}{number}. Look in the kernel's log for NVRM, "
                 "then reload the driver or reboot"
             )
     return _driver_error(what).sentence
@@ -169,25 +166,25 @@ def _driver_traces(evidence: HostEvidence) -> bool:
     return evidence.hints.hardware or (evidence.smi is not None and evidence.smi.outcome != "missing")
 
 
-def _look_at_the_log(xid: int | None) -> str:
-    return "The kernel's log (NVRM: Xid) says why." if xid is None else f"The kernel's log holds its Xid {xid}."
+def _kernel_log(xid: int | None) -> str:
+    return "The kernel's log (NVRM: Xid) says why." if xid is None else f"The kernel's log has its Xid {xid}."
 
 
 def _not_found(why: str) -> GpuProblem:
     return GpuProblem(
         ReasonCode.GPU_NOT_FOUND,
-        f"This host has no NVIDIA GPU: {why}. Run the plugin on a host with a GPU, or hand one through to this "
-        f"machine, {_AGAIN}.",
+        f"This host has no NVIDIA GPU: {why}. Run the plugin on a host with a GPU, or pass one through to this "
+        f"machine, {_RESTART}.",
     )
 
 
 def _driver_error(what: str) -> GpuProblem:
-    return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, f"The GPU cannot be used: {what}, {_AGAIN}.")
+    return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, f"The GPU cannot be used: {what}, {_RESTART}.")
 
 
 def _runtime_missing(what: str) -> GpuProblem:
     return GpuProblem(
         ReasonCode.GPU_RUNTIME_MISSING,
         f"The container engine cannot hand out GPUs: {what}. Install the NVIDIA container toolkit on the engine's "
-        f"host, restart the engine, {_AGAIN}.",
+        f"host, restart the engine, {_RESTART}.",
     )

@@ -1,8 +1,8 @@
-"""LeaseBook: who may use which GPU. Pure and synchronous; time and looks are handed in. Not for several threads.
+"""LeaseTable: which instance holds which GPU. Pure: time and inventories are passed in. Not thread-safe.
 
-A lease ends in two steps: its container is gone (`release`), and a look that began after that finds the device's memory
-back where it was before the lease (`observe`). Where it does not come back in time the device is quarantined, until it
-does or an operator says so (`clear`).
+A lease ends in two steps: its container is removed (`release`), and a probe that started after that finds the device's
+memory back at its level before the lease (`observe`). Where that takes too long the device is quarantined until it
+does, or until an operator releases it (`release_quarantine`).
 """
 
 from collections import defaultdict
@@ -10,76 +10,76 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from orchestrator.formatting import gib
 from orchestrator.gpus.claims import Claim, GpuDemand, Grant, Phase
 from orchestrator.gpus.inventory import GpuInventory, GpuProblem
-from orchestrator.gpus.lease_report import free_sentence, place_report, quarantine_sentence, refusal
-from orchestrator.gpus.placement import Place, choose
+from orchestrator.gpus.placement import DeviceClaims, busy_sentence, choose
 from orchestrator.lifecycle import ReasonCode
 
-DRAIN_PATIENCE: Final = 30.0
-"""Seconds from a container's end until its GPU is quarantined. The driver frees memory within one or two of them."""
+DRAIN_SECONDS: Final = 30.0
+"""From a container's end until its GPU is quarantined. The driver frees memory within 1 to 2 s."""
 SLACK: Final = 64 * 1024**2
-"""Bytes above the baseline that still count as back: less than any CUDA context takes, more than the driver's own
-figures sway.
+"""Bytes above the baseline that still count as free: less than any CUDA context takes, more than the driver's own
+figures vary.
 """
+# A device's state is the first of these among its claims.
+_STATES: Final = (Phase.QUARANTINED, Phase.DRAINING, Phase.HELD)
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseChange:
-    """What a look brought about: a device that is `free` again, or `quarantined`."""
+    """What a probe changed: a device is now `free`, or `quarantined`."""
 
     uuid: str
     plugin: str
-    now: Literal["free", "quarantined"]
+    state: Literal["free", "quarantined"]
     sentence: str
 
 
-class LeaseBook:
-    """Exclusive use means: no other claim on the device, on the GPU that it is a part of, or on its parts."""
+class LeaseTable:
+    """The leases of one host."""
 
-    def __init__(self, *, patience: float = DRAIN_PATIENCE, slack: int = SLACK) -> None:
-        self._patience = patience
+    # Exclusive use means: no other claim on the device, on its parent GPU, or on its MIG instances.
+
+    def __init__(self, *, drain_seconds: float = DRAIN_SECONDS, slack: int = SLACK) -> None:
+        self._drain_seconds = drain_seconds
         self._slack = slack
         self._claims: dict[tuple[str, str], Claim] = {}
         self._baselines: dict[str, int | None] = {}
         self._parents: dict[str, str] = {}
         self._inventory: GpuInventory | None = None
 
-    # Questions
-
     @property
     def claims(self) -> tuple[Claim, ...]:
         return tuple(self._claims.values())
 
     @property
-    def unsettled(self) -> bool:
-        """Something waits for its memory: look again soon."""
+    def reclaiming(self) -> bool:
+        """A released device's memory is still awaited: probe again soon."""
         return any(claim.phase is not Phase.HELD for claim in self._claims.values())
 
     def grant_of(self, holder: str) -> Grant | None:
-        """What this instance holds now; None for one that holds nothing, or whose container is gone."""
+        """What this instance holds now; None where it holds nothing or has released it."""
         held = [claim for claim in self._of(holder) if claim.phase is Phase.HELD]
         return self._as_grant(held) if held else None
 
     def quarantines(self) -> tuple[str, ...]:
-        """A sentence a quarantined device, for the health API."""
+        """One sentence per quarantined device."""
         return tuple(
-            quarantine_sentence(claim, self._place(claim.uuid))
+            _quarantine_sentence(claim, self._device_claims(claim.uuid))
             for claim in self._claims.values()
             if claim.phase is Phase.QUARANTINED
         )
 
     def report(self) -> dict[str, dict[str, Any]]:
-        """UUID → its leases, as the API shows them; devices that are leased and not there any more included."""
+        """UUID → its leases in the API; leased devices that were removed from the host are included."""
         devices = self._inventory.devices if self._inventory else ()
         uuids = dict.fromkeys([device.uuid for device in devices] + [claim.uuid for claim in self._claims.values()])
-        return {uuid: place_report(self._place(uuid)) for uuid in uuids}
-
-    # What happens
+        return {uuid: _report(self._device_claims(uuid)) for uuid in uuids}
 
     def observe(self, inventory: GpuInventory, now: float) -> tuple[LeaseChange, ...]:
-        """Take in a look. One that is older than the last is left out. `now`: monotonic clock, seconds."""
-        if self._inventory is None or inventory.began >= self._inventory.began:
+        """Take in a probe's inventory; one older than the last is ignored. `now`: monotonic clock, seconds."""
+        if self._inventory is None or inventory.probe_started >= self._inventory.probe_started:
             self._inventory = inventory
             self._parents |= {d.uuid: d.parent_uuid for d in inventory.devices if d.parent_uuid is not None}
         leaving = defaultdict(list)
@@ -89,33 +89,28 @@ class LeaseBook:
         return tuple(change for uuid, claims in leaving.items() for change in self._settle(uuid, claims, now))
 
     def grant(self, holder: str, plugin: str, demand: GpuDemand) -> Grant | GpuProblem:
-        """Devices for a new instance, by what the last look saw; or why there are none. Asked again for a holder that
-        has devices it answers the same ones.
-        """
+        """Devices for a new instance according to the last inventory, or why there are none. Idempotent per holder."""
         if (held := self.grant_of(holder)) is not None:
             return held
         if self._of(holder):
             return GpuProblem(
-                ReasonCode.GPU_BUSY, "This instance has given its GPUs back; a restart makes one that can have some."
+                ReasonCode.GPU_BUSY, "This instance has released its GPUs; restart the plugin for a new one."
             )
         if self._inventory is None:
-            return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, "The host's GPUs have not been looked at yet; try again.")
+            return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, "The host's GPUs have not been probed yet; try again.")
         if self._inventory.problem is not None:
             return self._inventory.problem
-        places = [self._place(device.uuid) for device in self._inventory.devices]
-        chosen = choose(demand, places)
+        candidates = [self._device_claims(device.uuid) for device in self._inventory.devices]
+        chosen = choose(demand, candidates)
         if chosen is None:
-            return GpuProblem(ReasonCode.GPU_BUSY, refusal(demand, places))
-        for place in chosen:
-            uuid = place.uuid
-            self._baselines.setdefault(uuid, place.device.memory_used if place.device else None)
-            self._put(Claim(holder, plugin, uuid, "exclusive" if demand.alone else "shared", demand.memory))
+            return GpuProblem(ReasonCode.GPU_BUSY, busy_sentence(demand, candidates))
+        for each in chosen:
+            self._baselines.setdefault(each.uuid, each.device.memory_used if each.device else None)
+            self._put(Claim(holder, plugin, each.uuid, "exclusive" if demand.exclusive else "shared", demand.memory))
         return self._as_grant(self._of(holder))
 
     def release(self, holder: str, now: float) -> bool:
-        """The container of this instance is gone, or was never made. False for a holder that has nothing: nothing
-        changes then. Said again it changes nothing either.
-        """
+        """The instance's container is removed, or was never made. False where the holder has no claims. Idempotent."""
         claims = self._of(holder)
         for claim in claims:
             if claim.phase is Phase.HELD:
@@ -123,10 +118,10 @@ class LeaseBook:
         return bool(claims)
 
     def adopt(self, grant: Grant) -> bool:
-        """Take up again what a running container says it was granted. False where somebody else has one of its
-        devices: two containers run on it, and this one has to go. Adopted again it changes nothing.
+        """Adopt the grant of a running container. Idempotent. False where another instance holds one of its devices:
+        then the container must be removed.
         """
-        if any(self._in_the_way(grant, uuid) for uuid in grant.uuids):
+        if any(self._conflicts(grant, uuid) for uuid in grant.uuids):
             return False
         self._parents |= grant.parents
         for uuid in grant.uuids:
@@ -134,48 +129,47 @@ class LeaseBook:
             self._put(Claim(grant.holder, grant.plugin, uuid, grant.sharing, grant.memory))
         return True
 
-    def clear(self, uuid: str) -> bool:
-        """An operator takes the device out of quarantine, whatever its memory. False where it is in none."""
+    def release_quarantine(self, uuid: str) -> bool:
+        """An operator takes the device out of quarantine, whatever its memory. False where it is not quarantined."""
         quarantined = [c for c in self._claims.values() if c.uuid == uuid and c.phase is Phase.QUARANTINED]
         self._drop(quarantined)
         return bool(quarantined)
 
-    # Inside
-
     def _settle(self, uuid: str, leaving: list[Claim], now: float) -> Iterable[LeaseChange]:
-        began = self._inventory.began if self._inventory else 0.0
-        gone = [claim for claim in leaving if claim.since < began]
-        if gone and self._memory_is_back(self._place(uuid)):
-            self._drop(gone)
-            yield from (LeaseChange(uuid, claim.plugin, "free", free_sentence(claim)) for claim in gone)
+        probe_started = self._inventory.probe_started if self._inventory else 0.0
+        seen_after_end = [claim for claim in leaving if claim.since < probe_started]
+        if seen_after_end and self._memory_is_free(self._device_claims(uuid)):
+            self._drop(seen_after_end)
+            for claim in seen_after_end:
+                yield LeaseChange(uuid, claim.plugin, "free", f"The plugin {claim.plugin} has released {uuid}.")
             return
         for claim in leaving:
-            if claim.phase is Phase.DRAINING and now - claim.since > self._patience:
+            if claim.phase is Phase.DRAINING and now - claim.since > self._drain_seconds:
                 quarantined = replace(claim, phase=Phase.QUARANTINED, since=now)
                 self._put(quarantined)
-                sentence = quarantine_sentence(quarantined, self._place(uuid))
+                sentence = _quarantine_sentence(quarantined, self._device_claims(uuid))
                 yield LeaseChange(uuid, claim.plugin, "quarantined", sentence)
 
-    def _memory_is_back(self, place: Place) -> bool:
-        device = place.device
+    def _memory_is_free(self, on_device: DeviceClaims) -> bool:
+        device = on_device.device
         if device is None or device.fault is not None:
             return False
-        if place.baseline is None:
-            return True  # nothing to compare with: the container's end is all that can be known
-        staying = sum(claim.memory or 0 for claim in place.claims if claim.phase is Phase.HELD)
-        return device.memory_used is not None and device.memory_used <= place.baseline + staying + self._slack
+        if on_device.baseline is None:
+            return True  # nothing to compare with: only the container's end is known
+        held = sum(claim.memory or 0 for claim in on_device.claims if claim.phase is Phase.HELD)
+        return device.memory_used is not None and device.memory_used <= on_device.baseline + held + self._slack
 
-    def _place(self, uuid: str) -> Place:
+    def _device_claims(self, uuid: str) -> DeviceClaims:
         claims = self._claims.values()
-        return Place(
+        return DeviceClaims(
             uuid,
             self._inventory.find(uuid) if self._inventory else None,
             claims=tuple(claim for claim in claims if claim.uuid == uuid),
-            relatives=tuple(claim for claim in claims if self._related(claim.uuid, uuid)),
+            related=tuple(claim for claim in claims if self._related(claim.uuid, uuid)),
             baseline=self._baselines.get(uuid),
         )
 
-    def _in_the_way(self, grant: Grant, uuid: str) -> bool:
+    def _conflicts(self, grant: Grant, uuid: str) -> bool:
         others = [claim for claim in self._claims.values() if claim.holder != grant.holder]
         return any(
             self._related(claim.uuid, uuid)
@@ -204,3 +198,36 @@ class LeaseBook:
         baselines = {uuid: self._baselines.get(uuid) for uuid in uuids}
         parents = {uuid: self._parents[uuid] for uuid in uuids if uuid in self._parents}
         return Grant(first.holder, first.plugin, uuids, first.sharing, first.memory, baselines, parents)
+
+
+def _report(on_device: DeviceClaims) -> dict[str, Any]:
+    phases = {claim.phase for claim in on_device.claims}
+    # Unusable by its own fault, or through claims on its parent GPU or its MIG instances.
+    usable = on_device.device is not None and on_device.device.grantable and not on_device.related
+    return {
+        "state": next((str(phase) for phase in _STATES if phase in phases), "free" if usable else "unusable"),
+        "memory_available_bytes": on_device.available_memory if usable else None,
+        "holders": [
+            {
+                "plugin": claim.plugin,
+                "instance": claim.holder,
+                "sharing": claim.sharing,
+                "memory_bytes": claim.memory,
+                "phase": str(claim.phase),
+            }
+            for claim in on_device.claims
+        ],
+    }
+
+
+def _quarantine_sentence(claim: Claim, on_device: DeviceClaims) -> str:
+    device, baseline = on_device.device, on_device.baseline
+    if device is None or device.memory_used is None or baseline is None:
+        why = "whether its memory was freed cannot be seen"
+    else:
+        why = f"{gib(device.memory_used)} of its memory are in use, {gib(baseline)} were before that plugin started"
+    return (
+        f"{on_device.name} ({on_device.uuid}) is quarantined: the container of the plugin {claim.plugin} is removed, "
+        f"and {why}. End the process that still holds the memory (nvidia-smi shows it) and the GPU is released by "
+        f"itself, or release it as it is: orchestrator gpus --release {on_device.uuid}"
+    )

@@ -1,11 +1,11 @@
-"""`python -m orchestrator.gpus.nvml`: asks NVML once and prints what it said, as one line of JSON.
+"""`python -m orchestrator.gpus.nvml`: queries NVML once and prints the answer as one line of JSON.
 
-The only user of pynvml. NVML can hang for ever in the kernel and can take its caller down, so only a child process runs
-this (see `nvml_probe`). A new process each time has a second use: it loads the library that is on disk now, as the next
-container will, and so sees a half-done upgrade that a long-lived one would not.
+The only user of pynvml. NVML can hang for ever in the kernel and can crash its caller, so only a child process runs
+this (see `probe`): a new one each time, which loads the library on disk as the next container will, and so detects a
+half-done upgrade.
 
 Printed: {"driver_version", "cuda_version", "library_version", "devices": [fields of GpuDevice], "unidentified":
-{"<index>": fault}, "fault": null or {"kind", "said", "code"}}.
+{"<index>": fault}, "fault": null or {"kind", "message", "code"}}.
 """
 
 import json
@@ -15,33 +15,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from orchestrator.gpus.evidence import last_xids, xid_key
 from orchestrator.gpus.inventory import FaultKind
-from orchestrator.gpus.xid import last_xids, xid_key
 
 try:
     import pynvml  # type: ignore[import-untyped]  # it has no type hints
 except ImportError:
     pynvml = None
 
+# NVML_ERROR_* → kind; every other number is UNKNOWN.
 _KINDS = {
     9: FaultKind.DRIVER_NOT_LOADED,
     12: FaultKind.LIBRARY_MISSING,
     4: FaultKind.NO_PERMISSION,
     15: FaultKind.GPU_LOST,
-    16: FaultKind.GPU_LOST,  # reset required: no program can use it before
+    16: FaultKind.GPU_LOST,  # reset required: unusable until then
     18: FaultKind.VERSION_MISMATCH,
 }
-"""NVML_ERROR_* → kind; every other number is UNKNOWN."""
-_NO_SUCH_SLOT = frozenset({2, 3, 6})
-"""INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND: this number holds no MIG instance."""
+_NO_SUCH_SLOT = frozenset({2, 3, 6})  # INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND: no MIG instance in this slot
+# One such answer means that the device is faulty, not that it lacks a value.
 _FATAL = frozenset({FaultKind.GPU_LOST, FaultKind.VERSION_MISMATCH, FaultKind.DRIVER_NOT_LOADED})
-"""A device that answers one question so is not merely short of a value."""
 
 
-def ask() -> dict[str, Any]:
-    """Everything NVML tells. An error of NVML becomes a fault in the answer and is never raised."""
+def query() -> dict[str, Any]:
+    """The whole inventory. An error of NVML becomes a fault in the answer and is never raised."""
     if pynvml is None:
-        return {"fault": {"kind": FaultKind.BINDING_MISSING, "said": "the module pynvml cannot be imported"}}
+        return {"fault": {"kind": FaultKind.BINDING_MISSING, "message": "the module pynvml cannot be imported"}}
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -59,11 +58,11 @@ def _inventory() -> dict[str, Any]:
     for index in range(pynvml.nvmlDeviceGetCount()):
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            whole = _Device(handle).whole(index, pynvml.nvmlDeviceGetUUID(handle), xids)
+            gpu = _Device(handle).gpu(index, pynvml.nvmlDeviceGetUUID(handle), xids)
         except pynvml.NVMLError as error:
             unidentified[index] = _fault(error)
             continue
-        devices += [whole, *_mig_instances(handle, whole)]
+        devices += [gpu, *_mig_instances(handle, gpu)]
     cuda = _Device(None).value(pynvml.nvmlSystemGetCudaDriverVersion_v2)
     return {
         "driver_version": _Device(None).value(pynvml.nvmlSystemGetDriverVersion),
@@ -76,23 +75,23 @@ def _inventory() -> dict[str, Any]:
 
 
 class _Device:
-    """Asks one device; remembers the first answer that means the device itself is unwell."""
+    """Queries one device; `fault` is the first answer that means the device itself is faulty."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
         self.fault: dict[str, Any] | None = None
 
-    def value(self, question: Callable[..., Any], *more: Any) -> Any:
-        """The answer, or None where there is none."""
+    def value(self, function: Callable[..., Any], *more: Any) -> Any:
+        """The function's value, or None where the device does not report it."""
         try:
-            return question(*(() if self.handle is None else (self.handle,)), *more)
+            return function(*(() if self.handle is None else (self.handle,)), *more)
         except pynvml.NVMLError as error:
             fault = _fault(error)
             if self.fault is None and fault["kind"] in _FATAL:
                 self.fault = fault
             return None
 
-    def whole(self, index: int, uuid: str, xids: dict[str, int]) -> dict[str, Any]:
+    def gpu(self, index: int, uuid: str, xids: dict[str, int]) -> dict[str, Any]:
         memory = self.value(pynvml.nvmlDeviceGetMemoryInfo)
         rates = self.value(pynvml.nvmlDeviceGetUtilizationRates)
         pci = self.value(pynvml.nvmlDeviceGetPciInfo)
@@ -119,43 +118,43 @@ class _Device:
 
 
 def _mig_instances(handle: Any, parent: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parts of a GPU that is split. An error while they are looked for becomes the GPU's own fault."""
-    parts: list[dict[str, Any]] = []
+    """The MIG instances of a split GPU. An error during the search becomes the parent's fault."""
+    instances: list[dict[str, Any]] = []
     if not parent["mig_enabled"]:
-        return parts
+        return instances
     for slot in range(_Device(handle).value(pynvml.nvmlDeviceGetMaxMigDeviceCount) or 0):
         try:
-            part = _Device(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot))
-            parts.append(_instance(part, pynvml.nvmlDeviceGetUUID(part.handle), slot, parent))
+            device = _Device(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot))
+            instances.append(_mig_instance(device, pynvml.nvmlDeviceGetUUID(device.handle), slot, parent))
         except pynvml.NVMLError as error:
             if error.value not in _NO_SUCH_SLOT:
                 parent["fault"] = parent["fault"] or _fault(error)
-    return parts
+    return instances
 
 
-def _instance(part: _Device, uuid: str, slot: int, parent: dict[str, Any]) -> dict[str, Any]:
-    memory = part.value(pynvml.nvmlDeviceGetMemoryInfo)
+def _mig_instance(device: _Device, uuid: str, slot: int, parent: dict[str, Any]) -> dict[str, Any]:
+    memory = device.value(pynvml.nvmlDeviceGetMemoryInfo)
     return {
         "uuid": uuid,
         "index": parent["index"],
         "mig_index": slot,
         "parent_uuid": parent["uuid"],
-        "name": part.value(pynvml.nvmlDeviceGetName),
+        "name": device.value(pynvml.nvmlDeviceGetName),
         "memory_total": None if memory is None else memory.total,
         "memory_used": None if memory is None else memory.used,
         "temperature": parent["temperature"],
         "last_xid": parent["last_xid"],
         "pci_bus_id": parent["pci_bus_id"],
-        "fault": part.fault or parent["fault"],
+        "fault": device.fault or parent["fault"],
     }
 
 
 def _fault(error: Any) -> dict[str, Any]:
-    return {"kind": _KINDS.get(error.value, FaultKind.UNKNOWN), "said": str(error), "code": error.value}
+    return {"kind": _KINDS.get(error.value, FaultKind.UNKNOWN), "message": str(error), "code": error.value}
 
 
 def _library_version() -> str | None:
-    """From the name of the file that the loader took: libnvidia-ml.so.550.54.15."""
+    # The loaded file's name ends with it: libnvidia-ml.so.550.54.15.
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
@@ -169,4 +168,4 @@ def _text(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n" + json.dumps(ask()) + "\n")
+    sys.stdout.write("\n" + json.dumps(query()) + "\n")

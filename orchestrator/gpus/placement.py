@@ -1,4 +1,4 @@
-"""Which devices a demand gets, and why a device is none for it. Pure."""
+"""Placement: the devices for a demand, and why a device does not suit it. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,22 +10,25 @@ from orchestrator.gpus.inventory import GpuDevice
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A device and who is on it. `device` is None where the last look did not find it.
+class DeviceClaims:
+    """A device and the claims on it. `device` is None where the last probe did not find it.
 
-    `claims` are those on the device itself, `relatives` those on the GPU that it is a part of, or on its parts.
-    `baseline`: bytes that were in use before the first of the claims.
+    `related`: claims on its parent GPU, or on its own MIG instances. `baseline`: bytes in use before the first claim.
     """
 
     uuid: str
     device: GpuDevice | None
     claims: tuple[Claim, ...] = ()
-    relatives: tuple[Claim, ...] = ()
+    related: tuple[Claim, ...] = ()
     baseline: int | None = None
 
     @property
-    def available(self) -> int | None:
-        """Bytes that nobody uses or has been promised; None where the driver does not tell."""
+    def name(self) -> str:
+        return self.device.label if self.device is not None else "A GPU"
+
+    @property
+    def available_memory(self) -> int | None:
+        """Bytes that are neither in use nor promised; None where the driver does not report memory."""
         device = self.device
         if device is None or device.memory_total is None:
             return None
@@ -33,62 +36,80 @@ class Place:
         return max(0, device.memory_total - max(promised, device.memory_used or 0))
 
 
-def choose(demand: GpuDemand, places: Sequence[Place]) -> tuple[Place, ...] | None:
-    """The devices for `demand`, or None where too few suit it.
-
-    The smallest that suffice, so that small slices go before whole GPUs; what shares goes where others share already,
-    so that whole GPUs stay whole.
-    """
-    suitable = sorted((place for place in places if why_not(demand, place) is None), key=_rank)
+def choose(demand: GpuDemand, candidates: Sequence[DeviceClaims]) -> tuple[DeviceClaims, ...] | None:
+    """The devices for `demand`, or None where too few suit it."""
+    suitable = sorted((each for each in candidates if reason_against(demand, each) is None), key=_rank)
     return tuple(suitable[: demand.count]) if len(suitable) >= demand.count else None
 
 
-def why_not(demand: GpuDemand, place: Place) -> str | None:
-    """Why this device is none for `demand`, as a sentence that begins with its name goes on; None where it is one."""
-    device = place.device
+def reason_against(demand: GpuDemand, candidate: DeviceClaims) -> str | None:
+    """Why this device does not suit `demand`, as a clause to follow its name; None where it does."""
+    device = candidate.device
     if device is None:
-        return "is not there"
+        return "was removed"
     if device.fault is not None:
-        return f"is out of order ({device.fault.said})"
+        return f"is out of order ({device.fault.message})"
     if device.mig_enabled:
-        return "is split into MIG instances and only they can be had"
+        return "is split into MIG instances and only they can be granted"
     if device.parent_uuid is not None and demand.count > 1:
         return "is a MIG instance, of which a program can use only one"
-    for claim in (*place.claims, *place.relatives):
-        if claim.blocks_others or demand.alone or claim in place.relatives:
-            return _taken_by(claim)
-    return _too_little_memory(demand, place)
+    for claim in (*candidate.claims, *candidate.related):
+        if claim.blocks_others or demand.exclusive or claim in candidate.related:
+            return _claimed_by(claim)
+    return _too_little_memory(demand, candidate)
 
 
-def _too_little_memory(demand: GpuDemand, place: Place) -> str | None:
+def busy_sentence(demand: GpuDemand, candidates: Sequence[DeviceClaims]) -> str:
+    """Why `demand` cannot be met: each device with its reason, and what to do."""
+    split = {each.device.parent_uuid for each in candidates if each.device is not None}
+    reasons = "; ".join(
+        f"{each.name} {reason_against(demand, each) or 'would do'}" for each in candidates if each.uuid not in split
+    )
+    if any(each.claims or each.related for each in candidates):
+        cure = "Stop a plugin that has one"
+    else:
+        cure = "Free a GPU, or demand less under `gpu` in the manifest"
+    return f"No GPU is free for a plugin that needs {_demand(demand)}: {reasons}. {cure}, then restart the plugin."
+
+
+def _too_little_memory(demand: GpuDemand, candidate: DeviceClaims) -> str | None:
     if demand.memory is None:
         return None
-    available = place.available
+    available = candidate.available_memory
     if available is None:
-        return None if demand.alone else "does not tell how much memory it has, so it cannot be shared"
+        return None if demand.exclusive else "does not report its memory, so it cannot be shared"
     if demand.memory <= available:
         return None
-    beside = f" beside {', '.join(sorted({claim.plugin for claim in place.claims}))}" if place.claims else ""
-    total = place.device.memory_total if place.device else None
-    return f"has {gib(available)} of its {gib(total or 0)} free{beside}"
+    plugins = ", ".join(sorted({claim.plugin for claim in candidate.claims}))
+    total = candidate.device.memory_total if candidate.device else None
+    return f"has {gib(available)} of its {gib(total or 0)} free{f' beside {plugins}' if plugins else ''}"
 
 
-def _taken_by(claim: Claim) -> str:
+def _claimed_by(claim: Claim) -> str:
     match claim.phase:
         case Phase.HELD:
             return f"is {'held' if claim.sharing == 'exclusive' else 'shared'} by the plugin {claim.plugin}"
         case Phase.DRAINING:
-            return f"is being given back by the plugin {claim.plugin}"
+            return f"is being released by the plugin {claim.plugin}"
         case Phase.QUARANTINED:
-            return f"is quarantined, since the memory that the plugin {claim.plugin} used did not come back"
+            return f"is quarantined: memory that the plugin {claim.plugin} used was not freed"
 
 
-def _rank(place: Place) -> tuple[float, ...]:
-    device = place.device
+def _demand(demand: GpuDemand) -> str:
+    gpus = "a GPU" if demand.count == 1 else f"{demand.count} GPUs"
+    sharing = " for itself" if demand.exclusive else " to share"
+    each = " on each" if demand.count > 1 else ""
+    return f"{gpus}{sharing}" + ("" if demand.memory is None else f" with {gib(demand.memory)} free{each}")
+
+
+def _rank(candidate: DeviceClaims) -> tuple[float, ...]:
+    device = candidate.device
     if device is None:
         return (inf,)
+    # Sharers go where others already share, so that whole GPUs stay free. Then the smallest that suffices is taken, so
+    # that MIG instances go before whole GPUs.
     return (
-        0 if place.claims else 1,
+        0 if candidate.claims else 1,
         inf if device.memory_total is None else device.memory_total,
         device.memory_used or 0,
         device.index,

@@ -1,6 +1,6 @@
-"""DependencyChecker, host side: what can be known to be missing before an image is built or a container started.
+"""DependencyChecker, host side: dependencies that are known to be missing before anything is built or started.
 
-The container checks again what it sees (packages, models, GPU): its view is the one that counts.
+The container checks its own view again (packages, models, GPU), which is authoritative.
 """
 
 import os
@@ -16,7 +16,7 @@ from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
 
 @dataclass(frozen=True, slots=True)
 class DependencyCheck:
-    """One thing looked for. `code` says what its absence means; None where it is there."""
+    """The check of one dependency. `code` and `reason` are None where it is present."""
 
     name: str
     detail: str
@@ -29,20 +29,18 @@ class DependencyCheck:
 
 
 class DependencyChecker:
-    """Checks a plugin's model files on the host, of which it reads the first 16 bytes, and whether its secrets are
-    there.
-    """
+    """Checks on the host that a plugin's model files are valid by their first 16 bytes, and that its secrets exist."""
 
     def __init__(self, models_dir: Path | None = None, secrets: SecretSource | None = None) -> None:
         self._models_dir = models_dir
         self.secrets = secrets or SecretSource(Path(os.devnull), {})
 
     def models_folder(self, manifest: Manifest, folder: Path) -> Path:
-        """Where this plugin's model files lie on the host."""
+        """The host folder of this plugin's model files."""
         return folder if self._models_dir is None else self._models_dir / manifest.name
 
     def check(self, manifest: Manifest, folder: Path) -> list[DependencyCheck]:
-        """One check a model file and a secret, in the manifest's order."""
+        """One check per model file and per secret, in the manifest's order."""
         base = self.models_folder(manifest, folder)
         models = [self._check_model(name, base, relative) for name, relative in manifest.models.items()]
         return models + [self._check_secret(manifest.name, name) for name in manifest.secrets]
@@ -51,15 +49,16 @@ class DependencyChecker:
         try:
             self.secrets.read(plugin, name)
         except SecretMissingError as error:
-            return DependencyCheck(f"secret:{name}", "is not there", ReasonCode.MODEL_MISSING, str(error))
-        return DependencyCheck(f"secret:{name}", "is there")
+            return DependencyCheck(f"secret:{name}", "is missing", ReasonCode.MODEL_MISSING, str(error))
+        return DependencyCheck(f"secret:{name}", "is provided")
 
     def _check_model(self, name: str, base: Path, relative: str) -> DependencyCheck:
         check = f"model:{name}"
         path = base / relative
         if not _inside(path, base):
             sentence = (
-                f"The model {name!r} ({relative}) is a link out of its folder. Put the file itself there, then restart."
+                f"The model {name!r} ({relative}) is a link out of its folder. Put the file itself there, then restart"
+                " the plugin."
             )
             return DependencyCheck(check, "leaves its folder", ReasonCode.MODEL_MISSING, sentence)
         problem = model_files.check_model_file(name, path)
@@ -73,5 +72,5 @@ class DependencyChecker:
 def _inside(path: Path, base: Path) -> bool:
     try:
         return path.resolve().is_relative_to(base.resolve())
-    except (OSError, RuntimeError):  # links that lead round in a circle
+    except (OSError, RuntimeError):  # links in a circle
         return False

@@ -1,4 +1,4 @@
-"""The images of plugins: built where their content changed, fetched where they are prebuilt."""
+"""ImageBuilder: builds plugins' images where their content changed, pulls prebuilt ones, removes old ones."""
 
 import asyncio
 import shutil
@@ -14,10 +14,17 @@ from typing import Final
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError, EngineError, EngineRefusedError, NotFoundError
-from orchestrator.loader.build_report import BuildLog, complaint, hint
-from orchestrator.loader.image_plan import ImagePlan, derived_plan, plugin_plan, shared_plan, source_fingerprint
+from orchestrator.loader.build_report import BuildLog, error_line, hint
+from orchestrator.loader.image_plan import (
+    OWN_IMAGE_TAG,
+    ImagePlan,
+    derived_plan,
+    own_image_plan,
+    plugin_plan,
+    shared_plan,
+    source_fingerprint,
+)
 from orchestrator.loader.image_recipe import PLUGIN_LABEL, SOURCE_LABEL, ImageRecipe
-from orchestrator.loader.own_image import LATEST, own_image_plan
 
 BUILD_VARIABLES: Final = (
     "HTTP_PROXY",
@@ -28,19 +35,18 @@ BUILD_VARIABLES: Final = (
     "no_proxy",
     "PIP_INDEX_URL",
 )
-"""Variables of the environment that builds are given too: their way to the network and to packages."""
+"""Environment variables that are passed to builds: their access to the network and to packages."""
 
 Output = Callable[[str], None]
 
-_BUILDS_AT_ONCE: Final = 2
-_KEPT: Final = 2
-"""Images of a plugin that stay: the newest, and the one before it for the way back."""
-_SHARED_KEPT: Final = 4
-"""The same for a shared image; those of others on this host, with other settings, are among them."""
+_MAX_CONCURRENT_BUILDS: Final = 2
+_RETAINED: Final = 2  # images retained per plugin: the newest, and the previous one for a rollback
+# Images retained per shared image; other orchestrators on this host, with other settings, share them.
+_RETAINED_SHARED: Final = 4
 
 
 class ImageBuilder:
-    """Makes sure that images are there. It can be asked for many at once: one caller builds each, the others wait."""
+    """Provides images. Concurrent callers for one image share its build."""
 
     def __init__(
         self,
@@ -52,10 +58,10 @@ class ImageBuilder:
         build_args: Mapping[str, str],
         python_image: str,
     ) -> None:
-        """`images_dir` holds base/, cuda/ and runtime/; `logs_dir` gets the output of every build as <name>.log.
+        """`images_dir` has base/, cuda/ and runtime/; `logs_dir` gets the output of every build as <name>.log.
 
-        `ca_bundle`: CA certificates that builds trust. `build_args`: proxies and package index. `python_image`: what
-        `base` is built on.
+        `ca_bundle`: CA certificates that builds trust. `build_args`: proxies and package index. `python_image`: the
+        image under `base`.
         """
         self._engine = engine
         self._images_dir = images_dir
@@ -64,54 +70,54 @@ class ImageBuilder:
         self._ca_bundle = ca_bundle
         self._build_args = dict(build_args)
         self._python_image = python_image
-        self._slots = asyncio.Semaphore(_BUILDS_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT_BUILDS)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def clear_contexts(self) -> None:
-        """Remove the build contexts that a killed orchestrator left behind; before the first build."""
+        """Remove build contexts that a killed orchestrator left behind. Call it before the first build."""
         shutil.rmtree(self._contexts, ignore_errors=True)
 
     async def ensure_base(self, on_output: Output | None = None) -> ImageStatus:
         """The image that plugins are built on.
 
-        Raises `BuildError`, or `NotFoundError` where the Python image under it cannot be had.
+        Raises `BuildError`, or `NotFoundError` where the Python image under it cannot be pulled.
         """
         return await self._ensure_shared("base", on_output)
 
     async def ensure_plugin(self, recipe: ImageRecipe, on_output: Output | None = None) -> ImageStatus:
-        """The plugin's image. Raises `BuildError`, or `NotFoundError` for a prebuilt one that cannot be had."""
+        """The plugin's image. Raises `BuildError`, or `NotFoundError` for a prebuilt one that cannot be pulled."""
         if recipe.prebuilt:
             async with self._locks[f"image {recipe.base}"]:
                 advice = (
-                    "Check its name under `image` in plugin.yaml, log in to its registry (docker login), or bring it"
-                    " here with docker load"
+                    "Check its name under `image` in plugin.yaml, log in to its registry (docker login), or load it"
+                    " with docker load"
                 )
                 return await self._fetch(recipe.base, advice)
         base = await self._ensure_shared(recipe.base, on_output)
         async with self._locks[f"plugin {recipe.name}"]:
-            return await self._ensure(partial(plugin_plan, recipe, base), on_output, self._slots, _KEPT)
+            return await self._ensure(partial(plugin_plan, recipe, base), on_output, self._slots, _RETAINED)
 
     def fingerprint(self, recipe: ImageRecipe) -> str:
-        """Hash of what the plugin's image would be made from now, the Python image under it apart. Reads files; asks
-        no engine. Raises `BuildError`.
+        """Hash of the current sources of the plugin's image, without the Python image under it. Does not call the
+        engine. Raises `BuildError`.
         """
         return source_fingerprint(recipe, self._images_dir, ca_bundle=self._ca_bundle, python_image=self._python_image)
 
     async def newest(self, plugin: str) -> ImageStatus:
-        """The image of this plugin that was built last. Raises `NotFoundError` where there is none."""
+        """The latest image of this plugin. Raises `NotFoundError` where none was built."""
         built = [image for image in await self._engine.images({PLUGIN_LABEL: plugin}) if image.tags]
         if not built:
             raise NotFoundError(f"no image of {plugin} has been built")
         return max(built, key=_created)
 
     async def is_current(self, recipe: ImageRecipe, image_id: str) -> bool:
-        """Whether a prebuilt image's reference still means this image; of one that is built here, True."""
+        """Whether a prebuilt image's reference still means this image; True for an image that is built here."""
         return not recipe.prebuilt or (await self._engine.image(recipe.base)).id == image_id
 
     async def ensure_own(self, on_output: Output | None = None) -> ImageStatus:
-        """The orchestrator's own image, made from what is installed here; `own_image.LATEST` names it from now on.
+        """The orchestrator's own image, made from what is installed here and tagged `OWN_IMAGE_TAG`.
 
-        Raises `BuildError`, or `NotFoundError` where the Python image under it cannot be had.
+        Raises `BuildError`, or `NotFoundError` where the Python image under it cannot be pulled.
         """
         async with self._locks["own"]:
             python = await self._fetch_python()
@@ -122,8 +128,8 @@ class ImageBuilder:
                 python_image=self._python_image,
                 python_id=python.id,
             )
-            image = await self._ensure(plan, on_output, nullcontext(), _KEPT)
-            await self._engine.tag_image(image.id, LATEST)
+            image = await self._ensure(plan, on_output, nullcontext(), _RETAINED)
+            await self._engine.tag_image(image.id, OWN_IMAGE_TAG)
             return image
 
     async def _ensure_shared(self, kind: str, on_output: Output | None) -> ImageStatus:
@@ -131,23 +137,23 @@ class ImageBuilder:
             base = await self._ensure_shared("base", on_output)
             async with self._locks[f"shared {kind}"]:
                 derived = partial(derived_plan, kind, self._images_dir, base)
-                return await self._ensure(derived, on_output, nullcontext(), _SHARED_KEPT)
+                return await self._ensure(derived, on_output, nullcontext(), _RETAINED_SHARED)
         plan = partial(shared_plan, kind, self._images_dir, ca_bundle=self._ca_bundle, python_image=self._python_image)
         async with self._locks[f"shared {kind}"]:
             try:
                 python = await self._engine.image(self._python_image)
             except NotFoundError:
-                # Tidied away since the last build, or never here. What was built on it is as good as ever.
-                wish = await asyncio.to_thread(plan, python_id="")
-                found = await self._engine.images({SOURCE_LABEL: wish.hashes[SOURCE_LABEL]})
-                if built := [image for image in found if wish.is_kin(image)]:
+                # Pruned since the last build, or never local. An image that was built on it is still good.
+                wanted = await asyncio.to_thread(plan, python_id="")
+                found = await self._engine.images({SOURCE_LABEL: wanted.hashes[SOURCE_LABEL]})
+                if built := [image for image in found if wanted.in_family(image)]:
                     return max(built, key=_created)
                 python = await self._fetch_python()
-            return await self._ensure(partial(plan, python_id=python.id), on_output, nullcontext(), _SHARED_KEPT)
+            return await self._ensure(partial(plan, python_id=python.id), on_output, nullcontext(), _RETAINED_SHARED)
 
     async def _fetch_python(self) -> ImageStatus:
         advice = (
-            "Run `make up`, which makes one, or set ORCHESTRATOR_PYTHON_IMAGE to one that can be pulled, such"
+            "Run `make up`, which builds one, or set ORCHESTRATOR_PYTHON_IMAGE to one that can be pulled, such"
             " as python:3.11-slim-bookworm"
         )
         return await self._fetch(self._python_image, advice)
@@ -167,16 +173,16 @@ class ImageBuilder:
         make_plan: Callable[[], ImagePlan],
         on_output: Output | None,
         slot: AbstractAsyncContextManager[None],
-        kept: int,
+        retained: int,
     ) -> ImageStatus:
         plan = await asyncio.to_thread(make_plan)
         with suppress(NotFoundError):
             return await self._engine.image(plan.tag)
         async with slot:
-            # Files may have changed while this waited for its turn, and the tag must say what is in the image.
+            # Files may have changed while this waited for its slot, and the tag must match the image's content.
             plan = await asyncio.to_thread(make_plan)
-            image = await self._build(plan, on_output or _nowhere)
-        await self._tidy(plan, image, kept)
+            image = await self._build(plan, on_output or _discard)
+        await self._prune(plan, image, retained)
         return image
 
     async def _build(self, plan: ImagePlan, on_output: Output) -> ImageStatus:
@@ -186,7 +192,7 @@ class ImageBuilder:
             BuildLog(self._logs_dir, plan.name) as log,
         ):
 
-            def tell(line: str) -> None:
+            def write(line: str) -> None:
                 log.write(line)
                 on_output(line)
 
@@ -197,25 +203,22 @@ class ImageBuilder:
                     tag=plan.tag,
                     labels=plan.labels,
                     build_args={"PYTHON_IMAGE": self._python_image, **plan.arguments, **self._build_args},
-                    on_output=tell,
+                    on_output=write,
                 )
             except BuildError as error:
                 log.write(str(error))
-                said = (complaint(error.tail) or str(error)).rstrip(".")
+                cause = (error_line(error.tail) or str(error)).rstrip(".")
                 advice = hint(f"{error.tail} {error}")
-                message = f"The image {plan.name} could not be built: {said}. {advice}"
+                message = f"The image {plan.name} could not be built: {cause}. {advice}"
                 raise BuildError(message.rstrip(), error.tail) from error
 
-    async def _tidy(self, plan: ImagePlan, image: ImageStatus, kept: int) -> None:
-        """Remove the images that came before `image`, but for the `kept` newest.
-
-        One that a container needs is refused by the engine, and stays.
-        """
+    async def _prune(self, plan: ImagePlan, image: ImageStatus, retained: int) -> None:
+        """Remove earlier versions of `image`, except the newest `retained` including itself."""
         with suppress(EngineError):
-            kin = [other for other in await self._engine.images(plan.kin) if plan.is_kin(other)]
-            others = sorted((other for other in kin if other.id != image.id), key=_created, reverse=True)
-            for old in others[kept - 1 :]:
-                with suppress(EngineRefusedError, NotFoundError):
+            family = [other for other in await self._engine.images(plan.family_labels) if plan.in_family(other)]
+            others = sorted((other for other in family if other.id != image.id), key=_created, reverse=True)
+            for old in others[retained - 1 :]:
+                with suppress(EngineRefusedError, NotFoundError):  # the engine refuses while a container uses it
                     for tag in old.tags:
                         await self._engine.remove_image(tag)
 
@@ -224,5 +227,5 @@ def _created(image: ImageStatus) -> datetime:
     return image.created or datetime.fromtimestamp(0, UTC)
 
 
-def _nowhere(_: str) -> None:
-    """Take a line of output and do nothing with it."""
+def _discard(_: str) -> None:
+    pass

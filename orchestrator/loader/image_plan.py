@@ -1,12 +1,15 @@
-"""An image to be there: its tag, its labels, and the build context that would make it. Reads files; asks no engine."""
+"""Image plans: tag, labels and build context of each kind of image. Reads files, does not call the engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError
-from orchestrator.loader.build_context import LEFT_OUT, ContextFile, content_hash, context_files, stage
+from orchestrator.loader.build_context import EXCLUDED, ContextFile, content_hash, context_files, stage
 from orchestrator.loader.image_recipe import (
     HASH_LABEL,
     PLUGIN_LABEL,
@@ -19,40 +22,42 @@ from orchestrator.loader.image_recipe import (
     shared_tag,
 )
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+OWN_IMAGE_TAG: Final = "plugin-orchestrator/orchestrator:latest"
+"""The orchestrator's own image in compose.yaml."""
+_OWN_IMAGE: Final = "orchestrator"
+_DISTRIBUTION: Final = "plugin-orchestrator"
+# Sources of images; the orchestrator's own image contains them too, because it builds plugins' images.
+_SOURCES: Final = ("base", "cuda", _OWN_IMAGE, "runtime")
+
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """One image, completely. Its tag follows from its content: an image of that tag need not be built."""
+    """One image, completely. Its tag follows from its content: an image with that tag need not be built."""
 
     name: str
     tag: str
-    kin: Mapping[str, str]
-    """Labels of this image and of all that went before it."""
-    hashes: Mapping[str, str]
-    """Labels of this content."""
-    parts: Mapping[str, Sequence[ContextFile]]
-    """Folder in the context → its files."""
-    texts: Mapping[str, str]
-    """File in the context → its content."""
-    arguments: Mapping[str, str] = field(default_factory=dict)
-    """Build arguments of this image alone."""
+    family_labels: Mapping[str, str]  # labels of this image and of its earlier versions
+    hashes: Mapping[str, str]  # labels of this content
+    folders: Mapping[str, Sequence[ContextFile]]  # folder in the context → its files
+    texts: Mapping[str, str]  # file in the context → its content
+    arguments: Mapping[str, str] = field(default_factory=dict)  # build arguments of this image alone
 
     @property
     def labels(self) -> dict[str, str]:
-        """All labels."""
-        return {**self.kin, **self.hashes}
+        return {**self.family_labels, **self.hashes}
 
-    def is_kin(self, image: ImageStatus) -> bool:
-        """Whether `image`, which carries the labels `kin`, was made from such a plan.
-
-        A build that failed leaves a nameless image behind with the labels it inherited from its base.
-        """
+    def in_family(self, image: ImageStatus) -> bool:
+        """Whether `image`, which has the family labels, is this image or an earlier version."""
+        # A failed build leaves an untagged image behind, with labels inherited from its base.
         repository = self.tag.rpartition(":")[0]
         return any(tag.rpartition(":")[0] == repository for tag in image.tags)
 
     def write_context(self, folder: Path) -> None:
-        """Put the build context into `folder`."""
-        for name, files in self.parts.items():
+        """Write the build context into `folder`."""
+        for name, files in self.folders.items():
             stage(files, folder / name)
         for name, text in self.texts.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -60,32 +65,32 @@ class ImagePlan:
 
 
 def shared_plan(kind: str, images_dir: Path, *, ca_bundle: Path | None, python_image: str, python_id: str) -> ImagePlan:
-    """The plan of a shared image, built on the Python image with this name and id."""
+    """The plan of a shared image on the Python image with this name and id."""
     own = _own_files(kind, images_dir)
     runtime = context_files(images_dir / "runtime", ("tests",))
-    bundle = certificates(ca_bundle) if ca_bundle is not None else ""
+    bundle = _certificates(ca_bundle)
     source = content_hash([], kind, content_hash(own), content_hash(runtime), bundle, python_image)
-    whole = content_hash([], source, python_id)
+    content = content_hash([], source, python_id)
     return ImagePlan(
         name=kind,
-        tag=shared_tag(kind, whole),
-        kin={SHARED_LABEL: kind},
-        hashes={HASH_LABEL: whole, SOURCE_LABEL: source},
-        parts={".": own, "runtime": runtime},
+        tag=shared_tag(kind, content),
+        family_labels={SHARED_LABEL: kind},
+        hashes={HASH_LABEL: content, SOURCE_LABEL: source},
+        folders={".": own, "runtime": runtime},
         texts={"ca-bundle.crt": bundle},
     )
 
 
 def derived_plan(kind: str, images_dir: Path, base: ImageStatus) -> ImagePlan:
-    """The plan of a shared image that is built on the shared image `base`."""
+    """The plan of a shared image on the shared image `base`."""
     own = _own_files(kind, images_dir)
-    whole = content_hash([], kind, content_hash(own), base.labels.get(HASH_LABEL, base.id))
+    content = content_hash([], kind, content_hash(own), base.labels.get(HASH_LABEL, base.id))
     return ImagePlan(
         name=kind,
-        tag=shared_tag(kind, whole),
-        kin={SHARED_LABEL: kind},
-        hashes={HASH_LABEL: whole, SOURCE_LABEL: ""},  # not inherited from `base`
-        parts={".": own},
+        tag=shared_tag(kind, content),
+        family_labels={SHARED_LABEL: kind},
+        hashes={HASH_LABEL: content, SOURCE_LABEL: ""},  # overrides the label inherited from `base`
+        folders={".": own},
         texts={},
         arguments={"BASE_IMAGE": base.tags[0] if base.tags else base.id},
     )
@@ -94,26 +99,50 @@ def derived_plan(kind: str, images_dir: Path, base: ImageStatus) -> ImagePlan:
 def plugin_plan(recipe: ImageRecipe, base: ImageStatus) -> ImagePlan:
     """The plan of a plugin's image on the shared image `base`."""
     try:
-        files = context_files(recipe.folder, (*LEFT_OUT, *recipe.left_out))
+        files = _plugin_files(recipe)
         requirements = [file for file in files if file.path.as_posix() == REQUIREMENTS]
         base_tag = base.tags[0] if base.tags else base.id
         dockerfile = plugin_dockerfile(base_tag, recipe.system_packages, requirements=bool(requirements))
-        whole = content_hash(files, dockerfile, base.labels.get(HASH_LABEL, base.id))
+        content = content_hash(files, dockerfile, base.labels.get(HASH_LABEL, base.id))
     except BuildError as error:
-        raise BuildError(f"The image of plugin {recipe.name} cannot be built: {error}.") from error
+        raise _cannot_build(recipe, error) from error
     return ImagePlan(
         name=recipe.name,
-        tag=plugin_tag(recipe.name, whole),
-        kin={PLUGIN_LABEL: recipe.name},
-        # An image inherits the labels of the one it is built on; these two would make it pass for that one.
-        hashes={HASH_LABEL: whole, SHARED_LABEL: "", SOURCE_LABEL: ""},
-        parts={"plugin": files, ".": requirements},
+        tag=plugin_tag(recipe.name, content),
+        family_labels={PLUGIN_LABEL: recipe.name},
+        # An image inherits its base's labels; unless overridden, these two would make it pass for the base.
+        hashes={HASH_LABEL: content, SHARED_LABEL: "", SOURCE_LABEL: ""},
+        folders={"plugin": files, ".": requirements},
         texts={"Dockerfile": dockerfile},
     )
 
 
+def own_image_plan(images_dir: Path, *, ca_bundle: Path | None, python_image: str, python_id: str) -> ImagePlan:
+    """The plan of the orchestrator's own image on the Python image with this name and id, made from what is installed
+    here: a checkout and a wheel give the same. Raises `BuildError`.
+    """
+    dockerfile = context_files(images_dir / _OWN_IMAGE)
+    site = dict(_site_packages(images_dir))
+    texts = {
+        "requirements.txt": "".join(f"{line}\n" for line in pinned_requirements(_DISTRIBUTION)),
+        "ca-bundle.crt": _certificates(ca_bundle),
+        **_distribution_metadata(),
+    }
+    hashes = [f"{name} {content_hash(files)}" for name, files in sorted(site.items())]
+    source = content_hash(dockerfile, python_image, *hashes, *(texts[name] for name in sorted(texts)))
+    content = content_hash([], source, python_id)
+    return ImagePlan(
+        name=_OWN_IMAGE,
+        tag=shared_tag(_OWN_IMAGE, content),
+        family_labels={SHARED_LABEL: _OWN_IMAGE},
+        hashes={HASH_LABEL: content, SOURCE_LABEL: source},
+        folders={".": dockerfile, **site},
+        texts=texts,
+    )
+
+
 def source_fingerprint(recipe: ImageRecipe, images_dir: Path, *, ca_bundle: Path | None, python_image: str) -> str:
-    """Hash of all files and settings that a plugin's image is made from; of a prebuilt one its reference. Raises
+    """Hash of all files and settings that a plugin's image is made from; of a prebuilt one's reference. Raises
     `BuildError`.
     """
     if recipe.prebuilt:
@@ -121,24 +150,92 @@ def source_fingerprint(recipe: ImageRecipe, images_dir: Path, *, ca_bundle: Path
     shared = shared_plan("base", images_dir, ca_bundle=ca_bundle, python_image=python_image, python_id="")
     own = content_hash(_own_files(recipe.base, images_dir))
     try:
-        files = context_files(recipe.folder, (*LEFT_OUT, *recipe.left_out))
+        files = _plugin_files(recipe)
     except BuildError as error:
-        raise BuildError(f"The image of plugin {recipe.name} cannot be built: {error}.") from error
+        raise _cannot_build(recipe, error) from error
     return content_hash(files, shared.hashes[SOURCE_LABEL], own, recipe.base, *sorted(recipe.system_packages))
+
+
+def pinned_requirements(distribution: str) -> list[str]:
+    """All requirements of the distribution on this Python, in their installed versions. Raises `BuildError`."""
+    from packaging.utils import canonicalize_name  # noqa: PLC0415  its many regexes are only needed to build images
+
+    found: dict[str, str] = {}
+    waiting = [(distribution, "")]
+    seen = set(waiting)
+    while waiting:
+        name, extra = waiting.pop()
+        for requirement in _requirements(name, extra):
+            key = canonicalize_name(requirement.name)
+            found[key] = _version(key)
+            needed = {(key, each) for each in ("", *requirement.extras)} - seen
+            seen |= needed
+            waiting += sorted(needed)
+    return [f"{name}=={version}" for name, version in sorted(found.items())]
+
+
+def _plugin_files(recipe: ImageRecipe) -> list[ContextFile]:
+    return context_files(recipe.folder, (*EXCLUDED, *recipe.excluded))
+
+
+def _cannot_build(recipe: ImageRecipe, error: BuildError) -> BuildError:
+    return BuildError(f"The image of plugin {recipe.name} cannot be built: {error}.")
 
 
 def _own_files(kind: str, images_dir: Path) -> list[ContextFile]:
     own = context_files(images_dir / kind)
     if not any(file.path.as_posix() == "Dockerfile" for file in own):
-        raise BuildError(f"There is no Dockerfile for the image `{kind}` among the plugin images.")
+        raise BuildError(f"The plugin images have no Dockerfile for the image `{kind}`.")
     return own
 
 
-def certificates(bundle: Path) -> str:
-    """The text of a CA bundle. Raises `BuildError` where it cannot be read."""
+def _certificates(bundle: Path | None) -> str:
+    if bundle is None:
+        return ""
     try:
         return bundle.read_text("utf-8", "replace")
     except OSError as error:
         raise BuildError(
             f"The CA bundle cannot be read ({error.strerror}): correct ORCHESTRATOR_CA_BUNDLE or remove it."
         ) from error
+
+
+def _requirements(name: str, extra: str) -> Iterator["Requirement"]:
+    from packaging.requirements import Requirement  # noqa: PLC0415  as above
+
+    for line in metadata.requires(name) or ():
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            yield requirement
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        raise BuildError(
+            f"The orchestrator's image cannot be planned: its requirement {name} is not installed."
+        ) from None
+
+
+def _site_packages(images_dir: Path) -> Iterator[tuple[str, Sequence[ContextFile]]]:
+    """Folder in the context → its files."""
+    yield "site/orchestrator", context_files(_package("orchestrator"), ("_plugin_images",))
+    yield "site/plugin_runtime", context_files(_package("plugin_runtime"))
+    for folder in _SOURCES:
+        yield f"site/orchestrator/_plugin_images/{folder}", context_files(images_dir / folder)
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise BuildError(f"The orchestrator's image cannot be planned: the package {name} is not installed.")
+    return Path(spec.origin).parent
+
+
+def _distribution_metadata() -> Mapping[str, str]:
+    """The METADATA file by which Python recognises the distribution as installed, and its version."""
+    version = metadata.version(_DISTRIBUTION)
+    folder = f"site/{_DISTRIBUTION.replace('-', '_')}-{version}.dist-info"
+    needs = "".join(f"Requires-Dist: {line}\n" for line in metadata.requires(_DISTRIBUTION) or ())
+    return {f"{folder}/METADATA": f"Metadata-Version: 2.1\nName: {_DISTRIBUTION}\nVersion: {version}\n{needs}"}

@@ -1,4 +1,4 @@
-"""What a plugin's image is made of, and the Dockerfile that says so. Nothing is read or run here."""
+"""What a plugin demands of its image, and the Dockerfile for it. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from orchestrator.errors import BuildError
 from orchestrator.loader.manifest import Manifest
 
 SHARED: Final = ("base", "cuda")
-"""The images that plugins are built on; each is a folder of that name among the plugin images."""
+"""The images that plugins are built on; each has a folder of that name among the plugin images."""
 HASH_LABEL: Final = "plugin-orchestrator.content-hash"
 PLUGIN_LABEL: Final = "plugin-orchestrator.plugin"
 """On a plugin's images and on its containers."""
 SHARED_LABEL: Final = "plugin-orchestrator.shared-image"
 SOURCE_LABEL: Final = "plugin-orchestrator.source-hash"
-"""On a shared image: the hash of what it was built from, without the Python image under it."""
+"""On a shared image: the hash of its sources, without the Python image under it."""
 
 REQUIREMENTS: Final = "requirements.txt"
 
@@ -26,49 +26,45 @@ _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
 @dataclass(frozen=True, slots=True)
 class ImageRecipe:
-    """A plugin's wish for an image."""
+    """A plugin's image, as its manifest demands it."""
 
     name: str
     folder: Path
     system_packages: tuple[str, ...] = ()
-    base: str = "base"
-    """`base`, `cuda`, or the reference of a prebuilt image, which is taken as it is."""
-    left_out: tuple[str, ...] = ()
-    """Paths in the folder that do not go into the image, besides those that never do: a manifest's models."""
+    base: str = "base"  # `base`, `cuda`, or the reference of a prebuilt image, which is used as it is
+    excluded: tuple[str, ...] = ()
+    """Paths in the folder that do not go into the image, in addition to `build_context.EXCLUDED`."""
 
     @classmethod
     def of(cls, manifest: Manifest, folder: Path) -> Self:
-        """What the manifest asks for. Models are mounted when the plugin starts, never baked in."""
+        """The manifest's demand."""
         return cls(
             name=manifest.name,
             folder=folder,
             system_packages=manifest.system_packages,
             base=manifest.image,
-            left_out=tuple(manifest.models.values()),
+            excluded=tuple(manifest.models.values()),  # models are mounted at the start, never baked in
         )
 
     @property
     def prebuilt(self) -> bool:
-        """Whether there is nothing to build."""
         return self.base not in SHARED
 
 
 def shared_tag(kind: str, content_hash: str) -> str:
-    """The tag of a shared image with this content."""
     return f"plugin-orchestrator/{kind}:{content_hash[:12]}"
 
 
 def plugin_tag(name: str, content_hash: str) -> str:
-    """The tag of a plugin's image with this content."""
     return f"plugin-orchestrator/plugin-{name}:{content_hash[:12]}"
 
 
 def plugin_dockerfile(base: str, system_packages: Iterable[str], *, requirements: bool) -> str:
-    """The Dockerfile of a plugin on the image `base`; its context holds requirements.txt and the folder `plugin`.
+    """The Dockerfile of a plugin on the image `base`; its context has requirements.txt and the folder `plugin`.
 
-    What changes seldom comes first: a change of code installs nothing again. Raises `BuildError` for a name that no
-    Debian package can have, since it would be read by a shell.
+    Raises `BuildError` for a name that no Debian package can have: a shell would interpret it.
     """
+    # Steps that change seldom come first: a change of code installs nothing again.
     packages = sorted(set(system_packages))
     for package in packages:
         if _DEBIAN_PACKAGE.fullmatch(package) is None:
@@ -86,8 +82,8 @@ def plugin_dockerfile(base: str, system_packages: Iterable[str], *, requirements
         steps.append(f"COPY {REQUIREMENTS} /tmp/{REQUIREMENTS}")
         steps.append(f"RUN pip install --no-cache-dir --requirement /tmp/{REQUIREMENTS}")
     steps.append("COPY plugin /plugin")
-    # A file that does not compile is no failed build: the runtime says what is wrong when it imports it. Nothing in
-    # the image changes later, so the bytecode need not be held against its source.
+    # A file that does not compile fails no build: the runtime reports it at the import. Nothing in the image changes
+    # later, so the bytecode need not be checked against its source.
     steps.append("RUN python -m compileall -q --invalidation-mode unchecked-hash /plugin || true")
     steps.append(f"USER {UNPRIVILEGED_USER}")
     return "\n".join(steps) + "\n"

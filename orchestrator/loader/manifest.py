@@ -1,4 +1,4 @@
-"""plugin.yaml: what a plugin says of itself. An unknown field is an error, since a misspelt limit would be no limit."""
+"""plugin.yaml: the manifest of a plugin. An unknown field is an error, because a misspelt limit would be no limit."""
 
 import reprlib
 from pathlib import Path, PurePosixPath
@@ -25,8 +25,7 @@ from orchestrator.settings import Duration, Size
 
 MANIFEST_FILE = "plugin.yaml"
 _MAX_MANIFEST_BYTES = 256 * 1024
-_LEAST_MEMORY = 6 * 1024**2
-"""What Docker Engine takes at least; Python alone needs more."""
+_MIN_MEMORY = 6 * 1024**2  # Docker Engine's minimum; Python alone needs more
 
 PluginName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 _ImportName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
@@ -36,7 +35,7 @@ _ImageReference = Annotated[
     str,
     StringConstraints(
         max_length=512,
-        # ASCII, as Docker has it: `\w` takes letters of all scripts, and 127 of it took 70 ms and megabytes to compile.
+        # ASCII, as in Docker: `\w` matches letters of all scripts, and `\w{0,127}` took 70 ms and megabytes to compile.
         pattern=r"^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
         r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?$",
     ),
@@ -52,15 +51,15 @@ _RESERVED_ENV = frozenset(
 
 
 class _Strict(BaseModel):
-    # Descriptions stand in `Field`: docstrings of fields are read from the source, once a start and a tenth of it.
+    # Descriptions are in `Field`: pydantic reads docstrings of fields from the source, a tenth of the start-up time.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Limits(_Strict):
-    """What the container may use. What is not said is the operator's default."""
+    """What the container may use. A missing value is the operator's default."""
 
     timeout: Duration | None = Field(None, description="Longest execution of a tool, e.g. 60s.")
-    memory: Annotated[Size, Field(ge=_LEAST_MEMORY, lt=2**50)] | None = Field(
+    memory: Annotated[Size, Field(ge=_MIN_MEMORY, lt=2**50)] | None = Field(
         None, description="Memory of the whole container, swap included, e.g. 1GiB."
     )
     cpus: float | None = Field(None, ge=0.01, le=4096, allow_inf_nan=False, description="CPU cores.")
@@ -72,12 +71,12 @@ class Limits(_Strict):
 
 
 class Gpu(_Strict):
-    """What a plugin with `requires_gpu: true` asks for."""
+    """The demand of a plugin with `requires_gpu: true`."""
 
     count: int = Field(1, ge=1, le=16)
     memory: Size | None = Field(None, description="Memory needed on each GPU.")
     sharing: Literal["exclusive", "shared"] = Field(
-        "exclusive", description="`shared` needs `memory`: who shares must say how much it takes."
+        "exclusive", description="`shared` needs `memory`, the budget on each GPU."
     )
     video: bool = Field(default=False, description="Also the GPU's video encoder and decoder.")
 
@@ -90,7 +89,7 @@ class Gpu(_Strict):
 
 
 class Manifest(_Strict):
-    """The whole plugin.yaml."""
+    """The content of plugin.yaml."""
 
     name: PluginName = Field(description="A DNS label, unique among all plugins; the folder's name when left out.")
     version: Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -133,7 +132,7 @@ class Manifest(_Strict):
     @classmethod
     def _secrets_come_once(cls, secrets: tuple[str, ...]) -> tuple[str, ...]:
         if twice := sorted({name for name in secrets if secrets.count(name) > 1}):
-            raise ValueError(f"{twice[0]} is named twice")
+            raise ValueError(f"{twice[0]} is listed twice")
         return secrets
 
     @field_validator("env")
@@ -141,24 +140,24 @@ class Manifest(_Strict):
     def _env_leaves_ours_alone(cls, env: dict[str, str]) -> dict[str, str]:
         for name in env:
             if name in _RESERVED_ENV or name.startswith("PLUGIN_"):
-                raise ValueError(f"{name} is set by the orchestrator and cannot be given here")
+                raise ValueError(f"{name} is set by the orchestrator and cannot be set here")
         return env
 
     @model_validator(mode="after")
     def _gpu_fits(self) -> "Manifest":
         if not self.requires_gpu and "gpu" in self.model_fields_set:
-            raise ValueError("gpu: is given, but requires_gpu is not true")
+            raise ValueError("gpu: is set, but requires_gpu is not true")
         return self
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the plugin in `folder`. Raises `ManifestError` with file, field and what was expected."""
+    """The manifest of the plugin in `folder`. Raises `ManifestError` with file, field and expectation."""
     label = f"{folder.name}/{MANIFEST_FILE}"
     return _validate(_read_mapping(folder / MANIFEST_FILE, label), label, folder)
 
 
 def declared_name(folder: Path) -> str | None:
-    """The name that even a broken manifest gives, where that much can be read."""
+    """The name in a manifest that may be broken otherwise; None where it cannot be read."""
     try:
         name = _read_mapping(folder / MANIFEST_FILE, "").get("name", folder.name.replace("_", "-"))
     except ManifestError:
@@ -168,7 +167,7 @@ def declared_name(folder: Path) -> str | None:
 
 def _read_mapping(path: Path, label: str) -> dict[str, Any]:
     try:
-        if not path.is_file():  # a named pipe would be waited for
+        if not path.is_file():  # opening a named pipe would block
             raise ManifestError(f"{label}: expected a file")
         with path.open("rb") as file:
             text = file.read(_MAX_MANIFEST_BYTES + 1)
@@ -183,7 +182,7 @@ def _read_mapping(path: Path, label: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise ManifestError(f"{label}: is no valid YAML{where}: {problem}") from None
+        raise ManifestError(f"{label}: is not valid YAML{where}: {problem}") from None
     if not isinstance(content, dict):
         raise ManifestError(
             f"{label}: expected fields such as `version:` and `entrypoint:`, not a {type(content).__name__}"
@@ -192,11 +191,10 @@ def _read_mapping(path: Path, label: str) -> dict[str, Any]:
 
 
 class _Loader(Composer, CParser, SafeConstructor, Resolver):
-    """A safe loader that knows no aliases: some hundred bytes of them unfold to gigabytes.
+    """A safe loader without aliases: some hundred bytes of them expand to gigabytes."""
 
-    libyaml parses, which is six times faster. What it parsed is put together in Python, which has a bound on nesting:
-    yaml.CSafeLoader overflows the stack of the process.
-    """
+    # libyaml parses, which is six times faster. Python composes the nodes, because it limits nesting: yaml.CSafeLoader
+    # overflows the stack of the process.
 
     def __init__(self, text: str) -> None:
         CParser.__init__(self, text)
@@ -207,7 +205,7 @@ class _Loader(Composer, CParser, SafeConstructor, Resolver):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if isinstance(event := self.peek_event(), yaml.AliasEvent):
             mark: Any = event.start_mark
-            raise ComposerError(problem="aliases (*name) are not taken here", problem_mark=mark)
+            raise ComposerError(problem="aliases (*name) are not supported", problem_mark=mark)
         return super().compose_node(parent, index)
 
 
@@ -224,9 +222,9 @@ def _problem(item: Any) -> str:
     field = ".".join(str(part) for part in item["loc"]) or "manifest"
     match item["type"]:
         case "extra_forbidden":
-            return f"{field}: there is no such field"
+            return f"{field}: unknown field"
         case "missing":
-            return f"{field}: is missing; it is required"
+            return f"{field}: required field is missing"
         case "value_error":
             return f"{field}: {item['ctx']['error']}"
         case "string_pattern_mismatch":
@@ -244,5 +242,5 @@ _EXPECTED = {
     "image": "`base`, `cuda` or an image reference",
     "system_packages": "names of Debian packages",
     "packages": "import names",
-    "secrets": "letters, digits and _, beginning with a letter, at most 64",
+    "secrets": "letters, digits and _, starting with a letter, at most 64",
 }

@@ -1,4 +1,4 @@
-"""PluginLoader: finds the plugin folders and reads their manifests. One bad manifest never hides another plugin."""
+"""PluginLoader: discovers plugin folders and reads their manifests. A bad manifest never hides another plugin."""
 
 import re
 from collections.abc import Container, Iterable, Sequence
@@ -14,7 +14,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredPlugin:
-    """A plugin folder: with its manifest, or with what is wrong with it."""
+    """A plugin folder with its manifest, or with the error in it."""
 
     name: str
     folder: Path
@@ -23,15 +23,15 @@ class DiscoveredPlugin:
 
 
 class PluginLoader:
-    """Discovers plugins in `directories`; every folder in one of them that holds a plugin.yaml is one."""
+    """Discovers plugins: the folders in `directories` that contain a plugin.yaml."""
 
     def __init__(self, directories: Sequence[Path]) -> None:
         self._directories = tuple(directories)
 
     def discover(self) -> list[DiscoveredPlugin]:
-        """All plugins by name, bad ones included. Never raises.
+        """All plugins by name, bad ones included. Raises nothing.
 
-        Only a manifest that can be used lays claim to a name; a bad one whose name is taken is listed with a number.
+        Valid manifests have priority on a name; a bad one with the same name is listed with a number.
         """
         found = sorted(
             (self._load(folder) for folder in self._folders()), key=lambda plugin: (plugin.name, str(plugin.folder))
@@ -44,7 +44,7 @@ class PluginLoader:
         return [plugins[name] for name in sorted(plugins)]
 
     def reload(self, plugin: DiscoveredPlugin) -> DiscoveredPlugin:
-        """The plugin as its folder is now: what an operator mended counts at the next start."""
+        """The plugin as its folder is now, so that an operator's fix takes effect at the next start."""
         for candidate in self.discover():
             if candidate.name == plugin.name:
                 return candidate
@@ -52,19 +52,19 @@ class PluginLoader:
             plugin.name,
             plugin.folder,
             None,
-            f"No folder holds a plugin named {plugin.name!r} any more. Put it back and restart; or leave it "
-            "so: the orchestrator forgets the plugin when it is itself started again.",
+            f"The folder of the plugin {plugin.name!r} was removed. Put it back, then restart the plugin; or leave it "
+            "so: the orchestrator drops the plugin at its own next start.",
         )
 
     def unusable_directories(self) -> dict[Path, str]:
-        """Configured folders that cannot be looked into → what the system says to that."""
-        said = {}
+        """Configured directory that cannot be read → the system's error message."""
+        errors = {}
         for directory in self._directories:
             try:
                 next(directory.iterdir(), None)
             except OSError as error:
-                said[directory] = error.strerror or str(error)
-        return said
+                errors[directory] = error.strerror or str(error)
+        return errors
 
     def _folders(self) -> Iterable[Path]:
         seen: set[Path] = set()
@@ -85,13 +85,14 @@ class PluginLoader:
             manifest = read_manifest(folder)
         except ManifestError as error:
             return DiscoveredPlugin(
-                _label(declared_name(folder) or folder.name), folder, None, f"{error}. Mend it and restart."
+                _label(declared_name(folder) or folder.name), folder, None, f"{error}. Fix it, then restart the plugin."
             )
         return DiscoveredPlugin(manifest.name, folder, manifest)
 
 
 def _label(text: str) -> str:
-    """The nearest DNS label to what a broken manifest or a folder calls itself: it must be addressable to be seen."""
+    """The nearest DNS label to the name in a broken manifest or of a folder."""
+    # A plugin has to be addressable in a route to be seen.
     if _NAME.fullmatch(text):
         return text
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].strip("-") or "unnamed"
@@ -105,10 +106,13 @@ def _free_name(name: str, taken: Container[str]) -> str:
 
 
 def _only(name: str, plugins: list[DiscoveredPlugin]) -> DiscoveredPlugin:
-    """The plugin of this name; where several folders claim it, none of them: which was meant is not ours to guess."""
+    """The plugin of this name; an error where several folders claim it, because any choice would be a guess."""
     if len(plugins) == 1:
         return plugins[0]
     folders = " and ".join(f"{plugin.folder.parent.name}/{plugin.folder.name}" for plugin in plugins)
     return DiscoveredPlugin(
-        name, plugins[0].folder, None, f"The folders {folders} both name their plugin {name!r}. Rename one and restart."
+        name,
+        plugins[0].folder,
+        None,
+        f"The folders {folders} both name their plugin {name!r}. Rename one, then restart the plugin.",
     )

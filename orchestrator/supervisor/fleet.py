@@ -201,7 +201,7 @@ class Fleet:
     def _gpu_changed(self, change: LeaseChange) -> None:
         # The plugin that had it shows in its health whether its GPU's memory came back.
         if (supervisor := self._supervisors.get(change.plugin)) is not None:
-            check = Check(f"gpu {change.uuid}", ok=change.now == "free", detail=change.sentence, source="host")
+            check = Check(f"gpu {change.uuid}", ok=change.state == "free", detail=change.sentence, source="host")
             supervisor.add_check(check)
 
     def _on_engine_event(self, event: EngineEvent) -> None:

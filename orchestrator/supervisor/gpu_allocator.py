@@ -9,9 +9,9 @@ from typing import Any, Final
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import DeviceGrant
 from orchestrator.errors import EngineError
-from orchestrator.gpus import GpuDemand, GpuHost, GpuInventory, GpuProblem, Grant, LeaseBook, LeaseChange
+from orchestrator.gpus import GpuDemand, GpuHost, GpuInventory, GpuProblem, Grant, LeaseChange, LeaseTable
+from orchestrator.gpus.claims import Driver, device_request
 from orchestrator.gpus.host_check import judge_engine, judge_running
-from orchestrator.gpus.requests import Driver, device_request
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.sandbox.verdict import Verdict
@@ -44,7 +44,7 @@ class GpuAllocator:
         self._engine = engine
         self._forced_driver = forced_driver
         self._clock = clock
-        self._leases = LeaseBook()
+        self._leases = LeaseTable()
         self._changed = asyncio.Event()
         self._on_change: Callable[[LeaseChange], None] = lambda _: None
         self._withheld: dict[str, str] = {}
@@ -64,7 +64,7 @@ class GpuAllocator:
         end = self._clock() + _DRAIN_TIMEOUT
         await self._read()
         while isinstance(answer := self._leases.grant(holder, manifest.name, demand), GpuProblem):
-            if not self._leases.unsettled or self._clock() > end:
+            if not self._leases.reclaiming or self._clock() > end:
                 raise InstanceEndedError(_verdict(answer))
             await asyncio.sleep(_DRAIN_INTERVAL)
             await self._read()
@@ -98,7 +98,7 @@ class GpuAllocator:
 
     def clear(self, uuid: str) -> bool:
         """Take a GPU out of quarantine. False where it is in none, or its container still exists."""
-        return self._leases.clear(uuid)
+        return self._leases.release_quarantine(uuid)
 
     def facts(self, grant: Grant) -> tuple[dict[str, Any], ...]:
         """The granted devices, as in the health API."""
@@ -130,7 +130,7 @@ class GpuAllocator:
             if not self._leases.claims:
                 self._changed.clear()
                 await self._changed.wait()
-            await asyncio.sleep(_DRAIN_INTERVAL if self._leases.unsettled else _CHECK_INTERVAL)
+            await asyncio.sleep(_DRAIN_INTERVAL if self._leases.reclaiming else _CHECK_INTERVAL)
             inventory = await self._read()
             for holder in {claim.holder for claim in self._leases.claims}:
                 grant = self._leases.grant_of(holder)

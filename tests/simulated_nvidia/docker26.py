@@ -1,6 +1,6 @@
-"""Docker 26, the first in Debian that knows CDI: fetched with apt from Debian 13, unpacked, never installed.
+"""Docker 26, the first in Debian with CDI: fetched with apt from Debian 13, unpacked, never installed.
 
-The host's own runc serves it: Debian 13's wants a newer libc than Debian 12 has.
+It uses the host's own runc: Debian 13's needs a newer libc than Debian 12 has.
 """
 
 import os
@@ -20,7 +20,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 def docker26() -> tuple[str, str]:
     """The path of its dockerd, and the folders that must come first on its PATH.
 
-    Fetched once and kept in the user's cache. Skips the test where it cannot be had: no apt, no network.
+    Fetched once into the user's cache. Skips the test without apt or network.
     """
     root = platformdirs.user_cache_path("plugin-orchestrator") / "docker26"
     if not (root / "usr/sbin/dockerd").exists():
@@ -46,7 +46,7 @@ def _fetch(root: Path) -> None:
 
 
 def _apt_config(work: Path) -> Path:
-    """Settings under which apt knows Debian 13 alone and writes below `work` alone."""
+    """Settings under which apt uses only Debian 13 and writes only below `work`."""
     for folder in ("state/lists/partial", "cache/archives/partial"):
         (work / folder).mkdir(parents=True)
     (work / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {SUITE} main\n")
@@ -59,7 +59,7 @@ def _apt_config(work: Path) -> Path:
 
 
 def _mirror() -> str:
-    """Where this machine gets its own packages: a mirror of Debian has all of its releases."""
+    """The mirror of this machine's own packages: it has all releases of Debian."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     known = subprocess.run(command, check=False, capture_output=True, text=True).stdout.split()
     return next((uri for uri in known if uri.rstrip("/").endswith("/debian")), "http://deb.debian.org/debian")

@@ -1,4 +1,4 @@
-"""A Docker Engine of the test's own: own network namespace, own data, own socket. Nothing of it is left behind."""
+"""A separate Docker Engine for a test, with its own network namespace, data and socket. Nothing is left behind."""
 
 import contextlib
 import json
@@ -17,13 +17,13 @@ READY_WITHIN = 60.0
 
 
 class OwnDockerd:
-    """An engine of which a test may do anything: freeze it, kill it, start it again on the same data."""
+    """An engine that a test may freeze, kill and start again on the same data."""
 
     def __init__(self, folder: Path, program: str, path: str, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.log = folder / "log"
         self.environment: Mapping[str, str] = {"DOCKER_HOST": f"unix://{self.socket}"}
-        """For a client of it."""
+        """Environment of its clients."""
         (folder / "daemon.json").write_text(json.dumps(settings))
         # In the host's network namespace a second dockerd would delete the first one's bridge.
         self._command = ["unshare", "--net", program, "--host", f"unix://{self.socket}", "--log-level=warn"]
@@ -38,7 +38,7 @@ class OwnDockerd:
         return self.folder / "s"
 
     def start(self) -> None:
-        """Returns when it answers. One that gives up on its containerd is started again, as a service manager would."""
+        """Start it and wait until it answers. If it exits meanwhile it is started again, as by a service manager."""
         deadline = time.monotonic() + READY_WITHIN
         self._launch()
         while True:
@@ -58,7 +58,7 @@ class OwnDockerd:
             self._daemon = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT, env=self._environ)
 
     def _end_containerd(self) -> None:
-        """One left by a killed dockerd may hold the lock that the next one waits for; containers outlive it."""
+        """Kill a containerd that a killed dockerd left behind: it may hold the next one's lock. Containers survive."""
         pid_file = self.folder / "exec" / "containerd" / "containerd.pid"
         with contextlib.suppress(OSError, ValueError):
             pid = int(pid_file.read_text())
@@ -67,7 +67,7 @@ class OwnDockerd:
             pid_file.unlink()
 
     def stop(self) -> None:
-        """It takes its containerd with it. Ended hard, it would leave mounts and that child behind."""
+        """SIGTERM first: after SIGKILL, mounts and its containerd would be left behind."""
         if self._daemon is None:
             return
         self.thaw()
@@ -78,13 +78,13 @@ class OwnDockerd:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL; its containers go on."""
+        """SIGKILL; its containers continue."""
         if self._daemon is not None:
             self._daemon.kill()
             self._daemon.wait(10)
 
     def freeze(self) -> None:
-        """It takes connections and says nothing any more."""
+        """From now on it accepts connections and does not answer."""
         assert self._daemon is not None
         self._daemon.send_signal(signal.SIGSTOP)
 
@@ -93,19 +93,19 @@ class OwnDockerd:
         self._daemon.send_signal(signal.SIGCONT)
 
     def docker(self, *arguments: str) -> str:
-        """The command line against this engine. Raises `CalledProcessError`."""
+        """Run the docker command line against this engine. Raises `CalledProcessError`."""
         command = ["docker", "--host", self.environment["DOCKER_HOST"], *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
     def load_image(self, reference: str) -> None:
-        """Take over an image from the machine's main engine."""
+        """Copy an image from the machine's main engine."""
         with subprocess.Popen(["docker", "save", reference], stdout=subprocess.PIPE) as save:
             command = ["docker", "--host", self.environment["DOCKER_HOST"], "load", "--quiet"]
             subprocess.run(command, stdin=save.stdout, check=True, capture_output=True)
         assert save.returncode == 0, f"the main engine does not give {reference}"
 
     def clear(self) -> None:
-        """Remove all its containers; an engine that is gone is started for it."""
+        """Remove all its containers; a dead engine is started first."""
         self.thaw()
         if self._daemon is None or self._daemon.poll() is not None:
             self.start()
@@ -120,9 +120,9 @@ def own_dockerd(
 ) -> Iterator[OwnDockerd]:
     """An engine for the length of the context. Needs root.
 
-    `path` goes before the PATH on which it looks for hooks; `settings` is its daemon.json.
+    `path` is prepended to the PATH on which it finds hooks; `settings` is its daemon.json.
     """
-    folder = Path(tempfile.mkdtemp(prefix="dockerd-", dir="/tmp"))  # a socket's path is short
+    folder = Path(tempfile.mkdtemp(prefix="dockerd-", dir="/tmp"))  # a socket's path must be short
     engine = OwnDockerd(folder, program, path, settings or {})
     try:
         engine.start()

@@ -1,4 +1,4 @@
-"""SimulatedHost: builds the stand-ins and writes the state that they answer from."""
+"""SimulatedHost: builds the stand-ins and writes the state file that they read."""
 
 import json
 import os
@@ -8,9 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.gpus.evidence import Smi, look_for_hardware
-from orchestrator.gpus.gpu_host import GpuHost
-from orchestrator.gpus.nvml_probe import NvmlProbe
+from orchestrator.gpus.evidence import read_hardware_hints
+from orchestrator.gpus.probe import GpuHost, NvmlProbe, SmiProbe
 
 SOURCES = Path(__file__).parent
 GIB = 1024**3
@@ -19,7 +18,7 @@ DRIVER = "550.54.15"
 
 
 @dataclass(frozen=True)
-class SimulatedPart:
+class SimulatedMigInstance:
     """A MIG instance."""
 
     uuid: str
@@ -30,7 +29,7 @@ class SimulatedPart:
 
 @dataclass(frozen=True)
 class SimulatedGpu:
-    """What is None is answered with NVML_ERROR_NOT_SUPPORTED. `parts`: None where it knows no MIG."""
+    """A value of None is answered with NVML_ERROR_NOT_SUPPORTED; `mig_enabled=None`: the model has no MIG."""
 
     uuid: str
     name: str = "Simulated A100"
@@ -41,14 +40,14 @@ class SimulatedGpu:
     ecc_errors: int | None = 0
     bus: str = "00000000:65:00.0"
     mig_enabled: bool | None = None
-    parts: tuple[SimulatedPart, ...] = ()
+    mig_instances: tuple[SimulatedMigInstance, ...] = ()
 
     def text(self, index: int = 0) -> str:
-        """As state.h reads it. `index`: how many GPUs stand before it."""
+        """As state.h reads it. `index`: number of GPUs before it."""
         mig = None if self.mig_enabled is None else int(self.mig_enabled)
-        memory, senses = (self.memory_total, self.memory_used), (self.utilization, self.temperature, self.ecc_errors)
-        lines: list[tuple[object, ...]] = [("gpu", self.uuid, self.name, *memory, *senses, self.bus, mig)]
-        lines += [("part", index, p.uuid, p.name, p.memory_total, p.memory_used) for p in self.parts]
+        memory, sensors = (self.memory_total, self.memory_used), (self.utilization, self.temperature, self.ecc_errors)
+        lines: list[tuple[object, ...]] = [("gpu", self.uuid, self.name, *memory, *sensors, self.bus, mig)]
+        lines += [("mig", index, m.uuid, m.name, m.memory_total, m.memory_used) for m in self.mig_instances]
         return _text(lines)
 
 
@@ -79,13 +78,13 @@ class SimulatedHost:
     """A folder with the stand-ins and their state. `set` changes the state; the next call of any stand-in sees it."""
 
     def __init__(self, folder: Path, *, libraries: Path | None = None) -> None:
-        """`libraries`: where `build_libraries` has put them already; built here without it."""
+        """`libraries`: a folder that `build_libraries` has filled; built here without it."""
         self.folder = folder
         self.state_file = folder / "state"
         self.libraries = libraries or build_libraries(folder / "lib")
         self.programs = folder / "bin"
         self.root = folder / "root"
-        """Stands for / where hardware is looked for by the kernel's files."""
+        """Stands for / where hardware is detected by the kernel's files."""
         for subfolder in (self.programs, self.root / "sys/bus/pci/devices"):
             subfolder.mkdir(parents=True)
         shutil.copy(SOURCES / "nvidia-smi", self.programs)
@@ -93,7 +92,7 @@ class SimulatedHost:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For a process that is to see this host's driver."""
+        """Environment of a process that is to see this host's driver."""
         return {
             "LD_LIBRARY_PATH": str(self.libraries),
             "SIMULATED_NVIDIA": str(self.state_file),
@@ -101,13 +100,13 @@ class SimulatedHost:
         }
 
     def set(self, state: SimulatedState) -> None:
-        """From now on the host is so."""
+        """Set the state that the stand-ins read from now on."""
         new = self.state_file.with_suffix(".new")
         new.write_text(state.text())
         new.replace(self.state_file)
 
     def plug_in(self, *, pci_class: str = "0x030200", address: str = "0000:65:00.0") -> None:
-        """Put a device of NVIDIA's on the PCI bus."""
+        """Put an NVIDIA device on the PCI bus."""
         device = self.root / "sys/bus/pci/devices" / address
         device.mkdir(parents=True)
         (device / "vendor").write_text("0x10de\n")
@@ -123,14 +122,14 @@ class SimulatedHost:
         )
 
     def install_toolkit(self) -> str:
-        """Put the container toolkit's hook in place; the folder that an engine must have on its PATH."""
+        """Install the container toolkit's hook; the folder that an engine must have on its PATH."""
         shutil.copy(SOURCES / HOOK, self.programs)
         if not (self.folder / "lib").exists():
             (self.folder / "lib").symlink_to(self.libraries)
         return str(self.programs)
 
     def hook_calls(self) -> list[dict[str, str]]:
-        """What the hook was told, oldest first: container, visible_devices, capabilities."""
+        """Calls of the hook, oldest first: container, visible_devices, capabilities."""
         file = self.folder / "hook-calls"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
@@ -165,16 +164,16 @@ class SimulatedHost:
         return folder / name
 
     def gpu_host(self, *, bound: float = 5.0) -> GpuHost:
-        """The real GpuHost, looking at this one."""
+        """The real GpuHost, probing this host."""
         return GpuHost(
             NvmlProbe(bound=bound, environment=self.environment),
-            Smi(bound=bound, environment=self.environment, command=(str(self.programs / "nvidia-smi"), "-L")),
-            lambda: look_for_hardware(self.root),
+            SmiProbe(bound=bound, environment=self.environment, command=(str(self.programs / "nvidia-smi"), "-L")),
+            lambda: read_hardware_hints(self.root),
         )
 
 
 def build_libraries(folder: Path) -> Path:
-    """Compile libnvidia-ml and libcuda into `folder`, under the names that the loader looks for."""
+    """Compile libnvidia-ml and libcuda into `folder`, under the names that the loader searches for."""
     folder.mkdir(parents=True)
     command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     for source, library in (("libnvidia_ml.c", f"libnvidia-ml.so.{DRIVER}"), ("libcuda.c", "libcuda.so.1")):

@@ -134,11 +134,11 @@ int nvmlDeviceGetMaxMigDeviceCount(handle device, uint *count) {
     return OK;
 }
 
-int nvmlDeviceGetMigDeviceHandleByIndex(handle device, uint slot, handle *part) {
+int nvmlDeviceGetMigDeviceHandleByIndex(handle device, uint slot, handle *instance) {
     TROUBLE(device->index);
-    for (int i = 0; i < host.parts; i++)
-        if (host.part[i].index == device->index && host.part[i].slot == (int)slot) {
-            *part = &host.part[i];
+    for (int i = 0; i < host.migs; i++)
+        if (host.mig[i].index == device->index && host.mig[i].slot == (int)slot) {
+            *instance = &host.mig[i];
             return OK;
         }
     return NOT_FOUND;

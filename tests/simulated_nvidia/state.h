@@ -2,10 +2,10 @@
  *
  *   driver VERSION        cuda NUMBER (12040 is 12.4)        cuinit CODE
  *   gpu UUID NAME TOTAL USED UTILIZATION TEMPERATURE ECC BUS MIG
- *   part GPU-INDEX UUID NAME TOTAL USED
+ *   mig GPU-INDEX UUID NAME TOTAL USED
  *   fail FUNCTION CODE INDEX (-1: whatever the device)        hang FUNCTION        crash FUNCTION
  *
- * A number of "-" is one that the driver does not give (NOT_SUPPORTED). Sizes in bytes.
+ * A number of "-" is one that the driver does not report (NOT_SUPPORTED). Sizes in bytes.
  */
 #include <glob.h>
 #include <signal.h>
@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MOST 64
+#define MAX_DEVICES 64
 #define ABSENT (-1LL)
 
 struct device {
@@ -29,9 +29,9 @@ struct trouble {
 static struct {
     char driver[80];
     long long cuda, cuinit;
-    int gpus, parts, troubles;
-    struct device gpu[MOST], part[MOST];
-    struct trouble trouble[MOST];
+    int gpus, migs, troubles;
+    struct device gpu[MAX_DEVICES], mig[MAX_DEVICES];
+    struct trouble trouble[MAX_DEVICES];
 } host;
 
 static long long number(const char *field) {
@@ -57,22 +57,22 @@ static void read_line(char *line) {
         host.cuda = number(field[1]);
     else if (strcmp(word, "cuinit") == 0)
         host.cuinit = number(field[1]);
-    else if (strcmp(word, "gpu") == 0 && host.gpus < MOST) {
+    else if (strcmp(word, "gpu") == 0 && host.gpus < MAX_DEVICES) {
         struct device *d = &host.gpu[host.gpus];
         d->index = host.gpus++, d->slot = -1;
         copy(d->uuid, field[1], sizeof d->uuid), copy(d->name, field[2], sizeof d->name);
         d->total = number(field[3]), d->used = number(field[4]), d->utilization = number(field[5]);
         d->temperature = number(field[6]), d->ecc = number(field[7]);
         copy(d->bus, field[8], sizeof d->bus), d->mig = number(field[9]);
-    } else if (strcmp(word, "part") == 0 && host.parts < MOST) {
-        struct device *d = &host.part[host.parts++];
+    } else if (strcmp(word, "mig") == 0 && host.migs < MAX_DEVICES) {
+        struct device *d = &host.mig[host.migs++];
         d->index = (int)number(field[1]), d->mig = ABSENT, d->slot = 0;
-        for (int i = 0; i < host.parts - 1; i++)
-            d->slot += host.part[i].index == d->index;
+        for (int i = 0; i < host.migs - 1; i++)
+            d->slot += host.mig[i].index == d->index;
         copy(d->uuid, field[2], sizeof d->uuid), copy(d->name, field[3], sizeof d->name);
         d->total = number(field[4]), d->used = number(field[5]);
         d->utilization = d->temperature = d->ecc = ABSENT;
-    } else if (host.troubles < MOST && (!strcmp(word, "fail") || !strcmp(word, "hang") || !strcmp(word, "crash"))) {
+    } else if (host.troubles < MAX_DEVICES && (!strcmp(word, "fail") || !strcmp(word, "hang") || !strcmp(word, "crash"))) {
         struct trouble *t = &host.trouble[host.troubles++];
         copy(t->what, word, sizeof t->what), copy(t->function, field[1], sizeof t->function);
         t->code = field[2] ? atoi(field[2]) : 0, t->index = field[2] && field[3] ? atoi(field[3]) : -1;
@@ -103,7 +103,7 @@ static void read_state(void) {
     globfree(&found);
 }
 
-/* The trouble that a test has set for this function and device: does not return, dies, or answers a code. */
+/* The trouble that a test has set for this function and device: hangs, crashes, or returns a code. */
 static int trouble(const char *function, int index) {
     for (int i = 0; i < host.troubles; i++) {
         struct trouble *t = &host.trouble[i];

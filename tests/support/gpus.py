@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 
 from orchestrator.gpus import GpuDevice, GpuHost, GpuInventory
-from orchestrator.gpus.evidence import HardwareHints, SmiOpinion
+from orchestrator.gpus.evidence import HardwareHints, SmiResult
 from orchestrator.gpus.inventory import FaultKind, GpuFault
 
 GIB = 1024**3
@@ -30,14 +30,14 @@ class SetGpus:
         return GpuInventory(
             devices=() if self.fault else self.devices,
             observed_at=datetime.now(UTC),
-            began=time.monotonic(),
+            probe_started=time.monotonic(),
             driver_version="570.1",
             cuda_version="12.8",
             fault=self.fault,
         )
 
-    async def ask(self) -> SmiOpinion:
-        return SmiOpinion("works" if self.devices else "missing")
+    async def run(self) -> SmiResult:
+        return SmiResult("works" if self.devices else "missing")
 
     def hints(self) -> HardwareHints:
         count = len(self.devices)

@@ -23,8 +23,7 @@ from fastapi import FastAPI
 from orchestrator.api.http_protocol import BoundedProtocol
 from orchestrator.api.sse import shutdown_event
 from orchestrator.app import create_app
-from orchestrator.containers.memory.engine import MemoryEngine
-from orchestrator.containers.memory.program import Program, ProgramHandle
+from orchestrator.containers.memory import MemoryEngine, Program, ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 from orchestrator.registry import PluginRegistry
 from orchestrator.settings import Settings
@@ -66,7 +65,7 @@ class House:
         self.gpus = SetGpus()
         self.engine = _Engine(bound=engine_bound)
         self.engine.add_image("python:test", _nothing)
-        self.engine.shelf.built_program = self._program
+        self.engine.image_store.built_program = self._program
         self.runtimes: dict[str, Program] = {}
         self.app: FastAPI | None = None
         self._client: httpx.AsyncClient | None = None

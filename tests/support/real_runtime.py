@@ -12,7 +12,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from orchestrator.containers.memory.program import ProgramHandle
+from orchestrator.containers.memory import ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from orchestrator.containers.memory.program import ProgramHandle
+from orchestrator.containers.memory import ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 from support.scripted_tools import answer_call, describe_tool
 

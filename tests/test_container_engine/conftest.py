@@ -1,4 +1,4 @@
-"""Two engines under one contract: a test gets a `Kit` of an engine and an image whose containers do what it names."""
+"""Two engines under one contract: a test gets a `Kit` of an engine and an image of scripted containers."""
 
 import os
 import signal
@@ -14,8 +14,7 @@ from support.waiting import eventually
 
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
-from orchestrator.containers.memory.engine import MemoryEngine
-from orchestrator.containers.memory.program import ProgramHandle
+from orchestrator.containers.memory import MemoryEngine, ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 
 PYTHON_IMAGE = "plugin-orchestrator/python:3.11-bookworm"
@@ -27,7 +26,7 @@ COMMANDS = {
     "count": "for i in range(5): print('line', i)",
     "chatter": "import itertools, time\nfor i in itertools.count(): print('line', i); time.sleep(0.02)",
 }
-"""What a container does, by name: as a command for Docker, and below for the memory engine."""
+"""Behaviour of a container by name: as a command for Docker, and below for the memory engine."""
 
 
 async def program(spec: ContainerSpec, handle: ProgramHandle) -> int:
@@ -55,7 +54,7 @@ async def program(spec: ContainerSpec, handle: ProgramHandle) -> int:
 
 @dataclass
 class Kit:
-    """An engine, and containers that all carry the labels of one test."""
+    """An engine, and containers with the labels of one test."""
 
     engine: ContainerEngine
     image: str
@@ -79,7 +78,7 @@ class Kit:
     async def started(self, behaviour: str = "wait", **changes: Any) -> str:
         container = await self.engine.create(self.spec(behaviour, **changes))
         await self.engine.start(container)
-        if behaviour in {"wait", "deaf"}:  # a signal must find its handler
+        if behaviour in {"wait", "deaf"}:  # wait for its signal handler
 
             async def is_up() -> bool:
                 return "up" in await self.engine.logs(container, tail=1)
@@ -117,7 +116,7 @@ class Kit:
 async def memory_kit(tmp_path: Path) -> AsyncIterator[Kit]:
     engine = MemoryEngine()
     engine.add_image("test-image", program)
-    engine.shelf.built_program = program
+    engine.image_store.built_program = program
     yield Kit(engine, "test-image", tmp_path)
     await engine.close()
 

@@ -1,4 +1,4 @@
-"""Stand-ins for dockerd on a Unix socket: one that answers what a test says, and one that never answers."""
+"""Stand-ins for dockerd on a Unix socket: one with answers set by a test, and one that never answers."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ from aiohttp import web
 from orchestrator.containers.docker_engine import Bounds
 
 VERSION = {"ApiVersion": "1.41", "Version": "fake"}
-SHORT = Bounds(ask=0.3, change=0.3, end=0.3, build=0.5, pull=0.3, silence=0.4)
+TEST_BOUNDS = Bounds(query=0.3, change=0.3, end=0.3, build=0.5, pull=0.3, silence=0.4)
 
 
 class FakeDockerd:
@@ -23,7 +23,7 @@ class FakeDockerd:
         self.environment = {"DOCKER_HOST": f"unix://{path}"}
         self.answers: dict[tuple[str, str], Any] = {}
         self.version = dict(VERSION)
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -44,7 +44,7 @@ class FakeDockerd:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path
-        self.asked.append(path)
+        self.requested.append(path)
         if path == "/version":
             return web.json_response(self.version)
         bare = "/" + path.split("/", 2)[2]
@@ -74,7 +74,7 @@ def streamed(*pieces: bytes, then: Callable[[], Any] | None = None) -> Callable[
 
 @asynccontextmanager
 async def frozen_dockerd(path: Path) -> AsyncIterator[dict[str, str]]:
-    """Connections are accepted by the kernel and nobody ever reads them, as with a daemon under SIGSTOP."""
+    """The kernel accepts connections and nobody reads them, as with a daemon under SIGSTOP."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(512)
@@ -82,5 +82,5 @@ async def frozen_dockerd(path: Path) -> AsyncIterator[dict[str, str]]:
 
 
 def engine_threads() -> list[str]:
-    """Names of this process's threads that wait for an engine."""
+    """Names of this process's engine threads."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("engine-")]

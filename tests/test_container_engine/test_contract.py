@@ -1,4 +1,4 @@
-"""What every container engine does. Runs over Docker and over the memory engine."""
+"""The contract of every container engine. Runs over Docker and over the memory engine."""
 
 import asyncio
 import secrets
@@ -38,7 +38,7 @@ async def test_a_start_of_what_runs_is_no_error(kit):
     assert (await kit.engine.inspect(container)).state == "running"
 
 
-async def test_a_container_that_leaves_by_itself_says_how(kit):
+async def test_a_container_that_exits_by_itself_has_its_exit_code(kit):
     container = await kit.started("fail")
     await kit.ended(container)
     status = await kit.engine.inspect(container)
@@ -46,7 +46,7 @@ async def test_a_container_that_leaves_by_itself_says_how(kit):
     assert status.finished_at >= status.started_at
 
 
-async def test_stop_lets_the_process_leave_by_itself(kit):
+async def test_stop_lets_the_process_exit_by_itself(kit):
     container = await kit.started("wait")
     started = time.monotonic()
     await kit.engine.stop(container, grace=10)
@@ -70,7 +70,7 @@ async def test_kill_needs_no_consent(kit):
     assert (await kit.engine.inspect(container)).exit_code == 137
 
 
-async def test_stopping_and_killing_what_has_ended_is_no_error(kit):
+async def test_stopping_and_killing_an_ended_container_is_no_error(kit):
     container = await kit.started("fail")
     await kit.ended(container)
     await kit.engine.stop(container, grace=1)
@@ -78,7 +78,7 @@ async def test_stopping_and_killing_what_has_ended_is_no_error(kit):
     assert (await kit.engine.inspect(container)).exit_code == 3
 
 
-async def test_stopping_and_killing_what_was_never_started_is_no_error(kit):
+async def test_stopping_and_killing_a_container_that_was_never_started_is_no_error(kit):
     container = await kit.engine.create(kit.spec())
     await kit.engine.stop(container, grace=1)
     await kit.engine.kill(container)
@@ -147,7 +147,7 @@ async def test_a_mount_whose_source_is_missing_is_refused(kit):
 
 
 @pytest.mark.parametrize("driver", ["nvidia", "cdi"])
-async def test_devices_that_cannot_be_had_fail_the_start_and_leave_the_container(kit, driver):
+async def test_devices_that_cannot_be_provided_fail_the_start_and_leave_the_container(kit, driver):
     drivers = (await kit.engine.info()).gpu_drivers
     if driver in drivers:
         pytest.skip(f"this engine serves {driver}")
@@ -158,10 +158,10 @@ async def test_devices_that_cannot_be_had_fail_the_start_and_leave_the_container
     await kit.engine.remove(container)
 
 
-async def test_a_build_makes_a_labelled_image_and_tells_its_output(kit):
+async def test_a_build_makes_a_labelled_image_and_passes_its_output_on(kit):
     (kit.folder / "Dockerfile").write_text(f"FROM {kit.image}\nARG WORD\nRUN echo building with $WORD\nENV A=b\n")
-    if hasattr(kit.engine, "shelf"):
-        kit.engine.shelf.build_output = ["building with care"]
+    if hasattr(kit.engine, "image_store"):
+        kit.engine.image_store.build_output = ["building with care"]
     output = []
     tag = f"plugin-orchestrator/test:{kit.labels['plugin-orchestrator.test'][:12]}"
     image = await kit.engine.build(
@@ -185,8 +185,8 @@ async def test_a_build_makes_a_labelled_image_and_tells_its_output(kit):
         await kit.engine.image(tag)
 
 
-async def test_an_image_can_have_one_more_name(kit):
-    """Which it takes from the image that had it."""
+async def test_an_image_can_get_another_name(kit):
+    """The name is taken from the image that had it."""
     (kit.folder / "Dockerfile").write_text(f"FROM {kit.image}\n")
     names = [f"plugin-orchestrator/test:{secrets.token_hex(4)}" for _ in range(3)]
     images = [
@@ -207,9 +207,9 @@ async def test_an_image_can_have_one_more_name(kit):
 
 async def test_a_build_that_fails_shows_its_last_lines(kit):
     (kit.folder / "Dockerfile").write_text(f"FROM {kit.image}\nRUN echo the reason >&2; exit 4\n")
-    if hasattr(kit.engine, "shelf"):
-        kit.engine.shelf.build_output = [f"step {i}" for i in range(100)] + ["the reason"]
-        kit.engine.shelf.build_error = "returned a non-zero code: 4"
+    if hasattr(kit.engine, "image_store"):
+        kit.engine.image_store.build_output = [f"step {i}" for i in range(100)] + ["the reason"]
+        kit.engine.image_store.build_error = "returned a non-zero code: 4"
     output = []
     with pytest.raises(BuildError, match="non-zero code: 4") as failure:
         await kit.engine.build(
@@ -221,7 +221,7 @@ async def test_a_build_that_fails_shows_its_last_lines(kit):
         await kit.engine.image("plugin-orchestrator/test:no")
 
 
-async def test_the_engine_says_what_it_is(kit):
+async def test_the_engine_reports_what_it_is(kit):
     await kit.engine.ping()
     info = await kit.engine.info()
     assert info.version
@@ -235,15 +235,20 @@ async def test_an_endpoint_lies_in_the_run_folder(kit):
     assert {endpoint.control.parent, endpoint.tools.parent, endpoint.notify.parent} == {kit.folder}
 
 
-async def test_what_it_holds_a_container_to_is_what_was_asked_for(kit):
+async def test_the_isolation_that_it_reports_is_the_requested_one(kit):
     mount = BindMount(kit.folder, "/data")
     container = await kit.engine.create(kit.spec(cpus=0.5, mounts=(mount,)))
-    held = await kit.engine.isolation(container)
-    assert (held.user, held.network, held.restarts) == ("65532:65532", "none", "no")
-    assert (held.read_only, held.privileged, held.bounded_logs) == (True, False, True)
-    assert (held.capabilities_dropped, held.capabilities_added) == (("ALL",), ())
-    assert held.security_options == ("no-new-privileges",)
-    assert (held.memory, held.memory_and_swap, held.pids, held.cpus) == (64 * 1024**2, 64 * 1024**2, 32, 0.5)
-    assert held.mounts == (mount,)
+    isolation = await kit.engine.isolation(container)
+    assert (isolation.user, isolation.network, isolation.restarts) == ("65532:65532", "none", "no")
+    assert (isolation.read_only, isolation.privileged, isolation.bounded_logs) == (True, False, True)
+    assert (isolation.capabilities_dropped, isolation.capabilities_added) == (("ALL",), ())
+    assert isolation.security_options == ("no-new-privileges",)
+    assert (isolation.memory, isolation.memory_and_swap, isolation.pids, isolation.cpus) == (
+        64 * 1024**2,
+        64 * 1024**2,
+        32,
+        0.5,
+    )
+    assert isolation.mounts == (mount,)
     with pytest.raises(NotFoundError):
         await kit.engine.isolation(NO_SUCH)

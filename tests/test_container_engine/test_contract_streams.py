@@ -1,4 +1,4 @@
-"""What every container engine tells as it happens: logs and events. Runs over Docker and over the memory engine."""
+"""Streams of every container engine: logs and events. Runs over Docker and over the memory engine."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from orchestrator.containers.spec import EngineEvent
 
 
-async def until_gone(events: AsyncIterator[EngineEvent], container: str) -> list[EngineEvent]:
+async def until_removed(events: AsyncIterator[EngineEvent], container: str) -> list[EngineEvent]:
     """The events of `container` up to its removal."""
     seen = []
     async with asyncio.timeout(20):
@@ -25,20 +25,20 @@ async def test_logs_are_the_last_lines_with_their_times(kit):
     await kit.ended(container)
     lines = (await kit.engine.logs(container, tail=2)).splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == ["line 3", "line 4"]
-    told = datetime.fromisoformat(lines[0].split(" ", 1)[0])
-    assert abs(datetime.now(UTC) - told) < timedelta(minutes=1)
+    time_of_line = datetime.fromisoformat(lines[0].split(" ", 1)[0])
+    assert abs(datetime.now(UTC) - time_of_line) < timedelta(minutes=1)
     assert len((await kit.engine.logs(container, tail=100)).splitlines()) == 5
     assert await kit.engine.logs(container, tail=0) == ""
 
 
-async def test_followed_logs_begin_with_the_tail_and_end_with_the_container(kit):
+async def test_followed_logs_start_with_the_tail_and_end_with_the_container(kit):
     container = await kit.started("count")
     await kit.ended(container)
     async with kit.engine.follow_logs(container, tail=3) as lines:
         assert [line.split(" ", 1)[1] async for line in lines] == ["line 2", "line 3", "line 4"]
 
 
-async def test_followed_logs_go_on_while_it_prints(kit):
+async def test_followed_logs_continue_while_it_prints(kit):
     container = await kit.started("chatter")
     seen = []
     async with kit.engine.follow_logs(container, tail=0) as lines, asyncio.timeout(15):
@@ -54,45 +54,45 @@ async def test_leaving_followed_logs_takes_no_time(kit):
     async with kit.engine.follow_logs(container, tail=0):
         await asyncio.sleep(0.1)
         left = time.monotonic()
-    assert time.monotonic() - left < 2  # not until it says something again
+    assert time.monotonic() - left < 2  # not until its next event or line
 
 
-async def test_events_tell_a_life_in_order(kit):
+async def test_events_of_a_whole_life_come_in_order(kit):
     async with kit.engine.events(kit.labels) as events:
         container = await kit.started("fail")
         await kit.ended(container)
         await kit.engine.remove(container)
-        seen = await until_gone(events, container)
+        seen = await until_removed(events, container)
     assert [event.action for event in seen] == ["create", "start", "die", "destroy"]
     assert [event.exit_code for event in seen] == [None, None, 3, None]
     assert all(event.labels.items() >= kit.labels.items() for event in seen)
     assert [event.time for event in seen] == sorted(event.time for event in seen)
 
 
-async def test_events_tell_a_stop_from_an_end_of_its_own(kit):
+async def test_a_stop_differs_from_an_exit_by_its_events(kit):
     async with kit.engine.events(kit.labels) as events:
         container = await kit.started("deaf")
         await kit.engine.stop(container, grace=1)
         await kit.engine.remove(container)
-        seen = await until_gone(events, container)
+        seen = await until_removed(events, container)
     actions = [event.action for event in seen]
     assert actions[:4] == ["create", "start", "kill", "kill"]
     assert sorted(actions[4:6]) == ["die", "stop"]
     assert [event.exit_code for event in seen if event.action == "die"] == [137]
 
 
-async def test_events_tell_a_kill_from_outside_by_its_missing_kill(kit):
+async def test_a_kill_from_outside_has_no_kill_event(kit):
     async with kit.engine.events(kit.labels) as events:
         container = await kit.started("deaf")
         await kit.kill_outside(container)
         await kit.ended(container)
         await kit.engine.remove(container)
-        seen = await until_gone(events, container)
+        seen = await until_removed(events, container)
     assert [event.action for event in seen] == ["create", "start", "die", "destroy"]
     assert seen[2].exit_code == 137
 
 
-async def test_events_of_other_labels_are_not_told(kit):
+async def test_events_of_other_labels_are_not_delivered(kit):
     async with kit.engine.events({**kit.labels, "whose": "mine"}) as events:
         other = await kit.started("fail")
         await kit.ended(other)
@@ -102,16 +102,16 @@ async def test_events_of_other_labels_are_not_told(kit):
     assert (first.container_id, first.action) == (mine, "create")
 
 
-async def test_events_since_a_time_are_told_again(kit):
+async def test_events_since_a_time_are_replayed(kit):
     since = datetime.now(UTC)
     container = await kit.started("fail")
     await kit.ended(container)
     await kit.engine.remove(container)
     async with kit.engine.events(kit.labels, since=since) as events:
-        assert [event.action for event in await until_gone(events, container)][:2] == ["create", "start"]
+        assert [event.action for event in await until_removed(events, container)][:2] == ["create", "start"]
 
 
-async def test_events_without_a_time_begin_now(kit):
+async def test_events_without_a_time_start_now(kit):
     await kit.engine.create(kit.spec())
     await asyncio.sleep(0.05)
     async with kit.engine.events(kit.labels) as events:
@@ -125,4 +125,4 @@ async def test_leaving_events_takes_no_time(kit):
     async with kit.engine.events(kit.labels):
         await asyncio.sleep(0.1)
         left = time.monotonic()
-    assert time.monotonic() - left < 2  # not until it says something again
+    assert time.monotonic() - left < 2  # not until its next event or line

@@ -1,4 +1,4 @@
-"""Docker Engine out of reach, stuck, or talking nonsense: what its callers see. Needs no Docker."""
+"""Docker Engine unreachable, frozen, or answering nonsense: what its callers see. Needs no Docker."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ from orchestrator.errors import (
     NotFoundError,
 )
 
-from .fake_dockerd import SHORT, FakeDockerd, engine_threads, streamed
+from .fake_dockerd import TEST_BOUNDS, FakeDockerd, engine_threads, streamed
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ async def dockerd(tmp_path: Path) -> AsyncIterator[FakeDockerd]:
 
 @pytest.fixture
 async def engine(dockerd: FakeDockerd) -> AsyncIterator[DockerEngine]:
-    engine = DockerEngine(dockerd.environment, bounds=SHORT)
+    engine = DockerEngine(dockerd.environment, bounds=TEST_BOUNDS)
     yield engine
     await engine.close()
 
 
-async def test_an_engine_that_is_not_there_fails_its_calls_and_not_its_making(tmp_path):
+async def test_a_missing_engine_fails_the_calls_and_not_the_constructor(tmp_path):
     engine = DockerEngine({"DOCKER_HOST": f"unix://{tmp_path}/none.sock"})
     with pytest.raises(EngineUnreachableError, match="No such file"):
         await engine.info()
@@ -49,25 +49,25 @@ async def test_an_engine_that_is_not_there_fails_its_calls_and_not_its_making(tm
 
 
 @pytest.mark.parametrize("host", ["nonsense://x", "tcp://127.0.0.1:1", "unix:///dev/null"])
-async def test_an_address_that_leads_nowhere_is_out_of_reach(host):
-    engine = DockerEngine({"DOCKER_HOST": host}, bounds=SHORT)
+async def test_a_wrong_address_is_an_unreachable_engine(host):
+    engine = DockerEngine({"DOCKER_HOST": host}, bounds=TEST_BOUNDS)
     with pytest.raises(EngineUnreachableError):
         await engine.info()
     await engine.close()
 
 
-async def test_tls_settings_that_cannot_be_used_are_said(tmp_path):
+async def test_tls_settings_that_cannot_be_used_are_named(tmp_path):
     engine = DockerEngine({"DOCKER_HOST": "tcp://127.0.0.1:1", "DOCKER_CERT_PATH": str(tmp_path / "none")})
     with pytest.raises(EngineRefusedError, match=r"certificate|TLS"):
         await engine.info()
     await engine.close()
 
 
-async def test_calls_stuck_in_a_frozen_engine_do_not_hold_up_other_kinds(dockerd):
+async def test_calls_stuck_in_a_frozen_engine_do_not_block_other_classes(dockerd):
     async def never(_):
         await asyncio.sleep(60)
 
-    engine = DockerEngine(dockerd.environment, bounds=replace(SHORT, ask=2, end=2))
+    engine = DockerEngine(dockerd.environment, bounds=replace(TEST_BOUNDS, query=2, end=2))
     dockerd.answers["GET", "/containers/json"] = never
     dockerd.answers["POST", "/containers/x/kill"] = {}
     stuck = [asyncio.create_task(engine.list({})) for _ in range(20)]
@@ -78,7 +78,7 @@ async def test_calls_stuck_in_a_frozen_engine_do_not_hold_up_other_kinds(dockerd
     await engine.close()
 
 
-async def test_an_engine_that_comes_back_is_asked_again(dockerd, engine):
+async def test_an_engine_that_comes_back_is_used_again(dockerd, engine):
     assert (await engine.info()).version == "fake"
     await dockerd.stop()
     with pytest.raises(EngineUnreachableError):
@@ -86,7 +86,7 @@ async def test_an_engine_that_comes_back_is_asked_again(dockerd, engine):
     dockerd.version["ApiVersion"] = "1.44"
     await dockerd.start()
     assert (await engine.info()).version == "fake"
-    assert dockerd.asked[-1] == "/v1.44/info"
+    assert dockerd.requested[-1] == "/v1.44/info"
 
 
 async def test_an_engine_that_restarted_between_two_calls_is_not_noticed(dockerd, engine):
@@ -108,7 +108,7 @@ async def test_an_engine_that_restarted_between_two_calls_is_not_noticed(dockerd
         (400, "client version 1.40 is too old", EngineRefusedError),
     ],
 )
-async def test_a_refusal_says_what_the_engine_said(dockerd, engine, status, message, error):
+async def test_a_refusal_has_the_engines_message(dockerd, engine, status, message, error):
     dockerd.answers["POST", "/containers/x/start"] = (status, message)
     with pytest.raises(error) as raised:
         await engine.start("x")
@@ -136,7 +136,7 @@ async def test_an_answer_without_an_id_makes_no_container(dockerd, engine):
         await engine.create(spec)
 
 
-async def test_garbage_among_events_is_left_out(dockerd, engine):
+async def test_garbage_among_events_is_skipped(dockerd, engine):
     die = b'{"Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"exitCode":"3","a":"b"}},"time":1}\n'
     garbage = [
         b"\xff\xfe\n",
@@ -162,7 +162,7 @@ async def test_garbage_among_events_is_left_out(dockerd, engine):
     assert seen[0].labels == {"a": "b"}
 
 
-async def test_events_that_break_off_are_told_as_out_of_reach(dockerd, engine):
+async def test_events_that_break_off_mean_an_unreachable_engine(dockerd, engine):
     dockerd.answers["GET", "/events"] = streamed(
         b'{"Action":"die","Actor":{"ID":"c1"}}\n', then=lambda: asyncio.sleep(60)
     )
@@ -180,11 +180,11 @@ async def test_silent_events_outlive_the_bound_and_are_left_at_once(dockerd, eng
     async with engine.events({}) as events:
         assert (await anext(events)).action == "start"
         waiting = asyncio.create_task(anext(events))
-        await asyncio.sleep(3 * SHORT.ask)
+        await asyncio.sleep(3 * TEST_BOUNDS.query)
         assert not waiting.done()
         waiting.cancel()
         left = time.monotonic()
-    assert time.monotonic() - left < 5  # not the 60 s for which it says nothing
+    assert time.monotonic() - left < 5  # not the 60 s of its silence
 
     async def no_stream() -> bool:
         return "engine-stream" not in engine_threads()
@@ -193,7 +193,7 @@ async def test_silent_events_outlive_the_bound_and_are_left_at_once(dockerd, eng
 
 
 async def test_a_reader_that_is_slow_makes_the_engine_wait(dockerd, engine):
-    """What an engine sends faster than it is read must not pile up in memory."""
+    """Data that arrives faster than it is read must not pile up in memory."""
     sent = 0
 
     async def flood(request):

@@ -1,4 +1,4 @@
-"""What a container may not do, as Docker itself tells it and as a process in the container finds it."""
+"""What a container may not do, as Docker reports it and as a process in the container finds it."""
 
 import asyncio
 import json
@@ -25,13 +25,13 @@ async def output_of(kit, code: str, **changes) -> dict:
     return json.loads((await kit.engine.logs(container, tail=1)).split(" ", 1)[1])
 
 
-async def test_docker_was_told_every_limit(docker_kit):
+async def test_docker_gets_every_limit(docker_kit):
     kit = docker_kit
     spec = kit.spec(memory=96 * MIB, pids=20, cpus=0.5, shm=8 * MIB, scratch_volumes=("/scratch",), log_bytes=MIB)
     container = await kit.engine.create(spec)
     body = json.loads(docker("inspect", container))[0]
     host = body["HostConfig"]
-    told = {
+    configured = {
         name: host[name]
         for name in (
             "Memory",
@@ -52,7 +52,7 @@ async def test_docker_was_told_every_limit(docker_kit):
             "Devices",
         )
     }
-    assert told == {
+    assert configured == {
         "Memory": 96 * MIB,
         "MemorySwap": 96 * MIB,
         "PidsLimit": 20,
@@ -77,7 +77,7 @@ async def test_docker_was_told_every_limit(docker_kit):
     assert body["Config"]["Hostname"] == "plugin"
 
 
-async def test_a_process_finds_itself_shut_in(docker_kit):
+async def test_a_process_finds_itself_isolated(docker_kit):
     code = """
 import json, os, socket
 def refused(function):
@@ -123,12 +123,12 @@ except OSError:
 print(json.dumps({"forked": count}), flush=True)
 os._exit(0)
 """
-    told = await output_of(docker_kit, code, pids=20)
-    assert 10 < told["forked"] < 20
+    found = await output_of(docker_kit, code, pids=20)
+    assert 10 < found["forked"] < 20
 
 
 async def test_more_memory_than_allowed_is_death(docker_kit):
-    """The kernel kills, nobody else. That it was for memory, an engine that runs in a container itself does not see."""
+    """The kernel kills it. An engine that runs in a container itself does not see that it was for memory."""
     kit = docker_kit
     hog = "import time; time.sleep(0.2); x = b'x' * (300 * 1024**2)"
     async with kit.engine.events(kit.labels) as events:
@@ -146,7 +146,7 @@ async def test_more_memory_than_allowed_is_death(docker_kit):
     assert "kill" not in seen
 
 
-async def test_mounts_are_seen_as_asked_for(docker_kit):
+async def test_mounts_are_as_requested(docker_kit):
     kit = docker_kit
     for name in ("readable", "writable"):
         (kit.folder / name).mkdir(mode=0o777)
@@ -162,7 +162,7 @@ def writable(path):
     return True
 print(json.dumps({path: writable(path) for path in ("/a", "/b", "/c")} | {"content": open("/a/file").read()}))
 """
-    told = await output_of(
+    found = await output_of(
         kit,
         code,
         mounts=(
@@ -171,10 +171,10 @@ print(json.dumps({path: writable(path) for path in ("/a", "/b", "/c")} | {"conte
         ),
         tmpfs={"/c": "size=1m,mode=1777"},
     )
-    assert told == {"/a": False, "/b": True, "/c": True, "content": "content"}
+    assert found == {"/a": False, "/b": True, "/c": True, "content": "content"}
 
 
-async def test_scratch_is_on_disk_and_leaves_with_the_container(docker_kit):
+async def test_scratch_is_on_disk_and_is_removed_with_the_container(docker_kit):
     kit = docker_kit
     container = await kit.started(scratch_volumes=("/scratch",))
     mounts = json.loads(docker("inspect", "--format", "{{json .Mounts}}", container))
@@ -185,7 +185,7 @@ async def test_scratch_is_on_disk_and_leaves_with_the_container(docker_kit):
     assert volume["Name"] not in docker("volume", "ls", "--quiet").split()
 
 
-async def test_output_beyond_what_is_kept_is_dropped(docker_kit):
+async def test_output_beyond_the_bound_is_dropped(docker_kit):
     code = "for i in range(3000): print(f'{i:06}', 'x' * 90)"
     kit = docker_kit
     container = await kit.engine.create(kit.spec(command=("python3", "-c", code), log_bytes=64 * 1024))

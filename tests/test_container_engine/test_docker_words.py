@@ -1,4 +1,4 @@
-"""Between Docker's JSON and this project's words: what is asked, what is understood. Needs no Docker."""
+"""Requests in Docker's JSON, and its answers as this project's types. Needs no Docker."""
 
 import io
 import json
@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator.containers.docker_engine import answers, bodies
-from orchestrator.containers.docker_engine.build import BuildOutput
-from orchestrator.containers.docker_engine.log_frames import LogLines
-from orchestrator.containers.docker_engine.tar_stream import tar_stream
+from orchestrator.containers.docker_engine.build import tar_stream
+from orchestrator.containers.docker_engine.capabilities import engine_info
+from orchestrator.containers.docker_engine.decoding import BuildOutput, LogLines
 from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
 
 SPEC = {"name": "n", "image": "i", "labels": {}, "environment": {}, "memory": 1, "pids": 1}
 
 
-def test_no_specification_asks_for_privileges():
+def test_no_specification_requests_privileges():
     body = bodies.create_body(ContainerSpec(**SPEC, network="bridge", read_only=False), selinux=False)["HostConfig"]
     assert (body["Privileged"], body["CapDrop"], body["SecurityOpt"]) == (False, ["ALL"], ["no-new-privileges"])
     assert (body["NetworkMode"], body["ReadonlyRootfs"]) == ("bridge", False)
@@ -32,14 +32,14 @@ def test_cpus_without_a_limit_are_not_mentioned():
     assert "NanoCpus" not in bodies.create_body(ContainerSpec(**SPEC), selinux=False)["HostConfig"]
 
 
-def test_selinux_hosts_relabel_what_is_mounted():
+def test_selinux_hosts_relabel_mounts():
     mounts = (BindMount(Path("/models"), "/models"), BindMount(Path("/run/x"), "/run/plugin", read_only=False))
     body = bodies.create_body(ContainerSpec(**SPEC, mounts=mounts), selinux=True)["HostConfig"]
     assert body["Binds"] == ["/models:/models:ro,z", "/run/x:/run/plugin:rw,Z"]
     assert "Mounts" not in body
 
 
-def test_nvidia_devices_are_asked_for_by_id():
+def test_nvidia_devices_are_requested_by_id():
     grant = DeviceGrant("nvidia", ("GPU-1", "GPU-2"))
     body = bodies.create_body(ContainerSpec(**SPEC, devices=grant), selinux=False)["HostConfig"]
     assert body["DeviceRequests"] == [
@@ -47,18 +47,18 @@ def test_nvidia_devices_are_asked_for_by_id():
     ]
 
 
-def test_cdi_devices_are_asked_for_by_name():
+def test_cdi_devices_are_requested_by_name():
     grant = DeviceGrant("cdi", ("nvidia.com/gpu=GPU-1",))
     body = bodies.create_body(ContainerSpec(**SPEC, devices=grant), selinux=False)["HostConfig"]
     assert body["DeviceRequests"] == [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-1"]}]
 
 
 @pytest.mark.parametrize(("grace", "seconds"), [(0, 0), (0.2, 1), (2.0, 2), (2.1, 3), (-1, 0)])
-def test_a_part_of_a_second_of_grace_is_given_in_full(grace, seconds):
+def test_a_fraction_of_a_second_of_grace_is_rounded_up(grace, seconds):
     assert bodies.whole_seconds(grace) == seconds
 
 
-def test_an_inspection_is_understood():
+def test_an_inspection_is_read():
     status = answers.container(
         {
             "Id": "c1",
@@ -86,7 +86,7 @@ def test_an_inspection_is_understood():
 
 
 @pytest.mark.parametrize(
-    ("told", "state", "exit_code", "health"),
+    ("entry", "state", "exit_code", "health"),
     [
         ({"State": "running", "Status": "Up 3 seconds (healthy)"}, "running", None, "healthy"),
         ({"State": "running", "Status": "Up 1 second (health: starting)"}, "running", None, "starting"),
@@ -97,8 +97,8 @@ def test_an_inspection_is_understood():
         ({"State": {"new": "shape"}, "Status": None}, "exited", None, "none"),
     ],
 )
-def test_a_list_entry_is_understood(told, state, exit_code, health):
-    status = answers.listed({"Id": "c1", "Names": ["/n"], "Labels": None, **told})
+def test_a_list_entry_is_read(entry, state, exit_code, health):
+    status = answers.listed({"Id": "c1", "Names": ["/n"], "Labels": None, **entry})
     assert (status.state, status.exit_code, status.health, status.name) == (state, exit_code, health, "n")
 
 
@@ -108,7 +108,7 @@ def test_a_list_entry_without_an_id_is_none(entry):
 
 
 @pytest.mark.parametrize(
-    ("told", "drivers"),
+    ("answer", "drivers"),
     [
         ({}, ()),
         ({"Runtimes": {"runc": {}, "nvidia": {}}}, ("nvidia",)),
@@ -120,17 +120,17 @@ def test_a_list_entry_without_an_id_is_none(entry):
         ({"Runtimes": {"nvidia": {}}, "CDISpecDirs": ["/etc/cdi"]}, ("nvidia", "cdi")),
     ],
 )
-def test_gpu_drivers_are_what_the_engine_tells(told, drivers):
-    assert answers.info(told).gpu_drivers == drivers
+def test_gpu_drivers_are_those_that_the_engine_reports(answer, drivers):
+    assert engine_info(answer).gpu_drivers == drivers
 
 
-def test_security_options_are_understood():
-    info = answers.info({"SecurityOptions": ["name=seccomp,profile=default", "name=selinux", "name=rootless", None]})
+def test_security_options_are_read():
+    info = engine_info({"SecurityOptions": ["name=seccomp,profile=default", "name=selinux", "name=rootless", None]})
     assert info.selinux
     assert info.rootless
 
 
-def test_log_frames_come_apart_into_lines_however_they_are_cut():
+def test_log_frames_become_lines_however_they_are_cut():
     def frame(stream: int, text: bytes) -> bytes:
         return bytes([stream, 0, 0, 0]) + len(text).to_bytes(4, "big") + text
 
@@ -153,7 +153,7 @@ def test_build_output_comes_as_lines_and_ends_with_the_image():
 
 
 def test_a_log_that_never_ends_a_line_comes_in_long_lines():
-    """Nothing is lost, no more than a line is kept, and its cost grows with its length, not with its square."""
+    """Nothing is lost, at most one line is buffered, and the cost grows with the length, not with its square."""
     frame = bytes([1, 0, 0, 0]) + (1000).to_bytes(4, "big") + b"x" * 1000
     lines = LogLines()
     seen = [line for _ in range(4000) for line in lines.feed(frame)]
@@ -171,7 +171,7 @@ def test_a_build_that_never_ends_a_line_comes_in_long_lines():
     assert sum(map(len, lines)) == 4_000_000
 
 
-def test_an_endless_message_of_a_build_is_skipped_and_not_kept():
+def test_an_endless_message_of_a_build_is_skipped_and_not_buffered():
     lines = []
     output = BuildOutput(lines.append)
     for _ in range(300):
@@ -207,7 +207,7 @@ def test_a_build_context_is_readable_by_everyone_and_always_the_same(tmp_path):
     assert b"".join(tar_stream(tmp_path)) == archive
 
 
-def test_events_are_asked_for_with_their_labels_and_start():
+def test_events_are_requested_with_their_labels_and_start():
     query = bodies.events_query({"a": "b"}, datetime(2024, 1, 1, tzinfo=UTC))
     assert json.dumps(query["filters"]) == '{"type": ["container"], "label": ["a=b"]}'
     assert query["since"] == "1704067200.000000000"

@@ -13,19 +13,19 @@ from orchestrator.errors import (
     EngineUnreachableError,
 )
 
-from .fake_dockerd import SHORT, engine_threads, frozen_dockerd
+from .fake_dockerd import TEST_BOUNDS, engine_threads, frozen_dockerd
 
 
-async def threads_gone() -> None:
+async def threads_ended() -> None:
     async def none_left() -> bool:
         return not engine_threads()
 
     await eventually(none_left)
 
 
-async def test_a_frozen_engine_holds_a_caller_no_longer_than_the_bound(tmp_path):
+async def test_a_frozen_engine_blocks_a_caller_no_longer_than_the_bound(tmp_path):
     async with frozen_dockerd(tmp_path / "docker.sock") as environment:
-        engine = DockerEngine(environment, bounds=SHORT)
+        engine = DockerEngine(environment, bounds=TEST_BOUNDS)
         for call in (engine.info(), engine.kill("x"), engine.remove("x"), engine.start("x"), engine.logs("x", tail=1)):
             started = time.monotonic()
             with pytest.raises(EngineUnreachableError, match=r"within 0\.3 s|timed out"):
@@ -37,25 +37,25 @@ async def test_a_frozen_engine_holds_a_caller_no_longer_than_the_bound(tmp_path)
                 pass
         assert time.monotonic() - started < 0.3 + 1
         await engine.close()
-    await threads_gone()
+    await threads_ended()
 
 
-async def test_a_frozen_engine_uses_up_no_more_threads_than_its_lanes_have(tmp_path):
+async def test_a_frozen_engine_uses_no_more_threads_than_the_pool_has(tmp_path):
     async with frozen_dockerd(tmp_path / "docker.sock") as environment:
-        engine = DockerEngine(environment, bounds=SHORT)
+        engine = DockerEngine(environment, bounds=TEST_BOUNDS)
         started = time.monotonic()
-        asked = [engine.list({}) for _ in range(300)]
-        results = await asyncio.gather(*asked, return_exceptions=True)
+        calls = [engine.list({}) for _ in range(300)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
         assert time.monotonic() - started < 1
         assert {type(result) for result in results} == {EngineUnreachableError}
         assert len(engine_threads()) <= 4
         await engine.close()
-    await threads_gone()
+    await threads_ended()
 
 
-async def test_the_event_loop_goes_on_while_the_engine_hangs(tmp_path):
+async def test_the_event_loop_continues_while_the_engine_hangs(tmp_path):
     async with frozen_dockerd(tmp_path / "docker.sock") as environment:
-        engine = DockerEngine(environment, bounds=SHORT)
+        engine = DockerEngine(environment, bounds=TEST_BOUNDS)
         call = asyncio.create_task(engine.info())
         longest, last = 0.0, time.monotonic()
         while not call.done():
@@ -68,14 +68,14 @@ async def test_the_event_loop_goes_on_while_the_engine_hangs(tmp_path):
         await engine.close()
 
 
-async def test_a_process_with_calls_in_a_frozen_engine_can_still_leave(tmp_path):
+async def test_a_process_with_calls_in_a_frozen_engine_can_still_exit(tmp_path):
     """The sockets' own time-outs are minutes here; the interpreter must not wait for the threads."""
     code = """
 import asyncio, sys
 from orchestrator.containers.docker_engine import Bounds, DockerEngine
 
 async def main():
-    engine = DockerEngine({"DOCKER_HOST": sys.argv[1]}, bounds=Bounds(ask=300))
+    engine = DockerEngine({"DOCKER_HOST": sys.argv[1]}, bounds=Bounds(query=300))
     calls = [asyncio.create_task(engine.info()) for _ in range(8)]
     calls.append(asyncio.create_task(engine.events({}).__aenter__()))
     await asyncio.sleep(0.2)

@@ -1,4 +1,4 @@
-"""What comes and goes with a container whose sockets are reached by TCP, whatever goes wrong on the way."""
+"""Gateway and volume are created and removed with their container, even when a step fails."""
 
 import subprocess
 
@@ -13,14 +13,14 @@ pytestmark = pytest.mark.engine
 
 
 def beside(kit) -> set[str]:
-    """Names of containers and volumes that were made beside the test's own containers."""
+    """Names of the gateways and volumes of the test's containers."""
     (label,) = (f"label=gateway.{name}={value}" for name, value in kit.labels.items())
     lists = (("ps", "--all", "--format", "{{.Names}}"), ("volume", "ls", "--format", "{{.Name}}"))
-    told = [
+    outputs = [
         subprocess.run(["docker", *words, "--filter", label], check=True, capture_output=True, text=True).stdout
         for words in lists
     ]
-    return set(" ".join(told).split())
+    return set(" ".join(outputs).split())
 
 
 def gateway(kit, image: str | None = None) -> Gateway:
@@ -28,7 +28,7 @@ def gateway(kit, image: str | None = None) -> Gateway:
     return Gateway(image or kit.image, token if token.exists() else lay_out_token(kit.folder), "/run/plugin")
 
 
-async def test_a_gateway_is_no_container_of_the_orchestrators_and_goes_with_its_own(docker_kit):
+async def test_a_gateway_is_not_listed_and_is_removed_with_its_container(docker_kit):
     kit = docker_kit
     spec = kit.spec(gateway=gateway(kit))
     container = await kit.engine.create(spec)
@@ -39,7 +39,7 @@ async def test_a_gateway_is_no_container_of_the_orchestrators_and_goes_with_its_
 
 
 @pytest.mark.parametrize("broken", ["gateway", "container"])
-async def test_what_cannot_be_made_whole_is_not_left_in_part(docker_kit, broken):
+async def test_a_failed_creation_leaves_nothing_behind(docker_kit, broken):
     kit = docker_kit
     missing = "plugin-orchestrator/test:no"
     spec = kit.spec(gateway=gateway(kit, missing if broken == "gateway" else None))
@@ -51,22 +51,22 @@ async def test_what_cannot_be_made_whole_is_not_left_in_part(docker_kit, broken)
     assert beside(kit) == set()
 
 
-async def test_another_orchestrator_finds_a_gateway_and_clears_away_one_whose_container_is_gone(docker_kit):
+async def test_another_orchestrator_adopts_a_gateway_and_removes_one_whose_container_is_removed(docker_kit):
     kit = docker_kit
-    kept, lost = kit.spec(gateway=gateway(kit)), kit.spec(gateway=gateway(kit))
-    container, gone = await kit.engine.create(kept), await kit.engine.create(lost)
-    subprocess.run(["docker", "rm", "--force", gone], check=True, capture_output=True)
+    alive, lost = kit.spec(gateway=gateway(kit)), kit.spec(gateway=gateway(kit))
+    container, removed = await kit.engine.create(alive), await kit.engine.create(lost)
+    subprocess.run(["docker", "rm", "--force", removed], check=True, capture_output=True)
     another = DockerEngine.from_environment()
     try:
         await another.sweep(kit.labels)
-        assert beside(kit) == {f"{kept.name}-gateway"}
+        assert beside(kit) == {f"{alive.name}-gateway"}
         await another.remove(container)
         assert beside(kit) == set()
     finally:
         await another.close()
 
 
-async def test_a_token_without_a_gateway_leads_nowhere(docker_kit):
+async def test_a_token_without_a_gateway_has_no_endpoint(docker_kit):
     kit = docker_kit
     lay_out_token(kit.folder)
     with pytest.raises(EngineError):

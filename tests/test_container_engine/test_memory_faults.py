@@ -1,11 +1,11 @@
-"""The memory engine, told to fail: it fails as Docker does."""
+"""Faults set on the memory engine: it fails as Docker does."""
 
 import asyncio
 import time
 
 import pytest
 
-from orchestrator.containers.memory.engine import MemoryEngine
+from orchestrator.containers.memory import MemoryEngine
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant
 from orchestrator.errors import EngineRefusedError, EngineUnreachableError
 
@@ -29,7 +29,7 @@ def spec(**changes):
     )
 
 
-async def test_out_of_reach_every_call_fails_and_containers_go_on(engine):
+async def test_while_unreachable_every_call_fails_and_containers_continue(engine):
     container = await engine.create(spec())
     await engine.start(container)
     engine.set_reachable(False)
@@ -40,7 +40,7 @@ async def test_out_of_reach_every_call_fails_and_containers_go_on(engine):
     assert (await engine.inspect(container)).state == "running"
 
 
-async def test_out_of_reach_breaks_streams_of_events(engine):
+async def test_an_unreachable_engine_breaks_streams_of_events(engine):
     async with engine.events({}) as events:
         engine.set_reachable(False)
         with pytest.raises(EngineUnreachableError):
@@ -65,7 +65,7 @@ async def test_a_call_made_while_frozen_is_answered_on_thawing(engine):
     assert await call == []
 
 
-async def test_events_of_a_frozen_engine_are_told_on_thawing(engine):
+async def test_events_of_a_frozen_engine_are_delivered_on_thawing(engine):
     container = await engine.create(spec())
     await engine.start(container)
     async with engine.events({}) as events:
@@ -97,7 +97,7 @@ async def test_running_out_of_memory_kills_some_process_not_the_container(engine
     assert (status.state, status.oom_killed) == ("running", True)
 
 
-async def test_devices_it_has_can_be_asked_for(engine):
+async def test_devices_it_has_can_be_requested(engine):
     container = await engine.create(spec(devices=DeviceGrant("nvidia", ("GPU-1",))))
     await engine.start(container)
     assert (await engine.inspect(container)).state == "running"
@@ -115,14 +115,14 @@ async def test_a_program_that_raises_is_a_process_that_fails(engine):
     assert "the reason" in await engine.logs(container, tail=1)
 
 
-async def test_what_is_killed_before_its_first_step_has_ended_too(engine):
+async def test_a_program_killed_before_its_first_step_has_ended_too(engine):
     container = await engine.create(spec())
     await engine.start(container)
     await engine.kill(container)
     assert (await engine.inspect(container)).exit_code == 137
 
 
-async def test_output_beyond_what_is_kept_is_dropped(engine):
+async def test_output_beyond_the_bound_is_dropped(engine):
     async def chatty(spec, handle):
         for i in range(1000):
             handle.log(f"line {i}")

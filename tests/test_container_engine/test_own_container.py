@@ -1,10 +1,10 @@
-"""An orchestrator that runs in one of the engine's containers names its folders as the engine's machine does."""
+"""An orchestrator in one of the engine's containers translates its folders to the engine's machine."""
 
 from pathlib import Path
 
 import pytest
 
-from orchestrator.containers.docker_engine.own_container import HostFolders, host_folders, own_container_id
+from orchestrator.containers.docker_engine.capabilities import HostFolders, host_folders, own_container_id
 from orchestrator.containers.spec import BindMount
 from orchestrator.errors import EngineRefusedError
 
@@ -35,21 +35,21 @@ ANSWER = {
         ("/plugins", "/srv/plugins"),
     ],
 )
-def test_a_mounted_path_is_named_as_the_host_names_it(seen: str, host: str) -> None:
+def test_a_mounted_path_is_translated_to_the_hosts(seen: str, host: str) -> None:
     (mount,) = host_folders(ANSWER).translated([BindMount(Path(seen), "/somewhere", read_only=False)])
     assert mount == BindMount(Path(host), "/somewhere", read_only=False)
 
 
 @pytest.mark.parametrize("seen", ["/elsewhere/model.bin", "/tmp/x", "/plugins-too/x"])
 @pytest.mark.parametrize("answer", [ANSWER, {}, None])
-def test_what_the_host_does_not_have_is_refused_with_what_to_do(seen: str, answer: object) -> None:
-    """Otherwise the engine would show the plugin an empty folder, or another one."""
+def test_a_path_that_is_not_on_the_host_is_refused_with_what_to_do(seen: str, answer: object) -> None:
+    """Otherwise the engine would mount an empty folder, or another one."""
     with pytest.raises(EngineRefusedError, match=r"/models/m .*ORCHESTRATOR_RUN_DIR") as refused:
         host_folders(answer).translated([BindMount(Path(seen), "/models/m")])
     assert seen not in str(refused.value)
 
 
-def test_outside_of_a_container_every_path_is_as_it_is() -> None:
+def test_outside_of_a_container_no_path_changes() -> None:
     mounts = (BindMount(Path("/any"), "/target"),)
     assert HostFolders().translated(mounts) == mounts
 
@@ -58,12 +58,12 @@ def test_outside_of_a_container_every_path_is_as_it_is() -> None:
     ("mountinfo", "expected"),
     [(MOUNTINFO, ID), ("22 1 8:1 / / rw - ext4 /dev/vda1 rw\n", None), ("", None)],
 )
-def test_the_own_container_is_known_by_the_files_that_docker_mounts(
+def test_the_own_container_is_recognised_by_the_files_that_docker_mounts(
     tmp_path: Path, mountinfo: str, expected: str | None
 ) -> None:
     (tmp_path / "mountinfo").write_text(mountinfo)
     assert own_container_id(tmp_path / "mountinfo") == expected
 
 
-def test_where_there_is_no_such_file_there_is_no_container(tmp_path: Path) -> None:
+def test_without_mountinfo_there_is_no_container(tmp_path: Path) -> None:
     assert own_container_id(tmp_path / "mountinfo") is None

@@ -11,7 +11,7 @@ from support.house import House
 from support.mutations import mutated, spoilt
 from support.scripted_runtime import READY
 
-from orchestrator.containers.memory.program import ProgramHandle
+from orchestrator.containers.memory import ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Plugins that need a GPU, through the whole orchestrator: who gets which, and what is said where there is none."""
+"""Plugins that need a GPU, through the whole orchestrator: grants, and the reason where there is no GPU."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from support.gpus import GIB, SetGpus, device
 from support.house import House, eventually
 
-from orchestrator.gpus import LeaseBook
+from orchestrator.gpus import LeaseTable
 from orchestrator.gpus.inventory import FaultKind, GpuFault
 
 
@@ -41,7 +41,7 @@ def _devices(house: House, name: str) -> tuple[str, ...]:
     ],
     ids=lambda value: str(value.kind) if isinstance(value, GpuFault) else str(value),
 )
-async def test_a_host_without_a_usable_gpu_is_told_apart(
+async def test_each_reason_for_no_usable_gpu_has_its_code(
     house: House, fault: GpuFault | None, code: str, phrase: str
 ) -> None:
     """UNAVAILABLE with its own code and a sentence; nothing is built, nothing started, others run."""
@@ -51,13 +51,13 @@ async def test_a_host_without_a_usable_gpu_is_told_apart(
     await house.open()
     health = await house.until_state("tracker", "UNAVAILABLE")
     assert (health["reason_code"], phrase in health["reason"]) == (code, True), health
-    assert not [build.tag for build in house.engine.shelf.builds if "tracker" in build.tag]
+    assert not [build.tag for build in house.engine.image_store.builds if "tracker" in build.tag]
     await house.until_state("other", "INITIALIZED")
     assert (await house.run("other", "run")).status_code == 200
 
 
 async def test_an_engine_without_the_container_toolkit_is_named(house: House, gpus: SetGpus) -> None:
-    """The driver is fine, the engine refuses: GPU_RUNTIME_MISSING, no container and no lease stay behind."""
+    """The driver is fine, the engine refuses: GPU_RUNTIME_MISSING; no container and no lease are left behind."""
     house.engine.device_drivers = ()
     _add(house, "tracker")
     client = await house.open()
@@ -88,8 +88,8 @@ async def test_two_exclusive_plugins_get_two_gpus_and_a_third_none(house: House,
 
 
 @pytest.mark.slow
-async def test_a_gpu_whose_memory_does_not_come_back_is_given_to_nobody(house: House, gpus: SetGpus) -> None:
-    """While something still sits on it the next plugin is GPU_BUSY."""
+async def test_a_gpu_whose_memory_is_not_freed_is_granted_to_nobody(house: House, gpus: SetGpus) -> None:
+    """While something still uses its memory the next plugin is GPU_BUSY."""
     gpus.devices = (device(0),)
     _add(house, "tracker")
     client = await house.open()
@@ -103,7 +103,7 @@ async def test_a_gpu_whose_memory_does_not_come_back_is_given_to_nobody(house: H
 
 
 async def test_shared_plugins_split_a_gpus_memory(house: House, gpus: SetGpus) -> None:
-    """Each within its budget; who does not fit any more is GPU_BUSY."""
+    """Each within its budget; one that no longer fits is GPU_BUSY."""
     gpus.devices = (device(0),)
     for name in ("one", "two", "three"):
         _add(house, name, gpu={"sharing": "shared", "memory": "6GiB"})
@@ -113,16 +113,16 @@ async def test_shared_plugins_split_a_gpus_memory(house: House, gpus: SetGpus) -
 
 
 async def test_a_gpu_that_is_lost_ends_its_plugin_and_no_other(house: House, gpus: SetGpus) -> None:
-    """UNAVAILABLE with GPU_LOST, found within two looks; the other GPU's plugin runs on."""
+    """UNAVAILABLE with GPU_LOST, found within two probes; the other GPU's plugin runs on."""
     _add(house, "first", "second")
     await house.open()
     for name in ("first", "second"):
         await house.until_state(name, "INITIALIZED")
-    lost, kept = ("first", "second") if _devices(house, "first") == (device(0).uuid,) else ("second", "first")
+    lost, other = ("first", "second") if _devices(house, "first") == (device(0).uuid,) else ("second", "first")
     gpus.devices = (replace(device(0), fault=GpuFault(FaultKind.GPU_LOST, "GPU is lost")), device(1))
     health = await house.until_state(lost, "UNAVAILABLE")
     assert health["reason_code"] == "GPU_LOST"
-    assert (await house.run(kept, "run")).status_code == 200
+    assert (await house.run(other, "run")).status_code == 200
 
 
 def _leased(house: House, uuid: str) -> bool:
@@ -142,15 +142,15 @@ async def test_a_shared_gpu_needs_a_budget(house: House) -> None:
 
 
 async def test_an_operator_takes_a_gpu_out_of_quarantine(house: House, gpus: SetGpus, monkeypatch: Any) -> None:
-    """Its plugin's health says that it is quarantined; by hand it is free again, whatever its memory."""
-    monkeypatch.setattr(LeaseBook.__init__, "__kwdefaults__", {"patience": 0.2, "slack": 64 * 1024**2})
+    """Its plugin's health reports the quarantine; the operator's release frees it, whatever its memory."""
+    monkeypatch.setattr(LeaseTable.__init__, "__kwdefaults__", {"drain_seconds": 0.2, "slack": 64 * 1024**2})
     _add(house, "one")
     await house.open()
     await house.settled("one")
     gpus.devices = tuple(replace(each, memory_used=4 * GIB) for each in gpus.devices)
     await house.client.post("/v1/plugins/one/stop")
-    told = await house.until("one", lambda health: any(c["name"].startswith("gpu GPU-") for c in health["checks"]))
-    (check,) = [check for check in told["checks"] if check["name"].startswith("gpu GPU-")]
+    health = await house.until("one", lambda health: any(c["name"].startswith("gpu GPU-") for c in health["checks"]))
+    (check,) = [check for check in health["checks"] if check["name"].startswith("gpu GPU-")]
     assert (check["ok"], "is quarantined" in check["detail"]) == (False, True)
     uuid = check["name"].removeprefix("gpu ")
     assert f"orchestrator gpus --release {uuid}" in check["detail"]
@@ -158,8 +158,8 @@ async def test_an_operator_takes_a_gpu_out_of_quarantine(house: House, gpus: Set
     assert (answer.status_code, answer.json()["quarantines"]) == (200, [])
 
 
-async def test_a_gpu_that_is_in_no_quarantine_cannot_be_released(house: House) -> None:
-    """Nor one that is not there."""
+async def test_a_gpu_that_is_not_quarantined_cannot_be_released(house: House) -> None:
+    """Nor an unknown one."""
     await house.open()
     answer = await house.client.post("/v1/gpus/GPU-0/release")
     assert (answer.status_code, answer.json()["error_type"]) == (409, "NotQuarantined")

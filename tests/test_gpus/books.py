@@ -1,8 +1,8 @@
-"""Lease books as tests begin with them, and what a refusal has to be."""
+"""Lease tables as tests start with them, and what a refusal must contain."""
 
-from test_gpus.looks import gpu, look, part
+from test_gpus.looks import gpu, mig_instance, probed
 
-from orchestrator.gpus import GpuDemand, GpuProblem, LeaseBook
+from orchestrator.gpus import GpuDemand, GpuProblem, LeaseTable
 from orchestrator.lifecycle import ReasonCode
 
 ONE = GpuDemand()
@@ -12,10 +12,10 @@ def shared(memory):
     return GpuDemand(memory=memory, sharing="shared")
 
 
-def book_of(*devices):
-    book = LeaseBook()
-    book.observe(look(*devices), 0.0)
-    return book
+def leases_of(*devices):
+    leases = LeaseTable()
+    leases.observe(probed(*devices), 0.0)
+    return leases
 
 
 def refused(answer, *words):
@@ -26,5 +26,5 @@ def refused(answer, *words):
     return answer.sentence
 
 
-def split(*slots, **more):
-    return (gpu(0, mig_enabled=True, **more), *(part(0, slot) for slot in slots))
+def split_gpu(*slots, **more):
+    return (gpu(0, mig_enabled=True, **more), *(mig_instance(0, slot) for slot in slots))

@@ -1,4 +1,4 @@
-"""A simulated host for every test that wants one."""
+"""A simulated NVIDIA host."""
 
 from pathlib import Path
 

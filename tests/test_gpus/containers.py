@@ -1,4 +1,4 @@
-"""Containers that ask for GPUs, for tests over a real engine."""
+"""Containers that request GPUs, for tests over a real engine."""
 
 import uuid
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from support.waiting import eventually
 
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant
-from orchestrator.gpus.requests import device_request
+from orchestrator.gpus.claims import device_request
 
 IMAGE = "plugin-orchestrator/python:3.11-bookworm"
 CU_INIT = "import ctypes; print('cuInit', ctypes.CDLL('libcuda.so.1').cuInit(0))"
 
 
-def asking_for(uuids: Sequence[str], *command: str, video: bool = False, drivers: Sequence[str] = ()) -> ContainerSpec:
-    """A container with these devices, as the orchestrator asks an engine that serves `drivers`."""
+def requesting(uuids: Sequence[str], *command: str, video: bool = False, drivers: Sequence[str] = ()) -> ContainerSpec:
+    """A container with these devices, as the orchestrator requests them from an engine that serves `drivers`."""
     fields = device_request(uuids, gpu_drivers=drivers, video=video)
     return ContainerSpec(
         name=f"gpu-{uuid.uuid4().hex[:8]}",

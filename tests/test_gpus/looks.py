@@ -1,4 +1,4 @@
-"""Looks at made-up GPUs, for tests of the pure parts."""
+"""Inventories of made-up GPUs, for tests of the pure modules."""
 
 from datetime import UTC, datetime
 
@@ -11,7 +11,7 @@ def gpu(number: int, *, total: int | None = 80 * GIB, used: int | None = 0, **mo
     return GpuDevice(f"GPU-{number}", number, memory_total=total, memory_used=used, **more)
 
 
-def part(parent: int, slot: int, *, total: int | None = 10 * GIB, used: int | None = 0) -> GpuDevice:
+def mig_instance(parent: int, slot: int, *, total: int | None = 10 * GIB, used: int | None = 0) -> GpuDevice:
     return GpuDevice(
         f"MIG-{parent}-{slot}",
         parent,
@@ -22,5 +22,6 @@ def part(parent: int, slot: int, *, total: int | None = 10 * GIB, used: int | No
     )
 
 
-def look(*devices: GpuDevice, began: float = 0.0, problem: GpuProblem | None = None) -> GpuInventory:
-    return GpuInventory(devices, datetime.now(UTC), began, problem=problem)
+def probed(*devices: GpuDevice, at: float = 0.0, problem: GpuProblem | None = None) -> GpuInventory:
+    """What a probe that started `at` this time found."""
+    return GpuInventory(devices, datetime.now(UTC), at, problem=problem)

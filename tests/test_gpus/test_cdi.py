@@ -6,12 +6,12 @@ import pytest
 from simulated_nvidia.docker26 import docker26
 from simulated_nvidia.dockerd import own_dockerd
 from simulated_nvidia.host import SimulatedGpu, SimulatedHost
-from test_gpus.containers import CU_INIT, IMAGE, asking_for, run
+from test_gpus.containers import CU_INIT, IMAGE, requesting, run
 
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.errors import DeviceRequestError
+from orchestrator.gpus.claims import choose_driver
 from orchestrator.gpus.host_check import judge_engine
-from orchestrator.gpus.requests import choose_driver
 
 pytestmark = [
     pytest.mark.engine,
@@ -41,7 +41,7 @@ async def engine(dockerd):
     await engine.close()
 
 
-async def test_an_engine_with_cdi_says_so_and_is_asked_in_cdi(engine):
+async def test_an_engine_with_cdi_reports_it_and_gets_cdi_requests(engine):
     info = await engine.info()
     assert info.version.startswith("26.")
     assert info.gpu_drivers == ("cdi",)
@@ -49,29 +49,29 @@ async def test_an_engine_with_cdi_says_so_and_is_asked_in_cdi(engine):
     assert judge_engine(info.gpu_drivers, forced="cdi") is None
 
 
-async def test_the_device_asked_for_and_no_other_arrives_through_cdi(engine):
-    code, printed = await run(engine, asking_for([B], "sh", "-c", "nvidia-smi -L; env", drivers=("cdi",)))
+async def test_only_the_requested_device_arrives_through_cdi(engine):
+    code, printed = await run(engine, requesting([B], "sh", "-c", "nvidia-smi -L; env", drivers=("cdi",)))
     assert code == 0
     assert (B in printed, A in printed) == (True, False)
     assert f"CDI_DEVICE_1={B}" in printed
-    code, printed = await run(engine, asking_for([A, B], "nvidia-smi", "-L", drivers=("cdi",)))
+    code, printed = await run(engine, requesting([A, B], "nvidia-smi", "-L", drivers=("cdi",)))
     assert (code, A in printed, B in printed) == (0, True, True)
 
 
 async def test_cuda_can_be_loaded_in_a_hardened_container(engine):
-    assert await run(engine, asking_for([A], "python3", "-c", CU_INIT, drivers=("cdi",))) == (0, "cuInit 0")
+    assert await run(engine, requesting([A], "python3", "-c", CU_INIT, drivers=("cdi",))) == (0, "cuInit 0")
 
 
-async def test_a_device_that_the_spec_does_not_hold_is_refused_and_nothing_stays_behind(engine):
-    container = await engine.create(asking_for(["GPU-unknown"], drivers=("cdi",)))
+async def test_a_device_missing_from_the_spec_is_refused_and_nothing_is_left_behind(engine):
+    container = await engine.create(requesting(["GPU-unknown"], drivers=("cdi",)))
     with pytest.raises(DeviceRequestError, match="GPU-unknown"):
         await engine.start(container)
     await engine.remove(container)
     assert container not in [status.id for status in await engine.list({"test": "gpu"})]
 
 
-async def test_the_nvidia_driver_is_refused_where_only_cdi_is(engine):
-    container = await engine.create(asking_for([A], drivers=("nvidia",)))
+async def test_the_nvidia_driver_is_refused_where_the_engine_has_only_cdi(engine):
+    container = await engine.create(requesting([A], drivers=("nvidia",)))
     with pytest.raises(DeviceRequestError):
         await engine.start(container)
     await engine.remove(container)

@@ -1,4 +1,4 @@
-"""A program that may hang or crash, run within a bound."""
+"""Programs that may hang or crash, run as children within a bound."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.waiting import eventually
 
-from orchestrator.gpus.child import BoundedChild, ChildResult
+from orchestrator.gpus.probe import BoundedChild, ChildResult
 
 
 def python(program, *, bound=10.0):
@@ -23,16 +23,16 @@ def alive(pid):
         return False
 
 
-async def until_gone(*pids):
+async def until_ended(*pids):
     """A killed process takes a moment."""
 
-    async def gone():
+    async def ended():
         return not any(alive(int(pid)) for pid in pids)
 
-    await eventually(gone, within=2)
+    await eventually(ended, within=2)
 
 
-async def test_what_it_printed_and_how_it_ended_is_told():
+async def test_the_result_has_its_output_and_exit_code():
     result = await python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)").run()
     assert result == ChildResult("ended", 3, "out\n", "err\n")
     assert result.signal is None
@@ -42,7 +42,7 @@ async def test_a_program_that_is_not_there_is_missing():
     assert (await BoundedChild(("/nonexistent/nvidia-smi",), bound=1.0).run()).outcome == "missing"
 
 
-async def test_a_crash_is_told_by_its_signal():
+async def test_a_crash_is_named_by_its_signal():
     result = await python("import os; os.kill(os.getpid(), 11)").run()
     assert (result.exit_code, result.signal) == (-11, "SIGSEGV")
 
@@ -55,10 +55,10 @@ async def test_a_hang_takes_the_childs_own_children_with_it(tmp_path):
         f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}');"
         "time.sleep(600)"
     )
-    begun = time.monotonic()
+    started_at = time.monotonic()
     assert (await python(program, bound=2.0).run()).outcome == "hung"
-    assert time.monotonic() - begun < 3.0
-    await until_gone(*pids.read_text().split())
+    assert time.monotonic() - started_at < 3.0
+    await until_ended(*pids.read_text().split())
 
 
 async def test_a_grandchild_that_keeps_the_output_open_is_no_way_round_the_bound(tmp_path):
@@ -68,7 +68,7 @@ async def test_a_grandchild_that_keeps_the_output_open_is_no_way_round_the_bound
         f"open({str(pid)!r}, 'w').write(str(child.pid)); print('done')"
     )
     assert (await python(program, bound=2.0).run()).outcome == "hung"
-    await until_gone(pid.read_text())
+    await until_ended(pid.read_text())
 
 
 async def test_a_flood_of_output_is_cut_and_does_not_block_it():
@@ -77,33 +77,33 @@ async def test_a_flood_of_output_is_cut_and_does_not_block_it():
     assert 4 * 1024**2 <= len(result.stdout) < 5 * 1024**2
 
 
-async def test_a_request_that_is_called_off_ends_the_child(tmp_path):
+async def test_a_cancelled_call_kills_the_child(tmp_path):
     pid = tmp_path / "pid"
     program = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    request = asyncio.create_task(python(program).run())
+    call = asyncio.create_task(python(program).run())
     while not pid.exists() or not pid.read_text():
         await asyncio.sleep(0.01)
-    request.cancel()
+    call.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await request
-    await until_gone(pid.read_text())
+        await call
+    await until_ended(pid.read_text())
 
 
 @pytest.mark.slow
-async def test_while_a_child_cannot_be_ended_the_answer_is_at_once_and_no_second_one_is_started(tmp_path, monkeypatch):
-    """A child that sleeps in the kernel outlives SIGKILL; here the signal is kept from it, which looks the same."""
+async def test_while_a_child_cannot_be_killed_calls_return_at_once_and_start_no_second_one(tmp_path, monkeypatch):
+    """A child that sleeps in the kernel survives SIGKILL; here the signal is suppressed, which looks the same."""
     started = tmp_path / "started"
     program = f"import time; open({str(started)!r}, 'a').write('x'); time.sleep(600)"
     child = python(program, bound=1.5)
     with monkeypatch.context() as patched:
         patched.setattr(os, "killpg", lambda pid, signal: None)
         assert (await child.run()).outcome == "hung"
-    begun = time.monotonic()
+    started_at = time.monotonic()
     assert (await child.run()).outcome == "hung"
-    assert time.monotonic() - begun < 1  # its bound is 1.5
+    assert time.monotonic() - started_at < 1  # its bound is 1.5
     assert started.read_text() == "x"
-    undead = child._undead
-    undead.kill()
-    await undead.wait()
-    assert (await child.run()).outcome == "hung"  # asked again, not answered from memory
+    stuck = child._killed
+    stuck.kill()
+    await stuck.wait()
+    assert (await child.run()).outcome == "hung"  # run again, not answered from memory
     assert started.read_text() == "xx"

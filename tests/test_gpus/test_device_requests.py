@@ -4,13 +4,13 @@ import os
 
 import pytest
 from simulated_nvidia.dockerd import own_dockerd
-from simulated_nvidia.host import SimulatedGpu, SimulatedHost, SimulatedPart, SimulatedState
-from test_gpus.containers import CU_INIT, IMAGE, asking_for, run
+from simulated_nvidia.host import SimulatedGpu, SimulatedHost, SimulatedMigInstance, SimulatedState
+from test_gpus.containers import CU_INIT, IMAGE, requesting, run
 
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.errors import DeviceRequestError, EngineRefusedError
 from orchestrator.gpus.claims import GpuDemand
-from orchestrator.gpus.leases import LeaseBook
+from orchestrator.gpus.leases import LeaseTable
 
 pytestmark = [
     pytest.mark.engine,
@@ -18,7 +18,10 @@ pytestmark = [
 ]
 
 A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"
-GPUS = (SimulatedGpu(A), SimulatedGpu(B, mig_enabled=True, parts=(SimulatedPart("MIG-1"), SimulatedPart("MIG-2"))))
+GPUS = (
+    SimulatedGpu(A),
+    SimulatedGpu(B, mig_enabled=True, mig_instances=(SimulatedMigInstance("MIG-1"), SimulatedMigInstance("MIG-2"))),
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,72 +52,72 @@ async def engine(with_toolkit):
     await engine.close()
 
 
-async def test_the_devices_asked_for_and_no_others_arrive_in_the_container(host, engine):
-    code, printed = await run(engine, asking_for([B, A], "sh", "-c", "nvidia-smi -L; echo $NVIDIA_VISIBLE_DEVICES"))
+async def test_only_the_requested_devices_arrive_in_the_container(host, engine):
+    code, printed = await run(engine, requesting([B, A], "sh", "-c", "nvidia-smi -L; echo $NVIDIA_VISIBLE_DEVICES"))
     assert code == 0
     assert host.hook_calls()[-1]["visible_devices"] == f"{B},{A}"
     assert {A in printed, B in printed} == {True}
-    code, printed = await run(engine, asking_for([B], "sh", "-c", "nvidia-smi -L; env"))
+    code, printed = await run(engine, requesting([B], "sh", "-c", "nvidia-smi -L; env"))
     assert B in printed
     assert A not in printed
     assert f"NVIDIA_VISIBLE_DEVICES={B}" in printed
 
 
-async def test_a_mig_instance_is_asked_for_by_its_own_uuid(host, engine):
-    code, printed = await run(engine, asking_for(["MIG-2"], "nvidia-smi", "-L"))
+async def test_a_mig_instance_is_requested_by_its_own_uuid(host, engine):
+    code, printed = await run(engine, requesting(["MIG-2"], "nvidia-smi", "-L"))
     assert code == 0
     assert ("MIG-2" in printed, "MIG-1" in printed, A in printed) == (True, False, False)
 
 
 async def test_capabilities_are_compute_and_utility_and_video_on_request(host, engine):
-    await run(engine, asking_for([A]))
+    await run(engine, requesting([A]))
     assert set(host.hook_calls()[-1]["capabilities"].split(",")) == {"compute", "utility"}
-    await run(engine, asking_for([A], video=True))
+    await run(engine, requesting([A], video=True))
     assert set(host.hook_calls()[-1]["capabilities"].split(",")) == {"compute", "utility", "video"}
 
 
 async def test_cuda_can_be_loaded_in_a_hardened_container(engine):
-    assert await run(engine, asking_for([A], "python3", "-c", CU_INIT)) == (0, "cuInit 0")
+    assert await run(engine, requesting([A], "python3", "-c", CU_INIT)) == (0, "cuInit 0")
 
 
-async def test_cuda_that_does_not_start_in_the_container_says_with_which_number(host, engine):
+async def test_cuda_that_does_not_start_in_the_container_reports_its_error_number(host, engine):
     host.set(SimulatedState(gpus=GPUS, cuinit=803))
     try:
-        assert await run(engine, asking_for([A], "python3", "-c", CU_INIT)) == (0, "cuInit 803")
+        assert await run(engine, requesting([A], "python3", "-c", CU_INIT)) == (0, "cuInit 803")
     finally:
         host.set(SimulatedState(gpus=GPUS))
 
 
 async def test_three_exclusive_plugins_on_two_gpus_run_on_different_ones_and_the_third_gets_the_freed_one(host, engine):
     host.set(SimulatedState(gpus=(SimulatedGpu(A), SimulatedGpu(B))))
-    look, book = host.gpu_host(bound=20.0), LeaseBook()
-    book.observe(await look.check(), 0.0)
+    gpu_host, leases = host.gpu_host(bound=20.0), LeaseTable()
+    leases.observe(await gpu_host.check(), 0.0)
     seen = []
     for holder in ("i1", "i2"):
-        grant = book.grant(holder, holder, GpuDemand())
-        _, printed = await run(engine, asking_for(grant.uuids, "sh", "-c", "echo $NVIDIA_VISIBLE_DEVICES"))
+        grant = leases.grant(holder, holder, GpuDemand())
+        _, printed = await run(engine, requesting(grant.uuids, "sh", "-c", "echo $NVIDIA_VISIBLE_DEVICES"))
         seen.append(printed)
     assert seen == [A, B]
-    assert book.grant("i3", "i3", GpuDemand()).code == "GPU_BUSY"
-    released = (await look.read()).began
-    book.release("i1", released)
-    book.observe(await look.read(), released + 1)
-    assert book.grant("i3", "i3", GpuDemand()).uuids == (A,)
+    assert leases.grant("i3", "i3", GpuDemand()).code == "GPU_BUSY"
+    released = (await gpu_host.read()).probe_started
+    leases.release("i1", released)
+    leases.observe(await gpu_host.read(), released + 1)
+    assert leases.grant("i3", "i3", GpuDemand()).uuids == (A,)
     host.set(SimulatedState(gpus=GPUS))
 
 
 async def test_a_device_that_the_host_does_not_have_fails_the_start(engine):
-    container = await engine.create(asking_for(["GPU-unknown"]))
+    container = await engine.create(requesting(["GPU-unknown"]))
     with pytest.raises((DeviceRequestError, EngineRefusedError), match="unknown device"):
         await engine.start(container)
     await engine.remove(container)
     assert container not in [status.id for status in await engine.list({"test": "gpu"})]
 
 
-async def test_an_engine_without_the_toolkit_refuses_at_the_start_and_nothing_stays_behind(without_toolkit):
+async def test_an_engine_without_the_toolkit_refuses_at_the_start_and_nothing_is_left_behind(without_toolkit):
     engine = DockerEngine.from_environment(without_toolkit.environment)
     try:
-        container = await engine.create(asking_for([A]))
+        container = await engine.create(requesting([A]))
         with pytest.raises(DeviceRequestError, match="could not select device driver"):
             await engine.start(container)
         assert (await engine.inspect(container)).state == "created"

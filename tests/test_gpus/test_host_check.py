@@ -1,4 +1,4 @@
-"""Which of the many ways of "GPU not available" it is: a table for the judge, then the check of a simulated host."""
+"""Which of the many kinds of "GPU not available" it is: a table of evidence, then checks of a simulated host."""
 
 import time
 from datetime import UTC, datetime
@@ -6,45 +6,46 @@ from datetime import UTC, datetime
 import pytest
 from simulated_nvidia.host import SimulatedGpu, SimulatedState
 
-from orchestrator.gpus.evidence import HardwareHints, SmiOpinion, look_for_hardware, opinion
+from orchestrator.gpus.evidence import HardwareHints, SmiResult, read_hardware_hints
 from orchestrator.gpus.host_check import HostEvidence, judge_engine, judge_host, judge_running
 from orchestrator.gpus.inventory import FaultKind, GpuDevice, GpuFault, GpuInventory
+from orchestrator.gpus.probe import ChildResult, parse_smi
 from orchestrator.lifecycle import ReasonCode
 
 A, B = "GPU-aaaa", "GPU-bbbb"
 GOOD = GpuDevice(A, 0)
 LOST = GpuFault(FaultKind.GPU_LOST, "GPU is lost", 15)
-SICK = GpuDevice(B, 1, fault=LOST, last_xid=79)
+FAULTY = GpuDevice(B, 1, fault=LOST, last_xid=79)
 
 NOTHING = HardwareHints(pci_gpus=0)
 ON_THE_BUS = HardwareHints(pci_gpus=2)
 LOADED = HardwareHints(pci_gpus=2, module_version="535.129.03", device_nodes=2)
-NO_SMI = SmiOpinion("missing")
-WORKS = SmiOpinion("works", "GPU 0: A100")
+NO_SMI = SmiResult("missing")
+WORKS = SmiResult("works", "GPU 0: A100")
 
 
-def looked(*devices, fault=None, **more):
+def probed(*devices, fault=None, **more):
     return GpuInventory(devices, datetime.now(UTC), time.monotonic(), fault=fault, **more)
 
 
-def fault(kind, said="", code=None):
-    return looked(fault=GpuFault(kind, said, code))
+def fault(kind, message="", code=None):
+    return probed(fault=GpuFault(kind, message, code))
 
 
 CASES = [
-    # what NVML says, what the kernel's files show, what nvidia-smi says → code, what the sentence must name
-    (looked(GOOD), LOADED, WORKS, None, ()),
-    (looked(GOOD), LOADED, None, None, ()),
-    (looked(GOOD), LOADED, NO_SMI, None, ()),
-    (looked(GOOD, SICK), LOADED, WORKS, None, ()),
-    (looked(GOOD, unidentified={1: LOST}), LOADED, WORKS, None, ()),
-    (looked(GOOD), HardwareHints(), WORKS, None, ()),
+    # NVML's answer, the kernel's files, the result of nvidia-smi → code, words in the sentence
+    (probed(GOOD), LOADED, WORKS, None, ()),
+    (probed(GOOD), LOADED, None, None, ()),
+    (probed(GOOD), LOADED, NO_SMI, None, ()),
+    (probed(GOOD, FAULTY), LOADED, WORKS, None, ()),
+    (probed(GOOD, unidentified={1: LOST}), LOADED, WORKS, None, ()),
+    (probed(GOOD), HardwareHints(), WORKS, None, ()),
     # no hardware
     (fault(FaultKind.LIBRARY_MISSING), NOTHING, NO_SMI, "GPU_NOT_FOUND", ("no NVIDIA GPU", "host with a GPU")),
     (fault(FaultKind.LIBRARY_MISSING), HardwareHints(), NO_SMI, "GPU_NOT_FOUND", ("no NVIDIA GPU",)),
     (fault(FaultKind.LIBRARY_MISSING), NOTHING, None, "GPU_NOT_FOUND", ("no NVIDIA GPU",)),
     (fault(FaultKind.BINDING_MISSING), NOTHING, NO_SMI, "GPU_NOT_FOUND", ("no NVIDIA GPU",)),
-    (looked(), NOTHING, WORKS, "GPU_NOT_FOUND", ("no NVIDIA GPU", "counts no GPU")),
+    (probed(), NOTHING, WORKS, "GPU_NOT_FOUND", ("no NVIDIA GPU", "counts no GPU")),
     # hardware, and no driver or half of one
     (
         fault(FaultKind.LIBRARY_MISSING),
@@ -54,10 +55,10 @@ CASES = [
         ("2 NVIDIA GPUs", "Install the NVIDIA driver"),
     ),
     (fault(FaultKind.LIBRARY_MISSING), NOTHING, WORKS, "GPU_DRIVER_ERROR", ("nvidia-smi works", "ldconfig")),
-    (fault(FaultKind.LIBRARY_MISSING), NOTHING, SmiOpinion("fails", "no"), "GPU_DRIVER_ERROR", ("Reinstall",)),
+    (fault(FaultKind.LIBRARY_MISSING), NOTHING, SmiResult("fails", "no"), "GPU_DRIVER_ERROR", ("Reinstall",)),
     (fault(FaultKind.BINDING_MISSING), LOADED, WORKS, "GPU_DRIVER_ERROR", ("nvidia-ml-py", "Install it")),
-    (looked(driver_version="535.1"), ON_THE_BUS, WORKS, "GPU_DRIVER_ERROR", ("none of the 2", "vfio-pci", "535.1")),
-    # the driver's own troubles
+    (probed(driver_version="535.1"), ON_THE_BUS, WORKS, "GPU_DRIVER_ERROR", ("none of the 2", "vfio-pci", "535.1")),
+    # faults of the driver
     (fault(FaultKind.DRIVER_NOT_LOADED), ON_THE_BUS, None, "GPU_DRIVER_ERROR", ("not loaded", "modprobe nvidia")),
     (
         fault(FaultKind.DRIVER_NOT_LOADED),
@@ -67,9 +68,9 @@ CASES = [
         ("not loaded", "no NVIDIA device is on the PCI"),
     ),
     (
-        looked(fault=GpuFault(FaultKind.VERSION_MISMATCH), library_version="550.54.15"),
+        probed(fault=GpuFault(FaultKind.VERSION_MISMATCH), library_version="550.54.15"),
         LOADED,
-        SmiOpinion("fails", "Driver/library version mismatch"),
+        SmiResult("fails", "Driver/library version mismatch"),
         "GPU_DRIVER_ERROR",
         ("535.129.03", "550.54.15", "Reboot"),
     ),
@@ -82,21 +83,21 @@ CASES = [
         "GPU_DRIVER_ERROR",
         ("Unknown Error", "999", "reboot"),
     ),
-    (fault(FaultKind.HANG, "no answer within 5 s"), LOADED, SmiOpinion("hangs"), "GPU_DRIVER_ERROR", ("hangs", "5 s")),
+    (fault(FaultKind.HANG, "no answer within 5 s"), LOADED, SmiResult("hangs"), "GPU_DRIVER_ERROR", ("hangs", "5 s")),
     (fault(FaultKind.CRASH, "died of SIGSEGV"), LOADED, None, "GPU_DRIVER_ERROR", ("SIGSEGV", "Reinstall")),
     # the second opinion
-    (looked(GOOD), LOADED, SmiOpinion("hangs"), "GPU_DRIVER_ERROR", ("nvidia-smi does not answer",)),
+    (probed(GOOD), LOADED, SmiResult("hangs"), "GPU_DRIVER_ERROR", ("nvidia-smi does not answer",)),
     (
-        looked(GOOD),
+        probed(GOOD),
         LOADED,
-        SmiOpinion("fails", "Unknown Error"),
+        SmiResult("fails", "Unknown Error"),
         "GPU_DRIVER_ERROR",
         ("nvidia-smi fails", "Unknown Error"),
     ),
     # lost
     (fault(FaultKind.GPU_LOST, "GPU is lost"), LOADED, None, "GPU_LOST", ("GPU is lost", "nvidia-smi -r", "reboot")),
-    (looked(SICK), LOADED, WORKS, "GPU_LOST", ("GPU is lost",)),
-    (looked(unidentified={0: LOST}), LOADED, WORKS, "GPU_LOST", ("GPU is lost",)),
+    (probed(FAULTY), LOADED, WORKS, "GPU_LOST", ("GPU is lost",)),
+    (probed(unidentified={0: LOST}), LOADED, WORKS, "GPU_LOST", ("GPU is lost",)),
 ]
 
 
@@ -112,7 +113,7 @@ def test_the_evidence_decides_which_fault_it_is(inventory, hints, smi, code, nam
 
 
 @pytest.mark.parametrize(("inventory", "hints", "smi", "code", "named"), [case for case in CASES if case[3]])
-def test_every_sentence_is_whole_and_says_what_to_do(inventory, hints, smi, code, named):
+def test_every_sentence_is_complete_and_says_what_to_do(inventory, hints, smi, code, named):
     sentence = judge_host(HostEvidence(inventory, hints, smi)).sentence
     assert sentence.endswith("then restart the plugin.")
     assert sentence[0].isupper()
@@ -125,7 +126,7 @@ def test_every_sentence_is_whole_and_says_what_to_do(inventory, hints, smi, code
     [
         (("nvidia",), None, None, None),
         (("cdi",), None, None, None),
-        ((), None, None, None),  # may serve it all the same: only a start tells
+        ((), None, None, None),  # may still serve it: only a start shows
         ((), "nvidia", None, None),
         (("cdi",), "cdi", None, None),
         (("nvidia",), "cdi", None, "GPU_RUNTIME_MISSING"),
@@ -133,7 +134,7 @@ def test_every_sentence_is_whole_and_says_what_to_do(inventory, hints, smi, code
         (("nvidia",), None, "unknown device", "GPU_RUNTIME_MISSING"),
     ],
 )
-def test_only_an_engine_that_refuses_or_lacks_what_is_forced_is_condemned(drivers, forced, refusal, code):
+def test_only_an_engine_that_refuses_or_lacks_the_forced_driver_has_a_problem(drivers, forced, refusal, code):
     problem = judge_engine(drivers, forced, refusal)
     assert (problem.code if problem else None) == code
     if problem:
@@ -144,16 +145,16 @@ def test_only_an_engine_that_refuses_or_lacks_what_is_forced_is_condemned(driver
 @pytest.mark.parametrize(
     ("held", "inventory", "lost"),
     [
-        ((A,), looked(GOOD), False),
-        ((A,), looked(GOOD, SICK), False),
-        ((A, B), looked(GOOD, SICK), True),
-        ((B,), looked(GOOD), True),
-        ((B,), looked(GOOD, unidentified={1: LOST}), True),
-        ((A,), fault(FaultKind.HANG), False),  # says nothing of one device
-        ((), looked(), False),
+        ((A,), probed(GOOD), False),
+        ((A,), probed(GOOD, FAULTY), False),
+        ((A, B), probed(GOOD, FAULTY), True),
+        ((B,), probed(GOOD), True),
+        ((B,), probed(GOOD, unidentified={1: LOST}), True),
+        ((A,), fault(FaultKind.HANG), False),  # says nothing about one device
+        ((), probed(), False),
     ],
 )
-def test_a_running_plugin_has_lost_a_gpu_when_a_good_look_does_not_find_it_well(held, inventory, lost):
+def test_a_running_plugin_has_lost_a_gpu_when_a_good_probe_does_not_find_it_healthy(held, inventory, lost):
     problem = judge_running(held, inventory)
     assert (problem is not None) == lost
     if problem:
@@ -162,13 +163,13 @@ def test_a_running_plugin_has_lost_a_gpu_when_a_good_look_does_not_find_it_well(
 
 
 def test_the_xid_of_a_lost_gpu_is_named():
-    assert "Xid 79" in judge_running([B], looked(SICK)).sentence
+    assert "Xid 79" in judge_running([B], probed(FAULTY)).sentence
 
 
-# From a simulated host to the judgement
+# From a simulated host to the diagnosis
 
 HOSTS = {
-    "well": (SimulatedState(gpus=(SimulatedGpu(A),)), True, True, None),
+    "healthy": (SimulatedState(gpus=(SimulatedGpu(A),)), True, True, None),
     "no hardware": (SimulatedState(), False, False, "GPU_NOT_FOUND"),
     "not loaded": (
         SimulatedState(fail=(("nvmlInitWithFlags", 9, -1),), smi=(9, "couldn't communicate with the NVIDIA driver")),
@@ -197,7 +198,7 @@ HOSTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTS)
-async def test_a_whole_host_is_judged_right_within_the_bound(nvidia, case):
+async def test_a_whole_host_is_diagnosed_within_the_bound(nvidia, case):
     state, plugged_in, loaded, code = HOSTS[case]
     nvidia.set(state)
     if plugged_in:
@@ -207,32 +208,32 @@ async def test_a_whole_host_is_judged_right_within_the_bound(nvidia, case):
     bound = 2.0 if "hangs" in case else 10.0  # patience with a busy machine, where nothing hangs
     host = nvidia.gpu_host(bound=bound)
     assert host.latest is None
-    begun = time.monotonic()
+    started_at = time.monotonic()
     inventory = await host.check()
-    assert time.monotonic() - begun < bound + 1.0
+    assert time.monotonic() - started_at < bound + 1.0
     assert (inventory.problem.code if inventory.problem else None) == code
     assert host.latest is inventory
     assert inventory.report()["reason_code"] == code
 
 
-async def test_a_regular_look_does_not_wait_for_nvidia_smi(nvidia):
+async def test_a_regular_probe_does_not_wait_for_nvidia_smi(nvidia):
     nvidia.set(SimulatedState(gpus=(SimulatedGpu(A),), smi="hang"))
     assert (await nvidia.gpu_host().read()).problem is None
 
 
-# What the kernel's files tell
+# The kernel's files
 
 
-def test_hardware_is_seen_on_the_pci_bus_without_any_driver(nvidia):
+def test_hardware_is_found_on_the_pci_bus_without_any_driver(nvidia):
     nvidia.plug_in()
     nvidia.plug_in(address="0000:66:00.0")
     nvidia.plug_in(address="0000:65:00.1", pci_class="0x040300")  # its audio function
-    assert look_for_hardware(nvidia.root) == HardwareHints(pci_gpus=2)
+    assert read_hardware_hints(nvidia.root) == HardwareHints(pci_gpus=2)
 
 
 def test_the_version_of_the_loaded_module_is_read(nvidia):
     nvidia.load_module("535.129.03")
-    assert look_for_hardware(nvidia.root).module_version == "535.129.03"
+    assert read_hardware_hints(nvidia.root).module_version == "535.129.03"
 
 
 def test_the_open_module_writes_its_name_differently(nvidia):
@@ -240,11 +241,11 @@ def test_the_open_module_writes_its_name_differently(nvidia):
     (nvidia.root / "proc/driver/nvidia/version").write_text(
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs-builder@U22)\n"
     )
-    assert look_for_hardware(nvidia.root).module_version == "580.65.06"
+    assert read_hardware_hints(nvidia.root).module_version == "580.65.06"
 
 
-def test_a_host_whose_bus_cannot_be_looked_at_is_no_host_without_hardware(tmp_path):
-    hints = look_for_hardware(tmp_path)
+def test_a_pci_bus_that_cannot_be_read_is_unknown_and_not_empty(tmp_path):
+    hints = read_hardware_hints(tmp_path)
     assert (hints.pci_gpus, hints.hardware) == (None, False)
 
 
@@ -252,10 +253,8 @@ def test_device_nodes_count_only_where_they_are_gpus(tmp_path):
     (tmp_path / "dev").mkdir()
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
         (tmp_path / "dev" / name).touch()
-    assert look_for_hardware(tmp_path).device_nodes == 2
+    assert read_hardware_hints(tmp_path).device_nodes == 2
 
 
 def test_a_program_killed_by_a_signal_is_named_by_it():
-    from orchestrator.gpus.child import ChildResult
-
-    assert opinion(ChildResult("ended", -11)) == SmiOpinion("fails", "SIGSEGV")
+    assert parse_smi(ChildResult("ended", -11)) == SmiResult("fails", "SIGSEGV")

@@ -1,138 +1,138 @@
-"""The end of a lease: when it is over, and what is done where it is not."""
+"""The end of a lease: when the device is free again, and quarantine where it is not."""
 
 import pytest
-from test_gpus.books import ONE, book_of, refused, shared
-from test_gpus.looks import GIB, gpu, look
+from test_gpus.books import ONE, leases_of, refused, shared
+from test_gpus.looks import GIB, gpu, probed
 
 from orchestrator.gpus import GpuDemand, Grant
 
 
-def test_a_lease_ends_only_when_a_later_look_finds_the_memory_back():
-    book = book_of(gpu(0, used=GIB))
-    book.grant("i1", "first", ONE)
-    assert book.release("i1", 10.0)
-    refused(book.grant("i2", "second", ONE), "is being given back by the plugin first")
-    assert book.observe(look(gpu(0, used=9 * GIB), began=11.0), 11.0) == ()
-    refused(book.grant("i2", "second", ONE), "is being given back")
-    assert book.unsettled
-    (change,) = book.observe(look(gpu(0, used=GIB + 1000), began=12.0), 12.0)
-    assert (change.now, change.uuid) == ("free", "GPU-0")
-    assert not book.unsettled
-    assert book.grant("i2", "second", ONE).uuids == ("GPU-0",)
+def test_a_lease_ends_only_when_a_later_probe_finds_the_memory_free():
+    leases = leases_of(gpu(0, used=GIB))
+    leases.grant("i1", "first", ONE)
+    assert leases.release("i1", 10.0)
+    refused(leases.grant("i2", "second", ONE), "is being released by the plugin first")
+    assert leases.observe(probed(gpu(0, used=9 * GIB), at=11.0), 11.0) == ()
+    refused(leases.grant("i2", "second", ONE), "is being released")
+    assert leases.reclaiming
+    (change,) = leases.observe(probed(gpu(0, used=GIB + 1000), at=12.0), 12.0)
+    assert (change.state, change.uuid) == ("free", "GPU-0")
+    assert not leases.reclaiming
+    assert leases.grant("i2", "second", ONE).uuids == ("GPU-0",)
 
 
-def test_a_look_that_began_before_the_container_was_gone_proves_nothing():
-    book = book_of(gpu(0))
-    book.grant("i1", "first", ONE)
-    book.release("i1", 10.0)
-    assert book.observe(look(gpu(0), began=9.9), 10.5) == ()
-    refused(book.grant("i2", "second", ONE), "is being given back")
+def test_a_probe_that_started_before_the_container_was_removed_proves_nothing():
+    leases = leases_of(gpu(0))
+    leases.grant("i1", "first", ONE)
+    leases.release("i1", 10.0)
+    assert leases.observe(probed(gpu(0), at=9.9), 10.5) == ()
+    refused(leases.grant("i2", "second", ONE), "is being released")
 
 
-def test_an_old_look_that_comes_late_is_not_believed():
-    book = book_of(gpu(0))
-    book.grant("i1", "first", ONE)
-    book.release("i1", 10.0)
-    book.observe(look(gpu(0, used=9 * GIB), began=12.0), 12.0)
-    assert book.observe(look(gpu(0), began=11.0), 12.5) == ()
+def test_an_old_probe_that_arrives_late_is_ignored():
+    leases = leases_of(gpu(0))
+    leases.grant("i1", "first", ONE)
+    leases.release("i1", 10.0)
+    leases.observe(probed(gpu(0, used=9 * GIB), at=12.0), 12.0)
+    assert leases.observe(probed(gpu(0), at=11.0), 12.5) == ()
 
 
-def test_memory_that_does_not_come_back_in_time_puts_the_gpu_into_quarantine():
-    book = book_of(gpu(0, used=GIB), gpu(1))
-    book.grant("i1", "first", GpuDemand(count=2))
-    book.release("i1", 10.0)
-    leaking = look(gpu(0, used=5 * GIB), gpu(1), began=41.0)
-    changes = {change.uuid: change for change in book.observe(leaking, 41.0)}
-    assert changes["GPU-1"].now == "free"
-    assert changes["GPU-0"].now == "quarantined"
-    (sentence,) = book.quarantines()
+def test_memory_that_is_not_freed_in_time_quarantines_the_gpu():
+    leases = leases_of(gpu(0, used=GIB), gpu(1))
+    leases.grant("i1", "first", GpuDemand(count=2))
+    leases.release("i1", 10.0)
+    leaking = probed(gpu(0, used=5 * GIB), gpu(1), at=41.0)
+    changes = {change.uuid: change for change in leases.observe(leaking, 41.0)}
+    assert changes["GPU-1"].state == "free"
+    assert changes["GPU-0"].state == "quarantined"
+    (sentence,) = leases.quarantines()
     for words in ("GPU 0", "plugin first", "5.0 GiB", "1.0 GiB were before", "nvidia-smi", "gpus --release GPU-0"):
         assert words in sentence
-    book.grant("i2", "second", ONE)
-    refused(book.grant("i3", "third", ONE), "GPU 0 is quarantined")
-    refused(book.grant("i4", "fourth", shared(GIB)), "GPU 0 is quarantined")
-    assert book.report()["GPU-0"]["state"] == "quarantined"
+    leases.grant("i2", "second", ONE)
+    refused(leases.grant("i3", "third", ONE), "GPU 0 is quarantined")
+    refused(leases.grant("i4", "fourth", shared(GIB)), "GPU 0 is quarantined")
+    assert leases.report()["GPU-0"]["state"] == "quarantined"
 
 
-def test_a_quarantine_ends_by_itself_when_the_memory_is_back():
-    book = quarantined_book()
-    (change,) = book.observe(look(gpu(0), began=60.0), 60.0)
-    assert change.now == "free"
-    assert book.quarantines() == ()
-    assert isinstance(book.grant("i2", "second", ONE), Grant)
+def test_a_quarantine_ends_by_itself_when_the_memory_is_free():
+    leases = quarantined_leases()
+    (change,) = leases.observe(probed(gpu(0), at=60.0), 60.0)
+    assert change.state == "free"
+    assert leases.quarantines() == ()
+    assert isinstance(leases.grant("i2", "second", ONE), Grant)
 
 
-def test_an_operator_can_clear_a_quarantine_and_what_is_in_use_then_is_the_new_baseline():
-    book = quarantined_book()
-    assert book.clear("GPU-0")
-    assert not book.clear("GPU-0")
-    assert not book.clear("GPU-unknown")
-    assert book.grant("i2", "second", ONE).baselines == {"GPU-0": 5 * GIB}
+def test_an_operator_can_release_a_quarantine_and_memory_in_use_then_is_the_new_baseline():
+    leases = quarantined_leases()
+    assert leases.release_quarantine("GPU-0")
+    assert not leases.release_quarantine("GPU-0")
+    assert not leases.release_quarantine("GPU-unknown")
+    assert leases.grant("i2", "second", ONE).baselines == {"GPU-0": 5 * GIB}
 
 
-def test_a_lease_that_is_held_cannot_be_cleared():
-    book = book_of(gpu(0))
-    book.grant("i1", "first", ONE)
-    assert not book.clear("GPU-0")
-    assert book.grant_of("i1")
+def test_a_held_lease_cannot_be_released_from_quarantine():
+    leases = leases_of(gpu(0))
+    leases.grant("i1", "first", ONE)
+    assert not leases.release_quarantine("GPU-0")
+    assert leases.grant_of("i1")
 
 
-def quarantined_book():
-    book = book_of(gpu(0))
-    book.grant("i1", "first", ONE)
-    book.release("i1", 10.0)
-    book.observe(look(gpu(0, used=5 * GIB), began=50.0), 50.0)
-    assert book.quarantines()
-    return book
+def quarantined_leases():
+    leases = leases_of(gpu(0))
+    leases.grant("i1", "first", ONE)
+    leases.release("i1", 10.0)
+    leases.observe(probed(gpu(0, used=5 * GIB), at=50.0), 50.0)
+    assert leases.quarantines()
+    return leases
 
 
-@pytest.mark.parametrize("late", [look(began=50.0), look(gpu(0, used=None), began=50.0)])
+@pytest.mark.parametrize("late", [probed(at=50.0), probed(gpu(0, used=None), at=50.0)])
 def test_a_gpu_that_cannot_be_seen_any_more_is_quarantined_too(late):
-    book = book_of(gpu(0))
-    book.grant("i1", "first", ONE)
-    book.release("i1", 10.0)
-    (change,) = book.observe(late, 50.0)
-    assert (change.now, "cannot be seen" in change.sentence) == ("quarantined", True)
+    leases = leases_of(gpu(0))
+    leases.grant("i1", "first", ONE)
+    leases.release("i1", 10.0)
+    (change,) = leases.observe(late, 50.0)
+    assert (change.state, "cannot be seen" in change.sentence) == ("quarantined", True)
 
 
-def test_where_no_memory_was_ever_told_the_end_of_the_container_is_the_end_of_the_lease():
-    book = book_of(gpu(0, total=None, used=None))
-    book.grant("i1", "first", ONE)
-    book.release("i1", 10.0)
-    (change,) = book.observe(look(gpu(0, total=None, used=None), began=11.0), 11.0)
-    assert change.now == "free"
+def test_where_the_driver_reports_no_memory_the_lease_ends_with_its_container():
+    leases = leases_of(gpu(0, total=None, used=None))
+    leases.grant("i1", "first", ONE)
+    leases.release("i1", 10.0)
+    (change,) = leases.observe(probed(gpu(0, total=None, used=None), at=11.0), 11.0)
+    assert change.state == "free"
 
 
-def test_a_sharer_that_leaves_is_gone_when_what_is_in_use_is_no_more_than_the_others_may_use():
-    book = book_of(gpu(0, total=24 * GIB, used=GIB))
-    book.grant("i1", "stays", shared(8 * GIB))
-    book.grant("i2", "leaves", shared(8 * GIB))
-    book.release("i2", 10.0)
-    assert book.observe(look(gpu(0, total=24 * GIB, used=14 * GIB), began=11.0), 11.0) == ()
-    refused(book.grant("i3", "third", shared(8 * GIB)), "free beside leaves, stays")
-    (change,) = book.observe(look(gpu(0, total=24 * GIB, used=8 * GIB), began=12.0), 12.0)
+def test_a_sharers_lease_ends_when_no_more_is_in_use_than_the_others_may_use():
+    leases = leases_of(gpu(0, total=24 * GIB, used=GIB))
+    leases.grant("i1", "stays", shared(8 * GIB))
+    leases.grant("i2", "leaves", shared(8 * GIB))
+    leases.release("i2", 10.0)
+    assert leases.observe(probed(gpu(0, total=24 * GIB, used=14 * GIB), at=11.0), 11.0) == ()
+    refused(leases.grant("i3", "third", shared(8 * GIB)), "free beside leaves, stays")
+    (change,) = leases.observe(probed(gpu(0, total=24 * GIB, used=8 * GIB), at=12.0), 12.0)
     assert change.plugin == "leaves"
-    assert isinstance(book.grant("i3", "third", shared(8 * GIB)), Grant)
+    assert isinstance(leases.grant("i3", "third", shared(8 * GIB)), Grant)
 
 
-def test_an_end_told_twice_is_one_end():
-    book = book_of(gpu(0))
-    book.grant("i1", "first", ONE)
-    assert book.release("i1", 10.0)
-    assert book.release("i1", 39.0)
-    (change,) = book.observe(look(gpu(0, used=GIB), began=41.0), 41.0)
-    assert change.now == "quarantined"  # counted from the first
+def test_a_repeated_release_changes_nothing():
+    leases = leases_of(gpu(0))
+    leases.grant("i1", "first", ONE)
+    assert leases.release("i1", 10.0)
+    assert leases.release("i1", 39.0)
+    (change,) = leases.observe(probed(gpu(0, used=GIB), at=41.0), 41.0)
+    assert change.state == "quarantined"  # counted from the first
 
 
-def test_a_holder_that_nobody_knows_ends_nothing():
-    book = book_of(gpu(0))
-    book.grant("i1", "first", ONE)
-    assert not book.release("i9", 10.0)
-    assert book.grant_of("i1") is not None
+def test_an_unknown_holder_releases_nothing():
+    leases = leases_of(gpu(0))
+    leases.grant("i1", "first", ONE)
+    assert not leases.release("i9", 10.0)
+    assert leases.grant_of("i1") is not None
 
 
-def test_an_instance_that_gave_its_gpus_back_gets_no_new_ones():
-    book = book_of(gpu(0), gpu(1))
-    book.grant("i1", "first", ONE)
-    book.release("i1", 10.0)
-    refused(book.grant("i1", "first", ONE), "restart")
+def test_an_instance_that_released_its_gpus_gets_no_new_ones():
+    leases = leases_of(gpu(0), gpu(1))
+    leases.grant("i1", "first", ONE)
+    leases.release("i1", 10.0)
+    refused(leases.grant("i1", "first", ONE), "restart")

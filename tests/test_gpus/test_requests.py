@@ -1,8 +1,8 @@
-"""Granted devices in the words of the engine."""
+"""Device requests for granted devices."""
 
 import pytest
 
-from orchestrator.gpus.requests import device_request
+from orchestrator.gpus.claims import device_request
 
 A, MIG = "GPU-aaaa", "MIG-bbbb"
 
@@ -26,16 +26,16 @@ def test_nvidia_takes_uuids_as_they_are():
     assert device_request([A, MIG], gpu_drivers=("nvidia",)).device_ids == (A, MIG)
 
 
-def test_cdi_takes_them_as_names_of_devices():
+def test_cdi_takes_them_as_device_names():
     fields = device_request([A, MIG], gpu_drivers=("cdi",))
     assert fields.device_ids == ("nvidia.com/gpu=GPU-aaaa", "nvidia.com/gpu=MIG-bbbb")
 
 
-def test_the_video_engine_is_asked_for_on_request_only():
+def test_the_video_engine_is_requested_only_where_demanded():
     assert device_request([A], gpu_drivers=()).capabilities == ("gpu", "compute", "utility")
     assert device_request([A], gpu_drivers=(), video=True).capabilities == ("gpu", "compute", "utility", "video")
 
 
-def test_a_request_for_no_device_is_refused_since_it_would_mean_all():
+def test_a_request_for_no_device_is_refused_because_it_would_mean_all():
     with pytest.raises(ValueError, match="at least one"):
         device_request([], gpu_drivers=("nvidia",))

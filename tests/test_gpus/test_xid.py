@@ -1,6 +1,6 @@
 """The driver's error numbers, from the kernel's log."""
 
-from orchestrator.gpus.xid import parse_xids, xid_key
+from orchestrator.gpus.evidence import parse_xids, xid_key
 
 
 def test_the_last_xid_of_each_gpu_counts():
@@ -13,6 +13,6 @@ def test_the_last_xid_of_each_gpu_counts():
     assert parse_xids(log) == {"0000:65:00": 79, "0001:3b:00": 48}
 
 
-def test_the_address_that_nvml_writes_leads_to_the_one_in_the_log():
+def test_an_address_as_nvml_writes_it_matches_the_one_in_the_log():
     assert xid_key("00000000:65:00.0") == "0000:65:00"
     assert xid_key("00000001:3B:00.0") == "0001:3b:00"

@@ -1,4 +1,4 @@
-"""A plugin's folder, the plugin images it is built on, and a builder over the memory engine."""
+"""A plugin's folder, the plugin images under it, and a builder over the memory engine."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.containers.memory.engine import MemoryEngine
-from orchestrator.containers.memory.program import until_terminated
+from orchestrator.containers.memory import MemoryEngine, until_terminated
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.image_recipe import ImageRecipe
 
@@ -16,7 +15,7 @@ PYTHON_IMAGE = "python:test"
 
 @dataclass
 class Workshop:
-    """Everything a build needs, and the builds that were asked for."""
+    """Everything that a build needs, and the builds so far."""
 
     engine: MemoryEngine
     folder: Path
@@ -44,7 +43,9 @@ class Workshop:
 
     def built(self) -> list[str]:
         """Tags of the builds so far, without their hashes."""
-        return [build.tag.split(":")[0].removeprefix("plugin-orchestrator/") for build in self.engine.shelf.builds]
+        return [
+            build.tag.split(":")[0].removeprefix("plugin-orchestrator/") for build in self.engine.image_store.builds
+        ]
 
 
 @pytest.fixture

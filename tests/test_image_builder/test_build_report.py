@@ -1,10 +1,10 @@
-"""What an operator reads of a failed build."""
+"""Advice, error line and log of a build."""
 
 from pathlib import Path
 
 import pytest
 
-from orchestrator.loader.build_report import BuildLog, complaint, hint
+from orchestrator.loader.build_report import BuildLog, error_line, hint
 
 PIP_OFFLINE = """\
 WARNING: Retrying after connection broken by 'NewConnectionError(': Failed to establish a new connection:
@@ -38,12 +38,12 @@ NO_IMAGE = "pull access denied for plugin-orchestrator/python, repository does n
         (NO_IMAGE, "make up"),
     ],
 )
-def test_a_known_failure_says_what_to_do(output, word):
+def test_a_known_failure_has_advice(output, word):
     assert word in hint(output)
     assert "\n" not in hint(output)
 
 
-def test_an_unknown_failure_gets_no_advice():
+def test_an_unknown_failure_has_no_advice():
     assert hint("Segmentation fault") == ""
 
 
@@ -55,11 +55,11 @@ def test_an_unknown_failure_gets_no_advice():
         ("nothing of note", ""),
     ],
 )
-def test_the_complaint_is_the_tools_own_line(output, line):
-    assert complaint(output) == line
+def test_the_error_line_is_the_tools_own(output, line):
+    assert error_line(output) == line
 
 
-def test_a_log_keeps_the_build_before_it(tmp_path: Path):
+def test_the_previous_builds_log_is_retained(tmp_path: Path):
     for text in ("first", "second", "third"):
         with BuildLog(tmp_path / "logs", "ocr") as log:
             log.write(text)
@@ -67,7 +67,7 @@ def test_a_log_keeps_the_build_before_it(tmp_path: Path):
     assert (tmp_path / "logs" / "ocr.log.1").read_text() == "second\n"
 
 
-def test_a_log_that_cannot_be_kept_fails_nothing(tmp_path: Path):
+def test_a_log_that_cannot_be_written_fails_nothing(tmp_path: Path):
     (tmp_path / "logs").write_text("a file where the folder should be")
     with BuildLog(tmp_path / "logs", "ocr") as log:
         log.write("lost")

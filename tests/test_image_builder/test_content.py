@@ -1,4 +1,4 @@
-"""Which files go into an image, and when their hash changes. Pure, but for reading files."""
+"""The files that go into an image, and when their hash changes."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import BuildError
-from orchestrator.loader.build_context import LEFT_OUT, content_hash, context_files, stage
+from orchestrator.loader.build_context import EXCLUDED, content_hash, context_files, stage
 
 
 @pytest.fixture
@@ -31,27 +31,27 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(folder: Path, *more: str) -> list[str]:
-    return [file.path.as_posix() for file in context_files(folder, (*LEFT_OUT, *more))]
+    return [file.path.as_posix() for file in context_files(folder, (*EXCLUDED, *more))]
 
 
-def test_samples_tests_models_caches_and_dot_files_stay_out(folder):
+def test_samples_tests_models_caches_and_dot_files_are_excluded(folder):
     assert names(folder, "weights/big.pt") == ["package/__init__.py", "package/models/table.py", "requirements.txt"]
 
 
 @pytest.mark.parametrize(
     "name", ["plugin.yaml", "samples/page.png", "tests/test_x.py", "models/weights.onnx", "package/__pycache__/x.pyc"]
 )
-def test_what_stays_out_changes_no_hash(folder, name):
-    before = content_hash(context_files(folder, LEFT_OUT))
+def test_excluded_files_do_not_change_the_hash(folder, name):
+    before = content_hash(context_files(folder, EXCLUDED))
     (folder / name).write_text("changed")
-    assert content_hash(context_files(folder, LEFT_OUT)) == before
+    assert content_hash(context_files(folder, EXCLUDED)) == before
 
 
 def test_content_names_and_executability_change_the_hash(folder):
     file = folder / "package" / "__init__.py"
 
     def now() -> str:
-        return content_hash(context_files(folder, LEFT_OUT))
+        return content_hash(context_files(folder, EXCLUDED))
 
     seen = {now()}
     file.write_text("changed")
@@ -68,10 +68,10 @@ def test_content_names_and_executability_change_the_hash(folder):
 
 
 def test_times_and_modes_of_this_host_do_not_change_the_hash(folder):
-    before = content_hash(context_files(folder, LEFT_OUT))
+    before = content_hash(context_files(folder, EXCLUDED))
     os.utime(folder / "requirements.txt", (1, 1))
     (folder / "requirements.txt").chmod(0o600)
-    assert content_hash(context_files(folder, LEFT_OUT)) == before
+    assert content_hash(context_files(folder, EXCLUDED)) == before
 
 
 def test_no_text_can_pass_for_another():
@@ -86,32 +86,32 @@ def test_a_link_that_leaves_the_folder_is_refused(folder, target):
         context_files(folder)
 
 
-def test_a_link_out_of_what_stays_out_anyway_is_no_matter(folder):
+def test_an_excluded_link_out_of_the_folder_is_no_error(folder):
     (folder / "models" / "link").symlink_to("/etc/passwd")
     assert "models/link" not in names(folder)
 
 
-def test_a_link_within_the_folder_leads_to_the_same_file_in_the_image(folder, tmp_path):
+def test_a_link_within_the_folder_points_to_the_same_file_in_the_image(folder, tmp_path):
     (folder / "package" / "absolute").symlink_to(folder / "requirements.txt")
     (folder / "package" / "relative").symlink_to("../requirements.txt")
-    stage(context_files(folder, LEFT_OUT), tmp_path / "copy")
+    stage(context_files(folder, EXCLUDED), tmp_path / "copy")
     for name in ("absolute", "relative"):
         assert (tmp_path / "copy" / "package" / name).readlink() == Path("../requirements.txt")
         assert (tmp_path / "copy" / "package" / name).read_text() == "requirements.txt"
 
 
-def test_sockets_and_pipes_stay_out(folder):
+def test_sockets_and_pipes_are_excluded(folder):
     os.mkfifo(folder / "package" / "pipe")
     assert "package/pipe" not in names(folder)
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path):
-    with pytest.raises(BuildError, match="the folder gone is not there"):
-        context_files(tmp_path / "gone")
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(BuildError, match="the folder missing does not exist"):
+        context_files(tmp_path / "missing")
 
 
-def test_a_file_that_cannot_be_read_is_said(folder):
-    files = context_files(folder, LEFT_OUT)
+def test_a_file_that_cannot_be_read_is_named(folder):
+    files = context_files(folder, EXCLUDED)
     (folder / "requirements.txt").unlink()
     with pytest.raises(BuildError, match=r"requirements\.txt cannot be read: No such file"):
         content_hash(files)

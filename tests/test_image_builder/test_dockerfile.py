@@ -6,7 +6,7 @@ from orchestrator.errors import BuildError
 from orchestrator.loader.image_recipe import ImageRecipe, plugin_dockerfile, plugin_tag
 
 
-def test_what_changes_seldom_comes_first():
+def test_steps_that_change_seldom_come_first():
     steps = plugin_dockerfile("base:1", ("tesseract-ocr", "libgl1"), requirements=True).split("\n")
     at = {
         word: next(i for i, step in enumerate(steps) if word in step)
@@ -17,7 +17,7 @@ def test_what_changes_seldom_comes_first():
     assert "    libgl1 tesseract-ocr \\" in steps
 
 
-def test_nothing_is_installed_for_a_plugin_that_asks_for_nothing():
+def test_nothing_is_installed_for_a_plugin_without_requirements():
     text = plugin_dockerfile("base:1", (), requirements=False)
     assert "apt-get" not in text
     assert "pip" not in text
@@ -35,7 +35,7 @@ def test_the_order_of_packages_does_not_matter():
 
 
 @pytest.mark.parametrize("package", ["x; rm -rf /", "$(id)", "Upper", "a", "", "-y", "a1\nRUN id", "a b"])
-def test_what_is_no_package_name_never_reaches_a_shell(package):
+def test_an_invalid_package_name_never_reaches_a_shell(package):
     with pytest.raises(BuildError, match="expected the name of a Debian package"):
         plugin_dockerfile("base:1", (package,), requirements=False)
 
@@ -46,5 +46,5 @@ def test_only_base_and_cuda_are_built_on(tmp_path):
     assert ImageRecipe("x", tmp_path, base="registry.example/x:1").prebuilt
 
 
-def test_a_tag_tells_the_plugin_and_its_content():
+def test_a_tag_names_the_plugin_and_its_content():
     assert plugin_tag("ocr", "0123456789abcdef") == "plugin-orchestrator/plugin-ocr:0123456789ab"

@@ -1,10 +1,10 @@
-"""When images are built, by whom, and what is left of them."""
+"""When images are built, shared among callers, and removed."""
 
 import asyncio
 
 import pytest
 
-from orchestrator.containers.memory.program import until_terminated
+from orchestrator.containers.memory import until_terminated
 from orchestrator.containers.spec import ContainerSpec
 from orchestrator.errors import BuildError, EngineUnreachableError, NotFoundError
 
@@ -45,7 +45,7 @@ async def test_changed_system_packages_build_the_plugin(workshop):
     await builder.ensure_plugin(workshop.recipe())
     await builder.ensure_plugin(workshop.recipe(system_packages=("libgl1",)))
     assert workshop.built() == ["base", "plugin-reader", "plugin-reader"]
-    assert "libgl1" in workshop.engine.shelf.builds[-1].dockerfile
+    assert "libgl1" in workshop.engine.image_store.builds[-1].dockerfile
 
 
 async def test_a_changed_runtime_builds_everything(workshop):
@@ -62,20 +62,20 @@ async def test_a_new_python_image_builds_everything(workshop):
     assert workshop.built() == ["base", "plugin-reader"] * 2
 
 
-async def test_a_python_image_that_was_tidied_away_builds_nothing(workshop):
+async def test_a_pruned_python_image_builds_nothing(workshop):
     await workshop.builder().ensure_plugin(workshop.recipe())
     await workshop.engine.remove_image("python:test")
     await workshop.builder().ensure_plugin(workshop.recipe())
     assert workshop.built() == ["base", "plugin-reader"]
 
 
-async def test_a_python_image_that_is_not_here_is_pulled(workshop):
-    workshop.engine.shelf.registry["python:3.11-slim"] = until_terminated
+async def test_a_missing_python_image_is_pulled(workshop):
+    workshop.engine.image_store.registry["python:3.11-slim"] = until_terminated
     await workshop.builder(python_image="python:3.11-slim").ensure_base()
-    assert workshop.engine.shelf.builds[0].build_args["PYTHON_IMAGE"] == "python:3.11-slim"
+    assert workshop.engine.image_store.builds[0].build_args["PYTHON_IMAGE"] == "python:3.11-slim"
 
 
-async def test_a_python_image_that_cannot_be_had_says_what_to_do(workshop):
+async def test_a_python_image_that_cannot_be_pulled_says_what_to_do(workshop):
     with pytest.raises(NotFoundError, match=r"python:none is not on this host.*`make up`.*ORCHESTRATOR_PYTHON_IMAGE"):
         await workshop.builder(python_image="python:none").ensure_base()
 
@@ -89,7 +89,7 @@ async def test_a_changed_ca_bundle_builds_the_base(workshop):
     assert workshop.built() == ["base", "base"]
 
 
-async def test_a_ca_bundle_that_is_not_there_names_its_setting(workshop):
+async def test_a_missing_ca_bundle_names_its_setting(workshop):
     with pytest.raises(BuildError, match="ORCHESTRATOR_CA_BUNDLE"):
         await workshop.builder(ca_bundle=workshop.folder / "none").ensure_base()
 
@@ -111,7 +111,7 @@ async def test_the_base_is_given_its_context_and_arguments(workshop):
     }
 
 
-async def test_many_that_ask_at_once_share_one_build(workshop):
+async def test_concurrent_callers_share_one_build(workshop):
     builder = workshop.builder()
     recipes = [workshop.recipe(name) for name in ("a1", "b2", "c3")] * 5
     images = await asyncio.gather(*(builder.ensure_plugin(recipe) for recipe in recipes))
@@ -119,14 +119,14 @@ async def test_many_that_ask_at_once_share_one_build(workshop):
     assert len({image.id for image in images}) == 3
 
 
-async def test_two_plugins_are_built_at_once_and_no_more(workshop):
-    now, most = 0, 0
+async def test_at_most_two_plugins_are_built_at_once(workshop):
+    now, peak = 0, 0
     original = workshop.engine.build
 
     async def build(*arguments, **more):
-        nonlocal now, most
+        nonlocal now, peak
         now += 1
-        most = max(most, now)
+        peak = max(peak, now)
         await asyncio.sleep(0.02)
         now -= 1
         return await original(*arguments, **more)
@@ -134,70 +134,70 @@ async def test_two_plugins_are_built_at_once_and_no_more(workshop):
     workshop.engine.build = build
     builder = workshop.builder()
     await asyncio.gather(*(builder.ensure_plugin(workshop.recipe(f"plugin-{i}")) for i in range(6)))
-    assert most == 2
+    assert peak == 2
 
 
-async def test_files_that_change_while_it_waits_for_its_turn_are_built_as_they_are(workshop):
+async def test_files_that_change_while_a_build_waits_are_built_as_they_are_then(workshop):
     builder = workshop.builder()
     await builder.ensure_base()
-    turn = asyncio.Event()
+    go = asyncio.Event()
     original = workshop.engine.build
 
     async def build(*arguments, **more):
-        await turn.wait()
+        await go.wait()
         return await original(*arguments, **more)
 
     workshop.engine.build = build
-    asked = [asyncio.create_task(builder.ensure_plugin(workshop.recipe(name))) for name in ("a1", "b2", "reader")]
+    builds = [asyncio.create_task(builder.ensure_plugin(workshop.recipe(name))) for name in ("a1", "b2", "reader")]
     await asyncio.sleep(0.1)
     (workshop.plugin() / "package" / "__init__.py").write_text("changed")
-    turn.set()
-    *_, image = await asyncio.gather(*asked)
+    go.set()
+    *_, image = await asyncio.gather(*builds)
     assert (await builder.ensure_plugin(workshop.recipe())).id == image.id
 
 
-async def test_a_prebuilt_image_is_taken_as_it_is(workshop):
+async def test_a_prebuilt_image_is_used_as_it_is(workshop):
     here = workshop.engine.add_image("registry.example/x:1", until_terminated)
     assert (await workshop.builder().ensure_plugin(workshop.recipe(base="registry.example/x:1"))).id == here.id
-    workshop.engine.shelf.registry["registry.example/y:1"] = until_terminated
+    workshop.engine.image_store.registry["registry.example/y:1"] = until_terminated
     image = await workshop.builder().ensure_plugin(workshop.recipe(base="registry.example/y:1"))
     assert image.tags == ("registry.example/y:1",)
     assert workshop.built() == []
 
 
-async def test_a_prebuilt_image_that_cannot_be_had_says_what_to_do(workshop):
+async def test_a_prebuilt_image_that_cannot_be_pulled_says_what_to_do(workshop):
     with pytest.raises(NotFoundError, match=r"registry\.example/z:1 is not on this host.*docker login"):
         await workshop.builder().ensure_plugin(workshop.recipe(base="registry.example/z:1"))
 
 
-async def test_a_kind_of_base_without_a_dockerfile_is_said(workshop):
+async def test_a_base_without_a_dockerfile_is_named(workshop):
     with pytest.raises(BuildError, match="cuda"):
         await workshop.builder().ensure_plugin(workshop.recipe(base="cuda"))
 
 
-async def test_a_failed_build_says_what_failed_what_to_do_and_keeps_its_output(workshop):
+async def test_a_failed_build_says_what_failed_and_what_to_do_and_stores_its_output(workshop):
     builder = workshop.builder()
     await builder.ensure_base()
-    workshop.engine.shelf.build_output = ["Step 3", "ERROR: No matching distribution found for no-such-thing"]
-    workshop.engine.shelf.build_error = "The command '/bin/sh -c pip install' returned a non-zero code: 1"
+    workshop.engine.image_store.build_output = ["Step 3", "ERROR: No matching distribution found for no-such-thing"]
+    workshop.engine.image_store.build_error = "The command '/bin/sh -c pip install' returned a non-zero code: 1"
     output = []
     with pytest.raises(BuildError) as failure:
         await builder.ensure_plugin(workshop.recipe(), output.append)
     assert str(failure.value) == (
         "The image reader could not be built: No matching distribution found for no-such-thing. "
-        "Correct requirements.txt: the package index has nothing that fits it and this Python."
+        "Correct requirements.txt: the package index has no version that fits it and this Python."
     )
     assert "no-such-thing" in failure.value.tail
     assert output[0] == "Step 3"
     assert "no-such-thing" in (workshop.folder / "logs" / "reader.log").read_text()
 
 
-async def test_a_failed_build_is_tried_again_when_asked_again(workshop):
+async def test_a_failed_build_is_tried_again_at_the_next_call(workshop):
     builder = workshop.builder()
-    workshop.engine.shelf.build_error = "the network"
+    workshop.engine.image_store.build_error = "the network"
     with pytest.raises(BuildError):
         await builder.ensure_plugin(workshop.recipe())
-    workshop.engine.shelf.build_error = ""
+    workshop.engine.image_store.build_error = ""
     await builder.ensure_plugin(workshop.recipe())
 
 
@@ -209,13 +209,13 @@ async def test_an_error_names_no_path_of_this_host(workshop):
     assert "reader" in str(failure.value)
 
 
-async def test_an_engine_out_of_reach_is_no_failed_build(workshop):
+async def test_an_unreachable_engine_is_no_failed_build(workshop):
     workshop.engine.set_reachable(False)
     with pytest.raises(EngineUnreachableError):
         await workshop.builder().ensure_plugin(workshop.recipe())
 
 
-async def test_the_newest_image_of_a_plugin_and_the_one_before_it_stay(workshop):
+async def test_the_newest_image_of_a_plugin_and_the_previous_one_are_retained(workshop):
     builder = workshop.builder()
     images = []
     for content in ("one", "two", "three"):
@@ -226,7 +226,7 @@ async def test_the_newest_image_of_a_plugin_and_the_one_before_it_stay(workshop)
     assert len(await workshop.engine.images({"plugin-orchestrator.shared-image": "base"})) == 1
 
 
-async def test_an_image_that_a_container_needs_stays(workshop):
+async def test_an_image_that_a_container_uses_is_retained(workshop):
     builder = workshop.builder()
     images = []
     for content in ("one", "two", "three", "four"):

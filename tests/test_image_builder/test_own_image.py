@@ -1,18 +1,18 @@
-"""The orchestrator's own image: what it is made of, and when it is made anew."""
+"""The orchestrator's own image: its content, and when it is rebuilt."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from orchestrator.loader.own_image import LATEST, own_image_plan, pinned_requirements
+from orchestrator.loader.image_plan import OWN_IMAGE_TAG, own_image_plan, pinned_requirements
 
 IMAGES = Path(__file__).parents[2] / "plugin-images"
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder of images in place of the project's, so that it can be changed."""
+    """A folder of plugin images that a test can change."""
     for name in ("base", "cuda", "orchestrator", "runtime"):
         (tmp_path / "images" / name).mkdir(parents=True)
         (tmp_path / "images" / name / "Dockerfile").write_text("FROM scratch\n")
@@ -24,7 +24,7 @@ def plan(images: Path, **changes):
 
 
 def test_every_requirement_is_pinned_and_none_is_the_project_itself() -> None:
-    """Extras' requirements and those of requirements are among them; those of the test tools are not."""
+    """Including requirements of extras and of requirements; without those of the test tools."""
     pins = pinned_requirements("plugin-orchestrator")
     assert all(re.fullmatch(r"[a-z0-9-]+==\S+", pin) for pin in pins)
     names = {pin.split("==")[0] for pin in pins}
@@ -45,8 +45,8 @@ def test_the_context_holds_the_packages_and_the_sources_of_images(tmp_path: Path
     assert (tmp_path / "ca-bundle.crt").read_text() == ""
 
 
-def test_its_name_follows_from_its_content(images: Path, tmp_path: Path) -> None:
-    """Another Dockerfile, bundle or Python: another image. The same: the same."""
+def test_its_tag_follows_from_its_content(images: Path, tmp_path: Path) -> None:
+    """Another Dockerfile, bundle or Python gives another image; the same ones the same."""
     before = plan(images).tag
     assert plan(images).tag == before
     (tmp_path / "ca.crt").write_text("a certificate")
@@ -56,7 +56,7 @@ def test_its_name_follows_from_its_content(images: Path, tmp_path: Path) -> None
     assert plan(images).tag != before
 
 
-async def test_it_is_built_once_and_has_the_name_that_compose_asks_for(workshop) -> None:
+async def test_it_is_built_once_and_tagged_as_in_compose(workshop) -> None:
     for name in ("orchestrator", "cuda"):
         (workshop.folder / "plugin-images" / name).mkdir()
         (workshop.folder / "plugin-images" / name / "Dockerfile").write_text("FROM scratch\n")
@@ -64,4 +64,4 @@ async def test_it_is_built_once_and_has_the_name_that_compose_asks_for(workshop)
     first = await builder.ensure_own()
     assert (await builder.ensure_own()).id == first.id
     assert workshop.built() == ["orchestrator"]
-    assert (await workshop.engine.image(LATEST)).id == first.id
+    assert (await workshop.engine.image(OWN_IMAGE_TAG)).id == first.id

@@ -1,4 +1,4 @@
-"""Images that Docker really builds, on a base of their own that takes seconds."""
+"""Images that Docker really builds, on a small base that takes seconds."""
 
 import subprocess
 import uuid
@@ -36,7 +36,7 @@ exit 1
 
 
 class OwnImages(DockerEngine):
-    """Docker, seeing only this run's images: a builder tidies up, and must not tidy away anybody else's."""
+    """Docker, limited to this run's images: the builder prunes, and must not prune others."""
 
     marker = ""
 
@@ -45,7 +45,7 @@ class OwnImages(DockerEngine):
 
 
 class Bench:
-    """A plugin with a name of its own, and a builder."""
+    """A plugin with a unique name, and a builder."""
 
     def __init__(self, engine: OwnImages, images_dir: Path, folder: Path) -> None:
         self.engine = engine
@@ -155,7 +155,7 @@ async def test_changed_code_installs_nothing_again(bench):
     assert await bench.run(image.id, "python", "-c", "import package; print(package.NUMBER)") == "43"
 
 
-async def test_code_that_does_not_compile_is_for_the_runtime_to_tell(bench):
+async def test_code_that_does_not_compile_fails_no_build(bench):
     (bench.plugin / "package" / "broken.py").write_text("def\n")
     assert (await bench.ensure()).tags
 
@@ -181,7 +181,7 @@ async def test_a_plugin_does_not_pass_for_the_image_it_is_built_on(bench):
     assert image.id not in {base.id for base in await bench.engine.images({SHARED_LABEL: "base"})}
 
 
-async def test_older_images_leave_when_two_newer_ones_are_there(bench):
+async def test_older_images_are_removed_when_two_newer_ones_exist(bench):
     images = []
     for number in range(3):
         (bench.plugin / "package" / "__init__.py").write_text(f"NUMBER = {number}\n")

@@ -1,4 +1,4 @@
-"""The base image holds the same whenever it is built: only the dates of its files are of the day."""
+"""The base image has the same content whenever it is built, except for the dates of its files."""
 
 import hashlib
 import io
@@ -22,8 +22,8 @@ IMAGES = PROJECT / "plugin-images"
 Content = dict[str, tuple[bytes, int, int, int, str, str]]
 
 
-def test_what_the_runtime_needs_is_pinned_to_what_its_tests_run_with() -> None:
-    """All of it; pip would take what is newest on the day."""
+def test_the_runtimes_requirements_are_pinned_to_the_tested_versions() -> None:
+    """All of it; pip would take the newest versions of the day."""
     lines = (IMAGES / "runtime" / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if not line.startswith("#")]
     locked = {each["name"]: each.get("version") for each in tomllib.loads((PROJECT / "uv.lock").read_text())["package"]}
@@ -41,7 +41,7 @@ async def builder(tmp_path: Path) -> AsyncIterator[ImageBuilder]:
 
 @pytest.mark.engine
 @pytest.mark.slow
-async def test_a_second_build_of_the_base_image_holds_the_same(builder: ImageBuilder, tmp_path: Path) -> None:
+async def test_a_second_build_of_the_base_image_has_the_same_content(builder: ImageBuilder, tmp_path: Path) -> None:
     """Every file, link, mode and owner, bytecode included; from the same sources and Python image, nothing cached."""
     base = await builder.ensure_base()
     engine = docker.from_env(timeout=280)

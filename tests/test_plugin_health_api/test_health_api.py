@@ -125,7 +125,7 @@ async def test_a_bad_manifest_is_seen_with_file_field_and_expectation(house: Hou
     answer = await house.run("misspelt", "read")
     assert (health["state"], health["reason_code"]) == ("FAILED", "MANIFEST_INVALID")
     assert "misspelt/plugin.yaml" in health["reason"]
-    assert "limits.tiemout: there is no such field" in health["reason"]
+    assert "limits.tiemout: unknown field" in health["reason"]
     assert (answer.status_code, answer.json()["reason_code"]) == (503, "MANIFEST_INVALID")
 
 

@@ -1,4 +1,4 @@
-"""DependencyChecker, host side: model files are opened and their first bytes held against their format."""
+"""DependencyChecker, host side: the first bytes of model files are checked against their format."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def manifest(**models: str) -> Manifest:
 
 
 def check(folder: Path, path: str, models_dir: Path | None = None) -> DependencyCheck:
-    """What is said of a model at `path`."""
+    """The check of a model at `path`."""
     (found,) = DependencyChecker(models_dir).check(manifest(weights=path), folder)
     return found
 
@@ -37,10 +37,10 @@ def check(folder: Path, path: str, models_dir: Path | None = None) -> Dependency
         ("w.bin", b"version https://git-lfs.github.com/spec/v1\noid", ReasonCode.MODEL_CORRUPT),
     ],
 )
-def test_a_model_is_there_missing_or_corrupt(
+def test_a_model_is_present_missing_or_corrupt(
     tmp_path: Path, path: str, content: bytes | None, code: ReasonCode | None
 ) -> None:
-    """The sentence names the model and its file, and tells no path of the host."""
+    """The sentence names the model and its file, and no path of the host."""
     if content is not None:
         (tmp_path / path).write_bytes(content)
     found = check(tmp_path, path)
@@ -52,8 +52,8 @@ def test_a_model_is_there_missing_or_corrupt(
         assert str(tmp_path) not in f"{found.reason} {found.detail}"
 
 
-def test_the_models_folder_of_the_operator_goes_before_the_plugins_own(tmp_path: Path) -> None:
-    """Where MODELS_DIR is set, the plugin's own folder is not looked at."""
+def test_the_operators_models_folder_replaces_the_plugins_own(tmp_path: Path) -> None:
+    """Where MODELS_DIR is set, the plugin's own folder is not searched."""
     own, models = tmp_path / "plugin", tmp_path / "models"
     for folder in (own, models / "reader"):
         folder.mkdir(parents=True)
@@ -83,8 +83,8 @@ def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
     assert check(tmp_path, "w.gguf").ok
 
 
-def test_what_is_no_file_does_not_stop_the_check(tmp_path: Path) -> None:
-    """A named pipe would be waited for until its writer comes; a folder cannot be read."""
+def test_a_pipe_or_folder_does_not_block_the_check(tmp_path: Path) -> None:
+    """Opening a named pipe would block until a writer comes; a folder cannot be read."""
     os.mkfifo(tmp_path / "pipe.gguf")
     (tmp_path / "folder.gguf").mkdir()
     assert check(tmp_path, "pipe.gguf").code is ReasonCode.MODEL_MISSING
@@ -92,7 +92,7 @@ def test_what_is_no_file_does_not_stop_the_check(tmp_path: Path) -> None:
 
 
 def test_every_model_has_its_check_in_the_manifests_order(tmp_path: Path) -> None:
-    """Those that are well are reported as well as those that are not."""
+    """Good ones are reported as well as bad ones."""
     (tmp_path / "b.gguf").write_bytes(GGUF)
     checks = DependencyChecker().check(manifest(a="a.gguf", b="b.gguf", c="c.gguf"), tmp_path)
     assert [(c.name, c.ok) for c in checks] == [("model:a", False), ("model:b", True), ("model:c", False)]

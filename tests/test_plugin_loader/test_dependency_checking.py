@@ -1,4 +1,4 @@
-"""What a plugin needs and is not there makes it UNAVAILABLE, with what to do in its reason."""
+"""A missing dependency makes a plugin UNAVAILABLE, with what to do in its reason."""
 
 import pytest
 from support.house import House
@@ -6,8 +6,8 @@ from support.house import House
 GGUF = b"GGUF" + bytes(range(1, 60))
 
 
-async def test_a_missing_package_is_told_by_the_container(house: House) -> None:
-    """Its view counts: the package may be on the host for all that."""
+async def test_a_missing_package_is_reported_by_the_container(house: House) -> None:
+    """Its view counts, even where the package is installed on the host."""
     checks = [
         {"name": "package:cv2", "ok": True, "detail": "found"},
         {"name": "package:torch", "ok": False, "detail": "not found"},
@@ -28,7 +28,7 @@ async def test_a_missing_package_is_told_by_the_container(house: House) -> None:
 
 
 async def test_a_missing_model_is_found_before_anything_is_built(house: House) -> None:
-    """No image, no container: the host can see that it is not there."""
+    """The host sees it: no image is built, no container started."""
     house.add("reader", image="base", models={"weights": "models/w.gguf"})
     await house.open()
     health = await house.settled("reader")
@@ -40,7 +40,7 @@ async def test_a_missing_model_is_found_before_anything_is_built(house: House) -
 
 @pytest.mark.parametrize("content", [b"", GGUF[:8], bytes(64), b"<!DOCTYPE html><html></html>"])
 async def test_a_corrupt_model_is_found_before_anything_is_built(house: House, content: bytes) -> None:
-    """Its first sixteen bytes give it away."""
+    """By its first sixteen bytes."""
     house.add("reader", image="base", models={"weights": "w.gguf"}, files={"w.gguf": content})
     await house.open()
     health = await house.settled("reader")
@@ -49,8 +49,8 @@ async def test_a_corrupt_model_is_found_before_anything_is_built(house: House, c
     assert not {"build", "create", "start"} & set(house.engine.calls)
 
 
-async def test_a_model_that_is_there_is_mounted_and_reported(house: House) -> None:
-    """Read-only, where the plugin is told to look."""
+async def test_a_present_model_is_mounted_and_reported(house: House) -> None:
+    """Read-only, at the path that the plugin gets."""
     house.add("reader", models={"weights": "w.gguf"}, files={"w.gguf": GGUF})
     await house.open()
     health = await house.settled("reader")
@@ -60,8 +60,8 @@ async def test_a_model_that_is_there_is_mounted_and_reported(house: House) -> No
     assert [(c["name"], c["ok"], c["source"]) for c in health["checks"]] == [("model:weights", True, "host")]
 
 
-async def test_what_was_missing_counts_at_the_next_restart(house: House) -> None:
-    """Put the file there and restart: nothing else is needed."""
+async def test_a_model_that_was_missing_is_found_at_the_next_restart(house: House) -> None:
+    """Putting the file there and restarting is enough."""
     house.add("reader", models={"weights": "w.gguf"})
     client = await house.open()
     await house.until_state("reader", "UNAVAILABLE")
@@ -70,7 +70,7 @@ async def test_what_was_missing_counts_at_the_next_restart(house: House) -> None
     assert (answer.json()["state"], answer.json()["generation"]) == ("INITIALIZED", 2)
 
 
-async def test_cuda_that_does_not_work_is_told_by_the_container(house: House) -> None:
+async def test_cuda_that_does_not_work_is_reported_by_the_container(house: House) -> None:
     """A GPU alone is not enough."""
     reason = "The container has a GPU, but CUDA does not work in it: driver too old. Update the driver, then restart."
     house.add("tracker", start=[(0.0, {"phase": "failed", "reason_code": "CUDA_UNAVAILABLE", "reason": reason})])
@@ -79,8 +79,8 @@ async def test_cuda_that_does_not_work_is_told_by_the_container(house: House) ->
     assert (health["state"], health["reason_code"], health["reason"]) == ("UNAVAILABLE", "CUDA_UNAVAILABLE", reason)
 
 
-async def test_a_prebuilt_image_that_cannot_be_had_is_named(house: House) -> None:
-    """With what to do about it."""
+async def test_a_prebuilt_image_that_cannot_be_pulled_is_named(house: House) -> None:
+    """In the plugin's reason."""
     house.add("reader", image="registry.example/reader:3")
     await house.open()
     health = await house.settled("reader")
@@ -91,17 +91,17 @@ async def test_a_prebuilt_image_that_cannot_be_had_is_named(house: House) -> Non
 async def test_a_prebuilt_image_is_fetched_and_run(house: House) -> None:
     """Nothing is built for it."""
     runtime = house.add("reader", image="registry.example/reader:3", tools={"read": lambda: 1})
-    house.engine.shelf.registry["registry.example/reader:3"] = runtime
+    house.engine.image_store.registry["registry.example/reader:3"] = runtime
     await house.open()
     await house.settled("reader")
     assert (await house.run("reader", "read")).json()["result"] == 1
     assert "build" not in house.engine.calls
 
 
-async def test_a_build_that_fails_keeps_its_last_lines(house: House) -> None:
+async def test_the_last_lines_of_a_failed_build_are_stored(house: House) -> None:
     """FAILED; the output is in the post-mortem and among the logs."""
-    house.engine.shelf.build_output = ["Step 1/3", "Collecting torch==99"]
-    house.engine.shelf.build_error = "No matching distribution found for torch==99"
+    house.engine.image_store.build_output = ["Step 1/3", "Collecting torch==99"]
+    house.engine.image_store.build_error = "No matching distribution found for torch==99"
     house.add("reader", image="base")
     client = await house.open()
     health = await house.buried("reader")
@@ -111,8 +111,8 @@ async def test_a_build_that_fails_keeps_its_last_lines(house: House) -> None:
     assert "torch==99" in logs.text
 
 
-async def test_an_engine_that_is_not_there_makes_plugins_unavailable(house: House) -> None:
-    """The orchestrator serves all the same, and a restart suffices once the engine is back."""
+async def test_an_unreachable_engine_makes_plugins_unavailable(house: House) -> None:
+    """The orchestrator still serves, and a restart suffices once the engine is back."""
     house.engine.set_reachable(False)
     house.add("reader")
     client = await house.open()
@@ -125,7 +125,7 @@ async def test_an_engine_that_is_not_there_makes_plugins_unavailable(house: Hous
 
 @pytest.mark.parametrize("call", ["create", "start"])
 async def test_an_engine_that_refuses_is_quoted(house: House, call: str) -> None:
-    """What it said is what the operator needs; no container stays behind."""
+    """Its message is what the operator needs; no container is left behind."""
     house.engine.refuse[call] = "no space left on device"
     house.add("reader")
     await house.open()
@@ -140,11 +140,11 @@ async def test_an_unchanged_plugin_is_not_built_again(house: House) -> None:
     house.add("reader", image="base", files={"reader/plugin.py": b"x = 1"})
     client = await house.open()
     await house.settled("reader")
-    built = len(house.engine.shelf.builds)
+    built = len(house.engine.image_store.builds)
     house.write("reader", image="base", limits={"memory": "64MiB"})
     await client.post("/v1/plugins/reader/restart", params={"wait": 5})
-    after_limit = len(house.engine.shelf.builds)
+    after_limit = len(house.engine.image_store.builds)
     (house.plugins / "reader" / "reader" / "plugin.py").write_bytes(b"x = 2")
     health = (await client.post("/v1/plugins/reader/restart", params={"wait": 5})).json()
-    assert (after_limit, len(house.engine.shelf.builds)) == (built, built + 1)
+    assert (after_limit, len(house.engine.image_store.builds)) == (built, built + 1)
     assert (health["state"], health["limits"]["memory_bytes"]) == ("INITIALIZED", 64 << 20)

@@ -1,4 +1,4 @@
-"""PluginLoader: every folder with a plugin.yaml is a plugin, and one bad manifest never hides another."""
+"""PluginLoader: every folder with a plugin.yaml is a plugin; a bad manifest never hides another plugin."""
 
 import re
 import shutil
@@ -26,8 +26,8 @@ def found(*directories: Path) -> dict[str, DiscoveredPlugin]:
 
 
 @pytest.mark.parametrize("case", EXPECTED, ids=[case["folder"] for case in EXPECTED])
-def test_a_bad_manifest_is_there_and_says_what_is_wrong(case: dict[str, str]) -> None:
-    """Every folder of the bad ones comes to a plugin without manifest, whose error names file and field."""
+def test_a_bad_manifest_is_listed_and_says_what_is_wrong(case: dict[str, str]) -> None:
+    """Each of the bad folders becomes a plugin without manifest, whose error names file and field."""
     folder, phrase = FIXTURES / "bad_manifests" / case["folder"], case["phrase"]
     bad = [p for p in PluginLoader([FIXTURES / "bad_manifests"]).discover() if folder.name in f"{p.name} {p.error}"]
     assert bad, f"{folder.name} is hidden"
@@ -43,7 +43,7 @@ def test_no_bad_manifest_goes_untested() -> None:
 
 
 def test_bad_manifests_hide_no_other_plugin() -> None:
-    """The good plugins beside them are all there, with their manifests."""
+    """The good plugins beside them are all listed, with their manifests."""
     together = found(FIXTURES / "bad_manifests", FIXTURES / "plugins")
     alone = found(FIXTURES / "plugins")
     assert len(alone) > 10
@@ -51,8 +51,8 @@ def test_bad_manifests_hide_no_other_plugin() -> None:
     assert {name: together[name].manifest for name in alone} == {name: p.manifest for name, p in alone.items()}
 
 
-def test_two_folders_of_one_name_are_both_named_and_neither_is_taken(tmp_path: Path) -> None:
-    """Which was meant is not ours to guess."""
+def test_two_folders_of_one_name_are_both_named_and_neither_is_used(tmp_path: Path) -> None:
+    """Any choice would be a guess."""
     plugin(tmp_path / "one" / "reader")
     plugin(tmp_path / "two" / "other", "name: reader\n" + GOOD)
     plugins = found(tmp_path / "one", tmp_path / "two")
@@ -72,7 +72,7 @@ def test_two_folders_of_one_name_are_both_named_and_neither_is_taken(tmp_path: P
     ids=["it gives the name", "its folder has the name", "its folder has nearly the name"],
 )
 def test_a_bad_manifest_does_not_take_a_good_ones_name(tmp_path: Path, folder: str, text: str) -> None:
-    """The good plugin is there and well; the bad one is listed beside it, under a name of its own."""
+    """The good plugin works; the bad one is listed beside it, under another name."""
     plugin(tmp_path / "good" / "page-reader", "name: reader\n" + GOOD)
     plugin(tmp_path / "bad" / folder, text)
     plugins = found(tmp_path / "bad", tmp_path / "good")
@@ -98,16 +98,16 @@ def test_one_folder_reached_twice_is_one_plugin(tmp_path: Path) -> None:
     assert plugins["reader"].manifest is not None
 
 
-def test_what_holds_no_manifest_is_no_plugin(tmp_path: Path) -> None:
-    """Files, empty folders and caches lie about in such directories."""
+def test_a_folder_without_manifest_is_no_plugin(tmp_path: Path) -> None:
+    """Files, empty folders and caches are common in such directories."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "README.md").write_text("")
     plugin(tmp_path / "reader")
     assert list(found(tmp_path)) == ["reader"]
 
 
-def test_a_directory_that_is_not_there_is_told_and_hides_nothing(tmp_path: Path) -> None:
-    """The others are searched all the same."""
+def test_a_missing_directory_is_reported_and_hides_nothing(tmp_path: Path) -> None:
+    """The others are still searched."""
     plugin(tmp_path / "reader")
     loader = PluginLoader([tmp_path / "nowhere", tmp_path])
     assert [p.name for p in loader.discover()] == ["reader"]
@@ -134,16 +134,16 @@ def test_a_plugin_that_cannot_have_its_name_can_still_be_addressed(tmp_path: Pat
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name)
 
 
-def test_what_was_mended_counts_at_the_next_look(tmp_path: Path) -> None:
-    """From bad to good, and from good to gone."""
+def test_a_fixed_manifest_counts_at_the_next_reload(tmp_path: Path) -> None:
+    """From bad to good, and from good to removed."""
     folder = plugin(tmp_path / "reader", "version: [")
     loader = PluginLoader([tmp_path])
     (bad,) = loader.discover()
     (folder / "plugin.yaml").write_text(GOOD)
     good = loader.reload(bad)
     shutil.rmtree(folder)
-    gone = loader.reload(good)
+    removed = loader.reload(good)
     assert bad.manifest is None
     assert good.manifest is not None
-    assert gone.manifest is None
-    assert "No folder holds a plugin named 'reader' any more" in (gone.error or "")
+    assert removed.manifest is None
+    assert "The folder of the plugin 'reader' was removed" in (removed.error or "")

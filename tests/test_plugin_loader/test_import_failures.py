@@ -1,4 +1,4 @@
-"""A plugin whose import fails is FAILED with the root cause, and hurts nobody else."""
+"""A plugin whose import fails is FAILED with the root cause; other plugins are not affected."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ TRACEBACK = "File \"/plugin/tracker/plugin.py\", line 3, in <module>\nModuleNotF
 
 
 def failing(code: str, reason: str, **more: Any) -> list[tuple[float, dict[str, Any]]]:
-    """The way of a runtime that cannot start."""
+    """Statuses of a runtime that cannot start."""
     return [(0.0, {"phase": "failed", "reason_code": code, "reason": reason, **more})]
 
 
-async def test_an_import_that_fails_is_told_with_its_root_cause(house: House) -> None:
-    """FAILED; what the runtime found out is the reason, its traceback is in the post-mortem."""
+async def test_a_failed_import_is_reported_with_its_root_cause(house: House) -> None:
+    """FAILED; the runtime's finding is the reason, its traceback is in the post-mortem."""
     house.add("tracker", start=failing("IMPORT_ERROR", CHAIN, traceback=TRACEBACK))
     await house.open()
     health = await house.buried("tracker")
@@ -35,7 +35,7 @@ async def test_a_plugin_that_cannot_be_imported_hides_no_other(house: House) -> 
 
 
 async def test_a_plugin_that_cannot_be_imported_answers_503_with_its_reason(house: House) -> None:
-    """Whoever calls learns what the operator has to do."""
+    """The caller learns what the operator has to do."""
     house.add("tracker", start=failing("IMPORT_ERROR", CHAIN))
     await house.open()
     await house.until_state("tracker", "FAILED")
@@ -57,12 +57,12 @@ async def test_a_library_that_is_missing_deep_in_a_chain_is_something_missing(ho
 @pytest.mark.parametrize(
     ("end", "code", "phrase"),
     [({"exit_code": 3}, "EXITED", "exit code 3"), ({"signal": 11}, "CRASHED", "SIGSEGV")],
-    ids=["it leaves", "it faults"],
+    ids=["it exits", "it crashes"],
 )
-async def test_an_import_that_takes_the_process_with_it_is_told_too(
+async def test_an_import_that_ends_the_process_is_reported_too(
     house: House, end: dict[str, int], code: str, phrase: str
 ) -> None:
-    """No exception, no word: how the worker ended is the reason."""
+    """Without any exception: how the worker ended is the reason."""
     house.add(
         "tracker", start=[(0.0, {"phase": "exited", "worker": {"pid": 7, "exit_code": None, "signal": None} | end})]
     )
@@ -73,8 +73,8 @@ async def test_an_import_that_takes_the_process_with_it_is_told_too(
 
 
 @pytest.mark.parametrize(("code", "reason"), [("NO_SUCH_CODE", "it broke"), (None, None), (5, ["it broke"])])
-async def test_a_failure_that_is_told_badly_is_still_a_failure(house: House, code: Any, reason: Any) -> None:
-    """Whatever an image's own runtime has to say for itself, the plugin is FAILED with a sentence."""
+async def test_a_malformed_failure_is_still_a_failure(house: House, code: Any, reason: Any) -> None:
+    """Whatever an image's own runtime reports, the plugin is FAILED with a sentence."""
     house.add("tracker", start=failing(code, reason))
     await house.open()
     health = await house.settled("tracker")

@@ -5,19 +5,22 @@ from typing import Any
 import pytest
 from support.house import House
 
-from orchestrator.containers.memory.program import ProgramHandle
+from orchestrator.containers.memory import ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 
 FAILURES = [
-    ("INIT_ERROR", "Reader() raised ValueError: no licence. Mend it and restart."),
-    ("VALIDATE_MISSING", "Reader has no validate(). Add one that raises where something is wrong, then restart."),
-    ("VALIDATE_ERROR", "Reader.validate() raised RuntimeError: the table is empty. Mend it and restart."),
+    ("INIT_ERROR", "Reader() raised ValueError: no licence. Fix it, then restart the plugin."),
+    (
+        "VALIDATE_MISSING",
+        "Reader has no validate(). Add one that raises on errors, then restart the plugin.",
+    ),
+    ("VALIDATE_ERROR", "Reader.validate() raised RuntimeError: the table is empty. Fix it, then restart the plugin."),
 ]
 
 
 @pytest.mark.parametrize(("code", "reason"), FAILURES, ids=[row[0] for row in FAILURES])
-async def test_what_fails_before_readiness_is_failed_with_its_reason(house: House, code: str, reason: str) -> None:
-    """Each step on the way has its code."""
+async def test_a_failure_before_readiness_has_its_code_and_reason(house: House, code: str, reason: str) -> None:
+    """Each step of the start has its code."""
     house.add("reader", start=[(0.01, {"phase": "failed", "reason_code": code, "reason": reason})])
     await house.open()
     health = await house.settled("reader")
@@ -26,7 +29,7 @@ async def test_what_fails_before_readiness_is_failed_with_its_reason(house: Hous
 
 
 async def test_nothing_is_left_of_a_plugin_that_could_not_start(house: House) -> None:
-    """Its container and its folder of sockets are gone; nothing restarts it."""
+    """Its container and its folder of sockets are removed; nothing restarts it."""
     house.add("reader", start=[(0.0, {"phase": "failed", "reason_code": "INIT_ERROR", "reason": "no"})])
     await house.open()
     health = await house.buried("reader")
@@ -35,7 +38,7 @@ async def test_nothing_is_left_of_a_plugin_that_could_not_start(house: House) ->
     assert health["generation"] == 1
 
 
-async def test_a_start_that_hangs_is_ended_and_told_where_it_hung(house: House) -> None:
+async def test_a_start_that_hangs_is_ended_and_reports_where_it_hung(house: House) -> None:
     """The limit is in the sentence, the stacks are in the post-mortem."""
     house.add("reader", start=[], stacks="File plugin.py, line 9 in __init__", startup_timeout="200ms")
     await house.open()
@@ -46,7 +49,7 @@ async def test_a_start_that_hangs_is_ended_and_told_where_it_hung(house: House) 
     assert await house.containers("reader") == []
 
 
-async def test_a_container_that_never_says_a_word_is_ended_too(house: House) -> None:
+async def test_a_silent_container_is_ended_too(house: House) -> None:
     """An image that does not speak the protocol."""
     house.add("reader", silent=True, ignore_sigterm=True, startup_timeout="200ms")
     await house.open()
@@ -55,14 +58,14 @@ async def test_a_container_that_never_says_a_word_is_ended_too(house: House) -> 
     assert await house.containers("reader") == []
 
 
-async def leaves_at_once(_: ContainerSpec, handle: ProgramHandle) -> int:
+async def exits_at_once(_: ContainerSpec, handle: ProgramHandle) -> int:
     handle.log("python: command not found")
     return 127
 
 
-async def test_a_container_that_leaves_at_once_is_told_with_its_last_words(house: House) -> None:
-    """Exit code and log are all there is to go by."""
-    house.add("reader", program=leaves_at_once)
+async def test_a_container_that_exits_at_once_is_reported_with_its_log(house: House) -> None:
+    """Exit code and log are all the evidence."""
+    house.add("reader", program=exits_at_once)
     await house.open()
     health = await house.buried("reader")
     assert (health["state"], health["reason_code"]) == ("FAILED", "EXITED")
@@ -87,17 +90,17 @@ async def test_a_plugin_that_failed_stays_failed_until_an_operator_restarts_it(h
 
 
 GARBAGE: list[tuple[str, dict[str, Any]]] = [
-    ("a phase that there is not", {"phase": "half-way"}),
-    ("tools that are none", {"phase": "ready", "tools": [7, {"name": 7}, {}]}),
-    ("checks that are none", {"phase": "ready", "checks": ["x", {"name": {"a": 1}, "ok": "yes", "detail": None}]}),
-    ("memory that is none", {"phase": "ready", "memory": {"usage_bytes": "much", "peak_bytes": [], "oom_kills": "no"}}),
+    ("an unknown phase", {"phase": "half-way"}),
+    ("malformed tools", {"phase": "ready", "tools": [7, {"name": 7}, {}]}),
+    ("malformed checks", {"phase": "ready", "checks": ["x", {"name": {"a": 1}, "ok": "yes", "detail": None}]}),
+    ("malformed memory", {"phase": "ready", "memory": {"usage_bytes": "much", "peak_bytes": [], "oom_kills": "no"}}),
     ("nothing at all", {"phase": None, "worker": None, "memory": None, "checks": None, "tools": None}),
 ]
 
 
 @pytest.mark.parametrize("status", [row[1] for row in GARBAGE], ids=[row[0] for row in GARBAGE])
-async def test_whatever_a_runtime_says_of_itself_its_health_can_be_read(house: House, status: dict[str, Any]) -> None:
-    """200 with every field, before and after; the others are not touched."""
+async def test_whatever_a_runtime_reports_its_health_can_be_read(house: House, status: dict[str, Any]) -> None:
+    """200 with every field, before and after; other plugins are not affected."""
     house.add("odd", start=[(0.0, status)], startup_timeout="300ms")
     house.add("reader")
     client = await house.open()
@@ -108,8 +111,8 @@ async def test_whatever_a_runtime_says_of_itself_its_health_can_be_read(house: H
     assert {p["name"] for p in answer.json()} == {"odd", "reader"}
 
 
-async def test_a_plugin_without_tools_is_well_and_stays_watched(house: House) -> None:
-    """That it says so twice changes nothing; its end is still seen."""
+async def test_a_plugin_without_tools_is_healthy_and_stays_watched(house: House) -> None:
+    """Repeated statuses change nothing; its end is still noticed."""
     house.add("idle", tools={})
     await house.open()
     await house.settled("idle")
@@ -122,8 +125,8 @@ async def test_a_plugin_without_tools_is_well_and_stays_watched(house: House) ->
     assert health["reason_code"] == "EXITED"
 
 
-async def test_a_defect_of_our_own_ends_the_start_and_not_the_news_of_it(house, monkeypatch):
-    """An exception that nobody foresaw leaves no plugin LOADED for ever."""
+async def test_a_defect_of_the_orchestrator_ends_the_start_with_a_reason(house, monkeypatch):
+    """An unexpected exception leaves no plugin LOADED for ever."""
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError
@@ -136,7 +139,7 @@ async def test_a_defect_of_our_own_ends_the_start_and_not_the_news_of_it(house, 
     assert "defect in the orchestrator" in health["reason"]
 
 
-async def test_links_that_lead_round_in_a_circle_are_named(house):
+async def test_links_in_a_circle_are_named(house):
     """In the plugin's folder they fail its build."""
     house.add("reader", image="base")
     (house.plugins / "reader" / "round").symlink_to("round")

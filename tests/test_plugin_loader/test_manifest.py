@@ -1,4 +1,4 @@
-"""plugin.yaml: what is taken, what is refused, and that a refusal says file, field and what was expected."""
+"""plugin.yaml: what is accepted, what is refused, and that a refusal names file, field and expectation."""
 
 import os
 from datetime import timedelta
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.errors import ManifestError
 from orchestrator.loader.manifest import Manifest, read_manifest
 
-LEAST = {"version": "1.0.0", "description": "Reads.", "entrypoint": "reader.plugin:Reader"}
+MINIMAL = {"version": "1.0.0", "description": "Reads.", "entrypoint": "reader.plugin:Reader"}
 
 
 def read(folder: Path, content: Any) -> Manifest:
@@ -26,7 +26,7 @@ def read(folder: Path, content: Any) -> Manifest:
 
 def test_three_fields_are_enough(tmp_path: Path) -> None:
     """The rest is the contract's default; the folder gives the name."""
-    manifest = read(tmp_path / "page_reader", LEAST)
+    manifest = read(tmp_path / "page_reader", MINIMAL)
     assert manifest.name == "page-reader"
     assert (manifest.image, manifest.network, manifest.failure_policy) == ("base", "none", "strict")
     assert (manifest.concurrency, manifest.queue, manifest.requires_gpu) == (1, 16, False)
@@ -36,11 +36,11 @@ def test_three_fields_are_enough(tmp_path: Path) -> None:
 
 
 def test_every_field_can_be_set(tmp_path: Path) -> None:
-    """Sizes and durations are read as Docker writes them."""
+    """Sizes and durations are in Docker's notation."""
     manifest = read(
         tmp_path / "reader",
         {
-            **LEAST,
+            **MINIMAL,
             "name": "page-reader",
             "image": "registry.example:5000/reader:3",
             "system_packages": ["libgl1"],
@@ -70,9 +70,9 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
-    ("a misspelt field", {"requires_gpus": True}, "requires_gpus", "there is no such field"),
-    ("a misspelt limit", {"limits": {"tiemout": "5s"}}, "limits.tiemout", "there is no such field"),
-    ("privileges", {"privileged": True}, "privileged", "there is no such field"),
+    ("a misspelt field", {"requires_gpus": True}, "requires_gpus", "unknown field"),
+    ("a misspelt limit", {"limits": {"tiemout": "5s"}}, "limits.tiemout", "unknown field"),
+    ("privileges", {"privileged": True}, "privileged", "unknown field"),
     ("no version", {"version": None}, "version", "valid string"),
     ("a number for a version", {"version": 1.0}, "version", "valid string"),
     ("an empty description", {"description": ""}, "description", "at least 1 character"),
@@ -86,7 +86,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("a number of seconds as text", {"limits": {"timeout": "60"}}, "limits.timeout", "duration with its unit"),
     ("a duration of nothing", {"limits": {"timeout": "0s"}}, "limits.timeout", "above zero"),
     ("a negative duration", {"startup_timeout": "-5s"}, "startup_timeout", "above zero"),
-    ("no unit that there is", {"limits": {"timeout": "5 parsecs"}}, "limits.timeout", "such as 60s"),
+    ("an unknown unit", {"limits": {"timeout": "5 parsecs"}}, "limits.timeout", "such as 60s"),
     ("no size", {"limits": {"memory": "lots"}}, "limits.memory", "byte"),
     ("a negative size", {"limits": {"memory": -1}}, "limits.memory", "value and unit"),
     ("no CPU", {"limits": {"cpus": 0}}, "limits.cpus", "greater than or equal to 0.01"),
@@ -111,10 +111,10 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "field", "expected"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-def test_what_cannot_be_used_is_named(tmp_path: Path, change: dict[str, Any], field: str, expected: str) -> None:
-    """File, field and expectation stand in the sentence; the host's path does not."""
+def test_an_invalid_value_is_named(tmp_path: Path, change: dict[str, Any], field: str, expected: str) -> None:
+    """The sentence has file, field and expectation, and no path of the host."""
     with pytest.raises(ManifestError) as caught:
-        read(tmp_path / "reader", {**LEAST, **change})
+        read(tmp_path / "reader", {**MINIMAL, **change})
     sentence = str(caught.value)
     assert sentence.startswith("reader/plugin.yaml: ")
     assert f"{field}" in sentence
@@ -122,41 +122,41 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, change: dict[str, Any], fi
     assert str(tmp_path) not in sentence
 
 
-@pytest.mark.parametrize("field", sorted(LEAST))
+@pytest.mark.parametrize("field", sorted(MINIMAL))
 def test_a_required_field_that_is_missing_is_named(tmp_path: Path, field: str) -> None:
     """Each of the three."""
-    with pytest.raises(ManifestError, match=f"^reader/plugin.yaml: {field}: is missing; it is required$"):
-        read(tmp_path / "reader", {name: value for name, value in LEAST.items() if name != field})
+    with pytest.raises(ManifestError, match=f"^reader/plugin.yaml: {field}: required field is missing$"):
+        read(tmp_path / "reader", {name: value for name, value in MINIMAL.items() if name != field})
 
 
-def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    """Nobody should have to mend and restart once a mistake."""
+def test_several_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    """One restart per mistake would be too many."""
     with pytest.raises(ManifestError) as caught:
-        read(tmp_path / "reader", {**LEAST, "queue": "x", "colour": "red"})
+        read(tmp_path / "reader", {**MINIMAL, "queue": "x", "colour": "red"})
     assert "queue: " in str(caught.value)
     assert "colour: " in str(caught.value)
 
 
 NO_MANIFEST: list[tuple[str, bytes, str]] = [
-    ("an open bracket", b"version: 1\npackages: [a\n", "is no valid YAML in line 3"),
+    ("an open bracket", b"version: 1\npackages: [a\n", "is not valid YAML in line 3"),
     ("an empty file", b"", "not a NoneType"),
     ("a list", b"- a\n- b\n", "not a list"),
     ("text", b"hello", "not a str"),
     ("no UTF-8", b"description: \xff\xfe", "expected UTF-8 text"),
-    ("a control character", b"description: a\x00b", "is no valid YAML"),
-    ("a Python object", b"!!python/object/apply:os.system ['true']", "is no valid YAML"),
-    ("an impossible date", b"version: 2024-13-45", "is no valid YAML"),
-    ("brackets without end", b"[" * 1000, "is no valid YAML"),
-    ("lists in lists without end", b"- " * 120_000, "is no valid YAML"),
+    ("a control character", b"description: a\x00b", "is not valid YAML"),
+    ("a Python object", b"!!python/object/apply:os.system ['true']", "is not valid YAML"),
+    ("an impossible date", b"version: 2024-13-45", "is not valid YAML"),
+    ("brackets without end", b"[" * 1000, "is not valid YAML"),
+    ("lists in lists without end", b"- " * 120_000, "is not valid YAML"),
     ("too much", b"#" * 300_000, "at most 262144 bytes"),
     ("numbers for field names", b"1: a\n2: b\n", "should be strings"),
-    ("a list for a field name", b"? [a, b]\n: c\n", "is no valid YAML"),
+    ("a list for a field name", b"? [a, b]\n: c\n", "is not valid YAML"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("content", "expected"), [row[1:] for row in NO_MANIFEST], ids=[row[0] for row in NO_MANIFEST])
-def test_what_is_no_manifest_at_all_is_named_too(tmp_path: Path, content: bytes, expected: str) -> None:
-    """Whatever lies in the file, it is a sentence about that file."""
+def test_a_file_that_is_no_manifest_at_all_is_named_too(tmp_path: Path, content: bytes, expected: str) -> None:
+    """Whatever is in the file, the error is a sentence about that file."""
     with pytest.raises(ManifestError) as caught:
         read(tmp_path / "reader", content)
     assert str(caught.value).startswith("reader/plugin.yaml: ")
@@ -164,7 +164,7 @@ def test_what_is_no_manifest_at_all_is_named_too(tmp_path: Path, content: bytes,
 
 
 def test_a_folder_for_a_file_is_named(tmp_path: Path) -> None:
-    """plugin.yaml cannot be read: why stands in the sentence, the path does not."""
+    """plugin.yaml cannot be read: the sentence has the cause and no path."""
     (tmp_path / "reader" / "plugin.yaml").mkdir(parents=True)
     with pytest.raises(ManifestError, match=r"^reader/plugin.yaml: expected a file"):
         read_manifest(tmp_path / "reader")
@@ -180,23 +180,23 @@ anything = st.recursive(
 @pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(sorted(Manifest.model_fields)), anything))
-def test_no_value_of_any_field_does_more_than_be_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
-    """Whatever YAML can hold: a manifest or a `ManifestError`, nothing else."""
+def test_any_value_of_any_field_is_accepted_or_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Any YAML gives a manifest or a `ManifestError`, nothing else."""
     try:
-        said = read(tmp_path / "reader", yaml.safe_dump({**LEAST, **fields})).version
+        outcome = read(tmp_path / "reader", yaml.safe_dump({**MINIMAL, **fields})).version
     except ManifestError as error:
-        said = str(error)
-    assert said == "1.0.0" or "version" in fields or said.startswith("reader/plugin.yaml: ")
+        outcome = str(error)
+    assert outcome == "1.0.0" or "version" in fields or outcome.startswith("reader/plugin.yaml: ")
 
 
-def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_manifest_that_is_a_pipe_does_not_block(tmp_path: Path) -> None:
     """Opening it for reading would block the whole discovery."""
     os.mkfifo(tmp_path / "plugin.yaml")
     with pytest.raises(ManifestError, match="expected a file"):
         read_manifest(tmp_path)
 
 
-def test_aliases_are_refused_before_they_unfold(tmp_path: Path) -> None:
+def test_aliases_are_refused_before_they_expand(tmp_path: Path) -> None:
     """Ten lines of them would be gigabytes."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
@@ -217,7 +217,7 @@ def test_aliases_are_refused_before_they_unfold(tmp_path: Path) -> None:
         ("image", "reader:ä"),
     ],
 )
-def test_what_no_engine_could_do_is_refused_here(tmp_path: Path, field: str, value: Any) -> None:
+def test_a_value_that_no_engine_could_use_is_refused(tmp_path: Path, field: str, value: Any) -> None:
     """With the field's name, before anything is built."""
     content = {"version": "1", "description": "d", "entrypoint": "a.b:C", field: value}
     (tmp_path / "plugin.yaml").write_text(yaml.safe_dump(content))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from plugin_runtime.gateway import Gateway
 
-from orchestrator.containers.docker_engine.gateways import sockets_cross
+from orchestrator.containers.docker_engine.capabilities import shares_sockets
 from orchestrator.containers.endpoint import TcpEndpoint, lay_out_token
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import ChannelError
@@ -157,4 +157,4 @@ def test_how_the_channel_is_chosen(
 ) -> None:
     monkeypatch.setattr("platform.release", lambda: "6.1.0-42")
     info = EngineInfo("28", system, "overlay2", "2", (), rootless=False, selinux=False, kernel=kernel)
-    assert sockets_cross(info, inside=inside) is cross
+    assert shares_sockets(info, inside=inside) is cross

@@ -86,7 +86,7 @@ async def test_without_its_secret_a_plugin_is_unavailable_before_anything_is_bui
     (folder / "KEY").write_text("s3cr3t-value")
     assert (await client.post("/v1/plugins/reader/restart", params={"wait": 5})).json()["state"] == "INITIALIZED"
     health = await house.health("reader")
-    assert {"name": "secret:KEY", "ok": True, "detail": "is there", "source": "host"} in health["checks"]
+    assert {"name": "secret:KEY", "ok": True, "detail": "is provided", "source": "host"} in health["checks"]
     assert "s3cr3t-value" not in (await client.get("/v1/plugins/reader/health")).text
 
 

@@ -100,7 +100,7 @@ async def test_a_bad_model_is_found_before_anything_is_built_and_affects_no_othe
     assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", code)
     assert not health["container"].get("id")
     await house.until_state("reader", "INITIALIZED")
-    assert not [build for build in house.engine.shelf.builds if "video-tracker" in build.tag]
+    assert not [build for build in house.engine.image_store.builds if "video-tracker" in build.tag]
     answer = await house.client.post("/v1/plugins/video-tracker/tools/track_objects/run", json={})
     assert answer.status_code == 503
     assert answer.json()["reason_code"] == code

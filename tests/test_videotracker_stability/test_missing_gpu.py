@@ -28,5 +28,5 @@ async def test_a_missing_dependency_is_reported_before_anything_is_built(
     assert health["reason_code"] == code, health
     answer = await house.run("video-tracker", "detect_objects")
     assert (answer.status_code, answer.json()["reason_code"]) == (503, code)
-    assert house.engine.shelf.builds == []
+    assert house.engine.image_store.builds == []
     assert await house.containers("video-tracker") == []

@@ -1,6 +1,6 @@
-"""What is asked of Docker, as its JSON.
+"""Requests to the engine, as Docker's JSON.
 
-What isolates a container is written here for every one alike; no specification can loosen it.
+A container's isolation is set here, the same for every container; no specification can loosen it.
 """
 
 from datetime import datetime
@@ -10,10 +10,10 @@ from typing import Any
 from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
 
 HOSTNAME = "plugin"
-"""The same in every container: the default would be the container's id, and the host's name says where it runs."""
+"""The same in every container: Docker's default, the container's id, would disclose where it runs."""
 
 _LOG_FILES = 2
-_SMALLEST_LOG = 16 * 1024
+_MIN_LOG_BYTES = 16 * 1024
 
 
 def create_body(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def create_body(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
 
 
 def events_query(labels: dict[str, str], since: datetime | None) -> dict[str, Any]:
-    """Filters and start of `GET /events`."""
+    """Query of `GET /events`."""
     query: dict[str, Any] = {"filters": {"type": ["container"], "label": label_filter(labels)}}
     if since is not None:
         query["since"] = f"{since.timestamp():.9f}"
@@ -43,12 +43,12 @@ def events_query(labels: dict[str, str], since: datetime | None) -> dict[str, An
 
 
 def label_filter(labels: dict[str, str]) -> list[str]:
-    """Labels as Docker's filters write them."""
+    """Labels in the form of Docker's filters."""
     return [f"{name}={value}" for name, value in labels.items()]
 
 
 def whole_seconds(grace: float) -> int:
-    """Docker counts a grace in whole seconds; a part of one is given in full."""
+    """A grace in whole seconds, rounded up, as Docker counts it."""
     return max(0, ceil(grace))
 
 
@@ -71,7 +71,7 @@ def _host_config(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         "AutoRemove": False,
         "LogConfig": {
             "Type": "json-file",
-            "Config": {"max-size": str(max(spec.log_bytes // _LOG_FILES, _SMALLEST_LOG)), "max-file": str(_LOG_FILES)},
+            "Config": {"max-size": str(max(spec.log_bytes // _LOG_FILES, _MIN_LOG_BYTES)), "max-file": str(_LOG_FILES)},
         },
         "Tmpfs": dict(spec.tmpfs),
         "DeviceRequests": [_device_request(spec.devices)] if spec.devices is not None else [],
@@ -80,7 +80,7 @@ def _host_config(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
 
 
 def _mounts(mounts: tuple[BindMount, ...], *, selinux: bool) -> dict[str, Any]:
-    """Mounts fail where the source is missing, binds would make it, owned by root; but only binds can be relabelled."""
+    # With Mounts a missing source is an error; Binds would create it, owned by root. But only Binds can be relabelled.
     if selinux:
         return {"Binds": [f"{mount.source}:{mount.target}:{_bind_options(mount)}" for mount in mounts]}
     return {
@@ -92,7 +92,7 @@ def _mounts(mounts: tuple[BindMount, ...], *, selinux: bool) -> dict[str, Any]:
 
 
 def _bind_options(mount: BindMount) -> str:
-    """What is read only may be read by several containers (`z`); what can be written belongs to one (`Z`)."""
+    # Several containers may read (label `z`); a writable folder belongs to one (`Z`).
     return "ro,z" if mount.read_only else "rw,Z"
 
 
@@ -104,5 +104,5 @@ def _device_request(devices: DeviceGrant) -> dict[str, Any]:
 
 
 def log_query(tail: int) -> dict[str, str]:
-    """For the last `tail` lines of a container's log, each with its time."""
+    """Query for the last `tail` lines of a container's log, each with its time."""
     return {"stdout": "1", "stderr": "1", "timestamps": "1", "tail": str(tail)}

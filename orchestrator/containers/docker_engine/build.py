@@ -1,29 +1,24 @@
-"""A build of an image: the request, its output as lines, and how it ended."""
+"""A build of an image: its request, its context as a tar stream, and its outcome."""
 
 import asyncio
 import json
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.containers.docker_engine.client import Client, url
-from orchestrator.containers.docker_engine.log_frames import LONGEST_LINE
+from orchestrator.containers.docker_engine.decoding import BuildOutput
 from orchestrator.containers.docker_engine.streams import Streams
-from orchestrator.containers.docker_engine.tar_stream import tar_stream
-from orchestrator.containers.spec import BUILD_TAIL
 from orchestrator.errors import BuildError, EngineRefusedError, EngineUnreachableError
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-"""Docker paints what a step writes to stderr red."""
-_LONGEST_MESSAGE: Final = 1024 * 1024
-"""Bytes of one JSON object that are kept. Docker's are some KiB; a longer one, cut, is no JSON and is skipped."""
+_PIECE: Final = 256 * 1024  # bytes of the context that are in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What `ContainerEngine.build` was asked."""
+    """The arguments of `ContainerEngine.build`."""
 
     context: Path
     tag: str
@@ -32,7 +27,7 @@ class BuildRequest:
     build_args: Mapping[str, str]
 
     def send(self, client: Client, silence: float) -> Any:
-        """Begin it. The context streams; the answer comes when it is over there."""
+        """Start the build. The context is streamed; the response comes when the engine has all of it."""
         query = {
             "t": self.tag,
             "dockerfile": self.dockerfile,
@@ -54,9 +49,9 @@ class BuildRequest:
 async def run_build(
     streams: Streams, request: BuildRequest, *, on_output: Callable[[str], None], bound: float, silence: float
 ) -> None:
-    """Build to the end. Cancelled, it hangs up, on which the engine stops the build.
+    """Build to the end. On cancellation it disconnects, whereupon the engine stops the build.
 
-    `bound`: seconds for all of it; `silence`: between two lines of output. Raises `BuildError`.
+    `bound`: seconds for the whole build; `silence`: between two lines of output. Raises `BuildError`.
     """
     output = BuildOutput(on_output)
     try:
@@ -68,7 +63,7 @@ async def run_build(
                 output.feed(piece)
     except TimeoutError:
         raise BuildError(f"the build of {request.tag} took more than {bound:g} s", output.tail) from None
-    except EngineRefusedError as error:  # a Dockerfile that cannot be read, for one
+    except EngineRefusedError as error:  # a Dockerfile that cannot be parsed, for one
         raise BuildError(f"the build of {request.tag} was refused: {error}", output.tail) from error
     output.end()
     if output.error:
@@ -77,70 +72,43 @@ async def run_build(
         raise EngineUnreachableError(f"the build of {request.tag} broke off")
 
 
-@dataclass(slots=True)
-class BuildOutput:
-    """Docker's answer to a build: JSON objects, one a line. At its end, `error` or `image` says how it went."""
+def tar_stream(folder: Path) -> Iterator[bytes]:
+    """`folder` as a tar archive, in pieces of at most 256 KiB.
 
-    on_line: Callable[[str], None]
-    error: str = ""
-    image: str = ""
-    _buffer: bytearray = field(default_factory=bytearray)
-    _line: str = ""
-    _tail: list[str] = field(default_factory=list)
+    Everything is root's and readable by all, without times: a file of mode 0600 here is readable by the plugin's user
+    there, and Docker's layer cache recognises equal content. Symbolic links are sent as links.
+    """
+    for path in sorted(folder.rglob("*")):
+        member = _member(path, path.relative_to(folder).as_posix())
+        if member is None:
+            continue
+        yield member.tobuf(tarfile.PAX_FORMAT)
+        if member.isreg():
+            yield from _content(path, member.size)
+    yield b"\0" * 2 * tarfile.BLOCKSIZE
 
-    @property
-    def tail(self) -> str:
-        """The last lines so far."""
-        return "\n".join(self._tail)
 
-    def feed(self, data: bytes) -> None:
-        """The next bytes of the answer."""
-        *ends, rest = data.split(b"\n")
-        for end in ends:
-            self._keep(end)
-            self._message(self._buffer)
-            self._buffer.clear()
-        self._keep(rest)
+def _member(path: Path, name: str) -> tarfile.TarInfo | None:
+    stat = path.lstat()
+    member = tarfile.TarInfo(name)
+    if path.is_symlink():
+        member.type, member.linkname, member.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
+    elif path.is_dir():
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+    elif path.is_file():
+        member.size, member.mode = stat.st_size, 0o755 if stat.st_mode & 0o100 else 0o644
+    else:
+        return None  # sockets, pipes and devices
+    return member
 
-    def end(self) -> None:
-        """Nothing more will come."""
-        self._message(self._buffer)
-        if self._line:
-            self._tell(self._line)
-        self._buffer.clear()
-        self._line = ""
 
-    def _keep(self, piece: bytes) -> None:
-        self._buffer += piece[: max(0, _LONGEST_MESSAGE - len(self._buffer))]
-
-    def _message(self, message: bytes | bytearray) -> None:
-        try:
-            body = json.loads(message)
-        except ValueError:
-            return
-        if not isinstance(body, dict):
-            return
-        if isinstance(error := body.get("error"), str):
-            self.error = error
-            self._tell(error)
-        if isinstance(aux := body.get("aux"), dict) and isinstance(aux.get("ID"), str):
-            self.image = aux["ID"]
-        if isinstance(status := body.get("status"), str) and not body.get("progress"):  # a base image being pulled
-            self._tell(f"{body['id']}: {status}" if body.get("id") else status)
-        if isinstance(text := body.get("stream"), str):
-            self._printed(text)
-
-    def _printed(self, text: str) -> None:
-        first, *others = text.split("\n")
-        self._line += first
-        for other in others:
-            self._tell(self._line)
-            self._line = other
-        if len(self._line) > LONGEST_LINE:
-            self._tell(self._line)
-            self._line = ""
-
-    def _tell(self, line: str) -> None:
-        line = _COLOUR.sub("", line).rstrip("\r")
-        self._tail = [*self._tail[1 - BUILD_TAIL :], line]
-        self.on_line(line)
+def _content(path: Path, size: int) -> Iterator[bytes]:
+    left = size
+    with path.open("rb") as file:
+        while left:
+            piece = file.read(min(_PIECE, left))
+            if not piece:
+                raise OSError(f"{path.name} became shorter while it was being read")
+            left -= len(piece)
+            yield piece
+    yield b"\0" * (-size % tarfile.BLOCKSIZE)

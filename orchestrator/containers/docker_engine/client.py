@@ -1,4 +1,4 @@
-"""The Docker SDK, and how its exceptions become ours. No other module imports it."""
+"""The Docker SDK and the mapping of its exceptions to ours. No other module imports it."""
 
 import re
 import socket
@@ -26,31 +26,29 @@ from orchestrator.errors import (
 T = TypeVar("T")
 Client = APIClient
 
+# Errors of Docker, the nvidia hook and the CDI library about devices that cannot be provided.
 _DEVICES = re.compile(
     r"select device driver|nvidia-container|libnvidia-ml|\bCDI\b.*device|device.*\bCDI\b", re.IGNORECASE
 )
-"""What Docker, the nvidia hook and the CDI library say when devices cannot be had."""
 
 
 class ClientPool:
-    """One SDK client per thread. Nothing is connected before the first call: a missing engine is no error until then.
-
-    A client negotiates the API version when it is made, so all of them are made anew when the engine was out of reach:
-    the one that answers next may be of another version.
-    """
+    """One SDK client per thread, connected at the first call: a missing engine is no error before."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        """`environment` is where DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH are looked up."""
+        """`environment` has DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH."""
         self._environment = dict(environment)
         self._local = threading.local()
         self._generation = 0
 
     def call(self, function: Callable[[Client], T], *, bound: float) -> T:
-        """Run `function` with this thread's client; no wait for bytes in it is longer than `bound` seconds."""
+        """Run `function` with this thread's client; none of its waits for bytes lasts longer than `bound` seconds."""
         try:
             with engine_errors():
                 return function(self._client(bound))
         except EngineUnreachableError:
+            # A client negotiates the API version when it is created, and the engine that answers next may be of
+            # another version: all clients are replaced.
             self._generation += 1
             raise
         except EngineRefusedError as error:
@@ -70,25 +68,28 @@ class ClientPool:
         client: Client | None = getattr(self._local, "client", None)
         if client is None:
             self._local.generation = self._generation
-            # kwargs_from_env takes an empty mapping for none given, and would read the process's environment.
+            # kwargs_from_env treats an empty mapping as none, and would read the process's environment.
             settings = kwargs_from_env(environment=self._environment or {"DOCKER_HOST": ""})
             client = APIClient(**settings, version="auto", timeout=ceil(bound))
-            if client.base_url.startswith(
-                "http+docker:"
-            ):  # a socket of this host: no proxy, no .netrc to look up each time
-                client.trust_env = False
+            if client.base_url.startswith("http+docker:"):
+                client.trust_env = False  # a socket of this host: no lookup of proxies and .netrc per call
             self._local.client = client
         client.timeout = bound  # type: ignore[assignment]  # requests takes fractions
         return client
 
 
 def url(client: Client, path: str) -> str:
-    """The full address of an API path, with the version that was negotiated."""
+    """The full address of an API path, with the negotiated version."""
     return f"{client.base_url}/v{client.api_version}{path}"
 
 
+def create_container(client: Client, body: Mapping[str, Any], name: str) -> str:
+    """Create a container from the body of `POST /containers/create`; its id."""
+    return str(client.create_container_from_config(body, name)["Id"])  # type: ignore[no-untyped-call]
+
+
 def raise_for_status(response: requests.Response) -> None:
-    """Raise the SDK's own exception for an error answer to a request that was made on the client as a session."""
+    """Raise the SDK's exception for an error response to a request made on the client as a session."""
     try:
         response.raise_for_status()
     except requests.HTTPError as error:
@@ -97,7 +98,7 @@ def raise_for_status(response: requests.Response) -> None:
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Turn whatever the SDK and its transport raise into this project's errors."""
+    """Map everything that the SDK and its transport raise to this project's errors."""
     try:
         yield
     except EngineError:
@@ -105,15 +106,15 @@ def engine_errors() -> Iterator[None]:
     except docker_errors.NotFound as error:
         raise NotFoundError(explanation(error)) from error
     except docker_errors.APIError as error:
-        said = explanation(error)
+        message = explanation(error)
         if error.status_code is None:
-            raise EngineUnreachableError(f"the container engine broke off: {said}") from error
-        raise (DeviceRequestError if _DEVICES.search(said) else EngineRefusedError)(said) from error
+            raise EngineUnreachableError(f"the container engine broke off: {message}") from error
+        raise (DeviceRequestError if _DEVICES.search(message) else EngineRefusedError)(message) from error
     except (docker_errors.InvalidVersion, docker_errors.TLSParameterError, docker_errors.InvalidArgument) as error:
         raise EngineRefusedError(str(error)) from error
     except (docker_errors.DockerException, requests.ConnectionError, requests.Timeout) as error:
         # The SDK wraps any failure of its first call (the version) in a plain DockerException.
-        _close_forgotten_sockets(error)
+        _close_leaked_sockets(error)
         raise EngineUnreachableError(f"cannot reach the container engine: {_innermost(error)}") from error
     except requests.exceptions.InvalidJSONError as error:
         raise EngineRefusedError(f"the container engine's answer could not be read: {error!r}") from error
@@ -124,31 +125,30 @@ def engine_errors() -> Iterator[None]:
 
 
 def explanation(error: docker_errors.APIError) -> str:
-    """What the engine said, without the SDK's address and status line."""
-    said = error.explanation
-    if isinstance(said, bytes):
-        said = said.decode("utf-8", "replace")
-    return str(said or error)
+    """The engine's own message, without the SDK's address and status line."""
+    message = error.explanation
+    if isinstance(message, bytes):
+        message = message.decode("utf-8", "replace")
+    return str(message or error)
 
 
 def shutdown(response: requests.Response) -> None:
-    """End a blocking read of `response` in another thread, at once. To close it is to wait for that thread's lock."""
+    """End a blocking read of `response` in another thread, at once."""
+    # Closing it would wait for that thread's lock.
     with suppress(OSError, ValueError, AttributeError):
         response.raw.shutdown()
 
 
 def read_forever(response: requests.Response) -> None:
-    """Take the time-out off a stream whose headers have come: silence is normal in it from here on.
-
-    Where the transport hides its socket the time-out stays, and the stream breaks after a silence.
-    """
+    """Remove the time-out of a stream whose headers have arrived: from here on silence is normal."""
+    # Where the transport hides its socket the time-out stays, and the stream breaks after a silence.
     sock: Any = getattr(getattr(response.raw, "connection", None), "sock", None)
     if sock is not None:
         sock.settimeout(None)
 
 
-def _close_forgotten_sockets(error: BaseException) -> None:
-    """The SDK leaves a Unix socket open that could not connect, until some garbage collection warns of it."""
+def _close_leaked_sockets(error: BaseException) -> None:
+    # The SDK leaves a Unix socket open that could not connect, until a garbage collection warns about it.
     seen: BaseException | None = error
     while seen is not None:
         for frame, _ in traceback.walk_tb(seen.__traceback__):
@@ -158,7 +158,7 @@ def _close_forgotten_sockets(error: BaseException) -> None:
 
 
 def _innermost(error: BaseException) -> str:
-    """The system's own words. requests and urllib3 wrap them three deep and print addresses of objects around them."""
+    # The system's own message: requests and urllib3 wrap it three deep and add addresses of objects.
     seen: BaseException = error
     while (inner := seen.__cause__ or seen.__context__) is not None:
         seen = inner

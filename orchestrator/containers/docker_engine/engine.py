@@ -1,4 +1,4 @@
-"""The `ContainerEngine` that speaks to Docker Engine over its API."""
+"""DockerEngine: the `ContainerEngine` over the API of Docker Engine."""
 
 import asyncio
 import json
@@ -10,17 +10,15 @@ from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from orchestrator.containers.docker_engine import answers, bodies, decoding, gateways
-from orchestrator.containers.docker_engine.bounds import USUAL, Bounds
+from orchestrator.containers.docker_engine import answers, bodies, capabilities, decoding
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
-from orchestrator.containers.docker_engine.client import Client, ClientPool, raise_for_status, url
-from orchestrator.containers.docker_engine.gateway_keeper import GatewayKeeper
-from orchestrator.containers.docker_engine.log_frames import LogLines
-from orchestrator.containers.docker_engine.own_container import HostFolders, host_folders, own_container_id
+from orchestrator.containers.docker_engine.calls import DEFAULT_BOUNDS, Bounds, EngineCalls
+from orchestrator.containers.docker_engine.capabilities import HostFolders
+from orchestrator.containers.docker_engine.client import Client, ClientPool, create_container, raise_for_status, url
+from orchestrator.containers.docker_engine.gateways import Gateways
 from orchestrator.containers.docker_engine.streams import Streams
-from orchestrator.containers.docker_engine.thread_pool import BoundedThreadPool
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint, token_file
 from orchestrator.containers.spec import (
     ContainerIsolation,
@@ -32,39 +30,28 @@ from orchestrator.containers.spec import (
 )
 from orchestrator.errors import EngineRefusedError, NotFoundError
 
-T = TypeVar("T")
-
 
 class DockerEngine:
-    """Docker Engine. Every blocking call runs in a `BoundedThreadPool`, every stream in a thread of its own."""
+    """Docker Engine. Every blocking call runs in a `BoundedThreadPool`, every stream in its own thread."""
 
     def __init__(
         self,
         environment: Mapping[str, str],
         *,
-        bounds: Bounds = USUAL,
+        bounds: Bounds = DEFAULT_BOUNDS,
         labels: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`environment` says where the engine is (DOCKER_HOST and its like). Nothing is connected yet.
+        """`environment` has the engine's address (DOCKER_HOST etc.). Nothing is connected yet.
 
-        `labels`: for every container beside its own.
+        `labels`: for every container, besides its own.
         """
         self._labels = dict(labels)
         self._bounds = bounds
-        self._pool = ClientPool(environment)
-        self._streams = Streams(self._pool, limit=256)
-        # Apart, so that a kill never waits behind stops in their grace, nor a question behind starts.
-        self._asking = BoundedThreadPool("ask", 4)
-        self._starting = BoundedThreadPool("start", 16)
-        self._stopping = BoundedThreadPool("stop", 32)
-        self._killing = BoundedThreadPool("kill", 8)
-        self._pulling = BoundedThreadPool("pull", 4)
-        self._told: EngineInfo | None = None
-        self._gateways = GatewayKeeper(
-            ask=lambda function: self._call(self._asking, function, self._bounds.ask),
-            change=lambda function: self._call(self._starting, function, self._bounds.change),
-            end=lambda function: self._call(self._killing, function, self._bounds.change),
-        )
+        clients = ClientPool(environment)
+        self._calls = EngineCalls(clients, bounds)
+        self._streams = Streams(clients, limit=256)
+        self._gateways = Gateways(self._calls)
+        self._info: EngineInfo | None = None
         self._host_folders: HostFolders | None = None
 
     @classmethod
@@ -75,41 +62,41 @@ class DockerEngine:
         timeout: float = 10,
         labels: Mapping[str, str] = MappingProxyType({}),
     ) -> Self:
-        """The engine that `docker` on the command line would speak to. `timeout`: seconds for an answer."""
-        return cls(os.environ if environment is None else environment, bounds=Bounds(ask=timeout), labels=labels)
+        """The engine that the docker command line would use. `timeout`: seconds for an answer to a query."""
+        return cls(os.environ if environment is None else environment, bounds=Bounds(query=timeout), labels=labels)
 
     async def info(self) -> EngineInfo:
-        self._told = await self._call(self._asking, lambda client: answers.info(client.info()), self._bounds.ask)
-        return self._told
+        self._info = await self._calls.query(lambda client: capabilities.engine_info(client.info()))
+        return self._info
 
     async def ping(self) -> None:
         # `info` starts runc and docker-init for their versions: 10 ms of CPU each time.
-        await self._call(self._asking, lambda client: client.ping(), self._bounds.ask)
+        await self._calls.query(lambda client: client.ping())
 
     async def image(self, reference: str) -> ImageStatus:
         def inspect(client: Client) -> ImageStatus:
             return answers.image(client.inspect_image(reference))  # type: ignore[no-untyped-call]
 
-        return await self._call(self._asking, inspect, self._bounds.ask)
+        return await self._calls.query(inspect)
 
     async def images(self, labels: Mapping[str, str]) -> list[ImageStatus]:
         filters = {"label": bodies.label_filter(dict(labels))}
-        told = await self._call(self._asking, lambda client: client.images(filters=filters), self._bounds.ask)
-        return [answers.image(entry) for entry in (told if isinstance(told, list) else [])]
+        entries = await self._calls.query(lambda client: client.images(filters=filters))
+        return [answers.image(entry) for entry in answers.items(entries)]
 
     async def remove_image(self, reference: str) -> None:
         def remove(client: Client) -> None:
             client.remove_image(reference)
 
-        await self._call(self._killing, remove, self._bounds.change)
+        await self._calls.remove(remove)
 
     async def tag_image(self, reference: str, name: str) -> None:
         repository, _, tag = name.rpartition(":")
 
-        def give(client: Client) -> None:
+        def add_tag(client: Client) -> None:
             client.tag(reference, repository, tag)
 
-        await self._call(self._killing, give, self._bounds.change)
+        await self._calls.remove(add_tag)
 
     async def pull(self, reference: str) -> ImageStatus:
         def pull(client: Client) -> None:
@@ -118,7 +105,7 @@ class DockerEngine:
                     kind = NotFoundError if "not found" in error or "denied" in error else EngineRefusedError
                     raise kind(f"{reference} cannot be pulled: {error}")
 
-        await self._call(self._pulling, pull, self._bounds.pull)
+        await self._calls.pull(pull)
         return await self.image(reference)
 
     async def build(
@@ -138,20 +125,17 @@ class DockerEngine:
         return await self.image(tag)
 
     async def create(self, spec: ContainerSpec) -> str:
-        selinux = (self._told or await self.info()).selinux
+        selinux = (self._info or await self.info()).selinux
         folders = await self._folders()
         for_host = replace(spec, mounts=folders.translated(spec.mounts), labels={**self._labels, **spec.labels})
         body = bodies.create_body(for_host, selinux=selinux)
         if spec.gateway is None:
-            return await self._create(body, spec.name)
+            return await self._calls.change(lambda client: create_container(client, body, spec.name))
         gateway = replace(spec.gateway, token_file=folders.on_host(spec.gateway.token_file))
-        beside = gateways.gateway_body(spec, gateway, self._labels, selinux=selinux)
-        return await self._gateways.create(
-            spec, beside, lambda: self._create(gateways.with_sockets(body, spec, gateway), spec.name)
-        )
+        return await self._gateways.create(spec, gateway, body, extra_labels=self._labels, selinux=selinux)
 
     async def start(self, container_id: str) -> None:
-        starts = [self._call(self._starting, lambda client: client.start(container_id), self._bounds.change)]
+        starts = [self._calls.change(lambda client: client.start(container_id))]
         if self._gateways.has(container_id):
             starts.append(self._gateways.start(container_id))
         for failure in await asyncio.gather(*starts, return_exceptions=True):
@@ -159,8 +143,8 @@ class DockerEngine:
                 raise failure
 
     async def shares_sockets(self) -> bool:
-        inside = (await self._folders()).by_place is not None
-        return gateways.sockets_cross(self._told or await self.info(), inside=inside)
+        inside = (await self._folders()).by_mount_point is not None
+        return capabilities.shares_sockets(self._info or await self.info(), inside=inside)
 
     async def endpoint(self, container_id: str, run_folder: Path) -> Endpoint:
         token = token_file(run_folder)
@@ -169,40 +153,31 @@ class DockerEngine:
         return await self._gateways.endpoint(container_id, (await asyncio.to_thread(token.read_text)).strip())
 
     async def inspect(self, container_id: str) -> ContainerStatus:
-        return await self._call(
-            self._asking, lambda client: answers.container(client.inspect_container(container_id)), self._bounds.ask
-        )
+        return await self._calls.query(lambda client: answers.container(client.inspect_container(container_id)))
 
     async def isolation(self, container_id: str) -> ContainerIsolation:
-        return await self._call(
-            self._asking, lambda client: answers.isolation(client.inspect_container(container_id)), self._bounds.ask
-        )
+        return await self._calls.query(lambda client: answers.isolation(client.inspect_container(container_id)))
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         filters = {"label": bodies.label_filter(dict(labels))}
-        told = await self._call(
-            self._asking, lambda client: client.containers(all=True, filters=filters), self._bounds.ask
-        )
-        entries = told if isinstance(told, list) else []
-        found = [status for entry in entries if (status := answers.listed(entry)) is not None]
-        self._gateways.take_note(found)
+        entries = await self._calls.query(lambda client: client.containers(all=True, filters=filters))
+        found = [status for entry in answers.items(entries) if (status := answers.listed(entry)) is not None]
+        self._gateways.adopt(found)
         return found
 
     async def stop(self, container_id: str, *, grace: float) -> None:
         seconds = bodies.whole_seconds(grace)
-        await self._call(
-            self._stopping, lambda client: client.stop(container_id, timeout=seconds), self._bounds.end + seconds
-        )
+        await self._calls.stop(lambda client: client.stop(container_id, timeout=seconds), grace=seconds)
 
     async def kill(self, container_id: str) -> None:
         try:
-            await self._call(self._killing, lambda client: client.kill(container_id), self._bounds.end)
+            await self._calls.kill(lambda client: client.kill(container_id))
         except EngineRefusedError as error:
             if "is not running" not in str(error):
                 raise
 
     async def remove(self, container_id: str) -> None:
-        """A removal that somebody else has begun is waited for."""
+        # A removal that is already in progress is waited for.
         deadline = monotonic() + self._bounds.change
         while not await self._remove_once(container_id):
             if monotonic() > deadline:
@@ -216,17 +191,19 @@ class DockerEngine:
         await self._gateways.sweep(labels, alive=await self.list(labels))
 
     async def logs(self, container_id: str, *, tail: int) -> str:
-        lines = LogLines()
+        lines = decoding.LogLines()
 
         def fetch(client: Client) -> bytes:
             response = client.get(
-                url(client, f"/containers/{container_id}/logs"), params=bodies.log_query(tail), timeout=self._bounds.ask
+                url(client, f"/containers/{container_id}/logs"),
+                params=bodies.log_query(tail),
+                timeout=self._bounds.query,
             )
             raise_for_status(response)
             return bytes(response.content)
 
-        told = lines.feed(await self._call(self._asking, fetch, self._bounds.ask))
-        return "\n".join([*told, *lines.rest()])
+        complete = lines.feed(await self._calls.query(fetch))
+        return "\n".join([*complete, *lines.rest()])
 
     @asynccontextmanager
     async def follow_logs(self, container_id: str, *, tail: int) -> AsyncIterator[AsyncIterator[str]]:
@@ -235,10 +212,10 @@ class DockerEngine:
                 url(client, f"/containers/{container_id}/logs"),
                 params={**bodies.log_query(tail), "follow": "1"},
                 stream=True,
-                timeout=self._bounds.ask,
+                timeout=self._bounds.query,
             )
 
-        async with self._streams.open(request, bound=self._bounds.ask) as pieces:
+        async with self._streams.open(request, bound=self._bounds.query) as pieces:
             yield decoding.log_lines(pieces)
 
     @asynccontextmanager
@@ -249,21 +226,14 @@ class DockerEngine:
         query["filters"] = json.dumps(query["filters"])
 
         def request(client: Client) -> Any:
-            return client.get(url(client, "/events"), params=query, stream=True, timeout=self._bounds.ask)
+            return client.get(url(client, "/events"), params=query, stream=True, timeout=self._bounds.query)
 
-        async with self._streams.open(request, bound=self._bounds.ask) as pieces:
+        async with self._streams.open(request, bound=self._bounds.query) as pieces:
             yield decoding.events(pieces)
 
     async def close(self) -> None:
         self._streams.close()
-        for lane in (self._asking, self._starting, self._stopping, self._killing, self._pulling):
-            lane.close()
-
-    async def _create(self, body: Mapping[str, Any], name: str) -> str:
-        def create(client: Client) -> str:
-            return str(client.create_container_from_config(body, name)["Id"])  # type: ignore[no-untyped-call]
-
-        return await self._call(self._starting, create, self._bounds.change)
+        self._calls.close()
 
     async def _folders(self) -> HostFolders:
         if self._host_folders is None:
@@ -271,21 +241,21 @@ class DockerEngine:
         return self._host_folders
 
     async def _find_host_folders(self) -> HostFolders:
-        own = await asyncio.to_thread(own_container_id)
+        own = await asyncio.to_thread(capabilities.own_container_id)
         if own is None:
             return HostFolders()
         try:
-            told = await self._call(self._asking, lambda client: client.inspect_container(own), self._bounds.ask)
-        except NotFoundError:  # a container, and none of this engine's: its dockerd runs in it too
+            answer = await self._calls.query(lambda client: client.inspect_container(own))
+        except NotFoundError:  # a container of another engine: this one runs inside it too
             return HostFolders()
-        return host_folders(told)
+        return capabilities.host_folders(answer)
 
     async def _remove_once(self, container_id: str) -> bool:
         def remove(client: Client) -> None:
             client.remove_container(container_id, v=True, force=True)
 
         try:
-            await self._call(self._killing, remove, self._bounds.change)
+            await self._calls.remove(remove)
         except NotFoundError:
             return True
         except EngineRefusedError as error:
@@ -293,6 +263,3 @@ class DockerEngine:
                 raise
             return False
         return True
-
-    async def _call(self, lane: BoundedThreadPool, function: Callable[[Client], T], bound: float) -> T:
-        return await lane.run(lambda: self._pool.call(function, bound=bound), bound=bound)

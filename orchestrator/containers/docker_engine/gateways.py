@@ -1,73 +1,200 @@
-"""Gateways: containers beside plugins' own that bring their sockets here by TCP, where a Unix socket cannot cross.
+"""Gateways: containers that forward a plugin container's sockets here by TCP, where a Unix socket cannot be shared.
 
-A plugin's container keeps its `network: none`. Its sockets lie in a volume in the engine's memory that its gateway sees
-too; the gateway alone is on a network, and its one port is published on the loopback of the engine's machine. Gateway
-and volume are named after the container, so that who knows it can remove them.
+A plugin's container keeps its `network: none`. Its sockets are in an in-memory volume of the engine that its gateway
+mounts too; only the gateway is on a network, and its one port is published on the loopback of the engine's machine.
+Gateway and volume are named after the container, so that anyone who knows it can remove them.
 """
 
-import platform
-import sys
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from time import monotonic
 from typing import Any, Final
 
 from plugin_runtime.gateway import PORT, TOKEN_FILE
 
 from orchestrator.containers.docker_engine import bodies
-from orchestrator.containers.spec import BindMount, ContainerSpec, EngineInfo, Gateway
+from orchestrator.containers.docker_engine.calls import EngineCalls
+from orchestrator.containers.docker_engine.client import Client, create_container
+from orchestrator.containers.endpoint import TcpEndpoint
+from orchestrator.containers.spec import BindMount, ContainerSpec, ContainerStatus, Gateway
+from orchestrator.errors import EngineError, EngineRefusedError, NotFoundError
 
 LABEL_GATEWAY: Final = "plugin-orchestrator.gateway"
 """On a plugin's container: the name of its gateway, and of the volume that the two share."""
 LABEL_OF: Final = "plugin-orchestrator.gateway-of"
 """On a gateway and a volume: the name of the plugin's container."""
-NETWORK: Final = "plugin-orchestrator"
-"""One for all gateways, on which none reaches another: Docker's addresses run out after some thirty networks."""
-NETWORK_OPTIONS: Final = {
-    "com.docker.network.bridge.enable_icc": "false",
-    "com.docker.network.bridge.enable_ip_masquerade": "false",  # nothing goes out from here
-}
-VOLUME_OPTIONS: Final = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=1777,nosuid,nodev,noexec"}
 
 _PORT: Final = f"{PORT}/tcp"
 _MEMORY: Final = 128 * 1024 * 1024
 _USER: Final = "65531:65531"
-_MARK: Final = "gateway."
-"""Before its plugin's labels: it must not be taken for the plugin's container, and be found by what it belongs to."""
-_VIRTUAL_MACHINE: Final = "docker desktop"
+# Prefixes its plugin's labels on a gateway: it is found by them, and not mistaken for the plugin's container.
+_LABEL_PREFIX: Final = "gateway."
+_NETWORK: Final = "plugin-orchestrator"  # one for all gateways: Docker's addresses run out after some thirty networks
+_NETWORK_OPTIONS: Final = {
+    "com.docker.network.bridge.enable_icc": "false",  # gateways cannot reach each other
+    "com.docker.network.bridge.enable_ip_masquerade": "false",  # nor anything outside
+}
+_VOLUME_OPTIONS: Final = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=1777,nosuid,nodev,noexec"}
+_MAX_NETWORK_TRIES: Final = 3  # another orchestrator may remove the network after it was found and before it is joined
+_PORT_SECONDS: Final = 5.0  # wait for the engine to publish a gateway's port
+_PORT_POLL_SECONDS: Final = 0.02
 
 
-def sockets_cross(info: EngineInfo, *, inside: bool) -> bool:
-    """Whether a Unix socket in a folder of this machine can be reached from the engine's containers: whether they have
-    the same kernel. `inside`: the orchestrator runs in one of these containers itself.
-    """
-    if inside:
-        return True
-    if sys.platform != "linux" or _VIRTUAL_MACHINE in info.operating_system.lower():
-        return False
-    return not info.kernel or info.kernel == platform.release()
+class Gateways:
+    """All gateways of one engine, created, started and removed along with their containers."""
+
+    def __init__(self, calls: EngineCalls) -> None:
+        self._calls = calls
+        self._names: dict[str, str] = {}  # id of a container → name of its gateway
+        self._network = asyncio.Lock()
+        self._joining = 0
+
+    def adopt(self, containers: Iterable[ContainerStatus]) -> None:
+        """Adopt the gateways of containers that an earlier orchestrator created."""
+        for container in containers:
+            if name := container.labels.get(LABEL_GATEWAY):
+                self._names[container.id] = name
+
+    def has(self, container_id: str) -> bool:
+        return container_id in self._names
+
+    async def create(
+        self,
+        spec: ContainerSpec,
+        gateway: Gateway,
+        body: dict[str, Any],
+        *,
+        extra_labels: Mapping[str, str],
+        selinux: bool,
+    ) -> str:
+        """Create the container of `spec` and `body` with its volume and gateway; its id. `gateway` has host paths;
+        `extra_labels` are those of every container.
+        """
+        name = _name(spec.name)
+        labels = _labels(spec)
+        beside = gateway_body(spec, gateway, extra_labels, selinux=selinux)
+
+        def create_volume(client: Client) -> None:
+            client.create_volume(name, driver="local", driver_opts=_VOLUME_OPTIONS, labels=labels)
+
+        await self._calls.change(create_volume)
+        try:
+            await self._calls.change(lambda client: create_container(client, beside, name))
+            with_sockets = _with_sockets(body, spec, gateway)
+            container_id = await self._calls.change(lambda client: create_container(client, with_sockets, spec.name))
+        except BaseException:
+            with suppress(EngineError):
+                await self._remove(name)
+            raise
+        self._names[container_id] = name
+        return container_id
+
+    async def start(self, container_id: str) -> None:
+        """Start the gateway of this container."""
+        self._joining += 1
+        try:
+            await self._start(self._names[container_id])
+        finally:
+            self._joining -= 1
+
+    async def endpoint(self, container_id: str, token: str) -> TcpEndpoint:
+        """Raises `EngineRefusedError` where the engine publishes no port for the gateway."""
+        name = self._names.get(container_id)
+        if name is None:
+            raise NotFoundError("the container has a token and no gateway")
+        deadline = monotonic() + _PORT_SECONDS
+        while True:
+            answer = await self._calls.query(lambda client: client.inspect_container(name))
+            if (port := _published_port(answer)) is not None:
+                return TcpEndpoint("127.0.0.1", port, token)
+            if monotonic() > deadline:
+                raise EngineRefusedError(f"the engine publishes no port of the container {name}")
+            await asyncio.sleep(_PORT_POLL_SECONDS)
+
+    async def remove(self, container_id: str) -> None:
+        """Remove gateway and volume of a removed container."""
+        if (name := self._names.get(container_id)) is not None:
+            await self._remove(name)
+            self._names.pop(container_id, None)
+
+    async def sweep(self, labels: Mapping[str, str], *, alive: Iterable[ContainerStatus]) -> None:
+        """Remove gateways and volumes of containers with these labels, except those of `alive`."""
+        in_use = {container.labels.get(LABEL_GATEWAY) for container in alive}
+        filters = {"label": bodies.label_filter(_prefixed(labels))}
+        containers = await self._calls.query(lambda client: client.containers(all=True, filters=filters))
+        names = {name.lstrip("/") for entry in containers for name in entry.get("Names") or ()}
+        volumes = await self._calls.query(lambda client: client.volumes(filters=filters))
+        names |= {entry["Name"] for entry in volumes.get("Volumes") or ()}
+        for name in names - in_use:
+            await self._remove(name)
+
+    async def _start(self, name: str) -> None:
+        tries_left = _MAX_NETWORK_TRIES
+        while True:
+            async with self._network:
+                await self._create_network()
+            tries_left -= 1
+            try:
+                await self._calls.change(lambda client: client.start(name))
+            except NotFoundError:
+                if not tries_left:
+                    raise
+            else:
+                return
+
+    async def _create_network(self) -> None:
+        def create(client: Client) -> None:
+            client.create_network(
+                _NETWORK, driver="bridge", options=_NETWORK_OPTIONS, labels={LABEL_OF: ""}, check_duplicate=True
+            )
+
+        try:
+            await self._calls.change(create)
+        except EngineRefusedError as error:
+            if "already exists" not in str(error):
+                raise
+
+    async def _remove(self, name: str) -> None:
+        with suppress(NotFoundError):
+            await self._calls.remove(lambda client: client.remove_container(name, v=True, force=True))
+        with suppress(NotFoundError):
+            await self._calls.remove(lambda client: client.remove_volume(name))
+        async with self._network:
+            if not self._joining:
+                with suppress(NotFoundError, EngineRefusedError):  # other gateways are on it
+                    await self._calls.remove(lambda client: client.remove_network(_NETWORK))
 
 
-def gateway_name(container_name: str) -> str:
-    return f"{container_name}-gateway"
-
-
-def gateway_labels(labels: Mapping[str, str], of: str) -> dict[str, str]:
-    return {LABEL_OF: of, **marked(labels)}
-
-
-def marked(labels: Mapping[str, str]) -> dict[str, str]:
-    """By which labels the gateways of containers with these can be found."""
-    return {f"{_MARK}{name}": value for name, value in labels.items()}
-
-
-def with_sockets(body: dict[str, Any], spec: ContainerSpec, gateway: Gateway) -> dict[str, Any]:
-    """A container's body, with the volume of its sockets."""
-    name = gateway_name(spec.name)
-    volume = {
-        "Type": "volume",
-        "Source": name,
-        "Target": gateway.folder,
-        "VolumeOptions": {"NoCopy": True},
+def gateway_body(
+    spec: ContainerSpec, gateway: Gateway, extra_labels: Mapping[str, str], *, selinux: bool
+) -> dict[str, Any]:
+    """The body of `POST /containers/create` for the gateway of `spec`'s container."""
+    own = ContainerSpec(
+        name=_name(spec.name),
+        image=gateway.image,
+        labels={**extra_labels, **_labels(spec)},
+        environment={},
+        memory=_MEMORY,
+        pids=16,
+        user=_USER,
+        mounts=(BindMount(gateway.token_file, TOKEN_FILE),),
+        entrypoint=("python", "-I", "-m", "plugin_runtime.gateway"),
+    )
+    body = _with_sockets(bodies.create_body(own, selinux=selinux), spec, gateway)
+    del body["Labels"][LABEL_GATEWAY]
+    host = {
+        **body["HostConfig"],
+        "NetworkMode": _NETWORK,
+        "PortBindings": {_PORT: [{"HostIp": "127.0.0.1", "HostPort": ""}]},
     }
+    return {**body, "Healthcheck": {"Test": ["NONE"]}, "ExposedPorts": {_PORT: {}}, "HostConfig": host}
+
+
+def _with_sockets(body: dict[str, Any], spec: ContainerSpec, gateway: Gateway) -> dict[str, Any]:
+    """`body` with the volume that holds the sockets of `spec`'s container."""
+    name = _name(spec.name)
+    volume = {"Type": "volume", "Source": name, "Target": gateway.folder, "VolumeOptions": {"NoCopy": True}}
     host = body["HostConfig"]
     return {
         **body,
@@ -76,33 +203,19 @@ def with_sockets(body: dict[str, Any], spec: ContainerSpec, gateway: Gateway) ->
     }
 
 
-def gateway_body(
-    spec: ContainerSpec, gateway: Gateway, extra_labels: Mapping[str, str], *, selinux: bool
-) -> dict[str, Any]:
-    """The body of the gateway of `spec`'s container; `extra_labels` are for it as they are for all others."""
-    own = ContainerSpec(
-        name=gateway_name(spec.name),
-        image=gateway.image,
-        labels={**extra_labels, **gateway_labels(spec.labels, spec.name)},
-        environment={},
-        memory=_MEMORY,
-        pids=16,
-        user=_USER,
-        mounts=(BindMount(gateway.token_file, TOKEN_FILE),),
-        entrypoint=("python", "-I", "-m", "plugin_runtime.gateway"),
-    )
-    body = with_sockets(bodies.create_body(own, selinux=selinux), spec, gateway)
-    del body["Labels"][LABEL_GATEWAY]
-    host = {
-        **body["HostConfig"],
-        "NetworkMode": NETWORK,
-        "PortBindings": {_PORT: [{"HostIp": "127.0.0.1", "HostPort": ""}]},
-    }
-    return {**body, "Healthcheck": {"Test": ["NONE"]}, "ExposedPorts": {_PORT: {}}, "HostConfig": host}
+def _name(container_name: str) -> str:
+    return f"{container_name}-gateway"
 
 
-def published_port(answer: Any) -> int | None:
-    """From `GET /containers/{id}/json` of a gateway; None while it has none."""
+def _labels(spec: ContainerSpec) -> dict[str, str]:
+    return {LABEL_OF: spec.name, **_prefixed(spec.labels)}
+
+
+def _prefixed(labels: Mapping[str, str]) -> dict[str, str]:
+    return {f"{_LABEL_PREFIX}{name}": value for name, value in labels.items()}
+
+
+def _published_port(answer: Any) -> int | None:
     try:
         return int(answer["NetworkSettings"]["Ports"][_PORT][0]["HostPort"])
     except (KeyError, IndexError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A long answer of the engine, read by a thread of its own and handed to the event loop piece by piece."""
+"""Long answers of the engine, each read by its own thread and passed to the event loop in pieces."""
 
 import asyncio
 import threading
@@ -17,11 +17,10 @@ from orchestrator.containers.docker_engine.client import (
 )
 from orchestrator.errors import EngineError, EngineRefusedError, EngineUnreachableError
 
-_AHEAD = 64
-"""Pieces that may wait for a slow reader; then the thread stops reading, and with it the engine."""
+_MAX_WAITING = 64  # pieces that may wait for a slow reader; then the thread stops reading, which holds back the engine
 
 Request = Callable[[Client], requests.Response]
-"""Makes a request with `stream=True`, on the client as a session."""
+"""Sends a request with `stream=True` on the client as a session."""
 
 
 class Streams:
@@ -36,11 +35,11 @@ class Streams:
     async def open(
         self, request: Request, *, bound: float, silence: float | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The answer's body as it comes.
+        """The response's body in pieces.
 
-        `bound`: seconds until its headers must be there. `silence`: longest wait for the next bytes; None for any.
-        Leaving the context ends the stream at once, also while its thread waits for bytes. A body that breaks off
-        raises `EngineUnreachableError`.
+        `bound`: seconds until its headers must have arrived; `silence`: seconds until the next bytes must, None for
+        no limit. Leaving the context ends the stream at once, even while its thread waits for bytes. Raises
+        `EngineUnreachableError` for a body that breaks off.
         """
         if len(self._open) >= self._limit:
             raise EngineRefusedError(f"{self._limit} streams of the container engine are open already")
@@ -54,7 +53,6 @@ class Streams:
             self._open.discard(stream)
 
     def close(self) -> None:
-        """End all of them."""
         for stream in list(self._open):
             stream.close()
 
@@ -68,7 +66,7 @@ class _Stream:
         self._loop = asyncio.get_running_loop()
         self._headers: asyncio.Future[None] = self._loop.create_future()
         self._pieces: asyncio.Queue[bytes | EngineError | None] = asyncio.Queue()
-        self._room = threading.Semaphore(_AHEAD)
+        self._room = threading.Semaphore(_MAX_WAITING)
         self._closed = threading.Event()
         self._response: requests.Response | None = None
 
@@ -96,13 +94,13 @@ class _Stream:
             shutdown(self._response)
 
     def _read(self) -> None:
-        """The thread's whole life. It ends at the latest `bound` (or `silence`) seconds after `close`."""
+        """The thread's function. It ends at most `bound` (or `silence`) seconds after `close`."""
         try:
             self._pool.call(self._transfer, bound=self._bound)
         except EngineError as error:
-            self._tell(self._end, error)
+            self._call_soon(self._end, error)
         else:
-            self._tell(self._end, None)
+            self._call_soon(self._end, None)
         finally:
             self._pool.drop()
 
@@ -113,15 +111,15 @@ class _Stream:
             if self._silence is None:
                 read_forever(response)
             self._response = response
-            if self._closed.is_set():  # before there was a response that `close` could have shut down
+            if self._closed.is_set():  # before `close` had a response to shut down
                 return
-            self._tell(self._opened)
+            self._call_soon(self._opened)
             with engine_errors():
                 for piece in response.raw.stream(65536, decode_content=True):
                     self._room.acquire()
                     if self._closed.is_set():
                         return
-                    self._tell(self._pieces.put_nowait, piece)
+                    self._call_soon(self._pieces.put_nowait, piece)
         finally:
             response.close()
 
@@ -137,8 +135,8 @@ class _Stream:
                 self._headers.set_result(None)
         self._pieces.put_nowait(error)
 
-    def _tell(self, function: Callable[..., object], *arguments: object) -> None:
+    def _call_soon(self, function: Callable[..., object], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
-            self._closed.set()  # the loop has been closed: nobody reads any more
+            self._closed.set()  # the loop is closed: nobody reads any more

@@ -1,21 +1,16 @@
-"""The fake that ships: an engine whose containers are coroutines in this process, and which can be told to fail.
-
-It keeps the contract of `ContainerEngine` as Docker Engine does (one test suite runs over both), down to the order of
-events, so that what is built on engines can be tested without one.
-"""
+"""MemoryEngine: containers as coroutines in this process, and faults that a test sets."""
 
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint
-from orchestrator.containers.memory.container import MemoryContainer
-from orchestrator.containers.memory.events import EventBoard
-from orchestrator.containers.memory.images import Build, ImageShelf
-from orchestrator.containers.memory.program import Program
+from orchestrator.containers.memory.container import MemoryContainer, Program
+from orchestrator.containers.memory.images import Build, ImageStore
 from orchestrator.containers.spec import (
     ContainerIsolation,
     ContainerSpec,
@@ -24,95 +19,156 @@ from orchestrator.containers.spec import (
     EngineInfo,
     ImageStatus,
 )
-from orchestrator.errors import DeviceRequestError, EngineRefusedError, EngineUnreachableError, NotFoundError
+from orchestrator.errors import (
+    DeviceRequestError,
+    EngineError,
+    EngineRefusedError,
+    EngineUnreachableError,
+    NotFoundError,
+)
+
+
+@dataclass(eq=False)
+class EventStream:
+    """One listener's queue of events."""
+
+    labels: Mapping[str, str]
+    waiting: asyncio.Queue[EngineEvent | EngineError | None] = field(default_factory=asyncio.Queue)
+
+    async def events(self, thawed: asyncio.Event) -> AsyncIterator[EngineEvent]:
+        """Events until the stream is closed; silent while the engine is frozen."""
+        while (event := await self.waiting.get()) is not None:
+            await thawed.wait()
+            if isinstance(event, EngineError):
+                raise event
+            yield event
+
+    def offer(self, event: EngineEvent) -> None:
+        """Queue it if its labels match."""
+        if self.labels.items() <= dict(event.labels).items():
+            self.waiting.put_nowait(event)
+
+
+class EventLog:
+    """All events so far and all open streams."""
+
+    def __init__(self) -> None:
+        self._past: list[EngineEvent] = []
+        self._streams: set[EventStream] = set()
+
+    def emit(self, container_id: str, labels: Mapping[str, str], action: str, exit_code: int | None) -> None:
+        event = EngineEvent(action, container_id, dict(labels), datetime.now(UTC), exit_code)
+        self._past.append(event)
+        for stream in self._streams:
+            stream.offer(event)
+
+    def open(self, labels: Mapping[str, str], since: datetime) -> EventStream:
+        """A stream that replays past events from `since` on."""
+        stream = EventStream(labels)
+        for event in self._past:
+            if event.time >= since:
+                stream.offer(event)
+        self._streams.add(stream)
+        return stream
+
+    def close(self, stream: EventStream) -> None:
+        self._streams.discard(stream)
+
+    def end_all(self, error: EngineError | None) -> None:
+        """End every stream, with `error` or as if the engine had closed it."""
+        for stream in self._streams:
+            stream.waiting.put_nowait(error)
+        self._streams.clear()
 
 
 class MemoryEngine:
-    """Containers without an engine.
+    """A `ContainerEngine` without containers.
 
-    A program sees the host's own file system: where a bind mount lies is in its specification.
+    A program sees the host's own file system: the path of a bind mount is in its specification.
     """
 
     def __init__(self, *, device_drivers: tuple[str, ...] = (), bound: float = 1.0) -> None:
-        """`device_drivers`: the device requests it serves. `bound`: seconds a call lasts while the engine is frozen."""
+        """`device_drivers`: drivers whose device requests it serves. `bound`: seconds until a call to the frozen engine
+        fails.
+        """
         self.device_drivers = device_drivers
         self.refuse: dict[str, str] = {}
-        """Name of a call (`stop`, `kill`, `create`, …) → the error it answers with, and then nothing else happens."""
-        self.shelf = ImageShelf()
+        """Name of a call (`stop`, `kill`, `create`, …) → its `EngineRefusedError`; the call then has no effect."""
+        self.image_store = ImageStore()
         self.calls: list[str] = []
-        """The name of every call so far that was not a question."""
+        """Names of all calls so far that change something."""
         self._bound = bound
         self._containers: dict[str, MemoryContainer] = {}
-        self._events = EventBoard()
+        self._events = EventLog()
         self._reachable = True
         self._thawed = asyncio.Event()
         self._thawed.set()
 
-    # What a test does to it.
+    # For tests
 
     def add_image(self, reference: str, program: Program, *, labels: Mapping[str, str] | None = None) -> ImageStatus:
-        """Put an image there whose containers run `program`."""
-        return self.shelf.add(reference, program, labels or {})
+        """Add a local image whose containers run `program`."""
+        return self.image_store.add(reference, program, labels or {})
 
-    def set_reachable(self, reachable: bool) -> None:  # noqa: FBT001  it is the whole message
-        """Out of reach, calls fail at once and open streams break. Containers go on, as they do without dockerd."""
+    def set_reachable(self, reachable: bool) -> None:  # noqa: FBT001  the only argument
+        """While unreachable, calls fail at once and open streams break; containers continue, as without dockerd."""
         self._reachable = reachable
         if not reachable:
             self.break_streams()
 
-    def set_frozen(self, frozen: bool) -> None:  # noqa: FBT001  it is the whole message
-        """Frozen, calls hang until their bound and streams are silent; what happens meanwhile is told afterwards."""
+    def set_frozen(self, frozen: bool) -> None:  # noqa: FBT001  the only argument
+        """While frozen, calls hang until their bound and streams are silent; events are delivered afterwards."""
         if frozen:
             self._thawed.clear()
         else:
             self._thawed.set()
 
     def break_streams(self) -> None:
-        """Cut every open stream of events."""
-        self._events.cut(EngineUnreachableError("the stream of events broke"))
+        """Break every open stream of events."""
+        self._events.end_all(EngineUnreachableError("the stream of events broke"))
 
     def out_of_memory(self, container_id: str) -> None:
-        """The kernel kills some process in it for memory. Its program goes on; `kill_outside` ends that as well."""
+        """The kernel kills some process in it for memory. Its program continues; `kill_outside` ends that too."""
         self._find(container_id).run_out_of_memory()
 
     async def kill_outside(self, container_id: str) -> None:
-        """SIGKILL that did not come through the engine: no `kill` event goes before the end."""
+        """SIGKILL from outside the engine: no `kill` event precedes the end."""
         await self._find(container_id).kill()
 
-    # The contract.
+    # The contract of ContainerEngine
 
     async def info(self) -> EngineInfo:
-        async with self._question("info"):
+        async with self._query("info"):
             return EngineInfo("0-memory", "none", "memory", "2", self.device_drivers, rootless=False, selinux=False)
 
     async def ping(self) -> None:
-        async with self._question("ping"):
+        async with self._query("ping"):
             pass
 
     async def image(self, reference: str) -> ImageStatus:
-        async with self._question("image"):
-            return self.shelf.find(reference)
+        async with self._query("image"):
+            return self.image_store.find(reference)
 
     async def images(self, labels: Mapping[str, str]) -> list[ImageStatus]:
-        async with self._question("images"):
-            return self.shelf.carrying(labels)
+        async with self._query("images"):
+            return self.image_store.with_labels(labels)
 
     async def remove_image(self, reference: str) -> None:
         async with self._call("remove_image"):
-            image = self.shelf.find(reference)
-            if self.shelf.untag(image, reference):
+            image = self.image_store.find(reference)
+            if self.image_store.untag(image, reference):
                 return
             if any(container.image_id == image.id for container in self._containers.values()):
                 raise EngineRefusedError(f"the image {reference} is being used by a container")
-            self.shelf.remove(image)
+            self.image_store.remove(image)
 
     async def tag_image(self, reference: str, name: str) -> None:
         async with self._call("tag_image"):
-            self.shelf.tag(self.shelf.find(reference), name)
+            self.image_store.tag(self.image_store.find(reference), name)
 
     async def pull(self, reference: str) -> ImageStatus:
         async with self._call("pull"):
-            return self.shelf.pull(reference)
+            return self.image_store.pull(reference)
 
     async def build(
         self,
@@ -126,21 +182,21 @@ class MemoryEngine:
     ) -> ImageStatus:
         async with self._call("build", extra=60):
             build = Build(tag, (context / dockerfile).read_text(), dict(labels), dict(build_args))
-            return await self.shelf.build(build, on_output)
+            return await self.image_store.build(build, on_output)
 
     async def create(self, spec: ContainerSpec) -> str:
         async with self._call("create"):
-            image = self.shelf.find(spec.image)
+            image = self.image_store.find(spec.image)
             if any(container.spec.name == spec.name for container in self._containers.values()):
                 raise EngineRefusedError(f'the container name "/{spec.name}" is already in use')
             for mount in spec.mounts:
                 if not mount.source.exists():
                     raise EngineRefusedError(f"bind source path does not exist: {mount.source}")
             container_id = secrets.token_hex(32)
-            program = self.shelf.program(image)
-            container = MemoryContainer(container_id, image.id, spec, program, self._events.tell)
+            program = self.image_store.program(image)
+            container = MemoryContainer(container_id, image.id, spec, program, self._events.emit)
             self._containers[container_id] = container
-            self._events.tell(container.id, container.spec.labels, "create", None)
+            self._events.emit(container.id, container.spec.labels, "create", None)
             return container_id
 
     async def start(self, container_id: str) -> None:
@@ -160,14 +216,14 @@ class MemoryEngine:
         return UnixEndpoint(run_folder)
 
     async def sweep(self, labels: Mapping[str, str]) -> None:
-        """Nothing stays behind here."""
+        """Nothing to do: nothing is left behind here."""
 
     async def inspect(self, container_id: str) -> ContainerStatus:
-        async with self._question("inspect"):
+        async with self._query("inspect"):
             return self._find(container_id).status
 
     async def isolation(self, container_id: str) -> ContainerIsolation:
-        async with self._question("isolation"):
+        async with self._query("isolation"):
             spec = self._find(container_id).spec
             return ContainerIsolation(
                 user=spec.user,
@@ -189,7 +245,7 @@ class MemoryEngine:
             )
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
-        async with self._question("list"):
+        async with self._query("list"):
             return [
                 container.listed()
                 for container in self._containers.values()
@@ -217,41 +273,39 @@ class MemoryEngine:
             if container.running:
                 await container.kill(through_engine=True)
             if self._containers.pop(container.id, None) is not None:
-                container.leave()
+                container.removed()
 
     async def logs(self, container_id: str, *, tail: int) -> str:
-        async with self._question("logs"):
+        async with self._query("logs"):
             return "\n".join(self._find(container_id).last_lines(tail))
 
     @asynccontextmanager
     async def follow_logs(self, container_id: str, *, tail: int) -> AsyncIterator[AsyncIterator[str]]:
-        async with self._question("follow_logs"):
-            lines = self._find(container_id).lines(tail)
+        async with self._query("follow_logs"):
+            lines = self._find(container_id).follow(tail)
         yield lines
 
     @asynccontextmanager
     async def events(
         self, labels: Mapping[str, str], *, since: datetime | None = None
     ) -> AsyncIterator[AsyncIterator[EngineEvent]]:
-        async with self._question("events"):
+        async with self._query("events"):
             stream = self._events.open(dict(labels), since or datetime.now(UTC))
         try:
-            yield stream.told(self._thawed)
+            yield stream.events(self._thawed)
         finally:
             self._events.close(stream)
 
     async def close(self) -> None:
-        """Unlike an engine's, its containers cannot outlive the process: they are killed."""
+        # Unlike a real engine's, these containers cannot outlive the process: they are killed.
         running = [container for container in self._containers.values() if container.running]
         if running:
             await asyncio.wait([asyncio.create_task(container.kill()) for container in running], timeout=self._bound)
-        self._events.cut(None)
-
-    # How.
+        self._events.end_all(None)
 
     @asynccontextmanager
-    async def _question(self, name: str, *, extra: float = 0) -> AsyncIterator[None]:
-        """What is wrong with the engine now, and the bound of the call."""
+    async def _query(self, name: str, *, extra: float = 0) -> AsyncIterator[None]:
+        """Apply the bound and the faults set on the engine to one call."""
         try:
             async with asyncio.timeout(self._bound + extra):
                 await self._thawed.wait()
@@ -268,7 +322,7 @@ class MemoryEngine:
     @asynccontextmanager
     async def _call(self, name: str, *, extra: float = 0) -> AsyncIterator[None]:
         self.calls.append(name)
-        async with self._question(name, extra=extra):
+        async with self._query(name, extra=extra):
             yield
 
     def _find(self, container_id: str) -> MemoryContainer:

@@ -1,58 +1,56 @@
-"""The memory engine's images, and the builds that made them."""
+"""The memory engine's images and builds."""
 
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from orchestrator.containers.memory.program import Program, until_terminated
+from orchestrator.containers.memory.container import Program, until_terminated
 from orchestrator.containers.spec import BUILD_TAIL, ImageStatus
 from orchestrator.errors import BuildError, NotFoundError
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A build that was asked for."""
+    """A build request."""
 
     tag: str
-    dockerfile: str
-    """Its text."""
+    dockerfile: str  # the Dockerfile's text
     labels: Mapping[str, str]
     build_args: Mapping[str, str]
 
 
-class ImageShelf:
-    """Images that are here, can be pulled, or have been built."""
+class ImageStore:
+    """Local images, those that can be pulled, and what builds do."""
 
     def __init__(self) -> None:
         self.registry: dict[str, Program] = {}
-        """What can be pulled."""
+        """Reference → program of an image that can be pulled."""
         self.built_program: Program = until_terminated
-        """What runs in images that are built."""
+        """Program of built images."""
         self.build_output: list[str] = ["Step 1/1"]
-        """What every build prints."""
+        """Output lines of every build."""
         self.build_error = ""
-        """What every build fails with."""
+        """Error of every build; empty where builds succeed."""
         self.on_build: Callable[[Build], None] = lambda _: None
         """Called at the start of each build."""
         self.builds: list[Build] = []
         self._images: dict[str, tuple[ImageStatus, Program]] = {}
 
     def add(self, reference: str, program: Program, labels: Mapping[str, str]) -> ImageStatus:
-        """A new image of this name. One that had the name before stays, without it."""
+        """Add an image of this name. The previous image of that name stays, without it."""
         self._take_name(reference)
         image = ImageStatus(f"sha256:{secrets.token_hex(32)}", (reference,), dict(labels), datetime.now(UTC))
         self._images[image.id] = (image, program)
         return image
 
     def tag(self, image: ImageStatus, name: str) -> None:
-        """One more name for it."""
         self._take_name(name)
         image, program = self._images[image.id]
         self._images[image.id] = (replace(image, tags=(*image.tags, name)), program)
 
     def find(self, reference: str) -> ImageStatus:
-        """By id or tag; a name without a tag is `latest`."""
+        """The image with this id or tag; a name without a tag means `latest`. Raises `NotFoundError`."""
         names = {reference, f"{reference}:latest"}
         for image, _ in self._images.values():
             if image.id == reference or names & set(image.tags):
@@ -60,27 +58,24 @@ class ImageShelf:
         raise NotFoundError(f"No such image: {reference}")
 
     def program(self, image: ImageStatus) -> Program:
-        """What its containers run."""
         return self._images[image.id][1]
 
-    def carrying(self, labels: Mapping[str, str]) -> list[ImageStatus]:
-        """All images with these labels."""
+    def with_labels(self, labels: Mapping[str, str]) -> list[ImageStatus]:
         return [image for image, _ in self._images.values() if labels.items() <= dict(image.labels).items()]
 
     def untag(self, image: ImageStatus, name: str) -> bool:
-        """Take this name from it, where it keeps another."""
-        kept = tuple(tag for tag in image.tags if tag != name)
-        if not kept or len(kept) == len(image.tags):
+        """Remove this name where it is one of several; whether it was."""
+        others = tuple(tag for tag in image.tags if tag != name)
+        if not others or len(others) == len(image.tags):
             return False
-        self._images[image.id] = (replace(image, tags=kept), self.program(image))
+        self._images[image.id] = (replace(image, tags=others), self.program(image))
         return True
 
     def remove(self, image: ImageStatus) -> None:
-        """Forget it."""
         del self._images[image.id]
 
     def pull(self, reference: str) -> ImageStatus:
-        """Take it from `registry`."""
+        """Add the image from `registry`. Raises `NotFoundError`."""
         if reference not in self.registry:
             raise NotFoundError(f"pull access denied for {reference}, repository does not exist")
         return self.add(reference, self.registry[reference], {})
@@ -91,7 +86,7 @@ class ImageShelf:
             self._images[digest] = (replace(image, tags=tags), program)
 
     async def build(self, build: Build, on_output: Callable[[str], None]) -> ImageStatus:
-        """Print `build_output`, then fail with `build_error` or make an image."""
+        """Print `build_output`, then raise `BuildError` with `build_error` or add an image."""
         self.builds.append(build)
         self.on_build(build)
         for line in self.build_output:

@@ -1,0 +1,112 @@
+"""What this engine is and can, and what it shares with this process: its kernel, its folders."""
+
+import platform
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from orchestrator.containers.docker_engine.answers import items, mapping, text
+from orchestrator.containers.spec import BindMount, EngineInfo
+from orchestrator.errors import EngineRefusedError
+
+_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit"}
+_VIRTUAL_MACHINE: Final = "docker desktop"
+_MOUNTINFO: Final = Path("/proc/self/mountinfo")
+# Files that Docker mounts into every container, from a folder named after the container's id.
+_OWN_FILES: Final = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
+
+
+def engine_info(answer: Any) -> EngineInfo:
+    """From `GET /info`.
+
+    A driver that is missing in `gpu_drivers` may still work; only a start shows it.
+    """
+    # The engine registers `nvidia` for device requests when it finds nvidia-container-runtime-hook on its PATH, which
+    # the API does not show; it shows the nvidia runtime, which is usually set up along with the hook.
+    body = mapping(answer)
+    security = {text(option).split(",")[0] for option in items(body.get("SecurityOptions"))}
+    drivers = ("nvidia",) if "nvidia" in mapping(body.get("Runtimes")) else ()
+    return EngineInfo(
+        version=text(body.get("ServerVersion")),
+        operating_system=text(body.get("OperatingSystem")),
+        storage_driver=text(body.get("Driver")),
+        cgroup_version=text(body.get("CgroupVersion")),
+        gpu_drivers=(*drivers, *(("cdi",) if _has_cdi(body) else ())),
+        rootless="name=rootless" in security,
+        selinux="name=selinux" in security,
+        limits=frozenset(name for name, field in _LIMITS.items() if body.get(field) is not False),
+        kernel=text(body.get("KernelVersion")),
+        data_dir=text(body.get("DockerRootDir")),
+    )
+
+
+def _has_cdi(body: Mapping[str, Any]) -> bool:
+    # Engines since 28.2 list the devices they found; 25 to 28.1 list only their search path, and only with CDI enabled.
+    devices = body.get("DiscoveredDevices")
+    if isinstance(devices, list):
+        return any(text(mapping(device).get("ID")).startswith("nvidia.com/gpu") for device in devices)
+    return bool(body.get("CDISpecDirs")) and "DiscoveredDevices" not in body
+
+
+def shares_sockets(info: EngineInfo, *, inside: bool) -> bool:
+    """Whether a Unix socket in a folder of this machine can be reached from the engine's containers: whether both run
+    on the same kernel. `inside`: the orchestrator runs in one of these containers itself.
+    """
+    if inside:
+        return True
+    if sys.platform != "linux" or _VIRTUAL_MACHINE in info.operating_system.lower():
+        return False
+    return not info.kernel or info.kernel == platform.release()
+
+
+@dataclass(frozen=True, slots=True)
+class HostFolders:
+    """Path in the orchestrator's own container → path on the engine's machine. None: the orchestrator runs on that
+    machine, not in a container.
+    """
+
+    by_mount_point: Mapping[Path, Path] | None = None
+
+    def translated(self, mounts: Iterable[BindMount]) -> tuple[BindMount, ...]:
+        """The mounts by their host paths. Raises `EngineRefusedError` for a path that is not on the host."""
+        if self.by_mount_point is None:
+            return tuple(mounts)
+        return tuple(replace(mount, source=_on_host(mount, self.by_mount_point)) for mount in mounts)
+
+    def on_host(self, file: Path) -> Path:
+        """One file's host path. Raises as `translated`."""
+        return self.translated([BindMount(file, str(file))])[0].source
+
+
+def host_folders(answer: Any) -> HostFolders:
+    """From the inspection of the orchestrator's own container (`GET /containers/{id}/json`)."""
+    # The engine knows what it mounted into the own container and from where: any volume or bind mount, at any path.
+    pairs = [
+        (mount.get("Destination"), mount.get("Source"))
+        for mount in map(mapping, items(mapping(answer).get("Mounts")))
+        if mount.get("Type") in {"bind", "volume"}
+    ]
+    return HostFolders({Path(inside): Path(source) for inside, source in pairs if inside and source})
+
+
+def own_container_id(mountinfo: Path = _MOUNTINFO) -> str | None:
+    """The id of the container that this process runs in; None outside of one."""
+    try:
+        found = _OWN_FILES.search(mountinfo.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
+def _on_host(mount: BindMount, by_mount_point: Mapping[Path, Path]) -> Path:
+    for folder in (mount.source, *mount.source.parents):
+        if folder in by_mount_point:
+            return by_mount_point[folder] / mount.source.relative_to(folder)
+    raise EngineRefusedError(
+        f"the source of the mount {mount.target} lies inside the orchestrator's own container, where no other container"
+        " can see it. Mount it there from the host: ORCHESTRATOR_RUN_DIR, ORCHESTRATOR_PLUGINS_DIRS and"
+        " ORCHESTRATOR_MODELS_DIR must be volumes or bind mounts"
+    )
