@@ -1,4 +1,4 @@
-"""What plugins, callers and libraries say is printed as it is, whatever it looks like."""
+"""Text from plugins, callers and libraries is printed as it is, whatever it looks like."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_address_that_is_none(api, monkeypatch, url):
     result = api.call("plugins")
     assert (result.exit_code, result.stderr) == (
         2,
-        f"ORCHESTRATOR_URL: {url!r} is no address such as http://127.0.0.1:8000\n",
+        f"ORCHESTRATOR_URL: {url!r} is not an address such as http://127.0.0.1:8000\n",
     )
 
 
