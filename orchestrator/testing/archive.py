@@ -1,4 +1,4 @@
-"""What the orchestrator's container is given by a test, as one archive: the plugins' folders and the API key."""
+"""The tar archive of plugin folders and API key. Apart from the container: tested without an engine."""
 
 import io
 import tarfile
@@ -10,25 +10,26 @@ from typing import IO, Final
 
 from orchestrator.own_image.entrypoint import USER
 
-GIVEN: Final = "/given"
-"""Where it is in the container: plugins/0, plugins/1, … and operator-key."""
-_IN_MEMORY: Final = 8 * 1024 * 1024
-_LEFT_OUT: Final = frozenset({"__pycache__", ".git", ".venv", "node_modules"})
+MOUNT_POINT: Final = "/given"
+"""Its folder in the container, with plugins/0, plugins/1, … and operator-key."""
+_MAX_IN_MEMORY: Final = 8 * 1024 * 1024
+_EXCLUDED: Final = frozenset({"__pycache__", ".git", ".venv", "node_modules"})
 
 
 @contextmanager
-def given_files(plugins: Sequence[Path], api_key: str) -> Iterator[IO[bytes]]:
-    """A tar of it. Raises `NotADirectoryError` for a plugin folder that is none."""
-    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
+def build_archive(plugins: Sequence[Path], api_key: str) -> Iterator[IO[bytes]]:
+    """The archive as an open file. Raises `NotADirectoryError` for a plugin folder that is not a folder."""
+    with tempfile.SpooledTemporaryFile(_MAX_IN_MEMORY) as file:
         with tarfile.open(fileobj=file, mode="w") as archive:
             for number, folder in enumerate(plugins):
                 if not folder.is_dir():
-                    raise NotADirectoryError(f"{folder} is no folder of plugins")
-                place = tarfile.TarInfo(f"plugins/{number}")
-                place.type, place.mode = tarfile.DIRTYPE, 0o755
-                archive.addfile(place)
-                for entry in sorted(folder.iterdir()):  # a plugin's folder may be a link, as for the orchestrator
-                    archive.add(entry.resolve(), f"{place.name}/{entry.name}", filter=_for_the_orchestrator)
+                    raise NotADirectoryError(f"{folder} is not a folder of plugins")
+                root = tarfile.TarInfo(f"plugins/{number}")
+                root.type, root.mode = tarfile.DIRTYPE, 0o755
+                archive.addfile(root)
+                for entry in sorted(folder.iterdir()):
+                    # A plugin's folder may be a link, as the orchestrator allows it.
+                    archive.add(entry.resolve(), f"{root.name}/{entry.name}", filter=_readable_for_all)
             key = tarfile.TarInfo("operator-key")
             key.size, key.mode, key.uid, key.gid = len(api_key), 0o400, USER, USER
             archive.addfile(key, io.BytesIO(api_key.encode()))
@@ -36,10 +37,9 @@ def given_files(plugins: Sequence[Path], api_key: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _for_the_orchestrator(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Readable for all: plugins read their models as another user."""
-    if Path(entry.name).name in _LEFT_OUT:
+def _readable_for_all(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    if Path(entry.name).name in _EXCLUDED:
         return None
     entry.uid = entry.gid = USER
-    entry.mode |= 0o555 if entry.isdir() else 0o444
+    entry.mode |= 0o555 if entry.isdir() else 0o444  # plugins read their models as another user
     return entry
