@@ -95,7 +95,7 @@ def scaffold(name: str, kind: Kind) -> Mapping[str, bytes]:
         "plugin.yaml": filled(_MANIFEST),
         f"{package}/__init__.py": filled('"""The plugin @NAME@."""\n'),
         f"{package}/plugin.py": filled(tool["@PLUGIN@"]),
-        "requirements.txt": b"# Packages for the image, one per line, with the exact version: numpy==2.3.4\n",
+        "requirements.txt": b"# Packages for the image, one per line, with the exact version: numpy==2.4.6\n",
         "samples/calls.yaml": filled(_CALLS),
         "tests/conftest.py": filled(_CONFTEST),
         "tests/test_plugin.py": filled(_TESTS),

@@ -1,6 +1,6 @@
 """What other projects import: names, parameters, fields and attributes are those in public_names.txt.
 
-A name that is missing from that list is not public; one that is listed does not change without an entry in CHANGELOG.md.
+Names that are not listed are not public. A change of the list is a change for users: it belongs in CHANGELOG.md.
 """
 
 import dataclasses
