@@ -149,6 +149,7 @@ async def _licences(plugin: DiscoveredPlugin, engine: ContainerEngine, builder: 
                 break
             await asyncio.sleep(_POLL_SECONDS)
         lines = (await engine.logs(container, tail=1)).splitlines()
-        return check_licences(plugin.name, lines[-1].partition(" ")[2] if lines else "")
+        output = lines[-1].partition(" ")[2] if lines else ""  # without its timestamp
+        return check_licences(plugin.name, output)
     finally:
         await engine.remove(container)

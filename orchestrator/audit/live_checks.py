@@ -78,7 +78,7 @@ def check_orphans(containers: Mapping[str, str], known: Collection[str]) -> list
             f"The container {name} belongs to no plugin: remove it with `docker rm --force {name}`.",
         )
         for name, container_id in sorted(containers.items())
-        if not any(container_id.startswith(short) for short in known)
+        if not any(container_id.startswith(short) for short in known)  # the API has short ids
     ]
     return findings_or_ok(ORCHESTRATOR, "orphans", unknown, f"{len(containers)} containers")
 

@@ -109,6 +109,7 @@ def _collect_class(folder: Path, module: str, node: ast.ClassDef, found: _Found,
 def _module_file(folder: Path, module: str) -> Path | None:
     path = folder.joinpath(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        # A link may lead out of the folder: what it names is not the plugin's.
         if candidate.is_file() and candidate.resolve().is_relative_to(folder.resolve()):
             return candidate
     return None

@@ -87,7 +87,7 @@ def _is_taken() -> bool:
     except (httpx.ConnectError, httpx.ConnectTimeout):
         return False
     except httpx.HTTPError:
-        pass
+        pass  # something listens there, even if it does not speak HTTP
     return True
 
 
@@ -124,7 +124,7 @@ def _launch(settings: Settings) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C in this terminal must not reach it
         )
     _pid_file(settings).write_text(f"{process.pid}\n")
     end = time.monotonic() + _START_SECONDS

@@ -37,6 +37,7 @@ def address() -> str:
     """The orchestrator's URL: ORCHESTRATOR_URL, else the host and port that `serve` would use."""
     host = os.environ.get("ORCHESTRATOR_HOST", "127.0.0.1")
     port = os.environ.get("ORCHESTRATOR_PORT", "8000")
+    # 0.0.0.0 and :: are addresses to listen on, not to connect to.
     return os.environ.get("ORCHESTRATOR_URL", f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}")
 
 

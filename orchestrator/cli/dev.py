@@ -39,6 +39,7 @@ def dev(name: Name) -> None:
     with connected() as api:
         newest = [event["id"] for event in api.events(limit=1)]
         stop = threading.Event()
+        # A thread, because waiting for changed files blocks.
         threading.Thread(target=_print_events, args=(name, newest[0] if newest else 0, stop), daemon=True).start()
         console.print(Text(f"Watching {folder}. Press Ctrl-C to stop."), soft_wrap=True)
         if name in {plugin["name"] for plugin in api.plugins()}:

@@ -165,9 +165,9 @@ def network(environment: Mapping[str, str], ca_bundle: Path | None) -> Iterable[
 def shown(name: str, value: Any) -> str:
     """A setting's value as it would be written, with secrets and passwords in URLs masked."""
     text = _written(value)
-    parts = urlsplit(text) if "://" in text else None
-    if parts is not None and parts.password:
-        return text.replace(f":{parts.password}@", ":***@")
+    url = urlsplit(text) if "://" in text else None
+    if url is not None and url.password:
+        return text.replace(f":{url.password}@", ":***@")
     is_path = isinstance(value, Path) or name.endswith("_dirs")
     return "***" if value and _SECRET.search(name) and not is_path else text
 

@@ -40,6 +40,7 @@ async def _build_all(settings: Settings, plugins: list[DiscoveredPlugin]) -> boo
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     try:
         with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+            # All at once: the builder limits how many builds run in parallel.
             built = await asyncio.gather(*(_build(builder, plugin, progress) for plugin in plugins))
     finally:
         await engine.close()

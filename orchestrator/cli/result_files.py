@@ -57,6 +57,7 @@ def save(result: Any, folder: Path, stem: str) -> Any:
     names = {}
     for path, content, extension in files_in(result):
         folder.mkdir(parents=True, exist_ok=True)
+        # Names in a result come from a plugin: none may lead out of the folder or be too long for a file system.
         name = re.sub(r"[^\w.-]+", "_", "-".join((stem, *path)))[:120]
         file = folder / f"{name}.{extension}"
         file.write_bytes(content)
@@ -67,6 +68,7 @@ def save(result: Any, folder: Path, stem: str) -> Any:
 def _decoded(text: str) -> tuple[bytes, str] | None:
     uri = _DATA_URI.match(text)
     body = text[uri.end() :] if uri else text
+    # Only the first characters are tested before decoding: a text may have megabytes.
     if not uri and (len(text) < _MIN_LENGTH or not _BASE64.fullmatch(text[:_MIN_LENGTH])):
         return None
     try:

@@ -196,6 +196,7 @@ class ResultPrinter:
 def _follow(events: Iterable[StreamEvent], printer: ResultPrinter | None) -> Envelope:
     """The envelope at the stream's end, with all items as its result. `printer` prints each as it arrives."""
     items: list[Any] = []
+    # The progress bar is on stderr: stdout holds the result alone, for pipes.
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = None
@@ -234,6 +235,7 @@ def _upload(path: str) -> Upload:
     if path == "-":
         return Upload(sys.stdin.buffer, "stdin")
     try:
+        # Opened once here, so that a missing file is reported before anything is sent.
         with Path(path).open("rb"):
             return Upload(Path(path))
     except OSError as error:

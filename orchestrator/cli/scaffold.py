@@ -259,8 +259,9 @@ def client() -> Iterator[Client]:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "info"], capture_output=True, check=False).returncode:
         pytest.skip("no container engine is installed")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
+    with socket.create_server(("127.0.0.1", 0)) as probe:  # port 0: the system chooses a free one
         port = probe.getsockname()[1]
+    # A short path: the paths of sockets below it are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="po-") as home:
         plugins = Path(home, "plugins")
         plugins.mkdir()

@@ -49,9 +49,8 @@ def serve(
         server_header=False,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(
-            number, lambda *_: None
-        )  # uvicorn raises it again at its end: without a handler the exit code would not be 0
+        # uvicorn raises the signal again once it has stopped: without a handler the exit code would not be 0.
+        signal.signal(number, lambda *_: None)
     _Server(config, app).run(sockets)
 
 
@@ -94,8 +93,10 @@ def _bind_sockets(settings: Settings) -> list[socket.socket]:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             sockets.append(listener := socket.socket(family, kind, protocol))
+            # Connections of an earlier process may still be in TIME_WAIT.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
+                # Otherwise it would also take the IPv4 address, which has a socket of its own.
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind(address)
     except OSError as error:

@@ -41,6 +41,7 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
     widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
     lines: list[RenderableType] = []
     for row, shown in zip(rows, (None, *plugins), strict=True):
+        # Padded here: a rich table has no rows across all columns, which the reasons need.
         for at, cell in enumerate(row[:-1]):
             pad = cell.pad_right if at < _LEFT_ALIGNED else cell.pad_left
             pad(widths[at] - cell.cell_len)

@@ -100,7 +100,7 @@ class AsyncClient:
         request = operations.stream_request(plugin, tool, arguments)
         async with aclosing(await self._send(request, retries=self._retries)) as response:
             events = RunEvents(response.headers.get("content-type", ""), response.headers.get("x-run-id", ""))
-            yield events.begin()
+            yield events.first()
             with translated(self._http.base_url):
                 if not events.streams:
                     await response.aread()
@@ -112,7 +112,7 @@ class AsyncClient:
                 events.finish()
 
     async def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "AsyncRunHandle":
-        return AsyncRunHandle(self, (await self._do(operations.begin(plugin, tool, arguments)))["run_id"])
+        return AsyncRunHandle(self, (await self._do(operations.start_run(plugin, tool, arguments)))["run_id"])
 
     def handle(self, run_id: str) -> "AsyncRunHandle":
         return AsyncRunHandle(self, run_id)
@@ -179,7 +179,7 @@ class AsyncClient:
                             await response.aread()
                         if error := error_in(response):
                             raise error
-                        on_error.pop_all()
+                        on_error.pop_all()  # from here on the caller closes the response
                 return response
         raise AssertionError("the last attempt returns or raises")
 
@@ -191,7 +191,7 @@ class AsyncClient:
                     async for event in EventSource(response).aiter_sse():
                         if (found := feed.take(event)) is not None:
                             yield found
-            retries = None
+            retries = None  # once connected, it reconnects without limit
             await asyncio.sleep(streams.PAUSE)
 
 

@@ -68,7 +68,7 @@ def call(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Envelope]
     return _envelope((yield run_request(plugin, tool, arguments)))
 
 
-def begin(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+def start_run(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Run]:
     """Start an asynchronous run."""
     request = run_request(plugin, tool, arguments, headers={"Prefer": "respond-async"})
     found: Run = _object((yield request))
@@ -96,7 +96,7 @@ def cancel(run_id: str) -> Flow[Run]:
 def result(run_id: str, timeout: float | None) -> Flow[Envelope]:
     """The run's envelope once it has ended. Raises `RunNotFinished` after `timeout` seconds."""
     end = None if timeout is None else time.monotonic() + timeout
-    while True:
+    while True:  # one request waits ten minutes at most
         wait = _MAX_WAIT if end is None else min(_MAX_WAIT, max(0.0, end - time.monotonic()))
         try:
             path = f"/v1/runs/{segment(run_id)}/result"

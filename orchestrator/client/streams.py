@@ -45,7 +45,7 @@ class RunEvents:
         self._lines = Lines()
         self._ended = False
 
-    def begin(self) -> StreamEvent:
+    def first(self) -> StreamEvent:
         return Begun(self._run_id)
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:

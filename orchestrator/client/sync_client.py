@@ -115,7 +115,7 @@ class Client:
         request = operations.stream_request(plugin, tool, arguments)
         with closing(self._send(request, retries=self._retries)) as response:
             events = RunEvents(response.headers.get("content-type", ""), response.headers.get("x-run-id", ""))
-            yield events.begin()
+            yield events.first()
             with translated(self._http.base_url):
                 if not events.streams:
                     response.read()
@@ -127,7 +127,7 @@ class Client:
 
     def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "RunHandle":
         """Start an asynchronous run: it continues whether or not anyone waits for it."""
-        return RunHandle(self, self._do(operations.begin(plugin, tool, arguments))["run_id"])
+        return RunHandle(self, self._do(operations.start_run(plugin, tool, arguments))["run_id"])
 
     def handle(self, run_id: str) -> "RunHandle":
         """A run that was started elsewhere."""
@@ -193,7 +193,7 @@ class Client:
                         response.read()
                     if error := error_in(response):
                         raise error
-                    on_error.pop_all()
+                    on_error.pop_all()  # from here on the caller closes the response
                 return response
         raise AssertionError("the last attempt returns or raises")
 
@@ -205,7 +205,7 @@ class Client:
                 for event in EventSource(response).iter_sse():
                     if (found := feed.take(event)) is not None:
                         yield found
-            retries = None
+            retries = None  # once connected, it reconnects without limit
             time.sleep(streams.PAUSE)
 
 

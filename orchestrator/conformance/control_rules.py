@@ -113,6 +113,7 @@ async def watch_streams(subject: Subject) -> None:
             raise BrokenRuleError("the first line is no JSON") from None
         demand(isinstance(first, dict) and "phase" in first, "the first line is no status object")
         try:
+            # Silence is right: nothing changes, and the stream stays open.
             async with asyncio.timeout(0.5):
                 await anext(lines)
         except TimeoutError:
@@ -132,7 +133,7 @@ async def diagnoses(subject: Subject) -> None:
 async def survives_garbage(subject: Subject) -> None:
     for path in (subject.endpoint.control, subject.endpoint.tools):
         reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(b"\x16\x03\x01 nonsense\r\n\r\n")
+        writer.write(b"\x16\x03\x01 nonsense\r\n\r\n")  # starts like a TLS handshake
         await writer.drain()
         writer.write_eof()
         await reader.read(65536)
@@ -147,6 +148,7 @@ async def exits_on_sigterm(subject: Subject) -> None:
     await stopping
     took = time.monotonic() - started
     container = await subject.engine.inspect(subject.container_id)
+    # 137: ended by SIGKILL.
     demand(container.exit_code != 137, f"it did not exit on SIGTERM and was killed after {took:.0f} s")
 
 
@@ -156,6 +158,7 @@ def _fits(what: str, content: object, fields: Mapping[str, tuple[type, ...]]) ->
     for name, kinds in fields.items():
         demand(name in content, f"{what} lacks `{name}`")
         value: Any = content[name]
+        # bool is a subclass of int, but true is no number in JSON.
         good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
         demand(good, f"{what}: `{name}` is {json.dumps(value)[:60]}")
 

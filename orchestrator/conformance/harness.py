@@ -114,8 +114,8 @@ async def started(
 
 def _make_folders(folder: Path) -> None:
     folder.mkdir(parents=True, mode=0o777)
-    folder.parent.chmod(0o700)
-    folder.chmod(0o1777)
+    folder.parent.chmod(0o700)  # no other user of the host gets in
+    folder.chmod(0o1777)  # the container's user, whatever its id, may create sockets
 
 
 def _client(socket: Path) -> httpx.AsyncClient:

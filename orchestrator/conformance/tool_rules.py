@@ -55,6 +55,7 @@ async def call_returns(subject: Subject) -> None:
 
 async def calls_share_a_connection(subject: Subject) -> None:
     name, arguments = _given_call(subject)
+    # On a bare socket: an HTTP client would hide a closed connection by opening another.
     reader, writer = await asyncio.open_unix_connection(str(subject.endpoint.tools))
     try:
         for count in (1, 2):

@@ -25,6 +25,7 @@ def socket_group(host: str | None) -> int | None:
 
 def become(user: int, groups: list[int]) -> None:
     """Become `user` permanently, with these supplementary groups."""
+    # In this order: without root's user id neither groups nor group can be changed.
     os.setgroups(groups)
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -40,6 +41,7 @@ def main() -> None:
                 "The orchestrator may not change its user. Give its container the capabilities SETUID and SETGID, or "
                 f"start it with --user {USER} --group-add {'<group of the engine socket>' if group is None else group}."
             )
+    # Replaces this process, so that signals to the container's process 1 reach the orchestrator.
     os.execv(sys.executable, [sys.executable, "-I", "-m", "orchestrator", *sys.argv[1:]])  # noqa: S606 - no shell is needed
 
 

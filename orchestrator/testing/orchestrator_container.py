@@ -123,6 +123,7 @@ class OrchestratorContainer(DockerContainer):
 
     def _configure(self) -> None:
         self._fill_volume()
+        # Plugins' containers carry both too: `stop` finds them by one, Ryuk by the other.
         labels = {LABEL: self._token, LABEL_SESSION_ID: SESSION_ID}
         own = {
             "host": "0.0.0.0",
@@ -193,6 +194,7 @@ class OrchestratorContainer(DockerContainer):
 def _own_image() -> str:
     with ThreadPoolExecutor(1) as thread:  # the caller may be on an event loop
         image = thread.submit(lambda: asyncio.run(own_image(Settings()))).result()
+    # `latest` moves with the next build.
     return next((tag for tag in image.tags if not tag.endswith(":latest")), image.id)
 
 

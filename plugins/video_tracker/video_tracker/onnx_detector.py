@@ -50,7 +50,7 @@ class OnnxDetector:
 
     def _filled(self, rows: Array) -> Array:
         """Fill a batch with copies of the last row."""
-        # ONNX Runtime would plan anew for each new batch size.
+        # ONNX Runtime would plan again for each new batch size.
         missing = self.batch - len(rows)
         return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 
