@@ -87,7 +87,7 @@ def list_runs(
     *,
     plugin: Annotated[str | None, typer.Option(help="Only this plugin's.", autocompletion=complete_plugin)] = None,
     state: Annotated[str | None, typer.Option(help="queued, running, finished or interrupted.")] = None,
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=500)] = 20,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=500, help="Number of newest runs.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""

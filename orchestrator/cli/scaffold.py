@@ -56,7 +56,7 @@ def new(
         fail(f"Cannot create {folder}: {error.strerror}")
     program = program_name()
     steps = {
-        f"{Path(program).with_name('pytest')} {folder}": "run its tests, also in a container if an engine is installed",
+        f"{Path(program).with_name('pytest')} {folder}": "run its tests, also in a container if an engine is running",
         f"{program} dev {name}": "start it, and restart it whenever a file is saved",
         f"{program} tools {name}": "list its tools, once it has started",
     }
@@ -151,6 +151,7 @@ class @CLASS@:
     def validate(self) -> None:
         """Load models and check that everything works. An exception here makes the plugin FAILED with that reason."""
 
+    # The type hints become the tool's JSON Schema, the docstring its description.
     @tool
     def count_words(self, text: str) -> dict[str, int]:
         """Count the words of a text."""
@@ -175,6 +176,7 @@ class @CLASS@:
     def validate(self) -> None:
         """Load models and check that everything works. An exception here makes the plugin FAILED with that reason."""
 
+    # The type hints become the tool's JSON Schema, the docstring its description.
     @tool
     def measure(self, image: bytes) -> dict[str, int]:
         """Measure a PNG picture: width and height in pixels."""
@@ -198,6 +200,7 @@ class @CLASS@:
     def validate(self) -> None:
         """Load models and check that everything works. An exception here makes the plugin FAILED with that reason."""
 
+    # The type hints become the tool's JSON Schema, the docstring its description.
     @tool
     def count(self, to: int = 3) -> Iterator[Progress | int]:
         """Count up to a number. Each yielded value is sent to the caller at once."""
@@ -233,7 +236,7 @@ _TOOLS: Final[Mapping[Kind, Mapping[str, str]]] = {
 }
 
 _CONFTEST: Final = '''
-"""Makes the plugin's code importable, and starts an orchestrator for the tests if a container engine is installed."""
+"""Makes the plugin's code importable, and starts an orchestrator for the tests if a container engine runs."""
 
 import os
 import shutil
@@ -258,7 +261,7 @@ def client() -> Iterator[Client]:
     """A client of an orchestrator that runs this plugin alone. The first time, the plugin's image is built."""
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no container engine is installed")
+        pytest.skip("no container engine is running")
     with socket.create_server(("127.0.0.1", 0)) as probe:  # port 0: the system chooses a free one
         port = probe.getsockname()[1]
     # A short path: the paths of sockets below it are limited to 107 bytes.
