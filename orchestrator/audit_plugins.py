@@ -1,4 +1,4 @@
-"""`python -m orchestrator.audit_plugins`: the audit by itself, as CI calls it; the same as `orchestrator audit`."""
+"""`python -m orchestrator.audit_plugins`: the same as `orchestrator audit`, as CI calls it."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""The audit: what plugin folders promise, and what a running orchestrator keeps. Reads and asks; changes nothing.
+"""The audit of plugin folders and of a running orchestrator. It reads and queries; it changes nothing.
 
-`source`, `static_checks`, `live_checks` and `licences` are pure over what they are handed; `auditor` has the effects.
+`source`, `static_checks` and `live_checks` are pure; `auditor` has the effects.
 """

@@ -1,4 +1,4 @@
-"""Auditor: gathers what the checks are made on, from folders, from the API and from the engine."""
+"""Collects the checks' input from folders, the API and the engine, and runs the checks."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,16 @@ from typing import Any, Final
 import httpx
 
 from orchestrator.audit.findings import Finding, error, ok, warning
-from orchestrator.audit.licences import PROGRAM, licence_findings
 from orchestrator.audit.live_checks import (
+    LICENCE_PROGRAM,
     ORCHESTRATOR,
     Answer,
     check_isolation,
+    check_licences,
     check_orphans,
     check_plugin,
     check_statuses,
-    nothing_runs,
+    no_container,
 )
 from orchestrator.audit.static_checks import check_folder
 from orchestrator.containers.engine import ContainerEngine
@@ -27,22 +28,22 @@ from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT, effective_limits
 
-_LOOKS: Final = 200
-_PAUSE: Final = 0.1
-"""Twenty seconds for a program that lists what is installed."""
-_MEMORY: Final = 256 * 1024**2
+_MAX_POLLS: Final = 200
+_POLL_SECONDS: Final = 0.1
+"""Twenty seconds for the program that lists the installed distributions."""
+_MEMORY_BYTES: Final = 256 * 1024**2
 
 
 def audit_folders(settings: Settings) -> list[Finding]:
-    """The static checks of every plugin that the settings name. Reads files; runs nothing of theirs."""
+    """The static checks of every plugin. Reads files; runs no code of a plugin."""
     loader = PluginLoader(settings.plugins_dirs)
     findings = [
         error(
             ORCHESTRATOR,
             "plugin folders",
-            f"The folder {folder} cannot be used ({said}); see ORCHESTRATOR_PLUGINS_DIRS.",
+            f"The folder {folder} cannot be used ({problem}); see ORCHESTRATOR_PLUGINS_DIRS.",
         )
-        for folder, said in loader.unusable_directories().items()
+        for folder, problem in loader.unusable_directories().items()
     ]
     for plugin in loader.discover():
         limits = effective_limits(plugin.manifest, settings) if plugin.manifest is not None else None
@@ -51,7 +52,7 @@ def audit_folders(settings: Settings) -> list[Finding]:
 
 
 async def audit_licences(settings: Settings, engine: ContainerEngine, builder: ImageBuilder) -> list[Finding]:
-    """The licences in each plugin's image, where it has been built: nothing is built for this."""
+    """The licences in the images of plugins. Images that are not built are not checked."""
     findings: list[Finding] = []
     for plugin in PluginLoader(settings.plugins_dirs).discover():
         if plugin.manifest is None:
@@ -59,44 +60,45 @@ async def audit_licences(settings: Settings, engine: ContainerEngine, builder: I
         try:
             findings += await _licences(plugin, engine, builder)
         except NotFoundError:
-            sentence = f"Its image is not built, so its licences are not known: orchestrator build {plugin.name}."
+            sentence = f"Its image is not built, so its licences are unknown: run `orchestrator build {plugin.name}`."
             findings.append(warning(plugin.name, "licences", sentence))
         except (EngineError, BuildError) as problem:
-            findings.append(warning(plugin.name, "licences", f"Its licences could not be asked for: {problem}."))
+            findings.append(warning(plugin.name, "licences", f"Its licences could not be read: {problem}."))
     return findings
 
 
 async def audit_running(client: httpx.AsyncClient, engine: ContainerEngine, deployment: str | None) -> list[Finding]:
-    """A running orchestrator: its answers, and the engine's word on its containers. `deployment`: its id, where this
-    host knows it; without, nothing can be said of containers that the API does not tell of. Raises `httpx.HTTPError`.
+    """A running orchestrator: its answers, and what the engine reports of its containers. Raises `httpx.HTTPError`.
+
+    `deployment`: its id, None if unknown on this host; without it orphaned containers cannot be found.
     """
     answers: list[Answer] = []
-    listed = await _ask(client, "/v1/plugins", answers)
+    listed = await _get(client, "/v1/plugins", answers)
     findings: list[Finding] = []
     details = []
     for health in listed if isinstance(listed, list) else []:
-        detail = await _ask(client, f"/v1/plugins/{health['name']}/health", answers)
+        detail = await _get(client, f"/v1/plugins/{health['name']}/health", answers)
         if isinstance(detail, dict):
             details.append(detail)
             findings += check_plugin(health, detail)
     for path in ("/v1/gpus", "/healthz"):
-        await _ask(client, path, answers)
+        await _get(client, path, answers)
     try:
         findings += await _isolation(engine, details)
         if deployment is None:
-            sentence = "Whose containers are ours is not known here: give it the orchestrator's ORCHESTRATOR_STATE_DIR."
+            sentence = "Its containers cannot be identified here: set ORCHESTRATOR_STATE_DIR to the orchestrator's."
             findings.append(warning(ORCHESTRATOR, "orphans", sentence))
         else:
             ours = await engine.list({LABEL_DEPLOYMENT: deployment})
-            since = await _ask(client, "/v1/plugins", answers)  # one that was begun meanwhile is known by now
+            since = await _get(client, "/v1/plugins", answers)  # includes instances started meanwhile
             known = [*details, *(since if isinstance(since, list) else [])]
             findings += check_orphans({container.name: container.id for container in ours}, _container_ids(known))
     except EngineError as problem:
-        findings.append(warning(ORCHESTRATOR, "isolation", f"The container engine could not be asked: {problem}."))
+        findings.append(warning(ORCHESTRATOR, "isolation", f"The container engine could not be queried: {problem}."))
     return [*check_statuses(answers), *findings]
 
 
-async def _ask(client: httpx.AsyncClient, path: str, answers: list[Answer]) -> Any:
+async def _get(client: httpx.AsyncClient, path: str, answers: list[Answer]) -> Any:
     response = await client.get(path)
     content = response.json() if response.status_code == 200 else None
     answers.append(Answer(path, response.status_code, content))
@@ -111,10 +113,10 @@ async def _isolation(engine: ContainerEngine, details: Sequence[Mapping[str, Any
             findings += (
                 check_isolation(health, await engine.isolation(container))
                 if container
-                else [nothing_runs(str(health["name"]))]
+                else [no_container(str(health["name"]))]
             )
-        except NotFoundError:  # it has ended and was removed
-            findings.append(nothing_runs(str(health["name"])))
+        except NotFoundError:  # it ended meanwhile and was removed
+            findings.append(no_container(str(health["name"])))
     return findings
 
 
@@ -123,7 +125,7 @@ def _container_ids(details: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 async def _licences(plugin: DiscoveredPlugin, engine: ContainerEngine, builder: ImageBuilder) -> list[Finding]:
-    assert plugin.manifest is not None  # noqa: S101 - the caller has left those out
+    assert plugin.manifest is not None  # noqa: S101 - the caller skips those
     recipe = ImageRecipe.of(plugin.manifest, plugin.folder)
     if recipe.prebuilt:
         return [ok(plugin.name, "licences", "prebuilt")]
@@ -133,20 +135,21 @@ async def _licences(plugin: DiscoveredPlugin, engine: ContainerEngine, builder: 
         image=image.id,
         labels={},
         environment={},
-        memory=_MEMORY,
+        memory=_MEMORY_BYTES,
         pids=32,
         user=UNPRIVILEGED_USER,
         entrypoint=("python", "-I"),
-        command=("-c", PROGRAM),
+        command=("-c", LICENCE_PROGRAM),
     )
     container = await engine.create(spec)
     try:
         await engine.start(container)
-        for _ in range(_LOOKS):
+        for _ in range(_MAX_POLLS):
             if (await engine.inspect(container)).state == "exited":
                 break
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_POLL_SECONDS)
         lines = (await engine.logs(container, tail=1)).splitlines()
-        return licence_findings(plugin.name, lines[-1].partition(" ")[2] if lines else "")
+        output = lines[-1].partition(" ")[2] if lines else ""  # without its timestamp
+        return check_licences(plugin.name, output)
     finally:
         await engine.remove(container)

@@ -1,4 +1,4 @@
-"""What an audit says. Pure."""
+"""Findings of an audit. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Level(StrEnum):
-    """How grave a finding is. Only an error makes an audit fail."""
+    """The severity of a finding. Only an error makes an audit fail."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check of one subject: a plugin's name, or `orchestrator`. `sentence` says what is wrong and what to do."""
+    """One check of one subject: a plugin's name, or `orchestrator`. `sentence`: what is wrong, and what to do."""
 
     subject: str
     check: str
@@ -36,14 +36,14 @@ def error(subject: str, check: str, sentence: str) -> Finding:
     return Finding(subject, check, Level.ERROR, sentence)
 
 
-def settled(subject: str, check: str, findings: list[Finding], sentence: str = "") -> list[Finding]:
-    """The findings of one check; where there are none, that it is well."""
+def findings_or_ok(subject: str, check: str, findings: list[Finding], sentence: str = "") -> list[Finding]:
+    """The findings of one check, or that it is ok if there are none."""
     return findings or [ok(subject, check, sentence)]
 
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """All findings, in the order in which they were made."""
+    """All findings, in the order of the checks."""
 
     findings: tuple[Finding, ...]
 

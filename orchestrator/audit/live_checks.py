@@ -1,24 +1,42 @@
-"""What a running orchestrator keeps: its answers held against each other and against the engine's word. Pure."""
+"""Checks of a running orchestrator's answers, its containers and the licences in its images. Pure."""
 
+import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator.audit.findings import Finding, error, ok, settled, warning
+from orchestrator.audit.findings import Finding, error, findings_or_ok, ok, warning
 from orchestrator.containers.spec import ContainerIsolation
 from orchestrator.health.health_model import PluginHealthResponse
 from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode
 
 ORCHESTRATOR: Final = "orchestrator"
 _REQUIRED: Final = frozenset(PluginHealthResponse.model_fields)
-_STEADY: Final = ("name", "version", "description", "limits")
-"""Fields that cannot differ between two questions to the same instance."""
+_CONSTANT_FIELDS: Final = ("name", "version", "description", "limits")
+"""Fields that cannot change within one instance."""
 _ENGINE_SOCKETS: Final = ("docker.sock", "containerd.sock", "podman.sock")
+
+LICENCE_PROGRAM: Final = """
+import importlib.metadata as metadata, json
+def licence(of):
+    names = [c.split(' :: ')[-1] for c in of.get_all('Classifier') or () if c.startswith('License ::')]
+    return of.get('License-Expression') or '; '.join(names) or (of.get('License') or '').strip().split(chr(10))[0][:120]
+found = [d for d in metadata.distributions() if d.metadata['Name']]
+print(json.dumps({d.metadata['Name']: [d.version, licence(d.metadata)] for d in found}))
+"""
+"""Run by the image's own Python; prints name → [version, licence] as one line of JSON."""
+_REFUSED_LICENCES: Final = re.compile(
+    r"\b(AGPL|Affero|SSPL|Server Side Public|BUSL|Business Source|Commons Clause|non-?commercial|CC-BY-NC)",
+    re.IGNORECASE,
+)
+"""Licences that forbid offering a plugin as a service, or attach duties to it."""
+_OWN_DISTRIBUTIONS: Final = frozenset({"plugin-runtime", "plugin_runtime", "pip", "setuptools", "wheel"})
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the API said: the status, and the JSON where it was some."""
+    """An answer of the API: the status, and the JSON if there was any."""
 
     path: str
     status: int
@@ -26,37 +44,43 @@ class Answer:
 
 
 def check_statuses(answers: Collection[Answer]) -> list[Finding]:
-    """Nothing returned 500, and the health routes only 200."""
+    """Every answer has status 200."""
     wrong = [
         error(ORCHESTRATOR, "statuses", f"GET {answer.path} answered {answer.status}.")
         for answer in answers
         if answer.status != 200
     ]
-    return settled(ORCHESTRATOR, "statuses", wrong, f"{len(answers)} questions")
+    return findings_or_ok(ORCHESTRATOR, "statuses", wrong, f"{len(answers)} requests")
 
 
 def check_plugin(listed: Mapping[str, Any], detail: Mapping[str, Any]) -> Iterator[Finding]:
-    """One plugin, as the list and as its own route tell of it."""
+    """One plugin, as in the list and on its own route."""
     name = str(listed.get("name"))
-    yield from settled(name, "fields", list(_fields(name, listed)) + list(_fields(name, detail)))
-    yield from settled(name, "state", list(_state(name, detail)))
-    yield from settled(name, "agreement", list(_agreement(name, listed, detail)))
+    yield from findings_or_ok(name, "fields", list(_fields(name, listed)) + list(_fields(name, detail)))
+    yield from findings_or_ok(name, "state", list(_state(name, detail)))
+    yield from findings_or_ok(name, "agreement", list(_agreement(name, listed, detail)))
 
 
 def check_isolation(health: Mapping[str, Any], held: ContainerIsolation) -> list[Finding]:
-    """What the engine holds the container to, against what the API claims and the contract promises."""
+    """The container's limits and isolation in the engine, against what the API claims."""
     name = str(health.get("name"))
-    return settled(name, "isolation", [error(name, "isolation", f"{said}.") for said in _lax(health, held)])
+    return findings_or_ok(
+        name, "isolation", [error(name, "isolation", f"{problem}.") for problem in _lax(health, held)]
+    )
 
 
 def check_orphans(containers: Mapping[str, str], known: Collection[str]) -> list[Finding]:
-    """`containers`: name → id of those that carry the deployment's label; `known`: ids that the API tells of."""
+    """`containers`: name → id of those with the deployment's label; `known`: ids in the API's answers."""
     unknown = [
-        error(ORCHESTRATOR, "orphans", f"The container {name} is ours and no plugin's: docker rm --force {name}.")
+        error(
+            ORCHESTRATOR,
+            "orphans",
+            f"The container {name} belongs to no plugin: remove it with `docker rm --force {name}`.",
+        )
         for name, container_id in sorted(containers.items())
-        if not any(container_id.startswith(short) for short in known)
+        if not any(container_id.startswith(short) for short in known)  # the API has short ids
     ]
-    return settled(ORCHESTRATOR, "orphans", unknown, f"{len(containers)} containers")
+    return findings_or_ok(ORCHESTRATOR, "orphans", unknown, f"{len(containers)} containers")
 
 
 def _fields(name: str, health: Mapping[str, Any]) -> Iterator[Finding]:
@@ -68,11 +92,11 @@ def _fields(name: str, health: Mapping[str, Any]) -> Iterator[Finding]:
 def _state(name: str, health: Mapping[str, Any]) -> Iterator[Finding]:
     state, code, reason = health.get("state"), health.get("reason_code"), health.get("reason")
     if not isinstance(state, str) or state not in PluginLifecycleState.__members__:
-        yield error(name, "state", f"The state {state!r} is none of the five.")
+        yield error(name, "state", f"The state {state!r} is none of the five states.")
         return
     if (code is None) != (PluginLifecycleState(state) not in FINAL_STATES):
         yield error(
-            name, "state", f"{state} with the reason code {code}: only FAILED and UNAVAILABLE carry one, always."
+            name, "state", f"{state} with the reason code {code}: FAILED and UNAVAILABLE carry one, other states never."
         )
     elif code is not None:
         if code not in ReasonCode.__members__:
@@ -80,15 +104,15 @@ def _state(name: str, health: Mapping[str, Any]) -> Iterator[Finding]:
         elif ReasonCode(code).final_state != state:
             yield error(name, "state", f"The reason code {code} does not belong to {state}.")
         if not reason:
-            yield error(name, "state", f"{state} without a sentence that says why.")
+            yield error(name, "state", f"{state} without a sentence that gives the reason.")
         else:
             yield warning(name, "state", f"{state}: {code}: {reason}")
 
 
 def _agreement(name: str, listed: Mapping[str, Any], detail: Mapping[str, Any]) -> Iterator[Finding]:
     if listed.get("generation") != detail.get("generation"):
-        return  # it was restarted between the two questions
-    differing = [field for field in _STEADY if listed.get(field) != detail.get(field)]
+        return  # it was restarted between the two requests
+    differing = [field for field in _CONSTANT_FIELDS if listed.get(field) != detail.get(field)]
     if differing:
         yield error(name, "agreement", f"List and detail differ in {', '.join(differing)}.")
     for counter in ("success_count", "error_count"):
@@ -107,28 +131,48 @@ def _lax(health: Mapping[str, Any], held: ContainerIsolation) -> Iterator[str]:
     )
     for what, found, claimed in claims:
         if found != claimed:
-            yield f"The engine holds it to {what} {found}, the API claims {claimed}"
+            yield f"The engine limits its {what} to {found}, the API claims {claimed}"
     loose: Mapping[str, bool] = {
         "It runs as root": held.user in {"", "0", "root"} or held.user.startswith("0:"),
         "It is privileged": held.privileged,
-        "Its root file system can be written": not held.read_only,
+        "Its root file system is writable": not held.read_only,
         "It has capabilities": "ALL" not in held.capabilities_dropped or bool(held.capabilities_added),
         "It can gain privileges (no-new-privileges is not set)": not any(
             option.startswith("no-new-privileges") for option in held.security_options
         ),
-        "A security profile of it is switched off": any("unconfined" in option for option in held.security_options),
+        "A security profile is switched off": any("unconfined" in option for option in held.security_options),
         "It shares a network with the host or another container": held.network in {"host", ""}
         or held.network.startswith("container:"),
-        "The engine restarts it by itself": held.restarts not in {"", "no"},
+        "The engine restarts it automatically": held.restarts not in {"", "no"},
         "Its log can fill the disk": not held.bounded_logs,
         "The engine's socket is mounted in it": any(mount.source.name in _ENGINE_SOCKETS for mount in held.mounts),
     }
-    yield from (said for said, so in loose.items() if so)
+    yield from (problem for problem, found in loose.items() if found)
     granted = {gpu.get("uuid") for gpu in health.get("gpus", [])}
     if extra := {device.rpartition("=")[2] for device in held.devices} - granted:
-        yield f"It was given devices that the API does not tell of: {', '.join(sorted(extra))}"
+        yield f"It has devices that the API does not list: {', '.join(sorted(extra))}"
 
 
-def nothing_runs(name: str) -> Finding:
-    """For a plugin without a container to be looked at."""
+def no_container(name: str) -> Finding:
+    """The finding for a plugin that has no container to check."""
     return ok(name, "isolation", "no container")
+
+
+def check_licences(plugin: str, output: str) -> list[Finding]:
+    """The licences in an image. `output`: what `LICENCE_PROGRAM` printed in it."""
+    try:
+        listed = json.loads(output.strip().splitlines()[-1])
+        pairs = {str(name): (str(version), str(licence)) for name, (version, licence) in listed.items()}
+    except (ValueError, IndexError, TypeError, AttributeError):
+        return [warning(plugin, "licences", "The licences in its image could not be read.")]
+    return findings_or_ok(plugin, "licences", list(_licences(plugin, pairs)), f"{len(pairs)} distributions")
+
+
+def _licences(plugin: str, pairs: Mapping[str, tuple[str, str]]) -> Iterator[Finding]:
+    for name, (version, licence) in sorted(pairs.items()):
+        if name in _OWN_DISTRIBUTIONS:
+            continue
+        if _REFUSED_LICENCES.search(licence):
+            yield error(plugin, "licences", f"{name} {version} is under {licence}: replace it, or obtain a licence.")
+        elif not licence or licence.upper() == "UNKNOWN":
+            yield warning(plugin, "licences", f"{name} {version} does not state its licence: look it up.")

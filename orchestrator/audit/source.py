@@ -1,4 +1,4 @@
-"""A plugin's class as its source tells it. The source is parsed and never run: an audit is no sandbox."""
+"""A plugin's class, read from its source. The source is parsed and never run: an audit is no sandbox."""
 
 import ast
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-_MOST_BYTES: Final = 4 * 1024 * 1024
-_MOST_HOPS: Final = 8
-"""Imports that are followed from the entrypoint to the class."""
+_MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+_MAX_HOPS: Final = 8
+"""Imports and base classes followed from the entrypoint."""
 _NOT_CODE: Final = frozenset({"tests", "samples", "models"})
 _PLAIN_BASES: Final = frozenset({"object", "ABC", "Protocol", "Generic"})
 
@@ -16,7 +16,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class SourceError(Exception):
-    """The class cannot be found; the message says what was expected where."""
+    """The class cannot be found; the message says where it was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,43 +26,41 @@ class Tool:
     name: str
     described: bool
     untyped: tuple[str, ...]
-    """Parameters without a type hint: they would have no schema."""
+    """Parameters without a type hint, which have no schema."""
     variadic: bool
-    """It takes `*args` or `**kwargs`, which no schema can hold."""
+    """It takes `*args` or `**kwargs`, for which there is no schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginClass:
-    """The class that an entrypoint names. `whole` is False where it has a base class from outside the folder: what is
-    not seen here may stand there.
-    """
+    """The class of an entrypoint. `complete` is False if a base class is outside the folder and may hold more."""
 
     name: str
     methods: frozenset[str]
     tools: tuple[Tool, ...]
-    whole: bool
+    complete: bool
 
 
 @dataclass(slots=True)
 class _Found:
     methods: dict[str, Function] = field(default_factory=dict)
-    whole: bool = True
+    complete: bool = True
 
 
 def plugin_class(folder: Path, entrypoint: str) -> PluginClass:
     """The class `package.module:Class` in `folder`. Raises `SourceError`."""
     module, _, name = entrypoint.partition(":")
     found = _Found()
-    _gather(folder, module, name, found, hops=0)
+    _collect(folder, module, name, found, hops=0)
     tools = tuple(_tool(method) for method in found.methods.values() if _is_tool(method))
-    return PluginClass(name, frozenset(found.methods), tools, found.whole)
+    return PluginClass(name, frozenset(found.methods), tools, found.complete)
 
 
 def parsed(path: Path) -> ast.Module:
     """Raises `SourceError`."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise SourceError(f"{path.name} is over {_MOST_BYTES} bytes")
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise SourceError(f"{path.name} is over {_MAX_FILE_BYTES} bytes")
         return ast.parse(path.read_bytes(), filename=path.name)
     except OSError as error:
         raise SourceError(f"{path.name} cannot be read: {error.strerror}") from None
@@ -71,29 +69,27 @@ def parsed(path: Path) -> ast.Module:
         raise SourceError(f"{path.name} does not parse{f' (line {line})' if line else ''}: {error}") from None
 
 
-def python_files(
-    folder: Path, *, without: frozenset[str] = frozenset({"tests", "samples", "models"})
-) -> Iterator[Path]:
+def python_files(folder: Path, *, without: frozenset[str] = _NOT_CODE) -> Iterator[Path]:
     """The plugin's own modules."""
     for path in sorted(folder.rglob("*.py")):
         if path.relative_to(folder).parts[0] not in without and path.is_file():
             yield path
 
 
-def _gather(folder: Path, module: str, name: str, found: _Found, hops: int) -> None:
+def _collect(folder: Path, module: str, name: str, found: _Found, hops: int) -> None:
     path = _module_file(folder, module)
     if path is None:
-        raise SourceError(f"there is no module {module} in the plugin's folder")
+        raise SourceError(f"the plugin's folder has no module {module}")
     tree = parsed(path)
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return _take_class(folder, module, node, found, hops)
-        if isinstance(node, ast.ImportFrom) and (origin := _imported(node, name)) and hops < _MOST_HOPS:
-            return _gather(folder, _absolute(module, path, node), origin, found, hops + 1)
+            return _collect_class(folder, module, node, found, hops)
+        if isinstance(node, ast.ImportFrom) and (origin := _imported(node, name)) and hops < _MAX_HOPS:
+            return _collect(folder, _absolute(module, path, node), origin, found, hops + 1)
     raise SourceError(f"{module.replace('.', '/')}.py defines no class {name}")
 
 
-def _take_class(folder: Path, module: str, node: ast.ClassDef, found: _Found, hops: int) -> None:
+def _collect_class(folder: Path, module: str, node: ast.ClassDef, found: _Found, hops: int) -> None:
     for item in node.body:
         if isinstance(item, Function):
             found.methods.setdefault(item.name, item)
@@ -101,25 +97,26 @@ def _take_class(folder: Path, module: str, node: ast.ClassDef, found: _Found, ho
         name = _dotted(base.value if isinstance(base, ast.Subscript) else base)
         if name.rpartition(".")[2] in _PLAIN_BASES:
             continue
-        if "." in name or hops >= _MOST_HOPS:
-            found.whole = False
+        if "." in name or hops >= _MAX_HOPS:
+            found.complete = False
             continue
         try:
-            _gather(folder, module, name, found, hops + 1)
+            _collect(folder, module, name, found, hops + 1)
         except SourceError:
-            found.whole = False
+            found.complete = False
 
 
 def _module_file(folder: Path, module: str) -> Path | None:
-    place = folder.joinpath(*module.split("."))
-    for candidate in (place.with_suffix(".py"), place / "__init__.py"):
+    path = folder.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        # A link may lead out of the folder: what it names is not the plugin's.
         if candidate.is_file() and candidate.resolve().is_relative_to(folder.resolve()):
             return candidate
     return None
 
 
 def _imported(node: ast.ImportFrom, name: str) -> str | None:
-    """The name's own name where it comes from, None where it does not come from here."""
+    """The name that `name` has in the module it is imported from; None if this import does not bind it."""
     return next((alias.name for alias in node.names if (alias.asname or alias.name) == name), None)
 
 
@@ -127,8 +124,8 @@ def _absolute(module: str, path: Path, node: ast.ImportFrom) -> str:
     if not node.level:
         return node.module or ""
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    parts = package[: len(package) - (node.level - 1)]
-    return ".".join([*parts, *([node.module] if node.module else [])])
+    parents = package[: len(package) - (node.level - 1)]
+    return ".".join([*parents, *([node.module] if node.module else [])])
 
 
 def _is_tool(method: Function) -> bool:

@@ -1,4 +1,4 @@
-"""What a plugin's folder promises: one check a function, each over files that are read and never run."""
+"""Checks of a plugin's folder, one per function. Files are read and never run. Pure."""
 
 import ast
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Final
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from orchestrator.audit.findings import Finding, error, ok, settled, warning
+from orchestrator.audit.findings import Finding, error, findings_or_ok, ok, warning
 from orchestrator.audit.source import PluginClass, SourceError, parsed, plugin_class, python_files
 from orchestrator.loader.image_recipe import REQUIREMENTS, SHARED
 from orchestrator.loader.manifest import Manifest
@@ -15,18 +15,18 @@ from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import EffectiveLimits
 
 _GPU_PACKAGES: Final = ("cupy", "nvidia-", "onnxruntime-gpu", "tensorrt", "pycuda", "jax-cuda", "torch-tensorrt")
-"""Distributions that are of no use without an NVIDIA GPU, by the beginning of their names."""
+"""Prefixes of distributions that are useless without an NVIDIA GPU."""
 _GPU_MODULES: Final = frozenset({"cupy", "tensorrt", "pycuda", "pynvml", "torch_tensorrt"})
 _CUDA_WORDS: Final = ("cuda", "CUDAExecutionProvider", "TensorrtExecutionProvider")
-_LONGEST_TIMEOUT: Final = 3600.0
-"""Seconds; a run that takes longer is better asynchronous work in several runs."""
-_MOST_MEMORY: Final = 64 * 1024**3
-_MOST_WAITING: Final = 600.0
-"""Seconds that the last of a full queue may have to wait, before the queue only hides that it is too slow."""
+_MAX_TIMEOUT: Final = 3600.0
+"""Seconds; longer work is better split into several asynchronous runs."""
+_MAX_MEMORY: Final = 64 * 1024**3
+_MAX_QUEUE_WAIT: Final = 600.0
+"""Seconds that the last run of a full queue may wait; a longer queue only hides that the plugin is too slow."""
 
 
 def check_folder(plugin: DiscoveredPlugin, limits: EffectiveLimits | None) -> Iterator[Finding]:
-    """All static checks of one plugin. `limits`: what holds for it with the operator's defaults."""
+    """All static checks of one plugin. `limits`: its effective limits, operator's defaults included."""
     manifest = plugin.manifest
     if manifest is None:
         yield error(plugin.name, "manifest", plugin.error or "The manifest is not valid.")
@@ -34,11 +34,11 @@ def check_folder(plugin: DiscoveredPlugin, limits: EffectiveLimits | None) -> It
     yield ok(plugin.name, "manifest")
     if manifest.image in SHARED:
         yield from _check_class(plugin.name, plugin.folder, manifest.entrypoint)
-        yield from settled(plugin.name, "requirements", list(_requirements(plugin.name, plugin.folder)))
-        yield from settled(plugin.name, "gpu", list(_gpu(manifest, plugin.folder)))
+        yield from findings_or_ok(plugin.name, "requirements", list(_requirements(plugin.name, plugin.folder)))
+        yield from findings_or_ok(plugin.name, "gpu", list(_gpu(manifest, plugin.folder)))
     if limits is not None:
-        yield from settled(plugin.name, "limits", list(_limits(plugin.name, limits)))
-    yield from settled(plugin.name, "samples and tests", list(_samples(plugin.name, plugin.folder)))
+        yield from findings_or_ok(plugin.name, "limits", list(_limits(plugin.name, limits)))
+    yield from findings_or_ok(plugin.name, "samples and tests", list(_samples(plugin.name, plugin.folder)))
 
 
 def _check_class(name: str, folder: Path, entrypoint: str) -> Iterator[Finding]:
@@ -48,34 +48,36 @@ def _check_class(name: str, folder: Path, entrypoint: str) -> Iterator[Finding]:
         yield error(name, "entrypoint", f"The entrypoint {entrypoint} cannot be found: {problem}.")
         return
     yield ok(name, "entrypoint")
-    yield from settled(name, "validate", list(_validate(name, found)))
-    yield from settled(name, "tools", list(_tools(name, found)))
+    yield from findings_or_ok(name, "validate", list(_validate(name, found)))
+    yield from findings_or_ok(name, "tools", list(_tools(name, found)))
 
 
 def _validate(name: str, found: PluginClass) -> Iterator[Finding]:
     if "validate" in found.methods:
         return
-    sentence = f"The class {found.name} has no validate(): write one that loads what the plugin needs and raises."
+    sentence = f"The class {found.name} has no validate(): write one that loads the models and raises on a problem."
     yield (
         error(name, "validate", sentence)
-        if found.whole
-        else warning(
-            name, "validate", f"{sentence} It may stand in a base class from outside the folder, which is not read."
-        )
+        if found.complete
+        else warning(name, "validate", f"{sentence} A base class outside the folder, which is not read, may define it.")
     )
 
 
 def _tools(name: str, found: PluginClass) -> Iterator[Finding]:
-    if not found.tools and found.whole:
+    if not found.tools and found.complete:
         yield error(name, "tools", f"The class {found.name} has no tool: mark a method with @tool.")
     for tool in found.tools:
         if tool.untyped:
-            given = ", ".join(tool.untyped)
-            yield error(name, "tools", f"The tool {tool.name} has parameters without type hints: {given}. Add them.")
+            untyped = ", ".join(tool.untyped)
+            yield error(name, "tools", f"The tool {tool.name} has parameters without type hints: {untyped}. Add them.")
         if tool.variadic:
-            yield error(name, "tools", f"The tool {tool.name} takes *args or **kwargs: name its parameters.")
+            yield error(name, "tools", f"The tool {tool.name} takes *args or **kwargs: give it named parameters.")
         if not tool.described:
-            yield error(name, "tools", f"The tool {tool.name} has no docstring: callers read it as its description.")
+            yield error(
+                name,
+                "tools",
+                f"The tool {tool.name} has no docstring: write one, which callers see as its description.",
+            )
 
 
 def _requirements(name: str, folder: Path) -> Iterator[Finding]:
@@ -88,7 +90,7 @@ def _requirements(name: str, folder: Path) -> Iterator[Finding]:
             continue
         if text.startswith("-"):
             yield warning(
-                name, "requirements", f"{REQUIREMENTS} line {number}: the option {text.split()[0]} is not read."
+                name, "requirements", f"{REQUIREMENTS} line {number}: the option {text.split()[0]} is not checked."
             )
             continue
         try:
@@ -122,12 +124,12 @@ def _gpu(manifest: Manifest, folder: Path) -> Iterator[Finding]:
         try:
             tree = parsed(path)
         except SourceError:
-            continue  # told by the entrypoint's check, where it matters
+            continue  # the entrypoint's check reports it if it matters
         modules, words = _cuda_in(tree)
-        place = path.relative_to(folder)
-        certain += [f"{place} imports {module}" for module in sorted(modules)]
-        likely += [f"{place} says {word!r}" for word in sorted(words)]
-    advice = "set requires_gpu: true, or say in its README that it also runs without"
+        module_path = path.relative_to(folder)
+        certain += [f"{module_path} imports {module}" for module in sorted(modules)]
+        likely += [f"{module_path} has {word!r}" for word in sorted(words)]
+    advice = "set requires_gpu: true, or state in its README that it also runs without a GPU"
     if certain:
         yield error(manifest.name, "gpu", f"It uses CUDA ({'; '.join(certain[:3])}) without requires_gpu: {advice}.")
     elif likely:
@@ -161,29 +163,29 @@ def _cuda_in(tree: ast.Module) -> tuple[set[str], set[str]]:
 
 
 def _limits(name: str, limits: EffectiveLimits) -> Iterator[Finding]:
-    if limits.timeout > _LONGEST_TIMEOUT:
+    if limits.timeout > _MAX_TIMEOUT:
         yield warning(name, "limits", f"limits.timeout is {limits.timeout:g} s: over an hour for one run.")
-    if limits.memory > _MOST_MEMORY:
+    if limits.memory > _MAX_MEMORY:
         yield warning(name, "limits", f"limits.memory is {limits.memory} bytes: over 64 GiB for one plugin.")
     if limits.shm > limits.memory:
-        yield error(name, "limits", "limits.shm is larger than limits.memory, and counts against it: lower it.")
+        yield error(name, "limits", "limits.shm is larger than limits.memory, which includes it: lower limits.shm.")
     if limits.cpus is not None and limits.cpus < 0.1:
-        yield warning(name, "limits", f"limits.cpus is {limits.cpus:g}: its start will take a multiple of its time.")
+        yield warning(name, "limits", f"limits.cpus is {limits.cpus:g}: its start will be several times slower.")
     waiting = limits.timeout * limits.queue / limits.concurrency
-    if waiting > _MOST_WAITING and limits.queue > 16:
+    if waiting > _MAX_QUEUE_WAIT and limits.queue > 16:
         yield warning(
             name,
             "limits",
-            f"queue is {limits.queue}: its last run could wait {waiting:g} s. Callers are better told 429 than that.",
+            f"queue is {limits.queue}: its last run could wait {waiting:g} s. Lower it: callers then get 429 instead.",
         )
 
 
 def _samples(name: str, folder: Path) -> Iterator[Finding]:
-    if not _holds(folder / "samples", "*"):
-        yield warning(name, "samples and tests", "There is no samples/ with an input to try it with.")
-    if not _holds(folder / "tests", "test_*.py"):
-        yield warning(name, "samples and tests", "There is no tests/test_*.py.")
+    if not _has_file(folder / "samples", "*"):
+        yield warning(name, "samples and tests", "It has no samples/: add an input to try it with.")
+    if not _has_file(folder / "tests", "test_*.py"):
+        yield warning(name, "samples and tests", "It has no tests/test_*.py: add tests.")
 
 
-def _holds(folder: Path, pattern: str) -> bool:
+def _has_file(folder: Path, pattern: str) -> bool:
     return folder.is_dir() and any(path.is_file() for path in folder.rglob(pattern))

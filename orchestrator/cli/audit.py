@@ -1,4 +1,4 @@
-"""`audit`: the plugin folders, and a running orchestrator, held against what they promise."""
+"""`audit`: checks the plugin folders and, with --live, a running orchestrator."""
 
 import asyncio
 import json
@@ -12,9 +12,9 @@ from orchestrator.app import docker_engine, image_builder
 from orchestrator.audit.auditor import audit_folders, audit_licences, audit_running
 from orchestrator.audit.findings import AuditReport, Finding, Level, error
 from orchestrator.audit.live_checks import ORCHESTRATOR
-from orchestrator.cli.client import address, credentials
-from orchestrator.cli.configured import read_settings
-from orchestrator.cli.output import console
+from orchestrator.cli.connection import address, credentials
+from orchestrator.cli.console import console
+from orchestrator.cli.settings import read_settings
 from orchestrator.deployment import read_identity
 from orchestrator.settings import Settings
 
@@ -25,12 +25,14 @@ _TIMEOUT: Final = 30.0
 
 def audit(
     *,
-    live: Annotated[bool, typer.Option(help="Also hold a running orchestrator against what it claims.")] = False,
-    licences: Annotated[bool, typer.Option(help="Also the licences in the plugins' images; needs the engine.")] = False,
+    live: Annotated[bool, typer.Option(help="Also check a running orchestrator against what it claims.")] = False,
+    licences: Annotated[
+        bool, typer.Option(help="Also check the licences in the plugins' images; needs the engine.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what is well too.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show the checks that passed.")] = False,
 ) -> None:
-    """Check the plugin folders, and with --live a running orchestrator. Exit code 1 where something is wrong."""
+    """Check the plugin folders and, with --live, a running orchestrator. Exit code 1 if there is an error."""
     report = asyncio.run(run_audit(read_settings(), live=live, licences=licences))
     print(json.dumps(report.as_json(), indent=2)) if as_json else _show(report, verbose=verbose)  # noqa: T201
     if not report.passed:
@@ -38,7 +40,7 @@ def audit(
 
 
 async def run_audit(settings: Settings, *, live: bool, licences: bool) -> AuditReport:
-    """The static checks, and those that are asked for besides."""
+    """The static checks, and the optional ones that were requested."""
     findings = await asyncio.to_thread(audit_folders, settings)
     if live or licences:
         engine = docker_engine(settings)
@@ -68,7 +70,7 @@ def _show(report: AuditReport, *, verbose: bool) -> None:
     for finding in report.findings:
         if verbose or finding.level is not Level.OK:
             where = f"[bold]{escape(finding.subject)}[/] {escape(finding.check)}"
-            said = f": {escape(finding.sentence)}" if finding.sentence else ""
-            console.print(f"{_SIGNS[finding.level]} {where}{said}", soft_wrap=True)
+            detail = f": {escape(finding.sentence)}" if finding.sentence else ""
+            console.print(f"{_SIGNS[finding.level]} {where}{detail}", soft_wrap=True)
     counts = ", ".join(f"{report.count(level)} {level}" for level in Level)
     console.print(f"audit {'[green]passed[/]' if report.passed else '[red]failed[/]'}: {counts}")

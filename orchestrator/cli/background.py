@@ -1,4 +1,4 @@
-"""`up` and `down`: the orchestrator in the background, for `make up` and `make down`."""
+"""`up` and `down`: start and stop the orchestrator in the background, for `make up` and `make down`."""
 
 import asyncio
 import os
@@ -16,9 +16,9 @@ import yaml
 from rich.markup import escape
 
 from orchestrator.app import docker_engine
-from orchestrator.cli import client
-from orchestrator.cli.configured import read_settings
-from orchestrator.cli.output import called_as, console
+from orchestrator.cli.connection import address, connected
+from orchestrator.cli.console import complain, console, errors, fail, program_name
+from orchestrator.cli.settings import read_settings
 from orchestrator.cli.tables import plugins_table
 from orchestrator.client import FormText
 from orchestrator.deployment import read_identity
@@ -26,82 +26,82 @@ from orchestrator.errors import EngineError
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT
 
-_SERVING: Final = 30.0
-"""Seconds until a process that was just started answers."""
-_FIRST_BUILD: Final = 1200.0
-"""Seconds that building every plugin's image may take."""
-_LEAVING: Final = 90.0
-"""Seconds that runs in flight are given on the way down: the default time limit, and some."""
+_START_SECONDS: Final = 30.0
+"""Limit until a new process answers."""
+_BUILD_SECONDS: Final = 1200.0
+"""Limit for building every plugin's image."""
+_STOP_SECONDS: Final = 90.0
+"""Limit for runs in flight while stopping: the default time limit and a margin."""
 
 
 def up() -> None:
-    """Start the orchestrator in the background, run one tool on a real picture, and say what to try next."""
+    """Start the orchestrator in the background, run one tool on a real picture, and show what to try next."""
     settings = read_settings()
     process = None
     if not _is_taken():
         process = _launch(settings)
     elif _running_pid(settings) is None:
-        client.fail(
-            f"Another orchestrator or program answers at {client.address()}, not one that `make up` began with the "
+        fail(
+            f"Another orchestrator or program answers at {address()}, not the one that `make up` started with the "
             f"state folder {settings.state_dir}. Stop it, or set ORCHESTRATOR_PORT to a free port."
         )
     else:
-        console.print(f"The orchestrator answers at {client.address()} already.", markup=False, soft_wrap=True)
+        console.print(f"The orchestrator already answers at {address()}.", markup=False, soft_wrap=True)
     _wait_for_plugins(settings, process)
-    with client.connected() as api:
+    with connected() as api:
         console.print(plugins_table(api.plugins()))
     _first_call(settings)
-    program = called_as()
+    program = program_name()
     console.print(
         "\nNext, try:\n"
-        f"  curl -s {client.address()}/v1/plugins\n"
+        f"  curl -s {address()}/v1/plugins\n"
         f"  {program} run motion-detector compare_frames -i first=plugins/motion_detector/samples/cup-first.png "
         "-i second=plugins/motion_detector/samples/cup-second.png\n"
         f"  {program} health ocr\n"
-        f"API: {client.address()}/docs   stop: make down",
+        f"API: {address()}/docs   stop: make down",
         markup=False,
         soft_wrap=True,
     )
 
 
 def down() -> None:
-    """Stop the background orchestrator and remove its containers and sockets; the history stays."""
+    """Stop the background orchestrator and remove its containers and sockets. The history stays."""
     settings = read_settings()
     _end_process(settings)
     identity = read_identity(settings)
     if identity is None:
-        console.print("Nothing of ours is here.")
+        console.print("There are no containers or sockets to remove.")
         return
     try:
         count = asyncio.run(_remove_containers(settings, identity))
         console.print(f"Containers removed: {count}.")
     except EngineError as error:
-        client.complain("The engine was not asked for leftover containers", str(error), style="yellow")
+        complain("Leftover containers were not removed", str(error), style="yellow")
     shutil.rmtree(settings.run_dir / identity, ignore_errors=True)
 
 
 def _is_taken() -> bool:
-    """Whether anything at all is at the address."""
+    """Whether any program answers at the address."""
     try:
-        httpx.get(f"{client.address()}/healthz", timeout=2, trust_env=False)
+        httpx.get(f"{address()}/healthz", timeout=2, trust_env=False)
     except (httpx.ConnectError, httpx.ConnectTimeout):
         return False
     except httpx.HTTPError:
-        pass
+        pass  # something listens there, even if it does not speak HTTP
     return True
 
 
 def _readiness() -> dict[str, Any]:
     try:
-        found: dict[str, Any] = httpx.get(f"{client.address()}/readyz", timeout=30, trust_env=False).json()
+        found: dict[str, Any] = httpx.get(f"{address()}/readyz", timeout=30, trust_env=False).json()
     except (httpx.HTTPError, ValueError) as error:
-        client.fail(f"{client.address()} answers no more: {error}")
+        fail(f"The orchestrator at {address()} stopped answering: {error}")
     return found
 
 
 def _answers() -> bool:
     try:
-        response = httpx.get(f"{client.address()}/healthz", timeout=2, trust_env=False)
+        response = httpx.get(f"{address()}/healthz", timeout=2, trust_env=False)
         health = response.json()
         return isinstance(health, dict) and health.get("status") == "ok"
     except (httpx.HTTPError, ValueError):
@@ -124,43 +124,43 @@ def _launch(settings: Settings) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C in this terminal must not reach it
         )
     _pid_file(settings).write_text(f"{process.pid}\n")
-    end = time.monotonic() + _SERVING
+    end = time.monotonic() + _START_SECONDS
     while not _answers():
         if process.poll() is not None or time.monotonic() > end:
-            client.fail(f"The orchestrator did not come up. The end of {_log_file(settings)}:\n{_log_tail(settings)}")
+            fail(f"The orchestrator did not start. Last lines of {_log_file(settings)}:\n{_log_tail(settings)}")
         time.sleep(0.1)
     return process
 
 
 def _wait_for_plugins(settings: Settings, process: subprocess.Popen[bytes] | None) -> None:
-    end = time.monotonic() + _FIRST_BUILD
+    end = time.monotonic() + _BUILD_SECONDS
     console.print(
-        f"starting plugins; a first build takes minutes, its output is in {settings.state_dir}/builds",
+        f"starting plugins; the first build takes minutes, with its output in {settings.state_dir}/builds",
         markup=False,
         soft_wrap=True,
     )
     with console.status("starting plugins …") as status:
-        told: list[str] = []
+        shown: list[str] = []
         while time.monotonic() < end:
             state = _readiness()
             if state["status"] == "ready":
                 return
             if process is not None and process.poll() is not None:
-                client.fail(f"The orchestrator ended. The end of {_log_file(settings)}:\n{_log_tail(settings)}")
+                fail(f"The orchestrator exited. Last lines of {_log_file(settings)}:\n{_log_tail(settings)}")
             waiting = state["waiting_for"]
             status.update(escape(f"waiting for {', '.join(waiting)}"))
-            if waiting != told and not console.is_terminal:
+            if waiting != shown and not console.is_terminal:
                 console.print(f"waiting for {', '.join(waiting)}", markup=False, soft_wrap=True)
-            told = waiting
+            shown = waiting
             time.sleep(0.2)
-    client.errors.print("[yellow]Not every plugin is up yet; this is how they are now.[/]")
+    errors.print("[yellow]Some plugins have not started yet. Their states now:[/]")
 
 
 def _first_call(settings: Settings) -> None:
-    """The first sample call of the ocr plugin, where it is there."""
+    """Make the first sample call of the ocr plugin, if that is among the plugins."""
     folder = next(
         (d / "ocr" / "samples" for d in settings.plugins_dirs if (d / "ocr" / "samples" / "calls.yaml").exists()), None
     )
@@ -169,7 +169,7 @@ def _first_call(settings: Settings) -> None:
     call = yaml.safe_load((folder / "calls.yaml").read_text("utf-8"))[0]
     files = {name: folder / file for name, file in (call.get("files") or {}).items()}
     texts = {name: FormText(value) for name, value in (call.get("arguments") or {}).items()}
-    with client.connected() as api:
+    with connected() as api:
         envelope = api.call("ocr", call["tool"], **files, **texts)
     names = ", ".join(str(file) for file in (call.get("files") or {}).values())
     console.print(f"\n[bold]ocr read {escape(names)}[/] in {envelope['execution_time_ms']:.0f} ms:")
@@ -179,15 +179,15 @@ def _first_call(settings: Settings) -> None:
 def _end_process(settings: Settings) -> None:
     pid = _running_pid(settings)
     if pid is None:
-        console.print("No orchestrator of ours runs in the background.")
+        console.print("No orchestrator runs in the background.")
         _pid_file(settings).unlink(missing_ok=True)
         return
     os.kill(pid, signal.SIGTERM)
-    end = time.monotonic() + _LEAVING
+    end = time.monotonic() + _STOP_SECONDS
     while _running_pid(settings) == pid:
         if time.monotonic() > end:
             os.kill(pid, signal.SIGKILL)
-            client.errors.print(f"[yellow]The orchestrator did not leave within {_LEAVING:.0f} s and was killed.[/]")
+            errors.print(f"[yellow]The orchestrator did not stop within {_STOP_SECONDS:.0f} s and was killed.[/]")
             break
         time.sleep(0.1)
     _pid_file(settings).unlink(missing_ok=True)
@@ -195,9 +195,8 @@ def _end_process(settings: Settings) -> None:
 
 
 def _running_pid(settings: Settings) -> int | None:
-    """The pid in the pid file, where that process is an orchestrator: a number left from before a reboot may be
-    anybody's by now.
-    """
+    """The pid in the pid file, if that process is an orchestrator."""
+    # After a reboot another program may have the number.
     try:
         pid = int(_pid_file(settings).read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -1,4 +1,4 @@
-"""`dev`: a plugin is built and started anew whenever one of its files is saved; what goes wrong is shown in place."""
+"""`dev`: rebuilds and restarts a plugin whenever one of its files is saved, and shows why it failed."""
 
 import threading
 import time
@@ -11,23 +11,23 @@ import typer
 from rich.text import Text
 from watchfiles import Change, DefaultFilter, watch
 
-from orchestrator.cli.client import EXIT_FAILED, address, connected, fail, tell
-from orchestrator.cli.configured import read_settings
-from orchestrator.cli.output import Name, console, print_raw
+from orchestrator.cli.connection import Name, address, connected, report
+from orchestrator.cli.console import EXIT_FAILED, console, fail, print_raw
+from orchestrator.cli.settings import read_settings
 from orchestrator.cli.tables import STATE_COLOURS, reason_below
 from orchestrator.client import ApiError, Client, LifecycleEvent, PluginDetail
 from orchestrator.loader.plugin_loader import PluginLoader
 
-_LINES: Final = 15
-"""Of a failed instance's log and build output."""
-_BURIAL: Final = 5.0
-"""Seconds until what is kept of an instance that ended is there."""
+_MAX_LINES: Final = 15
+"""Lines shown of a failed instance's log and build output."""
+_POST_MORTEM_SECONDS: Final = 5.0
+"""Limit until the post-mortem of an instance is stored."""
 _SETTLE_MS: Final = 300
-"""A save is over when no file has changed for so long."""
+"""Milliseconds without a change after which a save is complete."""
 
 
 def dev(name: Name) -> None:
-    """Start a plugin, and anew whenever a file in its folder is saved. Shows why it failed, also when a tool did.
+    """Start a plugin, restart it whenever a file in its folder is saved, and show why it or a tool failed.
 
     The orchestrator must run on this machine with the same plugin folders.
     """
@@ -35,17 +35,18 @@ def dev(name: Name) -> None:
     folder = next((p.folder for p in PluginLoader(settings.plugins_dirs).discover() if p.name == name), None)
     if folder is None:
         folders = ", ".join(str(directory) for directory in settings.plugins_dirs)
-        fail(f"There is no plugin {name!r} in {folders}; `orchestrator new {name}` makes one.")
+        fail(f"No plugin named {name!r} in {folders}. `orchestrator new {name}` creates one.")
     with connected() as api:
         newest = [event["id"] for event in api.events(limit=1)]
-        over = threading.Event()
-        threading.Thread(target=_narrate, args=(name, newest[0] if newest else 0, over), daemon=True).start()
-        console.print(Text(f"Watching {folder}; Ctrl-C ends it."), soft_wrap=True)
+        stop = threading.Event()
+        # A thread, because waiting for changed files blocks.
+        threading.Thread(target=_print_events, args=(name, newest[0] if newest else 0, stop), daemon=True).start()
+        console.print(Text(f"Watching {folder}. Press Ctrl-C to stop."), soft_wrap=True)
         if name in {plugin["name"] for plugin in api.plugins()}:
             api.restart(name, wait=0)
         else:
             api.start(name, wait=0)
-        for changes in watch(folder, watch_filter=_Sources(), step=_SETTLE_MS, stop_event=over):
+        for changes in watch(folder, watch_filter=_Sources(), step=_SETTLE_MS, stop_event=stop):
             names = sorted({str(Path(path).relative_to(folder)) for _, path in changes})
             _line("saved", ", ".join(names[:3]) + (" …" if len(names) > 3 else ""), "bold")
             api.restart(name, wait=0)
@@ -53,32 +54,32 @@ def dev(name: Name) -> None:
 
 
 class _Sources(DefaultFilter):
-    """What an image is built from: neither tests nor caches."""
+    """Files that an image is built from: no tests, no caches."""
 
     def __call__(self, change: Change, path: str) -> bool:
         return super().__call__(change, path) and "tests" not in Path(path).parts[-3:]
 
 
-def _narrate(name: str, after: int, over: threading.Event) -> None:
-    """Prints what becomes of the plugin, as it comes. Sets `over` where it cannot, having said why."""
+def _print_events(name: str, after: int, stop: threading.Event) -> None:
+    """Print the plugin's state changes. Sets `stop` after reporting an error."""
     try:
         with Client(address()) as api:
-            begun = time.monotonic()
+            started = time.monotonic()
             for event in _of_plugin(api, name, after):
                 if event["state"] == "LOADED":
-                    begun = time.monotonic()
-                _tell(api, event, time.monotonic() - begun)
+                    started = time.monotonic()
+                _print_event(api, event, time.monotonic() - started)
     except ApiError as error:
-        tell(error)
-    over.set()
+        report(error)
+    stop.set()
 
 
 def _of_plugin(api: Client, name: str, after: int) -> Iterator[LifecycleEvent]:
-    """All events are asked for: the plugin may not be known yet."""
+    # Read from the events of all plugins: this one may not be registered yet.
     return (event for event in api.events(after=after, follow=True) if event["plugin"] == name)
 
 
-def _tell(api: Client, event: LifecycleEvent, seconds: float) -> None:
+def _print_event(api: Client, event: LifecycleEvent, seconds: float) -> None:
     match event["state"]:
         case "LOADED":
             _line("starting", f"instance {event['generation']}", "cyan")
@@ -88,12 +89,12 @@ def _tell(api: Client, event: LifecycleEvent, seconds: float) -> None:
         case "FAILED" | "UNAVAILABLE" if event["reason_code"] != "STOPPED":
             _line(event["state"], "", STATE_COLOURS[event["state"]])
             console.print(reason_below(str(event["reason_code"]), event["reason"]))
-            _tell_texts(_buried(api, event))
+            _print_post_mortem(_with_post_mortem(api, event))
 
 
-def _buried(api: Client, event: LifecycleEvent) -> PluginDetail:
-    """The plugin with what is kept of the instance, once that is there."""
-    end = time.monotonic() + _BURIAL
+def _with_post_mortem(api: Client, event: LifecycleEvent) -> PluginDetail:
+    """The plugin once the post-mortem of its instance is stored."""
+    end = time.monotonic() + _POST_MORTEM_SECONDS
     while True:
         health = api.health(event["plugin"])
         if health["post_mortem"] or health["generation"] != event["generation"] or time.monotonic() > end:
@@ -101,16 +102,16 @@ def _buried(api: Client, event: LifecycleEvent) -> PluginDetail:
         time.sleep(0.1)
 
 
-def _tell_texts(health: PluginDetail) -> None:
-    """What is kept of the instance; of long texts the end, and nothing twice."""
-    kept = {name: str(text or "").rstrip() for name, text in (health["post_mortem"] or {}).items()}
-    told = kept.get("traceback", "").splitlines()
-    log = [line.partition(" ")[2] for line in kept.get("log_tail", "").splitlines()]  # without their times
+def _print_post_mortem(health: PluginDetail) -> None:
+    """Print the post-mortem's texts: the end of long ones, no line twice."""
+    stored = {name: str(text or "").rstrip() for name, text in (health["post_mortem"] or {}).items()}
+    traceback = stored.get("traceback", "").splitlines()
+    log = [line.partition(" ")[2] for line in stored.get("log_tail", "").splitlines()]  # without timestamps
     texts = {
-        "traceback": told,
-        "stacks": kept.get("stacks", "").splitlines(),
-        "build output": kept.get("build_output", "").splitlines()[-_LINES:],
-        "log": [line for line in log if line not in told][-_LINES:],
+        "traceback": traceback,
+        "stacks": stored.get("stacks", "").splitlines(),
+        "build output": stored.get("build_output", "").splitlines()[-_MAX_LINES:],
+        "log": [line for line in log if line not in traceback][-_MAX_LINES:],
     }
     for heading, lines in texts.items():
         if lines:

@@ -1,4 +1,4 @@
-"""`doctor`: looks at all that the orchestrator needs, and says of each whether it is well or what to do."""
+"""`doctor`: examines everything that the orchestrator needs. `doctor_findings` judges what is seen here."""
 
 import asyncio
 import os
@@ -17,10 +17,10 @@ from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.app import ca_bundle, docker_engine
 from orchestrator.audit.findings import Finding, Level, error, ok, warning
-from orchestrator.cli import diagnosis
-from orchestrator.cli.client import EXIT_FAILED, address
-from orchestrator.cli.configured import read_settings
-from orchestrator.cli.output import AsJson, console, show_json
+from orchestrator.cli import doctor_findings
+from orchestrator.cli.connection import address
+from orchestrator.cli.console import EXIT_FAILED, AsJson, console, show_json
+from orchestrator.cli.settings import read_settings
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import EngineError, NotFoundError
@@ -33,25 +33,25 @@ _SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("note", "yellow"), L
 
 def doctor(
     *,
-    settings_too: Annotated[bool, typer.Option("--settings/--no-settings", help="Show all settings.")] = True,
+    with_settings: Annotated[bool, typer.Option("--settings/--no-settings", help="Show all settings.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Look at the engine, folders, disk, GPUs and settings. Exit code 1 where something is wrong."""
+    """Check the engine, folders, disk, GPUs, keys and settings. Exit code 1 if something is wrong."""
     settings = read_settings()
     findings = asyncio.run(examine(settings))
-    values = {f"ORCHESTRATOR_{name.upper()}": diagnosis.shown(name, value) for name, value in settings}
+    values = {f"ORCHESTRATOR_{name.upper()}": doctor_findings.shown(name, value) for name, value in settings}
     if as_json:
         show_json({"findings": [asdict(finding) for finding in findings], "settings": values})
     else:
         console.print(_table(findings))
-        if settings_too:
+        if with_settings:
             console.print(_settings_table(values))
     if any(finding.level is Level.ERROR for finding in findings):
         raise typer.Exit(EXIT_FAILED)
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """All findings. Nothing is changed, but that folders which are missing are made."""
+    """All findings. Creates missing folders; changes nothing else."""
     loader = PluginLoader(settings.plugins_dirs)
     found = await asyncio.to_thread(loader.discover)
     containers = docker_engine(settings)
@@ -59,23 +59,25 @@ async def examine(settings: Settings) -> list[Finding]:
     try:
         info = await containers.info()
     except EngineError as problem:
-        told = [error("engine", "reachable", f"{problem}. Start it, or set DOCKER_HOST; `make up` does all of that")]
+        findings = [
+            error("engine", "reachable", f"{problem}. Start it, or set DOCKER_HOST; `make up` sets up an engine")
+        ]
     else:
-        told = [
-            *diagnosis.engine(info),
-            diagnosis.channel(settings.channel, shared=await containers.shares_sockets()),
+        findings = [
+            *doctor_findings.engine(info),
+            doctor_findings.channel(settings.channel, shared=await containers.shares_sockets()),
             await _base_image(containers, settings),
         ]
     finally:
         await containers.close()
     return [
-        *told,
+        *findings,
         *_folders(settings, info),
-        *diagnosis.plugins(found, loader.unusable_directories()),
+        *doctor_findings.plugins(found, loader.unusable_directories()),
         *await _gpus(info, found),
         _keys(settings),
-        await asyncio.to_thread(_served),
-        *diagnosis.network(os.environ, ca_bundle(settings, os.environ)),
+        await asyncio.to_thread(_running),
+        *doctor_findings.network(os.environ, ca_bundle(settings, os.environ)),
     ]
 
 
@@ -86,7 +88,7 @@ async def _base_image(engine: ContainerEngine, settings: Settings) -> Finding:
         return warning(
             "engine",
             "base image",
-            f"{settings.python_image} is not here: it is pulled when a plugin is built. `make base-image` makes one "
+            f"{settings.python_image} is missing: it is pulled when a plugin is built. `make base-image` builds it "
             "without a registry",
         )
     except EngineError as problem:
@@ -95,20 +97,20 @@ async def _base_image(engine: ContainerEngine, settings: Settings) -> Finding:
 
 
 def _folders(settings: Settings, info: EngineInfo | None) -> Iterable[Finding]:
-    yield diagnosis.folder("state", "ORCHESTRATOR_STATE_DIR", settings.state_dir, _unusable(settings.state_dir))
-    yield diagnosis.folder("sockets", "ORCHESTRATOR_RUN_DIR", settings.run_dir, _unusable(settings.run_dir))
-    yield diagnosis.run_folder_length(settings.run_dir)
+    yield doctor_findings.folder("state", "ORCHESTRATOR_STATE_DIR", settings.state_dir, _unusable(settings.state_dir))
+    yield doctor_findings.folder("sockets", "ORCHESTRATOR_RUN_DIR", settings.run_dir, _unusable(settings.run_dir))
+    yield doctor_findings.run_folder_length(settings.run_dir)
     if settings.models_dir is not None:
-        problem = None if settings.models_dir.is_dir() else "it is not there"
-        yield diagnosis.folder("models", "ORCHESTRATOR_MODELS_DIR", settings.models_dir, problem)
-    yield diagnosis.room("state", settings.state_dir, _free(settings.state_dir))
+        problem = None if settings.models_dir.is_dir() else "it does not exist"
+        yield doctor_findings.folder("models", "ORCHESTRATOR_MODELS_DIR", settings.models_dir, problem)
+    yield doctor_findings.disk_space("state", settings.state_dir, _free(settings.state_dir))
     if info is not None and info.data_dir:
-        yield diagnosis.room("images", Path(info.data_dir), _free(Path(info.data_dir)))
+        yield doctor_findings.disk_space("images", Path(info.data_dir), _free(Path(info.data_dir)))
 
 
 async def _gpus(info: EngineInfo | None, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:
     needing = [plugin.name for plugin in found if plugin.manifest is not None and plugin.manifest.requires_gpu]
-    return diagnosis.gpus(await GpuHost().check(), info.gpu_drivers if info else (), needing)
+    return doctor_findings.gpus(await GpuHost().check(), info.gpu_drivers if info else (), needing)
 
 
 def _keys(settings: Settings) -> Finding:
@@ -116,18 +118,20 @@ def _keys(settings: Settings) -> Finding:
         count = len(configured_keys(settings).load().keys)
     except KeyFileError as problem:
         return error("access", "API keys", str(problem))
-    return diagnosis.keys(count, loopback=is_loopback(settings.host))
+    return doctor_findings.keys(count, loopback=is_loopback(settings.host))
 
 
-def _served() -> Finding:
-    """Whether one serves already: both is well."""
+def _running() -> Finding:
+    """Whether an orchestrator runs already; either is well."""
     try:
         answer = httpx.get(f"{address()}/healthz", timeout=5, trust_env=False)
         health = answer.json()
     except (httpx.ConnectError, httpx.ConnectTimeout):
-        return ok("orchestrator", "running", f"no, nothing answers at {address()}")
+        return ok("orchestrator", "running", f"no: nothing answers at {address()}")
     except (httpx.HTTPError, ValueError):
-        return error("orchestrator", "running", f"something else answers at {address()}. Set ORCHESTRATOR_PORT")
+        return error(
+            "orchestrator", "running", f"another program answers at {address()}. Set ORCHESTRATOR_PORT to a free port"
+        )
     problem = (health.get("history") or {}).get("problem") if isinstance(health, dict) else None
     if problem:
         return error("orchestrator", "history", str(problem))
@@ -135,12 +139,12 @@ def _served() -> Finding:
 
 
 def _unusable(path: Path) -> str | None:
-    """Why nothing can be written there."""
+    """Why nothing can be written to the folder; None if it can."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as problem:
-        return f"it cannot be made: {problem.strerror}"
-    return None if os.access(path, os.W_OK | os.X_OK) else "this user cannot write there"
+        return f"it cannot be created: {problem.strerror}"
+    return None if os.access(path, os.W_OK | os.X_OK) else "this user cannot write to it"
 
 
 def _free(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""`keys`: who may call the API. Works on the state folder; a running orchestrator follows within a second."""
+"""`keys`: API keys in the state folder. A running orchestrator applies a change within a second."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -9,67 +9,68 @@ from rich.text import Text
 
 from orchestrator.access.key_store import KeyFileError, KeyStore
 from orchestrator.access.keys import ApiKey, Role
-from orchestrator.cli import client
-from orchestrator.cli.configured import read_settings
-from orchestrator.cli.output import console
+from orchestrator.cli.console import complain, console, fail
+from orchestrator.cli.settings import read_settings
 
-app = typer.Typer(help="API keys: who may call. Works on the state folder.", no_args_is_help=True)
+keys = typer.Typer(help="Add, list and remove API keys in the state folder.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="What the key is called: who uses it, or for what.")]
+Name = Annotated[str, typer.Argument(help="The key's name: who uses it, or for what.")]
 
 
-@app.command()
+@keys.command()
 def add(
     name: Name,
     *,
-    role: Annotated[Role, typer.Option(help="viewer: reads. operator: runs, restarts and stops too.")] = Role.VIEWER,
-    days: Annotated[int | None, typer.Option(min=1, max=36500, help="How long it counts; else for ever.")] = None,
+    role: Annotated[
+        Role, typer.Option(help="viewer: reads. operator: also runs tools, restarts and stops plugins.")
+    ] = Role.VIEWER,
+    days: Annotated[int | None, typer.Option(min=1, max=36500, help="Days until it expires; never by default.")] = None,
 ) -> None:
-    """Make a key and print it: this once, since only its hash is kept."""
+    """Create a key and print it. It cannot be shown again: only its hash is stored."""
     store = _store()
     try:
         first = not store.listed()
         key = store.add(name, role, None if days is None else datetime.now(UTC) + timedelta(days=days))
     except (KeyFileError, ValueError) as error:
-        client.fail(str(error))
-    print(key)  # noqa: T201 - raw, and alone on stdout, for scripts
+        fail(str(error))
+    print(key)  # noqa: T201 - raw and alone on stdout, for scripts
     if first:
-        client.complain(
+        complain(
             "The first key",
-            "from now on every call needs one. The command line takes it from ORCHESTRATOR_API_KEY.",
+            "from now on every call needs a key. The command line reads it from ORCHESTRATOR_API_KEY.",
             style="yellow",
         )
 
 
-@app.command("list")
+@keys.command("list")
 def list_keys() -> None:
-    """The keys of the state folder. None of them can be shown again."""
-    keys = _listed(_store())
+    """List the keys without their secrets."""
+    found = _listed(_store())
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("NAME", "ROLE", "ENDS WITH", "MADE", "EXPIRES"):
+    for heading in ("NAME", "ROLE", "ENDS WITH", "CREATED", "EXPIRES"):
         table.add_column(heading)
     now = datetime.now(UTC)
-    for key in keys:
+    for key in found:
         expires = "" if key.expires is None else f"{key.expires:%Y-%m-%d}{' (expired)' if key.expired(now) else ''}"
         table.add_row(Text(key.name), key.role, Text(f"…{key.hint}"), f"{key.created:%Y-%m-%d}", expires)
-    if keys:
+    if found:
         console.print(table)
     else:
-        client.complain("There are no keys", "whoever reaches the orchestrator may call it.", style="yellow")
+        complain("There are no keys", "every caller that reaches the orchestrator may use it.", style="yellow")
 
 
-@app.command()
+@keys.command()
 def remove(name: Name) -> None:
-    """Take a key away: calls with it are refused within a second."""
+    """Remove a key. Calls with it are refused within a second."""
     store = _store()
     try:
         found = store.remove(name)
     except KeyFileError as error:
-        client.fail(str(error))
+        fail(str(error))
     if not found:
-        client.fail(f"There is no key {name!r}. `orchestrator keys list` shows those there are.")
+        fail(f"No key named {name!r}. `orchestrator keys list` lists all keys.")
     if not _listed(store):
-        client.complain("That was the last key", "a loopback orchestrator asks nobody for one now.", style="yellow")
+        complain("That was the last key", "an orchestrator on loopback now needs no key.", style="yellow")
 
 
 def _store() -> KeyStore:
@@ -80,4 +81,4 @@ def _listed(store: KeyStore) -> list[ApiKey]:
     try:
         return store.listed()
     except KeyFileError as error:
-        client.fail(str(error))
+        fail(str(error))

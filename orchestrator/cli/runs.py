@@ -1,43 +1,96 @@
-"""`runs`: those that wait, execute and have been."""
+"""`run` and `runs`: runs a tool with its progress; lists, shows and cancels runs, and fetches their results."""
 
-from typing import Annotated, Final
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from orchestrator.cli.client import connected, exit_code, fail, tell
-from orchestrator.cli.output import AsJson, busy, complete_plugin, console, show_json
-from orchestrator.cli.running import OutputFolder, Raw, Results
+from orchestrator.cli import result_files
+from orchestrator.cli.connection import Name, complete_plugin, complete_tool, connected, exit_code, report
+from orchestrator.cli.console import AsJson, busy, console, errors, fail, misused, print_raw, show_json
 from orchestrator.cli.tables import fields_table, runs_table
-from orchestrator.client import ApiError, Client, RunHandle
+from orchestrator.client import (
+    ApiError,
+    Client,
+    End,
+    Envelope,
+    FormText,
+    Item,
+    PluginError,
+    RunHandle,
+    StreamEvent,
+    Unreachable,
+    Upload,
+)
+from orchestrator.client import Progress as Step
 
-app = typer.Typer(help="Runs: those that wait, execute and have been.", invoke_without_command=True)
+OutputFolder = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Save pictures and other files in the result to this folder.")
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Print the bare result: a text, or JSON on one line.")]
+RunId = Annotated[str, typer.Argument(help="The run's id or its first digits.")]
 
-RunId = Annotated[str, typer.Argument(help="The run's id, or how it begins.")]
-_WHOLE_ID: Final = 32
-_LOOKED_THROUGH: Final = 500  # runs at most that the API lists at once
+_ID_LENGTH: Final = 32
+_MAX_LISTED: Final = 500  # runs in one answer of the API
 
-
-def _handle(api: Client, run_id: str) -> RunHandle:
-    """The run of this id. A shorter one, as the list shows it, is looked for among the newest runs."""
-    if not 0 < len(run_id) < _WHOLE_ID:
-        return api.handle(run_id)
-    found = [run["run_id"] for run in api.runs(limit=_LOOKED_THROUGH) if run["run_id"].startswith(run_id)]
-    if len(found) > 1:
-        fail(f"The ids of {len(found)} runs begin with {run_id}: give more of it.")
-    return api.handle(found[0] if found else run_id)
+runs = typer.Typer(help="List, show and cancel runs, and fetch their results.", invoke_without_command=True)
 
 
-@app.callback()
+def run(
+    plugin: Name,
+    tool: Annotated[str, typer.Argument(help="The tool's name.", autocompletion=complete_tool)],
+    *,
+    inputs: Annotated[
+        list[str] | None, typer.Option("-i", "--input", help="An upload: parameter=file, or parameter=- for stdin.")
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--param", help="Another argument: parameter=value. Repeat it for a list."),
+    ] = None,
+    output: OutputFolder = None,
+    raw: Raw = False,
+    asynchronous: Annotated[
+        bool, typer.Option("--async", help="Start the run, print its id and do not wait for it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a tool. Exit code 1 if it gave no result, 4 if the plugin takes no runs, 5 if its queue is full."""
+    arguments = _arguments(inputs, parameters)
+    with connected() as api:
+        if asynchronous:
+            handle = api.run_async(plugin, tool, **arguments)
+            show_json(handle.status()) if as_json else print_raw(handle.run_id)
+            return
+        printer = ResultPrinter(raw=raw, output=output, stem=tool)
+        try:
+            envelope = _follow(api.stream(plugin, tool, **arguments), None if as_json else printer)
+        except ApiError as error:
+            if as_json and error.envelope:
+                show_json(error.envelope)
+            else:
+                report(error)
+                if isinstance(error, PluginError):
+                    errors.print(Text(f"`orchestrator health {plugin}` shows all details.", "dim"), soft_wrap=True)
+            raise typer.Exit(exit_code(error)) from None
+        if as_json:
+            show_json(printer.saved(envelope))
+
+
+@runs.callback()
 def list_runs(
     ctx: typer.Context,
     *,
-    plugin: Annotated[str | None, typer.Option(help="One plugin's.", autocompletion=complete_plugin)] = None,
+    plugin: Annotated[str | None, typer.Option(help="Only this plugin's.", autocompletion=complete_plugin)] = None,
     state: Annotated[str | None, typer.Option(help="queued, running, finished or interrupted.")] = None,
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=500)] = 20,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=500, help="Number of newest runs.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """The newest first."""
+    """List runs, newest first."""
     if ctx.invoked_subcommand is not None:
         return
     with connected() as api:
@@ -45,32 +98,32 @@ def list_runs(
     show_json(listed) if as_json else console.print(runs_table(listed))
 
 
-@app.command()
+@runs.command()
 def show(run_id: RunId, *, as_json: AsJson = False) -> None:
-    """One run: its place in the queue, its progress, what it came to."""
+    """Show one run: its position in the queue, its progress, its outcome."""
     with connected() as api:
-        run = _handle(api, run_id).status()
-    show_json(run) if as_json else console.print(fields_table(run))
+        found = _handle(api, run_id).status()
+    show_json(found) if as_json else console.print(fields_table(found))
 
 
-@app.command()
+@runs.command()
 def cancel(run_id: RunId, *, as_json: AsJson = False) -> None:
-    """Ask a run to end. The tool is told first; its container is stopped only where it does not listen."""
+    """Cancel a run. The tool is notified first; its container is stopped only if the tool does not end."""
     with connected() as api:
-        run = _handle(api, run_id).cancel()
+        found = _handle(api, run_id).cancel()
     if as_json:
-        show_json(run)
-    elif run["state"] in ("finished", "interrupted"):
-        waited = run["outcome"] == "cancelled" and run["started_at"] is None
-        ended = "It is cancelled, before it began." if waited else f"It has ended: {run['outcome'] or run['state']}."
+        show_json(found)
+    elif found["state"] in ("finished", "interrupted"):
+        waited = found["outcome"] == "cancelled" and found["started_at"] is None
+        ended = (
+            "It was cancelled before it started." if waited else f"It has ended: {found['outcome'] or found['state']}."
+        )
         console.print(Text(ended))
     else:
-        console.print(
-            Text(f"Cancelling it; `orchestrator runs show {run_id}` tells when it has ended."), soft_wrap=True
-        )
+        console.print(Text(f"Cancelling it. `orchestrator runs show {run_id}` shows its state."), soft_wrap=True)
 
 
-@app.command()
+@runs.command()
 def result(
     run_id: RunId,
     *,
@@ -79,13 +132,119 @@ def result(
     raw: Raw = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a run gave. Exit codes as those of `run`; 1 while it goes on."""
+    """Print the result of a run. Exit codes as for `run`; 1 while it has not finished."""
     with connected() as api:
         try:
             with busy("waiting for its end …"):
                 envelope = _handle(api, run_id).envelope(wait)
         except ApiError as error:
-            show_json(error.envelope) if as_json and error.envelope else tell(error)
+            show_json(error.envelope) if as_json and error.envelope else report(error)
             raise typer.Exit(exit_code(error)) from None
-    shown = Results(raw=raw, output=output, stem=envelope.get("tool") or "result")
-    show_json(shown.kept(envelope)) if as_json else shown.whole(envelope["result"])
+    printer = ResultPrinter(raw=raw, output=output, stem=envelope.get("tool") or "result")
+    show_json(printer.saved(envelope)) if as_json else printer.whole(envelope["result"])
+
+
+def _handle(api: Client, run_id: str) -> RunHandle:
+    """The run with this id; a shorter one is looked up among the newest runs."""
+    if not 0 < len(run_id) < _ID_LENGTH:
+        return api.handle(run_id)
+    found = [run["run_id"] for run in api.runs(limit=_MAX_LISTED) if run["run_id"].startswith(run_id)]
+    if len(found) > 1:
+        fail(f"The ids of {len(found)} runs start with {run_id}. Give more digits.")
+    return api.handle(found[0] if found else run_id)
+
+
+class ResultPrinter:
+    """Prints results, and saves the files in them to the folder `output` if there is one."""
+
+    def __init__(self, *, raw: bool, output: Path | None, stem: str) -> None:
+        self._raw = raw
+        self._output = output
+        self._stem = stem
+        self._count = 0
+
+    def item(self, data: Any) -> None:
+        """Print one item of a streaming tool."""
+        self._count += 1
+        self._print(self._save(data, f"{self._stem}-{self._count}"))
+
+    def whole(self, content: Any) -> None:
+        """Print a whole result."""
+        self._print(self._save(content, self._stem))
+
+    def saved(self, envelope: Envelope) -> Envelope:
+        """The envelope with its files saved."""
+        return {**envelope, "result": self._save(envelope["result"], self._stem)}
+
+    def _print(self, content: Any) -> None:
+        if isinstance(content, str):
+            print_raw(content, end="" if self._raw else "\n")
+        elif self._raw:
+            print_raw(json.dumps(content, ensure_ascii=False))
+        else:
+            show_json(content)
+
+    def _save(self, content: Any, stem: str) -> Any:
+        if self._output is None:
+            return content
+        try:
+            return result_files.save(content, self._output, stem)
+        except OSError as error:
+            fail(f"Cannot write to {self._output}: {error.strerror}")
+
+
+def _follow(events: Iterable[StreamEvent], printer: ResultPrinter | None) -> Envelope:
+    """The envelope at the stream's end, with all items as its result. `printer` prints each as it arrives."""
+    items: list[Any] = []
+    # The progress bar is on stderr: stdout holds the result alone, for pipes.
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = None
+        for event in events:
+            match event:
+                case Step(fraction, message):
+                    if task is None:
+                        task = progress.add_task("", total=1)
+                    progress.update(task, completed=fraction, description=message[: console.width // 2])
+                case Item(data):
+                    items.append(data)
+                    if printer is not None:
+                        printer.item(data)
+                case End(envelope):
+                    if envelope.get("result") is None and items:
+                        return {**envelope, "result": items}
+                    if printer is not None:
+                        printer.whole(envelope.get("result"))
+                    return envelope
+    raise Unreachable("The run's stream broke off before its end.")
+
+
+def _arguments(inputs: list[str] | None, parameters: list[str] | None) -> dict[str, Any]:
+    texts: dict[str, list[FormText]] = {}
+    for name, value in _pairs(parameters):
+        texts.setdefault(name, []).append(FormText(value))
+    arguments: dict[str, Any] = {name: values[0] if len(values) == 1 else values for name, values in texts.items()}
+    for name, value in _pairs(inputs):
+        if name in arguments:
+            misused(repr(f"{name}={value}"), f"{name} is given twice")
+        arguments[name] = _upload(value)
+    return arguments
+
+
+def _upload(path: str) -> Upload:
+    if path == "-":
+        return Upload(sys.stdin.buffer, "stdin")
+    try:
+        # Opened once here, so that a missing file is reported before anything is sent.
+        with Path(path).open("rb"):
+            return Upload(Path(path))
+    except OSError as error:
+        fail(f"Cannot read {path}: {error.strerror}")
+
+
+def _pairs(items: list[str] | None) -> Iterable[tuple[str, str]]:
+    for item in items or []:
+        name, found, value = item.partition("=")
+        if not found or not name:
+            misused(repr(item), "expected parameter=value")
+        yield name, value

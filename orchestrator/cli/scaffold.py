@@ -1,27 +1,85 @@
-"""The files of a new plugin: ready to start, and with tests that pass at once. Pure."""
+"""`new` and `schema`: the files of a new plugin, whose tests pass at once, and the manifest's JSON Schema."""
 
 import keyword
+import re
 import struct
 import sys
 import zlib
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from pathlib import Path
+from typing import Annotated, Final
 
-_TAKEN: Final = frozenset({"tests", "samples", "plugin_runtime", "orchestrator", "pytest", "yaml"})
-"""Import names that the plugin's own would hide."""
+import typer
+
+from orchestrator.cli.console import console, fail, misused, program_name, show_json
+from orchestrator.cli.settings import read_settings
+from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.plugin_loader import PluginLoader
+from orchestrator.settings import Settings
+
+_RESERVED: Final = frozenset({"tests", "samples", "plugin_runtime", "orchestrator", "pytest", "yaml"})
+"""Import names that the plugin's package would shadow."""
 
 
 class Kind(StrEnum):
-    """What the plugin's first tool takes and gives."""
+    """Input and output of the plugin's first tool."""
 
     TEXT = "text"
     IMAGE = "image"
     STREAM = "stream"
 
 
+def new(
+    name: Annotated[str, typer.Argument(help="A DNS label: lower-case letters, digits and hyphens.")],
+    *,
+    kind: Annotated[Kind, typer.Option(help="What the first tool takes and gives.")] = Kind.TEXT,
+    into: Annotated[
+        Path | None, typer.Option(help="Folder to create it in; by default the first of ORCHESTRATOR_PLUGINS_DIRS.")
+    ] = None,
+) -> None:
+    """Create a new plugin: manifest, class, sample, and tests that pass at once."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
+        misused(repr(name), "expected lower-case letters, digits and hyphens, such as page-counter")
+    settings = read_settings()
+    existing = {plugin.name for plugin in PluginLoader(settings.plugins_dirs).discover()}
+    if name in existing:
+        fail(f"A plugin named {name!r} exists already. Choose another name.")
+    folder = (into or settings.plugins_dirs[0]) / package_of(name)
+    if folder.exists():
+        fail(f"{folder} exists already. Remove it, or choose another name.")
+    try:
+        for path, content in scaffold(name, kind).items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+    except OSError as error:
+        fail(f"Cannot create {folder}: {error.strerror}")
+    program = program_name()
+    steps = {
+        f"{Path(program).with_name('pytest')} {folder}": "run its tests, also in a container if an engine is running",
+        f"{program} dev {name}": "start it, and restart it whenever a file is saved",
+        f"{program} tools {name}": "list its tools, once it has started",
+    }
+    width = max(map(len, steps))
+    lines = (f"  {step:<{width}}   {what}" for step, what in steps.items())
+    console.print("\n".join((f"Created {folder}/. Next, try:", *lines)), markup=False, soft_wrap=True)
+
+
+def schema(
+    *,
+    openapi: Annotated[bool, typer.Option("--openapi", help="Print the API's description (OpenAPI) instead.")] = False,
+) -> None:
+    """Print the JSON Schema of plugin.yaml, for editors."""
+    if openapi:
+        from orchestrator.app import create_app  # noqa: PLC0415  # takes a second to import
+
+        show_json(create_app(Settings()).openapi())
+    else:
+        show_json(Manifest.model_json_schema())
+
+
 def scaffold(name: str, kind: Kind) -> Mapping[str, bytes]:
-    """Relative path → content. `name` is a DNS label."""
+    """Relative path → content of a new plugin's files. `name` is a DNS label."""
     package, class_name = package_of(name), "".join(part.capitalize() for part in name.split("-"))
     if not class_name[0].isalpha():
         class_name = f"Plugin{class_name}"
@@ -37,7 +95,7 @@ def scaffold(name: str, kind: Kind) -> Mapping[str, bytes]:
         "plugin.yaml": filled(_MANIFEST),
         f"{package}/__init__.py": filled('"""The plugin @NAME@."""\n'),
         f"{package}/plugin.py": filled(tool["@PLUGIN@"]),
-        "requirements.txt": b"# What the plugin imports, one a line, as pip wants it: numpy>=2\n",
+        "requirements.txt": b"# Packages for the image, one per line, with the exact version: numpy==2.4.6\n",
         "samples/calls.yaml": filled(_CALLS),
         "tests/conftest.py": filled(_CONFTEST),
         "tests/test_plugin.py": filled(_TESTS),
@@ -50,12 +108,12 @@ def scaffold(name: str, kind: Kind) -> Mapping[str, bytes]:
 def package_of(name: str) -> str:
     """The import name for a plugin's name."""
     package = name.replace("-", "_")
-    taken = package in sys.stdlib_module_names or package in _TAKEN or keyword.iskeyword(package)
-    return package if package[0].isalpha() and not taken else f"plugin_{package}"
+    reserved = package in sys.stdlib_module_names or package in _RESERVED or keyword.iskeyword(package)
+    return package if package[0].isalpha() and not reserved else f"plugin_{package}"
 
 
 def _png(width: int, height: int) -> bytes:
-    """A grey picture that gets lighter to the right."""
+    """A grey gradient."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -66,7 +124,7 @@ def _png(width: int, height: int) -> bytes:
 
 
 _MANIFEST: Final = """
-# Every field is described by `orchestrator schema`; what is left out has a sensible default.
+# `orchestrator schema` describes every field. Fields that are left out have defaults.
 name: @NAME@
 version: 0.1.0
 description: @ABOUT@
@@ -77,7 +135,7 @@ limits:
 """
 
 _CALLS: Final = """
-# Calls that must work in the plugin's container; tests/test_plugin.py makes every one of them.
+# Calls that must succeed in the plugin's container. tests/test_plugin.py makes each of them.
 @CALL@
 """
 
@@ -88,16 +146,17 @@ from plugin_runtime import InvalidInput, tool
 
 
 class @CLASS@:
-    """What is set up here lives as long as the container."""
+    """Created once when the container starts. Its attributes last as long as the container."""
 
     def validate(self) -> None:
-        """Load models here, and raise what is wrong: the plugin is then FAILED and says why."""
+        """Load models and check that everything works. An exception here makes the plugin FAILED with that reason."""
 
+    # The type hints become the tool's JSON Schema, the docstring its description.
     @tool
     def count_words(self, text: str) -> dict[str, int]:
         """Count the words of a text."""
         if not text.strip():
-            raise InvalidInput("the text is empty")  # the caller is told 422, the plugin goes on
+            raise InvalidInput("the text is empty")  # the caller gets status 422, the plugin goes on
         return {"words": len(text.split())}
 '''
 
@@ -112,16 +171,17 @@ _PNG = b"\\x89PNG\\r\\n\\x1a\\n"
 
 
 class @CLASS@:
-    """What is set up here lives as long as the container."""
+    """Created once when the container starts. Its attributes last as long as the container."""
 
     def validate(self) -> None:
-        """Load models here, and raise what is wrong: the plugin is then FAILED and says why."""
+        """Load models and check that everything works. An exception here makes the plugin FAILED with that reason."""
 
+    # The type hints become the tool's JSON Schema, the docstring its description.
     @tool
     def measure(self, image: bytes) -> dict[str, int]:
-        """Tell the size of a PNG picture."""
+        """Measure a PNG picture: width and height in pixels."""
         if not image.startswith(_PNG) or len(image) < 24:
-            raise InvalidInput("this is no PNG picture")  # the caller is told 422, the plugin goes on
+            raise InvalidInput("this is not a PNG picture")  # the caller gets status 422, the plugin goes on
         width, height = struct.unpack(">II", image[16:24])
         return {"width": width, "height": height}
 '''
@@ -135,16 +195,17 @@ from plugin_runtime import InvalidInput, Progress, tool
 
 
 class @CLASS@:
-    """What is set up here lives as long as the container."""
+    """Created once when the container starts. Its attributes last as long as the container."""
 
     def validate(self) -> None:
-        """Load models here, and raise what is wrong: the plugin is then FAILED and says why."""
+        """Load models and check that everything works. An exception here makes the plugin FAILED with that reason."""
 
+    # The type hints become the tool's JSON Schema, the docstring its description.
     @tool
     def count(self, to: int = 3) -> Iterator[Progress | int]:
-        """Count; each number is sent as it comes."""
+        """Count up to a number. Each yielded value is sent to the caller at once."""
         if to < 1:
-            raise InvalidInput("expected a number of at least 1")  # the caller is told 422, the plugin goes on
+            raise InvalidInput("expected a number of at least 1")  # the caller gets status 422, the plugin goes on
         for number in range(1, to + 1):
             yield number
             yield Progress(number / to, f"{number} of {to}")
@@ -167,7 +228,7 @@ _TOOLS: Final[Mapping[Kind, Mapping[str, str]]] = {
     },
     Kind.STREAM: {
         "@PLUGIN@": _STREAM,
-        "@ABOUT@": "Counts, and tells how far it is.",
+        "@ABOUT@": "Counts, and reports its progress.",
         "@CALL@": '- tool: count\n  arguments: {to: 3}\n  expect: {contains: "3", min_items: 3}',
         "@GOOD@": "assert [item for item in plugin.count(3) if isinstance(item, int)] == [1, 2, 3]",
         "@BAD@": "list(plugin.count(0))",
@@ -175,7 +236,7 @@ _TOOLS: Final[Mapping[Kind, Mapping[str, str]]] = {
 }
 
 _CONFTEST: Final = '''
-"""The plugin's code on the path, and an orchestrator of its own where a container engine is there."""
+"""Makes the plugin's code importable, and starts an orchestrator for the tests if a container engine runs."""
 
 import os
 import shutil
@@ -197,12 +258,13 @@ sys.path.insert(0, str(PLUGIN))
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
-    """Speaks to an orchestrator that runs this plugin alone. The first time the plugin's image is built."""
+    """A client of an orchestrator that runs this plugin alone. The first time, the plugin's image is built."""
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "info"], capture_output=True, check=False).returncode:
-        pytest.skip("no container engine is here")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
+        pytest.skip("no container engine is running")
+    with socket.create_server(("127.0.0.1", 0)) as probe:  # port 0: the system chooses a free one
         port = probe.getsockname()[1]
+    # A short path: the paths of sockets below it are limited to 107 bytes.
     with tempfile.TemporaryDirectory(prefix="po-") as home:
         plugins = Path(home, "plugins")
         plugins.mkdir()
@@ -230,7 +292,7 @@ def answers(client: Client) -> bool:
 '''
 
 _TESTS: Final = '''
-"""The class by itself, and the plugin in its container."""
+"""Tests of the class alone, and of the plugin in its container."""
 
 from pathlib import Path
 
@@ -249,17 +311,17 @@ def plugin():
     return plugin
 
 
-def test_good_input_gives_a_result(plugin):
+def test_valid_input_gives_a_result(plugin):
     @GOOD@
 
 
-def test_bad_input_is_refused_and_not_an_error(plugin):
+def test_invalid_input_is_refused_without_failing_the_plugin(plugin):
     with pytest.raises(InvalidInput):
         @BAD@
 
 
 @pytest.mark.parametrize("call", yaml.safe_load((SAMPLES / "calls.yaml").read_text()))
-def test_it_works_in_its_container(client, call):
+def test_a_sample_call_works_in_the_container(client, call):
     files = {parameter: SAMPLES / file for parameter, file in call.get("files", {}).items()}
     result = client.run("@NAME@", call["tool"], **files, **call.get("arguments", {}))
     assert call["expect"]["contains"] in str(result)

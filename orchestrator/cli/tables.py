@@ -1,4 +1,4 @@
-"""What the command line shows of plugins, as rich tables."""
+"""Rich tables of plugins, runs and GPUs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -17,13 +17,13 @@ STATE_COLOURS = {
     "UNAVAILABLE": "yellow",
 }
 _OUTCOME_COLOURS = {"ok": "green", "cancelled": "yellow", "interrupted": "yellow"}
-_LEFT_COLUMNS = 2
-RUN_DIGITS = 8  # of a run's id; more of it is seldom needed, and what a line of 80 columns has room for
-_LONG = frozenset({"stacks", "traceback", "build_output", "log_tail"})
+_LEFT_ALIGNED = 2
+RUN_DIGITS = 8  # of a run's id: enough to tell runs apart, and a row fits 80 columns
+_LONG_TEXTS = frozenset({"stacks", "traceback", "build_output", "log_tail"})
 
 
 def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
-    """One line a plugin, its description cut at the edge; below the line its reason, never cut."""
+    """One line per plugin with its description cut at the edge; below it its whole reason."""
     rows = [[Text(name, style="bold") for name in ("PLUGIN", "STATE", "UP", "OK", "ERRORS", "LAST ms", "ABOUT")]]
     for plugin in plugins:
         took = plugin["last_execution_time_ms"]
@@ -31,7 +31,7 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
             [
                 Text(plugin["name"]),
                 Text(plugin["state"] + ("?" if plugin["stale"] else ""), style=STATE_COLOURS.get(plugin["state"], "")),
-                Text(span(plugin["uptime_seconds"])),
+                Text(format_duration(plugin["uptime_seconds"])),
                 Text(str(plugin["success_count"])),
                 Text(str(plugin["error_count"])),
                 Text("" if took is None else f"{took:.0f}"),
@@ -41,8 +41,9 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
     widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
     lines: list[RenderableType] = []
     for row, shown in zip(rows, (None, *plugins), strict=True):
+        # Padded here: a rich table has no rows across all columns, which the reasons need.
         for at, cell in enumerate(row[:-1]):
-            pad = cell.pad_right if at < _LEFT_COLUMNS else cell.pad_left
+            pad = cell.pad_right if at < _LEFT_ALIGNED else cell.pad_left
             pad(widths[at] - cell.cell_len)
         line = Text("  ").join(row)
         line.no_wrap, line.overflow = True, "ellipsis"
@@ -53,12 +54,12 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def reason_below(code: str, reason: str | None) -> Padding:
-    """Whole, and set in below what it is the reason of."""
+    """A whole reason, indented below the line it belongs to."""
     return Padding(Text.assemble((code, "bold"), f": {reason}", overflow="fold"), (0, 0, 0, 4), expand=False)
 
 
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a run, with the beginning of its id."""
+    """One row per run, with the first digits of its id."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("RUN", "PLUGIN", "TOOL"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
@@ -75,15 +76,15 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             Text(run["run_id"][:RUN_DIGITS]),
             Text(run["plugin"]),
             Text(run["tool"]),
-            Text(moment(run["accepted_at"]), style="dim"),
+            Text(local_time(run["accepted_at"]), style="dim"),
             Text(state, style=_OUTCOME_COLOURS.get(state, "" if run["outcome"] is None else "red")),
             "" if took is None else f"{took:.0f}",
         )
     return table
 
 
-def moment(text: str) -> str:
-    """An ISO 8601 time on the operator's own clock, to the second."""
+def local_time(text: str) -> str:
+    """An ISO 8601 time in local time, to the second."""
     try:
         return f"{datetime.fromisoformat(text).astimezone():%m-%d %H:%M:%S}"
     except ValueError:
@@ -91,7 +92,7 @@ def moment(text: str) -> str:
 
 
 def fields_table(fields: Mapping[str, Any]) -> Table:
-    """A name and a value a row, those that there are."""
+    """One row per field that has a value."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -102,7 +103,7 @@ def fields_table(fields: Mapping[str, Any]) -> Table:
 
 
 def gpus_table(devices: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a GPU or MIG instance."""
+    """One row per GPU or MIG instance."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("GPU", "NAME", "UUID", "MEMORY", "LOAD", "TEMP", "STATE", "HELD BY"):
         table.add_column(name)
@@ -122,7 +123,7 @@ def gpus_table(devices: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def health_table(plugin: Mapping[str, Any]) -> Table:
-    """Everything known of one plugin, but for the long texts."""
+    """All fields of one plugin except the long texts."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -130,8 +131,8 @@ def health_table(plugin: Mapping[str, Any]) -> Table:
         if name == "checks":
             for check in value:
                 mark = Text("ok  " if check["ok"] else "FAIL", style="green" if check["ok"] else "red")
-                told = Text.assemble(mark, f" {check['detail']} ({check['source']})")
-                table.add_row(Text(f"check {check['name']}"), told)
+                detail = Text.assemble(mark, f" {check['detail']} ({check['source']})")
+                table.add_row(Text(f"check {check['name']}"), detail)
         elif isinstance(value, Mapping):
             for key, inner in value.items():
                 if inner not in (None, "", [], {}) and not _is_long(key, inner):
@@ -142,7 +143,7 @@ def health_table(plugin: Mapping[str, Any]) -> Table:
 
 
 def _plain(value: Any) -> str:
-    """A value without the marks of a programming language."""
+    """A value without the syntax of a programming language."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_plain(inner)}" for name, inner in value.items() if inner is not None)
     if isinstance(value, list):
@@ -151,7 +152,7 @@ def _plain(value: Any) -> str:
 
 
 def long_texts(plugin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is no cell of a table, each with its heading: stacks, tracebacks, output."""
+    """Heading and text of stacks, tracebacks and output, which are too long for a table."""
     for name, value in plugin.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}.{key}", inner) for key, inner in value.items() if _is_long(key, inner))
@@ -160,10 +161,10 @@ def long_texts(plugin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _is_long(name: str, value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and (name in _LONG or "\n" in value)
+    return isinstance(value, str) and bool(value) and (name in _LONG_TEXTS or "\n" in value)
 
 
-def span(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """90061 → `1d1h`, 75 → `1m15s`."""
     if seconds is None:
         return ""

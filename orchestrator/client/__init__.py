@@ -1,4 +1,4 @@
-"""A client of the orchestrator for programs, blocking and asynchronous. Must not know: anything else of this package.
+"""A typed client of the orchestrator's HTTP API, blocking and asynchronous. Imports nothing else of `orchestrator`.
 
 with Client() as client:
     text = client.run("ocr", "read_text", image=Path("page.png"))
@@ -25,6 +25,7 @@ from orchestrator.client.models import (
     Begun,
     End,
     Envelope,
+    FormText,
     Gpus,
     Item,
     LifecycleEvent,
@@ -34,9 +35,9 @@ from orchestrator.client.models import (
     Run,
     StreamEvent,
     Tool,
+    Upload,
 )
 from orchestrator.client.sync_client import Client, RunHandle
-from orchestrator.client.wire import FormText, Upload
 
 __all__ = [
     "AccessDenied",

@@ -1,4 +1,4 @@
-"""The client for asyncio. Each method is the one of `Client` by that name."""
+"""The client for asyncio. Each method is documented at the method of `Client` with the same name."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -22,22 +22,23 @@ from orchestrator.client.models import (
     Tool,
 )
 from orchestrator.client.operations import Flow, T
-from orchestrator.client.sending import (
+from orchestrator.client.streams import EventFeed, Lines, RunEvents
+from orchestrator.client.transport import (
+    Request,
     answer_of,
+    body_options,
     connection_options,
     error_in,
     request_options,
     retrying,
     translated,
 )
-from orchestrator.client.streams import EventFeed, Lines, RunEvents
-from orchestrator.client.wire import Request, body_options
 
 
 class AsyncClient:
-    """Speaks to one orchestrator. Every method raises `ApiError` or one of its kinds. One event loop uses it.
+    """A client of one orchestrator. Every method raises `ApiError` or a subclass. Use it on one event loop.
 
-    What is tried again is the same as with `Client`. Uploads are read from disk in blocks of 64 KiB on the event loop.
+    It retries what `Client` retries. Uploads are read from disk in blocks of 64 KiB on the event loop.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class AsyncClient:
         retries: int = 3,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`base_url`: ORCHESTRATOR_URL, else http://127.0.0.1:8000. `api_key`: ORCHESTRATOR_API_KEY, else none."""
+        """`base_url` is by default ORCHESTRATOR_URL, else http://127.0.0.1:8000; `api_key` ORCHESTRATOR_API_KEY."""
         self._http = httpx.AsyncClient(**connection_options(base_url, api_key), transport=transport)
         self._retries = retries
 
@@ -99,7 +100,7 @@ class AsyncClient:
         request = operations.stream_request(plugin, tool, arguments)
         async with aclosing(await self._send(request, retries=self._retries)) as response:
             events = RunEvents(response.headers.get("content-type", ""), response.headers.get("x-run-id", ""))
-            yield events.begin()
+            yield events.first()
             with translated(self._http.base_url):
                 if not events.streams:
                     await response.aread()
@@ -111,7 +112,7 @@ class AsyncClient:
                 events.finish()
 
     async def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "AsyncRunHandle":
-        return AsyncRunHandle(self, (await self._do(operations.begin(plugin, tool, arguments)))["run_id"])
+        return AsyncRunHandle(self, (await self._do(operations.start_run(plugin, tool, arguments)))["run_id"])
 
     def handle(self, run_id: str) -> "AsyncRunHandle":
         return AsyncRunHandle(self, run_id)
@@ -124,12 +125,12 @@ class AsyncClient:
     async def events(
         self, plugin: str | None = None, *, after: int | None = None, limit: int = 100, follow: bool = False
     ) -> AsyncGenerator[LifecycleEvent, None]:
-        kept = await self._do(operations.events(plugin, after, limit))
-        for event in kept:
+        past = await self._do(operations.events(plugin, after, limit))
+        for event in past:
             yield event
         if not follow:
             return
-        feed = EventFeed(operations.events_path(plugin), kind="lifecycle", after=kept[-1]["id"] if kept else after or 0)
+        feed = EventFeed(operations.events_path(plugin), kind="lifecycle", after=past[-1]["id"] if past else after or 0)
         async with aclosing(self._follow(feed)) as found:
             async for event in found:
                 yield event
@@ -156,7 +157,7 @@ class AsyncClient:
             while True:
                 try:
                     response = await self._send(request, whole=True, retries=self._retries)
-                except Exception as error:  # noqa: BLE001 - the flow decides what it means, and most raise it again
+                except Exception as error:  # noqa: BLE001 - the operation decides; most raise it again
                     request = flow.throw(error)
                 else:
                     request = flow.send(answer_of(response))
@@ -165,20 +166,20 @@ class AsyncClient:
             return result
 
     async def _send(self, request: Request, *, whole: bool = False, retries: int | None) -> httpx.Response:
-        """An answer that is no error: its head, or `whole` of it."""
+        """Send a request, again if that is safe; the response's head, or with `whole` all of it. Raises `ApiError`."""
         async for attempt in stamina.retry_context(**retrying(request, retries)):
             with attempt, ExitStack() as files:
                 options = request_options(request) | body_options(request.arguments, files)
                 built = self._http.build_request(request.method, request.path, **options)
                 with translated(self._http.base_url):
-                    async with AsyncExitStack() as unless_kept:
+                    async with AsyncExitStack() as on_error:
                         response = await self._http.send(built, stream=True)
-                        unless_kept.push_async_callback(response.aclose)
+                        on_error.push_async_callback(response.aclose)
                         if response.is_error or whole:
                             await response.aread()
                         if error := error_in(response):
                             raise error
-                        unless_kept.pop_all()
+                        on_error.pop_all()  # from here on the caller closes the response
                 return response
         raise AssertionError("the last attempt returns or raises")
 
@@ -190,12 +191,12 @@ class AsyncClient:
                     async for event in EventSource(response).aiter_sse():
                         if (found := feed.take(event)) is not None:
                             yield found
-            retries = None
+            retries = None  # once connected, it reconnects without limit
             await asyncio.sleep(streams.PAUSE)
 
 
 class AsyncRunHandle:
-    """A run that goes on by itself."""
+    """An asynchronous run."""
 
     def __init__(self, client: AsyncClient, run_id: str) -> None:
         self._client = client

@@ -1,19 +1,19 @@
-"""What goes wrong between a program and the orchestrator, as one tree.
+"""Everything that can go wrong between a program and the orchestrator, as one tree.
 
 ApiError                 base of all: status, error_type, reason_code, plugin, tool, run_id, envelope
-├── Unreachable              nobody answered, or the connection broke
-├── UnexpectedAnswer         an answer that is no orchestrator's
-├── AccessDenied             401, 403: no valid key, or one whose role is too small
+├── Unreachable              no answer, or the connection broke
+├── UnexpectedAnswer         the answer is not an orchestrator's
+├── AccessDenied             401, 403: no valid key, or its role does not allow this
 ├── NotFound                 404: no such plugin, tool, run or route
 ├── InvalidRequest           400, 408, 413, 415, 422: the arguments do not fit, or the tool refused its input
-├── RunNotFinished           409: the result of a run that still goes on
-├── TooManyRequests          429: readers, or wrong keys
-│   └── QueueFull                as many runs wait as may
-├── PluginError              502: the tool raised, crashed, ran out of memory, or returned what is no JSON
+├── RunNotFinished           409: the run has no result yet
+├── TooManyRequests          429: too many readers or wrong keys
+│   └── QueueFull                the plugin's queue is full
+├── PluginError              502: the tool raised, crashed, ran out of memory, or its result is no JSON
 │   ├── PluginTimeout            504: over its time limit
-│   └── PluginUnavailable        503: the plugin is FAILED or UNAVAILABLE, reason_code says why
-├── RunCancelled             409: somebody cancelled the run
-└── ServerError              500 and whatever else
+│   └── PluginUnavailable        503: the plugin is FAILED or UNAVAILABLE; reason_code says why
+├── RunCancelled             409: the run was cancelled
+└── ServerError              500 and any other status
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,9 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """The text is the orchestrator's own sentence. `status` is None where there was no answer; `retry_after` counts
-    seconds, where the orchestrator named them.
+    """The text is the orchestrator's own sentence.
+
+    `status` is None without an answer; `retry_after` is in seconds, None if the orchestrator did not send it.
     """
 
     def __init__(
@@ -45,20 +46,20 @@ class ApiError(Exception):
 
     @property
     def code(self) -> str:
-        """The shortest name for it: the reason code, else the error's type, else the status."""
+        """The reason code, else the error's type, else the status."""
         return str(self.reason_code or self.error_type or self.status or type(self).__name__)
 
 
 class Unreachable(ApiError):
-    """Nobody answered, or the connection broke before the answer's end."""
+    """No answer, or the connection broke before the end of the answer."""
 
 
 class UnexpectedAnswer(ApiError):
-    """What answered does not speak as an orchestrator does."""
+    """The answer is not an orchestrator's."""
 
 
 class AccessDenied(ApiError):
-    """No valid API key was given, or its role is too small."""
+    """No valid API key, or its role does not allow this."""
 
 
 class NotFound(ApiError):
@@ -66,19 +67,19 @@ class NotFound(ApiError):
 
 
 class InvalidRequest(ApiError):
-    """The request or its arguments were refused. The plugin goes on."""
+    """The request or its arguments were refused. The plugin keeps running."""
 
 
 class RunNotFinished(ApiError):
-    """The run still waits or executes."""
+    """The run is still queued or executing."""
 
 
 class TooManyRequests(ApiError):
-    """Too many follow the events already, or too many wrong keys came from here."""
+    """Too many readers follow events, or too many wrong keys came from this address."""
 
 
 class QueueFull(TooManyRequests):
-    """As many runs wait as may. The run has not begun."""
+    """The plugin's queue is full. The run was not started."""
 
 
 class PluginError(ApiError):
@@ -90,15 +91,15 @@ class PluginTimeout(PluginError):
 
 
 class PluginUnavailable(PluginError):
-    """The plugin is FAILED or UNAVAILABLE and takes no runs until an operator restarts it."""
+    """The plugin is FAILED or UNAVAILABLE; it takes no runs until an operator restarts it."""
 
 
 class RunCancelled(ApiError):
-    """Somebody cancelled the run: it has no result."""
+    """The run was cancelled: it has no result."""
 
 
 class ServerError(ApiError):
-    """The orchestrator itself could not do it."""
+    """The orchestrator itself failed."""
 
 
 _BY_STATUS: Mapping[int, type[ApiError]] = {
@@ -118,7 +119,7 @@ _BY_TYPE: Mapping[str, type[ApiError]] = {
 
 
 def error_of(status: int | None, envelope: Mapping[str, Any], *, retry_after: float | None = None) -> ApiError:
-    """The error that an envelope with `ok: false` stands for."""
+    """The error that an envelope with `ok: false` means."""
     kind = _BY_TYPE.get(str(envelope.get("error_type"))) or _BY_STATUS.get(status or 502, ServerError)
     sentence = envelope.get("error") or "no reason was given"
     return kind(str(sentence), status=status, envelope=envelope, retry_after=retry_after)

@@ -1,14 +1,15 @@
-"""What the orchestrator's answers hold. Dictionaries as they came, with what a newer orchestrator adds."""
+"""Values in answers, and arguments of tools. Answers are dictionaries as received, with fields of newer versions."""
 
+import os
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import IO, Any, Literal, TypedDict
 
 State = Literal["LOADED", "INITIALIZED", "RUNNING", "FAILED", "UNAVAILABLE"]
 RunState = Literal["queued", "running", "finished", "interrupted"]
 
 
 class Check(TypedDict):
-    """What one witness says."""
+    """The result of one check of a plugin."""
 
     name: str
     ok: bool
@@ -17,7 +18,7 @@ class Check(TypedDict):
 
 
 class Plugin(TypedDict):
-    """One plugin, as the list shows it. Times are ISO 8601 with their zone."""
+    """One plugin, as in the list. Times are ISO 8601 with a time zone."""
 
     name: str
     state: State
@@ -43,7 +44,7 @@ class Plugin(TypedDict):
 
 
 class PluginDetail(Plugin):
-    """As in the list, and what is kept of an instance that ended."""
+    """As in the list, with the post-mortem of an instance that ended."""
 
     post_mortem: dict[str, Any] | None
 
@@ -59,7 +60,7 @@ class Tool(TypedDict):
 
 
 class Envelope(TypedDict):
-    """What came of a run."""
+    """The outcome of a run."""
 
     ok: bool
     result: Any
@@ -74,7 +75,7 @@ class Envelope(TypedDict):
 
 
 class Run(TypedDict):
-    """A run. `queue_position` counts from 1, null unless queued; `progress` is {"fraction", "message"} or null."""
+    """A run. `queue_position` counts from 1, None unless queued; `progress` is {"fraction", "message"} or None."""
 
     id: int
     run_id: str
@@ -97,7 +98,7 @@ class Run(TypedDict):
 
 
 class LifecycleEvent(TypedDict):
-    """A plugin's change of state."""
+    """A change of a plugin's state."""
 
     id: int
     time: str
@@ -110,7 +111,7 @@ class LifecycleEvent(TypedDict):
 
 
 class Gpus(TypedDict):
-    """The host's GPUs; `reason` says why there are none."""
+    """The host's GPUs; `reason` says why there is none."""
 
     reason_code: str | None
     reason: str | None
@@ -120,21 +121,21 @@ class Gpus(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The first event: by this id the run can be looked up and cancelled."""
+    """The first event of a stream. The run can be looked up and cancelled by its id."""
 
     run_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What a streaming tool yielded."""
+    """One item that a streaming tool yielded."""
 
     data: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a tool is: `fraction` from 0 to 1, None where it does not know."""
+    """A tool's progress: `fraction` from 0 to 1, None if unknown."""
 
     fraction: float | None
     message: str
@@ -142,9 +143,24 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last event. The result is None where the tool yielded its items one by one."""
+    """The last event of a stream. Its result is None if the tool yielded items."""
 
     envelope: Envelope
 
 
 StreamEvent = Begun | Item | Progress | End
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file for a tool. `content`: bytes, a path, or a binary file object, read from its start if it can seek."""
+
+    content: bytes | bytearray | os.PathLike[str] | IO[bytes]
+    filename: str = ""
+    content_type: str = ""
+
+
+class FormText(str):
+    """A value as a person typed it: the plugin parses it by the parameter's type. A list repeats the parameter."""
+
+    __slots__ = ()

@@ -1,5 +1,6 @@
-"""Everything that can be asked, once for both clients: generators that yield requests, are sent answers and return what
-these mean. An error comes to them as an exception at the `yield`.
+"""Every operation of the API, once for both clients: generators that yield requests and receive answers.
+
+An error reaches them as an exception at the `yield`.
 """
 
 import time
@@ -18,12 +19,12 @@ from orchestrator.client.models import (
     Tool,
 )
 from orchestrator.client.streams import NDJSON
-from orchestrator.client.wire import Answer, Request, segment
+from orchestrator.client.transport import Answer, Request, segment
 
 T = TypeVar("T")
 Flow = Generator[Request, Answer, T]
 
-_LONGEST_WAIT = 600.0
+_MAX_WAIT = 600.0
 """Seconds that the orchestrator lets one request wait."""
 
 
@@ -56,8 +57,8 @@ def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[Lifec
 
 
 def command(plugin: str, action: Literal["restart", "start", "stop"], wait: float) -> Flow[PluginDetail]:
-    """A command, and the plugin as it is then, at most `wait` seconds later."""
-    params = {} if action == "stop" else {"wait": min(wait, _LONGEST_WAIT)}
+    """Restart, start or stop a plugin; its state at most `wait` seconds later."""
+    params = {} if action == "stop" else {"wait": min(wait, _MAX_WAIT)}
     path = f"/v1/plugins/{segment(plugin)}/{action}"
     found: PluginDetail = _object((yield Request("POST", path, params=params, read_timeout=wait + 120)))
     return found
@@ -67,12 +68,12 @@ def call(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Envelope]
     return _envelope((yield run_request(plugin, tool, arguments)))
 
 
-def begin(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Run]:
-    """A run that goes on by itself."""
+def start_run(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+    """Start an asynchronous run."""
     request = run_request(plugin, tool, arguments, headers={"Prefer": "respond-async"})
     found: Run = _object((yield request))
     if "run_id" not in found or "state" not in found:
-        raise UnexpectedAnswer("The orchestrator made the run at once: it knows no asynchronous runs. Is it older?")
+        raise UnexpectedAnswer("The orchestrator executed the run at once. It may be too old for asynchronous runs.")
     return found
 
 
@@ -93,10 +94,10 @@ def cancel(run_id: str) -> Flow[Run]:
 
 
 def result(run_id: str, timeout: float | None) -> Flow[Envelope]:
-    """The run's envelope once it has ended; after `timeout` seconds raises `RunNotFinished`."""
+    """The run's envelope once it has ended. Raises `RunNotFinished` after `timeout` seconds."""
     end = None if timeout is None else time.monotonic() + timeout
-    while True:
-        wait = _LONGEST_WAIT if end is None else min(_LONGEST_WAIT, max(0.0, end - time.monotonic()))
+    while True:  # one request waits ten minutes at most
+        wait = _MAX_WAIT if end is None else min(_MAX_WAIT, max(0.0, end - time.monotonic()))
         try:
             path = f"/v1/runs/{segment(run_id)}/result"
             return _envelope((yield Request("GET", path, params={"wait": round(wait, 3)}, read_timeout=wait + 30)))
@@ -106,8 +107,8 @@ def result(run_id: str, timeout: float | None) -> Flow[Envelope]:
 
 
 def wait(run_id: str, timeout: float | None) -> Flow[Run]:
-    """The run once it has ended, however it did; after `timeout` seconds as it is then."""
-    with suppress(ApiError):  # what became of it is asked for in the next line, and what went wrong shows there too
+    """The run once it has ended in whatever way, or after `timeout` seconds."""
+    with suppress(ApiError):  # a failed run is no error here; what else failed fails in the next line too
         yield from result(run_id, timeout)
     return (yield from run(run_id))
 
@@ -135,14 +136,14 @@ def events_path(plugin: str | None) -> str:
 def _list(answer: Answer) -> list[Any]:
     content = answer.json()
     if not isinstance(content, list):
-        raise UnexpectedAnswer("A list was expected. Is that the orchestrator?", status=answer.status)
+        raise UnexpectedAnswer("The answer is not a list. Is that the orchestrator?", status=answer.status)
     return content
 
 
 def _object(answer: Answer) -> Any:
     content = answer.json()
     if not isinstance(content, dict):
-        raise UnexpectedAnswer("An object was expected. Is that the orchestrator?", status=answer.status)
+        raise UnexpectedAnswer("The answer is not an object. Is that the orchestrator?", status=answer.status)
     return content
 
 

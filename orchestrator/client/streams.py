@@ -1,4 +1,4 @@
-"""Streams: bytes to lines, lines and server-sent events to what they mean. Nothing is read here."""
+"""Streams: from bytes to lines, and from lines and server-sent events to values. Nothing is read here."""
 
 import json
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ from httpx_sse import ServerSentEvent
 
 from orchestrator.client.errors import Unreachable, error_of
 from orchestrator.client.models import Begun, End, Envelope, Item, Progress, StreamEvent
-from orchestrator.client.wire import Answer, Request
+from orchestrator.client.transport import Answer, Request
 
 NDJSON: Final = "application/x-ndjson"
 _SSE: Final = "text/event-stream"
-SILENCE: Final = 60.0
-"""Seconds without a sign after which a connection is taken for dead: four heartbeats."""
+MAX_SILENCE: Final = 60.0
+"""Seconds without data after which a connection counts as dead: four heartbeats."""
 PAUSE: Final = 0.5
-"""Seconds before a stream that ended is asked for again."""
+"""Seconds before reconnecting to a stream that ended."""
 
 
 class Lines:
-    """Bytes in, whole lines out. Line feeds alone end a line: in JSON and in logs other separators are text."""
+    """Bytes in, whole lines out. Only line feeds end a line: other separators are text in JSON and in logs."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -37,7 +37,7 @@ class Lines:
 
 
 class RunEvents:
-    """The events of one streamed run. Raises, at their end, what the run came to."""
+    """The events of one streamed run. A failed run raises its error at the end."""
 
     def __init__(self, media_type: str, run_id: str) -> None:
         self.streams = media_type.partition(";")[0].strip() == NDJSON
@@ -45,7 +45,7 @@ class RunEvents:
         self._lines = Lines()
         self._ended = False
 
-    def begin(self) -> StreamEvent:
+    def first(self) -> StreamEvent:
         return Begun(self._run_id)
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
@@ -61,13 +61,13 @@ class RunEvents:
                     yield self._end(line)
 
     def finish(self) -> None:
-        """Raises `Unreachable` where the stream broke off."""
+        """Raises `Unreachable` if the stream broke off."""
         if not self._ended:
             raise Unreachable("The run's stream broke off before its end.", envelope={"run_id": self._run_id})
 
     @staticmethod
     def whole(answer: Answer) -> StreamEvent:
-        """The end of a run that streamed nothing."""
+        """The end of a run whose tool does not stream."""
         return End(answer.json())
 
     @staticmethod
@@ -79,10 +79,10 @@ class RunEvents:
 
 
 class EventFeed:
-    """A stream of server-sent events that goes on, after a break, where it was."""
+    """A stream of server-sent events that resumes after the last event when it reconnects."""
 
     def __init__(self, path: str, *, kind: str, after: int | None = None) -> None:
-        """`kind`: the events that are wanted, `lifecycle` or `health`."""
+        """`kind`: which events to read, `lifecycle` or `health`."""
         self._path = path
         self._kind = kind
         self._last = after
@@ -92,10 +92,10 @@ class EventFeed:
         if self._last is not None:
             headers["Last-Event-ID"] = str(self._last)
         params = {"include": "health"} if self._kind == "health" else {}
-        return Request("GET", self._path, params=params, headers=headers, read_timeout=SILENCE)
+        return Request("GET", self._path, params=params, headers=headers, read_timeout=MAX_SILENCE)
 
     def take(self, event: ServerSentEvent) -> Any:
-        """What it carries; None where it is not of the wanted kind."""
+        """The event's data; None for another kind of event."""
         if event.id.isdigit():
             self._last = int(event.id)
         return json.loads(event.data) if event.event == self._kind else None

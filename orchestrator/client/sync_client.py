@@ -1,4 +1,4 @@
-"""The client for programs that block."""
+"""The blocking client."""
 
 import time
 from collections.abc import Generator
@@ -22,23 +22,24 @@ from orchestrator.client.models import (
     Tool,
 )
 from orchestrator.client.operations import Flow, T
-from orchestrator.client.sending import (
+from orchestrator.client.streams import EventFeed, Lines, RunEvents
+from orchestrator.client.transport import (
+    Request,
     answer_of,
+    body_options,
     connection_options,
     error_in,
     request_options,
     retrying,
     translated,
 )
-from orchestrator.client.streams import EventFeed, Lines, RunEvents
-from orchestrator.client.wire import Request, body_options
 
 
 class Client:
-    """Speaks to one orchestrator. Every method raises `ApiError` or one of its kinds. Threads may share one.
+    """A client of one orchestrator. Every method raises `ApiError` or a subclass. Threads may share one.
 
-    Reading is tried again where the connection fails, and a run where the orchestrator says that it did not begin it
-    (429, 503 with Retry-After); nothing else ever is.
+    Retried are reads whose connection failed, and runs that the orchestrator did not start (429, 503 with
+    Retry-After); nothing else.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Client:
         retries: int = 3,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`base_url`: ORCHESTRATOR_URL, else http://127.0.0.1:8000. `api_key`: ORCHESTRATOR_API_KEY, else none."""
+        """`base_url` is by default ORCHESTRATOR_URL, else http://127.0.0.1:8000; `api_key` ORCHESTRATOR_API_KEY."""
         self._http = httpx.Client(**connection_options(base_url, api_key), transport=transport)
         self._retries = retries
 
@@ -67,11 +68,11 @@ class Client:
         return str(self._http.base_url).rstrip("/")
 
     def plugins(self) -> list[Plugin]:
-        """Every plugin, failed ones included."""
+        """All plugins, including failed ones."""
         return self._do(operations.plugins())
 
     def health(self, plugin: str) -> PluginDetail:
-        """One plugin, with what is kept of an instance that ended."""
+        """One plugin, with the post-mortem of an instance that ended."""
         return self._do(operations.health(plugin))
 
     def tools(self, plugin: str) -> list[Tool]:
@@ -79,41 +80,42 @@ class Client:
         return self._do(operations.tools(plugin))
 
     def gpus(self) -> Gpus:
-        """The host's GPUs, how they are, and who holds them."""
+        """The host's GPUs, their state, and the plugins that hold them."""
         return self._do(operations.gpus())
 
     def release_gpu(self, uuid: str) -> Gpus:
-        """Take a GPU out of quarantine, whatever its memory; all GPUs as they are then."""
+        """Take a GPU out of quarantine, whatever memory is in use on it; all GPUs afterwards."""
         return self._do(operations.release_gpu(uuid))
 
     def restart(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
-        """Begin a new instance; the plugin once that is ready or has failed, after `wait` seconds as it is then."""
+        """Start a new instance; the plugin once it is ready or has failed, or after `wait` seconds."""
         return self._do(operations.command(plugin, "restart", wait))
 
     def start(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
-        """Begin an instance where none is alive; see `restart`."""
+        """Start an instance if none is alive; see `restart`."""
         return self._do(operations.command(plugin, "start", wait))
 
     def stop(self, plugin: str) -> PluginDetail:
-        """End the instance; answers when its container is gone."""
+        """Stop the instance; returns once its container is removed."""
         return self._do(operations.command(plugin, "stop", 0))
 
     def run(self, plugin: str, tool: str, /, **arguments: Any) -> Any:
-        """The tool's result. Bytes, paths, file objects and `Upload` are sent as files, read from disk as they go."""
+        """The tool's result. Bytes, paths, file objects and `Upload` are sent as files, streamed from disk."""
         return self.call(plugin, tool, **arguments)["result"]
 
     def call(self, plugin: str, tool: str, /, **arguments: Any) -> Envelope:
-        """As `run`, with the run's id and its time."""
+        """Like `run`, with the run's id and duration."""
         return self._do(operations.call(plugin, tool, arguments))
 
     def stream(self, plugin: str, tool: str, /, **arguments: Any) -> Generator[StreamEvent, None, None]:
-        """The run's events as they come: `Begun`, any number of `Item` and `Progress`, `End`. Closing it gives the run
-        up: a streaming tool is stopped at its next event.
+        """The run's events as they arrive: `Begun`, any number of `Item` and `Progress`, `End`.
+
+        Closing it cancels the run: a streaming tool is stopped at its next event.
         """
         request = operations.stream_request(plugin, tool, arguments)
         with closing(self._send(request, retries=self._retries)) as response:
             events = RunEvents(response.headers.get("content-type", ""), response.headers.get("x-run-id", ""))
-            yield events.begin()
+            yield events.first()
             with translated(self._http.base_url):
                 if not events.streams:
                     response.read()
@@ -124,37 +126,38 @@ class Client:
                 events.finish()
 
     def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "RunHandle":
-        """Begin a run that goes on by itself, whether or not anybody waits for it."""
-        return RunHandle(self, self._do(operations.begin(plugin, tool, arguments))["run_id"])
+        """Start an asynchronous run: it continues whether or not anyone waits for it."""
+        return RunHandle(self, self._do(operations.start_run(plugin, tool, arguments))["run_id"])
 
     def handle(self, run_id: str) -> "RunHandle":
-        """A run that was begun elsewhere."""
+        """A run that was started elsewhere."""
         return RunHandle(self, run_id)
 
     def runs(
         self, plugin: str | None = None, *, state: str | None = None, limit: int = 100, before: int | None = None
     ) -> list[Run]:
-        """Runs, newest first; `before`: only those with smaller `id`."""
+        """Runs, newest first. `before`: only runs with a smaller `id`."""
         return self._do(operations.runs(plugin, state, limit, before))
 
     def events(
         self, plugin: str | None = None, *, after: int | None = None, limit: int = 100, follow: bool = False
     ) -> Generator[LifecycleEvent, None, None]:
-        """State changes, oldest first: the newest `limit`, or the next ones above `after`; with `follow` then each as
-        it comes, without end: after a break it goes on where it was.
+        """State changes, oldest first: the newest `limit`, or the next ones after the id `after`.
+
+        With `follow`, then each as it happens, without end; it resumes after a broken connection.
         """
-        kept = self._do(operations.events(plugin, after, limit))
-        yield from kept
+        past = self._do(operations.events(plugin, after, limit))
+        yield from past
         if follow:
-            last = kept[-1]["id"] if kept else after or 0
+            last = past[-1]["id"] if past else after or 0
             yield from self._follow(EventFeed(operations.events_path(plugin), kind="lifecycle", after=last))
 
     def watch(self) -> Generator[Plugin, None, None]:
-        """Every plugin as it is now, then each that changed, without end."""
+        """Every plugin now, then each that changed, without end."""
         yield from self._follow(EventFeed("/v1/events", kind="health"))
 
     def logs(self, plugin: str, *, tail: int = 100, follow: bool = False) -> Generator[str, None, None]:
-        """What the container printed, line by line; with `follow` until it ends."""
+        """The container's log, line by line; with `follow` until it ends."""
         request = operations.logs_request(plugin, tail, follow=follow)
         with closing(self._send(request, retries=self._retries)) as response:
             lines = Lines()
@@ -169,7 +172,7 @@ class Client:
             while True:
                 try:
                     response = self._send(request, whole=True, retries=self._retries)
-                except Exception as error:  # noqa: BLE001 - the flow decides what it means, and most raise it again
+                except Exception as error:  # noqa: BLE001 - the operation decides; most raise it again
                     request = flow.throw(error)
                 else:
                     request = flow.send(answer_of(response))
@@ -178,19 +181,19 @@ class Client:
             return result
 
     def _send(self, request: Request, *, whole: bool = False, retries: int | None) -> httpx.Response:
-        """An answer that is no error: its head, or `whole` of it."""
+        """Send a request, again if that is safe; the response's head, or with `whole` all of it. Raises `ApiError`."""
         for attempt in stamina.retry_context(**retrying(request, retries)):
             with attempt, ExitStack() as files:
                 options = request_options(request) | body_options(request.arguments, files)
                 built = self._http.build_request(request.method, request.path, **options)
-                with translated(self._http.base_url), ExitStack() as unless_kept:
+                with translated(self._http.base_url), ExitStack() as on_error:
                     response = self._http.send(built, stream=True)
-                    unless_kept.callback(response.close)
+                    on_error.callback(response.close)
                     if response.is_error or whole:
                         response.read()
                     if error := error_in(response):
                         raise error
-                    unless_kept.pop_all()
+                    on_error.pop_all()  # from here on the caller closes the response
                 return response
         raise AssertionError("the last attempt returns or raises")
 
@@ -202,35 +205,36 @@ class Client:
                 for event in EventSource(response).iter_sse():
                     if (found := feed.take(event)) is not None:
                         yield found
-            retries = None
+            retries = None  # once connected, it reconnects without limit
             time.sleep(streams.PAUSE)
 
 
 class RunHandle:
-    """A run that goes on by itself."""
+    """An asynchronous run."""
 
     def __init__(self, client: Client, run_id: str) -> None:
         self._client = client
         self.run_id = run_id
 
     def status(self) -> Run:
-        """How it is now, its place in the queue and its progress included."""
+        """The run now, with its position in the queue and its progress."""
         return self._client._do(operations.run(self.run_id))  # noqa: SLF001 - one package
 
     def wait(self, timeout: float | None = None) -> Run:
-        """The run once it has ended, however it did; after `timeout` seconds as it is then."""
+        """The run once it has ended in whatever way, or after `timeout` seconds."""
         return self._client._do(operations.wait(self.run_id, timeout))  # noqa: SLF001
 
     def result(self, timeout: float | None = None) -> Any:
-        """The tool's result once there is one; raises what `Client.run` would have, and `RunNotFinished` after
-        `timeout` seconds.
+        """The tool's result once the run has ended.
+
+        Raises what `Client.run` raises, and `RunNotFinished` after `timeout` seconds.
         """
         return self.envelope(timeout)["result"]
 
     def envelope(self, timeout: float | None = None) -> Envelope:
-        """As `result`, with the run's time."""
+        """Like `result`, with the run's duration."""
         return self._client._do(operations.result(self.run_id, timeout))  # noqa: SLF001
 
     def cancel(self) -> Run:
-        """Ask for its end; it may take a moment."""
+        """Request cancellation; the run may end a moment later."""
         return self._client._do(operations.cancel(self.run_id))  # noqa: SLF001

@@ -1,6 +1,6 @@
-"""Holds an image against the runtime protocol: what PROTOCOL.md demands and can be seen from outside, rule by rule.
+"""Checks an image against the runtime protocol: the rules of PROTOCOL.md that can be observed from outside.
 
-Must not know: plugins, supervisors, the HTTP API. It starts a container as a plugin's would be, and asks it.
+It starts a container as a plugin's is started and calls its sockets. Must not know: instances, the HTTP API.
 """
 
 from orchestrator.conformance.check import ANY_ENTRYPOINT, Result, check_image

@@ -1,4 +1,4 @@
-"""One image against every rule, in order."""
+"""Checks one image against every rule, in order."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,23 +9,22 @@ from typing import Any, Final, Literal
 import httpx
 
 from orchestrator.conformance import control_rules, tool_rules
-from orchestrator.conformance.rule import BrokenRuleError, NotCheckedError, Rule
-from orchestrator.conformance.subject import Subject, started
+from orchestrator.conformance.harness import BrokenRuleError, NotCheckedError, Rule, Subject, started
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.settings import Settings
 
 ANY_ENTRYPOINT: Final = "plugin:Plugin"
-"""An image in another language asks for none."""
-_SECONDS: Final = 15.0
-"""For one rule, beside those that wait for the start."""
-_STARTS: Final = 2
-"""The first rules: where one of these is broken nothing else can be looked at."""
-RULES: Final[tuple[Rule, ...]] = (*control_rules.RULES, *tool_rules.RULES, control_rules.LEAVING)
+"""The default: an image in another language needs no entrypoint."""
+_RULE_SECONDS: Final = 15.0
+"""Limit for one rule, beside the start-up time."""
+_START_RULES: Final = 2
+"""Number of leading rules without which no other can be checked."""
+RULES: Final[tuple[Rule, ...]] = (*control_rules.RULES, *tool_rules.RULES, control_rules.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one rule. `detail` says what is wrong, or why it was not checked."""
+    """The result of one rule. `detail` says what is wrong, or why it was not checked."""
 
     rule: str
     demands: str
@@ -42,22 +41,22 @@ async def check_image(
     environment: Mapping[str, str] = MappingProxyType({}),
     entrypoint: str = ANY_ENTRYPOINT,
 ) -> list[Result]:
-    """A result for each rule. `call`: a tool of the image and arguments that fit it; without it calls are not checked.
+    """A result for each rule. `call`: a tool of the image and valid arguments; without it calls are not checked.
 
-    Raises `EngineError` where there is no such image or the engine does not start it, `OSError` for the run folder.
+    Raises `EngineError` if the image is missing or does not start, `OSError` if the run folder cannot be created.
     """
     async with started(engine, image, settings, call=call, environment=environment, entrypoint=entrypoint) as subject:
         results: list[Result] = []
         for number, rule in enumerate(RULES):
-            if any(result.outcome == "broken" for result in results[: min(number, _STARTS)]):
+            if any(result.outcome == "broken" for result in results[: min(number, _START_RULES)]):
                 results.append(Result(rule.name, rule.demands, "not checked", "it does not start"))
                 continue
-            results.append(await _held_against(rule, subject))
+            results.append(await _check_rule(rule, subject))
         return results
 
 
-async def _held_against(rule: Rule, subject: Subject) -> Result:
-    seconds = _SECONDS + (subject.startup_timeout if rule.starts else 0)
+async def _check_rule(rule: Rule, subject: Subject) -> Result:
+    seconds = _RULE_SECONDS + (subject.startup_timeout if rule.starts else 0)
     try:
         async with asyncio.timeout(seconds):
             await rule.check(subject)
@@ -65,6 +64,6 @@ async def _held_against(rule: Rule, subject: Subject) -> Result:
         return Result(rule.name, rule.demands, "not checked", str(error))
     except BrokenRuleError as error:
         return Result(rule.name, rule.demands, "broken", str(error))
-    except (httpx.HTTPError, OSError) as error:  # a time-out is one, too
+    except (httpx.HTTPError, OSError) as error:  # TimeoutError is an OSError
         return Result(rule.name, rule.demands, "broken", f"no answer: {type(error).__name__} {error}".rstrip())
     return Result(rule.name, rule.demands, "ok")

@@ -1,4 +1,4 @@
-"""The rules of the start, the control socket and the end."""
+"""The rules of the start, the control socket and the stop."""
 
 import asyncio
 import json
@@ -7,8 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from orchestrator.conformance.rule import BrokenRuleError, Rule, demand, object_of
-from orchestrator.conformance.subject import Subject
+from orchestrator.conformance.harness import BrokenRuleError, Rule, Subject, demand, object_of
 
 _NUMBER = (int, float)
 _NULL = (int, float, type(None))
@@ -33,26 +32,28 @@ _TOOL: Final[Mapping[str, tuple[type, ...]]] = {
     "uploads": (dict,),
 }
 _PHASES: Final = ("starting", "ready", "failed", "exited")
-_POLL: Final = 0.05
-_DIAGNOSIS: Final = 1.2
-"""Seconds: the protocol's one, and the way there and back."""
-_GRACE: Final = 5.0
+_POLL_SECONDS: Final = 0.05
+_MAX_DIAGNOSIS: Final = 1.2
+"""Seconds: the protocol's one second, and the transfer."""
+_GRACE_SECONDS: Final = 5.0
 
 
 async def listens(subject: Subject) -> None:
     if not await subject.until_it_listens():
-        told = await subject.engine.inspect(subject.container_id)
+        container = await subject.engine.inspect(subject.container_id)
         log = (await subject.engine.logs(subject.container_id, tail=5)).strip()
-        raise BrokenRuleError(f"there is no control.sock; the container is {told.state} ({told.exit_code}). {log}")
+        raise BrokenRuleError(
+            f"control.sock is missing; the container is {container.state} ({container.exit_code}). {log}"
+        )
 
 
 async def is_ready(subject: Subject) -> None:
     end = time.monotonic() + subject.startup_timeout
     while (status := object_of(await subject.control.get("/status"), 200)).get("phase") == "starting":
         demand(time.monotonic() < end, f"still `starting` after {subject.startup_timeout:.0f} s")
-        await asyncio.sleep(_POLL)
-    said = f"{status.get('reason_code')}: {status.get('reason')}"
-    demand(status.get("phase") == "ready", f"phase is {status.get('phase')!r} instead of 'ready' ({said})")
+        await asyncio.sleep(_POLL_SECONDS)
+    reason = f"{status.get('reason_code')}: {status.get('reason')}"
+    demand(status.get("phase") == "ready", f"phase is {status.get('phase')!r} instead of 'ready' ({reason})")
     subject.status = status
 
 
@@ -69,12 +70,12 @@ async def sockets_are_open(subject: Subject) -> None:
         try:
             found = path.lstat().st_mode
         except OSError:
-            raise BrokenRuleError(f"{path.name} is not there") from None
-        demand(stat.S_ISSOCK(found), f"{path.name} is no socket")
+            raise BrokenRuleError(f"{path.name} is missing") from None
+        demand(stat.S_ISSOCK(found), f"{path.name} is not a socket")
         demand(stat.S_IMODE(found) & 0o666 == 0o666, f"{path.name} has mode {stat.S_IMODE(found):04o}, not 0666")
 
 
-async def status_is_whole(subject: Subject) -> None:
+async def status_is_complete(subject: Subject) -> None:
     status = object_of(await subject.control.get("/status"), 200)
     _fits("the status", status, _STATUS)
     demand(status["protocol"] == 1, f"protocol is {status['protocol']}, not 1")
@@ -112,6 +113,7 @@ async def watch_streams(subject: Subject) -> None:
             raise BrokenRuleError("the first line is no JSON") from None
         demand(isinstance(first, dict) and "phase" in first, "the first line is no status object")
         try:
+            # Silence is right: nothing changes, and the stream stays open.
             async with asyncio.timeout(0.5):
                 await anext(lines)
         except TimeoutError:
@@ -121,17 +123,17 @@ async def watch_streams(subject: Subject) -> None:
 
 
 async def diagnoses(subject: Subject) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     content = object_of(await subject.control.post("/diagnose"), 200)
-    took = time.monotonic() - begun
+    took = time.monotonic() - started
     demand(isinstance(content.get("stacks"), str), "`stacks` is no string")
-    demand(took <= _DIAGNOSIS, f"it took {took:.1f} s")
+    demand(took <= _MAX_DIAGNOSIS, f"it took {took:.1f} s")
 
 
-async def survives_nonsense(subject: Subject) -> None:
+async def survives_garbage(subject: Subject) -> None:
     for path in (subject.endpoint.control, subject.endpoint.tools):
         reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(b"\x16\x03\x01 nonsense\r\n\r\n")
+        writer.write(b"\x16\x03\x01 nonsense\r\n\r\n")  # starts like a TLS handshake
         await writer.drain()
         writer.write_eof()
         await reader.read(65536)
@@ -140,34 +142,36 @@ async def survives_nonsense(subject: Subject) -> None:
     demand(await subject.running(), "the container ended")
 
 
-async def leaves(subject: Subject) -> None:
-    stopping = asyncio.create_task(subject.engine.stop(subject.container_id, grace=_GRACE))
-    begun = time.monotonic()
+async def exits_on_sigterm(subject: Subject) -> None:
+    stopping = asyncio.create_task(subject.engine.stop(subject.container_id, grace=_GRACE_SECONDS))
+    started = time.monotonic()
     await stopping
-    took = time.monotonic() - begun
-    told = await subject.engine.inspect(subject.container_id)
-    demand(told.exit_code != 137, f"SIGTERM was not heeded: it was killed after {took:.0f} s")
+    took = time.monotonic() - started
+    container = await subject.engine.inspect(subject.container_id)
+    # 137: ended by SIGKILL.
+    demand(container.exit_code != 137, f"it did not exit on SIGTERM and was killed after {took:.0f} s")
 
 
 def _fits(what: str, content: object, fields: Mapping[str, tuple[type, ...]]) -> None:
     if not isinstance(content, Mapping):
-        raise BrokenRuleError(f"{what} is no object")
+        raise BrokenRuleError(f"{what} is not an object")
     for name, kinds in fields.items():
         demand(name in content, f"{what} lacks `{name}`")
         value: Any = content[name]
+        # bool is a subclass of int, but true is no number in JSON.
         good = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
         demand(good, f"{what}: `{name}` is {json.dumps(value)[:60]}")
 
 
 RULES: Final = (
-    Rule("control-socket", "The container makes control.sock in PLUGIN_RUN_DIR.", listens, starts=True),
-    Rule("ready", "GET /status comes to the phase `ready`.", is_ready, starts=True),
+    Rule("control-socket", "The container creates control.sock in PLUGIN_RUN_DIR.", listens, starts=True),
+    Rule("ready", "GET /status reaches the phase `ready`.", is_ready, starts=True),
     Rule("notify", "READY=1 is sent to NOTIFY_SOCKET once control.sock accepts connections.", notifies),
-    Rule("socket-modes", "control.sock and tools.sock are there with mode 0666.", sockets_are_open),
-    Rule("status", "The status object has every field, each of its kind.", status_is_whole),
-    Rule("tools", "Each tool has its name, description, schema, streaming and uploads.", tools_are_described),
-    Rule("watch", "GET /watch streams the status as NDJSON, at once and as long as it runs.", watch_streams),
+    Rule("socket-modes", "control.sock and tools.sock exist with mode 0666.", sockets_are_open),
+    Rule("status", "The status object has every field with its type.", status_is_complete),
+    Rule("tools", "Each tool has name, description, input schema, streaming and uploads.", tools_are_described),
+    Rule("watch", "GET /watch streams the status as NDJSON at once and while the container runs.", watch_streams),
     Rule("diagnose", "POST /diagnose answers with stacks within a second.", diagnoses),
-    Rule("nonsense", "What is no HTTP ends its own connection and nothing else.", survives_nonsense),
+    Rule("nonsense", "Data that is not HTTP ends its own connection and nothing else.", survives_garbage),
 )
-LEAVING: Final = Rule("sigterm", "On SIGTERM it leaves within its grace.", leaves)
+SIGTERM: Final = Rule("sigterm", "It exits on SIGTERM within the grace period.", exits_on_sigterm)

@@ -6,11 +6,10 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
-from orchestrator.conformance.rule import BrokenRuleError, NotCheckedError, Rule, demand, object_of
-from orchestrator.conformance.subject import Subject
+from orchestrator.conformance.harness import BrokenRuleError, NotCheckedError, Rule, Subject, demand, object_of
 
-_NO_CALL: Final = "name a tool and arguments that fit it (--call TOOL --arguments JSON)"
-_STRANGE: Final = "no_such_parameter"
+_NO_CALL: Final = "give a tool and valid arguments (--call TOOL --arguments JSON)"
+_UNKNOWN: Final = "no_such_parameter"
 
 
 async def unknown_tool(subject: Subject) -> None:
@@ -25,10 +24,10 @@ async def broken_json(subject: Subject) -> None:
 
 
 async def unknown_parameter(subject: Subject) -> None:
-    answer = await subject.tools.post(f"/tools/{_a_tool(subject)}", json={_STRANGE: 1}, headers=_run())
+    answer = await subject.tools.post(f"/tools/{_a_tool(subject)}", json={_UNKNOWN: 1}, headers=_run())
     content = object_of(answer, 422)
     _refusal(content, "invalid_arguments")
-    demand(_STRANGE in content["error"], f"`error` does not name the parameter: {content['error']!r}")
+    demand(_UNKNOWN in content["error"], f"`error` does not name the parameter: {content['error']!r}")
 
 
 async def missing_parameter(subject: Subject) -> None:
@@ -56,6 +55,7 @@ async def call_returns(subject: Subject) -> None:
 
 async def calls_share_a_connection(subject: Subject) -> None:
     name, arguments = _given_call(subject)
+    # On a bare socket: an HTTP client would hide a closed connection by opening another.
     reader, writer = await asyncio.open_unix_connection(str(subject.endpoint.tools))
     try:
         for count in (1, 2):
@@ -79,19 +79,19 @@ async def calls_share_a_connection(subject: Subject) -> None:
         writer.close()
 
 
-async def calls_run_side_by_side(subject: Subject) -> None:
+async def calls_run_concurrently(subject: Subject) -> None:
     _, idle = await asyncio.open_unix_connection(str(subject.endpoint.tools))
-    _, begun = await asyncio.open_unix_connection(str(subject.endpoint.tools))
-    begun.write(b"POST /tools/x HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+    _, incomplete = await asyncio.open_unix_connection(str(subject.endpoint.tools))
+    incomplete.write(b"POST /tools/x HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
     try:
         async with asyncio.timeout(2):
             await subject.tools.post("/tools/no-such-tool", json={}, headers=_run())
             object_of(await subject.control.get("/status"), 200)
     except TimeoutError:
-        raise BrokenRuleError("a caller that is slow keeps others from being answered") from None
+        raise BrokenRuleError("a slow caller blocks other callers") from None
     finally:
         idle.close()
-        begun.close()
+        incomplete.close()
 
 
 async def unknown_run(subject: Subject) -> None:
@@ -99,7 +99,7 @@ async def unknown_run(subject: Subject) -> None:
     _refusal(object_of(answer, 404), "unknown_run")
 
 
-async def kept_run(subject: Subject) -> None:
+async def stored_run(subject: Subject) -> None:
     name, arguments = _given_call(subject)
     headers = _run()
     first = await subject.tools.post(f"/tools/{name}", json=arguments, headers={**headers, "X-Run-Keep": "1"})
@@ -107,7 +107,7 @@ async def kept_run(subject: Subject) -> None:
     path = f"/runs/{headers['X-Run-Id']}"
     for _ in range(2):
         _returned(object_of(await subject.tools.get(path), 200))
-    demand((await subject.tools.delete(path)).status_code == 200, "DELETE is not answered 200")
+    demand((await subject.tools.delete(path)).status_code == 200, "DELETE is not answered with 200")
     _refusal(object_of(await subject.tools.get(path), 404), "unknown_run")
 
 
@@ -117,7 +117,7 @@ def _run() -> dict[str, str]:
 
 def _a_tool(subject: Subject) -> str:
     if not subject.status["tools"]:
-        raise NotCheckedError("there is no tool")
+        raise NotCheckedError("the image has no tool")
     return str(subject.status["tools"][0]["name"])
 
 
@@ -131,21 +131,21 @@ def _described(subject: Subject, name: str) -> Mapping[str, Any]:
     for tool in subject.status["tools"]:
         if tool["name"] == name:
             return dict(tool)
-    raise BrokenRuleError(f"the status lists no tool {name}")
+    raise BrokenRuleError(f"the status lists no tool {name!r}")
 
 
 def _refusal(content: Mapping[str, Any], kind: str) -> None:
     demand(content.get("ok") is False, f"`ok` is {content.get('ok')!r}, not false")
     demand(content.get("kind") == kind, f"`kind` is {content.get('kind')!r}, not {kind!r}")
     for name in ("error", "error_type"):
-        demand(isinstance(content.get(name), str), f"`{name}` is no string")
+        demand(isinstance(content.get(name), str), f"`{name}` is not a string")
 
 
 def _returned(content: Mapping[str, Any]) -> None:
     demand(content.get("ok") is True, f"`ok` is {content.get('ok')!r}, not true")
-    demand("result" in content, "there is no `result`")
+    demand("result" in content, "`result` is missing")
     took = content.get("execution_time_ms")
-    demand(isinstance(took, int | float) and not isinstance(took, bool), "`execution_time_ms` is no number")
+    demand(isinstance(took, int | float) and not isinstance(took, bool), "`execution_time_ms` is not a number")
 
 
 def _streamed(text: str, content_type: str) -> None:
@@ -162,13 +162,13 @@ def _streamed(text: str, content_type: str) -> None:
 
 
 RULES: Final = (
-    Rule("unknown-tool", "A tool that there is not: 404 `unknown_tool`.", unknown_tool),
-    Rule("broken-json", "A body that is no JSON: 400 `bad_request`.", broken_json),
-    Rule("unknown-parameter", "A parameter that there is not: 422 `invalid_arguments`, named.", unknown_parameter),
-    Rule("missing-parameter", "A required parameter left out: 422 `invalid_arguments`, named.", missing_parameter),
-    Rule("call", "A call that fits is answered with its result, or as a stream with `end`.", call_returns),
-    Rule("keep-alive", "One connection takes call after call.", calls_share_a_connection),
-    Rule("side-by-side", "Calls on different connections run side by side.", calls_run_side_by_side),
-    Rule("unknown-run", "A run that nobody knows: 404 `unknown_run`.", unknown_run),
-    Rule("kept-run", "With X-Run-Keep the answer can be asked for again until it is deleted.", kept_run),
+    Rule("unknown-tool", "An unknown tool is answered with 404 `unknown_tool`.", unknown_tool),
+    Rule("broken-json", "A body that is not JSON is answered with 400 `bad_request`.", broken_json),
+    Rule("unknown-parameter", "An unknown parameter is named in 422 `invalid_arguments`.", unknown_parameter),
+    Rule("missing-parameter", "A missing required parameter is named in 422 `invalid_arguments`.", missing_parameter),
+    Rule("call", "A valid call is answered with its result, or with a stream that ends with `end`.", call_returns),
+    Rule("keep-alive", "One connection takes several calls, one after another.", calls_share_a_connection),
+    Rule("side-by-side", "Calls on different connections run concurrently.", calls_run_concurrently),
+    Rule("unknown-run", "An unknown run is answered with 404 `unknown_run`.", unknown_run),
+    Rule("kept-run", "With X-Run-Keep the answer can be fetched again until it is deleted.", stored_run),
 )

@@ -1,3 +1,4 @@
-"""What runs in the orchestrator's own image before and beside it. Light, and apart from everything else: the health
-check runs every few seconds.
+"""Entry point and health check of the orchestrator's own image.
+
+They import nothing else of `orchestrator`: the health check runs every few seconds.
 """

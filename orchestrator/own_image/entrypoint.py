@@ -1,7 +1,7 @@
-"""The entry point of the orchestrator's own image: gives up root, then is the command `orchestrator`.
+"""The entry point of the orchestrator's own image: drops root, then executes the command `orchestrator`.
 
-Only the engine's socket is needed, and the group that may use it has another number on every host. So the container may
-begin as root with the two capabilities that changing user and group take (SETUID, SETGID); after this it has none.
+The orchestrator needs access to the engine's socket, whose group has a different id on each host. So the container may
+start as root with the capabilities SETUID and SETGID; afterwards it has none.
 """
 
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 USER: Final = 65531
-"""User and group `orchestrator` in the image."""
+"""Id of the user and the group `orchestrator` in the image."""
 _SOCKET: Final = "/var/run/docker.sock"
 
 
 def socket_group(host: str | None) -> int | None:
-    """The group of the engine's socket; `host` is DOCKER_HOST. None where it is no socket here."""
+    """The group id of the engine's socket; None if there is no socket here. `host` is DOCKER_HOST."""
     path = _SOCKET if not host else host.removeprefix("unix://")
     try:
         return Path(path).stat().st_gid
@@ -24,7 +24,8 @@ def socket_group(host: str | None) -> int | None:
 
 
 def become(user: int, groups: list[int]) -> None:
-    """Be `user` for good, with these groups beside its own."""
+    """Become `user` permanently, with these supplementary groups."""
+    # In this order: without root's user id neither groups nor group can be changed.
     os.setgroups(groups)
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -40,7 +41,8 @@ def main() -> None:
                 "The orchestrator may not change its user. Give its container the capabilities SETUID and SETGID, or "
                 f"start it with --user {USER} --group-add {'<group of the engine socket>' if group is None else group}."
             )
-    os.execv(sys.executable, [sys.executable, "-I", "-m", "orchestrator", *sys.argv[1:]])  # noqa: S606 - no shell wanted
+    # Replaces this process, so that signals to the container's process 1 reach the orchestrator.
+    os.execv(sys.executable, [sys.executable, "-I", "-m", "orchestrator", *sys.argv[1:]])  # noqa: S606 - no shell is needed
 
 
 if __name__ == "__main__":

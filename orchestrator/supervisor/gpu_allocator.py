@@ -141,7 +141,7 @@ class GpuAllocator:
     async def _read(self, *, thorough: bool = False) -> GpuInventory:
         inventory = await (self._host.check() if thorough else self._host.read())
         for change in self._leases.observe(inventory, self._clock()):
-            _log.log(logging.WARNING if change.now == "quarantined" else logging.INFO, change.sentence)
+            _log.log(logging.WARNING if change.state == "quarantined" else logging.INFO, change.sentence)
             self._on_change(change)
         return inventory
 

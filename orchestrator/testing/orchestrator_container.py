@@ -1,7 +1,8 @@
-"""An orchestrator for a test session, by testcontainers: started with its plugins, gone without a trace."""
+"""An orchestrator for a test session, on testcontainers: started with its plugins, removed without a trace."""
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import time
@@ -13,7 +14,8 @@ from typing import Any, Final, Self
 
 import httpx
 from testcontainers.core.config import testcontainers_config
-from testcontainers.core.container import DockerContainer
+from testcontainers.core.container import DockerContainer, Reaper
+from testcontainers.core.docker_client import DockerClient
 from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 
 from orchestrator.access.keys import PREFIX
@@ -21,28 +23,31 @@ from orchestrator.app import own_image
 from orchestrator.client import Client
 from orchestrator.loader.image_builder import BUILD_VARIABLES
 from orchestrator.settings import Settings
-from orchestrator.testing import reaper
-from orchestrator.testing.given_files import GIVEN, given_files
+from orchestrator.testing.archive import MOUNT_POINT, build_archive
 
 LABEL: Final = "plugin-orchestrator.testing"
-"""On everything that was begun here, another value for each orchestrator: what a killed process left can be found."""
+"""On everything started here, with a value per orchestrator: it finds what a killed process left behind."""
 _PORT: Final = 8000
-_PAUSE: Final = 0.1
-_SERVING: Final = 60.0
-"""Seconds until the orchestrator itself must answer."""
-_LEAVING: Final = 90
-"""Seconds that runs in flight are given in the end."""
+_POLL_SECONDS: Final = 0.1
+_START_SECONDS: Final = 60.0
+"""Limit until the orchestrator itself answers."""
+_STOP_SECONDS: Final = 90
+"""Limit for runs in flight while stopping."""
+_REGISTRY_SECONDS: Final = 20
+"""Limit for an answer of a registry."""
+
+_log = logging.getLogger(__name__)
 
 
 class OrchestratorNotReadyError(RuntimeError):
-    """The orchestrator, or a plugin of it, did not come up in time. The end of its log is in the message."""
+    """The orchestrator or one of its plugins did not start in time. The message holds the end of the log."""
 
 
 class OrchestratorContainer(DockerContainer):
-    """Begins with the context, when every plugin has come to its first verdict; ends with it, and nothing is left.
+    """An orchestrator with plugins. Its context starts once every plugin is ready or failed, and removes everything.
 
-    The plugins' folders are copied, so they need not be where the engine can see them, and no test changes them.
-    Nothing but the engine is needed: where the image is out of date it is built from what is installed here.
+    The plugin folders are copied: the engine need not see them, and no test changes them. Only an engine is needed: an
+    outdated image is rebuilt from the installed version.
     """
 
     def __init__(
@@ -54,10 +59,10 @@ class OrchestratorContainer(DockerContainer):
         startup_timeout: float = 900.0,
         **kwargs: Any,
     ) -> None:
-        """`plugins`: folders of plugin folders. `image`: the orchestrator's, where not made from what is installed.
+        """`plugins`: folders of plugin folders. `image`: the orchestrator's; by default built from what is installed.
 
-        `settings`: ORCHESTRATOR_<NAME> by its name, such as {"default_timeout": "5s"}. `startup_timeout`: seconds until
-        all plugins must have been built and started. Anything else goes to testcontainers.
+        `settings`: ORCHESTRATOR_<NAME> by name, such as {"default_timeout": "5s"}. `startup_timeout`: seconds for
+        building and starting all plugins. Other arguments go to testcontainers.
         """
         super().__init__(image or _own_image(), **kwargs)
         folders = [plugins] if isinstance(plugins, str | Path) else plugins
@@ -68,13 +73,13 @@ class OrchestratorContainer(DockerContainer):
         self._volume = f"plugin-orchestrator-test-{self._token}"
         self._client: Client | None = None
         self.api_key = PREFIX + secrets.token_urlsafe(32)
-        """Of the role operator; whoever else reaches the published port has none."""
+        """A key with the role operator. Other programs that reach the published port have none."""
 
     @property
     def client(self) -> Client:
-        """Speaks to it. Raises `RuntimeError` before it has begun and after it has ended."""
+        """A client of the orchestrator. Raises `RuntimeError` before its start and after its end."""
         if self._client is None:
-            raise RuntimeError("the orchestrator does not run: use it as a context, or call start()")
+            raise RuntimeError("the orchestrator is not running: use it as a context, or call start()")
         return self._client
 
     @property
@@ -83,8 +88,8 @@ class OrchestratorContainer(DockerContainer):
         return f"http://{self.get_container_host_ip()}:{self.get_exposed_port(_PORT)}"
 
     def start(self) -> Self:
-        """Raises `OrchestratorNotReadyError`; then nothing is left either."""
-        reaper.use_if_it_can_be_had(self.get_docker_client())
+        """Raises `OrchestratorNotReadyError`, after removing everything."""
+        _use_reaper_if_available(self.get_docker_client())
         try:
             super().start()
             self._wait_until_ready()
@@ -95,18 +100,18 @@ class OrchestratorContainer(DockerContainer):
         return self
 
     def stop(self, force: bool = True, delete_volume: bool = True) -> None:  # noqa: FBT001, FBT002 - as testcontainers has it
-        """Runs in flight end first; then the plugins' containers go, and the orchestrator's."""
+        """Wait for runs in flight, then remove the plugins' containers, the orchestrator's and the volume."""
         if self._client is not None:
             self._client.close()
             self._client = None
         if self._container is not None:
-            with contextlib.suppress(OSError):  # what the engine does not stop is removed by force below
-                self._container.stop(timeout=_LEAVING)
+            with contextlib.suppress(OSError):  # if the engine does not stop it, it is removed by force below
+                self._container.stop(timeout=_STOP_SECONDS)
         engine = self.get_docker_client().client
         ours: dict[str, str | list[str] | bool] = {"label": f"{LABEL}={self._token}"}
         for container in engine.containers.list(all=True, filters=ours, ignore_removed=True):
             if self._container is None or container.id != self._container.id:
-                with contextlib.suppress(OSError):  # gone by itself meanwhile
+                with contextlib.suppress(OSError):  # removed meanwhile
                     container.remove(force=True, v=True)
         if self._container is not None:
             with contextlib.suppress(OSError):
@@ -118,12 +123,13 @@ class OrchestratorContainer(DockerContainer):
 
     def _configure(self) -> None:
         self._fill_volume()
+        # Plugins' containers carry both too: `stop` finds them by one, Ryuk by the other.
         labels = {LABEL: self._token, LABEL_SESSION_ID: SESSION_ID}
         own = {
             "host": "0.0.0.0",
             "port": str(_PORT),
-            "plugins_dirs": ":".join(f"{GIVEN}/plugins/{number}" for number in range(len(self._plugins))),
-            "operator_key_file": f"{GIVEN}/operator-key",
+            "plugins_dirs": ":".join(f"{MOUNT_POINT}/plugins/{number}" for number in range(len(self._plugins))),
+            "operator_key_file": f"{MOUNT_POINT}/operator-key",
             "container_labels": ",".join(f"{name}={value}" for name, value in labels.items()),
         }
         for name, value in {**own, **self._settings}.items():
@@ -131,7 +137,7 @@ class OrchestratorContainer(DockerContainer):
         self.with_envs(**{name: os.environ[name] for name in BUILD_VARIABLES if os.environ.get(name)})
         self.with_exposed_ports(_PORT)
         self.with_command("serve --stop-plugins")
-        self.with_volume_mapping(self._volume, GIVEN, "ro")
+        self.with_volume_mapping(self._volume, MOUNT_POINT, "ro")
         self.with_volume_mapping(testcontainers_config.ryuk_docker_socket, "/var/run/docker.sock", "rw")
         self.with_kwargs(
             **{
@@ -150,43 +156,63 @@ class OrchestratorContainer(DockerContainer):
         )
 
     def _fill_volume(self) -> None:
-        """By way of a container that is never started: wherever the engine is, it can be reached by its API alone."""
+        # Through a container that is never started: this needs the engine's API only, wherever the engine is.
         engine = self.get_docker_client().client
         engine.volumes.create(self._volume, labels={LABEL: self._token, LABEL_SESSION_ID: SESSION_ID})
         carrier = engine.containers.create(
             self.image,
-            volumes={self._volume: {"bind": GIVEN, "mode": "rw"}},
+            volumes={self._volume: {"bind": MOUNT_POINT, "mode": "rw"}},
             labels={LABEL: self._token, LABEL_SESSION_ID: SESSION_ID},
             network_mode="none",
         )
         try:
-            with given_files(self._plugins, self.api_key) as archive:
-                carrier.put_archive(GIVEN, archive)
+            with build_archive(self._plugins, self.api_key) as archive:
+                carrier.put_archive(MOUNT_POINT, archive)
         finally:
             carrier.remove(force=True)
 
     def _wait_until_ready(self) -> None:
-        begun = time.monotonic()
-        said = "it does not answer"
+        started = time.monotonic()
+        answer_text = "it does not answer"
         while True:
-            waited = time.monotonic() - begun
+            waited = time.monotonic() - started
             try:
                 answer = httpx.get(f"{self.address}/readyz", timeout=5, trust_env=False)
                 if answer.status_code == httpx.codes.OK:
                     return
-                said = answer.text
+                answer_text = answer.text
                 limit = self._startup_timeout
-            except (httpx.TransportError, TimeoutError, ConnectionError):  # its port is not to be had
-                limit = min(_SERVING, self._startup_timeout)
+            except (httpx.TransportError, TimeoutError, ConnectionError):  # its port is not published yet
+                limit = min(_START_SECONDS, self._startup_timeout)
             self.get_wrapped_container().reload()
             if self.status == "exited" or waited > limit:
                 log = b"".join(self.get_logs()).decode(errors="replace")[-4000:]
-                raise OrchestratorNotReadyError(f"not ready after {waited:.0f} s: {said}\n{log}")
-            time.sleep(_PAUSE)
+                raise OrchestratorNotReadyError(f"not ready after {waited:.0f} s: {answer_text}\n{log}")
+            time.sleep(_POLL_SECONDS)
 
 
 def _own_image() -> str:
-    """In a thread: the caller may be on an event loop."""
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread:  # the caller may be on an event loop
         image = thread.submit(lambda: asyncio.run(own_image(Settings()))).result()
+    # `latest` moves with the next build.
     return next((tag for tag in image.tags if not tag.endswith(":latest")), image.id)
+
+
+def _use_reaper_if_available(engine: DockerClient) -> None:
+    """Switch off testcontainers' reaper (Ryuk) for this process if its image is neither here nor in a registry.
+
+    It cleans up after a process that was killed by SIGKILL; after any other end the process cleans up itself.
+    """
+    if testcontainers_config.ryuk_disabled or Reaper._instance is not None:  # noqa: SLF001 - there is no public way
+        return
+    image = testcontainers_config.hub_image_name_prefix + testcontainers_config.ryuk_image
+    if engine.client.images.list(name=image):
+        return
+    puller = DockerClient(timeout=_REGISTRY_SECONDS)
+    try:
+        puller.client.images.pull(image)
+    except OSError as error:  # docker's and requests' errors are subclasses
+        testcontainers_config.ryuk_disabled = True
+        _log.warning("Ryuk is off: its image %s is not here and cannot be pulled (%s)", image, error)
+    finally:
+        puller.client.close()

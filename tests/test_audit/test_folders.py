@@ -1,4 +1,4 @@
-"""What the audit finds in plugin folders, without running anything of theirs."""
+"""What the audit finds in plugin folders, without running their code."""
 
 import textwrap
 from pathlib import Path
@@ -34,7 +34,7 @@ def plugins(tmp_path: Path) -> Path:
 def write(
     plugins: Path, code: str = GOOD, *, requirements: str = "", files: dict[str, str] | None = None, **manifest: Any
 ):
-    """A plugin that is well but for what the test says."""
+    """A plugin that is valid but for what the test changes."""
     folder = plugins / "reader"
     content = {"version": "1", "description": "Reads.", "entrypoint": "reader.plugin:Plugin", **manifest}
     for path, text in {
@@ -59,7 +59,7 @@ def found(plugins: Path, level: Level = Level.ERROR) -> list[tuple[str, str]]:
 
 
 def test_a_good_plugin_passes(plugins):
-    write(plugins, requirements="pillow==12.0.0\nnumpy==2.1.0 ; python_version > '3'\n# a word\n")
+    write(plugins, requirements="pillow==12.0.0\nnumpy==2.1.0 ; python_version > '3'\n# a comment\n")
     report = audited(plugins)
     assert report.passed
     assert {finding.level for finding in report.findings} == {Level.OK}
@@ -87,7 +87,7 @@ def test_the_shipped_plugins_pass(folder):
         ("import cupy\n" + GOOD, "gpu", "imports cupy"),
     ],
 )
-def test_what_is_wrong_with_a_class_is_named(plugins, code, check, phrase):
+def test_a_fault_of_the_class_is_named(plugins, code, check, phrase):
     write(plugins, code)
     ((where, sentence),) = found(plugins)
     assert where == check
@@ -110,7 +110,7 @@ def test_requirements_are_pinned_and_fit(plugins, line, phrase):
     assert phrase in sentence
 
 
-def test_cuda_that_may_be_is_a_warning(plugins):
+def test_possible_use_of_cuda_is_a_warning(plugins):
     write(plugins, GOOD.replace("return {}", 'return {"device": "cuda"}'))
     assert found(plugins) == []
     assert tuple(check for check, _ in found(plugins, Level.WARNING)) == ("gpu",)
@@ -119,7 +119,7 @@ def test_cuda_that_may_be_is_a_warning(plugins):
 
 
 def test_a_class_is_followed_through_the_folder(plugins):
-    """Where it is imported from, and into its base classes."""
+    """Through imports and base classes."""
     base = GOOD.replace("class Plugin", "class Base")
     write(
         plugins,
@@ -135,13 +135,13 @@ def test_a_base_class_from_outside_is_only_a_warning(plugins):
     assert [check for check, _ in found(plugins, Level.WARNING)] == ["validate"]
 
 
-def test_imports_in_a_circle_end(plugins):
+def test_circular_imports_end(plugins):
     write(plugins, "from reader.other import Plugin\n", files={"reader/other.py": "from reader.plugin import Plugin\n"})
     ((check, _),) = found(plugins)
     assert check == "entrypoint"
 
 
-def test_nothing_of_a_plugin_is_run(plugins, tmp_path):
+def test_no_code_of_a_plugin_is_run(plugins, tmp_path):
     write(plugins, f"open({str(tmp_path / 'ran')!r}, 'w')\n" + GOOD)
     assert audited(plugins).passed
     assert not (tmp_path / "ran").exists()

@@ -1,4 +1,4 @@
-"""`orchestrator audit --live` as CI and operators run it: real containers, the engine's own word on each."""
+"""`orchestrator audit --live` as CI and operators run it: real containers, inspected by the engine."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveOrchestrator]:
-    """One plugin that has worked, one that has failed, one that never began; and a folder that is no plugin."""
+    """One plugin that has worked, one that has failed, one that never started; and a folder with a broken manifest."""
     folder = tmp_path_factory.mktemp("plugins")
     for name in PLUGINS:
         (folder / name).symlink_to(FIXTURES / name)
@@ -39,7 +39,7 @@ def container(live: LiveOrchestrator) -> Container:
 
 
 def audited(live: LiveOrchestrator) -> tuple[int, list[dict[str, Any]]]:
-    """The exit code, and what is wrong with the running orchestrator: what its folders say is judged elsewhere."""
+    """The exit code, and the errors of the running orchestrator; the folders' are tested elsewhere."""
     done = subprocess.run(
         [live.python, "-m", "orchestrator", "audit", "--live", "--json"],
         env=live.environment | {"ORCHESTRATOR_URL": str(live.client.base_url)},
@@ -50,13 +50,13 @@ def audited(live: LiveOrchestrator) -> tuple[int, list[dict[str, Any]]]:
     )
     assert done.stdout, done.stderr
     findings = json.loads(done.stdout)["findings"]
-    told = {(each["subject"], each["check"]) for each in findings}
-    assert {("echo", "isolation"), ("tool-raises", "state"), ("orchestrator", "orphans")} <= told
+    checks = {(each["subject"], each["check"]) for each in findings}
+    assert {("echo", "isolation"), ("tool-raises", "state"), ("orchestrator", "orphans")} <= checks
     live_checks = {"statuses", "fields", "state", "agreement", "isolation", "orphans", "reachable"}
     return done.returncode, [each for each in findings if each["level"] == "error" and each["check"] in live_checks]
 
 
-def test_nothing_is_wrong_with_one_that_keeps_its_word(live: LiveOrchestrator) -> None:
+def test_a_sound_orchestrator_has_no_errors(live: LiveOrchestrator) -> None:
     """Whatever state its plugins are in."""
     assert {health["state"] for health in live.client.get("/v1/plugins").json()} == {"RUNNING", "FAILED", "UNAVAILABLE"}
     assert audited(live)[1] == []
@@ -75,11 +75,11 @@ def test_a_container_whose_limits_are_not_what_the_api_claims_is_found(
         update(container, before)
     assert (code, [(each["subject"], each["check"]) for each in errors]) == (1, [("echo", "isolation")] * 5)
     assert [each["sentence"] for each in errors] == [
-        "The engine holds it to memory 1073741824, the API claims 134217728.",
-        "The engine holds it to memory and swap together 1073741824, the API claims 134217728.",
-        "The engine holds it to pids 4096, the API claims 128.",
-        "The engine holds it to cpus 1.0, the API claims 1.5.",
-        "The engine restarts it by itself.",
+        "The engine limits its memory to 1073741824, the API claims 134217728.",
+        "The engine limits its memory and swap together to 1073741824, the API claims 134217728.",
+        "The engine limits its pids to 4096, the API claims 128.",
+        "The engine limits its cpus to 1.0, the API claims 1.5.",
+        "The engine restarts it automatically.",
     ]
 
 
@@ -90,8 +90,8 @@ def update(container: Container, fields: Mapping[str, Any]) -> None:
     answer.raise_for_status()
 
 
-def test_a_container_of_ours_that_no_plugin_has_is_found(live: LiveOrchestrator, container: Container) -> None:
-    """One that carries the labels of a living instance is not even swept away; only the audit tells."""
+def test_an_orphaned_container_is_found(live: LiveOrchestrator, container: Container) -> None:
+    """One with the labels of a living instance is not removed by the orchestrator; only the audit reports it."""
     engine = docker.from_env()
     name = f"{container.name}-again"
     stray = engine.containers.create(container.image, name=name, labels=container.labels, network_mode="none")
@@ -105,7 +105,7 @@ def test_a_container_of_ours_that_no_plugin_has_is_found(live: LiveOrchestrator,
 
 
 def test_an_orchestrator_that_does_not_answer_is_an_error(live: LiveOrchestrator) -> None:
-    """Not a pass for want of findings."""
+    """No findings would otherwise mean a pass."""
     done = subprocess.run(
         [live.python, "-m", "orchestrator", "audit", "--live"],
         env=live.environment | {"ORCHESTRATOR_URL": "http://127.0.0.1:1"},

@@ -1,4 +1,4 @@
-"""The audit of a running orchestrator: what it says of one that is well, and of one that is not."""
+"""The audit of a running orchestrator that is sound, and of one that is not."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +9,14 @@ from support.house import House
 
 from orchestrator.audit.auditor import audit_running
 from orchestrator.audit.findings import Finding, Level
-from orchestrator.audit.licences import licence_findings
-from orchestrator.audit.live_checks import Answer, check_isolation, check_orphans, check_plugin, check_statuses
+from orchestrator.audit.live_checks import (
+    Answer,
+    check_isolation,
+    check_licences,
+    check_orphans,
+    check_plugin,
+    check_statuses,
+)
 from orchestrator.containers.spec import BindMount, ContainerIsolation, ContainerSpec
 
 HELD = ContainerIsolation(
@@ -45,7 +51,7 @@ async def health(house: House) -> dict[str, Any]:
     return await house.health("reader")
 
 
-async def test_one_that_is_well_passes(house, health):
+async def test_a_sound_orchestrator_passes(house, health):
     house.add("broken", tools={})
     house.write_raw("worse", "version: [")
     await house.client.post("/v1/plugins/worse/start")
@@ -56,7 +62,7 @@ async def test_one_that_is_well_passes(house, health):
     assert any("MANIFEST_INVALID" in each.sentence for each in findings if each.level is Level.WARNING)
 
 
-async def test_a_container_that_nobody_knows_of_is_found(house, health):
+async def test_an_orphaned_container_is_found(house, health):
     deployment = (house.settings.state_dir / "deployment-id").read_text().strip()
     labels = {"plugin-orchestrator.deployment": deployment}
     await house.engine.create(ContainerSpec("stray", "house/reader", labels, {}, 1 << 26, 64))
@@ -70,18 +76,18 @@ async def test_a_container_that_nobody_knows_of_is_found(house, health):
         ({"user": ""}, "runs as root"),
         ({"user": "0:0"}, "runs as root"),
         ({"privileged": True}, "privileged"),
-        ({"read_only": False}, "can be written"),
+        ({"read_only": False}, "is writable"),
         ({"capabilities_dropped": ()}, "capabilities"),
         ({"capabilities_added": ("SYS_ADMIN",)}, "capabilities"),
         ({"security_options": ()}, "no-new-privileges"),
         ({"security_options": ("no-new-privileges", "seccomp=unconfined")}, "security profile"),
-        ({"memory": None}, "memory None"),
+        ({"memory": None}, "memory to None"),
         ({"memory_and_swap": 2 << 30}, "swap together"),
-        ({"pids": None}, "pids None"),
-        ({"cpus": 2.0}, "cpus 2.0"),
-        ({"shm": 1 << 30}, "shared memory 1073741824"),
+        ({"pids": None}, "pids to None"),
+        ({"cpus": 2.0}, "cpus to 2.0"),
+        ({"shm": 1 << 30}, "shared memory to 1073741824"),
         ({"network": "host"}, "network"),
-        ({"restarts": "always"}, "restarts it by itself"),
+        ({"restarts": "always"}, "restarts it automatically"),
         ({"bounded_logs": False}, "fill the disk"),
         ({"mounts": (BindMount(Path("/var/run/docker.sock"), "/sock"),)}, "engine's socket"),
         ({"devices": ("nvidia.com/gpu=GPU-1",)}, "GPU-1"),
@@ -96,7 +102,7 @@ async def test_a_container_that_is_laxer_than_claimed_is_named(health, change, p
 @pytest.mark.parametrize(
     ("change", "phrase"),
     [
-        ({"state": "SLEEPING"}, "none of the five"),
+        ({"state": "SLEEPING"}, "none of the five states"),
         ({"state": "FAILED"}, "FAILED and UNAVAILABLE carry one"),
         ({"state": "FAILED", "reason_code": "STOPPED", "reason": "x"}, "does not belong"),
         ({"state": "FAILED", "reason_code": "BROKEN", "reason": "x"}, "not known"),
@@ -126,8 +132,8 @@ def test_known_containers_are_no_orphans():
 
 
 def test_licences():
-    told = '{"good": ["1", "MIT"], "bad": ["2", "GNU Affero General Public License v3"], "silent": ["3", ""]}'
-    findings = licence_findings("x", told)
+    output = '{"good": ["1", "MIT"], "bad": ["2", "GNU Affero General Public License v3"], "silent": ["3", ""]}'
+    findings = check_licences("x", output)
     assert [finding.level for finding in findings] == [Level.ERROR, Level.WARNING]
     assert "bad 2" in findings[0].sentence
-    assert [finding.level for finding in licence_findings("x", "no json")] == [Level.WARNING]
+    assert [finding.level for finding in check_licences("x", "no json")] == [Level.WARNING]

@@ -1,4 +1,4 @@
-"""Both clients, asked in one way: every requirement holds of the blocking and of the asynchronous one."""
+"""Both clients behind one interface: every requirement holds for the blocking and the asynchronous one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Asker:
-    """`await ask("run", "echo", "say")`: what the client's method gives, a stream as the list of what came."""
+class Caller:
+    """`await call("run", "echo", "say")`: the result of the client's method, a stream as the list of its events."""
 
     def __init__(self, client: Client | AsyncClient) -> None:
         self.client = client
@@ -25,7 +25,7 @@ class Asker:
         return await self.of(self.client, method, *arguments, upto=upto, **named)
 
     async def of(self, subject: Any, method: str, /, *arguments: Any, upto: int | None = None, **named: Any) -> Any:
-        """`upto`: how many of a stream are taken before it is closed."""
+        """`upto`: how many events of a stream are read before it is closed."""
         call = getattr(subject, method)
         if isinstance(self.client, Client):
             return await asyncio.to_thread(lambda: _taken(call(*arguments, **named), upto))
@@ -55,13 +55,13 @@ def _taken(answer: Any, upto: int | None) -> Any:
 
 @pytest.fixture(params=["sync", "async"])
 async def make(request):
-    """Makes the client that is asked."""
+    """Makes the client under test."""
     made: list[Client | AsyncClient] = []
 
-    def make(*arguments: Any, **named: Any) -> Asker:
+    def make(*arguments: Any, **named: Any) -> Caller:
         kind = Client if request.param == "sync" else AsyncClient
         made.append(kind(*arguments, **named))
-        return Asker(made[-1])
+        return Caller(made[-1])
 
     yield make
     for client in made:
@@ -70,6 +70,6 @@ async def make(request):
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as they are, without the time between them."""
+    """The usual number of retries, without pauses between them."""
     with stamina.set_testing(True, attempts=1000, cap=True):
         yield

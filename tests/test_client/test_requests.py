@@ -1,4 +1,4 @@
-"""What is sent: the key, names that stay in their place, and files of any size without holding them."""
+"""What is sent: the key, names that lead to no other route, and files of any size, streamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.scripted_transport import ScriptedTransport, envelope
 
 from orchestrator.client import Client
 
-ROOM = 4 * 1024**2
+MAX_MEMORY = 4 * 1024**2
 
 
 async def test_the_key_is_sent_as_it_was_given_or_from_the_environment(make, monkeypatch):
@@ -47,7 +47,7 @@ async def test_arguments_are_json_where_there_is_no_file(make):
 
 
 class Counting(httpx.BaseTransport):
-    """Takes a body as it comes and keeps none of it."""
+    """Reads a body and stores none of it."""
 
     size = 0
 
@@ -68,4 +68,4 @@ def test_a_large_file_is_never_held_in_memory(tmp_path):
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert transport.size > 200 * 1024**2
-    assert peak < ROOM
+    assert peak < MAX_MEMORY

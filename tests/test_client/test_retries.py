@@ -1,4 +1,4 @@
-"""What is tried again is what cannot be done twice by that, and that not for ever."""
+"""Retried is only what cannot execute twice, and not for ever."""
 
 from __future__ import annotations
 
@@ -29,53 +29,53 @@ def of(make, *answers, **options):
 
 
 @pytest.mark.parametrize("trouble", [REFUSED, BROKEN, httpx.ReadTimeout("slow")])
-async def test_reading_is_tried_again(make, trouble):
-    ask, transport = of(make, trouble, trouble, httpx.Response(200, json=[]))
-    assert await ask("plugins") == []
+async def test_a_read_is_retried(make, trouble):
+    call, transport = of(make, trouble, trouble, httpx.Response(200, json=[]))
+    assert await call("plugins") == []
     assert len(transport.requests) == 3
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-async def test_reading_is_tried_no_more_often_than_was_said(make, retries):
-    ask, transport = of(make, REFUSED, retries=retries)
+async def test_a_read_is_retried_no_more_often_than_configured(make, retries):
+    call, transport = of(make, REFUSED, retries=retries)
     with pytest.raises(Unreachable, match="No orchestrator answers at http://orchestrator: connection refused"):
-        await ask("plugins")
+        await call("plugins")
     assert len(transport.requests) == retries + 1
 
 
 @pytest.mark.parametrize("trouble", [REFUSED, BROKEN])
 @pytest.mark.parametrize("method", ["run", "stream", "run_async"])
-async def test_a_run_that_may_have_begun_is_never_made_twice(make, method, trouble):
-    ask, transport = of(make, trouble)
+async def test_a_run_that_may_have_started_is_never_sent_twice(make, method, trouble):
+    call, transport = of(make, trouble)
     with pytest.raises(Unreachable):
-        await ask(method, "echo", "say")
+        await call(method, "echo", "say")
     assert len(transport.requests) == 1
 
 
-async def test_a_command_is_never_given_twice(make):
-    ask, transport = of(make, BROKEN)
+async def test_a_command_is_never_sent_twice(make):
+    call, transport = of(make, BROKEN)
     with pytest.raises(Unreachable):
-        await ask("restart", "echo")
+        await call("restart", "echo")
     assert len(transport.requests) == 1
 
 
 @pytest.mark.parametrize("refusal", [FULL, LEAVING])
 @pytest.mark.parametrize("method", ["run", "stream"])
-async def test_a_run_that_was_not_begun_is_made_again_with_all_its_files(make, method, refusal, tmp_path):
+async def test_a_run_that_was_not_started_is_sent_again_with_all_its_files(make, method, refusal, tmp_path):
     (tmp_path / "page.png").write_bytes(b"P" * 100_000)
-    ask, transport = of(make, refusal, refusal, envelope(result=1))
+    call, transport = of(make, refusal, refusal, envelope(result=1))
     with (tmp_path / "page.png").open("rb") as opened:
-        await ask(method, "ocr", "read", page=tmp_path / "page.png", other=opened, third=b"3", language="eng")
+        await call(method, "ocr", "read", page=tmp_path / "page.png", other=opened, third=b"3", language="eng")
     assert len(transport.bodies) == 3
     for request, body in zip(transport.requests, transport.bodies, strict=True):
         assert int(request.headers["content-length"]) == len(body)
         assert body.count(b"P" * 100_000) == 2
 
 
-async def test_a_run_is_given_up_when_the_queue_stays_full(make):
-    ask, transport = of(make, FULL, retries=4)
+async def test_retries_of_a_run_end_while_the_queue_stays_full(make):
+    call, transport = of(make, FULL, retries=4)
     with pytest.raises(QueueFull):
-        await ask("run", "echo", "say")
+        await call("run", "echo", "say")
     assert len(transport.requests) == 5
 
 
@@ -89,20 +89,20 @@ async def test_a_run_is_given_up_when_the_queue_stays_full(make):
         (envelope(502, reason_code="TOOL_ERROR", retry_after=1), PluginError),
     ],
 )
-async def test_whatever_else_went_wrong_is_told_at_once(make, answer, kind):
-    ask, transport = of(make, answer)
+async def test_any_other_error_is_raised_at_once(make, answer, kind):
+    call, transport = of(make, answer)
     with pytest.raises(kind):
-        await ask("run", "echo", "say")
+        await call("run", "echo", "say")
     assert len(transport.requests) == 1
 
 
-async def test_what_can_be_read_but_once_is_sent_but_once(make):
+async def test_a_body_that_can_be_read_once_is_sent_once(make):
     out, into = os.pipe()
     os.write(into, b"pipe")
     os.close(into)
-    ask, transport = of(make, FULL)
+    call, transport = of(make, FULL)
     with os.fdopen(out, "rb") as pipe, pytest.raises(QueueFull):
-        await ask("run", "echo", "say", text=pipe)
+        await call("run", "echo", "say", text=pipe)
     assert len(transport.requests) == 1
     assert b"pipe" in transport.bodies[0]
 
@@ -110,8 +110,8 @@ async def test_what_can_be_read_but_once_is_sent_but_once(make):
 @pytest.mark.parametrize(
     "answer", [httpx.Response(200, text="<html>"), httpx.Response(502, text="<html>"), httpx.Response(200, json=7)]
 )
-async def test_an_answer_of_something_else_is_no_orchestrators(make, answer):
-    ask, _ = of(make, answer)
+async def test_an_answer_of_another_program_is_unexpected(make, answer):
+    call, _ = of(make, answer)
     for method in (("plugins",), ("health", "x"), ("run", "x", "y")):
         with pytest.raises(UnexpectedAnswer, match="Is that the orchestrator"):
-            await ask(*method)
+            await call(*method)

@@ -1,4 +1,4 @@
-"""What the client's types say is in an answer is what the API's description says."""
+"""The client's types have the fields of the API's description."""
 
 from __future__ import annotations
 

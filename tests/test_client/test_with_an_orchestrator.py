@@ -73,7 +73,7 @@ TOOLS = (say, weigh, weigh_path, count, count_slowly)
 
 
 @pytest.fixture
-async def ask(house, make):
+async def call(house, make):
     bad = {"raise_error": raise_error, "refuse": refuse, "count_badly": count_badly}
     house.add(
         "echo",
@@ -87,49 +87,49 @@ async def ask(house, make):
     return make(str(house.client.base_url))
 
 
-async def test_the_plugins_their_health_and_their_tools(ask):
-    listed = await ask("plugins")
+async def test_the_plugins_their_health_and_their_tools(call):
+    listed = await call("plugins")
     assert [(plugin["name"], plugin["state"]) for plugin in listed] == [
         ("bad", "INITIALIZED"),
         ("broken", "FAILED"),
         ("echo", "INITIALIZED"),
     ]
-    assert (await ask("health", "broken"))["reason_code"] == "MANIFEST_INVALID"
-    assert {tool["name"] for tool in await ask("tools", "echo")} == {
+    assert (await call("health", "broken"))["reason_code"] == "MANIFEST_INVALID"
+    assert {tool["name"] for tool in await call("tools", "echo")} == {
         "say",
         "weigh",
         "weigh_path",
         "count",
         "count_slowly",
     }
-    assert (await ask("gpus"))["devices"] == []
+    assert (await call("gpus"))["devices"] == []
 
 
-async def test_a_run_gives_the_tools_result(ask):
-    assert await ask("run", "echo", "say", text="42", times=2) == {"said": "4242"}
-    envelope = await ask("call", "echo", "say", text="a")
+async def test_a_run_gives_the_tools_result(call):
+    assert await call("run", "echo", "say", text="42", times=2) == {"said": "4242"}
+    envelope = await call("call", "echo", "say", text="a")
     assert envelope["ok"] and envelope["plugin"] == "echo" and len(envelope["run_id"]) == 32
 
 
-async def test_files_are_sent_from_wherever_they_are(ask, tmp_path):
+async def test_files_are_sent_from_wherever_they_are(call, tmp_path):
     path = tmp_path / "page.bin"
     path.write_bytes(b"x" * 300_000)
     read_before = io.BytesIO(b"12345")
     read_before.read()
     named = Upload(b"1", "a.png")
     for file, size in ((b"123", 3), (bytearray(b"12"), 2), (path, 300_000), (read_before, 5), (named, 1)):
-        assert await ask("run", "echo", "weigh", file=file) == ["", size]
+        assert await call("run", "echo", "weigh", file=file) == ["", size]
     with path.open("rb") as opened:
-        assert await ask("run", "echo", "weigh_path", file=opened) == 300_000
-    assert await ask("run", "echo", "weigh", file=b"123", label="7", factor=2) == ["7", 6]
+        assert await call("run", "echo", "weigh_path", file=opened) == 300_000
+    assert await call("run", "echo", "weigh", file=b"123", label="7", factor=2) == ["7", 6]
 
 
-async def test_a_pipe_is_sent_as_it_comes(ask):
+async def test_a_pipe_is_streamed(call):
     out, into = os.pipe()
     writer = threading.Thread(target=lambda: [os.write(into, b"y" * 50_000) for _ in range(4)] + [os.close(into)])
     writer.start()
     with os.fdopen(out, "rb") as pipe:
-        assert await ask("run", "echo", "weigh", file=pipe) == ["", 200_000]
+        assert await call("run", "echo", "weigh", file=pipe) == ["", 200_000]
     writer.join()
 
 
@@ -145,128 +145,128 @@ async def test_a_pipe_is_sent_as_it_comes(ask):
         ("broken", "say", {}, PluginUnavailable, 503, "MANIFEST_INVALID"),
     ],
 )
-async def test_what_went_wrong_is_an_exception_with_all_that_is_known(ask, plugin, tool, arguments, kind, status, code):
+async def test_an_error_is_an_exception_with_all_details(call, plugin, tool, arguments, kind, status, code):
     for method in ("run", "stream"):
         with pytest.raises(kind) as caught:
-            await ask(method, plugin, tool, **arguments)
+            await call(method, plugin, tool, **arguments)
         error = caught.value
         assert (type(error), error.status, error.code) == (kind, status, code)
         assert str(error) == error.envelope["error"] != ""
         assert (error.run_id is not None) == (status != 404 or plugin == "echo")
 
 
-async def test_a_full_queue_and_a_timeout_are_told_apart(house, make):
+async def test_a_full_queue_and_a_timeout_are_different_errors(house, make):
     async def slow():
         await asyncio.sleep(30)
 
     house.add("slow", tools={"slow": slow}, queue=0, limits={"timeout": "3s"})
     await house.open()
     await house.settled("slow")
-    ask = make(str(house.client.base_url), retries=0)
-    first = asyncio.create_task(ask("run", "slow", "slow"))
+    call = make(str(house.client.base_url), retries=0)
+    first = asyncio.create_task(call("run", "slow", "slow"))
     await house.until("slow", lambda health: health["in_flight"] == 1)
     with pytest.raises(QueueFull) as full:
-        await ask("run", "slow", "slow")
+        await call("run", "slow", "slow")
     assert full.value.retry_after == 1
     with pytest.raises(PluginTimeout) as late:
         await first
     assert (late.value.status, late.value.reason_code) == (504, "TIMEOUT")
 
 
-async def test_a_stream_gives_each_event_as_it_comes_and_the_end(ask):
-    begun, *events, end = await ask("stream", "echo", "count", to=2)
-    assert isinstance(begun, Begun) and len(begun.run_id) == 32
+async def test_a_stream_gives_each_event_as_it_arrives_and_the_end(call):
+    started, *events, end = await call("stream", "echo", "count", to=2)
+    assert isinstance(started, Begun) and len(started.run_id) == 32
     assert events == [Progress(0.0, "0 of 2"), Item(0), Progress(0.5, "1 of 2"), Item(1)]
-    assert isinstance(end, End) and end.envelope["ok"] and end.envelope["run_id"] == begun.run_id
+    assert isinstance(end, End) and end.envelope["ok"] and end.envelope["run_id"] == started.run_id
 
 
-async def test_a_tool_that_does_not_stream_has_its_result_at_the_end(ask):
-    _, end = await ask("stream", "echo", "say", text="a")
+async def test_a_tool_that_does_not_stream_has_its_result_at_the_end(call):
+    _, end = await call("stream", "echo", "say", text="a")
     assert end.envelope["result"] == {"said": "a"}
 
 
-async def test_a_stream_that_fails_raises_after_what_it_gave(ask):
+async def test_a_stream_that_fails_raises_after_what_it_gave(call):
     with pytest.raises(PluginError) as caught:
-        await ask("stream", "bad", "count_badly")
+        await call("stream", "bad", "count_badly")
     assert (caught.value.status, caught.value.reason_code) == (502, "TOOL_ERROR")
-    events = await ask("stream", "bad", "count_badly", upto=3)
+    events = await call("stream", "bad", "count_badly", upto=3)
     assert events[1:] == [Item(1), Item("two\u2028lines")]
 
 
-async def test_a_stream_that_is_closed_gives_the_run_up(ask, house):
-    await ask("stream", "echo", "count_slowly", upto=3)
+async def test_closing_a_stream_cancels_the_run(call, house):
+    await call("stream", "echo", "count_slowly", upto=3)
     await house.until("echo", lambda health: health["in_flight"] == 0)
 
 
-async def test_commands_wait_for_the_new_instance(ask, house):
-    restarted = await ask("restart", "echo", wait=5)
+async def test_commands_wait_for_the_new_instance(call, house):
+    restarted = await call("restart", "echo", wait=5)
     assert (restarted["state"], restarted["generation"]) == ("INITIALIZED", 2)
-    assert (await ask("stop", "echo"))["reason_code"] == "STOPPED"
-    assert (await ask("start", "echo", wait=5))["state"] == "INITIALIZED"
+    assert (await call("stop", "echo"))["reason_code"] == "STOPPED"
+    assert (await call("start", "echo", wait=5))["state"] == "INITIALIZED"
 
 
-async def test_events_that_have_been(ask):
-    events = await ask("events", "echo")
+async def test_past_events(call):
+    events = await call("events", "echo")
     assert [event["state"] for event in events] == ["LOADED", "LOADED", "INITIALIZED"]
-    assert [event["state"] for event in await ask("events", "echo", after=events[1]["id"])] == ["INITIALIZED"]
+    assert [event["state"] for event in await call("events", "echo", after=events[1]["id"])] == ["INITIALIZED"]
 
 
-async def test_logs_line_by_line(ask, house):
+async def test_logs_line_by_line(call, house):
     house.instance("echo").handle.log("first\u2028of two")
     house.instance("echo").handle.log("second")
-    lines = await ask("logs", "echo", tail=2)
+    lines = await call("logs", "echo", tail=2)
     assert [line.partition(" ")[2] for line in lines] == ["first\u2028of two", "second"]
-    assert len(await ask("logs", "echo", tail=2, follow=True, upto=2)) == 2
+    assert len(await call("logs", "echo", tail=2, follow=True, upto=2)) == 2
 
 
-async def test_following_events_and_health_of_a_living_orchestrator(ask, house):
-    following = asyncio.create_task(ask("events", "echo", limit=1, follow=True, upto=2))
-    watching = asyncio.create_task(ask("watch", upto=4))
+async def test_following_events_and_health_of_a_living_orchestrator(call, house):
+    following = asyncio.create_task(call("events", "echo", limit=1, follow=True, upto=2))
+    watching = asyncio.create_task(call("watch", upto=4))
     await house.until("echo", lambda _: house.app.state.context.feed.readers == 2)
-    await ask("stop", "echo")
+    await call("stop", "echo")
     assert [event["state"] for event in await following] == ["INITIALIZED", "UNAVAILABLE"]
     *first, changed = await watching
     assert sorted(plugin["name"] for plugin in first) == ["bad", "broken", "echo"]
     assert changed["name"] == "echo"
 
 
-async def test_with_keys_whose_is_too_small_or_wrong_is_denied(house, make):
+async def test_a_key_that_is_wrong_or_has_too_small_a_role_is_denied(house, make):
     store = KeyStore(house.settings.state_dir)
     viewer = store.add("viewer", Role.VIEWER)
     house.add("echo", tools={"say": say})
     await house.open()
     address = str(house.client.base_url)
-    ask = make(address, viewer)
-    assert [plugin["name"] for plugin in await ask("plugins")] == ["echo"]
-    for refused, status in ((ask("run", "echo", "say", text="a"), 403), (make(address, "po_wrong")("plugins"), 401)):
+    call = make(address, viewer)
+    assert [plugin["name"] for plugin in await call("plugins")] == ["echo"]
+    for refused, status in ((call("run", "echo", "say", text="a"), 403), (make(address, "po_wrong")("plugins"), 401)):
         with pytest.raises(AccessDenied) as caught:
             await refused
         assert caught.value.status == status
 
 
-async def test_a_run_that_goes_on_by_itself_is_found_again_and_has_its_result(ask):
-    handle = await ask("run_async", "echo", "say", text="a", times=3)
-    assert await ask.of(handle, "result", 5) == {"said": "aaa"}
-    found = ask.client.handle(handle.run_id)
-    assert (await ask.of(found, "wait"))["outcome"] == "ok"
-    assert (await ask.of(found, "envelope"))["run_id"] == handle.run_id
-    assert [run["run_id"] for run in await ask("runs", "echo", state="finished")] == [handle.run_id]
-    assert await ask("runs", "bad") == []
+async def test_an_asynchronous_run_is_found_again_and_has_its_result(call):
+    handle = await call("run_async", "echo", "say", text="a", times=3)
+    assert await call.of(handle, "result", 5) == {"said": "aaa"}
+    found = call.client.handle(handle.run_id)
+    assert (await call.of(found, "wait"))["outcome"] == "ok"
+    assert (await call.of(found, "envelope"))["run_id"] == handle.run_id
+    assert [run["run_id"] for run in await call("runs", "echo", state="finished")] == [handle.run_id]
+    assert await call("runs", "bad") == []
 
 
-async def test_a_run_that_goes_on_by_itself_can_fail_go_on_and_be_cancelled(ask):
-    failed = await ask("run_async", "bad", "raise_error")
-    assert (await ask.of(failed, "wait"))["reason_code"] == "TOOL_ERROR"
+async def test_an_asynchronous_run_can_fail_continue_and_be_cancelled(call):
+    failed = await call("run_async", "bad", "raise_error")
+    assert (await call.of(failed, "wait"))["reason_code"] == "TOOL_ERROR"
     with pytest.raises(PluginError, match="the lens is broken"):
-        await ask.of(failed, "result")
+        await call.of(failed, "result")
 
-    endless = await ask("run_async", "echo", "count_slowly")
+    endless = await call("run_async", "echo", "count_slowly")
     with pytest.raises(RunNotFinished):
-        await ask.of(endless, "result", 0.1)
-    assert (await ask.of(endless, "wait", 0.1))["state"] == "running"
-    assert (await ask.of(endless, "cancel"))["cancel_requested"]
-    assert (await ask.of(endless, "wait", 5))["outcome"] == "cancelled"
+        await call.of(endless, "result", 0.1)
+    assert (await call.of(endless, "wait", 0.1))["state"] == "running"
+    assert (await call.of(endless, "cancel"))["cancel_requested"]
+    assert (await call.of(endless, "wait", 5))["outcome"] == "cancelled"
     with pytest.raises(RunCancelled):
-        await ask.of(endless, "result")
+        await call.of(endless, "result")
     with pytest.raises(NotFound):
-        await ask.of(ask.client.handle("0" * 32), "wait")
+        await call.of(call.client.handle("0" * 32), "wait")

@@ -1,4 +1,4 @@
-"""An HTTP server that gives the answers a test lays down, and the command line pointed at it."""
+"""An HTTP server with scripted answers, and the command line pointed at it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import client, commands, output
+from orchestrator.cli import commands, console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ class Api:
 
     @staticmethod
     def plugin(**rest: Any) -> dict[str, Any]:
-        """One that has ended, as the list shows it."""
+        """A plugin that has failed, as the list shows it."""
         return {
             "name": "echo",
             "state": "FAILED",
@@ -48,8 +48,8 @@ class Api:
         }
 
     def call(self, *arguments: str, columns: int = 80) -> Result:
-        for console in (output.console, client.errors):
-            self._monkeypatch.setattr(console, "width", columns)
+        for output in (console.console, console.errors):
+            self._monkeypatch.setattr(output, "width", columns)
         return CliRunner().invoke(commands.command_line(arguments[0]), list(arguments))
 
 

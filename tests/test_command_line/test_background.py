@@ -1,4 +1,4 @@
-"""`up` takes only an orchestrator that it began for its own."""
+"""`up` uses only an orchestrator that it started itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchestrator.cli import background
 @pytest.fixture
 def state(api, monkeypatch, tmp_path):
     def launch(settings):
-        raise AssertionError("nothing is to be started")
+        raise AssertionError("nothing may be started")
 
     monkeypatch.setattr(background, "_launch", launch)
     monkeypatch.setenv("ORCHESTRATOR_STATE_DIR", str(tmp_path))
@@ -24,7 +24,7 @@ def state(api, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("pid", [None, "", "0", str(os.getpid())])
 @pytest.mark.parametrize("answer", [(200, {"status": "ok"}), (404, "no such page")])
-def test_another_at_the_address_is_told_and_not_used(api, state, pid, answer):
+def test_another_program_at_the_address_is_reported_and_not_used(api, state, pid, answer):
     api.says("/healthz", answer[1], answer[0])
     if pid is not None:
         (state / "orchestrator.pid").write_text(pid)
@@ -44,4 +44,4 @@ def test_our_own_is_used(api, state, monkeypatch):
 
 def test_one_is_started_where_nothing_answers(api, state, monkeypatch):
     monkeypatch.setenv("ORCHESTRATOR_URL", "http://127.0.0.1:1")
-    assert str(api.call("up").exception) == "nothing is to be started"
+    assert str(api.call("up").exception) == "nothing may be started"

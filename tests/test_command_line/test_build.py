@@ -1,11 +1,11 @@
-"""`build`: what cannot be built is told, each plugin by its name, whatever its output looks like."""
+"""`build` reports each failed build by its plugin's name, whatever its output looks like."""
 
 from __future__ import annotations
 
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import building, commands
+from orchestrator.cli import commands, images
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError
 from orchestrator.loader.image_builder import ImageBuilder
@@ -17,7 +17,7 @@ def build(monkeypatch, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "plugin.yaml").write_text(f"version: '1'\ndescription: x\n{manifest}\n")
     monkeypatch.setenv("ORCHESTRATOR_PLUGINS_DIRS", str(tmp_path))
-    monkeypatch.setattr(building, "image_builder", lambda *_: _Builder())
+    monkeypatch.setattr(images, "image_builder", lambda *_: _Builder())
     return lambda *names: CliRunner().invoke(commands.command_line("build"), ["build", *names])
 
 
@@ -34,7 +34,7 @@ class _Builder(ImageBuilder):
         return ImageStatus("sha256:1", (f"plugin-{recipe.name}:1",), {})
 
 
-def test_each_is_told(build):
+def test_each_plugin_is_reported(build):
     result = build()
     assert result.exit_code == 1
     assert "good: plugin-good:1\n" in result.stderr
@@ -42,6 +42,6 @@ def test_each_is_told(build):
     assert "bad: bad/plugin.yaml: " in result.stderr
 
 
-def test_those_that_are_named_alone(build):
+def test_only_the_named_plugins_are_built(build):
     assert build("good").exit_code == 0
     assert build("nobody").exit_code == 1

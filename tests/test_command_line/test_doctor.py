@@ -1,4 +1,4 @@
-"""`doctor`: each finding is well or says what to do; nothing secret is shown."""
+"""`doctor`: each finding is ok or says what to do; no secret is shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.audit.findings import Level
-from orchestrator.cli import commands, diagnosis
+from orchestrator.cli import commands, doctor_findings
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.settings import Settings
 
@@ -33,7 +33,7 @@ def levels(findings):
     ],
 )
 def test_the_engine(info, check, level, said):
-    found = {finding.check: finding for finding in diagnosis.engine(info)}
+    found = {finding.check: finding for finding in doctor_findings.engine(info)}
     assert (found[check].level, said in found[check].sentence) == (level, True)
 
 
@@ -41,7 +41,7 @@ def test_the_engine(info, check, level, said):
     ("free", "level"), [(None, Level.OK), (2**40, Level.OK), (2**31, Level.WARNING), (2**20, Level.ERROR)]
 )
 def test_the_disk(free, level):
-    assert diagnosis.room("state", Path("/x"), free).level is level
+    assert doctor_findings.disk_space("state", Path("/x"), free).level is level
 
 
 @pytest.mark.parametrize(
@@ -54,40 +54,40 @@ def test_the_disk(free, level):
     ],
 )
 def test_the_channel(chosen, shared, level, said):
-    finding = diagnosis.channel(chosen, shared=shared)
+    finding = doctor_findings.channel(chosen, shared=shared)
     assert (finding.level, said in finding.sentence) == (level, True)
 
 
 def test_the_longest_run_folder_is_the_longest_that_works():
     longest = Path("/" + "x" * (107 - len("/01234567/89abcdef/control.sock") - 1))
-    assert diagnosis.run_folder_length(longest).level is Level.OK
-    assert diagnosis.run_folder_length(Path(f"{longest}x")).level is Level.ERROR
+    assert doctor_findings.run_folder_length(longest).level is Level.OK
+    assert doctor_findings.run_folder_length(Path(f"{longest}x")).level is Level.ERROR
 
 
 @pytest.mark.parametrize(
     ("count", "loopback", "level"), [(0, True, Level.OK), (0, False, Level.ERROR), (1, False, Level.OK)]
 )
 def test_keys(count, loopback, level):
-    assert diagnosis.keys(count, loopback=loopback).level is level
+    assert doctor_findings.keys(count, loopback=loopback).level is level
 
 
 def test_passwords_and_secrets_are_not_shown():
     environment = {"HTTPS_PROXY": "http://user:hunter2@proxy:1", "PIP_INDEX_URL": "https://u:hunter2@index/simple"}
-    said = " ".join(finding.sentence for finding in diagnosis.network(environment, None))
+    said = " ".join(finding.sentence for finding in doctor_findings.network(environment, None))
     assert "user:***@proxy:1" in said and "hunter2" not in said
-    assert diagnosis.shown("api_key", "hunter2") == "***"
-    assert diagnosis.shown("operator_key_file", Path("/run/key")) == "/run/key"
+    assert doctor_findings.shown("api_key", "hunter2") == "***"
+    assert doctor_findings.shown("operator_key_file", Path("/run/key")) == "/run/key"
 
 
 def test_settings_are_shown_as_they_would_be_written():
     defaults = dict(Settings())
-    shown = {name: diagnosis.shown(name, value) for name, value in defaults.items()}
+    shown = {name: doctor_findings.shown(name, value) for name, value in defaults.items()}
     assert shown["history_max_age"] == "720h" and shown["default_memory"] == "1GiB" and shown["models_dir"] == "none"
     for name in ("history_max_age", "default_memory", "stop_grace", "upload_min_rate"):
         assert getattr(Settings(**{name: shown[name]}), name) == defaults[name]
 
 
-def test_it_is_told_what_is_wrong_and_the_exit_code_says_so(monkeypatch, tmp_path):
+def test_problems_are_listed_and_set_the_exit_code(monkeypatch, tmp_path):
     (tmp_path / "plugins" / "bad").mkdir(parents=True)
     (tmp_path / "plugins" / "bad" / "plugin.yaml").write_text("version: [")
     monkeypatch.setenv("ORCHESTRATOR_PLUGINS_DIRS", f"{tmp_path}/plugins:{tmp_path}/none")
@@ -97,7 +97,7 @@ def test_it_is_told_what_is_wrong_and_the_exit_code_says_so(monkeypatch, tmp_pat
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nowhere.sock")
     result = CliRunner().invoke(commands.command_line("doctor"), ["doctor", "--json"])
     assert result.exit_code == 1, result.output
-    told = json.loads(result.stdout)
-    wrong = {(finding["subject"], finding["check"]) for finding in told["findings"] if finding["level"] == "error"}
+    report = json.loads(result.stdout)
+    wrong = {(finding["subject"], finding["check"]) for finding in report["findings"] if finding["level"] == "error"}
     assert {("engine", "reachable"), ("plugins", "bad"), ("plugins", "folder")} <= wrong
-    assert told["settings"]["ORCHESTRATOR_STATE_DIR"] == str(tmp_path / "state")
+    assert report["settings"]["ORCHESTRATOR_STATE_DIR"] == str(tmp_path / "state")

@@ -1,4 +1,4 @@
-"""What plugins, callers and libraries say is printed as it is, whatever it looks like."""
+"""Text from plugins, callers and libraries is printed as it is, whatever it looks like."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def test_the_error_of_any_other_request(api):
     assert (result.exit_code, result.stderr) == (1, f"500: {ODD}\n")
 
 
-def test_a_parameter_that_is_none(api):
+def test_a_parameter_without_a_value(api):
     result = api.call("run", "echo", "say", "-p", "[/foo]")
     assert (result.exit_code, result.stderr) == (2, "'[/foo]': expected parameter=value\n")
 
 
-def test_an_address_where_nobody_is(api, monkeypatch):
+def test_an_unreachable_address(api, monkeypatch):
     monkeypatch.setenv("ORCHESTRATOR_URL", "http://[::1]:1")
     result = api.call("plugins")
     assert result.exit_code == 3
@@ -38,12 +38,12 @@ def test_an_address_where_nobody_is(api, monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["foo", "http://127.0.0.1:abc", "ftp://127.0.0.1", "http://"])
-def test_an_address_that_is_none(api, monkeypatch, url):
+def test_an_invalid_address(api, monkeypatch, url):
     monkeypatch.setenv("ORCHESTRATOR_URL", url)
     result = api.call("plugins")
     assert (result.exit_code, result.stderr) == (
         2,
-        f"ORCHESTRATOR_URL: {url!r} is no address such as http://127.0.0.1:8000\n",
+        f"ORCHESTRATOR_URL: {url!r} is not an address such as http://127.0.0.1:8000\n",
     )
 
 

@@ -1,4 +1,4 @@
-"""`orchestrator health` shows every word of what is kept of an instance that ended."""
+"""`orchestrator health` shows the whole post-mortem of an instance that ended."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_reason_of_several_lines_is_printed_as_it_is(api):
     assert "\n\nreason\nfirst\n    second\n" in api.call("health", "echo").stdout
 
 
-def test_what_is_nested_is_written_without_the_marks_of_a_language(api):
+def test_nested_values_are_written_without_programming_syntax(api):
     evidence = {"tool": "greet", "worker_signal": None, "execution_ms": 11.775143000704702}
     api.says("/v1/plugins/echo/health", api.plugin(post_mortem={"evidence": evidence, "gpus": []}))
     shown = api.call("health", "echo").stdout

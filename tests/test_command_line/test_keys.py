@@ -1,4 +1,4 @@
-"""`orchestrator keys`: made once, shown once, taken away at once."""
+"""`orchestrator keys`: a key is shown once, and removed at once."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def keys(*arguments: str) -> Result:
 
 
 def test_add_prints_the_key_alone_for_scripts(state: Path) -> None:
-    """What else is to be said goes to stderr."""
+    """Everything else goes to stderr."""
     made = keys("add", "ci", "--role", "operator")
     text = made.stdout.strip()
     found = KeyStore(state).load().find(text)
@@ -31,7 +31,7 @@ def test_add_prints_the_key_alone_for_scripts(state: Path) -> None:
     assert keys("add", "second").stderr == ""
 
 
-def test_a_key_is_a_viewers_unless_more_is_asked_for(state: Path) -> None:
+def test_a_key_is_a_viewers_by_default(state: Path) -> None:
     """The least is the default."""
     keys("add", "ci", "--days", "30")
     (key,) = KeyStore(state).listed()
@@ -47,17 +47,17 @@ def test_list_shows_everything_but_the_key(state: Path) -> None:
     assert text not in listed
 
 
-def test_remove_takes_one_away(state: Path) -> None:
-    """And says so where that was the last."""
+def test_remove_removes_one(state: Path) -> None:
+    """And says so if it was the last."""
     keys("add", "ci"), keys("add", "other")
     assert keys("remove", "ci").exit_code == 0
     assert [key.name for key in KeyStore(state).listed()] == ["other"]
     assert "last key" in keys("remove", "other").stderr
     unknown = keys("remove", "other")
-    assert unknown.exit_code == 1 and "There is no key 'other'" in unknown.stderr
+    assert unknown.exit_code == 1 and "No key named 'other'" in unknown.stderr
 
 
-def test_mistakes_are_told_in_a_sentence(state: Path) -> None:
+def test_mistakes_are_reported_in_a_sentence(state: Path) -> None:
     """No traceback."""
     keys("add", "ci")
     again, odd = keys("add", "ci"), keys("add", "a b")

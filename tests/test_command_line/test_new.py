@@ -1,4 +1,4 @@
-"""`new`: a plugin whose own tests pass at once."""
+"""`new` creates a plugin whose own tests pass at once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_its_tests_pass_in_a_container(new, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Counter", "a_b", "-a", "a/b", ""])
-def test_a_name_that_cannot_be_is_refused(new, tmp_path, name):
+def test_an_invalid_name_is_refused(new, tmp_path, name):
     assert new("--", name).exit_code == 2
     assert not list(tmp_path.iterdir())
 

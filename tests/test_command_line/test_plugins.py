@@ -1,4 +1,4 @@
-"""`orchestrator plugins` can be read in 80 columns and in 120, and no reason is cut."""
+"""`orchestrator plugins` is readable in 80 and in 120 columns, and no reason is cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ REASON = (
     "The process was killed by the kernel because it used more memory than limits.memory allows (512 MiB); give it "
     "more in plugin.yaml and run `orchestrator restart table-extractor`."
 )
-ABOUT = "Finds the tables of a scanned page and returns each of them as rows of cells, with the place of every cell"
+ABOUT = "Finds the tables of a scanned page and returns each of them as rows of cells, with the position of every cell"
 
 
 @pytest.fixture

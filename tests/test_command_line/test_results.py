@@ -1,4 +1,4 @@
-"""Files in results are found by what they are; a text stays a text."""
+"""Files in results are recognised by their content; a text stays a text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from orchestrator.cli.results import files_in, save
+from orchestrator.cli.result_files import files_in, save
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(60)
 
@@ -18,7 +18,7 @@ def encoded(content):
 @pytest.mark.parametrize(
     "text", ["", "a" * 400, "iVBORw0KGgo=", encoded(b"plain words " * 20), "data:,x", encoded(PNG)[:-1]]
 )
-def test_what_is_no_file_is_left(text):
+def test_a_text_that_is_no_file_is_unchanged(text):
     assert list(files_in({"text": [text]})) == []
 
 
@@ -31,11 +31,11 @@ def test_what_is_no_file_is_left(text):
         (b"%PDF" + bytes(60), "pdf"),
     ],
 )
-def test_files_are_known_by_their_first_bytes(content, extension):
+def test_files_are_recognised_by_their_first_bytes(content, extension):
     assert list(files_in([1, {"a": encoded(content)}])) == [(("2", "a"), content, extension)]
 
 
-def test_no_name_in_a_result_leads_out_of_the_folder(tmp_path):
+def test_no_name_in_a_result_escapes_the_folder(tmp_path):
     result = save({"../../x": encoded(PNG), "/etc/y": encoded(PNG)}, tmp_path / "out", "tool")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["tool-.._.._x.png", "tool-_etc_y.png"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,12 +1,12 @@
-"""`orchestrator run` has a sentence for any answer."""
+"""`orchestrator run` prints a sentence for any answer."""
 
 from __future__ import annotations
 
 import pytest
 
 ANSWERS = [
-    (404, {"ok": False, "error": "There is no plugin 'x'."}, "404: There is no plugin 'x'."),
-    (404, {"error": "gone", "error_type": "UnknownPlugin"}, "UnknownPlugin: gone"),
+    (404, {"ok": False, "error": "No plugin named 'x'."}, "404: No plugin named 'x'."),
+    (404, {"error": "removed", "error_type": "UnknownPlugin"}, "UnknownPlugin: removed"),
     (500, {}, "500: no reason was given"),
     (502, [], "no envelope"),
     (502, "<html>", "no JSON"),

@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator.cli import client, commands, output
+from orchestrator.cli import commands, connection, console
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
@@ -48,8 +48,8 @@ async def call(house, monkeypatch):
     await house.open()
     await house.settled("echo")
     monkeypatch.setenv("ORCHESTRATOR_URL", str(house.client.base_url))
-    for console in (output.console, client.errors):
-        monkeypatch.setattr(console, "width", 80)
+    for output in (console.console, console.errors):
+        monkeypatch.setattr(output, "width", 80)
 
     async def call(*arguments, code=0, stdin=None):
         result = await asyncio.to_thread(
@@ -66,7 +66,7 @@ async def test_values_are_read_by_their_parameters_types(call):
     assert (await call("run", "echo", "weigh", "-i", "file=-", stdin=b"12345")).stdout == "5\n"
 
 
-async def test_the_items_of_a_stream_are_printed_as_they_come_or_kept_for_json(call):
+async def test_the_items_of_a_stream_are_printed_as_they_come_or_collected_for_json(call):
     raw = await call("run", "echo", "count", "-p", "to=2", "--raw")
     assert raw.stdout == '{"number": 0}\n{"number": 1}\n'
     envelope = json.loads((await call("run", "echo", "count", "-p", "to=2", "--json")).stdout)
@@ -89,15 +89,15 @@ async def test_each_kind_of_failure_has_its_exit_code(call, house, monkeypatch):
     await call("run", "echo", "greet", "-p", "name", code=2)
     await call("run", "echo", "greet", "-p", "name=a", "-i", f"name={__file__}", code=2)
     await call("health", "broken", code=1)
-    begun = (await call("run", "echo", "endless", "--async")).stdout.strip()
+    run_id = (await call("run", "echo", "endless", "--async")).stdout.strip()
     await house.until("echo", lambda health: health["in_flight"] == 1)
     assert "QueueFull" in (await call("run", "echo", "weigh", code=5)).stderr
-    await call("runs", "cancel", begun)
+    await call("runs", "cancel", run_id)
     monkeypatch.setenv("ORCHESTRATOR_URL", "http://127.0.0.1:1")
     assert "No orchestrator answers" in (await call("plugins", code=3)).stderr
 
 
-async def test_a_run_is_begun_looked_up_and_its_result_fetched(call):
+async def test_a_run_is_started_looked_up_and_its_result_fetched(call):
     run_id = (await call("run", "echo", "greet", "-p", "name=Ada", "--async")).stdout.strip()
     assert (await call("runs", "result", run_id, "--wait", "5")).stdout == "Hello, Ada!\n"
     shown = (await call("runs", "show", run_id)).stdout
@@ -110,7 +110,7 @@ async def test_a_run_is_begun_looked_up_and_its_result_fetched(call):
     assert "UnknownRun" in (await call("runs", "show", "0" * 32, code=1)).stderr
 
 
-async def test_commands_show_what_came_of_them(call):
+async def test_commands_show_their_outcome(call):
     assert "INITIALIZED" in (await call("restart", "echo", "--wait", "5")).stdout
     stopped = (await call("stop", "echo")).stdout
     assert "UNAVAILABLE" in stopped and "STOPPED" in stopped
@@ -121,7 +121,7 @@ async def test_commands_show_what_came_of_them(call):
 
 
 async def test_names_are_completed(call):
-    assert await asyncio.to_thread(output.complete_plugin, "b") == ["broken"]
+    assert await asyncio.to_thread(connection.complete_plugin, "b") == ["broken"]
 
 
 @pytest.mark.slow

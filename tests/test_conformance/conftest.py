@@ -18,7 +18,7 @@ BuildImage = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def word_count_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuildImage]:
-    """Builds it, with `new` in the place of `old` in its source; the image's name."""
+    """Builds the image, with `old` in its source replaced by `new`; returns the image's name."""
     engine = docker.from_env()
     made: set[str] = set()
 

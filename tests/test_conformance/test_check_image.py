@@ -1,4 +1,4 @@
-"""`orchestrator check-image`: images that keep to the runtime protocol, and images that break one rule of it."""
+"""`orchestrator check-image`: images that follow the runtime protocol, and images that break one rule of it."""
 
 import json
 import os
@@ -37,7 +37,7 @@ WRONG = [
 ]
 
 
-async def test_a_plugin_that_is_not_python_keeps_to_every_rule(word_count_image, engine, settings) -> None:
+async def test_a_plugin_that_is_not_python_follows_every_rule(word_count_image, engine, settings) -> None:
     """Static C on an empty image: no shell, no file but its own."""
     results = await check_image(engine, word_count_image(), settings, call=WORDS)
     assert {result.rule: result.detail for result in results if result.outcome != "ok"} == {}
@@ -45,17 +45,17 @@ async def test_a_plugin_that_is_not_python_keeps_to_every_rule(word_count_image,
 
 
 @pytest.mark.parametrize(("rule", "old", "new"), WRONG)
-async def test_what_is_wrong_is_told_under_its_own_rule(
+async def test_each_fault_is_reported_under_its_own_rule(
     word_count_image, engine, settings, rule: str, old: str, new: str
 ) -> None:
-    """And nothing else is; but a container that nonsense has ended answers nothing any more."""
+    """And under no other; but a container that crashed on garbage answers nothing any more."""
     results = await check_image(engine, word_count_image(rule, old, new), settings, call=WORDS)
     first, *others = [result for result in results if result.outcome == "broken"]
     assert first.rule == rule and first.detail
     assert not others or rule == "nonsense"
 
 
-async def test_an_image_that_does_not_start_is_looked_at_no_further(word_count_image, engine, settings) -> None:
+async def test_an_image_that_does_not_start_is_checked_no_further(word_count_image, engine, settings) -> None:
     image = word_count_image("dies", "    begun = now();\n", "    exit(7);\n")
     first, *others = await check_image(engine, image, settings, call=WORDS)
     assert (first.rule, first.outcome) == ("control-socket", "broken")
@@ -63,7 +63,7 @@ async def test_an_image_that_does_not_start_is_looked_at_no_further(word_count_i
     assert {result.outcome for result in others} == {"not checked"}
 
 
-async def test_the_runtime_for_python_keeps_to_every_rule(engine, settings) -> None:
+async def test_the_runtime_for_python_follows_every_rule(engine, settings) -> None:
     """The fixture `echo`, as every other test has it."""
     folder = FIXTURES / "plugins" / "echo"
     manifest = read_manifest(folder)
@@ -80,20 +80,20 @@ async def test_without_a_call_it_says_what_was_not_checked(word_count_image, eng
     assert all("--call" in detail for detail in left.values())
 
 
-async def test_an_image_that_is_not_there_is_an_error(engine, settings) -> None:
+async def test_a_missing_image_is_an_error(engine, settings) -> None:
     with pytest.raises(NotFoundError):
         await check_image(engine, "plugin-orchestrator/no-such-image:1", settings)
 
 
-def test_the_command_tells_programs_and_people(word_count_image, tmp_path: Path) -> None:
+def test_the_command_reports_to_programs_and_people(word_count_image, tmp_path: Path) -> None:
     """Exit code 0 and 1; JSON with a result for every rule."""
     good, bad = word_count_image(), word_count_image("mute", "    say_ready();\n", "")
-    told = _command(tmp_path, good, "--json")
-    assert told.returncode == 0
-    assert {result["outcome"] for result in json.loads(told.stdout)} == {"ok", "not checked"}
-    told = _command(tmp_path, bad)
-    assert told.returncode == 1
-    assert "no READY=1 came" in told.stdout
+    done = _command(tmp_path, good, "--json")
+    assert done.returncode == 0
+    assert {result["outcome"] for result in json.loads(done.stdout)} == {"ok", "not checked"}
+    done = _command(tmp_path, bad)
+    assert done.returncode == 1
+    assert "no READY=1 came" in done.stdout
     assert _command(tmp_path, "plugin-orchestrator/no-such-image:1").returncode == 2
 
 

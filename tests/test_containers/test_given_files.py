@@ -1,11 +1,11 @@
-"""What the orchestrator's container is given by a test."""
+"""The archive of plugins and key that a test's orchestrator container receives."""
 
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from orchestrator.testing.given_files import given_files
+from orchestrator.testing.archive import build_archive
 
 
 @pytest.fixture
@@ -24,17 +24,17 @@ def plugins(tmp_path: Path) -> Path:
 
 
 def entries(*plugins: Path, key: str = "po_secret") -> dict[str, tarfile.TarInfo]:
-    with given_files(plugins, key) as file, tarfile.open(fileobj=file) as archive:
+    with build_archive(plugins, key) as file, tarfile.open(fileobj=file) as archive:
         return {entry.name: entry for entry in archive.getmembers()}
 
 
 def test_plugins_that_are_links_are_copied_and_readable_for_all(plugins: Path) -> None:
     """The orchestrator in its container is another user, and so is a plugin that reads its model."""
-    there = entries(plugins)
-    assert there["plugins/0/reader"].isdir() and there["plugins/0/reader"].mode & 0o555 == 0o555
-    assert there["plugins/0/reader/models/weights.bin"].mode & 0o444 == 0o444
-    assert there["plugins/0/reader/run.sh"].mode & 0o100
-    assert "plugins/0/reader/__pycache__" not in there
+    found = entries(plugins)
+    assert found["plugins/0/reader"].isdir() and found["plugins/0/reader"].mode & 0o555 == 0o555
+    assert found["plugins/0/reader/models/weights.bin"].mode & 0o444 == 0o444
+    assert found["plugins/0/reader/run.sh"].mode & 0o100
+    assert "plugins/0/reader/__pycache__" not in found
 
 
 def test_the_key_is_for_the_orchestrator_alone(plugins: Path) -> None:
@@ -42,15 +42,15 @@ def test_the_key_is_for_the_orchestrator_alone(plugins: Path) -> None:
     assert (key.mode, key.uid, key.size) == (0o400, 65531, len("po_secret"))
 
 
-def test_each_folder_of_plugins_has_its_own_place(plugins: Path, tmp_path: Path) -> None:
+def test_each_folder_of_plugins_has_its_own_path(plugins: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    there = entries(tmp_path / "empty", plugins)
-    assert there["plugins/0"].isdir()
-    assert "plugins/1/reader/plugin.yaml" in there
+    found = entries(tmp_path / "empty", plugins)
+    assert found["plugins/0"].isdir()
+    assert "plugins/1/reader/plugin.yaml" in found
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NotADirectoryError, match="nowhere"), given_files([tmp_path / "nowhere"], "k"):
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotADirectoryError, match="nowhere"), build_archive([tmp_path / "nowhere"], "k"):
         pass
 
 

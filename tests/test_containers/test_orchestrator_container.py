@@ -51,20 +51,20 @@ def test_a_real_plugin_does_its_real_work(orchestrator: OrchestratorContainer) -
 
 
 def test_a_tool_that_hangs_is_ended_and_explained(orchestrator: OrchestratorContainer) -> None:
-    """With the orchestrator in a container verdicts are what they are without."""
+    """In a container the orchestrator gives the same verdicts as outside."""
     with pytest.raises(PluginTimeout):
         orchestrator.client.run("hangs", "run")
     assert orchestrator.client.health("hangs")["reason_code"] == "TIMEOUT"
     assert orchestrator.client.run("echo", "echo", text="still here") == "still here"
 
 
-def test_what_is_missing_is_told_as_ever(orchestrator: OrchestratorContainer) -> None:
+def test_a_missing_model_is_reported_as_usual(orchestrator: OrchestratorContainer) -> None:
     with pytest.raises(PluginUnavailable):
         orchestrator.client.run("model-missing", "run")
     assert orchestrator.client.health("model-missing")["reason_code"] == "MODEL_MISSING"
 
 
-def test_without_its_key_nobody_gets_in(orchestrator: OrchestratorContainer) -> None:
+def test_without_its_key_access_is_denied(orchestrator: OrchestratorContainer) -> None:
     """The port is published; the key is made for each container, and no inspection shows it."""
     with Client(orchestrator.address, "po_wrong") as stranger, pytest.raises(AccessDenied):
         stranger.plugins()
@@ -72,7 +72,7 @@ def test_without_its_key_nobody_gets_in(orchestrator: OrchestratorContainer) -> 
     assert orchestrator.api_key not in str(attributes)
 
 
-def test_nothing_is_left_and_what_there_was_carried_the_label(
+def test_nothing_is_left_and_everything_carried_the_label(
     own_image: str, tmp_path: Path, engine: docker.DockerClient
 ) -> None:
     """Also where the test raises."""
@@ -92,7 +92,7 @@ def test_nothing_is_left_and_what_there_was_carried_the_label(
         _ = orchestrator.client
 
 
-def test_one_that_does_not_come_up_says_why_and_leaves_nothing(
+def test_one_that_does_not_start_says_why_and_leaves_nothing(
     own_image: str, tmp_path: Path, engine: docker.DockerClient
 ) -> None:
     """The end of its log is in the message."""
@@ -108,10 +108,10 @@ def test_one_that_does_not_come_up_says_why_and_leaves_nothing(
     assert after <= before
 
 
-def test_without_the_reapers_image_it_goes_on_without(
+def test_without_the_reapers_image_it_works_without(
     own_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ryuk is used where it can be had, and nobody has to say so."""
+    """Ryuk is used if its image is available, without any setting."""
     monkeypatch.setattr(testcontainers_config, "_ryuk_disabled", False)
     monkeypatch.setattr(testcontainers_config, "ryuk_image", "127.0.0.1:9/no-registry/ryuk:0")
     with OrchestratorContainer(tmp_path, image=own_image) as orchestrator:

@@ -1,4 +1,4 @@
-"""The wheel, built once, and an environment that has nothing but it."""
+"""The wheel, built once, and an environment that holds only it."""
 
 import os
 import shutil
@@ -14,10 +14,10 @@ Uv = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def uv() -> Uv:
-    """Runs uv as `make python-env` does: the index and the certificates that the host is set to."""
-    brought = PROJECT / ".venv-tools" / "bin" / "uv"
-    program = str(brought) if brought.exists() else shutil.which("uv")
-    assert program is not None, "make python-env brings uv"
+    """Runs uv as `make python-env` does: with the host's index and certificates."""
+    bundled = PROJECT / ".venv-tools" / "bin" / "uv"
+    program = str(bundled) if bundled.exists() else shutil.which("uv")
+    assert program is not None, "`make python-env` installs uv"
     index = os.environ.get("PIP_INDEX_URL")
     environment = os.environ | ({"UV_DEFAULT_INDEX": index} if index else {})
     environment.setdefault("UV_SYSTEM_CERTS", "true")
@@ -43,7 +43,7 @@ def uv() -> Uv:
 
 @pytest.fixture(scope="session")
 def wheel(uv: Uv, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By way of the source distribution, so that this is complete too."""
+    """Built from the source distribution, so that this is complete too."""
     folder = tmp_path_factory.mktemp("wheel")
     uv("build", "--quiet", "--out-dir", folder)
     (built,) = folder.glob("*.whl")

@@ -23,8 +23,8 @@ def test_an_engine_behind_tcp_has_no_group() -> None:
     assert socket_group("tcp://127.0.0.1:2375") is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up root")
-def test_root_becomes_the_user_and_keeps_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop root")
+def test_root_becomes_the_user_and_nothing_of_root_remains(tmp_path: Path) -> None:
     """With the group of the engine's socket, for good."""
     (tmp_path / "engine.sock").touch()
     os.chown(tmp_path / "engine.sock", 0, 4242)
@@ -35,14 +35,14 @@ def test_root_becomes_the_user_and_keeps_nothing_else(tmp_path: Path) -> None:
         "try: os.setuid(0)\n"
         "except PermissionError: print('for good')"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told.split("\n")[:2] == [f"{(USER,) * 3} {(USER,) * 3} [4242]", "for good"]
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split("\n")[:2] == [f"{(USER,) * 3} {(USER,) * 3} [4242]", "for good"]
 
 
-@pytest.mark.parametrize(("status", "well"), [(200, True), (503, False)])
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_the_health_check_asks_the_orchestrator(status: int, well: bool, host: str) -> None:
-    """At the address that it listens on, by loopback where that is every address."""
+def test_the_health_check_queries_the_orchestrator(status: int, healthy: bool, host: str) -> None:
+    """At the address that it listens on; over loopback if it listens on every address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -54,8 +54,8 @@ def test_the_health_check_asks_the_orchestrator(status: int, well: bool, host: s
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.handle_request).start()
-        assert answers(host, server.server_port) is well
+        assert answers(host, server.server_port) is healthy
 
 
-def test_where_nothing_listens_it_is_not_well() -> None:
+def test_where_nothing_listens_it_is_unhealthy() -> None:
     assert answers("127.0.0.1", 1) is False

@@ -1,4 +1,4 @@
-"""The wheel works wherever it is installed: the images' sources and the runtime are in it."""
+"""The wheel works wherever it is installed: it holds the images' sources and the runtime."""
 
 import hashlib
 import os
@@ -17,8 +17,8 @@ PROJECT = Path(__file__).parents[2]
 
 
 def test_two_builds_are_the_same_bytes(uv, wheel: Path, tmp_path: Path) -> None:
-    """A hash that was published once can be checked by anyone: from a checkout elsewhere, of another day, with another
-    umask, and straight instead of by way of the source distribution.
+    """Anyone can verify a published hash: from another checkout, on another day, with another umask, and without the
+    source distribution in between.
     """
     elsewhere = tmp_path / "a checkout"
     copy_checkout(elsewhere)
@@ -40,7 +40,7 @@ def test_a_given_date_is_the_date_of_every_file(uv, tmp_path: Path) -> None:
 
 
 def test_it_holds_the_page_and_the_dashboard(wheel: Path) -> None:
-    """Whatever the page is made of, without what only checks it; Grafana's dashboard; the mark that it is typed."""
+    """All files of the page except its checks; Grafana's dashboard; the markers of typed packages."""
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
     page = PROJECT / "orchestrator" / "dashboard"
@@ -56,7 +56,7 @@ def test_it_holds_the_page_and_the_dashboard(wheel: Path) -> None:
 
 
 def test_it_holds_what_images_are_built_from(wheel: Path) -> None:
-    """Each file of the shared images, and nothing that was made from them."""
+    """Each file of the shared images, and nothing generated from them."""
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("orchestrator/_plugin_images/")}
     sources = {
@@ -69,16 +69,16 @@ def test_it_holds_what_images_are_built_from(wheel: Path) -> None:
     assert not [name for name in packed if "__pycache__" in name or name.endswith(".pyc")]
 
 
-def test_installed_it_brings_the_runtime_for_the_tests_of_plugins(installed: Path, tmp_path: Path) -> None:
+def test_installed_it_has_the_runtime_for_the_tests_of_plugins(installed: Path, tmp_path: Path) -> None:
     """`from plugin_runtime import tool` works where the orchestrator is installed."""
-    told = subprocess.run(
+    printed = subprocess.run(
         [installed, "-c", "import orchestrator, plugin_runtime; print(orchestrator.__file__, plugin_runtime.__file__)"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
     ).stdout.split()
-    assert all(Path(file).is_relative_to(installed.parents[1]) for file in told)
+    assert all(Path(file).is_relative_to(installed.parents[1]) for file in printed)
 
 
 PROGRAM = """
@@ -102,18 +102,18 @@ def work(client: Client) -> str:
 
 
 def test_installed_its_types_are_seen(installed: Path, tmp_path: Path) -> None:
-    """By a type checker of somebody who uses the client or writes a plugin."""
+    """By the type checker of a program that uses the client, and of a plugin."""
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", installed, "program.py"]
-    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200).stdout
-    assert "import-untyped" not in told
-    assert "orchestrator.client.models.PluginDetail" in told
-    assert 'Argument "times" to "read" of "Reader" has incompatible type "str"; expected "int"' in told
+    output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200).stdout
+    assert "import-untyped" not in output
+    assert "orchestrator.client.models.PluginDetail" in output
+    assert 'Argument "times" to "read" of "Reader" has incompatible type "str"; expected "int"' in output
 
 
 @pytest.mark.engine
 def test_installed_it_serves_a_plugin(installed: Path, tmp_path: Path) -> None:
-    """From any folder, with no checkout beside it: images are built, a plugin starts and answers."""
+    """From any folder, without a checkout: images are built, a plugin starts and answers."""
     (tmp_path / "echo").symlink_to(PROJECT / "tests" / "fixtures" / "plugins" / "echo")
     with live_orchestrator([tmp_path], python=installed, cwd=tmp_path) as live:
         live.wait_ready(300)

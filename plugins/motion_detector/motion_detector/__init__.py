@@ -1,5 +1,5 @@
-"""Finds what moves, between two pictures or all along a video.
+"""Finds motion between two pictures or in a video.
 
-`uploads` turns an upload into pictures, `regions` turns what changed into regions (pure), `options` says which values
-make sense, `plugin` is the class whose tools are served.
+`uploads` decodes pictures and videos, `regions` finds regions of changed pixels (pure), `options` checks the values of
+options, `plugin` is the class with the tools.
 """

@@ -1,4 +1,4 @@
-"""The plugin class: its tools and the check that it can work at all."""
+"""The plugin class: its tools, and the check of its installation."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ PROGRESS_EVERY = 10  # frames
 
 
 class Comparison(TypedDict):
-    """`changed_fraction` is the part of all pixels that differ, small specks included; regions largest first."""
+    """`changed_fraction` is the share of all pixels that differ, noise included; regions largest first."""
 
     width: int
     height: int
@@ -35,12 +35,12 @@ class FrameMotion(TypedDict):
 
 
 class MotionDetector:
-    """Finds what moves."""
+    """Finds motion in pictures and videos."""
 
     def validate(self) -> None:
-        """See a square appear, and find OpenCV built with the library that opens videos."""
+        """Check that OpenCV can open videos and detects a square that appears."""
         if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():
-            raise RuntimeError("OpenCV was built without FFmpeg and opens no video: install opencv-python-headless")
+            raise RuntimeError("OpenCV was built without FFmpeg and cannot open videos; install opencv-python-headless")
         before = np.zeros((64, 64), np.uint8)
         after = before.copy()
         after[16:48, 16:48] = 255
@@ -51,8 +51,8 @@ class MotionDetector:
     def compare_frames(self, first: bytes, second: bytes, threshold: int = 25, min_area: int = 500) -> Comparison:
         """Find the regions in which two pictures of one scene differ.
 
-        Both have the same size. A pixel differs where its brightness (0 to 255) changed by more than `threshold`;
-        regions of fewer than `min_area` pixels are left out.
+        Both must have the same size. A pixel differs if its brightness (0 to 255) changed by more than `threshold`.
+        Regions of fewer than `min_area` pixels are left out.
         """
         check_range("threshold", threshold, 1, 254)
         check_range("min_area", min_area, 1, MAX_AREA)
@@ -71,11 +71,11 @@ class MotionDetector:
     def detect_motion(
         self, video: Path, min_area: int = 500, history: int = 200, variance_threshold: float = 16.0, every: int = 1
     ) -> Iterator[Progress | FrameMotion]:
-        """Find what moves before the background of a video, frame by frame.
+        """Find the moving regions of a video, frame by frame.
 
-        The background is learnt from the last `history` frames (MOG2); the first frame shows no motion by definition. A
-        pixel moves where its squared distance from the background is above `variance_threshold` variances; regions of
-        fewer than `min_area` pixels are left out. Of `every` frames, one is looked at.
+        The background is learnt from the last `history` frames (MOG2), so the first frame has no motion. A pixel moves
+        if its squared distance from the background exceeds `variance_threshold` variances. Regions of fewer than
+        `min_area` pixels are left out. Only every `every`-th frame is analysed.
         """
         check_range("min_area", min_area, 1, MAX_AREA)
         check_range("history", history, 2, 10_000)

@@ -1,4 +1,4 @@
-"""From two pictures to what changed, and from that to regions. Pure."""
+"""Changed pixels between two pictures, and the regions that they form. Pure."""
 
 from typing import Any, TypedDict
 
@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[Any]
-"""A picture of one channel; of what changed: zero where nothing did."""
+"""A picture of one channel; of changed pixels: zero where nothing changed."""
 
 MAX_REGIONS = 500
-"""The largest are kept: with a small `min_area`, noise could make a result of any size."""
+"""Only the largest: with a small `min_area`, noise could make a result of any size."""
 
-NOISE = (5, 5)  # a Gaussian of this size takes the sensor's noise away
-SPECK = np.ones((3, 3), np.uint8)  # what vanishes under this is no region
-GAP = np.ones((9, 9), np.uint8)  # parts that are nearer than this are one region
+NOISE = (5, 5)  # size of the Gaussian that removes the sensor's noise
+SPECK = np.ones((3, 3), np.uint8)  # regions that do not hold this square are noise
+GAP = np.ones((9, 9), np.uint8)  # regions closer than this are merged
 
 
 class Point(TypedDict):

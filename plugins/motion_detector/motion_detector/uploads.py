@@ -1,4 +1,4 @@
-"""From uploads to pictures. What is wrong with an upload is the caller's to mend: `InvalidInput`."""
+"""Decodes uploaded pictures and videos. Raises `InvalidInput` for a bad upload, which only the caller can fix."""
 
 import math
 from collections.abc import Iterator
@@ -12,26 +12,26 @@ from plugin_runtime import InvalidInput
 from motion_detector.regions import Mask
 
 MAX_FRAME_PIXELS = 9_000_000
-"""4K (4096 x 2160) fits: decoder and background model take 1.2 GB then, and plugin.yaml allows for 2."""
+"""4K (4096 x 2160) fits: decoder and background model then take 1.2 GB of the 2 GB in plugin.yaml."""
 
-USUAL_RATE = 25.0
-"""Frames per second, for times in a video that does not say how fast it is."""
+DEFAULT_RATE = 25.0
+"""Frames per second of a video that does not state its rate."""
 
 
 class Video:
-    """An opened video. `frame_count` is what the file says of itself, 0 where it says nothing."""
+    """An opened video. `frame_count` is as stated by the file, 0 if unknown."""
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
         self._capture = capture
         self.width = int(_number(capture, cv2.CAP_PROP_FRAME_WIDTH))
         self.height = int(_number(capture, cv2.CAP_PROP_FRAME_HEIGHT))
         self.frame_count = int(_number(capture, cv2.CAP_PROP_FRAME_COUNT))
-        self.frames_per_second = _number(capture, cv2.CAP_PROP_FPS) or USUAL_RATE
+        self.frames_per_second = _number(capture, cv2.CAP_PROP_FPS) or DEFAULT_RATE
 
     def frames(self, every: int) -> Iterator[tuple[int, Mask]]:
-        """Each `every`-th frame with its number, until the end or the first that is damaged.
+        """Every `every`-th frame with its number, up to the end or the first damaged frame.
 
-        Raises `InvalidInput` where there is not even one.
+        Raises `InvalidInput` if there is none.
         """
         index = 0
         while self._capture.grab():
@@ -47,13 +47,12 @@ class Video:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[Video]:
-    """Only FFmpeg is asked, so that a file's name is never taken for a pattern or a device."""
+    """Raises `InvalidInput`."""
+    # FFmpeg alone: other backends of OpenCV read a file name as a pattern or a device.
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
-            raise InvalidInput(
-                "The upload is no video that can be opened; MP4, AVI, MKV, MOV and WebM are safe choices."
-            )
+            raise InvalidInput("The upload is no video that can be opened; use MP4, AVI, MKV, MOV or WebM.")
         video = Video(capture)
         if video.width * video.height > MAX_FRAME_PIXELS:
             size = f"{video.width} x {video.height}"
@@ -64,7 +63,7 @@ def open_video(path: Path) -> Iterator[Video]:
 
 
 def read_grey_picture(data: bytes, name: str) -> Mask:
-    """`name` is that of the parameter, for the message."""
+    """`name`: the parameter, for the message. Raises `InvalidInput`."""
     if not data:
         raise InvalidInput(f"The picture {name!r} is empty.")
     try:
@@ -77,6 +76,5 @@ def read_grey_picture(data: bytes, name: str) -> Mask:
 
 
 def _number(capture: cv2.VideoCapture, prop: int) -> float:
-    """What a file says of itself may be negative or no number: 0 then."""
-    value = capture.get(prop)
+    value = capture.get(prop)  # as stated by the file: it may be negative or NaN
     return value if math.isfinite(value) and value > 0 else 0.0

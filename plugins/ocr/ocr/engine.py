@@ -1,7 +1,7 @@
-"""Tesseract, reached through pytesseract.
+"""Tesseract, through pytesseract: the only module that knows it.
 
-pytesseract starts the program once per picture, so a picture that crashes it takes down that process and not the
-worker; the alternative, tesserocr, would run it inside the worker. Pictures and results pass through files in TMPDIR.
+pytesseract starts a process per picture, so a picture that crashes Tesseract does not crash the worker; tesserocr would
+run it inside the worker. Pictures and results pass through files in TMPDIR.
 """
 
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 import pytesseract  # type: ignore[import-untyped]
 from PIL import Image
 
-ORIENTATION_DATA = "osd"  # listed among the languages, and no language
+ORIENTATION_DATA = "osd"  # listed among the languages, but not a language
 
 
 def installed_languages() -> tuple[str, ...]:
-    """Raises `pytesseract.TesseractNotFoundError` where the program is missing."""
+    """Raises `pytesseract.TesseractNotFoundError` if the program is missing."""
     return tuple(sorted(name for name in pytesseract.get_languages(config="") if name != ORIENTATION_DATA))
 
 

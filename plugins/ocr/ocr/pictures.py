@@ -1,4 +1,4 @@
-"""From an upload to a picture that is safe to read. What is wrong with it is the caller's to mend: `InvalidInput`."""
+"""Decodes an upload safely. Raises `InvalidInput` for a bad upload, which only the caller can fix."""
 
 import io
 
@@ -6,17 +6,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from plugin_runtime import InvalidInput
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
-"""What is tried. Formats that Pillow hands to other programs (EPS) are not among them."""
+"""Formats that are tried. None that Pillow passes to other programs (EPS)."""
 
 MAX_PIXELS = 50_000_000
-"""A3 at 400 dpi has 31 million. Checked before anything is decompressed; 50 million take 200 MB in colour."""
+"""A3 at 400 dpi has 31 million. Checked before decompression; 50 million take 200 MB in colour."""
 
 MAX_SIDE = 32_767
-"""Tesseract reads no picture that is wider or higher."""
+"""Tesseract's limit for width and height."""
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """The picture in `data`: upright, in shades of grey, transparent parts white. Raises `InvalidInput`."""
+    """The picture in `data`: upright, greyscale, with a white background. Raises `InvalidInput`."""
     if not data:
         raise InvalidInput("The image is empty.")
     try:
@@ -24,7 +24,7 @@ def open_picture(data: bytes) -> Image.Image:
             _check_size(*picture.size)
             return _grey(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError:
-        raise InvalidInput(f"The upload is no image in a format that is read here ({', '.join(FORMATS)}).") from None
+        raise InvalidInput(f"The upload is no image in a supported format ({', '.join(FORMATS)}).") from None
     except Image.DecompressionBombError as error:
         raise InvalidInput(f"The image is too large: {error}") from None
     except (
@@ -45,7 +45,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _grey(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I;16"):  # a plain conversion would cut every value above 255 off to white
+    if picture.mode.startswith("I;16"):  # a plain conversion would clip every value above 255 to white
         return picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

@@ -1,4 +1,4 @@
-"""The plugin class: its tools and the check that it can work at all."""
+"""The plugin class: its tools, and the check of its installation."""
 
 from typing import TypedDict
 
@@ -13,7 +13,7 @@ DEFAULT_LANGUAGE = "eng"
 
 
 class PageText(TypedDict):
-    """`confidence` is the mean over all words, 0 to 100; None where there is no word."""
+    """`confidence` is the mean over all words, 0 to 100; None without words."""
 
     text: str
     language: str
@@ -21,7 +21,7 @@ class PageText(TypedDict):
 
 
 class PageWords(TypedDict):
-    """`width` and `height` are those of the picture, upright, in pixels: the boxes of the words lie within."""
+    """`width` and `height` of the upright picture in pixels, which the words' boxes refer to."""
 
     language: str
     width: int
@@ -36,7 +36,7 @@ class OCR:
         self._languages: tuple[str, ...] = ()
 
     def validate(self) -> None:
-        """Read a blank picture: finds a missing program, missing language data and a scratch folder that is full."""
+        """Read a blank picture, which shows a missing program, missing language data or a full scratch folder."""
         languages = engine.installed_languages()
         if DEFAULT_LANGUAGE not in languages:
             raise RuntimeError(
@@ -48,10 +48,10 @@ class OCR:
 
     @tool
     def read_text(self, image: bytes, language: str = DEFAULT_LANGUAGE) -> PageText:
-        """Read the text of a picture: a line of the page is a line of the text, empty lines stand between paragraphs.
+        """Read the text of a picture: lines as on the page, with an empty line between paragraphs.
 
-        Of a file with several pages, the first is read. `language` is a Tesseract language such as "eng", or several
-        joined by "+".
+        Only the first page of a file is read. `language` is a Tesseract language such as "eng", or several joined by
+        "+".
         """
         words = self._read(open_picture(image), language)
         return {"text": text_of(words), "language": language, "confidence": mean_confidence(words)}

@@ -25,7 +25,7 @@ class Word(TypedDict):
 
 
 def words_of(table: dict[str, list[Any]]) -> list[Word]:
-    """The words of the table in reading order; rows without text (pages, blocks, lines, specks) are left out."""
+    """The words of the table in reading order, without rows that have no text (pages, blocks, lines, noise)."""
     return [
         {
             "text": text.strip(),
@@ -50,7 +50,7 @@ def text_of(words: Sequence[Word]) -> str:
 
 
 def mean_confidence(words: Sequence[Word]) -> float | None:
-    """0 to 100; None where there is no word, since no text is no bad text."""
+    """0 to 100; None without words."""
     if not words:
         return None
     return round(sum(word["confidence"] for word in words) / len(words), MAX_DECIMALS)

@@ -1,4 +1,4 @@
-"""What may be read, and how it is made ready. No Tesseract is needed."""
+"""Which pictures are read, and how they are prepared. Needs no Tesseract."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ def encoded(picture, fmt="PNG", **options):
 
 
 def png_of_size(width, height):
-    """A PNG header that promises much, with nothing behind it."""
+    """A PNG whose header states a size, without the pixels."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -41,14 +41,14 @@ def test_every_format_of_the_list_is_read(fmt):
     assert open_picture(encoded(Image.new("RGB", (20, 10), "white"), fmt)).size == (20, 10)
 
 
-def test_transparent_parts_are_white_paper():
+def test_transparent_areas_are_white_paper():
     ink_on_nothing = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     ink_on_nothing.putpixel((0, 0), (0, 0, 0, 255))
     picture = open_picture(encoded(ink_on_nothing))
     assert [picture.getpixel((x, 0)) for x in (0, 1)] == [0, 255]
 
 
-def test_sixteen_bits_of_grey_keep_their_shades():
+def test_sixteen_bits_of_grey_retain_their_shades():
     scan = Image.new("I;16", (3, 1))
     for x, value in enumerate((0, 32768, 65535)):
         scan.putpixel((x, 0), value)
@@ -78,6 +78,6 @@ def test_a_photograph_is_turned_upright():
     ids=["empty", "postscript", "text", "cut png", "cut jpeg", "large", "bomb", "wide", "no width"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_what_cannot_be_read_is_the_callers_to_mend(upload, says):
+def test_what_cannot_be_read_is_the_callers_to_fix(upload, says):
     with pytest.raises(InvalidInput, match=says):
         open_picture(upload)

@@ -1,4 +1,4 @@
-"""The class and its tools, with Tesseract's answer given. What Tesseract itself reads is tried in the container."""
+"""The class and its tools with scripted answers of Tesseract, which itself is tested in the container."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ TABLE = {
 
 @pytest.fixture
 def tesseract(monkeypatch):
-    """Tesseract with two languages that reads the same two words in every picture; the list is that of its runs."""
+    """Tesseract with two languages that reads the same two words in every picture; the list of its runs."""
     runs = []
 
     def read_table(picture, language):
@@ -57,7 +57,7 @@ def test_words_below_the_wanted_confidence_are_left_out(reader):
 
 
 @pytest.mark.parametrize("confidence", [-1, 100.5, float("nan")])
-def test_a_confidence_that_cannot_be_is_refused(reader, confidence):
+def test_an_invalid_confidence_is_refused(reader, confidence):
     with pytest.raises(InvalidInput, match="from 0 to 100"):
         reader.read_words(PAGE, min_confidence=confidence)
 

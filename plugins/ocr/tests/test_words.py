@@ -26,7 +26,7 @@ def test_only_rows_with_text_are_words():
     assert [word["text"] for word in words_of(PAGE)] == ["Such", "is", "account;", "As", "xxv"]
 
 
-def test_a_word_has_its_box_its_confidence_and_its_place():
+def test_a_word_has_its_box_its_confidence_and_its_position():
     assert words_of(PAGE)[0] == {
         "text": "Such",
         "x": 10,

@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 - a program, in a folder that is no package
-"""Writes detector.onnx beside this file: RT-DETRv2 (code and weights under the Apache License 2.0), labels included.
+"""Writes detector.onnx beside this file: RT-DETRv2 (code and weights under the Apache License 2.0), with labels.
 
-Needs torch, transformers, onnx and onnxscript, and the weights from Hugging Face or a folder. Run it anywhere; no GPU.
+Needs torch, transformers, onnx and onnxscript, and the weights from Hugging Face or a folder; no GPU.
 
     python export_rtdetr.py [PekingU/rtdetr_v2_r18vd | folder]
 """
@@ -14,12 +14,12 @@ import onnx
 import torch
 from transformers import AutoModelForObjectDetection, PreTrainedModel
 
-SIDE = 640  # pixels, as the weights were trained
+SIDE = 640  # pixels, the size in training
 TARGET = Path(__file__).parent / "detector.onnx"
 
 
-class Bare(torch.nn.Module):
-    """Pictures in, the two outputs that the plugin reads out."""
+class DetectorOutputs(torch.nn.Module):
+    """The model with the two outputs that the plugin reads."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class Bare(torch.nn.Module):
 
 
 def export(model: PreTrainedModel, target: Path) -> None:
-    """The whole model in one file."""
+    """Write the model to one file, with its labels in the metadata."""
     torch.onnx.export(
-        Bare(model.eval()),
+        DetectorOutputs(model.eval()),
         (torch.zeros(2, 3, SIDE, SIDE),),
         str(target),
         input_names=["images"],

@@ -1,7 +1,7 @@
-"""A detection model in ONNX format that finds squares by their colour, and a scene made of such squares.
+"""A detection model in ONNX format that finds squares by their colour, and a scene of such squares.
 
-It has the inputs and outputs of RT-DETR's own exports, so the plugin runs it as it runs a real one. What is hidden
-counts: the score is the visible part of a square, as a real detector's score sinks when an object is half hidden.
+It has the inputs and outputs of RT-DETR's own exports, so the plugin runs it as it runs a real one. The score is the
+visible share of a square, as a real detector's score sinks when an object is half hidden.
 """
 
 import json
@@ -60,14 +60,14 @@ squares (float[{batch},3,{side},{side}] images, int64[{batch},2] orig_target_siz
 
 
 class Square(NamedTuple):
-    """Of one colour; its centre is at `places[frame]`, or it is not there where that is None."""
+    """A square of one colour. Its centre is at `positions[frame]`; None where it is not in the frame."""
 
     colour: tuple[int, int, int]
-    places: list[tuple[float, float] | None]
+    positions: list[tuple[float, float] | None]
 
 
 def write_model(path: Path, *, side: float, batch: str | int = "N") -> Path:
-    """`side` is that of a whole square as a part of the frame's height and width (which are the same)."""
+    """`side`: that of a whole square, as a fraction of the frame's height and width (which are equal)."""
     text = GRAPH.format(batch=batch, side=INPUT, colours=len(COLOURS), nominal=f"{(side * INPUT) ** 2:.1f}")
     model = onnx.parser.parse_model(text)
     values = {
@@ -75,10 +75,10 @@ def write_model(path: Path, *, side: float, batch: str | int = "N") -> Path:
         "index": np.arange(INPUT, dtype=np.float32),
         "after": np.arange(1, INPUT + 1, dtype=np.float32),
     }
-    kept = [value for value in model.graph.initializer if value.name not in values]
+    others = [value for value in model.graph.initializer if value.name not in values]
     del model.graph.initializer[:]
     model.graph.initializer.extend(
-        [*kept, *(onnx.numpy_helper.from_array(value, name) for name, value in values.items())]
+        [*others, *(onnx.numpy_helper.from_array(value, name) for name, value in values.items())]
     )
     model.metadata_props.add(key="labels", value=json.dumps(["square"]))
     onnx.checker.check_model(model)
@@ -91,18 +91,18 @@ def on_cpu(path: Path) -> ort.InferenceSession:
 
 
 def draw(squares: list[Square], frame: int, size: int, side: int) -> np.ndarray:
-    """Later squares lie before earlier ones."""
+    """Later squares cover earlier ones."""
     picture = np.full((size, size, 3), BACKGROUND, np.uint8)
     for square in squares:
-        place = square.places[frame]
-        if place is not None:
-            x, y = (round(value - side / 2) for value in place)
+        position = square.positions[frame]
+        if position is not None:
+            x, y = (round(value - side / 2) for value in position)
             picture[max(0, y) : max(0, y + side), max(0, x) : max(0, x + side)] = square.colour
     return picture
 
 
 def film(path: Path, frames: list[np.ndarray], *, rate: int = 25, times: list[float] | None = None) -> Path:
-    """As a camera's file: H.264, colours at half the resolution. `times` in seconds, where the rate varies."""
+    """A camera-like file: H.264, colours at half the resolution. `times` in seconds, for a varying rate."""
     height, width = frames[0].shape[:2]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})

@@ -1,4 +1,4 @@
-"""Each family's output, made by hand for boxes that are known, comes out as those boxes."""
+"""Each family's output, made by hand for known boxes, is read as those boxes."""
 
 import numpy as np
 import pytest
@@ -28,13 +28,13 @@ def yolox(*cells):
     output = np.zeros((1, CELLS, 7), np.float32)
     for index, box, objectness, scores in cells:
         x1, y1, x2, y2 = np.array(box) / 2  # the frame is shrunk to half to fit
-        place = np.array([(x1 + x2) / 2, (y1 + y2) / 2]) / 8 - [index % 8, index // 8]
-        output[0, index] = [*place, np.log((x2 - x1) / 8), np.log((y2 - y1) / 8), objectness, *scores]
+        offset = np.array([(x1 + x2) / 2, (y1 + y2) / 2]) / 8 - [index % 8, index // 8]
+        output[0, index] = [*offset, np.log((x2 - x1) / 8), np.log((y2 - y1) / 8), objectness, *scores]
     return {"output": output}
 
 
 class TestFamilies:
-    def test_end_to_end_models_are_taken_at_their_word(self):
+    def test_outputs_of_end_to_end_models_are_used_as_they_are(self):
         outputs = {
             "labels": np.array([[3, 1]]),
             "boxes": np.array([[BOX, [0, 0, 5, 5]]], np.float32),
@@ -63,7 +63,7 @@ class TestFamilies:
         assert len(found) == 1
         assert found.scores.tolist() == pytest.approx([0.81])
 
-    def test_yolox_keeps_boxes_of_two_classes_that_overlap(self):
+    def test_yolox_retains_overlapping_boxes_of_two_classes(self):
         found = Yolox().read(yolox((9, BOX, 0.9, (0, 0.8)), (10, BOX, 0.9, (0.9, 0))), 0, FRAME, SIZE)
         assert sorted(found.classes.tolist()) == [0, 1]
 
@@ -80,7 +80,7 @@ class TestNoise:
         ],
         ids=["weak", "score that is no number", "box that is no number", "turned over", "outside"],
     )
-    def test_what_is_no_detection_is_dropped(self, box, score):
+    def test_invalid_detections_are_dropped(self, box, score):
         outputs = {"labels": np.array([[0]]), "boxes": np.array([[box]]), "scores": np.array([[score]])}
         assert len(EndToEnd().read(outputs, 0, FRAME, SIZE)) == 0
 
@@ -102,7 +102,7 @@ class TestInput:
         assert (tensor.shape, tensor.dtype) == ((3, 64, 64), np.float32)
         assert tensor[:, 5, 5].tolist() == pytest.approx([1, 0.2, 0])
 
-    def test_yolox_gets_blue_green_red_from_0_to_255_with_its_proportions_kept(self):
+    def test_yolox_gets_blue_green_red_from_0_to_255_with_its_proportions_unchanged(self):
         tensor = Yolox().prepare(self.FRAME, SIZE)
         assert tensor[:, 5, 5].tolist() == [0, 51, 255]
         assert tensor[:, 31, 63].tolist() == [0, 51, 255]
@@ -117,7 +117,7 @@ class TestInput:
         ({"output": [1, CELLS, 85]}, Yolox),
     ],
 )
-def test_a_model_says_its_family_by_its_outputs(outputs, layout):
+def test_a_models_outputs_identify_its_family(outputs, layout):
     assert isinstance(layout_of(outputs, SIZE), layout)
 
 

@@ -1,4 +1,4 @@
-"""Uploads become frames, or a word to the caller about what is wrong with them."""
+"""Uploads become frames, or an error that says what is wrong with them."""
 
 import struct
 from pathlib import Path
@@ -12,7 +12,7 @@ from video_tracker.media import open_video, read_picture
 
 UNTURNED = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 CLOCKWISE = (0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
-"""Matrices of an MP4 file's tracks: as they are, and a quarter turn to the right."""
+"""Matrices of an MP4 file's tracks: unrotated, and a quarter turn clockwise."""
 
 CLIP = Path(__file__).parents[1] / "samples" / "cup.mp4"
 
@@ -54,13 +54,13 @@ class TestVideos:
             assert video.frame_count == pytest.approx(50, abs=2)
 
     def test_a_video_taken_on_its_side_is_upright(self, tmp_path):
-        """As telephones do it: the frames lie on their side, and the file says how to turn them."""
+        """As phones do it: the frames lie on their side, and the file holds their rotation."""
         picture = grey(0)
         picture[:, :32] = 255  # the left half is white
         content = film(tmp_path / "lying.mp4", [picture] * 3).read_bytes()
-        place = content.index(struct.pack(">9i", *UNTURNED), content.index(b"tkhd"))
+        matrix = content.index(struct.pack(">9i", *UNTURNED), content.index(b"tkhd"))
         turned = tmp_path / "turned.mp4"
-        turned.write_bytes(content[:place] + struct.pack(">9i", *CLOCKWISE) + content[place + 36 :])
+        turned.write_bytes(content[:matrix] + struct.pack(">9i", *CLOCKWISE) + content[matrix + 36 :])
         frame = frames_of(turned)[0].picture
         assert frame.shape == (64, 48, 3)
         assert frame[:20].mean() > 200 > 50 > frame[-20:].mean()

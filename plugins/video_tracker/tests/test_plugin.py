@@ -1,4 +1,4 @@
-"""The plugin class with a model of the tests' own on the CPU, and what it says where GPU or model are no good."""
+"""The plugin class with a test model on the CPU, and its errors if the GPU or the model cannot be used."""
 
 import base64
 import itertools
@@ -95,7 +95,7 @@ class TestTrackObjects:
             ({"min_score": 0}, "min_score is"),
             ({"lost_seconds": -1}, "lost_seconds is"),
             ({"every": 0}, "every is"),
-            ({"labels": ["cat"]}, "knows no 'cat'; it knows: square"),
+            ({"labels": ["cat"]}, "has no label 'cat'; it has: square"),
         ],
         ids=str,
     )
@@ -111,13 +111,13 @@ class TestTrackObjects:
 
 
 class TestAnnotate:
-    def whole(self, parts, path):
-        assert [part["part"] for part in parts] == list(range(len(parts)))
-        assert {part["media_type"] for part in parts} == {"video/mp4"}
-        path.write_bytes(b"".join(base64.b64decode(part["data"]) for part in parts))
+    def whole(self, pieces, path):
+        assert [part["part"] for part in pieces] == list(range(len(pieces)))
+        assert {part["media_type"] for part in pieces} == {"video/mp4"}
+        path.write_bytes(b"".join(base64.b64decode(part["data"]) for part in pieces))
         return path
 
-    def test_the_parts_are_a_video_of_as_many_frames_at_the_same_times(self, tracker, clip, tmp_path):
+    def test_the_pieces_are_a_video_of_as_many_frames_at_the_same_times(self, tracker, clip, tmp_path):
         made = self.whole(items_of(tracker.annotate(clip)), tmp_path / "made.mp4")
         with open_video(made) as video:
             frames = list(video.frames())
@@ -129,7 +129,7 @@ class TestAnnotate:
         with open_video(made) as video, open_video(clip) as original:
             drawn = next(itertools.islice(video.frames(), 20, None)).picture.astype(int)
             plain = next(itertools.islice(original.frames(), 20, None)).picture.astype(int)
-        x, y = SQUARES[1].places[20]
+        x, y = SQUARES[1].positions[20]
         frame = np.abs(drawn - plain).max(axis=2)
         around = frame[int(y) - 20 : int(y) + 20, int(x) - 20 : int(x) + 20]
         assert np.count_nonzero(around > 60) > 50
@@ -141,8 +141,8 @@ class TestAnnotate:
             assert next(video.frames()).picture.shape == (100, 100, 3)
 
     @pytest.mark.slow
-    def test_parts_come_while_the_video_is_made(self, tracker, tmp_path, monkeypatch):
-        """A part ends with each key frame, every two seconds: this clip has four."""
+    def test_pieces_arrive_while_the_video_is_encoded(self, tracker, tmp_path, monkeypatch):
+        """A piece ends with each key frame, every two seconds: this clip has four."""
         monkeypatch.setattr("video_tracker.plugin.PART_BYTES", 1000)
         long = film(tmp_path / "long.mp4", [draw(SQUARES, 0, SIZE, SIDE)] * 100, rate=12)
         events = list(tracker.annotate(long))
@@ -200,8 +200,8 @@ class TestStart:
         assert failure.code == "CUDA_UNAVAILABLE"
         assert "onnxruntime-gpu" in failure.reason
 
-    def test_onnxruntime_that_went_to_the_cpu_by_itself_is_not_taken(self, model, monkeypatch):
-        """As it does where CUDA's libraries are not all there."""
+    def test_onnxruntime_that_fell_back_to_the_cpu_is_refused(self, model, monkeypatch):
+        """As it does if one of CUDA's libraries is missing."""
         providers = [*ort.get_available_providers(), cuda_session.PROVIDER]
         session = on_cpu(model)
         monkeypatch.setattr(cuda_session.ort, "get_available_providers", lambda: providers)
@@ -218,7 +218,7 @@ class TestStart:
         assert "libcudnn.so.9 is missing" in failure.reason
 
     def test_a_driver_that_is_too_old_is_named(self, model, monkeypatch):
-        """ONNX Runtime's own words, a page of C++ types around them."""
+        """ONNX Runtime's own message, within a page of C++ types."""
         words = (
             "cuda_call.cc:114 std::conditional_t<THRW> CUDA failure 35: CUDA driver version is insufficient for CUDA"
         )

@@ -1,4 +1,4 @@
-"""Who is who: clips with known motion, made here, through decoder, model and tracker."""
+"""Identities: generated clips with known motion, through decoder, model and tracker."""
 
 import math
 
@@ -8,13 +8,13 @@ from squares_model import COLOURS, Square, draw, film, on_cpu, write_model
 from trackers.eval import box_iou, compute_clear_metrics, compute_identity_metrics
 from video_tracker.media import open_video
 from video_tracker.onnx_detector import OnnxDetector
-from video_tracker.tracking import Following, follow
+from video_tracker.tracking import TrackingOptions, track_frames
 
 pytestmark = pytest.mark.slow
 
 SIZE, SIDE, RATE = 320, 32, 25
 RED, GREEN, BLUE = COLOURS[:3]
-VISIBLE = 0.25  # of a square of which less is to be seen, nothing is demanded
+VISIBLE = 0.25  # share of a square below which it need not be tracked
 
 
 @pytest.fixture(scope="module")
@@ -27,35 +27,39 @@ def tracks_of(detector, tmp_path):
     """The tracks of each frame of a clip with these squares."""
 
     def track(squares, times=None, **wanted):
-        frames = [draw(squares, number, SIZE, SIDE) for number in range(len(squares[0].places))]
+        frames = [draw(squares, number, SIZE, SIDE) for number in range(len(squares[0].positions))]
         clip = film(tmp_path / "clip.mp4", frames, rate=RATE, times=times)
         options = {"min_score": 0.5, "labels": None, "lost_seconds": 1.0, **wanted}
         with open_video(clip) as video:
-            return [step.tracks for step in follow(video, detector, Following(**options))]
+            return [step.tracks for step in track_frames(video, detector, TrackingOptions(**options))]
 
     return track
 
 
 def line(start, step, frames, hidden=()):
-    """Straight and even motion; not there in the frames `hidden`."""
+    """Straight and even motion; None in the frames `hidden`."""
     return [
         None if frame in hidden else (start[0] + step[0] * frame, start[1] + step[1] * frame) for frame in range(frames)
     ]
 
 
-def ids_at(tracks, place):
-    """Of the tracks whose box is around `place`."""
+def ids_at(tracks, position):
+    """Ids of the tracks whose box is around `position`."""
     return [
         track["id"]
         for track in tracks
-        if abs(track["x"] + track["width"] / 2 - place[0]) < 10
-        and abs(track["y"] + track["height"] / 2 - place[1]) < 10
+        if abs(track["x"] + track["width"] / 2 - position[0]) < 10
+        and abs(track["y"] + track["height"] / 2 - position[1]) < 10
     ]
 
 
 def ids_of(square, clip):
-    """Every id that was given to it, in order, where it can be told from the others by its place."""
-    found = [ids_at(tracks, place) for tracks, place in zip(clip, square.places, strict=True) if place is not None]
+    """Every id that the square got, in order, where its position is unambiguous."""
+    found = [
+        ids_at(tracks, position)
+        for tracks, position in zip(clip, square.positions, strict=True)
+        if position is not None
+    ]
     return list(dict.fromkeys(ids[0] for ids in found if len(ids) == 1))
 
 
@@ -69,7 +73,7 @@ class TestIdentity:
         assert ids_of(right, clip) != ids_of(left, clip)
 
     def test_one_that_passes_behind_another_keeps_its_id(self, tracks_of):
-        """Six tenths of it are hidden: what is left to be seen is a weak sighting, and alone would begin no track."""
+        """Six tenths of it are hidden: the rest is a weak detection, which alone would start no track."""
         behind = Square(RED, line((30, 160), (4, 0), 65))
         before = Square(BLUE, line((160, 147), (0, 0), 65))
         clip = tracks_of([behind, before])
@@ -156,18 +160,18 @@ def test_quality_on_six_objects_that_cross_enter_and_leave(tracks_of, record_pro
 
 
 def wandering(number):
-    """Smooth ways of different speed that meet again and again and lead over the edges; no two alike."""
-    places = []
+    """Smooth paths of different speed that cross repeatedly and leave the picture; no two alike."""
+    positions = []
     for frame in range(300):
         time = frame / RATE
         x = SIZE / 2 + 210 * math.sin(0.5 * time * (1 + 0.13 * number) + 1.1 * number)
         y = SIZE / 2 + 120 * math.sin(0.37 * time * (1 + 0.21 * number) + 2.3 * number + 0.6)
-        places.append((x, y))
-    return places
+        positions.append((x, y))
+    return positions
 
 
 class Visits:
-    """Who leaves the picture and comes back is somebody else, as in the MOT Challenge."""
+    """An object that leaves the picture and returns is a new one, as in the MOT Challenge."""
 
     def __init__(self):
         self._visits = {}
@@ -180,14 +184,14 @@ class Visits:
 
 
 def truth(squares, number, visits):
-    """Identities, and the boxes around what is to be seen of each square of which enough is."""
+    """Identities and visible boxes of the squares that are visible enough."""
     picture = draw(squares, number, SIZE, SIDE)
     ids, boxes = [], []
     for index, square in enumerate(squares):
-        who = visits.identity(index, square.places[number])
+        identity = visits.identity(index, square.positions[number])
         rows, columns = np.nonzero(np.all(picture == square.colour, axis=2))
         if len(rows) >= VISIBLE * SIDE**2:
-            ids.append(who)
+            ids.append(identity)
             boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
     return np.array(ids, int), np.array(boxes, float).reshape(-1, 4)
 

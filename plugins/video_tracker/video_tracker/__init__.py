@@ -1,7 +1,6 @@
-"""Finds objects in pictures and follows them through videos.
+"""Detects objects in pictures and tracks them through videos.
 
-A frame's way: `media` decodes it, `onnx_detector` (behind the protocol in `detection`) finds what is in it, `layouts`
-knows how each family of models wants its input and gives its output, `tracking` gives what is found an identity that
-lasts. `annotation` draws it, `encoding` makes a video of it. `cuda_session` is the only module that knows of the GPU;
-`plugin` is the class whose tools are served.
+The path of a frame: `media` decodes it, `onnx_detector` (behind the protocol in `detection`) finds objects, `layouts`
+knows each model family's input and output, `tracking` gives each object a lasting id, `annotation` draws the tracks,
+`encoding` makes a video. Only `cuda_session` knows the GPU; `plugin` is the class with the tools.
 """

@@ -1,4 +1,4 @@
-"""Draws tracks on frames: a box, the label with its id, and the way that the object came."""
+"""Draws tracks on frames: box, label with id, and the recent path of each object."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ TRACE_SECONDS = 2.0
 
 
 class Painter:
-    """Paints one video's frames, all to the size of the first: at most `max_width` wide, with even sides for H.264."""
+    """Annotates one video's frames. All get the first one's size: at most `max_width` wide, even sides for H.264."""
 
     def __init__(self, max_width: int, frames_per_second: float) -> None:
         self._max_width = max_width
@@ -28,7 +28,7 @@ class Painter:
         )
 
     def paint(self, frame: Frame, tracks: Sequence[Track]) -> Frame:
-        """A picture of its own; `frame` stays as it is."""
+        """An annotated copy; `frame` is unchanged."""
         height, width = frame.shape[:2]
         size = self._size = self._size or self._scaled(width, height)
         picture = cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)

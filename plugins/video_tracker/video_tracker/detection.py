@@ -1,4 +1,4 @@
-"""What is seen in one frame, and who sees it."""
+"""Detections in one frame, and the protocol of a detector."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ Frame = NDArray[np.uint8]
 """Height x width x 3 bytes: red, green, blue."""
 Array = NDArray[Any]
 
-LOWEST_SCORE = 0.1
-"""Detections below it are noise. Those from here up keep an object's track alive while it is half hidden."""
+MIN_SCORE = 0.1
+"""Detections below it are noise. Scores above it keep an object's track alive while it is half hidden."""
 
 
 class Box(TypedDict):
@@ -26,7 +26,7 @@ class Box(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Of one frame, best first. `corners` are x1, y1, x2, y2 in its pixels, `scores` from 0 to 1, `classes` numbers."""
+    """Detections in one frame, best first. `corners`: x1, y1, x2, y2 in pixels; `scores` 0 to 1; `classes` numbers."""
 
     corners: Array
     scores: Array
@@ -35,27 +35,27 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def only(self, kept: Array) -> Self:
-        """Those of a mask or of a list of indices."""
-        return type(self)(self.corners[kept], self.scores[kept], self.classes[kept])
+    def only(self, selected: Array) -> Self:
+        """The detections selected by a mask or by indices."""
+        return type(self)(self.corners[selected], self.scores[selected], self.classes[selected])
 
 
 class Detector(Protocol):
-    """Finds objects. `labels` has a name for each class number that it can give."""
+    """Detects objects. `labels` holds a name for each class number."""
 
     labels: Sequence[str]
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
-        """Of each frame what is in it, with scores from LOWEST_SCORE up."""
+        """The detections in each frame with scores of at least MIN_SCORE."""
         ...
 
 
 def label_of(labels: Sequence[str], class_id: int) -> str:
-    """A class without a name is called by its number."""
+    """The class's name, or its number if it has none."""
     return labels[class_id] if 0 <= class_id < len(labels) else f"class {class_id}"
 
 
 def box_of(corners: Array) -> Box:
-    """From the two corners x1, y1, x2, y2, to a tenth of a pixel."""
+    """The box with corners x1, y1, x2, y2, rounded to a tenth of a pixel."""
     x1, y1, x2, y2 = (float(value) for value in corners)
     return {"x": round(x1, 1), "y": round(y1, 1), "width": round(x2 - x1, 1), "height": round(y2 - y1, 1)}

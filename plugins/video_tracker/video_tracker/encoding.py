@@ -1,4 +1,4 @@
-"""From pictures to an MP4 video that can be passed on in parts while it is made."""
+"""Encodes pictures as an MP4 video that can be streamed while it is encoded."""
 
 from fractions import Fraction
 from typing import Any, Final
@@ -10,11 +10,11 @@ from video_tracker.detection import Frame
 MEDIA_TYPE: Final = "video/mp4"
 CLOCK: Final = 90_000  # ticks per second, as in MPEG; fine enough for any frame rate
 FRAGMENTS: Final = "frag_keyframe+empty_moov+default_base_moof"
-"""Every key frame begins a part that stands by itself: nothing at the beginning waits for the end."""
+"""Fragmented MP4: each key frame starts a fragment, and the header needs nothing from the end."""
 
 
 class Mp4Stream:
-    """H.264. What `add` and `finish` return, put together in order, is the file."""
+    """An H.264 video. The results of `add` and `finish`, concatenated in order, are the file."""
 
     def __init__(self, width: int, height: int, frames_per_second: float) -> None:
         self._sink = _Sink()
@@ -28,7 +28,7 @@ class Mp4Stream:
         self._stream.codec_context.time_base = Fraction(1, CLOCK)
 
     def add(self, picture: Frame, time: float) -> bytes:
-        """`time` is in seconds and grows."""
+        """Encode a frame. `time` is in seconds and increases."""
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame.time_base = Fraction(1, CLOCK)
         frame.pts = round(time * CLOCK)
@@ -36,18 +36,18 @@ class Mp4Stream:
         return self._sink.take()
 
     def finish(self) -> bytes:
-        """The rest. Nothing can be added after."""
+        """The rest of the file. Nothing can be added afterwards."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
         return self._sink.take()
 
     def abandon(self) -> None:
-        """Let go of the encoder, whatever is left in it."""
+        """Close the encoder and discard what is left in it."""
         self._container.close()
 
 
 class _Sink:
-    """What FFmpeg writes, until it is taken."""
+    """Collects what FFmpeg writes until `take`."""
 
     def __init__(self) -> None:
         self._written = bytearray()

@@ -1,6 +1,6 @@
-"""How each family of detection models wants its input, and what its output means. Pure.
+"""Input and output layout of each family of detection models. Pure.
 
-A model says its family by the names and shapes of its outputs; see `layout_of`.
+The names and shapes of a model's outputs identify its family; see `layout_of`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import supervision as sv
 
-from video_tracker.detection import LOWEST_SCORE, Array, Detections, Frame
+from video_tracker.detection import MIN_SCORE, Array, Detections, Frame
 
-OVERLAP = 0.45
-"""Of two boxes of one class that overlap more (intersection over union), the weaker is dropped."""
+MAX_OVERLAP = 0.45
+"""If two boxes of one class overlap more (intersection over union), the weaker is dropped."""
 PADDING = 114  # the grey that YOLOX was trained with
 STRIDES = (8, 16, 32)  # of YOLOX's three grids
 MAX_CANDIDATES = 1000
-"""Boxes of a frame that are looked at, best first."""
+"""Number of best boxes per frame that are considered."""
 
 
 class Size(NamedTuple):
@@ -28,20 +28,21 @@ class Size(NamedTuple):
 
 
 class Layout(Protocol):
-    """One family of models."""
+    """The layout of one model family."""
 
     def prepare(self, frame: Frame, size: Size) -> Array:
         """The model's input for one frame: 3 x height x width, 32-bit floats."""
         ...
 
     def read(self, outputs: Mapping[str, Array], index: int, frame: Size, size: Size) -> Detections:
-        """What output number `index` of a batch says of a frame of the size `frame`."""
+        """The detections in output `index` of a batch, for a frame of the size `frame`."""
         ...
 
 
 class EndToEnd:
-    """RT-DETR, D-FINE and DEIM as their own export scripts make them: `labels`, `boxes` and `scores`, nothing left to
-    do. They are told the size of each frame and give boxes in its pixels.
+    """RT-DETR, D-FINE and DEIM by their own export scripts: `labels`, `boxes` and `scores`.
+
+    They take the size of each frame as an input and give boxes in its pixels.
     """
 
     def prepare(self, frame: Frame, size: Size) -> Array:
@@ -52,9 +53,7 @@ class EndToEnd:
 
 
 class Queries:
-    """RT-DETR and D-FINE as Hugging Face's transformers have them: `logits`, and `pred_boxes` by centre and size in
-    parts of the frame.
-    """
+    """RT-DETR and D-FINE of Hugging Face's transformers: `logits`, and `pred_boxes` as centre and size, 0 to 1."""
 
     def prepare(self, frame: Frame, size: Size) -> Array:
         return _stretched(frame, size)
@@ -72,9 +71,9 @@ class Queries:
 
 
 class Yolox:
-    """YOLOX: one output, per cell of three grids a box, the score that there is something, and a score per class.
+    """YOLOX: one output with, for each cell of three grids, a box, an object score and a score per class.
 
-    The input is blue, green, red from 0 to 255, the frame in the upper left corner. Overlapping boxes are dropped here.
+    The input is BGR from 0 to 255 with the frame in the upper left corner. Overlapping boxes are dropped here.
     """
 
     def prepare(self, frame: Frame, size: Size) -> Array:
@@ -95,11 +94,11 @@ class Yolox:
         best = scores.argmax(axis=1)
         found = _detections(boxes, scores[np.arange(len(best)), best], best, frame)
         rows = np.column_stack([found.corners, found.scores, found.classes])
-        return found.only(sv.box_non_max_suppression(rows, OVERLAP))
+        return found.only(sv.box_non_max_suppression(rows, MAX_OVERLAP))
 
 
 def layout_of(outputs: Mapping[str, Sequence[int | str | None]], size: Size) -> Layout:
-    """By the names of the outputs and their shapes. Raises `RuntimeError` where no family fits."""
+    """The layout by names and shapes of the outputs. Raises `RuntimeError` if no family matches."""
     if {"labels", "boxes", "scores"} <= outputs.keys():
         return EndToEnd()
     if {"logits", "pred_boxes"} <= outputs.keys():
@@ -124,7 +123,7 @@ def _ratio(frame: Size, size: Size) -> float:
 
 
 def _grid(size: Size) -> tuple[Array, Array]:
-    """Of each cell its place in its grid, and the pixels between two cells of that grid."""
+    """For each cell its position in its grid, and the grid's stride in pixels."""
     corners, strides = [], []
     for stride in STRIDES:
         x, y = np.meshgrid(np.arange(size.width // stride), np.arange(size.height // stride))
@@ -134,9 +133,9 @@ def _grid(size: Size) -> tuple[Array, Array]:
 
 
 def _detections(boxes: Array, scores: Array, classes: Array, frame: Size) -> Detections:
-    """Without noise, without what is no box, nothing outside the frame; best first."""
+    """Valid detections above the noise, clipped to the frame, best first."""
     boxes = boxes.astype(np.float32).clip(0, [frame.width, frame.height] * 2)
-    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])  # false for what is no number, too
-    (kept,) = np.nonzero(has_area & (scores >= LOWEST_SCORE))
-    kept = kept[np.argsort(-scores[kept], kind="stable")][:MAX_CANDIDATES]
-    return Detections(boxes[kept], scores[kept].astype(np.float32), classes[kept].astype(np.int64))
+    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])  # also False for NaN
+    (selected,) = np.nonzero(has_area & (scores >= MIN_SCORE))
+    selected = selected[np.argsort(-scores[selected], kind="stable")][:MAX_CANDIDATES]
+    return Detections(boxes[selected], scores[selected].astype(np.float32), classes[selected].astype(np.int64))

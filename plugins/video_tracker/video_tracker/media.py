@@ -1,6 +1,6 @@
-"""From uploads to frames. What is wrong with an upload is the caller's to mend: `InvalidInput`.
+"""Decodes uploaded pictures and videos. Raises `InvalidInput` for a bad upload, which only the caller can fix.
 
-Videos are read with PyAV, which gives each frame its own time, as a tracker needs where the frame rate varies.
+Videos are read with PyAV, which gives each frame its own time: a tracker needs it if the frame rate varies.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from plugin_runtime import InvalidInput
 from video_tracker.detection import Frame
 
 MAX_FRAME_PIXELS = 9_000_000
-"""4K (4096 x 2160) fits: a batch of 8 frames takes 212 MB then."""
-USUAL_RATE = 25.0
-"""Frames per second, for a video that does not say how fast it is."""
+"""4K (4096 x 2160) fits: a batch of 8 frames then takes 212 MB."""
+DEFAULT_RATE = 25.0
+"""Frames per second of a video that does not state its rate."""
 CONTAINERS = "mov,mp4,avi,matroska,webm,mpeg,mpegts,flv,ogg,asf,gif"
-"""Containers of video only: FFmpeg would also take a text for a film, and a playlist that names other files."""
+"""Video containers only: FFmpeg would also read texts as films, and playlists that name other files."""
 UNREADABLE = (
     av.error.InvalidDataError,
     av.error.EOFError,
@@ -28,11 +28,11 @@ UNREADABLE = (
     av.error.DemuxerNotFoundError,
     av.error.PatchWelcomeError,
 )
-NOT_OPENED = "The upload is no video that can be opened; MP4, AVI, MKV, MOV and WebM are safe choices."
+NOT_OPENED = "The upload is no video that can be opened; use MP4, AVI, MKV, MOV or WebM."
 
 
 class TimedFrame(NamedTuple):
-    """`number` counts from 0; `time` is in seconds from the first frame and only grows."""
+    """`number` counts from 0; `time` is in seconds from the first frame and only increases."""
 
     number: int
     time: float
@@ -40,19 +40,19 @@ class TimedFrame(NamedTuple):
 
 
 class Video:
-    """An opened video. `frame_count` is what the file says of itself, or follows from it; 0 where it says nothing."""
+    """An opened video. `frame_count` is stated by the file or follows from its duration; 0 if unknown."""
 
     def __init__(self, container: Any, stream: Any) -> None:
         self._container = container
         self._stream = stream
-        self.frames_per_second = float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
+        self.frames_per_second = float(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
         self.frame_count: int = stream.frames or max(0, round(seconds * self.frames_per_second))
 
     def frames(self, every: int = 1) -> Iterator[TimedFrame]:
-        """Each `every`-th frame, upright, until the end or the first that is damaged.
+        """Every `every`-th frame, upright, up to the end or the first damaged frame.
 
-        Raises `InvalidInput` where there is not even one, or for one that is too large.
+        Raises `InvalidInput` if there is none, or for one that is too large.
         """
         number, last = 0, -1.0
         first: float | None = None
@@ -61,10 +61,10 @@ class Video:
                 size = f"{decoded.width} x {decoded.height}"
                 raise InvalidInput(f"The video has {size} pixels; at most {MAX_FRAME_PIXELS:,} are read.")
             if number % every == 0:
-                told = decoded.time
-                first = told if first is None else first
-                time = number / self.frames_per_second if told is None or first is None else told - first
-                if time <= last:  # files exist whose clock stands still or jumps back
+                stated = decoded.time
+                first = stated if first is None else first
+                time = number / self.frames_per_second if stated is None or first is None else stated - first
+                if time <= last:  # the clock of some files stands still or jumps back
                     time = last + every / self.frames_per_second
                 last = time
                 yield TimedFrame(number, time, _upright(decoded))
@@ -97,7 +97,7 @@ def open_video(path: Path) -> Iterator[Video]:
 
 
 def read_picture(data: bytes) -> Frame:
-    """Upright, as its EXIF data says. Raises `InvalidInput`."""
+    """The picture, upright by its EXIF data. Raises `InvalidInput`."""
     if not data:
         raise InvalidInput("The picture is empty.")
     try:
@@ -110,7 +110,7 @@ def read_picture(data: bytes) -> Frame:
 
 
 def _upright(decoded: Any) -> Frame:
-    """Telephones store the frames as the sensor lies and write beside them how to turn them."""
+    # Phones store frames in the sensor's orientation, with a rotation beside them.
     picture: Frame = decoded.to_ndarray(format="rgb24")
-    turns = round(decoded.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    quarters = round(decoded.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(picture, quarters)) if quarters else picture

@@ -1,4 +1,4 @@
-"""A detection model in ONNX format, in batches, wherever its session runs."""
+"""Runs a detection model in ONNX format, in batches, on any session."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ from video_tracker.detection import Array, Detections, Frame
 from video_tracker.layouts import Size, layout_of
 
 BATCH: Final = 8
-"""Frames at once for a model that takes any number. More gain little on a GPU and cost memory."""
-USUAL_SIDE: Final = 640
-"""Pixels, for a model that takes pictures of any size."""
+"""Frames per batch for a model with a free batch size. Larger batches gain little on a GPU and cost memory."""
+DEFAULT_SIDE: Final = 640
+"""Pixels per side for a model that takes pictures of any size."""
 LABELS_KEY: Final = "labels"
-"""In the model's metadata: a JSON list with a name for each class."""
+"""Key in the model's metadata: a JSON list with a name for each class."""
 FLOATS: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxDetector:
-    """`Detector` over a session. Raises `RuntimeError` for a model that it cannot use."""
+    """A `Detector` on a session. Raises `RuntimeError` for an unsupported model."""
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self._session = session
@@ -34,7 +34,7 @@ class OnnxDetector:
         self.labels: Sequence[str] = _labels(session.get_modelmeta().custom_metadata_map)
 
     def detect(self, frames: Sequence[Frame]) -> list[Detections]:
-        """See `Detector`."""
+        """Detect objects; see `Detector`."""
         starts = range(0, len(frames), self.batch)
         return [found for start in starts for found in self._detect_batch(frames[start : start + self.batch])]
 
@@ -49,7 +49,8 @@ class OnnxDetector:
         return [self._layout.read(outputs, index, size, self._size) for index, size in enumerate(sizes)]
 
     def _filled(self, rows: Array) -> Array:
-        """To a whole batch with copies of the last row: every new number of frames would be planned for anew."""
+        """Fill a batch with copies of the last row."""
+        # ONNX Runtime would plan again for each new batch size.
         missing = self.batch - len(rows)
         return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 
@@ -68,7 +69,7 @@ def _image_input(inputs: Mapping[str, Any]) -> Any:
 
 
 def _pixels(side: int | str | None) -> int:
-    return side if isinstance(side, int) else USUAL_SIDE
+    return side if isinstance(side, int) else DEFAULT_SIDE
 
 
 def _labels(metadata: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The plugin class: its tools and the check that it can work at all."""
+"""The plugin class: its tools, and the check of its installation."""
 
 import base64
 import os
@@ -16,11 +16,11 @@ from video_tracker.encoding import MEDIA_TYPE, Mp4Stream
 from video_tracker.media import Video, open_video, read_picture
 from video_tracker.onnx_detector import BATCH, OnnxDetector
 from video_tracker.options import check_labels, check_range
-from video_tracker.tracking import FRAMES_AT_ONCE, Following, Track, TrackedFrame, follow
+from video_tracker.tracking import BATCH_FRAMES, Track, TrackedFrame, TrackingOptions, track_frames
 
-PROGRESS_EVERY = FRAMES_AT_ONCE  # frames
+PROGRESS_EVERY = BATCH_FRAMES  # frames
 PART_BYTES = 512 * 1024
-ENVELOPE_BYTES = 64 * 1024  # what stands around the parts of a video in a result
+ENVELOPE_BYTES = 64 * 1024  # reserved for everything but the video in a result
 
 
 class FoundObject(Box):
@@ -31,7 +31,7 @@ class FoundObject(Box):
 
 
 class Picture(TypedDict):
-    """`width` and `height` of the picture, upright, in pixels; objects best first."""
+    """`width` and `height` of the upright picture in pixels; objects best first."""
 
     width: int
     height: int
@@ -47,7 +47,7 @@ class FrameTracks(TypedDict):
 
 
 class VideoPart(TypedDict):
-    """A piece of a file: decode `data` (base64) of all parts and put them together in order."""
+    """A piece of a file: the decoded `data` (base64) of all pieces, concatenated in order, is the file."""
 
     part: int
     media_type: str
@@ -55,32 +55,30 @@ class VideoPart(TypedDict):
 
 
 def load_detector() -> Detector:
-    """The operator's model, on the GPU."""
+    """The operator's model on the GPU."""
     return OnnxDetector(open_on_cuda(model_path("detector")))
 
 
 class VideoTracker:
-    """Finds objects in pictures and follows them through videos."""
+    """Detects objects in pictures and tracks them through videos."""
 
     def __init__(self, load: Callable[[], Detector] = load_detector) -> None:
         self._load = load
         self._detector: Detector | None = None
 
     def validate(self) -> None:
-        """Bring the model to the GPU and look at a batch of black frames: what is missing shows now, memory included.
-
-        The GPU itself was checked by the runtime, since the manifest requires it.
-        """
+        """Load the model on the GPU and run a batch of black frames: missing libraries or memory show now."""
+        # The runtime has checked the GPU itself: the manifest has `requires_gpu`.
         self._detector = self._load()
         black = np.zeros((480, 640, 3), np.uint8)
         if len(self._detector.detect([black] * BATCH)) != BATCH:
-            raise RuntimeError("the model does not answer for every frame of a batch; export it anew")
+            raise RuntimeError("the model does not answer for every frame of a batch; export it again")
 
     @tool
     def detect_objects(self, image: bytes, min_score: float = 0.5) -> Picture:
-        """Find the objects in a picture, each with its label, score and box in pixels.
+        """Detect the objects in a picture, each with its label, score and box in pixels.
 
-        Scores go from 0 to 1; objects below `min_score` are left out.
+        Scores range from 0 to 1; objects below `min_score` are left out.
         """
         check_range("min_score", min_score, 0.1, 1)
         picture = read_picture(image)
@@ -102,16 +100,16 @@ class VideoTracker:
         lost_seconds: float = 1.0,
         every: int = 1,
     ) -> Iterator[Progress | FrameTracks]:
-        """Follow the objects of a video, frame by frame: each keeps its id while it is followed.
+        """Track the objects of a video, frame by frame: each has the same id while it is tracked.
 
-        An object shows from the second frame on in which it is seen with a score of at least `min_score`, and is then
-        followed through weaker sightings. One that is out of sight for up to `lost_seconds` keeps its id. With
-        `labels`, only objects of these classes are followed. Of `every` frames, one is looked at.
+        An object appears from the second frame in which its score is at least `min_score`, and is then tracked through
+        weaker detections. An object that is out of sight for up to `lost_seconds` has the same id afterwards. With
+        `labels`, only objects of these classes are tracked. Only every `every`-th frame is analysed.
         """
         check_range("every", every, 1, 1000)
-        wanted = self._wanted(min_score, labels, lost_seconds)._replace(every=every)
+        options = self._options(min_score, labels, lost_seconds)._replace(every=every)
         with open_video(video) as source:
-            for number, step in enumerate(follow(source, self._ready(), wanted)):
+            for number, step in enumerate(track_frames(source, self._ready(), options)):
                 yield from _progress(number, step, source)
                 yield {
                     "frame": step.frame.number,
@@ -128,26 +126,26 @@ class VideoTracker:
         lost_seconds: float = 1.0,
         max_width: int = 1280,
     ) -> Iterator[Progress | VideoPart]:
-        """Draw boxes, labels, ids and the ways of the objects into a video: an MP4 (H.264, no sound) in parts.
+        """Draw boxes, labels, ids and paths of the objects into a video: an MP4 (H.264, no sound), streamed in pieces.
 
-        Each item has a piece of the file as base64; decoded and put together in order they are the video. It is scaled
-        down to `max_width` pixels where it is wider. The other options are those of `track_objects`.
+        Each item has a piece of the file in base64; decoded and concatenated in order they are the video. A video wider
+        than `max_width` pixels is scaled down. The other options are those of `track_objects`.
         """
         check_range("max_width", max_width, 64, 4096)
-        wanted = self._wanted(min_score, labels, lost_seconds)
+        options = self._options(min_score, labels, lost_seconds)
         with open_video(video) as source:
             painter = Painter(max_width, source.frames_per_second)
-            parts = _Parts()
+            pieces = _PieceBuffer()
             encoder: Mp4Stream | None = None
             try:
-                for number, step in enumerate(follow(source, self._ready(), wanted)):
+                for number, step in enumerate(track_frames(source, self._ready(), options)):
                     yield from _progress(number, step, source)
                     picture = painter.paint(step.frame.picture, step.tracks)
                     if encoder is None:
                         encoder = Mp4Stream(picture.shape[1], picture.shape[0], source.frames_per_second)
-                    yield from parts.add(encoder.add(picture, step.frame.time))
+                    yield from pieces.add(encoder.add(picture, step.frame.time))
                 if encoder is not None:
-                    yield from parts.add(encoder.finish(), last=True)
+                    yield from pieces.add(encoder.finish(), last=True)
             finally:
                 if encoder is not None:
                     encoder.abandon()
@@ -157,12 +155,12 @@ class VideoTracker:
             raise RuntimeError("validate() has not been called")
         return self._detector
 
-    def _wanted(self, min_score: float, labels: list[str] | None, lost_seconds: float) -> Following:
+    def _options(self, min_score: float, labels: list[str] | None, lost_seconds: float) -> TrackingOptions:
         """Raises `InvalidInput`."""
         check_range("min_score", min_score, 0.1, 1)
         check_range("lost_seconds", lost_seconds, 0, 60)
         check_labels(labels, self._ready().labels)
-        return Following(min_score, labels, lost_seconds)
+        return TrackingOptions(min_score, labels, lost_seconds)
 
 
 def _progress(number: int, step: TrackedFrame, source: Video) -> Iterator[Progress]:
@@ -171,8 +169,8 @@ def _progress(number: int, step: TrackedFrame, source: Video) -> Iterator[Progre
         yield Progress(shown / source.frame_count, f"frame {shown} of {source.frame_count}")
 
 
-class _Parts:
-    """Gathers bytes into parts; all of them must fit into one result, since not every caller takes a stream."""
+class _PieceBuffer:
+    """Collects bytes into pieces. All must fit into one result: not every caller reads a stream."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
@@ -181,7 +179,7 @@ class _Parts:
         self._allowed = int(os.environ.get("PLUGIN_MAX_RESULT") or 16 * 1024 * 1024) - ENVELOPE_BYTES
 
     def add(self, data: bytes, *, last: bool = False) -> Iterator[VideoPart]:
-        """Raises `InvalidInput` where it becomes too much."""
+        """Raises `InvalidInput` if the video becomes too large."""
         self._pending += data
         if len(self._pending) < PART_BYTES and not (last and self._pending):
             return
@@ -191,7 +189,7 @@ class _Parts:
         if self._encoded > self._allowed:
             raise InvalidInput(
                 f"The annotated video is over {self._allowed // 4 * 3:,} bytes at this point;"
-                " lower max_width, or send it in shorter pieces."
+                " lower max_width, or send a shorter video."
             )
         yield {"part": self._number, "media_type": MEDIA_TYPE, "data": text}
         self._number += 1

@@ -1,16 +1,25 @@
-"""The command line's way to the HTTP API; turns what goes wrong into one sentence and an exit code."""
+"""The connection to the HTTP API: address, API key, shell completion; errors as a sentence and an exit code."""
 
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, NoReturn
+from typing import Annotated
 
 import httpx
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from orchestrator.cli.console import (
+    EXIT_BUSY,
+    EXIT_DENIED,
+    EXIT_FAILED,
+    EXIT_UNAVAILABLE,
+    EXIT_UNREACHABLE,
+    complain,
+    errors,
+    misused,
+)
 from orchestrator.client import (
     AccessDenied,
     ApiError,
@@ -21,42 +30,32 @@ from orchestrator.client import (
     Unreachable,
 )
 
-EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_UNREACHABLE: Final = 3
-EXIT_UNAVAILABLE: Final = 4
-EXIT_BUSY: Final = 5
-EXIT_DENIED: Final = 6
-
-logging.getLogger("stamina").setLevel(logging.ERROR)  # that a stream is asked for again is no news
-
-errors = Console(stderr=True, highlight=False, emoji=False)
+logging.getLogger("stamina").setLevel(logging.ERROR)  # an operator need not see that a stream was reconnected
 
 
 def address() -> str:
-    """Where the orchestrator is: ORCHESTRATOR_URL, else the host and port that `serve` would take."""
+    """The orchestrator's URL: ORCHESTRATOR_URL, else the host and port that `serve` would use."""
     host = os.environ.get("ORCHESTRATOR_HOST", "127.0.0.1")
     port = os.environ.get("ORCHESTRATOR_PORT", "8000")
+    # 0.0.0.0 and :: are addresses to listen on, not to connect to.
     return os.environ.get("ORCHESTRATOR_URL", f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}")
 
 
 def credentials() -> dict[str, str]:
-    """The headers that say who calls: the key in ORCHESTRATOR_API_KEY, where there is one."""
+    """The Authorization header for ORCHESTRATOR_API_KEY; empty without a key."""
     key = os.environ.get("ORCHESTRATOR_API_KEY", "").strip()
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 @contextmanager
 def connected() -> Iterator[Client]:
-    """A client. Whatever goes wrong with it leaves the program with a sentence; nothing is tried twice, since somebody
-    waits.
-    """
-    with explained(), Client(_callable(address()), retries=0) as client:
+    """A client of the API. Its errors end the program with a sentence and an exit code."""
+    # No retries: an operator is waiting.
+    with explained(), Client(_checked(address()), retries=0) as client:
         yield client
 
 
-def _callable(url: str) -> str:
-    """The address as it is; leaves the program where nothing could be called by it."""
+def _checked(url: str) -> str:
     try:
         parsed = httpx.URL(url)
         fits = parsed.scheme in ("http", "https") and bool(parsed.host)
@@ -64,17 +63,17 @@ def _callable(url: str) -> str:
         fits = False
     if not fits:
         by = "ORCHESTRATOR_URL" if "ORCHESTRATOR_URL" in os.environ else "ORCHESTRATOR_HOST, ORCHESTRATOR_PORT"
-        misused(by, f"{url!r} is no address such as http://127.0.0.1:8000")
+        misused(by, f"{url!r} is not an address such as http://127.0.0.1:8000")
     return url
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Leaves the program with a sentence and the exit code that belongs to it."""
+    """Turn an `ApiError` into a sentence on stderr and its exit code."""
     try:
         yield
     except ApiError as error:
-        tell(error)
+        report(error)
         raise typer.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -94,8 +93,8 @@ def exit_code(error: ApiError) -> int:
             return EXIT_FAILED
 
 
-def tell(error: ApiError) -> None:
-    """What went wrong, and where it is not plain what to do, that too."""
+def report(error: ApiError) -> None:
+    """Print what went wrong and, where the error does not say it, what to do."""
     match error:
         case Unreachable() if error.__cause__ is not None:
             hint = f"Start one with `orchestrator serve` (or `make up`), or set ORCHESTRATOR_URL (now {address()})."
@@ -106,17 +105,22 @@ def tell(error: ApiError) -> None:
             complain(error.code, str(error))
 
 
-def fail(sentence: str) -> NoReturn:
-    errors.print(Text(sentence, style="red"), soft_wrap=True)
-    raise typer.Exit(EXIT_FAILED)
+def complete_plugin(incomplete: str) -> list[str]:
+    """Plugin names for shell completion; none if no orchestrator answers."""
+    try:
+        with Client(address(), retries=0) as api:
+            return [plugin["name"] for plugin in api.plugins() if plugin["name"].startswith(incomplete)]
+    except ApiError:
+        return []
 
 
-def misused(subject: str, sentence: str) -> NoReturn:
-    """For arguments of the command line that cannot be."""
-    complain(subject, sentence)
-    raise typer.Exit(EXIT_USAGE)
+def complete_tool(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Tool names for shell completion, of the plugin named before."""
+    try:
+        with Client(address(), retries=0) as api:
+            return [tool["name"] for tool in api.tools(ctx.params["plugin"]) if tool["name"].startswith(incomplete)]
+    except (ApiError, KeyError):
+        return []
 
 
-def complain(subject: str, sentence: str, style: str = "red") -> None:
-    """`subject: sentence` on stderr. Both may be anybody's words: what looks like markup in them is text."""
-    errors.print(Text.assemble((subject, style), f": {sentence}"), soft_wrap=True)
+Name = Annotated[str, typer.Argument(help="The plugin's name.", autocompletion=complete_plugin)]

@@ -1,10 +1,11 @@
-"""The container that is held against the protocol: started as a plugin's is, with its two sockets."""
+"""The container under test, started as a plugin's is, and what a rule is."""
 
 import asyncio
+import json
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,12 @@ from orchestrator.supervisor.container_policy import InstanceIdentity, container
 from orchestrator.supervisor.notify_socket import NotifySocket
 
 NAME: Final = "conformance-check"
-_LOOK: Final = 0.05
-"""Seconds between looks at a container that comes up."""
+_POLL_SECONDS: Final = 0.05
 
 
 @dataclass
 class Subject:
-    """The container, the ways into it, and what was learnt of it on the way."""
+    """The container under test, clients of its sockets, and what earlier rules found out about it."""
 
     engine: ContainerEngine
     container_id: str
@@ -36,23 +36,23 @@ class Subject:
     tools: httpx.AsyncClient
     startup_timeout: float
     call: tuple[str, Mapping[str, Any]] | None = None
-    """A tool and arguments that fit it."""
+    """A tool and valid arguments."""
     notified: asyncio.Event = field(default_factory=asyncio.Event)
     status: Mapping[str, Any] = field(default_factory=dict)
-    """The last status object that was as agreed."""
+    """The status object of the rule `ready`."""
 
     async def running(self) -> bool:
         return (await self.engine.inspect(self.container_id)).state == "running"
 
     async def until_it_listens(self) -> bool:
-        """Whether both the control socket is there and the container runs, within the startup time."""
+        """Wait for the control socket; False if the container ends or the start-up time is over."""
         end = time.monotonic() + self.startup_timeout
         while time.monotonic() < end:
             if await asyncio.to_thread(self.endpoint.control.is_socket):
                 return True
             if not await self.running():
                 return False
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_SECONDS)
         return False
 
 
@@ -66,8 +66,9 @@ async def started(
     environment: Mapping[str, str],
     entrypoint: str,
 ) -> AsyncIterator[Subject]:
-    """A container of the image; gone after the context, with its folder. Raises `EngineError`, or `OSError` where the
-    run folder cannot be made.
+    """Start a container of the image, and remove it with its folder after the context.
+
+    Raises `EngineError`, or `OSError` if the run folder cannot be created.
     """
     token = secrets.token_hex(4)
     parent = settings.run_dir / f"check-{token}"
@@ -105,7 +106,7 @@ async def started(
             limits.startup_timeout,
             call,
         )
-        listening = asyncio.create_task(_note(notify, subject.notified))
+        listening = asyncio.create_task(_await_ready(notify, subject.notified))
         stack.callback(listening.cancel)
         await engine.start(container)
         yield subject
@@ -113,8 +114,8 @@ async def started(
 
 def _make_folders(folder: Path) -> None:
     folder.mkdir(parents=True, mode=0o777)
-    folder.parent.chmod(0o700)
-    folder.chmod(0o1777)
+    folder.parent.chmod(0o700)  # no other user of the host gets in
+    folder.chmod(0o1777)  # the container's user, whatever its id, may create sockets
 
 
 def _client(socket: Path) -> httpx.AsyncClient:
@@ -123,11 +124,53 @@ def _client(socket: Path) -> httpx.AsyncClient:
     )
 
 
-async def _note(notify: NotifySocket, told: asyncio.Event) -> None:
+async def _await_ready(notify: NotifySocket, notified: asyncio.Event) -> None:
     await notify.ready()
-    told.set()
+    notified.set()
 
 
 async def _remove(engine: ContainerEngine, container: str) -> None:
     with suppress(EngineError):
         await engine.remove(container)
+
+
+class BrokenRuleError(Exception):
+    """The image breaks the rule. The message says what was observed instead."""
+
+
+class NotCheckedError(Exception):
+    """The rule does not apply to this image, or needs information that was not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`check` raises `BrokenRuleError`, `NotCheckedError`, or an exception of httpx without an answer."""
+
+    name: str
+    demands: str
+    check: Callable[[Subject], Awaitable[None]]
+    starts: bool = False
+    """It waits for the container's start."""
+
+
+def demand(condition: object, otherwise: str) -> None:
+    """Raises `BrokenRuleError` with `otherwise` unless the condition holds."""
+    if not condition:
+        raise BrokenRuleError(otherwise)
+
+
+def object_of(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The JSON object in an answer that must have this status."""
+    demand(response.status_code == status, f"status {response.status_code} instead of {status}: {_shown(response)}")
+    kind = response.headers.get("content-type", "")
+    demand(kind.startswith("application/json"), f"Content-Type is {kind!r} instead of application/json")
+    try:
+        content = json.loads(response.content)
+    except ValueError:
+        raise BrokenRuleError(f"not JSON: {_shown(response)}") from None
+    demand(isinstance(content, dict), f"not a JSON object: {_shown(response)}")
+    return dict(content)
+
+
+def _shown(response: httpx.Response) -> str:
+    return response.content[:200].decode("utf-8", "replace")

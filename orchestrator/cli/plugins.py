@@ -1,28 +1,30 @@
-"""The commands that look: plugins, health, tools, logs, events, gpus."""
+"""`plugins`, `health`, `tools`, `logs`, `events`, `gpus`, `restart`, `start`, `stop`: show and operate plugins."""
 
 import time
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.live import Live
 from rich.text import Text
 
-from orchestrator.cli.client import EXIT_FAILED, connected
-from orchestrator.cli.output import AsJson, Name, complete_plugin, console, print_line, print_raw, show_json
+from orchestrator.cli.connection import Name, complete_plugin, connected
+from orchestrator.cli.console import EXIT_FAILED, AsJson, busy, console, errors, print_line, print_raw, show_json
 from orchestrator.cli.tables import STATE_COLOURS, gpus_table, health_table, long_texts, plugins_table, reason_below
 from orchestrator.client import LifecycleEvent, Plugin
 
-Follow = Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")]
+Follow = Annotated[bool, typer.Option("-f", "--follow", help="Follow until Ctrl-C.")]
+Wait = Annotated[float, typer.Option(min=0, max=600, help="Seconds to wait for the new instance.")]
+_DEFAULT_WAIT = 120.0
 
 
 def plugins(
     *,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on, live, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Update the table live until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The plugins and how each of them is."""
+    """List all plugins with their state."""
     with connected() as api:
         if watch:
             _watch(api.watch(), as_json=as_json)
@@ -32,7 +34,7 @@ def plugins(
 
 
 def _watch(changes: Iterable[Plugin], *, as_json: bool) -> None:
-    """A table that follows; a line for each change where the output is no terminal."""
+    """A live table; on no terminal, a line per change."""
     if as_json or not console.is_terminal:
         for plugin in changes:
             if as_json:
@@ -53,14 +55,14 @@ def _watch(changes: Iterable[Plugin], *, as_json: bool) -> None:
 
 
 def _older(plugin: Plugin, seconds: float) -> Plugin:
-    """The plugin as it is `seconds` after it was told of: what lives has been up for longer."""
+    """The plugin with its uptime `seconds` after it was reported."""
     if plugin["uptime_seconds"] is None or plugin["reason_code"] is not None:
         return plugin
     return {**plugin, "uptime_seconds": plugin["uptime_seconds"] + seconds}
 
 
 def health(name: Name, *, as_json: AsJson = False) -> None:
-    """Everything known of one plugin. Exit code 1 where it is FAILED or UNAVAILABLE."""
+    """Show everything about one plugin. Exit code 1 if it is FAILED or UNAVAILABLE."""
     with connected() as api:
         plugin = api.health(name)
     if as_json:
@@ -75,7 +77,7 @@ def health(name: Name, *, as_json: AsJson = False) -> None:
 
 
 def tools(name: Name, *, as_json: AsJson = False) -> None:
-    """A plugin's tools and what they take."""
+    """List a plugin's tools with their parameters."""
     with connected() as api:
         listed = api.tools(name)
     if as_json:
@@ -98,36 +100,38 @@ def logs(
     tail: Annotated[int, typer.Option("-n", "--tail", min=1, max=10_000, help="Lines from the end.")] = 100,
     follow: Follow = False,
 ) -> None:
-    """What a plugin's container printed."""
+    """Print the log of a plugin's container."""
     with connected() as api:
         for line in api.logs(name, tail=tail, follow=follow):
             print_raw(line)
 
 
 def events(
-    name: Annotated[str | None, typer.Argument(help="One plugin's; else all.", autocompletion=complete_plugin)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Only this plugin; all by default.", autocompletion=complete_plugin)
+    ] = None,
     *,
-    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=1000, help="The newest that are kept.")] = 100,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=1000, help="Number of newest events.")] = 100,
     follow: Follow = False,
     as_json: AsJson = False,
 ) -> None:
-    """State changes. With --follow and --json one object a line."""
+    """List state changes. With --follow and --json, one object per line."""
     with connected() as api:
         found = api.events(name, limit=limit, follow=follow)
         if as_json and not follow:
             show_json(list(found))
             return
         for event in found:
-            print_line(event) if as_json else _print_event(event, named=name is None)
+            print_line(event) if as_json else _print_event(event, with_plugin=name is None)
 
 
-def _print_event(event: LifecycleEvent, *, named: bool) -> None:
+def _print_event(event: LifecycleEvent, *, with_plugin: bool) -> None:
     try:
         when = f"{datetime.fromisoformat(event['time']).astimezone():%Y-%m-%d %H:%M:%S}"
     except ValueError:
         when = event["time"]
     state = event["state"]
-    which = f"{event['plugin']} " if named else ""
+    which = f"{event['plugin']} " if with_plugin else ""
     line = Text.assemble((when, "dim"), f"  {which}#{event['generation']}  ", (state, STATE_COLOURS.get(state, "")))
     console.print(line, soft_wrap=True)
     if event["reason_code"]:
@@ -139,7 +143,7 @@ def gpus(
     release: Annotated[str | None, typer.Option(metavar="UUID", help="Take this GPU out of quarantine first.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The host's GPUs, how they are, and who holds them."""
+    """List the host's GPUs, their state and the plugins that hold them."""
     with connected() as api:
         listed = api.release_gpu(release) if release is not None else api.gpus()
     if as_json:
@@ -151,3 +155,31 @@ def gpus(
         console.print(gpus_table(listed["devices"]))
     for sentence in listed["quarantines"]:
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
+
+
+def restart(name: Name, *, wait: Wait = _DEFAULT_WAIT, as_json: AsJson = False) -> None:
+    """Start a new instance of a plugin and wait for it. Exit code 1 if it failed."""
+    _start_instance(name, "restart", wait, as_json=as_json)
+
+
+def start(name: Name, *, wait: Wait = _DEFAULT_WAIT, as_json: AsJson = False) -> None:
+    """Start an instance of a plugin that has none and wait for it. Exit code 1 if it failed."""
+    _start_instance(name, "start", wait, as_json=as_json)
+
+
+def _start_instance(name: str, action: Literal["restart", "start"], wait: float, *, as_json: bool) -> None:
+    with connected() as api, busy(f"{name}: waiting for the new instance; a build takes longer …"):
+        plugin = api.restart(name, wait=wait) if action == "restart" else api.start(name, wait=wait)
+    show_json(plugin) if as_json else console.print(plugins_table([plugin]))
+    if plugin["reason_code"] is not None:
+        errors.print(f"[dim]`orchestrator health {name}` shows all details.[/]", soft_wrap=True)
+        raise typer.Exit(EXIT_FAILED)
+    if plugin["state"] == "LOADED" and wait:
+        errors.print("[yellow]It is still starting.[/] `orchestrator events -f` follows it.", soft_wrap=True)
+
+
+def stop(name: Name, *, as_json: AsJson = False) -> None:
+    """Stop a plugin's instance and wait until its container is removed."""
+    with connected() as api, busy(f"stopping {name} …"):
+        plugin = api.stop(name)
+    show_json(plugin) if as_json else console.print(plugins_table([plugin]))

@@ -1,4 +1,4 @@
-"""The settings, for the commands that work here; each mistake in them is one line."""
+"""The settings for commands that work on this machine. Separate from `console`: `serve` must not import rich."""
 
 import typer
 from pydantic import ValidationError
@@ -7,12 +7,11 @@ from orchestrator.settings import Settings
 
 
 def read_settings() -> Settings:
-    """The settings; leaves the program with one line a mistake."""
+    """The settings; exits with one line per mistake."""
     try:
         return Settings()
     except ValidationError as error:
-        # rich and the HTTP client, which a process that serves is to do without.
-        from orchestrator.cli.client import EXIT_USAGE, complain  # noqa: PLC0415
+        from orchestrator.cli.console import EXIT_USAGE, complain  # noqa: PLC0415  # imports rich: only on this path
 
         for item in error.errors():
             complain("ORCHESTRATOR_" + "_".join(str(part) for part in item["loc"]).upper(), item["msg"])
