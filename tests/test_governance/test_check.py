@@ -89,7 +89,7 @@ def test_check_is_all_of_its_targets() -> None:
     [
         ("orchestrator/lifecycle/states.py", "import orchestrator.supervisor.fleet", "Imports run downwards BROKEN"),
         (
-            "plugin-images/runtime/src/plugin_runtime/pulse.py",
+            "plugin-images/runtime/src/plugin_runtime/supervising/hangs.py",
             "import orchestrator.errors",
             "The runtime knows nothing of the orchestrator BROKEN",
         ),
@@ -133,7 +133,7 @@ def test_the_picture_of_the_layers_is_the_rule() -> None:
     ("path", "package"),
     [
         ("orchestrator/lifecycle/states.py", "orchestrator"),
-        ("plugin-images/runtime/src/plugin_runtime/pulse.py", "plugin_runtime"),
+        ("plugin-images/runtime/src/plugin_runtime/supervising/hangs.py", "plugin_runtime"),
     ],
 )
 def test_an_untyped_function_is_refused(tree: Path, plant: Plant, path: str, package: str) -> None:

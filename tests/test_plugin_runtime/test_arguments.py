@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 from plugin_runtime import tool
-from plugin_runtime.arguments import from_form, from_json
-from plugin_runtime.refusals import Refused
-from plugin_runtime.toolset import collect_tools
+from plugin_runtime.tools.arguments import from_form, from_json
+from plugin_runtime.tools.refusals import Refused
+from plugin_runtime.tools.toolset import collect_tools
 
 
 class Plugin:

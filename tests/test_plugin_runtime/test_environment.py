@@ -2,7 +2,7 @@
 
 import pytest
 from plugin_runtime import model_path, models
-from plugin_runtime.environment import EnvironmentProblem, read_environment
+from plugin_runtime.shared.environment import EnvironmentProblem, read_environment
 
 ENTRY = {"PLUGIN_ENTRYPOINT": "a.b:C"}
 

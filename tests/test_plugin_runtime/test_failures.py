@@ -4,7 +4,7 @@ import importlib
 import sys
 
 import pytest
-from plugin_runtime.failures import explain_call, explain_import
+from plugin_runtime.startup.failures import explain_call, explain_import
 
 CUDART = "libcudart.so.12: cannot open shared object file: No such file or directory"
 LIBGL = "libGL.so.1: cannot open shared object file: No such file or directory"

@@ -4,9 +4,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from plugin_runtime import gpu_probe
-from plugin_runtime.gpu import CudaFacts, SmiRun, TorchFacts, judge
-from plugin_runtime.gpu_probe import ask_cuda, check_gpu, run_smi
+from plugin_runtime.startup import gpu_probe
+from plugin_runtime.startup.gpu_findings import CudaFacts, SmiRun, TorchFacts, judge
+from plugin_runtime.startup.gpu_probe import check_gpu, probe_cuda, run_smi
 
 GOOD_SMI = SmiRun(0, "NVIDIA L4, GPU-4c1f, 550.54.15")
 GOOD = CudaFacts(loaded=True, result=0, driver_version=12040, devices=1)
@@ -164,21 +164,21 @@ class TestProbe:
 
     def test_an_error_of_cuinit_has_its_name(self, host, monkeypatch):
         monkeypatch.setenv("STUB_RESULT", "100")
-        facts = ask_cuda()
+        facts = probe_cuda()
         assert (facts.result, facts.result_name, facts.devices) == (100, "CUDA_ERROR_NO_DEVICE", None)
 
     def test_a_driver_that_crashes_takes_only_the_probe(self, host, monkeypatch):
         monkeypatch.setenv("STUB_CRASH", "1")
-        assert ask_cuda().broke_off == "ended with SIGABRT"
+        assert probe_cuda().broke_off == "ended with SIGABRT"
 
     def test_a_driver_that_hangs_is_not_waited_for(self, host, monkeypatch):
         monkeypatch.setenv("STUB_HANG", "1")
         monkeypatch.setattr(gpu_probe, "CUDA_SECONDS", 0.5)
-        assert ask_cuda().broke_off == "gave no answer within 0.5 s"
+        assert probe_cuda().broke_off == "gave no answer within 0.5 s"
 
     def test_without_the_library_the_loader_is_quoted(self, host, monkeypatch):
         monkeypatch.delenv("LD_LIBRARY_PATH")
-        facts = ask_cuda()
+        facts = probe_cuda()
         assert not facts.loaded
         assert "libcuda.so.1" in facts.problem
 
@@ -216,13 +216,13 @@ class TestProbe:
         (host / "torch").mkdir()
         (host / "torch" / "__init__.py").write_text(source)
         monkeypatch.setenv("PYTHONPATH", str(host))
-        assert ask_cuda().torch == expected
+        assert probe_cuda().torch == expected
 
     def test_a_torch_without_its_libraries_names_the_missing_one(self, host, monkeypatch):
         message = "libcudart.so.12: cannot open shared object file: No such file or directory"
         (host / "torch.py").write_text(f"raise ImportError({message!r})")
         monkeypatch.setenv("PYTHONPATH", str(host))
-        code, reason = ask_cuda().torch.unusable
+        code, reason = probe_cuda().torch.unusable
         assert code == "CUDA_UNAVAILABLE"
         assert "libcudart.so.12 is missing" in reason
 

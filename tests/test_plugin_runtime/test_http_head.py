@@ -1,7 +1,7 @@
 """Heads are read strictly: what could be understood in two ways is refused."""
 
 import pytest
-from plugin_runtime.http_head import BadHead, chunk, parse_request_head, response_head
+from plugin_runtime.http.head import BadHead, chunk, parse_request_head, response_head
 
 
 def test_a_head_is_taken_apart():

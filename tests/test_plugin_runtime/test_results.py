@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from plugin_runtime.refusals import Refused
-from plugin_runtime.results import encode_result
+from plugin_runtime.tools.refusals import Refused
+from plugin_runtime.tools.results import encode_result
 
 
 class Scalar:

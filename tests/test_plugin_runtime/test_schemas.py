@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 import msgspec
 import pytest
 from plugin_runtime import tool
-from plugin_runtime.toolset import UnfitTool, collect_tools
+from plugin_runtime.tools.toolset import UnfitTool, collect_tools
 
 if TYPE_CHECKING:
     from decimal import Decimal

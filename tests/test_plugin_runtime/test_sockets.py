@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from plugin_runtime.sockets import listen, notify_ready
+from plugin_runtime.shared.sockets import listen, notify_ready
 
 
 @pytest.fixture

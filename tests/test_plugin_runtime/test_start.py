@@ -234,7 +234,7 @@ def test_a_plugin_runs_without_a_container_by_arguments(launch, tmp_path):
 
 def test_importing_the_package_loads_nothing_heavy():
     """The orchestrator imports it for model_files, the health check for speed."""
-    script = "import sys, plugin_runtime, plugin_runtime.model_files; print(*sys.modules)"
+    script = "import sys, plugin_runtime, plugin_runtime.startup.model_files; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-S", "-c", script],
         capture_output=True,
