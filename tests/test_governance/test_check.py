@@ -93,6 +93,16 @@ def test_check_is_all_of_its_targets() -> None:
             "import orchestrator.errors",
             "The runtime knows nothing of the orchestrator BROKEN",
         ),
+        (
+            "plugin-images/runtime/src/plugin_runtime/supervising/hangs.py",
+            "import plugin_runtime.tools.results",
+            "The supervisor loads nothing of the worker BROKEN",
+        ),
+        (
+            "plugin-images/runtime/src/plugin_runtime/tools/results.py",
+            "import plugin_runtime.worker.calls",
+            "Rooms of the runtime BROKEN",
+        ),
         ("orchestrator/tools/admission.py", "import asyncio", "Decisions know no effects BROKEN"),
         ("orchestrator/supervisor/facts.py", "import docker", "knows the Docker SDK BROKEN"),
         ("orchestrator/gpus/leases.py", "import pynvml", "Only gpus.nvml knows NVML BROKEN"),
