@@ -47,7 +47,7 @@ async def answer_call(request: web.Request, tools: Mapping[str, Callable[..., An
     """Run the tool that `request` names."""
     name = request.match_info["name"]
     if (function := tools.get(name)) is None:
-        return _failure(404, "unknown_tool", f"there is no tool {name}", "LookupError")
+        return _failure(404, "unknown_tool", f"no tool named {name}", "LookupError")
     with tempfile.TemporaryDirectory() as scratch:
         try:
             arguments = await _arguments(request, function, Path(scratch))

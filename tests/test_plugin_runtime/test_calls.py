@@ -86,7 +86,13 @@ REFUSED = {
         "unsupported_media_type",
         "left, right",
     ),
-    "form with an unknown part": ("add", {"files": {"c": (None, "1")}}, 422, "invalid_arguments", "no parameter 'c'"),
+    "form with an unknown part": (
+        "add",
+        {"files": {"c": (None, "1")}},
+        422,
+        "invalid_arguments",
+        "no parameter named 'c'",
+    ),
     "form with an upload twice": (
         "size",
         {"files": [("image", ("a", b"1")), ("image", ("b", b"2"))]},

@@ -132,13 +132,13 @@ def _library_cause(library: str) -> Cause:
 def _module_cause(name: str, entry_module: str) -> Cause:
     own = entry_module.partition(".")[0]
     if name == entry_module or entry_module.startswith(f"{name}."):
-        advice = "look at `entrypoint` in plugin.yaml and at the plugin's folder"
+        advice = "check `entrypoint` in plugin.yaml and the plugin's folder"
         return Cause(IMPORT_ERROR, f"the entrypoint's module {name} does not exist", advice)
     top = name.partition(".")[0]
     if top == own:
         return Cause(IMPORT_ERROR, f"the plugin's own module {name} does not exist", "correct the import")
     if top != name and top in sys.modules:
-        advice = f"look at the version of {top} in requirements.txt"
+        advice = f"check the version of {top} in requirements.txt"
         return Cause(PACKAGE_MISSING, f"the installed package {top} has no module {name}", advice)
     return Cause(PACKAGE_MISSING, f"the package {name} is not installed", "add it to requirements.txt")
 

@@ -77,17 +77,21 @@ def judge(smi: SmiRun | None, cuda: CudaFacts) -> list[Finding]:
 # nvidia-smi
 
 SMI_CODES = {
-    6: (GPU_NOT_FOUND, "finds no GPU in the container", "look at the host's GPUs and at which of them it hands out"),
-    9: (GPU_DRIVER_ERROR, "says that the driver is not loaded", "load it on the host (modprobe nvidia) or reboot"),
+    6: (
+        GPU_NOT_FOUND,
+        "finds no GPU in the container",
+        "check which GPUs the host has, and which of them it gives to containers",
+    ),
+    9: (GPU_DRIVER_ERROR, "reports that the driver is not loaded", "load it on the host (modprobe nvidia) or reboot"),
     12: (
         GPU_RUNTIME_MISSING,
         "does not find libnvidia-ml.so.1",
-        "update the NVIDIA container toolkit, which hands it into containers",
+        "update the NVIDIA container toolkit, which mounts it into containers",
     ),
-    15: (GPU_LOST, "says that the GPU has fallen off the bus", "reset the GPU or reboot the host"),
+    15: (GPU_LOST, "reports that the GPU has fallen off the bus", "reset the GPU or reboot the host"),
     18: (
         GPU_DRIVER_ERROR,
-        "says that driver and library have different versions",
+        "reports that driver and library have different versions",
         "reboot the host: its driver was updated and not loaded yet",
     ),
 }
@@ -104,7 +108,7 @@ def _smi(run: SmiRun | None, cuda: CudaFacts) -> Finding:
             )
         else:
             reason = (
-                "nvidia-smi is missing in the container though libcuda.so.1 is there: the GPU was handed in without the"
+                "nvidia-smi is missing in the container though libcuda.so.1 is there: the GPU was attached without the"
                 " capability `utility`; request gpu, compute and utility"
             )
         return Finding(name, "not found", Failure(GPU_RUNTIME_MISSING, reason))
@@ -112,7 +116,7 @@ def _smi(run: SmiRun | None, cuda: CudaFacts) -> Finding:
     if run.exit_code == 0 and said:
         return Finding(name, said)
     if run.exit_code is None:
-        reason = "nvidia-smi does not come back: the GPU's driver hangs; look at the host's kernel log and reboot it"
+        reason = "nvidia-smi does not return: the GPU's driver hangs; check the host's kernel log, then reboot the host"
         return Finding(name, "no answer in time", Failure(GPU_DRIVER_ERROR, reason))
     if run.exit_code == 0:
         code, what, advice = SMI_CODES[6]
@@ -120,8 +124,8 @@ def _smi(run: SmiRun | None, cuda: CudaFacts) -> Finding:
         otherwise = (GPU_DRIVER_ERROR, f"fails with exit code {run.exit_code}", "run nvidia-smi on the host")
         code, what, advice = SMI_CODES.get(run.exit_code, otherwise)
     if "Unknown Error" in run.output:
-        what += ", which a container says that lost its right to the device"
-        advice = "restart the plugin; if it comes again, see to it that nothing reloads the host's cgroups"
+        what += ", which means that the container lost its permission for the device"
+        advice = "restart the plugin; if this happens again, make sure that nothing reloads the host's cgroups"
     return Finding(name, said or what, Failure(code, f"nvidia-smi {what}{f' ({said})' if said else ''}; {advice}"))
 
 
@@ -130,8 +134,8 @@ def _smi(run: SmiRun | None, cuda: CudaFacts) -> Finding:
 RESULTS = {
     34: "the library in the image is a stub for building; remove the CUDA stubs from the image's library path",
     35: "the driver of the host is too old; update it",
-    46: "the device is in use or in exclusive mode; look at `nvidia-smi -q -d COMPUTE` on the host",
-    100: "it sees no device; look at NVIDIA_VISIBLE_DEVICES and CUDA_VISIBLE_DEVICES",
+    46: "the device is in use or in exclusive mode; check `nvidia-smi -q -d COMPUTE` on the host",
+    100: "it sees no device; check NVIDIA_VISIBLE_DEVICES and CUDA_VISIBLE_DEVICES",
     802: "the system is not ready yet; start nvidia-fabricmanager on the host",
     803: "the host's driver and the container's libcuda have different versions; reboot the host",
     804: "the forward-compatibility library in the image does not fit this GPU; remove cuda-compat from the image",
@@ -144,9 +148,7 @@ DRIVER_RESULTS = frozenset({802, 803, 999})
 def _cuda(smi: SmiRun | None, cuda: CudaFacts) -> Iterator[Finding]:
     name = "gpu:cuda"
     if cuda.broke_off is not None:
-        reason = (
-            f"the first call to CUDA {cuda.broke_off}; look at the host's kernel log (dmesg) for NVRM and Xid lines"
-        )
+        reason = f"the first call to CUDA {cuda.broke_off}; check the host's kernel log (dmesg) for NVRM and Xid lines"
         yield Finding(name, cuda.broke_off, Failure(CUDA_UNAVAILABLE, reason))
     elif not cuda.loaded:
         yield Finding(name, cuda.problem, Failure(CUDA_UNAVAILABLE, _not_loaded(smi, cuda.problem)))
@@ -171,7 +173,7 @@ def _not_loaded(smi: SmiRun | None, problem: str) -> str:
         return f"the driver's library cannot be opened: {problem}; update the NVIDIA container toolkit"
     if smi is not None and smi.exit_code == 0:
         return (
-            "libcuda.so.1 is missing in the container though nvidia-smi works: the GPU was handed in without the"
+            "libcuda.so.1 is missing in the container though nvidia-smi works: the GPU was attached without the"
             " capability `compute`; request gpu, compute and utility"
         )
     return "libcuda.so.1 is missing in the container; install the NVIDIA container toolkit and a driver on the host"
@@ -205,7 +207,7 @@ def _torch(torch: TorchFacts, cuda: CudaFacts) -> Finding:
     else:
         said = f": {_shortened(torch.message)}" if torch.message else ""
         reason = (
-            f"torch.cuda.is_available() is False with {who} for CUDA {torch.cuda}{said}; compare it with the host's"
+            f"torch.cuda.is_available() is False with {who} for CUDA {torch.cuda}{said}; compare that with the host's"
             " driver and GPU"
         )
     return Finding(name, reason, Failure(CUDA_UNAVAILABLE, reason))

@@ -73,7 +73,7 @@ def probe_cuda() -> CudaFacts:
         torch = facts.pop("torch")
         return CudaFacts(**facts, torch=None if torch is None else TorchFacts(**torch))
     except (ValueError, TypeError, KeyError, AttributeError):
-        return CudaFacts(loaded=True, broke_off=f"left with exit code {ended.exit_code} and no answer")
+        return CudaFacts(loaded=True, broke_off=f"exited with code {ended.exit_code} and gave no answer")
 
 
 def observe_cuda() -> CudaFacts:

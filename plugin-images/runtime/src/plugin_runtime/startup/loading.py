@@ -87,8 +87,8 @@ def import_class(start: Start) -> Any:
     except BaseException as error:
         raise start.failed("import", explain_import(error, module_name), error) from error
     if not isinstance(plugin_class, type):
-        what = "has no class" if plugin_class is None else "has something that is no class under the name"
-        reason = f"module {module_name} {what} {class_name}; correct `entrypoint` in plugin.yaml"
+        fault = f"has no class {class_name}" if plugin_class is None else f"has a {class_name} that is no class"
+        reason = f"module {module_name} {fault}; correct `entrypoint` in plugin.yaml"
         raise start.failed("import", Failure(failures.IMPORT_ERROR, reason))
     start.passed("import", f"{start.environment.entrypoint} imported")
     return plugin_class

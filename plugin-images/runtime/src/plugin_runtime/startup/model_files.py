@@ -46,7 +46,7 @@ def check_model_file(name: str, path: str | os.PathLike[str]) -> Failure | None:
         reason = f"{where} is missing; put the file where plugin.yaml's `models` names it"
         return Failure(MODEL_MISSING, reason)
     except OSError as error:
-        return Failure(MODEL_MISSING, f"{where} cannot be read: {error.strerror}; look at its permissions")
+        return Failure(MODEL_MISSING, f"{where} cannot be read: {error.strerror}; check its permissions")
     fault = judge(file, header, info.st_size)
     return Failure(MODEL_CORRUPT, f"{where} {fault}") if fault else None
 

@@ -116,7 +116,7 @@ def describe_mismatch(tool: Tool, message: str, values: Any, upload_hint: str = 
     unseen = values is OUT_OF_RANGE
     if not isinstance(values, dict) and not (unseen and (path or expected.startswith("Object "))):
         came = (expected.partition(", got ")[2].strip("`") or "number") if unseen else json_name(values)
-        return f"the arguments are one JSON object, and a JSON {came} came"
+        return f"the arguments have to be one JSON object, got a JSON {came}"
     if not path:
         return _describe_names(tool, expected, upload_hint)
     name = path.lstrip(".").replace("[", ".").partition(".")[0]
@@ -138,7 +138,7 @@ def _describe_names(tool: Tool, message: str, upload_hint: str) -> str:
     if name in tool.parameters:
         return f"parameter {name!r} is an upload: {upload_hint}"
     known = ", ".join(tool.parameters) or "none"
-    return f"there is no parameter {name!r}; tool {tool.name} takes: {known}"
+    return f"no parameter named {name!r}; tool {tool.name} takes: {known}"
 
 
 def _wanted(parameter: Parameter) -> str:

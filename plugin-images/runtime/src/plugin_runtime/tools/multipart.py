@@ -72,7 +72,7 @@ class Form:
         parameter = self._tool.parameters.get(self._name)
         if parameter is None:
             known = ", ".join(self._tool.parameters) or "none"
-            text = f"there is no parameter {self._name!r}; tool {self._tool.name} takes: {known}"
+            text = f"no parameter named {self._name!r}; tool {self._tool.name} takes: {known}"
             raise Refused("invalid_arguments", text)
         if parameter.upload is not None:
             self._sink = self._open(parameter, options.get(b"filename", b"").decode("utf-8", "replace"))

@@ -110,7 +110,9 @@ class ToolService:
         tool = self._tools.get(name)
         if head.method != "POST" or tool is None or not head.path.startswith("/tools/"):
             known = ", ".join(self._tools) or "none"
-            raise Refused("unknown_tool", f"there is no {head.method} {head.path}; POST /tools/<name>, tools: {known}")
+            raise Refused(
+                "unknown_tool", f"no tool at {head.method} {head.path}; POST /tools/<name> runs a tool: {known}"
+            )
         return tool
 
     def _answer_about_run(self, connection: HttpServerConnection, head: RequestHead) -> None:
@@ -121,8 +123,8 @@ class ToolService:
         request = f"{head.method} {slash}{action}"
         run = self._runs.find(run_id)
         if request not in {"GET ", "DELETE ", "POST /cancel"} or run is None:
-            known = "GET and DELETE /runs/<run id>, POST /runs/<run id>/cancel, of runs in flight or retained"
-            raise Refused("unknown_run", f"there is no {head.method} {head.path}; there are {known}")
+            known = "GET and DELETE /runs/<run id>, POST /runs/<run id>/cancel, for runs in flight or retained"
+            raise Refused("unknown_run", f"no run at {head.method} {head.path}; there are {known}")
         if request == "GET ":
             self._runs.wait(run)
             if run.answer is None:
