@@ -16,7 +16,7 @@ _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", 
 
 
 class InvalidInput(Exception):  # noqa: N818  named as the plugin's own
-    """What a tool raises for arguments it will not take."""
+    """What a tool raises for arguments that make no sense."""
 
 
 class BadRequest(Exception):  # noqa: N818
@@ -103,10 +103,10 @@ async def _asynchronous(items: Iterator[Any] | AsyncIterator[Any]) -> AsyncItera
 async def _arguments(request: web.Request, function: Callable[..., Any], scratch: Path) -> dict[str, Any]:
     uploads = {parameter.name: parameter.annotation for parameter in _uploads(function)}
     if request.content_type == "application/json":
-        told = await request.json()
-        if not isinstance(told, dict):
+        body = await request.json()
+        if not isinstance(body, dict):
             raise BadRequest("the body is no object")
-        return {name: base64.b64decode(value) if uploads.get(name) is bytes else value for name, value in told.items()}
+        return {name: base64.b64decode(value) if uploads.get(name) is bytes else value for name, value in body.items()}
     if request.content_type == "multipart/form-data":
         arguments: dict[str, Any] = {}
         async for part in await request.multipart():

@@ -1,4 +1,4 @@
-"""Arguments are checked before the tool runs, and a refusal names parameter, what came and what was expected."""
+"""Arguments are checked before the tool runs; a refusal names the parameter, what came and what was expected."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ REFUSED_JSON = [
 ]
 
 
-@pytest.mark.parametrize(("name", "body", "kind", "parts"), REFUSED_JSON)
-def test_json_arguments_that_do_not_fit_are_refused_with_a_sentence(name, body, kind, parts):
+@pytest.mark.parametrize(("name", "body", "kind", "phrases"), REFUSED_JSON)
+def test_json_arguments_that_do_not_fit_are_refused_with_a_sentence(name, body, kind, phrases):
     with pytest.raises(Refused) as refused:
         from_json(TOOLS[name], body)
     assert refused.value.refusal.kind == kind
-    for part in parts:
-        assert part in refused.value.refusal.error
+    for phrase in phrases:
+        assert phrase in refused.value.refusal.error
 
 
 def test_what_came_is_shown_in_bounds():
@@ -143,13 +143,13 @@ REFUSED_FORM = [
 ]
 
 
-@pytest.mark.parametrize(("name", "texts", "uploads", "parts"), REFUSED_FORM)
-def test_form_values_that_do_not_fit_are_refused_with_a_sentence(name, texts, uploads, parts):
+@pytest.mark.parametrize(("name", "texts", "uploads", "phrases"), REFUSED_FORM)
+def test_form_values_that_do_not_fit_are_refused_with_a_sentence(name, texts, uploads, phrases):
     with pytest.raises(Refused) as refused:
         from_form(TOOLS[name], texts, uploads)
     assert refused.value.refusal.kind == "invalid_arguments"
-    for part in parts:
-        assert part in refused.value.refusal.error
+    for phrase in phrases:
+        assert phrase in refused.value.refusal.error
 
 
 def test_uploads_go_to_their_parameters():

@@ -16,7 +16,7 @@ def test_everything_but_the_entrypoint_has_a_default():
     assert environment.max_result > 0
 
 
-def test_what_is_given_is_taken():
+def test_every_variable_is_read():
     environment = read_environment(
         ENTRY
         | {

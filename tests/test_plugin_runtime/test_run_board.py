@@ -22,7 +22,7 @@ def test_runs_are_listed_while_they_execute_and_counted_for_ever():
     assert (runs.executing(), runs.started) == ([], 3)
 
 
-def test_names_are_cut_to_their_place_and_stay_readable():
+def test_names_are_cut_to_their_field_and_stay_readable():
     runs = SharedRunTable()
     runs.add("r" * 100, "ü" * 100)
     (run,) = runs.executing()
@@ -30,7 +30,7 @@ def test_names_are_cut_to_their_place_and_stay_readable():
     assert run["tool"] == "ü" * 60
 
 
-def test_more_runs_than_places_are_counted():
+def test_runs_beyond_the_slots_are_counted():
     runs = SharedRunTable()
     slots = [runs.add(str(number), "read") for number in range(SLOTS + 3)]
     assert (len(runs.executing()), runs.started) == (SLOTS, SLOTS + 3)

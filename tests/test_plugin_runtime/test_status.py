@@ -1,4 +1,4 @@
-"""The status object says what the worker told and how it left."""
+"""The status object says what the worker reported and how it exited."""
 
 import os
 import signal
