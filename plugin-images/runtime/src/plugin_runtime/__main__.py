@@ -43,7 +43,9 @@ def main() -> int:
 
 
 def start_worker(environment: Environment, cgroup: Cgroup, runs: SharedRunTable) -> WorkerProcess:
-    """Fork, before any thread and before the imports that only one side needs. The child never returns from here."""
+    """Fork. The child never returns from here."""
+    # Before any thread is started, which would not live on in the child, and before the imports that only one process
+    # needs.
     signal.signal(DUMP_SIGNAL, signal.SIG_IGN)  # until the worker can answer it, and so that it never kills
     reports_read, reports_write = socket.socketpair()
     stacks_read, stacks_write = os.pipe()
@@ -62,10 +64,7 @@ def start_worker(environment: Environment, cgroup: Cgroup, runs: SharedRunTable)
 def run_worker(
     environment: Environment, cgroup: Cgroup, runs: SharedRunTable, parent: int, *, reports: socket.socket, stacks: int
 ) -> NoReturn:
-    """The child's whole life, which goes on to its end here only if the plugin could not start.
-
-    Threads and exit handlers that plugin code leaves behind cannot stop it from ending.
-    """
+    """The child's whole life. It ends here only if the plugin could not start."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -82,6 +81,7 @@ def run_worker(
                 stream.flush()
             except (OSError, ValueError, AttributeError):
                 continue
+        # Not sys.exit: threads and exit handlers that plugin code left behind could stop it.
         os._exit(1)
 
 

@@ -1,8 +1,7 @@
 """`python -m plugin_runtime.gateway`: carries an instance's Unix sockets over TCP.
 
 It runs in a container of its own beside the plugin's, which has no network; the two share nothing but the sockets'
-folder. A caller names a socket and gives the instance's token; from then on its connection is that socket's. The bytes
-that pass through are not inspected, and the plugin never sees the token.
+folder. A caller names a socket and gives the instance's token; from then on its connection is that socket's.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ SWITCHED = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: 
 
 
 class Tunnel:
-    """One caller's connection to one socket of the plugin."""
+    """One caller's connection to one socket of the plugin. The bytes that pass through are not inspected."""
 
     def __init__(self, caller: socket.socket, plugin: socket.socket) -> None:
         self._caller = caller
@@ -66,7 +65,8 @@ class Tunnel:
             await asyncio.gather(up, self._down, return_exceptions=True)
 
     async def hang_up(self) -> None:
-        """Read no more from the plugin, and return once it has closed its side: its next write fails."""
+        """Read no more from the plugin, and return once it has closed its side."""
+        # What half closing does on a Unix socket: the plugin's next write fails, so that it closes.
         self._hung_up = True
         if self._down is not None:
             self._down.cancel()
@@ -105,6 +105,7 @@ class Gateway:
         with caller, contextlib.suppress(OSError, BadHead, TimeoutError):
             caller.setblocking(False)  # noqa: FBT003 - its own signature
             caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The plugin never sees this request, and so not the token.
             head = parse_request_head(await asyncio.wait_for(read_greeting(caller), GREETING_SECONDS))
             if not self._admits(head.headers):
                 await answer(caller, "401 Unauthorized", "WWW-Authenticate: Bearer\r\n")

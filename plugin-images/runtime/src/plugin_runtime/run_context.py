@@ -87,6 +87,6 @@ def trace_context() -> dict[str, str]:
     """The headers `traceparent` and, if any, `tracestate` of the run whose code executes here; empty where its caller
     does not trace. For a tracer to continue, or to send along with a request.
 
-    A thread that the tool started itself has no trace: call this before, and pass the result on.
+    Empty in a thread that the tool started itself: call this before, and pass the result on.
     """
     return dict(_trace.get() or {})

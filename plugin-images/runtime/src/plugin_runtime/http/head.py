@@ -87,6 +87,7 @@ def _headers(lines: list[str]) -> dict[str, str]:
             raise BadHead(f"the header line {line[:80]!r} is malformed")
         name, value = name.lower(), value.strip(" \t")
         if name in headers:
+            # Two lengths could be understood in two ways (RFC 9112, section 11.2).
             if name in {"content-length", "transfer-encoding", "content-type", "host"}:
                 raise BadHead(f"the header {name} came twice")
             value = f"{headers[name]}, {value}"

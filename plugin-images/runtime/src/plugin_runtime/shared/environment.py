@@ -65,6 +65,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
         health_file=environ.get("PLUGIN_HEALTH_FILE") or None,
     )
+    # Found here it can be explained; bind() would fail with a sentence that names no variable.
     for path in (environment.control_socket, environment.tools_socket):
         length = len(os.fsencode(path))
         if length > MAX_SOCKET_PATH:

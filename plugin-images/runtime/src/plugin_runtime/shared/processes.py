@@ -22,15 +22,16 @@ def adopt_orphans() -> None:
 
 
 def die_with(parent: int) -> None:
-    """Make the kernel kill this process when `parent` ends. PID 1 takes its whole container with it anyway."""
-    if parent != 1:
+    """Make the kernel kill this process when `parent` ends."""
+    if parent != 1:  # whose end takes the whole container with it anyway
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the call
             os._exit(1)
 
 
 def kill_all_others() -> None:
-    """Kill every other process of the container: what the worker left behind holds its memory and its connections."""
+    """Kill every other process of the container. Outside a container this does nothing."""
+    # What the worker left behind holds its memory and its connections.
     if os.getpid() == 1:
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)

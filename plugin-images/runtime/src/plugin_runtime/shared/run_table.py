@@ -1,6 +1,6 @@
-"""The runs that execute now, in memory that both processes share: adding one costs a call about a microsecond, and the
-supervisor reads without waiting for the worker's GIL.
-"""
+"""The runs that execute now, in memory that both processes share."""
+
+# A pipe would cost every call more than this microsecond, and a question to the worker would wait for its GIL.
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ _SLOT_BYTES = _SEQUENCE.size + _RECORD.size
 
 
 class SharedRunTable:
-    """Create it before the fork. The worker writes, the supervisor reads; neither waits for the other.
+    """Create it before the fork. The worker writes, the supervisor reads; neither waits for the other."""
 
-    A slot is a seqlock: its sequence number is odd while a run holds it. The record is written while the number is
-    even, so a record read between two equal odd numbers is consistent.
-    """
+    # A slot is a seqlock: its sequence number is odd while a run holds it. The record is written while the number is
+    # even, so a record read between two equal odd numbers is consistent.
 
     def __init__(self) -> None:
         # Two counters, of runs started and of slots ever used, then the slots.

@@ -24,7 +24,8 @@ class Check(NamedTuple):
 
 
 def check_package(name: str) -> Check:
-    """Find a package without importing it; only the parents of a dotted name are imported, and may raise anything."""
+    """Whether a package can be found, without importing it."""
+    # The parents of a dotted name are imported all the same, and may raise anything.
     try:
         found = importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:

@@ -1,7 +1,6 @@
 """Observes whether the container's GPU can be used, for `gpu_findings` to judge.
 
-CUDA is called in a process of its own, `python -m plugin_runtime.startup.gpu_probe`: a broken driver may hang or crash
-its caller, and the worker must survive to report it. Needs none of the plugin's packages, and torch only if installed.
+CUDA is called in a process of its own, `python -m plugin_runtime.startup.gpu_probe`, and torch only where installed.
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ def run_smi() -> SmiRun | None:
 
 def probe_cuda() -> CudaFacts:
     """What `observe_cuda` returns in a child process."""
+    # A broken driver may hang or crash its caller, and the worker must survive to report it.
     ended = _run((sys.executable, "-m", "plugin_runtime.startup.gpu_probe"), CUDA_SECONDS, None)
     if ended.exit_code is None:
         return CudaFacts(loaded=True, broke_off=f"gave no answer within {CUDA_SECONDS:g} s")
@@ -131,7 +131,7 @@ def _call_torch() -> TorchFacts | None:
 
 
 def _run(command: tuple[str, ...], seconds: float, stderr: int | None) -> Ended:
-    """Raises OSError if it cannot be started. A process that no signal reaches any more is left behind."""
+    """Raises OSError if it cannot be started."""
     process = subprocess.Popen(  # noqa: S603 - fixed commands
         command,
         stdin=subprocess.DEVNULL,
@@ -144,6 +144,7 @@ def _run(command: tuple[str, ...], seconds: float, stderr: int | None) -> Ended:
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
+        # One that hangs in the driver ends by no signal: it is left behind.
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=1)
@@ -152,7 +153,7 @@ def _run(command: tuple[str, ...], seconds: float, stderr: int | None) -> Ended:
 
 
 def _without_plugin_code(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the probe: the plugin's modules must not shadow the standard library's there either."""
+    # The plugin's modules must not shadow the standard library's in the probe either.
     code = environment.get("PLUGIN_CODE_DIR")
     folders = environment.get("PYTHONPATH", "").split(os.pathsep)
     others = os.pathsep.join(folder for folder in folders if folder and folder != code)

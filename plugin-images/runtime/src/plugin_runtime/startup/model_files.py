@@ -1,8 +1,7 @@
-"""Whether a model file can be what its suffix says, by its first 16 bytes.
+"""Whether a model file can be what its suffix says, by its first 16 bytes."""
 
-The orchestrator imports this too, to check on the host before anything is built: so it loads no third-party module, and
-its sentences name the model and the file but never the folder, which would be a path of the host.
-"""
+# The orchestrator imports this too, to check on the host before anything is built. So it loads no third-party module,
+# and its sentences name the model and the file but never the folder, which would be a path of the host.
 
 from __future__ import annotations
 

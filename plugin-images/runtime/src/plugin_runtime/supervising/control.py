@@ -43,7 +43,7 @@ class ControlSocket:
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def is_reachable(self) -> bool:
-        """Whether the socket is still where callers look for it."""
+        """Whether the socket is still where callers look for it: plugin code may have moved or replaced it."""
         try:
             return os.stat(self._path, follow_symlinks=False).st_ino == self._inode  # noqa: PTH116 - as above
         except OSError:

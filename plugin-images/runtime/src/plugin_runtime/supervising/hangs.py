@@ -46,11 +46,11 @@ class ThreadSample(NamedTuple):
 class HangDetector:
     """Sends the worker a liveness request now and then, and samples its threads while one is unanswered.
 
-    Call `check` every few seconds, and each second while `in_doubt`. Checks are counted, not seconds: a container that
-    was frozen meanwhile had no chance to answer.
+    Call `check` every few seconds, and each second while `in_doubt`.
     """
 
     # A hundred idle workers are checked thirty times a second together: all but the request is left for those in doubt.
+    # Checks are counted, not seconds: a container that was frozen meanwhile had no chance to answer.
 
     def __init__(self, pid: int, tools_socket: str) -> None:
         self._pid = pid
@@ -63,7 +63,8 @@ class HangDetector:
         """A request was unanswered at the last check."""
 
     def check(self, *, executing: bool) -> bool:
-        """Whether the worker is stuck. While a tool executes nothing is sent: its time limit is the judge."""
+        """Whether the worker is stuck."""
+        # While a tool executes nothing is sent: its time limit decides.
         self.in_doubt = not self._read_answer() and self._awaiting_answer
         if executing or not self.in_doubt or self._is_busy():
             self._silent_checks = 0
@@ -107,7 +108,7 @@ class HangDetector:
         return True
 
     def _is_busy(self) -> bool:
-        """Whether one of its threads is. The first check after a request has nothing to compare with."""
+        # The first check after a request has nothing to compare with.
         before, self._threads = self._threads, self._sample_threads()
         return any(thread.busy_since(before.get(name)) for name, thread in self._threads.items())
 

@@ -1,7 +1,5 @@
 """The process that never runs plugin code: it serves the control socket, reaps, passes SIGTERM on, and says how the
-worker is, which matters most when the worker is busy, hung or dead.
-
-One thread, one selector: nothing here blocks but the selector.
+worker is, which matters most when the worker is busy, hung or dead. One thread: nothing blocks but the selector.
 """
 
 from __future__ import annotations
@@ -44,12 +42,10 @@ class WorkerProcess(NamedTuple):
 
 
 class HealthNote:
-    """The file that `healthcheck.sh` reads: one line with the machine's uptime in seconds, as /proc/uptime counts it,
-    and the phase. Without a path nothing is written.
-    """
+    """The file that `healthcheck.sh` reads: one line with the uptime of the machine in seconds, and the phase."""
 
     # It lies in memory (a tmpfs of the container). Plugin code runs as the same user and could forge it, as it could
-    # replace the control socket: the orchestrator never reads it.
+    # replace the control socket: the orchestrator never reads the note.
 
     def __init__(self, path: str | None) -> None:
         self._file: int | None = None
@@ -59,8 +55,9 @@ class HealthNote:
                 self._file = os.open(path, flags, 0o644)
 
     def write(self, phase: str) -> None:
-        """Write the phase and the time. A note that cannot be written grows old; the probe then requests the status."""
+        # A note that cannot be written grows old, and then the health check requests the status.
         if self._file is not None:
+            # CLOCK_BOOTTIME is what /proc/uptime shows, which a shell can read.
             note = f"{int(time.clock_gettime(time.CLOCK_BOOTTIME))} {phase}".encode()[: NOTE_BYTES - 1]
             with contextlib.suppress(OSError):
                 os.pwrite(self._file, note.ljust(NOTE_BYTES - 1) + b"\n", 0)
@@ -124,7 +121,7 @@ class Supervisor:
 
     def _handle_signals(self, _events: int) -> None:
         try:
-            numbers = self._signals.recv(4096)
+            numbers = self._signals.recv(4096)  # one byte per signal, its number
         except BlockingIOError:
             return
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
@@ -134,7 +131,8 @@ class Supervisor:
         self._reap()
 
     def _reap(self) -> None:
-        """Collect every child that has ended. As PID 1 this process inherits every orphan of the container."""
+        """Collect every child that has ended."""
+        # As PID 1 this process inherits every orphan of the container.
         while True:
             try:
                 pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -252,7 +250,8 @@ class Supervisor:
 
 
 def parse_report(line: bytes) -> dict[str, Any]:
-    """One line of the worker; empty where it is no JSON object: plugin code shares the pipe and may write anything."""
+    """One line of the worker; empty where it is no JSON object."""
+    # Plugin code shares the worker's process, and may write anything to the pipe.
     try:
         report = json.loads(line)
     except ValueError:

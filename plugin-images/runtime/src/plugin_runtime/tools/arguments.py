@@ -46,6 +46,7 @@ def from_form(tool: Tool, texts: Mapping[str, list[str]], uploads: Mapping[str, 
         else:
             paths[name] = upload
     try:
+        # Lax, since a form has only text: "1" is an integer and "true" a bool.
         arguments = msgspec.convert(values, tool.arguments, strict=False, builtin_types=BUILTINS)
     except msgspec.ValidationError as error:
         raise _refuse(tool, str(error), values, BY_FORM) from None

@@ -16,10 +16,10 @@ MAX_TRACEBACK = 16_000  # characters
 
 
 def message_of(error: BaseException) -> str:
-    """str() of an exception, whose own __str__ is plugin code and may raise anything."""
+    """str() of an exception."""
     try:
         text = utf8(str(error))
-    except BaseException as second:  # noqa: BLE001 - see above
+    except BaseException as second:  # noqa: BLE001 - its __str__ is plugin code
         return f"<its message cannot be read: {type(second).__name__}>"
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}… ({len(text)} characters)"
 

@@ -27,7 +27,8 @@ def encode_result(value: Any, max_bytes: int, what: str = "the result") -> bytes
     """Encode as JSON. Raises Refused with the kind `invalid_output`."""
     try:
         encoded = _encoder.encode(value)
-        # msgspec writes null for NaN and infinity, and a caller could not tell a missing score from a broken one.
+        # msgspec writes null for NaN and infinity, which a caller could not distinguish from a missing value. Searching
+        # takes longer than encoding, so that is left for results with a null in them.
         not_finite = _find_not_finite(value) if b"null" in encoded else None
     except _UnencodableError as error:
         raise Refused("invalid_output", _describe_unencodable(what, value, error.value)) from None
@@ -47,7 +48,8 @@ def encode_result(value: Any, max_bytes: int, what: str = "the result") -> bytes
 
 
 def _plain(value: Any) -> Any:
-    """Msgspec's hook for what it does not know: NumPy's arrays and scalars, tensors, without importing anything."""
+    """Msgspec's hook for what it does not know."""
+    # NumPy's arrays and scalars, and tensors: recognised by their methods, so that nothing need be imported.
     for name in ("tolist", "item"):
         method: Callable[[], Any] | None = getattr(value, name, None)
         if callable(method) and not isinstance(value, type):

@@ -53,7 +53,8 @@ class UploadFolder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def sink(self, kind: Upload, parameter: str, file_name: str) -> Sink:
-        """Where to write the upload of a parameter. Its file has the suffix of `file_name`: libraries go by it."""
+        """Where to write the upload of a parameter. Its file has the suffix of `file_name`."""
+        # Libraries choose the format by the suffix.
         if kind == "bytes":
             return MemorySink(parameter, MAX_IN_MEMORY)
         try:
@@ -144,7 +145,7 @@ def safe_suffix(file_name: str) -> str:
 
 
 def suffix_of_media_type(media_type: str) -> str:
-    """`.png` of `image/png`: a raw upload has no file name, and libraries go by suffix."""
+    """`.png` of `image/png`, for a raw upload, which has no file name."""
     subtype = media_type.partition("/")[2]
     return "" if subtype in {"octet-stream", "x-www-form-urlencoded"} else safe_suffix(f"upload.{subtype}")
 

@@ -75,6 +75,7 @@ def _answer(call: Call, tool: Tool, outcome: Outcome) -> Refusal | None:
     encoded = encode_result(outcome.value, call.max_result)
     body = b'{"ok":true,"result":%b,"execution_time_ms":%b}' % (encoded, str(call.execution.milliseconds).encode())
     kills = call.oom_kills()
+    # Before the answer is sent: a caller that has it must not find the run in flight.
     call.runs.finish(call.run, retained(call.scratch, 200, body, kills) if call.run.retain else None)
     call.connection.send(response_head(200, JSON, len(body), keep_alive=call.head.keep_alive, oom_kills=kills) + body)
     return None

@@ -69,7 +69,7 @@ class GeneratorSteps:
         return next(self._generator)
 
     def close(self) -> Outcome:
-        """End it early, by GeneratorExit. What it does then is its own affair."""
+        """End it early, by GeneratorExit."""
         return ToolExecution().run(self._close, {})
 
     def _close(self) -> Any:
@@ -85,7 +85,7 @@ def refusal_of(error: BaseException) -> Refusal:
 
 
 def _exit_if_forked(pid: int) -> None:
-    """End the child of a tool that forked and let it return: it must not answer the caller a second time."""
+    # The child of a tool that forked and let it return must not answer the caller a second time.
     if os.getpid() != pid:
         os._exit(EX_SOFTWARE)
 

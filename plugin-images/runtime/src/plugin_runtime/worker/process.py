@@ -50,9 +50,9 @@ class SupervisorLink:
 
 
 class KillCount:
-    """The kernel's counter of out-of-memory kills. A change is reported to the supervisor, which itself looks once a
-    second at most.
-    """
+    """The kernel's counter of out-of-memory kills."""
+
+    # `on_change` reports to the supervisor, which by itself checks the counter once a second at most.
 
     def __init__(self, cgroup: Cgroup, on_change: Callable[[], None]) -> None:
         self._cgroup = cgroup

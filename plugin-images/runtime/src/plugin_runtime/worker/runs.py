@@ -61,7 +61,6 @@ class RunTable:
 
     def finish(self, run: Run, answer: RetainedAnswer | None = None) -> None:
         """End it, and retain `answer` if it is to be retained. A second call does nothing."""
-        # Callers do this before they answer: a run whose caller knows its end must not be in flight any more.
         if run.ended:
             return
         with self._run_ended:

@@ -32,9 +32,9 @@ ALIVE = response_head(200, JSON, 2, keep_alive=True) + b"{}"
 
 
 class ToolService:
-    """`oom_kills` is called before every answer, which carries the number: a helper process that was killed may have
-    spoilt the result.
-    """
+    """`oom_kills` is called before every answer, which carries the number."""
+
+    # A helper process of the tool that was killed may have spoilt its result.
 
     def __init__(
         self, environment: Environment, tools: Mapping[str, Tool], runs: RunTable, oom_kills: Callable[[], int]
