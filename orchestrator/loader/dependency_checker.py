@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from plugin_runtime import model_files
+from plugin_runtime.startup import model_files
 
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest

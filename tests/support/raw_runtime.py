@@ -1,4 +1,4 @@
-"""A tool socket that answers with whatever bytes a test gives it: the runtime that keeps to no protocol."""
+"""A tool socket that answers with whatever bytes a test gives it: a runtime that follows no protocol."""
 
 import asyncio
 import shutil

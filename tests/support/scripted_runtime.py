@@ -52,7 +52,7 @@ class ScriptedRuntime:
         silent: bool = False,
     ) -> None:
         """`start`: the way to readiness, as (seconds to wait, changes of the status); by default it is ready at once.
-        `silent`: no socket is ever made. `exit_code`: how it leaves on SIGTERM.
+        `silent`: no socket is ever made. `exit_code`: how it exits on SIGTERM.
         """
         self.tools = dict(tools or {})
         self.start = [(0.0, {"phase": "ready"})] if start is None else start
@@ -85,9 +85,9 @@ class ScriptedInstance:
         self.traces: list[dict[str, str]] = []
         """The trace context of every tool call so far."""
         self.questions = 0
-        """How often the control socket was asked for the status."""
+        """How often the status was requested on the control socket."""
         self.deaf = False
-        """Questions for the status are not answered."""
+        """Requests for the status are not answered."""
         self.status: dict[str, Any] = {
             **READY,
             "phase": "starting",
@@ -106,14 +106,14 @@ class ScriptedInstance:
         return next(mount.source for mount in self.spec.mounts if mount.target == target)
 
     def set_status(self, **changes: Any) -> None:
-        """Change the status; whoever watches is told."""
+        """Change the status, and send it to all watchers."""
         self.status = {**self.status, **changes}
-        self._spawn(self._tell())
+        self._spawn(self._notify_watchers())
 
     async def worker_exits(
         self, *, exit_code: int | None = None, signal: int | None = None, oom_kills: int = 0
     ) -> None:
-        """The worker goes, in the middle of its calls, and the supervisor says so."""
+        """The worker exits in the middle of its calls, and the supervisor reports it."""
         if self._tools is not None:
             await _cut(self._tools)
             self._tools = None
@@ -178,12 +178,12 @@ class ScriptedInstance:
     async def _get_watch(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        told = None
+        sent = None
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self.status is not told)  # noqa: B023
-            told = self.status
-            await response.write(web.json_response(told).body + b"\n")  # type: ignore[operator]
+                await self._changed.wait_for(lambda: self.status is not sent)  # noqa: B023
+            sent = self.status
+            await response.write(web.json_response(sent).body + b"\n")  # type: ignore[operator]
 
     async def _post_diagnose(self, _: web.Request) -> web.Response:
         return web.json_response({"stacks": self.runtime.stacks})
@@ -196,7 +196,7 @@ class ScriptedInstance:
         self.status = {**self.status, "runs_begun": len(self.run_ids)}
         return await answer_call(request, self.runtime.tools)
 
-    async def _tell(self) -> None:
+    async def _notify_watchers(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 

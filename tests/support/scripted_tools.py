@@ -16,7 +16,7 @@ _JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", 
 
 
 class InvalidInput(Exception):  # noqa: N818  named as the plugin's own
-    """What a tool raises for arguments it will not take."""
+    """What a tool raises for arguments that make no sense."""
 
 
 class BadRequest(Exception):  # noqa: N818
@@ -47,7 +47,7 @@ async def answer_call(request: web.Request, tools: Mapping[str, Callable[..., An
     """Run the tool that `request` names."""
     name = request.match_info["name"]
     if (function := tools.get(name)) is None:
-        return _failure(404, "unknown_tool", f"there is no tool {name}", "LookupError")
+        return _failure(404, "unknown_tool", f"no tool named {name}", "LookupError")
     with tempfile.TemporaryDirectory() as scratch:
         try:
             arguments = await _arguments(request, function, Path(scratch))
@@ -103,10 +103,10 @@ async def _asynchronous(items: Iterator[Any] | AsyncIterator[Any]) -> AsyncItera
 async def _arguments(request: web.Request, function: Callable[..., Any], scratch: Path) -> dict[str, Any]:
     uploads = {parameter.name: parameter.annotation for parameter in _uploads(function)}
     if request.content_type == "application/json":
-        told = await request.json()
-        if not isinstance(told, dict):
+        body = await request.json()
+        if not isinstance(body, dict):
             raise BadRequest("the body is no object")
-        return {name: base64.b64decode(value) if uploads.get(name) is bytes else value for name, value in told.items()}
+        return {name: base64.b64decode(value) if uploads.get(name) is bytes else value for name, value in body.items()}
     if request.content_type == "multipart/form-data":
         arguments: dict[str, Any] = {}
         async for part in await request.multipart():

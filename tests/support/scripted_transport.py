@@ -1,4 +1,4 @@
-"""A transport that gives the answers a test lays down, one a request, and keeps what was asked."""
+"""A transport that gives the answers of a test's script, one per request, and records the requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 class ScriptedTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     """An answer is a response, a list of chunks of a stream whose last may be an exception, or an exception. The last
-    one is given for ever.
+    one is repeated for ever.
     """
 
     def __init__(self, *answers: httpx.Response | list[bytes | Exception] | Exception) -> None:

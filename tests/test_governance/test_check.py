@@ -89,9 +89,19 @@ def test_check_is_all_of_its_targets() -> None:
     [
         ("orchestrator/lifecycle/states.py", "import orchestrator.supervisor.fleet", "Imports run downwards BROKEN"),
         (
-            "plugin-images/runtime/src/plugin_runtime/pulse.py",
+            "plugin-images/runtime/src/plugin_runtime/supervising/hangs.py",
             "import orchestrator.errors",
             "The runtime knows nothing of the orchestrator BROKEN",
+        ),
+        (
+            "plugin-images/runtime/src/plugin_runtime/supervising/hangs.py",
+            "import plugin_runtime.tools.results",
+            "The supervisor loads nothing of the worker BROKEN",
+        ),
+        (
+            "plugin-images/runtime/src/plugin_runtime/tools/results.py",
+            "import plugin_runtime.worker.calls",
+            "Rooms of the runtime BROKEN",
         ),
         ("orchestrator/tools/admission.py", "import asyncio", "Decisions know no effects BROKEN"),
         ("orchestrator/supervisor/record_writer.py", "import docker", "knows the Docker SDK BROKEN"),
@@ -133,7 +143,7 @@ def test_the_picture_of_the_layers_is_the_rule() -> None:
     ("path", "package"),
     [
         ("orchestrator/lifecycle/states.py", "orchestrator"),
-        ("plugin-images/runtime/src/plugin_runtime/pulse.py", "plugin_runtime"),
+        ("plugin-images/runtime/src/plugin_runtime/supervising/hangs.py", "plugin_runtime"),
     ],
 )
 def test_an_untyped_function_is_refused(tree: Path, plant: Plant, path: str, package: str) -> None:

@@ -28,7 +28,7 @@ numbers = itertools.count()
 
 
 class Runtime:
-    """One running plugin and what a caller can ask of it."""
+    """One running plugin, and the requests of its callers."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder

@@ -77,7 +77,7 @@ SOURCE = """
         def gives_up(self) -> str:
             while not cancelled():
                 time.sleep(0.01)
-            raise InterruptedError("I was asked to stop")
+            raise InterruptedError("I was cancelled")
 
         @tool
         def never_looks(self, seconds: float) -> str:
@@ -97,9 +97,9 @@ SOURCE = """
 class Caller:
     """One call of a tool in a thread of its own."""
 
-    def __init__(self, runtime, run_id, tool, *, keep=False, **arguments):
+    def __init__(self, runtime, run_id, tool, *, retain=False, **arguments):
         self.runtime, self.run_id, self.answer = runtime, run_id, None
-        headers = {"X-Run-Id": run_id, **({"X-Run-Keep": "1"} if keep else {})}
+        headers = {"X-Run-Id": run_id, **({"X-Run-Keep": "1"} if retain else {})}
 
         def call():
             with runtime.new_client("tools") as client, contextlib.suppress(httpx.HTTPError):
@@ -126,11 +126,11 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
-def call_and_hang_up(runtime, run_id, tool, *, keep=True, **arguments):
-    """The caller is gone as soon as the tool executes."""
+def call_and_hang_up(runtime, run_id, tool, *, retain=True, **arguments):
+    """The caller disconnects as soon as the tool executes."""
     body = json.dumps(arguments).encode()
     head = f"POST /tools/{tool} HTTP/1.1\r\nContent-Type: application/json\r\nX-Run-Id: {run_id}\r\n"
-    head += f"X-Run-Keep: {int(keep)}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head += f"X-Run-Keep: {int(retain)}\r\nContent-Length: {len(body)}\r\n\r\n"
     with runtime.connect("tools") as connection:
         connection.sendall(head.encode() + body)
         wait_for(lambda: executes(runtime, run_id))

@@ -1,4 +1,4 @@
-"""Arguments are checked before the tool runs, and a refusal names parameter, what came and what was expected."""
+"""Arguments are checked before the tool runs; a refusal names the parameter, what came and what was expected."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 from plugin_runtime import tool
-from plugin_runtime.arguments import from_form, from_json
-from plugin_runtime.refusals import Refused
-from plugin_runtime.toolset import collect_tools
+from plugin_runtime.tools.arguments import from_form, from_json
+from plugin_runtime.tools.refusals import Refused
+from plugin_runtime.tools.toolset import collect_tools
 
 
 class Plugin:
@@ -65,7 +65,7 @@ REFUSED_JSON = [
     ("t", b'{"items": [1, "z"]}', "invalid_arguments", ["parameter 'items' (at items[1])", "`int`", "got str 'z'"]),
     ("t", b'{"table": {"k": "z"}}', "invalid_arguments", ["parameter 'table'", "`float`"]),
     ("t", b'{"image": "%%%"}', "invalid_arguments", ["parameter 'image'", "base64"]),
-    ("t", b'{"other": 1}', "invalid_arguments", ["there is no parameter 'other'", "n, x, s"]),
+    ("t", b'{"other": 1}', "invalid_arguments", ["no parameter named 'other'", "n, x, s"]),
     ("t", b"[1]", "invalid_arguments", ["one JSON object", "array"]),
     ("t", b'"text"', "invalid_arguments", ["one JSON object", "str"]),
     ("t", b"null", "invalid_arguments", ["one JSON object", "null"]),
@@ -85,20 +85,20 @@ REFUSED_JSON = [
     ("t", b'{"items": [1, 1e400]}', "invalid_arguments", ["parameter 'items' (at items[1]): number out of range"]),
     ("t", b'{"n": ' + b"9" * 5000 + b"}", "invalid_arguments", ["parameter 'n': integer value out of range"]),
     ("t", b'{"n": "3", "x": 1e400}', "invalid_arguments", ["parameter 'n': expected `int`, got `str`"]),
-    ("t", b'{"other": 1e400}', "invalid_arguments", ["there is no parameter 'other'"]),
-    ("t", b"[1e400]", "invalid_arguments", ["one JSON object", "array came"]),
-    ("t", b"1e400", "invalid_arguments", ["one JSON object", "a JSON number came"]),
+    ("t", b'{"other": 1e400}', "invalid_arguments", ["no parameter named 'other'"]),
+    ("t", b"[1e400]", "invalid_arguments", ["one JSON object", "got a JSON array"]),
+    ("t", b"1e400", "invalid_arguments", ["one JSON object", "got a JSON number"]),
     ("t", b'{"n": "3"} junk', "bad_request", ["no JSON", "trailing"]),
 ]
 
 
-@pytest.mark.parametrize(("name", "body", "kind", "parts"), REFUSED_JSON)
-def test_json_arguments_that_do_not_fit_are_refused_with_a_sentence(name, body, kind, parts):
+@pytest.mark.parametrize(("name", "body", "kind", "phrases"), REFUSED_JSON)
+def test_json_arguments_that_do_not_fit_are_refused_with_a_sentence(name, body, kind, phrases):
     with pytest.raises(Refused) as refused:
         from_json(TOOLS[name], body)
     assert refused.value.refusal.kind == kind
-    for part in parts:
-        assert part in refused.value.refusal.error
+    for phrase in phrases:
+        assert phrase in refused.value.refusal.error
 
 
 def test_what_came_is_shown_in_bounds():
@@ -136,20 +136,20 @@ def test_form_values_become_what_the_parameter_takes(texts, expected):
 REFUSED_FORM = [
     ("t", {"n": ["x"]}, {}, ["parameter 'n'", "`int`", "'x'"]),
     ("t", {"n": ["1", "2"]}, {}, ["parameter 'n'", "array"]),
-    ("t", {"other": ["1"]}, {}, ["no parameter 'other'"]),
+    ("t", {"other": ["1"]}, {}, ["no parameter named 'other'"]),
     ("t", {"image": ["x"]}, {"image": b"y"}, ["parameter 'image' came twice"]),
     ("video", {"file": ["/etc/passwd"]}, {}, ["parameter 'file' is an upload"]),
     ("video", {}, {}, ["parameter 'file' is missing"]),
 ]
 
 
-@pytest.mark.parametrize(("name", "texts", "uploads", "parts"), REFUSED_FORM)
-def test_form_values_that_do_not_fit_are_refused_with_a_sentence(name, texts, uploads, parts):
+@pytest.mark.parametrize(("name", "texts", "uploads", "phrases"), REFUSED_FORM)
+def test_form_values_that_do_not_fit_are_refused_with_a_sentence(name, texts, uploads, phrases):
     with pytest.raises(Refused) as refused:
         from_form(TOOLS[name], texts, uploads)
     assert refused.value.refusal.kind == "invalid_arguments"
-    for part in parts:
-        assert part in refused.value.refusal.error
+    for phrase in phrases:
+        assert phrase in refused.value.refusal.error
 
 
 def test_uploads_go_to_their_parameters():

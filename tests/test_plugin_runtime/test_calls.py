@@ -86,7 +86,13 @@ REFUSED = {
         "unsupported_media_type",
         "left, right",
     ),
-    "form with an unknown part": ("add", {"files": {"c": (None, "1")}}, 422, "invalid_arguments", "no parameter 'c'"),
+    "form with an unknown part": (
+        "add",
+        {"files": {"c": (None, "1")}},
+        422,
+        "invalid_arguments",
+        "no parameter named 'c'",
+    ),
     "form with an upload twice": (
         "size",
         {"files": [("image", ("a", b"1")), ("image", ("b", b"2"))]},
@@ -216,14 +222,18 @@ def test_calls_on_different_connections_run_side_by_side(runtime):
     import threading
     import time
 
-    def call():
-        with runtime.new_client("tools") as client:
-            assert client.post("/tools/sleep", json={"seconds": 0.4}).json()["ok"]
+    clients = [runtime.new_client("tools") for _ in range(4)]  # making one takes longer than a call
+    answers = []
 
-    threads = [threading.Thread(target=call) for _ in range(4)]
+    def call(client):
+        with client:
+            answers.append(client.post("/tools/sleep", json={"seconds": 0.4}).json()["ok"])
+
+    threads = [threading.Thread(target=call, args=(client,)) for client in clients]
     begin = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert time.monotonic() - begin < 1.2
+    assert answers == [True] * 4

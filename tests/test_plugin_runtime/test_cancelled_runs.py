@@ -1,4 +1,4 @@
-"""Runs that are cancelled: each kind of tool is told in its own way, and none is stopped by force."""
+"""Runs that are cancelled: each kind of tool learns of it in its own way, and none is stopped by force."""
 
 import json
 import time
@@ -35,7 +35,7 @@ def test_an_async_tool_is_cancelled_where_it_awaits(runtime):
 
 
 @pytest.mark.parametrize("tool", ["looks", "looks_in_a_thread", "gives_up"])
-def test_a_plain_tool_that_asks_is_told(runtime, tool):
+def test_a_plain_tool_that_calls_cancelled_ends(runtime, tool):
     caller = Caller(runtime, f"stop-{tool}", tool)
     time.sleep(0.05)
     cancel(runtime, f"stop-{tool}")
@@ -44,7 +44,7 @@ def test_a_plain_tool_that_asks_is_told(runtime, tool):
     assert "traceback" not in answer.json()
 
 
-def test_only_the_cancelled_one_of_two_runs_is_told(runtime):
+def test_only_the_cancelled_one_of_two_runs_sees_it(runtime):
     first, second = Caller(runtime, "first", "looks"), Caller(runtime, "second", "looks")
     cancel(runtime, "second")
     assert second.ended().status_code == 409
@@ -54,16 +54,16 @@ def test_only_the_cancelled_one_of_two_runs_is_told(runtime):
 
 
 @pytest.mark.parametrize(("tool", "arguments"), [("will_not", {}), ("never_looks", {"seconds": 0.3})])
-def test_a_tool_that_ends_as_if_nothing_were_asked_has_its_result(runtime, tool, arguments):
+def test_a_tool_that_ignores_the_request_has_its_result(runtime, tool, arguments):
     caller = Caller(runtime, f"anyway-{tool}", tool, **arguments)
     cancel(runtime, f"anyway-{tool}")
     assert caller.ended().json()["ok"]
 
 
-def test_that_it_was_cancelled_is_kept(runtime):
-    call_and_hang_up(runtime, "stop-kept", "counts", n=1000)
-    cancel(runtime, "stop-kept")
-    answer = about(runtime, "GET", "stop-kept")
+def test_that_it_was_cancelled_is_retained(runtime):
+    call_and_hang_up(runtime, "stop-retained", "counts", n=1000)
+    cancel(runtime, "stop-retained")
+    answer = about(runtime, "GET", "stop-retained")
     assert (answer.status_code, answer.json()["kind"]) == (409, "cancelled")
-    again = cancel(runtime, "stop-kept")
+    again = cancel(runtime, "stop-retained")
     assert (again.status_code, again.json()["ended"]) == (200, True)

@@ -1,7 +1,7 @@
 """The kernel's counters are read alike from cgroup v1 and v2, and are null where there are none."""
 
 import pytest
-from plugin_runtime.cgroup import Cgroup, MemoryReading, controller_paths
+from plugin_runtime.shared.cgroup import Cgroup, MemoryReading, controller_paths
 
 
 def write(folder, files):

@@ -1,4 +1,4 @@
-"""A deadlocked worker is told from a busy one: it answers nothing and computes nothing, and no tool executes."""
+"""A deadlocked worker is not taken for a busy one: it answers and computes nothing, and no tool executes."""
 
 import contextlib
 import os
@@ -63,9 +63,9 @@ def test_a_deadlocked_worker_is_found(launch):
     """Within ten seconds, and it still shows where it stands."""
     plugin = launch(SOURCE).ready()
     assert plugin.run("deadlocks", after=0.1).status_code == 200
-    begun = time.monotonic()
+    start = time.monotonic()
     assert plugin.until(lambda status: status["worker"]["stuck"])["phase"] == "ready"
-    assert time.monotonic() - begun < FOUND_WITHIN
+    assert time.monotonic() - start < FOUND_WITHIN
     assert "lock_twice" in plugin.diagnose()
 
 
@@ -73,9 +73,9 @@ def test_a_deadlocked_worker_is_found_among_threads_that_want_the_gil(launch):
     """Each of them wakes 200 times a second to look for it: that is no work, and no reason never to find it."""
     plugin = launch(SOURCE).ready()
     assert plugin.run("deadlocks_many").status_code == 200
-    begun = time.monotonic()
+    start = time.monotonic()
     plugin.until(lambda status: status["worker"]["stuck"])
-    assert time.monotonic() - begun < FOUND_ON_A_BUSY_HOST_WITHIN
+    assert time.monotonic() - start < FOUND_ON_A_BUSY_HOST_WITHIN
 
 
 def test_a_busy_worker_that_gets_no_processor_is_not_called_stuck(launch):

@@ -2,7 +2,7 @@
 
 import pytest
 from plugin_runtime import model_path, models
-from plugin_runtime.environment import EnvironmentProblem, read_environment
+from plugin_runtime.shared.environment import EnvironmentProblem, read_environment
 
 ENTRY = {"PLUGIN_ENTRYPOINT": "a.b:C"}
 
@@ -16,7 +16,7 @@ def test_everything_but_the_entrypoint_has_a_default():
     assert environment.max_result > 0
 
 
-def test_what_is_given_is_taken():
+def test_every_variable_is_read():
     environment = read_environment(
         ENTRY
         | {

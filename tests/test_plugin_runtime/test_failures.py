@@ -4,12 +4,12 @@ import importlib
 import sys
 
 import pytest
-from plugin_runtime.failures import explain_call, explain_import
+from plugin_runtime.startup.failures import explain_call, explain_import
 
 CUDART = "libcudart.so.12: cannot open shared object file: No such file or directory"
 LIBGL = "libGL.so.1: cannot open shared object file: No such file or directory"
 
-# name, files (module → source), entrypoint's module, expected code, expected parts of the sentence, expected chain
+# name, files (module → source), entrypoint's module, expected code, expected phrases of the sentence, expected chain
 IMPORTS = [
     (
         "cuda library deep in a chain",
@@ -53,7 +53,7 @@ IMPORTS = [
         ("middle_c", "plug_c"),
     ),
     (
-        "the newest of several attempts is told",
+        "the newest of several attempts is reported",
         {"plug_d.py": "try:\n    import first_d\nexcept ImportError:\n    import second_d\n"},
         "plug_d",
         "PACKAGE_MISSING",
@@ -125,9 +125,9 @@ IMPORTS = [
 
 
 @pytest.mark.parametrize(
-    ("files", "module", "code", "parts", "chain"), [case[1:] for case in IMPORTS], ids=[case[0] for case in IMPORTS]
+    ("files", "module", "code", "phrases", "chain"), [case[1:] for case in IMPORTS], ids=[case[0] for case in IMPORTS]
 )
-def test_a_failed_import_names_root_cause_and_chain(tmp_path, monkeypatch, files, module, code, parts, chain):
+def test_a_failed_import_names_root_cause_and_chain(tmp_path, monkeypatch, files, module, code, phrases, chain):
     monkeypatch.syspath_prepend(str(tmp_path))
     made = {name.partition("/")[0].removesuffix(".py") for name in files}
     # A plugin of this name may have been imported by its own tests.
@@ -141,8 +141,8 @@ def test_a_failed_import_names_root_cause_and_chain(tmp_path, monkeypatch, files
     error = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # without this function's own frame
     failure = explain_import(error, module)
     assert failure.code == code
-    for part in parts:
-        assert part in failure.reason
+    for phrase in phrases:
+        assert phrase in failure.reason
     assert failure.chain == chain
 
 
@@ -181,7 +181,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("error", "code", "part"), CALLS, ids=[repr(type(case[0]).__name__) for case in CALLS])
-def test_a_failed_validate_is_told_by_its_cause(error, code, part):
+def test_a_failed_validate_is_reported_with_its_cause(error, code, part):
     failure = explain_call(caught(error), "VALIDATE_ERROR", "P.validate()", "plugin", {"a": "/models/a.pt"})
     assert failure.code == code
     assert part in failure.reason

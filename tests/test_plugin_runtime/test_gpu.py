@@ -1,12 +1,12 @@
-"""The GPU in the container: two witnesses, and a reason that tells one fault from another."""
+"""The GPU in the container: two sources, and a reason for every fault."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
-from plugin_runtime import gpu_probe
-from plugin_runtime.gpu import CudaFacts, SmiRun, TorchFacts, judge
-from plugin_runtime.gpu_probe import ask_cuda, check_gpu, run_smi
+from plugin_runtime.startup import gpu_probe
+from plugin_runtime.startup.gpu_findings import CudaFacts, SmiRun, TorchFacts, judge
+from plugin_runtime.startup.gpu_probe import check_gpu, probe_cuda, run_smi
 
 GOOD_SMI = SmiRun(0, "NVIDIA L4, GPU-4c1f, 550.54.15")
 GOOD = CudaFacts(loaded=True, result=0, driver_version=12040, devices=1)
@@ -14,9 +14,9 @@ ABSENT = CudaFacts(problem="libcuda.so.1: cannot open shared object file: No suc
 TORCH = TorchFacts("2.13.0", "12.8", available=True)
 NO_CUDA = TorchFacts("2.13.0+cpu", None)
 
-# name, nvidia-smi, CUDA, expected code, expected parts of the sentence
+# name, nvidia-smi, CUDA, expected code, expected phrases of the sentence
 FAULTS = [
-    ("nothing handed in", None, ABSENT, "GPU_RUNTIME_MISSING", ["given no GPU", "container toolkit"]),
+    ("no GPU attached", None, ABSENT, "GPU_RUNTIME_MISSING", ["given no GPU", "container toolkit"]),
     ("no utility", None, GOOD, "GPU_RUNTIME_MISSING", ["nvidia-smi is missing", "`utility`"]),
     ("no compute", GOOD_SMI, ABSENT, "CUDA_UNAVAILABLE", ["libcuda.so.1 is missing", "`compute`"]),
     ("no device listed", SmiRun(0, ""), GOOD, "GPU_NOT_FOUND", ["finds no GPU"]),
@@ -32,7 +32,7 @@ FAULTS = [
     ("off the bus", SmiRun(15, "GPU is lost"), GOOD, "GPU_LOST", ["fallen off the bus"]),
     ("no nvml", SmiRun(12, "couldn't find libnvidia-ml.so"), GOOD, "GPU_RUNTIME_MISSING", ["libnvidia-ml.so.1"]),
     (
-        "right to the device lost",
+        "permission for the device lost",
         SmiRun(255, "Failed to initialize NVML: Unknown Error"),
         GOOD,
         "GPU_DRIVER_ERROR",
@@ -83,7 +83,7 @@ FAULTS = [
         ["libcudart.so.12"],
     ),
     (
-        "the look at CUDA crashed",
+        "the probe of CUDA crashed",
         GOOD_SMI,
         CudaFacts(loaded=True, broke_off="ended with SIGSEGV"),
         "CUDA_UNAVAILABLE",
@@ -103,13 +103,13 @@ int cuGetErrorName(int r, const char **s) { *s = r == 100 ? "CUDA_ERROR_NO_DEVIC
 
 
 @pytest.mark.parametrize(
-    ("smi", "cuda", "code", "parts"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
+    ("smi", "cuda", "code", "phrases"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
 )
-def test_every_fault_has_its_code_and_a_sentence(smi, cuda, code, parts):
+def test_every_fault_has_its_code_and_a_sentence(smi, cuda, code, phrases):
     """One line that says what to do after its last semicolon."""
     failure = next(finding.failure for finding in judge(smi, cuda) if finding.failure)
     assert failure.code == code
-    assert all(part in failure.reason for part in parts), failure.reason
+    assert all(phrase in failure.reason for phrase in phrases), failure.reason
     assert failure.reason.rpartition("; ")[2]
     assert "\n" not in failure.reason
 
@@ -119,15 +119,15 @@ def test_every_fault_has_its_code_and_a_sentence(smi, cuda, code, parts):
     [GOOD, GOOD._replace(torch=TORCH), GOOD._replace(packages_cuda="12.9.79"), GOOD._replace(packages_cuda="11.8")],
     ids=["driver alone", "torch", "packages of a newer minor version", "packages of an older one"],
 )
-def test_what_works_is_told_with_its_versions(cuda):
+def test_what_works_is_reported_with_its_versions(cuda):
     findings = judge(GOOD_SMI, cuda)
     assert [finding.failure for finding in findings] == [None] * len(findings)
     assert "550.54.15" in findings[0].detail
     assert "12.4" in findings[1].detail
 
 
-def test_both_witnesses_are_heard_after_a_first_fault():
-    """An operator learns of all of it at once."""
+def test_both_sources_are_judged_after_a_first_fault():
+    """An operator sees all faults at once."""
     findings = judge(SmiRun(9, ""), GOOD._replace(result=999))
     assert [finding.name for finding in findings] == ["gpu:nvidia-smi", "gpu:cuda"]
     assert all(finding.failure for finding in findings)
@@ -144,7 +144,7 @@ def library(tmp_path_factory):
 
 
 class TestProbe:
-    """The real look, at a stand-in for the driver's library and for nvidia-smi."""
+    """The real probe, of a stand-in for the driver's library and for nvidia-smi."""
 
     @pytest.fixture
     def host(self, library, tmp_path, monkeypatch):
@@ -164,21 +164,21 @@ class TestProbe:
 
     def test_an_error_of_cuinit_has_its_name(self, host, monkeypatch):
         monkeypatch.setenv("STUB_RESULT", "100")
-        facts = ask_cuda()
+        facts = probe_cuda()
         assert (facts.result, facts.result_name, facts.devices) == (100, "CUDA_ERROR_NO_DEVICE", None)
 
-    def test_a_driver_that_crashes_takes_only_the_probe(self, host, monkeypatch):
+    def test_a_driver_that_crashes_ends_only_the_probe(self, host, monkeypatch):
         monkeypatch.setenv("STUB_CRASH", "1")
-        assert ask_cuda().broke_off == "ended with SIGABRT"
+        assert probe_cuda().broke_off == "ended with SIGABRT"
 
     def test_a_driver_that_hangs_is_not_waited_for(self, host, monkeypatch):
         monkeypatch.setenv("STUB_HANG", "1")
         monkeypatch.setattr(gpu_probe, "CUDA_SECONDS", 0.5)
-        assert ask_cuda().broke_off == "gave no answer within 0.5 s"
+        assert probe_cuda().broke_off == "gave no answer within 0.5 s"
 
     def test_without_the_library_the_loader_is_quoted(self, host, monkeypatch):
         monkeypatch.delenv("LD_LIBRARY_PATH")
-        facts = ask_cuda()
+        facts = probe_cuda()
         assert not facts.loaded
         assert "libcuda.so.1" in facts.problem
 
@@ -190,7 +190,7 @@ class TestProbe:
         program(host, "exec /bin/sleep 60")
         assert run_smi() == SmiRun(None, "")
 
-    def test_what_nvidia_smi_says_and_how_it_ends_are_kept(self, host):
+    def test_what_nvidia_smi_prints_and_how_it_ends_are_recorded(self, host):
         program(host, "echo Driver/library version mismatch >&2; exit 18")
         assert run_smi() == SmiRun(18, "Driver/library version mismatch")
 
@@ -212,17 +212,17 @@ class TestProbe:
         ],
         ids=["usable", "without CUDA", "with a warning"],
     )
-    def test_torch_is_asked_where_it_is_there(self, host, monkeypatch, source, expected):
+    def test_torch_is_probed_where_it_is_installed(self, host, monkeypatch, source, expected):
         (host / "torch").mkdir()
         (host / "torch" / "__init__.py").write_text(source)
         monkeypatch.setenv("PYTHONPATH", str(host))
-        assert ask_cuda().torch == expected
+        assert probe_cuda().torch == expected
 
     def test_a_torch_without_its_libraries_names_the_missing_one(self, host, monkeypatch):
         message = "libcudart.so.12: cannot open shared object file: No such file or directory"
         (host / "torch.py").write_text(f"raise ImportError({message!r})")
         monkeypatch.setenv("PYTHONPATH", str(host))
-        code, reason = ask_cuda().torch.unusable
+        code, reason = probe_cuda().torch.unusable
         assert code == "CUDA_UNAVAILABLE"
         assert "libcudart.so.12 is missing" in reason
 
@@ -235,7 +235,7 @@ WORKING = """
 
 
 class TestStart:
-    """Where the manifest requires a GPU, the runtime looks before it imports the plugin."""
+    """Where the manifest requires a GPU, the runtime checks it before it imports the plugin."""
 
     @pytest.fixture
     def path(self, tmp_path, monkeypatch):

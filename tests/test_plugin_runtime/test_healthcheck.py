@@ -30,7 +30,7 @@ def healthcheck(run_dir, health_file="", path=f"{Path(sys.executable).parent}:{o
 
 @pytest.fixture
 def note(tmp_path):
-    """Where the supervisor notes how the plugin is."""
+    """The path of the supervisor's health note."""
     return tmp_path / "health"
 
 
@@ -47,7 +47,7 @@ def uptime():
     ],
     ids=["ready", "failed", "exited"],
 )
-@pytest.mark.parametrize("noted", [True, False], ids=["noted", "asked"])
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "requested"])
 def test_the_exit_status_says_whether_the_plugin_can_be_used(launch, note, source, returncode, says, noted):
     runtime = launch(source, health_file=str(note) if noted else "")
     runtime.settled()
@@ -66,7 +66,7 @@ def test_a_plugin_that_is_starting_is_healthy(launch):
 
 
 def test_a_fresh_note_needs_no_interpreter(launch, note):
-    """Which would be most of what a plugin at rest costs."""
+    """Which would be most of what an idle plugin costs."""
     runtime = launch("import time; time.sleep(60)", health_file=str(note))
     runtime.listening()
     while not (note.exists() and note.read_text()):  # it comes a moment after the socket
@@ -75,7 +75,7 @@ def test_a_fresh_note_needs_no_interpreter(launch, note):
     assert note.read_text().split()[1:] == ["starting"]
 
 
-def test_the_note_is_kept_fresh(launch, note):
+def test_the_note_is_renewed(launch, note):
     launch(FINE, health_file=str(note)).settled()
     ages = []
     for _ in range(10):
@@ -102,7 +102,7 @@ NO_NOTES = [
 
 @pytest.mark.parametrize("text", NO_NOTES)
 def test_any_other_note_is_not_believed(launch, note, text):
-    """The supervisor is asked: a forged or forgotten note makes nobody ill who is well."""
+    """The supervisor's status is requested: a forged or old note makes no healthy plugin unhealthy."""
     runtime = launch(FINE)
     runtime.settled()
     note.write_text(text.format(now=uptime(), old=uptime() - 20, ahead=uptime() + 20) + "\n")
@@ -113,7 +113,7 @@ def test_any_other_note_is_not_believed(launch, note, text):
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
-def test_a_supervisor_that_cannot_be_asked_notes_nothing(launch, note, replaced):
+def test_a_supervisor_that_cannot_be_reached_notes_nothing(launch, note, replaced):
     runtime = launch(FINE, health_file=str(note))
     runtime.settled()
     address = runtime.run_dir / "control.sock"
@@ -125,7 +125,7 @@ def test_a_supervisor_that_cannot_be_asked_notes_nothing(launch, note, replaced)
         last = note.read_text()
         time.sleep(7)
         assert note.read_text() == last
-        runtime.process.send_signal(signal.SIGTERM)  # and its watchers were told nothing
+        runtime.process.send_signal(signal.SIGTERM)  # and its watchers got no line
         assert [status["phase"] for status in lines_until_the_end(lines)] in (["exited"], [])
 
 
@@ -148,7 +148,7 @@ def test_a_supervisor_that_hangs_is_unhealthy(launch, note):
     assert "does not answer: timed out" in done.stdout
 
 
-def test_nobody_there_is_unhealthy():
+def test_no_supervisor_is_unhealthy():
     with tempfile.TemporaryDirectory() as folder:
         done = healthcheck(folder)
     assert done.returncode == 1

@@ -1,10 +1,10 @@
 """Heads are read strictly: what could be understood in two ways is refused."""
 
 import pytest
-from plugin_runtime.http_head import BadHead, chunk, parse_request_head, response_head
+from plugin_runtime.http.head import BadHead, chunk, parse_request_head, response_head
 
 
-def test_a_head_is_taken_apart():
+def test_a_head_is_parsed():
     head = parse_request_head(b"POST /tools/a?x=1&y=2 HTTP/1.1\r\nHost: p\r\nX-Run-Id:  r1 \r\nContent-Length: 12")
     assert (head.method, head.path, head.query, head.length) == ("POST", "/tools/a", "x=1&y=2", 12)
     assert head.headers["x-run-id"] == "r1"

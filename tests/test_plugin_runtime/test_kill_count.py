@@ -5,12 +5,12 @@ import socket
 import threading
 
 from plugin_runtime import Progress, tool
-from plugin_runtime.environment import read_environment
-from plugin_runtime.run_board import RunBoard
-from plugin_runtime.runs import RunBook
-from plugin_runtime.service import ToolService
-from plugin_runtime.toolset import collect_tools
-from plugin_runtime.worker import KillCount
+from plugin_runtime.shared.environment import read_environment
+from plugin_runtime.shared.run_table import SharedRunTable
+from plugin_runtime.tools.toolset import collect_tools
+from plugin_runtime.worker.process import KillCount
+from plugin_runtime.worker.runs import RunTable
+from plugin_runtime.worker.tool_service import ToolService
 
 
 class Counter:
@@ -23,11 +23,11 @@ class Counter:
         return self.values.pop(0)
 
 
-def test_a_change_is_told_once():
-    told = []
-    kills = KillCount(Counter(None, 0, 1, 1, 3), on_change=lambda: told.append(True))
+def test_a_change_is_reported_once():
+    reported = []
+    kills = KillCount(Counter(None, 0, 1, 1, 3), on_change=lambda: reported.append(True))
     assert [kills.now() for _ in range(5)] == [0, 0, 1, 1, 3]
-    assert len(told) == 2
+    assert len(reported) == 2
 
 
 class Plugin:
@@ -44,10 +44,9 @@ class Plugin:
         raise ValueError
 
 
-def ask(name, kills):
-    service = ToolService(
-        read_environment({"PLUGIN_ENTRYPOINT": "a:B"}), collect_tools(Plugin()), RunBook(RunBoard()), lambda: kills
-    )
+def call(name, kills):
+    environment = read_environment({"PLUGIN_ENTRYPOINT": "a:B"})
+    service = ToolService(environment, collect_tools(Plugin()), RunTable(SharedRunTable()), lambda: kills)
     near, far = socket.socketpair()
     thread = threading.Thread(target=service.serve, args=(far,))
     thread.start()
@@ -61,11 +60,11 @@ def ask(name, kills):
 
 def test_answers_carry_the_kills_so_far():
     for name in ("plain", "raises", "no-such-tool"):
-        assert "X-Oom-Kills: 2" in ask(name, 2)[0]
-        assert "X-Oom-Kills" not in ask(name, 0)[0]
+        assert "X-Oom-Kills: 2" in call(name, 2)[0]
+        assert "X-Oom-Kills" not in call(name, 0)[0]
 
 
 def test_the_end_of_a_stream_carries_the_kills_so_far():
     for kills, expected in ((2, 2), (0, None)):
-        lines = [json.loads(line) for line in ask("events", kills)[1].split(b"\r\n") if line.startswith(b"{")]
+        lines = [json.loads(line) for line in call("events", kills)[1].split(b"\r\n") if line.startswith(b"{")]
         assert lines[-1].get("oom_kills") == expected

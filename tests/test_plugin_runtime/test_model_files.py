@@ -4,7 +4,7 @@ import os
 import struct
 
 import pytest
-from plugin_runtime.model_files import check_model_file
+from plugin_runtime.startup.model_files import check_model_file
 
 PAD = bytes(range(1, 65))
 SAFETENSORS = struct.pack("<Q", 40) + b'{"a":{"dtype":"F32"}}'.ljust(40) + PAD

@@ -1,4 +1,4 @@
-"""Whatever a tool returns becomes JSON or a sentence that says which part of it is none."""
+"""Whatever a tool returns becomes JSON or a sentence that says which of its values is none."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from plugin_runtime.refusals import Refused
-from plugin_runtime.results import encode_result
+from plugin_runtime.tools.refusals import Refused
+from plugin_runtime.tools.results import encode_result
 
 
 class Scalar:
@@ -89,13 +89,13 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("value", "parts"), BAD)
-def test_what_json_cannot_express_is_refused_with_its_place(value, parts):
+@pytest.mark.parametrize(("value", "phrases"), BAD)
+def test_what_json_cannot_express_is_refused_with_its_path(value, phrases):
     with pytest.raises(Refused) as refused:
         encode_result(value, 1000)
     assert refused.value.refusal.kind == "invalid_output"
-    for part in parts:
-        assert part in refused.value.refusal.error
+    for phrase in phrases:
+        assert phrase in refused.value.refusal.error
 
 
 def test_a_result_over_the_limit_is_refused_with_both_sizes():

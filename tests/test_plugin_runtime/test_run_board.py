@@ -6,48 +6,48 @@ import threading
 import time
 
 import pytest
-from plugin_runtime.run_board import SLOTS, RunBoard
+from plugin_runtime.shared.run_table import SLOTS, SharedRunTable
 
 
 def test_runs_are_listed_while_they_execute_and_counted_for_ever():
-    board = RunBoard()
-    first, second = board.begin("a", "read"), board.begin("b", "write")
-    assert [(run["run_id"], run["tool"]) for run in board.executing()] == [("a", "read"), ("b", "write")]
-    board.end(first)
-    third = board.begin("c", "read")
+    runs = SharedRunTable()
+    first, second = runs.add("a", "read"), runs.add("b", "write")
+    assert [(run["run_id"], run["tool"]) for run in runs.executing()] == [("a", "read"), ("b", "write")]
+    runs.remove(first)
+    third = runs.add("c", "read")
     assert third == first
-    assert [run["run_id"] for run in board.executing()] == ["b", "c"]
-    board.end(second)
-    board.end(third)
-    assert (board.executing(), board.begun) == ([], 3)
+    assert [run["run_id"] for run in runs.executing()] == ["b", "c"]
+    runs.remove(second)
+    runs.remove(third)
+    assert (runs.executing(), runs.started) == ([], 3)
 
 
-def test_names_are_cut_to_their_place_and_stay_readable():
-    board = RunBoard()
-    board.begin("r" * 100, "ü" * 100)
-    (run,) = board.executing()
+def test_names_are_cut_to_their_field_and_stay_readable():
+    runs = SharedRunTable()
+    runs.add("r" * 100, "ü" * 100)
+    (run,) = runs.executing()
     assert run["run_id"] == "r" * 64
     assert run["tool"] == "ü" * 60
 
 
-def test_more_runs_than_places_are_counted():
-    board = RunBoard()
-    slots = [board.begin(str(number), "read") for number in range(SLOTS + 3)]
-    assert (len(board.executing()), board.begun) == (SLOTS, SLOTS + 3)
+def test_runs_beyond_the_slots_are_counted():
+    runs = SharedRunTable()
+    slots = [runs.add(str(number), "read") for number in range(SLOTS + 3)]
+    assert (len(runs.executing()), runs.started) == (SLOTS, SLOTS + 3)
     for slot in slots:
-        board.end(slot)
-    assert board.executing() == []
+        runs.remove(slot)
+    assert runs.executing() == []
 
 
 @pytest.mark.slow
 def test_another_process_reads_whole_entries_while_threads_write():
-    board = RunBoard()
+    runs = SharedRunTable()
     pid = os.fork()
     if pid == 0:
 
         def work(name: str) -> None:
             while True:
-                board.end(board.begin(name * 60, name * 100))
+                runs.remove(runs.add(name * 60, name * 100))
 
         for name in "abcd":
             threading.Thread(target=work, args=(name,), daemon=True).start()
@@ -57,12 +57,12 @@ def test_another_process_reads_whole_entries_while_threads_write():
         deadline = time.monotonic() + 1.5
         seen = set()
         while time.monotonic() < deadline:
-            for run in board.executing():
+            for run in runs.executing():
                 assert len(set(run["run_id"] + run["tool"])) == 1, run
                 assert (len(run["run_id"]), len(run["tool"])) == (60, 100)
                 seen.add(run["run_id"][0])
         assert len(seen) > 1
-        assert board.begun > 1000
+        assert runs.started > 1000
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

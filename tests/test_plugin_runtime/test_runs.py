@@ -18,7 +18,7 @@ def runtime(launch_once):
 # What the status says
 
 
-def test_the_status_tells_what_executes_and_since_when(launch):
+def test_the_status_lists_what_executes_and_since_when(launch):
     runtime = launch(SOURCE).ready()
     before = runtime.status()
     assert (before["runs"], before["runs_begun"]) == ([], 0)
@@ -34,13 +34,13 @@ def test_the_status_tells_what_executes_and_since_when(launch):
     assert after["ready_seconds"] <= after["uptime_seconds"]
 
 
-def test_a_run_whose_caller_is_gone_is_still_listed(runtime):
-    call_and_hang_up(runtime, "left", "sleeps", keep=False, seconds=1.5)
+def test_a_run_whose_caller_has_disconnected_is_still_listed(runtime):
+    call_and_hang_up(runtime, "left", "sleeps", retain=False, seconds=1.5)
     assert [run["run_id"] for run in runtime.status()["runs"]] == ["left"]
     wait_for(lambda: runtime.status()["runs"] == [])
 
 
-def test_a_worker_that_holds_the_gil_does_not_keep_its_run_secret(launch):
+def test_the_run_of_a_worker_that_holds_the_gil_is_listed(launch):
     runtime = launch(SOURCE).ready()
     call_and_hang_up(runtime, "stuck", "holds_the_gil")
     time.sleep(0.05)
@@ -50,31 +50,31 @@ def test_a_worker_that_holds_the_gil_does_not_keep_its_run_secret(launch):
     runtime.process.kill()
 
 
-def test_before_it_is_ready_there_is_no_time_since(launch):
+def test_before_it_is_ready_the_time_since_is_null(launch):
     runtime = launch("class Plugin: pass")
     status = runtime.settled()
     assert (status["phase"], status["ready_seconds"], status["runs"]) == ("failed", None, [])
 
 
-# Kept answers
+# Retained answers
 
 
-def test_a_kept_run_goes_on_without_its_caller(runtime):
-    call_and_hang_up(runtime, "kept", "sleeps", seconds=0.2, size=3)
-    answer = about(runtime, "GET", "kept")
+def test_a_retained_run_goes_on_without_its_caller(runtime):
+    call_and_hang_up(runtime, "retained", "sleeps", seconds=0.2, size=3)
+    answer = about(runtime, "GET", "retained")
     assert (answer.status_code, answer.json()["result"]) == (200, "xxx")
     assert answer.json()["execution_time_ms"] >= 200
 
 
-def test_a_kept_answer_is_byte_for_byte_the_one_that_was_sent(runtime):
-    sent = Caller(runtime, "same", "sleeps", keep=True, seconds=0.1, size=10).ended()
+def test_a_retained_answer_is_byte_for_byte_the_one_that_was_sent(runtime):
+    sent = Caller(runtime, "same", "sleeps", retain=True, seconds=0.1, size=10).ended()
     for _ in range(2):
-        kept = about(runtime, "GET", "same")
-        assert (kept.status_code, kept.content) == (sent.status_code, sent.content)
-        assert kept.headers == sent.headers
+        stored = about(runtime, "GET", "same")
+        assert (stored.status_code, stored.content) == (sent.status_code, sent.content)
+        assert stored.headers == sent.headers
 
 
-def test_a_large_kept_answer_is_in_no_ones_memory(runtime):
+def test_a_large_retained_answer_is_in_no_ones_memory(runtime):
     size = 4 * 1024 * 1024
     call_and_hang_up(runtime, "large", "sleeps", seconds=0.5, size=size)
     assert about(runtime, "GET", "large").json()["result"] == "x" * size
@@ -90,14 +90,14 @@ def test_a_large_kept_answer_is_in_no_ones_memory(runtime):
     wait_for(lambda: in_scratch() == [])
 
 
-def test_what_a_kept_run_raised_is_kept(runtime):
+def test_what_a_retained_run_raised_is_retained(runtime):
     call_and_hang_up(runtime, "raised", "raises", seconds=0.1)
     answer = about(runtime, "GET", "raised")
     assert (answer.status_code, answer.json()["kind"]) == (500, "exception")
     assert "division by zero" in answer.json()["traceback"]
 
 
-def test_a_kept_generator_becomes_the_list_of_its_items(runtime):
+def test_a_retained_generator_becomes_the_list_of_its_items(runtime):
     call_and_hang_up(runtime, "list", "counts", n=4)
     answer = about(runtime, "GET", "list").json()
     assert answer["result"] == [[number, ""] for number in range(4)]
@@ -105,13 +105,13 @@ def test_a_kept_generator_becomes_the_list_of_its_items(runtime):
     assert answer["execution_time_ms"] > 100
 
 
-def test_a_kept_generator_without_items_is_an_empty_list(runtime):
+def test_a_retained_generator_without_items_is_an_empty_list(runtime):
     with runtime.new_client("tools") as client:
         client.post("/tools/counts", json={"n": 0}, headers={"X-Run-Id": "empty", "X-Run-Keep": "1"})
     assert about(runtime, "GET", "empty").json()["result"] == []
 
 
-def test_items_over_the_limit_end_a_kept_run_that_nobody_reads(launch):
+def test_items_over_the_limit_end_a_retained_run_that_nobody_reads(launch):
     runtime = launch(SOURCE, max_result="1000").ready()
     call_and_hang_up(runtime, "much", "counts", n=100, size=300)
     answer = about(runtime, "GET", "much")
@@ -120,15 +120,15 @@ def test_items_over_the_limit_end_a_kept_run_that_nobody_reads(launch):
     assert "counts" in runtime.result("which_closed")
 
 
-def test_a_kept_stream_reaches_its_reader_even_when_it_is_too_much_to_keep(launch):
+def test_a_retained_stream_reaches_its_reader_even_when_it_is_too_large_to_retain(launch):
     runtime = launch(SOURCE, max_result="1000").ready()
-    answer = Caller(runtime, "read", "counts", keep=True, n=6, size=300).ended()
+    answer = Caller(runtime, "read", "counts", retain=True, n=6, size=300).ended()
     end = json.loads(answer.text.splitlines()[-1])
     assert (end["ok"], end["items"]) == (True, 6)
     assert about(runtime, "GET", "read").json()["kind"] == "invalid_output"
 
 
-def test_the_answer_of_a_run_that_is_not_kept_cannot_be_had(runtime):
+def test_the_answer_of_a_run_that_is_not_retained_is_refused(runtime):
     caller = Caller(runtime, "plain", "sleeps", seconds=1)
     begin = time.monotonic()
     answer = about(runtime, "GET", "plain")
@@ -138,14 +138,14 @@ def test_the_answer_of_a_run_that_is_not_kept_cannot_be_had(runtime):
     assert about(runtime, "GET", "plain").status_code == 404
 
 
-def test_a_deleted_answer_is_gone(runtime):
-    Caller(runtime, "gone", "sleeps", keep=True, seconds=0.05).ended()
-    assert about(runtime, "DELETE", "gone").json() == {"run_id": "gone", "ended": True}
-    answer = about(runtime, "GET", "gone")
+def test_a_deleted_answer_is_unknown(runtime):
+    Caller(runtime, "deleted", "sleeps", retain=True, seconds=0.05).ended()
+    assert about(runtime, "DELETE", "deleted").json() == {"run_id": "deleted", "ended": True}
+    answer = about(runtime, "GET", "deleted")
     assert (answer.status_code, answer.json()["kind"]) == (404, "unknown_run")
 
 
-def test_only_the_last_answers_are_kept(runtime):
+def test_only_the_last_answers_are_retained(runtime):
     headers = {"X-Run-Keep": "1"}
     with runtime.new_client("tools") as client:
         for number in range(260):
@@ -154,7 +154,7 @@ def test_only_the_last_answers_are_kept(runtime):
     assert about(runtime, "GET", "many-259").status_code == 200
 
 
-def test_what_there_is_not_cannot_be_asked(runtime):
+def test_an_unknown_run_is_refused(runtime):
     for method, suffix in [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", ""), ("PUT", "/cancel")]:
         answer = about(runtime, method, "nobody", suffix)
         assert (answer.status_code, answer.json()["kind"]) == (404, "unknown_run")

@@ -1,4 +1,4 @@
-"""Input schemas come from the type hints, and what cannot become one is told with tool and parameter."""
+"""Input schemas come from the type hints, and a signature that has none is refused with tool and parameter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 import msgspec
 import pytest
 from plugin_runtime import tool
-from plugin_runtime.toolset import UnfitTool, collect_tools
+from plugin_runtime.tools.toolset import UnfitTool, collect_tools
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -168,7 +168,7 @@ def _two_objects(self, a: Box | Options): ...
         (_two_objects, "a", "more than one dict-like"),
     ],
 )
-def test_a_signature_without_a_schema_is_told_with_tool_and_parameter(method, parameter, says):
+def test_a_signature_without_a_schema_is_refused_with_tool_and_parameter(method, parameter, says):
     plugin = type("Plugin", (), {"broken": tool(method)})()
     with pytest.raises(UnfitTool) as unfit:
         collect_tools(plugin)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from plugin_runtime.sockets import listen, notify_ready
+from plugin_runtime.shared.sockets import listen, notify_ready
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_socket_of_an_earlier_start_is_replaced(folder):
         connect(folder / "control.sock")
 
 
-def test_a_socket_may_have_the_longest_path_that_there_is(folder):
+def test_a_socket_may_have_the_longest_path_allowed(folder):
     long = folder / ("x" * (107 - len(str(folder)) - len("/control.sock") - 1))
     long.mkdir()
     path = str(long / "control.sock")
@@ -43,7 +43,7 @@ def test_a_socket_may_have_the_longest_path_that_there_is(folder):
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_readiness_is_told_as_sd_notify_does(folder, abstract):
+def test_readiness_is_sent_as_sd_notify_does(folder, abstract):
     name = f"@rt-{os.getpid()}" if abstract else str(folder / "notify.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("\0" + name[1:] if abstract else name)
@@ -53,5 +53,5 @@ def test_readiness_is_told_as_sd_notify_does(folder, abstract):
 
 
 @pytest.mark.parametrize("name", [None, "", "/nowhere/notify.sock"])
-def test_nobody_to_tell_is_no_error(name):
+def test_a_missing_listener_is_no_error(name):
     notify_ready(name)

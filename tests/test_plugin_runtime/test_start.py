@@ -1,4 +1,4 @@
-"""A plugin that cannot start says why, with its checks; the supervisor stays to be asked."""
+"""A plugin that cannot start says why, with its checks; the supervisor goes on answering."""
 
 import contextlib
 import json
@@ -123,7 +123,7 @@ def test_the_traceback_of_a_failed_start_has_the_plugins_frames_only(launch):
     assert "importlib" not in status["traceback"]
 
 
-def test_a_failed_start_stays_told_after_the_worker_has_left(launch):
+def test_a_failed_start_stays_reported_after_the_worker_has_exited(launch):
     runtime = launch("raise ValueError('bad')")
     runtime.settled()
     status = runtime.until(lambda status: status["worker"]["exit_code"] is not None)
@@ -157,11 +157,11 @@ def test_a_ready_plugin_shows_its_checks_and_tools_and_serves_at_once(launch, tm
     assert hello["name"] == "hello"
     assert hello["description"] == "Greet."
     assert hello["streaming"] is False
-    assert runtime.result("hello") == "hello you"  # tools.sock listens before `ready` is told
+    assert runtime.result("hello") == "hello you"  # tools.sock listens before `ready` is reported
 
 
-def test_the_watch_stream_tells_readiness_as_it_comes(launch, tmp_path):
-    """Nobody asks again and again: whoever watches knows within milliseconds."""
+def test_the_watch_stream_reports_readiness_at_once(launch, tmp_path):
+    """Nobody polls: a watcher knows within milliseconds."""
     source = f"""
         import os, time
 
@@ -234,7 +234,7 @@ def test_a_plugin_runs_without_a_container_by_arguments(launch, tmp_path):
 
 def test_importing_the_package_loads_nothing_heavy():
     """The orchestrator imports it for model_files, the health check for speed."""
-    script = "import sys, plugin_runtime, plugin_runtime.model_files; print(*sys.modules)"
+    script = "import sys, plugin_runtime, plugin_runtime.startup.model_files; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-S", "-c", script],
         capture_output=True,

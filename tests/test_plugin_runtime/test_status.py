@@ -1,12 +1,12 @@
-"""The status object says what the worker told and how it left."""
+"""The status object says what the worker reported and how it exited."""
 
 import os
 import signal
 
 import pytest
-from plugin_runtime.cgroup import MemoryReading
-from plugin_runtime.run_board import RunBoard
-from plugin_runtime.status import Status
+from plugin_runtime.shared.cgroup import MemoryReading
+from plugin_runtime.shared.run_table import SharedRunTable
+from plugin_runtime.supervising.status import Status
 
 READY = {"phase": "ready", "tools": [{"name": "t"}]}
 FAILED = {"phase": "failed", "reason_code": "INIT_ERROR", "reason": "r", "traceback": "t"}
@@ -33,32 +33,30 @@ def test_the_phase_follows_from_what_happened(events, expected):
     for event in events:
         if isinstance(event, int):
             assert os.WIFEXITED(event) or os.WIFSIGNALED(event)
-            status.leave(event)
+            status.record_exit(event)
         else:
-            status.tell(event)
+            status.apply_report(event)
     assert (status.phase, status.exit_code, status.signal) == expected
 
 
 def test_news_are_changes_only():
     """The watch stream has a line for every change and for nothing else."""
     status = Status(7)
-    assert status.tell(READY)
-    assert not status.tell(READY)
-    assert not status.tell({"ended": True})
-    assert status.count_kills(0)
-    assert not status.count_kills(0)
-    assert status.count_kills(1)
+    assert status.apply_report(READY)
+    assert not status.apply_report(READY)
+    assert not status.apply_report({"ended": True})
+    assert status.record_oom_kills(0)
+    assert not status.record_oom_kills(0)
+    assert status.record_oom_kills(1)
 
 
 def test_every_member_of_the_protocol_is_there():
     status = Status(7)
-    status.tell(FAILED)
-    board = RunBoard()
-    board.end(board.begin("a", "read"))
-    board.begin("b", "read")
-    document = status.document(
-        MemoryReading(1, 2, None), 0.5, uptime_seconds=1.23456, ready_seconds=0.56789, board=board
-    )
+    status.apply_report(FAILED)
+    runs = SharedRunTable()
+    runs.remove(runs.add("a", "read"))
+    runs.add("b", "read")
+    document = status.document(MemoryReading(1, 2, None), 0.5, uptime_seconds=1.23456, ready_seconds=0.56789, runs=runs)
     (run,) = document.pop("runs")
     assert run.pop("seconds") >= 0
     assert run == {"run_id": "b", "tool": "read"}

@@ -121,14 +121,14 @@ def test_a_diagnosis_shows_every_thread_and_can_be_repeated(runtime):
         assert runtime.result("add", a=1) == 2
 
 
-def test_callers_who_ask_for_a_diagnosis_together_all_get_it(runtime):
+def test_callers_who_request_a_diagnosis_together_all_get_it(runtime):
     found = []
 
-    def ask():
+    def diagnose():
         with runtime.new_client("control") as client:
             found.append(client.post("/diagnose").json()["stacks"])
 
-    threads = [threading.Thread(target=ask) for _ in range(5)]
+    threads = [threading.Thread(target=diagnose) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -155,7 +155,7 @@ def test_a_diagnosis_works_while_the_plugin_starts(launch):
         ("is_killed", {}, None, signal.SIGKILL, ""),
     ],
 )
-def test_a_worker_that_dies_in_a_tool_is_told_with_how(runtime, tool, arguments, exit_code, number, logged):
+def test_how_a_worker_died_in_a_tool_is_reported(runtime, tool, arguments, exit_code, number, logged):
     with contextlib.closing(runtime.watch()) as lines:
         assert next(lines)["phase"] == "ready"
         with pytest.raises(httpx.RemoteProtocolError):
@@ -183,7 +183,7 @@ def test_sigterm_ends_a_worker_that_holds_the_gil(runtime):
         assert runtime.process.wait(5) == 0
 
 
-def test_sigterm_ends_a_supervisor_whose_worker_is_gone(runtime):
+def test_sigterm_ends_a_supervisor_whose_worker_has_exited(runtime):
     with pytest.raises(httpx.RemoteProtocolError):
         runtime.run("exits", code=1)
     runtime.until(lambda status: status["phase"] == "exited")
@@ -223,19 +223,19 @@ def test_the_worker_dies_with_its_supervisor(runtime):
     runtime.process.kill()
     runtime.process.wait()
     deadline = time.monotonic() + 5
-    while state(worker) not in {"gone", "Z"} and time.monotonic() < deadline:  # whoever reaps it here takes its time
+    while state(worker) not in {"ended", "Z"} and time.monotonic() < deadline:  # whoever reaps it here takes its time
         time.sleep(0.02)
-    assert state(worker) in {"gone", "Z"}
+    assert state(worker) in {"ended", "Z"}
 
 
 def state(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return "gone"
+        return "ended"
 
 
-def test_the_kernel_takes_the_worker_before_the_supervisor(runtime):
+def test_the_kernel_kills_the_worker_before_the_supervisor(runtime):
     score, parent = runtime.result("oom_score")
     assert score == "1000"
     assert parent == runtime.process.pid
@@ -284,15 +284,15 @@ def test_the_control_socket_takes_many_requests_on_one_connection(runtime):
         assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
 
 
-def test_a_watcher_is_told_that_all_is_as_it_was(runtime):
-    """Every three seconds, with fresh figures: nobody has to ask."""
+def test_a_watcher_gets_an_unchanged_status_now_and_then(runtime):
+    """Every three seconds, with fresh figures: nobody has to poll."""
     with contextlib.closing(runtime.watch()) as lines:
         first = next(lines)
-        begun = time.monotonic()
-        told = [next(lines) for _ in range(2)]
-    assert 3 <= time.monotonic() - begun < 7
-    assert [status["phase"] for status in told] == ["ready"] * 2
-    assert first["uptime_seconds"] < told[0]["uptime_seconds"] < told[1]["uptime_seconds"]
+        start = time.monotonic()
+        later = [next(lines) for _ in range(2)]
+    assert 3 <= time.monotonic() - start < 7
+    assert [status["phase"] for status in later] == ["ready"] * 2
+    assert first["uptime_seconds"] < later[0]["uptime_seconds"] < later[1]["uptime_seconds"]
 
 
 def test_a_watcher_that_does_not_read_hinders_nobody(runtime):

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the tool socket: connections that are kept, bodies in pieces, and what is no HTTP."""
+"""HTTP/1.1 on the tool socket: persistent connections, bodies in pieces, and what is no HTTP."""
 
 import json
 
@@ -24,7 +24,7 @@ def exchange(runtime, data, end=b"}"):
         return answer
 
 
-def test_a_connection_is_kept_for_many_calls(runtime):
+def test_a_connection_persists_for_many_calls(runtime):
     body = b'{"a":1}'
     call = b"POST /tools/add HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n" + body
     with runtime.connect("tools") as connection:
@@ -37,7 +37,7 @@ def test_a_connection_is_kept_for_many_calls(runtime):
             answers += connection.recv(65536)
 
 
-def test_a_caller_that_waits_for_continue_is_told_to(runtime):
+def test_a_caller_that_waits_for_continue_gets_it(runtime):
     with runtime.connect("tools") as connection:
         head = b"POST /tools/add HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 7\r\n"
         connection.sendall(head + b"Expect: 100-continue\r\n\r\n")

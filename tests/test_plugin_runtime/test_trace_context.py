@@ -1,4 +1,4 @@
-"""trace_context: a tool is told which trace its run is a part of, and never another run's."""
+"""trace_context: a tool sees the trace that its run belongs to, and never another run's."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -56,18 +56,18 @@ def runtime(launch_once):
 
 
 @pytest.mark.parametrize("tool", ["plain", "awaiting", "changing"])
-def test_a_tool_is_told_its_trace(runtime, tool: str) -> None:
+def test_a_tool_sees_its_trace(runtime, tool: str) -> None:
     """Also where it awaits. What it does with the answer changes nothing."""
     assert runtime.post(tool, json={}, headers=headers(1)).json()["result"] == headers(1)
 
 
 @pytest.mark.parametrize("tool", ["yielding", "yielding_async"])
-def test_a_generator_is_told_at_every_step(runtime, tool: str) -> None:
+def test_a_generator_sees_its_trace_at_every_step(runtime, tool: str) -> None:
     lines = runtime.post(tool, json={}, headers=headers(2)).text.splitlines()
     assert sum(headers(2)["traceparent"] in line for line in lines) == 2
 
 
-def test_a_run_without_a_trace_is_told_none(runtime) -> None:
+def test_a_run_without_a_trace_sees_none(runtime) -> None:
     """Also on a connection that carried one before; nor is there one outside a run."""
     with runtime.new_client("tools") as client:
         assert client.post("/tools/plain", json={}, headers=headers(3)).json()["result"] == headers(3)
@@ -79,7 +79,7 @@ def test_a_run_without_a_trace_is_told_none(runtime) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", ["plain", "awaiting"])
-def test_runs_at_once_are_told_apart(runtime, tool: str) -> None:
+def test_concurrent_runs_see_their_own_traces(runtime, tool: str) -> None:
     def call(number: int) -> Any:
         with runtime.new_client("tools") as client:
             return client.post(f"/tools/{tool}", json={}, headers=headers(number)).json()["result"]

@@ -1,4 +1,4 @@
-"""Uploads for `Path` parameters go to disk as they come, are gone after the call, and are bounded."""
+"""Uploads for `Path` parameters go to disk as they arrive, are removed after the call, and are bounded."""
 
 import os
 import time
@@ -60,7 +60,7 @@ def reset_peak(pid):
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-def parts(total):
+def pieces(total):
     part = os.urandom(MIB)
     for _ in range(total // MIB):
         yield part
@@ -69,13 +69,13 @@ def parts(total):
 def form_parts(total):
     yield b'--b\r\nContent-Disposition: form-data; name="factor"\r\n\r\n2\r\n'
     yield b'--b\r\nContent-Disposition: form-data; name="video"; filename="a.mp4"\r\nContent-Type: video/mp4\r\n\r\n'
-    yield from parts(total)
+    yield from pieces(total)
     yield b"\r\n--b--\r\n"
 
 
 @pytest.mark.parametrize(
     ("content", "content_type", "factor"),
-    [(parts, "video/mp4", 1), (form_parts, "multipart/form-data; boundary=b", 2)],
+    [(pieces, "video/mp4", 1), (form_parts, "multipart/form-data; boundary=b", 2)],
     ids=["raw", "multipart"],
 )
 def test_a_large_upload_is_never_held_in_memory(runtime, content, content_type, factor):
@@ -98,7 +98,7 @@ def test_uploads_over_the_scratch_limit_are_refused_and_removed(runtime, in_chun
     headers = {"content-type": "video/mp4"}
     if not in_chunks:
         headers["content-length"] = str(size)
-    answer = runtime.post("measure", content=parts(size), headers=headers)
+    answer = runtime.post("measure", content=pieces(size), headers=headers)
     assert answer.status_code == 413
     assert answer.json()["kind"] == "too_large"
     assert str(LIMIT) in answer.json()["error"]
@@ -115,7 +115,7 @@ def test_uploads_over_the_scratch_limit_are_refused_and_removed(runtime, in_chun
         ("x" * 500, "long." + "s" * 50, "video"),
     ],
 )
-def test_a_callers_names_choose_no_place_on_disk(runtime, run_id, file_name, name):
+def test_a_callers_names_choose_no_path_on_disk(runtime, run_id, file_name, name):
     files = {"video": (file_name, b"abc")}
     result = runtime.post("measure", files=files, headers={"x-run-id": run_id}).json()["result"]
     assert result["name"] == name
@@ -142,7 +142,7 @@ def test_the_upload_is_removed_when_the_caller_hangs_up(runtime):
     assert left_on_disk(runtime) == []
 
 
-def test_a_generator_keeps_its_upload_to_its_end(runtime):
+def test_a_generator_has_its_upload_to_its_end(runtime):
     lines = runtime.post("frames", files={"video": ("a", b"abc")}).text.splitlines()
     assert len(lines) == 4
     assert '"data":[2,3]' in lines[2]
@@ -155,7 +155,7 @@ def test_an_optional_upload_may_stay_away(runtime):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_as_such(launch):
+def test_a_full_disk_is_reported_as_such(launch):
     """The scratch folder cannot be written to, whatever the reason."""
     runtime = launch(SOURCE).ready()
     (runtime.scratch / "uploads").write_text("in the way")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plugin_runtime.http_head import parse_request_head
+from plugin_runtime.http.head import parse_request_head
 
 from orchestrator.runtime_client.http_message import HttpAnswer, MalformedAnswerError, request_head, target
 

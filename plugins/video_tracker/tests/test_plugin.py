@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from plugin_runtime import InvalidInput, Progress
-from plugin_runtime.failures import explain_call
+from plugin_runtime.startup.failures import explain_call
 from squares_model import COLOURS, Square, draw, film, on_cpu, write_model
 from video_tracker import cuda_session
 from video_tracker.cuda_session import open_on_cuda

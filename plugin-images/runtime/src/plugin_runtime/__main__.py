@@ -1,7 +1,6 @@
 """`python -m plugin_runtime`: forks the worker, then supervises it.
 
 The settings are environment variables; for a run outside a container they may be given as arguments.
-The fork comes before any thread and before the imports that only one side needs.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ import socket
 import sys
 from typing import NoReturn
 
-from plugin_runtime import process
-from plugin_runtime.cgroup import Cgroup
-from plugin_runtime.environment import Environment, EnvironmentProblem, read_environment
-from plugin_runtime.process import DUMP_SIGNAL
-from plugin_runtime.run_board import RunBoard
-from plugin_runtime.sockets import notify_ready
-from plugin_runtime.supervisor import Supervisor, Worker
+from plugin_runtime.shared import processes
+from plugin_runtime.shared.cgroup import Cgroup
+from plugin_runtime.shared.environment import Environment, EnvironmentProblem, read_environment
+from plugin_runtime.shared.processes import DUMP_SIGNAL
+from plugin_runtime.shared.run_table import SharedRunTable
+from plugin_runtime.shared.sockets import notify_ready
+from plugin_runtime.supervising.supervisor import Supervisor, WorkerProcess
 
 
 def main() -> int:
-    """The exit status: 0 after SIGTERM, 2 where it could not begin."""
+    """The exit status: 0 after SIGTERM, 2 if it could not start."""
     if len(sys.argv) > 1:
         os.environ.update(arguments(sys.argv[1:]))
     try:
@@ -34,47 +33,46 @@ def main() -> int:
     except (EnvironmentProblem, OSError) as problem:
         print(f"plugin_runtime: {problem}", file=sys.stderr)  # noqa: T201
         return 2
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # PID 1 would lose it until its handler stands
-    process.adopt_orphans()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # PID 1 would lose it until its handler is installed
+    processes.adopt_orphans()
     cgroup = Cgroup()  # before the fork: both processes count from the same moment
-    board = RunBoard()
-    supervisor = Supervisor(environment, start_worker(environment, cgroup, board), cgroup, board)
+    runs = SharedRunTable()
+    supervisor = Supervisor(environment, start_worker(environment, cgroup, runs), cgroup, runs)
     notify_ready(environment.notify_socket)
     return supervisor.run()
 
 
-def start_worker(environment: Environment, cgroup: Cgroup, board: RunBoard) -> Worker:
+def start_worker(environment: Environment, cgroup: Cgroup, runs: SharedRunTable) -> WorkerProcess:
     """Fork. The child never returns from here."""
+    # Before any thread is started, which would not live on in the child, and before the imports that only one process
+    # needs.
     signal.signal(DUMP_SIGNAL, signal.SIG_IGN)  # until the worker can answer it, and so that it never kills
-    heard, told = socket.socketpair()
+    reports_read, reports_write = socket.socketpair()
     stacks_read, stacks_write = os.pipe()
     parent = os.getpid()
     gc.freeze()  # a collection would write to the pages that both share
     pid = os.fork()
     if pid == 0:
-        heard.close()
+        reports_read.close()
         os.close(stacks_read)
-        run_worker(environment, cgroup, board, parent, told=told, stacks=stacks_write)
-    told.close()
+        run_worker(environment, cgroup, runs, parent, reports=reports_write, stacks=stacks_write)
+    reports_write.close()
     os.close(stacks_write)
-    return Worker(pid, heard, stacks_read)
+    return WorkerProcess(pid, reports_read, stacks_read)
 
 
 def run_worker(
-    environment: Environment, cgroup: Cgroup, board: RunBoard, parent: int, *, told: socket.socket, stacks: int
+    environment: Environment, cgroup: Cgroup, runs: SharedRunTable, parent: int, *, reports: socket.socket, stacks: int
 ) -> NoReturn:
-    """The child's whole life; it comes back only where the plugin could not start.
-
-    What plugin code leaves behind, threads and exit handlers, cannot keep it from ending.
-    """
+    """The child's whole life. It ends here only if the plugin could not start."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-        process.die_with(parent)
-        process.go_first_when_memory_is_short()
-        from plugin_runtime import worker  # noqa: PLC0415 - the supervisor must not load it
+        processes.die_with(parent)
+        processes.prefer_as_oom_victim()
+        from plugin_runtime.worker import process  # noqa: PLC0415 - the supervisor must not load it
 
-        worker.run(environment, cgroup, board, told, stacks)
+        process.run(environment, cgroup, runs, reports, stacks)
     except BaseException:  # noqa: BLE001 - a forked child must not run on into its parent's code
         sys.excepthook(*sys.exc_info())
     finally:
@@ -83,6 +81,7 @@ def run_worker(
                 stream.flush()
             except (OSError, ValueError, AttributeError):
                 continue
+        # Not sys.exit: threads and exit handlers that plugin code left behind could stop it.
         os._exit(1)
 
 

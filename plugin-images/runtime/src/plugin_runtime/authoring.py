@@ -1,4 +1,4 @@
-"""The words that a plugin class is written with."""
+"""What a plugin class is written with: `tool`, `InvalidInput`, `Progress`, models and secrets."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SECRETS_DIR = "/run/secrets"
 class InvalidInput(ValueError):  # noqa: N818 - part of the public API; it is an answer to the caller more than an error
     """Raised by a tool whose arguments have the right types and still make no sense.
 
-    The caller gets 422 with the message; the plugin goes on and nothing is counted against it.
+    The caller gets 422 with the message; the plugin goes on and no error is counted.
     """
 
 
 class Progress:
-    """How far a generator tool is. `fraction` is kept within 0..1; `message` is for people."""
+    """How far a generator tool is. `fraction` is clamped to 0..1; `message` is for people."""
 
     __slots__ = ("fraction", "message")
 
@@ -41,8 +41,8 @@ def tool(method: F) -> F:
 
     The input schema comes from its type hints, the description from the first paragraph of its docstring. It may be a
     plain method, `async`, a generator or an async generator. What a generator yields is streamed to the caller: a
-    `Progress` as progress, anything else as an item; what it returns at its end is dropped. A run can be cancelled:
-    see `plugin_runtime.cancelled`.
+    `Progress` as progress, anything else as an item; its return value is dropped. For cancelled runs see
+    `plugin_runtime.cancelled`.
     """
     setattr(method, TOOL_MARK, True)
     return method
@@ -66,10 +66,10 @@ def model_path(name: str) -> Path:
 
 
 def secret(name: str) -> str:
-    """The value of one secret, without the line end that editors leave. Raises LookupError where the manifest has no
+    """The value of one secret, without the line end that editors add. Raises LookupError where the manifest has no
     secret of that name.
 
-    What the plugin prints of it is in its log: the orchestrator does not know which text is secret.
+    A secret that the plugin prints appears in its log: the orchestrator does not know which text is secret.
     """
     path = os.path.join(os.environ.get("PLUGIN_SECRETS_DIR", SECRETS_DIR), name)  # noqa: PTH118 - see TYPE_CHECKING
     if not name.isidentifier() or not os.path.isfile(path):  # noqa: PTH113 - as above

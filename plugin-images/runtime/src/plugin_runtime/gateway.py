@@ -1,8 +1,7 @@
-"""`python -m plugin_runtime.gateway`: brings an instance's Unix sockets to where none can cross, by TCP.
+"""`python -m plugin_runtime.gateway`: carries an instance's Unix sockets over TCP.
 
 It runs in a container of its own beside the plugin's, which has no network; the two share nothing but the sockets'
-folder. A caller names a socket and gives the instance's token; from then on its connection is that socket's. The
-protocol that passes through is not looked at, and the plugin never sees the token.
+folder. A caller names a socket and gives the instance's token; from then on its connection is that socket's.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from plugin_runtime.http_head import MAX_HEAD, BadHead, parse_request_head
+from plugin_runtime.http.head import MAX_HEAD, BadHead, parse_request_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,15 +27,15 @@ FOLDER = "/run/plugin"
 SOCKETS = {"/control": "control.sock", "/tools": "tools.sock"}
 GREETING_SECONDS = 5.0
 APPEAR_SECONDS = 1.0
-"""How long a caller is kept waiting for a socket that is not there yet."""
+"""How long a caller waits for a socket that does not exist yet."""
 LINGER_SECONDS = 2.0
-LOOK_SECONDS = 0.01
-PIECE = 256 * 1024
-AGREED = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nLocation: %s\r\n\r\n"
+POLL_SECONDS = 0.01
+RECEIVE_BYTES = 256 * 1024
+SWITCHED = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nLocation: %s\r\n\r\n"
 
 
 class Tunnel:
-    """One caller's connection to one socket of the plugin's."""
+    """One caller's connection to one socket of the plugin. The bytes that pass through are not inspected."""
 
     def __init__(self, caller: socket.socket, plugin: socket.socket) -> None:
         self._caller = caller
@@ -45,13 +44,13 @@ class Tunnel:
         self._hung_up = False
 
     async def carry(self) -> None:
-        """Both ways, until either side is gone."""
+        """Carry both ways, until either side ends."""
         up = asyncio.ensure_future(pump(self._caller, self._plugin))
         self._down = asyncio.ensure_future(pump(self._plugin, self._caller))
         try:
             await asyncio.wait({up, self._down}, return_when=asyncio.FIRST_COMPLETED)
             if self._hung_up:
-                await asyncio.wait({up})  # the caller closes when it has been told of the end
+                await asyncio.wait({up})  # the caller closes once it has been notified of the end
             elif not up.done():
                 # The last answer must arrive though its caller still sends: what is unread at the close would reset it.
                 with contextlib.suppress(OSError):
@@ -66,20 +65,21 @@ class Tunnel:
             await asyncio.gather(up, self._down, return_exceptions=True)
 
     async def hang_up(self) -> None:
-        """Take no more from the plugin, and return when it has ended its side: its next write fails."""
+        """Read no more from the plugin, and return once it has closed its side."""
+        # What half closing does on a Unix socket: the plugin's next write fails, so that it closes.
         self._hung_up = True
         if self._down is not None:
             self._down.cancel()
-        with contextlib.suppress(OSError):  # not connected: it has ended
+        with contextlib.suppress(OSError):  # not connected: it has closed already
             self._plugin.shutdown(socket.SHUT_RD)
         ends = select.poll()
-        ends.register(self._plugin, 0)  # says nothing but that the other side is closed
+        ends.register(self._plugin, 0)  # reports only that the other side is closed
         while self._plugin.fileno() >= 0 and not ends.poll(0):  # noqa: ASYNC110 - the loop cannot watch for this alone
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 class Gateway:
-    """What it was started with, and the tunnels that are open."""
+    """Accepts callers of one instance, and knows its open tunnels."""
 
     def __init__(self, token: bytes, folder: str) -> None:
         self._token = token
@@ -88,7 +88,7 @@ class Gateway:
         self._numbers = itertools.count(1)
 
     async def serve(self, listener: socket.socket) -> None:
-        """For ever."""
+        """Accept callers for ever."""
         loop = asyncio.get_running_loop()
         callers: set[asyncio.Task[None]] = set()
         while True:
@@ -105,7 +105,8 @@ class Gateway:
         with caller, contextlib.suppress(OSError, BadHead, TimeoutError):
             caller.setblocking(False)  # noqa: FBT003 - its own signature
             caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            head = parse_request_head(await asyncio.wait_for(greeting(caller), GREETING_SECONDS))
+            # The plugin never sees this request, and so not the token.
+            head = parse_request_head(await asyncio.wait_for(read_greeting(caller), GREETING_SECONDS))
             if not self._admits(head.headers):
                 await answer(caller, "401 Unauthorized", "WWW-Authenticate: Bearer\r\n")
             elif head.method == "GET" and head.path in SOCKETS:
@@ -131,14 +132,14 @@ class Gateway:
             name = f"/tunnels/{next(self._numbers)}"
             tunnel = self._tunnels[name] = Tunnel(caller, plugin)
             try:
-                await asyncio.get_running_loop().sock_sendall(caller, (AGREED % name).encode())
+                await asyncio.get_running_loop().sock_sendall(caller, (SWITCHED % name).encode())
                 await tunnel.carry()
             finally:
                 del self._tunnels[name]
 
 
-async def greeting(caller: socket.socket) -> bytes:
-    """The head of the caller's request, without the empty line. Raises BadHead, OSError."""
+async def read_greeting(caller: socket.socket) -> bytes:
+    """Read the head of the caller's request, without its empty line. Raises BadHead, OSError."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         data = await asyncio.get_running_loop().sock_recv(caller, MAX_HEAD)
@@ -149,34 +150,34 @@ async def greeting(caller: socket.socket) -> bytes:
 
 
 async def connect(plugin: socket.socket, path: str) -> None:
-    """Waits for a socket that is not there yet. Raises OSError for one that nobody listens on."""
+    """Connect, once the socket exists. Raises OSError if nobody listens on it."""
     while True:
         with contextlib.suppress(FileNotFoundError):
             return await asyncio.get_running_loop().sock_connect(plugin, path)
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def pump(source: socket.socket, sink: socket.socket) -> None:
-    """All that comes, until there is no more. Raises OSError where either side broke."""
+    """Copy until the end of `source`. Raises OSError where either side broke."""
     loop = asyncio.get_running_loop()
-    while data := await loop.sock_recv(source, PIECE):
+    while data := await loop.sock_recv(source, RECEIVE_BYTES):
         await loop.sock_sendall(sink, data)
 
 
 async def drain(source: socket.socket) -> None:
-    """Take what comes, until there is no more."""
-    while await asyncio.get_running_loop().sock_recv(source, PIECE):
+    """Read and drop until the end of `source`."""
+    while await asyncio.get_running_loop().sock_recv(source, RECEIVE_BYTES):
         pass
 
 
 async def answer(caller: socket.socket, status: str, more: str = "") -> None:
-    """The whole answer; the connection is closed after it."""
+    """Send a whole answer, after which the connection is closed."""
     head = f"HTTP/1.1 {status}\r\n{more}Content-Length: 0\r\nConnection: close\r\n\r\n"
     await asyncio.get_running_loop().sock_sendall(caller, head.encode())
 
 
 def main() -> int:
-    """The exit status: 2 where there is no token."""
+    """The exit status: 2 if there is no token."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # PID 1 has no default
     try:
         with open(TOKEN_FILE, "rb") as file:  # noqa: PTH123 - pathlib costs a megabyte

@@ -1,4 +1,4 @@
-"""`python -m plugin_runtime.healthcheck`: 0 while the plugin is starting or ready, else 1 and a line that says why."""
+"""`python healthcheck.py`: exits with 0 while the plugin is starting or ready, else with 1 and a line that says why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main() -> int:
     """The exit status."""
     path = (os.environ.get("PLUGIN_RUN_DIR") or "/run/plugin") + "/control.sock"
     try:
-        status = json.loads(ask(path))
+        status = json.loads(request_status(path))
         phase, reason = status["phase"], status["reason"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         return complain(f"{path} does not answer: {error}")
@@ -23,7 +23,7 @@ def main() -> int:
     return complain(f"the plugin is {phase}: {reason or status['worker']}")
 
 
-def ask(path: str) -> bytes:
+def request_status(path: str) -> bytes:
     """The body of GET /status."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(SECONDS)
@@ -34,8 +34,8 @@ def ask(path: str) -> bytes:
 
 
 def complain(line: str) -> int:
-    """Print why; the exit status."""
-    print(line)  # noqa: T201 - the engine keeps what a health check prints
+    """Print why, and return the exit status."""
+    print(line)  # noqa: T201 - the engine stores what a health check prints
     return 1
 
 

@@ -1,0 +1,100 @@
+"""The runs that execute now, in memory that both processes share."""
+
+# A pipe would cost every call more than this microsecond, and a question to the worker would wait for its GIL.
+
+from __future__ import annotations
+
+import mmap
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SLOTS = 512
+"""Runs beyond these execute and are counted as well; only the list lacks them."""
+_COUNTER = struct.Struct("@Q")
+_SEQUENCE = struct.Struct("@Q")
+_RECORD = struct.Struct("@d64s120s")
+_SLOT_BYTES = _SEQUENCE.size + _RECORD.size
+
+
+class SharedRunTable:
+    """Create it before the fork. The worker writes, the supervisor reads; neither waits for the other."""
+
+    # A slot is a seqlock: its sequence number is odd while a run holds it. The record is written while the number is
+    # even, so a record read between two equal odd numbers is consistent.
+
+    def __init__(self) -> None:
+        # Two counters, of runs started and of slots ever used, then the slots.
+        self._memory = mmap.mmap(-1, 2 * _COUNTER.size + SLOTS * _SLOT_BYTES)
+        self._lock = threading.Lock()
+        self._free: list[int] = []
+        self._taken = 0
+
+    # The worker's side
+
+    def add(self, run_id: str, tool: str) -> int | None:
+        """Count a run, and list it from now on. Returns its slot, for `remove`; None where all are taken."""
+        record = _RECORD.pack(time.monotonic(), run_id.encode()[:64], tool.encode()[:120])
+        with self._lock:
+            _COUNTER.pack_into(self._memory, 0, self.started + 1)
+            if self._free:
+                slot = self._free.pop()
+            elif self._taken < SLOTS:
+                slot = self._taken
+                self._taken += 1
+            else:
+                return None
+        offset = _offset(slot)
+        self._memory[offset + _SEQUENCE.size : offset + _SLOT_BYTES] = record
+        self._increment(offset)
+        if slot + 1 > self._used:
+            with self._lock:
+                _COUNTER.pack_into(self._memory, _COUNTER.size, max(slot + 1, self._used))
+        return slot
+
+    def remove(self, slot: int | None) -> None:
+        """List the run of this slot no longer."""
+        if slot is not None:
+            self._increment(_offset(slot))
+            self._free.append(slot)
+
+    def _increment(self, offset: int) -> None:
+        (sequence,) = _SEQUENCE.unpack_from(self._memory, offset)
+        _SEQUENCE.pack_into(self._memory, offset, sequence + 1)
+
+    # The supervisor's side
+
+    @property
+    def started(self) -> int:
+        """Runs since the start of the container."""
+        return int(_COUNTER.unpack_from(self._memory, 0)[0])
+
+    def executing(self) -> list[dict[str, Any]]:
+        """As the status object lists them, the longest first."""
+        now = time.monotonic()
+        runs = sorted(self._read())
+        return [{"run_id": run_id, "tool": tool, "seconds": round(now - since, 3)} for since, run_id, tool in runs]
+
+    @property
+    def _used(self) -> int:
+        return min(SLOTS, int(_COUNTER.unpack_from(self._memory, _COUNTER.size)[0]))
+
+    def _read(self) -> Iterator[tuple[float, str, str]]:
+        for slot in range(self._used):
+            offset = _offset(slot)
+            before = _SEQUENCE.unpack_from(self._memory, offset)
+            since, run_id, tool = _RECORD.unpack_from(self._memory, offset + _SEQUENCE.size)
+            if before[0] % 2 and _SEQUENCE.unpack_from(self._memory, offset) == before:
+                yield since, _text(run_id), _text(tool)
+
+
+def _offset(slot: int) -> int:
+    return 2 * _COUNTER.size + slot * _SLOT_BYTES
+
+
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b"\0").decode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""How a plugin is loaded, and why it cannot be: checks, import, construction, `validate()`; failures → reason codes."""

@@ -1,0 +1,64 @@
+"""The checks before plugin code is imported: packages and model files. A fault stops none of the others, so that an
+operator sees all faults at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, NamedTuple
+
+from plugin_runtime.startup.failures import PACKAGE_MISSING, Failure
+from plugin_runtime.startup.model_files import check_model_file
+from plugin_runtime.tools.plugin_errors import message_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+class Check(NamedTuple):
+    """One entry of `checks` in the status object."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def check_package(name: str) -> Check:
+    """Whether a package can be found, without importing it."""
+    # The parents of a dotted name are imported all the same, and may raise anything.
+    try:
+        found = importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        found = False
+    except BaseException as error:  # noqa: BLE001 - code of a foreign package runs here
+        return Check(
+            f"package:{name}", ok=False, detail=f"looking for it raised {type(error).__name__}: {message_of(error)}"
+        )
+    return Check(f"package:{name}", found, "found" if found else "not installed")
+
+
+def check_packages(names: Iterable[str]) -> tuple[list[Check], Failure | None]:
+    """One check per name, and the failure to report."""
+    checks = [check_package(name) for name in names]
+    missing = [check for check in checks if not check.ok]
+    if not missing:
+        return checks, None
+    if len(missing) == 1 and missing[0].detail == "not installed":
+        reason = f"the package {missing[0].name.removeprefix('package:')} is not installed; add it to requirements.txt"
+    else:
+        listed = ", ".join(f"{check.name.removeprefix('package:')} ({check.detail})" for check in missing)
+        reason = f"packages of the manifest cannot be used: {listed}; add them to requirements.txt"
+    return checks, Failure(PACKAGE_MISSING, reason)
+
+
+def check_models(models: Mapping[str, str]) -> tuple[list[Check], Failure | None]:
+    """One check per model, and the failure to report: the first fault's code, every fault's sentence."""
+    problems = {name: check_model_file(name, path) for name, path in models.items()}
+    checks = [
+        Check(f"model:{name}", problem is None, "readable" if problem is None else problem.reason)
+        for name, problem in problems.items()
+    ]
+    faults = [problem for problem in problems.values() if problem is not None]
+    if not faults:
+        return checks, None
+    return checks, Failure(faults[0].code, "; ".join(fault.reason for fault in faults))

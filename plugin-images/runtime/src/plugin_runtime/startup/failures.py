@@ -1,0 +1,222 @@
+"""Why a plugin could not start: the reason codes, and how an exception becomes a code, a sentence (what, where, what to
+do) and the import chain. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from plugin_runtime.tools.plugin_errors import message_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+
+# Every code that PROTOCOL.md lists for the phase `failed`
+PACKAGE_MISSING = "PACKAGE_MISSING"
+MODEL_MISSING = "MODEL_MISSING"
+MODEL_CORRUPT = "MODEL_CORRUPT"
+GPU_NOT_FOUND = "GPU_NOT_FOUND"
+GPU_DRIVER_ERROR = "GPU_DRIVER_ERROR"
+GPU_RUNTIME_MISSING = "GPU_RUNTIME_MISSING"
+GPU_LOST = "GPU_LOST"
+CUDA_UNAVAILABLE = "CUDA_UNAVAILABLE"
+IMPORT_ERROR = "IMPORT_ERROR"
+INIT_ERROR = "INIT_ERROR"
+VALIDATE_MISSING = "VALIDATE_MISSING"
+VALIDATE_ERROR = "VALIDATE_ERROR"
+
+MAX_CHAIN = 6
+"""Modules named in a sentence."""
+
+# Patterns are compiled at their first use: most starts need none, and compiling them takes 10 ms.
+MISSING_LIBRARY = r"(lib[\w.+-]*?\.so[\w.]*): cannot open shared object file"
+CUDA_LIBRARY = (
+    r"lib(cuda|cudart|cublas|cublasLt|cudnn\w*|cufft|cufftw|cufile|curand|cusparse|cusparseLt|cusolver|cupti|nccl"
+    r"|npp\w+|nvidia-\w+|nvinfer\w*|nvjpeg|nvjitlink|nvJitLink|nvonnxparser|nvparsers|nvrtc\S*|nvToolsExt|nvcuvid)\.so"
+)
+CUDA_MESSAGE = (
+    r"Torch not compiled with CUDA enabled"
+    r"|Found no NVIDIA driver"
+    r"|No CUDA GPUs are available"
+    r"|CUDA (driver|unknown) (initialization|error)"
+    r"|CUDA driver version is insufficient|cudaErrorInsufficientDriver"
+    r"|no CUDA-capable device|cudaErrorNoDevice|CUDA_ERROR_NO_DEVICE"
+    r"|CUDA initialization"
+    r"|no kernel image is available for execution"
+    r"|driver on your system is too old"
+    r"|Attempting to deserialize object on a CUDA device but torch\.cuda\.is_available\(\) is False"
+)
+BROKEN_MODEL = r"PytorchStreamReader failed|SafetensorError|ONNXRuntimeError.*(INVALID_PROTOBUF|INVALID_GRAPH)"
+
+
+class Failure(NamedTuple):
+    """A reason code, and a sentence for the operator. `chain` has the modules that led to it, the nearest to the fault
+    first.
+    """
+
+    code: str
+    reason: str
+    chain: tuple[str, ...] = ()
+
+
+class Cause(NamedTuple):
+    """What is missing, without the modules that needed it. `verb` links it to the nearest of these."""
+
+    code: str
+    what: str
+    advice: str
+    verb: str = "imported by"
+
+
+def explain_import(error: BaseException, entry_module: str) -> Failure:
+    """Why importing the entrypoint's module failed."""
+    root, chain = find_cause(error, entry_module)
+    if root is not None:
+        return _failure(root, chain)
+    where = f" (while importing {_chain_text(chain, '')})" if len(chain) > 1 else ""
+    happened = f"importing {entry_module} {_raised(error)}{_location(error)}{where}"
+    return Failure(IMPORT_ERROR, f"{happened}; correct the plugin's code", chain)
+
+
+def explain_call(error: BaseException, code: str, what: str, entry_module: str, models: Mapping[str, str]) -> Failure:
+    """Why `what` (e.g. `Reader.validate()`) failed: with `code`, unless a model, a package or CUDA is the cause."""
+    root, chain = find_cause(error, entry_module)
+    root = root or _model_cause(error, models)
+    if root is not None and root.code != IMPORT_ERROR:
+        return _failure(root, chain)
+    return Failure(code, f"{what} {_raised(error)}{_location(error)}; correct the plugin or what it loads", chain)
+
+
+def find_cause(error: BaseException, entry_module: str) -> tuple[Cause | None, tuple[str, ...]]:
+    """The first exception, from the outermost inwards, that names what is missing, and the chain down to it."""
+    chain: list[str] = []
+    for link in _links(error):
+        modules = _modules(link.__traceback__)
+        if modules and modules[0] in chain:
+            del chain[chain.index(modules[0]) :]  # the cause's traceback starts where it was caught
+        chain += modules
+        cause = _cause(link, entry_module)
+        if cause is not None:
+            return cause, _nearest_first(chain)
+    return None, _nearest_first(_modules(error.__traceback__))
+
+
+def _cause(error: BaseException, entry_module: str) -> Cause | None:
+    text = message_of(error)
+    library = re.search(MISSING_LIBRARY, text) if isinstance(error, (ImportError, OSError)) else None
+    if library is not None:
+        return _library_cause(library[1])
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return _module_cause(error.name, entry_module)
+    if re.search(CUDA_MESSAGE, text) and "out of memory" not in text:
+        return Cause(
+            CUDA_UNAVAILABLE,
+            f"CUDA does not work in the container: {_first_line(text)}",
+            "compare the GPU driver of the host with the CUDA version of the image and of the packages",
+            "found by",
+        )
+    return None
+
+
+def _library_cause(library: str) -> Cause:
+    if re.match(CUDA_LIBRARY, library):
+        advice = "use `image: cuda`, or packages built for the CUDA version of the image"
+        return Cause(CUDA_UNAVAILABLE, f"{library} is missing", advice, "needed by")
+    advice = "add the system package that has it to `system_packages` in plugin.yaml"
+    return Cause(PACKAGE_MISSING, f"the system library {library} is missing", advice, "needed by")
+
+
+def _module_cause(name: str, entry_module: str) -> Cause:
+    own = entry_module.partition(".")[0]
+    if name == entry_module or entry_module.startswith(f"{name}."):
+        advice = "check `entrypoint` in plugin.yaml and the plugin's folder"
+        return Cause(IMPORT_ERROR, f"the entrypoint's module {name} does not exist", advice)
+    top = name.partition(".")[0]
+    if top == own:
+        return Cause(IMPORT_ERROR, f"the plugin's own module {name} does not exist", "correct the import")
+    if top != name and top in sys.modules:
+        advice = f"check the version of {top} in requirements.txt"
+        return Cause(PACKAGE_MISSING, f"the installed package {top} has no module {name}", advice)
+    return Cause(PACKAGE_MISSING, f"the package {name} is not installed", "add it to requirements.txt")
+
+
+def _model_cause(error: BaseException, models: Mapping[str, str]) -> Cause | None:
+    for link in _links(error):
+        if isinstance(link, FileNotFoundError):
+            for name, path in models.items():
+                if link.filename is not None and str(link.filename) == path:
+                    advice = "put the file where plugin.yaml's `models` names it"
+                    return Cause(MODEL_MISSING, f"the file of model {name!r} is missing", advice, "opened by")
+        if models and re.search(BROKEN_MODEL, f"{type(link).__name__}: {message_of(link)}"):
+            what = f"a model file is broken: {_first_line(message_of(link))}"
+            return Cause(MODEL_CORRUPT, what, f"fetch it again (declared: {', '.join(models)})", "read by")
+    return None
+
+
+def _failure(cause: Cause, chain: tuple[str, ...]) -> Failure:
+    who = _chain_text(chain, f"{cause.verb} ")
+    return Failure(cause.code, f"{cause.what}{f' ({who})' if who else ''}; {cause.advice}", chain)
+
+
+def _chain_text(chain: tuple[str, ...], verb: str) -> str:
+    if not chain:
+        return ""
+    shown = list(chain)
+    if len(shown) > MAX_CHAIN:
+        shown = [*shown[: MAX_CHAIN - 2], "…", *shown[-1:]]
+    return verb + ", imported by ".join(shown)
+
+
+def _links(error: BaseException) -> Iterator[BaseException]:
+    """The exception, then what it was raised from or during, and so on."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _modules(traceback: TracebackType | None) -> list[str]:
+    """The modules whose code the traceback passes, outermost first, without Python's own and the runtime's."""
+    modules: list[str] = []
+    while traceback is not None:
+        name = str(traceback.tb_frame.f_globals.get("__name__", ""))
+        top = name.partition(".")[0]
+        own = top in sys.stdlib_module_names or top in {"plugin_runtime", "__main__", ""}
+        if not own and (not modules or modules[-1] != name):
+            modules.append(name)
+        traceback = traceback.tb_next
+    return modules
+
+
+def _nearest_first(modules: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(reversed(modules)))
+
+
+def _raised(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"called sys.exit({error.code!r})"
+    text = message_of(error)
+    return f"raised {type(error).__name__}{f': {text}' if text else ''}"
+
+
+def _location(error: BaseException) -> str:
+    """` (module line 12)` of the innermost frame that is not Python's own."""
+    if isinstance(error, SyntaxError):
+        return ""  # its message says file and line
+    found = ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        name = str(traceback.tb_frame.f_globals.get("__name__", ""))
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "plugin_runtime", "__main__"}:
+            found = f" ({name} line {traceback.tb_lineno})"
+        traceback = traceback.tb_next
+    return found
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

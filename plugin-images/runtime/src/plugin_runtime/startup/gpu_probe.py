@@ -1,0 +1,167 @@
+"""Observes whether the container's GPU can be used, for `gpu_findings` to judge.
+
+CUDA is called in a process of its own, `python -m plugin_runtime.startup.gpu_probe`, and torch only where installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+from plugin_runtime.startup.checks import Check
+from plugin_runtime.startup.failures import Failure, explain_import
+from plugin_runtime.startup.gpu_findings import CudaFacts, SmiRun, TorchFacts, judge
+from plugin_runtime.tools.plugin_errors import message_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SMI = ("nvidia-smi", "--query-gpu=name,uuid,driver_version", "--format=csv,noheader")
+SMI_SECONDS = 20.0  # without persistence mode it wakes every GPU of the host, a few seconds each
+CUDA_SECONDS = 60.0  # importing torch from a cold disk takes most of it
+CUDA_PACKAGES = (
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-runtime-cu13",
+    "nvidia-cuda-runtime-cu12",
+    "nvidia-cuda-runtime-cu11",
+)
+
+
+class Ended(NamedTuple):
+    """`exit_code` is None for a process that did not end in time."""
+
+    exit_code: int | None
+    output: str
+
+
+def check_gpu() -> tuple[list[Check], Failure | None]:
+    """One check per finding, and the failure to report: the first."""
+    findings = judge(run_smi(), probe_cuda())
+    checks = [Check(finding.name, finding.failure is None, finding.detail) for finding in findings]
+    return checks, next((finding.failure for finding in findings if finding.failure is not None), None)
+
+
+def run_smi() -> SmiRun | None:
+    """None where there is no such program."""
+    try:
+        return SmiRun(*_run(SMI, SMI_SECONDS, subprocess.STDOUT))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return SmiRun(126, f"cannot be run: {error.strerror}")
+
+
+def probe_cuda() -> CudaFacts:
+    """What `observe_cuda` returns in a child process."""
+    # A broken driver may hang or crash its caller, and the worker must survive to report it.
+    ended = _run((sys.executable, "-m", "plugin_runtime.startup.gpu_probe"), CUDA_SECONDS, None)
+    if ended.exit_code is None:
+        return CudaFacts(loaded=True, broke_off=f"gave no answer within {CUDA_SECONDS:g} s")
+    if ended.exit_code < 0:
+        return CudaFacts(loaded=True, broke_off=f"ended with {signal.Signals(-ended.exit_code).name}")
+    try:
+        facts = json.loads(ended.output.rpartition("\n")[2])
+        torch = facts.pop("torch")
+        return CudaFacts(**facts, torch=None if torch is None else TorchFacts(**torch))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return CudaFacts(loaded=True, broke_off=f"exited with code {ended.exit_code} and gave no answer")
+
+
+def observe_cuda() -> CudaFacts:
+    """Call CUDA in this process."""
+    return _call_driver()._replace(packages_cuda=_packages_cuda(), torch=_call_torch())
+
+
+def _call_driver() -> CudaFacts:
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return CudaFacts(problem=message_of(error))
+    result = int(library.cuInit(0))
+    version, devices = ctypes.c_int(), ctypes.c_int()
+    known = library.cuDriverGetVersion(ctypes.byref(version)) == 0
+    counted = result == 0 and library.cuDeviceGetCount(ctypes.byref(devices)) == 0
+    return CudaFacts(
+        loaded=True,
+        result=result,
+        result_name=_name_of(library, result),
+        driver_version=version.value if known else None,
+        devices=devices.value if counted else None,
+    )
+
+
+def _name_of(library: ctypes.CDLL, result: int) -> str:
+    name = ctypes.c_char_p()
+    if not hasattr(library, "cuGetErrorName"):  # before CUDA 6
+        return ""
+    found = library.cuGetErrorName(result, ctypes.byref(name)) == 0
+    return name.value.decode("ascii", "replace") if found and name.value else ""
+
+
+def _packages_cuda() -> str | None:
+    for package in CUDA_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return None
+
+
+def _call_torch() -> TorchFacts | None:
+    if importlib.util.find_spec("torch") is None:
+        return None
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            import torch  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - where the image holds it
+
+            available = bool(torch.cuda.is_available())
+        message = next((str(warning.message) for warning in reversed(warned) if "CUDA" in str(warning.message)), "")
+        return TorchFacts(str(torch.__version__), torch.version.cuda, available, message)
+    except BaseException as error:  # noqa: BLE001 - code of a foreign package runs here
+        failure = explain_import(error, "torch")
+        return TorchFacts(unusable=(failure.code, failure.reason))
+
+
+def _run(command: tuple[str, ...], seconds: float, stderr: int | None) -> Ended:
+    """Raises OSError if it cannot be started."""
+    process = subprocess.Popen(  # noqa: S603 - fixed commands
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=_without_plugin_code(os.environ),
+        text=True,
+        errors="replace",
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        # One that hangs in the driver ends by no signal: it is left behind.
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=1)
+        return Ended(None, "")
+    return Ended(process.returncode, output.strip())
+
+
+def _without_plugin_code(environment: Mapping[str, str]) -> dict[str, str]:
+    # The plugin's modules must not shadow the standard library's in the probe either.
+    code = environment.get("PLUGIN_CODE_DIR")
+    folders = environment.get("PYTHONPATH", "").split(os.pathsep)
+    others = os.pathsep.join(folder for folder in folders if folder and folder != code)
+    rest = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
+    return {**rest, "PYTHONPATH": others} if others else rest
+
+
+if __name__ == "__main__":
+    facts = observe_cuda()
+    torch_facts = None if facts.torch is None else facts.torch._asdict()
+    print(json.dumps({**facts._asdict(), "torch": torch_facts}))  # noqa: T201 - read by `probe_cuda`

@@ -1,0 +1,126 @@
+"""How a plugin is loaded, in this order: packages, model files, GPU, import, construction, `validate()`, tools."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from plugin_runtime.startup import failures
+from plugin_runtime.startup.checks import Check, check_models, check_packages
+from plugin_runtime.startup.failures import Failure, explain_call, explain_import
+from plugin_runtime.tools.plugin_errors import plugin_traceback
+from plugin_runtime.tools.toolset import UnfitTool, collect_tools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from plugin_runtime.shared.environment import Environment
+    from plugin_runtime.tools.toolset import Tool
+
+
+class StartFailure(Exception):  # noqa: N818 - the outcome of a start, with the reason for the operator
+    """The plugin cannot be used. `traceback` is the plugin's own, None where none of its code failed."""
+
+    def __init__(self, failure: Failure, traceback: str | None = None) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+        self.traceback = traceback
+
+
+class Start(NamedTuple):
+    """One start. `report` is called with all checks so far, whenever there is a new one."""
+
+    environment: Environment
+    report: Callable[[list[Check]], None]
+    checks: list[Check]
+
+    def passed(self, name: str, detail: str) -> None:
+        """Record a step that passed."""
+        self.checks.append(Check(name, ok=True, detail=detail))
+        self.report(self.checks)
+
+    def failed(self, name: str, failure: Failure, error: BaseException | None = None) -> StartFailure:
+        """Record a step that failed. Returns the exception to raise."""
+        self.checks.append(Check(name, ok=False, detail=failure.reason))
+        self.report(self.checks)
+        return StartFailure(failure, plugin_traceback(error) if error is not None else None)
+
+
+def start_plugin(environment: Environment, report: Callable[[list[Check]], None]) -> Mapping[str, Tool]:
+    """The tools of a plugin that is ready. Raises StartFailure."""
+    start = Start(environment, report, [])
+    check_surroundings(start)
+    plugin_class = import_class(start)
+    plugin = construct(start, plugin_class)
+    validate(start, plugin)
+    try:
+        return collect_tools(plugin)
+    except UnfitTool as error:
+        raise start.failed("tools", Failure(failures.IMPORT_ERROR, str(error))) from None
+
+
+def check_surroundings(start: Start) -> None:
+    """Check packages, models and the GPU, all of them even after a fault. Raises StartFailure."""
+    package_checks, package_failure = check_packages(start.environment.packages)
+    model_checks, model_failure = check_models(start.environment.models)
+    start.checks.extend([*package_checks, *model_checks])
+    if start.checks:
+        start.report(start.checks)
+    failure = package_failure or model_failure
+    if start.environment.requires_gpu:
+        from plugin_runtime.startup.gpu_probe import check_gpu  # noqa: PLC0415 - a plugin without a GPU need not pay for it
+
+        gpu_checks, gpu_failure = check_gpu()
+        start.checks.extend(gpu_checks)
+        start.report(start.checks)
+        failure = gpu_failure or failure  # without a GPU the rest need not be fixed
+    if failure is not None:
+        raise StartFailure(failure)
+
+
+def import_class(start: Start) -> Any:
+    """Raises StartFailure."""
+    module_name, _, class_name = start.environment.entrypoint.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+        plugin_class = getattr(module, class_name, None)
+    except BaseException as error:
+        raise start.failed("import", explain_import(error, module_name), error) from error
+    if not isinstance(plugin_class, type):
+        fault = f"has no class {class_name}" if plugin_class is None else f"has a {class_name} that is no class"
+        reason = f"module {module_name} {fault}; correct `entrypoint` in plugin.yaml"
+        raise start.failed("import", Failure(failures.IMPORT_ERROR, reason))
+    start.passed("import", f"{start.environment.entrypoint} imported")
+    return plugin_class
+
+
+def construct(start: Start, plugin_class: Any) -> object:
+    """Raises StartFailure."""
+    try:
+        plugin: object = plugin_class()
+    except BaseException as error:
+        raise start.failed("init", _explain(start, error, failures.INIT_ERROR, "__init__"), error) from error
+    start.passed("init", "constructed")
+    return plugin
+
+
+def validate(start: Start, plugin: object) -> None:
+    """Raises StartFailure."""
+    name = type(plugin).__name__
+    try:
+        method = getattr(plugin, "validate", None)
+    except BaseException as error:
+        raise start.failed("validate", _explain(start, error, failures.VALIDATE_ERROR, "validate"), error) from error
+    if not callable(method):
+        reason = f"{name} has no validate() method; add one that loads the models and raises what is wrong"
+        raise start.failed("validate", Failure(failures.VALIDATE_MISSING, reason))
+    try:
+        method()
+    except BaseException as error:
+        raise start.failed("validate", _explain(start, error, failures.VALIDATE_ERROR, "validate"), error) from error
+    start.passed("validate", "passed")
+
+
+def _explain(start: Start, error: BaseException, code: str, method: str) -> Failure:
+    module, _, class_name = start.environment.entrypoint.partition(":")
+    return explain_call(error, code, f"{class_name}.{method}()", module, start.environment.models)

@@ -1,0 +1,1 @@
+"""Tools as callers see them: schemas from type hints, arguments from requests, results as JSON. Executes no tool."""

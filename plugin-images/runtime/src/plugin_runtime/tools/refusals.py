@@ -1,0 +1,69 @@
+"""The kinds of answers other than a result, and their HTTP status."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Kind = Literal[
+    "bad_request",
+    "unknown_tool",
+    "too_large",
+    "unsupported_media_type",
+    "invalid_arguments",
+    "invalid_input",
+    "exception",
+    "invalid_output",
+    "unknown_run",
+    "cancelled",
+    "not_kept",
+]
+STATUS: dict[Kind, int] = {
+    "bad_request": 400,
+    "unknown_tool": 404,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "invalid_arguments": 422,
+    "invalid_input": 422,
+    "exception": 500,
+    "invalid_output": 500,
+    "unknown_run": 404,
+    "cancelled": 409,
+    "not_kept": 410,
+}
+
+
+class Refusal(NamedTuple):
+    """The answer to a caller instead of a result."""
+
+    kind: Kind
+    error: str
+    error_type: str
+    traceback: str | None = None
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return STATUS[self.kind]
+
+
+class Refused(Exception):  # noqa: N818 - the call is answered, with a refusal
+    """Ends the call, before its tool runs or because its result is not valid."""
+
+    def __init__(self, kind: Kind, error: str, error_type: str | None = None) -> None:
+        super().__init__(error)
+        self.refusal = Refusal(kind, error, error_type or _TYPE_NAMES[kind])
+
+
+_TYPE_NAMES: dict[Kind, str] = {
+    "bad_request": "BadRequest",
+    "unknown_tool": "UnknownTool",
+    "too_large": "TooLarge",
+    "unsupported_media_type": "UnsupportedMediaType",
+    "invalid_arguments": "InvalidArguments",
+    "invalid_input": "InvalidInput",
+    "exception": "Exception",
+    "invalid_output": "InvalidOutput",
+    "unknown_run": "UnknownRun",
+    "cancelled": "Cancelled",
+    "not_kept": "NotKept",
+}

@@ -1,0 +1,89 @@
+"""The tools of a plugin: its marked methods, each with its parameters and schema."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
+
+import msgspec
+
+from plugin_runtime.authoring import TOOL_MARK
+from plugin_runtime.tools.parameters import Parameter, UnfitTool, input_schema, read_parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Tool", "UnfitTool", "collect_tools"]
+
+
+class Tool(NamedTuple):
+    """`arguments` is a msgspec struct of all parameters but the `Path` ones, UNSET where the caller gave none."""
+
+    name: str
+    description: str
+    call: Callable[..., Any]
+    parameters: Mapping[str, Parameter]
+    arguments: type[msgspec.Struct]
+    decoder: msgspec.json.Decoder[Any]
+    streaming: bool
+
+    @property
+    def uploads(self) -> dict[str, str]:
+        """Parameter → `bytes` or `path`."""
+        return {name: parameter.upload for name, parameter in self.parameters.items() if parameter.upload}
+
+    def document(self) -> dict[str, Any]:
+        """Its entry in the status object."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "input_schema": input_schema(list(self.parameters.values())),
+            "streaming": self.streaming,
+            "uploads": self.uploads,
+        }
+
+
+def collect_tools(plugin: object) -> dict[str, Tool]:
+    """Every marked method by its name. Raises UnfitTool."""
+    tools = {}
+    for name in dir(type(plugin)):
+        static = inspect.getattr_static(type(plugin), name)
+        function = getattr(static, "__func__", static)  # of a static or class method, marked inside or outside
+        if True in {getattr(static, TOOL_MARK, False), getattr(function, TOOL_MARK, False)}:
+            tools[name] = _tool(name, getattr(plugin, name))
+    return tools
+
+
+def _tool(name: str, method: Callable[..., Any]) -> Tool:
+    parameters = {parameter.name: parameter for parameter in read_parameters(name, method)}
+    arguments = _arguments_struct(name, parameters)
+    return Tool(
+        name=name,
+        description=first_paragraph(inspect.getdoc(method) or ""),
+        call=method,
+        parameters=parameters,
+        arguments=arguments,
+        decoder=msgspec.json.Decoder(arguments),
+        streaming=inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method),
+    )
+
+
+def _arguments_struct(name: str, parameters: Mapping[str, Parameter]) -> type[msgspec.Struct]:
+    # A parameter that was not given is not passed to the call either, so that the method's own default holds: UNSET.
+    fields: list[Any] = []
+    for parameter in parameters.values():
+        if parameter.upload == "path":
+            continue
+        if parameter.required:
+            fields.append((parameter.name, parameter.hint))
+        else:
+            fields.append((parameter.name, Union[parameter.hint, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
+    try:
+        return msgspec.defstruct(f"{name}_arguments", fields, kw_only=True, forbid_unknown_fields=True)
+    except Exception as error:
+        raise UnfitTool(f"tool {name}: its parameters cannot be checked: {error}") from error
+
+
+def first_paragraph(docstring: str) -> str:
+    """The description of a tool, on one line."""
+    return " ".join(docstring.strip().partition("\n\n")[0].split())

@@ -1,0 +1,157 @@
+"""The answers of the tool socket, and those of them that are retained beyond their connection."""
+
+from __future__ import annotations
+
+import os
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from plugin_runtime.http.head import response_head
+from plugin_runtime.tools.refusals import Refusal, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from plugin_runtime.authoring import Progress
+    from plugin_runtime.http.connection import HttpServerConnection
+
+JSON = "application/json"
+MAX_IN_MEMORY = 256 * 1024
+"""Bytes of one retained body; a larger one goes to the scratch folder."""
+READ_BYTES = 256 * 1024
+
+
+def refusal_body(refusal: Refusal) -> bytes:
+    """The body of an answer that is a refusal."""
+    return msgspec.json.encode({"ok": False, **refusal_members(refusal)})
+
+
+def refusal_members(refusal: Refusal) -> dict[str, Any]:
+    """The members of an answer that a refusal fills."""
+    members = refusal._asdict()
+    if refusal.traceback is None:
+        del members["traceback"]
+    return members
+
+
+def end_event(refusal: Refusal | None, items: int, milliseconds: float, oom_kills: int) -> bytes:
+    """The last line of a stream."""
+    if refusal is None:
+        outcome: dict[str, Any] = {"items": items, "execution_time_ms": milliseconds}
+    else:
+        outcome = refusal_members(refusal)
+    if oom_kills:
+        outcome["oom_kills"] = oom_kills
+    return msgspec.json.encode({"event": "end", "ok": refusal is None, **outcome}) + b"\n"
+
+
+class RetainedBody:
+    """Written once, then read by any thread, any number of times."""
+
+    def __init__(self, folder: str) -> None:
+        self.size = 0
+        self._folder = folder
+        self._start = bytearray()
+        self._file: IO[bytes] | None = None
+
+    def write(self, *chunks: bytes) -> None:
+        """Raises Refused where the scratch folder has no room."""
+        for data in chunks:
+            self.size += len(data)
+            try:
+                if self._file is None and self.size <= MAX_IN_MEMORY:
+                    self._start += data
+                else:
+                    self._spill(data)
+            except OSError as error:
+                text = f"the result cannot be stored in the scratch folder: {error.strerror}"
+                raise Refused("too_large", text) from error
+
+    def chunks(self) -> Iterator[bytes]:
+        """From the start."""
+        if self._file is None:
+            yield bytes(self._start)
+            return
+        offset = 0
+        while data := os.pread(self._file.fileno(), READ_BYTES, offset):
+            offset += len(data)
+            yield data
+
+    def _spill(self, data: bytes) -> None:
+        if self._file is None:
+            from tempfile import TemporaryFile  # noqa: PLC0415 - many imports, which only large retained results need
+
+            # It has no name, so that it disappears with its last reader.
+            self._file = TemporaryFile(buffering=0, dir=self._folder)  # noqa: SIM115 - closed by the garbage collector
+            data, self._start = bytes(self._start) + data, bytearray()
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+
+
+class RetainedAnswer(NamedTuple):
+    """What the call was answered, or would have been."""
+
+    status: int
+    body: RetainedBody
+    oom_kills: int
+
+
+class ItemCollector:
+    """The items of a generator whose answer is retained, as the one list that it will be.
+
+    More than `max_bytes` of them are a `problem` and make no answer; the stream may go on.
+    """
+
+    def __init__(self, scratch: str, max_bytes: int) -> None:
+        self.progress: Progress | None = None
+        self.problem: Refusal | None = None
+        self._body = RetainedBody(scratch)
+        self._body.write(b'{"ok":true,"result":[')
+        self._left = max_bytes
+        self._max_bytes = max_bytes
+        self._first = True
+
+    def add(self, encoded: bytes) -> None:
+        """The next item, as JSON."""
+        self._left -= len(encoded) + 1
+        if self._left < 0 and self.problem is None:
+            text = f"the items together are over the limit of {self._max_bytes} bytes; request a stream"
+            self.problem = Refused("invalid_output", text).refusal
+        if self.problem is not None:
+            return
+        try:
+            self._body.write(encoded if self._first else b"," + encoded)
+        except Refused as refused:
+            self.problem = refused.refusal
+        self._first = False
+
+    def answer(self, milliseconds: float, oom_kills: int) -> RetainedAnswer | None:
+        """None where there was a problem."""
+        end: dict[str, Any] = {"execution_time_ms": milliseconds}
+        if self.progress is not None:
+            end["progress"] = {"fraction": self.progress.fraction, "message": self.progress.message}
+        try:
+            self._body.write(b"],", msgspec.json.encode(end)[1:])
+        except Refused as refused:
+            self.problem = refused.refusal
+        return None if self.problem else RetainedAnswer(200, self._body, oom_kills)
+
+
+def retained(scratch: str, status: int, body: bytes, oom_kills: int) -> RetainedAnswer:
+    """`body` as it is; where there is no room for it, the refusal that says so."""
+    content = RetainedBody(scratch)
+    try:
+        content.write(body)
+    except Refused as refused:
+        return retained(scratch, refused.refusal.status, refusal_body(refused.refusal), oom_kills)
+    return RetainedAnswer(status, content, oom_kills)
+
+
+def send_retained(connection: HttpServerConnection, answer: RetainedAnswer, *, keep_alive: bool) -> None:
+    """Send the answer once more."""
+    head = response_head(answer.status, JSON, answer.body.size, keep_alive=keep_alive, oom_kills=answer.oom_kills)
+    connection.send(head)
+    for data in answer.body.chunks():
+        connection.send(data)

@@ -1,0 +1,118 @@
+"""The program of the worker process: starts the plugin, reports to the supervisor, and serves every connection."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from plugin_runtime.shared.processes import DUMP_SIGNAL, FAILED, READY, write_log
+from plugin_runtime.shared.sockets import listen
+from plugin_runtime.startup.loading import StartFailure, start_plugin
+from plugin_runtime.worker.runs import RunTable
+from plugin_runtime.worker.tool_service import ToolService
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from plugin_runtime.shared.cgroup import Cgroup
+    from plugin_runtime.shared.environment import Environment
+    from plugin_runtime.shared.run_table import SharedRunTable
+    from plugin_runtime.startup.checks import Check
+
+ACCEPT_RETRY_SECONDS = 0.1
+
+
+class SupervisorLink:
+    """Reports to the supervisor: one line of JSON each, from any thread."""
+
+    def __init__(self, reports: socket.socket) -> None:
+        self._reports = reports
+        self._lock = threading.Lock()
+
+    def report(self, **changes: Any) -> None:
+        """Send what changed."""
+        # A supervisor that has died takes this process with it; until then nobody reads.
+        with contextlib.suppress(OSError), self._lock:
+            self._reports.sendall(msgspec.json.encode(changes) + b"\n")
+
+    def report_checks(self, checks: list[Check]) -> None:
+        """All checks so far."""
+        self.report(checks=[check._asdict() for check in checks])
+
+
+class KillCount:
+    """The kernel's counter of out-of-memory kills."""
+
+    # `on_change` reports to the supervisor, which by itself checks the counter once a second at most.
+
+    def __init__(self, cgroup: Cgroup, on_change: Callable[[], None]) -> None:
+        self._cgroup = cgroup
+        self._on_change = on_change
+        self._known = 0
+
+    def now(self) -> int:
+        """Kills since the container's start; 0 where the kernel does not say."""
+        kills = self._cgroup.oom_kills() or 0
+        if kills != self._known:
+            self._known = kills
+            self._on_change()
+        return kills
+
+
+def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports: socket.socket, stacks: int) -> None:
+    """Start the plugin and serve its tools for ever. Returns if it could not start."""
+    faulthandler.enable()
+    faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    if environment.code_dir is not None:
+        add_code_folder(environment.code_dir, sys.path)
+    link = SupervisorLink(reports)
+    try:
+        tools = start_plugin(environment, link.report_checks)
+    except StartFailure as problem:
+        write_log(f"{environment.name} cannot start: {problem.failure.code}: {problem}\n{problem.traceback or ''}")
+        link.report(
+            phase=FAILED,
+            reason_code=problem.failure.code,
+            reason=problem.failure.reason,
+            traceback=problem.traceback,
+        )
+        return
+    kills = KillCount(cgroup, on_change=lambda: link.report(killed=True))
+    service = ToolService(environment, tools, RunTable(runs), kills.now)
+    listener = listen(environment.tools_socket)
+    link.report(phase=READY, tools=[tool.document() for tool in tools.values()])
+    accept_for_ever(listener, service)
+
+
+def add_code_folder(folder: str, path: list[str]) -> None:
+    """Insert the plugin's folder before the installed packages and after the standard library."""
+    # A plugin's json.py must not replace the standard library's.
+    installed = (index for index, entry in enumerate(path) if entry.endswith("site-packages"))
+    path.insert(next(installed, len(path)), folder)
+
+
+def accept_for_ever(listener: socket.socket, service: ToolService) -> NoReturn:
+    """One thread per connection; callers reuse theirs."""
+    while True:
+        try:
+            peer, _ = listener.accept()
+        except OSError as error:  # out of file descriptors: the plugin's affair, and it may pass
+            write_log(f"a connection could not be accepted: {error}\n")
+            time.sleep(ACCEPT_RETRY_SECONDS)
+            continue
+        try:
+            threading.Thread(target=service.serve, args=(peer,), daemon=True).start()
+        except RuntimeError as error:  # the container's limit on processes and threads
+            write_log(f"a connection could not be served: {error}\n")
+            peer.close()

@@ -1,0 +1,91 @@
+"""The runs that the worker knows: those in flight, and those that have ended and whose answers are retained."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from plugin_runtime import run_context
+from plugin_runtime.run_context import Cancellation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from plugin_runtime.shared.run_table import SharedRunTable
+    from plugin_runtime.worker.answers import RetainedAnswer
+
+MAX_RETAINED = 256
+"""Answers; beyond these the oldest is dropped."""
+
+
+class Run:
+    """One call in flight. `retain`: its answer stays until it is deleted."""
+
+    __slots__ = ("answer", "cancellation", "ended", "retain", "run_id")
+
+    def __init__(self, run_id: str, *, retain: bool) -> None:
+        self.run_id = run_id
+        self.retain = retain
+        self.cancellation = Cancellation()
+        self.answer: RetainedAnswer | None = None
+        self.ended = False
+
+
+class RunTable:
+    """Used by every connection's thread."""
+
+    def __init__(self, shared: SharedRunTable) -> None:
+        self._shared = shared
+        self._runs: dict[str, Run] = {}
+        self._retained: dict[str, Run] = {}
+        self._run_ended = threading.Condition()
+
+    def add(self, run_id: str, *, retain: bool) -> Run:
+        """A call that has arrived. If two have one id, it then names the later one."""
+        run = self._runs[run_id] = Run(run_id, retain=retain)
+        return run
+
+    @contextmanager
+    def executing(self, run: Run, tool: str) -> Iterator[None]:
+        """While its tool's code executes, in this thread or on its behalf."""
+        slot = self._shared.add(run.run_id, tool)
+        run_context.executing.add(run.cancellation)
+        token = run_context.current.set(run.cancellation)
+        try:
+            yield
+        finally:
+            run_context.current.reset(token)
+            run_context.executing.discard(run.cancellation)
+            self._shared.remove(slot)
+
+    def finish(self, run: Run, answer: RetainedAnswer | None = None) -> None:
+        """End it, and retain `answer` if it is to be retained. A second call does nothing."""
+        if run.ended:
+            return
+        with self._run_ended:
+            if self._runs.get(run.run_id) is run:
+                del self._runs[run.run_id]
+            if run.retain and answer is not None:
+                run.answer = answer
+                self._retained[run.run_id] = run
+                while len(self._retained) > MAX_RETAINED:
+                    del self._retained[next(iter(self._retained))]
+            run.ended = True
+            self._run_ended.notify_all()
+
+    def find(self, run_id: str) -> Run | None:
+        """In flight, or ended with its answer retained."""
+        with self._run_ended:
+            return self._runs.get(run_id) or self._retained.get(run_id)
+
+    def wait(self, run: Run) -> None:
+        """Wait until it has ended."""
+        with self._run_ended:
+            self._run_ended.wait_for(lambda: run.ended)
+
+    def discard(self, run: Run) -> None:
+        """Drop its answer, also one that is still to come."""
+        with self._run_ended:
+            run.retain, run.answer = False, None
+            self._retained.pop(run.run_id, None)

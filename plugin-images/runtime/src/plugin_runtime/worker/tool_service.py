@@ -1,0 +1,149 @@
+"""The tool socket's service: one request after the other on each connection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import msgspec
+
+from plugin_runtime.http.connection import Disconnected, HttpServerConnection
+from plugin_runtime.http.head import BadHead, response_head
+from plugin_runtime.run_context import set_trace
+from plugin_runtime.shared.processes import LIVENESS_PATH
+from plugin_runtime.tools.call_arguments import read_arguments
+from plugin_runtime.tools.refusals import Refusal, Refused
+from plugin_runtime.tools.uploads import UploadFolder, safe_run_id
+from plugin_runtime.worker.answers import JSON, refusal_body, send_retained
+from plugin_runtime.worker.calls import Call, answer_call
+from plugin_runtime.worker.execution import ToolExecution
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from plugin_runtime.http.head import RequestHead
+    from plugin_runtime.shared.environment import Environment
+    from plugin_runtime.tools.toolset import Tool
+    from plugin_runtime.worker.runs import RunTable
+
+ALIVE = response_head(200, JSON, 2, keep_alive=True) + b"{}"
+
+
+class ToolService:
+    """`oom_kills` is called before every answer, which carries the number."""
+
+    # A helper process of the tool that was killed may have spoilt its result.
+
+    def __init__(
+        self, environment: Environment, tools: Mapping[str, Tool], runs: RunTable, oom_kills: Callable[[], int]
+    ) -> None:
+        self._tools = tools
+        self._runs = runs
+        self._scratch = Path(environment.scratch_dir)
+        self._max_result = environment.max_result
+        self._max_scratch = environment.max_scratch
+        self._oom_kills = oom_kills
+
+    def serve(self, peer: socket.socket) -> None:
+        """Serve one connection until either side ends it."""
+        connection = HttpServerConnection(peer)
+        try:
+            while self._serve_request(connection):
+                pass
+        except Disconnected:
+            pass
+        except BadHead as error:
+            self._refuse(connection, Refusal("bad_request", str(error), "BadRequest"), keep_alive=False)
+        finally:
+            connection.close_lingering()
+
+    def _serve_request(self, connection: HttpServerConnection) -> bool:
+        """False where the connection is over."""
+        head = connection.read_head()
+        if head is None:
+            return False
+        if head.path == LIVENESS_PATH:  # first, since in an idle container nothing else is requested
+            connection.send(ALIVE)
+            return head.keep_alive
+        try:
+            if head.path.startswith("/runs/"):
+                self._answer_about_run(connection, head)
+                refusal = None
+            else:
+                refusal = self._call(connection, head)
+        except Refused as refused:
+            refusal = refused.refusal
+        keep_alive = head.keep_alive and not connection.has_unread_body
+        if refusal is not None:
+            self._refuse(connection, refusal, keep_alive=keep_alive)
+        return keep_alive
+
+    def _call(self, connection: HttpServerConnection, head: RequestHead) -> Refusal | None:
+        """None where the answer was sent."""
+        set_trace(head.headers)
+        run = self._runs.add(
+            safe_run_id(head.headers.get("x-run-id", "")), retain=head.headers.get("x-run-keep", "") == "1"
+        )
+        call = Call(
+            connection, head, run, self._runs, ToolExecution(), self._max_result, str(self._scratch), self._oom_kills
+        )
+        try:
+            return self._run(call)
+        except Refused as refused:
+            return call.refused(refused.refusal)
+        finally:
+            self._runs.finish(run)
+
+    def _run(self, call: Call) -> Refusal | None:
+        """Raises Refused before the tool's code runs."""
+        tool = self._find_tool(call.head)
+        with UploadFolder(self._scratch, call.run.run_id, self._max_scratch) as folder:
+            arguments = read_arguments(tool, call.head, call.connection.read_body(call.head), folder)
+            if call.run.cancellation.requested:
+                raise Refused("cancelled", "the run was cancelled before its tool started")
+            return answer_call(call, tool, arguments)
+
+    def _find_tool(self, head: RequestHead) -> Tool:
+        name = unquote(head.path.removeprefix("/tools/"))
+        tool = self._tools.get(name)
+        if head.method != "POST" or tool is None or not head.path.startswith("/tools/"):
+            known = ", ".join(self._tools) or "none"
+            raise Refused(
+                "unknown_tool", f"no tool at {head.method} {head.path}; POST /tools/<name> runs a tool: {known}"
+            )
+        return tool
+
+    def _answer_about_run(self, connection: HttpServerConnection, head: RequestHead) -> None:
+        """Wait for a run's answer, cancel the run, or discard its answer. Raises Refused."""
+        for _ in connection.read_body(head):
+            pass  # it means nothing here
+        run_id, slash, action = head.path.removeprefix("/runs/").partition("/")
+        request = f"{head.method} {slash}{action}"
+        run = self._runs.find(run_id)
+        if request not in {"GET ", "DELETE ", "POST /cancel"} or run is None:
+            known = "GET and DELETE /runs/<run id>, POST /runs/<run id>/cancel, for runs in flight or retained"
+            raise Refused("unknown_run", f"no run at {head.method} {head.path}; there are {known}")
+        if request == "GET ":
+            self._runs.wait(run)
+            if run.answer is None:
+                raise Refused("not_kept", f"the run {run_id} has ended, and its answer was not retained")
+            send_retained(connection, run.answer, keep_alive=head.keep_alive)
+            return
+        status = 200
+        if request == "DELETE ":
+            self._runs.discard(run)
+        elif not run.ended:
+            run.cancellation.request()
+            status = 202
+        body = msgspec.json.encode({"run_id": run_id, "ended": run.ended})
+        connection.send(response_head(status, JSON, len(body), keep_alive=head.keep_alive) + body)
+
+    def _refuse(self, connection: HttpServerConnection, refusal: Refusal, *, keep_alive: bool) -> None:
+        body = refusal_body(refusal)
+        try:
+            head = response_head(refusal.status, JSON, len(body), keep_alive=keep_alive, oom_kills=self._oom_kills())
+            connection.send(head + body)
+        except Disconnected:
+            return
