@@ -43,7 +43,7 @@ def test_python_parses_and_what_it_imports_exists(block: Block) -> None:
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_parses_and_a_manifest_is_one(block: Block) -> None:
-    """Whole manifests, and parts of one."""
+    """Whole manifests, and excerpts of one."""
     content = yaml.safe_load(block.text)
     if set(content) <= set(Manifest.model_fields):
         Manifest.model_validate(_MINIMAL | content)

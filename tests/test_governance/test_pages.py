@@ -61,7 +61,7 @@ def test_the_front_page_is_a_door() -> None:
 
 
 def test_the_glossary_has_the_ten_words() -> None:
-    """In orchestrator/README.md, where the front page sends whoever meets one of them."""
+    """In orchestrator/README.md, and the front page links to it."""
     words = re.findall(r"^\| (\w+) \|", text_of("orchestrator/README.md").split("## ")[1], re.MULTILINE)
     assert set(words) - {"word"} == {
         "instance",
