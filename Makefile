@@ -1,4 +1,4 @@
-# The same few commands on a fresh machine, on a developer's and in CI. Each sees to what it needs first.
+# The same few commands on a fresh machine, on a developer's and in CI. Each installs what it needs first.
 BOOTSTRAP := plugin-images/bootstrap
 BIN := .venv/bin
 SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start $(BOOTSTRAP)/engine-stop \
@@ -8,22 +8,22 @@ SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start
 .NOTPARALLEL:
 .PHONY: help up down test test-quick check lint types imports plugins scripts page bench audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: python-env engine base-image ## from a bare machine to a running orchestrator with the shipped plugins
+up: python-env engine base-image ## install what is missing, start the orchestrator with the shipped plugins, run one tool
 	@$(BIN)/orchestrator up
 
-down: ## stop the orchestrator, its containers, and the engine if make started it
+down: ## stop the orchestrator, remove its containers, stop the engine if make started it
 	@$(BOOTSTRAP)/down
 
-test: python-env page-tools test-tools engine base-image ## every test (ARGS= goes to pytest); leaves the engine running for the next time, make down stops it
+test: python-env page-tools test-tools engine base-image ## run all tests (ARGS= goes to pytest); the engine keeps running, make down stops it
 	$(BIN)/pytest $(ARGS)
 
-test-quick: python-env page-tools test-tools ## the tests that need no engine (ARGS= goes to pytest)
+test-quick: python-env page-tools test-tools ## run the tests that need no engine (ARGS= goes to pytest)
 	$(BIN)/pytest -m "not engine" $(ARGS)
 
-check: lint types imports plugins scripts page ## lint, format, types, import rules, audit of the plugins, shell scripts, the page's scripts
+check: lint types imports plugins scripts page ## check lint, format, types, import rules, the plugins (audit), shell scripts, the page's scripts
 
 lint: python-env
 	$(BIN)/ruff check
@@ -45,16 +45,16 @@ page: page-tools
 	@PATH=$(CURDIR)/$(BIN):$$PATH npm --prefix orchestrator/dashboard run --silent type-check
 	@PATH=$(CURDIR)/$(BIN):$$PATH npm --prefix orchestrator/dashboard run --silent lint
 
-audit-deps: python-env ## known vulnerabilities in the lock and in what the plugins pin (asks PyPI)
+audit-deps: python-env ## look up known vulnerabilities in the lock and in the plugins' pinned packages (at PyPI)
 	@$(BOOTSTRAP)/audit-deps
 
-bench: python-env test-tools engine base-image ## what calls, starts and idle plugins cost (ARGS= names rows, see tests/benchmarks/README.md)
+bench: python-env test-tools engine base-image ## measure what calls, starts and idle plugins cost (ARGS= names rows, see tests/benchmarks/README.md)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
-bare-trial: engine base-image ## try all this on a bare machine, in a container (ARGS= picks cases)
+bare-trial: engine base-image ## test these targets on a bare machine, in a container (ARGS= names cases)
 	@tests/bare_machine/run $(ARGS)
 
-orchestrator-image: python-env engine base-image ## the orchestrator's own image, which compose.yaml starts
+orchestrator-image: python-env engine base-image ## build the orchestrator's own image, which compose.yaml starts
 	@$(BIN)/orchestrator image
 
 python-env page-tools test-tools engine base-image:

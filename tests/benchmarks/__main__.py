@@ -16,24 +16,24 @@ from benchmarks.load import load_generator
 from benchmarks.rows import ROWS
 
 _HELP = {
-    "rounds": "how often all that is compared takes its turn; 5",
-    "seconds": "of each load; 2",
-    "plugins": "on one host, in the rows that want many; 100",
-    "idle_seconds": "that are watched at rest; 60",
-    "scale_minutes": "that the row `scale` takes; 10",
-    "seed": "of what is random; 1",
+    "rounds": "rounds in which everything compared runs once; 5",
+    "seconds": "length of each load; 2",
+    "plugins": "plugins on one host, in the rows with many; 100",
+    "idle_seconds": "length of the measurement at rest; 60",
+    "scale_minutes": "length of the row `scale`; 10",
+    "seed": "seed of everything random; 1",
 }
 _BUSY = 0.5
-"""Processes a core that ran before this began, beyond which the figures say little."""
+"""Load for each core before the start, above which the figures say little."""
 
 
 def main() -> int:
-    """The exit code: 1 where a row could not be measured; a target that is missed is no error."""
+    """Return the exit code: 1 if a row could not be measured; a missed target is no error."""
     options, names, file = _arguments()
     busyness = facts.Busyness()
     machine = facts.machine()
     if busyness.load_at_begin > _BUSY * (machine["cores"] or 1):
-        _say(f"the machine is busy (load {busyness.load_at_begin:.1f}): the figures will say little")
+        _say(f"the machine is busy (load {busyness.load_at_begin:.1f}); the figures will say little")
     figures, failures = _measure(options, names)
     busy = busyness.report()
     if figures:
@@ -61,33 +61,33 @@ def main() -> int:
 def _measure(options: Options, names: Sequence[str]) -> tuple[list[Figure], dict[str, str]]:
     figures: list[Figure] = []
     failures: dict[str, str] = {}
-    _say("making the benchmark plugin's image ready")
+    _say("preparing the benchmark plugin's image")
     image = build_image()
     with load_generator() as load, contextlib.ExitStack() as stack:
         bench = Bench(options, load, image)
-        stack.callback(bench.let_go)
+        stack.callback(bench.release_shared)
         for name, following in zip(names, [*names[1:], None], strict=True):
-            begun = time.monotonic()
+            started = time.monotonic()
             _say(f"{name}: {ROWS[name].about}")
             try:
                 figures += ROWS[name].measure(bench)
-            except Exception as error:  # noqa: BLE001 - one row that cannot be measured leaves the others
+            except Exception as error:  # noqa: BLE001 - the other rows can still be measured
                 failures[name] = f"{type(error).__name__}: {error}"
                 _say(f"{name} could not be measured: {error}")
             if following is None or ROWS[following].group != ROWS[name].group or not ROWS[name].group:
-                bench.let_go()
-            _say(f"{name} took {time.monotonic() - begun:.0f} s")
+                bench.release_shared()
+            _say(f"{name} took {time.monotonic() - started:.0f} s")
     return figures, failures
 
 
 def _arguments() -> tuple[Options, list[str], Path]:
     rows = "\n".join(
-        f"  {name:<12} {row.about}{'' if row.by_default else ' (only when named)'}" for name, row in ROWS.items()
+        f"  {name:<12} {row.about}{'' if row.by_default else ' (only if named)'}" for name, row in ROWS.items()
     )
     parser = argparse.ArgumentParser(
         "make bench", description=f"rows:\n{rows}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="all but the long ones where none is named")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to measure; by default all but the long ones")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures are written")
     defaults = Options()
     for option in fields(Options):
@@ -97,7 +97,7 @@ def _arguments() -> tuple[Options, list[str], Path]:
         )
     parsed = parser.parse_args()
     if unknown := [name for name in parsed.rows if name not in ROWS]:
-        parser.error(f"there is no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+        parser.error(f"no row named {', '.join(unknown)}; the rows are {', '.join(ROWS)}")
     names = [name for name in ROWS if name in parsed.rows] or [name for name, row in ROWS.items() if row.by_default]
     return Options(**{option.name: getattr(parsed, option.name) for option in fields(Options)}), names, parsed.json
 

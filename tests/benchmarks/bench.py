@@ -1,4 +1,4 @@
-"""What every row works with: options, the load generator, the benchmark plugin's image, folders of plugins."""
+"""What every row uses: options, the load generator, the benchmark plugin's image, folders of plugins."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ _PLUGIN = Path(__file__).with_name("plugin")
 
 @dataclass(frozen=True)
 class Options:
-    """`seconds`: of each load; `rounds`: how often all that is compared takes its turn."""
+    """`seconds`: length of each load; `rounds`: in each of them everything compared runs once."""
 
     rounds: int = 5
     seconds: float = 2.0
@@ -45,7 +45,7 @@ class Hundred:
 
     orchestrator: Served
     engine: OwnDockerd | None
-    """An engine of their own, which may be frozen; None where there can be none."""
+    """An engine of their own, which may be frozen; None without root or dockerd."""
     seconds_to_start: float
 
 
@@ -57,12 +57,12 @@ class Bench:
     load: LoadGenerator
     image: str
     shared: ExitStack = field(default_factory=ExitStack)
-    """What several rows use; closed when the next row has no use for it."""
+    """What several rows use; closed before a row of another group."""
     _hundred: Hundred | None = None
 
     @contextmanager
     def plugins(self, names: Sequence[str], **manifest: Any) -> Iterator[Path]:
-        """A folder of plugins that are all the same but for their names."""
+        """A folder of plugins that differ only in their names."""
         with tempfile.TemporaryDirectory(prefix="bench-plugins-") as folder:
             for name in names:
                 write_plugin(Path(folder), name, self.image, **manifest)
@@ -78,7 +78,7 @@ class Bench:
     def in_turn(
         self, requests: Mapping[str, Request], *, connections: int = 1, number: int = 0
     ) -> dict[str, list[Load]]:
-        """Each of the requests put for `seconds` (or `number` times), in rounds, after a short warm-up of each."""
+        """Run each request for `seconds` (or `number` times), in rounds, after a short warm-up of each."""
         for request in requests.values():
             self.load.run(request, connections=connections, seconds=min(0.5, self.options.seconds))
         loads: dict[str, list[Load]] = {name: [] for name in requests}
@@ -91,13 +91,13 @@ class Bench:
         return loads
 
     def hundred(self) -> Hundred:
-        """Started for the first row that asks."""
+        """Start them for the first row that needs them."""
         if self._hundred is None:
             self._hundred = self.shared.enter_context(self._start_hundred())
         return self._hundred
 
-    def let_go(self) -> None:
-        """Of what rows have shared."""
+    def release_shared(self) -> None:
+        """Stop what rows have shared."""
         self.shared.close()
         self._hundred = None
 
@@ -110,18 +110,18 @@ class Bench:
                 engine = stack.enter_context(own_dockerd())
                 engine.load_image(self.image)
             folder = stack.enter_context(self.plugins(names, limits={"memory": "128MiB"}))
-            begun = time.monotonic()
+            started = time.monotonic()
             orchestrator = stack.enter_context(served(folder, engine.environment if engine else None))
             ended = orchestrator.until_up(within=600)
-            yield Hundred(orchestrator, engine, ended - begun)
+            yield Hundred(orchestrator, engine, ended - started)
 
 
 def write_plugin(folder: Path, name: str, image: str, **manifest: Any) -> None:
-    """One plugin more: the benchmark plugin under another name."""
+    """Add the benchmark plugin under another name."""
     (folder / name).mkdir()
     content = {
         "version": "1.0.0",
-        "description": "What the benchmarks call, and break.",
+        "description": "Called, and broken, by the benchmarks.",
         "entrypoint": "bench.plugin:Bench",
         "image": image,
         **manifest,
@@ -131,7 +131,7 @@ def write_plugin(folder: Path, name: str, image: str, **manifest: Any) -> None:
 
 @contextmanager
 def frozen(engine: OwnDockerd) -> Iterator[None]:
-    """The engine says nothing and breaks nothing."""
+    """Stop the engine by SIGSTOP: it answers nothing and closes nothing."""
     pid = int((engine.folder / "pid").read_text())
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -141,7 +141,7 @@ def frozen(engine: OwnDockerd) -> Iterator[None]:
 
 
 def build_image() -> str:
-    """The tag of the benchmark plugin's image, built where it is not there."""
+    """Build the benchmark plugin's image if needed; return its tag."""
 
     async def build() -> str:
         settings = Settings()

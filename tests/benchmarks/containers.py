@@ -1,4 +1,4 @@
-"""A plugin's container led by the engine's API alone, as a floor for what an orchestrator does with it."""
+"""A plugin's container run by the engine's API alone: the floor for the orchestrator's work on it."""
 
 import itertools
 import os
@@ -15,18 +15,16 @@ import docker
 from benchmarks.processes import answers
 
 _TIMEOUT = 0.5
-"""Seconds that a tool may take."""
+"""Time limit of a tool, in seconds."""
 _START = 30.0
 _POLL = 0.005
 _numbers = itertools.count()
 
 
 def one_life(engine: docker.DockerClient, model: Mapping[str, Any], tool: str) -> None:
-    """A container as `docker inspect` describes the model is created and started; once it serves its tools this one
-    is called, which ends it, or it is killed in the end; and it is removed.
-    """
+    """Create and start a container like `model` (from `docker inspect`), call `tool`, which ends it, and remove it."""
     with tempfile.TemporaryDirectory(prefix="po-", dir="/tmp") as folder:
-        Path(folder).chmod(0o777)  # the plugin's user is nobody's on the host
+        Path(folder).chmod(0o777)  # the plugin's user does not exist on the host
         created = engine.api.create_container_from_config(
             config_like(model, folder), f"bench-{os.getpid()}-{next(_numbers)}"
         )
@@ -37,14 +35,14 @@ def one_life(engine: docker.DockerClient, model: Mapping[str, Any], tool: str) -
                 assert time.monotonic() < end, "the container does not answer"
                 time.sleep(_POLL)
             _call(address, tool)
-            with suppress(docker.errors.APIError):  # it has ended
+            with suppress(docker.errors.APIError):  # the tool has ended it
                 engine.api.kill(created["Id"])
         finally:
             engine.api.remove_container(created["Id"], v=True, force=True)
 
 
 def config_like(model: Mapping[str, Any], run_folder: str) -> dict[str, Any]:
-    """For the engine's `POST /containers/create`: the same, but with a run folder of its own, and nobody's labels."""
+    """For the engine's `POST /containers/create`: the same, with a run folder of its own and without labels."""
     mounts = [
         mount | ({"Source": run_folder} if mount["Target"] == "/run/plugin" else {})
         for mount in model["HostConfig"]["Mounts"]
@@ -53,7 +51,7 @@ def config_like(model: Mapping[str, Any], run_folder: str) -> dict[str, Any]:
 
 
 def _call(address: Path, tool: str) -> None:
-    """Until it is answered, or broken off, or the time is over."""
+    """Return after the answer, a broken connection, or the time-out."""
     with socket.socket(socket.AF_UNIX) as caller, suppress(OSError):
         caller.settimeout(_TIMEOUT)
         caller.connect(str(address))

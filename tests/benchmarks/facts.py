@@ -1,4 +1,4 @@
-"""What the machine is, and how busy others kept it: without that no figure says anything."""
+"""Facts about the machine, and how busy other programs made it: no figure means anything without them."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import docker
 
 
 def machine() -> dict[str, Any]:
-    """Facts that the figures depend on; never who or where the machine is."""
+    """Facts that the figures depend on; none that identifies the machine."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
@@ -24,7 +24,7 @@ def machine() -> dict[str, Any]:
 
 
 class Busyness:
-    """CPU time of the whole machine since this was made."""
+    """CPU time of the whole machine since this object was made."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
@@ -33,11 +33,11 @@ class Busyness:
 
     @property
     def load_at_begin(self) -> float:
-        """Processes that ran or wanted to, in the minute before."""
+        """Load average of the minute before."""
         return self._load
 
     def report(self) -> dict[str, float]:
-        """`idle` and `stolen` are shares of all CPU time since the beginning."""
+        """`idle` and `stolen` are shares of all CPU time since the start."""
         spent = [now - then for now, then in zip(_cpu(), self._cpu, strict=True)]
         total = sum(spent) or 1
         return {

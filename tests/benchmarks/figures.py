@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Measure = Literal["median", "p99", "max"]
-"""What of the samples is held against the target."""
+"""Which statistic of the samples is compared with the target."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Figure:
-    """One row: samples of one quantity. Without a target it is a floor, told to compare with."""
+    """One row: samples of one quantity. Without a target it is a floor, shown for comparison."""
 
     name: str
     samples: Sequence[float]
@@ -58,7 +58,7 @@ class Figure:
         return "met" if self.target.met(self.value) else "MISSED"
 
     def document(self) -> dict[str, Any]:
-        """The figure as JSON: what was seen, in numbers."""
+        """The figure as JSON, with a summary of its samples."""
         return {
             "figure": self.name,
             "value": self.value,
@@ -86,18 +86,18 @@ def quantile(samples: Sequence[float], share: float) -> float:
 
 
 def ratios(ours: Sequence[float], floor: Sequence[float]) -> list[float]:
-    """Ours over the floor, round by round: what slowed the machine down in a round slowed down both."""
+    """Ours over the floor, round by round: whatever slowed the machine in a round slowed both."""
     return [one / other for one, other in zip(ours, floor, strict=True)]
 
 
 def rotated(names: Sequence[str], round_number: int) -> list[str]:
-    """The order within a round: each comes first once in a while, so that none always follows the same one."""
+    """The order within a round, rotated so that none always follows the same one."""
     shift = round_number % len(names)
     return [*names[shift:], *names[:shift]]
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """A line a figure: value, target, verdict, spread (least to most, and how many samples)."""
+    """One line for each figure: value, target, verdict, spread (minimum to maximum, and number of samples)."""
     head = ("figure", "value", "target", "verdict", "spread")
     rows = [head, *(_cells(figure) for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

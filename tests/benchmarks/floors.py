@@ -57,7 +57,7 @@ def given_bytes(file: str) -> ASGIApp:
 
 
 def in_process() -> ASGIApp:
-    """The design without containers: nothing holds a tool that hangs, eats memory or crashes."""
+    """The design without containers: nothing stops a tool that hangs, eats memory or crashes."""
     sys.path.insert(0, str(_PLUGIN))
     from bench.plugin import Bench  # type: ignore[import-not-found]
 
@@ -65,15 +65,15 @@ def in_process() -> ASGIApp:
 
     @app.post("/run/{tool}")
     async def answer(tool: str, request: Request) -> Response:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             arguments = json.loads(await request.body())
             async with asyncio.timeout(60):
                 result = await asyncio.to_thread(getattr(plugin, tool), **arguments)
             content = {"ok": True, "result": result, "error": None}
-        except Exception as error:  # noqa: BLE001 - all that this design can catch
+        except Exception as error:  # noqa: BLE001 - this design can catch no more
             content = {"ok": False, "result": None, "error": str(error)}
-        content["execution_time_ms"] = (time.perf_counter() - begun) * 1000
+        content["execution_time_ms"] = (time.perf_counter() - started) * 1000
         return Response(json.dumps(content), media_type="application/json")
 
     return app
@@ -89,7 +89,7 @@ _APPS: dict[str, Callable[..., ASGIApp]] = {
 
 @contextmanager
 def floor(name: str, *arguments: str) -> Iterator[str]:
-    """The server named so, as a target of the load generator."""
+    """Run the server of that name; yield it as a target of the load generator."""
     port = free_port()
     with watched_process([sys.executable, "-m", "benchmarks.floors", name, str(port), *arguments]) as process:
         until_it_listens(port, process)
@@ -97,7 +97,7 @@ def floor(name: str, *arguments: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    # As `orchestrator serve` has it.
+    # The settings of `orchestrator serve`.
     uvicorn.run(
         _APPS[sys.argv[1]](*sys.argv[3:]),
         port=int(sys.argv[2]),

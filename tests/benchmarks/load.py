@@ -1,4 +1,4 @@
-"""The load generator: `loadgen.c`, compiled for this run, so that no load comes from a server's own process."""
+"""The load generator: `loadgen.c`, compiled for this run; it loads servers from a process of its own."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ _SOURCE = Path(__file__).with_name("loadgen.c")
 
 @dataclass(frozen=True)
 class Load:
-    """What a load came to. Times in microseconds, `seconds` apart."""
+    """The result of a load. Times in microseconds, except `seconds`."""
 
     requests: int
     bad: int
@@ -36,7 +36,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Request:
-    """Whom to ask, and the bytes to ask with. `target`: tcp:ADDRESS:PORT or unix:PATH."""
+    """A request's target (tcp:ADDRESS:PORT or unix:PATH) and its bytes."""
 
     target: str
     content: bytes
@@ -44,7 +44,7 @@ class Request:
     @classmethod
     def post(cls, target: str, path: str, body: bytes, content_type: str = "application/json") -> "Request":
         headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
-        if path.startswith("/tools/"):  # as the runtime protocol demands; the orchestrator gives its runs ids itself
+        if path.startswith("/tools/"):  # the runtime protocol requires it; the orchestrator gives its runs ids itself
             headers["X-Run-Id"] = "benchmark"
         return cls(target, _head("POST", path, headers) + body)
 
@@ -66,7 +66,7 @@ class RunningLoad:
         self._strict = strict
 
     def result(self) -> Load:
-        """Waits for its end. Fails where an answer was bad, if that was not to be."""
+        """Wait for its end. A strict load fails if an answer was bad."""
         out, err = self._process.communicate(timeout=600)
         assert self._process.returncode == 0, f"the load generator failed: {err}"
         load = Load(**json.loads(out))
@@ -95,8 +95,8 @@ class LoadGenerator:
         interval: float = 0,
         strict: bool = True,
     ) -> RunningLoad:
-        """Until `seconds` are over or `requests` are answered. With an `interval` in seconds each connection has a
-        request due that often, and what is late counts from when it was due.
+        """Start a load that ends after `seconds` or `requests`. With an `interval` in seconds each connection has a
+        request due that often, and a late one counts from when it was due.
         """
         if request.content not in self._files:
             path = self._folder / f"request-{len(self._files)}"
@@ -110,13 +110,13 @@ class LoadGenerator:
     def run(
         self, request: Request, *, connections: int = 1, seconds: float = 3600, requests: int = 0, strict: bool = True
     ) -> Load:
-        """As fast as answers come."""
+        """Send the next request as soon as one is answered; wait for the end."""
         return self.begin(request, connections=connections, seconds=seconds, requests=requests, strict=strict).result()
 
 
 @contextmanager
 def load_generator() -> Iterator[LoadGenerator]:
-    """Compiled in a folder that goes with the context. Raises `CalledProcessError` where gcc does not take it."""
+    """Compile it in a temporary folder. Raises `CalledProcessError` if gcc fails."""
     with tempfile.TemporaryDirectory(prefix="loadgen-") as name:
         folder = Path(name)
         subprocess.run(["gcc", "-O2", "-o", str(folder / "loadgen"), str(_SOURCE)], check=True)

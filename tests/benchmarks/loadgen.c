@@ -1,4 +1,4 @@
-/* A load generator: sends one HTTP/1.1 request over and over on kept-alive connections and says how long the answers took.
+/* A load generator: sends one HTTP/1.1 request over and over on keep-alive connections and reports how long the answers took.
  *
  *   loadgen TARGET REQUEST CONNECTIONS SECONDS REQUESTS INTERVAL_US
  *
@@ -40,7 +40,7 @@ static char *request;
 static size_t request_size;
 static double *times;
 static size_t count, room;
-static long bad, broken, begun, limit;
+static long bad, broken, started, limit;
 static double end, interval, last;
 static int first_bad;
 static long long bytes_in;
@@ -150,7 +150,7 @@ static int order(const void *a, const void *b) { return (*(double *)a > *(double
 static double at(double share) { return count ? times[(size_t)(share * (count - 1) + 0.5)] : 0; }
 
 static int may_begin(const struct connection *c, double time) {
-    return time < end && (!limit || begun < limit) && (!interval || c->due <= time);
+    return time < end && (!limit || started < limit) && (!interval || c->due <= time);
 }
 
 static void finish(struct connection *c) {
@@ -165,7 +165,7 @@ static int pump(struct connection *c, int readable) {
             double time = now();
             if (!may_begin(c, time)) return 1;
             begin(c, interval ? c->due : time);
-            begun++;
+            started++;
             readable = 0;
         }
         int state = give(c) ? readable ? take(c) : 0 : -1;
@@ -222,7 +222,7 @@ int main(int n, char **a) {
             polled[i].revents = 0;
         }
         double time = now();
-        if (!busy && (time >= end || (limit && begun >= limit))) break;
+        if (!busy && (time >= end || (limit && started >= limit))) break;
         if (time > end + 60e6) { /* nobody answers these any more */
             broken += busy;
             break;

@@ -1,4 +1,4 @@
-"""What an operator would put before a plugin's socket instead: nginx, as Debian ships it."""
+"""nginx, as Debian ships it: the proxy that an operator would otherwise put before a plugin's socket."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ http {{
 
 @contextmanager
 def nginx(socket: Path) -> Iterator[str | None]:
-    """A target that passes everything on to the socket; None where there is no nginx."""
+    """Yield a target that passes everything on to the socket; None without nginx."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/sbin")
     if program is None:
         yield None

@@ -1,4 +1,4 @@
-"""Processes that a measurement starts, and what the kernel says of them."""
+"""Processes that a measurement starts, and the kernel's figures about them."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ def free_port() -> int:
 
 @contextmanager
 def watched_process(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs while the context lasts. Its output is shown where it failed."""
+    """Run it within the context. If the block raises, the note on the exception has its output."""
     with tempfile.TemporaryFile() as output:
         environment = os.environ | {"PYTHONPATH": str(TESTS)}
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
@@ -45,13 +45,13 @@ def until_it_listens(port: int, process: subprocess.Popen[bytes], within: float 
     while True:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
-        assert process.poll() is None, "the server left"
+        assert process.poll() is None, "the server exited"
         assert time.monotonic() < end, "the server does not listen"
         time.sleep(0.02)
 
 
 def answers(socket_path: Path) -> bool:
-    """Whether somebody accepts connections there."""
+    """Whether a process accepts connections there."""
     with socket.socket(socket.AF_UNIX) as caller, suppress(OSError):
         caller.connect(str(socket_path))
         return True
@@ -59,12 +59,12 @@ def answers(socket_path: Path) -> bool:
 
 
 def resident(pid: int) -> int:
-    """Bytes in memory now."""
+    """Resident bytes now."""
     return _status(pid, "VmRSS")
 
 
 def peak(pid: int) -> int:
-    """The most bytes in memory since `forget_peak`."""
+    """Most resident bytes since `forget_peak`."""
     return _status(pid, "VmHWM")
 
 
@@ -73,7 +73,7 @@ def forget_peak(pid: int) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of the process and of its children that it has seen end."""
+    """CPU time of the process and of its reaped children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(int(field) for field in fields[11:15]) / _TICKS
 
@@ -83,4 +83,4 @@ def _status(pid: int, key: str) -> int:
         name, _, value = line.partition(":")
         if name == key:
             return int(value.split()[0]) * 1024
-    raise AssertionError(f"the kernel does not say {key} of {pid}")
+    raise AssertionError(f"/proc/{pid}/status has no {key}")

@@ -1,4 +1,4 @@
-"""An orchestrator as operators run it, that can be killed and started again on the same folders."""
+"""An orchestrator as operators run it; it can be killed and started again on the same folders."""
 
 import http.client
 import json
@@ -23,11 +23,11 @@ LABEL = "plugin-orchestrator.deployment"
 LABEL_PLUGIN = "plugin-orchestrator.plugin"
 UP = frozenset({"INITIALIZED", "RUNNING"})
 _POLL = 0.002
-"""Seconds between questions of the health API."""
+"""Seconds between requests to the health API."""
 
 
 class Served:
-    """`engine`: variables that name the engine, none for the one that `docker` speaks to."""
+    """`engine`: environment variables that name the engine; none for the default one."""
 
     def __init__(self, home: Path, plugins: Path, engine: Mapping[str, str], **settings: str) -> None:
         self.port = free_port()
@@ -57,7 +57,7 @@ class Served:
     # The process
 
     def start(self) -> None:
-        """Returns at once."""
+        """Start the process, without waiting for an answer."""
         with (self.home / "log").open("ab") as log:
             command = [sys.executable, "-m", "orchestrator", "serve", "--stop-plugins"]
             self.process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=subprocess.STDOUT)
@@ -68,7 +68,7 @@ class Served:
         self.process.wait()
 
     def stop(self) -> None:
-        """With the plugins' containers."""
+        """Stop it with the plugins' containers."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(120)
@@ -78,8 +78,8 @@ class Served:
 
     # Its API
 
-    def ask(self, method: str, path: str, body: Any = None, timeout: float = 120) -> tuple[int, Any]:
-        """Status and JSON. Raises `OSError` where nobody answers."""
+    def request(self, method: str, path: str, body: Any = None, timeout: float = 120) -> tuple[int, Any]:
+        """Return status and JSON. Raises `OSError` without an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             content = None if body is None else json.dumps(body)
@@ -90,28 +90,28 @@ class Served:
             connection.close()
 
     def health(self, name: str) -> dict[str, Any]:
-        status, content = self.ask("GET", f"/v1/plugins/{name}/health")
+        status, content = self.request("GET", f"/v1/plugins/{name}/health")
         assert status == 200, f"the health route of {name} answered {status}"
         found: dict[str, Any] = content
         return found
 
     def plugins(self) -> list[dict[str, Any]]:
-        status, content = self.ask("GET", "/v1/plugins")
+        status, content = self.request("GET", "/v1/plugins")
         assert status == 200, f"GET /v1/plugins answered {status}"
         found: list[dict[str, Any]] = content
         return found
 
     def run(self, name: str, tool: str, **arguments: Any) -> tuple[int, dict[str, Any]]:
-        return self.ask("POST", f"/v1/plugins/{name}/tools/{tool}/run", arguments)
+        return self.request("POST", f"/v1/plugins/{name}/tools/{tool}/run", arguments)
 
     def command(self, names: Collection[str], what: str) -> None:
-        """start, stop or restart, all of them at the same time."""
+        """Send start, stop or restart to all of them at the same time."""
         with ThreadPoolExecutor(max(1, len(names))) as pool:
-            for status, answer in pool.map(lambda name: self.ask("POST", f"/v1/plugins/{name}/{what}"), names):
+            for status, answer in pool.map(lambda name: self.request("POST", f"/v1/plugins/{name}/{what}"), names):
                 assert status == 200, f"{what} was answered {status}: {answer}"
 
     def until_all(self, good: Callable[[dict[str, Any]], bool], *, within: float = 300, poll: float = 0.02) -> float:
-        """When `good` holds of every plugin, by `time.monotonic()`. An orchestrator that is coming up is waited for."""
+        """Wait until the orchestrator answers and `good` holds of every plugin; return `time.monotonic()`."""
         end = time.monotonic() + within
         seen: list[dict[str, Any]] = []
         while True:
@@ -119,17 +119,17 @@ class Served:
                 seen = self.plugins()
                 if seen and all(good(plugin) for plugin in seen):
                     return time.monotonic()
-            assert self.process is not None and self.process.poll() is None, f"it left:\n{self.log()}"
+            assert self.process is not None and self.process.poll() is None, f"it exited:\n{self.log()}"
             wrong = [(p["name"], p["state"], p["reason"]) for p in seen if not good(p)][:3]
             assert time.monotonic() < end, f"waited {within} s for {wrong}\n{self.log()}"
             time.sleep(poll)
 
     def until_up(self, within: float = 300) -> float:
-        """When every plugin takes runs."""
+        """Wait until every plugin takes runs; return the time."""
         return self.until_all(lambda plugin: plugin["state"] in UP, within=within)
 
     def until_states(self, name: str, states: Collection[str], within: float = 60) -> float:
-        """When the health API says one of these of the plugin; asked every 2 ms on one connection."""
+        """Poll the health API every 2 ms until it reports one of the states; return the time."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         end = time.monotonic() + within
         try:
@@ -154,7 +154,7 @@ class Served:
             client.close()
 
     def containers(self, *, every: bool = False) -> list[Any]:
-        """Those of this orchestrator that run; `every`: also those that do not."""
+        """The running containers of this orchestrator; `every`: also the others."""
         deployment = self.home / "state" / "deployment-id"
         if not deployment.exists():
             return []
@@ -163,12 +163,12 @@ class Served:
             return list(client.containers.list(all=every, filters={"label": label}, ignore_removed=True))
 
     def container(self, name: str) -> Any:
-        """The plugin's, with what `docker inspect` says in `attrs`."""
+        """The plugin's container; `attrs` is `docker inspect`."""
         (found,) = [container for container in self.containers() if container.labels[LABEL_PLUGIN] == name]
         return found
 
     def socket(self, name: str) -> Path:
-        """The plugin's own socket, on which its tools are served."""
+        """The plugin's tool socket."""
         (folder,) = (m["Source"] for m in self.container(name).attrs["Mounts"] if m["Destination"] == "/run/plugin")
         return Path(folder) / "tools.sock"
 
@@ -177,8 +177,8 @@ class Served:
 def served(
     plugins: Path, engine: Mapping[str, str] | None = None, *, start: bool = True, **settings: str
 ) -> Iterator[Served]:
-    """An orchestrator over the plugins of a folder, with folders of its own. Nothing of it is left behind."""
-    home = Path(tempfile.mkdtemp(prefix="po-", dir="/tmp"))  # a socket's path is short
+    """Run an orchestrator over the plugins of a folder, with folders of its own; remove everything afterwards."""
+    home = Path(tempfile.mkdtemp(prefix="po-", dir="/tmp"))  # a socket's path must be short
     orchestrator = Served(home, plugins, engine or {}, **settings)
     try:
         if start:

@@ -59,7 +59,10 @@ def _apt_config(work: Path) -> Path:
 
 
 def _mirror() -> str:
-    """The mirror of this machine's own packages: it has all releases of Debian."""
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-    known = subprocess.run(command, check=False, capture_output=True, text=True).stdout.split()
-    return next((uri for uri in known if uri.rstrip("/").endswith("/debian")), "http://deb.debian.org/debian")
+    """The mirror that this machine's apt uses for Debian itself: a mirror of Debian has all releases."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)", "Created-By: Packages"]
+    listed = subprocess.run(command, check=False, capture_output=True, text=True).stdout.splitlines()
+    for uri, _, label in (line.partition(" ") for line in listed):
+        if label == "Debian" or uri.rstrip("/").endswith("/debian"):  # no label where apt has no lists yet
+            return uri
+    pytest.skip("Docker 26 comes from Debian's packages, and apt's sources name no mirror of Debian")

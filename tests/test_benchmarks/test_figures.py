@@ -1,4 +1,4 @@
-"""The benchmarks' pure parts: ratios, verdicts, table, the command that a floor is started by."""
+"""The benchmarks' pure functions: ratios, verdicts, table, and the command that starts a floor."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks.rows.starts import run_command
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
-    """A round in which the machine was slow counts as any other."""
+    """A round in which the machine was slow counts like any other."""
     assert ratios([2.0, 20.0], [1.0, 10.0]) == [2.0, 2.0]
     with pytest.raises(ValueError, match="shorter"):
         ratios([1.0, 2.0], [1.0])
@@ -31,8 +31,8 @@ def test_a_target_holds_at_its_limit_as_it_says(target: Target, value: float, me
     assert target.met(value) is met
 
 
-def test_a_verdict_is_of_what_is_measured() -> None:
-    """The worst of the samples where the target is for every one of them; their middle where it is for the usual."""
+def test_a_verdict_uses_the_figures_measure() -> None:
+    """The maximum for a target that every sample must meet; otherwise the median."""
     samples = [1.0, 1.0, 3.0]
     assert Figure("x", samples, "s", Target("≤", 2)).verdict == "met"
     assert Figure("x", samples, "s", Target("≤", 2), measure="max").verdict == "MISSED"
@@ -72,13 +72,13 @@ def test_the_json_holds_the_samples_summary() -> None:
     assert document["samples"] == {"n": 3, "min": 1, "p25": 1, "median": 2, "p75": 9, "p99": 9, "max": 9}
 
 
-def test_every_row_of_the_readme_can_be_asked_for() -> None:
+def test_every_row_is_in_the_readme() -> None:
     readme = (Path(__file__).parents[1] / "benchmarks" / "README.md").read_text()
     assert [name for name in ROWS if f"`{name}`" not in readme] == []
 
 
-def test_docker_run_gets_what_the_orchestrator_gave() -> None:
-    """The floor is the same container: no limit and no hardening is left out."""
+def test_docker_run_gets_the_orchestrators_settings() -> None:
+    """The floor is the same container, with every limit and all hardening."""
     model: dict[str, Any] = {
         "Image": "sha256:abc",
         "Config": {"User": "1:1", "Hostname": "plugin", "Env": ["A=b c"], "Volumes": {"/scratch": {}}},

@@ -1,4 +1,4 @@
-"""The load generator, against a server whose every answer is known."""
+"""The load generator, against a server with known answers."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ def load() -> Iterator[LoadGenerator]:
 
 @contextmanager
 def server(path: Path, answer: Callable[[int], bytes], *, pause: float = 0) -> Iterator[str]:
-    """Answers each whole request with `answer(number)`; an empty one hangs up."""
+    """Answer each request with `answer(number)`; an empty answer closes the connection."""
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
     listening.listen()
@@ -42,8 +42,8 @@ def server(path: Path, answer: Callable[[int], bytes], *, pause: float = 0) -> I
                 text = answer(next(numbers))
                 if not text:
                     return
-                for part in (text[:20], text[20:]):  # an answer may come in pieces
-                    caller.sendall(part)
+                for piece in (text[:20], text[20:]):  # an answer may come in pieces
+                    caller.sendall(piece)
 
     def accept() -> None:
         with suppress(OSError):
@@ -59,7 +59,7 @@ def server(path: Path, answer: Callable[[int], bytes], *, pause: float = 0) -> I
 
 
 @pytest.mark.parametrize("answer", [OK, CHUNKED])
-def test_it_puts_so_many_requests(load: LoadGenerator, tmp_path: Path, answer: bytes) -> None:
+def test_it_sends_the_number_of_requests(load: LoadGenerator, tmp_path: Path, answer: bytes) -> None:
     """Bodies of megabytes too, and answers in chunks."""
     with server(tmp_path / "s", lambda _: answer) as target:
         found = load.run(Request.post(target, "/x", b"x" * 3_000_000), connections=3, requests=20)
@@ -90,7 +90,7 @@ def test_broken_connections_are_counted(load: LoadGenerator, tmp_path: Path) -> 
     assert (found.requests, found.broken) == (9, 1)
 
 
-def test_a_stall_counts_for_all_that_it_held_up(load: LoadGenerator, tmp_path: Path) -> None:
+def test_a_stall_counts_for_every_request_that_it_delays(load: LoadGenerator, tmp_path: Path) -> None:
     """With an interval a late request's time begins when it was due, not when it was sent."""
     with server(tmp_path / "s", lambda _: OK, pause=0.05) as target:
         found = load.begin(Request.get(target, "/x"), seconds=1, interval=0.01).result()

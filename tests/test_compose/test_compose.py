@@ -1,4 +1,4 @@
-"""compose.yaml, with the compose that this machine has (1.29 or v2): up, plugins, down, and what is left."""
+"""compose.yaml, with this machine's compose (1.29 or v2): up, plugins, down, and what remains."""
 
 import os
 import secrets
@@ -70,7 +70,7 @@ def engine() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture
 def composed(own_image: str, tmp_path: Path, engine: docker.DockerClient) -> Iterator[Composed]:
-    """A project of its own with the plugin `echo`; taken down in the end whatever became of it."""
+    """A project of its own with the plugin `echo`; removed afterwards in any case."""
     shutil.copytree(FIXTURES / "echo", tmp_path / "echo")
     tmp_path.chmod(0o755)  # the orchestrator's user in the container is another
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -90,17 +90,15 @@ def _plugin_containers(engine: docker.DockerClient) -> set[str]:
 
 
 def test_up_and_down(composed: Composed, engine: docker.DockerClient) -> None:
-    """Healthy soon (15 s, on a machine that does nothing else), its plugins run, and `down` leaves neither it nor a
-    plugin.
-    """
-    begun = time.monotonic()
+    """It is healthy soon (15 s, on an idle machine), its plugins run, and `down` removes it and every plugin."""
+    started = time.monotonic()
     composed("up", "--detach")
     (container,) = engine.containers.list(filters=composed.labels)
     while (health := container.attrs["State"]["Health"]["Status"]) != "healthy":
-        assert time.monotonic() - begun < 60, (health, container.logs().decode())
+        assert time.monotonic() - started < 60, (health, container.logs().decode())
         time.sleep(0.1)
         container.reload()
-    print(f"healthy after {time.monotonic() - begun:.1f} s")  # noqa: T201 - a figure
+    print(f"healthy after {time.monotonic() - started:.1f} s")  # noqa: T201 - a figure
     assert [plugin["name"] for plugin in composed.get("/v1/plugins")] == ["echo"]
     composed.wait_until_initialized("echo")
     identity = container.exec_run(["cat", "/var/lib/plugin-orchestrator/deployment-id"], user="orchestrator").output
@@ -113,14 +111,14 @@ def test_up_and_down(composed: Composed, engine: docker.DockerClient) -> None:
     assert engine.containers.list(all=True, filters=composed.labels, ignore_removed=True) == []
     assert engine.containers.list(all=True, filters=ours, ignore_removed=True) == []
     assert engine.networks.list(filters=composed.labels) == []
-    kept = {volume.name for volume in engine.volumes.list(filters=composed.labels)}
-    assert f"{composed.name}_state" in kept, "the history stays"
+    volumes = {volume.name for volume in engine.volumes.list(filters=composed.labels)}
+    assert f"{composed.name}_state" in volumes, "the history stays"
     composed("down", "--volumes")
     assert engine.volumes.list(filters=composed.labels) == []
 
 
 def test_it_has_no_more_rights_than_it_needs(composed: Composed, engine: docker.DockerClient) -> None:
-    """Beside the engine's socket: not root, no capability, a root that cannot be written, loopback only."""
+    """Except for the engine's socket: an unprivileged user, no capability, a read-only root, loopback only."""
     composed("up", "--detach")
     (container,) = engine.containers.list(filters=composed.labels)
     end = time.monotonic() + 30
@@ -141,7 +139,7 @@ def test_it_has_no_more_rights_than_it_needs(composed: Composed, engine: docker.
 
 
 def test_every_service_of_every_profile_is_understood(composed: Composed) -> None:
-    """Also where its image cannot be had here."""
+    """Even if its image cannot be pulled here."""
     text = composed("--profile", "gpu", "--profile", "metrics", "config")
     services = yaml.safe_load(text)["services"]
     assert services.keys() == {"orchestrator", "orchestrator-gpu", "prometheus"}

@@ -1,4 +1,4 @@
-"""`make check` refuses what the rules forbid: each fault is planted in a copy of the tree, and is named."""
+"""`make check` refuses what the rules forbid: each fault is planted in a copy of the tree, and the output names it."""
 
 import os
 import shutil
@@ -13,9 +13,9 @@ from support.checkout import copy_checkout
 PROJECT = Path(__file__).parents[2]
 TARGETS = ("lint", "types", "imports", "plugins", "scripts", "page")
 _GIVEN = ("--old-file=python-env", "--old-file=page-tools")
-"""The copy uses this project's environment: nothing is to be installed for it."""
+"""The copy uses this project's environment, so make has nothing to install for it."""
 _OUTER_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
-"""What `make test` hands down; with it a make says which folder it enters."""
+"""Variables that `make test` passes on; they make an inner make print the folders it enters."""
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +28,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of this checkout, with this project's environment and what mypy knows already."""
+    """A copy of this checkout, with this project's environment and mypy's cache."""
     folder = tmp_path_factory.mktemp("tree")
     copy_checkout(folder)
     (folder / ".venv").symlink_to(PROJECT / ".venv")
@@ -45,7 +45,7 @@ def plant(tree: Path) -> Iterator["Plant"]:
 
 
 class Plant:
-    """Adds to files of the copy, or takes from them, for the length of a test."""
+    """Changes files of the copy for the length of a test."""
 
     def __init__(self, tree: Path) -> None:
         self._tree = tree
@@ -67,7 +67,7 @@ class Plant:
 
 
 def refused(tree: Path, target: str) -> str:
-    """What the target says, in one line; it must have failed."""
+    """The output of the target, which must fail, on one line."""
     done = make(tree, target)
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode != 0, said
@@ -75,10 +75,10 @@ def refused(tree: Path, target: str) -> str:
 
 
 def test_check_is_all_of_its_targets() -> None:
-    """Nothing that a target refuses can pass `make check`, which CI runs and no step of which may fail unnoticed."""
+    """CI runs `make check`: it runs every target, and no step of it may fail unnoticed."""
     whole = make(PROJECT, "--dry-run", "check").stdout.splitlines()
-    parts = [line for target in TARGETS for line in make(PROJECT, "--dry-run", target).stdout.splitlines()]
-    assert whole == parts
+    expected = [line for target in TARGETS for line in make(PROJECT, "--dry-run", target).stdout.splitlines()]
+    assert whole == expected
     assert len(whole) >= len(TARGETS)
     assert not [line for line in whole if line.startswith("-") or "|| true" in line]
 
@@ -110,7 +110,7 @@ def test_check_is_all_of_its_targets() -> None:
     ],
 )
 def test_an_import_against_the_rules_is_refused(tree: Path, plant: Plant, path: str, line: str, broken: str) -> None:
-    """Upwards through the layers, of the Docker SDK outside its module, of effects where decisions are made."""
+    """Upwards through the layers, of the Docker SDK outside its module, of effects in pure modules."""
     plant.at_the_end(path, f"\n\n{line}\n")
     said = refused(tree, "imports")
     assert broken in said
@@ -120,11 +120,11 @@ def test_an_import_against_the_rules_is_refused(tree: Path, plant: Plant, path: 
 
 
 @pytest.mark.slow
-def test_a_package_without_a_place_in_the_layers_is_refused(tree: Path) -> None:
-    """Nobody can go round the rules by a new folder."""
+def test_a_package_that_is_in_no_layer_is_refused(tree: Path) -> None:
+    """A new folder does not escape the rules."""
     package = tree / "orchestrator" / "odds_and_ends"
     package.mkdir()
-    (package / "__init__.py").write_text('"""What is needed everywhere."""\n')
+    (package / "__init__.py").write_text('"""Helpers for everything."""\n')
     try:
         assert "orchestrator.odds_and_ends" in refused(tree, "imports")
     finally:
@@ -132,7 +132,7 @@ def test_a_package_without_a_place_in_the_layers_is_refused(tree: Path) -> None:
 
 
 def test_the_picture_of_the_layers_is_the_rule() -> None:
-    """What orchestrator/README.md draws is what is enforced, line by line."""
+    """orchestrator/README.md draws the enforced layers, line by line."""
     contracts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     picture = (PROJECT / "orchestrator" / "README.md").read_text().split("```")[1]
     assert [line.split("  ")[0] for line in picture.strip().splitlines()] == contracts[0]["layers"]
@@ -147,7 +147,7 @@ def test_the_picture_of_the_layers_is_the_rule() -> None:
     ],
 )
 def test_an_untyped_function_is_refused(tree: Path, plant: Plant, path: str, package: str) -> None:
-    """By mypy, in what runs on the host and in what runs in the containers; by ruff everywhere but in tests."""
+    """By mypy, on the host's side and in the containers'; by ruff everywhere except in tests."""
     plant.at_the_end(path, "\n\ndef half(number):\n    return number / 2\n")
     assert "Function is missing a type annotation [no-untyped-def]" in (said := refused(tree, "types"))
     assert f"{package}/" in said
@@ -156,6 +156,6 @@ def test_an_untyped_function_is_refused(tree: Path, plant: Plant, path: str, pac
 
 @pytest.mark.slow
 def test_a_plugin_without_validate_is_refused(tree: Path, plant: Plant) -> None:
-    """By the audit, before anything of it runs."""
+    """By the audit, before any of its code runs."""
     plant("plugins/motion_detector/motion_detector/plugin.py", "def validate(self)", "def check(self)")
     assert "motion-detector validate: The class MotionDetector has no validate()" in refused(tree, "plugins")

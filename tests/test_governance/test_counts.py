@@ -1,4 +1,4 @@
-"""tests/README.md tells how many tests the specification asks for and how many are there: it is held to that."""
+"""tests/README.md says how many tests the specification requires and how many exist; both are checked."""
 
 import re
 import subprocess
@@ -9,39 +9,39 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-_ROW = re.compile(r"\| (?P<suite>[^|]+) \| (?P<asked>\d+) \| (?P<where>[^|]*)\| (?P<there>\d+) \|")
+_ROW = re.compile(r"\| (?P<suite>[^|]+) \| (?P<required>\d+) \| (?P<where>[^|]*)\| (?P<existing>\d+) \|")
 
 
 @dataclass(frozen=True)
 class Row:
     suite: str
-    asked: int
+    required: int
     where: tuple[str, ...]
-    there: int
+    existing: int
 
 
 def rows() -> list[Row]:
     return [
-        Row(row["suite"], int(row["asked"]), tuple(re.findall("`(.+?)`", row["where"])), int(row["there"]))
+        Row(row["suite"], int(row["required"]), tuple(re.findall("`(.+?)`", row["where"])), int(row["existing"]))
         for row in _ROW.finditer((TESTS / "README.md").read_text())
     ]
 
 
-def test_the_table_has_every_suite_and_what_is_asked_of_it() -> None:
+def test_the_table_has_every_suite_and_its_required_number() -> None:
     """The specification's own table: nine suites, more than forty tests."""
     *suites, together = rows()
-    assert [row.asked for row in suites] == [3, 2, 6, 8, 6, 4, 4, 3, 4]
-    assert together.asked == sum(row.asked for row in suites) == 40
-    assert together.there == sum(row.there for row in suites)
+    assert [row.required for row in suites] == [3, 2, 6, 8, 6, 4, 4, 3, 4]
+    assert together.required == sum(row.required for row in suites) == 40
+    assert together.existing == sum(row.existing for row in suites)
 
 
 @pytest.mark.slow
-def test_as_many_are_there_as_it_says() -> None:
-    """Collected as pytest collects them: what does not import, or is not run, does not count."""
-    places = [place for row in rows() for place in row.where]
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *(f"tests/{place}" for place in places)]
-    told = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=True, timeout=200).stdout
-    collected = [line.removeprefix("tests/") for line in told.splitlines() if "::" in line]
+def test_as_many_tests_exist_as_it_says() -> None:
+    """As pytest collects them: a test that cannot be imported, or is not run, does not count."""
+    paths = [path for row in rows() for path in row.where]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *(f"tests/{path}" for path in paths)]
+    listed = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=True, timeout=200).stdout
+    collected = [line.removeprefix("tests/") for line in listed.splitlines() if "::" in line]
     for row in rows()[:-1]:
-        count = sum(test.startswith(place) for test in collected for place in row.where)
-        assert count >= row.there >= row.asked, f"{row.suite}: {count} are there"
+        count = sum(test.startswith(path) for test in collected for path in row.where)
+        assert count >= row.existing >= row.required, f"{row.suite}: {count} exist"

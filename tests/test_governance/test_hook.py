@@ -1,4 +1,4 @@
-"""The pre-commit hook: it holds the checks that are asked for, in their order, and refuses a bad commit."""
+"""The pre-commit hook: it has the required checks, in their order, and refuses a bad commit."""
 
 import os
 import shutil
@@ -27,8 +27,8 @@ def hooks() -> dict[str, dict]:
     return {hook["id"]: hook for hook in repository["hooks"]}
 
 
-def test_the_checks_stand_in_the_asked_order():
-    """Tests, lint that mends, types, then the page's types and lint."""
+def test_the_checks_have_the_required_order():
+    """Tests, lint that fixes, types, then the page's types and lint."""
     entries = [hook["entry"] for hook in hooks().values()]
     wanted = ["pytest", "ruff check --fix", "mypy", "run --silent type-check", "run --silent lint"]
     assert len(entries) == len(wanted)
@@ -36,7 +36,7 @@ def test_the_checks_stand_in_the_asked_order():
 
 
 def test_the_hook_and_ci_run_the_same_checks():
-    """What the hook refuses, `make check` or `make test` refuses; CI calls those two and nothing else."""
+    """`make check` or `make test` refuses whatever the hook refuses; CI calls those two and nothing else."""
     makefile = (PROJECT / "Makefile").read_text()
     for words in ("ruff check", "mypy", "type-check", "lint", "pytest"):
         assert words in makefile
@@ -75,9 +75,9 @@ def repository(tmp_path: Path) -> Path:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Without what a surrounding commit or test run says of itself."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST_", "COV_"))}
-    return kept | {"PRE_COMMIT_HOME": str(folder / ".git" / "pre-commit"), "PYTHONPATH": ""}
+    """Without the variables of a surrounding commit or test run."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTEST_", "COV_"))}
+    return inherited | {"PRE_COMMIT_HOME": str(folder / ".git" / "pre-commit"), "PYTHONPATH": ""}
 
 
 def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -92,7 +92,7 @@ def commit(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_good_commits_go_through_and_bad_ones_are_refused(repository):
-    """A test that fails, code that lint cannot mend, a function without types: each by the check that is for it."""
+    """A test that fails, code that lint cannot fix, a function without types: each is refused by its own check."""
     done = commit(repository)
     assert done.returncode == 0, done.stdout + done.stderr
     for path, text, refused_by in (

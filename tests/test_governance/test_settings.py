@@ -1,4 +1,4 @@
-"""Each setting is used by something, and the README tells of it."""
+"""Each setting has an effect, and the operator's page describes it."""
 
 import ast
 import re
@@ -17,17 +17,18 @@ def attributes_read() -> Iterator[str]:
             yield from (node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute))
 
 
-def variables_told() -> set[str]:
-    """Of the README's tables; within a row, `_NAME` stands for `ORCHESTRATOR_NAME`."""
-    rows = [line for line in (PROJECT / "README.md").read_text().splitlines() if line.startswith("| `ORCHESTRATOR_")]
+def variables_described() -> set[str]:
+    """In the table of orchestrator/cli/README.md; within a row, `_NAME` stands for `ORCHESTRATOR_NAME`."""
+    page = (PROJECT / "orchestrator" / "cli" / "README.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `ORCHESTRATOR_")]
     return {name for row in rows for name in re.findall(r"`(?:ORCHESTRATOR)?_([A-Z_]+)`", row.split("|")[1])}
 
 
-def test_the_readme_tells_of_each_setting_and_of_no_other() -> None:
+def test_the_page_describes_each_setting_and_no_other() -> None:
     """By the name of its variable."""
-    assert variables_told() == {name.upper() for name in Settings.model_fields}
+    assert variables_described() == {name.upper() for name in Settings.model_fields}
 
 
 def test_each_setting_has_an_effect() -> None:
-    """What nothing reads, nobody should have to set."""
+    """Nobody should have to set what nothing reads."""
     assert set(Settings.model_fields) - set(attributes_read()) == set()

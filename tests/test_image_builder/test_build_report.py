@@ -12,12 +12,12 @@ WARNING: Retrying after connection broken by 'NewConnectionError(': Failed to es
 ERROR: Could not find a version that satisfies the requirement numpy (from versions: none)
 ERROR: No matching distribution found for numpy"""
 PIP_CERTIFICATE = """\
-Could not fetch URL https://pypi.org/simple/numpy/: There was a problem confirming the ssl certificate:
+Could not fetch URL https://index.example/simple/numpy/: There was a problem confirming the ssl certificate:
 (SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate'))
 ERROR: No matching distribution found for numpy"""
 PIP_UNKNOWN = "ERROR: No matching distribution found for no-such-thing==9"
 APT_UNKNOWN = "Reading package lists...\nE: Unable to locate package libnothing"
-APT_OFFLINE = "Err:1 http://deb.debian.org bookworm InRelease\n  Temporary failure resolving 'deb.debian.org'"
+APT_OFFLINE = "Err:1 http://mirror.example bookworm InRelease\n  Temporary failure resolving 'mirror.example'"
 COMPILER = "error: command 'gcc' failed: No such file or directory\nERROR: Failed building wheel for x"
 DISK = "OSError: [Errno 28] No space left on device"
 PROXY = "ERROR: 407 Proxy Authentication Required"

@@ -1,4 +1,4 @@
-"""The rows by name. Each module measures what its name says and gives figures."""
+"""The rows by name. Each module measures its subject and yields figures."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
@@ -9,7 +9,7 @@ from benchmarks.rows import adoption, calls, ends, hundred, neighbours, scale, s
 
 
 class Row(NamedTuple):
-    """Rows of a group, asked for one after the other, share what they start."""
+    """Consecutive rows of one group share what they start."""
 
     measure: Callable[[Bench], Iterator[Figure]]
     about: str

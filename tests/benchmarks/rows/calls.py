@@ -1,4 +1,4 @@
-"""A small call through the orchestrator, beside all the ways to have it more cheaply."""
+"""A small call through the orchestrator, beside all cheaper ways to make it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ _FLOORS = {
 
 
 def one_caller(bench: Bench) -> Iterator[Figure]:
-    """p50 of calls one after the other."""
+    """p50 of consecutive calls."""
     missing: list[str] = []
     with _ways(bench, missing) as ways:
         loads = bench.in_turn({name: way for name, way in ways.items() if name != WIDE})
@@ -50,7 +50,7 @@ def many_callers(bench: Bench) -> Iterator[Figure]:
 
 @contextmanager
 def _ways(bench: Bench, missing: list[str]) -> Iterator[Mapping[str, Request]]:
-    """Name → the same call that way. What cannot be had here is said in `missing`."""
+    """Yield name → the same call that way. Ways that are not available here are named in `missing`."""
     with ExitStack() as stack:
         folder = stack.enter_context(bench.plugins(["narrow"]))
         write_plugin(folder, "wide", bench.image, concurrency=CALLERS)

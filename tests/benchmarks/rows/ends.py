@@ -1,4 +1,4 @@
-"""How soon an end is seen and made: a container killed from outside, a tool over its time."""
+"""How soon an end is detected or made: a container killed from outside, a tool over its time."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ PLUGINS = 10
 
 
 def killed(bench: Bench) -> Iterator[Figure]:
-    """One at a time; those that are gone are brought back together. Enough of them for a p99 that says something."""
+    """One at a time; the killed ones are restarted together. Enough of them for a meaningful p99."""
     names = [f"p{number}" for number in range(PLUGINS)]
     milliseconds = []
     with bench.up(names) as orchestrator:
@@ -35,51 +35,51 @@ def killed(bench: Bench) -> Iterator[Figure]:
 
 
 def _kill(orchestrator: Served, name: str) -> float:
-    """Seconds from the signal to the answer that tells of it."""
+    """Seconds from the signal to the answer that reports it."""
     pid = orchestrator.container(name).attrs["State"]["Pid"]
-    begun = time.monotonic()
+    started = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     seen = orchestrator.until_states(name, FINAL)
     code = orchestrator.health(name)["reason_code"]
-    assert code == "KILLED", f"{name} was killed from outside, and is called {code}"
-    return seen - begun
+    assert code == "KILLED", f"{name} was killed from outside, and its reason is {code}"
+    return seen - started
 
 
 def deadline(bench: Bench) -> Iterator[Figure]:
-    """What listens to SIGTERM, and what does not, one after the other: both at once would wait for each other."""
+    """A plugin that obeys SIGTERM, then one that ignores it: at the same time they would wait for each other."""
     answered: list[float] = []
-    gone: dict[str, list[float]] = {"polite": [], "deaf": []}
+    removed: dict[str, list[float]] = {"polite": [], "deaf": []}
     with bench.plugins(["polite"], limits={"timeout": f"{TIMEOUT:g}s"}) as folder:
         write_plugin(folder, "deaf", bench.image, limits={"timeout": f"{TIMEOUT:g}s"}, env={"BENCH_DEAF": "1"})
         with served(folder) as orchestrator:
             orchestrator.until_up()
             for round_number in range(bench.options.rounds):
                 if round_number:
-                    orchestrator.command(list(gone), "restart")
+                    orchestrator.command(list(removed), "restart")
                     orchestrator.until_up()
-                for name, ends in gone.items():
+                for name, ends in removed.items():
                     answer, end = _over_time(orchestrator, name)
                     answered.append(answer - TIMEOUT)
                     ends.append(end - TIMEOUT)
     yield Figure("deadline: answer after the time limit", answered, "s", Target("≤", 0.1), measure="max")
     limit = Target("≤", GRACE + 1)
-    yield Figure("deadline: container gone after the time limit", gone["polite"], "s", limit, measure="max")
-    yield Figure("  the same where SIGTERM is ignored", gone["deaf"], "s", limit, measure="max")
+    yield Figure("deadline: container removed after the time limit", removed["polite"], "s", limit, measure="max")
+    yield Figure("  the same where SIGTERM is ignored", removed["deaf"], "s", limit, measure="max")
 
 
 def _over_time(orchestrator: Served, name: str) -> tuple[float, float]:
-    """Seconds from the call to its answer, and until the engine knows no such container."""
+    """Seconds from the call to its answer, and until the engine no longer lists the container."""
     container = orchestrator.container(name)
     with ThreadPoolExecutor(1) as pool:
-        begun = time.monotonic()
-        end = pool.submit(_gone, container)
+        started = time.monotonic()
+        end = pool.submit(_until_removed, container)
         status, answer = orchestrator.run(name, "hang")
-        answered = time.monotonic() - begun
+        answered = time.monotonic() - started
         assert (status, answer["reason_code"]) == (504, "TIMEOUT"), f"it was answered {status}: {answer}"
-        return answered, end.result() - begun
+        return answered, end.result() - started
 
 
-def _gone(container: Any) -> float:
+def _until_removed(container: Any) -> float:
     with suppress(docker.errors.NotFound):
         while True:
             container.reload()

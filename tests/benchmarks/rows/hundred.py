@@ -1,4 +1,4 @@
-"""A hundred plugins on one host: the list of them, what they hold at rest."""
+"""A hundred plugins on one host: their list, and what they use at rest."""
 
 import http.client
 import tempfile
@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from benchmarks.served import Served
 CALLERS = 16
 _MEGA = 1_000_000
 _SETTLE = 5.0
-"""Seconds after which what a start leaves to do is done."""
+"""Seconds until the work after a start is done."""
 _PROBE_EVERY: Final = 30.0
 """Seconds between two of the engine's probes of one container's health."""
 _EXECS: Final = 20
@@ -51,7 +52,7 @@ def listing(bench: Bench) -> Iterator[Figure]:
                 stale_after = _until_stale(hundred)
                 loads = bench.in_turn(ways, connections=CALLERS)
     still = {name: [load.per_second for load in taken] for name, taken in loads.items()}
-    # Against the bare route in the same round, both times: so no other load on the machine is taken for the freeze.
+    # Relative to the bare route in the same round, so that other load on the machine is not mistaken for the freeze.
     before = ratios(rates["ours"], rates["bare"])
     now = ratios(still["ours"], still["bare"])
     yield Figure("  the same with the engine frozen, over before", ratios(now, before), "x", Target("≥", 0.95))
@@ -62,15 +63,15 @@ def listing(bench: Bench) -> Iterator[Figure]:
 
 
 def at_rest(bench: Bench) -> Iterator[Figure]:
-    """Memory and CPU of everything while nobody asks for anything."""
+    """Memory and CPU of everything while no request arrives."""
     hundred = bench.hundred()
     orchestrator, seconds = hundred.orchestrator, bench.options.idle_seconds
     up = sum(plugin["state"] == "INITIALIZED" for plugin in orchestrator.plugins())
     time.sleep(_SETTLE)
     own, engine, theirs = cpu_seconds(orchestrator.pid), _engine_cpu(hundred), _stats(orchestrator)
-    begun = time.monotonic()
+    started = time.monotonic()
     time.sleep(seconds)
-    passed = time.monotonic() - begun
+    passed = time.monotonic() - started
     own, engine = cpu_seconds(orchestrator.pid) - own, _engine_cpu(hundred) - engine
     stats = _stats(orchestrator)
     containers = sum(_cpu(stats[name]) - _cpu(before) for name, before in theirs.items())
@@ -98,16 +99,16 @@ def _bytes(orchestrator: Served) -> bytes:
 
 
 def _until_stale(hundred: Hundred) -> float:
-    begun = time.monotonic()
-    return hundred.orchestrator.until_all(lambda plugin: plugin["stale"], within=60, poll=0.1) - begun
+    started = time.monotonic()
+    return hundred.orchestrator.until_all(lambda plugin: plugin["stale"], within=60, poll=0.1) - started
 
 
 def _stats(orchestrator: Served) -> dict[str, Mapping[str, Any]]:
-    """What the engine counts of each container, by its id."""
+    """The engine's statistics of each container, by its id."""
     containers = orchestrator.containers()
     with orchestrator.docker() as client, ThreadPoolExecutor(8) as pool:
-        ask = lambda container: client.api.stats(container.id, stream=False, one_shot=True)  # noqa: E731
-        return dict(zip([container.id for container in containers], pool.map(ask, containers), strict=True))
+        ids = [container.id for container in containers]
+        return dict(zip(ids, pool.map(partial(client.api.stats, stream=False, one_shot=True), ids), strict=True))
 
 
 def _exec_cost(orchestrator: Served) -> float:
@@ -121,12 +122,12 @@ def _exec_cost(orchestrator: Served) -> float:
 
 
 def _cpu(stats: Mapping[str, Any]) -> float:
-    """Seconds that all of a container's processes have taken so far."""
+    """CPU seconds of all of a container's processes so far."""
     return int(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
 
 
 def _working_set(stats: Mapping[str, Any]) -> int:
-    """Bytes that cannot be had back without harm, as `docker stats` counts them (cgroup v1 and v2)."""
+    """Bytes that the kernel cannot reclaim freely, as `docker stats` counts them (cgroup v1 and v2)."""
     memory = stats["memory_stats"]
     detail = memory["stats"]
     inactive = detail.get("total_inactive_file", detail.get("inactive_file", 0))
@@ -134,14 +135,12 @@ def _working_set(stats: Mapping[str, Any]) -> int:
 
 
 def _engine_cpu(hundred: Hundred) -> float:
-    """Seconds that the engine's own processes have taken: dockerd, containerd, a shim for each container. All name its
-    folder.
-    """
+    """CPU seconds of the engine's own processes: dockerd, containerd, a shim for each container."""
     if hundred.engine is None:
         return 0.0
-    folder, seconds = str(hundred.engine.folder).encode(), 0.0
+    folder, seconds = str(hundred.engine.folder).encode(), 0.0  # all of them have it on their command line
     for entry in Path("/proc").iterdir():
-        with suppress(OSError):  # it left meanwhile
+        with suppress(OSError):  # it has exited
             if entry.name.isdigit() and folder in (entry / "cmdline").read_bytes():
                 seconds += cpu_seconds(int(entry.name))
     return seconds

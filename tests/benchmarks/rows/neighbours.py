@@ -1,4 +1,4 @@
-"""A healthy plugin's calls while another times out, is killed for memory, leaves, and is restarted at once, always."""
+"""A healthy plugin's calls while another times out, runs out of memory or exits, and is restarted, over and over."""
 
 import itertools
 import threading
@@ -21,12 +21,16 @@ ENDS = ("hang", "eat", "leave")
 TROUBLED = ("one", "two", "three")
 QUIET, ONE, THREE = "undisturbed", "one", "three"
 BY_HAND = "one by hand"
-"""The same containers end and start again, and no orchestrator has to do with it: what of it is the machine's."""
-_SAID = {ONE: "another plugin ends", BY_HAND: "such a container ends that is not ours", THREE: "three others end"}
+"""The same containers end and start without an orchestrator: the machine's own share."""
+_SAID = {
+    ONE: "another plugin ends",
+    BY_HAND: "such a container ends without an orchestrator",
+    THREE: "three others end",
+}
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """Calls through the orchestrator, and others straight to the plugin's socket at the same time."""
+    """Calls through the orchestrator, and at the same time calls straight to the plugin's socket."""
     p99: dict[tuple[str, str], list[float]] = {}
     with bench.plugins(["healthy"], concurrency=2) as folder:
         for name in TROUBLED:
@@ -68,14 +72,14 @@ def _called(bench: Bench, ways: Mapping[str, Request]) -> dict[str, Load]:
 
 
 def _life(orchestrator: Served, name: str, tool: str) -> None:
-    """A plugin is ended by that tool, and restarted."""
+    """End a plugin by that tool, and restart it."""
     orchestrator.run(name, tool)
-    orchestrator.ask("POST", f"/v1/plugins/{name}/restart?wait=30")
+    orchestrator.request("POST", f"/v1/plugins/{name}/restart?wait=30")
 
 
 @contextmanager
 def trouble(lives: Sequence[Callable[[str], None]]) -> Iterator[list[int]]:
-    """Each of these is led again and again, ended by one tool after another; how often, in their order."""
+    """Run each life again and again, ended by one tool after another; yield how often, in their order."""
     over, count = threading.Event(), [0] * len(lives)
 
     def again_and_again(number: int) -> None:

@@ -1,4 +1,4 @@
-"""A hundred plugins started, used and killed at random: what goes wrong only then."""
+"""A hundred plugins started, used and killed at random: it shows what fails only then."""
 
 import os
 import random
@@ -18,14 +18,14 @@ from benchmarks.served import UP, Served
 ACTORS = 6
 TIMEOUT = 2.0
 EXPECTED = frozenset({200, 429, 502, 503, 504})
-"""What a call may be answered while its plugin is killed, stopped and restarted by others."""
+"""Statuses that a call may get while others kill, stop and restart its plugin."""
 _MEGA = 1_000_000
 _SAMPLE = 5.0
 
 
 @dataclass
 class Trial:
-    """What the actors saw. Each appends; that is safe among threads."""
+    """What the actors saw. All of them append, which is safe among threads."""
 
     done: Counter[str] = field(default_factory=Counter)
     answers: Counter[int] = field(default_factory=Counter)
@@ -41,16 +41,16 @@ class Trial:
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """Ten minutes unless told otherwise; then every plugin is brought back, and at last stopped."""
+    """Ten minutes by default; then every dead plugin is started, and finally all are stopped."""
     names = [f"p{number:03}" for number in range(bench.options.plugins)]
     limits = {"timeout": f"{TIMEOUT:g}s", "memory": "64MiB"}
     trial = Trial()
     with bench.up(names, limits=limits, startup_timeout="120s") as orchestrator:
         _run(orchestrator, names, trial, bench.options)
         dead = [p["name"] for p in orchestrator.plugins() if p["state"] not in UP]
-        begun = time.monotonic()
+        started = time.monotonic()
         orchestrator.command(dead, "start")
-        recovered = orchestrator.until_up(within=600) - begun
+        recovered = orchestrator.until_up(within=600) - started
         running = len(orchestrator.containers())
         every = len(orchestrator.containers(every=True))
         last = resident(orchestrator.pid) / _MEGA
@@ -59,10 +59,10 @@ def measure(bench: Bench) -> Iterator[Figure]:
         folders = len(list(orchestrator.run_dir.glob("*/*"))) if orchestrator.run_dir.exists() else 0
     none = Target("≤", 0)
     done = ", ".join(f"{count} {what}" for what, count in trial.done.most_common())
-    told = ", ".join(f"{count} x {status}" for status, count in sorted(trial.answers.items()))
+    statuses = ", ".join(f"{count} x {status}" for status, count in sorted(trial.answers.items()))
     wrong = sum(count for status, count in trial.answers.items() if status not in EXPECTED)
     yield Figure(f"scale, {len(names)} plugins: operations", [float(sum(trial.done.values()))], "", note=done)
-    yield Figure("  answers that no call may have", [float(wrong)], "", none, note=told)
+    yield Figure("  answers that no call may get", [float(wrong)], "", none, note=statuses)
     yield Figure("  broken connections", [float(len(trial.broken))], "", none, note="; ".join(trial.broken[:2]))
     if trial.good_calls:
         yield Figure("  good calls", [s * 1000 for s in trial.good_calls], "ms")
@@ -73,7 +73,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
     yield Figure("  health answers other than 200 and 404", [float(bad)], "", none)
     slowest = [s * 1000 for s in trial.health_seconds]
     yield Figure("  health answers", slowest, "ms", Target("≤", 100), measure="p99")
-    yield Figure("  plugins brought back at the end", [recovered], "s", note=f"{len(dead)} were down")
+    yield Figure("  plugins started again at the end", [recovered], "s", note=f"{len(dead)} were down")
     yield Figure("  containers beyond one a plugin", [float(max(every, running) - len(names))], "", none)
     yield Figure("  containers and socket folders after a stop of all", [float(left + folders)], "", none)
     yield Figure(
@@ -100,41 +100,41 @@ def _run(orchestrator: Served, names: list[str], trial: Trial, options: Options)
 
 
 def _act(orchestrator: Served, names: list[str], trial: Trial, over: threading.Event, dice: random.Random) -> None:
-    deeds: dict[str, tuple[int, Callable[[str], None]]] = {
+    actions: dict[str, tuple[int, Callable[[str], None]]] = {
         "calls": (60, lambda name: _call(orchestrator, name, trial, "echo", text="hello")),
         "short sleeps": (15, lambda name: _call(orchestrator, name, trial, "sleep", seconds=dice.random() / 5)),
         "hangs": (3, lambda name: _call(orchestrator, name, trial, "hang")),
         "memory eaten": (3, lambda name: _call(orchestrator, name, trial, "eat")),
-        "left": (3, lambda name: _call(orchestrator, name, trial, "leave")),
+        "exits": (3, lambda name: _call(orchestrator, name, trial, "leave")),
         "killed": (4, lambda name: _kill(orchestrator, name)),
         "stops": (2, lambda name: orchestrator.command([name], "stop")),
         "starts": (6, lambda name: orchestrator.command([name], "start")),
         "restarts": (4, lambda name: orchestrator.command([name], "restart")),
     }
-    weights = [weight for weight, _ in deeds.values()]
+    weights = [weight for weight, _ in actions.values()]
     while not over.is_set():
-        (what,) = dice.choices(list(deeds), weights)
+        (what,) = dice.choices(list(actions), weights)
         try:
-            deeds[what][1](dice.choice(names))
+            actions[what][1](dice.choice(names))
             trial.done[what] += 1
         except (OSError, AssertionError) as error:
             trial.broken.append(f"{what}: {error}")
 
 
 def _call(orchestrator: Served, name: str, trial: Trial, tool: str, **arguments: object) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     status, answer = orchestrator.run(name, tool, **arguments)
-    took = time.monotonic() - begun
+    took = time.monotonic() - started
     trial.answers[status] += 1
     if status == 200 and tool == "echo":
-        assert answer["result"] == "hello", f"the answer was not the one asked for: {answer}"
+        assert answer["result"] == "hello", f"the answer is not that of this call: {answer}"
         trial.good_calls.append(took)
     if status == 504:
         trial.late.append(max(0.0, answer["execution_time_ms"] / 1000 - TIMEOUT))
 
 
 def _kill(orchestrator: Served, name: str) -> None:
-    with suppress(ValueError, ProcessLookupError):  # it has none now
+    with suppress(ValueError, ProcessLookupError):  # it has no container now
         if pid := orchestrator.container(name).attrs["State"]["Pid"]:
             os.kill(pid, signal.SIGKILL)
 
@@ -144,9 +144,9 @@ def _watch(orchestrator: Served, names: list[str], trial: Trial, over: threading
         if over.wait(0.05):
             return
         path = "/v1/plugins" if number % 2 else f"/v1/plugins/{names[number // 2 % len(names)]}/health"
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
-            trial.health_statuses[orchestrator.ask("GET", path)[0]] += 1
+            trial.health_statuses[orchestrator.request("GET", path)[0]] += 1
         except OSError as error:
             trial.broken.append(f"{path}: {error}")
-        trial.health_seconds.append(time.monotonic() - begun)
+        trial.health_seconds.append(time.monotonic() - started)

@@ -17,7 +17,7 @@ COLD, WARM, FLOOR = "from the orchestrator's own start", "with the orchestrator 
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """A third as many rounds as elsewhere, since each is a few hundred engine calls."""
+    """Half as many rounds as elsewhere: each makes a few hundred engine calls."""
     names = [f"p{number:02}" for number in range(PLUGINS)]
     seconds: dict[str, list[float]] = {COLD: [], WARM: [], FLOOR: []}
     with bench.plugins(names) as folder:
@@ -25,18 +25,18 @@ def measure(bench: Bench) -> Iterator[Figure]:
             orchestrator.until_up()
             model = orchestrator.container(names[0]).attrs
         for round_number in range(max(2, bench.options.rounds // 2)):
-            for part in rotated(("orchestrator", "docker run"), round_number):
-                if part == "docker run":
+            for way in rotated(("orchestrator", "docker run"), round_number):
+                if way == "docker run":
                     seconds[FLOOR].append(_docker_run(model, PLUGINS))
                     continue
                 with served(folder, start=False) as orchestrator:
-                    begun = time.monotonic()
+                    started = time.monotonic()
                     orchestrator.start()
-                    seconds[COLD].append(orchestrator.until_up() - begun)
+                    seconds[COLD].append(orchestrator.until_up() - started)
                     orchestrator.command(names, "stop")
-                    begun = time.monotonic()
+                    started = time.monotonic()
                     orchestrator.command(names, "start")
-                    seconds[WARM].append(orchestrator.until_up() - begun)
+                    seconds[WARM].append(orchestrator.until_up() - started)
     for way in (COLD, WARM):
         yield Figure(
             f"20 plugins up, {way}: ours over docker run", ratios(seconds[way], seconds[FLOOR]), "x", Target("≤", 1.25)
@@ -46,7 +46,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
 
 
 def run_command(model: Mapping[str, Any], run_folder: Path, name: str) -> list[str]:
-    """`docker run` of the container that `docker inspect` describes so, with a folder of its own for its sockets."""
+    """`docker run` of the container that `model` (from `docker inspect`) describes, with a socket folder of its own."""
     config, host = model["Config"], model["HostConfig"]
     command = ["docker", "run", "--detach", "--name", name, "--user", config["User"], "--hostname", config["Hostname"]]
     command += [f"--env={variable}" for variable in config["Env"]]
@@ -76,7 +76,7 @@ def _docker_run(model: Mapping[str, Any], number: int) -> float:
             folder.chmod(0o777)
         names = [f"bench-{Path(home).name}-{folder.name}" for folder in folders]
         try:
-            begun = time.monotonic()
+            started = time.monotonic()
             commands = [
                 subprocess.Popen(run_command(model, folder, name), stdout=subprocess.DEVNULL)
                 for folder, name in zip(folders, names, strict=True)
@@ -84,7 +84,7 @@ def _docker_run(model: Mapping[str, Any], number: int) -> float:
             _until_they_answer([folder / "tools.sock" for folder in folders])
             ended = time.monotonic()
             assert [command.wait() for command in commands] == [0] * number, "docker run failed"
-            return ended - begun
+            return ended - started
         finally:
             remove = ["docker", "rm", "--force", "--volumes", *names]
             subprocess.run(remove, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)

@@ -1,4 +1,4 @@
-"""A large upload, through the orchestrator and straight to the plugin's socket; what the orchestrator holds of it."""
+"""A large upload, through the orchestrator and straight to the plugin's socket; the orchestrator's memory meanwhile."""
 
 import os
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from benchmarks.rows.calls import BODY
 
 SIZE = 10_000_000
 UPLOADS = 5
-"""A sample is the middle one of so many."""
+"""A sample is the median of this many."""
 _MEGA = 1_000_000
 _TYPE = "application/octet-stream"
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """`bytes`: held in the plugin's memory. `Path`: kept on its disk."""
+    """`bytes`: in the plugin's memory. `Path`: on its disk."""
     content = os.urandom(SIZE)
     with ExitStack() as stack:
         orchestrator = stack.enter_context(bench.up(["eater"]))
         socket = orchestrator.socket("eater")
-        for _ in range(2):  # its code paths are warm; no upload has been seen yet
+        for _ in range(2):  # warms its code paths; none of these is an upload
             bench.load.run(Request.post(orchestrator.target, "/v1/plugins/eater/tools/echo/run", BODY), requests=200)
         before = resident(orchestrator.pid)
         forget_peak(orchestrator.pid)

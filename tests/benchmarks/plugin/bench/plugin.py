@@ -10,10 +10,10 @@ if os.environ.get("BENCH_DEAF"):
 
 
 class Bench:
-    """Tools that cost next to nothing, so that the way to them is what is measured; and the ways to end."""
+    """Tools that cost next to nothing, so that the way to them is measured; and tools that end the plugin."""
 
     def validate(self) -> None:
-        """Nothing is wrong."""
+        """Nothing can be wrong here."""
 
     @tool
     def echo(self, text: str) -> str:
@@ -27,7 +27,7 @@ class Bench:
 
     @tool
     def stored(self, file: Path) -> int:
-        """Return the length of an upload kept on disk."""
+        """Return the length of an upload stored on disk."""
         return file.stat().st_size
 
     @tool
@@ -44,12 +44,12 @@ class Bench:
 
     @tool
     def eat(self) -> int:
-        """Take memory, and touch every page of it, until the kernel ends this."""
+        """Allocate and touch memory until the kernel kills this process."""
         chunks: list[bytes] = []
         while True:
             chunks.append(b"x" * 8_388_608)
 
     @tool
     def leave(self) -> None:
-        """Leave without a word."""
+        """Exit without a word."""
         os._exit(3)

@@ -1,0 +1,66 @@
+"""The pages' tables hold what the code holds: routes, statuses, reason codes, manifest fields, commands, exit codes."""
+
+import re
+from pathlib import Path
+
+from support.pages import text_of
+
+from orchestrator.api.problems import STATUS
+from orchestrator.app import create_app
+from orchestrator.cli import client
+from orchestrator.cli.commands import command_line
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, final_state
+from orchestrator.loader.manifest import Limits, Manifest
+from orchestrator.settings import Settings
+
+API, OPERATING, PLUGINS = "orchestrator/api/README.md", "orchestrator/cli/README.md", "plugins/README.md"
+
+
+def section(page: str, heading: str) -> str:
+    """From the heading to the next one of the same level."""
+    return re.split(r"^## ", text_of(page).split(f"## {heading}\n")[1], flags=re.MULTILINE)[0]
+
+
+def first_cells(table: str) -> list[str]:
+    return re.findall(r"^\| ([^|]+?) \|", table.replace("\\|", "/"), re.MULTILINE)
+
+
+def test_every_route_is_in_the_table_and_no_other() -> None:
+    described = create_app(Settings(state_dir=Path("/nonexistent"))).openapi()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in described.items() for method in methods}
+    cells = first_cells(text_of(API).split("## ")[0])
+    assert {route for cell in cells for route in re.findall(r"`([A-Z]+ [^`]+)`", cell)} == routes
+
+
+def test_every_status_of_a_run_is_in_the_table() -> None:
+    named = {int(number) for cell in first_cells(section(API, "Statuses")) for number in re.findall(r"\d{3}", cell)}
+    assert set(STATUS.values()) <= named
+
+
+def test_every_reason_code_is_in_the_table_of_its_state() -> None:
+    tables = section(PLUGINS, "Reason codes").split("| FAILED: ")
+    for table, state in zip(tables, (PluginLifecycleState.UNAVAILABLE, PluginLifecycleState.FAILED), strict=True):
+        codes = set(re.findall(r"^\| `([A-Z_]+)` \|", table, re.MULTILINE))
+        assert codes == {code for code in ReasonCode if final_state(code) is state}
+
+
+def test_every_field_of_a_manifest_is_in_the_table() -> None:
+    cells = first_cells(section(PLUGINS, "Manifest"))
+    named = {field for cell in cells for field in re.findall(r"`(\w+)`", cell)}
+    assert named == set(Manifest.model_fields) | set(Limits.model_fields)
+
+
+def test_every_command_is_in_the_table() -> None:
+    """Those that make runs (`up`, `down`) apart."""
+    app = command_line()
+    shown = {command.name for command in app.registered_commands if not command.hidden}
+    shown |= {group.name for group in app.registered_groups}
+    cells = first_cells(section(OPERATING, "Commands"))
+    named = {name for cell in cells for name in re.findall(r"`([a-z-]+)", cell)}
+    assert shown <= named
+
+
+def test_every_exit_code_is_in_the_table() -> None:
+    codes = {value for name, value in vars(client).items() if name.startswith("EXIT_")}
+    named = {int(cell) for cell in first_cells(section(OPERATING, "Commands")) if cell.isdigit()}
+    assert named == codes | {0, 130}
