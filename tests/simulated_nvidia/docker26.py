@@ -20,7 +20,7 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 def docker26() -> tuple[str, str]:
     """The path of its dockerd, and the folders that must come first on its PATH.
 
-    Fetched once into the user's cache. Skips the test without apt or network.
+    Fetched once, into the user's cache. Skips the test if it cannot be fetched: no apt, no network.
     """
     root = platformdirs.user_cache_path("plugin-orchestrator") / "docker26"
     if not (root / "usr/sbin/dockerd").exists():

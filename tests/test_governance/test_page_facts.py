@@ -50,6 +50,10 @@ def test_every_field_of_a_manifest_is_in_the_table() -> None:
     assert named == set(Manifest.model_fields) | set(Limits.model_fields)
 
 
+def test_every_state_is_in_the_table() -> None:
+    assert set(PluginLifecycleState) <= set(first_cells(section(OPERATING, "States")))
+
+
 def test_every_command_is_in_the_table() -> None:
     """Those that make runs (`up`, `down`) apart."""
     app = command_line()
