@@ -137,7 +137,7 @@ REFUSED_FORM = [
     ("t", {"n": ["x"]}, {}, ["parameter 'n'", "`int`", "'x'"]),
     ("t", {"n": ["1", "2"]}, {}, ["parameter 'n'", "array"]),
     ("t", {"other": ["1"]}, {}, ["no parameter named 'other'"]),
-    ("t", {"image": ["x"]}, {"image": b"y"}, ["parameter 'image' came twice"]),
+    ("t", {"image": ["x"]}, {"image": b"y"}, ["parameter 'image' was sent twice"]),
     ("video", {"file": ["/etc/passwd"]}, {}, ["parameter 'file' is an upload"]),
     ("video", {}, {}, ["parameter 'file' is missing"]),
 ]

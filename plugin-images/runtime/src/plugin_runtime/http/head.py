@@ -89,7 +89,7 @@ def _headers(lines: list[str]) -> dict[str, str]:
         if name in headers:
             # Two lengths could be understood in two ways (RFC 9112, section 11.2).
             if name in {"content-length", "transfer-encoding", "content-type", "host"}:
-                raise BadHead(f"the header {name} came twice")
+                raise BadHead(f"the header {name} was sent twice")
             value = f"{headers[name]}, {value}"
         headers[name] = value
     return headers
@@ -105,7 +105,7 @@ def _length(headers: Mapping[str, str]) -> int | None:
     length = headers.get("content-length", "0")
     if encoding is not None:
         if encoding.lower() != "chunked" or "content-length" in headers:
-            raise BadHead("a body comes either with Content-Length or with Transfer-Encoding: chunked")
+            raise BadHead("a body has either Content-Length or Transfer-Encoding: chunked")
         return None
     if not length.isascii() or not length.isdigit() or len(length) > 18:
         raise BadHead(f"Content-Length {length[:40]!r} is no length")

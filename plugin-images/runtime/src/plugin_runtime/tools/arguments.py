@@ -40,7 +40,7 @@ def from_form(tool: Tool, texts: Mapping[str, list[str]], uploads: Mapping[str, 
     paths = {}
     for name, upload in uploads.items():
         if name in values:
-            raise Refused("invalid_arguments", f"parameter {name!r} came twice: as a value and as an upload")
+            raise Refused("invalid_arguments", f"parameter {name!r} was sent twice: as a value and as an upload")
         if isinstance(upload, bytes):
             values[name] = upload
         else:
@@ -116,8 +116,8 @@ def describe_mismatch(tool: Tool, message: str, values: Any, upload_hint: str = 
     path = path.rstrip("`")
     unseen = values is OUT_OF_RANGE
     if not isinstance(values, dict) and not (unseen and (path or expected.startswith("Object "))):
-        came = (expected.partition(", got ")[2].strip("`") or "number") if unseen else json_name(values)
-        return f"the arguments have to be one JSON object, got a JSON {came}"
+        got = (expected.partition(", got ")[2].strip("`") or "number") if unseen else json_name(values)
+        return f"the arguments have to be one JSON object, got a JSON {got}"
     if not path:
         return _describe_names(tool, expected, upload_hint)
     name = path.lstrip(".").replace("[", ".").partition(".")[0]

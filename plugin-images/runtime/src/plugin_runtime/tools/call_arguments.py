@@ -73,5 +73,5 @@ def _only_upload(tool: Tool, media_type: str) -> str:
         return uploads[0]
     takes = f"has the uploads {', '.join(uploads)}" if uploads else "takes no upload"
     accepted = "multipart/form-data or application/json" if uploads else "application/json"
-    came = f"a body of type {media_type}" if media_type else "a body without Content-Type"
-    raise Refused("unsupported_media_type", f"{came} came, and tool {tool.name} {takes}; send {accepted}")
+    got = f"a body of type {media_type}" if media_type else "a body without Content-Type"
+    raise Refused("unsupported_media_type", f"got {got}, and tool {tool.name} {takes}; send {accepted}")

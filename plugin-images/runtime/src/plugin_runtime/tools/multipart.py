@@ -101,7 +101,7 @@ class Form:
 
     def _open(self, parameter: Parameter, file_name: str) -> Sink:
         if parameter.name in self.uploads:
-            raise Refused("invalid_arguments", f"parameter {parameter.name!r} came twice; it takes one upload")
+            raise Refused("invalid_arguments", f"parameter {parameter.name!r} was sent twice; it takes one upload")
         return self._folder.sink(parameter.upload or "bytes", parameter.name, file_name)
 
     def _count_header(self, size: int) -> None:
@@ -117,7 +117,7 @@ def read_form(tool: Tool, folder: UploadFolder, content_type: str, body: Iterabl
 
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise Refused("bad_request", "multipart/form-data came without a boundary in its Content-Type")
+        raise Refused("bad_request", "the Content-Type multipart/form-data has no boundary")
     form = Form(tool, folder)
     callbacks: Any = {name: getattr(form, name) for name in dir(form) if name.startswith("on_")}
     try:
