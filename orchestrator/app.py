@@ -28,6 +28,7 @@ from orchestrator.api import (
     runs_router,
 )
 from orchestrator.api.access_guard import AccessGuard
+from orchestrator.api.body import UploadPace
 from orchestrator.api.context import ApiContext
 from orchestrator.api.description import takes_keys
 from orchestrator.api.event_feed import EventFeed
@@ -100,9 +101,7 @@ def create_app(
             )
             fleet = Fleet(deps)
             sandbox = PluginSandboxRunner(
-                max_result=int(settings.max_result),
-                upload_idle=settings.upload_idle_timeout.total_seconds(),
-                upload_min_rate=int(settings.upload_min_rate),
+                max_result=int(settings.max_result), reader_idle=settings.upload_idle_timeout.total_seconds()
             )
             observers = [*([traces.watch] if traces else []), within_run, metrics.observe_runs(registry).watch]
             observe = together(*observers)
@@ -123,7 +122,7 @@ def create_app(
                 registry=registry,
                 fleet=fleet,
                 tool_runner=runner,
-                pace=sandbox.pace,
+                pace=UploadPace(settings.upload_idle_timeout.total_seconds(), int(settings.upload_min_rate)),
                 spool=settings.state_dir / "spool",
                 feed=feed,
                 metrics=metrics,

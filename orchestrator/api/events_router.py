@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.event_feed import TooManyReadersError
 from orchestrator.api.event_frames import event_fields
-from orchestrator.api.preferences import SSE, wanted_stream
 from orchestrator.api.problems import problem, unknown_plugin
+from orchestrator.api.request_headers import SSE, wanted_stream
 from orchestrator.api.until_shutdown import EndlessResponse, stopping
 from orchestrator.registry import LifecycleEvent
 

@@ -14,9 +14,7 @@ from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.sandbox.call import RunResult
-from orchestrator.sandbox.run_verdict import verdict_of_run
-from orchestrator.sandbox.status_verdict import verdict_of_status
-from orchestrator.sandbox.verdict import Verdict
+from orchestrator.sandbox.verdict import Verdict, verdict_of_run, verdict_of_status
 from orchestrator.supervisor.adoption import Adopted
 from orchestrator.supervisor.clearance import Clearance
 from orchestrator.supervisor.container_policy import effective_limits

@@ -64,7 +64,7 @@ class within_run(RunWatch):  # noqa: N801 - reads as what it is where it is used
     ) -> None:
         _run.reset(self._token)
 
-    def begun(self, call: ToolCall) -> ToolCall:
+    def started(self, call: ToolCall) -> ToolCall:
         if parent := call.trace.get("traceparent"):
             self._told["trace_id"] = parent.split("-")[1]
         return call

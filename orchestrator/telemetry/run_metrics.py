@@ -114,7 +114,7 @@ class _TimedRun(RunWatch):
     ) -> None:
         self._over(self)
 
-    def begun(self, call: ToolCall) -> ToolCall:
+    def started(self, call: ToolCall) -> ToolCall:
         self.begun_at = self._clock()
         return call
 

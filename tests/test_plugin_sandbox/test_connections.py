@@ -151,7 +151,7 @@ def test_an_answer_that_is_not_taken_to_its_end_closes_the_connection(run: Run) 
 
 def test_a_connection_without_use_is_closed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the container each has a thread."""
-    monkeypatch.setattr("orchestrator.runtime_client.pool._KEPT", 0.1)
+    monkeypatch.setattr("orchestrator.runtime_client.pool._IDLE_SECONDS", 0.1)
     closed: list[int] = []
 
     async def plugin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

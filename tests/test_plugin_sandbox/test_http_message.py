@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plugin_runtime.http_head import parse_request_head
 
-from orchestrator.runtime_client.http_message import HttpAnswer, MalformedAnswerError, request_head, target
+from orchestrator.runtime_client.http_message import HttpResponse, MalformedResponseError, request_head, target
 
 READ = 256 * 1024
 """What an event loop hands over at once, at the most."""
@@ -22,8 +22,8 @@ WHOLE = [
 ]
 
 
-def fed(*parts: bytes, end: bool = False) -> HttpAnswer:
-    answer = HttpAnswer()
+def fed(*parts: bytes, end: bool = False) -> HttpResponse:
+    answer = HttpResponse()
     for part in parts:
         answer.feed(part)
     if end:
@@ -42,7 +42,7 @@ def test_an_answer_is_the_same_however_it_was_cut(whole: bytes, where: list[int]
     answer = fed(*cut(whole, where), end=True)
     assert (answer.status, answer.complete, answer.surplus) == (200, True, False)
     assert answer.fields[b"content-type"] == b"a/b"
-    assert (answer.held, answer.take(), answer.held) == (6, b"foobar", 0)
+    assert (answer.buffered, answer.take(), answer.buffered) == (6, b"foobar", 0)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_follows_an_answer_is_no_part_of_it(whole: bytes, more: bytes, apar
     ],
 )
 def test_what_is_no_answer_is_refused(data: bytes) -> None:
-    with pytest.raises(MalformedAnswerError):
+    with pytest.raises(MalformedResponseError):
         fed(data)
 
 
@@ -104,7 +104,7 @@ def test_an_answer_that_ends_too_early_is_none(whole: bytes) -> None:
     """Wherever it was cut; one without a length ends where the connection does."""
     short = whole.removesuffix(b"\r\n")
     for end in range(len(short) - 1):
-        with pytest.raises(MalformedAnswerError):
+        with pytest.raises(MalformedResponseError):
             fed(short[:end], end=True)
 
 
@@ -125,7 +125,7 @@ def test_what_never_comes_to_a_body_is_cut(begin: bytes, again: bytes) -> None:
     """Heads, interim answers, extensions of chunks, trailers: none is held or read without end."""
     answer = fed(begin)
     read = 0
-    with pytest.raises(MalformedAnswerError):  # noqa: PT012 - when it comes is what this is about
+    with pytest.raises(MalformedResponseError):  # noqa: PT012 - when it comes is what this is about
         while read < 10 * READ:
             answer.feed(again)
             read += len(again)
@@ -144,16 +144,16 @@ pieces = st.lists(
 @given(pieces, st.booleans())
 def test_any_bytes_are_an_answer_or_malformed(parts: list[bytes], joined: bool) -> None:
     """No other error, and never more of a body than came."""
-    answer = HttpAnswer()
+    answer = HttpResponse()
     try:
         for part in [b"".join(parts)] if joined else parts:
             answer.feed(part)
         answer.end()
-    except MalformedAnswerError:
+    except MalformedResponseError:
         pass
     else:
         assert answer.complete and 200 <= answer.status <= 999
-    assert answer.held == len(answer.take()) <= sum(map(len, parts))
+    assert answer.buffered == len(answer.take()) <= sum(map(len, parts))
 
 
 texts = st.text(st.characters(max_codepoint=255), max_size=40)

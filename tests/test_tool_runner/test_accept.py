@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.api.preferences import wanted_stream
+from orchestrator.api.request_headers import wanted_stream
 
 NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 
