@@ -12,7 +12,7 @@ OrchestratorError
 ├── CallerDisconnectedError      the caller no longer waits for the run's answer
 ├── RunAbortedError              a run was cancelled, and its end is waited for no longer
 ├── TransitionError              a lifecycle step that the table does not hold
-├── StaleGenerationError         news of an instance that has been replaced
+├── StaleGenerationError         a report about an instance that has been replaced
 │
 ├── access       KeyFileError
 ├── api          TooManyReadersError
@@ -79,4 +79,4 @@ class TransitionError(OrchestratorError):
 
 
 class StaleGenerationError(OrchestratorError):
-    """News of an instance that has been replaced by a newer one."""
+    """A report about an instance that has been replaced by a newer one."""

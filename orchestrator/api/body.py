@@ -17,8 +17,7 @@ from orchestrator.sandbox.call import BodyError, Outcome
 
 MAX_SHORT_BODY: Final = 256 * 1024
 """Bytes up to which a body is read whole before the call, which is quicker than streaming it."""
-_FILE_CHUNK: Final = 256 * 1024
-"""Bytes."""
+_FILE_CHUNK: Final = 256 * 1024  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,7 @@ class RequestBody:
         self._receive = receive
         self._limit = limit
         self._pace = pace
-        self._behind = 0.0
-        """Seconds."""
+        self._behind = 0.0  # seconds
         self._more = True
 
     def __aiter__(self) -> Self:

@@ -22,8 +22,7 @@ _READ: Final = frozenset(
 
 _PREFERENCE: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
 _TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_TRACE_STATE: Final = re.compile(r"[\x20-\x7e\t]{1,512}")
-"""The length that everyone must be able to pass on."""
+_TRACE_STATE: Final = re.compile(r"[\x20-\x7e\t]{1,512}")  # the length that everyone must be able to pass on
 
 
 def run_headers(raw: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:

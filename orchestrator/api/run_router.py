@@ -20,10 +20,9 @@ from orchestrator.tools import refusals
 
 router = APIRouter(tags=["tools"])
 
+# Bytes that a body may have beside the uploads: field names, boundaries, other arguments.
 _BODY_ROOM: Final = 1024 * 1024
-"""Bytes that a body may have beside the uploads: field names, boundaries, other arguments."""
-_DISCONNECT_WATCH_DELAY: Final = 0.05
-"""Seconds until a run's caller is watched; most runs have ended by then."""
+_DISCONNECT_WATCH_DELAY: Final = 0.05  # seconds until a run's caller is watched; most have ended by then
 
 
 @router.post(

@@ -13,10 +13,8 @@ from orchestrator.api.problems import STATUS, envelope, respond
 from orchestrator.api.request_headers import SSE
 from orchestrator.sandbox.call import RunResult, ToolCall
 
-_QUEUE: Final = 16
-"""Lines buffered for a slow reader before the tool must wait."""
-_RUNS: Final[set[asyncio.Task[RunResult]]] = set()
-"""The loop holds tasks by weak references alone."""
+_QUEUE: Final = 16  # lines buffered for a slow reader before the tool must wait
+_RUNS: Final[set[asyncio.Task[RunResult]]] = set()  # the loop itself has weak references alone
 
 
 async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: str) -> Response:
@@ -30,7 +28,7 @@ async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: s
             await lines.put(None)
 
     def disconnect() -> None:
-        # The run is not awaited: its tool may go on for a while.
+        # The run is not awaited: its tool may go on for a while, and must find room in the queue.
         context.tool_runner.caller_disconnected(call.run_id)
         while not lines.empty():
             lines.get_nowait()

@@ -15,8 +15,7 @@ from orchestrator.tools.run_lookup import RunPhase, RunView
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
 _FILE_CHUNK: Final = 256 * 1024
-_RETRY_AFTER: Final = "1"
-"""Seconds after which a caller may look again whether a run has ended."""
+_RETRY_AFTER: Final = "1"  # seconds after which a caller may look again whether a run has ended
 
 Limit = Annotated[int, Query(ge=1, le=500, description="Runs at most.")]
 Before = Annotated[int | None, Query(ge=1, description="The `id` of the last run of the page before.")]

@@ -18,18 +18,13 @@ from orchestrator.runtime_client.http_message import request_head, target
 from orchestrator.runtime_client.pool import ConnectionPool, Connector
 from orchestrator.runtime_client.status import RuntimeStatus, decode_json, mapping
 
-_CONTROL_TIMEOUT: Final = 2.0
-"""Seconds for a request to the control socket, which no tool can block."""
-_DIAGNOSE_TIMEOUT: Final = 1.5
-"""Seconds; the protocol gives the container one."""
-_MAX_LINE: Final = 64 * 1024 * 1024
-"""Bytes of a line of a streaming tool."""
-_MAX_STATUS: Final = 4 * 1024 * 1024
-"""Bytes of a status object, or of what `diagnose` answers."""
+_CONTROL_TIMEOUT: Final = 2.0  # seconds for a request to the control socket, which no tool can block
+_DIAGNOSE_TIMEOUT: Final = 1.5  # seconds; the protocol gives the container one
+_MAX_LINE: Final = 64 * 1024 * 1024  # bytes of a line of a streaming tool
+_MAX_STATUS: Final = 4 * 1024 * 1024  # bytes of a status object, or of what `diagnose` answers
+# Seconds between two statuses that are parsed: a plugin that sends more of them must not keep the loop busy.
 _MIN_STATUS_INTERVAL: Final = 0.01
-"""Seconds between two statuses that are parsed: a plugin that sends more of them must not keep the loop busy."""
-_FAILURES = (OSError, ValueError)
-"""What a connection raises; `TimeoutError` is an `OSError`."""
+_FAILURES = (OSError, ValueError)  # what a connection raises; `TimeoutError` is an `OSError`
 
 _STATUS: Final = request_head("GET", "/status", {}, length=0)
 _WATCH: Final = request_head("GET", "/watch", {}, length=0)

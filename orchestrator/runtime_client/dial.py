@@ -16,10 +16,8 @@ from orchestrator.containers.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 from orchestrator.runtime_client.http_connection import HttpConnection
 from orchestrator.runtime_client.pool import Connector
 
-_CLOSE_POLL_SECONDS: Final = 0.02
-"""Interval of checks whether the plugin has closed its side after a hang-up."""
-_MAX_GATEWAY_HEAD: Final = 4096
-"""Bytes of a gateway's answer."""
+_CLOSE_POLL_SECONDS: Final = 0.02  # interval of checks whether the plugin has closed its side after a hang-up
+_MAX_GATEWAY_HEAD: Final = 4096  # bytes of a gateway's answer
 
 
 def connector(endpoint: Endpoint, name: Literal["control", "tools"]) -> Connector:
@@ -76,8 +74,8 @@ class GatewayConnector:
     def __init__(self, endpoint: TcpEndpoint, target: str) -> None:
         self._endpoint = endpoint
         self._target = target
+        # The gateway's path for each connection.
         self._tunnels: WeakKeyDictionary[HttpConnection, str] = WeakKeyDictionary()
-        """The gateway's path for each connection."""
 
     async def connect(self) -> HttpConnection:
         """Raises `OSError`."""

@@ -13,14 +13,11 @@ from typing import Final, cast
 
 from orchestrator.runtime_client.http_message import HttpResponse
 
-_WRITE_BUFFER: Final = 256 * 1024
-"""Unsent bytes of a request from which on its body is read no further."""
+_WRITE_BUFFER: Final = 256 * 1024  # unsent bytes of a request from which on its body is read no further
+# Bytes for `SO_SNDBUF` (the kernel doubles it), so that a chunk is sent in one piece.
 _SOCKET_BUFFER: Final = 256 * 1024
-"""Bytes for `SO_SNDBUF` (the kernel doubles it), so that a chunk is sent in one piece."""
-_READ_BUFFER: Final = 256 * 1024
-"""Unread bytes of a response from which on the plugin must wait."""
-_SMALL_BODY: Final = 64 * 1024
-"""Bytes up to which a body is copied behind its head rather than sent beside it."""
+_READ_BUFFER: Final = 256 * 1024  # unread bytes of a response from which on the plugin must wait
+_SMALL_BODY: Final = 64 * 1024  # bytes up to which a body is copied behind its head rather than sent beside it
 
 
 class HttpConnection(asyncio.Protocol):
@@ -105,7 +102,7 @@ class HttpConnection(asyncio.Protocol):
             await asyncio.wait((self._sender,))
 
     def abort(self) -> None:
-        self._fail(ConnectionAbortedError("the connection was given up"))
+        self._fail(ConnectionAbortedError("the connection was aborted"))
 
     # What the transport calls
 

@@ -11,8 +11,7 @@ from urllib.parse import quote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-_MAX_HEAD: Final = 64 * 1024
-"""Bytes of header fields and trailers, and of input without any of the body in it."""
+_MAX_HEAD: Final = 64 * 1024  # bytes of header fields and trailers, and of input without any of the body in it
 _MAX_FIELDS: Final = 256
 _QUERY_SAFE: Final = "!$%&'()*+,/:;=?@[]"
 

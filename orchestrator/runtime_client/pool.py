@@ -8,8 +8,7 @@ from typing import Final, Protocol
 
 from orchestrator.runtime_client.http_connection import HttpConnection
 
-_IDLE_SECONDS: Final = 15.0
-"""Time after which an idle connection is closed: in the container each has a thread."""
+_IDLE_SECONDS: Final = 15.0  # time after which an idle connection is closed: in the container each has a thread
 
 
 class Connector(Protocol):
@@ -28,8 +27,8 @@ class ConnectionPool:
     def __init__(self, connector: Connector, *, connect_timeout: float | None) -> None:
         self.connector = connector
         self._connect_timeout = connect_timeout
+        # With the loop's time at which it is closed, the next one first.
         self._idle: deque[tuple[float, HttpConnection]] = deque()
-        """With the loop's time at which it is closed, the next one first."""
         self._open: set[HttpConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False

@@ -14,10 +14,9 @@ MAX_TRACEBACK: Final = 64 * 1024
 """Characters."""
 MAX_SCHEMA_DEPTH: Final = 32
 """Levels; what writes JSON gives up somewhere beyond 900."""
-_MAX_SCHEMA: Final = 256 * 1024
-"""Bytes as JSON."""
+_MAX_SCHEMA: Final = 256 * 1024  # bytes as JSON
+# It is part of a URL, here and in the container.
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
-"""It is part of a URL, here and in the container."""
 _SCHEMA_OMITTED: Final = {
     "type": "object",
     "description": "The schema that the plugin gives is too deep or too large.",

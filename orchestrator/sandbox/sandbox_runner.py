@@ -19,12 +19,11 @@ from orchestrator.sandbox.verdict import Verdict, out_of_memory
 Emit = Callable[[bytes], Awaitable[None]]
 """Takes one line of a streaming tool, JSON without its line end."""
 
+# Events of a streaming tool that are passed on; others are for a newer orchestrator.
 _EMITTED: Final = ("item", "progress")
-"""Events of a streaming tool that are passed on; others are for a newer orchestrator."""
+# Beyond the deadline, for a tool that was hung up on: the runtime takes two to close its side.
 _HANG_UP_SECONDS: Final = 2.5
-"""Beyond the deadline, for a tool that was hung up on: the runtime takes two to close its side."""
-_ENVELOPE_ROOM: Final = 64 * 1024
-"""Bytes that an answer may have beside its result."""
+_ENVELOPE_ROOM: Final = 64 * 1024  # bytes that an answer may have beside its result
 _ENDED_BY_PLUGIN: Final = frozenset(
     {ReasonCode.CRASHED, ReasonCode.EXITED, ReasonCode.KILLED, ReasonCode.OUT_OF_MEMORY, ReasonCode.UNRESPONSIVE}
 )

@@ -28,10 +28,10 @@ _START_CODES: Final = frozenset(
     }
 )
 """Codes that a runtime may report of its own start."""
+# A caller's mistake never ends the instance.
 _ENDING_OUTCOMES: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT, Outcome.CANCELLED})
-"""A caller's mistake never ends the instance."""
+# By `failure_policy: tolerant`. A timeout, the memory limit and a crash are final under either policy.
 _TOLERATED_CODES: Final = frozenset({ReasonCode.TOOL_ERROR, ReasonCode.INVALID_OUTPUT})
-"""By `failure_policy: tolerant`. A timeout, the memory limit and a crash are final under either policy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Pure: which runs start, wait, or are refused. Whoever waits for an answer waits elsewhere."""
+"""Pure: which runs start, wait, or are refused. The waiting itself is in `run_queues`."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator

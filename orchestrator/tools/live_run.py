@@ -17,8 +17,7 @@ from orchestrator.sandbox.sandbox_runner import Emit, ResultSink
 from orchestrator.supervisor.instance import Instance
 from orchestrator.tools.run_observer import RunWatch
 
-_CANCEL_RETRY: Final = 0.25
-"""Seconds until a container that did not know the run is requested once more: the call may still be on its way."""
+_CANCEL_RETRY: Final = 0.25  # seconds; a container may not know the run yet, while the call is on its way
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
@@ -73,20 +72,16 @@ class LiveRun:
         return self.record
 
     def note_disconnect(self) -> None:
-        """The caller has disconnected."""
         if not self.caller_disconnected.done():
             self.caller_disconnected.set_result(None)
 
     def abort(self) -> None:
-        """End it at once."""
         if not self.aborted.done():
             self.aborted.set_result(None)
 
     async def cancel_with_grace(self, instance: Instance, grace: float) -> None:
-        """Request the run's end from its container, and abort it where it has not ended within `grace` seconds; at once
-        while its body is being sent.
-        """
-        if self.body_sent:
+        """Request the run's end from its container, and abort it where it has not ended within `grace` seconds."""
+        if self.body_sent:  # else its tool has not been called
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._request_cancel(instance)
@@ -96,6 +91,8 @@ class LiveRun:
 
     def cancelled_result(self, grace: float) -> RunResult:
         """The result of an aborted run. One whose tool was executing ends its instance."""
+        if self.instance is None:
+            return RunResult(Outcome.CANCELLED, error="The run was cancelled before it started.")
         if not self.body_sent:
             return RunResult(Outcome.CANCELLED, error="The run was cancelled while its body was being sent.")
         started = self.record.started_at

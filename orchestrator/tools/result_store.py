@@ -19,8 +19,7 @@ from orchestrator.registry.history import RunRecord
 from orchestrator.sandbox.call import Outcome, RunResult, is_run_id
 
 _UNFINISHED: Final = ".part"
-_MAX_HEAD: Final = 1024 * 1024
-"""Bytes of the first line."""
+_MAX_HEAD: Final = 1024 * 1024  # bytes of the first line
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +42,8 @@ class ResultStore:
         self._folder = folder
         self._max_age = max_age
         self._max_bytes = max_bytes
+        # By run id, oldest first: wall-clock time of its end, bytes.
         self._stored: OrderedDict[str, tuple[float, int]] = OrderedDict()
-        """By run id, oldest first: wall-clock time of its end, bytes."""
 
     def open(self) -> None:
         """Create the folder, or read what it holds."""

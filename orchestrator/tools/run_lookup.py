@@ -78,7 +78,7 @@ class RunLookup:
         """Newest first. Runs that are not yet in the history come on the first page, with the id 0."""
         live = dict(self._live)
         records = await self._history.runs(plugin=plugin, state=_STATE[phase], before=before, limit=limit)
-        live |= self._live
+        live |= self._live  # with those that were accepted, or ended, while the history was read
         views = []
         if before is None:
             known = {record.run_id for record in records}

@@ -45,7 +45,7 @@ class RunQueues:
         return queue.position(run_id) if queue is not None else None
 
     async def wait(self, run: LiveRun) -> None:
-        """Wait until the run may start; a run that need not wait passes at once. May be cancelled."""
+        """Wait until the run may start. May be cancelled."""
         admitted = self._waiting.get(run.run_id)
         if admitted is None:
             return

@@ -57,8 +57,7 @@ class ToolRunner:
         self._cancel_grace = cancel_grace
         self._observe = observe
         self._queues = RunQueues(registry)
-        self._live: dict[str, LiveRun] = {}
-        """The accepted runs that have not ended."""
+        self._live: dict[str, LiveRun] = {}  # the accepted runs that have not ended
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._idle = asyncio.Event()
@@ -87,7 +86,7 @@ class ToolRunner:
         task = self._spawn(self._in_background(plugin, replace(call, keep=True), accepted))
         await asyncio.wait((task, accepted), return_when=asyncio.FIRST_COMPLETED)
         if not accepted.done():
-            task.result()  # raises what ended it: the caller must not wait for ever
+            task.result()  # raises the defect that ended it
         return accepted.result()
 
     async def cancel(self, run_id: str) -> RunView | None:
@@ -172,6 +171,7 @@ class ToolRunner:
             run, supervisor = admitted
 
             async def work() -> RunResult:
+                # On file before its caller is answered: the next orchestrator has to know it.
                 await self._history.run_accepted(run.record)
                 _resolve(accepted, self.lookup.view(run))
                 return await self._execute(run, supervisor, call, None)
@@ -188,6 +188,7 @@ class ToolRunner:
             if run.record.asynchronous:
                 await self.results.store(run.record, result)
             await self._history.run_finished(run.end(result), success=_success(result))
+            # Only now, with the result on file, may the container forget it.
             if run.record.asynchronous and run.instance is not None and run.instance.ended is None:
                 with suppress(ChannelError):
                     await run.instance.channel.forget(run.run_id)
@@ -204,21 +205,19 @@ class ToolRunner:
         self, run: LiveRun, supervisor: PluginSupervisor, call: ToolCall, emit: Emit | None
     ) -> RunResult:
         try:
-            with (
-                cancel_when(run.aborted, RunAbortedError, "The run was cancelled before it started."),
-                cancel_when(run.caller_disconnected, CallerDisconnectedError, _TOO_EARLY),
-            ):
-                await self._queues.wait(run)
-                instance = await supervisor.ready_instance()
-            if call.tool not in instance.tools:
-                return refusals.unknown_tool(supervisor.name, call.tool, instance.tools)
-            call = run.watch.started(call)
-            now = self._registry.begin_run(run.record.plugin, instance.generation)
-            self._history.run_started(run.start(instance, call, now))
-            execution = self._sandbox.run(instance, call, timeout=instance.limits.timeout, sink=run.sink(emit))
-            return await self._reported(run, instance, supervisor, execution)
-        except RunAbortedError as error:
-            return RunResult(Outcome.CANCELLED, error=str(error))
+            with cancel_when(run.aborted, RunAbortedError):
+                with cancel_when(run.caller_disconnected, CallerDisconnectedError, _TOO_EARLY):
+                    await self._queues.wait(run)
+                    instance = await supervisor.ready_instance()
+                if call.tool not in instance.tools:
+                    return refusals.unknown_tool(supervisor.name, call.tool, instance.tools)
+                call = run.watch.started(call)
+                now = self._registry.begin_run(run.record.plugin, instance.generation)
+                self._history.run_started(run.start(instance, call, now))
+                execution = self._sandbox.run(instance, call, timeout=instance.limits.timeout, sink=run.sink(emit))
+                return await self._reported(run, instance, supervisor, execution)
+        except RunAbortedError:
+            return self._aborted(run, supervisor)
         except CallerDisconnectedError as error:
             return RunResult(Outcome.CALLER_DISCONNECTED, error=str(error))
         except InstanceEndedError as error:
@@ -238,10 +237,7 @@ class ToolRunner:
         """The result of `execution`, reported to the registry and to the instance's supervisor."""
         result: RunResult | None = None
         try:
-            with cancel_when(run.aborted, RunAbortedError):
-                result = await execution
-        except RunAbortedError:
-            result = run.cancelled_result(self._cancel_grace)
+            result = await execution
         finally:
             self._registry.finish_run(
                 supervisor.name,
@@ -252,6 +248,12 @@ class ToolRunner:
         supervisor.run_ended(instance, run.record.tool, result)
         if result.traceback:
             _log.warning("%s.%s raised\n%s", supervisor.name, run.record.tool, result.traceback)
+        return result
+
+    def _aborted(self, run: LiveRun, supervisor: PluginSupervisor) -> RunResult:
+        result = run.cancelled_result(self._cancel_grace)
+        if run.instance is not None:
+            supervisor.run_ended(run.instance, run.record.tool, result)
         return result
 
     # Runs of an earlier orchestrator
@@ -270,9 +272,12 @@ class ToolRunner:
             if orphan.instance.ended is not None:
                 raise RunLostError
             self._registry.begin_run(orphan.supervisor.name, orphan.instance.generation)
-            return await self._reported(
-                run, orphan.instance, orphan.supervisor, self._answer(orphan), counts=orphan.record is not None
-            )
+            with cancel_when(run.aborted, RunAbortedError):
+                return await self._reported(
+                    run, orphan.instance, orphan.supervisor, self._answer(orphan), counts=orphan.record is not None
+                )
+        except RunAbortedError:
+            return self._aborted(run, orphan.supervisor)
         finally:
             self._queues.release(run)
 

@@ -48,7 +48,7 @@ KINDS = [
 async def test_every_kind_of_refusal_has_its_outcome(
     kind: str, status: int, outcome: Outcome, code: ReasonCode | None
 ) -> None:
-    """Only what is the plugin's own fault has a reason code; the traceback is kept apart from the sentence."""
+    """Only what is the plugin's own fault has a reason code; the traceback is separate from the sentence."""
     body = {"ok": False, "kind": kind, "error": "no", "error_type": "E", "traceback": "File x"}
     result = await run(http(json.dumps(body).encode(), status=f"{status} X"))
     assert (result.outcome, result.reason_code) == (outcome, code)

@@ -1,4 +1,4 @@
-"""Which answer an `Accept` header asks for."""
+"""The stream that an `Accept` header requests."""
 
 import pytest
 
