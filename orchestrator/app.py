@@ -25,6 +25,7 @@ from orchestrator.api import (
     runs_router,
     system_router,
 )
+from orchestrator.api.body import UploadPace
 from orchestrator.api.context import ApiContext
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.api.middleware import RequestMiddleware
@@ -95,9 +96,7 @@ def create_app(
             )
             fleet = Fleet(deps)
             sandbox = PluginSandboxRunner(
-                max_result=int(settings.max_result),
-                upload_idle=settings.upload_idle_timeout.total_seconds(),
-                upload_min_rate=int(settings.upload_min_rate),
+                max_result=int(settings.max_result), reader_idle=settings.upload_idle_timeout.total_seconds()
             )
             observers = [*([traces.watch] if traces else []), within_run, metrics.observe_runs(registry).watch]
             observe = together(*observers)
@@ -118,7 +117,7 @@ def create_app(
                 registry=registry,
                 fleet=fleet,
                 tool_runner=runner,
-                pace=sandbox.pace,
+                pace=UploadPace(settings.upload_idle_timeout.total_seconds(), int(settings.upload_min_rate)),
                 spool=settings.state_dir / "spool",
                 feed=feed,
                 metrics=metrics,

@@ -1,16 +1,26 @@
-"""Errors that several layers speak of, as one tree. What only one part raises stands there, from the same root.
+"""The error tree. Errors that several packages use are defined here, the others where they are raised.
 
 OrchestratorError
-├── ManifestError            a plugin.yaml that cannot be used
-├── BuildError               an image that could not be built
-├── EngineError              what the container engine answered
-│   ├── EngineUnreachableError   no answer, or none in time
-│   ├── NotFoundError            no such container or image
-│   ├── DeviceRequestError       a device request that the engine cannot serve
-│   └── EngineRefusedError       anything else it refused
-├── ChannelError             the connection to a plugin container broke
-├── TransitionError          a lifecycle step that the table does not hold
-└── StaleGenerationError     news of an instance that has been replaced
+├── ManifestError                a plugin.yaml that cannot be used
+├── BuildError                   an image that could not be built
+├── EngineError                  what the container engine answered
+│   ├── EngineUnreachableError       no answer, or none in time
+│   ├── NotFoundError                no such container or image
+│   ├── DeviceRequestError           a device request that the engine cannot serve
+│   └── EngineRefusedError           anything else it refused
+├── ChannelError                 the connection to a plugin container broke
+├── CallerDisconnectedError      the caller no longer waits for the run's answer
+├── RunAbortedError              a run was cancelled, and its end is waited for no longer
+├── TransitionError              a lifecycle step that the table does not hold
+├── StaleGenerationError         a report about an instance that has been replaced
+│
+├── access       KeyFileError
+├── api          TooManyReadersError
+├── deployment   StateFolderError
+├── loader       SecretMissingError
+├── sandbox      BodyError
+├── supervisor   AdoptionRefusedError, InstanceEndedError, SocketPathError
+└── tools        QueueFullError, RunLostError
 
 Foreign exceptions (docker, httptools, requests, OSError) are turned into these where they arise and nowhere else.
 """
@@ -21,7 +31,7 @@ class OrchestratorError(Exception):
 
 
 class ManifestError(OrchestratorError):
-    """A manifest that cannot be used; says file, field and what was expected."""
+    """A manifest that cannot be used; its text names file, field and what was expected."""
 
 
 class BuildError(OrchestratorError):
@@ -33,11 +43,11 @@ class BuildError(OrchestratorError):
 
 
 class EngineError(OrchestratorError):
-    """The container engine could not do what it was asked."""
+    """The container engine did not do what was requested."""
 
 
 class EngineUnreachableError(EngineError):
-    """The engine gave no answer, or none within the bound."""
+    """The engine gave no answer, or none in time."""
 
 
 class NotFoundError(EngineError):
@@ -56,9 +66,17 @@ class ChannelError(OrchestratorError):
     """The connection to a plugin container could not be made, or broke."""
 
 
+class CallerDisconnectedError(OrchestratorError):
+    """The caller of a run has disconnected, or does not take its stream."""
+
+
+class RunAbortedError(OrchestratorError):
+    """A cancelled run that did not start, or did not end within its grace."""
+
+
 class TransitionError(OrchestratorError):
     """A lifecycle step that the transition table does not hold."""
 
 
 class StaleGenerationError(OrchestratorError):
-    """News of an instance that has been replaced by a newer one."""
+    """A report about an instance that has been replaced by a newer one."""

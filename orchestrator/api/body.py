@@ -1,83 +1,152 @@
-"""The body of a request: whole in memory where it is short, else as it comes, or in a file for a run that its caller
-does not wait for.
+"""RequestBody: a caller's body, within bounds on size and pace: read whole where it is short, streamed, or spooled to a
+file for a run that its caller does not wait for.
 """
 
 import asyncio
 import os
 import tempfile
 import weakref
-from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from fastapi import Request
-from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
 
 from orchestrator.formatting import format_size
 from orchestrator.sandbox.call import BodyError, Outcome
-from orchestrator.sandbox.upload_pace import UploadPace
 
-SHORT: Final = 256 * 1024
+MAX_SHORT_BODY: Final = 256 * 1024
 """Bytes up to which a body is read whole before the call, which is quicker than streaming it."""
-_READ: Final = 256 * 1024
-_HUNG_UP: Final = "the caller hung up in the middle of its body"
+_FILE_CHUNK: Final = 256 * 1024  # bytes
 
 
-async def whole(request: Request, pace: UploadPace) -> bytes:
-    """A body of at most `SHORT` bytes. Raises `BodyError` where it is not sent to its end, or not at that pace."""
+@dataclass(frozen=True, slots=True)
+class UploadPace:
+    """The slowest that a caller may send: at most `idle` seconds pass without a byte, and it is never more than `grace`
+    seconds behind one that sends `min_rate` bytes a second.
+    """
+
+    idle: float
+    min_rate: float
+    grace: float = 30.0
+
+    def behind(self, before: float, *, waited: float, size: int) -> float:
+        """Seconds behind, after `waited` seconds brought `size` bytes. Haste in advance makes up for nothing."""
+        return max(0.0, before + waited - size / self.min_rate)
+
+    def stalled(self) -> BodyError:
+        sentence = f"the caller sent nothing for {self.idle:g} s in the middle of its body"
+        return BodyError(Outcome.UPLOAD_STALLED, sentence)
+
+    def too_slow(self) -> BodyError:
+        return BodyError(
+            Outcome.UPLOAD_STALLED,
+            f"the caller sends its body too slowly: less than {self.min_rate:g} bytes a second for more than "
+            f"{self.grace:g} s",
+        )
+
+
+async def read_short_body(receive: Receive, pace: UploadPace) -> bytes:
+    """The whole of a body of at most `MAX_SHORT_BODY` bytes. Raises `BodyError`."""
+    # Most come in one message, and pass without a `RequestBody`.
     try:
         async with asyncio.timeout(pace.idle):
-            message = await request.receive()
+            message = await receive()
     except TimeoutError:
         raise pace.stalled() from None
-    if message["type"] != "http.request":
-        raise BodyError(Outcome.CALLER_GONE, _HUNG_UP)
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
         return body
-    try:
-        return b"".join([body, *[part async for part in pace.kept(limited(request, SHORT))]])
-    except ClientDisconnect:
-        raise BodyError(Outcome.CALLER_GONE, _HUNG_UP) from None
+    rest = RequestBody(receive, limit=MAX_SHORT_BODY, pace=pace)
+    return b"".join([rest.take(message), *[chunk async for chunk in rest]])
 
 
-async def limited(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The body as it comes; over `limit` bytes raises `BodyError`."""
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise BodyError(Outcome.TOO_LARGE, too_large(limit))
+class RequestBody:
+    """A `StreamedBody`: the body of a request in chunks as they come, over at most `limit` bytes. To be read once."""
+
+    def __init__(self, receive: Receive, *, limit: int, pace: UploadPace) -> None:
+        self.passed_on = 0
+        self.complete = False
+        self.broken_off: BodyError | None = None
+        self._receive = receive
+        self._limit = limit
+        self._pace = pace
+        self._behind = 0.0  # seconds
+        self._more = True
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            chunk = await self._next_chunk()
+        except BodyError as error:
+            self.broken_off = error
+            raise
+        except Exception as error:
+            # Whatever else the server's side of the connection raises is no fault of the plugin's either.
+            self.broken_off = _disconnected()
+            raise self.broken_off from error
+        if not chunk:
+            self.complete = True
+            raise StopAsyncIteration
+        self.passed_on += len(chunk)
+        return chunk
+
+    def take(self, message: Message) -> bytes:
+        """What a message brings of the body; empty at its end, or by chance. Raises `BodyError`."""
+        if message["type"] != "http.request":
+            raise _disconnected()
+        chunk: bytes = message.get("body", b"")
+        self._more = message.get("more_body", False)
+        return chunk
+
+    async def spool(self, folder: Path) -> "bytes | SpooledBody":
+        """Read the whole body, to be sent when its run starts: to memory where it is short, else to a file in `folder`.
+        Raises `BodyError`.
+        """
+        start = bytearray()
+        file: SpooledBody | None = None
+        try:
+            async for chunk in self:
+                if file is None and len(start) + len(chunk) <= MAX_SHORT_BODY:
+                    start += chunk
+                else:
+                    if file is None:
+                        file = await asyncio.to_thread(SpooledBody, folder, bytes(start))
+                    await asyncio.to_thread(file.write, chunk)
+        except OSError as error:
+            raise BodyError(Outcome.TOO_LARGE, f"the body cannot be stored: {error.strerror}") from error
+        return bytes(start) if file is None else file.rewound()
+
+    async def _next_chunk(self) -> bytes:
+        """Empty at the end."""
+        now = asyncio.get_running_loop().time
+        since = now()
+        chunk = b""
+        try:
+            async with asyncio.timeout(self._pace.idle):
+                while self._more and not chunk:
+                    chunk = self.take(await self._receive())
+        except TimeoutError:
+            raise self._pace.stalled() from None
         if chunk:
-            yield chunk
+            if self.passed_on + len(chunk) > self._limit:
+                raise too_large(self._limit)
+            self._behind = self._pace.behind(self._behind, waited=now() - since, size=len(chunk))
+            if self._behind > self._pace.grace:
+                raise self._pace.too_slow()
+        return chunk
 
 
-async def stored(request: Request, *, limit: int, pace: UploadPace, folder: Path) -> "bytes | StoredBody":
-    """The whole body, to be read when its run begins: in memory where it is short, else in a file in `folder`. Raises
-    `BodyError`.
-    """
-    start = bytearray()
-    file: StoredBody | None = None
-    try:
-        async for chunk in pace.kept(limited(request, limit)):
-            if file is None and len(start) + len(chunk) <= SHORT:
-                start += chunk
-            else:
-                if file is None:
-                    file = await asyncio.to_thread(StoredBody, folder, bytes(start))
-                await asyncio.to_thread(file.write, chunk)
-    except ClientDisconnect:
-        raise BodyError(Outcome.CALLER_GONE, _HUNG_UP) from None
-    except OSError as error:
-        raise BodyError(Outcome.TOO_LARGE, f"the body cannot be stored: {error.strerror}") from error
-    return bytes(start) if file is None else file.rewound()
-
-
-class StoredBody:
-    """In a file without a name, that is gone with this object. To be read once."""
+class SpooledBody:
+    """A `StreamedBody` from a file without a name, which is deleted with this object. To be read once."""
 
     def __init__(self, folder: Path, start: bytes) -> None:
         """Raises `OSError`, as `write` does."""
+        self.passed_on = 0
+        self.complete = False
+        self.broken_off: BodyError | None = None
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._descriptor, path = tempfile.mkstemp(dir=folder)
         weakref.finalize(self, os.close, self._descriptor)
@@ -97,11 +166,24 @@ class StoredBody:
         return self
 
     async def __anext__(self) -> bytes:
-        data = await asyncio.to_thread(os.read, self._descriptor, _READ)
-        if not data:
+        try:
+            chunk = await asyncio.to_thread(os.read, self._descriptor, _FILE_CHUNK)
+        except OSError as error:
+            self.broken_off = BodyError(
+                Outcome.CALLER_DISCONNECTED, f"the stored body cannot be read: {error.strerror}"
+            )
+            raise self.broken_off from error
+        if not chunk:
+            self.complete = True
             raise StopAsyncIteration
-        return data
+        self.passed_on += len(chunk)
+        return chunk
 
 
-def too_large(limit: int) -> str:
-    return f"The body is over the plugin's limit of {format_size(limit)} (`limits.scratch` in its manifest)."
+def too_large(limit: int) -> BodyError:
+    sentence = f"The body is over the plugin's limit of {format_size(limit)} (`limits.scratch` in its manifest)."
+    return BodyError(Outcome.TOO_LARGE, sentence)
+
+
+def _disconnected() -> BodyError:
+    return BodyError(Outcome.CALLER_DISCONNECTED, "the caller disconnected in the middle of its body")

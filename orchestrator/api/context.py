@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from orchestrator.api.body import UploadPace
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.health.listing import HealthListing
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
-from orchestrator.sandbox.upload_pace import UploadPace
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.tool_runner import ToolRunner

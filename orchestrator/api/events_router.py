@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.event_feed import TooManyReadersError, event_fields
-from orchestrator.api.preferences import SSE, wanted_stream
 from orchestrator.api.problems import problem, unknown_plugin
+from orchestrator.api.request_headers import SSE, wanted_stream
 from orchestrator.api.sse import UntilShutdownResponse, shutdown_event
 from orchestrator.registry import LifecycleEvent
 

@@ -17,7 +17,7 @@ from orchestrator.tools import refusals
 STATUS: Final[Mapping[Outcome, int]] = {
     Outcome.OK: 200,
     Outcome.BAD_REQUEST: 400,
-    Outcome.CALLER_GONE: 400,
+    Outcome.CALLER_DISCONNECTED: 400,
     Outcome.UNKNOWN_PLUGIN: 404,
     Outcome.UNKNOWN_TOOL: 404,
     Outcome.UPLOAD_STALLED: 408,

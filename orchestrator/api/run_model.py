@@ -37,7 +37,7 @@ class RunResponse(BaseModel):
     cancel_requested: bool
     progress: ProgressResponse | None
     id: int
-    """Its place in the history, for `before`; 0 for one that is too new."""
+    """Its number in the history, for `before`; 0 for a run that is not yet in it."""
 
 
 def run_response(view: RunView) -> RunResponse:

@@ -1,4 +1,4 @@
-"""The answer of a run that streams: its events as they come, as NDJSON or as server-sent events."""
+"""The response of a streaming run: its events as they come, as NDJSON or as server-sent events."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,18 +9,16 @@ from fastapi import Response
 from fastapi.responses import StreamingResponse
 
 from orchestrator.api.context import ApiContext
-from orchestrator.api.preferences import SSE
 from orchestrator.api.problems import STATUS, envelope, respond
+from orchestrator.api.request_headers import SSE
 from orchestrator.sandbox.call import RunResult, ToolCall
 
-_QUEUE: Final = 16
-"""Lines that wait for a slow reader before the tool does."""
-_RUNS: Final[set[asyncio.Task[RunResult]]] = set()
-"""The loop itself would not keep them."""
+_QUEUE: Final = 16  # lines buffered for a slow reader before the tool must wait
+_RUNS: Final[set[asyncio.Task[RunResult]]] = set()  # the loop itself has weak references alone
 
 
 async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: str) -> Response:
-    """The run's events as they come. A run that ends before its first event is answered as one that does not stream."""
+    """The run's events as they come; a plain response for a run that ends before its first event."""
     lines: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE)
 
     async def work() -> RunResult:
@@ -29,9 +27,9 @@ async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: s
         finally:
             await lines.put(None)
 
-    def leave() -> None:
-        """Nobody reads any more. The run ends by itself, since its tool may go on for a while."""
-        context.tool_runner.give_up(call.run_id)
+    def disconnect() -> None:
+        # The run is not awaited: its tool may go on for a while, and must find room in the queue.
+        context.tool_runner.caller_disconnected(call.run_id)
         while not lines.empty():
             lines.get_nowait()
 
@@ -41,11 +39,11 @@ async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: s
     try:
         first = await lines.get()
     except asyncio.CancelledError:
-        leave()
+        disconnect()
         raise
     if first is None:
         return respond(await run, plugin=name, tool=call.tool, run_id=call.run_id)
-    body = _events(first, lines, run, name, call, leave=leave)
+    body = _events(first, lines, run, name, call, disconnect=disconnect)
     framed = (_sse(line) async for line in body) if media_type == SSE else (line + b"\n" async for line in body)
     return StreamingResponse(
         framed, media_type=media_type, headers={"X-Run-Id": call.run_id, "Cache-Control": "no-store"}
@@ -59,9 +57,9 @@ async def _events(
     name: str,
     call: ToolCall,
     *,
-    leave: Callable[[], None],
+    disconnect: Callable[[], None],
 ) -> AsyncIterator[bytes]:
-    """The lines, then `{"event": "end", "status": as without a stream, ...envelope}`. `leave` is called in the end."""
+    """The lines, then `{"event": "end", "status": as without a stream, ...envelope}`. Calls `disconnect` in the end."""
     try:
         line: bytes | None = first
         while line is not None:
@@ -71,11 +69,11 @@ async def _events(
         end = envelope(result, plugin=name, tool=call.tool, run_id=call.run_id)
         yield b'{"event":"end","status":%d,%s' % (STATUS[result.outcome], end[1:])
     finally:
-        leave()
+        disconnect()
 
 
 class _Event(msgspec.Struct):
-    """As much of a line as its frame needs."""
+    """The field of a line that its frame needs."""
 
     event: str
 

@@ -1,4 +1,4 @@
-"""GET /v1/runs, and one run: how far it is, its result, its end on demand."""
+"""GET /v1/runs, and one run: its state, its result, its cancellation."""
 
 from collections.abc import Iterator
 from typing import Annotated, Final
@@ -9,14 +9,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from orchestrator.api.context import Context
 from orchestrator.api.problems import STATUS, envelope_around, problem, result_headers
 from orchestrator.api.run_model import RunResponse, run_response
-from orchestrator.tools.result_store import KeptResult
+from orchestrator.tools.result_store import StoredResult
 from orchestrator.tools.run_lookup import RunPhase, RunView
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
 
-_READ: Final = 256 * 1024
-_ASK_AGAIN: Final = "1"
-"""Seconds after which somebody may look again whether a run has ended."""
+_FILE_CHUNK: Final = 256 * 1024
+_RETRY_AFTER: Final = "1"  # seconds after which a caller may look again whether a run has ended
 
 Limit = Annotated[int, Query(ge=1, le=500, description="Runs at most.")]
 Before = Annotated[int | None, Query(ge=1, description="The `id` of the last run of the page before.")]
@@ -49,17 +48,17 @@ async def run(run_id: str, context: Context) -> RunResponse | Response:
     response_class=Response,
     responses={
         **{status: {"description": "The result envelope"} for status in sorted(set(STATUS.values()))},
-        404: {"description": "No such run, or its result is not kept (any more)"},
-        409: {"description": "The run has not ended; `Retry-After`. Or its result: it was cancelled"},
+        404: {"description": "No such run, or its result is not stored (any more)"},
+        409: {"description": "The run has not ended (`Retry-After`), or it was cancelled"},
     },
 )
 async def result(run_id: str, context: Context, wait: Wait = 0) -> Response:
-    """What came of an asynchronous run: the envelope, with the status that the synchronous run would have had."""
+    """The result of an asynchronous run: the envelope, with the status that the synchronous run would have had."""
     if wait:
         await context.tool_runner.wait(run_id, wait)
-    kept = await context.tool_runner.results.find(run_id)
-    if kept is not None:
-        return _envelope(run_id, kept)
+    stored = await context.tool_runner.results.find(run_id)
+    if stored is not None:
+        return _envelope(run_id, stored)
     view = await context.tool_runner.lookup.one(run_id)
     if view is None:
         return _unknown()
@@ -71,13 +70,13 @@ async def result(run_id: str, context: Context, wait: Wait = 0) -> Response:
     status_code=202,
     response_model=RunResponse,
     responses={
-        200: {"model": RunResponse, "description": "It has ended: before, or by this already"},
+        200: {"model": RunResponse, "description": "It has ended"},
         404: {"description": "No such run"},
     },
 )
 async def cancel(run_id: str, context: Context) -> Response:
-    """Have a run end. One that waits is out of the queue at once; one that executes is asked to end, and its
-    container is stopped where it does not within `ORCHESTRATOR_CANCEL_GRACE`.
+    """Cancel a run. One that waits leaves the queue at once; one that executes is requested to end, and its container
+    is stopped where it does not within `ORCHESTRATOR_CANCEL_GRACE`.
     """
     view = await context.tool_runner.cancel(run_id)
     if view is None:
@@ -85,20 +84,20 @@ async def cancel(run_id: str, context: Context) -> Response:
     return JSONResponse(run_response(view).model_dump(mode="json"), status_code=200 if view.ended else 202)
 
 
-def _envelope(run_id: str, kept: KeptResult) -> Response:
-    before, after = envelope_around(kept.result, plugin=kept.plugin, tool=kept.tool, run_id=run_id)
+def _envelope(run_id: str, stored: StoredResult) -> Response:
+    before, after = envelope_around(stored.result, plugin=stored.plugin, tool=stored.tool, run_id=run_id)
 
     def body() -> Iterator[bytes]:
-        with kept.file as file:
+        with stored.file as file:
             yield before
-            while chunk := file.read(_READ):
+            while chunk := file.read(_FILE_CHUNK):
                 yield chunk
             yield after
 
-    headers = result_headers(kept.result, run_id)
-    headers["Content-Length"] = str(len(before) + kept.size + len(after))
+    headers = result_headers(stored.result, run_id)
+    headers["Content-Length"] = str(len(before) + stored.size + len(after))
     return StreamingResponse(
-        body(), status_code=STATUS[kept.result.outcome], media_type="application/json", headers=headers
+        body(), status_code=STATUS[stored.result.outcome], media_type="application/json", headers=headers
     )
 
 
@@ -108,18 +107,16 @@ def _without_result(view: RunView) -> Response:
         response = problem(
             409, f"The run is {view.phase}; it has no result yet.", error_type="RunNotFinished", plugin=record.plugin
         )
-        response.headers["Retry-After"] = _ASK_AGAIN
+        response.headers["Retry-After"] = _RETRY_AFTER
         return response
     if view.phase is RunPhase.INTERRUPTED:
         sentence = "The run was interrupted by a restart of the orchestrator: it has no result."
     elif record.asynchronous:
-        sentence = "The run's result is not kept any more, or could not be written to the disk."
+        sentence = "The run's result is not stored any more, or could not be written to the disk."
     else:
-        sentence = "Results are kept of asynchronous runs (Prefer: respond-async) only; this one's caller was given it."
+        sentence = "Only results of asynchronous runs (Prefer: respond-async) are stored; this caller was answered."
     return problem(404, sentence, error_type="NoResult", plugin=record.plugin)
 
 
 def _unknown() -> Response:
-    return problem(
-        404, "There is no such run, or not any more. GET /v1/runs lists those there are.", error_type="UnknownRun"
-    )
+    return problem(404, "No such run, or its record has expired. GET /v1/runs lists all runs.", error_type="UnknownRun")

@@ -1,3 +1,4 @@
-"""The client of the runtime protocol: HTTP/1.1 to the runtime in a plugin's container, over the sockets that an
-endpoint names. Must not know: runs, instances, verdicts.
+"""The client of the runtime protocol (`plugin-images/runtime/PROTOCOL.md`): requests (`client`), status objects
+(`status`, `sanitize`), and HTTP/1.1 below them (`pool`, `dial`, `http_connection`, `http_message`). Must not know:
+runs, instances, verdicts.
 """

@@ -1,4 +1,4 @@
-"""The connections to one socket of a container: opened when there is need, kept for a while, used again."""
+"""The connections to one socket of a container: opened on demand, idle for a while, used again."""
 
 import asyncio
 from collections import deque
@@ -8,8 +8,7 @@ from typing import Final, Protocol
 
 from orchestrator.runtime_client.http_connection import HttpConnection
 
-_KEPT: Final = 15.0
-"""Seconds that a connection without use stays open: in the container each has a thread."""
+_IDLE_SECONDS: Final = 15.0  # time after which an idle connection is closed: in the container each has a thread
 
 
 class Connector(Protocol):
@@ -19,70 +18,70 @@ class Connector(Protocol):
         """Raises `OSError`."""
 
     async def hang_up(self, connection: HttpConnection) -> None:
-        """Take no more from the plugin, and return when it has closed its side."""
+        """Stop receiving, and return when the plugin has closed its side."""
 
 
-class Connections:
-    """`patience`: seconds to open one, None for no bound."""
+class ConnectionPool:
+    """`connect_timeout`: seconds to open a connection, None for no bound."""
 
-    def __init__(self, connector: Connector, *, patience: float | None) -> None:
+    def __init__(self, connector: Connector, *, connect_timeout: float | None) -> None:
         self.connector = connector
-        self._patience = patience
+        self._connect_timeout = connect_timeout
+        # With the loop's time at which it is closed, the next one first.
         self._idle: deque[tuple[float, HttpConnection]] = deque()
-        """With the loop's time at which it is closed, the next one first."""
         self._open: set[HttpConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
     @asynccontextmanager
     async def exchange(self, head: bytes, *, idempotent: bool = False) -> AsyncIterator[HttpConnection]:
-        """As `ask`; given back in the end."""
-        connection = await self.ask(head, idempotent=idempotent)
+        """`request` without a body; releases the connection in the end."""
+        connection = await self.request(head, idempotent=idempotent)
         try:
             yield connection
         finally:
-            await self.give_back(connection)
+            await self.release(connection)
 
-    async def ask(
+    async def request(
         self, head: bytes, body: bytes | AsyncIterator[bytes] = b"", *, idempotent: bool = False
     ) -> HttpConnection:
-        """Send a request and have the head of its answer. Raises `OSError`, `ValueError` where none comes.
+        """Send a request and wait for the head of its response. Raises `OSError`, `ValueError` where none comes.
 
-        Where a connection that was kept breaks before any answer, only an `idempotent` request is sent once more: a
-        tool may have begun.
+        An `idempotent` request is sent once more where a reused connection breaks before any response.
         """
-        connection = self._kept() or await self._connect()
+        connection = self._take_idle() or await self._connect()
         try:
-            await connection.ask(head, body)
+            await connection.request(head, body)
         except BaseException as error:
-            await self.give_back(connection)
-            once_more = idempotent and connection.used and not connection.answer.touched
-            if not (once_more and isinstance(error, OSError)):
+            await self.release(connection)
+            # Others never are: the tool may have started.
+            retry = idempotent and connection.reused and not connection.response.received_any
+            if not (retry and isinstance(error, OSError)):
                 raise
         else:
             return connection
         connection = await self._connect()
         try:
-            await connection.ask(head, body)
+            await connection.request(head, body)
         except BaseException:
-            await self.give_back(connection)
+            await self.release(connection)
             raise
         return connection
 
-    async def give_back(self, connection: HttpConnection) -> None:
-        """An answer that was not taken to its end closes the connection, which tells a generator to stop."""
-        if not connection.is_free or self._closed:
+    async def release(self, connection: HttpConnection) -> None:
+        """Make the connection idle, or close it where its response was not read to the end: that stops a generator."""
+        if not connection.is_reusable or self._closed:
             self._open.discard(connection)
             await connection.close()
             return
-        connection.used = True
+        connection.reused = True
         loop = asyncio.get_running_loop()
-        self._idle.append((loop.time() + _KEPT, connection))
+        self._idle.append((loop.time() + _IDLE_SECONDS, connection))
         if self._sweep is None:
-            self._sweep = loop.call_later(_KEPT, self._close_unused)
+            self._sweep = loop.call_later(_IDLE_SECONDS, self._close_idle)
 
     async def close(self) -> None:
-        """Also those in use."""
+        """Close all connections, also those in use."""
         self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
@@ -90,9 +89,9 @@ class Connections:
             connection.abort()
         self._open.clear()
         self._idle.clear()
-        await asyncio.sleep(0)  # their sockets are closed at the loop's next turn
+        await asyncio.sleep(0)  # their sockets are closed in the loop's next iteration
 
-    def _kept(self) -> HttpConnection | None:
+    def _take_idle(self) -> HttpConnection | None:
         while self._idle:
             _, connection = self._idle.pop()
             if connection.is_quiet:
@@ -103,7 +102,7 @@ class Connections:
     async def _connect(self) -> HttpConnection:
         if self._closed:
             raise ConnectionAbortedError("the channel is closed")
-        async with asyncio.timeout(self._patience):
+        async with asyncio.timeout(self._connect_timeout):
             connection = await self.connector.connect()
         if self._closed:  # meanwhile
             connection.abort()
@@ -111,11 +110,11 @@ class Connections:
         self._open.add(connection)
         return connection
 
-    def _close_unused(self) -> None:
+    def _close_idle(self) -> None:
         loop = asyncio.get_running_loop()
         while self._idle and self._idle[0][0] <= loop.time():
             self._drop(self._idle.popleft()[1])
-        self._sweep = loop.call_at(self._idle[0][0], self._close_unused) if self._idle else None
+        self._sweep = loop.call_at(self._idle[0][0], self._close_idle) if self._idle else None
 
     def _drop(self, connection: HttpConnection) -> None:
         connection.abort()

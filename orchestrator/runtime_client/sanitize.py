@@ -1,7 +1,4 @@
-"""What a container may tell of itself: bounds on the words of a runtime that need not be ours. Pure.
-
-They are shown to everybody and kept, and an image may say what it likes.
-"""
+"""Pure: bounds on what a runtime, which need not be ours, reports of itself: it is stored and shown to everybody."""
 
 import re
 from collections.abc import Mapping
@@ -9,50 +6,53 @@ from typing import Any, Final
 
 import msgspec
 
-MOST: Final = 256
-"""Tools, checks."""
-LONGEST_TEXT: Final = 4 * 1024
+MAX_ITEMS: Final = 256
+"""Tools, checks, uploads of a tool."""
+MAX_TEXT: Final = 4 * 1024
 """Characters of a sentence."""
-LONGEST_TRACE: Final = 64 * 1024
-_DEEPEST: Final = 32
-"""Levels of a schema; what writes JSON gives up somewhere beyond 900."""
-_LARGEST_SCHEMA: Final = 256 * 1024
+MAX_TRACEBACK: Final = 64 * 1024
+"""Characters."""
+MAX_SCHEMA_DEPTH: Final = 32
+"""Levels; what writes JSON gives up somewhere beyond 900."""
+_MAX_SCHEMA: Final = 256 * 1024  # bytes as JSON
+# It is part of a URL, here and in the container.
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", re.ASCII)
-"""It is part of an address, here and in the container."""
-_NOT_SHOWN: Final = {"type": "object", "description": "The schema that the plugin gives is too deep or too large."}
+_SCHEMA_OMITTED: Final = {
+    "type": "object",
+    "description": "The schema that the plugin gives is too deep or too large.",
+}
 
 
-def text(value: Any, longest: int = LONGEST_TEXT) -> str | None:
-    """The text, cut; None for what is none."""
-    return value[:longest] if isinstance(value, str) else None
+def text(value: Any, limit: int = MAX_TEXT) -> str | None:
+    """The text, cut at `limit` characters; None for anything else."""
+    return value[:limit] if isinstance(value, str) else None
 
 
 def checks(value: Any) -> tuple[Mapping[str, Any], ...]:
-    """Those that can be shown."""
     return tuple(
         {
             "name": text(item.get("name")) or "",
             "ok": item.get("ok") is True,
             "detail": text(item.get("detail")) or "",
         }
-        for item in mappings(value)[:MOST]
+        for item in mappings(value)[:MAX_ITEMS]
     )
 
 
 def tools(value: Any) -> tuple[Mapping[str, Any], ...]:
-    """Those whose names can stand in an address, each once; a schema that is no decent one is left out."""
-    told: dict[str, Mapping[str, Any]] = {}
+    """The tools whose names can stand in a URL, each once; a schema out of bounds is replaced."""
+    found: dict[str, Mapping[str, Any]] = {}
     for item in mappings(value):
         name = item.get("name")
-        if isinstance(name, str) and _TOOL_NAME.fullmatch(name) and name not in told and len(told) < MOST:
-            told[name] = {
+        if isinstance(name, str) and _TOOL_NAME.fullmatch(name) and name not in found and len(found) < MAX_ITEMS:
+            found[name] = {
                 "name": name,
                 "description": text(item.get("description")) or "",
                 "input_schema": _schema(item.get("input_schema")),
                 "streaming": item.get("streaming") is True,
                 "uploads": _uploads(item.get("uploads")),
             }
-    return tuple(told.values())
+    return tuple(found.values())
 
 
 def mappings(value: Any) -> tuple[Mapping[str, Any], ...]:
@@ -62,18 +62,19 @@ def mappings(value: Any) -> tuple[Mapping[str, Any], ...]:
 def _schema(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         return {}
-    return value if _depth(value) <= _DEEPEST and len(msgspec.json.encode(value)) <= _LARGEST_SCHEMA else _NOT_SHOWN
+    shown = _depth(value) <= MAX_SCHEMA_DEPTH and len(msgspec.json.encode(value)) <= _MAX_SCHEMA
+    return value if shown else _SCHEMA_OMITTED
 
 
 def _uploads(value: Any) -> Mapping[str, str]:
     items = value.items() if isinstance(value, dict) else ()
-    return {name: kind for name, kind in tuple(items)[:MOST] if kind in ("bytes", "path")}
+    return {name: kind for name, kind in tuple(items)[:MAX_ITEMS] if kind in ("bytes", "path")}
 
 
 def _depth(value: Any) -> int:
-    """Levels of lists and objects; no further than one too many."""
+    """Levels of lists and objects, counted to one beyond the bound."""
     level, depth = [value], 0
-    while level and depth <= _DEEPEST:
+    while level and depth <= MAX_SCHEMA_DEPTH:
         level = [
             inner
             for outer in level

@@ -1,4 +1,4 @@
-"""What a container says of itself: the runtime protocol's status object, as values. Pure."""
+"""Pure: the runtime protocol's status object, as values."""
 
 import signal
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _MEMORY: Final = ("usage_bytes", "peak_bytes", "limit_bytes")
 
 @dataclass(frozen=True, slots=True)
 class RunInContainer:
-    """A run that executes now, for `seconds` so far."""
+    """A run that has been executing for `seconds`."""
 
     run_id: str
     tool: str
@@ -23,7 +23,7 @@ class RunInContainer:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeStatus:
-    """The protocol's status object, as far as the orchestrator uses it; whatever is not as agreed reads as not told."""
+    """What the orchestrator uses of a status object; a field that is not as the protocol says reads as absent."""
 
     phase: str
     reason_code: str | None
@@ -38,28 +38,29 @@ class RuntimeStatus:
     memory: Mapping[str, int | None]
     cpu_seconds: float | None
     ready_seconds: float | None
-    """Since its tools can be called."""
+    """Since its tools could be called."""
     runs_begun: int
     runs: tuple[RunInContainer, ...]
-    """Those that execute now, also those whose caller is gone."""
+    """The runs that execute now, also those whose caller has disconnected."""
     tools_text: bytes
-    """What `tools` was read from."""
+    """The JSON that `tools` was parsed from."""
 
     @classmethod
     def parse(cls, line: bytes, earlier: "RuntimeStatus | None" = None) -> "RuntimeStatus":
-        """`earlier`: another of the same container, whose tools are most often the same and need not be read again.
-        Raises `ValueError` for what is no JSON object.
-        """
-        content = parsed(line, _Told)
+        """`earlier`: the last status of the same container. Raises `ValueError` for anything but a JSON object."""
+        content = decode_json(line, _RawStatus)
         worker, memory = mapping(content.worker), mapping(content.memory)
         tools_text = bytes(content.tools)
+        # A runtime repeats its tools with each status: they are parsed again only where they differ.
+        same = earlier if earlier and earlier.tools_text == tools_text else None
+        tools = same.tools if same else sanitize.tools(decode_json(tools_text))
         return cls(
             phase=sanitize.text(content.phase) or "",
             reason_code=sanitize.text(content.reason_code),
             reason=sanitize.text(content.reason),
-            traceback=sanitize.text(content.traceback, sanitize.LONGEST_TRACE) or "",
+            traceback=sanitize.text(content.traceback, sanitize.MAX_TRACEBACK) or "",
             checks=sanitize.checks(content.checks),
-            tools=earlier.tools if earlier and earlier.tools_text == tools_text else sanitize.tools(parsed(tools_text)),
+            tools=tools,
             worker_exit_code=_integer(worker.get("exit_code")),
             worker_signal=_signal_name(worker.get("signal")),
             worker_stuck=worker.get("stuck") is True,
@@ -73,8 +74,8 @@ class RuntimeStatus:
         )
 
 
-class _Told(msgspec.Struct):
-    """The object as it came; each field may be anything."""
+class _RawStatus(msgspec.Struct):
+    """A status object as it came; each field may be anything."""
 
     phase: Any = None
     reason_code: Any = None
@@ -90,9 +91,9 @@ class _Told(msgspec.Struct):
     runs: Any = None
 
 
-def parsed(text: bytes, type: Any = Any) -> Any:  # noqa: A002 - msgspec's own name of it
-    """Raises `ValueError` for no JSON, or for none of this `type`; unlike `json`, also for NaN and half a surrogate
-    pair, which could not be passed on.
+def decode_json(text: bytes, type: Any = Any) -> Any:  # noqa: A002 - msgspec's own name of it
+    """Raises `ValueError` for anything but JSON of this `type`; unlike `json`, also for NaN and half a surrogate pair,
+    which could not be passed on.
     """
     try:
         return msgspec.json.decode(text, type=type)

@@ -1,3 +1,3 @@
-"""The sandbox: what a plugin's container may do (`policy`), the way into it (`channel`), one call that never raises
-(`sandbox_runner`), and what an end means (`verdict`). Must not know: who owns the instances, HTTP towards callers.
+"""One call in a plugin's container under its time limit (`sandbox_runner`, `deadline`, `call`, `answers`), and what the
+end of an instance means (`verdict`). Must not know: who owns the instances, HTTP towards callers.
 """

@@ -1,4 +1,4 @@
-"""From a worker's words to a result. Pure."""
+"""Pure: from a worker's answer to the result of a run."""
 
 from collections.abc import Mapping
 from typing import Final, TypeVar
@@ -22,7 +22,7 @@ _KINDS: Final[Mapping[str, Outcome]] = {
 
 
 class Answer(msgspec.Struct):
-    """A worker's answer; the result is checked to be JSON and kept as text."""
+    """A worker's answer; the result is checked to be JSON and stays text."""
 
     ok: bool = False
     result: msgspec.Raw = msgspec.Raw(b"null")
@@ -52,10 +52,10 @@ LINE = msgspec.json.Decoder(Line)
 _PROGRESS = msgspec.json.Decoder(_ProgressLine)
 
 
-def decoded(decoder: msgspec.json.Decoder[_A], text: bytes) -> _A:
-    """Raises `ValueError` for whatever is not the agreed object in UTF-8."""
+def decode(decoder: msgspec.json.Decoder[_A], text: bytes) -> _A:
+    """Raises `ValueError` for anything but the object of the protocol in UTF-8."""
     if not text.isascii():
-        text.decode()  # the decoder leaves the strings of a `Raw` unchecked
+        text.decode()  # the decoder does not check the strings of a `Raw`
     try:
         return decoder.decode(text)
     except RecursionError:
@@ -63,16 +63,16 @@ def decoded(decoder: msgspec.json.Decoder[_A], text: bytes) -> _A:
 
 
 def progress_of(line: bytes) -> Progress | None:
-    """What a progress line says, None where that is not as agreed."""
+    """None where the line is not as the protocol says."""
     try:
-        told = _PROGRESS.decode(line)
+        progress = _PROGRESS.decode(line)
     except ValueError:
         return None
-    return Progress(told.fraction, told.message)
+    return Progress(progress.fraction, progress.message)
 
 
 def result_of(answer: Answer, result: bytes | None = None) -> RunResult:
-    """What the caller gets; `result` in place of the answer's own."""
+    """The result of the run; `result` replaces the answer's own."""
     elapsed = answer.execution_time_ms or 0.0
     if answer.ok:
         return RunResult(

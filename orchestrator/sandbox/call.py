@@ -1,10 +1,10 @@
-"""A tool call and what came of it, as values."""
+"""A tool call and its result, as values."""
 
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import ReasonCode
@@ -13,36 +13,36 @@ _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class Outcome(StrEnum):
-    """What became of a run, as the caller's side sees it."""
+    """How a run ended, from the caller's point of view. The values are the API's."""
 
     OK = "ok"
     BAD_REQUEST = "bad_request"
-    """The body is no JSON or no multipart."""
+    """The body is neither JSON nor multipart."""
     UNKNOWN_PLUGIN = "unknown_plugin"
     UNKNOWN_TOOL = "unknown_tool"
-    CALLER_GONE = "caller_gone"
-    """The caller hung up in the middle of its body."""
+    CALLER_DISCONNECTED = "caller_gone"
+    """The caller disconnected before the run started, during its upload, or from its stream."""
     UPLOAD_STALLED = "upload_stalled"
-    """The caller stopped sending in the middle of its body."""
+    """The caller stopped sending its body, or sent it too slowly."""
     TOO_LARGE = "too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     INVALID_ARGUMENTS = "invalid_arguments"
     INVALID_INPUT = "invalid_input"
-    """The tool itself refused its input."""
+    """The tool refused its input."""
     RUN_ID_TAKEN = "run_id_taken"
-    """A run of this id is in flight."""
+    """There is a run of this id already."""
     QUEUE_FULL = "queue_full"
     PLUGIN_FAILED = "plugin_failed"
-    """The tool raised, gave no JSON, crashed or ran out of memory."""
+    """The tool raised, returned no JSON, crashed or ran out of memory."""
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
-    """Somebody asked for its end."""
+    """An operator or its caller cancelled it."""
     UNAVAILABLE = "unavailable"
-    """The plugin was or became FAILED or UNAVAILABLE through no doing of this run."""
+    """The plugin was FAILED or UNAVAILABLE, or became so through no fault of this run."""
 
 
 class BodyError(OrchestratorError):
-    """The caller's body cannot be passed on to its end; `outcome` says why."""
+    """The caller's body cannot be passed on to its end; the run ends with `outcome`."""
 
     def __init__(self, outcome: Outcome, message: str) -> None:
         super().__init__(message)
@@ -54,24 +54,43 @@ def is_run_id(text: str) -> bool:
     return _RUN_ID.fullmatch(text) is not None
 
 
+class StreamedBody(Protocol):
+    """A body that is passed on in chunks as they come, by iterating over it once. Iteration raises `BodyError`."""
+
+    @property
+    def passed_on(self) -> int:
+        """Bytes so far."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has been passed on to its end."""
+
+    @property
+    def broken_off(self) -> BodyError | None:
+        """What its iteration raised."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call as it came: its body is passed on as it is, whole where it is short, else in chunks."""
+    """A call as it came. Its body is passed on unchanged."""
 
     tool: str
     run_id: str
     content_type: str
-    body: bytes | AsyncIterator[bytes]
+    body: bytes | StreamedBody
+    """Whole where it is short."""
     query: str = ""
     trace: Mapping[str, str] = field(default_factory=dict)
-    """W3C trace context: the headers `traceparent` and `tracestate`, as far as there are any."""
+    """W3C trace context: the headers `traceparent` and `tracestate`."""
     keep: bool = False
-    """The container goes on with it when the connection breaks, and keeps its answer."""
+    """Whether the container goes on with it when the connection breaks, and retains its answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a streaming tool says that it is; `fraction` within 0..1."""
+    """Progress that a streaming tool reports; `fraction` within 0..1."""
 
     fraction: float | None
     message: str
@@ -79,7 +98,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What came of a run. `result` is JSON text, ready to be passed on; times in milliseconds."""
+    """The end of a run. `result` is JSON text, ready to be passed on; times in milliseconds."""
 
     outcome: Outcome
     execution_time_ms: float = 0.0
@@ -89,9 +108,9 @@ class RunResult:
     reason_code: ReasonCode | None = None
     traceback: str = field(default="", repr=False)
     from_plugin: bool = False
-    """The plugin itself said so, not the orchestrator."""
+    """Whether the plugin reported it, not the orchestrator."""
     retry_after: float | None = None
-    """Seconds, where trying again later makes sense."""
+    """Seconds, where a later try makes sense."""
 
     @property
     def ok(self) -> bool:

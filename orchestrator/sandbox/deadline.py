@@ -1,4 +1,4 @@
-"""The time a plugin has for a run. It stands still while the plugin waits for the caller's upload."""
+"""The time limit of a run. It stands still while the caller is waited for."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from orchestrator.sandbox.upload_pace import UploadPace
+from orchestrator.sandbox.call import StreamedBody
 
 
 class Deadline:
-    """Runs from when the whole body has been passed on. Before that, each chunk that the plugin does not take in time
-    ends it too, so that a slow caller never costs the plugin its life and a hanging plugin is found all the same.
+    """Runs from when the whole body has been passed on. Before that it bounds the time in which the plugin takes one
+    chunk.
     """
+
+    # So a slow caller never costs the plugin its life, and a hanging plugin is found all the same.
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -26,10 +28,6 @@ class Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._timeout.__aexit__(kind, error, trace)
-
-    @property
-    def over(self) -> bool:
-        return self._timeout.expired()
 
     def _restart(self) -> None:
         if not self._timeout.expired():
@@ -46,7 +44,7 @@ class Deadline:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The clock stands, and goes on afterwards from where it stood."""
+        """Stop the clock, and let it go on afterwards from where it stood."""
         now = asyncio.get_running_loop().time
         end = self._timeout.when()
         left = None if end is None else end - now()
@@ -57,11 +55,9 @@ class Deadline:
             if left is not None and not self._timeout.expired():
                 self._timeout.reschedule(now() + left)
 
-    async def over_upload(self, body: AsyncIterator[bytes], pace: UploadPace) -> AsyncIterator[bytes]:
-        """`body`, with the clock stopped while the caller is waited for. One that does not keep `pace` is a
-        `BodyError`.
-        """
-        chunks = pace.kept(body)
+    async def over_upload(self, body: StreamedBody) -> AsyncIterator[bytes]:
+        """The chunks of `body`; the clock stands while the caller is waited for, and starts anew with each chunk."""
+        chunks = aiter(body)
         while True:
             self._pause()
             try:

@@ -1,138 +1,17 @@
-"""From evidence to a reason code: what the end of an instance means. Pure."""
+"""Pure: what evidence, a status or the result of a run means for an instance: a reason code and a sentence."""
 
 import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.formatting import format_size
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.runtime_client.status import RuntimeStatus
+from orchestrator.sandbox.call import Outcome, RunResult
 
-_CRASH_SIGNALS = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP"})
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why an instance ended: a code for programs, a sentence for the operator, and what is kept for the post-mortem."""
-
-    code: ReasonCode
-    reason: str
-    exit_code: int | None = None
-    signal: str | None = None
-    traceback: str = ""
-    build_output: str = ""
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-    """What it was found by, for the post-mortem."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What the witnesses say of an instance that is gone or whose worker is.
-
-    `worker_*` is the supervisor's report, None where it could not give one any more; `oom_kills` counts kernel kills
-    for memory in this container that no earlier verdict has used up; `container_*` is the engine's word;
-    `container_missing`: the engine no longer knows it; `engine_reachable`: whether the engine could be asked.
-    """
-
-    worker_exit_code: int | None = None
-    worker_signal: str | None = None
-    oom_kills: int = 0
-    container_exit_code: int | None = None
-    container_oom_killed: bool = False
-    container_missing: bool = False
-    engine_reachable: bool = True
-    memory_limit: int | None = None
-    """Bytes."""
-
-
-def judge(evidence: Evidence) -> Verdict:
-    """The verdict on an instance that ended without our doing.
-
-    The supervisor's report goes before the engine's word: it saw the worker's own end, while the engine's OOMKilled is
-    true for any process killed at any time.
-    """
-    return replace(_judged(evidence), evidence=asdict(evidence))
-
-
-def _judged(evidence: Evidence) -> Verdict:
-    if evidence.worker_signal is not None or evidence.worker_exit_code is not None:
-        return _of_process(
-            evidence.worker_exit_code, evidence.worker_signal, evidence, oom=evidence.oom_kills > 0, who="The worker"
-        )
-    if evidence.container_missing:
-        return Verdict(
-            ReasonCode.KILLED,
-            "The container was removed from outside. Restart the plugin; find out who removes containers.",
-        )
-    if evidence.container_exit_code is not None:
-        exit_code, name = split_exit_code(evidence.container_exit_code)
-        oom = evidence.oom_kills > 0 or evidence.container_oom_killed
-        return _of_process(exit_code, name, evidence, oom=oom, who="The container")
-    if not evidence.engine_reachable:
-        return Verdict(
-            ReasonCode.ENGINE_UNREACHABLE,
-            "The container's connection broke and the container engine does not answer, so why is not known. Start "
-            "the engine, then restart the plugin.",
-        )
-    return Verdict(
-        ReasonCode.UNRESPONSIVE,
-        "The container runs, but its control socket does not answer. Look at the plugin's logs, then restart it.",
-    )
-
-
-def out_of_memory(
-    memory_limit: int | None, *, who: str = "A process of the plugin", exit_code: int | None = None
-) -> Verdict:
-    """The verdict where the kernel killed for memory."""
-    size = f"the limit of {format_size(memory_limit)}" if memory_limit else "its memory limit"
-    return Verdict(
-        ReasonCode.OUT_OF_MEMORY,
-        f"{who} was killed by the kernel: over {size}. Use less memory or raise `limits.memory` in the manifest, then "
-        "restart.",
-        exit_code=exit_code,
-        signal="SIGKILL",
-    )
-
-
-def deadlocked() -> Verdict:
-    """The verdict where the worker answers nothing and computes nothing, while no tool executes."""
-    return Verdict(
-        ReasonCode.UNRESPONSIVE,
-        "The worker is deadlocked: it executes no tool, answers nothing and computes nothing. Its health shows where "
-        "its threads stand; mend the plugin, then restart it.",
-        evidence={"worker_stuck": True},
-    )
-
-
-def startup_timeout(seconds: float) -> Verdict:
-    """The verdict where the plugin was not ready in time."""
-    return Verdict(
-        ReasonCode.STARTUP_TIMEOUT,
-        f"The plugin was not ready {seconds:g} s after its container's start. Its health shows where it hung; make the "
-        "start quicker or raise `startup_timeout` in the manifest, then restart.",
-    )
-
-
-def kill_failed(verdict: Verdict, container: str, problem: str) -> Verdict:
-    """The verdict where the container of an instance that ended by `verdict` could not be stopped."""
-    return replace(
-        verdict,
-        code=ReasonCode.KILL_FAILED,
-        reason=f"The container {container} could be neither stopped nor killed: {problem}. It had to end because of "
-        f"{verdict.code}: {verdict.reason} Its removal is tried again as long as the orchestrator runs. Look at the "
-        f"container engine, or end it by hand (docker rm --force {container}), then restart the plugin.",
-        evidence={**verdict.evidence, "ended_for": verdict.code, "engine_said": problem},
-    )
-
-
-def failed_start(code: str | None, reason: str | None, traceback: str) -> Verdict:
-    """The verdict where the runtime itself says that it could not start; with an unknown code, INIT_ERROR."""
-    known = code if code in _START_CODES else ReasonCode.INIT_ERROR
-    sentence = reason or "The plugin could not start and did not say why. Look at its logs."
-    return Verdict(ReasonCode(known), sentence, traceback=traceback)
-
-
-_START_CODES = frozenset(
+_CRASH_SIGNALS: Final = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP"})
+_START_CODES: Final = frozenset(
     {
         ReasonCode.PACKAGE_MISSING,
         ReasonCode.MODEL_MISSING,
@@ -148,6 +27,132 @@ _START_CODES = frozenset(
         ReasonCode.VALIDATE_ERROR,
     }
 )
+"""Codes that a runtime may report of its own start."""
+# A caller's mistake never ends the instance.
+_ENDING_OUTCOMES: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT, Outcome.CANCELLED})
+# By `failure_policy: tolerant`. A timeout, the memory limit and a crash are final under either policy.
+_TOLERATED_CODES: Final = frozenset({ReasonCode.TOOL_ERROR, ReasonCode.INVALID_OUTPUT})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why an instance ended: a code for programs, a sentence for the operator, and details for the post-mortem."""
+
+    code: ReasonCode
+    reason: str
+    exit_code: int | None = None
+    signal: str | None = None
+    traceback: str = ""
+    build_output: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    """What the verdict rests on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of an instance that has ended, or whose worker has.
+
+    `worker_*`: the report of the container's supervisor, None without one; `oom_kills`: kernel kills for memory in this
+    container that no earlier verdict counted; `container_*`: the engine's report; `container_missing`: the engine no
+    longer knows the container.
+    """
+
+    worker_exit_code: int | None = None
+    worker_signal: str | None = None
+    oom_kills: int = 0
+    container_exit_code: int | None = None
+    container_oom_killed: bool = False
+    container_missing: bool = False
+    engine_reachable: bool = True
+    memory_limit: int | None = None
+    """Bytes."""
+
+
+# An instance that ended, however it came to that
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict on an instance that the orchestrator did not end."""
+    return replace(_judged(evidence), evidence=asdict(evidence))
+
+
+def _judged(evidence: Evidence) -> Verdict:
+    # The supervisor goes before the engine: it saw the worker's own end, while the engine's OOMKilled is true for any
+    # process killed at any time.
+    if evidence.worker_signal is not None or evidence.worker_exit_code is not None:
+        return _of_process(
+            evidence.worker_exit_code, evidence.worker_signal, evidence, oom=evidence.oom_kills > 0, who="The worker"
+        )
+    if evidence.container_missing:
+        return Verdict(
+            ReasonCode.KILLED,
+            "The container was removed from outside. Find out who removes containers, then restart the plugin.",
+        )
+    if evidence.container_exit_code is not None:
+        exit_code, name = split_exit_code(evidence.container_exit_code)
+        oom = evidence.oom_kills > 0 or evidence.container_oom_killed
+        return _of_process(exit_code, name, evidence, oom=oom, who="The container")
+    if not evidence.engine_reachable:
+        return Verdict(
+            ReasonCode.ENGINE_UNREACHABLE,
+            "The connection to the container broke, and the container engine does not answer to say why. Start the "
+            "engine, then restart the plugin.",
+        )
+    return Verdict(
+        ReasonCode.UNRESPONSIVE,
+        "The container runs, but its control socket does not answer. Look at the plugin's logs, then restart it.",
+    )
+
+
+def out_of_memory(
+    memory_limit: int | None, *, who: str = "A process of the plugin", exit_code: int | None = None
+) -> Verdict:
+    """The verdict on a process that the kernel killed for memory. `memory_limit` in bytes."""
+    size = f"the limit of {format_size(memory_limit)}" if memory_limit else "its memory limit"
+    return Verdict(
+        ReasonCode.OUT_OF_MEMORY,
+        f"{who} was killed by the kernel: over {size}. Use less memory or raise `limits.memory` in the manifest, then "
+        "restart the plugin.",
+        exit_code=exit_code,
+        signal="SIGKILL",
+    )
+
+
+def deadlocked() -> Verdict:
+    """The verdict on a worker that answers nothing and computes nothing while no tool executes."""
+    return Verdict(
+        ReasonCode.UNRESPONSIVE,
+        "The worker is deadlocked: it executes no tool, answers nothing and computes nothing. Its health shows where "
+        "its threads stand. Fix the plugin, then restart it.",
+        evidence={"worker_stuck": True},
+    )
+
+
+def startup_timeout(seconds: float) -> Verdict:
+    return Verdict(
+        ReasonCode.STARTUP_TIMEOUT,
+        f"The plugin was not ready {seconds:g} s after its container's start. Its health shows where it hung. Make the "
+        "start quicker or raise `startup_timeout` in the manifest, then restart the plugin.",
+    )
+
+
+def kill_failed(verdict: Verdict, container: str, problem: str) -> Verdict:
+    """The verdict on an instance that ended by `verdict` and whose container could not be stopped."""
+    return replace(
+        verdict,
+        code=ReasonCode.KILL_FAILED,
+        reason=f"The container {container} could be neither stopped nor killed: {problem}. It had to end because of "
+        f"{verdict.code}: {verdict.reason} Its removal is tried again as long as the orchestrator runs. Look at the "
+        f"container engine, or end it by hand (docker rm --force {container}), then restart the plugin.",
+        evidence={**verdict.evidence, "ended_for": verdict.code, "engine_said": problem},
+    )
+
+
+def failed_start(code: str | None, reason: str | None, traceback: str) -> Verdict:
+    """The verdict on a start that failed, as the runtime reports it; INIT_ERROR for an unknown code."""
+    known = code if code in _START_CODES else ReasonCode.INIT_ERROR
+    sentence = reason or "The plugin could not start and did not say why. Look at its logs."
+    return Verdict(ReasonCode(known), sentence, traceback=traceback)
 
 
 def split_exit_code(code: int) -> tuple[int | None, str | None]:
@@ -164,8 +169,8 @@ def _of_process(exit_code: int | None, name: str | None, evidence: Evidence, *, 
     if name is None:
         return Verdict(
             ReasonCode.EXITED,
-            f"{who} left by itself with exit code {exit_code}. Something in the plugin ends the process; its logs may "
-            "say what. Mend it and restart.",
+            f"{who} exited by itself with exit code {exit_code}. Something in the plugin ends the process; its logs "
+            "may say what. Fix it, then restart the plugin.",
             exit_code=exit_code,
         )
     if name == "SIGKILL" and oom:
@@ -173,12 +178,68 @@ def _of_process(exit_code: int | None, name: str | None, evidence: Evidence, *, 
     if name in _CRASH_SIGNALS:
         return Verdict(
             ReasonCode.CRASHED,
-            f"{who} died by {name}: a fault in native code. The logs hold the Python stack at that moment. Mend it "
-            "and restart.",
+            f"{who} died by {name}: a fault in native code. The logs hold the Python stack at that moment. Fix it, "
+            "then restart the plugin.",
             signal=name,
         )
     return Verdict(
         ReasonCode.KILLED,
-        f"{who} was killed from outside by {name}, not for memory. Find out who did, then restart.",
+        f"{who} was killed from outside by {name}, not for memory. Find out by whom, then restart the plugin.",
         signal=name,
     )
+
+
+# An instance that still answers: its end, or None where it goes on
+
+
+def verdict_of_status(status: RuntimeStatus, *, oom_kills: int, memory_limit: int) -> Verdict | None:
+    """The verdict on what a runtime reports. `oom_kills`: those that no earlier status reported; `memory_limit` in
+    bytes.
+    """
+    if status.phase == "exited":
+        return judge(
+            Evidence(
+                worker_exit_code=status.worker_exit_code,
+                worker_signal=status.worker_signal,
+                oom_kills=oom_kills,
+                memory_limit=memory_limit,
+            )
+        )
+    if oom_kills > 0:
+        return out_of_memory(memory_limit)
+    if status.phase == "failed":
+        return failed_start(status.reason_code, status.reason, status.traceback)
+    if status.worker_stuck:
+        return deadlocked()
+    return None
+
+
+def verdict_of_run(tool: str, result: RunResult, *, tolerant: bool) -> Verdict | None:
+    """The verdict on an instance by the result of a run on it."""
+    code = result.reason_code
+    if code is None or result.outcome not in _ENDING_OUTCOMES:
+        return None
+    if tolerant and code in _TOLERATED_CODES:
+        return None
+    evidence = {"tool": tool, "outcome": result.outcome, "execution_ms": round(result.execution_time_ms, 3)}
+    return Verdict(code, _sentence(code, tool, result), traceback=result.traceback, evidence=evidence)
+
+
+def _sentence(code: ReasonCode, tool: str, result: RunResult) -> str:
+    match code:
+        case ReasonCode.TOOL_ERROR:
+            named = result.error_type and result.error_type not in (result.error or "")
+            what = f"{result.error_type}: {result.error}" if named else f"{result.error}"
+            return (
+                f"The tool {tool} raised {what}. Look at its traceback, fix the plugin or its input, then restart the "
+                "plugin."
+            )
+        case ReasonCode.INVALID_OUTPUT:
+            return f"The tool {tool} gave no usable result: {result.error}. Fix it, then restart the plugin."
+        case ReasonCode.TIMEOUT:
+            return (
+                f"{result.error} Make the work smaller or raise `limits.timeout` in the manifest, then restart the "
+                "plugin."
+            )
+        case _:  # also of a cancelled run that did not end
+            return result.error or code

@@ -11,8 +11,7 @@ from typing import Any
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
 from orchestrator.runtime_client.status import RuntimeStatus
-from orchestrator.sandbox.status_verdict import verdict_of_status
-from orchestrator.sandbox.verdict import Verdict
+from orchestrator.sandbox.verdict import Verdict, verdict_of_status
 from orchestrator.supervisor.bring_up import check_host, ensure_image, fingerprint, start_container
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance

@@ -9,8 +9,7 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
 from orchestrator.sandbox.call import RunResult
-from orchestrator.sandbox.run_verdict import verdict_of_run
-from orchestrator.sandbox.verdict import Verdict
+from orchestrator.sandbox.verdict import Verdict, verdict_of_run
 from orchestrator.supervisor.adoption import Adopted
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps

@@ -64,7 +64,7 @@ class within_run(RunWatch):  # noqa: N801 - used like a function
     ) -> None:
         _run.reset(self._token)
 
-    def begun(self, call: ToolCall) -> ToolCall:
+    def started(self, call: ToolCall) -> ToolCall:
         if parent := call.trace.get("traceparent"):
             self._fields["trace_id"] = parent.split("-")[1]
         return call

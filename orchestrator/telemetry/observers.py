@@ -32,9 +32,9 @@ class _Composite(RunWatch):
         for watch in reversed(self._watches):
             watch.__exit__(kind, error, trace)
 
-    def begun(self, call: ToolCall) -> ToolCall:
+    def started(self, call: ToolCall) -> ToolCall:
         for watch in self._watches:
-            call = watch.begun(call)
+            call = watch.started(call)
         return call
 
     def ended(self, result: RunResult) -> None:

@@ -92,7 +92,7 @@ class _TracedRun(RunWatch):
             self._run.set_attribute(f"{_ATTRIBUTE}outcome", "cancelled")
         self._current.__exit__(kind, error, trace)
 
-    def begun(self, call: ToolCall) -> ToolCall:
+    def started(self, call: ToolCall) -> ToolCall:
         self._phase.end()
         self._phase = self._tracer.start_span("call", kind=SpanKind.CLIENT)
         headers: dict[str, str] = {}

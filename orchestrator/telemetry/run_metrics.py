@@ -119,7 +119,7 @@ class _TimedRun(RunWatch):
     ) -> None:
         self._on_end(self)
 
-    def begun(self, call: ToolCall) -> ToolCall:
+    def started(self, call: ToolCall) -> ToolCall:
         self.started_at = self._clock()
         return call
 

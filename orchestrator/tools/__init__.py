@@ -1,4 +1,4 @@
-"""The way of a run: who may run now (`admission`, `run_queues`, `idempotency_keys`), why not (`refusals`), the run
-(`live_run`, `tool_runner`), its end on demand (`cancelling`), what was left (`resumption`), what others see of it
-(`run_lookup`, `result_store`, `run_observer`). Must not know: HTTP, containers.
+"""Runs: which are admitted (`admission`, `run_queues`, `refusals`), how they are made (`tool_runner`, `live_run`), how
+those of an earlier orchestrator go on (`resumption`), and what others see of them (`run_lookup`, `result_store`,
+`run_observer`). Must not know: HTTP, containers.
 """

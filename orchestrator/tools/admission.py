@@ -1,14 +1,16 @@
-"""Who may run now, who waits, who is sent away. Pure: it says who goes next and waits for nobody."""
+"""Pure: which runs start, wait, or are refused. The waiting itself is in `run_queues`."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 
 class Admission(Enum):
-    """The answer to a run that asks to begin."""
+    """What a queue does with a run."""
 
-    BEGIN = auto()
+    START = auto()
     WAIT = auto()
     REFUSE = auto()
 
@@ -22,31 +24,61 @@ class AdmissionQueue:
     running: set[str] = field(default_factory=set)
     waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
-    def ask(self, run_id: str) -> Admission:
-        """May this run begin?"""
+    def admit(self, run_id: str) -> Admission:
         if len(self.running) < self.concurrency and not self.waiting:
             self.running.add(run_id)
-            return Admission.BEGIN
+            return Admission.START
         if len(self.waiting) < self.capacity:
             self.waiting[run_id] = None
             return Admission.WAIT
         return Admission.REFUSE
 
-    def leave(self, run_id: str) -> list[str]:
-        """A run ended or gave up waiting. Returns the runs that begin instead, which count as running from here on."""
+    def release(self, run_id: str) -> list[str]:
+        """Remove a run that ended or stopped waiting. Returns the runs that start: they count as running now."""
         self.running.discard(run_id)
         self.waiting.pop(run_id, None)
-        begun = []
+        started = []
         while self.waiting and len(self.running) < self.concurrency:
             next_run, _ = self.waiting.popitem(last=False)
             self.running.add(next_run)
-            begun.append(next_run)
-        return begun
+            started.append(next_run)
+        return started
 
     def position(self, run_id: str) -> int | None:
         """1 for the next; None for a run that does not wait."""
-        return next((place for place, waiting in enumerate(self.waiting, 1) if waiting == run_id), None)
+        return next((position for position, waiting in enumerate(self.waiting, 1) if waiting == run_id), None)
 
     def resize(self, concurrency: int, capacity: int) -> None:
-        """Take on new limits; who runs or waits stays."""
+        """Set new limits for the runs to come; those that run or wait stay."""
         self.concurrency, self.capacity = concurrency, capacity
+
+
+class IdempotencyKeys:
+    """Run ids chosen by callers, while requests with them go on: each makes one run."""
+
+    # The lookup of runs knows those that were accepted before a request came. One accepted after it may have ended long
+    # before the request's body has come, and is known here alone.
+
+    def __init__(self) -> None:
+        self._requests: Counter[str] = Counter()
+        self._used: set[str] = set()
+
+    @contextmanager
+    def request(self, run_id: str) -> Iterator[None]:
+        """Enter it for as long as a request with this id goes on."""
+        self._requests[run_id] += 1
+        try:
+            yield
+        finally:
+            self._requests[run_id] -= 1
+            if not self._requests[run_id]:
+                del self._requests[run_id]
+                self._used.discard(run_id)
+
+    def use(self, run_id: str) -> None:
+        """Mark it as used by a run."""
+        if run_id in self._requests:
+            self._used.add(run_id)
+
+    def used(self, run_id: str) -> bool:
+        return run_id in self._used

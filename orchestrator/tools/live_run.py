@@ -1,18 +1,24 @@
-"""A run from its acceptance to its end, as the orchestrator has it in memory."""
+"""LiveRun: a run in memory, from its acceptance to its end, and its cancellation."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import msgspec
 
+from orchestrator.errors import ChannelError
 from orchestrator.formatting import MAX_NAME_LENGTH
+from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry.history import RunRecord
-from orchestrator.sandbox.call import Progress, RunResult, ToolCall
-from orchestrator.sandbox.sandbox_runner import Emit, Reader
+from orchestrator.sandbox.call import Outcome, Progress, RunResult, StreamedBody, ToolCall
+from orchestrator.sandbox.sandbox_runner import Emit, ResultSink
 from orchestrator.supervisor.instance import Instance
 from orchestrator.tools.run_observer import RunWatch
+
+_CANCEL_RETRY: Final = 0.25  # seconds; a container may not know the run yet, while the call is on its way
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 def _future() -> asyncio.Future[None]:
@@ -25,82 +31,107 @@ class LiveRun:
 
     record: RunRecord
     watch: RunWatch
-    gone: asyncio.Future[None] = field(default_factory=_future)
-    """Done when nobody is there any more for its answer: what waits does not begin, a stream ends."""
-    broken_off: asyncio.Future[None] = field(default_factory=_future)
-    """Done when its end is waited for no longer."""
+    caller_disconnected: asyncio.Future[None] = field(default_factory=_future)
+    """Done when the caller no longer waits for the answer: a run that waits does not start, a stream ends."""
+    aborted: asyncio.Future[None] = field(default_factory=_future)
+    """Done when a cancelled run must end at once: it waits, or did not end within its grace."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     instance: Instance | None = None
-    """That executes it."""
+    """The instance that executes it."""
     cancel_requested: bool = False
     progress: Progress | None = None
     request_bytes: int | None = None
-    body_sent: bool = True
+    """Known from the start, or else counted by `body`."""
+    body: StreamedBody | None = None
+    """Of a run that has started."""
     response_bytes: int = 0
 
     @property
     def run_id(self) -> str:
         return self.record.run_id
 
-    def begin(self, instance: Instance, now: datetime) -> RunRecord:
-        """It executes."""
+    def start(self, instance: Instance, call: ToolCall, now: datetime) -> RunRecord:
+        """Mark it as executing."""
         self.instance = instance
+        if not isinstance(call.body, bytes):
+            self.body = call.body
         self.record = msgspec.structs.replace(self.record, generation=instance.generation, started_at=now)
         return self.record
 
     def end(self, result: RunResult) -> RunRecord:
-        """It has ended; all that is known of it."""
+        """Its complete record."""
         self.record = msgspec.structs.replace(
             self.record,
             finished_at=datetime.now(UTC),
             outcome=result.outcome.value,
             reason_code=result.reason_code,
             execution_ms=result.execution_time_ms,
-            request_bytes=self.request_bytes,
+            request_bytes=self.request_bytes if self.body is None else self.body.passed_on,
             response_bytes=self.response_bytes + len(result.result or b""),
         )
         return self.record
 
-    def give_up(self) -> None:
-        """Nobody wants its answer."""
-        if not self.gone.done():
-            self.gone.set_result(None)
+    def note_disconnect(self) -> None:
+        if not self.caller_disconnected.done():
+            self.caller_disconnected.set_result(None)
 
-    def break_off(self) -> None:
-        """Its end is waited for no longer."""
-        if not self.broken_off.done():
-            self.broken_off.set_result(None)
+    def abort(self) -> None:
+        if not self.aborted.done():
+            self.aborted.set_result(None)
 
-    def measured(self, call: ToolCall) -> ToolCall:
-        """`call`, its body counted as it goes by."""
-        if isinstance(call.body, bytes):
-            return call
-        self.request_bytes, self.body_sent = 0, False
-        return replace(call, body=self._counted(call.body))
+    async def cancel_with_grace(self, instance: Instance, grace: float) -> None:
+        """Request the run's end from its container, and abort it where it has not ended within `grace` seconds."""
+        if self.body_sent:  # else its tool has not been called
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._request_cancel(instance)
+                    await self.ended.wait()
+                    return
+        self.abort()
 
-    def reader(self, emit: Emit | None) -> Reader:
-        """Who reads what comes of it, through whom it goes by here."""
+    def cancelled_result(self, grace: float) -> RunResult:
+        """The result of an aborted run. One whose tool was executing ends its instance."""
+        if self.instance is None:
+            return RunResult(Outcome.CANCELLED, error="The run was cancelled before it started.")
+        if not self.body_sent:
+            return RunResult(Outcome.CANCELLED, error="The run was cancelled while its body was being sent.")
+        started = self.record.started_at
+        return RunResult(
+            Outcome.CANCELLED,
+            execution_time_ms=0.0 if started is None else (datetime.now(UTC) - started) / _MILLISECOND,
+            error=f"The run {self.run_id} of {self.record.tool} was cancelled and did not stop within {grace:g} s, so "
+            "its container was stopped. Restart the plugin to use it again.",
+            reason_code=ReasonCode.STOPPED,
+        )
+
+    @property
+    def body_sent(self) -> bool:
+        return self.body is None or self.body.complete
+
+    def sink(self, emit: Emit | None) -> ResultSink:
+        """The run as the sink of its call, which counts what goes on to `emit`."""
         if emit is None:
-            return Reader(None, self.gone, self._note_progress)
+            return ResultSink(None, self.caller_disconnected, self._note_progress)
 
         async def counted(line: bytes) -> None:
             self.response_bytes += len(line)
             await emit(line)
 
-        return Reader(counted, self.gone, self._note_progress)
+        return ResultSink(counted, self.caller_disconnected, self._note_progress)
 
     def _note_progress(self, progress: Progress) -> None:
         self.progress = progress
 
-    async def _counted(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for chunk in body:
-            self.request_bytes = (self.request_bytes or 0) + len(chunk)
-            yield chunk
-        self.body_sent = True
+    async def _request_cancel(self, instance: Instance) -> None:
+        while not self.ended.is_set():
+            with suppress(ChannelError):
+                if await instance.channel.cancel(self.run_id):
+                    return
+            await asyncio.sleep(_CANCEL_RETRY)
 
 
 def accepted(plugin: str, call: ToolCall, watch: RunWatch) -> LiveRun:
-    """A run that has just come. One whose answer is kept in the container is asynchronous."""
+    """A run that has just been accepted; asynchronous where its container retains the answer."""
     return LiveRun(
         RunRecord(
             run_id=call.run_id,

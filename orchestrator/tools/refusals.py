@@ -1,4 +1,4 @@
-"""Why a run is not made, as results. Pure."""
+"""Pure: results of runs that are refused."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from orchestrator.sandbox.call import Outcome, RunResult
 def unknown_plugin(plugin: str) -> RunResult:
     return RunResult(
         Outcome.UNKNOWN_PLUGIN,
-        error=f"There is no plugin {quoted(plugin)}. GET /v1/plugins lists those there are.",
+        error=f"No plugin named {quoted(plugin)}. GET /v1/plugins lists all plugins.",
         error_type="UnknownPlugin",
     )
 
@@ -20,21 +20,21 @@ def unknown_tool(plugin: str, tool: str, tools: Iterable[str]) -> RunResult:
     known = ", ".join(sorted(tools)) or "none"
     return RunResult(
         Outcome.UNKNOWN_TOOL,
-        error=f"{plugin} has no tool {quoted(tool)}; it has {known}.",
+        error=f"{plugin} has no tool named {quoted(tool)}. Its tools: {known}.",
         error_type="UnknownTool",
     )
 
 
 def run_id_taken() -> RunResult:
-    return RunResult(Outcome.RUN_ID_TAKEN, error="There is a run of this X-Run-Id already.", error_type="RunIdTaken")
+    return RunResult(Outcome.RUN_ID_TAKEN, error="A run with this X-Run-Id exists already.", error_type="RunIdTaken")
 
 
 def stopping() -> RunResult:
-    return unavailable("The orchestrator is stopping and takes no new runs.", retry_after=5)
+    return unavailable("The orchestrator is stopping and accepts no new runs.", retry_after=5)
 
 
 def ended(record: PluginRecord) -> RunResult:
-    """The plugin's instance has ended, or its manifest cannot be used."""
+    """For a plugin whose instance has ended, or whose manifest cannot be used."""
     return unavailable(record.reason or f"The plugin is {PluginLifecycleState.UNAVAILABLE}.", record.reason_code)
 
 
@@ -49,7 +49,7 @@ def unavailable(sentence: str, code: ReasonCode | None = None, *, retry_after: f
 
 
 def queue_full(record: PluginRecord, sentence: str) -> RunResult:
-    """To be tried again when the queue has probably moved: after the mean execution, at least one second."""
+    """To be tried again after the mean execution time, at least one second: the queue has probably moved by then."""
     runs = record.success_count + record.error_count
     mean = record.total_execution_ms / runs / 1000 if runs else 0.0
     return RunResult(Outcome.QUEUE_FULL, error=sentence, error_type="QueueFull", retry_after=max(1.0, mean))

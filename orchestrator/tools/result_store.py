@@ -1,6 +1,6 @@
-"""Results of asynchronous runs, a file each, until their callers come for them.
+"""ResultStore: results of asynchronous runs on disk, until they expire.
 
-A file has the result's other members as a line of JSON, then the result's own JSON text.
+Each is a file: a line of JSON with the members of the result, then the tool's own JSON text.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from orchestrator.registry.history import RunRecord
 from orchestrator.sandbox.call import Outcome, RunResult, is_run_id
 
 _UNFINISHED: Final = ".part"
-_LONGEST_HEAD: Final = 1024 * 1024
+_MAX_HEAD: Final = 1024 * 1024  # bytes of the first line
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class KeptResult:
-    """`result` lacks its JSON text: that is what is left to read of `file`, `size` bytes. Close it."""
+class StoredResult:
+    """`result` lacks its JSON text: the rest of `file`, `size` bytes. Close the file."""
 
     plugin: str
     tool: str
@@ -36,50 +36,50 @@ class KeptResult:
 
 
 class ResultStore:
-    """Of at most `max_bytes` together, each for `max_age` seconds; the oldest have to go first."""
+    """Stores results for `max_age` seconds each, and at most `max_bytes` of them; the oldest are removed first."""
 
     def __init__(self, folder: Path, *, max_age: float, max_bytes: int) -> None:
         self._folder = folder
         self._max_age = max_age
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, tuple[float, int]] = OrderedDict()
-        """Oldest first: when it ended, by the wall clock, and bytes."""
+        # By run id, oldest first: wall-clock time of its end, bytes.
+        self._stored: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def open(self) -> None:
-        """Make the folder, and know again what is in it."""
+        """Create the folder, or read what it holds."""
         try:
-            self._look()
+            self._scan()
         except OSError as error:
             _log.error("the folder of results cannot be used: %s", error.strerror)
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = []
         for path in self._folder.iterdir():
             if is_run_id(path.name):
-                facts = path.stat()
-                found.append((facts.st_mtime, facts.st_size, path.name))
+                stat = path.stat()
+                found.append((stat.st_mtime, stat.st_size, path.name))
             else:
                 path.unlink(missing_ok=True)
-        self._kept = OrderedDict((name, (ended, size)) for ended, size, name in sorted(found))
-        self._clear()
+        self._stored = OrderedDict((name, (ended, size)) for ended, size, name in sorted(found))
+        self._expire()
 
-    async def keep(self, run: RunRecord, result: RunResult) -> bool:
-        """False where the disk does not take it."""
+    async def store(self, run: RunRecord, result: RunResult) -> bool:
+        """False where it could not be written."""
         try:
             size = await asyncio.to_thread(self._write, run, result)
         except OSError as error:
-            _log.error("the result of run %s cannot be kept: %s", run.run_id, error.strerror)
+            _log.error("the result of run %s cannot be stored: %s", run.run_id, error.strerror)
             return False
-        self._kept[run.run_id] = (time.time(), size)
-        self._clear()
-        asyncio.get_running_loop().call_later(self._max_age + 1, self._clear)
+        self._stored[run.run_id] = (time.time(), size)
+        self._expire()
+        asyncio.get_running_loop().call_later(self._max_age + 1, self._expire)
         return True
 
-    async def find(self, run_id: str) -> KeptResult | None:
-        """None where there is none, or none any more."""
-        self._clear()
-        return await asyncio.to_thread(self._read, run_id) if run_id in self._kept else None
+    async def find(self, run_id: str) -> StoredResult | None:
+        """None where there is none, also since it has expired."""
+        self._expire()
+        return await asyncio.to_thread(self._read, run_id) if run_id in self._stored else None
 
     def _write(self, run: RunRecord, result: RunResult) -> int:
         head = {"plugin": run.plugin, "tool": run.tool, **asdict(replace(result, result=None))}
@@ -94,30 +94,30 @@ class ResultStore:
             raise
         return (self._folder / run.run_id).stat().st_size
 
-    def _read(self, run_id: str) -> KeptResult | None:
+    def _read(self, run_id: str) -> StoredResult | None:
         try:
             file = (self._folder / run_id).open("rb")
         except OSError:
             return None
         try:
-            head: dict[str, Any] = msgspec.json.decode(file.readline(_LONGEST_HEAD))
+            head: dict[str, Any] = msgspec.json.decode(file.readline(_MAX_HEAD))
             plugin, tool = head.pop("plugin"), head.pop("tool")
             code = head.pop("reason_code")
             outcome = Outcome(head.pop("outcome"))
             result = RunResult(outcome, reason_code=ReasonCode(code) if code else None, **head)
-            return KeptResult(plugin, tool, result, file, os.fstat(file.fileno()).st_size - file.tell())
+            return StoredResult(plugin, tool, result, file, os.fstat(file.fileno()).st_size - file.tell())
         except (OSError, ValueError, KeyError, TypeError):
             file.close()
             return None
 
-    def _clear(self) -> None:
-        total = sum(size for _, size in self._kept.values())
+    def _expire(self) -> None:
+        total = sum(size for _, size in self._stored.values())
         oldest = time.time() - self._max_age
-        while self._kept:
-            run_id, (ended, size) = next(iter(self._kept.items()))
+        while self._stored:
+            run_id, (ended, size) = next(iter(self._stored.items()))
             if ended >= oldest and total <= self._max_bytes:
                 return
-            del self._kept[run_id]
+            del self._stored[run_id]
             total -= size
             try:
                 (self._folder / run_id).unlink(missing_ok=True)

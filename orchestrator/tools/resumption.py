@@ -1,4 +1,4 @@
-"""What an orchestrator before this one left running, held against what the history knows of it. Pure."""
+"""Pure: runs that an earlier orchestrator left in containers, matched with their records in the history."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 from orchestrator.tools.live_run import LiveRun
 from orchestrator.tools.run_observer import RunWatch
 
-Found = tuple[PluginSupervisor, Adopted]
+AdoptedInstance = tuple[PluginSupervisor, Adopted]
 
 
 @dataclass(frozen=True, slots=True)
-class LeftBehind:
-    """A run in an adopted container that executes for `seconds`, or has ended with its answer kept."""
+class OrphanedRun:
+    """A run in an adopted container that has been executing for `seconds`, or has ended with its answer retained."""
 
     supervisor: PluginSupervisor
     instance: Instance
@@ -26,10 +26,9 @@ class LeftBehind:
     tool: str
     seconds: float
     record: RunRecord | None
-    """None: its caller waited for it, and is gone with the orchestrator."""
+    """None for a synchronous run: its caller was disconnected with the earlier orchestrator."""
 
     def live(self) -> LiveRun:
-        """The run as it goes on."""
         now = datetime.now(UTC)
         record = self.record or RunRecord(self.run_id, self.supervisor.name, self.tool, now)
         started = record.started_at or now - timedelta(seconds=self.seconds)
@@ -42,27 +41,26 @@ class LeftBehind:
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
-    """`lost`: nobody will ever know what became of them."""
+class MatchedRuns:
+    """`lost`: records of runs that are in no container; their ends will never be known."""
 
-    found: tuple[LeftBehind, ...]
+    orphans: tuple[OrphanedRun, ...]
     lost: tuple[RunRecord, ...]
 
 
-def take_stock(asynchronous: Iterable[RunRecord], adopted: Iterable[Found]) -> Stock:
-    """`asynchronous`: runs in flight, as far as the history goes. One may have been begun by a container without the
-    history having heard of it: then its generation is 0 there.
-    """
+def match_runs(asynchronous: Iterable[RunRecord], adopted: Iterable[AdoptedInstance]) -> MatchedRuns:
+    """`asynchronous`: the runs that are in flight by the history."""
     awaited = {record.run_id: record for record in asynchronous}
-    found: dict[str, LeftBehind] = {}
-    for supervisor, taken in adopted:
-        instance = taken.instance
-        for run in taken.status.runs:
+    found: dict[str, OrphanedRun] = {}
+    for supervisor, adoption in adopted:
+        instance = adoption.instance
+        for run in adoption.status.runs:
             record = awaited.get(run.run_id)
-            found[run.run_id] = LeftBehind(supervisor, instance, run.run_id, run.tool, run.seconds, record)
+            found[run.run_id] = OrphanedRun(supervisor, instance, run.run_id, run.tool, run.seconds, record)
         for record in awaited.values():
+            # Generation 0: the container may have started it before the history recorded that.
             ours = record.plugin == supervisor.name and record.generation in (0, instance.generation)
             if ours and record.run_id not in found:
-                found[record.run_id] = LeftBehind(supervisor, instance, record.run_id, record.tool, 0.0, record)
+                found[record.run_id] = OrphanedRun(supervisor, instance, record.run_id, record.tool, 0.0, record)
     lost = tuple(record for record in awaited.values() if record.run_id not in found)
-    return Stock(tuple(found.values()), lost)
+    return MatchedRuns(tuple(found.values()), lost)

@@ -1,4 +1,4 @@
-"""Runs as others see them: those in memory as they are now, those that have ended from the history."""
+"""Runs as the API shows them: live ones from memory, ended ones from the history."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from orchestrator.tools.live_run import LiveRun
 
 
 class RunPhase(StrEnum):
-    """How far a run has come."""
+    """The state of a run as the API shows it."""
 
     QUEUED = "queued"
-    """It waits for its turn, or for the plugin to come up."""
+    """It waits in the queue, or for the plugin to be ready."""
     RUNNING = "running"
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
-    """The orchestrator ended before the run did, and nobody knows what became of it."""
+    """The orchestrator ended before the run did; its end is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ _STATE: Final = {
 
 
 class RunLookup:
-    """`live` are the runs in memory; `position` says which place in its plugin's queue a run has."""
+    """`live`: the runs in memory; `position`: of a plugin's run in the queue."""
 
     def __init__(
         self, live: Mapping[str, LiveRun], history: HistoryStore, position: Callable[[str, str], int | None]
@@ -66,7 +66,7 @@ class RunLookup:
         self._position = position
 
     async def one(self, run_id: str) -> RunView | None:
-        """None for a run that nobody knows, or not any more."""
+        """None for an unknown run, and for one whose record has expired."""
         live, record = self._live.get(run_id), await self._history.run(run_id)
         if live is not None:
             return self._view(live, record.id if record else 0)
@@ -75,10 +75,10 @@ class RunLookup:
     async def page(
         self, *, plugin: str | None, phase: RunPhase | None, before: int | None, limit: int
     ) -> list[RunView]:
-        """Newest first. Those that are too new to be in the history come on the first page, with the id 0."""
+        """Newest first. Runs that are not yet in the history come on the first page, with the id 0."""
         live = dict(self._live)
         records = await self._history.runs(plugin=plugin, state=_STATE[phase], before=before, limit=limit)
-        live |= self._live
+        live |= self._live  # with those that were accepted, or ended, while the history was read
         views = []
         if before is None:
             known = {record.run_id for record in records}
@@ -97,11 +97,10 @@ class RunLookup:
         return [view for view in views if phase in (None, view.phase)][:limit]
 
     def view(self, run: LiveRun) -> RunView:
-        """A run in memory."""
         return self._view(run, run.record.id)
 
-    def _view(self, run: LiveRun, place: int) -> RunView:
-        record = replace(run.record, id=place)
+    def _view(self, run: LiveRun, record_id: int) -> RunView:
+        record = replace(run.record, id=record_id)
         if record.finished_at is not None:
             return RunView(record, RunPhase.FINISHED, cancel_requested=run.cancel_requested)
         return RunView(

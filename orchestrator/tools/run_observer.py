@@ -1,4 +1,4 @@
-"""What a ToolRunner tells of each run to whoever counts, logs or traces it."""
+"""The protocol by which a ToolRunner reports each run to metrics, logs and traces."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -8,8 +8,8 @@ from orchestrator.sandbox.call import RunResult, ToolCall
 
 
 class RunWatch:
-    """One run as it goes on: entered when it is asked for, left when all about it is done. Whoever watches overrides
-    what it wants to know; nothing here may raise.
+    """An observer of one run: entered when it is requested, left when all of it is done. To be overridden; no method
+    may raise.
     """
 
     def __enter__(self) -> Self:
@@ -18,19 +18,19 @@ class RunWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing comes any more."""
+        """The last call."""
 
-    def begun(self, call: ToolCall) -> ToolCall:
-        """It waits no longer: the call is about to be made. Returns it, with the trace context for the plugin."""
+    def started(self, call: ToolCall) -> ToolCall:
+        """The call is about to be made. Returns it, with the trace context for the plugin."""
         return call
 
     def ended(self, result: RunResult) -> None:
-        """What came of it. Not told of a run that was cancelled."""
+        """The run has ended. Not called where the orchestrator itself gave up on it."""
 
 
 RunObserver = Callable[[str, ToolCall], RunWatch]
-"""Makes the watch over a run of this plugin."""
+"""Makes the observer of one run of a plugin."""
 
 
-def nobody_watches(_plugin: str, _call: ToolCall) -> RunWatch:
+def unobserved(_plugin: str, _call: ToolCall) -> RunWatch:
     return RunWatch()

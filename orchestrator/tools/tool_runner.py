@@ -1,42 +1,42 @@
-"""ToolRunner: admits a run, makes it in the sandbox, and sees to it that everybody learns what became of it."""
+"""ToolRunner: admits runs, makes them in the sandbox, and reports their ends to registry, history and supervisor."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
-from orchestrator.errors import ChannelError, OrchestratorError
+from orchestrator.errors import CallerDisconnectedError, ChannelError, OrchestratorError, RunAbortedError
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore, RunRecord
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
-from orchestrator.sandbox.cancel_when import CallerGoneError, cancel_when
+from orchestrator.sandbox.cancel_when import cancel_when
 from orchestrator.sandbox.sandbox_runner import Emit, PluginSandboxRunner
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 from orchestrator.tools import refusals
-from orchestrator.tools.cancelling import cancelled, see_out
-from orchestrator.tools.idempotency_keys import IdempotencyKeys
+from orchestrator.tools.admission import IdempotencyKeys
 from orchestrator.tools.live_run import LiveRun, accepted
 from orchestrator.tools.result_store import ResultStore
-from orchestrator.tools.resumption import Found, LeftBehind, take_stock
+from orchestrator.tools.resumption import AdoptedInstance, OrphanedRun, match_runs
 from orchestrator.tools.run_lookup import RunLookup, RunView
-from orchestrator.tools.run_observer import RunObserver, RunWatch, nobody_watches
-from orchestrator.tools.run_queues import TOO_EARLY, QueueFullError, RunQueues
+from orchestrator.tools.run_observer import RunObserver, RunWatch, unobserved
+from orchestrator.tools.run_queues import QueueFullError, RunQueues
 
 _log = logging.getLogger(__name__)
 
-_COUNTED_AS_ERROR = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT})
+_TOO_EARLY: Final = "the caller disconnected before the run started"
+_COUNTED_AS_ERROR: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT})
 
 
 class RunLostError(OrchestratorError):
-    """Nobody will ever know what became of a run."""
+    """A run whose end is not known and never will be."""
 
 
 class ToolRunner:
-    """Runs tools. `find` gives the supervisor of a plugin, None for an unknown name; `cancel_grace` are the seconds
-    that a cancelled run has to end by itself.
+    """`find` returns the supervisor of a plugin, None for an unknown name; `cancel_grace`: seconds that a cancelled run
+    has to end by itself.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ToolRunner:
         history: HistoryStore,
         results: ResultStore,
         cancel_grace: float,
-        observe: RunObserver = nobody_watches,
+        observe: RunObserver = unobserved,
     ) -> None:
         self._registry = registry
         self._find = find
@@ -57,8 +57,7 @@ class ToolRunner:
         self._cancel_grace = cancel_grace
         self._observe = observe
         self._queues = RunQueues(registry)
-        self._live: dict[str, LiveRun] = {}
-        """The runs that have been accepted and have not ended."""
+        self._live: dict[str, LiveRun] = {}  # the accepted runs that have not ended
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._idle = asyncio.Event()
@@ -68,79 +67,81 @@ class ToolRunner:
         self.lookup = RunLookup(self._live, history, self._queues.position)
 
     async def run(self, plugin: str, call: ToolCall, emit: Emit | None = None) -> RunResult:
-        """What came of `call`; whatever happens is in the result, nothing is raised but cancellation."""
+        """The result of `call`. Never raises, except where it is cancelled."""
         with self._observe(plugin, call) as watch:
             admitted = self._admit(plugin, call, watch)
             if isinstance(admitted, RunResult):
                 result = admitted
             else:
                 run, supervisor = admitted
-                result = await self._see_through(run, self._conduct(run, supervisor, call, emit))
+                result = await self._recorded(run, self._execute(run, supervisor, call, emit))
             watch.ended(result)
         return result
 
-    async def begin(self, plugin: str, call: ToolCall) -> RunView | RunResult:
-        """Have `call` made in its own time. The run, once that is on file; its result where it is not even admitted."""
-        begun: asyncio.Future[RunView | RunResult] = asyncio.get_running_loop().create_future()
-        task = self._spawn(self._on_its_own(plugin, replace(call, keep=True), begun))
-        await asyncio.wait((task, begun), return_when=asyncio.FIRST_COMPLETED)
-        if not begun.done():
-            task.result()  # raises: whoever asked must not wait for what will never be told
-        return begun.result()
+    async def start(self, plugin: str, call: ToolCall) -> RunView | RunResult:
+        """Make `call` an asynchronous run. Returns the run once its acceptance is on file, or the result of a refused
+        run.
+        """
+        accepted: asyncio.Future[RunView | RunResult] = asyncio.get_running_loop().create_future()
+        task = self._spawn(self._in_background(plugin, replace(call, keep=True), accepted))
+        await asyncio.wait((task, accepted), return_when=asyncio.FIRST_COMPLETED)
+        if not accepted.done():
+            task.result()  # raises the defect that ended it
+        return accepted.result()
 
     async def cancel(self, run_id: str) -> RunView | None:
-        """Have a run end: one that waits at once, one that executes by asking it; its container is stopped where that
-        does not help within the grace. The run as it is then, None for an unknown one.
+        """Cancel a run: at once where it waits, else by a request to its container, which is stopped where the run does
+        not end within the grace. Returns the run as it is then, None for an unknown one.
         """
         run = self._live.get(run_id)
         if run is not None and run.record.finished_at is None and not run.cancel_requested:
             run.cancel_requested = True
             if run.instance is None:
-                run.give_up()
+                run.abort()
                 await run.ended.wait()
             else:
-                self._spawn(see_out(run, run.instance, self._cancel_grace))
+                self._spawn(run.cancel_with_grace(run.instance, self._cancel_grace))
         return await self.lookup.one(run_id)
 
     async def wait(self, run_id: str, seconds: float) -> None:
-        """Returns when the run is not in flight any more, after so many seconds at the latest."""
+        """Wait until the run has ended, for at most so many seconds."""
         if (run := self._live.get(run_id)) is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await run.ended.wait()
 
-    def give_up(self, run_id: str) -> None:
-        """Nobody is there any more for this run's answer: if it waits, it never begins. One that has begun goes on,
-        since a tool cannot be stopped short of its container; only one that streams is stopped at its next line.
+    def caller_disconnected(self, run_id: str) -> None:
+        """The caller no longer waits for this run: if it is queued, it never starts; a stream stops at its next line.
+        Any other run goes on, since a tool cannot be stopped without its container.
         """
         if (run := self._live.get(run_id)) is not None:
-            run.give_up()
+            run.note_disconnect()
 
-    def resume(self, asynchronous: Iterable[RunRecord], adopted: Iterable[Found]) -> None:
-        """Take up what an orchestrator before this one left: `asynchronous` runs that the history knows to be in
-        flight, and the runs that execute in the containers that were adopted. Call it before the first run.
+    def resume(self, asynchronous: Iterable[RunRecord], adopted: Iterable[AdoptedInstance]) -> None:
+        """Resume the runs of an earlier orchestrator: `asynchronous` runs that the history has in flight, and the runs
+        that execute in adopted containers. Call it before the first run.
         """
-        stock = take_stock(asynchronous, adopted)
-        for record in stock.lost:
+        matched = match_runs(asynchronous, adopted)
+        for record in matched.lost:
             self._history.run_interrupted(record)
-        for left in stock.found:
-            plugin = self._registry.get(left.supervisor.name)
+        for orphan in matched.orphans:
+            plugin = self._registry.get(orphan.supervisor.name)
             if plugin is not None and plugin.limits:
-                self._queues.occupy(plugin, left.run_id)
-                self._spawn(self._take_up(left))
+                self._queues.occupy(plugin, orphan.run_id)
+                self._spawn(self._adopt(orphan))
 
     async def drain(self) -> None:
-        """Take no new runs, and return when those in flight have ended, each within its own limit."""
+        """Accept no new runs, and return when those in flight have ended, each within its own limit."""
         self._draining = True
         await self._idle.wait()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # From the door to the end
+    # A run from its admission to its end
 
     def _admit(self, plugin: str, call: ToolCall, watch: RunWatch) -> tuple[LiveRun, PluginSupervisor] | RunResult:
-        """Give it its place, or say why not."""
+        """The queued run, or the result of a run that is refused."""
         record, supervisor = self._registry.get(plugin), self._find(plugin)
         if record is None or supervisor is None:
             return refusals.unknown_plugin(plugin)
@@ -160,32 +161,34 @@ class ToolRunner:
         self.idempotency_keys.use(run.run_id)
         return run, supervisor
 
-    async def _on_its_own(self, plugin: str, call: ToolCall, begun: asyncio.Future[RunView | RunResult]) -> None:
+    async def _in_background(self, plugin: str, call: ToolCall, accepted: asyncio.Future[RunView | RunResult]) -> None:
         with self._observe(plugin, call) as watch:
             admitted = self._admit(plugin, call, watch)
             if isinstance(admitted, RunResult):
                 watch.ended(admitted)
-                _tell(begun, admitted)
+                _resolve(accepted, admitted)
                 return
             run, supervisor = admitted
 
             async def work() -> RunResult:
+                # On file before its caller is answered: the next orchestrator has to know it.
                 await self._history.run_accepted(run.record)
-                _tell(begun, self.lookup.view(run))
-                return await self._conduct(run, supervisor, call, None)
+                _resolve(accepted, self.lookup.view(run))
+                return await self._execute(run, supervisor, call, None)
 
-            watch.ended(await self._see_through(run, work()))
+            watch.ended(await self._recorded(run, work()))
 
-    async def _see_through(self, run: LiveRun, work: Coroutine[Any, Any, RunResult]) -> RunResult:
-        """`work` with the run in memory meanwhile, and its end on file afterwards."""
+    async def _recorded(self, run: LiveRun, work: Coroutine[Any, Any, RunResult]) -> RunResult:
+        """The result of `work`; the run is in memory meanwhile, and its end is on file afterwards."""
         self._live[run.run_id] = run
         self._idle.clear()
         result: RunResult | None = None
         try:
             result = await work
             if run.record.asynchronous:
-                await self.results.keep(run.record, result)
+                await self.results.store(run.record, result)
             await self._history.run_finished(run.end(result), success=_success(result))
+            # Only now, with the result on file, may the container forget it.
             if run.record.asynchronous and run.instance is not None and run.instance.ended is None:
                 with suppress(ChannelError):
                     await run.instance.channel.forget(run.run_id)
@@ -198,34 +201,31 @@ class ToolRunner:
                 self._idle.set()
         return result
 
-    async def _conduct(
+    async def _execute(
         self, run: LiveRun, supervisor: PluginSupervisor, call: ToolCall, emit: Emit | None
     ) -> RunResult:
-        """From its place in the queue to its end."""
         try:
-            await self._queues.begin(run)
-            with cancel_when(run.gone, TOO_EARLY):
-                instance = await supervisor.ready_instance()
-            if call.tool not in instance.tools:
-                return refusals.unknown_tool(supervisor.name, call.tool, instance.tools)
-            begun = run.measured(run.watch.begun(call))
-            self._begin(run, instance)
-            execution = self._sandbox.run(instance, begun, timeout=instance.limits.timeout, reader=run.reader(emit))
-            return await self._executed(run, instance, supervisor, execution)
-        except CallerGoneError as error:
-            if run.cancel_requested:
-                return RunResult(Outcome.CANCELLED, error="The run was cancelled before it began.")
-            return RunResult(Outcome.CALLER_GONE, error=str(error))
+            with cancel_when(run.aborted, RunAbortedError):
+                with cancel_when(run.caller_disconnected, CallerDisconnectedError, _TOO_EARLY):
+                    await self._queues.wait(run)
+                    instance = await supervisor.ready_instance()
+                if call.tool not in instance.tools:
+                    return refusals.unknown_tool(supervisor.name, call.tool, instance.tools)
+                call = run.watch.started(call)
+                now = self._registry.begin_run(run.record.plugin, instance.generation)
+                self._history.run_started(run.start(instance, call, now))
+                execution = self._sandbox.run(instance, call, timeout=instance.limits.timeout, sink=run.sink(emit))
+                return await self._reported(run, instance, supervisor, execution)
+        except RunAbortedError:
+            return self._aborted(run, supervisor)
+        except CallerDisconnectedError as error:
+            return RunResult(Outcome.CALLER_DISCONNECTED, error=str(error))
         except InstanceEndedError as error:
             return refusals.unavailable(error.verdict.reason, error.verdict.code)
         finally:
-            self._queues.end(run)
+            self._queues.release(run)
 
-    def _begin(self, run: LiveRun, instance: Instance) -> None:
-        now = self._registry.begin_run(run.record.plugin, instance.generation)
-        self._history.run_started(run.begin(instance, now))
-
-    async def _executed(
+    async def _reported(
         self,
         run: LiveRun,
         instance: Instance,
@@ -234,13 +234,10 @@ class ToolRunner:
         *,
         counts: bool = True,
     ) -> RunResult:
-        """What comes of `execution`, told to the registry and to the instance's supervisor."""
+        """The result of `execution`, reported to the registry and to the instance's supervisor."""
         result: RunResult | None = None
         try:
-            with cancel_when(run.broken_off, ""):
-                result = await execution
-        except CallerGoneError:
-            result = cancelled(run, self._cancel_grace)
+            result = await execution
         finally:
             self._registry.finish_run(
                 supervisor.name,
@@ -253,31 +250,40 @@ class ToolRunner:
             _log.warning("%s.%s raised\n%s", supervisor.name, run.record.tool, result.traceback)
         return result
 
-    # What was left behind
+    def _aborted(self, run: LiveRun, supervisor: PluginSupervisor) -> RunResult:
+        result = run.cancelled_result(self._cancel_grace)
+        if run.instance is not None:
+            supervisor.run_ended(run.instance, run.record.tool, result)
+        return result
 
-    async def _take_up(self, left: LeftBehind) -> None:
-        run = left.live()
+    # Runs of an earlier orchestrator
+
+    async def _adopt(self, orphan: OrphanedRun) -> None:
+        run = orphan.live()
         with suppress(RunLostError):
-            if left.record is None:
-                await self._resumed(run, left)
+            if orphan.record is None:
+                await self._resumed(run, orphan)
             else:
-                await self._see_through(run, self._resumed(run, left))
+                await self._recorded(run, self._resumed(run, orphan))
 
-    async def _resumed(self, run: LiveRun, left: LeftBehind) -> RunResult:
+    async def _resumed(self, run: LiveRun, orphan: OrphanedRun) -> RunResult:
         """Raises `RunLostError`."""
         try:
-            if left.instance.ended is not None:
+            if orphan.instance.ended is not None:
                 raise RunLostError
-            self._registry.begin_run(left.supervisor.name, left.instance.generation)
-            return await self._executed(
-                run, left.instance, left.supervisor, self._result_of(left), counts=left.record is not None
-            )
+            self._registry.begin_run(orphan.supervisor.name, orphan.instance.generation)
+            with cancel_when(run.aborted, RunAbortedError):
+                return await self._reported(
+                    run, orphan.instance, orphan.supervisor, self._answer(orphan), counts=orphan.record is not None
+                )
+        except RunAbortedError:
+            return self._aborted(run, orphan.supervisor)
         finally:
-            self._queues.end(run)
+            self._queues.release(run)
 
-    async def _result_of(self, left: LeftBehind) -> RunResult:
+    async def _answer(self, orphan: OrphanedRun) -> RunResult:
         result = await self._sandbox.resume(
-            left.instance, left.run_id, left.tool, timeout=left.instance.limits.timeout, elapsed=left.seconds
+            orphan.instance, orphan.run_id, orphan.tool, timeout=orphan.instance.limits.timeout, elapsed=orphan.seconds
         )
         if result is None:
             raise RunLostError
@@ -295,13 +301,14 @@ class ToolRunner:
             _log.error("a defect in the orchestrator", exc_info=error)
 
 
-def _tell(begun: asyncio.Future[RunView | RunResult], what: RunView | RunResult) -> None:
-    if not begun.done():  # whoever asked may be gone
-        begun.set_result(what)
+def _resolve(accepted: asyncio.Future[RunView | RunResult], value: RunView | RunResult) -> None:
+    if not accepted.done():  # cancelled, where the caller has disconnected
+        accepted.set_result(value)
 
 
 def _success(result: RunResult | None) -> bool | None:
-    """None: it counts neither way, since the plugin is not to blame for a caller's mistake."""
+    """None where it counts neither way."""
     if result is None:
         return None
+    # The plugin is not to blame for a caller's mistake.
     return True if result.ok else False if result.outcome in _COUNTED_AS_ERROR else None

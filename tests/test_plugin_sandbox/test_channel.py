@@ -28,7 +28,7 @@ def test_an_early_refusal_is_read_though_the_plugin_takes_no_more(run: Run, size
         connections += 1
         writer.write(http(b"no", status="413 Content Too Large"))
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncIterator[bytes]:
         for _ in range(10):
             yield bytes(size // 10)
             await asyncio.sleep(0)
@@ -36,7 +36,7 @@ def test_an_early_refusal_is_read_though_the_plugin_takes_no_more(run: Run, size
     async def test() -> None:
         async with raw_instance(plugin) as instance:
             for number in range(30):
-                body = parts() if number % 2 else bytes(size)
+                body = chunks() if number % 2 else bytes(size)
                 async with call(instance.channel, body) as response:
                     assert (response.status, await response.read(10)) == (413, b"no")
 
@@ -54,7 +54,7 @@ def test_a_refusal_is_read_though_sending_fails_first(run: Run, tmp_path: Path) 
             peer.sendall(http(b"no", status="413 Content Too Large"))
         refused.set()
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncIterator[bytes]:
         yield b"x"
         await asyncio.sleep(0)
         refused.wait(5)
@@ -70,7 +70,7 @@ def test_a_refusal_is_read_though_sending_fails_first(run: Run, tmp_path: Path) 
         thread.start()
         channel = RuntimeChannel(endpoint)
         try:
-            async with call(channel, parts()) as response:
+            async with call(channel, chunks()) as response:
                 assert (response.status, await response.read(10)) == (413, b"no")
         finally:
             await channel.close()
@@ -82,7 +82,7 @@ def test_a_refusal_is_read_though_sending_fails_first(run: Run, tmp_path: Path) 
 def test_a_refusal_does_not_wait_for_a_caller_that_sends_nothing(run: Run) -> None:
     ended: list[str] = []
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncIterator[bytes]:
         try:
             yield b"x"
             await asyncio.sleep(60)
@@ -91,7 +91,7 @@ def test_a_refusal_does_not_wait_for_a_caller_that_sends_nothing(run: Run) -> No
 
     async def test() -> None:
         async with raw_instance(http(b"no", status="422 X")) as instance:
-            async with call(instance.channel, parts()) as response:
+            async with call(instance.channel, chunks()) as response:
                 assert (response.status, await response.read(10)) == (422, b"no")
             assert ended == ["body"]
 
@@ -105,16 +105,16 @@ def test_a_body_that_breaks_off_breaks_the_call_off(run: Run) -> None:
     async def plugin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         got.append(await reader.read())
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncIterator[bytes]:
         yield b"abc"
         yield b""
         await asyncio.sleep(0.05)
-        raise RuntimeError("the caller is gone")
+        raise RuntimeError("the caller is disconnected")
 
     async def test() -> None:
         async with raw_instance(plugin) as instance:
-            with pytest.raises(ChannelError, match="the caller is gone"):
-                async with call(instance.channel, parts()):
+            with pytest.raises(ChannelError, match="the caller is disconnected"):
+                async with call(instance.channel, chunks()):
                     pass
             while not got:
                 await asyncio.sleep(0.01)
@@ -123,26 +123,26 @@ def test_a_body_that_breaks_off_breaks_the_call_off(run: Run) -> None:
     assert got == [b"3\r\nabc\r\n"]
 
 
-def test_no_more_of_a_body_is_asked_for_than_the_plugin_takes(run: Run) -> None:
+def test_no_more_of_a_body_is_read_than_the_plugin_takes(run: Run) -> None:
     """A caller is as fast as the plugin, and no more is held here."""
-    asked = taken = 0
+    requested = taken = 0
 
     async def plugin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal taken
         while taken < 8 * MIB:
             await asyncio.sleep(0.002)
             taken += len(await reader.readexactly(64 * KIB))
-            assert asked - taken < 2 * MIB  # the socket itself, and the reader here, hold most of that
+            assert requested - taken < 2 * MIB  # the socket itself, and the reader here, hold most of that
         writer.write(http(b"{}"))
 
-    async def parts() -> AsyncIterator[bytes]:
-        nonlocal asked
-        while asked < 16 * MIB:
-            asked += 64 * KIB
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal requested
+        while requested < 16 * MIB:
+            requested += 64 * KIB
             yield bytes(64 * KIB)
 
     async def test() -> None:
-        async with raw_instance(plugin) as instance, call(instance.channel, parts()) as response:
+        async with raw_instance(plugin) as instance, call(instance.channel, chunks()) as response:
             assert await response.read(10) == b"{}"
 
     run(test())
@@ -181,7 +181,7 @@ def test_an_answer_without_a_length_ends_with_its_connection(run: Run) -> None:
     run(test())
 
 
-def test_what_came_before_a_break_is_read_and_then_it_is_told(run: Run) -> None:
+def test_what_came_before_a_break_is_read_and_then_it_is_an_error(run: Run) -> None:
     async def test() -> None:
         cut = http(b"a\nb\nc").replace(b": 5", b": 50")
         async with raw_instance(cut) as instance, call(instance.channel) as response:
@@ -204,10 +204,10 @@ def test_what_came_before_a_break_is_read_and_then_it_is_told(run: Run) -> None:
     ),
     st.booleans(),
 )  # fmt: skip
-def test_any_bytes_are_an_answer_or_a_channel_error(run: Run, parts: list[bytes], stream: bool) -> None:
+def test_any_bytes_are_an_answer_or_a_channel_error(run: Run, chunks: list[bytes], stream: bool) -> None:
     async def plugin(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for part in parts:
-            writer.write(part)
+        for chunk in chunks:
+            writer.write(chunk)
             await asyncio.sleep(0)
 
     async def test() -> None:
@@ -216,8 +216,8 @@ def test_any_bytes_are_an_answer_or_a_channel_error(run: Run, parts: list[bytes]
                 async with call(instance.channel) as response:
                     assert 200 <= response.status <= 999
                     if stream:
-                        assert sum([len(line) async for line in response.lines()]) <= sum(map(len, parts))
+                        assert sum([len(line) async for line in response.lines()]) <= sum(map(len, chunks))
                     else:
-                        assert len(await response.read(MIB) or b"") <= sum(map(len, parts))
+                        assert len(await response.read(MIB) or b"") <= sum(map(len, chunks))
 
     run(test())

@@ -37,7 +37,7 @@ def test_a_connection_is_used_again(run: Run) -> None:
     ids=["surplus", "a second answer", "close", "HTTP/1.0"],
 )
 def test_a_connection_is_not_used_again(run: Run, answer: bytes) -> None:
-    """What one call was told is never taken for another's answer."""
+    """What answered one call is never taken for the answer to another."""
     plugin = Plugin(answer)
 
     async def test() -> None:
@@ -49,7 +49,7 @@ def test_a_connection_is_not_used_again(run: Run, answer: bytes) -> None:
 
 
 def test_what_comes_late_is_no_answer_to_the_next_call(run: Run) -> None:
-    """Nobody asked for it."""
+    """It answers no request."""
     late = asyncio.Event()
 
     async def plugin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -71,8 +71,8 @@ def test_what_comes_late_is_no_answer_to_the_next_call(run: Run) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("turns", [0, 5], ids=["unseen", "seen"])
-def test_a_connection_that_the_plugin_has_closed_meanwhile_is_not_used(run: Run, turns: int) -> None:
+@pytest.mark.parametrize("iterations", [0, 5], ids=["unseen", "seen"])
+def test_a_connection_that_the_plugin_has_closed_meanwhile_is_not_used(run: Run, iterations: int) -> None:
     """Whether the loop has seen that or not: each call is made once, on a connection of its own."""
     made: list[socket.socket] = []
     plugin = Plugin(http(b"[1]"), requests=1)
@@ -88,7 +88,7 @@ def test_a_connection_that_the_plugin_has_closed_meanwhile_is_not_used(run: Run,
                 assert await answered(instance.channel) == b"[1]"
                 made[-1].shutdown(socket.SHUT_RDWR)
                 made[-1].close()
-                for _ in range(turns):
+                for _ in range(iterations):
                     await asyncio.sleep(0)
 
     run(test())
@@ -96,7 +96,7 @@ def test_a_connection_that_the_plugin_has_closed_meanwhile_is_not_used(run: Run,
 
 
 def test_a_call_is_never_made_twice(run: Run) -> None:
-    """The plugin hangs up on it: who knows what the tool had done by then. What only asks is asked again."""
+    """The plugin hangs up: the tool may have been at work by then. A request that changes nothing is sent again."""
     heads: list[bytes] = []
 
     async def plugin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -151,7 +151,7 @@ def test_an_answer_that_is_not_taken_to_its_end_closes_the_connection(run: Run) 
 
 def test_a_connection_without_use_is_closed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the container each has a thread."""
-    monkeypatch.setattr("orchestrator.runtime_client.pool._KEPT", 0.1)
+    monkeypatch.setattr("orchestrator.runtime_client.pool._IDLE_SECONDS", 0.1)
     closed: list[int] = []
 
     async def plugin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -8,7 +8,7 @@ from support.raw_runtime import Answer, http_stream, raw_instance
 
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import Outcome, ToolCall
-from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner, Reader
+from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner, ResultSink
 
 LIMIT = 0.2
 CALL = ToolCall("read", "run-1", "application/json", b"{}")
@@ -42,9 +42,9 @@ async def streams_for_ever(_: asyncio.StreamReader, writer: asyncio.StreamWriter
 async def test_the_result_is_there_at_the_deadline(answer: Answer) -> None:
     """Not before it and hardly after it, with the limit in its sentence."""
     async with raw_instance(answer) as instance:
-        begun = time.monotonic()
-        result = await PluginSandboxRunner(max_result=10**6, upload_idle=1).run(instance, CALL, timeout=LIMIT)
-        took = time.monotonic() - begun
+        started = time.monotonic()
+        result = await PluginSandboxRunner(max_result=10**6, reader_idle=1).run(instance, CALL, timeout=LIMIT)
+        took = time.monotonic() - started
     assert (result.outcome, result.reason_code) == (Outcome.TIMEOUT, ReasonCode.TIMEOUT)
     assert LIMIT <= took < LIMIT + 1
     assert result.execution_time_ms == pytest.approx(took * 1000, abs=500)
@@ -70,11 +70,11 @@ async def takes_nothing(_: bytes) -> None:
 
 
 async def test_a_reader_that_takes_nothing_costs_the_plugin_nothing() -> None:
-    """The tool's clock stands while its line waits; in the end it is the reader who is given up."""
+    """The tool's clock stands while its line waits; in the end the reader is hung up on."""
     async with raw_instance(stops_at_the_next_line) as instance:
-        sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=2 * LIMIT)
-        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=LIMIT, reader=Reader(takes_nothing)), 3)
-    assert (result.outcome, result.reason_code) == (Outcome.CALLER_GONE, None)
+        sandbox = PluginSandboxRunner(max_result=10**6, reader_idle=2 * LIMIT)
+        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=LIMIT, sink=ResultSink(takes_nothing)), 3)
+    assert (result.outcome, result.reason_code) == (Outcome.CALLER_DISCONNECTED, None)
     assert "0.4 s" in (result.error or "")
 
 
@@ -88,44 +88,46 @@ async def test_a_slow_reader_gives_the_tool_no_more_time() -> None:
         await asyncio.sleep(0.002)
 
     async with raw_instance(stops_at_the_next_line) as instance:
-        sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=1)
-        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=0.1, reader=Reader(emit)), 5)
+        sandbox = PluginSandboxRunner(max_result=10**6, reader_idle=1)
+        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=0.1, sink=ResultSink(emit)), 5)
     assert result.outcome is Outcome.TIMEOUT
     assert taken >= 2
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome"), [(stops_at_the_next_line, Outcome.CALLER_GONE), (computes_for_ever, Outcome.TIMEOUT)]
+    ("answer", "outcome"), [(stops_at_the_next_line, Outcome.CALLER_DISCONNECTED), (computes_for_ever, Outcome.TIMEOUT)]
 )
 async def test_a_reader_that_leaves_frees_the_tool_only_when_it_has_ended(answer: Answer, outcome: Outcome) -> None:
     """It is stopped at its next line; one that never comes there is found soon after the deadline."""
-    gone = asyncio.get_running_loop().create_future()
+    disconnected = asyncio.get_running_loop().create_future()
 
     async def emit(_: bytes) -> None:
-        if not gone.done():
-            gone.set_result(None)
+        if not disconnected.done():
+            disconnected.set_result(None)
 
     async with raw_instance(answer) as instance:
-        sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=1)
-        begun = time.monotonic()
-        result = await asyncio.wait_for(sandbox.run(instance, CALL, timeout=LIMIT, reader=Reader(emit, gone)), 5)
-        took = time.monotonic() - begun
+        sandbox = PluginSandboxRunner(max_result=10**6, reader_idle=1)
+        started = time.monotonic()
+        result = await asyncio.wait_for(
+            sandbox.run(instance, CALL, timeout=LIMIT, sink=ResultSink(emit, disconnected)), 5
+        )
+        took = time.monotonic() - started
     assert result.outcome is outcome
-    assert took >= LIMIT or outcome is Outcome.CALLER_GONE
+    assert took >= LIMIT or outcome is Outcome.CALLER_DISCONNECTED
 
 
 async def test_hanging_runs_do_not_wait_for_one_another() -> None:
     """Fifty at once are all answered at their deadline."""
     async with raw_instance(says_nothing) as instance:
-        sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=1)
-        begun = time.monotonic()
+        sandbox = PluginSandboxRunner(max_result=10**6, reader_idle=1)
+        started = time.monotonic()
         results = await asyncio.gather(*(sandbox.run(instance, CALL, timeout=LIMIT) for _ in range(50)))
     assert {result.outcome for result in results} == {Outcome.TIMEOUT}
-    assert time.monotonic() - begun < LIMIT + 1
+    assert time.monotonic() - started < LIMIT + 1
 
 
-async def test_whoever_gives_up_a_run_ends_it() -> None:
-    """A cancellation is no result: it goes through, and the plugin's connection is closed."""
+async def test_a_cancelled_run_closes_its_connection() -> None:
+    """A cancellation is no result: it is raised."""
     closed = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -133,7 +135,7 @@ async def test_whoever_gives_up_a_run_ends_it() -> None:
         closed.set()
 
     async with raw_instance(answer) as instance:
-        sandbox = PluginSandboxRunner(max_result=10**6, upload_idle=1)
+        sandbox = PluginSandboxRunner(max_result=10**6, reader_idle=1)
         run = asyncio.create_task(sandbox.run(instance, CALL, timeout=60))
         await asyncio.sleep(0.05)
         run.cancel()

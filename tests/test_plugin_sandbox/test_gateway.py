@@ -57,7 +57,7 @@ async def channel(endpoint: TcpEndpoint) -> AsyncIterator[RuntimeChannel]:
         await asyncio.sleep(0.05)  # for the gateway to see it
 
 
-async def test_a_status_comes_through_and_connections_are_kept() -> None:
+async def test_a_status_comes_through_and_connections_are_reused() -> None:
     connections = 0
 
     async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -104,7 +104,7 @@ async def test_hanging_up_stops_a_stream_and_waits_for_its_end() -> None:
     ended = asyncio.Event()
 
     async def streaming(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        kept = os.dup(writer.get_extra_info("socket").fileno())  # asyncio closes its own at the first failure
+        duplicate = os.dup(writer.get_extra_info("socket").fileno())  # asyncio closes its own at the first failure
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
         try:
@@ -115,7 +115,7 @@ async def test_hanging_up_stops_a_stream_and_waits_for_its_end() -> None:
         except ConnectionError:
             await asyncio.sleep(0.3)
             ended.set()
-            os.close(kept)
+            os.close(duplicate)
 
     async with gateway({"tools.sock": streaming}) as endpoint, channel(endpoint) as way:
         call = way.call("count", run_id="1", content_type="application/json", query="", body=b"{}")

@@ -1,4 +1,4 @@
-"""Time and memory limits through the whole house: the caller is answered in time, the container is gone after."""
+"""Time and memory limits through the whole app: the caller is answered in time, the container is removed after."""
 
 import asyncio
 import time
@@ -29,9 +29,9 @@ async def test_a_run_over_its_limit_is_504_in_time(house: House) -> None:
     """With the limit in the sentence; the plugin is FAILED with TIMEOUT."""
     house.add("reader", tools={"read": hangs}, limits={"timeout": "200ms"})
     await ready(house, "reader")
-    begun = time.monotonic()
+    started = time.monotonic()
     answer = await house.run("reader", "read")
-    took = time.monotonic() - begun
+    took = time.monotonic() - started
     health = await house.health("reader")
     assert answer.status_code == 504
     assert (answer.json()["reason_code"], answer.json()["source"]) == ("TIMEOUT", "orchestrator")
@@ -55,7 +55,7 @@ async def test_the_caller_does_not_wait_for_the_container_to_stop(house: House) 
 
 
 async def test_a_timeout_leaves_the_stacks_of_where_it_hung(house: House) -> None:
-    """Asked of the container while it still hung."""
+    """Requested from the container while it still hung."""
     house.add("reader", tools={"read": hangs}, limits={"timeout": "100ms"}, stacks=STACKS)
     await ready(house, "reader")
     await house.run("reader", "read")
@@ -129,7 +129,7 @@ async def test_a_container_killed_from_outside_is_found_out_at_once(house: House
 
 
 async def test_a_container_killed_for_memory_as_a_whole_is_out_of_memory(house: House) -> None:
-    """Its supervisor is gone too: the engine's word is all there is."""
+    """Its supervisor has ended too: the engine alone can report it."""
     house.add("reader")
     await ready(house, "reader")
     (container,) = await house.containers("reader")
@@ -138,7 +138,7 @@ async def test_a_container_killed_for_memory_as_a_whole_is_out_of_memory(house: 
     assert (await house.until_state("reader", "FAILED"))["reason_code"] == "OUT_OF_MEMORY"
 
 
-async def test_a_container_that_leaves_in_the_middle_of_a_run_is_told_with_its_code(house: House) -> None:
+async def test_a_container_that_leaves_in_the_middle_of_a_run_is_reported_with_its_code(house: House) -> None:
     """The caller and the health agree."""
     house.add("reader", tools={"read": hangs})
     await ready(house, "reader")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plugin_runtime.http.head import parse_request_head
 
-from orchestrator.runtime_client.http_message import HttpAnswer, MalformedAnswerError, request_head, target
+from orchestrator.runtime_client.http_message import HttpResponse, MalformedResponseError, request_head, target
 
 READ = 256 * 1024
 """What an event loop hands over at once, at the most."""
@@ -22,17 +22,17 @@ WHOLE = [
 ]
 
 
-def fed(*parts: bytes, end: bool = False) -> HttpAnswer:
-    answer = HttpAnswer()
-    for part in parts:
-        answer.feed(part)
+def fed(*chunks: bytes, end: bool = False) -> HttpResponse:
+    answer = HttpResponse()
+    for chunk in chunks:
+        answer.feed(chunk)
     if end:
         answer.end()
     return answer
 
 
 def cut(data: bytes, where: list[int]) -> Iterator[bytes]:
-    ends = sorted({place % len(data) for place in where} - {0})
+    ends = sorted({position % len(data) for position in where} - {0})
     return (data[start:end] for start, end in zip([0, *ends], [*ends, len(data)], strict=True))
 
 
@@ -42,11 +42,11 @@ def test_an_answer_is_the_same_however_it_was_cut(whole: bytes, where: list[int]
     answer = fed(*cut(whole, where), end=True)
     assert (answer.status, answer.complete, answer.surplus) == (200, True, False)
     assert answer.fields[b"content-type"] == b"a/b"
-    assert (answer.held, answer.take(), answer.held) == (6, b"foobar", 0)
+    assert (answer.buffered, answer.take(), answer.buffered) == (6, b"foobar", 0)
 
 
 @pytest.mark.parametrize(
-    ("data", "kept"),
+    ("data", "reusable"),
     [
         (OK + b"Content-Length: 0\r\n\r\n", True),
         (OK + b"Content-Length: 0\r\nConnection: close\r\n\r\n", False),
@@ -56,9 +56,9 @@ def test_an_answer_is_the_same_however_it_was_cut(whole: bytes, where: list[int]
         (b"HTTP/1.1 204 No Content\r\n\r\n", True),
     ],
 )
-def test_whether_another_request_may_follow(data: bytes, kept: bool) -> None:
+def test_whether_another_request_may_follow(data: bytes, reusable: bool) -> None:
     answer = fed(data)
-    assert (answer.complete, answer.keeps_alive, answer.surplus) == (True, kept, False)
+    assert (answer.complete, answer.keeps_alive, answer.surplus) == (True, reusable, False)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_whether_another_request_may_follow(data: bytes, kept: bool) -> None:
 )
 @pytest.mark.parametrize("whole", [OK + b"Content-Length: 2\r\n\r\nab", CHUNKED + b"2\r\nab\r\n0\r\n\r\n"])
 @pytest.mark.parametrize("apart", [False, True])
-def test_what_follows_an_answer_is_no_part_of_it(whole: bytes, more: bytes, apart: bool) -> None:
+def test_what_follows_an_answer_does_not_belong_to_it(whole: bytes, more: bytes, apart: bool) -> None:
     """And it is known, so that no next answer is taken from it."""
     answer = fed(whole, more) if apart else fed(whole + more)
     assert (answer.complete, answer.surplus, answer.status, answer.take()) == (True, True, 200, b"ab")
@@ -95,7 +95,7 @@ def test_what_follows_an_answer_is_no_part_of_it(whole: bytes, more: bytes, apar
     ],
 )
 def test_what_is_no_answer_is_refused(data: bytes) -> None:
-    with pytest.raises(MalformedAnswerError):
+    with pytest.raises(MalformedResponseError):
         fed(data)
 
 
@@ -104,12 +104,12 @@ def test_an_answer_that_ends_too_early_is_none(whole: bytes) -> None:
     """Wherever it was cut; one without a length ends where the connection does."""
     short = whole.removesuffix(b"\r\n")
     for end in range(len(short) - 1):
-        with pytest.raises(MalformedAnswerError):
+        with pytest.raises(MalformedResponseError):
             fed(short[:end], end=True)
 
 
 @pytest.mark.parametrize(
-    ("begin", "again"),
+    ("start", "again"),
     [
         (OK + b"X: ", b"y" * 1000),
         (OK + b"X", b"y" * 1000),
@@ -121,11 +121,11 @@ def test_an_answer_that_ends_too_early_is_none(whole: bytes) -> None:
         (CHUNKED + b"1\r\nx\r\n0\r\n", b"X: y\r\n"),
     ],
 )
-def test_what_never_comes_to_a_body_is_cut(begin: bytes, again: bytes) -> None:
-    """Heads, interim answers, extensions of chunks, trailers: none is held or read without end."""
-    answer = fed(begin)
+def test_what_never_comes_to_a_body_is_cut(start: bytes, again: bytes) -> None:
+    """Heads, interim answers, extensions of chunks, trailers: none is buffered or read without end."""
+    answer = fed(start)
     read = 0
-    with pytest.raises(MalformedAnswerError):  # noqa: PT012 - when it comes is what this is about
+    with pytest.raises(MalformedResponseError):  # noqa: PT012 - when it comes is what this is about
         while read < 10 * READ:
             answer.feed(again)
             read += len(again)
@@ -142,18 +142,18 @@ pieces = st.lists(
 
 
 @given(pieces, st.booleans())
-def test_any_bytes_are_an_answer_or_malformed(parts: list[bytes], joined: bool) -> None:
+def test_any_bytes_are_an_answer_or_malformed(chunks: list[bytes], joined: bool) -> None:
     """No other error, and never more of a body than came."""
-    answer = HttpAnswer()
+    answer = HttpResponse()
     try:
-        for part in [b"".join(parts)] if joined else parts:
-            answer.feed(part)
+        for chunk in [b"".join(chunks)] if joined else chunks:
+            answer.feed(chunk)
         answer.end()
-    except MalformedAnswerError:
+    except MalformedResponseError:
         pass
     else:
         assert answer.complete and 200 <= answer.status <= 999
-    assert answer.held == len(answer.take()) <= sum(map(len, parts))
+    assert answer.buffered == len(answer.take()) <= sum(map(len, chunks))
 
 
 texts = st.text(st.characters(max_codepoint=255), max_size=40)
@@ -163,7 +163,7 @@ texts = st.text(st.characters(max_codepoint=255), max_size=40)
 def test_a_request_is_read_as_it_was_meant_or_not_made(
     segments: list[str], query: str, value: str, length: int | None
 ) -> None:
-    """By the runtime's own parser: nothing that a caller gives can end a line or begin another request."""
+    """By the runtime's own parser: nothing that a caller gives can end a line or start another request."""
     path = target(*segments, query=query)
     try:
         head = request_head("POST", path, {"X-Value": value}, length=length)

@@ -1,4 +1,4 @@
-"""What a container may do is decided in one place: nothing that a manifest did not ask for, and never a privilege."""
+"""What a container may do is decided in one module: nothing that a manifest did not request, and never a privilege."""
 
 import json
 from dataclasses import fields
@@ -24,10 +24,10 @@ def manifest(**fields: Any) -> Manifest:
 
 def spec(settings: Settings | None = None, gateway: Gateway | None = None, **fields: Any) -> ContainerSpec:
     """The container of a plugin with this manifest."""
-    asked = manifest(**fields)
+    requested = manifest(**fields)
     return container_spec(
-        asked,
-        effective_limits(asked, settings or Settings()),
+        requested,
+        effective_limits(requested, settings or Settings()),
         InstanceIdentity("d3pl0y", "reader", 4, "abcd1234"),
         image="sha256:1",
         run_folder=RUN_FOLDER,
@@ -69,7 +69,7 @@ def test_there_is_no_word_for_a_privilege() -> None:
 
 
 def test_the_defaults_are_a_minute_and_a_gibibyte() -> None:
-    """The guards that a plugin has without asking."""
+    """The guards that a plugin always has."""
     limits = effective_limits(manifest(), Settings())
     assert (limits.timeout, limits.memory, limits.startup_timeout) == (60, 1024**3, 120)
     assert (limits.pids, limits.cpus, limits.concurrency, limits.queue) == (128, None, 1, 16)
@@ -119,7 +119,7 @@ def test_a_default_that_is_no_limit_is_refused_at_the_start(
 
 
 def test_models_are_mounted_one_by_one_and_read_only() -> None:
-    """The file, not its folder; the plugin is told where."""
+    """The file, not its folder; its path is in the environment."""
     container = spec(models={"weights": "models/w.pt", "labels": "labels.txt"})
     assert [mount for mount in container.mounts if mount.target.startswith("/models")] == [
         BindMount(MODELS / "models" / "w.pt", "/models/weights/w.pt", read_only=True),
@@ -131,12 +131,12 @@ def test_models_are_mounted_one_by_one_and_read_only() -> None:
     }
 
 
-def test_the_only_way_out_is_the_one_that_was_asked_for() -> None:
+def test_the_only_way_out_is_the_one_that_was_requested() -> None:
     """`egress` is a bridge; the host's own network cannot be had."""
     assert spec(network="egress").network == "bridge"
 
 
-def test_a_container_is_told_what_the_protocol_says() -> None:
+def test_a_container_gets_what_the_protocol_says() -> None:
     """And what its manifest adds; the host's environment stays outside."""
     environment = spec(env={"OMP_NUM_THREADS": "1"}, packages=["cv2"], limits={"scratch": "1MiB"}).environment
     assert environment == {

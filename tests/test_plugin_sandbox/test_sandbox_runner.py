@@ -14,7 +14,7 @@ from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.call import Outcome, RunResult
-from orchestrator.sandbox.sandbox_runner import Reader
+from orchestrator.sandbox.sandbox_runner import ResultSink
 from orchestrator.sandbox.verdict import Verdict
 
 CRASHED = Verdict(ReasonCode.CRASHED, "The worker died by SIGSEGV.", signal="SIGSEGV")
@@ -48,7 +48,7 @@ KINDS = [
 async def test_every_kind_of_refusal_has_its_outcome(
     kind: str, status: int, outcome: Outcome, code: ReasonCode | None
 ) -> None:
-    """Only what is the plugin's own fault has a reason code; the traceback is kept apart from the sentence."""
+    """Only what is the plugin's own fault has a reason code; the traceback is separate from the sentence."""
     body = {"ok": False, "kind": kind, "error": "no", "error_type": "E", "traceback": "File x"}
     result = await run(http(json.dumps(body).encode(), status=f"{status} X"))
     assert (result.outcome, result.reason_code) == (outcome, code)
@@ -100,7 +100,7 @@ async def test_a_streams_lines_are_passed_on_as_they_come() -> None:
         go_on.set()
 
     async with raw_instance(answer) as instance:
-        result = await sandbox().run(instance, CALL, timeout=2, reader=Reader(emit))
+        result = await sandbox().run(instance, CALL, timeout=2, sink=ResultSink(emit))
     assert result.ok
     assert seen == [b'{"event":"item","data":1}']
 
@@ -114,7 +114,7 @@ async def test_events_that_the_protocol_does_not_know_are_left_out() -> None:
 
     stream = http_stream(b'{"event":"weather"}', b'{"data":1,"event":"item"}', b'{"event":"end","ok":true}')
     async with raw_instance(stream) as instance:
-        assert (await sandbox().run(instance, CALL, timeout=2, reader=Reader(emit))).ok
+        assert (await sandbox().run(instance, CALL, timeout=2, sink=ResultSink(emit))).ok
     assert seen == [b'{"data":1,"event":"item"}']
 
 
@@ -129,7 +129,7 @@ GARBAGE: list[tuple[str, bytes]] = [
     ("two objects", http(b'{"ok": true} {"ok": true}')),
     ("no UTF-8 in the result", http(b'{"ok": true, "result": "\xff\xfe"}')),
     ("no UTF-8 in the error", http(b'{"ok": false, "kind": "exception", "error": "\xff"}')),
-    ("no UTF-8 in what nobody asked for", http(b'{"ok": true, "more": "\xff"}')),
+    ("no UTF-8 in an unknown field", http(b'{"ok": true, "more": "\xff"}')),
     ("half a surrogate pair", http(b'{"ok": false, "kind": "exception", "error": "\\ud800"}')),
     ("NaN", http(b'{"ok": true, "result": NaN}')),
     ("a time beyond numbers", http(b'{"ok": true, "execution_time_ms": 1e999}')),
@@ -185,7 +185,7 @@ BROKEN_OFF: list[tuple[str, bytes]] = [
 
 @pytest.mark.parametrize("answer", [row[1] for row in BROKEN_OFF], ids=[row[0] for row in BROKEN_OFF])
 async def test_a_connection_that_breaks_is_what_its_instance_ended_of(answer: bytes) -> None:
-    """Why it ended is asked of those who know; where nobody does, the plugin is unresponsive."""
+    """Its instance says why it ended; where it does not, the plugin is unresponsive."""
     known = await run(answer, ended=CRASHED)
     unknown = await run(answer)
     assert (known.outcome, known.reason_code) == (Outcome.PLUGIN_FAILED, ReasonCode.CRASHED)
@@ -207,8 +207,8 @@ def test_no_bytes_make_it_raise(body: bytes, content_type: str, cut: int) -> Non
     assert result.ok or result.error
 
 
-async def test_an_instance_that_is_gone_is_what_it_ended_of() -> None:
-    """Nobody listens any more on its socket."""
+async def test_a_call_of_an_ended_instance_has_the_verdict_on_it() -> None:
+    """Its socket accepts no connection any more."""
     channel = RuntimeChannel(UnixEndpoint(Path("/nowhere")))
     try:
         result = await sandbox().run(RawInstance(channel, CRASHED), CALL, timeout=2)

@@ -1,4 +1,4 @@
-"""What a container says of itself: whatever is not as agreed reads as not told."""
+"""Status objects: a field that is not as the protocol says reads as absent."""
 
 import json
 from typing import Any
@@ -20,15 +20,15 @@ def parse(**status: Any) -> RuntimeStatus:
 
 
 @pytest.mark.parametrize(
-    ("told", "name"), [(11, "SIGSEGV"), (9, "SIGKILL"), (None, None), (10_000, "SIG10000"), ([11], None)]
+    ("number", "name"), [(11, "SIGSEGV"), (9, "SIGKILL"), (None, None), (10_000, "SIG10000"), ([11], None)]
 )
-def test_a_signal_is_told_by_its_number_and_known_by_its_name(told: Any, name: str | None) -> None:
+def test_a_signal_is_reported_by_its_number_and_known_by_its_name(number: Any, name: str | None) -> None:
     """As the protocol has it; a number without a name keeps its number."""
-    assert parse(worker={"pid": 7, "exit_code": None, "signal": told}).worker_signal == name
+    assert parse(worker={"pid": 7, "exit_code": None, "signal": number}).worker_signal == name
 
 
-def test_what_is_told_is_taken() -> None:
-    """A whole status."""
+def test_a_whole_status_is_parsed() -> None:
+    """Every field that the orchestrator uses."""
     status = parse(
         phase="exited",
         checks=[{"name": "package:cv2", "ok": True}],
@@ -42,8 +42,8 @@ def test_what_is_told_is_taken() -> None:
     assert status.tools[0]["name"] == "read"
 
 
-def test_tools_that_are_told_again_are_not_read_again() -> None:
-    """A runtime tells them every three seconds; others than before count at once."""
+def test_unchanged_tools_are_not_parsed_again() -> None:
+    """A runtime reports them every three seconds; changed ones count at once."""
     line = json.dumps({"tools": [{"name": "read"}]}).encode()
     first = RuntimeStatus.parse(line)
     assert RuntimeStatus.parse(line, first).tools is first.tools
@@ -98,7 +98,7 @@ json_values = st.recursive(
 @pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values))
 def test_no_value_of_any_field_makes_it_fail(status: dict[str, Any]) -> None:
-    """Numbers are numbers, texts are texts, or they were not told."""
+    """Numbers are numbers, texts are texts, or they are absent."""
     parsed = parse(**status)
     assert isinstance(parsed.phase, str)
     assert isinstance(parsed.oom_kills, int)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.sandbox.upload_pace import UploadPace
+from orchestrator.api.body import UploadPace
 
 PACES: list[tuple[str, list[tuple[float, int]], float]] = [
     ("nothing yet", [], 0),

@@ -1,21 +1,21 @@
-"""The caller's body on its way through the sandbox: passed on as it comes, and nobody waits for it for ever."""
+"""The caller's body on its way through the sandbox: passed on as it comes, and not waited for without end."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from support.raw_runtime import http, raw_instance
-from test_plugin_sandbox.sandbox_calls import MAX_RESULT, never, run
+from support.raw_runtime import http
+from test_plugin_sandbox.sandbox_calls import never, request_body, run
 
+from orchestrator.api.body import RequestBody, UploadPace
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import Outcome, ToolCall
-from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
 
 
-async def chunks(*parts: bytes, pause: float = 0, then: type[Exception] | None = None) -> AsyncIterator[bytes]:
-    for part in parts:
+async def chunks(*sent: bytes, pause: float = 0, then: type[Exception] | None = None) -> AsyncIterator[bytes]:
+    for chunk in sent:
         await asyncio.sleep(pause)
-        yield part
+        yield chunk
     if then is not None:
         raise then
 
@@ -29,14 +29,16 @@ async def take_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.write(http(b'{"ok": true, "result": %d}' % size))
 
 
-def upload(body: AsyncIterator[bytes]) -> ToolCall:
-    return ToolCall("read", "run-1", "image/png", body)
+def upload(body: AsyncIterator[bytes] | RequestBody) -> ToolCall:
+    return ToolCall("read", "run-1", "image/png", body if isinstance(body, RequestBody) else request_body(body))
 
 
 async def test_a_body_is_passed_on_in_chunks() -> None:
-    """All of it arrives."""
-    result = await run(take_all, call=upload(chunks(b"x" * 70_000, b"y" * 70_000)))
+    """All of it arrives, and it is known how much that was."""
+    body = request_body(chunks(b"x" * 70_000, b"y" * 70_000))
+    result = await run(take_all, call=upload(body))
     assert result.result == b"140000"
+    assert (body.passed_on, body.complete, body.broken_off) == (140_000, True, None)
 
 
 async def test_the_clock_stands_while_the_caller_is_slow() -> None:
@@ -45,38 +47,38 @@ async def test_the_clock_stands_while_the_caller_is_slow() -> None:
     assert result.result == b"6"
 
 
-async def test_a_caller_that_stops_sending_is_told_so() -> None:
-    """The run ends, and it is not the plugin's fault."""
-    begun = time.monotonic()
+async def test_a_caller_that_stops_sending_ends_its_run() -> None:
+    """It is not the plugin's fault."""
+    started = time.monotonic()
     result = await run(take_all, call=upload(chunks(b"x", pause=60)))
     assert result.outcome is Outcome.UPLOAD_STALLED
     assert result.reason_code is None
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - started < 1
 
 
-async def test_a_trickling_upload_is_told_so() -> None:
-    """Whose every pause is short: it would hold the plugin's place without end."""
-    begun = time.monotonic()
-    async with raw_instance(take_all) as instance:
-        runner = PluginSandboxRunner(max_result=MAX_RESULT, upload_idle=1, upload_min_rate=1000, upload_grace=0.2)
-        result = await runner.run(instance, upload(chunks(*[b"x"] * 100, pause=0.02)), timeout=0.5)
+async def test_a_trickling_upload_ends_its_run() -> None:
+    """Each of its pauses is short: it would occupy the plugin without end."""
+    started = time.monotonic()
+    body = request_body(chunks(*[b"x"] * 100, pause=0.02), UploadPace(idle=1, min_rate=1000, grace=0.2))
+    result = await run(take_all, call=upload(body), timeout=0.5)
     assert (result.outcome, result.reason_code) == (Outcome.UPLOAD_STALLED, None)
     assert "1000 bytes a second" in (result.error or "")
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - started < 1
+    assert (body.complete, body.broken_off is not None) == (False, True)
 
 
-async def test_a_caller_that_hangs_up_is_no_fault_of_the_plugin() -> None:
+async def test_a_caller_that_disconnects_is_no_fault_of_the_plugin() -> None:
     """Whatever its body ended with."""
     result = await run(take_all, call=upload(chunks(b"x", then=ConnectionResetError)))
-    assert (result.outcome, result.reason_code) == (Outcome.CALLER_GONE, None)
+    assert (result.outcome, result.reason_code) == (Outcome.CALLER_DISCONNECTED, None)
 
 
 async def test_a_plugin_that_does_not_take_the_upload_runs_out_of_time() -> None:
     """The clock stands for the caller, never for the plugin."""
-    begun = time.monotonic()
+    started = time.monotonic()
     result = await run(never, call=upload(chunks(*[b"x" * 1_000_000] * 10)), timeout=0.2)
     assert (result.outcome, result.reason_code) == (Outcome.TIMEOUT, ReasonCode.TIMEOUT)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - started < 1
 
 
 async def test_an_answer_in_the_middle_of_the_upload_counts() -> None:

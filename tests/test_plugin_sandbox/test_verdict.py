@@ -22,7 +22,7 @@ CASES: list[tuple[str, Evidence, str]] = [
     ("the worker left", Evidence(worker_exit_code=3), "EXITED"),
     ("the worker left as if all were well", Evidence(worker_exit_code=0), "EXITED"),
     ("the worker was killed", Evidence(worker_signal="SIGKILL"), "KILLED"),
-    ("the worker was told to leave", Evidence(worker_signal="SIGTERM"), "KILLED"),
+    ("the worker was terminated", Evidence(worker_signal="SIGTERM"), "KILLED"),
     ("the worker was killed for memory", Evidence(worker_signal="SIGKILL", oom_kills=1), "OUT_OF_MEMORY"),
     # A kill for memory somewhere in the container does not explain every end
     ("a fault after a helper's death for memory", Evidence(worker_signal="SIGSEGV", oom_kills=1), "CRASHED"),
@@ -38,7 +38,7 @@ CASES: list[tuple[str, Evidence, str]] = [
     ("the container left", Evidence(container_exit_code=3), "EXITED"),
     ("the container left with 0", Evidence(container_exit_code=0), "EXITED"),
     ("the container was killed", Evidence(container_exit_code=137), "KILLED"),
-    ("the container was told to leave", Evidence(container_exit_code=143), "KILLED"),
+    ("the container was terminated", Evidence(container_exit_code=143), "KILLED"),
     ("the container faulted", Evidence(container_exit_code=139), "CRASHED"),
     (
         "the container was killed for memory, says the engine",
@@ -54,8 +54,12 @@ CASES: list[tuple[str, Evidence, str]] = [
     ("the container was removed", Evidence(container_missing=True), "KILLED"),
     # Nobody knows
     ("it runs and does not answer", Evidence(), "UNRESPONSIVE"),
-    ("nobody can be asked", Evidence(engine_reachable=False), "ENGINE_UNREACHABLE"),
-    ("its worker's end is known, the engine is gone", Evidence(worker_exit_code=1, engine_reachable=False), "EXITED"),
+    ("neither container nor engine answers", Evidence(engine_reachable=False), "ENGINE_UNREACHABLE"),
+    (
+        "its worker's end is known, the engine does not answer",
+        Evidence(worker_exit_code=1, engine_reachable=False),
+        "EXITED",
+    ),
 ]
 
 

@@ -1,64 +1,82 @@
-"""Work that is broken off when nobody wants it any more."""
+"""`cancel_when`: work that is cancelled when a future is done."""
 
 import asyncio
 
 import pytest
 
-from orchestrator.sandbox.cancel_when import CallerGoneError, cancel_when
+from orchestrator.errors import CallerDisconnectedError, OrchestratorError, RunAbortedError
+from orchestrator.sandbox.cancel_when import cancel_when
 
 
-async def test_it_is_broken_off_as_soon_as_nobody_wants_it() -> None:
-    """With the sentence it was given, and its task goes on as one that nobody has cancelled."""
-    gone = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(0.01, gone.set_result, None)
-    with pytest.raises(CallerGoneError, match="the caller left"), cancel_when(gone, "the caller left"):
+@pytest.mark.parametrize("error", [CallerDisconnectedError, RunAbortedError])
+async def test_it_is_cancelled_as_soon_as_the_future_is_done(error: type[OrchestratorError]) -> None:
+    """The error and the sentence are those that were given, and its task goes on as one that was never cancelled."""
+    done = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.01, done.set_result, None)
+    with pytest.raises(error, match="the caller left"), cancel_when(done, error, "the caller left"):
         await asyncio.sleep(5)
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
 
 
-async def test_what_nobody_wants_from_the_first_is_not_begun() -> None:
+async def test_nothing_starts_where_the_future_is_done_already() -> None:
     """Not even up to where it first waits."""
-    gone = asyncio.get_running_loop().create_future()
-    gone.set_result(None)
-    with pytest.raises(CallerGoneError), cancel_when(gone, "the caller left"):
-        pytest.fail("it was begun")
+    done = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    with pytest.raises(CallerDisconnectedError), cancel_when(done, CallerDisconnectedError):
+        pytest.fail("it was started")
 
 
-async def test_it_is_left_alone_once_it_has_ended() -> None:
-    """Nobody breaks off what comes after it."""
-    gone = asyncio.get_running_loop().create_future()
-    with cancel_when(gone, "the caller left"):
+async def test_nothing_is_cancelled_once_it_has_ended() -> None:
+    """Nor is what comes after it."""
+    done = asyncio.get_running_loop().create_future()
+    with cancel_when(done, CallerDisconnectedError):
         await asyncio.sleep(0)
-    gone.set_result(None)
+    done.set_result(None)
     await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize("outer", [True, False])
+async def test_of_two_the_one_whose_future_is_done_raises(outer: bool) -> None:
+    """Each its own error, wherever it stands."""
+    disconnected, aborted = (asyncio.get_running_loop().create_future() for _ in range(2))
+    asyncio.get_running_loop().call_later(0.01, (aborted if outer else disconnected).set_result, None)
+    with (
+        pytest.raises(RunAbortedError if outer else CallerDisconnectedError),
+        cancel_when(aborted, RunAbortedError),
+        cancel_when(disconnected, CallerDisconnectedError),
+    ):
+        await asyncio.sleep(5)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
 async def test_another_s_cancellation_stays_one() -> None:
-    """It is not taken for the caller's leaving, though the caller leaves at the same moment."""
-    gone = asyncio.get_running_loop().create_future()
+    """It is not taken for the future's, though that is done at the same moment."""
+    done = asyncio.get_running_loop().create_future()
 
     async def work() -> None:
-        with cancel_when(gone, "the caller left"):
+        with cancel_when(done, CallerDisconnectedError):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(work())
     await asyncio.sleep(0)
     task.cancel()
-    gone.set_result(None)
+    done.set_result(None)
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_its_own_error_comes_before_the_caller_s_leaving() -> None:
+async def test_its_own_error_comes_first() -> None:
     """It had failed already."""
-    gone = asyncio.get_running_loop().create_future()
+    done = asyncio.get_running_loop().create_future()
 
     def fail() -> None:
-        gone.set_result(None)
+        done.set_result(None)
         raise ValueError("its own")
 
-    with pytest.raises(ValueError, match="its own"), cancel_when(gone, "the caller left"):
+    with pytest.raises(ValueError, match="its own"), cancel_when(done, CallerDisconnectedError):
         fail()
     await asyncio.sleep(0.01)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
@@ -16,10 +15,9 @@ from support.house import House
 from uvicorn.server import ServerState
 
 from orchestrator.api import http_protocol
-from orchestrator.api.body import whole
+from orchestrator.api.body import UploadPace, read_short_body
 from orchestrator.api.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, BoundedProtocol
 from orchestrator.sandbox.call import BodyError, Outcome
-from orchestrator.sandbox.upload_pace import UploadPace
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -270,6 +268,6 @@ async def test_a_short_body_that_trickles_is_refused() -> None:
     pace = UploadPace(idle=1, min_rate=1000, grace=0.2)
     with pytest.raises(BodyError, match="1000 bytes a second") as refused:
         async with asyncio.timeout(5):
-            await whole(Request({"type": "http"}, receive), pace)
+            await read_short_body(receive, pace)
     assert refused.value.outcome is Outcome.UPLOAD_STALLED
     assert sent < 100

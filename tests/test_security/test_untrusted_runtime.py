@@ -19,7 +19,7 @@ from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.errors import ChannelError
 from orchestrator.runtime_client import sanitize
 from orchestrator.runtime_client.client import RuntimeChannel
-from orchestrator.runtime_client.socket_connector import pinned
+from orchestrator.runtime_client.dial import pinned
 from orchestrator.runtime_client.status import RuntimeStatus
 
 
@@ -48,7 +48,7 @@ async def test_a_schema_of_any_depth_is_answered(house: House, levels: int) -> N
     answer = await client.get("/v1/plugins/reader/tools")
     assert answer.status_code == 200
     (shown,) = answer.json()
-    assert (shown["input_schema"] == nested(levels)) is (levels == 20 and 2 * levels < sanitize._DEEPEST)
+    assert (shown["input_schema"] == nested(levels)) is (levels == 20 and 2 * levels < sanitize.MAX_SCHEMA_DEPTH)
     assert (await client.get("/v1/plugins/reader/health")).status_code == 200
 
 
@@ -82,9 +82,9 @@ def test_what_a_runtime_reports_is_bounded() -> None:
     """In number, length and depth."""
     many = [{"name": f"t{n}", "description": "d" * 10_000, "input_schema": {"d": "x" * 300_000}} for n in range(1000)]
     shown = sanitize.tools(many)
-    assert len(shown) == sanitize.MOST
-    assert len(json.dumps(shown)) < 2 * sanitize.MOST * sanitize.LONGEST_TEXT
-    assert len(sanitize.checks([{"name": "n", "ok": True, "detail": "d" * 10_000}] * 1000)) == sanitize.MOST
+    assert len(shown) == sanitize.MAX_ITEMS
+    assert len(json.dumps(shown)) < 2 * sanitize.MAX_ITEMS * sanitize.MAX_TEXT
+    assert len(sanitize.checks([{"name": "n", "ok": True, "detail": "d" * 10_000}] * 1000)) == sanitize.MAX_ITEMS
 
 
 @asynccontextmanager

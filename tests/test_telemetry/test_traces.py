@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from support.house import House
 from support.otlp import Collector, attributes, collector
 
-from orchestrator.api.trace_headers import trace_context
+from orchestrator.api.request_headers import trace_context
 from orchestrator.sandbox.call import ToolCall
 from orchestrator.telemetry import logs
 from orchestrator.telemetry.tracing import tracing

@@ -1,4 +1,4 @@
-"""What a caller asks who does not wait for its run."""
+"""Requests of a caller that does not wait for its run."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from support.house import House
 RUN_ID = "0123456789abcdef" * 2
 
 
-async def begin(house: House, tool: str, **arguments: Any) -> httpx.Response:
+async def start(house: House, tool: str, **arguments: Any) -> httpx.Response:
     return await house.client.post(
         f"/v1/plugins/worker/tools/{tool}/run", json=arguments, headers={"Prefer": "respond-async"}
     )

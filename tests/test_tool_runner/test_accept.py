@@ -1,8 +1,8 @@
-"""Which answer an `Accept` header asks for."""
+"""The stream that an `Accept` header requests."""
 
 import pytest
 
-from orchestrator.api.preferences import wanted_stream
+from orchestrator.api.request_headers import wanted_stream
 
 NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 

@@ -1,4 +1,4 @@
-"""Runs that nobody waits for: begun with 202, looked up, their results fetched."""
+"""Asynchronous runs: started with 202, looked up, their results fetched."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from support.house import House
-from test_tool_runner.callers import RUN_ID, begin, result, run_of, until
+from test_tool_runner.callers import RUN_ID, result, run_of, start, until
 
 pytestmark = pytest.mark.slow
 FIELDS = {
@@ -22,9 +22,9 @@ async def test_a_run_that_nobody_waits_for_is_accepted_at_once(worker: House) ->
     """202, where it is to be found, and the run itself; its result when it has ended."""
     await worker.open()
     await worker.settled("worker")
-    begun = time.monotonic()
-    answer = await begin(worker, "nap", seconds=2, size=3)
-    assert time.monotonic() - begun < 1.5
+    started = time.monotonic()
+    answer = await start(worker, "nap", seconds=2, size=3)
+    assert time.monotonic() - started < 1.5
     run = answer.json()
     assert answer.status_code == 202
     assert answer.headers["Location"] == f"/v1/runs/{run['run_id']}"
@@ -53,32 +53,32 @@ async def test_the_result_has_the_status_that_a_synchronous_run_would_have(
     worker.write("worker", image="house/worker", failure_policy="tolerant")
     await worker.open()
     direct = await worker.run("worker", tool, **arguments)
-    kept = await result(worker, (await begin(worker, tool, **arguments)).json()["run_id"])
-    assert direct.status_code == kept.status_code == status
+    stored = await result(worker, (await start(worker, tool, **arguments)).json()["run_id"])
+    assert direct.status_code == stored.status_code == status
     different = ("run_id", "execution_time_ms")
     assert {k: v for k, v in direct.json().items() if k not in different} == {
-        k: v for k, v in kept.json().items() if k not in different
+        k: v for k, v in stored.json().items() if k not in different
     }
 
 
 async def test_a_generators_progress_is_seen_and_its_items_become_a_list(worker: House) -> None:
     """Meanwhile the run says how far it is."""
     await worker.open()
-    run_id = (await begin(worker, "count", n=10)).json()["run_id"]
+    run_id = (await start(worker, "count", n=10)).json()["run_id"]
     seen = []
     while (run := await run_of(worker, run_id))["state"] != "finished":
         seen.append(run["progress"])
         await asyncio.sleep(0.02)
-    told = [progress["fraction"] for progress in seen if progress is not None]
-    assert len(set(told)) > 2
-    assert told == sorted(told)
+    fractions = [progress["fraction"] for progress in seen if progress is not None]
+    assert len(set(fractions)) > 2
+    assert fractions == sorted(fractions)
     assert (await result(worker, run_id)).json()["result"] == list(range(10))
 
 
 async def test_a_large_result_comes_whole(worker: House) -> None:
     """From the disk, with its length."""
     await worker.open()
-    answer = await result(worker, (await begin(worker, "nap", size=3_000_000)).json()["run_id"])
+    answer = await result(worker, (await start(worker, "nap", size=3_000_000)).json()["run_id"])
     assert answer.json()["result"] == "x" * 3_000_000
     assert int(answer.headers["Content-Length"]) == len(answer.content)
 
@@ -88,7 +88,7 @@ async def test_a_body_is_taken_whole_before_its_run_is_accepted(worker: House, s
     """Short or long, with or without a length: the caller may hang up after 202."""
     await worker.open()
     await worker.settled("worker")
-    first = (await begin(worker, "nap", seconds=1)).json()["run_id"]
+    first = (await start(worker, "nap", seconds=1)).json()["run_id"]
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(10):
@@ -107,13 +107,13 @@ async def test_a_body_is_taken_whole_before_its_run_is_accepted(worker: House, s
     assert not list((worker.settings.state_dir / "spool").glob("*"))
 
 
-async def test_runs_that_wait_say_at_which_place(worker: House) -> None:
+async def test_runs_that_wait_show_their_position(worker: House) -> None:
     """First come, first served; one too many is 429 and no run."""
     await worker.open()
     await worker.settled("worker")
-    ids = [(await begin(worker, "wait", seconds=60)).json()["run_id"] for _ in range(4)]
+    ids = [(await start(worker, "wait", seconds=60)).json()["run_id"] for _ in range(4)]
     await until(worker, ids[0], "running")
-    refused = await begin(worker, "wait", seconds=0)
+    refused = await start(worker, "wait", seconds=0)
     assert refused.status_code == 429
     runs = [await run_of(worker, run_id) for run_id in ids]
     assert [(run["state"], run["queue_position"]) for run in runs] == [
@@ -141,16 +141,16 @@ async def test_a_run_id_is_used_once(worker: House) -> None:
 
 
 async def test_a_run_id_is_used_once_also_by_callers_at_the_same_time(worker: House) -> None:
-    """A caller that tries again while its first upload still goes on has one run, and the other attempt is told so."""
+    """A caller that tries again while its first upload still goes on has one run, and the other attempt gets 409."""
     await worker.open()
     await worker.settled("worker")
-    both, begun = asyncio.Event(), 0
+    both, started = asyncio.Event(), 0
 
     async def body() -> AsyncIterator[bytes]:
-        nonlocal begun
+        nonlocal started
         yield b"{"
-        begun += 1
-        if begun == 2:
+        started += 1
+        if started == 2:
             both.set()
         await both.wait()
         yield b"}"
@@ -165,11 +165,11 @@ async def test_a_run_id_is_used_once_also_by_callers_at_the_same_time(worker: Ho
     assert (health["in_flight"], health["queued"], health["success_count"]) == (0, 0, 1)
 
 
-@pytest.mark.parametrize("header", [{"Prefer": "respond-async"}, {"Content-Length": "2"}], ids=["kept", "short"])
+@pytest.mark.parametrize("header", [{"Prefer": "respond-async"}, {"Content-Length": "2"}], ids=["stored", "short"])
 async def test_a_run_id_is_used_once_also_where_the_first_run_ends_before_the_second_upload(
     worker: House, header: dict[str, str]
 ) -> None:
-    """Which began before there was any run of that id. Nor is anything kept of ids that nobody asks for any more."""
+    """The second request came before any run of that id. Nor is an id remembered once no request has it."""
     await worker.open()
     await worker.settled("worker")
     route, uploading, go_on = "/v1/plugins/worker/tools/nap/run", asyncio.Event(), asyncio.Event()
@@ -200,7 +200,7 @@ async def test_runs_are_listed_newest_first_page_by_page(worker: House) -> None:
     await worker.settled("worker")
     for _ in range(3):
         await worker.run("reader", "read")
-    running = (await begin(worker, "wait", seconds=60)).json()["run_id"]
+    running = (await start(worker, "wait", seconds=60)).json()["run_id"]
     await until(worker, running, "running")
     await worker.run("reader", "read")
 
@@ -227,7 +227,7 @@ async def test_runs_are_listed_newest_first_page_by_page(worker: House) -> None:
 
 @pytest.mark.parametrize("run_id", ["f" * 32, "nobody", "..%2F..%2Fhistory.sqlite3"])
 async def test_an_unknown_run_is_404_everywhere(worker: House, run_id: str) -> None:
-    """Whatever is asked of it."""
+    """By every route."""
     await worker.open()
     for method, suffix in [("GET", ""), ("GET", "/result"), ("DELETE", "")]:
         answer = await worker.client.request(method, f"/v1/runs/{run_id}{suffix}")
@@ -241,13 +241,13 @@ async def test_an_unknown_plugin_begins_nothing(worker: House) -> None:
     headers = {"Prefer": "respond-async"}
     assert (await worker.client.post("/v1/plugins/nobody/tools/x/run", json={}, headers=headers)).status_code == 404
     await worker.client.post("/v1/plugins/worker/stop")
-    assert (await begin(worker, "nap")).status_code == 503
+    assert (await start(worker, "nap")).status_code == 503
 
 
 async def test_an_orchestrator_that_stops_lets_its_runs_end(worker: House) -> None:
     """Asynchronous ones too, and their results are there for the next."""
     await worker.open()
-    run_id = (await begin(worker, "nap", seconds=2, size=2)).json()["run_id"]
+    run_id = (await start(worker, "nap", seconds=2, size=2)).json()["run_id"]
     await until(worker, run_id, "running")
     await worker.shut(containers_stay=True)
     await worker.open()
@@ -255,10 +255,10 @@ async def test_an_orchestrator_that_stops_lets_its_runs_end(worker: House) -> No
     assert (await worker.health("worker"))["success_count"] == 1
 
 
-async def test_nothing_is_kept_in_the_container_of_a_run_that_has_ended(worker: House) -> None:
+async def test_nothing_is_retained_in_the_container_of_a_run_that_has_ended(worker: House) -> None:
     """Its result is on the orchestrator's disk by then."""
     await worker.open()
-    run_id = (await begin(worker, "nap")).json()["run_id"]
+    run_id = (await start(worker, "nap")).json()["run_id"]
     await result(worker, run_id)
     program = worker.runtimes["worker"]
     transport = httpx.AsyncHTTPTransport(uds=str(program.run_dir / "tools.sock"))  # type: ignore[attr-defined]
@@ -270,8 +270,8 @@ async def test_runs_that_wait_outlive_a_restart_of_their_plugin(worker: House) -
     """They are made on the new instance; only the one that executed is lost with the old."""
     await worker.open()
     await worker.settled("worker")
-    executing = (await begin(worker, "nap", seconds=30)).json()["run_id"]
-    waiting = [(await begin(worker, "nap", size=number)).json()["run_id"] for number in (1, 2)]
+    executing = (await start(worker, "nap", seconds=30)).json()["run_id"]
+    waiting = [(await start(worker, "nap", size=number)).json()["run_id"] for number in (1, 2)]
     await until(worker, executing, "running")
     restarting = asyncio.create_task(worker.client.post("/v1/plugins/worker/restart", params={"wait": 10}))
     lost = await result(worker, executing)
@@ -287,22 +287,22 @@ async def test_runs_that_wait_end_with_a_plugin_that_is_stopped(worker: House) -
     """Nothing is on its way then."""
     await worker.open()
     await worker.settled("worker")
-    executing = (await begin(worker, "nap", seconds=30)).json()["run_id"]
-    waiting = (await begin(worker, "nap")).json()["run_id"]
+    executing = (await start(worker, "nap", seconds=30)).json()["run_id"]
+    waiting = (await start(worker, "nap")).json()["run_id"]
     await until(worker, executing, "running")
     await worker.client.post("/v1/plugins/worker/stop")
     for run_id in (executing, waiting):
         assert (await result(worker, run_id)).status_code == 503
 
 
-async def test_a_defect_before_the_run_is_told_keeps_nobody_waiting(
+async def test_a_defect_before_the_run_is_accepted_keeps_nobody_waiting(
     worker: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """500 with the general sentence; the log has what it was, and the next run is accepted."""
     await worker.open()
     with monkeypatch.context() as defect:
         defect.setattr("orchestrator.tools.tool_runner.accepted", lambda *_: {}["no such key"])
-        answer = await begin(worker, "nap")
+        answer = await start(worker, "nap")
     assert (answer.status_code, answer.json()["error_type"]) == (500, "InternalError")
     assert "no such key" in caplog.text
-    assert (await begin(worker, "nap")).status_code == 202
+    assert (await start(worker, "nap")).status_code == 202

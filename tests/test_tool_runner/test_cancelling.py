@@ -1,4 +1,4 @@
-"""Runs that are cancelled: asked to end first, and their container stopped where they do not."""
+"""Runs that are cancelled: requested to end first, and their container stopped where they do not."""
 
 import asyncio
 import time
@@ -7,20 +7,20 @@ from typing import Any
 
 import pytest
 from support.house import House
-from test_tool_runner.callers import RUN_ID, begin, result, run_of, until
+from test_tool_runner.callers import RUN_ID, result, run_of, start, until
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("tool", "arguments"), [("wait", {"seconds": 60}), ("count", {"n": 1000}), ("looks", {})])
-async def test_a_run_that_executes_is_asked_to_end(worker: House, tool: str, arguments: dict[str, Any]) -> None:
+async def test_a_run_that_executes_is_requested_to_end(worker: House, tool: str, arguments: dict[str, Any]) -> None:
     """And its plugin goes on."""
     await worker.open()
-    run_id = (await begin(worker, tool, **arguments)).json()["run_id"]
+    run_id = (await start(worker, tool, **arguments)).json()["run_id"]
     await until(worker, run_id, "running")
-    asked = await worker.client.delete(f"/v1/runs/{run_id}")
-    ended = asked.json()["state"] == "finished"  # it may have by the time that the request is answered
-    assert (asked.status_code, asked.json()["cancel_requested"]) == (200 if ended else 202, True)
+    cancelling = await worker.client.delete(f"/v1/runs/{run_id}")
+    ended = cancelling.json()["state"] == "finished"  # it may have by the time that the request is answered
+    assert (cancelling.status_code, cancelling.json()["cancel_requested"]) == (200 if ended else 202, True)
     answer = await result(worker, run_id)
     assert (answer.status_code, answer.json()["error_type"]) == (409, "Cancelled")
     assert (await run_of(worker, run_id))["outcome"] == "cancelled"
@@ -33,12 +33,12 @@ async def test_a_run_that_executes_is_asked_to_end(worker: House, tool: str, arg
 async def test_a_run_that_does_not_end_costs_its_container(worker: House) -> None:
     """STOPPED, and by which run; the run is cancelled all the same."""
     await worker.open()
-    run_id = (await begin(worker, "nap", seconds=30)).json()["run_id"]
+    run_id = (await start(worker, "nap", seconds=30)).json()["run_id"]
     await until(worker, run_id, "running")
-    begun = time.monotonic()
+    started = time.monotonic()
     await worker.client.delete(f"/v1/runs/{run_id}")
     run = await until(worker, run_id, "finished")
-    assert 0.3 < time.monotonic() - begun < 2
+    assert 0.3 < time.monotonic() - started < 2
     assert (run["outcome"], run["reason_code"]) == ("cancelled", "STOPPED")
     assert run["execution_time_ms"] > 300
     health = await worker.buried("worker")
@@ -61,12 +61,12 @@ async def test_a_synchronous_run_can_be_looked_up_and_cancelled_too(worker: Hous
     await worker.client.delete(f"/v1/runs/{RUN_ID}")
     answer = await call
     assert (answer.status_code, answer.headers["X-Run-Id"]) == (409, RUN_ID)
-    gone = await worker.client.get(f"/v1/runs/{RUN_ID}/result")
-    assert (gone.status_code, gone.json()["error_type"]) == (404, "NoResult")
+    no_result = await worker.client.get(f"/v1/runs/{RUN_ID}/result")
+    assert (no_result.status_code, no_result.json()["error_type"]) == (404, "NoResult")
 
 
-async def test_a_cancelled_upload_is_broken_off_and_costs_nothing(worker: House) -> None:
-    """The plugin has not begun with it."""
+async def test_a_cancelled_upload_ends_and_costs_nothing(worker: House) -> None:
+    """It has not reached the tool."""
     await worker.open()
     await worker.settled("worker")
     hold = asyncio.Event()

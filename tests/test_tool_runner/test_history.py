@@ -68,7 +68,7 @@ async def test_a_run_is_on_file_when_its_caller_has_the_answer(house: House) -> 
 
 
 async def test_each_outcome_is_recorded(house: House) -> None:
-    """What failed says with which code; what was never begun has no generation."""
+    """A failure has its code; a run that never started has no generation."""
     reader(house)
     await house.open()
     for tool, outcome, code in [

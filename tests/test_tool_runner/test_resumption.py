@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def go(tmp_path: Path) -> Path:
-    """A tool that is told to wait for this file ends when it is there: no sooner, however busy the machine is."""
+    """A tool that waits for this file ends when it exists: no sooner, however busy the machine is."""
     return tmp_path / "go"
 
 
@@ -30,7 +30,7 @@ def runner(house: House) -> ToolRunner:
 
 
 async def killed(house: House) -> None:
-    """The orchestrator is gone from one moment to the next: its files are as they were then, its containers go on."""
+    """The orchestrator dies at this moment: its files are as they were then, its containers go on."""
     assert house.app is not None
     await house.app.state.context.history.flush()
     state, snapshot = house.settings.state_dir, house.settings.state_dir.with_name("snapshot")
@@ -44,7 +44,7 @@ async def killed(house: House) -> None:
     snapshot.rename(state)
 
 
-async def begin(house: House, tool: str, **arguments: Any) -> str:
+async def start(house: House, tool: str, **arguments: Any) -> str:
     answer = await house.client.post(
         f"/v1/plugins/worker/tools/{tool}/run", json=arguments, headers={"Prefer": "respond-async"}
     )
@@ -76,7 +76,7 @@ async def result(house: House, run_id: str, wait: float = 10) -> httpx.Response:
     return await house.client.get(f"/v1/runs/{run_id}/result", params={"wait": wait})
 
 
-async def kept_in_container(house: House, run_id: str) -> bool:
+async def retained_in_container(house: House, run_id: str) -> bool:
     """Once it has ended."""
     async with container(house, "tools") as tools:
         return (await tools.get(f"/runs/{run_id}")).status_code == 200
@@ -89,10 +89,10 @@ async def kept_in_container(house: House, run_id: str) -> bool:
 async def test_a_run_that_executes_goes_on_and_its_result_is_delivered(
     worker: House, tool: str, arguments: dict[str, Any], value: Any, go: Path
 ) -> None:
-    """It is running for the next orchestrator too, holds its turn, and counts once."""
+    """It is running for the next orchestrator too, occupies its slot, and counts once."""
     await worker.open()
     await worker.settled("worker")
-    run_id = await begin(worker, tool, **arguments, until=str(go))
+    run_id = await start(worker, tool, **arguments, until=str(go))
     await executing(worker, run_id)
     before = await run_of(worker, run_id)
     await killed(worker)
@@ -100,7 +100,7 @@ async def test_a_run_that_executes_goes_on_and_its_result_is_delivered(
     run = await run_of(worker, run_id)
     assert (run["state"], run["started_at"], run["id"]) == ("running", before["started_at"], run["id"])
     assert (await worker.health("worker"))["in_flight"] == 1
-    behind = await begin(worker, "nap")
+    behind = await start(worker, "nap")
     assert (await run_of(worker, behind))["state"] == "queued"
     go.touch()
     assert (await result(worker, run_id)).json()["result"] == value
@@ -108,18 +108,18 @@ async def test_a_run_that_executes_goes_on_and_its_result_is_delivered(
     assert (await run_of(worker, run_id))["outcome"] == "ok"
     health = await worker.health("worker")
     assert (health["success_count"], health["in_flight"], health["generation"]) == (2, 0, 1)
-    assert not await kept_in_container(worker, run_id)
+    assert not await retained_in_container(worker, run_id)
 
 
 async def test_a_run_that_ended_meanwhile_is_delivered_too(worker: House, go: Path) -> None:
-    """The container has kept what came of it."""
+    """The container has retained its answer."""
     await worker.open()
     await worker.settled("worker")
-    run_id = await begin(worker, "nap", size=4, until=str(go))
+    run_id = await start(worker, "nap", size=4, until=str(go))
     await executing(worker, run_id)
     await killed(worker)
     go.touch()
-    assert await kept_in_container(worker, run_id)
+    assert await retained_in_container(worker, run_id)
     await worker.open()
     assert (await result(worker, run_id)).json()["result"] == "xxxx"
     assert (await worker.health("worker"))["success_count"] == 1
@@ -129,16 +129,16 @@ async def test_a_run_that_is_found_again_can_be_cancelled(worker: House) -> None
     """As any other; it says how long it executed, under both orchestrators."""
     await worker.open()
     await worker.settled("worker")
-    run_id = await begin(worker, "wait", seconds=60)
+    run_id = await start(worker, "wait", seconds=60)
     await executing(worker, run_id)
     reached = asyncio.get_running_loop().time()
     await killed(worker)
     before = asyncio.get_running_loop().time() - reached
     await worker.open()
     await eventually(lambda: run_id in runner(worker)._live, "it is found again")
-    asked = await worker.client.delete(f"/v1/runs/{run_id}")
-    ended = asked.json()["state"] == "finished"  # it may have by the time that the request is answered
-    assert (asked.status_code, asked.json()["cancel_requested"]) == (200 if ended else 202, True)
+    cancelling = await worker.client.delete(f"/v1/runs/{run_id}")
+    ended = cancelling.json()["state"] == "finished"  # it may have by the time that the request is answered
+    assert (cancelling.status_code, cancelling.json()["cancel_requested"]) == (200 if ended else 202, True)
     assert (await result(worker, run_id)).status_code == 409
     run = await run_of(worker, run_id)
     assert (run["state"], run["outcome"]) == ("finished", "cancelled")
@@ -151,7 +151,7 @@ async def test_a_run_that_is_found_again_keeps_its_deadline(worker: House) -> No
     worker.write("worker", image="house/worker", limits={"timeout": "1500ms"})
     await worker.open()
     await worker.settled("worker")
-    run_id = await begin(worker, "nap", seconds=30)
+    run_id = await start(worker, "nap", seconds=30)
     await executing(worker, run_id)
     await killed(worker)
     await asyncio.sleep(1)
@@ -164,10 +164,10 @@ async def test_a_run_that_is_found_again_keeps_its_deadline(worker: House) -> No
 
 
 async def test_runs_that_waited_are_interrupted(worker: House, go: Path) -> None:
-    """Their bodies are gone."""
+    """Their bodies were lost."""
     await worker.open()
     await worker.settled("worker")
-    first, second = await begin(worker, "nap", until=str(go)), await begin(worker, "nap")
+    first, second = await start(worker, "nap", until=str(go)), await start(worker, "nap")
     await executing(worker, first)
     await killed(worker)
     await worker.open()
@@ -181,11 +181,11 @@ async def test_runs_that_waited_are_interrupted(worker: House, go: Path) -> None
     assert (await result(worker, first)).status_code == 200
 
 
-async def test_runs_of_containers_that_are_gone_are_interrupted(worker: House) -> None:
+async def test_runs_of_removed_containers_are_interrupted(worker: House) -> None:
     """Nobody will ever know."""
     await worker.open()
     await worker.settled("worker")
-    run_id = await begin(worker, "nap", seconds=30)
+    run_id = await start(worker, "nap", seconds=30)
     await executing(worker, run_id)
     await killed(worker)
     worker.write("worker", version="2.0.0", image="house/worker")  # not to be adopted
@@ -194,7 +194,7 @@ async def test_runs_of_containers_that_are_gone_are_interrupted(worker: House) -
     assert (await run_of(worker, run_id))["state"] == "interrupted"
 
 
-async def test_a_run_whose_caller_is_gone_holds_its_turn_until_it_ends(worker: House, go: Path) -> None:
+async def test_a_run_whose_caller_was_disconnected_holds_its_slot_until_it_ends(worker: House, go: Path) -> None:
     """A synchronous one: interrupted in the history, and still in the way of others."""
     await worker.open()
     await worker.settled("worker")
@@ -213,7 +213,7 @@ async def test_a_run_whose_caller_is_gone_holds_its_turn_until_it_ends(worker: H
     await worker.open()
     health = await worker.until("worker", lambda health: health["in_flight"] == 1)
     assert health["state"] == "RUNNING"
-    run_id = await begin(worker, "nap")
+    run_id = await start(worker, "nap")
     assert (await run_of(worker, run_id))["state"] == "queued"
     go.touch()
     assert (await result(worker, run_id)).status_code == 200

@@ -58,7 +58,7 @@ MISTAKES: list[tuple[str, str, dict[str, Any], int, str]] = [
 async def test_a_callers_mistake_leaves_the_plugin_alive(
     house: House, tool: str, request_: dict[str, Any], status: int, phrase: str
 ) -> None:
-    """The caller is told; the plugin goes on and counts neither success nor error."""
+    """The answer says so; the plugin goes on and counts neither success nor error."""
     house.add("reader", tools={"double": double, "refuse": refuse, "fail": fail})
     await ready(house, "reader")
     answer = await house.client.post(f"/v1/plugins/reader/tools/{tool}/run", **request_)
@@ -101,7 +101,7 @@ async def test_a_plugin_without_limits_is_unavailable(house: House) -> None:
 
 
 async def test_a_tool_that_raises_fails_its_plugin(house: House) -> None:
-    """502 with the tool's own error; then FAILED, gone, and 503 with the reason."""
+    """502 with the tool's own error; then FAILED, removed, and 503 with the reason."""
     house.add("reader", tools={"fail": fail})
     await ready(house, "reader")
     answer = await house.run("reader", "fail")
@@ -132,7 +132,7 @@ async def test_a_tolerant_plugin_outlives_its_tools_errors(house: House) -> None
 
 @pytest.mark.parametrize("policy", ["strict", "tolerant"])
 async def test_a_crash_is_final_under_either_policy(house: House, policy: str) -> None:
-    """The run in flight is told why, and so is everyone after."""
+    """The answer to the run in flight says why, and so do those after."""
     house.add("reader", tools={"hang": asyncio.Event().wait}, failure_policy=policy)
     await ready(house, "reader")
     run = asyncio.create_task(house.run("reader", "hang"))
@@ -146,7 +146,7 @@ async def test_a_crash_is_final_under_either_policy(house: House, policy: str) -
 
 
 async def test_the_tools_of_a_plugin_are_listed_with_their_schemas(house: House) -> None:
-    """As the plugin told them; 404 for no plugin."""
+    """As the plugin reported them; 404 for no plugin."""
     house.add("reader", tools={"double": double})
     await ready(house, "reader")
     (tool,) = (await house.client.get("/v1/plugins/reader/tools")).json()

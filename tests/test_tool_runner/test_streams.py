@@ -87,7 +87,7 @@ async def test_what_is_wrong_before_the_first_line_has_its_status(house: House) 
 
 
 async def test_a_tool_that_raises_in_the_middle_says_so_in_its_last_line(house: House) -> None:
-    """The status has been sent; the envelope tells, and the plugin is FAILED."""
+    """The status has been sent; the last line says it, and the plugin is FAILED."""
 
     async def read() -> AsyncIterator[int]:
         yield 1
@@ -140,7 +140,7 @@ async def test_a_plugin_that_dies_in_the_middle_says_why_in_its_last_line(house:
 
 
 async def test_a_reader_that_leaves_ends_the_run_and_not_the_plugin(house: House) -> None:
-    """The tool is stopped, its turn is free, nothing counts as an error."""
+    """The tool is stopped, its slot is free, nothing counts as an error."""
     stopped = asyncio.Event()
 
     async def read() -> AsyncIterator[int]:
@@ -163,7 +163,7 @@ async def test_a_reader_that_leaves_ends_the_run_and_not_the_plugin(house: House
 
 
 @pytest.mark.slow
-async def test_a_tool_whose_reader_left_holds_its_place_until_it_ends(house: House) -> None:
+async def test_a_tool_whose_reader_left_holds_its_slot_until_it_ends(house: House) -> None:
     """One that never comes to its next line is found at its deadline, as if its reader were there."""
 
     async def read() -> AsyncIterator[int]:

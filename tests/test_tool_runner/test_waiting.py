@@ -1,4 +1,4 @@
-"""Runs that wait for their turn: who goes next, who is sent away, and who leaves."""
+"""Runs that wait in the queue: which starts next, which is refused, which leaves."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ async def test_a_full_queue_sends_away(house: House) -> None:
 
 
 async def test_first_come_is_first_served(house: House) -> None:
-    """In the order of asking."""
+    """In the order of the requests."""
     served: list[int] = []
     gate = asyncio.Event()
 
@@ -62,7 +62,7 @@ async def test_as_many_run_at_once_as_the_manifest_allows(house: House) -> None:
     assert most == 3
 
 
-async def test_runs_that_wait_when_the_plugin_dies_are_told_why(house: House) -> None:
+async def test_runs_that_wait_when_the_plugin_dies_have_the_reason(house: House) -> None:
     """503 at once, with the reason that it died of; the one in flight has 502."""
     house.add("reader", tools={"hang": asyncio.Event().wait})
     await ready(house, "reader")
@@ -75,7 +75,7 @@ async def test_runs_that_wait_when_the_plugin_dies_are_told_why(house: House) ->
     assert (await house.health("reader"))["queued"] == 0
 
 
-async def test_runs_that_wait_when_an_operator_stops_the_plugin_are_told_so(house: House) -> None:
+async def test_runs_that_wait_when_an_operator_stops_the_plugin_are_answered_503(house: House) -> None:
     """Nobody is to blame: 503 for all."""
     house.add("reader", tools={"hang": asyncio.Event().wait})
     await ready(house, "reader")
@@ -89,7 +89,7 @@ async def test_runs_that_wait_when_an_operator_stops_the_plugin_are_told_so(hous
 
 @pytest.mark.parametrize("accept", ["*/*", "application/x-ndjson"])
 async def test_a_caller_that_leaves_the_queue_makes_room(house: House, accept: str) -> None:
-    """Its run never begins."""
+    """Its run never starts."""
     go_on = asyncio.Event()
     house.add("reader", tools={"read": go_on.wait}, queue=1)
     await ready(house, "reader")
@@ -110,7 +110,7 @@ async def test_a_caller_that_leaves_the_queue_makes_room(house: House, accept: s
 
 @pytest.mark.parametrize("accept", ["*/*", "application/x-ndjson"])
 async def test_a_caller_that_leaves_while_the_plugin_starts_has_no_run(house: House, accept: str) -> None:
-    """Its place is free before the plugin is ready."""
+    """Its slot is free before the plugin is ready."""
     house.add("reader", tools={"double": double}, start=[(0.4, {"phase": "ready"})])
     await house.open()
     route = "/v1/plugins/reader/tools/double/run"
@@ -124,7 +124,7 @@ async def test_a_caller_that_leaves_while_the_plugin_starts_has_no_run(house: Ho
 
 
 async def test_a_caller_that_leaves_in_the_middle_of_a_run_does_not_end_it(house: House) -> None:
-    """A tool cannot be stopped short of its container: it goes on, counts, and holds its place until then."""
+    """A tool cannot be stopped short of its container: it goes on, counts, and occupies its slot until then."""
     go_on = asyncio.Event()
     house.add("reader", tools={"read": go_on.wait}, queue=1)
     await ready(house, "reader")

@@ -1,4 +1,4 @@
-"""How values stand in sentences."""
+"""Values as text in sentences."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_sizes_that_are_compared_are_of_one_unit() -> None:
     assert [gib(512 * MIB), gib(1536 * MIB), gib(80 * 1024 * MIB)] == ["0.5 GiB", "1.5 GiB", "80.0 GiB"]
 
 
-def test_what_a_caller_sent_is_told_in_short_and_on_one_line() -> None:
+def test_what_a_caller_sent_is_quoted_in_short_and_on_one_line() -> None:
     """It may be anything, and of any length."""
     assert quoted("no\nname") == r"'no\nname'"
     assert quoted("x" * 5000) == "'" + "x" * 80 + "'"

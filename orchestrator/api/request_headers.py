@@ -1,0 +1,70 @@
+"""Pure: the request headers that routes act on: `Accept`, `Prefer` (RFC 7240), W3C trace context."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+NDJSON: Final = "application/x-ndjson"
+SSE: Final = "text/event-stream"
+_STREAMS: Final = (NDJSON, SSE)
+_READ: Final = frozenset(
+    {
+        b"accept",
+        b"content-length",
+        b"content-type",
+        b"prefer",
+        b"traceparent",
+        b"tracestate",
+        b"transfer-encoding",
+        b"x-run-id",
+    }
+)
+
+_PREFERENCE: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+_TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_STATE: Final = re.compile(r"[\x20-\x7e\t]{1,512}")  # the length that everyone must be able to pass on
+
+
+def run_headers(raw: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    """The headers that a run reads, by lower-case name; a repeated header becomes a comma-separated list."""
+    found: dict[str, str] = {}
+    for name, value in raw:
+        if name in _READ:
+            key, text = name.decode(), value.decode("latin-1")
+            found[key] = f"{found[key]},{text}" if key in found else text
+    return found
+
+
+def responds_async(prefer: str) -> bool:
+    """Whether the `Prefer` headers, joined by commas, hold `respond-async`: the caller does not wait for the result."""
+    return any(
+        re.split(r"[=;]", preference, maxsplit=1)[0].strip().lower() == "respond-async"
+        for preference in _PREFERENCE.findall(prefer)
+    )
+
+
+def wanted_stream(accept: str) -> str | None:
+    """The stream that an `Accept` header names: the one with the highest `q`, then the first. None where it names none:
+    a wildcard does not request a stream.
+    """
+    wanted: dict[str, float] = {}
+    for item in accept.split(","):
+        name, *parameters = (field.strip().lower() for field in item.split(";"))
+        if name in _STREAMS:
+            weights = [text[2:].strip() for text in parameters if text.startswith("q=")]
+            wanted.setdefault(name, _weight(weights[0]) if weights else 1.0)
+    best = max(wanted, key=lambda name: wanted[name], default=None)
+    return best if best is not None and wanted[best] > 0 else None
+
+
+def _weight(text: str) -> float:
+    """A malformed weight refuses, as zero does."""
+    return float(text) if re.fullmatch(r"0(\.\d{0,3})?|1(\.0{0,3})?", text, re.ASCII) else 0.0
+
+
+def trace_context(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """A valid `traceparent`, and the `tracestate` beside it: https://www.w3.org/TR/trace-context/."""
+    parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
+    if not _TRACE_PARENT.fullmatch(parent):
+        return {}
+    return {"traceparent": parent, "tracestate": state} if _TRACE_STATE.fullmatch(state) else {"traceparent": parent}
