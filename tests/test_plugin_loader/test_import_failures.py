@@ -18,7 +18,7 @@ async def test_an_import_that_fails_is_told_with_its_root_cause(house: House) ->
     """FAILED; what the runtime found out is the reason, its traceback is in the post-mortem."""
     house.add("tracker", start=failing("IMPORT_ERROR", CHAIN, traceback=TRACEBACK))
     await house.open()
-    health = await house.buried("tracker")
+    health = await house.until_removed("tracker")
     assert (health["state"], health["reason_code"], health["reason"]) == ("FAILED", "IMPORT_ERROR", CHAIN)
     assert health["post_mortem"]["traceback"] == TRACEBACK
 

@@ -30,7 +30,7 @@ async def test_one_that_speaks_by_itself_is_asked_only_when_it_falls_silent(hous
     instance.deaf = True
     instance.set_status()
     begun = time.monotonic()
-    health = await house.until("reader", lambda health: health["state"] == "FAILED", patience=2 * FOUND_WITHIN)
+    health = await house.until("reader", lambda health: health["state"] == "FAILED", timeout=2 * FOUND_WITHIN)
     assert health["reason_code"] == "UNRESPONSIVE"
     assert time.monotonic() - begun < FOUND_WITHIN
     assert instance.questions == 3
@@ -43,7 +43,7 @@ async def test_one_that_says_nothing_by_itself_is_asked_every_few_seconds(house:
     await house.settled("reader")
     instance = house.instance("reader")
     instance.status = {**instance.status, "cpu_seconds": 4.5}  # nobody is told
-    health = await house.until("reader", lambda health: health["container"]["cpu_seconds"] == 4.5, patience=8)
+    health = await house.until("reader", lambda health: health["container"]["cpu_seconds"] == 4.5, timeout=8)
     assert health["state"] == "INITIALIZED"
     assert instance.questions >= 1
 
@@ -72,7 +72,7 @@ async def test_one_that_speaks_again_is_not_ended(house: House) -> None:
     await house.settled("reader")
     instance = house.instance("reader")
     instance.deaf = True
-    await house.until("reader", lambda health: not _hears(health), patience=8)
+    await house.until("reader", lambda health: not _hears(health), timeout=8)
     instance.set_status()
     await house.until("reader", _hears)
     await _say_every_second(instance, 6)

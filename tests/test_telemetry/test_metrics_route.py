@@ -29,7 +29,7 @@ async def lived_in(house: House) -> House:
     await house.run("reader", "read")
     await house.run("reader", "read")
     await house.run("broken", "fail")
-    await house.buried("broken")
+    await house.until_removed("broken")
     await house.run("broken", "fail")
     await house.run("reader", "made-up-by-a-caller")
     await client.post("/v1/plugins/nobody/tools/read/run", json={})
@@ -63,7 +63,7 @@ async def test_whatever_is_asked_for_there_is_text(house: House, accept: str) ->
 async def test_promtool_has_nothing_to_say_against_it(lived_in: House) -> None:
     """Neither a mistake nor an advice; but for process_ and python_, which are the client library's own."""
     text = (await scraped(lived_in.client)).text
-    _, said = promtool("check", "metrics", told=text)
+    _, said = promtool("check", "metrics", stdin=text)
     assert [line for line in said.splitlines() if line.startswith(PREFIX)] == [], said
     assert "error" not in said, said
 
