@@ -1,1 +1,1 @@
-"""Doubles that tests of more than one part need."""
+"""Fakes and helpers shared by the suites."""

@@ -1,4 +1,4 @@
-"""A copy of this checkout, for what must not be tried on itself."""
+"""A copy of this checkout, for tests that must not change the original."""
 
 import os
 import shutil
@@ -9,10 +9,10 @@ PROJECT = Path(__file__).parents[2]
 
 
 def copy_checkout(folder: Path) -> None:
-    """Put into `folder` what is under version control or would be with the next commit; times and modes as they are."""
+    """Copy all tracked and new files that git does not ignore into `folder`, with their times and modes."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for listed in subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout.split(b"\0"):
         source, copy = PROJECT / os.fsdecode(listed), folder / os.fsdecode(listed)
-        if source.is_file():  # one that is deleted is listed until that is committed
+        if source.is_file():  # a deleted file is listed until its deletion is committed
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, copy)

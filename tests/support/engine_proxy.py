@@ -1,8 +1,8 @@
-"""Between the orchestrator and its engine: a Unix socket that passes everything on, unless a test says otherwise.
+"""A proxy between the orchestrator and its engine: a Unix socket that forwards everything that a test does not change.
 
 with EngineProxy(folder / "p", dockerd.socket) as proxy:
-    proxy.refuse = lambda asked: REFUSED if asked.path.endswith("/kill") else None
-    proxy.on_asked = lambda asked: ...
+    proxy.refuse = lambda request: REFUSED if request.path.endswith("/kill") else None
+    proxy.on_request = lambda request: ...
     proxy.mutate = lambda line: [line, b"nonsense"]
 """
 
@@ -25,11 +25,11 @@ REFUSED = (
 )
 GARBAGE = b"\x00\xff\x16\x03 not a word of HTTP \r\n\r\n" * 8
 SILENCE = b""
-"""The connection stays open and nothing comes."""
+"""The connection stays open without a response."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class EngineRequest:
     """A request to the engine; `path` without the version and the query."""
 
     method: str
@@ -37,19 +37,19 @@ class Asked:
 
 
 class EngineProxy:
-    """Its attributes may be set at any time; they are called in the proxy's own thread."""
+    """Its callbacks may be set at any time; they are called in the proxy's own thread."""
 
     def __init__(self, path: Path, engine: Path) -> None:
         self.path = path
-        self.refuse: Callable[[Asked], bytes | None] = lambda _: None
-        """What to answer instead of asking the engine."""
-        self.on_asked: Callable[[Asked], None] = lambda _: None
-        """Called before a request is passed on."""
-        self.on_answered: Callable[[Asked], None] = lambda _: None
-        """Called when the engine has answered, before anybody hears of it."""
+        self.refuse: Callable[[EngineRequest], bytes | None] = lambda _: None
+        """The response to send instead of the engine's, or None."""
+        self.on_request: Callable[[EngineRequest], None] = lambda _: None
+        """Called before a request is forwarded."""
+        self.on_response: Callable[[EngineRequest], None] = lambda _: None
+        """Called when the engine has responded, before the response is forwarded."""
         self.mutate: Callable[[bytes], list[bytes]] = lambda line: [line]
-        """What becomes of a line of the event stream."""
-        self.asked: list[Asked] = []
+        """The lines to send instead of a line of the event stream."""
+        self.requests: list[EngineRequest] = []
         self._engine = engine
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine proxy")
@@ -73,16 +73,16 @@ class EngineProxy:
         self.path.unlink(missing_ok=True)
 
     def cut_events(self) -> None:
-        """End every event stream that is open, in the middle of whatever it says."""
+        """Abort every open event stream."""
         self._run(self._cut()).result(10)
 
     def feed(self, *lines: bytes) -> None:
-        """Say these lines on every event stream that is open."""
+        """Send these lines on every open event stream."""
         self._run(self._feed(lines)).result(60)
 
     @property
     def event_streams(self) -> int:
-        """Open now."""
+        """The number of open ones."""
         return len(self._streams)
 
     def _run(self, work: "asyncio.coroutines.CoroutineLike[None]") -> "Future[None]":  # type: ignore[name-defined]
@@ -104,7 +104,7 @@ class EngineProxy:
     async def _feed(self, lines: tuple[bytes, ...]) -> None:
         for writer in tuple(self._streams):
             for line in lines:
-                _say(writer, line)
+                _send_line(writer, line)
                 await writer.drain()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,25 +113,25 @@ class EngineProxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request a connection: the engine is told to close it after."""
+        """One request per connection: the engine closes it after the response."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             first, *fields = head.split(b"\r\n")
             method, target, _ = first.decode().split(" ")
-            asked = Asked(method, VERSION.sub("", target.partition("?")[0]))
-            self.asked.append(asked)
-            self.on_asked(asked)
-            answer = self.refuse(asked)
-            if answer is not None:
-                writer.write(answer)
+            request = EngineRequest(method, VERSION.sub("", target.partition("?")[0]))
+            self.requests.append(request)
+            self.on_request(request)
+            refusal = self.refuse(request)
+            if refusal is not None:
+                writer.write(refusal)
                 await writer.drain()
-                await reader.read() if answer == SILENCE else None
+                await reader.read() if refusal == SILENCE else None
                 return
             from_engine, to_engine = await asyncio.open_unix_connection(self._engine, limit=1 << 24)
             try:
-                kept = [field for field in fields if not field.lower().startswith(b"connection:")]
-                to_engine.write(b"\r\n".join([first, b"Connection: close", *kept]))
-                await self._exchange(asked, (reader, writer), (from_engine, to_engine))
+                forwarded = [field for field in fields if not field.lower().startswith(b"connection:")]
+                to_engine.write(b"\r\n".join([first, b"Connection: close", *forwarded]))
+                await self._exchange(request, (reader, writer), (from_engine, to_engine))
             finally:
                 to_engine.close()
         except (OSError, asyncio.IncompleteReadError):
@@ -144,39 +144,39 @@ class EngineProxy:
 
     async def _exchange(
         self,
-        asked: Asked,
+        request: EngineRequest,
         caller: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         engine: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
-        sending = asyncio.ensure_future(_pass_on(caller[0], engine[1]))
+        sending = asyncio.ensure_future(_forward(caller[0], engine[1]))
         try:
             head = await engine[0].readuntil(b"\r\n\r\n")
-            self.on_answered(asked)
+            self.on_response(request)
             caller[1].write(head)
-            if asked.path == "/events":
-                await self._tell_events(engine[0], caller[1])
+            if request.path == "/events":
+                await self._forward_events(engine[0], caller[1])
             else:
-                await _pass_on(engine[0], caller[1])
+                await _forward(engine[0], caller[1])
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 
-    async def _tell_events(self, engine: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """The engine writes an event a chunk."""
+    async def _forward_events(self, engine: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The engine writes one event per chunk."""
         await writer.drain()
         self._streams.add(writer)
         while size := int(await engine.readline(), 16):
             chunk = await engine.readexactly(size + 2)
             for line in self.mutate(chunk[:-2].rstrip(b"\n")):
-                _say(writer, line)
+                _send_line(writer, line)
             await writer.drain()
 
 
-def _say(writer: asyncio.StreamWriter, line: bytes) -> None:
+def _send_line(writer: asyncio.StreamWriter, line: bytes) -> None:
     writer.write(b"%x\r\n%s\n\r\n" % (len(line) + 1, line))
 
 
-async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
     while piece := await source.read(PIECE):
         target.write(piece)
         await target.drain()

@@ -1,4 +1,4 @@
-"""GPUs that a test sets, behind the same witnesses as real ones."""
+"""Fake GPUs, behind the same interfaces as real ones."""
 
 import time
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ GIB = 1024**3
 
 
 def device(index: int, **facts: object) -> GpuDevice:
-    """A sound GPU of 16 GiB with nothing on it."""
+    """A healthy, unused GPU of 16 GiB."""
     return GpuDevice(
         uuid=f"GPU-{index:08d}-0000-0000-0000-000000000000",
         index=index,
@@ -19,8 +19,8 @@ def device(index: int, **facts: object) -> GpuDevice:
     )
 
 
-class SetGpus:
-    """Both NVML and nvidia-smi: they tell what the test set last. Without devices NVML's library is missing."""
+class FakeGpus:
+    """Both NVML and nvidia-smi: they report what the test set last. Without devices NVML's library is missing."""
 
     def __init__(self, *devices: GpuDevice, fault: GpuFault | None = None) -> None:
         self.devices = devices

@@ -1,4 +1,4 @@
-"""A registry whose writer is in the middle of writing and does not come to its end."""
+"""A registry whose writer does not release its lock."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from orchestrator.registry import PluginRegistry
 
 
 @contextmanager
-def writer_that_holds_the_lock(registry: PluginRegistry) -> Iterator[None]:
-    """Another thread has the lock for as long as this context lasts."""
-    held, let_go = Event(), Event()
+def held_write_lock(registry: PluginRegistry) -> Iterator[None]:
+    """Another thread holds the write lock during the context."""
+    held, release = Event(), Event()
 
     def hold() -> None:
         with registry._lock.gen_wlock():
             held.set()
-            let_go.wait()
+            release.wait()
 
     thread = Thread(target=hold)
     thread.start()
@@ -23,5 +23,5 @@ def writer_that_holds_the_lock(registry: PluginRegistry) -> Iterator[None]:
     try:
         yield
     finally:
-        let_go.set()
+        release.set()
         thread.join()

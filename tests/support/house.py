@@ -1,4 +1,4 @@
-"""The whole orchestrator over containers in memory, for a test to open, talk to and break.
+"""The whole orchestrator over containers in memory, for a test to open, call and break.
 
 house.add("reader", tools={"read": read})
 client = await house.open()
@@ -27,22 +27,22 @@ from orchestrator.containers.memory import MemoryEngine, Program, ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 from orchestrator.registry import PluginRegistry
 from orchestrator.settings import Settings
-from support.gpus import SetGpus
+from support.gpus import FakeGpus
 from support.scripted_runtime import ScriptedInstance, ScriptedRuntime
 
-PATIENCE = 5.0
-"""Seconds that a test waits for what must come; far above what it takes."""
+TIMEOUT = 5.0
+"""Seconds that a test waits for a condition that must become true; far above what that takes."""
 
 
 class _Engine(MemoryEngine):
-    """Containers that outlive the orchestrator, as a real engine's do."""
+    """Its containers can outlive the orchestrator, as a real engine's do."""
 
     def __init__(self, *, bound: float) -> None:
         super().__init__(bound=bound)
-        self.stays = False
+        self.survives = False
 
     async def close(self) -> None:
-        if not self.stays:
+        if not self.survives:
             await super().close()
 
 
@@ -50,10 +50,10 @@ class House:
     """Plugins in a folder, a memory engine whose images run what the test scripted, and the app over HTTP."""
 
     def __init__(self, folder: Path, *, engine_bound: float = 0.3, **settings: Any) -> None:
-        """`engine_bound`: seconds that a question to a frozen engine lasts."""
+        """`engine_bound`: timeout of a request to a frozen engine, in seconds."""
         self.plugins = folder / "plugins"
         self.plugins.mkdir()
-        self.run_dir = Path(tempfile.mkdtemp(prefix="house-"))  # short, whatever the test is called
+        self.run_dir = Path(tempfile.mkdtemp(prefix="house-"))  # short, whatever the test's name: it holds sockets
         self.settings = Settings(
             plugins_dirs=(self.plugins,),
             state_dir=folder / "state",
@@ -62,7 +62,7 @@ class House:
             python_image="python:test",
             **settings,
         )
-        self.gpus = SetGpus()
+        self.gpus = FakeGpus()
         self.engine = _Engine(bound=engine_bound)
         self.engine.add_image("python:test", _nothing)
         self.engine.image_store.built_program = self._program
@@ -90,9 +90,9 @@ class House:
         silent: bool = False,
         **manifest: Any,
     ) -> ScriptedRuntime:
-        """A plugin's folder, and what runs in its container: a runtime with these tools, or `program`.
+        """Create a plugin's folder, and what runs in its container: a runtime with these tools, or `program`.
 
-        Its image is a prebuilt one that is there, unless the manifest names another: `base` has one built.
+        Its image is an existing prebuilt one, unless the manifest names another: `base` has one built.
         """
         if "image" not in manifest:
             manifest["image"] = f"house/{name}"
@@ -106,13 +106,13 @@ class House:
         return runtime
 
     def write(self, name: str, **manifest: Any) -> None:
-        """The plugin's manifest, as it should be from now on."""
+        """Write the plugin's manifest."""
         content = {"version": "1.0.0", "description": f"The plugin {name}.", "entrypoint": "package.module:Plugin"}
         (self.plugins / name).mkdir(exist_ok=True)
         (self.plugins / name / "plugin.yaml").write_text(yaml.safe_dump({**content, **manifest}))
 
     def write_raw(self, name: str, text: str) -> None:
-        """A manifest of which nothing is taken for granted."""
+        """Write a manifest of any content."""
         (self.plugins / name).mkdir(exist_ok=True)
         (self.plugins / name / "plugin.yaml").write_text(text)
 
@@ -129,31 +129,31 @@ class House:
         return registry
 
     async def open(self, *, stop_plugins: bool = False) -> httpx.AsyncClient:
-        """Start the orchestrator behind a server on a loopback port; a client for it."""
+        """Start the orchestrator behind a server on a loopback port; returns a client for it."""
         self.app = create_app(self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins)
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
         address = await self._serve(self.app)
         self._client = await self._stack.enter_async_context(
-            # It speaks plain HTTP: without `verify` it need not read all the host's certificates each time.
-            httpx.AsyncClient(base_url=address, timeout=PATIENCE * 2, trust_env=False, verify=False)
+            # Plain HTTP: without `verify` it need not read all the host's certificates each time.
+            httpx.AsyncClient(base_url=address, timeout=TIMEOUT * 2, trust_env=False, verify=False)
         )
         return self._client
 
     async def close(self) -> None:
-        """Stop the orchestrator; whatever it left is cleared away."""
+        """Stop the orchestrator, and delete what it left."""
         try:
             await self._stack.aclose()
         finally:
             shutil.rmtree(self.run_dir, ignore_errors=True)
 
     async def shut(self, *, containers_stay: bool = False) -> None:
-        """Stop the orchestrator, to open it anew; with its containers, or for it to find them again."""
-        self.engine.stays = containers_stay
+        """Stop the orchestrator before it is opened again; `containers_stay`: for it to find its containers again."""
+        self.engine.survives = containers_stay
         await self._stack.aclose()
         self._stack = AsyncExitStack()
-        self.engine.stays = False
+        self.engine.survives = False
 
-    # Asking
+    # Requests
 
     async def health(self, name: str) -> dict[str, Any]:
         answer = await self.client.get(f"/v1/plugins/{name}/health")
@@ -162,43 +162,43 @@ class House:
         return found
 
     async def until(
-        self, name: str, condition: Callable[[dict[str, Any]], bool], *, patience: float = PATIENCE
+        self, name: str, condition: Callable[[dict[str, Any]], bool], *, timeout: float = TIMEOUT
     ) -> dict[str, Any]:
-        """The plugin's health as soon as `condition` holds of it."""
+        """Wait until `condition` holds of the plugin's health, and return that."""
         health: dict[str, Any] = {}
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 while not condition(health := await self.health(name)):
                     await asyncio.sleep(0.005)
         except TimeoutError:
-            raise AssertionError(f"{name} never came to it; it is {health}") from None
+            raise AssertionError(f"the condition did not hold in time; {name} is {health}") from None
         return health
 
     async def until_state(self, name: str, *states: str) -> dict[str, Any]:
         return await self.until(name, lambda health: health["state"] in states)
 
     async def settled(self, name: str) -> dict[str, Any]:
-        """The plugin's health once it takes runs or has ended."""
+        """The plugin's health once it accepts runs or has ended."""
         return await self.until(name, lambda health: health["state"] != "LOADED")
 
-    async def buried(self, name: str) -> dict[str, Any]:
-        """The plugin's health once its instance has ended and its container is gone."""
+    async def until_removed(self, name: str) -> dict[str, Any]:
+        """The plugin's health once its instance has ended and its container is removed."""
         return await self.until(name, lambda health: health["post_mortem"] is not None)
 
     async def run(self, name: str, tool: str, **arguments: Any) -> httpx.Response:
         return await self.client.post(f"/v1/plugins/{name}/tools/{tool}/run", json=arguments)
 
     def instance(self, name: str) -> ScriptedInstance:
-        """The plugin's scripted runtime as it runs now."""
+        """The plugin's running scripted runtime."""
         runtime = self.runtimes[name]
         assert isinstance(runtime, ScriptedRuntime)
         return runtime.instance
 
     async def containers(self, name: str) -> list[str]:
-        """The ids of the plugin's containers, in whatever state."""
+        """The ids of the plugin's containers, in any state."""
         return [c.id for c in await self.engine.list({"plugin-orchestrator.plugin": name})]
 
-    # How
+    # Internals
 
     async def _program(self, spec: ContainerSpec, handle: ProgramHandle) -> int:
         return await self.runtimes[spec.environment["PLUGIN_NAME"]](spec, handle)
@@ -231,10 +231,10 @@ async def _nothing(_: ContainerSpec, __: ProgramHandle) -> int:
 
 
 async def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Returns as soon as `condition` holds; `what` says what never came."""
+    """Wait until `condition` holds; `what` describes it in the failure."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while not condition():
                 await asyncio.sleep(0.005)
     except TimeoutError:
-        raise AssertionError(f"it never came to be that {what}") from None
+        raise AssertionError(f"not within {TIMEOUT} s: {what}") from None

@@ -23,7 +23,7 @@ HEALTH_ROUTES_ANSWER = {200, 404}
 
 @dataclass
 class LiveOrchestrator:
-    """`client` speaks to it; `statuses` gathers what the health routes answered while it ran."""
+    """`statuses` are those of the health routes during `health_watch`."""
 
     client: httpx.Client
     environment: dict[str, str]
@@ -46,11 +46,11 @@ class LiveOrchestrator:
         return response.json()
 
     def wait_ready(self, seconds: float) -> None:
-        """Every plugin has come to its first verdict."""
+        """Wait until every plugin has started or failed."""
         end = time.monotonic() + seconds
         while (state := self.client.get("/readyz")).status_code != 200:
             assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end, f"still waiting: {state.text}\n{self.log.read_text()[-4000:]}"
+            assert time.monotonic() < end, f"not ready: {state.text}\n{self.log.read_text()[-4000:]}"
             time.sleep(0.1)
 
     def wait_for(self, plugin: str, *states: str, seconds: float = 30) -> dict[str, Any]:
@@ -82,8 +82,8 @@ class LiveOrchestrator:
         folder = self.run_dir / self.deployment
         return list(folder.iterdir()) if folder.is_dir() else []
 
-    def begin(self) -> None:
-        """Serve, with the settings and on the folders of before; returns at once."""
+    def start(self) -> None:
+        """Start the process, each time with the same settings and folders; does not wait."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [self.python, "-m", "orchestrator", "serve", "--stop-plugins"],
@@ -93,7 +93,7 @@ class LiveOrchestrator:
                 stderr=subprocess.STDOUT,
             )
 
-    def until_it_answers(self, seconds: float = 90) -> None:
+    def wait_until_serving(self, seconds: float = 90) -> None:
         end = time.monotonic() + seconds
         while True:
             try:
@@ -106,7 +106,7 @@ class LiveOrchestrator:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """SIGKILL: it has no last moment in which to clear anything away."""
+        """By SIGKILL: it cannot clean up."""
         self.process.kill()
         self.process.wait(10)
 
@@ -126,10 +126,10 @@ def live_orchestrator(
     variables: Mapping[str, str] | None = None,
     **settings: str,
 ) -> Iterator[LiveOrchestrator]:
-    """Serves until the context is left; then it is stopped with its containers, however the test ended.
+    """Run an orchestrator during the context; then it is stopped with its containers, however the test ended.
 
-    `engine` false: the test has none. `python`: whose orchestrator it is. `cwd`: where it is started. `variables`: what
-    the process finds in its environment and the test does not.
+    `engine` false: the test has none. `python`: the interpreter whose orchestrator runs. `variables`: additions to the
+    environment of the process.
     """
     home = Path(tempfile.mkdtemp(prefix="po-"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -145,9 +145,9 @@ def live_orchestrator(
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=90, trust_env=False) as client:
         state, run = environment["ORCHESTRATOR_STATE_DIR"], environment["ORCHESTRATOR_RUN_DIR"]
         live = LiveOrchestrator(client, environment, home / "log", Path(state), Path(run), python, cwd)
-        live.begin()
+        live.start()
         try:
-            live.until_it_answers()
+            live.wait_until_serving()
             yield live
         finally:
             live.stop()
@@ -158,22 +158,22 @@ def live_orchestrator(
 
 @contextmanager
 def health_watch(live: LiveOrchestrator, names: Sequence[str]) -> Iterator[None]:
-    """Asks the two health routes all the time and gathers what they answer."""
-    over = threading.Event()
+    """Poll the two health routes during the context and collect their statuses."""
+    stopped = threading.Event()
 
-    def ask() -> None:
+    def poll() -> None:
         with httpx.Client(base_url=live.client.base_url, timeout=30, trust_env=False) as client:
-            while not over.is_set():
+            while not stopped.is_set():
                 for path in ("/v1/plugins", *(f"/v1/plugins/{name}/health" for name in names)):
-                    begun = time.monotonic()
+                    started = time.monotonic()
                     live.statuses.add(client.get(path).status_code)
-                    live.slowest = max(live.slowest, time.monotonic() - begun)
-                over.wait(0.05)
+                    live.slowest = max(live.slowest, time.monotonic() - started)
+                stopped.wait(0.05)
 
-    watcher = threading.Thread(target=ask)
+    watcher = threading.Thread(target=poll)
     watcher.start()
     try:
         yield
     finally:
-        over.set()
+        stopped.set()
         watcher.join()

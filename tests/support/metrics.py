@@ -1,4 +1,4 @@
-"""Metrics as a test reads them."""
+"""Reading GET /metrics."""
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -7,7 +7,7 @@ PREFIX = "plugin_orchestrator_"
 
 
 class Scrape:
-    """One answer of GET /metrics, read by Prometheus' own parser."""
+    """One response of GET /metrics, parsed by Prometheus' own parser."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -20,15 +20,15 @@ class Scrape:
 
     @property
     def names(self) -> set[str]:
-        """Of all series, as a query names them."""
+        """The names of all series, as in queries."""
         return {name for name, _ in self._samples}
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Of the series with exactly these labels; None where there is none. Names are without our prefix."""
+        """The value of the series with exactly these labels, or None. `name` is without our prefix."""
         return self._samples.get((PREFIX + name, frozenset(labels.items())))
 
     def labels(self, name: str, label: str) -> set[str]:
-        """The values of this label over all series of this name."""
+        """The values of this label in all series of this name."""
         return {dict(labels)[label] for known, labels in self._samples if known == PREFIX + name}
 
 

@@ -1,4 +1,4 @@
-"""JSON messages spoilt in every way that a newer, older, broken or hostile speaker could spoil them."""
+"""JSON messages corrupted in every way that a newer, older, broken or hostile sender could corrupt them."""
 
 import copy
 import json
@@ -25,34 +25,34 @@ STRANGE: tuple[Any, ...] = (
 
 
 def mutated(line: bytes) -> bytes:
-    """The message, spoilt in one to three ways."""
+    """The message, corrupted in one to three ways."""
     text = json.dumps(mutated_content(json.loads(line))).encode()
-    return spoilt(text) if random.random() < 0.4 else text
+    return corrupted(text) if random.random() < 0.4 else text
 
 
 def mutated_content(content: Any) -> Any:
-    """The same of what is no text yet."""
+    """The same for decoded JSON."""
     for _ in range(random.randint(1, 2)):
         content = random.choice(_ON_CONTENT)(content)
     return content
 
 
-def spoilt(text: bytes) -> bytes:
-    """Bytes cut, doubled, flipped, or none of them left."""
+def corrupted(text: bytes) -> bytes:
+    """The bytes cut, doubled, flipped or emptied."""
     return random.choice(_ON_TEXT)(text)
 
 
-def _places(content: Any) -> list[tuple[Any, Any]]:
+def _slots(content: Any) -> list[tuple[Any, Any]]:
     """Every (container, key) of a message, at any depth."""
     keys = list(content) if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else []
-    return [(content, key) for key in keys] + [place for key in keys for place in _places(content[key])]
+    return [(content, key) for key in keys] + [slot for key in keys for slot in _slots(content[key])]
 
 
-def _at_a_place(change: Callable[[Any, Any], None]) -> Callable[[Any], Any]:
+def _at_random_slot(change: Callable[[Any, Any], None]) -> Callable[[Any], Any]:
     def mutate(content: Any) -> Any:
         content = copy.deepcopy(content)
-        if places := _places(content):
-            change(*random.choice(places))
+        if slots := _slots(content):
+            change(*random.choice(slots))
         return content
 
     return mutate
@@ -77,10 +77,10 @@ def _rename(holder: Any, key: Any) -> None:
 
 
 _ON_CONTENT: tuple[Callable[[Any], Any], ...] = (
-    _at_a_place(_put_strange),
-    _at_a_place(_drop),
-    _at_a_place(_nest),
-    _at_a_place(_rename),
+    _at_random_slot(_put_strange),
+    _at_random_slot(_drop),
+    _at_random_slot(_nest),
+    _at_random_slot(_rename),
     lambda content: [content],
     lambda _: copy.deepcopy(random.choice(STRANGE)),
 )

@@ -1,4 +1,4 @@
-"""A collector of traces on loopback: OTLP over HTTP, as a real one takes it."""
+"""A collector of traces on loopback: OTLP over HTTP, like a real one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,20 +13,20 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """What it was sent."""
+    """The received spans and resources."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.resources: list[dict[str, str]] = []
         self.address = ""
 
-    def take(self, request: ExportTraceServiceRequest) -> None:
+    def receive(self, request: ExportTraceServiceRequest) -> None:
         for group in request.resource_spans:
             self.resources.append({item.key: item.value.string_value for item in group.resource.attributes})
             self.spans += [span for scope in group.scope_spans for span in scope.spans]
 
     def span(self, name: str) -> Span:
-        """The only one of this name."""
+        """The only span of this name."""
         (found,) = [span for span in self.spans if span.name == name]
         return found
 
@@ -37,13 +37,13 @@ def attributes(span: Span) -> dict[str, str]:
 
 @contextmanager
 def collector() -> Iterator[Collector]:
-    taken = Collector()
+    received = Collector()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             assert self.path == "/v1/traces"
-            taken.take(ExportTraceServiceRequest.FromString(body))
+            received.receive(ExportTraceServiceRequest.FromString(body))
             answer = ExportTraceServiceResponse().SerializeToString()
             self.send_response(200)
             self.send_header("Content-Type", "application/x-protobuf")
@@ -52,14 +52,14 @@ def collector() -> Iterator[Collector]:
             self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
-            """Nobody reads it."""
+            """Logs nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    taken.address = f"http://127.0.0.1:{server.server_port}"
+    received.address = f"http://127.0.0.1:{server.server_port}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield taken
+        yield received
     finally:
         server.shutdown()
         thread.join()

@@ -1,11 +1,11 @@
-"""The orchestrator's own image, built where its content changed."""
+"""The orchestrator's own image."""
 
 import subprocess
 import sys
 
 
 def build_own_image() -> str:
-    """Its name."""
+    """Build it if its content changed; returns its name."""
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator", "image"], capture_output=True, text=True, timeout=280, check=False
     )

@@ -4,8 +4,8 @@ def test_x(reliability):
     reliability.count("verdicts: segfault", right=20, of=20)
     reliability.at_most("health routes: slowest answer", 12.3, limit=100, unit="ms")
 
-Each of them fails the test where its target is missed. A row that several tests add to is one row: counts are summed
-up, and of measured values the worst stays.
+Each fails the test if its target is missed. Several tests may add to one row: counts are summed, and of measured values
+the worst is retained.
 """
 
 import json
@@ -21,7 +21,7 @@ from _pytest.terminal import TerminalReporter
 
 @dataclass(frozen=True)
 class Row:
-    """One figure beside what was to be reached."""
+    """One figure and its target."""
 
     figure: str
     got: str
@@ -32,25 +32,23 @@ class Row:
 
 
 class ReliabilityTable:
-    """The figures of one test session, in the order in which they came."""
+    """The figures of one test session, in the order in which they were added."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
 
     def count(self, figure: str, *, right: int, of: int) -> None:
-        """So many trials were right; all must be."""
+        """`right` of `of` trials had the right outcome; all must."""
         self._count(figure, right, of)
         assert right == of, f"{figure}: {right} of {of}"
 
     def at_most(self, figure: str, value: float, *, limit: float = math.inf, unit: str = "") -> None:
-        """A value was measured, and must not be above the limit; without one it is only told."""
+        """A measured value that must not exceed the limit; without one it is only reported."""
         self._worst(figure, value, limit, unit)
         assert value <= limit, f"{figure}: {value:g} {unit}, at most {limit:g} {unit}"
 
     def against(self, figure: str, value: float, *, target: float, unit: str = "") -> None:
-        """A value was measured and is told beside its target. It fails no test: how fast this machine is today is no
-        property of the code.
-        """
+        """A measured value, reported beside its target. It fails no test, since it depends on the machine."""
         self._worst(figure, value, target, unit)
 
     def _count(self, figure: str, right: int, of: int) -> None:
@@ -79,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def reliability(pytestconfig: pytest.Config) -> ReliabilityTable:
-    """Where figures of reliability are noted down."""
+    """The session's table of reliability figures."""
     return pytestconfig.stash[TABLE]
 
 
@@ -99,7 +97,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def lines(rows: list[Row]) -> Iterator[tuple[str, bool]]:
-    """The table, a line a row, and whether its target was met."""
+    """The table's lines, each with whether its target was met."""
     of: Callable[[Callable[[Row], Any]], int] = lambda part: max(len(part(row)) for row in rows)  # noqa: E731
     figure, got = of(lambda row: row.figure), of(lambda row: row.got)
     for row in rows:

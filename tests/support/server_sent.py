@@ -1,4 +1,4 @@
-"""Server-sent events as a test reads them."""
+"""Reading server-sent events."""
 
 import json
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ class Frame:
 async def following(
     client: httpx.AsyncClient, path: str = "/v1/events", *, last_event_id: int | None = None, **query: Any
 ) -> AsyncIterator[AsyncIterator[Frame]]:
-    """The frames of a stream of events, from the moment that the orchestrator has this reader."""
+    """The frames of a stream of events, once the orchestrator has registered this reader."""
     headers = {"Accept": "text/event-stream"}
     if last_event_id is not None:
         headers["Last-Event-ID"] = str(last_event_id)

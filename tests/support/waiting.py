@@ -1,13 +1,13 @@
-"""Waiting for what comes true on its own time."""
+"""Waiting for a condition."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float = 15) -> None:
-    """Return when `condition` holds; fail after `within` seconds. Asked every 20 ms."""
+    """Return when `condition` holds; fail after `within` seconds. Checked every 20 ms."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within
     while not await condition():
-        assert loop.time() < deadline, f"it did not come true within {within} s"
+        assert loop.time() < deadline, f"the condition did not hold within {within} s"
         await asyncio.sleep(0.02)

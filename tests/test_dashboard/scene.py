@@ -96,7 +96,7 @@ async def live_a_little(house: House) -> None:
         house.client.post("/v1/plugins/archive/stop"),
     )
     for name in ("face-blur", "upscaler", "archive", "captioner"):
-        await house.buried(name)
+        await house.until_removed(name)
 
 
 def sample(plugin: str, name: str) -> Path:

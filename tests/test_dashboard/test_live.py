@@ -105,7 +105,7 @@ async def test_a_post_mortem_appears_when_the_container_is_removed(house: House,
 async def test_the_post_mortem_of_an_earlier_instance_stays_in_reach(house: House, look: Look) -> None:
     await open_house(house)
     await house.run("fragile", "explode")
-    await house.buried("fragile")
+    await house.until_removed("fragile")
     await house.client.post("/v1/plugins/fragile/restart?wait=5")
     page = await look("/plugins/fragile")
     await expect(page.locator(".title .badge")).to_have_text("INITIALIZED")

@@ -114,8 +114,8 @@ def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orche
 
     before = {name: live.health(name) for name in (up[1], busy)}
     live.kill()
-    live.begin()
-    live.until_it_answers()
+    live.start()
+    live.wait_until_serving()
     live.wait_ready(60)
     after = {name: live.health(name) for name in before}
     for name, health in after.items():

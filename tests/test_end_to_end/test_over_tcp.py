@@ -203,8 +203,8 @@ def test_adopted_after_a_kill(live: LiveOrchestrator) -> None:
         engine.containers.get(lost["id"]).remove(force=True)
     finally:
         engine.close()
-    live.begin()
-    live.until_it_answers()
+    live.start()
+    live.wait_until_serving()
     live.wait_ready(60)
     assert live.health("echo")["container"]["id"] == before
     run = live.client.get(f"/v1/runs/{answer.json()['run_id']}/result", params={"wait": 30}).json()

@@ -40,8 +40,8 @@ def get_run(live: LiveOrchestrator, run_id: str) -> dict[str, Any]:
 
 def kill_and_restart(live: LiveOrchestrator) -> None:
     live.kill()
-    live.begin()
-    live.until_it_answers()
+    live.start()
+    live.wait_until_serving()
 
 
 def test_an_executing_run_is_delivered_and_a_queued_one_is_interrupted(live: LiveOrchestrator) -> None:

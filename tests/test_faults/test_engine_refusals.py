@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from support.engine_proxy import GARBAGE, REFUSED, SILENCE, Asked, EngineProxy
+from support.engine_proxy import GARBAGE, REFUSED, SILENCE, EngineProxy, EngineRequest
 from support.live import LiveOrchestrator
 from support.reliability import ReliabilityTable
 from test_faults.conftest import ECHOES, Watched, nothing_left_but
@@ -27,11 +27,11 @@ def test_an_engine_that_ends_no_container(
     victim, *others = ECHOES
     live.restart(victim)
 
-    def ends(asked: Asked) -> bool:
-        return asked.method == "DELETE" or asked.path.endswith(("/stop", "/kill"))
+    def ends(request: EngineRequest) -> bool:
+        return request.method == "DELETE" or request.path.endswith(("/stop", "/kill"))
 
     with watched(live, ECHOES):
-        proxy.refuse = lambda asked: answer if ends(asked) else None
+        proxy.refuse = lambda request: answer if ends(request) else None
         started = time.monotonic()
         assert live.run(victim, "sleep", {"seconds": 60}).status_code == 504
         assert time.monotonic() - started < 2.5

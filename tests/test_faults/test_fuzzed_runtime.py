@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.house import House
-from support.mutations import mutated, spoilt
+from support.mutations import corrupted, mutated
 from support.scripted_runtime import READY
 
 from orchestrator.containers.memory import ProgramHandle
@@ -67,7 +67,7 @@ class NonsenseRuntime:
             body = self._random.choice((RESULT, EVENTS))
             kind = b"application/json" if body is RESULT else b"application/x-ndjson"
             answer = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)
-            writer.write(spoilt(answer) if self._random.random() < 0.8 else answer)
+            writer.write(corrupted(answer) if self._random.random() < 0.8 else answer)
             await writer.drain()
         writer.close()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 from simulated_nvidia.dockerd import OwnDockerd
-from support.engine_proxy import Asked, EngineProxy
+from support.engine_proxy import EngineProxy, EngineRequest
 from support.health_prober import main_thread_waits
 from support.live import LiveOrchestrator
 from support.reliability import ReliabilityTable
@@ -26,17 +26,17 @@ pytestmark = [
 
 MAX_ADOPTION = 3.0  # seconds from the start of the process until all plugins accept runs
 
-STEPS: dict[str, tuple[str, Callable[[Asked], bool]]] = {
-    "before image inspection": ("asked", lambda asked: asked.path.startswith("/images/")),
-    "before create": ("asked", lambda asked: asked.path == "/containers/create"),
-    "after create": ("answered", lambda asked: asked.path == "/containers/create"),
-    "before start": ("asked", lambda asked: asked.path.endswith("/start")),
-    "after start": ("answered", lambda asked: asked.path.endswith("/start")),
-    "before ready": ("soon", lambda asked: asked.path.endswith("/start")),
-    "before stop": ("asked", lambda asked: asked.path.endswith(("/stop", "/kill"))),
-    "after stop": ("answered", lambda asked: asked.path.endswith(("/stop", "/kill"))),
-    "before removal": ("asked", lambda asked: asked.method == "DELETE"),
-    "after removal": ("answered", lambda asked: asked.method == "DELETE"),
+STEPS: dict[str, tuple[str, Callable[[EngineRequest], bool]]] = {
+    "before image inspection": ("request", lambda request: request.path.startswith("/images/")),
+    "before create": ("request", lambda request: request.path == "/containers/create"),
+    "after create": ("response", lambda request: request.path == "/containers/create"),
+    "before start": ("request", lambda request: request.path.endswith("/start")),
+    "after start": ("response", lambda request: request.path.endswith("/start")),
+    "before ready": ("soon", lambda request: request.path.endswith("/start")),
+    "before stop": ("request", lambda request: request.path.endswith(("/stop", "/kill"))),
+    "after stop": ("response", lambda request: request.path.endswith(("/stop", "/kill"))),
+    "before removal": ("request", lambda request: request.method == "DELETE"),
+    "after removal": ("response", lambda request: request.method == "DELETE"),
 }
 """Step → at which point of which request to the engine the orchestrator dies; `soon`: 0.1 s after the response."""
 
@@ -64,18 +64,18 @@ def _kill_at(live: LiveOrchestrator, proxy: EngineProxy, step: str, number: int)
     when, matches = STEPS[step]
     left = [number]
 
-    def strike(asked: Asked) -> None:
-        if matches(asked):
+    def strike(request: EngineRequest) -> None:
+        if matches(request):
             left[0] -= 1
             if left[0] == 0 and when == "soon":
                 threading.Timer(0.1, live.process.send_signal, (signal.SIGKILL,)).start()
             elif left[0] == 0:
                 live.process.send_signal(signal.SIGKILL)
 
-    if when == "asked":
-        proxy.on_asked = strike
+    if when == "request":
+        proxy.on_request = strike
     else:
-        proxy.on_answered = strike
+        proxy.on_response = strike
 
 
 def _restart(live: LiveOrchestrator, plugin: str) -> None:
@@ -100,9 +100,9 @@ def test_sigkill_at_a_step_of_a_restart_leaves_nothing_behind(
     with ThreadPoolExecutor(len(ECHOES)) as pool:
         list(pool.map(lambda name: _restart(live, name), ECHOES))
     live.process.wait(60)
-    proxy.on_asked = proxy.on_answered = lambda _: None
-    live.begin()
-    live.until_it_answers()
+    proxy.on_request = proxy.on_response = lambda _: None
+    live.start()
+    live.wait_until_serving()
     live.wait_ready(30)
     assert {live.health(name)["state"] for name in ECHOES} <= {"INITIALIZED", "RUNNING"}
     nothing_left_but(live, len(ECHOES))
@@ -154,8 +154,8 @@ def test_repeated_sigkill_with_busy_plugins(
                 time.sleep((number % 10) * 0.013)
                 live.kill()
                 started = time.monotonic()
-                live.begin()
-                live.until_it_answers()
+                live.start()
+                live.wait_until_serving()
                 live.wait_ready(30)
                 took = time.monotonic() - started
                 slowest_seen = max(slowest_seen, took)

@@ -7,9 +7,9 @@ from support.pages import text_of
 
 from orchestrator.api.problems import STATUS
 from orchestrator.app import create_app
-from orchestrator.cli import client
+from orchestrator.cli import console
 from orchestrator.cli.commands import command_line
-from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, final_state
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.manifest import Limits, Manifest
 from orchestrator.settings import Settings
 
@@ -41,7 +41,7 @@ def test_every_reason_code_is_in_the_table_of_its_state() -> None:
     tables = section(PLUGINS, "Reason codes").split("| FAILED: ")
     for table, state in zip(tables, (PluginLifecycleState.UNAVAILABLE, PluginLifecycleState.FAILED), strict=True):
         codes = set(re.findall(r"^\| `([A-Z_]+)` \|", table, re.MULTILINE))
-        assert codes == {code for code in ReasonCode if final_state(code) is state}
+        assert codes == {code for code in ReasonCode if code.final_state is state}
 
 
 def test_every_field_of_a_manifest_is_in_the_table() -> None:
@@ -65,6 +65,6 @@ def test_every_command_is_in_the_table() -> None:
 
 
 def test_every_exit_code_is_in_the_table() -> None:
-    codes = {value for name, value in vars(client).items() if name.startswith("EXIT_")}
+    codes = {value for name, value in vars(console).items() if name.startswith("EXIT_")}
     named = {int(cell) for cell in first_cells(section(OPERATING, "Commands")) if cell.isdigit()}
     assert named == codes | {0, 130}

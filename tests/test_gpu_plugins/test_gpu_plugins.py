@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.gpus import GIB, SetGpus, device
+from support.gpus import GIB, FakeGpus, device
 from support.house import House, eventually
 
 from orchestrator.gpus import LeaseTable
@@ -12,9 +12,9 @@ from orchestrator.gpus.inventory import FaultKind, GpuFault
 
 
 @pytest.fixture
-def gpus(house: House) -> SetGpus:
+def gpus(house: House) -> FakeGpus:
     """Two GPUs, and an engine that can hand them out."""
-    house.gpus = SetGpus(device(0), device(1))
+    house.gpus = FakeGpus(device(0), device(1))
     house.engine.device_drivers = ("nvidia",)
     return house.gpus
 
@@ -45,7 +45,7 @@ async def test_each_reason_for_no_usable_gpu_has_its_code(
     house: House, fault: GpuFault | None, code: str, phrase: str
 ) -> None:
     """UNAVAILABLE with its own code and a sentence; nothing is built, nothing started, others run."""
-    house.gpus = SetGpus(device(0), fault=fault) if fault else SetGpus()
+    house.gpus = FakeGpus(device(0), fault=fault) if fault else FakeGpus()
     _add(house, "tracker")
     house.add("other", tools={"run": lambda: 1})
     await house.open()
@@ -56,19 +56,19 @@ async def test_each_reason_for_no_usable_gpu_has_its_code(
     assert (await house.run("other", "run")).status_code == 200
 
 
-async def test_an_engine_without_the_container_toolkit_is_named(house: House, gpus: SetGpus) -> None:
+async def test_an_engine_without_the_container_toolkit_is_named(house: House, gpus: FakeGpus) -> None:
     """The driver is fine, the engine refuses: GPU_RUNTIME_MISSING; no container and no lease are left behind."""
     house.engine.device_drivers = ()
     _add(house, "tracker")
     client = await house.open()
-    health = await house.buried("tracker")
+    health = await house.until_removed("tracker")
     assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "GPU_RUNTIME_MISSING")
     assert "toolkit" in health["reason"]
     assert await house.containers("tracker") == []
     assert {gpu["state"] for gpu in (await client.get("/v1/gpus")).json()["devices"]} <= {"free", "draining"}
 
 
-async def test_two_exclusive_plugins_get_two_gpus_and_a_third_none(house: House, gpus: SetGpus) -> None:
+async def test_two_exclusive_plugins_get_two_gpus_and_a_third_none(house: House, gpus: FakeGpus) -> None:
     """By UUID, never the same; the third is GPU_BUSY and gets the one that is freed."""
     _add(house, "first", "second", "third")
     client = await house.open()
@@ -88,7 +88,7 @@ async def test_two_exclusive_plugins_get_two_gpus_and_a_third_none(house: House,
 
 
 @pytest.mark.slow
-async def test_a_gpu_whose_memory_is_not_freed_is_granted_to_nobody(house: House, gpus: SetGpus) -> None:
+async def test_a_gpu_whose_memory_is_not_freed_is_granted_to_nobody(house: House, gpus: FakeGpus) -> None:
     """While something still uses its memory the next plugin is GPU_BUSY."""
     gpus.devices = (device(0),)
     _add(house, "tracker")
@@ -102,7 +102,7 @@ async def test_a_gpu_whose_memory_is_not_freed_is_granted_to_nobody(house: House
     assert (await client.post("/v1/plugins/tracker/restart", params={"wait": 5})).json()["state"] == "INITIALIZED"
 
 
-async def test_shared_plugins_split_a_gpus_memory(house: House, gpus: SetGpus) -> None:
+async def test_shared_plugins_split_a_gpus_memory(house: House, gpus: FakeGpus) -> None:
     """Each within its budget; one that no longer fits is GPU_BUSY."""
     gpus.devices = (device(0),)
     for name in ("one", "two", "three"):
@@ -112,7 +112,7 @@ async def test_shared_plugins_split_a_gpus_memory(house: House, gpus: SetGpus) -
     assert sorted(codes, key=str) == ["GPU_BUSY", None, None]
 
 
-async def test_a_gpu_that_is_lost_ends_its_plugin_and_no_other(house: House, gpus: SetGpus) -> None:
+async def test_a_gpu_that_is_lost_ends_its_plugin_and_no_other(house: House, gpus: FakeGpus) -> None:
     """UNAVAILABLE with GPU_LOST, found within two probes; the other GPU's plugin runs on."""
     _add(house, "first", "second")
     await house.open()
@@ -141,7 +141,7 @@ async def test_a_shared_gpu_needs_a_budget(house: House) -> None:
     assert "memory: 4GiB" in health["reason"]
 
 
-async def test_an_operator_takes_a_gpu_out_of_quarantine(house: House, gpus: SetGpus, monkeypatch: Any) -> None:
+async def test_an_operator_takes_a_gpu_out_of_quarantine(house: House, gpus: FakeGpus, monkeypatch: Any) -> None:
     """Its plugin's health reports the quarantine; the operator's release frees it, whatever its memory."""
     monkeypatch.setattr(LeaseTable.__init__, "__kwdefaults__", {"drain_seconds": 0.2, "slack": 64 * 1024**2})
     _add(house, "one")

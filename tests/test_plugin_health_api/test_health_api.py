@@ -61,7 +61,7 @@ async def test_every_field_of_the_contract_is_there_for_every_plugin(house: Hous
     client = await house.open()
     await house.settled("well")
     await house.run("well", "read")
-    await house.buried("failed")
+    await house.until_removed("failed")
     for plugin in (await client.get("/v1/plugins")).json():
         assert set(plugin) == FIELDS
         assert set(await house.health(plugin["name"])) == FIELDS | {"post_mortem"}
@@ -73,7 +73,7 @@ async def test_every_key_is_snake_case(house: House) -> None:
     house.add("failed", start=IMPORT_ERROR)
     client = await house.open()
     await house.settled("well")
-    health = await house.buried("failed")
+    health = await house.until_removed("failed")
     odd = [
         key
         for key in keys_of([health, (await client.get("/v1/plugins")).json()])
@@ -89,7 +89,7 @@ async def test_every_time_has_its_zone(house: House) -> None:
     await house.settled("reader")
     await house.run("reader", "read")
     await client.post("/v1/plugins/reader/stop")
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     events = (await client.get("/v1/plugins/reader/events")).json()
     times = [
         health["observed_at"],

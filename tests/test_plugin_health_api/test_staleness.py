@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.held_lock import writer_that_holds_the_lock
+from support.held_lock import held_write_lock
 from support.house import House
 
 
@@ -14,7 +14,7 @@ async def test_a_held_lock_makes_health_stale_and_not_slow(house: House) -> None
     house.add("reader")
     client = await house.open()
     await house.settled("reader")
-    with writer_that_holds_the_lock(house.registry):
+    with held_write_lock(house.registry):
         started = time.monotonic()
         listed, one, unknown = [
             await client.get(route)

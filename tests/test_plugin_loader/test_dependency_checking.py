@@ -104,7 +104,7 @@ async def test_the_last_lines_of_a_failed_build_are_stored(house: House) -> None
     house.engine.image_store.build_error = "No matching distribution found for torch==99"
     house.add("reader", image="base")
     client = await house.open()
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     logs = await client.get("/v1/plugins/reader/logs")
     assert (health["state"], health["reason_code"]) == ("FAILED", "BUILD_FAILED")
     assert "torch==99" in health["post_mortem"]["build_output"]
@@ -129,7 +129,7 @@ async def test_an_engine_that_refuses_is_quoted(house: House, call: str) -> None
     house.engine.refuse[call] = "no space left on device"
     house.add("reader")
     await house.open()
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     assert health["state"] == "FAILED"
     assert "no space left on device" in health["reason"]
     assert await house.containers("reader") == []

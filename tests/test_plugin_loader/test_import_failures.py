@@ -18,7 +18,7 @@ async def test_a_failed_import_is_reported_with_its_root_cause(house: House) -> 
     """FAILED; the runtime's finding is the reason, its traceback is in the post-mortem."""
     house.add("tracker", start=failing("IMPORT_ERROR", CHAIN, traceback=TRACEBACK))
     await house.open()
-    health = await house.buried("tracker")
+    health = await house.until_removed("tracker")
     assert (health["state"], health["reason_code"], health["reason"]) == ("FAILED", "IMPORT_ERROR", CHAIN)
     assert health["post_mortem"]["traceback"] == TRACEBACK
 

@@ -32,7 +32,7 @@ async def test_nothing_is_left_of_a_plugin_that_could_not_start(house: House) ->
     """Its container and its folder of sockets are removed; nothing restarts it."""
     house.add("reader", start=[(0.0, {"phase": "failed", "reason_code": "INIT_ERROR", "reason": "no"})])
     await house.open()
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     assert await house.containers("reader") == []
     assert not list(house.run_dir.glob("*/*"))
     assert health["generation"] == 1
@@ -42,7 +42,7 @@ async def test_a_start_that_hangs_is_ended_and_reports_where_it_hung(house: Hous
     """The limit is in the sentence, the stacks are in the post-mortem."""
     house.add("reader", start=[], stacks="File plugin.py, line 9 in __init__", startup_timeout="200ms")
     await house.open()
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     assert (health["state"], health["reason_code"]) == ("FAILED", "STARTUP_TIMEOUT")
     assert "0.2 s" in health["reason"]
     assert health["post_mortem"]["stacks"] == "File plugin.py, line 9 in __init__"
@@ -53,7 +53,7 @@ async def test_a_silent_container_is_ended_too(house: House) -> None:
     """An image that does not speak the protocol."""
     house.add("reader", silent=True, ignore_sigterm=True, startup_timeout="200ms")
     await house.open()
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     assert health["reason_code"] == "STARTUP_TIMEOUT"
     assert await house.containers("reader") == []
 
@@ -67,7 +67,7 @@ async def test_a_container_that_exits_at_once_is_reported_with_its_log(house: Ho
     """Exit code and log are all the evidence."""
     house.add("reader", program=exits_at_once)
     await house.open()
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     assert (health["state"], health["reason_code"]) == ("FAILED", "EXITED")
     assert "exit code 127" in health["reason"]
     assert "command not found" in health["post_mortem"]["log_tail"]
@@ -77,7 +77,7 @@ async def test_a_plugin_that_failed_stays_failed_until_an_operator_restarts_it(h
     """A restart is a new instance, from LOADED on."""
     runtime = house.add("reader", start=[(0.0, {"phase": "failed", "reason_code": "INIT_ERROR", "reason": "no"})])
     client = await house.open()
-    await house.buried("reader")
+    await house.until_removed("reader")
     runtime.start = [(0.0, {"phase": "ready"})]
     assert (await house.health("reader"))["state"] == "FAILED"
 

@@ -145,7 +145,7 @@ async def test_counters_survive_a_restart_and_uptime_starts_again(house: House) 
     client = await house.open()
     await house.run("reader", "read")
     await house.run("reader", "fail")
-    ended = await house.buried("reader")
+    ended = await house.until_removed("reader")
     await asyncio.sleep(0.05)
     assert (await house.health("reader"))["uptime_seconds"] == ended["uptime_seconds"]
     await client.post("/v1/plugins/reader/restart", params={"wait": 5})

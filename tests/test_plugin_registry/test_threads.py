@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Event, Thread
 
-from support.held_lock import writer_that_holds_the_lock
+from support.held_lock import held_write_lock
 from support.reliability import ReliabilityTable
 
 from orchestrator.lifecycle import PluginLifecycleState
@@ -112,7 +112,7 @@ def test_fifty_readers_and_five_writers(reliability: ReliabilityTable) -> None:
 def test_a_reader_that_cannot_have_the_lock_gets_the_last_snapshot() -> None:
     """Within its timeout, marked as stale; afterwards it is fresh again."""
     registry = registry_with("reader", "writer")
-    with writer_that_holds_the_lock(registry):
+    with held_write_lock(registry):
         started = time.monotonic()
         one, everyone = registry.get("reader"), registry.list()
         took = time.monotonic() - started
@@ -126,14 +126,14 @@ def test_a_reader_that_cannot_have_the_lock_gets_the_last_snapshot() -> None:
 def test_events_can_be_read_while_the_lock_is_held() -> None:
     """No reader waits for a writer that never ends."""
     registry = registry_with("reader")
-    with writer_that_holds_the_lock(registry):
+    with held_write_lock(registry):
         assert [event.state for event in registry.events()] == ["LOADED", "LOADED", "INITIALIZED"]
 
 
 def test_an_unknown_name_is_none_even_while_the_lock_is_held() -> None:
     """404 is 404, however busy the registry is."""
     registry = registry_with("reader")
-    with writer_that_holds_the_lock(registry):
+    with held_write_lock(registry):
         assert registry.get("nobody") is None
 
 

@@ -4,7 +4,7 @@ import random
 import socket
 
 import pytest
-from support.mutations import spoilt
+from support.mutations import corrupted
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def test_mutated_requests(name, launch):
     for _ in range(ROUNDS):
         request = random.choice(REQUESTS[name])
         for _ in range(random.randint(1, 3)):
-            request = spoilt(request)
+            request = corrupted(request)
         with plugin.connect(name) as connection:
             connection.settimeout(0.5)
             _exchange(connection, request)

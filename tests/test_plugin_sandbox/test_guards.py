@@ -46,7 +46,7 @@ async def test_the_caller_does_not_wait_for_the_container_to_stop(house: House) 
     await ready(house, "reader")
     answer = await house.run("reader", "read")
     still_there = await house.containers("reader")
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     assert answer.status_code == 504
     assert len(still_there) == 1
     assert await house.containers("reader") == []
@@ -59,7 +59,7 @@ async def test_a_timeout_leaves_the_stacks_of_where_it_hung(house: House) -> Non
     house.add("reader", tools={"read": hangs}, limits={"timeout": "100ms"}, stacks=STACKS)
     await ready(house, "reader")
     await house.run("reader", "read")
-    assert (await house.buried("reader"))["post_mortem"]["stacks"] == STACKS
+    assert (await house.until_removed("reader"))["post_mortem"]["stacks"] == STACKS
 
 
 async def test_a_timeout_is_final_under_a_tolerant_policy_too(house: House) -> None:
@@ -90,7 +90,7 @@ async def test_a_worker_killed_for_memory_is_502_and_names_the_limit(house: Hous
     await house.until("reader", lambda health: health["in_flight"] == 1)
     await house.instance("reader").worker_exits(signal=9, oom_kills=1)
     answer = await run
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     assert (answer.status_code, answer.json()["reason_code"]) == (502, "OUT_OF_MEMORY")
     assert (health["state"], health["reason_code"]) == ("FAILED", "OUT_OF_MEMORY")
     assert "64 MiB" in health["reason"]
@@ -160,7 +160,7 @@ async def test_the_end_of_one_plugin_disturbs_no_other(house: House) -> None:
     writing = asyncio.create_task(house.run("writer", "write"))
     await house.until("writer", lambda health: health["in_flight"] == 1)
     await house.run("reader", "read")
-    await house.buried("reader")
+    await house.until_removed("reader")
     go_on.set()
     assert (await writing).status_code == 200
     assert (await house.health("writer"))["state"] == "RUNNING"

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from support.gpus import SetGpus, device
+from support.gpus import FakeGpus, device
 from support.house import House
 
 from orchestrator.containers.spec import ContainerSpec
@@ -44,7 +44,7 @@ async def test_an_adopted_plugin_is_watched_like_any_other(house: House) -> None
     await house.settled("reader")
     await reopened(house)
     await house.engine.kill_outside((await house.containers("reader"))[0])
-    failed = await house.buried("reader")
+    failed = await house.until_removed("reader")
     assert failed["reason_code"] == "KILLED"
     again = (await house.client.post("/v1/plugins/reader/restart", params={"wait": 5})).json()
     assert (again["state"], again["generation"]) == ("INITIALIZED", failed["generation"] + 1)
@@ -159,7 +159,7 @@ async def test_an_orphan_that_appears_later_is_removed(house: House) -> None:
 
 async def test_leases_are_restored(house: House) -> None:
     """From the container's labels: no other instance is granted its GPU."""
-    house.gpus = SetGpus(device(0), device(1))
+    house.gpus = FakeGpus(device(0), device(1))
     house.engine.device_drivers = ("nvidia",)
     house.add("one", tools={"run": lambda: 1}, requires_gpu=True)
     await house.open()
@@ -180,7 +180,7 @@ async def test_leases_are_restored(house: House) -> None:
 
 async def test_a_leftover_that_cannot_be_removed_keeps_its_gpu(house: House) -> None:
     """It may still use it: its successor is GPU_BUSY until the leftover is removed."""
-    house.gpus = SetGpus(device(0))
+    house.gpus = FakeGpus(device(0))
     house.engine.device_drivers = ("nvidia",)
     house.add("reader", requires_gpu=True)
     await house.open()

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from support.gpus import SetGpus, device
+from support.gpus import FakeGpus, device
 from support.house import House
 
 
@@ -27,7 +27,7 @@ async def test_a_failed_plugin_whose_container_cannot_be_stopped_is_kill_failed(
     assert health["state"] == "FAILED"
     assert "docker rm --force plugin-reader-" in health["reason"]
     assert "internal error" in health["reason"]
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     assert health["post_mortem"]["evidence"]["ended_for"] == "TIMEOUT"
     assert (await house.run("other", "read")).status_code == 200
     events = (await house.client.get("/v1/plugins/reader/events")).json()
@@ -62,7 +62,7 @@ async def test_within_fifteen_seconds(house: House, broken: str) -> None:
 
 async def test_its_gpu_is_granted_to_no_other(house: House) -> None:
     """Quarantined, and shown so, until its container is removed."""
-    house.gpus = SetGpus(device(0))
+    house.gpus = FakeGpus(device(0))
     house.engine.device_drivers = ("nvidia",)
     house.add("one", tools={"run": _hangs}, requires_gpu=True, limits={"timeout": "200ms"})
     house.add("two", requires_gpu=True, image="house/one")
@@ -95,7 +95,7 @@ async def test_the_post_mortem_of_an_instance(house: House) -> None:
     await house.open()
     await house.settled("reader")
     await house.instance("reader").worker_exits(signal=11)
-    report: dict[str, Any] = (await house.buried("reader"))["post_mortem"]
+    report: dict[str, Any] = (await house.until_removed("reader"))["post_mortem"]
     assert report["evidence"]["worker_signal"] == "SIGSEGV"
     assert report["limits"]["memory_bytes"] == 64 << 20
     assert report["container"].startswith("plugin-reader-")
@@ -129,7 +129,7 @@ async def test_a_container_that_was_seen_to_end_need_not_be_stopped(house: House
     await house.settled("reader")
     house.engine.refuse = {"stop": "shutting down", "kill": "shutting down", "remove": "shutting down"}
     await house.engine.kill_outside((await house.containers("reader"))[0])
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     assert (health["state"], health["reason_code"]) == ("FAILED", "KILLED")
     health = await house.until("reader", lambda health: any(c["name"] == "removal" for c in health["checks"]))
     house.engine.refuse = {}

@@ -38,7 +38,7 @@ async def test_one_that_reports_by_itself_is_probed_only_when_it_falls_silent(ho
     instance.deaf = True
     instance.set_status()
     started = time.monotonic()
-    health = await house.until("reader", lambda health: health["state"] == "FAILED", patience=2 * FOUND_WITHIN)
+    health = await house.until("reader", lambda health: health["state"] == "FAILED", timeout=2 * FOUND_WITHIN)
     assert health["reason_code"] == "UNRESPONSIVE"
     assert time.monotonic() - started < FOUND_WITHIN
     assert instance.questions == 3
@@ -51,7 +51,7 @@ async def test_one_that_never_reports_by_itself_is_probed_every_few_seconds(hous
     await house.settled("reader")
     instance = house.instance("reader")
     instance.status = {**instance.status, "cpu_seconds": 4.5}  # without a report
-    health = await house.until("reader", lambda health: health["container"]["cpu_seconds"] == 4.5, patience=8)
+    health = await house.until("reader", lambda health: health["container"]["cpu_seconds"] == 4.5, timeout=8)
     assert health["state"] == "INITIALIZED"
     assert instance.questions >= 1
 
@@ -80,7 +80,7 @@ async def test_one_that_reports_again_is_not_ended(house: House) -> None:
     await house.settled("reader")
     instance = house.instance("reader")
     instance.deaf = True
-    await house.until("reader", lambda health: not _answers(health), patience=8)
+    await house.until("reader", lambda health: not _answers(health), timeout=8)
     instance.set_status()
     await house.until("reader", _answers)
     await _report_every_second(instance, 6)

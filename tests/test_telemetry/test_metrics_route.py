@@ -29,7 +29,7 @@ async def lived_in(house: House) -> House:
     await house.run("reader", "read")
     await house.run("reader", "read")
     await house.run("broken", "fail")
-    await house.buried("broken")
+    await house.until_removed("broken")
     await house.run("broken", "fail")
     await house.run("reader", "made-up-by-a-caller")
     await client.post("/v1/plugins/nobody/tools/read/run", json={})
@@ -63,7 +63,7 @@ async def test_any_other_accept_header_gets_text(house: House, accept: str) -> N
 async def test_promtool_reports_nothing(lived_in: House) -> None:
     """Neither errors nor advice, except for process_ and python_, which are the client library's own."""
     text = (await scraped(lived_in.client)).text
-    _, output = promtool("check", "metrics", told=text)
+    _, output = promtool("check", "metrics", stdin=text)
     assert [line for line in output.splitlines() if line.startswith(PREFIX)] == [], output
     assert "error" not in output, output
 

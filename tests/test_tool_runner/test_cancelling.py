@@ -41,7 +41,7 @@ async def test_a_run_that_does_not_end_costs_its_container(worker: House) -> Non
     assert 0.3 < time.monotonic() - started < 2
     assert (run["outcome"], run["reason_code"]) == ("cancelled", "STOPPED")
     assert run["execution_time_ms"] > 300
-    health = await worker.buried("worker")
+    health = await worker.until_removed("worker")
     assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "STOPPED")
     assert run_id in health["reason"]
     assert "did not stop within 0.4 s" in health["reason"]

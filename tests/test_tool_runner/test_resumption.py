@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.house import PATIENCE, House, eventually
+from support.house import TIMEOUT, House, eventually
 from support.real_runtime import RealRuntime
 
 from orchestrator.tools.tool_runner import ToolRunner
@@ -67,7 +67,7 @@ def container(house: House, socket: str) -> httpx.AsyncClient:
 
 async def executing(house: House, run_id: str) -> None:
     """The tool has been reached: an orchestrator that is killed before that leaves nothing to be found."""
-    async with container(house, "control") as control, asyncio.timeout(PATIENCE):
+    async with container(house, "control") as control, asyncio.timeout(TIMEOUT):
         while run_id not in [run["run_id"] for run in (await control.get("/status")).json()["runs"]]:
             await asyncio.sleep(0.005)
 
@@ -160,7 +160,7 @@ async def test_a_run_that_is_found_again_keeps_its_deadline(worker: House) -> No
     answer = await result(worker, run_id)
     assert answer.status_code == 504
     assert asyncio.get_running_loop().time() - opened < 1.5
-    assert (await worker.buried("worker"))["reason_code"] == "TIMEOUT"
+    assert (await worker.until_removed("worker"))["reason_code"] == "TIMEOUT"
 
 
 async def test_runs_that_waited_are_interrupted(worker: House, go: Path) -> None:

@@ -105,7 +105,7 @@ async def test_a_tool_that_raises_fails_its_plugin(house: House) -> None:
     house.add("reader", tools={"fail": fail})
     await ready(house, "reader")
     answer = await house.run("reader", "fail")
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     after = await house.run("reader", "fail")
     assert answer.status_code == 502
     assert (answer.json()["error_type"], answer.json()["reason_code"]) == ("ZeroDivisionError", "TOOL_ERROR")
@@ -139,7 +139,7 @@ async def test_a_crash_is_final_under_either_policy(house: House, policy: str) -
     await house.until("reader", lambda health: health["in_flight"] == 1)
     await house.instance("reader").worker_exits(signal=11)
     answer = await run
-    health = await house.buried("reader")
+    health = await house.until_removed("reader")
     assert (answer.status_code, answer.json()["reason_code"]) == (502, "CRASHED")
     assert (health["state"], health["reason_code"]) == ("FAILED", "CRASHED")
     assert health["post_mortem"]["signal"] == "SIGSEGV"

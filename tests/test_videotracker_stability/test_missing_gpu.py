@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.gpus import SetGpus, device
+from support.gpus import FakeGpus, device
 from support.house import House
 
 MANIFEST = Path(__file__).parents[2] / "plugins" / "video_tracker" / "plugin.yaml"
@@ -12,11 +12,11 @@ MANIFEST = Path(__file__).parents[2] / "plugins" / "video_tracker" / "plugin.yam
 
 @pytest.mark.parametrize(
     ("gpus", "code"),
-    [(SetGpus(), "GPU_NOT_FOUND"), (SetGpus(device(0)), "MODEL_MISSING")],
+    [(FakeGpus(), "GPU_NOT_FOUND"), (FakeGpus(device(0)), "MODEL_MISSING")],
     ids=["no GPU", "no model"],
 )
 async def test_a_missing_dependency_is_reported_before_anything_is_built(
-    house: House, gpus: SetGpus, code: str
+    house: House, gpus: FakeGpus, code: str
 ) -> None:
     """UNAVAILABLE with its code, which also refuses a call; no image is built, no container created."""
     (house.plugins / "video_tracker").mkdir()
