@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from support.house import House
+from support.harness import Harness
 from support.own_image import build_own_image
 
 pytest_plugins = ["support.reliability"]
@@ -20,10 +20,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    """The whole orchestrator, not yet open: add plugins, then `await house.open()`."""
-    async with House(tmp_path) as house:
-        yield house
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    """The whole orchestrator, not yet open: add plugins, then `await harness.open()`."""
+    async with Harness(tmp_path) as harness:
+        yield harness
 
 
 @pytest.fixture(scope="session")

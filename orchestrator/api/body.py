@@ -67,7 +67,7 @@ class RequestBody:
     def __init__(self, receive: Receive, *, limit: int, pace: UploadPace) -> None:
         self.passed_on = 0
         self.complete = False
-        self.broken_off: BodyError | None = None
+        self.failure: BodyError | None = None
         self._receive = receive
         self._limit = limit
         self._pace = pace
@@ -81,12 +81,12 @@ class RequestBody:
         try:
             chunk = await self._next_chunk()
         except BodyError as error:
-            self.broken_off = error
+            self.failure = error
             raise
         except Exception as error:
             # Whatever else the server's side of the connection raises is no fault of the plugin's either.
-            self.broken_off = _disconnected()
-            raise self.broken_off from error
+            self.failure = _disconnected()
+            raise self.failure from error
         if not chunk:
             self.complete = True
             raise StopAsyncIteration
@@ -146,7 +146,7 @@ class SpooledBody:
         """Raises `OSError`, as `write` does."""
         self.passed_on = 0
         self.complete = False
-        self.broken_off: BodyError | None = None
+        self.failure: BodyError | None = None
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._descriptor, path = tempfile.mkstemp(dir=folder)
         weakref.finalize(self, os.close, self._descriptor)
@@ -169,10 +169,8 @@ class SpooledBody:
         try:
             chunk = await asyncio.to_thread(os.read, self._descriptor, _FILE_CHUNK)
         except OSError as error:
-            self.broken_off = BodyError(
-                Outcome.CALLER_DISCONNECTED, f"the stored body cannot be read: {error.strerror}"
-            )
-            raise self.broken_off from error
+            self.failure = BodyError(Outcome.CALLER_DISCONNECTED, f"the stored body cannot be read: {error.strerror}")
+            raise self.failure from error
         if not chunk:
             self.complete = True
             raise StopAsyncIteration

@@ -66,7 +66,7 @@ class StreamedBody(Protocol):
         """Whether it has been passed on to its end."""
 
     @property
-    def broken_off(self) -> BodyError | None:
+    def failure(self) -> BodyError | None:
         """What its iteration raised."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...

@@ -138,8 +138,8 @@ class PluginSandboxRunner:
                     result, killed = await self._single(response), response.oom_kills
         except ChannelError:
             # A body that breaks off breaks the connection with it.
-            if not isinstance(body, bytes) and body.broken_off is not None:
-                raise body.broken_off from None
+            if not isinstance(body, bytes) and body.failure is not None:
+                raise body.failure from None
             raise
         return ended_by(out_of_memory(instance.memory_limit)) if killed > killed_before else result
 

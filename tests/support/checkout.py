@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
+TESTS = PROJECT / "tests"
 
 
 def copy_checkout(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The real runtime as a program of the memory engine: a plugin class runs in a process of its own, without an engine.
 
-house.add("reader", program=RealRuntime(SOURCE))     # SOURCE has the class `Plugin`
+harness.add("reader", program=RealRuntime(SOURCE))     # SOURCE has the class `Plugin`
 """
 
 import asyncio

@@ -5,16 +5,16 @@ import time
 from pathlib import Path
 
 import pytest
+from support.harness import Harness
 from support.held_lock import held_write_lock
-from support.house import House
 
 
-async def test_a_held_lock_makes_health_stale_and_not_slow(house: House) -> None:
+async def test_a_held_lock_makes_health_stale_and_not_slow(harness: Harness) -> None:
     """The last snapshot comes back at once; afterwards it is fresh again."""
-    house.add("reader")
-    client = await house.open()
-    await house.settled("reader")
-    with held_write_lock(house.registry):
+    harness.add("reader")
+    client = await harness.open()
+    await harness.settled("reader")
+    with held_write_lock(harness.registry):
         started = time.monotonic()
         listed, one, unknown = [
             await client.get(route)
@@ -24,34 +24,34 @@ async def test_a_held_lock_makes_health_stale_and_not_slow(house: House) -> None
     assert [a.status_code for a in (listed, one, unknown)] == [200, 200, 404]
     assert (listed.json()[0]["stale"], one.json()["stale"], one.json()["state"]) == (True, True, "INITIALIZED")
     assert took < 1
-    assert (await house.health("reader"))["stale"] is False
+    assert (await harness.health("reader"))["stale"] is False
 
 
-async def test_an_unreachable_engine_makes_health_stale_and_not_slow(house: House) -> None:
+async def test_an_unreachable_engine_makes_health_stale_and_not_slow(harness: Harness) -> None:
     """Instances go on and are shown as last seen; nothing fails, nothing waits."""
-    house.add("reader", tools={"read": lambda: 1})
-    await house.open()
-    await house.settled("reader")
-    house.engine.set_reachable(False)
+    harness.add("reader", tools={"read": lambda: 1})
+    await harness.open()
+    await harness.settled("reader")
+    harness.engine.set_reachable(False)
     started = time.monotonic()
-    await house.health("reader")
+    await harness.health("reader")
     assert time.monotonic() - started < 1
-    stale = await house.until("reader", lambda health: health["stale"])
+    stale = await harness.until("reader", lambda health: health["stale"])
     assert stale["state"] == "INITIALIZED"
-    assert (await house.run("reader", "read")).status_code == 200
-    house.engine.set_reachable(True)
-    back = await house.until("reader", lambda health: not health["stale"])
+    assert (await harness.run("reader", "read")).status_code == 200
+    harness.engine.set_reachable(True)
+    back = await harness.until("reader", lambda health: not health["stale"])
     assert back["observed_at"] > stale["observed_at"]
 
 
 async def test_a_frozen_engine_does_not_hold_up_health(tmp_path: Path) -> None:
     """Also while plugins are being started on it."""
-    async with House(tmp_path, engine_bound=30) as house:
-        house.add("reader")
-        house.add("writer", start=[])
-        client = await house.open()
-        await house.settled("reader")
-        house.engine.set_frozen(True)
+    async with Harness(tmp_path, engine_bound=30) as harness:
+        harness.add("reader")
+        harness.add("writer", start=[])
+        client = await harness.open()
+        await harness.settled("reader")
+        harness.engine.set_frozen(True)
         restart = asyncio.create_task(client.post("/v1/plugins/writer/restart"))
         started = time.monotonic()
         for _ in range(5):
@@ -59,20 +59,20 @@ async def test_a_frozen_engine_does_not_hold_up_health(tmp_path: Path) -> None:
                 assert (await client.get(route)).status_code == 200
             await asyncio.sleep(0.01)
         took = time.monotonic() - started
-        house.engine.set_frozen(False)
+        harness.engine.set_frozen(False)
         await restart
         assert took < 5
 
 
 @pytest.mark.slow
-async def test_a_frozen_engine_makes_health_stale(house: House) -> None:
+async def test_a_frozen_engine_makes_health_stale(harness: Harness) -> None:
     """It breaks no connection, it only gives no answer; instances are shown as last seen."""
-    house.add("reader")
-    await house.open()
-    await house.settled("reader")
-    house.engine.set_frozen(True)
-    stale = await house.until("reader", lambda health: health["stale"])
-    house.engine.set_frozen(False)
-    fresh = await house.until("reader", lambda health: not health["stale"])
+    harness.add("reader")
+    await harness.open()
+    await harness.settled("reader")
+    harness.engine.set_frozen(True)
+    stale = await harness.until("reader", lambda health: health["stale"])
+    harness.engine.set_frozen(False)
+    fresh = await harness.until("reader", lambda health: not health["stale"])
     assert (stale["state"], fresh["state"]) == ("INITIALIZED", "INITIALIZED")
     assert fresh["observed_at"] > stale["observed_at"]

@@ -38,7 +38,7 @@ async def test_a_body_is_passed_on_in_chunks() -> None:
     body = request_body(chunks(b"x" * 70_000, b"y" * 70_000))
     result = await run(take_all, call=upload(body))
     assert result.result == b"140000"
-    assert (body.passed_on, body.complete, body.broken_off) == (140_000, True, None)
+    assert (body.passed_on, body.complete, body.failure) == (140_000, True, None)
 
 
 async def test_the_clock_stands_while_the_caller_is_slow() -> None:
@@ -64,7 +64,7 @@ async def test_a_trickling_upload_ends_its_run() -> None:
     assert (result.outcome, result.reason_code) == (Outcome.UPLOAD_STALLED, None)
     assert "1000 bytes a second" in (result.error or "")
     assert time.monotonic() - started < 1
-    assert (body.complete, body.broken_off is not None) == (False, True)
+    assert (body.complete, body.failure is not None) == (False, True)
 
 
 async def test_a_caller_that_disconnects_is_no_fault_of_the_plugin() -> None:

@@ -1,10 +1,10 @@
-"""A house whose plugin `worker` is the real runtime with tools that take their time."""
+"""A harness whose plugin `worker` is the real runtime with tools that take their time."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.house import House
+from support.harness import Harness
 from support.real_runtime import RealRuntime
 
 SOURCE = """
@@ -60,8 +60,8 @@ SOURCE = """
 
 
 @pytest.fixture
-async def worker(tmp_path: Path) -> AsyncIterator[House]:
+async def worker(tmp_path: Path) -> AsyncIterator[Harness]:
     """Not yet open."""
-    async with House(tmp_path, cancel_grace="400ms") as house:
-        house.add("worker", program=RealRuntime(SOURCE), queue=3, limits={"timeout": "20s"})
-        yield house
+    async with Harness(tmp_path, cancel_grace="400ms") as harness:
+        harness.add("worker", program=RealRuntime(SOURCE), queue=3, limits={"timeout": "20s"})
+        yield harness

@@ -1,13 +1,13 @@
 """Plugins that are ready, and a tool for them."""
 
-from support.house import House
+from support.harness import Harness
 
 
 def double(number: int) -> int:
     return number * 2
 
 
-async def ready(house: House, *names: str) -> None:
-    await house.open()
+async def ready(harness: Harness, *names: str) -> None:
+    await harness.open()
     for name in names:
-        await house.settled(name)
+        await harness.settled(name)

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.house import House
+from support.harness import Harness
 from test_tool_runner.callers import RUN_ID, result, run_of, start, until
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ FIELDS = {
 }  # fmt: skip
 
 
-async def test_a_run_that_nobody_waits_for_is_accepted_at_once(worker: House) -> None:
+async def test_a_run_that_nobody_waits_for_is_accepted_at_once(worker: Harness) -> None:
     """202, where it is to be found, and the run itself; its result when it has ended."""
     await worker.open()
     await worker.settled("worker")
@@ -47,10 +47,10 @@ async def test_a_run_that_nobody_waits_for_is_accepted_at_once(worker: House) ->
     [("fail", {}, 502), ("refuse", {}, 422), ("nap", {"seconds": "long"}, 422), ("nothing", {}, 404)],
 )
 async def test_the_result_has_the_status_that_a_synchronous_run_would_have(
-    worker: House, tool: str, arguments: dict[str, Any], status: int
+    worker: Harness, tool: str, arguments: dict[str, Any], status: int
 ) -> None:
     """And the same envelope."""
-    worker.write("worker", image="house/worker", failure_policy="tolerant")
+    worker.write("worker", image="harness/worker", failure_policy="tolerant")
     await worker.open()
     direct = await worker.run("worker", tool, **arguments)
     stored = await result(worker, (await start(worker, tool, **arguments)).json()["run_id"])
@@ -61,7 +61,7 @@ async def test_the_result_has_the_status_that_a_synchronous_run_would_have(
     }
 
 
-async def test_a_generators_progress_is_seen_and_its_items_become_a_list(worker: House) -> None:
+async def test_a_generators_progress_is_seen_and_its_items_become_a_list(worker: Harness) -> None:
     """Meanwhile the run says how far it is."""
     await worker.open()
     run_id = (await start(worker, "count", n=10)).json()["run_id"]
@@ -75,7 +75,7 @@ async def test_a_generators_progress_is_seen_and_its_items_become_a_list(worker:
     assert (await result(worker, run_id)).json()["result"] == list(range(10))
 
 
-async def test_a_large_result_comes_whole(worker: House) -> None:
+async def test_a_large_result_comes_whole(worker: Harness) -> None:
     """From the disk, with its length."""
     await worker.open()
     answer = await result(worker, (await start(worker, "nap", size=3_000_000)).json()["run_id"])
@@ -84,7 +84,7 @@ async def test_a_large_result_comes_whole(worker: House) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 3_000_000])
-async def test_a_body_is_taken_whole_before_its_run_is_accepted(worker: House, size: int) -> None:
+async def test_a_body_is_taken_whole_before_its_run_is_accepted(worker: Harness, size: int) -> None:
     """Short or long, with or without a length: the caller may hang up after 202."""
     await worker.open()
     await worker.settled("worker")
@@ -107,7 +107,7 @@ async def test_a_body_is_taken_whole_before_its_run_is_accepted(worker: House, s
     assert not list((worker.settings.state_dir / "spool").glob("*"))
 
 
-async def test_runs_that_wait_show_their_position(worker: House) -> None:
+async def test_runs_that_wait_show_their_position(worker: Harness) -> None:
     """First come, first served; one too many is 429 and no run."""
     await worker.open()
     await worker.settled("worker")
@@ -130,7 +130,7 @@ async def test_runs_that_wait_show_their_position(worker: House) -> None:
     assert (await worker.health("worker"))["queued"] == 0
 
 
-async def test_a_run_id_is_used_once(worker: House) -> None:
+async def test_a_run_id_is_used_once(worker: Harness) -> None:
     """And is 32 hexadecimal digits."""
     await worker.open()
     route = "/v1/plugins/worker/tools/nap/run"
@@ -140,7 +140,7 @@ async def test_a_run_id_is_used_once(worker: House) -> None:
         assert answer.status_code == status, run_id
 
 
-async def test_a_run_id_is_used_once_also_by_callers_at_the_same_time(worker: House) -> None:
+async def test_a_run_id_is_used_once_also_by_callers_at_the_same_time(worker: Harness) -> None:
     """A caller that tries again while its first upload still goes on has one run, and the other attempt gets 409."""
     await worker.open()
     await worker.settled("worker")
@@ -167,7 +167,7 @@ async def test_a_run_id_is_used_once_also_by_callers_at_the_same_time(worker: Ho
 
 @pytest.mark.parametrize("header", [{"Prefer": "respond-async"}, {"Content-Length": "2"}], ids=["stored", "short"])
 async def test_a_run_id_is_used_once_also_where_the_first_run_ends_before_the_second_upload(
-    worker: House, header: dict[str, str]
+    worker: Harness, header: dict[str, str]
 ) -> None:
     """The second request came before any run of that id. Nor is an id remembered once no request has it."""
     await worker.open()
@@ -193,7 +193,7 @@ async def test_a_run_id_is_used_once_also_where_the_first_run_ends_before_the_se
     assert not worker.app.state.context.tool_runner.idempotency_keys.used(RUN_ID)
 
 
-async def test_runs_are_listed_newest_first_page_by_page(worker: House) -> None:
+async def test_runs_are_listed_newest_first_page_by_page(worker: Harness) -> None:
     """Filtered by plugin and state; those of this moment too."""
     worker.add("reader", tools={"read": lambda: "text"})
     await worker.open()
@@ -226,7 +226,7 @@ async def test_runs_are_listed_newest_first_page_by_page(worker: House) -> None:
 
 
 @pytest.mark.parametrize("run_id", ["f" * 32, "nobody", "..%2F..%2Fhistory.sqlite3"])
-async def test_an_unknown_run_is_404_everywhere(worker: House, run_id: str) -> None:
+async def test_an_unknown_run_is_404_everywhere(worker: Harness, run_id: str) -> None:
     """By every route."""
     await worker.open()
     for method, suffix in [("GET", ""), ("GET", "/result"), ("DELETE", "")]:
@@ -235,7 +235,7 @@ async def test_an_unknown_run_is_404_everywhere(worker: House, run_id: str) -> N
         assert answer.json()["ok"] is False
 
 
-async def test_an_unknown_plugin_begins_nothing(worker: House) -> None:
+async def test_an_unknown_plugin_begins_nothing(worker: Harness) -> None:
     """Neither does one that has ended: 404 and 503 as ever."""
     await worker.open()
     headers = {"Prefer": "respond-async"}
@@ -244,7 +244,7 @@ async def test_an_unknown_plugin_begins_nothing(worker: House) -> None:
     assert (await start(worker, "nap")).status_code == 503
 
 
-async def test_an_orchestrator_that_stops_lets_its_runs_end(worker: House) -> None:
+async def test_an_orchestrator_that_stops_lets_its_runs_end(worker: Harness) -> None:
     """Asynchronous ones too, and their results are there for the next."""
     await worker.open()
     run_id = (await start(worker, "nap", seconds=2, size=2)).json()["run_id"]
@@ -255,7 +255,7 @@ async def test_an_orchestrator_that_stops_lets_its_runs_end(worker: House) -> No
     assert (await worker.health("worker"))["success_count"] == 1
 
 
-async def test_nothing_is_retained_in_the_container_of_a_run_that_has_ended(worker: House) -> None:
+async def test_nothing_is_retained_in_the_container_of_a_run_that_has_ended(worker: Harness) -> None:
     """Its result is on the orchestrator's disk by then."""
     await worker.open()
     run_id = (await start(worker, "nap")).json()["run_id"]
@@ -266,7 +266,7 @@ async def test_nothing_is_retained_in_the_container_of_a_run_that_has_ended(work
         assert (await container.get(f"http://plugin/runs/{run_id}")).status_code == 404
 
 
-async def test_runs_that_wait_outlive_a_restart_of_their_plugin(worker: House) -> None:
+async def test_runs_that_wait_outlive_a_restart_of_their_plugin(worker: Harness) -> None:
     """They are made on the new instance; only the one that executed is lost with the old."""
     await worker.open()
     await worker.settled("worker")
@@ -283,7 +283,7 @@ async def test_runs_that_wait_outlive_a_restart_of_their_plugin(worker: House) -
     assert [(await run_of(worker, run_id))["generation"] for run_id in (executing, *waiting)] == [1, 2, 2]
 
 
-async def test_runs_that_wait_end_with_a_plugin_that_is_stopped(worker: House) -> None:
+async def test_runs_that_wait_end_with_a_plugin_that_is_stopped(worker: Harness) -> None:
     """Nothing is on its way then."""
     await worker.open()
     await worker.settled("worker")
@@ -296,7 +296,7 @@ async def test_runs_that_wait_end_with_a_plugin_that_is_stopped(worker: House) -
 
 
 async def test_a_defect_before_the_run_is_accepted_keeps_nobody_waiting(
-    worker: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    worker: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """500 with the general sentence; the log has what it was, and the next run is accepted."""
     await worker.open()

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.house import House
+from support.harness import Harness
 from test_tool_runner.callers import RUN_ID, result, run_of, start, until
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("tool", "arguments"), [("wait", {"seconds": 60}), ("count", {"n": 1000}), ("looks", {})])
-async def test_a_run_that_executes_is_requested_to_end(worker: House, tool: str, arguments: dict[str, Any]) -> None:
+async def test_a_run_that_executes_is_requested_to_end(worker: Harness, tool: str, arguments: dict[str, Any]) -> None:
     """And its plugin goes on."""
     await worker.open()
     run_id = (await start(worker, tool, **arguments)).json()["run_id"]
@@ -30,7 +30,7 @@ async def test_a_run_that_executes_is_requested_to_end(worker: House, tool: str,
     assert (health["generation"], health["error_count"], health["in_flight"]) == (1, 0, 0)
 
 
-async def test_a_run_that_does_not_end_costs_its_container(worker: House) -> None:
+async def test_a_run_that_does_not_end_costs_its_container(worker: Harness) -> None:
     """STOPPED, and by which run; the run is cancelled all the same."""
     await worker.open()
     run_id = (await start(worker, "nap", seconds=30)).json()["run_id"]
@@ -48,7 +48,7 @@ async def test_a_run_that_does_not_end_costs_its_container(worker: House) -> Non
     assert (await result(worker, run_id)).status_code == 409
 
 
-async def test_a_synchronous_run_can_be_looked_up_and_cancelled_too(worker: House) -> None:
+async def test_a_synchronous_run_can_be_looked_up_and_cancelled_too(worker: Harness) -> None:
     """By the id that its caller chose."""
     await worker.open()
     await worker.settled("worker")
@@ -65,7 +65,7 @@ async def test_a_synchronous_run_can_be_looked_up_and_cancelled_too(worker: Hous
     assert (no_result.status_code, no_result.json()["error_type"]) == (404, "NoResult")
 
 
-async def test_a_cancelled_upload_ends_and_costs_nothing(worker: House) -> None:
+async def test_a_cancelled_upload_ends_and_costs_nothing(worker: Harness) -> None:
     """It has not reached the tool."""
     await worker.open()
     await worker.settled("worker")

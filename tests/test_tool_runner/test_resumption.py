@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.house import TIMEOUT, House, eventually
+from support.harness import TIMEOUT, Harness, eventually
 from support.real_runtime import RealRuntime
 
 from orchestrator.tools.tool_runner import ToolRunner
@@ -22,30 +22,30 @@ def go(tmp_path: Path) -> Path:
     return tmp_path / "go"
 
 
-def runner(house: House) -> ToolRunner:
-    assert house.app is not None
-    found = house.app.state.context.tool_runner
+def runner(harness: Harness) -> ToolRunner:
+    assert harness.app is not None
+    found = harness.app.state.context.tool_runner
     assert isinstance(found, ToolRunner)
     return found
 
 
-async def killed(house: House) -> None:
+async def killed(harness: Harness) -> None:
     """The orchestrator dies at this moment: its files are as they were then, its containers go on."""
-    assert house.app is not None
-    await house.app.state.context.history.flush()
-    state, snapshot = house.settings.state_dir, house.settings.state_dir.with_name("snapshot")
+    assert harness.app is not None
+    await harness.app.state.context.history.flush()
+    state, snapshot = harness.settings.state_dir, harness.settings.state_dir.with_name("snapshot")
     await asyncio.to_thread(shutil.copytree, state, snapshot)
-    tasks = tuple(runner(house)._tasks)
+    tasks = tuple(runner(harness)._tasks)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await house.shut(containers_stay=True)
+    await harness.shut(containers_stay=True)
     shutil.rmtree(state)
     snapshot.rename(state)
 
 
-async def start(house: House, tool: str, **arguments: Any) -> str:
-    answer = await house.client.post(
+async def start(harness: Harness, tool: str, **arguments: Any) -> str:
+    answer = await harness.client.post(
         f"/v1/plugins/worker/tools/{tool}/run", json=arguments, headers={"Prefer": "respond-async"}
     )
     assert answer.status_code == 202, answer.text
@@ -53,32 +53,32 @@ async def start(house: House, tool: str, **arguments: Any) -> str:
     return run_id
 
 
-async def run_of(house: House, run_id: str) -> dict[str, Any]:
-    run: dict[str, Any] = (await house.client.get(f"/v1/runs/{run_id}")).json()
+async def run_of(harness: Harness, run_id: str) -> dict[str, Any]:
+    run: dict[str, Any] = (await harness.client.get(f"/v1/runs/{run_id}")).json()
     return run
 
 
-def container(house: House, socket: str) -> httpx.AsyncClient:
-    program = house.runtimes["worker"]
+def container(harness: Harness, socket: str) -> httpx.AsyncClient:
+    program = harness.runtimes["worker"]
     assert isinstance(program, RealRuntime)
     transport = httpx.AsyncHTTPTransport(uds=f"{program.run_dir}/{socket}.sock")
     return httpx.AsyncClient(transport=transport, base_url="http://plugin", trust_env=False, verify=False)
 
 
-async def executing(house: House, run_id: str) -> None:
+async def executing(harness: Harness, run_id: str) -> None:
     """The tool has been reached: an orchestrator that is killed before that leaves nothing to be found."""
-    async with container(house, "control") as control, asyncio.timeout(TIMEOUT):
+    async with container(harness, "control") as control, asyncio.timeout(TIMEOUT):
         while run_id not in [run["run_id"] for run in (await control.get("/status")).json()["runs"]]:
             await asyncio.sleep(0.005)
 
 
-async def result(house: House, run_id: str, wait: float = 10) -> httpx.Response:
-    return await house.client.get(f"/v1/runs/{run_id}/result", params={"wait": wait})
+async def result(harness: Harness, run_id: str, wait: float = 10) -> httpx.Response:
+    return await harness.client.get(f"/v1/runs/{run_id}/result", params={"wait": wait})
 
 
-async def retained_in_container(house: House, run_id: str) -> bool:
+async def retained_in_container(harness: Harness, run_id: str) -> bool:
     """Once it has ended."""
-    async with container(house, "tools") as tools:
+    async with container(harness, "tools") as tools:
         return (await tools.get(f"/runs/{run_id}")).status_code == 200
 
 
@@ -87,7 +87,7 @@ async def retained_in_container(house: House, run_id: str) -> bool:
     [("nap", {"size": 2}, "xx"), ("count", {"n": 20, "seconds": 0}, list(range(20)))],
 )
 async def test_a_run_that_executes_goes_on_and_its_result_is_delivered(
-    worker: House, tool: str, arguments: dict[str, Any], value: Any, go: Path
+    worker: Harness, tool: str, arguments: dict[str, Any], value: Any, go: Path
 ) -> None:
     """It is running for the next orchestrator too, occupies its slot, and counts once."""
     await worker.open()
@@ -111,7 +111,7 @@ async def test_a_run_that_executes_goes_on_and_its_result_is_delivered(
     assert not await retained_in_container(worker, run_id)
 
 
-async def test_a_run_that_ended_meanwhile_is_delivered_too(worker: House, go: Path) -> None:
+async def test_a_run_that_ended_meanwhile_is_delivered_too(worker: Harness, go: Path) -> None:
     """The container has retained its answer."""
     await worker.open()
     await worker.settled("worker")
@@ -125,7 +125,7 @@ async def test_a_run_that_ended_meanwhile_is_delivered_too(worker: House, go: Pa
     assert (await worker.health("worker"))["success_count"] == 1
 
 
-async def test_a_run_that_is_found_again_can_be_cancelled(worker: House) -> None:
+async def test_a_run_that_is_found_again_can_be_cancelled(worker: Harness) -> None:
     """As any other; it says how long it executed, under both orchestrators."""
     await worker.open()
     await worker.settled("worker")
@@ -146,9 +146,9 @@ async def test_a_run_that_is_found_again_can_be_cancelled(worker: House) -> None
     assert (await worker.run("worker", "nap")).status_code == 200
 
 
-async def test_a_run_that_is_found_again_keeps_its_deadline(worker: House) -> None:
+async def test_a_run_that_is_found_again_keeps_its_deadline(worker: Harness) -> None:
     """What it used before counts; its end is a TIMEOUT as ever."""
-    worker.write("worker", image="house/worker", limits={"timeout": "1500ms"})
+    worker.write("worker", image="harness/worker", limits={"timeout": "1500ms"})
     await worker.open()
     await worker.settled("worker")
     run_id = await start(worker, "nap", seconds=30)
@@ -163,7 +163,7 @@ async def test_a_run_that_is_found_again_keeps_its_deadline(worker: House) -> No
     assert (await worker.until_removed("worker"))["reason_code"] == "TIMEOUT"
 
 
-async def test_runs_that_waited_are_interrupted(worker: House, go: Path) -> None:
+async def test_runs_that_waited_are_interrupted(worker: Harness, go: Path) -> None:
     """Their bodies were lost."""
     await worker.open()
     await worker.settled("worker")
@@ -181,20 +181,20 @@ async def test_runs_that_waited_are_interrupted(worker: House, go: Path) -> None
     assert (await result(worker, first)).status_code == 200
 
 
-async def test_runs_of_removed_containers_are_interrupted(worker: House) -> None:
+async def test_runs_of_removed_containers_are_interrupted(worker: Harness) -> None:
     """Nobody will ever know."""
     await worker.open()
     await worker.settled("worker")
     run_id = await start(worker, "nap", seconds=30)
     await executing(worker, run_id)
     await killed(worker)
-    worker.write("worker", version="2.0.0", image="house/worker")  # not to be adopted
+    worker.write("worker", version="2.0.0", image="harness/worker")  # not to be adopted
     await worker.open()
     await worker.app.state.context.history.flush()  # type: ignore[union-attr]
     assert (await run_of(worker, run_id))["state"] == "interrupted"
 
 
-async def test_a_run_whose_caller_was_disconnected_holds_its_slot_until_it_ends(worker: House, go: Path) -> None:
+async def test_a_run_whose_caller_was_disconnected_holds_its_slot_until_it_ends(worker: Harness, go: Path) -> None:
     """A synchronous one: interrupted in the history, and still in the way of others."""
     await worker.open()
     await worker.settled("worker")

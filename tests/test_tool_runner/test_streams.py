@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from support.house import House, eventually
+from support.harness import Harness, eventually
 from support.scripted_tools import InvalidInput
 
 ROUTE = "/v1/plugins/reader/tools/read/run"
@@ -18,7 +18,7 @@ async def pages() -> AsyncIterator[object]:
     yield {"page": 2}
 
 
-async def test_lines_come_while_the_tool_runs(house: House) -> None:
+async def test_lines_come_while_the_tool_runs(harness: Harness) -> None:
     """Each before the next is made; the last holds the envelope."""
     seen = asyncio.Event()
 
@@ -27,8 +27,8 @@ async def test_lines_come_while_the_tool_runs(house: House) -> None:
         await seen.wait()
         yield 2
 
-    house.add("reader", tools={"read": read})
-    client = await house.open()
+    harness.add("reader", tools={"read": read})
+    client = await harness.open()
     lines = []
     async with client.stream("POST", ROUTE, json={}, headers=NDJSON) as answer:
         async for line in answer.aiter_lines():
@@ -44,13 +44,13 @@ async def test_lines_come_while_the_tool_runs(house: House) -> None:
         "plugin",
         answer.headers["X-Run-Id"],
     )
-    assert (await house.health("reader"))["success_count"] == 1
+    assert (await harness.health("reader"))["success_count"] == 1
 
 
-async def test_the_same_as_server_sent_events(house: House) -> None:
+async def test_the_same_as_server_sent_events(harness: Harness) -> None:
     """Each line is an event of its name."""
-    house.add("reader", tools={"read": pages})
-    client = await house.open()
+    harness.add("reader", tools={"read": pages})
+    client = await harness.open()
     answer = await client.post(ROUTE, json={}, headers={"accept": "text/event-stream"})
     events = [frame.split("\n") for frame in answer.text.strip().split("\n\n")]
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -59,42 +59,42 @@ async def test_the_same_as_server_sent_events(house: House) -> None:
     assert json.loads(events[1][1].removeprefix("data: "))["data"] == {"page": 1}
 
 
-async def test_without_asking_for_a_stream_the_items_are_collected(house: House) -> None:
+async def test_without_asking_for_a_stream_the_items_are_collected(harness: Harness) -> None:
     """A list in the usual envelope, without the progress."""
-    house.add("reader", tools={"read": pages})
-    await house.open()
-    answer = await house.run("reader", "read")
+    harness.add("reader", tools={"read": pages})
+    await harness.open()
+    answer = await harness.run("reader", "read")
     assert answer.json()["result"] == [{"page": 1}, {"page": 2}]
 
 
-async def test_a_tool_that_does_not_stream_answers_plainly(house: House) -> None:
+async def test_a_tool_that_does_not_stream_answers_plainly(harness: Harness) -> None:
     """Whatever the caller would accept."""
-    house.add("reader", tools={"read": lambda: 7})
-    client = await house.open()
+    harness.add("reader", tools={"read": lambda: 7})
+    client = await harness.open()
     answer = await client.post(ROUTE, json={}, headers=NDJSON)
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["result"] == 7
 
 
-async def test_what_is_wrong_before_the_first_line_has_its_status(house: House) -> None:
+async def test_what_is_wrong_before_the_first_line_has_its_status(harness: Harness) -> None:
     """422 and 404 are plain answers there too."""
-    house.add("reader", tools={"read": pages})
-    client = await house.open()
+    harness.add("reader", tools={"read": pages})
+    client = await harness.open()
     wrong = await client.post(ROUTE, json={"colour": "red"}, headers=NDJSON)
     unknown = await client.post("/v1/plugins/reader/tools/write/run", json={}, headers=NDJSON)
     nobody = await client.post("/v1/plugins/nobody/tools/write/run", json={}, headers=NDJSON)
     assert [a.status_code for a in (wrong, unknown, nobody)] == [422, 404, 404]
 
 
-async def test_a_tool_that_raises_in_the_middle_says_so_in_its_last_line(house: House) -> None:
+async def test_a_tool_that_raises_in_the_middle_says_so_in_its_last_line(harness: Harness) -> None:
     """The status has been sent; the last line says it, and the plugin is FAILED."""
 
     async def read() -> AsyncIterator[int]:
         yield 1
         raise ValueError("page 2 is blank")
 
-    house.add("reader", tools={"read": read})
-    client = await house.open()
+    harness.add("reader", tools={"read": read})
+    client = await harness.open()
     answer = await client.post(ROUTE, json={}, headers=NDJSON)
     last = json.loads(answer.text.splitlines()[-1])
     assert (last["event"], last["ok"], last["reason_code"], last["error"]) == (
@@ -103,43 +103,43 @@ async def test_a_tool_that_raises_in_the_middle_says_so_in_its_last_line(house: 
         "TOOL_ERROR",
         "page 2 is blank",
     )
-    assert (await house.until_state("reader", "FAILED"))["reason_code"] == "TOOL_ERROR"
+    assert (await harness.until_state("reader", "FAILED"))["reason_code"] == "TOOL_ERROR"
 
 
-async def test_a_tool_that_refuses_in_the_middle_goes_on_living(house: House) -> None:
+async def test_a_tool_that_refuses_in_the_middle_goes_on_living(harness: Harness) -> None:
     """`InvalidInput` is the caller's fault, also after the first line."""
 
     async def read() -> AsyncIterator[int]:
         yield 1
         raise InvalidInput("page 2 is no picture")
 
-    house.add("reader", tools={"read": read})
-    client = await house.open()
+    harness.add("reader", tools={"read": read})
+    client = await harness.open()
     answer = await client.post(ROUTE, json={}, headers=NDJSON)
     last = json.loads(answer.text.splitlines()[-1])
     assert (last["ok"], last["reason_code"], last["error"]) == (False, None, "page 2 is no picture")
-    assert (await house.health("reader"))["state"] == "RUNNING"
+    assert (await harness.health("reader"))["state"] == "RUNNING"
 
 
-async def test_a_plugin_that_dies_in_the_middle_says_why_in_its_last_line(house: House) -> None:
+async def test_a_plugin_that_dies_in_the_middle_says_why_in_its_last_line(harness: Harness) -> None:
     """The reader's stream ends in order."""
 
     async def read() -> AsyncIterator[int]:
         yield 1
         await asyncio.Event().wait()
 
-    house.add("reader", tools={"read": read})
-    client = await house.open()
+    harness.add("reader", tools={"read": read})
+    client = await harness.open()
     lines = []
     async with client.stream("POST", ROUTE, json={}, headers=NDJSON) as answer:
         async for line in answer.aiter_lines():
             lines.append(json.loads(line))
             if len(lines) == 1:
-                await house.instance("reader").worker_exits(signal=9, oom_kills=1)
+                await harness.instance("reader").worker_exits(signal=9, oom_kills=1)
     assert (lines[-1]["event"], lines[-1]["reason_code"]) == ("end", "OUT_OF_MEMORY")
 
 
-async def test_a_reader_that_leaves_ends_the_run_and_not_the_plugin(house: House) -> None:
+async def test_a_reader_that_leaves_ends_the_run_and_not_the_plugin(harness: Harness) -> None:
     """The tool is stopped, its slot is free, nothing counts as an error."""
     stopped = asyncio.Event()
 
@@ -151,37 +151,37 @@ async def test_a_reader_that_leaves_ends_the_run_and_not_the_plugin(house: House
         finally:
             stopped.set()
 
-    house.add("reader", tools={"read": read, "double": lambda number: number * 2})
-    client = await house.open()
+    harness.add("reader", tools={"read": read, "double": lambda number: number * 2})
+    client = await harness.open()
     async with client.stream("POST", ROUTE, json={}, headers=NDJSON) as answer:
         async for _ in answer.aiter_lines():
             break
     await eventually(stopped.is_set, "the tool was stopped")
-    health = await house.until("reader", lambda health: health["in_flight"] == 0)
+    health = await harness.until("reader", lambda health: health["in_flight"] == 0)
     assert (health["state"], health["error_count"]) == ("RUNNING", 0)
-    assert (await house.run("reader", "double", number=2)).json()["result"] == 4
+    assert (await harness.run("reader", "double", number=2)).json()["result"] == 4
 
 
 @pytest.mark.slow
-async def test_a_tool_whose_reader_left_holds_its_slot_until_it_ends(house: House) -> None:
+async def test_a_tool_whose_reader_left_holds_its_slot_until_it_ends(harness: Harness) -> None:
     """One that never comes to its next line is found at its deadline, as if its reader were there."""
 
     async def read() -> AsyncIterator[int]:
         yield 1
         await asyncio.Event().wait()
 
-    house.add("reader", tools={"read": read}, limits={"timeout": "2s"})
-    client = await house.open()
+    harness.add("reader", tools={"read": read}, limits={"timeout": "2s"})
+    client = await harness.open()
     async with client.stream("POST", ROUTE, json={}, headers=NDJSON) as answer:
         await anext(answer.aiter_lines())
     await asyncio.sleep(0.2)
-    assert (await house.health("reader"))["in_flight"] == 1
-    health = await house.until_state("reader", "FAILED")
+    assert (await harness.health("reader"))["in_flight"] == 1
+    health = await harness.until_state("reader", "FAILED")
     assert health["reason_code"] == "TIMEOUT"
 
 
 @pytest.mark.slow
-async def test_a_slow_reader_costs_the_plugin_nothing(house: House) -> None:
+async def test_a_slow_reader_costs_the_plugin_nothing(harness: Harness) -> None:
     """It may take longer over the lines than the tool may over making them."""
 
     rested = False
@@ -193,8 +193,8 @@ async def test_a_slow_reader_costs_the_plugin_nothing(house: House) -> None:
             made += 1
             yield "x" * 100_000
 
-    house.add("reader", tools={"read": read}, limits={"timeout": "1500ms"})
-    client = await house.open()
+    harness.add("reader", tools={"read": read}, limits={"timeout": "1500ms"})
+    client = await harness.open()
     async with client.stream("POST", ROUTE, json={}, headers=NDJSON) as answer:
         lines = answer.aiter_lines()
         await anext(lines)
@@ -203,10 +203,10 @@ async def test_a_slow_reader_costs_the_plugin_nothing(house: House) -> None:
         rest = [json.loads(line) async for line in lines]
     assert (len(rest), rest[-1]["event"], rest[-1]["ok"]) == (made, "end", True)
     assert rest[-1]["execution_time_ms"] > 1500
-    assert (await house.health("reader"))["state"] == "RUNNING"
+    assert (await harness.health("reader"))["state"] == "RUNNING"
 
 
-async def test_a_slow_reader_holds_up_the_tool_and_not_the_orchestrator(house: House) -> None:
+async def test_a_slow_reader_holds_up_the_tool_and_not_the_orchestrator(harness: Harness) -> None:
     """What nobody has read yet does not pile up without end."""
     made = 0
 
@@ -216,8 +216,8 @@ async def test_a_slow_reader_holds_up_the_tool_and_not_the_orchestrator(house: H
             made += 1
             yield "x" * 100_000
 
-    house.add("reader", tools={"read": read})
-    client = await house.open()
+    harness.add("reader", tools={"read": read})
+    client = await harness.open()
     async with client.stream("POST", ROUTE, json={}, headers=NDJSON) as answer:
         lines = answer.aiter_lines()
         await anext(lines)

@@ -3,28 +3,28 @@
 import asyncio
 
 import pytest
-from support.house import House
+from support.harness import Harness
 from test_tool_runner.ready_plugins import double, ready
 
 
-async def test_a_full_queue_sends_away(house: House) -> None:
+async def test_a_full_queue_sends_away(harness: Harness) -> None:
     """429 with the time after which to try again; who is in runs or waits on."""
     go_on = asyncio.Event()
-    house.add("reader", tools={"read": go_on.wait}, concurrency=1, queue=2)
-    await ready(house, "reader")
-    runs = [asyncio.create_task(house.run("reader", "read")) for _ in range(3)]
-    await house.until("reader", lambda health: health["queued"] == 2)
-    refused = await house.run("reader", "read")
+    harness.add("reader", tools={"read": go_on.wait}, concurrency=1, queue=2)
+    await ready(harness, "reader")
+    runs = [asyncio.create_task(harness.run("reader", "read")) for _ in range(3)]
+    await harness.until("reader", lambda health: health["queued"] == 2)
+    refused = await harness.run("reader", "read")
     go_on.set()
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) >= 1
     assert (refused.json()["ok"], refused.json()["error_type"]) == (False, "QueueFull")
     assert [(await run).status_code for run in runs] == [200] * 3
-    health = await house.health("reader")
+    health = await harness.health("reader")
     assert (health["success_count"], health["error_count"], health["queued"]) == (3, 0, 0)
 
 
-async def test_first_come_is_first_served(house: House) -> None:
+async def test_first_come_is_first_served(harness: Harness) -> None:
     """In the order of the requests."""
     served: list[int] = []
     gate = asyncio.Event()
@@ -33,18 +33,18 @@ async def test_first_come_is_first_served(house: House) -> None:
         served.append(number)
         await gate.wait()
 
-    house.add("reader", tools={"read": read})
-    await ready(house, "reader")
+    harness.add("reader", tools={"read": read})
+    await ready(harness, "reader")
     runs = []
     for number in range(5):
-        runs.append(asyncio.create_task(house.run("reader", "read", number=number)))
-        await house.until("reader", lambda health, n=number: health["in_flight"] + health["queued"] == n + 1)  # type: ignore[misc]
+        runs.append(asyncio.create_task(harness.run("reader", "read", number=number)))
+        await harness.until("reader", lambda health, n=number: health["in_flight"] + health["queued"] == n + 1)  # type: ignore[misc]
     gate.set()
     await asyncio.gather(*runs)
     assert served == [0, 1, 2, 3, 4]
 
 
-async def test_as_many_run_at_once_as_the_manifest_allows(house: House) -> None:
+async def test_as_many_run_at_once_as_the_manifest_allows(harness: Harness) -> None:
     """Never one more."""
     now, most = 0, 0
 
@@ -55,85 +55,85 @@ async def test_as_many_run_at_once_as_the_manifest_allows(house: House) -> None:
         await asyncio.sleep(0.02)
         now -= 1
 
-    house.add("reader", tools={"read": read}, concurrency=3, queue=100)
-    await ready(house, "reader")
-    answers = await asyncio.gather(*(house.run("reader", "read") for _ in range(12)))
+    harness.add("reader", tools={"read": read}, concurrency=3, queue=100)
+    await ready(harness, "reader")
+    answers = await asyncio.gather(*(harness.run("reader", "read") for _ in range(12)))
     assert {answer.status_code for answer in answers} == {200}
     assert most == 3
 
 
-async def test_runs_that_wait_when_the_plugin_dies_have_the_reason(house: House) -> None:
+async def test_runs_that_wait_when_the_plugin_dies_have_the_reason(harness: Harness) -> None:
     """503 at once, with the reason that it died of; the one in flight has 502."""
-    house.add("reader", tools={"hang": asyncio.Event().wait})
-    await ready(house, "reader")
-    runs = [asyncio.create_task(house.run("reader", "hang")) for _ in range(4)]
-    await house.until("reader", lambda health: health["queued"] == 3)
-    await house.instance("reader").worker_exits(exit_code=3)
+    harness.add("reader", tools={"hang": asyncio.Event().wait})
+    await ready(harness, "reader")
+    runs = [asyncio.create_task(harness.run("reader", "hang")) for _ in range(4)]
+    await harness.until("reader", lambda health: health["queued"] == 3)
+    await harness.instance("reader").worker_exits(exit_code=3)
     answers = [await run for run in runs]
     assert sorted(answer.status_code for answer in answers) == [502, 503, 503, 503]
     assert {answer.json()["reason_code"] for answer in answers} == {"EXITED"}
-    assert (await house.health("reader"))["queued"] == 0
+    assert (await harness.health("reader"))["queued"] == 0
 
 
-async def test_runs_that_wait_when_an_operator_stops_the_plugin_are_answered_503(house: House) -> None:
+async def test_runs_that_wait_when_an_operator_stops_the_plugin_are_answered_503(harness: Harness) -> None:
     """Nobody is to blame: 503 for all."""
-    house.add("reader", tools={"hang": asyncio.Event().wait})
-    await ready(house, "reader")
-    runs = [asyncio.create_task(house.run("reader", "hang")) for _ in range(3)]
-    await house.until("reader", lambda health: health["queued"] == 2)
-    stopped = await house.client.post("/v1/plugins/reader/stop")
+    harness.add("reader", tools={"hang": asyncio.Event().wait})
+    await ready(harness, "reader")
+    runs = [asyncio.create_task(harness.run("reader", "hang")) for _ in range(3)]
+    await harness.until("reader", lambda health: health["queued"] == 2)
+    stopped = await harness.client.post("/v1/plugins/reader/stop")
     answers = [await run for run in runs]
     assert (stopped.json()["state"], stopped.json()["reason_code"]) == ("UNAVAILABLE", "STOPPED")
     assert [(a.status_code, a.json()["reason_code"]) for a in answers] == [(503, "STOPPED")] * 3
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/x-ndjson"])
-async def test_a_caller_that_leaves_the_queue_makes_room(house: House, accept: str) -> None:
+async def test_a_caller_that_leaves_the_queue_makes_room(harness: Harness, accept: str) -> None:
     """Its run never starts."""
     go_on = asyncio.Event()
-    house.add("reader", tools={"read": go_on.wait}, queue=1)
-    await ready(house, "reader")
-    first = asyncio.create_task(house.run("reader", "read"))
-    await house.until("reader", lambda health: health["in_flight"] == 1)
+    harness.add("reader", tools={"read": go_on.wait}, queue=1)
+    await ready(harness, "reader")
+    first = asyncio.create_task(harness.run("reader", "read"))
+    await harness.until("reader", lambda health: health["in_flight"] == 1)
     route = "/v1/plugins/reader/tools/read/run"
-    waiting = asyncio.create_task(house.client.post(route, json={}, headers={"accept": accept}))
-    await house.until("reader", lambda health: health["queued"] == 1)
+    waiting = asyncio.create_task(harness.client.post(route, json={}, headers={"accept": accept}))
+    await harness.until("reader", lambda health: health["queued"] == 1)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     try:
-        await house.until("reader", lambda health: health["queued"] == 0)
+        await harness.until("reader", lambda health: health["queued"] == 0)
     finally:
         go_on.set()
     assert (await first).status_code == 200
-    assert len(house.instance("reader").run_ids) == 1
+    assert len(harness.instance("reader").run_ids) == 1
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/x-ndjson"])
-async def test_a_caller_that_leaves_while_the_plugin_starts_has_no_run(house: House, accept: str) -> None:
+async def test_a_caller_that_leaves_while_the_plugin_starts_has_no_run(harness: Harness, accept: str) -> None:
     """Its slot is free before the plugin is ready."""
-    house.add("reader", tools={"double": double}, start=[(0.4, {"phase": "ready"})])
-    await house.open()
+    harness.add("reader", tools={"double": double}, start=[(0.4, {"phase": "ready"})])
+    await harness.open()
     route = "/v1/plugins/reader/tools/double/run"
-    waiting = asyncio.create_task(house.client.post(route, json={"number": 1}, headers={"accept": accept}))
+    waiting = asyncio.create_task(harness.client.post(route, json={"number": 1}, headers={"accept": accept}))
     await asyncio.sleep(0.1)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    await house.settled("reader")
-    assert (await house.run("reader", "double", number=2)).json()["result"] == 4
-    assert len(house.instance("reader").run_ids) == 1
+    await harness.settled("reader")
+    assert (await harness.run("reader", "double", number=2)).json()["result"] == 4
+    assert len(harness.instance("reader").run_ids) == 1
 
 
-async def test_a_caller_that_leaves_in_the_middle_of_a_run_does_not_end_it(house: House) -> None:
+async def test_a_caller_that_leaves_in_the_middle_of_a_run_does_not_end_it(harness: Harness) -> None:
     """A tool cannot be stopped short of its container: it goes on, counts, and occupies its slot until then."""
     go_on = asyncio.Event()
-    house.add("reader", tools={"read": go_on.wait}, queue=1)
-    await ready(house, "reader")
-    run = asyncio.create_task(house.run("reader", "read"))
-    await house.until("reader", lambda health: health["in_flight"] == 1)
+    harness.add("reader", tools={"read": go_on.wait}, queue=1)
+    await ready(harness, "reader")
+    run = asyncio.create_task(harness.run("reader", "read"))
+    await harness.until("reader", lambda health: health["in_flight"] == 1)
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)
     await asyncio.sleep(0.05)
-    still = await house.health("reader")
+    still = await harness.health("reader")
     go_on.set()
-    after = await house.until("reader", lambda health: health["in_flight"] == 0)
+    after = await harness.until("reader", lambda health: health["in_flight"] == 0)
     assert (still["in_flight"], after["state"], after["success_count"]) == (1, "RUNNING", 1)

@@ -87,24 +87,24 @@ def test_a_model_that_starts_like_onnx_is_accepted(models: Path) -> None:
     ("content", "code"), [(None, "MODEL_MISSING"), (BROKEN["zeros"], "MODEL_CORRUPT")], ids=["missing", "corrupt"]
 )
 async def test_a_bad_model_is_found_before_anything_is_built_and_affects_no_other_plugin(
-    house: Any, content: bytes | None, code: str
+    harness: Any, content: bytes | None, code: str
 ) -> None:
     """The shipped manifest without its GPU, so that the model is checked."""
     manifest = yaml.safe_load((FOLDER / "plugin.yaml").read_text())
     manifest = {key: value for key, value in manifest.items() if key not in {"name", "requires_gpu", "gpu"}}
     files = {} if content is None else {"models/detector.onnx": content}
-    house.add("video-tracker", files=files, **manifest)
-    house.add("reader", tools={"read": lambda: "text"})
-    await house.open()
-    health = await house.until_state("video-tracker", "UNAVAILABLE", "FAILED")
+    harness.add("video-tracker", files=files, **manifest)
+    harness.add("reader", tools={"read": lambda: "text"})
+    await harness.open()
+    health = await harness.until_state("video-tracker", "UNAVAILABLE", "FAILED")
     assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", code)
     assert not health["container"].get("id")
-    await house.until_state("reader", "INITIALIZED")
-    assert not [build for build in house.engine.image_store.builds if "video-tracker" in build.tag]
-    answer = await house.client.post("/v1/plugins/video-tracker/tools/track_objects/run", json={})
+    await harness.until_state("reader", "INITIALIZED")
+    assert not [build for build in harness.engine.image_store.builds if "video-tracker" in build.tag]
+    answer = await harness.client.post("/v1/plugins/video-tracker/tools/track_objects/run", json={})
     assert answer.status_code == 503
     assert answer.json()["reason_code"] == code
-    assert (await house.client.post("/v1/plugins/reader/tools/read/run", json={})).json()["result"] == "text"
+    assert (await harness.client.post("/v1/plugins/reader/tools/read/run", json={})).json()["result"] == "text"
 
 
 def test_a_container_without_a_gpu_says_so_before_it_imports_anything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.gpus import FakeGpus, device
-from support.house import House
+from support.harness import Harness
 
 MANIFEST = Path(__file__).parents[2] / "plugins" / "video_tracker" / "plugin.yaml"
 
@@ -16,17 +16,17 @@ MANIFEST = Path(__file__).parents[2] / "plugins" / "video_tracker" / "plugin.yam
     ids=["no GPU", "no model"],
 )
 async def test_a_missing_dependency_is_reported_before_anything_is_built(
-    house: House, gpus: FakeGpus, code: str
+    harness: Harness, gpus: FakeGpus, code: str
 ) -> None:
     """UNAVAILABLE with its code, which also refuses a call; no image is built, no container created."""
-    (house.plugins / "video_tracker").mkdir()
-    shutil.copy(MANIFEST, house.plugins / "video_tracker")  # alone: a model may lie beside the original
-    house.gpus = gpus
-    house.engine.device_drivers = ("nvidia",)
-    await house.open()
-    health = await house.until_state("video-tracker", "UNAVAILABLE")
+    (harness.plugins / "video_tracker").mkdir()
+    shutil.copy(MANIFEST, harness.plugins / "video_tracker")  # alone: a model may lie beside the original
+    harness.gpus = gpus
+    harness.engine.device_drivers = ("nvidia",)
+    await harness.open()
+    health = await harness.until_state("video-tracker", "UNAVAILABLE")
     assert health["reason_code"] == code, health
-    answer = await house.run("video-tracker", "detect_objects")
+    answer = await harness.run("video-tracker", "detect_objects")
     assert (answer.status_code, answer.json()["reason_code"]) == (503, code)
-    assert house.engine.image_store.builds == []
-    assert await house.containers("video-tracker") == []
+    assert harness.engine.image_store.builds == []
+    assert await harness.containers("video-tracker") == []

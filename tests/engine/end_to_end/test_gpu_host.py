@@ -1,0 +1,152 @@
+"""A host with two GPUs, without any: real dockerd, real device requests, simulated driver."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import yaml
+from simulated_nvidia.docker26 import docker26
+from simulated_nvidia.dockerd import OwnDockerd, own_dockerd
+from simulated_nvidia.host import SimulatedGpu, SimulatedHost, SimulatedState
+from support.checkout import TESTS
+from support.live import LiveOrchestrator, live_orchestrator
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+]
+
+PLUGIN = TESTS / "fixtures" / "gpu_plugins" / "gpu-echo"
+A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"
+GPUS = (SimulatedGpu(A), SimulatedGpu(B))
+NAMES = ("first", "second", "third")
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> SimulatedHost:
+    host = SimulatedHost(tmp_path_factory.mktemp("nvidia") / "host")
+    host.set(SimulatedState(gpus=GPUS))
+    return host
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The plugin's image, built by the machine's main engine: the test's own engine has no network."""
+    built = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "build", "gpu-echo"],
+        env=os.environ
+        | {
+            "ORCHESTRATOR_PLUGINS_DIRS": str(PLUGIN.parent),
+            "ORCHESTRATOR_STATE_DIR": str(tmp_path_factory.mktemp("state")),
+            "COLUMNS": "500",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return built.stderr.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def plugins(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three plugins of one image, each requiring a GPU of its own."""
+    folder = tmp_path_factory.mktemp("plugins")
+    manifest = yaml.safe_load((PLUGIN / "plugin.yaml").read_text())
+    for name in NAMES:
+        (folder / name).mkdir()
+        (folder / name / "plugin.yaml").write_text(yaml.safe_dump(manifest | {"name": name, "image": image}))
+    return folder
+
+
+@pytest.fixture
+def orchestrated(
+    host: SimulatedHost, image: str, plugins: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[LiveOrchestrator]:
+    """The orchestrator with an engine that has the container toolkit, CDI, or neither, by the parameter."""
+    with _engine(request.param, host) as dockerd:
+        dockerd.load_image(image)
+        for name, value in (host.environment | dict(dockerd.environment)).items():
+            monkeypatch.setenv(name, value)
+        with live_orchestrator([plugins]) as live:
+            live.wait_ready(60)
+            yield live
+
+
+def _engine(kind: str, host: SimulatedHost) -> AbstractContextManager[OwnDockerd]:
+    if kind == "cdi":
+        program, path = docker26()
+        specs = host.folder / "specs"
+        host.write_cdi_spec(specs, GPUS)
+        settings = {"features": {"cdi": True}, "cdi-spec-dirs": [str(specs)]}
+        return own_dockerd(program=program, path=path, settings=settings)
+    return own_dockerd(path=host.install_toolkit() if kind == "toolkit" else "")
+
+
+@pytest.mark.parametrize("orchestrated", ["toolkit", "cdi"], indirect=True)
+def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orchestrated: LiveOrchestrator) -> None:
+    """Different UUIDs, seen from inside; the third is GPU_BUSY and gets the freed one once a plugin is stopped. After a
+    kill the next orchestrator resumes the leases.
+    """
+    live = orchestrated
+    states = {name: live.health(name) for name in NAMES}
+    up = [name for name in NAMES if states[name]["state"] == "INITIALIZED"]
+    assert len(up) == 2, [(health["reason_code"], health["reason"]) for health in states.values()]
+    (busy,) = set(NAMES) - set(up)
+    assert states[busy]["reason_code"] == "GPU_BUSY", states
+    inside = {name: live.run(name, "devices").json()["result"] for name in up}
+    got = {name: _uuid(seen["nvidia_smi"]) for name, seen in inside.items()}
+    assert set(got.values()) == {A, B}
+
+    holders = {
+        gpu["uuid"]: [h["plugin"] for h in gpu["holders"]] for gpu in live.client.get("/v1/gpus").json()["devices"]
+    }
+    assert holders == {got[name]: [name] for name in up}
+
+    live.client.post(f"/v1/plugins/{up[0]}/stop").raise_for_status()
+    started = live.client.post(f"/v1/plugins/{busy}/start", params={"wait": 30}).json()
+    assert started["state"] == "INITIALIZED", started
+    assert _uuid(live.run(busy, "devices").json()["result"]["nvidia_smi"]) == got[up[0]]
+
+    before = {name: live.health(name) for name in (up[1], busy)}
+    live.kill()
+    live.start()
+    live.wait_until_serving()
+    live.wait_ready(60)
+    after = {name: live.health(name) for name in before}
+    for name, health in after.items():
+        assert (health["generation"], health["container"]["id"]) == (
+            before[name]["generation"],
+            before[name]["container"]["id"],
+        )
+        assert [gpu["uuid"] for gpu in health["gpus"]] == [gpu["uuid"] for gpu in before[name]["gpus"]]
+    assert live.health(up[0])["reason_code"] == "GPU_BUSY"  # it restarted, and the others still hold their leases
+
+
+def _uuid(listed: str) -> str:
+    """The one GPU that nvidia-smi lists."""
+    (line,) = listed.splitlines()
+    return re.search(r"UUID: ([^)]+)", line)[1]
+
+
+@pytest.mark.parametrize("orchestrated", ["no toolkit"], indirect=True)
+def test_an_engine_without_the_toolkit_leaves_nothing_behind(orchestrated: LiveOrchestrator) -> None:
+    """Every plugin is UNAVAILABLE with GPU_RUNTIME_MISSING; no `created` container and no lease remain."""
+    live = orchestrated
+    for name in NAMES:
+        health = live.wait_for(name, "UNAVAILABLE")
+        assert health["reason_code"] == "GPU_RUNTIME_MISSING" or health["reason_code"] == "GPU_BUSY", health
+    assert any(live.health(name)["reason_code"] == "GPU_RUNTIME_MISSING" for name in NAMES)
+    end = time.monotonic() + 20
+    while live.containers() or "held" in _lease_states(live):
+        assert time.monotonic() < end, _lease_states(live)
+        time.sleep(0.1)
+
+
+def _lease_states(live: LiveOrchestrator) -> set[str]:
+    return {gpu["state"] for gpu in live.client.get("/v1/gpus").json()["devices"]}

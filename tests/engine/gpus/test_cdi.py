@@ -1,0 +1,77 @@
+"""Docker 26 and a made-up CDI spec: the same grants reach a container where the engine has CDI and no nvidia driver."""
+
+import os
+
+import pytest
+from simulated_nvidia.docker26 import docker26
+from simulated_nvidia.dockerd import own_dockerd
+from simulated_nvidia.host import SimulatedGpu, SimulatedHost
+from unit.gpus.containers import CU_INIT, IMAGE, requesting, run
+
+from orchestrator.containers.docker_engine import DockerEngine
+from orchestrator.errors import DeviceRequestError
+from orchestrator.gpus.claims import choose_driver
+from orchestrator.gpus.host_check import judge_engine
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+]
+
+A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"
+
+
+@pytest.fixture(scope="module")
+def dockerd(tmp_path_factory, nvidia_libraries):
+    program, path = docker26()
+    folder = tmp_path_factory.mktemp("cdi")
+    SimulatedHost(folder / "nvidia", libraries=nvidia_libraries).write_cdi_spec(
+        folder / "specs", (SimulatedGpu(A), SimulatedGpu(B))
+    )
+    settings = {"features": {"cdi": True}, "cdi-spec-dirs": [str(folder / "specs")]}
+    with own_dockerd(program=program, path=path, settings=settings) as dockerd:
+        dockerd.load_image(IMAGE)
+        yield dockerd
+
+
+@pytest.fixture
+async def engine(dockerd):
+    engine = DockerEngine.from_environment(dockerd.environment)
+    yield engine
+    await engine.close()
+
+
+async def test_an_engine_with_cdi_reports_it_and_gets_cdi_requests(engine):
+    info = await engine.info()
+    assert info.version.startswith("26.")
+    assert info.gpu_drivers == ("cdi",)
+    assert choose_driver(info.gpu_drivers) == "cdi"
+    assert judge_engine(info.gpu_drivers, forced="cdi") is None
+
+
+async def test_only_the_requested_device_arrives_through_cdi(engine):
+    code, printed = await run(engine, requesting([B], "sh", "-c", "nvidia-smi -L; env", drivers=("cdi",)))
+    assert code == 0
+    assert (B in printed, A in printed) == (True, False)
+    assert f"CDI_DEVICE_1={B}" in printed
+    code, printed = await run(engine, requesting([A, B], "nvidia-smi", "-L", drivers=("cdi",)))
+    assert (code, A in printed, B in printed) == (0, True, True)
+
+
+async def test_cuda_can_be_loaded_in_a_hardened_container(engine):
+    assert await run(engine, requesting([A], "python3", "-c", CU_INIT, drivers=("cdi",))) == (0, "cuInit 0")
+
+
+async def test_a_device_missing_from_the_spec_is_refused_and_nothing_is_left_behind(engine):
+    container = await engine.create(requesting(["GPU-unknown"], drivers=("cdi",)))
+    with pytest.raises(DeviceRequestError, match="GPU-unknown"):
+        await engine.start(container)
+    await engine.remove(container)
+    assert container not in [status.id for status in await engine.list({"test": "gpu"})]
+
+
+async def test_the_nvidia_driver_is_refused_where_the_engine_has_only_cdi(engine):
+    container = await engine.create(requesting([A], drivers=("nvidia",)))
+    with pytest.raises(DeviceRequestError):
+        await engine.start(container)
+    await engine.remove(container)

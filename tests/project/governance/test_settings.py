@@ -1,0 +1,33 @@
+"""Each setting has an effect, and the operator's page describes it."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from support.checkout import PROJECT
+
+from orchestrator.settings import Settings
+
+
+def attributes_read() -> Iterator[str]:
+    """Names of all attributes that the orchestrator's own code reads, the settings' module apart."""
+    for path in (PROJECT / "orchestrator").rglob("*.py"):
+        if path.name != "settings.py" and "node_modules" not in path.parts:
+            yield from (node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute))
+
+
+def variables_described() -> set[str]:
+    """In the table of orchestrator/cli/README.md; within a row, `_NAME` stands for `ORCHESTRATOR_NAME`."""
+    page = (PROJECT / "orchestrator" / "cli" / "README.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `ORCHESTRATOR_")]
+    return {name for row in rows for name in re.findall(r"`(?:ORCHESTRATOR)?_([A-Z_]+)`", row.split("|")[1])}
+
+
+def test_the_page_describes_each_setting_and_no_other() -> None:
+    """By the name of its variable."""
+    assert variables_described() == {name.upper() for name in Settings.model_fields}
+
+
+def test_each_setting_has_an_effect() -> None:
+    """Nobody should have to set what nothing reads."""
+    assert set(Settings.model_fields) - set(attributes_read()) == set()

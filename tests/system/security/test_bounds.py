@@ -1,0 +1,273 @@
+"""Everything that a caller can make the server hold is bounded, and health is answered under any load."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message
+from support.harness import Harness
+from uvicorn.server import ServerState
+
+from orchestrator.api import http_protocol
+from orchestrator.api.body import UploadPace, read_short_body
+from orchestrator.api.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, BoundedProtocol
+from orchestrator.sandbox.call import BodyError, Outcome
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def connection(harness: Harness) -> AsyncIterator[Streams]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.client.base_url.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def answer(streams: Streams, sent: bytes) -> bytes:
+    """Everything received until the server closes the connection, for at most three seconds."""
+    reader, writer = streams
+    received = b""
+    try:
+        writer.write(sent)
+        await writer.drain()
+        async with asyncio.timeout(3):
+            while data := await reader.read(65536):
+                received += data
+    except (TimeoutError, ConnectionError):
+        pass
+    return received
+
+
+REFUSED = [
+    (b"GET /" + b"x" * MAX_TARGET_BYTES + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * (MAX_HEADERS + 1) + b"\r\n", 431),
+    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\na: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", 431),
+    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\na: " + b"x" * 10_000_000, 431),
+    (b"GET /healthz HTTP/1.1\r\n" + b"x" * 10_000_000, 431),
+    (b"GET /" + b"x" * 10_000_000, 431),
+    (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    (b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    (b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    (b"POST /v1/plugins/x/stop HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sent", "status"), REFUSED, ids=range(len(REFUSED)))
+async def test_an_oversized_or_invalid_request_is_refused_and_its_connection_closed(
+    harness: Harness, sent: bytes, status: int
+) -> None:
+    """In the envelope; nothing more of it is read."""
+    await harness.open()
+    async with connection(harness) as streams:
+        received = await answer(streams, sent)
+    # If more was sent than is read, the kernel may drop the response.
+    if received or len(sent) < 1_000_000:
+        allowed = {status, 414} if status == 431 else {status}
+        assert int(received.split()[1]) in allowed, received[:200]
+        assert b'"ok":false' in received and b"connection: close" in received
+    assert (await harness.client.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+async def test_an_upgrade_is_not_made_and_loses_no_body(harness: Harness, protocol: bytes) -> None:
+    """A GET is answered without it; a POST is refused, before it waits for a body that is not read."""
+    await harness.open()
+    upgrade = b"Host: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + b"\r\n"
+    async with connection(harness) as streams:
+        received = await answer(streams, b"GET /healthz HTTP/1.1\r\n" + upgrade + b"\r\n")
+    assert received.startswith(b"HTTP/1.1 200")
+    body = b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    async with connection(harness) as streams:
+        received = await answer(streams, b"POST /v1/plugins/x/tools/y/run HTTP/1.1\r\n" + upgrade + body)
+    assert received.startswith(b"HTTP/1.1 400") and b"without `Upgrade`" in received
+
+
+async def test_a_trailer_without_end_is_cut(harness: Harness) -> None:
+    """It follows the body, whose size is limited elsewhere."""
+    await harness.open()
+    head = b"POST /v1/plugins/x/tools/y/run HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with connection(harness) as streams:
+        await answer(streams, head + b"2\r\n{}\r\n0\r\na: " + b"x" * 10_000_000)
+        assert streams[0].at_eof() or streams[0].exception() is not None or streams[1].is_closing()
+
+
+@pytest.mark.slow
+async def test_pipelined_requests_are_bounded(harness: Harness) -> None:
+    """Each is held until those before it are answered."""
+    await harness.open()
+    async with connection(harness) as streams:
+        received = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000)
+    assert received.count(b"HTTP/1.1 200") <= http_protocol.MAX_PIPELINED + 1
+    async with connection(harness) as streams:
+        received = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
+    assert received.count(b"HTTP/1.1 200") == 10
+
+
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: loc"])
+async def test_a_head_that_does_not_come_is_not_waited_for(
+    harness: Harness, start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if a little of it arrives now and then."""
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
+    await harness.open()
+    async with connection(harness) as (reader, writer):
+        writer.write(start)
+        async with asyncio.timeout(10):
+            while not reader.at_eof():
+                if start.startswith(b"GET"):
+                    writer.write(b"x")
+                with_end = asyncio.create_task(reader.read(65536))
+                await asyncio.wait({with_end}, timeout=0.1)
+                if not with_end.done():
+                    with_end.cancel()
+                    await asyncio.gather(with_end, return_exceptions=True)
+
+
+@pytest.mark.slow
+async def test_a_reader_that_takes_nothing_is_cut_off(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes a little goes on."""
+    monkeypatch.setattr(http_protocol, "STALLED_SECONDS", 1.0)
+    harness.add("reader", tools={"much": lambda: "x" * 20_000_000})
+    await harness.open()
+    await harness.settled("reader")
+    request = (
+        b"POST /v1/plugins/reader/tools/much/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\n\r\n{}"
+    )
+    async with connection(harness) as (reader, writer):
+        writer.write(request)
+        size = 0
+        for _ in range(10):
+            size += len(await reader.readexactly(100_000))
+            await asyncio.sleep(0.1)
+        assert size == 1_000_000
+        await asyncio.sleep(3)
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                size += len(data)
+        assert size < 20_000_000
+
+
+@pytest.mark.slow
+async def test_idle_connections_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are silent, the next caller is answered."""
+    monkeypatch.setattr(BoundedProtocol, "max_connections", 20)
+    async with Harness(tmp_path) as harness:
+        await harness.open()
+        silent = [socket.create_connection(("127.0.0.1", harness.client.base_url.port)) for _ in range(200)]
+        try:
+            for _ in range(5):
+                async with connection(harness) as streams:
+                    received = await answer(streams, b"GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert received.startswith(b"HTTP/1.1 200")
+            closed = sum(is_closed(peer) for peer in silent)
+            assert closed >= 180
+        finally:
+            for peer in silent:
+                peer.close()
+
+
+def is_closed(peer: socket.socket) -> bool:
+    peer.setblocking(False)
+    try:
+        return peer.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+async def test_health_is_answered_at_the_maximum_of_requests(tmp_path: Path) -> None:
+    """Others get 503 with Retry-After."""
+    async with Harness(tmp_path, max_connections=16) as harness:
+        go_on = asyncio.Event()
+        harness.add("reader", tools={"read": go_on.wait}, concurrency=2, queue=100)
+        client = await harness.open()
+        await harness.settled("reader")
+        runs = [asyncio.create_task(harness.run("reader", "read")) for _ in range(12)]
+        await harness.until("reader", lambda health: health["in_flight"] + health["queued"] == 12)
+        refused = await harness.run("reader", "read")
+        assert (refused.status_code, refused.json()["error_type"]) == (503, "TooManyRequests")
+        assert refused.headers["Retry-After"] == "1"
+        for path in ("/v1/plugins", "/v1/plugins/reader/health", "/healthz", "/readyz"):
+            assert (await client.get(path)).status_code == 200
+        go_on.set()
+        assert {(await run).status_code for run in runs} == {200}
+        assert (await harness.run("reader", "read")).status_code == 200
+
+
+async def test_a_wait_has_a_bound(harness: Harness) -> None:
+    """`wait` beyond ten minutes is refused."""
+    harness.add("reader")
+    client = await harness.open()
+    for wait in ("601", "-1", "inf", "nan", "1e9"):
+        assert (await client.post("/v1/plugins/reader/start", params={"wait": wait})).status_code == 422
+
+
+async def empty(scope: object, receive: object, send: Callable[[dict[str, object]], Awaitable[None]]) -> None:
+    """An application that answers 204."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+CONFIG = uvicorn.Config(empty, lifespan="off", log_config=None)
+
+
+@given(st.binary(max_size=300))
+async def test_no_bytes_break_the_server(sent: bytes) -> None:
+    """They are refused, or more is awaited."""
+
+    class Transport(asyncio.Transport):
+        closing = False
+
+        def get_extra_info(self, name: str, default: object = None) -> object:
+            return default
+
+        def is_closing(self) -> bool:
+            return self.closing
+
+        def close(self) -> None:
+            self.closing = True
+
+        abort = close
+
+        def write(self, data: bytes) -> None:
+            assert data.startswith((b"HTTP/1.1 4", b"HTTP/1.1 204"))
+
+        def pause_reading(self) -> None:
+            pass
+
+        resume_reading = pause_reading
+
+    protocol = BoundedProtocol(CONFIG, ServerState(), {})
+    protocol.connection_made(Transport())
+    protocol.data_received(sent)
+    protocol.connection_lost(None)
+    await asyncio.gather(*protocol.tasks)
+
+
+async def test_a_short_body_that_trickles_is_refused() -> None:
+    """None of its pauses is long: it would occupy one of the requests at once without end."""
+    sent = 0
+
+    async def receive() -> Message:
+        nonlocal sent
+        sent += 1
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    pace = UploadPace(idle=1, min_rate=1000, grace=0.2)
+    with pytest.raises(BodyError, match="1000 bytes a second") as refused:
+        async with asyncio.timeout(5):
+            await read_short_body(receive, pace)
+    assert refused.value.outcome is Outcome.UPLOAD_STALLED
+    assert sent < 100
