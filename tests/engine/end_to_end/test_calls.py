@@ -81,7 +81,8 @@ def test_a_generator_is_collected_for_a_caller_that_does_not_stream(live: LiveOr
     [
         (b"{broken", "application/json", 400, "JSON"),
         (b'["a list"]', "application/json", 422, "object"),
-        (b"x=1", "application/x-www-form-urlencoded", 415, "x-www-form-urlencoded"),
+        (b"x=1", "application/x-www-form-urlencoded", 422, "no parameter named 'x'"),
+        (b"text", "text/plain", 415, "text/plain"),
         (b'{"text": 4}', "application/json", 422, "text"),
         (b"{}", "application/json", 422, "text"),
         (b'{"text": "x", "more": 1}', "application/json", 422, "more"),
