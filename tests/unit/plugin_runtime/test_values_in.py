@@ -99,6 +99,7 @@ class Box(msgspec.Struct):
 class Tree:
     n: int
     kids: list[Tree] = dataclasses.field(default_factory=list)
+    next: Tree | None = None
 
 
 class Plugin:
@@ -187,7 +188,7 @@ class Plugin:
         text: str = "t",
         when: dt.date | None = None,
         mode: Literal["fast", "good"] = "fast",
-        any_: Any = None,
+        any_: object = None,
         maybe: int | None = 3,
         nums: list[int] = [1],  # noqa: B006
     ) -> None: ...
@@ -263,6 +264,11 @@ def test_a_number_without_a_fraction_is_an_integer(arguments, expected):
     given = taken("numbers", arguments)
     assert given == expected
     assert {name: type(value) for name, value in given.items()} == {n: type(v) for n, v in expected.items()}
+
+
+def test_a_number_without_a_fraction_is_an_integer_in_classes_that_hold_themselves():
+    tree = {"n": 1.0, "next": {"n": 2.0, "kids": [{"n": 3.0, "next": {"n": 4.0}}]}}
+    assert taken("objects", {"tree": tree}) == {"tree": Tree(1, [], Tree(2, [Tree(3, [], Tree(4))]))}
 
 
 @pytest.mark.parametrize(
@@ -370,6 +376,7 @@ UNKNOWN = [
     ({"box": {"x": 1, "corner": {"x": 1, "w": 1}}}, ["(at box.corner.w)"]),
     ({"box": {"x": 1, "more": 1}}, ["(at box.more)"]),
     ({"tree": {"n": 1, "kids": [{"n": 1, "kids": [{"n": 2, "m": 1}]}]}}, ["(at tree.kids[0].kids[0].m)"]),
+    ({"tree": {"n": 1, "next": {"n": 1, "kids": [{"n": 1, "next": {"m": 1}}]}}}, ["(at tree.next.kids[0].next.m)"]),
     ({"boxes": {"a": [{"x": 1, "y": 1}]}}, ["(at boxes.a[0].y)"]),
 ]
 

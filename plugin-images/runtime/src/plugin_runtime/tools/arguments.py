@@ -9,10 +9,12 @@ import copy
 import re
 import reprlib
 import typing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from plugin_runtime.authoring import Upload
 from plugin_runtime.tools.hints import Factory
 from plugin_runtime.tools.plugin_errors import message_of
 from plugin_runtime.tools.refusals import Refused
@@ -197,7 +199,7 @@ def _mismatch(tool: Tool, error: msgspec.ValidationError, values: Any, upload_hi
 def _unfit(name: str, unfit: Unfit, value: Any) -> Refused:
     where = f"parameter {name!r}" + (f" (at {name}{unfit.path})" if unfit.path else "")
     found = follow(value, unfit.path) if unfit.value is msgspec.UNSET else unfit.value
-    got = f", got {json_name(found)} {_short.repr(found)}" if unfit.shown and found is not OUT_OF_RANGE else ""
+    got = f", got {_shown(found)}" if unfit.shown and found is not OUT_OF_RANGE else ""
     return Refused("invalid_arguments", f"{where}: {unfit.sentence}{got}")
 
 
@@ -265,16 +267,15 @@ def describe_mismatch(tool: Tool, message: str, values: Any, upload_hint: str = 
         return f"parameter {name!r}{inner}: a key of it: {expected}"
     if unseen:
         return f"parameter {name!r}{inner}: {expected}"
-    value = follow(values, path)
     expected = expected.partition(", got ")[0]
-    return f"parameter {name!r}{inner}: {expected}, got {json_name(value)} {_short.repr(value)}"
+    return f"parameter {name!r}{inner}: {expected}, got {_shown(follow(values, path))}"
 
 
 def _wanted_there(parameter: Parameter | None, path: str, expected: str, of_key: str | None) -> str | None:
     """What the schema says better than msgspec does: the values of an enumeration, and that bytes are base64."""
     if parameter is None:
         return None
-    if expected.startswith(("Expected `bytes`", "Invalid base64")):
+    if expected.startswith(("Expected `bytes`, got", "Expected `bytes | null`, got", "Invalid base64")):
         return BASE64_EXPECTED
     if not expected.startswith("Invalid enum value"):
         return None
@@ -343,6 +344,15 @@ def follow(values: Any, path: str) -> Any:
         except (ValueError, LookupError, TypeError):
             return values
     return values
+
+
+def _shown(value: Any) -> str:
+    """A caller's value, cut; of an upload not where it is stored."""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if type(value) in JSON_NAMES or isinstance(value, int | float | str):
+        return f"{json_name(value)} {_short.repr(value)}"
+    return "an upload" if isinstance(value, Path | Upload) else type(value).__name__
 
 
 def json_name(value: Any) -> str:

@@ -211,6 +211,8 @@ class _Adapter:
         aliased = getattr(hint, "__supertype__", None) or getattr(hint, "__value__", None)
         if aliased is not None and not isinstance(hint, type):  # of NewType, or of a `type` statement
             return self.adapt(aliased)
+        if hint is object:
+            return Any
         self._visit(hint)
         return hint
 

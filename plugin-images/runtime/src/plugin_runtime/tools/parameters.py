@@ -26,6 +26,7 @@ from plugin_runtime.tools.hints import (
     is_field_info,
     with_none,
 )
+from plugin_runtime.tools.plugin_errors import message_of
 from plugin_runtime.tools.pydantic_hints import PydanticHint
 from plugin_runtime.tools.values import Reader, checker, reader
 
@@ -96,8 +97,13 @@ def read_parameters(tool: str, method: Callable[..., Any]) -> list[Parameter]:
         hint = _resolve(where, parameter.annotation, names)
         try:
             parameters.append(_parameter(where, parameter, hint))
+        except UnfitTool:
+            raise
         except UnfitHint as error:
             raise UnfitTool(f"{where}: {error}") from error
+        except Exception as error:  # metadata are the author's objects: comparing them may raise anything
+            text = f"{where}: its type hint cannot be read: {type(error).__name__}: {message_of(error)}"
+            raise UnfitTool(text) from error
     return parameters
 
 
@@ -266,6 +272,8 @@ def _rename(schema: Any, names: dict[str, str]) -> Any:
 def _default(value: Any) -> dict[str, Any]:
     """The schema's `default`, where JSON can express it."""
     try:
+        if hasattr(value, "model_dump"):
+            value = value.model_dump(mode="json")
         plain = msgspec.json.decode(msgspec.json.encode(value))
     except Exception:  # noqa: BLE001 - any kind of object may be a default; it is then left out
         return {}
@@ -293,8 +301,8 @@ def _uploads(hint: Any) -> _Uploads | None:
         one, many = any(each.one for each in uploads), any(each.many for each in uploads)
         return uploads[0]._replace(one=one, many=many)
     if origin in SEVERAL:
-        items = [item for item in typing.get_args(hint) if item is not ...]
-        inner = _uploads(items[0]) if len(items) == 1 else None
+        items = {_uploads(item) for item in typing.get_args(hint) if item is not ...}
+        inner = items.pop() if len(items) == 1 else None
         return inner._replace(one=False, many=True) if inner and not inner.many else None
     if hint in IN_MEMORY:
         return _Uploads("bytes", one=True, many=False, wrapped=False)

@@ -59,13 +59,22 @@ class Reader:
 
 def reader(info: types.Type) -> Reader:
     """For the values of a type."""
-    return _Readers().of(info)
+    readers = _Readers()
+    found = readers.of(info)
+    readers.merge()
+    return found
 
 
 class _Readers:
     def __init__(self) -> None:
         self._by_class: dict[int, Reader] = {}
         self._infos: list[types.Type] = []  # so that their ids stay theirs
+        self._unions: list[tuple[Reader, list[Reader]]] = []
+
+    def merge(self) -> None:
+        """Fill the readers of unions, once those of their options are filled: a class may hold itself."""
+        for found, options in self._unions:
+            self._merge(found, options)
 
     def of(self, info: types.Type) -> Reader:
         while isinstance(info, types.Metadata):
@@ -89,7 +98,10 @@ class _Readers:
             reads[str] = _bytes
         elif not self._fill_array(found, info) and not self._fill_object(found, info):
             if isinstance(info, types.UnionType):
-                self._merge(found, [self.of(option) for option in info.types])
+                options = [self.of(option) for option in info.types]
+                found.has_objects = any(option.has_objects for option in options)
+                found.keys = [key for option in options for key in option.keys]
+                self._unions.append((found, options))
             elif not isinstance(info, types.BoolType | types.NoneType):
                 reads[str] = None  # dates and their kind
 
@@ -131,11 +143,10 @@ class _Readers:
         found.has_objects = found.has_objects or any(each.has_objects for each in inner)
         found.keys = [key for each in inner for key in each.keys]
 
-    def _merge(self, found: Reader, options: list[Reader]) -> None:
+    @staticmethod
+    def _merge(found: Reader, options: list[Reader]) -> None:
         tagged: list[Convert] = []
         for option in options:
-            found.has_objects = found.has_objects or option.has_objects
-            found.keys += option.keys
             for kind, read in option.reads.items():
                 if kind is dict and read is not None:
                     tagged.append(read)
