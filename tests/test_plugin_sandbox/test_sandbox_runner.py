@@ -41,6 +41,7 @@ KINDS = [
     ("invalid_input", 422, Outcome.INVALID_INPUT, None),
     ("exception", 500, Outcome.PLUGIN_FAILED, ReasonCode.TOOL_ERROR),
     ("invalid_output", 500, Outcome.PLUGIN_FAILED, ReasonCode.INVALID_OUTPUT),
+    ("defect", 500, Outcome.PLUGIN_FAILED, None),
 ]
 
 

@@ -197,6 +197,28 @@ def test_a_defect_in_reading_arguments_is_answered_and_logged(launch):
     assert runtime.client("tools").get("/runs/r1").json()["kind"] == "defect"
 
 
+BROKEN_SERVICE = """
+    from plugin_runtime import tool
+    import plugin_runtime.worker.tool_service as service
+
+    class Plugin:
+        def validate(self):
+            service.UploadFolder = None
+
+        @tool
+        def nothing(self) -> None: ...
+"""
+
+
+def test_any_other_defect_in_serving_a_call_is_answered_and_logged(launch):
+    runtime = launch(BROKEN_SERVICE).ready()
+    for _ in range(2):
+        answer = runtime.run("nothing")
+        assert (answer.status_code, answer.json()["kind"]) == (500, "defect")
+    assert "TypeError" in runtime.log.read_text()
+    assert runtime.status()["phase"] == "ready"
+
+
 # Forms
 
 

@@ -208,6 +208,10 @@ class InStruct(msgspec.Struct):
     n: Annotated[int, at.Ge(1)]
 
 
+class NoneInStruct(msgspec.Struct):
+    n: int = None  # type: ignore[assignment]
+
+
 @dataclasses.dataclass
 class FieldDefault:
     n: int = Field(5, ge=1)
@@ -229,6 +233,7 @@ UNFIT = [
     (Annotated[int, Field(alias="other")], ..., "alias"),
     (int, Field(5, alias="other"), "alias"),
     (InStruct, ..., "InStruct.n"),
+    (NoneInStruct, ..., "NoneInStruct.n: its default is None"),
     (FieldDefault, ..., "FieldDefault.n"),
     (int, dataclasses.field(default=5), "default"),
     (list[Annotated[int, Field(5)]], ..., "default"),
@@ -295,6 +300,8 @@ PYDANTIC = [
     (Data, {"n": 1}, Data(1), {"n": 0}, "(at n.n)"),
     (Holds, {"model": {"x": 1}}, Holds(Model(x=1)), {"model": {"x": 1}, "n": 0}, "(at n.n)"),
     (list[Holds], [{"model": {"x": 1}}], [Holds(Model(x=1))], [{"model": {}}], "(at n[0].model.x)"),
+    (list[Holds], [{"model": {"x": 1}}], [Holds(Model(x=1))], [{"model": {"x": 1}, "typo": 1}], "(at n[0].typo)"),
+    (Model | int, {"x": 1}, Model(x=1), "a", "parameter 'n'"),
     (Model, {"x": 1}, Model(x=1), {"x": 1, "label": "raise"}, "KeyError"),
     (Model, {"x": 1}, Model(x=1), {"x": 1, "label": "assert"}, "label must differ"),
     (Model, {"x": 1}, Model(x=1), 5, "got int 5"),

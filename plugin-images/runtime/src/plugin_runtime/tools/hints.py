@@ -262,12 +262,14 @@ class _Adapter:
         if adapted == hint:
             return
         if issubclass(kind, msgspec.Struct):
+            if default is None and not admits_none(hint):
+                raise UnfitHint("its default is None, which its type does not admit; add `| None` to it")
             if _is_native(hint):
                 return
             raise UnfitHint("in a msgspec.Struct only msgspec.Meta can be honoured")
         # The class stays the author's own, with its `__post_init__` and its methods; only what msgspec reads of it
         # changes, in the class where the hint stands.
-        owner = next((base for base in kind.__mro__ if name in vars(base).get("__annotations__", {})), kind)
+        owner = next((base for base in kind.__mro__ if name in getattr(base, "__annotations__", ())), kind)
         owner.__annotations__[name] = adapted
         for each in (owner, kind):
             if "__msgspec_cache__" in vars(each):

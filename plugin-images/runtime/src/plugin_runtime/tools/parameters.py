@@ -151,7 +151,7 @@ def _parameter(where: str, parameter: inspect.Parameter, hint: Any) -> Parameter
     required = default is msgspec.NODEFAULT
     if not required and not isinstance(default, Factory):
         schema = schema | _default(default)
-    info = _type_info(hint) if by_pydantic is None or uploads else None
+    info = _type_info(hint, guess=by_pydantic is not None)
     if by_pydantic and not uploads:
         hint = Any
     return Parameter(
@@ -166,7 +166,7 @@ def _parameter(where: str, parameter: inspect.Parameter, hint: Any) -> Parameter
         wants_upload=bool(uploads and uploads.wrapped),
         admits_none=admits_none(hint),
         read=reader(info) if info else Reader(),
-        check=checker(info) if info else None,
+        check=checker(info) if info and by_pydantic is None else None,
         convert=by_pydantic.read if by_pydantic else None,
         default=passed,
         takes_text=admits(schema, "string", definitions),
@@ -190,8 +190,14 @@ def _default_of(parameter: inspect.Parameter) -> tuple[Any, Any]:
     return default, msgspec.NODEFAULT
 
 
-def _type_info(hint: Any) -> Any:
-    return msgspec.inspect.type_info(hint)
+def _type_info(hint: Any, *, guess: bool) -> Any:
+    """None where it is a guess, and fails: msgspec need not know what pydantic reads."""
+    try:
+        return msgspec.inspect.type_info(hint)
+    except Exception:
+        if guess:
+            return None
+        raise
 
 
 def _takes_empty(hint: Any, by_pydantic: PydanticHint | None) -> bool:

@@ -123,6 +123,8 @@ class _Readers:
         if isinstance(info, DICTS):
             self._read(found, dict, _values, [info.value_type])
             found.keys = [*found.keys, *_choices(info.key_type)]
+        elif "__pydantic_validator__" in vars(getattr(info, "cls", object)):
+            found.reads[dict] = None  # pydantic's own rules hold, of aliases and of other keys
         elif isinstance(info, types.StructType | types.DataclassType | types.TypedDictType):
             found.has_objects = True
             fields = {field.encode_name: self.of(field.type) for field in info.fields}
