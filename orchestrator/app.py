@@ -17,7 +17,6 @@ from orchestrator.access.hosts import HostRule, is_loopback
 from orchestrator.access.key_store import configured_keys
 from orchestrator.api import (
     events_router,
-    gpus_router,
     health_router,
     plugins_router,
     problems,
@@ -46,8 +45,7 @@ from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
-from orchestrator.telemetry.observers import together
-from orchestrator.telemetry.tracing import tracing
+from orchestrator.telemetry.observers import together, tracing
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.tool_runner import ToolRunner
 
@@ -160,7 +158,6 @@ def create_app(
 def _add_routes(app: FastAPI) -> None:
     for module in (
         health_router,
-        gpus_router,
         plugins_router,
         events_router,
         run_router,

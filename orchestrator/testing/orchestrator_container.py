@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import secrets
+import tarfile
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 import httpx
 from testcontainers.core.config import testcontainers_config
@@ -22,8 +25,8 @@ from orchestrator.access.keys import PREFIX
 from orchestrator.app import own_image
 from orchestrator.client import Client
 from orchestrator.loader.image_builder import BUILD_VARIABLES
+from orchestrator.own_image.entrypoint import USER
 from orchestrator.settings import Settings
-from orchestrator.testing.archive import MOUNT_POINT, build_archive
 
 LABEL: Final = "plugin-orchestrator.testing"
 """On everything started here, with a value per orchestrator: it finds what a killed process left behind."""
@@ -35,6 +38,10 @@ _STOP_SECONDS: Final = 90
 """Limit for runs in flight while stopping."""
 _REGISTRY_SECONDS: Final = 20
 """Limit for an answer of a registry."""
+MOUNT_POINT: Final = "/given"
+"""The archive's folder in the container, with plugins/0, plugins/1, … and operator-key."""
+_MAX_IN_MEMORY: Final = 8 * 1024 * 1024
+_EXCLUDED: Final = frozenset({"__pycache__", ".git", ".venv", "node_modules"})
 
 _log = logging.getLogger(__name__)
 
@@ -216,3 +223,32 @@ def _use_reaper_if_available(engine: DockerClient) -> None:
         _log.warning("Ryuk is off: its image %s is not here and cannot be pulled (%s)", image, error)
     finally:
         puller.client.close()
+
+
+@contextlib.contextmanager
+def build_archive(plugins: Sequence[Path], api_key: str) -> Iterator[IO[bytes]]:
+    """The archive as an open file. Raises `NotADirectoryError` for a plugin folder that is not a folder."""
+    with tempfile.SpooledTemporaryFile(_MAX_IN_MEMORY) as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for number, folder in enumerate(plugins):
+                if not folder.is_dir():
+                    raise NotADirectoryError(f"{folder} is not a folder of plugins")
+                root = tarfile.TarInfo(f"plugins/{number}")
+                root.type, root.mode = tarfile.DIRTYPE, 0o755
+                archive.addfile(root)
+                for entry in sorted(folder.iterdir()):
+                    # A plugin's folder may be a link, as the orchestrator allows it.
+                    archive.add(entry.resolve(), f"{root.name}/{entry.name}", filter=_readable_for_all)
+            key = tarfile.TarInfo("operator-key")
+            key.size, key.mode, key.uid, key.gid = len(api_key), 0o400, USER, USER
+            archive.addfile(key, io.BytesIO(api_key.encode()))
+        file.seek(0)
+        yield file
+
+
+def _readable_for_all(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    if Path(entry.name).name in _EXCLUDED:
+        return None
+    entry.uid = entry.gid = USER
+    entry.mode |= 0o555 if entry.isdir() else 0o444  # plugins read their models as another user
+    return entry
