@@ -13,10 +13,8 @@ from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import PluginRecord, PostMortem
 
 _UPTIME: Final = b'"uptime_seconds":'
-_GAP: Final = _UPTIME + b"null"
-"""Inside a text its quotes would be escaped, so the first match is the field."""
-_MAX_UPTIME_LAG: Final = 0.05
-"""Seconds that an uptime may be behind where nothing else has changed."""
+_GAP: Final = _UPTIME + b"null"  # inside a text its quotes would be escaped, so the first match is the field
+_MAX_UPTIME_LAG: Final = 0.05  # seconds that an uptime may be behind where nothing else has changed
 
 
 class CheckReport(BaseModel):

@@ -41,6 +41,7 @@ def tracing(environment: Mapping[str, str]) -> Tracing | None:
                      "http/protobuf, and the endpoint to the collector's HTTP port (4318).", protocol)  # fmt: skip
         return None
     try:
+        # Only here: OpenTelemetry is an optional extra, and a process without traces does not load it.
         module = import_module("orchestrator.telemetry.otel")
     except ModuleNotFoundError as error:
         _log.warning(

@@ -32,12 +32,9 @@ LABEL: Final = "plugin-orchestrator.testing"
 """On everything started here, with a value per orchestrator: it finds what a killed process left behind."""
 _PORT: Final = 8000
 _POLL_SECONDS: Final = 0.1
-_START_SECONDS: Final = 60.0
-"""Limit until the orchestrator itself answers."""
-_STOP_SECONDS: Final = 90
-"""Limit for runs in flight while stopping."""
-_REGISTRY_SECONDS: Final = 20
-"""Limit for an answer of a registry."""
+_START_SECONDS: Final = 60.0  # limit until the orchestrator itself answers
+_STOP_SECONDS: Final = 90  # limit for runs in flight while stopping
+_REGISTRY_SECONDS: Final = 20  # limit for an answer of a registry
 MOUNT_POINT: Final = "/given"
 """The archive's folder in the container, with plugins/0, plugins/1, … and operator-key."""
 _MAX_IN_MEMORY: Final = 8 * 1024 * 1024
@@ -53,8 +50,7 @@ class OrchestratorNotReadyError(RuntimeError):
 class OrchestratorContainer(DockerContainer):
     """An orchestrator with plugins. Its context starts once every plugin is ready or failed, and removes everything.
 
-    The plugin folders are copied: the engine need not see them, and no test changes them. Only an engine is needed: an
-    outdated image is rebuilt from the installed version.
+    Only an engine is needed: an outdated image is rebuilt from the installed version.
     """
 
     def __init__(
@@ -163,7 +159,8 @@ class OrchestratorContainer(DockerContainer):
         )
 
     def _fill_volume(self) -> None:
-        # Through a container that is never started: this needs the engine's API only, wherever the engine is.
+        # A copy of the plugin folders: the engine need not see them, and no test changes them. Through a container that
+        # is never started: this needs the engine's API only, wherever the engine is.
         engine = self.get_docker_client().client
         engine.volumes.create(self._volume, labels={LABEL: self._token, LABEL_SESSION_ID: SESSION_ID})
         carrier = engine.containers.create(
