@@ -41,6 +41,7 @@ def _size(value: Any) -> Any:
 
 Duration = Annotated[
     timedelta,
+    # Pydantic runs these from the last to the first.
     BeforeValidator(_positive),
     BeforeValidator(_duration, json_schema_input_type=str),
     PlainSerializer(lambda value: f"{value.total_seconds():.15g}s", return_type=str),

@@ -105,6 +105,7 @@ class LeaseTable:
         if chosen is None:
             return GpuProblem(ReasonCode.GPU_BUSY, busy_sentence(demand, candidates))
         for each in chosen:
+            # Only before the first claim: later figures contain what the plugins use.
             self._baselines.setdefault(each.uuid, each.device.memory_used if each.device else None)
             self._put(Claim(holder, plugin, each.uuid, "exclusive" if demand.exclusive else "shared", demand.memory))
         return self._as_grant(self._of(holder))

@@ -133,6 +133,7 @@ class HttpConnection(asyncio.Protocol):
             self._data_arrived.set_result(None)
 
     def eof_received(self) -> None:
+        # asyncio closes the transport after this: a half-closed connection is of no use.
         self._end(None)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -206,6 +207,7 @@ class HttpConnection(asyncio.Protocol):
         self._failure = why
         self._transport.abort()
         self.response.close()
+        # Woken by no exception, which nobody might retrieve: both look at `_failure` next.
         for waiting in (self._data_arrived, self._writable):
             if waiting is not None and not waiting.done():
                 waiting.set_result(None)

@@ -25,6 +25,7 @@ class RecordWriter:
         self._registry = registry
 
     def write(self, **facts: Unpack[InstanceFacts]) -> None:
+        # A container that was left behind may be removed when a newer instance has the record.
         with suppress(StaleGenerationError):
             self._registry.update(self._plugin, self._instance.generation, **facts)
 

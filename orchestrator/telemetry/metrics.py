@@ -1,4 +1,4 @@
-"""Metrics: all metrics of one orchestrator, in a registry of its own, so that several can live in one process."""
+"""Metrics: all metrics of one orchestrator."""
 
 import platform
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +30,7 @@ class Metrics:
     """Created before everything that it measures, which is passed in as it is created."""
 
     def __init__(self) -> None:
+        # Not the global one: several orchestrators can live in one process.
         self._registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -86,7 +87,9 @@ class _Lost(Collector):
 
 
 class _WithoutCreated(Collector):
-    """Omits the `_created` samples, which would double the number of series for little use."""
+    """Omits the `_created` samples."""
+
+    # They double the number of series, for little use.
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
