@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plugin_runtime.startup import failures
 from plugin_runtime.startup.checks import Check, check_models, check_packages
 from plugin_runtime.startup.failures import Failure, explain_call, explain_import
+from plugin_runtime.tools.awaiting import is_awaitable, wait_for_set_up
 from plugin_runtime.tools.plugin_errors import plugin_traceback
 from plugin_runtime.tools.toolset import UnfitTool, collect_tools
 
@@ -115,9 +117,17 @@ def validate(start: Start, plugin: object) -> None:
         reason = f"{name} has no validate() method; add one that loads the models and raises what is wrong"
         raise start.failed("validate", Failure(failures.VALIDATE_MISSING, reason))
     try:
-        method()
+        returned = method()
+        if is_awaitable(returned):
+            returned = wait_for_set_up(returned)
     except BaseException as error:
         raise start.failed("validate", _explain(start, error, failures.VALIDATE_ERROR, "validate"), error) from error
+    if inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+        reason = f"{name}.validate() is a generator, so none of its code has run; make it a function without `yield`"
+        raise start.failed("validate", Failure(failures.VALIDATE_ERROR, reason))
+    if is_awaitable(returned):
+        reason = f"{name}.validate() returned a {type(returned).__name__} that nothing awaits; await it in validate()"
+        raise start.failed("validate", Failure(failures.VALIDATE_ERROR, reason))
     start.passed("validate", "passed")
 
 

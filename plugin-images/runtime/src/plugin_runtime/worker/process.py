@@ -16,6 +16,7 @@ from plugin_runtime.shared.processes import DUMP_SIGNAL, FAILED, READY, write_lo
 from plugin_runtime.shared.sockets import listen
 from plugin_runtime.startup.loading import StartFailure, start_plugin
 from plugin_runtime.worker.runs import RunTable
+from plugin_runtime.worker.threads import MainThread, ThreadPool
 from plugin_runtime.worker.tool_service import ToolService
 
 if TYPE_CHECKING:
@@ -89,10 +90,13 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
         )
         return
     kills = KillCount(cgroup, on_change=lambda: link.report(killed=True))
-    service = ToolService(environment, tools, RunTable(runs), kills.now)
+    main_thread = MainThread()
+    threads = main_thread if environment.concurrency == 1 else ThreadPool(environment.concurrency)
+    service = ToolService(environment, tools, RunTable(runs), kills.now, threads)
     listener = listen(environment.tools_socket)
+    threading.Thread(target=accept_for_ever, args=(listener, service), name="accept", daemon=True).start()
     link.report(phase=READY, tools=[tool.document() for tool in tools.values()])
-    accept_for_ever(listener, service)
+    main_thread.run_jobs()
 
 
 def add_code_folder(folder: str, path: list[str]) -> None:
