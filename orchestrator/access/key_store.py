@@ -87,6 +87,7 @@ class KeyStore:
         """The keys of the file, oldest first. Raises `KeyFileError`."""
         try:
             with self._path.open("rb") as file:
+                # Of a longer file a piece, which is no JSON.
                 text = file.read(_MAX_BYTES + 1)
         except FileNotFoundError:
             return []

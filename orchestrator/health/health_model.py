@@ -171,6 +171,7 @@ class HealthListing:
         """The JSON list of `PluginHealthResponse` objects, in the order of `records`."""
         last = self._last
         if (
+            # Records are immutable: the same objects make the same text.
             now - last.at > _MAX_UPTIME_LAG
             or len(records) != len(last.records)
             or not all(map(is_, records, last.records))
@@ -190,6 +191,7 @@ class HealthListing:
 
 
 def _encoded(record: PluginRecord, now: float) -> _Encoded:
+    # With a null for its uptime, which each answer fills in.
     text = health_response(replace(record, ready_tick=None), now).model_dump_json().encode()
     before, _, after = text.partition(_GAP)
     return _Encoded(record, before + _UPTIME, after)

@@ -58,6 +58,7 @@ class HttpConnection(asyncio.Protocol):
         self._sender = None
         if not isinstance(body, bytes):
             self._transport.write(head)
+            # Beside the wait: the answer may come before the body has been sent.
             self._sender = asyncio.create_task(self._send(body))
         else:
             self._sent = True

@@ -25,7 +25,7 @@ def request_head(method: str, target: str, fields: Mapping[str, str], *, length:
     head = f"{method} {target} HTTP/1.1\r\nHost: plugin\r\n"
     for name, value in fields.items():
         head += f"{name}: {value}\r\n"
-    # Counted over the whole head, which takes less time than a look at each field.
+    # Counted over the whole head at once, in place of a look at each field.
     if head.count("\r") != len(fields) + 2 or head.count("\n") != len(fields) + 2:
         raise ValueError("a line break in a header field")
     size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"

@@ -62,6 +62,7 @@ class GpuAllocator:
         # Leases depend on the memory in use: figures of an earlier probe would not do.
         await self._read()
         while isinstance(answer := self._leases.grant(holder, manifest.name, demand), GpuProblem):
+            # Only a GPU that is being released is worth a wait.
             if not self._leases.reclaiming or self._clock() > end:
                 raise InstanceEndedError(_verdict(answer))
             await asyncio.sleep(_DRAIN_INTERVAL)

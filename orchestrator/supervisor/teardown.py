@@ -74,7 +74,7 @@ async def _stop(deps: SupervisorDeps, instance: Instance, verdict: Verdict) -> _
     for task in (instance.bring_up, instance.launch):
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
-    # Before the stop, which ends the stacks. Only a hang needs them.
+    # Before the stop, after which there are no stacks. Only a hang needs them.
     if verdict.code in _HUNG and instance.has_channel:
         report = replace(report, stacks=await instance.channel.diagnose())
     if instance.container_id is None:

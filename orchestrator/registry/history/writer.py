@@ -159,7 +159,7 @@ class HistoryWriter:
                 self._condition.wait_for(lambda: self._closing, _RETRY_INTERVAL)
             else:
                 self._condition.wait_for(self._should_wake, self._database.maintain_at - time.monotonic())
-            # Despite a problem one last attempt is made; what then remains is in the journal.
+            # Despite a problem one last attempt is made; what then remains is in the journal or lost.
             if self._closing and (not self._queue or (self._made_last_attempt and self._database.problem)):
                 return None
             self._made_last_attempt = self._closing
