@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestrator.cli.connection import Name, complete_plugin, connected
 from orchestrator.cli.console import EXIT_FAILED, AsJson, busy, console, errors, print_line, print_raw, show_json
+from orchestrator.cli.schema_text import parameter_lines, result_text
 from orchestrator.cli.tables import STATE_COLOURS, gpus_table, health_table, long_texts, plugins_table, reason_below
 from orchestrator.client import LifecycleEvent, Plugin
 
@@ -85,13 +86,10 @@ def tools(name: Name, *, as_json: AsJson = False) -> None:
         return
     for tool in listed:
         console.print(Text.assemble((tool["name"], "bold"), f"  {tool.get('description') or ''}"), soft_wrap=True)
-        schema = tool.get("input_schema", {})
-        for parameter, about in schema.get("properties", {}).items():
-            upload = tool.get("uploads", {}).get(parameter)
-            kind = f"upload ({upload})" if upload else about.get("type", "any")
-            default = f" = {about['default']!r}" if "default" in about else ""
-            line = Text.assemble(f"    {parameter}: {kind}{default}  ", (about.get("description") or "", "dim"))
-            console.print(line, soft_wrap=True)
+        for line, description in parameter_lines(tool):
+            console.print(Text.assemble(f"    {line}  ", (description, "dim")), soft_wrap=True)
+        if gives := result_text(tool):
+            console.print(Text(f"    {'yields' if tool.get('streaming') else 'returns'} {gives}"), soft_wrap=True)
 
 
 def logs(

@@ -46,7 +46,8 @@ def run(
     tool: Annotated[str, typer.Argument(help="The tool's name.", autocompletion=complete_tool)],
     *,
     inputs: Annotated[
-        list[str] | None, typer.Option("-i", "--input", help="An upload: parameter=file, or parameter=- for stdin.")
+        list[str] | None,
+        typer.Option("-i", "--input", help="A file: parameter=file, or parameter=- for stdin. Repeat it for several."),
     ] = None,
     parameters: Annotated[
         list[str] | None,
@@ -224,11 +225,14 @@ def _arguments(inputs: list[str] | None, parameters: list[str] | None) -> dict[s
     for name, value in _pairs(parameters):
         texts.setdefault(name, []).append(FormText(value))
     arguments: dict[str, Any] = {name: values[0] if len(values) == 1 else values for name, values in texts.items()}
+    files: dict[str, list[Upload]] = {}
     for name, value in _pairs(inputs):
         if name in arguments:
-            misused(repr(f"{name}={value}"), f"{name} is given twice")
-        arguments[name] = _upload(value)
-    return arguments
+            misused(repr(f"{name}={value}"), f"{name} is given both with -p and with -i")
+        if value == "-" and any(one.content is sys.stdin.buffer for several in files.values() for one in several):
+            misused(repr(f"{name}=-"), "stdin can be read once")
+        files.setdefault(name, []).append(_upload(value))
+    return arguments | {name: several[0] if len(several) == 1 else several for name, several in files.items()}
 
 
 def _upload(path: str) -> Upload:
