@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -96,14 +96,14 @@ def list_runs(
         return
     with connected() as api:
         listed = api.runs(plugin, state=state, limit=limit)
-    show_json(listed) if as_json else console.print(runs_table(listed))
+    show_json([_run_id_first(run) for run in listed]) if as_json else console.print(runs_table(listed))
 
 
 @runs.command()
 def show(run_id: RunId, *, as_json: AsJson = False) -> None:
     """Show one run: its position in the queue, its progress, its outcome."""
     with connected() as api:
-        found = _handle(api, run_id).status()
+        found = _run_id_first(_handle(api, run_id).status())
     show_json(found) if as_json else console.print(fields_table(found))
 
 
@@ -113,7 +113,7 @@ def cancel(run_id: RunId, *, as_json: AsJson = False) -> None:
     with connected() as api:
         found = _handle(api, run_id).cancel()
     if as_json:
-        show_json(found)
+        show_json(_run_id_first(found))
     elif found["state"] in ("finished", "interrupted"):
         waited = found["outcome"] == "cancelled" and found["started_at"] is None
         ended = (
@@ -149,10 +149,19 @@ def _handle(api: Client, run_id: str) -> RunHandle:
     """The run with this id; a shorter one is looked up among the newest runs."""
     if not 0 < len(run_id) < _ID_LENGTH:
         return api.handle(run_id)
-    found = [run["run_id"] for run in api.runs(limit=_MAX_LISTED) if run["run_id"].startswith(run_id)]
+    listed = api.runs(limit=_MAX_LISTED)
+    found = {run["run_id"] for run in listed if run["run_id"].startswith(run_id)}
+    numbered = {run["run_id"] for run in listed if str(run.get("id")) == run_id} - found
     if len(found) > 1:
         fail(f"The ids of {len(found)} runs start with {run_id}. Give more digits.")
-    return api.handle(found[0] if found else run_id)
+    if numbered:  # a position in the list, which programs page by: it may as well be the start of another run's id
+        fail(f"{run_id} is the `id` of a run in the list. Give its `run_id`, which is {numbered.pop()}.")
+    return api.handle(found.pop() if found else run_id)
+
+
+def _run_id_first(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The run with the id that commands take before all else."""
+    return {"run_id": run["run_id"], **run}
 
 
 class ResultPrinter:
