@@ -6,6 +6,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plugin_runtime.authoring import TOOL_MARK
 from plugin_runtime.startup import failures
 from plugin_runtime.startup.checks import Check, check_models, check_packages
 from plugin_runtime.startup.failures import Failure, explain_call, explain_import
@@ -48,15 +49,22 @@ class Start(NamedTuple):
         return StartFailure(failure, plugin_traceback(error) if error is not None else None)
 
 
-def start_plugin(environment: Environment, report: Callable[[list[Check]], None]) -> Mapping[str, Tool]:
-    """The tools of a plugin that is ready. Raises StartFailure."""
+class StartedPlugin(NamedTuple):
+    """`close` is called before the container is stopped; None where the plugin has none."""
+
+    tools: Mapping[str, Tool]
+    close: Callable[[], Any] | None
+
+
+def start_plugin(environment: Environment, report: Callable[[list[Check]], None]) -> StartedPlugin:
+    """Raises StartFailure."""
     start = Start(environment, report, [])
     check_surroundings(start)
     plugin_class = import_class(start)
     plugin = construct(start, plugin_class)
     validate(start, plugin)
     try:
-        return collect_tools(plugin)
+        return StartedPlugin(collect_tools(plugin), find_close(plugin))
     except UnfitTool as error:
         raise start.failed("tools", Failure(failures.IMPORT_ERROR, str(error))) from None
 
@@ -129,6 +137,15 @@ def validate(start: Start, plugin: object) -> None:
         reason = f"{name}.validate() returned a {type(returned).__name__} that nothing awaits; await it in validate()"
         raise start.failed("validate", Failure(failures.VALIDATE_ERROR, reason))
     start.passed("validate", "passed")
+
+
+def find_close(plugin: object) -> Callable[[], Any] | None:
+    """The plugin's method `close`, unless that is a tool."""
+    method = getattr(type(plugin), "close", None)
+    if not callable(method) or getattr(method, TOOL_MARK, False):
+        return None
+    close: Callable[[], Any] = plugin.close  # type: ignore[attr-defined]
+    return close
 
 
 def _explain(start: Start, error: BaseException, code: str, method: str) -> Failure:
