@@ -32,8 +32,9 @@ from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.gpus import GpuHost
+from orchestrator.loader.build_settings import BUILD_VARIABLES
 from orchestrator.loader.dependency_checker import DependencyChecker
-from orchestrator.loader.image_builder import BUILD_VARIABLES, ImageBuilder
+from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
 from orchestrator.loader.plugin_secrets import SecretSource
 from orchestrator.registry import PluginRegistry
@@ -204,7 +205,7 @@ def image_builder(settings: Settings, engine: ContainerEngine) -> ImageBuilder:
         images_dir=images_dir(),
         logs_dir=settings.state_dir / "builds",
         ca_bundle=ca_bundle(settings, os.environ),
-        build_args={name: os.environ[name] for name in BUILD_VARIABLES if os.environ.get(name)},
+        build_settings={name: os.environ[name] for name in BUILD_VARIABLES if os.environ.get(name)},
         python_image=settings.python_image,
     )
 

@@ -24,7 +24,7 @@ from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 from orchestrator.access.keys import PREFIX
 from orchestrator.app import own_image
 from orchestrator.client import Client
-from orchestrator.loader.image_builder import BUILD_VARIABLES
+from orchestrator.loader.build_settings import BUILD_VARIABLES
 from orchestrator.own_image.entrypoint import USER
 from orchestrator.settings import Settings
 
