@@ -1,6 +1,6 @@
 """BoundedProtocol: HTTP/1.1 with a bound on everything that a caller can make the server hold."""
 
-# uvicorn's own protocol (0.54) has no bounds: it would hold an endless head, a silent connection, or one that never
+# uvicorn's own protocol (0.54) has no bounds: it would hold an unbounded head, a silent connection, or one that never
 # reads its response, for ever.
 
 import asyncio

@@ -44,7 +44,7 @@ class Watch:
         self._silence_timer = asyncio.get_running_loop().call_later(_SILENCE, self._silent.set)
 
     async def follow_status(self) -> AsyncGenerator[Observation]:
-        """Every status that the runtime reports by itself, and the end that a broken stream turns out to be."""
+        """Every status that the runtime reports by itself, and the end that a broken stream means."""
         breaks = 0
         while self._instance.ended is None:
             try:

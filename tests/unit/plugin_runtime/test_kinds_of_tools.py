@@ -198,7 +198,7 @@ def test_what_a_generator_raises_ends_its_stream(runtime):
 
 
 def test_a_retained_answer_of_a_decorated_generator_is_its_list(runtime):
-    answer = runtime.post("decorated", json={"n": 2}, headers={"X-Run-Id": "kept", "X-Run-Keep": "1"})
+    answer = runtime.post("decorated", json={"n": 2}, headers={"X-Run-Id": "retained", "X-Run-Keep": "1"})
     assert answer.status_code == 200
     with runtime.new_client("tools") as client:
-        assert client.get("/runs/kept").json()["result"] == [0, 1]
+        assert client.get("/runs/retained").json()["result"] == [0, 1]
