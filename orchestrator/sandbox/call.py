@@ -84,6 +84,8 @@ class ToolCall:
     query: str = ""
     trace: Mapping[str, str] = field(default_factory=dict)
     """W3C trace context: the headers `traceparent` and `tracestate`."""
+    body_headers: Mapping[str, str] = field(default_factory=dict)
+    """What else describes the body: `Content-Encoding`, `Content-Disposition`."""
     keep: bool = False
     """Whether the container goes on with it when the connection breaks, and retains its answer."""
 

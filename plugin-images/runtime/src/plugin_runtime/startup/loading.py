@@ -66,7 +66,7 @@ def start_plugin(environment: Environment, report: Callable[[list[Check]], None]
     try:
         return StartedPlugin(collect_tools(plugin), find_close(plugin))
     except UnfitTool as error:
-        raise start.failed("tools", Failure(failures.IMPORT_ERROR, str(error))) from None
+        raise start.failed("tools", Failure(failures.INIT_ERROR, str(error))) from None
 
 
 def check_surroundings(start: Start) -> None:

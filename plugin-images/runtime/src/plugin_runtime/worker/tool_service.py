@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -10,7 +11,7 @@ import msgspec
 
 from plugin_runtime.http.connection import Disconnected, HttpServerConnection
 from plugin_runtime.http.head import BadHead, response_head
-from plugin_runtime.shared.processes import LIVENESS_PATH
+from plugin_runtime.shared.processes import LIVENESS_PATH, write_log
 from plugin_runtime.tools.call_arguments import read_arguments
 from plugin_runtime.tools.refusals import Refusal, Refused
 from plugin_runtime.tools.uploads import UploadFolder, safe_run_id
@@ -62,6 +63,10 @@ class ToolService:
             pass
         except BadHead as error:
             self._refuse(connection, Refusal("bad_request", str(error), "BadRequest"), keep_alive=False)
+        except Exception:  # noqa: BLE001 - a connection that closes without an answer looks like a dead worker
+            write_log(f"a defect of the runtime\n{traceback.format_exc()}")
+            text = "a defect of the runtime; the container's log has its traceback"
+            self._refuse(connection, Refusal("defect", text, "RuntimeDefect"), keep_alive=False)
         finally:
             connection.close_lingering()
 
