@@ -86,6 +86,8 @@ class ToolCall:
     """W3C trace context: the headers `traceparent` and `tracestate`."""
     keep: bool = False
     """Whether the container goes on with it when the connection breaks, and retains its answer."""
+    id_chosen: bool = False
+    """Whether its caller chose the run's id, by which it can look for the run later."""
 
 
 @dataclass(frozen=True, slots=True)
