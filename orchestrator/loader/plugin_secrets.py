@@ -45,7 +45,8 @@ class SecretSource:
         # The setting and not the folder: callers see the reason too, and learn no paths of this host.
         return (
             f"The secret {name!r} {what}: write it to {self.prefix}{plugin}/{name} in {self.setting} (`orchestrator"
-            f" doctor` shows that folder), or set {variable(plugin, name)} for the orchestrator; then restart the plugin."
+            f" doctor` shows that folder), or set {variable(plugin, name)} for the orchestrator; then restart the"
+            " plugin."
         )
 
 
