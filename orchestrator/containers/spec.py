@@ -23,9 +23,10 @@ class BindMount:
 
 @dataclass(frozen=True, slots=True)
 class DeviceGrant:
-    """Devices by id: a `count` would give everyone GPU 0. `driver` is `nvidia` or `cdi`."""
+    """`driver` is `nvidia` or `cdi`."""
 
     driver: str
+    # Never a count: every container would get GPU 0.
     device_ids: tuple[str, ...]
     capabilities: tuple[str, ...] = ("gpu", "compute", "utility")
 

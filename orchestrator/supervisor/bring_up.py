@@ -30,11 +30,9 @@ from orchestrator.supervisor.start_verdict import verdict_of_engine
 from orchestrator.supervisor.watch import evidence_of
 
 # A container that has not notified may have died unnoticed, or its image never notifies.
-_INSPECT_INTERVAL: Final = 1.0
-"""Seconds."""
+_INSPECT_INTERVAL: Final = 1.0  # seconds
 # Through a gateway comes no notification.
-_GATEWAY_POLL_INTERVAL: Final = 0.03
-"""Seconds between status requests."""
+_GATEWAY_POLL_INTERVAL: Final = 0.03  # seconds between status requests
 
 
 @asynccontextmanager
@@ -99,14 +97,17 @@ async def start_container(
     )
     sockets = UnixEndpoint(instance.run_folder)
     try:
+        # Bound before there is a container, so that no notification is lost.
         notify = NotifySocket(sockets.notify) if gateway is None else nullcontext()
     except SocketPathError as error:
         raise InstanceEndedError(
             Verdict(ReasonCode.INIT_ERROR, f"The container cannot be reached: {error}.")
         ) from error
     with notify as notification:
+        # Only the engine's work takes a slot: the plugin's own start may take minutes.
         async with deps.start_slots, engine_verdicts("the container was started"):
             instance.launch = asyncio.create_task(_launch(deps, instance, spec, on_start))
+            # A cancelled start leaves it to finish: the teardown waits for it, and has the container's id then.
             await asyncio.shield(instance.launch)
             endpoint = await deps.engine.endpoint(instance.container_id or "", instance.run_folder)
         instance.open_channel(RuntimeChannel(endpoint))
@@ -126,6 +127,7 @@ async def _gateway(deps: SupervisorDeps, instance: Instance) -> Gateway | None:
                 needed = chosen == "tcp"
         if not needed:
             return None
+        # The base image holds the gateway's program.
         image = await deps.builder.ensure_base()
     return Gateway(image.id, await asyncio.to_thread(lay_out_token, instance.run_folder), RUN_FOLDER)
 
@@ -140,6 +142,7 @@ async def _devices(deps: SupervisorDeps, instance: Instance) -> DeviceGrant | No
 
 async def _launch(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]) -> None:
     instance.container_id = await deps.engine.create(spec)
+    # One that was stopped while it was created is removed by its teardown.
     if instance.ended is None:
         on_start()
         await deps.engine.start(instance.container_id)
@@ -167,6 +170,7 @@ async def _until_reachable(
     try:
         while True:
             await asyncio.wait({readiness, died}, timeout=_INSPECT_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+            # An image that never notifies is reachable as soon as its socket exists.
             if readiness.done() or reachable():
                 return
             async with engine_verdicts("the container came up"):

@@ -126,6 +126,7 @@ def container_spec(
             "PLUGIN_SCRATCH_DIR": SCRATCH_FOLDER,
             "PLUGIN_MAX_RESULT": str(max_result),
             "PLUGIN_MAX_SCRATCH": str(limits.scratch),
+            "PLUGIN_CONCURRENCY": str(limits.concurrency),
             **({"PLUGIN_REQUIRES_GPU": "1"} if manifest.requires_gpu else {}),
             **({} if gateway else {"NOTIFY_SOCKET": f"{RUN_FOLDER}/notify.sock"}),
         },

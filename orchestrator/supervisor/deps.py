@@ -39,6 +39,7 @@ class SupervisorDeps:
         """The labels of a container of ours."""
         return {LABEL_DEPLOYMENT: self.deployment}
 
+    # One for all supervisors. Possible on a frozen class that has no slots: it is stored past `__setattr__`.
     @cached_property
     def start_slots(self) -> asyncio.Semaphore:
         """Bounds the containers that are started at the same time."""

@@ -59,6 +59,7 @@ def shares_sockets(info: EngineInfo, *, inside: bool) -> bool:
         return True
     if sys.platform != "linux" or _VIRTUAL_MACHINE in info.operating_system.lower():
         return False
+    # An engine in a virtual machine has another kernel, as a rule of another release.
     return not info.kernel or info.kernel == platform.release()
 
 

@@ -10,6 +10,7 @@ from plugin_runtime.shared.run_table import SharedRunTable
 from plugin_runtime.tools.toolset import collect_tools
 from plugin_runtime.worker.process import KillCount
 from plugin_runtime.worker.runs import RunTable
+from plugin_runtime.worker.threads import ThreadPool
 from plugin_runtime.worker.tool_service import ToolService
 
 
@@ -46,7 +47,9 @@ class Plugin:
 
 def call(name, kills):
     environment = read_environment({"PLUGIN_ENTRYPOINT": "a:B"})
-    service = ToolService(environment, collect_tools(Plugin()), RunTable(SharedRunTable()), lambda: kills)
+    service = ToolService(
+        environment, collect_tools(Plugin()), RunTable(SharedRunTable()), lambda: kills, ThreadPool(1)
+    )
     near, far = socket.socketpair()
     thread = threading.Thread(target=service.serve, args=(far,))
     thread.start()

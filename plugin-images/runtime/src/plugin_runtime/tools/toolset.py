@@ -64,7 +64,7 @@ def _tool(name: str, method: Callable[..., Any]) -> Tool:
         parameters=parameters,
         arguments=arguments,
         decoder=msgspec.json.Decoder(arguments),
-        streaming=inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method),
+        streaming=_yields(method) or _yields(inspect.unwrap(method)),
     )
 
 
@@ -82,6 +82,10 @@ def _arguments_struct(name: str, parameters: Mapping[str, Parameter]) -> type[ms
         return msgspec.defstruct(f"{name}_arguments", fields, kw_only=True, forbid_unknown_fields=True)
     except Exception as error:
         raise UnfitTool(f"tool {name}: its parameters cannot be checked: {error}") from error
+
+
+def _yields(function: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def first_paragraph(docstring: str) -> str:

@@ -16,6 +16,8 @@ from plugin_runtime.shared.processes import DUMP_SIGNAL, FAILED, READY, write_lo
 from plugin_runtime.shared.sockets import listen
 from plugin_runtime.startup.loading import StartFailure, start_plugin
 from plugin_runtime.worker.runs import RunTable
+from plugin_runtime.worker.stopping import Stopping
+from plugin_runtime.worker.threads import MainThread, ThreadPool
 from plugin_runtime.worker.tool_service import ToolService
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
         add_code_folder(environment.code_dir, sys.path)
     link = SupervisorLink(reports)
     try:
-        tools = start_plugin(environment, link.report_checks)
+        plugin = start_plugin(environment, link.report_checks)
     except StartFailure as problem:
         write_log(f"{environment.name} cannot start: {problem.failure.code}: {problem}\n{problem.traceback or ''}")
         link.report(
@@ -89,10 +91,16 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
         )
         return
     kills = KillCount(cgroup, on_change=lambda: link.report(killed=True))
-    service = ToolService(environment, tools, RunTable(runs), kills.now)
+    main_thread = MainThread()
+    threads = main_thread if environment.concurrency == 1 else ThreadPool(environment.concurrency)
+    table = RunTable(runs)
+    if plugin.close is not None:
+        Stopping(plugin.close, main_thread, table).install()
+    service = ToolService(environment, plugin.tools, table, kills.now, threads)
     listener = listen(environment.tools_socket)
-    link.report(phase=READY, tools=[tool.document() for tool in tools.values()])
-    accept_for_ever(listener, service)
+    threading.Thread(target=accept_for_ever, args=(listener, service), name="accept", daemon=True).start()
+    link.report(phase=READY, tools=[tool.document() for tool in plugin.tools.values()])
+    main_thread.run_jobs()
 
 
 def add_code_folder(folder: str, path: list[str]) -> None:

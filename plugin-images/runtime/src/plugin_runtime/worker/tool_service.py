@@ -10,7 +10,6 @@ import msgspec
 
 from plugin_runtime.http.connection import Disconnected, HttpServerConnection
 from plugin_runtime.http.head import BadHead, response_head
-from plugin_runtime.run_context import set_trace
 from plugin_runtime.shared.processes import LIVENESS_PATH
 from plugin_runtime.tools.call_arguments import read_arguments
 from plugin_runtime.tools.refusals import Refusal, Refused
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from plugin_runtime.shared.environment import Environment
     from plugin_runtime.tools.toolset import Tool
     from plugin_runtime.worker.runs import RunTable
+    from plugin_runtime.worker.threads import AuthorThreads
 
 ALIVE = response_head(200, JSON, 2, keep_alive=True) + b"{}"
 
@@ -37,8 +37,14 @@ class ToolService:
     # A helper process of the tool that was killed may have spoilt its result.
 
     def __init__(
-        self, environment: Environment, tools: Mapping[str, Tool], runs: RunTable, oom_kills: Callable[[], int]
+        self,
+        environment: Environment,
+        tools: Mapping[str, Tool],
+        runs: RunTable,
+        oom_kills: Callable[[], int],
+        threads: AuthorThreads,
     ) -> None:
+        self._threads = threads
         self._tools = tools
         self._runs = runs
         self._scratch = Path(environment.scratch_dir)
@@ -82,7 +88,6 @@ class ToolService:
 
     def _call(self, connection: HttpServerConnection, head: RequestHead) -> Refusal | None:
         """None where the answer was sent."""
-        set_trace(head.headers)
         run = self._runs.add(
             safe_run_id(head.headers.get("x-run-id", "")), retain=head.headers.get("x-run-keep", "") == "1"
         )
@@ -101,9 +106,9 @@ class ToolService:
         tool = self._find_tool(call.head)
         with UploadFolder(self._scratch, call.run.run_id, self._max_scratch) as folder:
             arguments = read_arguments(tool, call.head, call.connection.read_body(call.head), folder)
-            if call.run.cancellation.requested:
-                raise Refused("cancelled", "the run was cancelled before its tool started")
-            return answer_call(call, tool, arguments)
+            # In one hand-over to and fro: it executes the tool, and encodes and sends the answer.
+            refusal: Refusal | None = self._threads.run(answer_call, call, tool, arguments)
+            return refusal
 
     def _find_tool(self, head: RequestHead) -> Tool:
         name = unquote(head.path.removeprefix("/tools/"))
