@@ -2,11 +2,11 @@
 BOOTSTRAP := plugin-images/bootstrap
 BIN := .venv/bin
 SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start $(BOOTSTRAP)/engine-stop \
-	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/page-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/audit-deps $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run
+	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/page-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/audit-deps $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run $(wildcard findings/*.sh)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check lint types imports plugins scripts page bench audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
+.PHONY: help up down test test-quick check lint types imports plugins scripts page bench test-packages audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: python-env page-tools test-tools engine base-image ## run all tests (ARGS=
 
 test-quick: python-env page-tools test-tools ## run the tests that need no engine (ARGS= goes to pytest)
 	$(BIN)/pytest -m "not engine" $(ARGS)
+
+test-packages: python-env engine base-image ## run five real packages from the package index as plugins (ARGS= goes to pytest); minutes, some hundred MB
+	$(BIN)/pytest tests/real_packages/calls.py $(ARGS)
 
 check: lint types imports plugins scripts page ## check lint, format, types, import rules, the plugins (audit), shell scripts, the page's scripts
 

@@ -17,7 +17,6 @@ from orchestrator.access.hosts import HostRule, is_loopback
 from orchestrator.access.key_store import configured_keys
 from orchestrator.api import (
     events_router,
-    gpus_router,
     health_router,
     plugins_router,
     problems,
@@ -33,8 +32,9 @@ from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.gpus import GpuHost
+from orchestrator.loader.build_settings import BUILD_VARIABLES
 from orchestrator.loader.dependency_checker import DependencyChecker
-from orchestrator.loader.image_builder import BUILD_VARIABLES, ImageBuilder
+from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
 from orchestrator.loader.plugin_secrets import SecretSource
 from orchestrator.registry import PluginRegistry
@@ -46,16 +46,14 @@ from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
-from orchestrator.telemetry.observers import together
-from orchestrator.telemetry.tracing import tracing
+from orchestrator.telemetry.observers import together, tracing
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.tool_runner import ToolRunner
 
 _CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 _SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
-_RESTORED_EVENTS: Final = 1000
-"""Events from before the start that are held in memory; the history has more."""
+_RESTORED_EVENTS: Final = 1000  # events from before the start that are held in memory; the history has more
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +73,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # First: from here on no other orchestrator uses this state folder.
         claimed = deployment.claim(settings)
         metrics, traces = Metrics(), tracing(os.environ)
         containers = metrics.observe_engine(engine or docker_engine(settings))
@@ -90,6 +89,7 @@ def create_app(
             restored = await history.restore()
             results.open()
             registry = PluginRegistry(restored=restored, events=await history.latest_events(_RESTORED_EVENTS))
+            # Before the fleet, whose registration of each plugin is an event.
             registry.subscribe(history.event)
             deps = _supervisor_deps(
                 settings, containers, claimed, registry=registry, history=history, gpu_host=gpu_host
@@ -98,6 +98,7 @@ def create_app(
             sandbox = PluginSandboxRunner(
                 max_result=int(settings.max_result), reader_idle=settings.upload_idle_timeout.total_seconds()
             )
+            # In this order: the log takes its trace id from the call, where the traces have put it.
             observers = [*([traces.watch] if traces else []), within_run, metrics.observe_runs(registry).watch]
             observe = together(*observers)
             runner = ToolRunner(
@@ -125,12 +126,14 @@ def create_app(
             )
             for folder, problem in deps.loader.unusable_directories().items():
                 _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, problem)
+            # The fleet first: runs of an earlier orchestrator are found in the containers that it adopts.
             await fleet.open(restored.last_events)
             runner.resume(restored.asynchronous, fleet.adopted())
             try:
                 with feed.running():
                     yield
             finally:
+                # The runs first: they end in their containers.
                 await runner.drain()
                 await fleet.close(stop_plugins=stop_plugins)
         finally:
@@ -138,6 +141,7 @@ def create_app(
                 await traces.close()
             await history.close()
             await containers.close()
+            # Last: the next orchestrator must find all of this closed.
             claimed.lock.release()
 
     app = FastAPIOffline(
@@ -160,7 +164,6 @@ def create_app(
 def _add_routes(app: FastAPI) -> None:
     for module in (
         health_router,
-        gpus_router,
         plugins_router,
         events_router,
         run_router,
@@ -176,6 +179,7 @@ def _add_routes(app: FastAPI) -> None:
 def _guard(app: FastAPI, settings: Settings) -> None:
     """Put the middleware before every route: API keys, and the maximum of concurrent requests."""
     store = configured_keys(settings)
+    # Now, so that a file of keys that cannot be read ends the start.
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
     # Fewer requests than connections, so that there is always room for those of monitoring.
@@ -184,7 +188,9 @@ def _guard(app: FastAPI, settings: Settings) -> None:
 
 
 def secret_source(settings: Settings) -> SecretSource:
-    return SecretSource(settings.secrets_dir or settings.state_dir / "secrets", os.environ)
+    if settings.secrets_dir is not None:
+        return SecretSource(settings.secrets_dir, os.environ)
+    return SecretSource(settings.state_dir / "secrets", os.environ, "secrets/", "ORCHESTRATOR_STATE_DIR")
 
 
 def docker_engine(settings: Settings) -> DockerEngine:
@@ -201,7 +207,7 @@ def image_builder(settings: Settings, engine: ContainerEngine) -> ImageBuilder:
         images_dir=images_dir(),
         logs_dir=settings.state_dir / "builds",
         ca_bundle=ca_bundle(settings, os.environ),
-        build_args={name: os.environ[name] for name in BUILD_VARIABLES if os.environ.get(name)},
+        build_settings={name: os.environ[name] for name in BUILD_VARIABLES if os.environ.get(name)},
         python_image=settings.python_image,
     )
 

@@ -31,6 +31,7 @@ def claim(settings: Settings) -> Deployment:
     state = settings.state_dir
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # The kernel releases it, however this process ends.
         lock = FileLock(state / "orchestrator.lock", timeout=0)
         lock.acquire()
         deployment = _identity(state / "deployment-id")
@@ -58,6 +59,7 @@ def read_identity(settings: Settings) -> str | None:
 def _identity(path: Path) -> str:
     if path.exists() and re.fullmatch(r"[0-9a-f]{8}", text := path.read_text().strip()):
         return text
+    # Short, since it is in the path of every socket.
     identity = secrets.token_hex(4)
     path.write_text(identity + "\n")
     return identity

@@ -41,6 +41,7 @@ def _size(value: Any) -> Any:
 
 Duration = Annotated[
     timedelta,
+    # Pydantic runs these from the last to the first.
     BeforeValidator(_positive),
     BeforeValidator(_duration, json_schema_input_type=str),
     PlainSerializer(lambda value: f"{value.total_seconds():.15g}s", return_type=str),
@@ -79,6 +80,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    # NoDecode, here and below: else pydantic-settings reads the variable as JSON.
     plugins_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = (Path("plugins"),)
     """Folders that hold plugin folders, separated by colons."""
     models_dir: Path | None = None

@@ -56,6 +56,7 @@ class FailedKeys:
         window = self._windows.get(network)
         if window is None:
             window = self._windows[network] = [0, self._clock() + WINDOW_SECONDS]
+        # In place: to set the entry anew would start a new window.
         window[0] += 1
         return max(1, math.ceil(window[1] - self._clock())) if window[0] > MAX_WRONG_KEYS else None
 

@@ -19,8 +19,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
 
 FILE: Final = "keys.json"
-_CHECK_INTERVAL: Final = 1.0
-"""Minimum seconds between two checks whether the file has changed."""
+_CHECK_INTERVAL: Final = 1.0  # minimum seconds between two checks whether the file has changed
 _MAX_BYTES: Final = 1024 * 1024
 _MAX_KEYS: Final = 1000  # every request is compared with all of them
 _MAX_KEY_FILE_BYTES: Final = 4096
@@ -88,6 +87,7 @@ class KeyStore:
         """The keys of the file, oldest first. Raises `KeyFileError`."""
         try:
             with self._path.open("rb") as file:
+                # Of a longer file a piece, which is no JSON.
                 text = file.read(_MAX_BYTES + 1)
         except FileNotFoundError:
             return []
@@ -167,6 +167,7 @@ class KeyStore:
             return ()
         except OSError as error:
             raise KeyFileError(f"The keys in {self._path} cannot be read: {error.strerror}.") from None
+        # The inode too, which each change replaces: the time may be the same.
         return (info.st_ino, info.st_mtime_ns, info.st_size)
 
 

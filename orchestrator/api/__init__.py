@@ -1,1 +1,3 @@
-"""The HTTP API: routes, middleware, responses. Must not know: containers, engines."""
+"""The HTTP API. A request passes `http_protocol`, `middleware` and one of the routers (`*_router`). Must not know:
+containers, engines.
+"""

@@ -20,10 +20,8 @@ from orchestrator.health.health_model import health_response
 from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
 
 HEARTBEAT_SECONDS: Final = 15.0
-_HEALTH_INTERVAL: Final = 1.0
-"""Minimum seconds between two health frames of one plugin."""
-_MAX_BACKLOG: Final = 1000
-"""Events that wait for a slow reader before its stream is cut."""
+_HEALTH_INTERVAL: Final = 1.0  # minimum seconds between two health frames of one plugin
+_MAX_BACKLOG: Final = 1000  # events that wait for a slow reader before its stream is cut
 
 
 class TooManyReadersError(OrchestratorError):
@@ -104,9 +102,11 @@ class Subscription:
         """Server-sent events without end: first `earlier`, those before this subscription, then the new ones."""
         yield sse.OPENING
         async for event in earlier:
+            # It may also have been pushed meanwhile, and is sent once.
             self.after = max(self.after, event.id)
             yield _lifecycle_frame(event)
         while True:
+            # Before the backlog is taken, so that what comes while it is sent wakes again.
             self._wake.clear()
             for frame in self._drain():
                 yield frame
@@ -162,6 +162,7 @@ class EventFeed:
 
         def notified(_: LifecycleEvent) -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody follows any more
+                # Events come from any thread.
                 loop.call_soon_threadsafe(self._publish)
 
         unsubscribe = self._registry.subscribe(notified)

@@ -86,6 +86,7 @@ def _stream(request: Request, context: ApiContext, plugin: str | None, after: in
         subscription.frames(_earlier(context, plugin, subscription.after)),
         shutdown_event(request.app),
         media_type=SSE,
+        # X-Accel-Buffering: else nginx withholds events until its buffer is full.
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         write_timeout=_WRITE_TIMEOUT,
         on_end=subscription.close,

@@ -1,7 +1,7 @@
 """BoundedProtocol: HTTP/1.1 with a bound on everything that a caller can make the server hold."""
 
-# uvicorn's own protocol has no bounds: it would hold an endless head, a silent connection, or one that never reads its
-# response, for ever.
+# uvicorn's own protocol (0.54) has no bounds: it would hold an unbounded head, a silent connection, or one that never
+# reads its response, for ever.
 
 import asyncio
 from typing import ClassVar, Final
@@ -45,6 +45,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @classmethod
     def limited_to(cls, max_connections: int) -> type["BoundedProtocol"]:
+        # A class, since uvicorn makes the protocol of each connection itself.
         return type(cls.__name__, (cls,), {"max_connections": max_connections})
 
     # Connection

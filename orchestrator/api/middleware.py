@@ -32,6 +32,7 @@ class RequestMiddleware:
             return
         # One middleware for all steps, so that a request's route is looked up once.
         route, values = route_table.find(scope["path"])
+        # Before the count: callers without a key must not use up the maximum of requests.
         if not route.open:
             refusal = self._gate.judge(_caller(scope), self._store.ring(), datetime.now(UTC))
             if refusal is not None:

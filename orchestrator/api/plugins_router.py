@@ -79,6 +79,7 @@ async def logs(name: str, request: Request, context: Context, *, tail: Tail = 10
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
         return unknown_plugin(name)
+    # Its container is being removed, or was never made.
     if record.post_mortem is not None:
         lines = (record.post_mortem.log_tail or record.post_mortem.build_output).splitlines(keepends=True)
         return PlainTextResponse("".join(lines[-tail:]))

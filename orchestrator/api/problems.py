@@ -73,6 +73,7 @@ def envelope_around(
 
 
 def result_headers(result: RunResult, run_id: str | None) -> dict[str, str]:
+    # The header takes whole seconds.
     headers = {} if result.retry_after is None else {"Retry-After": str(math.ceil(result.retry_after))}
     return headers if run_id is None else {**headers, "X-Run-Id": run_id}
 
@@ -104,6 +105,7 @@ def unknown_plugin(name: str) -> Response:
 def install(app: FastAPI) -> None:
     """Answer the framework's own errors in the envelope too."""
 
+    # Starlette's, which the router raises too; FastAPI's is a kind of it.
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
         sentence, error_type = _ROUTING.get(error.status_code, (str(error.detail), "InvalidRequest"))

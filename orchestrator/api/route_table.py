@@ -22,9 +22,8 @@ HotHandler = Callable[..., Awaitable[Response]]
 class Route:
     """`path`: `{…}` stands for one segment, a final `*` for the rest.
 
-    `hot` answers `method` directly, since the framework's steps take longer than the handler. It must not raise
-    `HTTPException`, which only the framework handles. The routers have the route too: they describe it, and answer
-    other methods.
+    `hot` answers `method` directly. It must not raise `HTTPException`, which only the framework handles. The routers
+    have the route too: they describe it, and answer other methods.
 
     `open`: answered without an API key. `counted`: refused while the maximum of requests are being answered. Both hold
     for every method.
@@ -32,6 +31,7 @@ class Route:
 
     path: str
     method: str | None = None
+    # The framework's own steps take longer than these handlers.
     hot: HotHandler | None = None
     open: bool = False
     counted: bool = True

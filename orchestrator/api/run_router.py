@@ -53,7 +53,8 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
     """Run a tool. JSON or multipart in; the result envelope out, or its events as NDJSON or SSE where `Accept` names
     one of them. With `Prefer: respond-async` 202 and the run at once: `GET /v1/runs/{run_id}/result` has its result.
 
-    `X-Run-Id` in the request, 32 hexadecimal digits, becomes the run's id.
+    `X-Run-Id` in the request, 32 hexadecimal digits, becomes the run's id. Without it, a caller that disconnects
+    cancels its run: an async tool and a generator stop, a tool that calls `cancelled()` sees it, any other goes on.
     """
     record = context.registry.get(name)
     if record is None:
@@ -95,6 +96,7 @@ async def _run(
         query=request.scope["query_string"].decode("latin-1"),
         trace=trace_context(headers),
         body_headers=about_body,
+        id_chosen="x-run-id" in headers,
     )
     if asynchronous:
         return await _start(name, call, context)
@@ -135,7 +137,7 @@ async def _start(name: str, call: ToolCall, context: ApiContext) -> Response:
 
 
 class _DisconnectWatch:
-    """While it is entered, reports a caller that disconnects, so that its run leaves the queue."""
+    """While it is entered, reports a caller that disconnects, so that its run leaves the queue or is cancelled."""
 
     __slots__ = ("_context", "_request", "_run_id", "_timer", "_watcher")
 

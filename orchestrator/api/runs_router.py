@@ -87,6 +87,7 @@ async def cancel(run_id: str, context: Context) -> Response:
 def _envelope(run_id: str, stored: StoredResult) -> Response:
     before, after = envelope_around(stored.result, plugin=stored.plugin, tool=stored.tool, run_id=run_id)
 
+    # Not a coroutine: the framework reads the file in a thread.
     def body() -> Iterator[bytes]:
         with stored.file as file:
             yield before

@@ -9,9 +9,11 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from orchestrator.audit.findings import Finding, error, findings_or_ok, ok, warning
 from orchestrator.audit.source import PluginClass, SourceError, parsed, plugin_class, python_files
-from orchestrator.loader.image_recipe import REQUIREMENTS, SHARED
+from orchestrator.errors import BuildError
+from orchestrator.loader.image_recipe import SHARED
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
+from orchestrator.loader.requirements_file import REQUIREMENTS, Line, lines, named_files
 from orchestrator.registry import EffectiveLimits
 
 _GPU_PACKAGES: Final = ("cupy", "nvidia-", "onnxruntime-gpu", "tensorrt", "pycuda", "jax-cuda", "torch-tensorrt")
@@ -81,30 +83,30 @@ def _tools(name: str, found: PluginClass) -> Iterator[Finding]:
 
 
 def _requirements(name: str, folder: Path) -> Iterator[Finding]:
-    path = folder / REQUIREMENTS
-    if not path.is_file():
+    if not (folder / REQUIREMENTS).is_file():
         return
-    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
-        text = line.split(" #")[0].strip().rstrip("\\").strip()
-        if not text or text.startswith(("#", "--hash")):
-            continue
-        if text.startswith("-"):
-            yield warning(
-                name, "requirements", f"{REQUIREMENTS} line {number}: the option {text.split()[0]} is not checked."
-            )
-            continue
-        try:
-            requirement = Requirement(text.split(" --hash")[0])
-        except InvalidRequirement as problem:
-            yield error(name, "requirements", f"{REQUIREMENTS} line {number}: {str(problem).splitlines()[0]}")
-            continue
-        if not _pinned(requirement):
-            yield error(
-                name,
-                "requirements",
-                f"{REQUIREMENTS} line {number}: {requirement.name} is not pinned; write {requirement.name}==<version>, "
-                "so that every build is the same.",
-            )
+    try:
+        named_files(folder, ())
+    except BuildError as problem:
+        yield error(name, "requirements", f"{problem}.")
+    for line in lines(folder):
+        sentence = _requirement_problem(line)
+        if sentence is not None:
+            yield error(name, "requirements", f"{line.where}: {sentence}")
+        elif not line.requirement and not list(line.option_values()):
+            yield warning(name, "requirements", f"{line.where}: the option {line.text.split()[0]} is not checked.")
+
+
+def _requirement_problem(line: Line) -> str | None:
+    if not line.requirement or line.path is not None:  # an option; a file of the plugin's folder
+        return None
+    try:
+        requirement = Requirement(line.requirement)
+    except InvalidRequirement as problem:
+        return str(problem).splitlines()[0]
+    if _pinned(requirement):
+        return None
+    return f"{requirement.name} is not pinned; write {requirement.name}==<version>, so that every build is the same."
 
 
 def _pinned(requirement: Requirement) -> bool:

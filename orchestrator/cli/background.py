@@ -76,7 +76,7 @@ def down() -> None:
         count = asyncio.run(_remove_containers(settings, identity))
         console.print(f"Containers removed: {count}.")
     except EngineError as error:
-        complain("Leftover containers were not removed", str(error), style="yellow")
+        complain("Stray containers were not removed", str(error), style="yellow")
     shutil.rmtree(settings.run_dir / identity, ignore_errors=True)
 
 

@@ -30,6 +30,11 @@ from orchestrator.client import (
     Unreachable,
 )
 
+_COMMANDS = {
+    "GET /v1/plugins": "orchestrator plugins",
+    "GET /v1/runs": "orchestrator runs",
+    "GET /v1/gpus": "orchestrator gpus",
+}
 logging.getLogger("stamina").setLevel(logging.ERROR)  # an operator need not see that a stream was reconnected
 
 
@@ -102,7 +107,14 @@ def report(error: ApiError) -> None:
         case Unreachable() | UnexpectedAnswer():
             errors.print(Text.assemble((str(error), "red"), f" ({address()})"), soft_wrap=True)
         case _:
-            complain(error.code, str(error))
+            complain(error.code, _in_commands(str(error)))
+
+
+def _in_commands(sentence: str) -> str:
+    """The orchestrator's sentence with commands in place of routes."""
+    for route, command in _COMMANDS.items():
+        sentence = sentence.replace(f"{route} lists", f"`{command}` lists")
+    return sentence
 
 
 def complete_plugin(incomplete: str) -> list[str]:

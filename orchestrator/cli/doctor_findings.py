@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import durationpy
 from pydantic import ByteSize
@@ -15,7 +14,7 @@ from orchestrator.containers.endpoint import SOCKET_PATH_LIMIT
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.formatting import format_size, gib
 from orchestrator.gpus import GpuInventory
-from orchestrator.loader.image_builder import BUILD_VARIABLES
+from orchestrator.loader.build_settings import BUILD_VARIABLES, masked
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 
 _GIB: Final = 1024**3
@@ -154,7 +153,7 @@ def keys(count: int, *, loopback: bool) -> Finding:
 
 def network(environment: Mapping[str, str], ca_bundle: Path | None) -> Iterable[Finding]:
     """Proxies and certificates that image builds use."""
-    proxies = [f"{name}={shown(name, environment[name])}" for name in BUILD_VARIABLES if environment.get(name)]
+    proxies = [f"{name}={masked(environment[name])}" for name in BUILD_VARIABLES if environment.get(name)]
     yield ok("network", "proxies", ", ".join(proxies) or "none: builds reach the network directly")
     if ca_bundle is not None and not ca_bundle.is_file():
         yield error("network", "certificates", f"{ca_bundle} is not a file. Correct ORCHESTRATOR_CA_BUNDLE")
@@ -165,9 +164,8 @@ def network(environment: Mapping[str, str], ca_bundle: Path | None) -> Iterable[
 def shown(name: str, value: Any) -> str:
     """A setting's value as it would be written, with secrets and passwords in URLs masked."""
     text = _written(value)
-    url = urlsplit(text) if "://" in text else None
-    if url is not None and url.password:
-        return text.replace(f":{url.password}@", ":***@")
+    if "://" in text and (safe := masked(text)) != text:
+        return safe
     is_path = isinstance(value, Path) or name.endswith("_dirs")
     return "***" if value and _SECRET.search(name) and not is_path else text
 

@@ -1,7 +1,7 @@
 """`plugins`, `health`, `tools`, `logs`, `events`, `gpus`, `restart`, `start`, `stop`: show and operate plugins."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -11,12 +11,15 @@ from rich.text import Text
 
 from orchestrator.cli.connection import Name, complete_plugin, connected
 from orchestrator.cli.console import EXIT_FAILED, AsJson, busy, console, errors, print_line, print_raw, show_json
+from orchestrator.cli.schema_text import parameter_lines, result_text
 from orchestrator.cli.tables import STATE_COLOURS, gpus_table, health_table, long_texts, plugins_table, reason_below
-from orchestrator.client import LifecycleEvent, Plugin
+from orchestrator.client import Client, LifecycleEvent, Plugin
 
 Follow = Annotated[bool, typer.Option("-f", "--follow", help="Follow until Ctrl-C.")]
-Wait = Annotated[float, typer.Option(min=0, max=600, help="Seconds to wait for the new instance.")]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the new instance.")]
 _DEFAULT_WAIT = 120.0
+_POLL_INTERVAL = 1.0  # seconds
+_MAX_TAIL = 10_000  # lines
 
 
 def plugins(
@@ -85,25 +88,49 @@ def tools(name: Name, *, as_json: AsJson = False) -> None:
         return
     for tool in listed:
         console.print(Text.assemble((tool["name"], "bold"), f"  {tool.get('description') or ''}"), soft_wrap=True)
-        schema = tool.get("input_schema", {})
-        for parameter, about in schema.get("properties", {}).items():
-            upload = tool.get("uploads", {}).get(parameter)
-            kind = f"upload ({upload})" if upload else about.get("type", "any")
-            default = f" = {about['default']!r}" if "default" in about else ""
-            line = Text.assemble(f"    {parameter}: {kind}{default}  ", (about.get("description") or "", "dim"))
-            console.print(line, soft_wrap=True)
+        for line, description in parameter_lines(tool):
+            console.print(Text.assemble(f"    {line}  ", (description, "dim")), soft_wrap=True)
+        if gives := result_text(tool):
+            console.print(Text(f"    {'yields' if tool.get('streaming') else 'returns'} {gives}"), soft_wrap=True)
 
 
 def logs(
     name: Name,
     *,
-    tail: Annotated[int, typer.Option("-n", "--tail", min=1, max=10_000, help="Lines from the end.")] = 100,
+    tail: Annotated[int, typer.Option("-n", "--tail", min=1, max=_MAX_TAIL, help="Lines from the end.")] = 100,
     follow: Follow = False,
 ) -> None:
-    """Print the log of a plugin's container."""
+    """Print the log of a plugin's container. With --follow it goes on with the next instance after a restart."""
     with connected() as api:
-        for line in api.logs(name, tail=tail, follow=follow):
+        for line in _followed(api, name, tail) if follow else api.logs(name, tail=tail):
             print_raw(line)
+
+
+def _followed(api: Client, name: str, tail: int) -> Iterator[str]:
+    """The lines of one instance after the other; stderr names each end and each new instance."""
+    generation = api.health(name)["generation"]
+    last = ""
+    while True:
+        for line in api.logs(name, tail=tail, follow=True):
+            time_of = line.partition(" ")[0]
+            if time_of > last:  # not printed before the stream broke off; each line begins with its time
+                last = time_of
+                yield line
+        now, tail = api.health(name), _MAX_TAIL  # of the next instance everything; of this one what is new
+        if now["generation"] == generation and now["reason_code"] is not None:
+            _say(f"Instance {generation} of {name} has ended: {now['reason_code']}: {now['reason']}")
+            while now["generation"] == generation:
+                time.sleep(_POLL_INTERVAL)
+                now = api.health(name)
+        if now["generation"] != generation:
+            generation, last = now["generation"], ""
+            _say(f"Instance {generation} of {name}:")
+        else:
+            time.sleep(_POLL_INTERVAL)  # it has no container yet, or its stream broke off
+
+
+def _say(sentence: str) -> None:
+    errors.print(Text(sentence, style="dim"), soft_wrap=True)
 
 
 def events(

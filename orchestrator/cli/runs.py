@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -46,7 +46,8 @@ def run(
     tool: Annotated[str, typer.Argument(help="The tool's name.", autocompletion=complete_tool)],
     *,
     inputs: Annotated[
-        list[str] | None, typer.Option("-i", "--input", help="An upload: parameter=file, or parameter=- for stdin.")
+        list[str] | None,
+        typer.Option("-i", "--input", help="A file: parameter=file, or parameter=- for stdin. Repeat it for several."),
     ] = None,
     parameters: Annotated[
         list[str] | None,
@@ -95,14 +96,14 @@ def list_runs(
         return
     with connected() as api:
         listed = api.runs(plugin, state=state, limit=limit)
-    show_json(listed) if as_json else console.print(runs_table(listed))
+    show_json([_run_id_first(run) for run in listed]) if as_json else console.print(runs_table(listed))
 
 
 @runs.command()
 def show(run_id: RunId, *, as_json: AsJson = False) -> None:
     """Show one run: its position in the queue, its progress, its outcome."""
     with connected() as api:
-        found = _handle(api, run_id).status()
+        found = _run_id_first(_handle(api, run_id).status())
     show_json(found) if as_json else console.print(fields_table(found))
 
 
@@ -112,7 +113,7 @@ def cancel(run_id: RunId, *, as_json: AsJson = False) -> None:
     with connected() as api:
         found = _handle(api, run_id).cancel()
     if as_json:
-        show_json(found)
+        show_json(_run_id_first(found))
     elif found["state"] in ("finished", "interrupted"):
         waited = found["outcome"] == "cancelled" and found["started_at"] is None
         ended = (
@@ -148,10 +149,19 @@ def _handle(api: Client, run_id: str) -> RunHandle:
     """The run with this id; a shorter one is looked up among the newest runs."""
     if not 0 < len(run_id) < _ID_LENGTH:
         return api.handle(run_id)
-    found = [run["run_id"] for run in api.runs(limit=_MAX_LISTED) if run["run_id"].startswith(run_id)]
+    listed = api.runs(limit=_MAX_LISTED)
+    found = {run["run_id"] for run in listed if run["run_id"].startswith(run_id)}
+    numbered = {run["run_id"] for run in listed if str(run.get("id")) == run_id} - found
     if len(found) > 1:
         fail(f"The ids of {len(found)} runs start with {run_id}. Give more digits.")
-    return api.handle(found[0] if found else run_id)
+    if numbered:  # a position in the list, which programs page by: it may as well be the start of another run's id
+        fail(f"{run_id} is the `id` of a run in the list. Give its `run_id`, which is {numbered.pop()}.")
+    return api.handle(found.pop() if found else run_id)
+
+
+def _run_id_first(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The run with the id that commands take before all else."""
+    return {"run_id": run["run_id"], **run}
 
 
 class ResultPrinter:
@@ -224,11 +234,14 @@ def _arguments(inputs: list[str] | None, parameters: list[str] | None) -> dict[s
     for name, value in _pairs(parameters):
         texts.setdefault(name, []).append(FormText(value))
     arguments: dict[str, Any] = {name: values[0] if len(values) == 1 else values for name, values in texts.items()}
+    files: dict[str, list[Upload]] = {}
     for name, value in _pairs(inputs):
         if name in arguments:
-            misused(repr(f"{name}={value}"), f"{name} is given twice")
-        arguments[name] = _upload(value)
-    return arguments
+            misused(repr(f"{name}={value}"), f"{name} is given both with -p and with -i")
+        if value == "-" and any(one.content is sys.stdin.buffer for several in files.values() for one in several):
+            misused(repr(f"{name}=-"), "stdin can be read once")
+        files.setdefault(name, []).append(_upload(value))
+    return arguments | {name: several[0] if len(several) == 1 else several for name, several in files.items()}
 
 
 def _upload(path: str) -> Upload:

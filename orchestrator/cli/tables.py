@@ -18,7 +18,7 @@ STATE_COLOURS = {
 }
 _OUTCOME_COLOURS = {"ok": "green", "cancelled": "yellow", "interrupted": "yellow"}
 _LEFT_ALIGNED = 2
-RUN_DIGITS = 8  # of a run's id: enough to tell runs apart, and a row fits 80 columns
+RUN_DIGITS = 8  # of a run's id: enough to distinguish runs, and a row fits 80 columns
 _LONG_TEXTS = frozenset({"stacks", "traceback", "build_output", "log_tail"})
 
 

@@ -6,8 +6,9 @@ An error reaches them as an exception at the `yield`.
 import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
+from orchestrator.client.arguments import prepared
 from orchestrator.client.errors import ApiError, RunNotFinished, UnexpectedAnswer
 from orchestrator.client.models import (
     Envelope,
@@ -19,13 +20,18 @@ from orchestrator.client.models import (
     Tool,
 )
 from orchestrator.client.streams import NDJSON
-from orchestrator.client.transport import Answer, Request, segment
+from orchestrator.client.transport import MAX_RETRYING, Answer, Request, of_gateway, segment
 
 T = TypeVar("T")
 Flow = Generator[Request, Answer, T]
 
-_MAX_WAIT = 600.0
-"""Seconds that the orchestrator lets one request wait."""
+_MAX_WAIT: Final = 50.0
+"""Seconds that one request waits: proxies give up after 60."""
+_MIN_WAIT: Final = 1.0
+_COMMAND_WAIT: Final = 30.0
+"""The same for a restart or start, which ends the old instance first."""
+_POLL_INTERVAL: Final = 1.0
+"""Seconds between looks at a plugin that starts."""
 
 
 def plugins() -> Flow[list[Plugin]]:
@@ -58,9 +64,13 @@ def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[Lifec
 
 def command(plugin: str, action: Literal["restart", "start", "stop"], wait: float) -> Flow[PluginDetail]:
     """Restart, start or stop a plugin; its state at most `wait` seconds later."""
-    params = {} if action == "stop" else {"wait": min(wait, _MAX_WAIT)}
+    end = time.monotonic() + wait
+    params = {} if action == "stop" else {"wait": min(wait, _COMMAND_WAIT)}
     path = f"/v1/plugins/{segment(plugin)}/{action}"
-    found: PluginDetail = _object((yield Request("POST", path, params=params, read_timeout=wait + 120)))
+    found: PluginDetail = _object((yield Request("POST", path, params=params, read_timeout=_COMMAND_WAIT + 120)))
+    while action != "stop" and found["state"] == "LOADED" and (left := end - time.monotonic()) > 0:
+        request = Request("GET", f"/v1/plugins/{segment(plugin)}/health", delay=min(_POLL_INTERVAL, left))
+        found = _object((yield request))
     return found
 
 
@@ -96,14 +106,28 @@ def cancel(run_id: str) -> Flow[Run]:
 def result(run_id: str, timeout: float | None) -> Flow[Envelope]:
     """The run's envelope once it has ended. Raises `RunNotFinished` after `timeout` seconds."""
     end = None if timeout is None else time.monotonic() + timeout
-    while True:  # one request waits ten minutes at most
-        wait = _MAX_WAIT if end is None else min(_MAX_WAIT, max(0.0, end - time.monotonic()))
+    path = f"/v1/runs/{segment(run_id)}/result"
+    longest, delay = _MAX_WAIT, 0.0
+    troubled_since: float | None = None
+    while True:
+        now = time.monotonic()
+        wait = longest if end is None else min(longest, max(0.0, end - now))
         try:
-            path = f"/v1/runs/{segment(run_id)}/result"
-            return _envelope((yield Request("GET", path, params={"wait": round(wait, 3)}, read_timeout=wait + 30)))
+            params = {"wait": round(wait, 3)}
+            request = Request("GET", path, params=params, read_timeout=wait + 30, delay=delay, waits=True)
+            return _envelope((yield request))
         except RunNotFinished:
+            troubled_since, delay = None, 0.0
             if end is not None and time.monotonic() >= end:
                 raise
+        except UnexpectedAnswer as error:
+            troubled_since = troubled_since or now
+            given_up = troubled_since + MAX_RETRYING if end is None else end
+            if not of_gateway(error) or time.monotonic() >= given_up:
+                raise
+            # A proxy that waits for less than this request did: the next one is shorter.
+            longest = max(_MIN_WAIT, longest / 2)
+            delay = _POLL_INTERVAL if end is None else max(0.0, min(_POLL_INTERVAL, end - time.monotonic()))
 
 
 def wait(run_id: str, timeout: float | None) -> Flow[Run]:
@@ -117,7 +141,7 @@ def run_request(
     plugin: str, tool: str, arguments: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
 ) -> Request:
     path = f"/v1/plugins/{segment(plugin)}/tools/{segment(tool)}/run"
-    return Request("POST", path, headers=headers or {}, arguments=arguments, read_timeout=None)
+    return Request("POST", path, headers=headers or {}, arguments=prepared(arguments), read_timeout=None)
 
 
 def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Request:

@@ -10,6 +10,7 @@ import stamina
 from httpx_sse import EventSource
 
 from orchestrator.client import operations, streams
+from orchestrator.client.arguments import body_options
 from orchestrator.client.errors import Unreachable
 from orchestrator.client.models import (
     Envelope,
@@ -26,7 +27,6 @@ from orchestrator.client.streams import EventFeed, Lines, RunEvents
 from orchestrator.client.transport import (
     Request,
     answer_of,
-    body_options,
     connection_options,
     error_in,
     request_options,
@@ -182,6 +182,7 @@ class Client:
 
     def _send(self, request: Request, *, whole: bool = False, retries: int | None) -> httpx.Response:
         """Send a request, again if that is safe; the response's head, or with `whole` all of it. Raises `ApiError`."""
+        time.sleep(request.delay)
         for attempt in stamina.retry_context(**retrying(request, retries)):
             with attempt, ExitStack() as files:
                 options = request_options(request) | body_options(request.arguments, files)

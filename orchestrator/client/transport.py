@@ -2,18 +2,18 @@
 
 import ipaddress
 import json
-import mimetypes
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 from httpx_sse import SSEError
 
+from orchestrator.client import arguments
 from orchestrator.client.errors import (
     ApiError,
     PluginUnavailable,
@@ -22,13 +22,16 @@ from orchestrator.client.errors import (
     Unreachable,
     error_of,
 )
-from orchestrator.client.models import FormText, Upload
+
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+# Without a handler Python prints warnings to stderr: a program that set up no logging would show each retry.
 
 DEFAULT_ADDRESS: Final = "http://127.0.0.1:8000"
 _CONNECT_SECONDS: Final = 10.0
 _MAX_RETRY_AFTER: Final = 30.0
 """Seconds; a request with a longer Retry-After is not sent again."""
-_MAX_RETRYING: Final = 60.0
+_GATEWAY_STATUSES: Final = frozenset({502, 503, 504})
+MAX_RETRYING: Final = 60.0
 """Seconds after the first attempt in which a request may be sent again."""
 
 
@@ -37,6 +40,8 @@ class Request:
     """One request. `arguments`: those of a tool.
 
     `read_timeout`: seconds to wait for each piece of the answer; None where the orchestrator bounds the wait itself.
+    `delay`: seconds to wait before it is sent. `waits`: the orchestrator answers late on purpose, and the operation
+    sends a shorter one after the error of a proxy.
     """
 
     method: str
@@ -45,6 +50,8 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     arguments: Mapping[str, Any] | None = None
     read_timeout: float | None = 30.0
+    delay: float = 0.0
+    waits: bool = False
 
     @property
     def safe(self) -> bool:
@@ -54,8 +61,7 @@ class Request:
     @property
     def repeatable(self) -> bool:
         """Whether its body can be read a second time."""
-        files = (_upload(value).content for value in (self.arguments or {}).values() if _is_upload(value))
-        return all(isinstance(content, bytes | bytearray | os.PathLike) or content.seekable() for content in files)
+        return arguments.repeatable(self.arguments or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,8 @@ class Answer:
             return json.loads(self.body)
         except ValueError:
             raise UnexpectedAnswer(
-                f"The answer has status {self.status} and is no JSON. Is that the orchestrator?", status=self.status
+                f"The answer has status {self.status} and is no JSON. Is that the orchestrator?{self._gateway()}",
+                status=self.status,
             ) from None
 
     def error(self) -> ApiError | None:
@@ -85,9 +92,18 @@ class Answer:
             return error
         if not isinstance(envelope, dict):
             return UnexpectedAnswer(
-                f"The answer has status {self.status} and no envelope. Is that the orchestrator?", status=self.status
+                f"The answer has status {self.status} and no envelope. Is that the orchestrator?{self._gateway()}",
+                status=self.status,
             )
         return error_of(self.status, envelope, retry_after=_seconds(self.headers.get("retry-after")))
+
+    def _gateway(self) -> str:
+        return " A proxy may have answered in its stead." if self.status in _GATEWAY_STATUSES else ""
+
+
+def of_gateway(error: Exception) -> bool:
+    """Whether it is the answer of a proxy that reached no orchestrator, or stopped waiting for it."""
+    return isinstance(error, UnexpectedAnswer) and error.status in _GATEWAY_STATUSES
 
 
 def answer_of(response: httpx.Response) -> Answer:
@@ -126,30 +142,12 @@ def request_options(request: Request) -> dict[str, Any]:
     return {"params": dict(request.params), "headers": dict(request.headers), "timeout": timeout}
 
 
-def body_options(arguments: Mapping[str, Any] | None, files: ExitStack) -> dict[str, Any]:
-    """Options for a tool's arguments: JSON, or multipart if one is a file. Opened files are closed by `files`."""
-    if arguments is None:
-        return {}
-    if not any(_is_upload(value) or _is_typed(value) for value in arguments.values()):
-        return {"json": dict(arguments)}
-    fields: list[tuple[str, Any]] = []
-    for name, value in arguments.items():
-        if _is_upload(value):
-            fields.append((name, _file_field(name, _upload(value), files)))
-        else:
-            # A plugin knows its parameters' types: a text goes as it is, anything else as JSON.
-            for one in value if _is_typed(value) and not isinstance(value, str) else [value]:
-                text = one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)
-                fields.append((name, (None, text.encode(), "text/plain; charset=utf-8")))
-    return {"files": fields}
-
-
 def retrying(request: Request, retries: int | None) -> dict[str, Any]:
     """Stamina's options: up to `retries` more attempts (None: any number) within a minute."""
     return {
         "on": _worth_another(request),
         "attempts": None if retries is None else retries + 1,
-        "timeout": _MAX_RETRYING,
+        "timeout": MAX_RETRYING,
     }
 
 
@@ -158,6 +156,8 @@ def _worth_another(request: Request) -> Callable[[Exception], bool | float]:
         # Only what cannot execute twice: reads, and runs that the orchestrator says it did not start.
         if isinstance(error, Unreachable):
             return request.safe
+        if of_gateway(error):
+            return request.safe and not request.waits
         if isinstance(error, QueueFull | PluginUnavailable) and error.retry_after is not None and request.repeatable:
             return error.retry_after if error.retry_after <= _MAX_RETRY_AFTER else False
         return False
@@ -195,49 +195,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _is_upload(value: Any) -> bool:
-    return isinstance(value, Upload | bytes | bytearray | os.PathLike) or hasattr(value, "read")
-
-
-def _is_typed(value: Any) -> bool:
-    return isinstance(value, FormText) or (
-        isinstance(value, list) and bool(value) and all(isinstance(one, FormText) for one in value)
-    )
-
-
-def _upload(value: Any) -> Upload:
-    return value if isinstance(value, Upload) else Upload(value)
-
-
-def _file_field(name: str, upload: Upload, files: ExitStack) -> tuple[str, Any, str]:
-    content = upload.content
-    filename = upload.filename
-    if isinstance(content, os.PathLike):
-        filename = filename or Path(content).name
-        content = files.enter_context(open(content, "rb"))  # noqa: PTH123, SIM115 - `files` closes it
-    elif isinstance(content, bytes | bytearray):
-        content = bytes(content)
-    else:
-        path = getattr(content, "name", "")
-        filename = filename or (Path(path).name if isinstance(path, str) else "")
-        if content.seekable():
-            content.seek(0)
-        else:
-            content = _Unsized(content)  # type: ignore[assignment]
-    kind = upload.content_type or mimetypes.guess_type(filename)[0] or "application/octet-stream"
-    return (filename or name, content, kind)
-
-
-class _Unsized:
-    """A pipe or socket with `read` alone: from its `fileno` httpx would read a length of 0."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size)
 
 
 def _seconds(text: str | None) -> float | None:

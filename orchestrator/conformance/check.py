@@ -15,10 +15,9 @@ from orchestrator.settings import Settings
 
 ANY_ENTRYPOINT: Final = "plugin:Plugin"
 """The default: an image in another language needs no entrypoint."""
-_RULE_SECONDS: Final = 15.0
-"""Limit for one rule, beside the start-up time."""
-_START_RULES: Final = 2
-"""Number of leading rules without which no other can be checked."""
+_RULE_SECONDS: Final = 15.0  # limit for one rule, beside the start-up time
+_START_RULES: Final = 2  # number of leading rules without which no other can be checked
+# The start first, which the others need; SIGTERM last, which ends the container.
 RULES: Final[tuple[Rule, ...]] = (*control_rules.RULES, *tool_rules.RULES, control_rules.SIGTERM)
 
 

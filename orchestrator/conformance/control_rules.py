@@ -33,8 +33,7 @@ _TOOL: Final[Mapping[str, tuple[type, ...]]] = {
 }
 _PHASES: Final = ("starting", "ready", "failed", "exited")
 _POLL_SECONDS: Final = 0.05
-_MAX_DIAGNOSIS: Final = 1.2
-"""Seconds: the protocol's one second, and the transfer."""
+_MAX_DIAGNOSIS: Final = 1.2  # seconds: the protocol's one second, and the transfer
 _GRACE_SECONDS: Final = 5.0
 
 

@@ -48,6 +48,7 @@ class Subject:
         """Wait for the control socket; False if the container ends or the start-up time is over."""
         end = time.monotonic() + self.startup_timeout
         while time.monotonic() < end:
+            # Not by the notification, which is a rule of its own.
             if await asyncio.to_thread(self.endpoint.control.is_socket):
                 return True
             if not await self.running():
@@ -85,12 +86,14 @@ async def started(
     spec = container_spec(
         manifest,
         limits,
+        # No deployment's id: no orchestrator adopts the container or removes it as an orphan.
         InstanceIdentity("conformance", NAME, 1, token),
         image=(await engine.image(image)).id,
         run_folder=endpoint.folder,
         models_folder=parent,
         max_result=int(settings.max_result),
     )
+    # Undone in reverse: the container is removed before its folder.
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(_make_folders, endpoint.folder)
         stack.callback(shutil.rmtree, parent, ignore_errors=True)

@@ -96,6 +96,7 @@ async def calls_share_a_connection(subject: Subject) -> None:
 
 
 async def calls_run_concurrently(subject: Subject) -> None:
+    # One that sends nothing, and one that stops in the middle of its body.
     _, idle = await asyncio.open_unix_connection(str(subject.endpoint.tools))
     _, incomplete = await asyncio.open_unix_connection(str(subject.endpoint.tools))
     incomplete.write(b"POST /tools/x HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
@@ -121,6 +122,7 @@ async def stored_run(subject: Subject) -> None:
     first = await subject.tools.post(f"/tools/{name}", json=arguments, headers={**headers, "X-Run-Keep": "1"})
     demand(first.status_code == 200, f"status {first.status_code}: {first.text[:200]}")
     path = f"/runs/{headers['X-Run-Id']}"
+    # Twice: to read it must not delete it.
     for _ in range(2):
         _returned(object_of(await subject.tools.get(path), 200))
     demand((await subject.tools.delete(path)).status_code == 200, "DELETE is not answered with 200")

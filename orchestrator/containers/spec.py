@@ -23,9 +23,10 @@ class BindMount:
 
 @dataclass(frozen=True, slots=True)
 class DeviceGrant:
-    """Devices by id: a `count` would give everyone GPU 0. `driver` is `nvidia` or `cdi`."""
+    """`driver` is `nvidia` or `cdi`."""
 
     driver: str
+    # Never a count: every container would get GPU 0.
     device_ids: tuple[str, ...]
     capabilities: tuple[str, ...] = ("gpu", "compute", "utility")
 
@@ -150,3 +151,4 @@ class EngineInfo:
     limits: frozenset[str] = frozenset({"memory", "swap", "pids"})  # those of these three that its kernel can limit
     kernel: str = ""  # release of the kernel that its containers run on; empty where unknown
     data_dir: str = ""  # its folder of images and containers, on its own machine
+    cores: int = 0  # CPU cores of its machine; 0 where unknown

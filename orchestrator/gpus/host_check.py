@@ -25,6 +25,7 @@ def judge_host(evidence: HostEvidence) -> GpuProblem | None:
     fault = evidence.inventory.fault
     if fault is None:
         return _without_usable_device(evidence) or _second_opinion(evidence.smi)
+    # Without a trace of hardware or driver, a missing library is no fault: there is no GPU.
     if fault.kind in (FaultKind.LIBRARY_MISSING, FaultKind.BINDING_MISSING) and not _driver_traces(evidence):
         return _not_found("no NVIDIA driver is installed and no NVIDIA device is visible")
     return GpuProblem(_code(fault), _sentence(fault, evidence))

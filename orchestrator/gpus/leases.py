@@ -105,6 +105,7 @@ class LeaseTable:
         if chosen is None:
             return GpuProblem(ReasonCode.GPU_BUSY, busy_sentence(demand, candidates))
         for each in chosen:
+            # Only before the first claim: later figures contain what the plugins use.
             self._baselines.setdefault(each.uuid, each.device.memory_used if each.device else None)
             self._put(Claim(holder, plugin, each.uuid, "exclusive" if demand.exclusive else "shared", demand.memory))
         return self._as_grant(self._of(holder))
@@ -137,6 +138,7 @@ class LeaseTable:
 
     def _settle(self, uuid: str, leaving: list[Claim], now: float) -> Iterable[LeaseChange]:
         probe_started = self._inventory.probe_started if self._inventory else 0.0
+        # A probe that began before the container's end proves nothing about its memory.
         seen_after_end = [claim for claim in leaving if claim.since < probe_started]
         if seen_after_end and self._memory_is_free(self._device_claims(uuid)):
             self._drop(seen_after_end)

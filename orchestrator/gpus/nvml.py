@@ -1,12 +1,13 @@
 """`python -m orchestrator.gpus.nvml`: queries NVML once and prints the answer as one line of JSON.
 
-The only user of pynvml. NVML can hang for ever in the kernel and can crash its caller, so only a child process runs
-this (see `probe`): a new one each time, which loads the library on disk as the next container will, and so detects a
-half-done upgrade.
+The only user of pynvml; only a child process runs it (see `probe`).
 
 Printed: {"driver_version", "cuda_version", "library_version", "devices": [fields of GpuDevice], "unidentified":
 {"<index>": fault}, "fault": null or {"kind", "message", "code"}}.
 """
+
+# NVML can hang for ever in the kernel and can crash its caller. A new process each time loads the library on disk as
+# the next container will, and so detects a half-done upgrade.
 
 import json
 import re
@@ -66,6 +67,7 @@ def _inventory() -> dict[str, Any]:
     cuda = _Device(None).value(pynvml.nvmlSystemGetCudaDriverVersion_v2)
     return {
         "driver_version": _Device(None).value(pynvml.nvmlSystemGetDriverVersion),
+        # NVML's 12040 is CUDA 12.4.
         "cuda_version": None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
         "library_version": _library_version(),
         "devices": devices,
@@ -113,6 +115,7 @@ class _Device:
             "pci_bus_id": bus_id,
             "last_xid": None if bus_id is None else xids.get(xid_key(bus_id)),
             "mig_enabled": None if mig is None else mig[0] == pynvml.NVML_DEVICE_MIG_ENABLE,
+            # After the calls above, which may have found it.
             "fault": self.fault,
         }
 
@@ -145,6 +148,7 @@ def _mig_instance(device: _Device, uuid: str, slot: int, parent: dict[str, Any])
         "temperature": parent["temperature"],
         "last_xid": parent["last_xid"],
         "pci_bus_id": parent["pci_bus_id"],
+        # After the calls above, which may have found one.
         "fault": device.fault or parent["fault"],
     }
 
@@ -168,4 +172,5 @@ def _text(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    # On a line of its own, whatever the library has printed.
     sys.stdout.write("\n" + json.dumps(query()) + "\n")

@@ -33,6 +33,7 @@ class DeviceClaims:
         if device is None or device.memory_total is None:
             return None
         promised = sum(claim.memory or 0 for claim in self.claims) + (self.baseline or 0)
+        # A plugin may use less than it was promised, as yet, or more.
         return max(0, device.memory_total - max(promised, device.memory_used or 0))
 
 
@@ -54,6 +55,7 @@ def reason_against(demand: GpuDemand, candidate: DeviceClaims) -> str | None:
     if device.parent_uuid is not None and demand.count > 1:
         return "is a MIG instance, of which a program can use only one"
     for claim in (*candidate.claims, *candidate.related):
+        # Sharing is for one device: a claim on its parent GPU or its MIG instances is in the way of sharers too.
         if claim.blocks_others or demand.exclusive or claim in candidate.related:
             return _claimed_by(claim)
     return _too_little_memory(demand, candidate)
@@ -61,6 +63,7 @@ def reason_against(demand: GpuDemand, candidate: DeviceClaims) -> str | None:
 
 def busy_sentence(demand: GpuDemand, candidates: Sequence[DeviceClaims]) -> str:
     """Why `demand` cannot be met: each device with its reason, and what to do."""
+    # A split GPU is left out: its MIG instances have reasons of their own.
     split = {each.device.parent_uuid for each in candidates if each.device is not None}
     reasons = "; ".join(
         f"{each.name} {reason_against(demand, each) or 'would do'}" for each in candidates if each.uuid not in split

@@ -1,5 +1,5 @@
-"""Probes of this host's GPUs. NVML and nvidia-smi run as child processes within a bound, so that a driver that hangs
-or crashes is a result and does not take the orchestrator down.
+"""Probes of this host's GPUs. NVML and nvidia-smi run as child processes within a bound: a driver that hangs or crashes
+is a result.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ PROBE_SECONDS: Final = 5.0
 """Bound of one probe. A healthy driver takes well under 1 s; the first probe on a host without persistence mode, which
 wakes every GPU, 1 to 2 s.
 """
+# -P: no file of the working folder is taken for a module.
 _NVML_COMMAND: Final = (sys.executable, "-P", "-m", "orchestrator.gpus.nvml")
 _SMI_COMMAND: Final = ("nvidia-smi", "-L")
 _MAX_OUTPUT_BYTES: Final = 4 * 1024 * 1024  # bytes retained of each output stream; the rest is read and dropped
@@ -57,6 +58,7 @@ class GpuHost:
         """Full check before a start; about `PROBE_SECONDS` at most. Concurrent callers share one check."""
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._run_check(), name="gpu check")
+        # Shielded: a cancelled caller must not end what others wait for.
         return await asyncio.shield(self._check)
 
     async def _run_check(self) -> GpuInventory:
@@ -66,6 +68,7 @@ class GpuHost:
         return self._store(replace(inventory, problem=judge_host(HostEvidence(inventory, hints, smi))))
 
     def _store(self, inventory: GpuInventory) -> GpuInventory:
+        # Probes overlap: an older one may end after a newer.
         if self._latest is None or inventory.probe_started >= self._latest.probe_started:
             self._latest = inventory
         return inventory
@@ -90,6 +93,7 @@ class NvmlProbe:
         """The inventory now, within `bound` seconds. Any failure is the inventory's `fault`."""
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._read(), name="nvml")
+        # See `GpuHost.check`.
         return await asyncio.shield(self._probe)
 
     async def _read(self) -> GpuInventory:
@@ -168,6 +172,7 @@ class BoundedChild:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env={**os.environ, **self._environment},
+                # A process group of its own, so that its children are killed with it.
                 start_new_session=True,
             )
         except OSError:
@@ -175,6 +180,7 @@ class BoundedChild:
         ended = False
         try:
             async with asyncio.timeout(self._bound):
+                # Read while it runs: a full pipe would stop it.
                 stdout, stderr, _ = await asyncio.gather(_read(process.stdout), _read(process.stderr), process.wait())
             ended = True
         except TimeoutError:

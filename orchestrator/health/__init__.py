@@ -1,3 +1,1 @@
-"""The health API's answers: `health_model` is a pure view of registry records, `listing` caches the encoded list. Must
-not know: engines, containers, anything that can wait.
-"""
+"""The health API's answers, a pure view of registry records. Must not know: engines, containers, whatever can wait."""

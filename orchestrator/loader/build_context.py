@@ -38,6 +38,18 @@ def context_files(folder: Path, excluded: Iterable[str] = ()) -> list[ContextFil
     return list(_walk(root, root, {PurePosixPath(path) for path in excluded}))
 
 
+def files_at(folder: Path, path: PurePosixPath, excluded: Iterable[str] = ()) -> list[ContextFile]:
+    """The file `path` of `folder`, or everything below it if it is a folder. A link to a file is that file.
+
+    Raises `BuildError` for a symbolic link below it that leads out of `folder`.
+    """
+    source = folder / path
+    if source.is_dir():
+        root = folder.resolve()
+        return list(_walk(root / path, root, {PurePosixPath(each) for each in excluded}))
+    return [ContextFile(path, source, executable=os.access(source, os.X_OK))]
+
+
 def content_hash(files: Iterable[ContextFile], *more: str) -> str:
     """SHA-256 of the names, contents and executability of `files`, and of the texts `more`."""
     digest = hashlib.sha256()

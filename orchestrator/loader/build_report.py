@@ -1,6 +1,8 @@
 """A build's log file for the operator, and one sentence of advice on a failed build."""
 
+import itertools
 import re
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, Self
@@ -37,6 +39,18 @@ _HINTS: Final = {
         """,
 }
 
+# pip's account of a conflict: a heading, one line per party, an empty line.
+_CONFLICT: Final = "The conflict is caused by:"
+_CONSTRAINT: Final = re.compile(r"The user requested \(constraint\) (?P<name>[\w.-]+)==(?P<version>\S+)")
+_REQUESTED: Final = re.compile(r"The user requested (?!\(constraint\))(?P<wish>.+)")
+_DEPENDS: Final = re.compile(r"(?P<by>.+) depends on (?P<wish>.+)")
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
+_SHOWN_WISHES: Final = 2  # pip names each version that it has tried
+_CLASH: Final = (
+    "{wishes}, and the runtime in this image needs {runtime}, which cannot be replaced. Remove it from "
+    "requirements.txt, or require a version of it, or of what depends on it, that allows {name} {version}."
+)
+
 _ERROR_LINE = re.compile(r"^\s*(?:ERROR|E|error|fatal error):\s+(?P<text>.+)$")
 
 
@@ -54,6 +68,45 @@ def error_line(output: str) -> str:
         if (match := _ERROR_LINE.match(line)) is not None:
             return match["text"].strip()
     return ""
+
+
+def conflict(output: Iterable[str], fixed: Collection[str]) -> str | None:
+    """What clashes with the runtime's own packages, whose names are `fixed`, by pip's account; None without a clash."""
+    lines = [line.strip() for line in output]
+    if _CONFLICT not in lines:
+        return None
+    account = list(itertools.takewhile(bool, lines[len(lines) - lines[::-1].index(_CONFLICT) :]))
+    for line in account:
+        pin = _CONSTRAINT.fullmatch(line)
+        if pin is not None and _canonical(pin["name"]) in fixed:
+            name = pin["name"]
+            wishes = [wish for wish in dict.fromkeys(_wish(other, name) for other in account) if wish]
+            more = f" (and {len(wishes) - _SHOWN_WISHES} more)" if len(wishes) > _SHOWN_WISHES else ""
+            return _CLASH.format(
+                wishes=(" and ".join(wishes[:_SHOWN_WISHES]) or f"requirements.txt wants another {name}") + more,
+                runtime=f"{name}=={pin['version']}",
+                name=name,
+                version=pin["version"],
+            )
+    return None
+
+
+def _wish(line: str, package: str) -> str:
+    """What a line of pip's account wants of a package; empty for another line."""
+    if (depends := _DEPENDS.fullmatch(line)) is not None and _names(depends["wish"], package):
+        return f"{depends['by']} (which requirements.txt installs) wants {depends['wish']}"
+    if (requested := _REQUESTED.fullmatch(line)) is not None and _names(requested["wish"], package):
+        return f"requirements.txt wants {requested['wish']}"
+    return ""
+
+
+def _names(requirement: str, package: str) -> bool:
+    name = _NAME.match(requirement)
+    return name is not None and _canonical(name[0]) == _canonical(package)
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 class BuildLog:

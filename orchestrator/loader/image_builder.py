@@ -3,8 +3,8 @@
 import asyncio
 import shutil
 import tempfile
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -14,28 +14,19 @@ from typing import Final
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError, EngineError, EngineRefusedError, NotFoundError
-from orchestrator.loader.build_report import BuildLog, error_line, hint
+from orchestrator.loader.build_report import BuildLog, conflict, error_line, hint
+from orchestrator.loader.build_settings import Credentials, build_arguments
 from orchestrator.loader.image_plan import (
     OWN_IMAGE_TAG,
     ImagePlan,
     derived_plan,
     own_image_plan,
     plugin_plan,
+    runtime_packages,
     shared_plan,
     source_fingerprint,
 )
 from orchestrator.loader.image_recipe import PLUGIN_LABEL, SOURCE_LABEL, ImageRecipe
-
-BUILD_VARIABLES: Final = (
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "NO_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "no_proxy",
-    "PIP_INDEX_URL",
-)
-"""Environment variables that are passed to builds: their access to the network and to packages."""
 
 Output = Callable[[str], None]
 
@@ -43,6 +34,7 @@ _MAX_CONCURRENT_BUILDS: Final = 2
 _RETAINED: Final = 2  # images retained per plugin: the newest, and the previous one for a rollback
 # Images retained per shared image; other orchestrators on this host, with other settings, share them.
 _RETAINED_SHARED: Final = 4
+_CONFLICT_LINES: Final = 500  # of the output's end, in which pip's account of a conflict is looked for
 
 
 class ImageBuilder:
@@ -55,20 +47,21 @@ class ImageBuilder:
         images_dir: Path,
         logs_dir: Path,
         ca_bundle: Path | None,
-        build_args: Mapping[str, str],
+        build_settings: Mapping[str, str],
         python_image: str,
     ) -> None:
         """`images_dir` has base/, cuda/ and runtime/; `logs_dir` gets the output of every build as <name>.log.
 
-        `ca_bundle`: CA certificates that builds trust. `build_args`: proxies and package index. `python_image`: the
-        image under `base`.
+        `ca_bundle`: CA certificates that builds trust. `build_settings`: those of `BUILD_VARIABLES` that are set; no
+        image, log or error has their credentials. `python_image`: the image under `base`.
         """
         self._engine = engine
         self._images_dir = images_dir
         self._logs_dir = logs_dir
         self._contexts = logs_dir / "contexts"
         self._ca_bundle = ca_bundle
-        self._build_args = dict(build_args)
+        self._build_args = build_arguments(build_settings)
+        self._credentials = Credentials(build_settings)
         self._python_image = python_image
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT_BUILDS)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -191,8 +184,11 @@ class ImageBuilder:
             tempfile.TemporaryDirectory(dir=self._contexts) as folder,
             BuildLog(self._logs_dir, plan.name) as log,
         ):
+            output: deque[str] = deque(maxlen=_CONFLICT_LINES)
 
             def write(line: str) -> None:
+                line = self._credentials.mask(line)
+                output.append(line)
                 log.write(line)
                 on_output(line)
 
@@ -206,11 +202,12 @@ class ImageBuilder:
                     on_output=write,
                 )
             except BuildError as error:
-                log.write(str(error))
-                cause = (error_line(error.tail) or str(error)).rstrip(".")
-                advice = hint(f"{error.tail} {error}")
-                message = f"The image {plan.name} could not be built: {cause}. {advice}"
-                raise BuildError(message.rstrip(), error.tail) from error
+                tail = self._credentials.mask(error.tail)
+                raw = self._credentials.mask(str(error))
+                log.write(raw)
+                fixed = await asyncio.to_thread(runtime_packages, self._images_dir)
+                message = f"The image {plan.name} could not be built: {_cause(raw, tail, output, fixed)}"
+                raise BuildError(message.rstrip(), tail) from None  # its cause has what is masked here
 
     async def _prune(self, plan: ImagePlan, image: ImageStatus, retained: int) -> None:
         """Remove earlier versions of `image`, except the newest `retained` including itself."""
@@ -221,6 +218,12 @@ class ImageBuilder:
                 with suppress(EngineRefusedError, NotFoundError):  # the engine refuses while a container uses it
                     for tag in old.tags:
                         await self._engine.remove_image(tag)
+
+
+def _cause(error: str, tail: str, output: Iterable[str], fixed: Collection[str]) -> str:
+    if (clash := conflict(output, fixed)) is not None:
+        return clash
+    return f"{(error_line(tail) or error).rstrip('.')}. {hint(f'{tail} {error}')}"
 
 
 def _created(image: ImageStatus) -> datetime:

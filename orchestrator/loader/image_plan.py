@@ -1,6 +1,6 @@
 """Image plans: tag, labels and build context of each kind of image. Reads files, does not call the engine."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
@@ -13,7 +13,6 @@ from orchestrator.loader.build_context import EXCLUDED, ContextFile, content_has
 from orchestrator.loader.image_recipe import (
     HASH_LABEL,
     PLUGIN_LABEL,
-    REQUIREMENTS,
     SHARED_LABEL,
     SOURCE_LABEL,
     ImageRecipe,
@@ -21,6 +20,7 @@ from orchestrator.loader.image_recipe import (
     plugin_tag,
     shared_tag,
 )
+from orchestrator.loader.requirements_file import named_files
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -99,11 +99,10 @@ def derived_plan(kind: str, images_dir: Path, base: ImageStatus) -> ImagePlan:
 def plugin_plan(recipe: ImageRecipe, base: ImageStatus) -> ImagePlan:
     """The plan of a plugin's image on the shared image `base`."""
     try:
-        files = _plugin_files(recipe)
-        requirements = [file for file in files if file.path.as_posix() == REQUIREMENTS]
+        packages, code = _package_files(recipe), _plugin_files(recipe)
         base_tag = base.tags[0] if base.tags else base.id
-        dockerfile = plugin_dockerfile(base_tag, recipe.system_packages, requirements=bool(requirements))
-        content = content_hash(files, dockerfile, base.labels.get(HASH_LABEL, base.id))
+        dockerfile = plugin_dockerfile(base_tag, recipe.system_packages, requirements=bool(packages))
+        content = content_hash(code, dockerfile, content_hash(packages), base.labels.get(HASH_LABEL, base.id))
     except BuildError as error:
         raise _cannot_build(recipe, error) from error
     return ImagePlan(
@@ -112,7 +111,8 @@ def plugin_plan(recipe: ImageRecipe, base: ImageStatus) -> ImagePlan:
         family_labels={PLUGIN_LABEL: recipe.name},
         # An image inherits its base's labels; unless overridden, these two would make it pass for the base.
         hashes={HASH_LABEL: content, SHARED_LABEL: "", SOURCE_LABEL: ""},
-        folders={"plugin": files, ".": requirements},
+        # What is there for pip's sake is there once: image sizes are the sum of their layers.
+        folders={"packages": packages, "plugin": _without(code, packages)},
         texts={"Dockerfile": dockerfile},
     )
 
@@ -150,10 +150,22 @@ def source_fingerprint(recipe: ImageRecipe, images_dir: Path, *, ca_bundle: Path
     shared = shared_plan("base", images_dir, ca_bundle=ca_bundle, python_image=python_image, python_id="")
     own = content_hash(_own_files(recipe.base, images_dir))
     try:
-        files = _plugin_files(recipe)
+        packages, code = _package_files(recipe), _plugin_files(recipe)
+        requirements = content_hash(packages)
     except BuildError as error:
         raise _cannot_build(recipe, error) from error
-    return content_hash(files, shared.hashes[SOURCE_LABEL], own, recipe.base, *sorted(recipe.system_packages))
+    return content_hash(
+        code, requirements, shared.hashes[SOURCE_LABEL], own, recipe.base, *sorted(recipe.system_packages)
+    )
+
+
+def runtime_packages(images_dir: Path) -> set[str]:
+    """Names of the Python packages that every plugin's image has for the runtime, and that no plugin can replace."""
+    try:
+        lines = (images_dir / "runtime" / "constraints.txt").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    return {"plugin-runtime", *(line.partition("==")[0] for line in lines if "==" in line)}
 
 
 def pinned_requirements(distribution: str) -> list[str]:
@@ -176,6 +188,15 @@ def pinned_requirements(distribution: str) -> list[str]:
 
 def _plugin_files(recipe: ImageRecipe) -> list[ContextFile]:
     return context_files(recipe.folder, (*EXCLUDED, *recipe.excluded))
+
+
+def _package_files(recipe: ImageRecipe) -> list[ContextFile]:
+    return named_files(recipe.folder, (*EXCLUDED, *recipe.excluded))
+
+
+def _without(files: Iterable[ContextFile], others: Iterable[ContextFile]) -> list[ContextFile]:
+    paths = {other.path for other in others}
+    return [file for file in files if file.path not in paths]
 
 
 def _cannot_build(recipe: ImageRecipe, error: BuildError) -> BuildError:

@@ -8,7 +8,9 @@ from typing import Final, Self
 
 from orchestrator.containers.spec import UNPRIVILEGED_USER
 from orchestrator.errors import BuildError
+from orchestrator.loader.build_settings import PIP_SETTINGS
 from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.requirements_file import CODE_FOLDER, REQUIREMENTS
 
 SHARED: Final = ("base", "cuda")
 """The images that plugins are built on; each has a folder of that name among the plugin images."""
@@ -19,7 +21,8 @@ SHARED_LABEL: Final = "plugin-orchestrator.shared-image"
 SOURCE_LABEL: Final = "plugin-orchestrator.source-hash"
 """On a shared image: the hash of its sources, without the Python image under it."""
 
-REQUIREMENTS: Final = "requirements.txt"
+RUNTIME_PACKAGES: Final = "/opt/venv/runtime-packages.txt"
+"""In the base image: the runtime and what it needs, in the versions that are installed, as constraints for pip."""
 
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
@@ -60,7 +63,8 @@ def plugin_tag(name: str, content_hash: str) -> str:
 
 
 def plugin_dockerfile(base: str, system_packages: Iterable[str], *, requirements: bool) -> str:
-    """The Dockerfile of a plugin on the image `base`; its context has requirements.txt and the folder `plugin`.
+    """The Dockerfile of a plugin on the image `base`; its context has the folders `plugin` and, with `requirements`,
+    `packages`: requirements.txt and the files that it names.
 
     Raises `BuildError` for a name that no Debian package can have: a shell would interpret it.
     """
@@ -78,12 +82,17 @@ def plugin_dockerfile(base: str, system_packages: Iterable[str], *, requirements
             " && rm -rf /var/lib/apt/lists/*"
         )
     if requirements:
-        steps.append("ARG PIP_INDEX_URL")
-        steps.append(f"COPY {REQUIREMENTS} /tmp/{REQUIREMENTS}")
-        steps.append(f"RUN pip install --no-cache-dir --requirement /tmp/{REQUIREMENTS}")
-    steps.append("COPY plugin /plugin")
+        # pip runs where the plugin's folder will be: there the paths in requirements.txt hold, those of `-e` for good.
+        # Its configuration, which may have credentials, is in memory: no layer gets it.
+        steps.append(f"COPY packages {CODE_FOLDER}")
+        steps.append(
+            f'RUN cd {CODE_FOLDER} && printf %s "${PIP_SETTINGS}" >/dev/shm/pip.conf \\\n'
+            f" && {PIP_SETTINGS}= PIP_CONFIG_FILE=/dev/shm/pip.conf pip install --no-cache-dir \\\n"
+            f"    --constraint {RUNTIME_PACKAGES} --requirement {REQUIREMENTS}"
+        )
+    steps.append(f"COPY plugin {CODE_FOLDER}")
     # A file that does not compile fails no build: the runtime reports it at the import. Nothing in the image changes
     # later, so the bytecode need not be checked against its source.
-    steps.append("RUN python -m compileall -q --invalidation-mode unchecked-hash /plugin || true")
+    steps.append(f"RUN python -m compileall -q --invalidation-mode unchecked-hash {CODE_FOLDER} || true")
     steps.append(f"USER {UNPRIVILEGED_USER}")
     return "\n".join(steps) + "\n"

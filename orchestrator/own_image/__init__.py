@@ -1,4 +1,3 @@
-"""Entry point and health check of the orchestrator's own image.
+"""Entry point and health check of the orchestrator's own image. Import nothing else of `orchestrator`."""
 
-They import nothing else of `orchestrator`: the health check runs every few seconds.
-"""
+# The health check runs every ten seconds, and an import of the whole takes longer than the check.

@@ -1,8 +1,4 @@
-"""The entry point of the orchestrator's own image: drops root, then executes the command `orchestrator`.
-
-The orchestrator needs access to the engine's socket, whose group has a different id on each host. So the container may
-start as root with the capabilities SETUID and SETGID; afterwards it has none.
-"""
+"""The entry point of the orchestrator's own image: drops root, then executes the command `orchestrator`."""
 
 import os
 import sys
@@ -32,6 +28,8 @@ def become(user: int, groups: list[int]) -> None:
 
 
 def main() -> None:
+    # The engine's socket has a group of another id on each host, which only root can join. So the container may start
+    # as root with the capabilities SETUID and SETGID; afterwards it has none.
     if os.geteuid() == 0:
         group = socket_group(os.environ.get("DOCKER_HOST"))
         try:

@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Final
 
+# An address that means all interfaces is none to connect to.
 _LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 

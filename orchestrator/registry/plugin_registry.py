@@ -25,8 +25,7 @@ from orchestrator.registry.records import (
 Listener = Callable[[LifecycleEvent], object]
 
 _MAX_EVENTS: Final = 10_000
-_READ_TIMEOUT: Final = 0.02
-"""Seconds that a reader waits for the lock before it takes the last snapshot instead."""
+_READ_TIMEOUT: Final = 0.02  # seconds that a reader waits for the lock before it takes the last snapshot instead
 
 
 class ManifestFacts(TypedDict, total=False):
@@ -98,6 +97,7 @@ class PluginRegistry:
     def events(self, *, plugin: str | None = None, after: int = 0) -> tuple[LifecycleEvent, ...]:
         """The retained events with an id above `after`, oldest first."""
         with self._reading():
+            # Copied in one call of C, so consistent even without the lock; filtered outside it.
             newest_first = reversed(self._events.copy())
         later = [e for e in takewhile(lambda e: e.id > after, newest_first) if plugin in (None, e.plugin)]
         return tuple(reversed(later))
@@ -122,6 +122,7 @@ class PluginRegistry:
         if earlier is not None:
             record = replace(
                 record,
+                # An adopted instance brings its own.
                 generation=record.generation or earlier.generation,
                 earlier_generations=earlier.generation,
                 last_used=earlier.last_used,
@@ -147,6 +148,7 @@ class PluginRegistry:
                 reason=None,
                 ready_tick=None,
                 ended_tick=None,
+                # `queued` stays: those runs wait for the plugin, and now for this instance.
                 in_flight=0,
                 stale=False,
                 checks=(),
@@ -226,6 +228,7 @@ class PluginRegistry:
         """
         with self._lock.gen_wlock():
             old = self._records[name]
+            # Where it is not, the count was cleared at its end, and may be a newer instance's by now.
             alive = old.generation == generation and not old.ended
             record = replace(old, in_flight=old.in_flight - 1 if alive else old.in_flight, observed_at=self._clock())
             if ok is not None:
@@ -289,6 +292,8 @@ class PluginRegistry:
 
     def _put(self, record: PluginRecord) -> None:
         known = record.name in self._records
+        # A new mapping each time, for readers without the lock. Not sorted for a known name: every run comes here
+        # twice.
         records = {**self._records, record.name: record}
         self._records = records if known else dict(sorted(records.items()))
 
@@ -308,6 +313,7 @@ class PluginRegistry:
         return event
 
     def _notify(self, event: LifecycleEvent) -> None:
+        # Outside the lock: a listener may read the registry.
         for listener in self._listeners:
             listener(event)
 

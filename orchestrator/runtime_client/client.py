@@ -41,6 +41,7 @@ class ToolResponse:
         fields = connection.response.fields
         self.content_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
         kills = fields.get(b"x-oom-kills", b"")
+        # Bounded: it comes from a plugin, and may be of any length.
         self.oom_kills = int(kills) if kills.isdigit() and len(kills) < 10 else 0
 
     async def read(self, limit: int) -> bytes | None:
@@ -68,6 +69,7 @@ class RuntimeChannel:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._control = ConnectionPool(connector(endpoint, "control"), connect_timeout=_CONTROL_TIMEOUT)
+        # No bound: a call has a deadline of its own.
         self._tools = ConnectionPool(connector(endpoint, "tools"), connect_timeout=None)
 
     async def close(self) -> None:
@@ -199,6 +201,7 @@ async def _read_body(connection: HttpConnection, limit: int) -> bytes | None:
     if (connection.response.length or 0) > limit:
         return None
     body = await connection.read_chunk()
+    # As a rule one chunk is all of it.
     if len(body) <= limit and connection.response.complete and not connection.response.buffered:
         return body
     chunks, size = [body], len(body)

@@ -58,6 +58,7 @@ class HttpConnection(asyncio.Protocol):
         self._sender = None
         if not isinstance(body, bytes):
             self._transport.write(head)
+            # Beside the wait: the answer may come before the body has been sent.
             self._sender = asyncio.create_task(self._send(body))
         else:
             self._sent = True
@@ -133,6 +134,7 @@ class HttpConnection(asyncio.Protocol):
             self._data_arrived.set_result(None)
 
     def eof_received(self) -> None:
+        # asyncio closes the transport after this: a half-closed connection is of no use.
         self._end(None)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -206,6 +208,7 @@ class HttpConnection(asyncio.Protocol):
         self._failure = why
         self._transport.abort()
         self.response.close()
+        # Woken by no exception, which nobody might retrieve: both look at `_failure` next.
         for waiting in (self._data_arrived, self._writable):
             if waiting is not None and not waiting.done():
                 waiting.set_result(None)

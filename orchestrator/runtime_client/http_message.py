@@ -1,8 +1,4 @@
-"""Pure, and all that knows httptools: heads of HTTP/1.1 requests, and responses parsed as their bytes come.
-
-A response comes from a plugin and may be anything. What the parser (llhttp) leaves unbounded, heads, trailers and the
-extensions of chunks, is bounded here.
-"""
+"""Pure, and all that knows httptools: heads of HTTP/1.1 requests, and responses parsed as their bytes come."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,6 +7,8 @@ from urllib.parse import quote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+# A response comes from a plugin and may be anything. What the parser (llhttp) leaves unbounded, heads, trailers and the
+# extensions of chunks, is bounded here.
 _MAX_HEAD: Final = 64 * 1024  # bytes of header fields and trailers, and of input without any of the body in it
 _MAX_FIELDS: Final = 256
 _QUERY_SAFE: Final = "!$%&'()*+,/:;=?@[]"
@@ -27,6 +25,7 @@ def request_head(method: str, target: str, fields: Mapping[str, str], *, length:
     head = f"{method} {target} HTTP/1.1\r\nHost: plugin\r\n"
     for name, value in fields.items():
         head += f"{name}: {value}\r\n"
+    # Counted over the whole head at once, in place of a look at each field.
     if head.count("\r") != len(fields) + 2 or head.count("\n") != len(fields) + 2:
         raise ValueError("a line break in a header field")
     size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"

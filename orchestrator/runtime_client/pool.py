@@ -93,6 +93,7 @@ class ConnectionPool:
 
     def _take_idle(self) -> HttpConnection | None:
         while self._idle:
+            # The one used last, so that those in excess stay idle and are closed.
             _, connection = self._idle.pop()
             if connection.is_quiet:
                 return connection

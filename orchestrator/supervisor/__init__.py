@@ -1,3 +1,4 @@
-"""The instances: starts, watches, ends and removes them. `Fleet` has all plugins, `PluginSupervisor` one, alone decides
-for it and has the table of its states; `InstanceDriver` has one instance. Must not know: HTTP, callers.
+"""The instances: starts (`bring_up`), observes (`watch`), removes (`teardown`) and adopts them (`adoption`). `Fleet`
+has all plugins; `PluginSupervisor` has one and decides for it; `InstanceDriver` has one instance, which only its `end`
+ends. Must not know: HTTP, callers.
 """

@@ -45,6 +45,7 @@ def newest_running(containers: Iterable[ContainerStatus]) -> dict[str, tuple[Con
         identity = InstanceIdentity.from_labels(container.labels)
         if identity is not None and container.state == "running":
             found[identity.plugin].append((identity, container))
+    # An older one is still there where its removal had failed.
     newest = {name: max(each, key=lambda pair: pair[0].generation) for name, each in found.items()}
     return {name: (container, identity) for name, (identity, container) in newest.items()}
 
@@ -69,6 +70,7 @@ async def adopt_all(
     )
     adopted = {found.instance.identity.plugin: found for found in attempts if found is not None}
     ids = {found.instance.container_id for found in adopted.values()}
+    # Before any start: they may hold what the new instances need.
     await asyncio.gather(*(_remove(deps, container) for container in leftovers if container.id not in ids))
     with suppress(EngineError):
         await deps.engine.sweep(deps.labels)
@@ -94,8 +96,10 @@ async def _adopt(
         instance.open_channel(RuntimeChannel(await deps.engine.endpoint(container.id, instance.run_folder)))
         status = await instance.channel.status()
         _require_ready(status)
+        # Only kills from now on are judged.
         instance.oom_kills = status.oom_kills
         instance.grant = Grant.from_labels(container.labels, holder=identity.instance, plugin=identity.plugin)
+        # Last: it leases them, and nothing after it may refuse.
         _require_gpus(deps, instance.grant)
     except (OrchestratorError, OSError, ValueError) as error:
         _log.info("%s: the container %s is replaced: %s", identity.plugin, container.name, error)

@@ -30,11 +30,9 @@ from orchestrator.supervisor.start_verdict import verdict_of_engine
 from orchestrator.supervisor.watch import evidence_of
 
 # A container that has not notified may have died unnoticed, or its image never notifies.
-_INSPECT_INTERVAL: Final = 1.0
-"""Seconds."""
+_INSPECT_INTERVAL: Final = 1.0  # seconds
 # Through a gateway comes no notification.
-_GATEWAY_POLL_INTERVAL: Final = 0.03
-"""Seconds between status requests."""
+_GATEWAY_POLL_INTERVAL: Final = 0.03  # seconds between status requests
 
 
 @asynccontextmanager
@@ -85,6 +83,8 @@ async def start_container(
     await asyncio.to_thread(_write_secrets, deps.checker.secrets, instance)
     gateway = await _gateway(deps, instance)
     devices = await _devices(deps, instance)
+    async with engine_verdicts("its number of cores was looked up"):
+        cores = await deps.cores()
     spec = container_spec(
         instance.manifest,
         instance.limits,
@@ -93,20 +93,24 @@ async def start_container(
         run_folder=instance.run_folder,
         models_folder=deps.checker.models_folder(instance.manifest, folder),
         max_result=int(deps.settings.max_result),
+        cores=cores,
         devices=devices,
         grant_labels=instance.grant.labels() if instance.grant else {},
         gateway=gateway,
     )
     sockets = UnixEndpoint(instance.run_folder)
     try:
+        # Bound before there is a container, so that no notification is lost.
         notify = NotifySocket(sockets.notify) if gateway is None else nullcontext()
     except SocketPathError as error:
         raise InstanceEndedError(
             Verdict(ReasonCode.INIT_ERROR, f"The container cannot be reached: {error}.")
         ) from error
     with notify as notification:
+        # Only the engine's work takes a slot: the plugin's own start may take minutes.
         async with deps.start_slots, engine_verdicts("the container was started"):
             instance.launch = asyncio.create_task(_launch(deps, instance, spec, on_start))
+            # A cancelled start leaves it to finish: the teardown waits for it, and has the container's id then.
             await asyncio.shield(instance.launch)
             endpoint = await deps.engine.endpoint(instance.container_id or "", instance.run_folder)
         instance.open_channel(RuntimeChannel(endpoint))
@@ -126,6 +130,7 @@ async def _gateway(deps: SupervisorDeps, instance: Instance) -> Gateway | None:
                 needed = chosen == "tcp"
         if not needed:
             return None
+        # The base image holds the gateway's program.
         image = await deps.builder.ensure_base()
     return Gateway(image.id, await asyncio.to_thread(lay_out_token, instance.run_folder), RUN_FOLDER)
 
@@ -140,6 +145,7 @@ async def _devices(deps: SupervisorDeps, instance: Instance) -> DeviceGrant | No
 
 async def _launch(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]) -> None:
     instance.container_id = await deps.engine.create(spec)
+    # One that was stopped while it was created is removed by its teardown.
     if instance.ended is None:
         on_start()
         await deps.engine.start(instance.container_id)
@@ -167,6 +173,7 @@ async def _until_reachable(
     try:
         while True:
             await asyncio.wait({readiness, died}, timeout=_INSPECT_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+            # An image that never notifies is reachable as soon as its socket exists.
             if readiness.done() or reachable():
                 return
             async with engine_verdicts("the container came up"):
@@ -204,6 +211,6 @@ def _write_secrets(source: SecretSource, instance: Instance) -> None:
         try:
             value = source.read(manifest.name, name)
         except SecretMissingError as error:
-            raise InstanceEndedError(Verdict(ReasonCode.MODEL_MISSING, str(error))) from None
+            raise InstanceEndedError(Verdict(ReasonCode.SECRET_MISSING, str(error))) from None
         (folder / name).write_bytes(value)
         (folder / name).chmod(0o444)

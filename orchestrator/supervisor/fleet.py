@@ -25,11 +25,9 @@ from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_l
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
-_RECONNECT_PAUSE: Final = 1.0
-"""Seconds between attempts to follow the engine's events."""
-_PING_INTERVAL: Final = 2.0
-"""Seconds."""
-_PINGS_PER_RELIST: Final = 15  # a list without an occasion repairs what no event reported
+_RECONNECT_PAUSE: Final = 1.0  # seconds between attempts to follow the engine's events
+_PING_INTERVAL: Final = 2.0  # seconds
+_PINGS_PER_RELIST: Final = 15  # between two lists, which repair what no event reported
 _LOST_ACTIONS: Final = frozenset({"die", "destroy"})
 _HEALTH_ACTION: Final = "health_status:"
 
@@ -52,6 +50,7 @@ class Fleet:
         """As `get`; for an unknown name after another read of the plugin folders."""
         if name not in self._supervisors:
             for plugin in await asyncio.to_thread(self._deps.loader.discover):
+                # Another request may have registered it while the folders were read.
                 if plugin.name == name and name not in self._supervisors:
                     self._register(plugin)
         return self._supervisors.get(name)
@@ -61,6 +60,7 @@ class Fleet:
         returns without waiting for any. `last_events`: by plugin, the newest in the history.
         """
         plugins = await asyncio.to_thread(self._deps.loader.discover)
+        # Before the registration: the registry shall have an adopted plugin in its state, never as LOADED.
         adopted = await adopt_all(self._deps, plugins, last_events)
         self._adopted = tuple(adopted.values())
         for plugin in plugins:
@@ -83,6 +83,7 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Only now: an event of the engine would give a closed supervisor work.
         await asyncio.gather(*(supervisor.close() for supervisor in self._supervisors.values()))
         if stop_plugins:
             shutil.rmtree(self._deps.run_dir, ignore_errors=True)
@@ -107,6 +108,7 @@ class Fleet:
                 record,
                 state=PluginLifecycleState.RUNNING if status.runs_begun else PluginLifecycleState.INITIALIZED,
                 generation=adopted.instance.generation,
+                # Its uptime goes on: it was ready before this process began.
                 ready_tick=time.monotonic() - (status.ready_seconds or 0),
                 tools=status.tools,
             )
@@ -122,23 +124,28 @@ class Fleet:
             opened_at = datetime.now(UTC)
             try:
                 async with self._deps.engine.events(self._deps.labels, since=since) as events:
+                    # Once the stream is open: an end before that shows in the list, one after it comes as an event.
                     await self._relist()
                     self._deps.registry.mark_stale(stale=False)
                     async for event in events:
+                        # By the engine's clock: a reconnection gets the events of the gap.
                         since = event.time
                         self._on_engine_event(event)
                 _log.warning("the engine's event stream ended; connecting again")
             except EngineUnreachableError as error:
                 self._deps.registry.mark_stale(stale=True)
                 _log.warning("the engine cannot be reached: %s", error)
+            # A refusal is an answer, so what is known is not stale.
             except EngineError as error:
                 _log.warning("the engine's event stream broke: %s", error)
+            # No event has shown the engine's clock yet.
             since = since or opened_at
             await asyncio.sleep(_RECONNECT_PAUSE)
 
     async def _ping_engine(self) -> None:
         """Mark the records stale while the engine is frozen, and list its containers now and then."""
-        frozen = False  # which breaks no stream
+        # Own requests, since a frozen engine breaks no stream.
+        frozen = False
         for ping in itertools.count(1):
             await asyncio.sleep(_PING_INTERVAL)
             was_frozen, frozen = frozen, not await self._engine_answers()
@@ -169,12 +176,14 @@ class Fleet:
             token = container.labels.get(LABEL_INSTANCE, "")
             if token not in expected:
                 await self._remove_orphan(container, token)
+            # A change of health during a gap in the events shows here alone.
             elif container.health != "none":
                 self._on_healthcheck(container.labels, container.health)
         running = {c.labels.get(LABEL_INSTANCE) for c in containers if c.state != "exited"}
         for supervisor in self._supervisors.values():
             instance = supervisor.instance
             if instance is not None and instance.container_id is not None and instance.identity.instance not in running:
+                # No verdict yet: its driver inspects the container first.
                 supervisor.container_died(instance.identity.instance)
             supervisor.retry_removal()
 
@@ -182,6 +191,7 @@ class Fleet:
         _log.warning("the container %s belongs to no plugin's instance; it is removed", container.name)
         with contextlib.suppress(EngineError):
             await self._deps.engine.remove(container.id)
+            # Withheld since the adoption, which could not remove it.
             self._deps.gpus.release(token)
             if token:
                 shutil.rmtree(self._deps.run_dir / token, ignore_errors=True)
@@ -207,6 +217,7 @@ class Fleet:
     def _on_engine_event(self, event: EngineEvent) -> None:
         supervisor = self._supervisors.get(event.labels.get(PLUGIN_LABEL, ""))
         if supervisor is not None and event.action in _LOST_ACTIONS:
+            # By its token: a late event of an earlier instance ends nothing.
             supervisor.container_died(event.labels.get(LABEL_INSTANCE, ""))
         elif event.action.startswith(_HEALTH_ACTION):
             self._on_healthcheck(event.labels, event.action.removeprefix(_HEALTH_ACTION).strip())

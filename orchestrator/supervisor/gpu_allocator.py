@@ -18,13 +18,10 @@ from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.instance import InstanceEndedError
 
 # A lost GPU is found within two reads of the inventory.
-_CHECK_INTERVAL: Final = 2.0
-"""Seconds between reads while a GPU is granted."""
-_DRAIN_INTERVAL: Final = 0.25
-"""The same while the memory of a GPU is waited for."""
+_CHECK_INTERVAL: Final = 2.0  # seconds between reads while a GPU is granted
+_DRAIN_INTERVAL: Final = 0.25  # the same while the memory of a GPU is waited for
 # A driver takes one or two seconds to free the memory of a container that was removed.
-_DRAIN_TIMEOUT: Final = 3.0
-"""Seconds that a new instance waits for that."""
+_DRAIN_TIMEOUT: Final = 3.0  # seconds that a new instance waits for that
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +59,10 @@ class GpuAllocator:
         gpu = manifest.gpu
         demand = GpuDemand(gpu.count, int(gpu.memory) if gpu.memory is not None else None, gpu.sharing)
         end = self._clock() + _DRAIN_TIMEOUT
+        # Leases depend on the memory in use: figures of an earlier probe would not do.
         await self._read()
         while isinstance(answer := self._leases.grant(holder, manifest.name, demand), GpuProblem):
+            # Only a GPU that is being released is worth a wait.
             if not self._leases.reclaiming or self._clock() > end:
                 raise InstanceEndedError(_verdict(answer))
             await asyncio.sleep(_DRAIN_INTERVAL)
@@ -127,6 +126,7 @@ class GpuAllocator:
         self._on_change = on_change
         await self._read()
         while True:
+            # Each probe is a child process, so none is made while no GPU is leased.
             if not self._leases.claims:
                 self._changed.clear()
                 await self._changed.wait()

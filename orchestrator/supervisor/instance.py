@@ -15,8 +15,8 @@ from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.container_policy import InstanceIdentity
 
-_VERDICT_TIMEOUT: Final = 5.0
-"""Seconds that a run waits for the verdict on its instance, after its connection broke."""
+# Above the 1.6 s that `Watch.find_end` waits between its inspections.
+_VERDICT_TIMEOUT: Final = 5.0  # seconds that a run waits for the verdict on its instance, after its connection broke
 
 
 class InstanceEndedError(OrchestratorError):

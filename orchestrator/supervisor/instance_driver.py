@@ -51,6 +51,7 @@ class InstanceDriver:
         self._record = RecordWriter(instance, deps.registry)
         self._watch: Watch | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        # Not among the tasks, which `close` cancels: a teardown ends by its own bounds.
         self._teardown: asyncio.Task[None] | None = None
         self._left_behind = False
         """Its container could not be stopped, or not be removed."""
@@ -61,6 +62,7 @@ class InstanceDriver:
 
     def adopt(self, status: RuntimeStatus) -> None:
         """Continue with an instance that an earlier orchestrator started; the registry has it already."""
+        # First: else its status would be recorded as the step to INITIALIZED, which the registry has already.
         self.instance.mark_ready({tool["name"]: tool for tool in status.tools})
         self._fold_status(status)
         if self.instance.ended is None:
@@ -75,6 +77,7 @@ class InstanceDriver:
         """The engine reports the container's end, or no longer knows it."""
         if self.instance.ended is None:
             self.instance.container_died.set()
+            # Before its watch, the start itself waits for this event.
             if self._watch is not None and self.instance.has_channel:
                 self._spawn(self._find_end(self._watch))
 
@@ -89,6 +92,7 @@ class InstanceDriver:
         if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
             self._record.end(verdict)
         instance.mark_ended(verdict)
+        # The start may be what ends it, and must not cancel itself.
         if instance.bring_up is not None and instance.bring_up is not asyncio.current_task():
             instance.bring_up.cancel()
         self._teardown = asyncio.get_running_loop().create_task(
@@ -118,12 +122,16 @@ class InstanceDriver:
     async def _bring_up(self, folder: Path) -> None:
         deps, instance = self._deps, self.instance
         try:
+            # First: nothing is built for a plugin whose GPU does not work.
             if instance.manifest.requires_gpu:
                 await deps.gpus.check()
             self._record.add_checks(*await asyncio.to_thread(check_host, deps, instance.manifest, folder))
+            # Before the build: after a change in between, the next orchestrator replaces the container and does not
+            # adopt it.
             content = await asyncio.to_thread(fingerprint, deps, instance.manifest, instance.limits, folder)
             instance.identity = replace(instance.identity, content=content)
             instance.image_id = await ensure_image(deps, instance.manifest, folder)
+            # Set when the engine starts the container: to wait for a GPU or for other starts is not the plugin's time.
             async with asyncio.timeout(None) as deadline:
                 seconds, clock = instance.limits.startup_timeout, asyncio.get_running_loop().time
                 await start_container(deps, instance, folder, on_start=lambda: deadline.reschedule(clock() + seconds))
@@ -156,16 +164,22 @@ class InstanceDriver:
         instance = self.instance
         if instance.ended is not None:
             return
+        # The runtime counts from the container's start; only new kills are evidence.
         oom = status.oom_kills - instance.oom_kills
         instance.oom_kills = status.oom_kills
         peak = status.memory.get("peak_bytes")
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
         self._record.write_status(status)
-        verdict = verdict_of_status(status, oom_kills=oom, memory_limit=instance.limits.memory)
+        limits = instance.limits
+        verdict = verdict_of_status(
+            status, oom_kills=oom, memory_limit=limits.memory, pids_limit=limits.pids, shm_limit=limits.shm
+        )
         if verdict is not None:
             self.end(verdict)
         elif status.phase == "ready" and not instance.ready:
             tools = {tool["name"]: tool for tool in status.tools}
+            # The tools before the state: a reader that sees INITIALIZED finds them. The waiting runs last: they need
+            # that state.
             self._record.write(tools=tuple(tools.values()))
             self._deps.registry.mark_initialized(instance.identity.plugin, instance.generation)
             instance.mark_ready(tools)

@@ -28,8 +28,10 @@ class NotifySocket:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def __enter__(self) -> Self:
+        # As the event loop's `sock_recv` demands.
         self._socket.settimeout(0)
         self._socket.bind(str(self._path))
+        # The container's user may have any number.
         self._path.chmod(0o666)
         return self
 

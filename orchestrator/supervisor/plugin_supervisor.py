@@ -75,6 +75,7 @@ class PluginSupervisor:
 
     async def restart(self) -> None:
         """End the instance, if one is alive, and start a new one from the manifest as it is now."""
+        # Before the lock: runs that come while this waits for it are to wait for the new instance.
         self._restarts += 1
         try:
             async with self._command:
@@ -140,6 +141,7 @@ class PluginSupervisor:
                     raise
                 async with self._command:  # the restart's, until it has started the new instance
                     pass
+                # The restart ended without a new instance.
                 if self.instance is instance:
                     raise
             else:
@@ -150,6 +152,7 @@ class PluginSupervisor:
         manifest = self._plugin.manifest
         tolerant = manifest is not None and manifest.failure_policy == "tolerant"
         verdict = verdict_of_run(tool, result, tolerant=tolerant)
+        # A run may return after its instance was replaced, and must not end the new one.
         if verdict is not None and self._driver is not None and self._driver.instance is instance:
             self._driver.end(verdict)
 
@@ -199,9 +202,11 @@ class PluginSupervisor:
             await driver.torn_down()
 
     async def _start_new(self) -> None:
+        # Else the new instance would find the GPUs of the old one leased.
         await self._torn_down()
         deps, name = self._deps, self.name
         self._plugin = await asyncio.to_thread(deps.loader.reload, self._plugin)
+        # What was left behind is removed later, by `retry_removal`.
         self._earlier = [driver for driver in self._drivers() if not driver.finished]
         self._driver = None
         manifest = self._plugin.manifest

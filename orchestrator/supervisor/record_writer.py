@@ -25,6 +25,7 @@ class RecordWriter:
         self._registry = registry
 
     def write(self, **facts: Unpack[InstanceFacts]) -> None:
+        # A container that was left behind may be removed when a newer instance has the record.
         with suppress(StaleGenerationError):
             self._registry.update(self._plugin, self._instance.generation, **facts)
 
@@ -47,6 +48,7 @@ class RecordWriter:
         record = self._registry.get(self._plugin)
         if record is None or not record.ended:
             self._registry.mark_ended(self._plugin, self._instance.generation, verdict.code, verdict.reason)
+        # A second verdict is KILL_FAILED, a code of FAILED: an UNAVAILABLE instance stays as it is.
         elif record.state is PluginLifecycleState.FAILED:
             self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
         level = logging.INFO if verdict.code is ReasonCode.STOPPED else logging.WARNING

@@ -27,6 +27,7 @@ def is_defect(error: BaseException) -> bool:
 def verdict_of_start(error: Exception, limits: EffectiveLimits) -> Verdict:
     """The verdict on an instance whose start ended with this error."""
     match error:
+        # Before OSError, of which it is a kind; the two after it are kinds of OrchestratorError.
         case TimeoutError():
             return startup_timeout(limits.startup_timeout)
         case InstanceEndedError():

@@ -23,8 +23,7 @@ MAX_LOG_LINES: Final = 100
 """Of a post-mortem."""
 _HUNG: Final = frozenset({ReasonCode.TIMEOUT, ReasonCode.STARTUP_TIMEOUT, ReasonCode.UNRESPONSIVE})
 # With the usual grace of two seconds, a stop and a kill take less than 15.
-_STOP_TIMEOUT: Final = 6.0
-"""Seconds beyond the grace until the engine reports that a container has stopped."""
+_STOP_TIMEOUT: Final = 6.0  # seconds beyond the grace until the engine reports that a container has stopped
 _KILL_TIMEOUT: Final = 6.0
 
 _log = logging.getLogger(__name__)
@@ -50,6 +49,7 @@ async def tear_down(deps: SupervisorDeps, instance: Instance, verdict: Verdict, 
         record.end(verdict)
     report = replace(stopped.report, evidence=dict(verdict.evidence))
     record.write(post_mortem=report)
+    # Stored before the removal, which deletes the logs.
     await deps.history.post_mortem(instance.identity.plugin, instance.generation, report)
     problem = stopped.problem or await _remove(deps, instance)
     if problem:
@@ -70,9 +70,11 @@ async def retry_removal(deps: SupervisorDeps, instance: Instance, record: Record
 async def _stop(deps: SupervisorDeps, instance: Instance, verdict: Verdict) -> _Stopped:
     """Stop the container if it runs and collect the evidence; it still exists afterwards. Never raises."""
     report = _report(instance, verdict)
+    # Only after both it is certain whether there is a container.
     for task in (instance.bring_up, instance.launch):
         if task is not None:
             await asyncio.gather(task, return_exceptions=True)
+    # Before the stop, after which there are no stacks. Only a hang needs them.
     if verdict.code in _HUNG and instance.has_channel:
         report = replace(report, stacks=await instance.channel.diagnose())
     if instance.container_id is None:
@@ -84,6 +86,7 @@ async def _stop(deps: SupervisorDeps, instance: Instance, verdict: Verdict) -> _
             problem = await _problem(deps.engine.kill(instance.container_id), within=_KILL_TIMEOUT)
             if problem:
                 return _Stopped(report, problem)
+    # Without an engine the exit code and the logs are missing, and the teardown goes on.
     with suppress(EngineError):
         report = await _with_exit_and_logs(deps, instance.container_id, report)
     return _Stopped(report)
@@ -102,6 +105,7 @@ async def _remove(deps: SupervisorDeps, instance: Instance) -> str:
             problem = str(error)
     await instance.close_channel()
     if not problem:
+        # A container that still exists may compute on them.
         deps.gpus.release(instance.identity.instance)
         shutil.rmtree(instance.run_folder, ignore_errors=True)
     return problem

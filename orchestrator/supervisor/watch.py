@@ -21,20 +21,15 @@ Observation = RuntimeStatus | Check | Verdict
 """What the runtime reports, a witness's finding, or that the instance has ended and why."""
 
 # The engine notes an exit some 40 ms after the connection broke.
-_EXIT_INSPECTIONS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Seconds between inspections."""
-_MAX_STREAM_BREAKS: Final = 3
-"""In a row, from a container that runs."""
+_EXIT_INSPECTIONS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between inspections
+_MAX_STREAM_BREAKS: Final = 3  # in a row, from a container that runs
 # A runtime that reports every three seconds, as the protocol requires, is never probed: a hundred idle plugins cost a
 # hundred lines read and no request. All in all silence is found within ten seconds, and no busy plugin is taken for a
 # dead one.
-_SILENCE: Final = 3.5
-"""Seconds without a status until the first probe."""
+_SILENCE: Final = 3.5  # seconds without a status until the first probe
 _PROBE_TIMEOUT: Final = 1.5
-_PROBE_PAUSE: Final = 0.3
-"""Seconds between a probe that failed and the next."""
-_MAX_PROBE_FAILURES: Final = 3
-"""In a row."""
+_PROBE_PAUSE: Final = 0.3  # seconds between a probe that failed and the next
+_MAX_PROBE_FAILURES: Final = 3  # in a row
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +44,7 @@ class Watch:
         self._silence_timer = asyncio.get_running_loop().call_later(_SILENCE, self._silent.set)
 
     async def follow_status(self) -> AsyncGenerator[Observation]:
-        """Every status that the runtime reports by itself, and the end that a broken stream turns out to be."""
+        """Every status that the runtime reports by itself, and the end that a broken stream means."""
         breaks = 0
         while self._instance.ended is None:
             try:
@@ -102,6 +97,7 @@ class Watch:
             except NotFoundError:
                 return judge(Evidence(container_missing=True))
             except EngineError:
+                # Unknown is not ended: the stream is opened again first.
                 return judge(Evidence(engine_reachable=False)) if give_up else None
             if status.over:
                 return judge(evidence_of(status, self._instance))
@@ -114,6 +110,7 @@ class Watch:
         self._silence_timer = asyncio.get_running_loop().call_later(_SILENCE, self._silent.set)
 
     async def _why_silent(self) -> Verdict:
+        # A paused container holds its connections open, and looks as a hung one does.
         with contextlib.suppress(EngineError):
             if (await self._engine.inspect(self._instance.container_id or "")).state == "paused":
                 return Verdict(

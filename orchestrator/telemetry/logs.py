@@ -35,6 +35,7 @@ def handler(form: LogFormat, stream: TextIO) -> logging.Handler:
     `message`; within a run also `run_id`, `plugin` and, if traced, `trace_id`; `exception` if there was one.
     """
     result = logging.StreamHandler(stream)
+    # On the handler: a logger's filter does not see the records of the loggers below it.
     result.addFilter(_add_run)
     result.setFormatter(
         JsonFormatter(

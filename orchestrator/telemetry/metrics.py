@@ -1,21 +1,67 @@
-"""Metrics: all metrics of one orchestrator, in a registry of its own, so that several can live in one process."""
+"""Metrics: all metrics of one orchestrator. Those of plugins, containers and GPUs are read when they are scraped."""
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, Protocol, TypeVar
 
 from plugin_runtime import __version__
 from prometheus_client import CollectorRegistry, Gauge, GCCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from orchestrator.containers.engine import ContainerEngine
-from orchestrator.registry import PluginRegistry
+from orchestrator.health.health_model import uptime_seconds
+from orchestrator.lifecycle import PluginLifecycleState
+from orchestrator.registry import PluginRecord, PluginRegistry
 from orchestrator.telemetry.observed_engine import ObservedEngine
-from orchestrator.telemetry.plugin_metrics import PluginMetrics
 from orchestrator.telemetry.run_metrics import PREFIX, RunMetrics
+
+_Family = TypeVar("_Family", GaugeMetricFamily, CounterMetricFamily)
+_Value = Callable[[PluginRecord], float | int | None]
+
+
+def _in_container(field: str) -> _Value:
+    """A figure of the container as last reported; none once the instance has ended."""
+    return lambda record: None if record.ended else getattr(record.container, field, None)
+
+
+_GAUGES: Final[tuple[tuple[str, str, _Value], ...]] = (
+    (
+        "plugin_generation",
+        "Generation of the plugin's instance: 1 for the first, counted up with each new one.",
+        lambda r: r.generation,
+    ),
+    ("plugin_in_flight", "Runs that are executing now.", lambda r: r.in_flight),
+    ("plugin_queued", "Runs that are waiting in the plugin's queue now.", lambda r: r.queued),
+    ("plugin_stale", "1 if what is known of the plugin may be out of date, else 0.", lambda r: r.stale),
+    (
+        "plugin_uptime_seconds",
+        "Time since the instance became ready; absent before that and after it has ended.",
+        lambda r: None if r.ended else uptime_seconds(r, time.monotonic()),
+    ),
+    ("plugin_memory_usage_bytes", "Memory that the container is using.", _in_container("memory_usage_bytes")),
+    ("plugin_memory_peak_bytes", "Peak of the memory that the container has used.", _in_container("memory_peak_bytes")),
+    ("plugin_memory_limit_bytes", "Memory limit of the container.", lambda r: r.limits.memory if r.limits else None),
+)
+_COUNTERS: Final[tuple[tuple[str, str, _Value], ...]] = (
+    ("plugin_restarts", "Instances that were started after the first.", lambda r: max(0, r.generation - 1)),
+    ("plugin_cpu_seconds", "CPU time that the instance's container has used.", _in_container("cpu_seconds")),
+    (
+        "plugin_oom_kills",
+        "Processes in the instance's container that the kernel killed for lack of memory.",
+        lambda r: r.container.oom_kills if r.container else None,
+    ),
+)
+_GPUS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("gpu_memory_used_bytes", "Memory in use on the device, by all processes.", "memory_used_bytes"),
+    ("gpu_memory_total_bytes", "Total memory of the device.", "memory_total_bytes"),
+    ("gpu_utilization_percent", "Utilization of the device over about the last second.", "utilization_percent"),
+    ("gpu_temperature_celsius", "Temperature of the device.", "temperature_celsius"),
+    ("gpu_healthy", "1 if the device is healthy, else 0.", "healthy"),
+)
 
 
 class _History(Protocol):
@@ -30,6 +76,7 @@ class Metrics:
     """Created before everything that it measures, which is passed in as it is created."""
 
     def __init__(self) -> None:
+        # Not the global one: several orchestrators can live in one process.
         self._registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
@@ -49,7 +96,7 @@ class Metrics:
         return RunMetrics(self._registry, plugins)
 
     def observe_plugins(self, plugins: PluginRegistry, gpus: Callable[[], Mapping[str, Any]]) -> None:
-        self._registry.register(PluginMetrics(plugins.list, gpus))
+        self._registry.register(_PluginMetrics(plugins.list, gpus))
 
     def observe_readers(self, count: Callable[[], float]) -> None:
         gauge = Gauge(f"{PREFIX}event_readers", "Readers that follow the event stream now.", registry=self._registry)
@@ -73,6 +120,63 @@ class Metrics:
         return encode(_WithoutCreated(self._registry)), content_type
 
 
+class _PluginMetrics(Collector):
+    """`plugins` and `gpus` return the current state without waiting; `gpus` as GET /v1/gpus answers."""
+
+    def __init__(self, plugins: Callable[[], Iterable[PluginRecord]], gpus: Callable[[], Mapping[str, Any]]) -> None:
+        self._plugins = plugins
+        self._gpus = gpus
+
+    def describe(self) -> Iterable[Metric]:
+        return ()  # so that registering reads nothing
+
+    def collect(self) -> Iterator[Metric]:
+        records = list(self._plugins())
+        yield _states(records)
+        for name, help_text, value in _GAUGES:
+            yield _filled(GaugeMetricFamily(PREFIX + name, help_text, labels=("plugin",)), records, value)
+        for name, help_text, value in _COUNTERS:
+            yield _filled(CounterMetricFamily(PREFIX + name, help_text, labels=("plugin",)), records, value)
+        yield from _gpu_families(self._gpus().get("devices", ()))
+
+
+def _states(records: Iterable[PluginRecord]) -> Metric:
+    family = GaugeMetricFamily(
+        PREFIX + "plugin_state", "1 for the plugin's current state, 0 for the others.", labels=("plugin", "state")
+    )
+    for record in records:
+        for state in PluginLifecycleState:
+            family.add_metric((record.name, state.value), float(record.state is state))
+    return family
+
+
+def _filled(family: _Family, records: Iterable[PluginRecord], value: _Value) -> _Family:
+    for record in records:
+        figure = value(record)
+        if figure is not None:
+            family.add_metric((record.name,), float(figure))
+    return family
+
+
+def _gpu_families(devices: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    for name, help_text, field in _GPUS:
+        family = GaugeMetricFamily(PREFIX + name, help_text, labels=("gpu", "index"))
+        for device in devices:
+            if device.get(field) is not None:
+                family.add_metric((device["uuid"], str(device.get("index", ""))), float(device[field]))
+        yield family
+    held = GaugeMetricFamily(
+        PREFIX + "plugin_gpu_memory_used_bytes",
+        "Memory in use on a device that the plugin holds, including that of other plugins which share the device.",
+        labels=("plugin", "gpu"),
+    )
+    for device in devices:
+        for plugin in {holder["plugin"] for holder in device.get("holders", ())}:
+            if device.get("memory_used_bytes") is not None:
+                held.add_metric((plugin, device["uuid"]), float(device["memory_used_bytes"]))
+    yield held
+
+
 class _Lost(Collector):
     def __init__(self, history: _History) -> None:
         self._history = history
@@ -86,7 +190,9 @@ class _Lost(Collector):
 
 
 class _WithoutCreated(Collector):
-    """Omits the `_created` samples, which would double the number of series for little use."""
+    """Omits the `_created` samples."""
+
+    # They double the number of series, for little use.
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry

@@ -180,6 +180,7 @@ class ObservedEngine:
             return await self._engine.logs(container_id, tail=tail)
 
     def follow_logs(self, container_id: str, *, tail: int) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        # Not timed: a stream lasts for as long as it is read.
         return self._engine.follow_logs(container_id, tail=tail)
 
     @asynccontextmanager

@@ -22,10 +22,9 @@ from orchestrator.tools.run_observer import RunWatch
 
 _PACKAGE: Final = "plugin-orchestrator"
 _ATTRIBUTE: Final = "plugin_orchestrator."
-_CLOSE_TIMEOUT: Final = 3.0
-"""Seconds."""
+_CLOSE_TIMEOUT: Final = 3.0  # seconds
+# Outcomes that make the span an error; the others are the caller's mistake or wish.
 _ERRORS: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT, Outcome.UNAVAILABLE})
-"""Outcomes that make the span an error; the others are the caller's mistake or wish."""
 _W3C: Final = TraceContextTextMapPropagator()
 
 
@@ -48,6 +47,7 @@ class OtelTracing:
         within_span = trace.get_current_span().get_span_context().is_valid
         span = self._tracer.start_span(
             f"run {plugin}",
+            # Where ASGI is instrumented too, the caller's context has been read.
             context=None if within_span else _W3C.extract(call.trace),
             kind=SpanKind.SERVER,
             attributes={

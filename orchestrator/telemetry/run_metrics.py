@@ -16,8 +16,7 @@ UNKNOWN: Final = "unknown"
 """Label for names that no plugin or tool has: callers must not be able to create time series."""
 CANCELLED: Final = "cancelled"
 """Outcome of a run that the orchestrator itself ended, without a result."""
-_MAX_TOOLS: Final = 100
-"""Tools of one plugin that have labels of their own."""
+_MAX_TOOLS: Final = 100  # tools of one plugin that have labels of their own
 # Seconds. From a call that does nothing to the default time limit, and one more for plugins with a longer one.
 _DURATIONS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 300)
 _WAITS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import secrets
+import tarfile
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 import httpx
 from testcontainers.core.config import testcontainers_config
@@ -21,20 +24,21 @@ from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 from orchestrator.access.keys import PREFIX
 from orchestrator.app import own_image
 from orchestrator.client import Client
-from orchestrator.loader.image_builder import BUILD_VARIABLES
+from orchestrator.loader.build_settings import BUILD_VARIABLES
+from orchestrator.own_image.entrypoint import USER
 from orchestrator.settings import Settings
-from orchestrator.testing.archive import MOUNT_POINT, build_archive
 
 LABEL: Final = "plugin-orchestrator.testing"
 """On everything started here, with a value per orchestrator: it finds what a killed process left behind."""
 _PORT: Final = 8000
 _POLL_SECONDS: Final = 0.1
-_START_SECONDS: Final = 60.0
-"""Limit until the orchestrator itself answers."""
-_STOP_SECONDS: Final = 90
-"""Limit for runs in flight while stopping."""
-_REGISTRY_SECONDS: Final = 20
-"""Limit for an answer of a registry."""
+_START_SECONDS: Final = 60.0  # limit until the orchestrator itself answers
+_STOP_SECONDS: Final = 90  # limit for runs in flight while stopping
+_REGISTRY_SECONDS: Final = 20  # limit for an answer of a registry
+MOUNT_POINT: Final = "/given"
+"""The archive's folder in the container, with plugins/0, plugins/1, … and operator-key."""
+_MAX_IN_MEMORY: Final = 8 * 1024 * 1024
+_EXCLUDED: Final = frozenset({"__pycache__", ".git", ".venv", "node_modules"})
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +50,7 @@ class OrchestratorNotReadyError(RuntimeError):
 class OrchestratorContainer(DockerContainer):
     """An orchestrator with plugins. Its context starts once every plugin is ready or failed, and removes everything.
 
-    The plugin folders are copied: the engine need not see them, and no test changes them. Only an engine is needed: an
-    outdated image is rebuilt from the installed version.
+    Only an engine is needed: an outdated image is rebuilt from the installed version.
     """
 
     def __init__(
@@ -156,7 +159,8 @@ class OrchestratorContainer(DockerContainer):
         )
 
     def _fill_volume(self) -> None:
-        # Through a container that is never started: this needs the engine's API only, wherever the engine is.
+        # A copy of the plugin folders: the engine need not see them, and no test changes them. Through a container that
+        # is never started: this needs the engine's API only, wherever the engine is.
         engine = self.get_docker_client().client
         engine.volumes.create(self._volume, labels={LABEL: self._token, LABEL_SESSION_ID: SESSION_ID})
         carrier = engine.containers.create(
@@ -216,3 +220,32 @@ def _use_reaper_if_available(engine: DockerClient) -> None:
         _log.warning("Ryuk is off: its image %s is not here and cannot be pulled (%s)", image, error)
     finally:
         puller.client.close()
+
+
+@contextlib.contextmanager
+def build_archive(plugins: Sequence[Path], api_key: str) -> Iterator[IO[bytes]]:
+    """The archive as an open file. Raises `NotADirectoryError` for a plugin folder that is not a folder."""
+    with tempfile.SpooledTemporaryFile(_MAX_IN_MEMORY) as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for number, folder in enumerate(plugins):
+                if not folder.is_dir():
+                    raise NotADirectoryError(f"{folder} is not a folder of plugins")
+                root = tarfile.TarInfo(f"plugins/{number}")
+                root.type, root.mode = tarfile.DIRTYPE, 0o755
+                archive.addfile(root)
+                for entry in sorted(folder.iterdir()):
+                    # A plugin's folder may be a link, as the orchestrator allows it.
+                    archive.add(entry.resolve(), f"{root.name}/{entry.name}", filter=_readable_for_all)
+            key = tarfile.TarInfo("operator-key")
+            key.size, key.mode, key.uid, key.gid = len(api_key), 0o400, USER, USER
+            archive.addfile(key, io.BytesIO(api_key.encode()))
+        file.seek(0)
+        yield file
+
+
+def _readable_for_all(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    if Path(entry.name).name in _EXCLUDED:
+        return None
+    entry.uid = entry.gid = USER
+    entry.mode |= 0o555 if entry.isdir() else 0o444  # plugins read their models as another user
+    return entry

@@ -12,7 +12,16 @@ from typing import Any
 
 from aiohttp import web
 
-_JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array"}
+_SEVERAL = list[bytes]
+_JSON_TYPES = {
+    _SEVERAL: "array",
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    dict: "object",
+    list: "array",
+}
 
 
 class InvalidInput(Exception):  # noqa: N818  named as the plugin's own
@@ -24,9 +33,10 @@ class BadRequest(Exception):  # noqa: N818
 
 
 def describe_tool(name: str, function: Callable[..., Any]) -> dict[str, Any]:
-    """A tool as the status object lists it."""
+    """A tool as the status object lists it. A function may carry its `input_schema`."""
     parameters = inspect.signature(function).parameters.values()
     streaming = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    given = {key: value for key, value in vars(function).items() if key == "input_schema"}
     return {
         "name": name,
         "description": inspect.getdoc(function) or "",
@@ -40,6 +50,7 @@ def describe_tool(name: str, function: Callable[..., Any]) -> dict[str, Any]:
         },
         "streaming": streaming,
         "uploads": {p.name: "path" if p.annotation is Path else "bytes" for p in _uploads(function)},
+        **given,
     }
 
 
@@ -112,7 +123,8 @@ async def _arguments(request: web.Request, function: Callable[..., Any], scratch
         async for part in await request.multipart():
             name, body = str(part.name), bytes(await part.read(decode=True))
             upload = part.filename is not None or name in uploads
-            arguments[name] = _upload(body, uploads.get(name), scratch) if upload else _plain(body, function, name)
+            value = _upload(body, uploads.get(name), scratch) if upload else _plain(body, function, name)
+            arguments[name] = [*arguments.get(name, []), value] if uploads.get(name) == _SEVERAL else value
         return arguments
     if len(uploads) != 1:
         raise BadRequest("a raw body needs a tool with one upload")
@@ -141,7 +153,7 @@ def _plain(body: bytes, function: Callable[..., Any], name: str) -> Any:
 
 
 def _uploads(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    return [p for p in inspect.signature(function).parameters.values() if p.annotation in {bytes, Path}]
+    return [p for p in inspect.signature(function).parameters.values() if p.annotation in (bytes, Path, _SEVERAL)]
 
 
 def _since(started: float) -> float:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from orchestrator.health.health_model import health_response
-from orchestrator.health.listing import HealthListing
+from orchestrator.health.health_model import HealthListing, health_response
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import Check, ContainerFacts, EffectiveLimits, PluginRecord
 

@@ -60,6 +60,7 @@ def isolation(answer: Any) -> ContainerIsolation:
         user=text(mapping(body.get("Config")).get("User")),
         network=text(host.get("NetworkMode")),
         read_only=host.get("ReadonlyRootfs") is True,
+        # What an engine leaves out counts as the worst: an audit relies on this.
         privileged=host.get("Privileged") is not False,
         capabilities_dropped=texts(host.get("CapDrop")),
         capabilities_added=texts(host.get("CapAdd")),

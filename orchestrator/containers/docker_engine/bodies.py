@@ -9,8 +9,8 @@ from typing import Any
 
 from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
 
+# The same in every container: Docker's default, the container's id, would disclose where it runs.
 HOSTNAME = "plugin"
-"""The same in every container: Docker's default, the container's id, would disclose where it runs."""
 
 _LOG_FILES = 2
 _MIN_LOG_BYTES = 16 * 1024
@@ -26,6 +26,7 @@ def create_body(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
         "Labels": dict(spec.labels),
         "Volumes": {path: {} for path in spec.scratch_volumes},
+        # With a terminal, stdout and stderr come as one stream without the frames that `decoding` reads.
         "Tty": False,
         "OpenStdin": False,
         **({"Entrypoint": list(spec.entrypoint)} if spec.entrypoint else {}),
@@ -61,14 +62,18 @@ def _host_config(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         **({"NanoCpus": round(spec.cpus * 1e9)} if spec.cpus is not None else {}),
         "ShmSize": spec.shm,
         "NetworkMode": spec.network,
+        # A /dev/shm of its own, whatever the daemon's default is.
         "IpcMode": "private",
         "ReadonlyRootfs": spec.read_only,
         "Privileged": False,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
+        # The runtime's supervisor is process 1 and reaps.
         "Init": False,
+        # Nothing recovers by itself (decision 5 in orchestrator/README.md), and evidence is read after the end.
         "RestartPolicy": {"Name": "no"},
         "AutoRemove": False,
+        # The daemon's default may be without a bound.
         "LogConfig": {
             "Type": "json-file",
             "Config": {"max-size": str(max(spec.log_bytes // _LOG_FILES, _MIN_LOG_BYTES)), "max-file": str(_LOG_FILES)},

@@ -73,10 +73,8 @@ async def run_build(
 
 
 def tar_stream(folder: Path) -> Iterator[bytes]:
-    """`folder` as a tar archive, in pieces of at most 256 KiB.
-
-    Everything is root's and readable by all, without times: a file of mode 0600 here is readable by the plugin's user
-    there, and Docker's layer cache recognises equal content. Symbolic links are sent as links.
+    """`folder` as a tar archive, in pieces of at most 256 KiB. Everything is root's, readable by all, without times;
+    symbolic links are sent as links.
     """
     for path in sorted(folder.rglob("*")):
         member = _member(path, path.relative_to(folder).as_posix())
@@ -90,6 +88,8 @@ def tar_stream(folder: Path) -> Iterator[bytes]:
 
 def _member(path: Path, name: str) -> tarfile.TarInfo | None:
     stat = path.lstat()
+    # Fixed modes, so that the plugin's user can read what is 0600 here; no times, so that Docker's layer cache
+    # recognises equal content.
     member = tarfile.TarInfo(name)
     if path.is_symlink():
         member.type, member.linkname, member.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
@@ -108,6 +108,7 @@ def _content(path: Path, size: int) -> Iterator[bytes]:
         while left:
             piece = file.read(min(_PIECE, left))
             if not piece:
+                # Its size has been sent already, in its header.
                 raise OSError(f"{path.name} became shorter while it was being read")
             left -= len(piece)
             yield piece

@@ -58,7 +58,8 @@ class EngineCalls:
         return await self._run(self._kill_threads, function, self.bounds.end)
 
     async def remove(self, function: Callable[[Client], T]) -> T:
-        """Remove or tag. Shares threads with `kill`, so it does not wait behind starts."""
+        """Remove or tag."""
+        # With the threads of `kill`: it does not wait behind starts.
         return await self._run(self._kill_threads, function, self.bounds.change)
 
     async def pull(self, function: Callable[[Client], T]) -> T:

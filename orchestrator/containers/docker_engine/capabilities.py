@@ -40,7 +40,12 @@ def engine_info(answer: Any) -> EngineInfo:
         limits=frozenset(name for name, field in _LIMITS.items() if body.get(field) is not False),
         kernel=text(body.get("KernelVersion")),
         data_dir=text(body.get("DockerRootDir")),
+        cores=_count(body.get("NCPU")),
     )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _has_cdi(body: Mapping[str, Any]) -> bool:
@@ -59,6 +64,7 @@ def shares_sockets(info: EngineInfo, *, inside: bool) -> bool:
         return True
     if sys.platform != "linux" or _VIRTUAL_MACHINE in info.operating_system.lower():
         return False
+    # An engine in a virtual machine has another kernel, as a rule of another release.
     return not info.kernel or info.kernel == platform.release()
 
 

@@ -102,6 +102,7 @@ class DockerEngine:
         def pull(client: Client) -> None:
             for message in client.pull(reference, stream=True, decode=True):
                 if isinstance(message, dict) and (error := message.get("error")):
+                    # Registries say "denied" also where there is no such repository.
                     kind = NotFoundError if "not found" in error or "denied" in error else EngineRefusedError
                     raise kind(f"{reference} cannot be pulled: {error}")
 
@@ -135,6 +136,7 @@ class DockerEngine:
         return await self._gateways.create(spec, gateway, body, extra_labels=self._labels, selinux=selinux)
 
     async def start(self, container_id: str) -> None:
+        # At once: a gateway delays no start. Both are awaited, so that none is under way when one raises.
         starts = [self._calls.change(lambda client: client.start(container_id))]
         if self._gateways.has(container_id):
             starts.append(self._gateways.start(container_id))
@@ -162,6 +164,7 @@ class DockerEngine:
         filters = {"label": bodies.label_filter(dict(labels))}
         entries = await self._calls.query(lambda client: client.containers(all=True, filters=filters))
         found = [status for entry in answers.items(entries) if (status := answers.listed(entry)) is not None]
+        # After a restart, only the labels show which container has a gateway.
         self._gateways.adopt(found)
         return found
 
@@ -173,6 +176,7 @@ class DockerEngine:
         try:
             await self._calls.kill(lambda client: client.kill(container_id))
         except EngineRefusedError as error:
+            # The answer for a container that has ended.
             if "is not running" not in str(error):
                 raise
 
@@ -185,6 +189,7 @@ class DockerEngine:
                     f"container {container_id[:12]} is still being removed after {self._bounds.change:g} s"
                 )
             await asyncio.sleep(0.1)
+        # Afterwards: a container that is still there needs it.
         await self._gateways.remove(container_id)
 
     async def sweep(self, labels: Mapping[str, str]) -> None:

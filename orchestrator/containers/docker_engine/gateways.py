@@ -2,7 +2,6 @@
 
 A plugin's container keeps its `network: none`. Its sockets are in an in-memory volume of the engine that its gateway
 mounts too; only the gateway is on a network, and its one port is published on the loopback of the engine's machine.
-Gateway and volume are named after the container, so that anyone who knows it can remove them.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ LABEL_OF: Final = "plugin-orchestrator.gateway-of"
 
 _PORT: Final = f"{PORT}/tcp"
 _MEMORY: Final = 128 * 1024 * 1024
-_USER: Final = "65531:65531"
+_USER: Final = "65531:65531"  # not the plugin's, so neither can replace the other's files in the folder they share
 # Prefixes its plugin's labels on a gateway: it is found by them, and not mistaken for the plugin's container.
 _LABEL_PREFIX: Final = "gateway."
 _NETWORK: Final = "plugin-orchestrator"  # one for all gateways: Docker's addresses run out after some thirty networks
@@ -48,6 +47,7 @@ class Gateways:
         self._calls = calls
         self._names: dict[str, str] = {}  # id of a container → name of its gateway
         self._network = asyncio.Lock()
+        # Gateways that are being started: meanwhile the network is not removed.
         self._joining = 0
 
     def adopt(self, containers: Iterable[ContainerStatus]) -> None:
@@ -145,6 +145,7 @@ class Gateways:
 
     async def _create_network(self) -> None:
         def create(client: Client) -> None:
+            # `check_duplicate`: engines before Docker 25 make a second network of the same name without it.
             client.create_network(
                 _NETWORK, driver="bridge", options=_NETWORK_OPTIONS, labels={LABEL_OF: ""}, check_duplicate=True
             )
@@ -188,12 +189,14 @@ def gateway_body(
         "NetworkMode": _NETWORK,
         "PortBindings": {_PORT: [{"HostIp": "127.0.0.1", "HostPort": ""}]},
     }
+    # The base image's own health check is for a plugin's runtime.
     return {**body, "Healthcheck": {"Test": ["NONE"]}, "ExposedPorts": {_PORT: {}}, "HostConfig": host}
 
 
 def _with_sockets(body: dict[str, Any], spec: ContainerSpec, gateway: Gateway) -> dict[str, Any]:
     """`body` with the volume that holds the sockets of `spec`'s container."""
     name = _name(spec.name)
+    # NoCopy: else the engine copies what the image has at this path into the volume.
     volume = {"Type": "volume", "Source": name, "Target": gateway.folder, "VolumeOptions": {"NoCopy": True}}
     host = body["HostConfig"]
     return {
@@ -204,6 +207,7 @@ def _with_sockets(body: dict[str, Any], spec: ContainerSpec, gateway: Gateway) -
 
 
 def _name(container_name: str) -> str:
+    # After the container: whatever knows that can remove gateway and volume.
     return f"{container_name}-gateway"
 
 

@@ -88,7 +88,7 @@ class _Stream:
     def close(self) -> None:
         self._closed.set()
         self._headers.cancel()
-        self._room.release()
+        self._room.release()  # wakes the thread where it waits for room
         self._pieces.put_nowait(None)
         if self._response is not None:
             shutdown(self._response)

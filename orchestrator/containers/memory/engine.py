@@ -180,6 +180,7 @@ class MemoryEngine:
         build_args: Mapping[str, str],
         on_output: Callable[[str], None],
     ) -> ImageStatus:
+        # Not bounded as the others: a test's build may take its time.
         async with self._call("build", extra=60):
             build = Build(tag, (context / dockerfile).read_text(), dict(labels), dict(build_args))
             return await self.image_store.build(build, on_output)

@@ -4,6 +4,7 @@
 
 import { h, uniqueId } from "./dom.js";
 import { dropZone } from "./drop_zone.js";
+import { definitionOf, filesOf, optionsOf, restText, typeText } from "./schema_text.js";
 
 /** @typedef {{ element: HTMLElement, value: () => unknown, fill: (value: unknown) => void }} Field */
 
@@ -12,20 +13,25 @@ export class FieldError extends Error {}
 
 /**
  * @param {Tool} tool
- * @param {(name: string, file: File | null) => void} onFile called with every file that is chosen
+ * @param {(name: string, files: File[]) => void} onFiles called with the files that are chosen for a parameter
  */
-export function schemaForm(tool, onFile) {
+export function schemaForm(tool, onFiles) {
   const schema = tool.input_schema;
   const required = new Set(schema.required ?? []);
   /** @type {Map<string, Field>} */
   const fields = new Map();
-  /** @type {Map<string, { element: HTMLElement, file: () => File | null }>} */
+  /** @type {Map<string, { element: HTMLElement, files: () => File[] }>} */
   const uploads = new Map();
   for (const [name, property] of Object.entries(schema.properties ?? {})) {
     if (name in tool.uploads) {
+      const about = {
+        ...filesOf(property, schema),
+        required: required.has(name),
+        hint: descriptionOf(property, schema),
+      };
       uploads.set(
         name,
-        dropZone(name, required.has(name), (file) => onFile(name, file)),
+        dropZone(name, about, (files) => onFiles(name, files)),
       );
     } else fields.set(name, fieldOf(name, property, schema, required.has(name)));
   }
@@ -75,8 +81,8 @@ export function schemaForm(tool, onFile) {
    */
   function body() {
     const values = asJson.checked ? Object.entries(parsedArea()) : fieldValues();
-    const files = /** @type {[string, File][]} */ (
-      [...uploads].map(([name, zone]) => [name, zone.file()]).filter(([, file]) => file)
+    const files = [...uploads].flatMap(([name, zone]) =>
+      zone.files().map((file) => /** @type {[string, File]} */ ([name, file])),
     );
     for (const name of uploads.keys()) {
       if (required.has(name) && !files.some(([chosen]) => chosen === name)) {
@@ -116,9 +122,9 @@ function attempt(action) {
 function fieldOf(name, schema, root, required) {
   const id = uniqueId("field");
   const { plain, nullable } = resolved(schema, root);
-  const input = inputOf(name, plain, schema.default, required && !nullable);
+  const input = inputOf(name, plain, root, schema.default, required && !nullable);
   input.control.id = id;
-  const hint = hintOf(schema, plain, required);
+  const hint = hintOf(schema, plain, root, required);
   const hintElement = hint ? h("span", { class: "hint", id: `${id}-hint` }, hint) : null;
   if (hintElement) input.control.setAttribute("aria-describedby", hintElement.id);
   if (required) input.control.setAttribute("aria-required", "true");
@@ -136,11 +142,12 @@ function fieldOf(name, schema, root, required) {
 /**
  * @param {string} name
  * @param {Schema} schema
+ * @param {Schema} root holds the definitions
  * @param {unknown} preset
  * @param {boolean} required
  * @returns {{ control: HTMLElement, value: () => unknown, fill: (value: unknown) => void }}
  */
-function inputOf(name, schema, preset, required) {
+function inputOf(name, schema, root, preset, required) {
   if (schema.enum) {
     const choices = schema.enum;
     const control = h(
@@ -183,7 +190,7 @@ function inputOf(name, schema, preset, required) {
     fill(preset);
     return { control, fill, value: () => (control.value === "" && !required ? undefined : control.value) };
   }
-  const control = h("textarea", { rows: 3, spellcheck: "false", placeholder: "JSON" });
+  const control = h("textarea", { rows: 3, spellcheck: "false", placeholder: exampleOf(schema, root) });
   const fill = (/** @type {unknown} */ value) =>
     (control.value = value === null || value === undefined ? "" : JSON.stringify(value));
   fill(preset);
@@ -196,7 +203,7 @@ function resolved(schema, root) {
   let nullable = false;
   for (let depth = 0; depth < 8; depth += 1) {
     const rest = plain.anyOf?.filter((option) => option.type !== "null");
-    if (plain.$ref) plain = root.$defs?.[plain.$ref.split("/").at(-1) ?? ""] ?? {};
+    if (plain.$ref) plain = definitionOf(plain.$ref, root) ?? {};
     else if (rest && rest.length === 1 && plain.anyOf) {
       nullable ||= rest.length < plain.anyOf.length;
       plain = rest[0] ?? {};
@@ -205,29 +212,35 @@ function resolved(schema, root) {
   return { plain, nullable };
 }
 
-/** @param {Schema} schema @param {Schema} plain @param {boolean} required */
-function hintOf(schema, plain, required) {
-  const type = plain.enum
-    ? null
-    : Array.isArray(plain.type)
-      ? plain.type.join(" or ")
-      : (plain.type ?? plain.anyOf?.map((option) => option.type ?? "…").join(" or "));
-  const range = [
-    plain.minimum !== undefined && `from ${plain.minimum}`,
-    plain.maximum !== undefined && `to ${plain.maximum}`,
-  ]
-    .filter(Boolean)
-    .join(" ");
-  const preset =
-    !required && schema.default !== undefined && schema.default !== null && plain.type !== "boolean"
-      ? `default ${JSON.stringify(schema.default)}`
-      : null;
-  return [
-    schema.description ?? plain.description,
-    [plain.type === "boolean" ? null : type, range, preset].filter(Boolean).join(", "),
-  ]
-    .filter(Boolean)
-    .join(" · ");
+/** @param {Schema} schema @param {Schema} root */
+const descriptionOf = (schema, root) => optionsOf(schema, root).find((option) => option.description)?.description ?? "";
+
+/** @param {Schema} schema @param {Schema} plain @param {Schema} root @param {boolean} required */
+function hintOf(schema, plain, root, required) {
+  const choice = plain.enum || plain.type === "boolean"; // its control shows what there is to choose
+  const type = choice ? "" : typeText(schema, root);
+  const preset = plain.type === "boolean" || schema.default === null ? "" : restText(schema, required);
+  return [descriptionOf(schema, root), (type + preset).trim()].filter(Boolean).join(" · ");
+}
+
+/** What the JSON of a value looks like: an object with its fields, a list with an item. @param {Schema} schema @param {Schema} root */
+function exampleOf(schema, root) {
+  /** @param {Schema} inner @param {number} depth @returns {string} */
+  function example(inner, depth) {
+    const { plain } = resolved(inner, root);
+    const type = typeText(plain, root);
+    if (plain.type === "object" && plain.properties && depth < 2) {
+      const fields = Object.entries(plain.properties).map(([name, field]) => `"${name}": ${example(field, depth + 1)}`);
+      return `{${fields.join(", ")}}`;
+    }
+    if (plain.type === "array" && typeof plain.items === "object" && depth < 2) {
+      return `[${example(plain.items, depth + 1)}, …]`;
+    }
+    if (plain.type === "object") return "{…}";
+    return plain.type === "array" ? "[…]" : type;
+  }
+  const text = example(schema, 0);
+  return text === "any" ? "JSON" : `JSON: ${text}`;
 }
 
 /** @param {string} what @param {string} text @returns {unknown} */

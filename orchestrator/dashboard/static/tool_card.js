@@ -6,23 +6,27 @@ import { h, setText, uniqueId } from "./dom.js";
 import { picture } from "./picture.js";
 import { resultView } from "./result_view.js";
 import { FieldError, schemaForm } from "./schema_form.js";
+import { typeText } from "./schema_text.js";
 import { toolRun } from "./tool_run.js";
 
 const MAX_DESCRIPTION = 2000; // characters
+const MAX_PICTURES = 12; // of the files for one parameter
 
 /** @param {string} plugin @param {Tool} tool */
 export function toolCard(plugin, tool) {
   const id = uniqueId("tool");
   const result = resultView();
-  /** @type {Map<string, NonNullable<ReturnType<typeof picture>>>} */
+  /** @type {Map<string, NonNullable<ReturnType<typeof picture>>[]>} */
   const pictures = new Map();
   const shown = h("div", { class: "pictures" });
   const inOrder = () => Object.keys(tool.uploads).flatMap((name) => pictures.get(name) ?? []);
-  const form = schemaForm(tool, (name, file) => {
-    pictures.get(name)?.close();
-    const chosen = file && picture(file, `${name}: ${file.name}`);
-    if (chosen) pictures.set(name, chosen);
-    else pictures.delete(name);
+  const form = schemaForm(tool, (name, files) => {
+    pictures.get(name)?.forEach((each) => each.close());
+    const chosen = files.slice(0, MAX_PICTURES).map((file) => picture(file, `${name}: ${file.name}`));
+    pictures.set(
+      name,
+      chosen.filter((each) => each !== null),
+    );
     shown.replaceChildren(...inOrder().map((each) => each.element));
     result.clear();
   });
@@ -35,6 +39,12 @@ export function toolCard(plugin, tool) {
     { class: "card tool", "aria-labelledby": id },
     h("h2", { id }, tool.name, tool.streaming && h("span", { class: "tag" }, "streams")),
     tool.description && h("p", { class: "sub" }, tool.description.slice(0, MAX_DESCRIPTION)),
+    tool.output_schema &&
+      h(
+        "p",
+        { class: "sub returns" },
+        `${tool.streaming ? "yields" : "returns"} ${typeText(tool.output_schema, tool.output_schema)}`,
+      ),
     h(
       "form",
       {
@@ -66,7 +76,7 @@ export function toolCard(plugin, tool) {
       setText(wrong, error.message);
       return;
     }
-    for (const each of pictures.values()) each.reset();
+    for (const each of inOrder()) each.reset();
     result.begin(inOrder().at(-1) ?? null);
     busy(true);
     running = toolRun(plugin, tool, sent, result, (text) => setText(clock, text));
@@ -85,7 +95,7 @@ export function toolCard(plugin, tool) {
   const close = () => {
     running?.leave();
     result.close();
-    for (const each of pictures.values()) each.close();
+    for (const each of inOrder()) each.close();
   };
   return { element, close };
 }

@@ -79,19 +79,36 @@ export interface Schema {
   default?: unknown;
   enum?: unknown[];
   const?: unknown;
+  title?: string;
+  format?: string;
+  pattern?: string;
+  contentEncoding?: string;
   anyOf?: Schema[];
+  oneOf?: Schema[];
   $ref?: string;
   $defs?: Record<string, Schema>;
   properties?: Record<string, Schema>;
+  additionalProperties?: Schema | boolean;
   required?: string[];
+  items?: Schema | boolean;
+  prefixItems?: Schema[];
+  uniqueItems?: boolean;
   minimum?: number;
   maximum?: number;
+  exclusiveMinimum?: number;
+  exclusiveMaximum?: number;
+  multipleOf?: number;
+  minLength?: number;
+  maxLength?: number;
+  minItems?: number;
+  maxItems?: number;
 }
 
 export interface Tool {
   name: string;
   description: string;
   input_schema: Schema;
+  output_schema?: Schema | null;
   streaming: boolean;
   uploads: Record<string, "bytes" | "path">;
 }

@@ -7,13 +7,10 @@ acknowledge it, and queues it (`write_queue`). A few times a second the writer's
 the `database`, through `recovering_database`, which copes with a missing, damaged or locked file; then the journal
 deletes what is committed. A start replays the journals that a killed orchestrator left. Reads (`queries`) go beside the
 writer, once it has caught up.
-
-Times are whole microseconds since 1970 in UTC, which come back exactly as the datetimes they were. Rows are ordered by
-their ids only, since the wall clock may jump.
-
-Why own code: plain SQLite costs each run a transaction and two thread switches, aiosqlite two more a statement; alembic
-and yoyo bring an SQL toolkit or tables of their own, for twenty lines with `PRAGMA user_version`.
 """
+
+# Own code: plain SQLite costs each run a transaction and two thread switches, aiosqlite two more a statement; alembic
+# and yoyo bring an SQL toolkit or tables of their own, for twenty lines with `PRAGMA user_version`.
 
 from orchestrator.registry.history.records import Counters, Restored, RunRecord, RunState
 from orchestrator.registry.history.store import HistoryStore

@@ -92,6 +92,7 @@ class HistoryDatabase:
         self.counters: Mapping[str, Counters] = dict(
             counters_from_row(row) for row in connection.execute(f"SELECT {COUNTER_COLUMNS} FROM counters")
         )
+        # Not the highest id in the table: ids of pruned events are not used again.
         row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
         self.last_event_id: int = row[0] if row else 0
         self.committed: JournalPosition | None = None
@@ -173,11 +174,13 @@ class HistoryDatabase:
 
     def probe(self) -> None:
         """Write the version that stands there already. Raises `sqlite3.Error` when writing does not work."""
+        # The smallest possible write: a read succeeds on a full or read-only disk too.
         version = self.connection.execute("PRAGMA user_version").fetchone()[0]
         self.connection.execute(f"PRAGMA user_version = {version}")
 
     def checkpoint(self) -> None:
         """Copy the write-ahead log into the file as far as no reader needs it. Raises `sqlite3.Error`."""
+        # PASSIVE: the other modes wait for readers.
         self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
@@ -187,6 +190,7 @@ class HistoryDatabase:
 
     def _write_one_by_one(self, batch: WriteBatch, journal: str) -> BatchResult:
         before = batch.entries[0].number - 1 if batch.entries else batch.through
+        # The counters of dropped writes with their position, so that no replay of the journal counts those again.
         self.commit((), batch.pending or {}, (journal, before))
         stored: list[QueuedWrite] = []
         rejected: list[QueuedWrite] = []
@@ -211,6 +215,8 @@ class _Transaction:
         self._connection = connection
 
     def __enter__(self) -> None:
+        # Takes the write lock at once, under the time-out. A transaction that begins as a read may fail at its first
+        # write without waiting.
         self._connection.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

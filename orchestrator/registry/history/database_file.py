@@ -26,6 +26,7 @@ def create(path: Path) -> None:
     """Create the file unless it exists, readable by its owner alone. Raises `OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
+        # Before SQLite does, which makes files that others may read.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         with suppress(PermissionError):
@@ -40,6 +41,7 @@ def connect(path: Path) -> sqlite3.Connection:
 def configure_for_writing(connection: sqlite3.Connection) -> None:
     """Raises `sqlite3.Error`."""
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in an empty file only, so it goes first
+    # Readers and the writer do not wait for each other.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")  # what is committed outlives the process, not a power cut
     connection.execute("PRAGMA temp_store = MEMORY")

@@ -20,6 +20,7 @@ _CAUSES: Final = {
     sqlite3.SQLITE_NOTADB: "{file} is damaged. It will be moved aside and a new one started as soon as possible.",
 }
 _CORRUPTION: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# Of a value, or of our own code: no retry helps.
 _DEFECTS: Final = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 _MEANWHILE: Final = "Runs continue meanwhile, and writing is retried automatically."
 

@@ -1,11 +1,7 @@
-"""The journal: files beside the database that take each write at once, and are deleted when the database has it too.
+"""The journal: files beside the database that take each write at once, and are deleted when the database has it too."""
 
-What is written to a file outlives the process. So a caller waits only for the appending of a line, some microseconds on
-its own thread, and the transactions can be few.
-
-A line is a checksum and JSON, which holds no line breaks: a torn or rotten line is recognised by itself and damages no
-other.
-"""
+# What is written to a file outlives the process. So a caller waits only for the appending of a line, some microseconds
+# on its own thread, and the transactions can be few.
 
 import logging
 import os
@@ -45,6 +41,7 @@ class JournalContent:
     damaged_lines: int
 
 
+# A checksum and JSON, which holds no line breaks: a torn or rotten line is recognised by itself and damages no other.
 def encode_line(number: int, write: Write) -> bytes:
     """Raises `TypeError`, `ValueError` or `OverflowError` for what JSON cannot hold."""
     payload = _encode((number, write))
@@ -123,6 +120,7 @@ class Journal:
                 return False
             try:
                 # At an offset, so that a line of which only a part was written is overwritten by the next.
+                # No fsync, which takes milliseconds: it is to outlive this process, not a power cut.
                 complete = os.pwrite(segment.descriptor, line, segment.size) == len(line)
             except OSError:
                 complete = False

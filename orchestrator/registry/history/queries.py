@@ -47,6 +47,7 @@ class HistoryReader:
 
     async def read(self, query: Query[_T], default: _T) -> _T:
         try:
+            # Also bounds the wait for a thread. The query itself ends by the progress handler, which frees its thread.
             async with asyncio.timeout(_READ_TIMEOUT):
                 result = await asyncio.get_running_loop().run_in_executor(self._threads, self._read, query)
         except Exception as error:  # noqa: BLE001 - a failed read of the history must break nothing else

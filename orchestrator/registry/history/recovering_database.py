@@ -96,6 +96,7 @@ class RecoveringDatabase:
             self._commits += 1
             self.maintain_at = min(self.maintain_at, time.monotonic() + _MAINTENANCE_BUSY)
         elif self.problem:
+            # Nothing to write, so this shows whether the problem is over.
             database.probe()
         if result.error is None:
             self._clear_problem()
@@ -116,6 +117,7 @@ class RecoveringDatabase:
         return BatchResult(remaining=batch, error=error)
 
     def _current(self) -> HistoryDatabase:
+        # Else SQLite would go on writing into the deleted file, where nobody ever reads it.
         if self._database is not None and database_file.file_identity(self._path) != self._identity:
             self.close()
             database_file.delete_stale_log(self._path, self._identity)
@@ -137,6 +139,7 @@ class RecoveringDatabase:
                 restored = database.restore()
                 self._has_restored = True
                 self.notice = notice or self.notice  # before the result, whose reader looks at this next
+                # A start that could not open the file went on without it; the journals are replayed all the same.
                 if not self.restored.done():
                     self.restored.set_result(restored)
         except BaseException:
@@ -151,6 +154,7 @@ class RecoveringDatabase:
         self._position = database.committed or self._position
 
     def _fail(self, error: Exception) -> None:
+        # The next attempt opens the file anew: it may have been replaced or repaired by then.
         self.close()
         problem = write_problem(error)
         if problem != self.problem:

@@ -93,12 +93,14 @@ class Retention:
         pages, free, page_size = _pages(connection)
         if free == 0 or (pages * page_size <= self._limits.file_bytes and free <= max(_SPARE_PAGES, pages // 4)):
             return False
+        # Each row of its answer is a page that was freed: it works only as far as it is read.
         connection.execute(f"PRAGMA incremental_vacuum({_MAX_STEP_PAGES})").fetchall()
         return True
 
 
 def _delete(connection: sqlite3.Connection, table: str, condition: str) -> bool:
     """Delete those of the oldest rows that fulfil `condition`."""
+    # The condition stands outside the limit, so that a step looks at few rows, however few fulfil it.
     deleted = connection.execute(
         f"DELETE FROM {table} WHERE id IN "
         f"(SELECT id FROM {table} WHERE {_PRUNABLE[table]} ORDER BY id LIMIT {_MAX_STEP_ROWS}) AND {condition}"

@@ -18,7 +18,8 @@ from orchestrator.registry.records import LifecycleEvent, PostMortem
 
 Migration = tuple[str, ...]
 
-# Append only: a file in the field has been through the earlier ones as they were.
+# Append only: a file in the field has been through the earlier ones as they were. Rows are ordered by their ids alone:
+# the wall clock may jump.
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     (
         """
@@ -58,6 +59,7 @@ EVENT_COLUMNS: Final = "id, time, plugin, generation, previous, state, reason_co
 COUNTER_COLUMNS: Final = "plugin, success, error, total_ms, last_ms, last_used, generation"
 
 _MAX_POST_MORTEM_CHARS: Final = 256 * 1024  # of one text in it
+# Times are stored in whole microseconds, which come back exactly as the datetimes they were.
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
@@ -81,6 +83,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
         try:
             for statement in statements:
                 connection.execute(statement)
+            # Within the transaction: tables and version change together or not at all.
             connection.execute(f"PRAGMA user_version = {number}")
             connection.execute("COMMIT")
         except BaseException:

@@ -52,6 +52,7 @@ class HistoryStore:
         self._writer.start()
         try:
             async with asyncio.timeout(_RESTORE_TIMEOUT):
+                # Shielded: the time-out must not cancel the future, which the writer's thread sets later.
                 return await asyncio.shield(asyncio.wrap_future(self._database.restored))
         except TimeoutError:
             return Restored(complete=False)
@@ -158,6 +159,7 @@ class HistoryStore:
         return decode_post_mortem(await self._read(query, None))
 
     async def _read(self, query: Query[_T], default: _T) -> _T:
+        # Else a caller would miss the run whose id it has just received.
         if self._writer.is_behind:
             await self.flush()
         return await self._reader.read(query, default)

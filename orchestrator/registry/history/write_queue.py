@@ -41,6 +41,7 @@ class WriteAck:
         self._waiters: list[_Waiter] = []
 
     def __await__(self) -> Generator[Any, None, bool]:
+        # Without a coroutine: nearly every write is stored when it is awaited.
         if self._stored is not None:
             return self._stored
         return (yield from self._wait().__await__())
@@ -50,6 +51,7 @@ class WriteAck:
         with _lock:
             if self._stored is not None:
                 return self._stored
+            # Within the lock, so that no answer comes between the look and the wait.
             future: asyncio.Future[bool] = loop.create_future()
             self._waiters.append((loop, future))
         self._on_wait()

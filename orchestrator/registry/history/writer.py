@@ -49,6 +49,7 @@ class HistoryWriter:
         self._committed = 0
         self._made_last_attempt = False
         self._silent_at: float | None = None
+        # A daemon: a disk that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
 
     @property
@@ -79,6 +80,7 @@ class HistoryWriter:
         """Queue it behind all earlier writes. It is stored once the journal or, if that refuses it, the database has
         it. `urgent`: commit a refused write now, even if no caller awaits it.
         """
+        # One lock for all of it: journal and queue have the writes in the same order.
         with self._condition:
             if self._closing:
                 self._queue.lost += 1
@@ -136,6 +138,7 @@ class HistoryWriter:
     # The thread
 
     def _run(self) -> None:
+        # The journal first, so that writes are stored however long the database takes to open: at the empty batch.
         self._journal.rotate()
         batch: WriteBatch | None = WriteBatch()
         while batch is not None:
@@ -156,6 +159,7 @@ class HistoryWriter:
                 self._condition.wait_for(lambda: self._closing, _RETRY_INTERVAL)
             else:
                 self._condition.wait_for(self._should_wake, self._database.maintain_at - time.monotonic())
+            # Despite a problem one last attempt is made; what then remains is in the journal or lost.
             if self._closing and (not self._queue or (self._made_last_attempt and self._database.problem)):
                 return None
             self._made_last_attempt = self._closing

@@ -1,5 +1,5 @@
 """Reads the text of pictures with Tesseract.
 
-`pictures` decodes an upload safely, `engine` is the only module that knows Tesseract, `words` turns Tesseract's table
-into words and text (pure), `plugin` is the class with the tools.
+`pictures` decodes an upload safely, `engine` is the only module that knows Tesseract, `words` makes words and text of
+Tesseract's table (pure), `plugin` is the class with the tools.
 """

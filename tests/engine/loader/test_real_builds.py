@@ -29,7 +29,7 @@ ENV PYTHONPATH=/plugin
 """
 PIP = """\
 #!/bin/sh
-grep -q no-such-thing "$4" || exit 0
+grep -q no-such-thing requirements.txt || exit 0
 echo "ERROR: No matching distribution found for no-such-thing" >&2
 exit 1
 """
@@ -63,7 +63,7 @@ class Bench:
             images_dir=self.images_dir,
             logs_dir=self.folder / "logs",
             ca_bundle=None,
-            build_args={},
+            build_settings={},
             python_image=PYTHON_IMAGE,
         )
 

@@ -50,7 +50,7 @@ def test_a_missing_secret_is_reported_with_where_to_put_it(tmp_path: Path, conte
         (tmp_path / "reader" / "KEY").write_bytes(content)
     with pytest.raises(SecretMissingError) as raised:
         SecretSource(tmp_path, {}).read("reader", "KEY")
-    assert "<SECRETS_DIR>/reader/KEY" in str(raised.value)
+    assert "write it to reader/KEY in ORCHESTRATOR_SECRETS_DIR" in str(raised.value)
     assert "ORCHESTRATOR_SECRET_READER_KEY" in str(raised.value)
     assert str(tmp_path) not in str(raised.value)
 
@@ -78,8 +78,12 @@ async def test_without_its_secret_a_plugin_is_unavailable_before_anything_is_bui
     harness.add("reader", image="base", secrets=["KEY"], tools={"read": lambda: 1})
     client = await harness.open()
     missing = await harness.settled("reader")
-    assert (missing["state"], missing["reason_code"]) == ("UNAVAILABLE", "MODEL_MISSING")
-    assert "The secret 'KEY' is not provided" in missing["reason"]
+    assert (missing["state"], missing["reason_code"]) == ("UNAVAILABLE", "SECRET_MISSING")
+    assert missing["reason"] == (
+        "The secret 'KEY' is not provided: write it to secrets/reader/KEY in ORCHESTRATOR_STATE_DIR (`orchestrator"
+        " doctor` shows that folder), or set ORCHESTRATOR_SECRET_READER_KEY for the orchestrator; then restart the"
+        " plugin."
+    )
     assert await harness.containers("reader") == []
     folder = harness.settings.state_dir / "secrets" / "reader"
     folder.mkdir(parents=True)
@@ -108,12 +112,12 @@ async def test_a_secret_is_mounted_read_only_and_removed_with_its_instance(harne
     assert not mount.source.exists()
 
 
-KEEPER = '''
+VAULT = '''
 import hashlib, os
 from pathlib import Path
 from plugin_runtime import secret, tool
 
-class Keeper:
+class Vault:
     def validate(self) -> None:
         self.token = secret("TOKEN")
 
@@ -153,28 +157,28 @@ def test_a_secret_is_in_the_container_and_nowhere_else(
 ) -> None:
     """Not in the engine, the API, the history, the logs, or any file that the orchestrator writes."""
     value = secrets.token_hex(24)
-    plugin, state = tmp_path / "plugins" / "keeper", tmp_path / "state"
-    (plugin / "keeper").mkdir(parents=True)
-    (plugin / "keeper" / "__init__.py").touch()
-    (plugin / "keeper" / "plugin.py").write_text(KEEPER)
+    plugin, state = tmp_path / "plugins" / "vault", tmp_path / "state"
+    (plugin / "vault").mkdir(parents=True)
+    (plugin / "vault" / "__init__.py").touch()
+    (plugin / "vault" / "plugin.py").write_text(VAULT)
     (plugin / "plugin.yaml").write_text(
-        "version: 1.0.0\ndescription: Keeps a secret.\nentrypoint: keeper.plugin:Keeper\nsecrets: [TOKEN]\n"
+        "version: 1.0.0\ndescription: Keeps a secret.\nentrypoint: vault.plugin:Vault\nsecrets: [TOKEN]\n"
     )
     if provided == "file":
-        (tmp_path / "secrets" / "keeper").mkdir(parents=True)
-        (tmp_path / "secrets" / "keeper" / "TOKEN").write_text(f"{value}\n")
+        (tmp_path / "secrets" / "vault").mkdir(parents=True)
+        (tmp_path / "secrets" / "vault" / "TOKEN").write_text(f"{value}\n")
     else:
         monkeypatch.setenv("ORCHESTRATOR_SECRET_KEEPER_TOKEN", value)
     settings = {"state_dir": str(state), "secrets_dir": str(tmp_path / "secrets"), "log_level": "DEBUG"}
     with live_orchestrator([tmp_path / "plugins"], **settings) as live:
         live.wait_ready(300)
-        seen = live.run("keeper", "look").json()["result"]
+        seen = live.run("vault", "look").json()["result"]
         assert seen.pop("sha256") == hashlib.sha256(value.encode()).hexdigest()
         assert "OTHER" in seen.pop("undeclared")
         assert seen == {"files": ["TOKEN"], "write": "OSError", "in_environment": False, "in_command": False}
         shown = [str(everything_the_engine_knows(live.containers()[0]))]
-        live.run("keeper", "fail")
-        while live.wait_for("keeper", "FAILED")["post_mortem"] is None:
+        live.run("vault", "fail")
+        while live.wait_for("vault", "FAILED")["post_mortem"] is None:
             time.sleep(0.05)
         shown += [live.client.get(f"/v1/plugins{path}").text for path in ("", *API)]
         shown.append(live.client.get("/v1/events").text)
@@ -189,7 +193,7 @@ def test_a_secret_is_in_the_container_and_nowhere_else(
         assert not any(value.encode() in text for text in texts)
 
 
-API = [f"/keeper/{route}" for route in ("health", "tools", "logs", "events")]
+API = [f"/vault/{route}" for route in ("health", "tools", "logs", "events")]
 
 
 def everything_the_engine_knows(container: Any) -> list[Any]:

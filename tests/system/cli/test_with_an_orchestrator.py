@@ -32,13 +32,13 @@ def count(to: int):
         yield {"number": number}
 
 
-async def endless():
+async def runs_on():
     while True:
         yield 1
         await asyncio.sleep(0.01)
 
 
-TOOLS = {tool.__name__: tool for tool in (greet, draw, weigh, count, endless)}
+TOOLS = {tool.__name__: tool for tool in (greet, draw, weigh, count, runs_on)}
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ async def test_each_kind_of_failure_has_its_exit_code(call, harness, monkeypatch
     await call("run", "echo", "greet", "-p", "name", code=2)
     await call("run", "echo", "greet", "-p", "name=a", "-i", f"name={__file__}", code=2)
     await call("health", "broken", code=1)
-    run_id = (await call("run", "echo", "endless", "--async")).stdout.strip()
+    run_id = (await call("run", "echo", "runs_on", "--async")).stdout.strip()
     await harness.until("echo", lambda health: health["in_flight"] == 1)
     assert "QueueFull" in (await call("run", "echo", "weigh", code=5)).stderr
     await call("runs", "cancel", run_id)

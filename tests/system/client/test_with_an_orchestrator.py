@@ -260,13 +260,13 @@ async def test_an_asynchronous_run_can_fail_continue_and_be_cancelled(call):
     with pytest.raises(PluginError, match="the lens is broken"):
         await call.of(failed, "result")
 
-    endless = await call("run_async", "echo", "count_slowly")
+    long_run = await call("run_async", "echo", "count_slowly")
     with pytest.raises(RunNotFinished):
-        await call.of(endless, "result", 0.1)
-    assert (await call.of(endless, "wait", 0.1))["state"] == "running"
-    assert (await call.of(endless, "cancel"))["cancel_requested"]
-    assert (await call.of(endless, "wait", 5))["outcome"] == "cancelled"
+        await call.of(long_run, "result", 0.1)
+    assert (await call.of(long_run, "wait", 0.1))["state"] == "running"
+    assert (await call.of(long_run, "cancel"))["cancel_requested"]
+    assert (await call.of(long_run, "wait", 5))["outcome"] == "cancelled"
     with pytest.raises(RunCancelled):
-        await call.of(endless, "result")
+        await call.of(long_run, "result")
     with pytest.raises(NotFound):
         await call.of(call.client.handle("0" * 32), "wait")

@@ -41,10 +41,39 @@ def draw() -> Iterator[Any]:
         yield {"part": chunk, "media_type": "image/png", "data": base64.b64encode(half).decode()}
 
 
+FILES = {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}}
+BOX = {
+    "type": "object",
+    "title": "Box",
+    "properties": {"x": {"type": "integer"}, "width": {"type": "integer"}, "y": {"type": "integer", "default": 0}},
+    "required": ["x", "width"],
+}
+
+
+def stitch(images: list[bytes], mode: str = "fast", box: dict[str, Any] | None = None, ratio: float = 0.5) -> Any:
+    """Join pictures, side by side."""
+    return {"sizes": [len(image) for image in images], "mode": mode, "box": box, "ratio": ratio}
+
+
+stitch.input_schema = {  # type: ignore[attr-defined]
+    "type": "object",
+    "properties": {
+        "images": {**FILES, "description": "the pictures, from left to right"},
+        "mode": {"enum": ["fast", "good"], "default": "fast"},
+        "box": {"anyOf": [{"$ref": "#/$defs/Box"}, {"type": "null"}], "default": None},
+        "ratio": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5, "description": "how much they overlap"},
+    },
+    "required": ["images"],
+    "additionalProperties": False,
+    "$defs": {"Box": BOX},
+}
+
+
 @pytest.fixture
 async def tools(harness: Harness, look: Look) -> Page:
     """The page of a plugin's tools."""
-    harness.add("kit", tools={"read_words": read_words, "echo": echo, "follow": follow, "draw": draw, "count": count})
+    kit = {"read_words": read_words, "echo": echo, "follow": follow, "draw": draw, "count": count, "stitch": stitch}
+    harness.add("kit", tools=kit)
     await harness.open()
     await harness.settled("kit")
     return await look("/plugins/kit/tools", allowed=("422", "409"))
@@ -79,6 +108,70 @@ async def test_a_tool_is_run_on_a_dropped_picture_and_its_boxes_are_drawn(tools:
     assert frame and box
     assert (box["x"] - frame["x"]) / frame["width"] == pytest.approx(330 / 1065, abs=0.02)
     assert box["height"] / frame["height"] == pytest.approx(36 / 1879, abs=0.02)
+
+
+DROP = """(files) => {
+    const transfer = new DataTransfer();
+    for (const [name, size] of files) transfer.items.add(new File(["a".repeat(size)], name, { type: "text/plain" }));
+    return transfer;
+}"""
+
+
+async def test_several_files_are_chosen_or_dropped_for_one_parameter(tools: Page) -> None:
+    form = card(tools, "stitch")
+    zone = form.locator(".drop-zone")
+    pictures = [sample("motion_detector", "cup-first.png"), sample("ocr", "book-page.png")]
+    await form.locator("input[type=file]").set_input_files(pictures)
+    await expect(zone).to_contain_text("2 files")
+    await expect(zone).to_contain_text("cup-first.png, book-page.png")
+    await expect(form.locator("figure img")).to_have_count(2)
+    await form.get_by_role("button", name="Run").click()
+    shown = form.get_by_role("region", name="Result as JSON")
+    await expect(shown).to_contain_text("sizes")
+    assert json.loads(await shown.inner_text())["sizes"] == [path.stat().st_size for path in pictures]
+    transfer = await tools.evaluate_handle(DROP, [["a", 1], ["b", 2], ["c", 3]])
+    await zone.dispatch_event("drop", {"dataTransfer": transfer})
+    await expect(zone).to_contain_text("3 files")
+    await form.get_by_role("button", name="Run").click()
+    await expect(shown).to_contain_text("3")
+    assert json.loads(await shown.inner_text())["sizes"] == [1, 2, 3]
+
+
+async def test_of_files_dropped_for_one_file_the_first_is_sent(tools: Page) -> None:
+    zone = card(tools, "read_words").locator(".drop-zone")
+    transfer = await tools.evaluate_handle(DROP, [["a", 1], ["b", 2]])
+    await zone.dispatch_event("drop", {"dataTransfer": transfer})
+    assert await zone.locator("input").evaluate("(input) => [input.multiple, input.files.length]") == [False, 1]
+
+
+async def test_a_form_shows_what_fits_each_field(tools: Page) -> None:
+    form = card(tools, "stitch")
+    await expect(form.locator(".drop-zone")).to_contain_text("the pictures, from left to right · files")
+    await expect(form.get_by_label("mode").locator("option")).to_have_text(["—", "fast", "good"])
+    box = form.get_by_label("box")
+    await expect(box).to_have_attribute("placeholder", 'JSON: {"x": integer, "width": integer, "y": integer}')
+    await expect(box).to_have_accessible_description("Box {x: integer, width: integer, y: integer = 0} or null")
+    ratio = form.get_by_label("ratio")
+    await expect(ratio).to_have_accessible_description("how much they overlap · number 0 to 1 = 0.5")
+    await form.locator("input[type=file]").set_input_files(sample("motion_detector", "cup-first.png"))
+    await box.fill('{"x": 1, "width": 2}')
+    await form.get_by_role("button", name="Run").click()
+    shown = form.get_by_role("region", name="Result as JSON")
+    await expect(shown).to_contain_text("sizes")
+    assert json.loads(await shown.inner_text())["box"] == {"x": 1, "width": 2}
+
+
+@pytest.mark.parametrize(("streaming", "words"), [(False, "returns Box {x: integer"), (True, "yields Box {x: integer")])
+async def test_a_tool_shows_what_it_returns(harness: Harness, look: Look, *, streaming: bool, words: str) -> None:
+    harness.add("kit", tools={"stitch": stitch})
+    await harness.open()
+    await harness.settled("kit")
+    page = await look("/plugins")
+    tool = (await harness.client.get("/v1/plugins/kit/tools")).json()[0]
+    described = [{**tool, "streaming": streaming, "output_schema": {"$ref": "#/$defs/Box", "$defs": {"Box": BOX}}}]
+    await page.route("**/v1/plugins/kit/tools", lambda route: route.fulfill(json=described))
+    await page.goto(f"{harness.client.base_url}#/plugins/kit/tools")
+    await expect(card(page, "stitch")).to_contain_text(words)
 
 
 async def test_each_field_of_the_schema_arrives_as_what_it_is(tools: Page) -> None:

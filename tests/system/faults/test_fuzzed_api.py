@@ -65,7 +65,7 @@ def _request(
 
 
 def _answered(client: httpx.Client, request: dict[str, Any]) -> int:
-    """The status; the body is not read, since it may be an endless stream."""
+    """The status; the body is not read, since it may be a stream without end."""
     names = ("method", "url", "headers", "params", "json", "data", "content", "cookies")
     given_ = {name: value for name, value in request.items() if name in names and value is not None}
     if isinstance(given_.get("data"), bytes | str):

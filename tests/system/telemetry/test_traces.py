@@ -18,7 +18,7 @@ from support.otlp import Collector, attributes, collector
 from orchestrator.api.request_headers import trace_context
 from orchestrator.sandbox.call import ToolCall
 from orchestrator.telemetry import logs
-from orchestrator.telemetry.tracing import tracing
+from orchestrator.telemetry.observers import tracing
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{CALLER}-01"
@@ -197,7 +197,7 @@ def test_nothing_is_traced_unasked(environment: dict[str, str], caplog: pytest.L
 def test_nothing_is_imported_unasked() -> None:
     """The SDK costs time and memory."""
     script = (
-        "import os, sys, orchestrator.app; from orchestrator.telemetry.tracing import tracing; tracing({});"
+        "import os, sys, orchestrator.app; from orchestrator.telemetry.observers import tracing; tracing({});"
         "sys.exit('opentelemetry.sdk' in sys.modules or 'opentelemetry.exporter' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -129,7 +129,7 @@ async def test_a_reader_that_takes_nothing_is_disconnected(caplog: pytest.LogCap
     """After the write timeout; its subscription is closed then."""
     ended: list[bool] = []
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def unbounded() -> AsyncIterator[bytes]:
         while True:
             yield b"x"
 
@@ -141,7 +141,9 @@ async def test_a_reader_that_takes_nothing_is_disconnected(caplog: pytest.LogCap
         await asyncio.Event().wait()
         raise AssertionError
 
-    response = UntilShutdownResponse(endless(), asyncio.Event(), write_timeout=0.05, on_end=lambda: ended.append(True))
+    response = UntilShutdownResponse(
+        unbounded(), asyncio.Event(), write_timeout=0.05, on_end=lambda: ended.append(True)
+    )
     async with asyncio.timeout(2):
         await response({"type": "http"}, receive, send)
     assert ended == [True]

@@ -102,12 +102,21 @@ def test_a_fault_of_the_class_is_named(plugins, code, check, phrase):
         ("pillow==12.*", "pillow is not pinned"),
         ("pillow ==", "line 1"),
         ("onnxruntime-gpu==1.20.0", "onnxruntime-gpu"),
+        ("./vendor/none-1.0-py3-none-any.whl", "none-1.0-py3-none-any.whl is not in the plugin's folder"),
+        ("/home/me/x.whl", "outside the plugin's folder"),
     ],
 )
 def test_requirements_are_pinned_and_fit(plugins, line, phrase):
     write(plugins, requirements=line + "\n")
     ((_, sentence),) = found(plugins)
     assert phrase in sentence
+
+
+def test_files_of_the_folder_that_requirements_name_are_well(plugins):
+    """They are in the image as they are in the folder."""
+    files = {"vendor/x-1.0-py3-none-any.whl": "", "more.txt": "numpy==2.4.6\n"}
+    write(plugins, requirements="./vendor/x-1.0-py3-none-any.whl\n-f vendor\n-r more.txt\n", files=files)
+    assert found(plugins) == found(plugins, Level.WARNING) == []
 
 
 def test_possible_use_of_cuda_is_a_warning(plugins):

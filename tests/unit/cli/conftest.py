@@ -23,6 +23,7 @@ class Api:
 
     def __init__(self, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers: dict[str, tuple[int, Any]] = {}
+        self.bodies: list[bytes] = []
         self.port = server.server_address[1]
         self._monkeypatch = monkeypatch
 
@@ -57,9 +58,11 @@ class Api:
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, body = api.answers.get(self.path.partition("?")[0], (404, {}))
-            content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if body:
+                api.bodies.append(body)
+            status, answer = api.answers.get(self.path.partition("?")[0], (404, {}))
+            content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

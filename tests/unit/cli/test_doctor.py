@@ -79,6 +79,12 @@ def test_passwords_and_secrets_are_not_shown():
     assert doctor_findings.shown("operator_key_file", Path("/run/key")) == "/run/key"
 
 
+def test_tokens_of_package_indexes_are_not_shown():
+    environment = {"PIP_EXTRA_INDEX_URL": "https://t0ken@a.example/s https://u:hunter2@b.example/s"}
+    said = " ".join(finding.sentence for finding in doctor_findings.network(environment, None))
+    assert "https://***@a.example/s https://u:***@b.example/s" in said
+
+
 def test_settings_are_shown_as_they_would_be_written():
     defaults = dict(Settings())
     shown = {name: doctor_findings.shown(name, value) for name, value in defaults.items()}

@@ -51,7 +51,7 @@ def test_tools(api):
     schema = {"properties": {"items": {"type": "array", "default": [":x:"], "description": ODD}}}
     api.says("/v1/plugins/echo/tools", [{"name": "[/say]", "description": ODD, "input_schema": schema}])
     result = api.call("tools", "echo")
-    assert result.stdout.splitlines() == [f"[/say]  {ODD}", f"    items: array = [':x:']  {ODD}"]
+    assert result.stdout.splitlines() == [f"[/say]  {ODD}", f'    items: list = [":x:"]  {ODD}']
 
 
 def test_gpus(api):

@@ -24,3 +24,47 @@ def test_an_answer_that_lacks_fields_is_a_sentence_and_exit_code_1(api, status, 
 def test_a_result_is_printed(api):
     api.says("/v1/plugins/x/tools/t/run", {"ok": True, "result": "[/text]"})
     assert api.call("run", "x", "t").stdout == "[/text]\n"
+
+
+@pytest.fixture
+def sent(api, tmp_path, monkeypatch):
+    """Runs a tool with two files `a`, `b` in the current folder; the body that was sent."""
+    for name in "ab":
+        (tmp_path / name).write_text(f"content of {name}")
+    monkeypatch.chdir(tmp_path)
+    api.says("/v1/plugins/x/tools/t/run", {"ok": True, "result": 1})
+
+    def sent(*arguments: str) -> bytes:
+        result = api.call("run", "x", "t", *arguments)
+        assert result.exit_code == 0, result.stderr
+        return api.bodies[-1]
+
+    return sent
+
+
+def test_files_for_one_parameter_are_sent_in_their_order(sent):
+    body = sent("-i", "images=b", "-i", "images=a", "-p", "mode=fast")
+    assert body.count(b'name="images"; filename=') == 2
+    assert 0 < body.index(b"content of b") < body.index(b"content of a")
+
+
+def test_files_for_two_parameters_are_sent_apart(sent):
+    body = sent("-i", "first=a", "-i", "second=b", "-i", "first=b")
+    assert [body.count(b'name="%s"; filename=' % name) for name in (b"first", b"second")] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("-i", "x=a", "-p", "x=1"), "x is given both with -p and with -i"),
+        (("-i", "x=-", "-i", "y=-"), "stdin can be read once"),
+        (("-i", "x=a", "-i", "x=missing"), "Cannot read missing"),
+    ],
+)
+def test_files_that_cannot_be_sent_are_a_sentence(api, tmp_path, monkeypatch, arguments, sentence):
+    (tmp_path / "a").touch()
+    monkeypatch.chdir(tmp_path)
+    result = api.call("run", "x", "t", *arguments)
+    assert result.exit_code in (1, 2)
+    assert sentence in result.stderr
+    assert api.bodies == []

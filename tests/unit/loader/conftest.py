@@ -25,7 +25,7 @@ class Workshop:
             "images_dir": self.folder / "plugin-images",
             "logs_dir": self.folder / "logs",
             "ca_bundle": None,
-            "build_args": {},
+            "build_settings": {},
             "python_image": PYTHON_IMAGE,
         }
         return ImageBuilder(self.engine, **settings | changes)

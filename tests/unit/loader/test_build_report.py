@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.loader.build_report import BuildLog, error_line, hint
+from orchestrator.loader.build_report import BuildLog, conflict, error_line, hint
 
 PIP_OFFLINE = """\
 WARNING: Retrying after connection broken by 'NewConnectionError(': Failed to establish a new connection:
@@ -57,6 +57,65 @@ def test_an_unknown_failure_has_no_advice():
 )
 def test_the_error_line_is_the_tools_own(output, line):
     assert error_line(output) == line
+
+
+RUNTIME = {"plugin-runtime", "msgspec", "python-multipart"}
+DIRECT = """\
+ERROR: Cannot install python-multipart==0.0.9 because these package versions have conflicting dependencies.
+
+The conflict is caused by:
+    The user requested python-multipart==0.0.9
+    The user requested (constraint) python-multipart==0.0.34
+
+To fix this you could try to:
+1. loosen the range of package versions you've specified"""
+INDIRECT = """\
+The conflict is caused by:
+    gradio 5.4.0 depends on python-multipart==0.0.12
+    gradio 5.3.0 depends on python_multipart<0.0.13 and >=0.0.9
+    gradio 5.2.0 depends on python-multipart<0.0.13 and >=0.0.9
+    The user requested (constraint) python-multipart==0.0.34
+
+Additionally, some packages in these conflicts have no matching distributions available for your environment:
+    python-multipart"""
+WHEEL = """\
+The conflict is caused by:
+    The user requested msgspec 0.18.0 (from /plugin/vendor/msgspec-0.18.0-py3-none-any.whl)
+    The user requested (constraint) msgspec==0.22.0
+"""
+AMONG_THEMSELVES = """\
+The conflict is caused by:
+    The user requested numpy==1.0
+    a 1.0 depends on numpy>=2
+"""
+OWN_CONSTRAINT = """\
+The conflict is caused by:
+    The user requested numpy==1.0
+    The user requested (constraint) numpy==2.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "sides"),
+    [
+        (DIRECT, "requirements.txt wants python-multipart==0.0.9, and the runtime in this image needs "),
+        (
+            INDIRECT,
+            "gradio 5.4.0 (which requirements.txt installs) wants python-multipart==0.0.12 and gradio 5.3.0",
+        ),
+        (WHEEL, "requirements.txt wants msgspec 0.18.0 (from /plugin/vendor/msgspec-0.18.0-py3-none-any.whl), and the"),
+    ],
+)
+def test_a_clash_with_the_runtimes_packages_names_both_sides(output, sides):
+    said = conflict(output.splitlines(), RUNTIME)
+    assert said is not None and said.startswith(sides)
+    assert ("(and 1 more), and the runtime" in said) is (output == INDIRECT)
+    assert "which cannot be replaced. Remove it from requirements.txt, or require a version of it" in said
+
+
+@pytest.mark.parametrize("output", [AMONG_THEMSELVES, OWN_CONSTRAINT, PIP_UNKNOWN, ""])
+def test_any_other_conflict_is_none_with_the_runtime(output):
+    assert conflict(output.splitlines(), RUNTIME) is None
 
 
 def test_the_previous_builds_log_is_retained(tmp_path: Path):

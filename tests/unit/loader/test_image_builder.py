@@ -40,6 +40,27 @@ async def test_changed_limits_or_samples_build_nothing(workshop):
     assert workshop.built() == ["base", "plugin-reader"]
 
 
+async def test_what_requirements_name_is_in_the_context_once_before_the_code(workshop):
+    seen = []
+
+    async def build(context, **request):
+        if (context / "plugin").exists():
+            seen.extend(path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file())
+        return await original(context, **request)
+
+    original, workshop.engine.build = workshop.engine.build, build
+    (workshop.plugin() / "vendor").mkdir()
+    (workshop.plugin() / "vendor" / "x.whl").touch()
+    (workshop.plugin() / "requirements.txt").write_text("./vendor/x.whl\n")
+    await workshop.builder().ensure_plugin(workshop.recipe())
+    assert sorted(seen) == [
+        "Dockerfile",
+        "packages/requirements.txt",
+        "packages/vendor/x.whl",
+        "plugin/package/__init__.py",
+    ]
+
+
 async def test_changed_system_packages_build_the_plugin(workshop):
     builder = workshop.builder()
     await builder.ensure_plugin(workshop.recipe())
@@ -103,7 +124,7 @@ async def test_the_base_is_given_its_context_and_arguments(workshop):
         return await original(context, **request)
 
     original, workshop.engine.build = workshop.engine.build, build
-    await workshop.builder(build_args={"HTTPS_PROXY": "http://proxy:1"}).ensure_base()
+    await workshop.builder(build_settings={"HTTPS_PROXY": "http://proxy:1"}).ensure_base()
     assert seen == {
         "ca-bundle.crt": "",
         "runtime/src/runtime.py": "x = 1\n",
@@ -190,6 +211,27 @@ async def test_a_failed_build_says_what_failed_and_what_to_do_and_stores_its_out
     assert "no-such-thing" in failure.value.tail
     assert output[0] == "Step 3"
     assert "no-such-thing" in (workshop.folder / "logs" / "reader.log").read_text()
+
+
+async def test_credentials_are_in_nothing_that_a_failed_build_says(workshop):
+    builder = workshop.builder(build_settings={"PIP_INDEX_URL": "https://reader:hunter22@index.example/simple"})
+    await builder.ensure_base()
+    workshop.engine.image_store.build_output = ["Looking in https://reader:hunter22@index.example/simple"]
+    workshop.engine.image_store.build_error = "refused hunter22"
+    output = []
+    with pytest.raises(BuildError) as failure:
+        await builder.ensure_plugin(workshop.recipe(), output.append)
+    assert failure.value.__cause__ is None
+    log = (workshop.folder / "logs" / "reader.log").read_text()
+    assert "hunter22" not in "\n".join((str(failure.value), failure.value.tail, log, *output))
+    assert "index.example" in log
+
+
+async def test_a_new_index_builds_nothing(workshop):
+    await workshop.builder().ensure_plugin(workshop.recipe())
+    builder = workshop.builder(build_settings={"PIP_INDEX_URL": "https://reader:hunter22@index.example/simple"})
+    await builder.ensure_plugin(workshop.recipe())
+    assert workshop.built() == ["base", "plugin-reader"]
 
 
 async def test_a_failed_build_is_tried_again_at_the_next_call(workshop):

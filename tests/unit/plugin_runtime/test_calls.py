@@ -218,10 +218,11 @@ def test_a_child_that_a_tool_forks_does_not_answer(runtime):
     assert runtime.result("add", a=1) == 3
 
 
-def test_calls_on_different_connections_run_side_by_side(runtime):
+def test_calls_on_different_connections_run_side_by_side(launch):
     import threading
     import time
 
+    runtime = launch(SOURCE, concurrency="4").ready()
     clients = [runtime.new_client("tools") for _ in range(4)]  # making one takes longer than a call
     answers = []
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def runtime(launch_once):
-    return launch_once(SOURCE).ready()
+    return launch_once(SOURCE, concurrency="4").ready()
 
 
 @pytest.mark.parametrize("tool", ["counts", "acounts"])

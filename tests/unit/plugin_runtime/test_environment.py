@@ -14,6 +14,7 @@ def test_everything_but_the_entrypoint_has_a_default():
     assert environment.packages == ()
     assert environment.models == {}
     assert environment.max_result > 0
+    assert environment.concurrency == 1
 
 
 def test_every_variable_is_read():
@@ -31,10 +32,11 @@ def test_every_variable_is_read():
             "PLUGIN_MAX_SCRATCH": "20",
             "NOTIFY_SOCKET": "/n",
             "PLUGIN_HEALTH_FILE": "/h",
+            "PLUGIN_CONCURRENCY": "3",
         }
     )
     models = {"m": "/models/m.pt"}
-    assert environment == ("reader", "a.b:C", ("cv2",), models, True, "/plugin", "/r", "/s", 10, 20, "/n", "/h")
+    assert environment == ("reader", "a.b:C", ("cv2",), models, True, "/plugin", "/r", "/s", 10, 20, "/n", "/h", 3)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,7 @@ def test_every_variable_is_read():
         ({"PLUGIN_MODELS": "[]"}, "PLUGIN_MODELS"),
         ({"PLUGIN_MAX_RESULT": "1k"}, "number of bytes"),
         ({"PLUGIN_MAX_RESULT": "-1"}, "number of bytes"),
+        ({"PLUGIN_CONCURRENCY": "many"}, "number of runs"),
         ({"PLUGIN_RUN_DIR": "/" + "x" * 100}, "Unix sockets allow 107"),
     ],
 )

@@ -112,7 +112,8 @@ def test_a_diagnosis_shows_where_a_tool_holds_the_gil(runtime):
     assert "plugin.py" in stacks
 
 
-def test_a_diagnosis_shows_every_thread_and_can_be_repeated(runtime):
+def test_a_diagnosis_shows_every_thread_and_can_be_repeated(launch):
+    runtime = launch(SOURCE, concurrency="2").ready()
     with calling(runtime, "hangs"):
         for _ in range(2):
             stacks = runtime.diagnose()

@@ -199,14 +199,14 @@ def test_a_call_that_is_given_up_leaves_nothing_behind(run: Run) -> None:
                 pass
         seen.append(b"end")
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def unbounded() -> AsyncIterator[bytes]:
         while True:
             yield b"x"
             await asyncio.sleep(0.001)
 
     async def test() -> None:
         async with raw_instance(plugin) as instance:
-            for body in (b"{}", endless()):
+            for body in (b"{}", unbounded()):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.1), call(instance.channel, body):
                         pass

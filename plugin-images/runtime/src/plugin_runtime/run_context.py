@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 TRACE_HEADERS = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
 
 
+class GivenUp(BaseException):
+    """Raised in a tool in the main thread that has not ended in time when the plugin is stopped."""
+
+
 class Cancellation:
     """The cancellation of one run, which never ends the tool by force.
 
@@ -47,7 +51,8 @@ class Cancellation:
     def explains(self, error: BaseException | None) -> bool:
         """Whether a tool that ended with `error` (None: it returned) ended because of this request."""
         # By name: asyncio and concurrent.futures each have a CancelledError.
-        return self.requested and (self.observed or type(error).__name__ == "CancelledError")
+        ended_by_it = type(error).__name__ == "CancelledError" or isinstance(error, GivenUp)
+        return self.requested and (self.observed or ended_by_it)
 
     def _cancel(self) -> None:
         if self._task is not None:

@@ -33,7 +33,7 @@ JOURNAL = b"".join(encode_line(number, write) for number, write in enumerate(WRI
 
 def killed(step: str, folder: Path) -> set[str]:
     """Run a history that kills itself at this step; returns the runs acknowledged before."""
-    tests = Path(killed_at.__file__).parents[1]
+    tests = Path(killed_at.__file__).parents[3]
     program = subprocess.run(
         [sys.executable, killed_at.__file__, step, folder],
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},

@@ -36,7 +36,7 @@ def open_folder() -> Iterator[Path]:
 
 
 def problem_on(case: str, folder: Path, *before: str) -> str:
-    tests = Path(sick_disk.__file__).parents[1]
+    tests = Path(sick_disk.__file__).parents[3]
     program = subprocess.run(
         [*before, sys.executable, sick_disk.__file__, case, folder],
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},

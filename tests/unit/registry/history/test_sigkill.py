@@ -17,7 +17,7 @@ _ROUNDS = 60
 
 def test_sigkill_loses_no_acknowledged_write(tmp_path: Path, reliability: ReliabilityTable) -> None:
     """60 busy writers, one after the other on one file, each killed at a random moment; each finds the sums so far."""
-    tests = Path(busy_writer.__file__).parents[1]
+    tests = Path(busy_writer.__file__).parents[3]
     program = subprocess.run(
         [sys.executable, busy_writer.__file__, tmp_path, str(_ROUNDS)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},

@@ -32,6 +32,8 @@ class Environment(NamedTuple):
     max_scratch: int
     notify_socket: str | None
     health_file: str | None
+    concurrency: int
+    """Runs at once."""
 
     @property
     def control_socket(self) -> str:
@@ -60,10 +62,11 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         code_dir=environ.get("PLUGIN_CODE_DIR") or None,
         run_dir=run_dir,
         scratch_dir=environ.get("PLUGIN_SCRATCH_DIR") or f"{run_dir}/scratch",
-        max_result=_size(environ, "PLUGIN_MAX_RESULT", 16 * MIB),
-        max_scratch=_size(environ, "PLUGIN_MAX_SCRATCH", 1024 * MIB),
+        max_result=_number(environ, "PLUGIN_MAX_RESULT", 16 * MIB, "a number of bytes"),
+        max_scratch=_number(environ, "PLUGIN_MAX_SCRATCH", 1024 * MIB, "a number of bytes"),
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
         health_file=environ.get("PLUGIN_HEALTH_FILE") or None,
+        concurrency=max(1, _number(environ, "PLUGIN_CONCURRENCY", 1, "a number of runs")),
     )
     # Found here it can be explained; bind() would fail with a sentence that names no variable.
     for path in (environment.control_socket, environment.tools_socket):
@@ -98,10 +101,10 @@ def _mapping(key: str, value: object) -> dict[str, str]:
     return value
 
 
-def _size(environ: Mapping[str, str], key: str, default: int) -> int:
+def _number(environ: Mapping[str, str], key: str, default: int, what: str) -> int:
     text = environ.get(key)
     if not text:
         return default
     if not text.isascii() or not text.isdigit():
-        raise EnvironmentProblem(f"{key} is {text!r}, expected a number of bytes")
+        raise EnvironmentProblem(f"{key} is {text!r}, expected {what}")
     return int(text)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plugin_runtime.authoring import TOOL_MARK
 from plugin_runtime.startup import failures
 from plugin_runtime.startup.checks import Check, check_models, check_packages
 from plugin_runtime.startup.failures import Failure, explain_call, explain_import
+from plugin_runtime.tools.awaiting import is_awaitable, wait_for_set_up
 from plugin_runtime.tools.plugin_errors import plugin_traceback
 from plugin_runtime.tools.toolset import UnfitTool, collect_tools
 
@@ -33,6 +36,8 @@ class Start(NamedTuple):
     environment: Environment
     report: Callable[[list[Check]], None]
     checks: list[Check]
+    advice: Callable[[BaseException], str]
+    """What is to be added to the reason of a failure."""
 
     def passed(self, name: str, detail: str) -> None:
         """Record a step that passed."""
@@ -41,20 +46,31 @@ class Start(NamedTuple):
 
     def failed(self, name: str, failure: Failure, error: BaseException | None = None) -> StartFailure:
         """Record a step that failed. Returns the exception to raise."""
+        if error is not None:
+            failure = failure._replace(reason=failure.reason + self.advice(error))
         self.checks.append(Check(name, ok=False, detail=failure.reason))
         self.report(self.checks)
         return StartFailure(failure, plugin_traceback(error) if error is not None else None)
 
 
-def start_plugin(environment: Environment, report: Callable[[list[Check]], None]) -> Mapping[str, Tool]:
-    """The tools of a plugin that is ready. Raises StartFailure."""
-    start = Start(environment, report, [])
+class StartedPlugin(NamedTuple):
+    """`close` is called before the container is stopped; None where the plugin has none."""
+
+    tools: Mapping[str, Tool]
+    close: Callable[[], Any] | None
+
+
+def start_plugin(
+    environment: Environment, report: Callable[[list[Check]], None], advice: Callable[[BaseException], str]
+) -> StartedPlugin:
+    """Raises StartFailure."""
+    start = Start(environment, report, [], advice)
     check_surroundings(start)
     plugin_class = import_class(start)
     plugin = construct(start, plugin_class)
     validate(start, plugin)
     try:
-        return collect_tools(plugin)
+        return StartedPlugin(collect_tools(plugin), find_close(plugin))
     except UnfitTool as error:
         raise start.failed("tools", Failure(failures.INIT_ERROR, str(error))) from None
 
@@ -115,10 +131,27 @@ def validate(start: Start, plugin: object) -> None:
         reason = f"{name} has no validate() method; add one that loads the models and raises what is wrong"
         raise start.failed("validate", Failure(failures.VALIDATE_MISSING, reason))
     try:
-        method()
+        returned = method()
+        if is_awaitable(returned):
+            returned = wait_for_set_up(returned)
     except BaseException as error:
         raise start.failed("validate", _explain(start, error, failures.VALIDATE_ERROR, "validate"), error) from error
+    if inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+        reason = f"{name}.validate() is a generator, so none of its code has run; make it a function without `yield`"
+        raise start.failed("validate", Failure(failures.VALIDATE_ERROR, reason))
+    if is_awaitable(returned):
+        reason = f"{name}.validate() returned a {type(returned).__name__} that nothing awaits; await it in validate()"
+        raise start.failed("validate", Failure(failures.VALIDATE_ERROR, reason))
     start.passed("validate", "passed")
+
+
+def find_close(plugin: object) -> Callable[[], Any] | None:
+    """The plugin's method `close`, unless that is a tool."""
+    method = getattr(type(plugin), "close", None)
+    if not callable(method) or getattr(method, TOOL_MARK, False):
+        return None
+    close: Callable[[], Any] = plugin.close  # type: ignore[attr-defined]
+    return close
 
 
 def _explain(start: Start, error: BaseException, code: str, method: str) -> Failure:

@@ -1,37 +1,41 @@
-"""A tool's result → JSON."""
+"""A tool's result → JSON bytes, within the limit."""
 
 from __future__ import annotations
 
-import dataclasses
+import marshal
 import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from plugin_runtime.tools.plain_values import CONTAINERS, SCALARS, UnfitValue, to_plain
 from plugin_runtime.tools.plugin_errors import message_of
 from plugin_runtime.tools.refusals import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-MAX_DEPTH = 50
-
-
-class _UnencodableError(TypeError):
-    def __init__(self, value: object) -> None:
-        super().__init__(type(value).__name__)
-        self.value = value
+MAX_DEPTH = 50  # to which a value that is not finite is searched for
+MAX_LOOKED_AT = 16  # containers, or members of one, that are looked at in Python; marshal looks at larger results
 
 
 def encode_result(value: Any, max_bytes: int, what: str = "the result") -> bytes:
     """Encode as JSON. Raises Refused with the kind `invalid_output`."""
     try:
-        encoded = _encoder.encode(value)
+        plain = value if _is_plain(value, [MAX_LOOKED_AT]) else to_plain(value)
+        try:
+            encoded = _encoder.encode(plain)
+        except (OverflowError, TypeError):
+            if plain is not value:
+                raise
+            # An integer beyond 64 bits, or what marshal can write and JSON cannot.
+            plain = to_plain(value)
+            encoded = _encoder.encode(plain)
         # msgspec writes null for NaN and infinity, which a caller could not distinguish from a missing value. Searching
         # takes longer than encoding, so that is left for results with a null in them.
-        not_finite = _find_not_finite(value) if b"null" in encoded else None
-    except _UnencodableError as error:
-        raise Refused("invalid_output", _describe_unencodable(what, value, error.value)) from None
+        not_finite = _find_not_finite(plain) if b"null" in encoded else None
+    except UnfitValue as unfit:
+        raise Refused("invalid_output", f"{what} is no JSON: {unfit.sentence()}") from None
     except BaseException as error:  # noqa: BLE001 - encoding runs the plugin's code (`tolist`, properties)
         text = f"{what} cannot be written as JSON: {type(error).__name__}: {message_of(error)}"
         raise Refused("invalid_output", text) from None
@@ -47,31 +51,46 @@ def encode_result(value: Any, max_bytes: int, what: str = "the result") -> bytes
     return encoded
 
 
-def _plain(value: Any) -> Any:
-    """Msgspec's hook for what it does not know."""
-    # NumPy's arrays and scalars, and tensors: recognised by their methods, so that nothing need be imported.
-    for name in ("tolist", "item"):
-        method: Callable[[], Any] | None = getattr(value, name, None)
-        if callable(method) and not isinstance(value, type):
-            return method()
-    raise _UnencodableError(value)
+_encoder = msgspec.json.Encoder()
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_plain)
-
-
-def _describe_unencodable(what: str, root: Any, value: object) -> str:
+def _is_plain(value: Any, left: list[int]) -> bool:  # noqa: PLR0911 - each is a kind of value
+    """Whether `value` consists of dicts with strings as keys, lists, tuples and scalars, of just these types."""
     kind = type(value)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    if kind is tuple:
-        return f"{what} has a tuple as the key of a dict; JSON has only strings there"
-    found = next((path for path, child in _walk(root, "result") if child is value), None)
-    hint = "; yield from the tool itself to stream" if name == "generator" else "; return plain values"
-    return f"{what} is no JSON: {f'{found} is' if found else 'it holds'} a {name}{hint}"
+    if kind in SCALARS:
+        return True
+    left[0] -= 1
+    if kind is dict:
+        if left[0] < 0 or len(value) > MAX_LOOKED_AT:
+            return _can_be_marshalled(value)
+        for key in value:
+            if type(key) is not str:
+                return False
+        members = value.values()
+    elif kind is list or kind is tuple:
+        if left[0] < 0 or len(value) > MAX_LOOKED_AT:
+            return _can_be_marshalled(value)
+        members = value
+    else:
+        return False
+    for member in members:
+        kind = type(member)
+        if kind not in SCALARS and not (kind in CONTAINERS and _is_plain(member, left)):
+            return False
+    return True
 
 
-def _find_not_finite(value: Any) -> str | None:
-    plain = msgspec.to_builtins(value, enc_hook=_plain, str_keys=True)
+def _can_be_marshalled(value: Any) -> bool:
+    # It takes just the built-in types, not their subclasses, in a fraction of the time of a loop. Two keys of a large
+    # dict that are the same in JSON, 1 and "1", get through.
+    try:
+        marshal.dumps(value, 2)
+    except ValueError:
+        return False
+    return not isinstance(value, dict) or all(type(key) is str for key in value)
+
+
+def _find_not_finite(plain: Any) -> str | None:
     for path, child in _walk(plain, "result"):
         if isinstance(child, float) and not math.isfinite(child):
             return f"{path} is {child}"
@@ -87,11 +106,6 @@ def _walk(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
         children = ((f"{path}.{key}", child) for key, child in value.items())
     elif isinstance(value, (list, tuple, set, frozenset)):
         children = ((f"{path}[{index}]", child) for index, child in enumerate(value))
-    elif isinstance(value, msgspec.Struct):
-        children = ((f"{path}.{name}", getattr(value, name)) for name in value.__struct_fields__)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = (field.name for field in dataclasses.fields(value))
-        children = ((f"{path}.{name}", getattr(value, name, None)) for name in names)
     else:
         return
     for child_path, child in children:

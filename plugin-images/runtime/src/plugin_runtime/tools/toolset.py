@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 import msgspec
 
 from plugin_runtime.authoring import TOOL_MARK
+from plugin_runtime.tools.output_schema import output_schema
 from plugin_runtime.tools.parameters import Parameter, UnfitTool, input_schema, read_parameters
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Tool(NamedTuple):
     arguments: type[msgspec.Struct]
     decoder: msgspec.json.Decoder[Any]
     streaming: bool
+    output_schema: dict[str, Any] | None
     reads_all: bool = False
     """Whether values need be read by their parameters before msgspec converts them, also where it would take them."""
     completes: bool = False
@@ -42,6 +44,7 @@ class Tool(NamedTuple):
             "name": self.name,
             "description": self.description,
             "input_schema": input_schema(list(self.parameters.values())),
+            "output_schema": self.output_schema,
             "streaming": self.streaming,
             "uploads": self.uploads,
         }
@@ -61,6 +64,7 @@ def collect_tools(plugin: object) -> dict[str, Tool]:
 def _tool(name: str, method: Callable[..., Any]) -> Tool:
     parameters = {parameter.name: parameter for parameter in read_parameters(name, method)}
     arguments = _arguments_struct(name, parameters)
+    streaming = _yields(method) or _yields(inspect.unwrap(method))
     return Tool(
         name=name,
         description=first_paragraph(inspect.getdoc(method) or ""),
@@ -68,7 +72,8 @@ def _tool(name: str, method: Callable[..., Any]) -> Tool:
         parameters=parameters,
         arguments=arguments,
         decoder=msgspec.json.Decoder(arguments),
-        streaming=inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method),
+        streaming=streaming,
+        output_schema=output_schema(name, method, streaming=streaming),
         reads_all=any(parameter.read.has_objects for parameter in parameters.values()),
         completes=any(map(needs_completion, parameters.values())),
     )
@@ -88,6 +93,10 @@ def _arguments_struct(name: str, parameters: Mapping[str, Parameter]) -> type[ms
         return msgspec.defstruct(f"{name}_arguments", fields, kw_only=True, forbid_unknown_fields=True)
     except Exception as error:
         raise UnfitTool(f"tool {name}: its parameters cannot be checked: {error}") from error
+
+
+def _yields(function: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def needs_completion(parameter: Parameter) -> bool:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plugin_runtime.authoring import Progress
 from plugin_runtime.http.connection import Disconnected, HttpServerConnection
 from plugin_runtime.http.head import RequestHead, chunk, response_head
+from plugin_runtime.run_context import set_trace
 from plugin_runtime.shared.processes import write_log
 from plugin_runtime.tools.refusals import Refusal, Refused
 from plugin_runtime.tools.results import encode_result
 from plugin_runtime.worker.answers import JSON, ItemCollector, end_event, refusal_body, retained
-from plugin_runtime.worker.execution import GeneratorSteps, Outcome, ToolExecution, refusal_of
+from plugin_runtime.worker.execution import GeneratorSteps, ToolExecution, is_generator, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from plugin_runtime.tools.awaiting import Outcome
+    from plugin_runtime.tools.pids_limit import PidsLimit
     from plugin_runtime.tools.toolset import Tool
     from plugin_runtime.worker.runs import Run, RunTable
 
@@ -35,6 +38,7 @@ class Call(NamedTuple):
     max_result: int
     scratch: str
     oom_kills: Callable[[], int]
+    pids_limit: PidsLimit
 
     def refusal_of(self, tool: Tool, error: BaseException) -> Refusal:
         """The answer to the caller; the traceback goes to the container's log."""
@@ -42,6 +46,7 @@ class Call(NamedTuple):
             return CANCELLED
         refusal = refusal_of(error)
         if refusal.traceback is not None:
+            refusal = refusal._replace(error=refusal.error + self.pids_limit.advice(error))
             write_log(f"run {self.run.run_id}: tool {tool.name} raised {refusal.error_type}\n{refusal.traceback}")
         return refusal
 
@@ -55,14 +60,21 @@ class Call(NamedTuple):
 
 
 def answer_call(call: Call, tool: Tool, arguments: dict[str, Any]) -> Refusal | None:
-    """None where the answer was sent. Raises Refused for a result that is not valid."""
-    if not tool.streaming:
-        with call.runs.executing(call.run, tool.name):
-            outcome = call.execution.run(tool.call, arguments)
-        return _answer(call, tool, outcome)
+    """None where the answer was sent. Raises Refused for a result that is not valid. Runs the tool's code in the
+    calling thread.
+    """
+    if call.run.cancellation.requested:
+        raise Refused("cancelled", "the run was cancelled before its tool started")
+    set_trace(call.head.headers)
     with call.runs.executing(call.run, tool.name):
-        stream = _Stream(call, tool)
-        refusal, started = stream.run(arguments)
+        outcome = call.execution.run(tool.call, arguments)
+        # Judged by what came back: a decorated generator is a plain function that returns one.
+        streams = outcome.error is None and is_generator(outcome.value)
+        if streams:
+            stream = _Stream(call, tool)
+            refusal, started = stream.run(outcome.value)
+    if not streams:
+        return _answer(call, tool, outcome)
     if not started and refusal is not None:
         return call.refused(refusal)
     stream.finish(refusal)
@@ -92,16 +104,13 @@ class _Stream:
         self._disconnected: Disconnected | None = None
         self._item_count = 0
 
-    def run(self, arguments: dict[str, Any]) -> tuple[Refusal | None, bool]:
+    def run(self, generator: Any) -> tuple[Refusal | None, bool]:
         """How it ended, and whether the stream has started: a refusal before the first event is a plain answer.
 
         Raises Disconnected where the caller has hung up and the answer is not retained.
         """
         call = self._call
-        created = call.execution.run(self._tool.call, arguments)
-        if created.error is not None:
-            return call.refusal_of(self._tool, created.error), False
-        steps = GeneratorSteps(created.value)
+        steps = GeneratorSteps(generator)
         outcome = call.execution.run(steps.next, {})
         if outcome.error is not None and refusal_of(outcome.error).kind == "invalid_input":
             return call.refusal_of(self._tool, outcome.error), False

@@ -84,6 +84,16 @@ class RunTable:
         with self._run_ended:
             self._run_ended.wait_for(lambda: run.ended)
 
+    def cancel_all(self) -> None:
+        """Request the end of all runs in flight. For a signal handler: it takes no lock."""
+        for run in tuple(self._runs.values()):
+            run.cancellation.request()
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Wait until no run is in flight, for so many seconds; whether that is so."""
+        with self._run_ended:
+            return self._run_ended.wait_for(lambda: not self._runs, seconds)
+
     def discard(self, run: Run) -> None:
         """Drop its answer, also one that is still to come."""
         with self._run_ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,6 @@ import msgspec
 
 from plugin_runtime.http.connection import Disconnected, HttpServerConnection
 from plugin_runtime.http.head import BadHead, response_head
-from plugin_runtime.run_context import set_trace
 from plugin_runtime.shared.processes import LIVENESS_PATH, write_log
 from plugin_runtime.tools.call_arguments import read_arguments
 from plugin_runtime.tools.refusals import Refusal, Refused
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
     from plugin_runtime.http.head import RequestHead
     from plugin_runtime.shared.environment import Environment
+    from plugin_runtime.tools.pids_limit import PidsLimit
     from plugin_runtime.tools.toolset import Tool
     from plugin_runtime.worker.runs import RunTable
+    from plugin_runtime.worker.threads import AuthorThreads
 
+REFUSAL_SECONDS = 1.0
 ALIVE = response_head(200, JSON, 2, keep_alive=True) + b"{}"
 
 
@@ -38,8 +41,17 @@ class ToolService:
     # A helper process of the tool that was killed may have spoilt its result.
 
     def __init__(
-        self, environment: Environment, tools: Mapping[str, Tool], runs: RunTable, oom_kills: Callable[[], int]
+        self,
+        environment: Environment,
+        tools: Mapping[str, Tool],
+        runs: RunTable,
+        oom_kills: Callable[[], int],
+        *,
+        pids_limit: PidsLimit,
+        threads: AuthorThreads,
     ) -> None:
+        self._pids_limit = pids_limit
+        self._threads = threads
         self._tools = tools
         self._runs = runs
         self._scratch = Path(environment.scratch_dir)
@@ -64,6 +76,17 @@ class ToolService:
         finally:
             connection.close_lingering()
 
+    def refuse_for_want_of_threads(self, peer: socket.socket, error: RuntimeError) -> None:
+        """Answer the first request of a connection that no thread can serve, whatever it is, and close it."""
+        # An answer names the limit; a connection that is closed without one looks like a dead worker.
+        refusal = Refusal("exception", f"{error}{self._pids_limit.advice(error)}", type(error).__name__, "")
+        peer.settimeout(REFUSAL_SECONDS)
+        connection = HttpServerConnection(peer)
+        with contextlib.suppress(Disconnected, BadHead):
+            if connection.read_head() is not None:
+                self._refuse(connection, refusal, keep_alive=False)
+        peer.close()
+
     def _serve_request(self, connection: HttpServerConnection) -> bool:
         """False where the connection is over."""
         head = connection.read_head()
@@ -87,12 +110,19 @@ class ToolService:
 
     def _call(self, connection: HttpServerConnection, head: RequestHead) -> Refusal | None:
         """None where the answer was sent."""
-        set_trace(head.headers)
         run = self._runs.add(
             safe_run_id(head.headers.get("x-run-id", "")), retain=head.headers.get("x-run-keep", "") == "1"
         )
         call = Call(
-            connection, head, run, self._runs, ToolExecution(), self._max_result, str(self._scratch), self._oom_kills
+            connection,
+            head,
+            run,
+            self._runs,
+            ToolExecution(),
+            self._max_result,
+            str(self._scratch),
+            self._oom_kills,
+            self._pids_limit,
         )
         try:
             return self._run(call)
@@ -106,9 +136,9 @@ class ToolService:
         tool = self._find_tool(call.head)
         with UploadFolder(self._scratch, call.run.run_id, self._max_scratch) as folder:
             arguments = read_arguments(tool, call.head, call.connection.read_body(call.head), folder)
-            if call.run.cancellation.requested:
-                raise Refused("cancelled", "the run was cancelled before its tool started")
-            return answer_call(call, tool, arguments)
+            # In one hand-over to and fro: it executes the tool, and encodes and sends the answer.
+            refusal: Refusal | None = self._threads.run(answer_call, call, tool, arguments)
+            return refusal
 
     def _find_tool(self, head: RequestHead) -> Tool:
         name = unquote(head.path.removeprefix("/tools/"))

@@ -1,0 +1,138 @@
+"""The threads that the author's code runs in, and how the threads of connections hand calls to them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from plugin_runtime.shared.processes import write_log
+from plugin_runtime.tools.plugin_errors import plugin_traceback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Job:
+    """Work for another thread, whose outcome is waited for."""
+
+    __slots__ = ("_arguments", "_error", "_finished", "_started", "_value", "_work")
+
+    def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._work = work
+        self._arguments = arguments
+        self._started = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._finished = threading.Lock()
+        self._finished.acquire()
+
+    def run(self) -> None:
+        """Do the work, at most once. Never raises what it raises."""
+        if self._started:
+            # A signal handler of the plugin raised at the edge of the first time.
+            if self._finished.locked():
+                self._error = self._error or RuntimeError("a signal handler of the plugin broke the call off")
+                self._finished.release()
+            return
+        self._started = True
+        try:
+            self._value = self._work(*self._arguments)
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            self._error = error
+        finally:
+            self._finished.release()
+
+    def result(self) -> Any:
+        """Wait for it. Raises what the work raised."""
+        self._finished.acquire()
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback refers to this frame
+        return self._value
+
+
+class AuthorThreads(Protocol):
+    """Runs work in a thread of the author's code."""
+
+    def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of the work. Raises what it raises."""
+
+
+class MainThread:
+    """The main thread: runs jobs one after the other, for ever."""
+
+    # What plugin code set up for its thread at import and in `validate` holds only here, and some libraries (signal,
+    # asyncio's get_event_loop) work only here.
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
+
+    def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """From another thread: the result of the work. Raises what it raises."""
+        job = Job(work, arguments)
+        self.submit(job)
+        return job.result()
+
+    def submit(self, job: Job) -> None:
+        """Have the job run after those submitted before."""
+        self._jobs.append(job)
+        self._wakeups.put(None)
+
+    def run_jobs(self) -> NoReturn:
+        """Run jobs for ever. Raises SystemExit where a signal handler of the plugin does between two jobs."""
+        jobs = self._jobs
+        while True:
+            # A signal handler of the plugin may raise anywhere here. So a job stays on the list until it has run, and
+            # the list is looked through without waiting for a wakeup that such an exception may have swallowed.
+            try:
+                while jobs:
+                    jobs[0].run()
+                    jobs.popleft()
+                self._wakeups.get()
+            except SystemExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - as above
+                write_log(f"a signal handler raised {type(error).__name__}\n{plugin_traceback(error)}")
+
+
+class ThreadPool:
+    """As many threads as runs may execute at once, each started when it is first needed. None ever ends."""
+
+    # Libraries keep memory and threads of their own for every thread that ever called them.
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._idle = 0
+        self._threads = 0
+        self._lock = threading.Lock()
+        self._start_thread()
+
+    def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of the work. Raises what it raises."""
+        job = Job(work, arguments)
+        with self._lock:
+            if self._idle <= 0 and self._threads < self._size:
+                try:
+                    self._start_thread()
+                except RuntimeError as error:  # the container's limit on processes and threads
+                    write_log(f"no thread could be started for a call, which waits for another: {error}\n")
+            self._idle -= 1
+        self._jobs.put(job)
+        return job.result()
+
+    def _start_thread(self) -> None:
+        threading.Thread(target=self._run_jobs, name=f"tools-{self._threads + 1}", daemon=True).start()
+        self._threads += 1
+        self._idle += 1
+
+    def _run_jobs(self) -> NoReturn:
+        while True:
+            self._jobs.get().run()
+            with self._lock:
+                self._idle += 1

@@ -1,0 +1,154 @@
+"""Waiting behind a proxy: no request waits for long, and a proxy's own error is not the run's."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import pytest
+from support.scripted_transport import ScriptedTransport, envelope
+
+from orchestrator.client import AsyncRunHandle, RunHandle, RunNotFinished, UnexpectedAnswer, operations
+
+PROXY_TIMEOUT = 60.0
+UNFINISHED = httpx.Response(
+    409, json={"ok": False, "error": "the run has not finished", "error_type": "RunNotFinished"}
+)
+RUN = {"run_id": "7f", "state": "finished", "outcome": "ok"}
+
+
+@pytest.fixture(autouse=True)
+def _no_delays(monkeypatch):
+    monkeypatch.setattr(operations, "_POLL_INTERVAL", 0.0)
+
+
+def gateway(status: int) -> httpx.Response:
+    return httpx.Response(status, html="<html><h1>Gateway Time-out</h1></html>")
+
+
+def plugin(state: str, reason_code: str | None = None) -> httpx.Response:
+    return httpx.Response(200, json={"name": "echo", "state": state, "reason_code": reason_code})
+
+
+def waits(transport: ScriptedTransport) -> list[float]:
+    return [float(request.url.params.get("wait", 0)) for request in transport.requests]
+
+
+async def handle(make, *answers: Any) -> tuple[Any, ScriptedTransport]:
+    transport = ScriptedTransport(*answers)
+    call = make("http://orchestrator", transport=transport)
+    made = call.client.handle("7f")
+    assert isinstance(made, RunHandle | AsyncRunHandle)
+
+    async def of(method: str, *arguments: Any) -> Any:
+        return await call.of(made, method, *arguments)
+
+    return of, transport
+
+
+@pytest.mark.parametrize("timeout", [None, 3600])
+async def test_a_result_is_awaited_in_requests_that_no_proxy_cuts(make, timeout):
+    of, transport = await handle(make, UNFINISHED, UNFINISHED, envelope(result=5))
+    assert await of("result", timeout) == 5
+    assert len(transport.requests) == 3
+    assert 0 < max(waits(transport)) < PROXY_TIMEOUT - 5
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.parametrize("timeout", [None, 3600])
+async def test_the_error_of_a_proxy_is_not_that_of_the_run(make, status, timeout):
+    of, transport = await handle(make, gateway(status), gateway(status), UNFINISHED, envelope(result=5))
+    assert await of("result", timeout) == 5
+    assert len(transport.requests) == 4
+
+
+async def test_after_the_error_of_a_proxy_the_next_request_waits_for_less(make):
+    of, transport = await handle(make, *[gateway(504)] * 5, envelope(result=5))
+    await of("result", 3600)
+    assert waits(transport) == sorted(waits(transport), reverse=True)
+    assert waits(transport)[-1] < 5
+
+
+@pytest.mark.parametrize("method", ["result", "wait"])
+async def test_the_error_of_a_proxy_is_raised_when_the_caller_waits_no_longer(make, method):
+    of, _ = await handle(make, gateway(504))
+    with pytest.raises(UnexpectedAnswer, match=r"504.*A proxy may have answered in its stead"):
+        await of(method, 0)
+
+
+async def test_a_proxy_that_never_reaches_an_orchestrator_ends_the_wait(make, monkeypatch):
+    monkeypatch.setattr(operations, "MAX_RETRYING", 0.05)
+    of, _ = await handle(make, gateway(502))
+    with pytest.raises(UnexpectedAnswer):
+        await of("result")
+
+
+async def test_a_result_that_does_not_come_is_not_finished(make):
+    of, _ = await handle(make, UNFINISHED)
+    with pytest.raises(RunNotFinished):
+        await of("result", 0.01)
+
+
+async def test_the_end_of_a_run_is_awaited_likewise(make):
+    of, transport = await handle(make, gateway(504), UNFINISHED, envelope(result=5), httpx.Response(200, json=RUN))
+    assert await of("wait", 3600) == RUN
+    assert max(waits(transport)) < PROXY_TIMEOUT - 5
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_read_is_sent_again_after_the_error_of_a_proxy(make, status):
+    transport = ScriptedTransport(gateway(status), httpx.Response(200, json=[]))
+    assert await make("http://orchestrator", transport=transport)("plugins") == []
+
+
+@pytest.mark.parametrize("method", ["run", "run_async", "stream", "restart"])
+async def test_what_may_have_happened_is_not_sent_again_after_the_error_of_a_proxy(make, method):
+    transport = ScriptedTransport(gateway(504))
+    with pytest.raises(UnexpectedAnswer):
+        await make("http://orchestrator", transport=transport)(method, *(["echo"] if method == "restart" else "ab"))
+    assert len(transport.requests) == 1
+
+
+@pytest.mark.parametrize("method", ["restart", "start"])
+@pytest.mark.parametrize(("state", "code"), [("INITIALIZED", None), ("FAILED", "INIT_ERROR")])
+async def test_an_instance_is_awaited_in_requests_that_no_proxy_cuts(make, method, state, code):
+    transport = ScriptedTransport(plugin("LOADED"), gateway(502), plugin("LOADED"), plugin(state, code))
+    found = await make("http://orchestrator", transport=transport)(method, "echo", wait=3600)
+    assert (found["state"], found["reason_code"]) == (state, code)
+    assert [request.method for request in transport.requests] == ["POST", "GET", "GET", "GET"]
+    assert max(waits(transport)) < PROXY_TIMEOUT - 20
+
+
+async def test_an_instance_that_still_starts_is_returned_as_it_is(make):
+    transport = ScriptedTransport(plugin("LOADED"))
+    assert (await make("http://orchestrator", transport=transport)("restart", "echo", wait=0))["state"] == "LOADED"
+    assert len(transport.requests) == 1
+
+
+PROGRAM = """
+import httpx, stamina
+from orchestrator.client import Client
+answers = iter([httpx.ConnectError("refused"), httpx.Response(200, json=[])])
+def answer(request):
+    found = next(answers)
+    if isinstance(found, Exception):
+        raise found
+    return found
+stamina.set_testing(True, attempts=5, cap=True)
+print(Client("http://x", transport=httpx.MockTransport(answer)).plugins())
+"""
+
+
+def test_a_retry_prints_nothing_in_a_program_without_logging():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+async def test_a_program_with_logging_sees_retries(make, caplog):
+    transport = ScriptedTransport(httpx.ConnectError("refused"), httpx.Response(200, json=[]))
+    with caplog.at_level(logging.WARNING, logger="stamina"):
+        await make("http://orchestrator", transport=transport)("plugins")
+    assert [record.name for record in caplog.records] == ["stamina"]
