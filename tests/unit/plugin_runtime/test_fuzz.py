@@ -1,7 +1,9 @@
 """The runtime's sockets fed with garbage: it answers or hangs up, and serves the next caller."""
 
+import gzip
 import random
 import socket
+import zlib
 
 import pytest
 from support.mutations import corrupted
@@ -9,7 +11,17 @@ from support.mutations import corrupted
 pytestmark = pytest.mark.slow
 
 SOURCE = """
+    import dataclasses
     from plugin_runtime import tool
+
+    @dataclasses.dataclass
+    class Box:
+        x: int
+        many: list[bytes] = dataclasses.field(default_factory=list)
+
+        def __post_init__(self):
+            assert self.x < 3
+            {2: "two", 1: "one"}[self.x]
 
     class Plugin:
         def validate(self): pass
@@ -19,6 +31,10 @@ SOURCE = """
             return a + 1
 
         @tool
+        def box(self, box: Box, data: bytes = b"") -> int:
+            return box.x
+
+        @tool
         def length(self, data: bytes) -> int:
             return len(data)
 """
@@ -26,6 +42,8 @@ FORM = (
     b'--x\r\nContent-Disposition: form-data; name="data"; filename="f"\r\n\r\nabc\r\n'
     b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--\r\n'
 )
+COMPRESSED = gzip.compress(b'{"box": {"x": 2.0, "many": ["aGk"]}, "data": "data:;base64,aGk="}')
+DEFLATED = zlib.compress(b"abc" * 100)
 REQUESTS = {
     "tools": [
         (
@@ -38,6 +56,19 @@ REQUESTS = {
         ),
         b"POST /tools/length HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n%s"
         % (len(FORM), FORM),
+        (
+            b"POST /tools/box HTTP/1.1\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (len(COMPRESSED), COMPRESSED)
+        ),
+        (
+            b"POST /tools/length HTTP/1.1\r\nContent-Type: audio/mpeg\r\nContent-Encoding: deflate\r\n"
+            b"Content-Disposition: x; filename*=UTF-8''%%41.nii.gz\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(DEFLATED), DEFLATED)
+        ),
+        (
+            b"POST /tools/box HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 29\r\n\r\n"
+            b"data=aGk%3D&box=%7B%22x%22:1}"
+        ),
         b"GET /runs/r1 HTTP/1.1\r\n\r\n",
         b"POST /runs/r1/cancel HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
     ],
