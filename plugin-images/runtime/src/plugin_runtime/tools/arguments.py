@@ -186,6 +186,12 @@ def _out_of_range(tool: Tool, body: bytes) -> dict[str, Any]:
 
 def _mismatch(tool: Tool, error: msgspec.ValidationError, values: Any, upload_hint: str) -> Refused:
     cause = error.__cause__
+    message = str(error)
+    if isinstance(values, dict) and cause is None and not PATH.search(message) and not message.startswith("Object "):
+        # An author's type raised msgspec's own error, which then comes without a path.
+        for name, value in values.items():
+            if name in tool.parameters and not _converts(tool.parameters[name], value):
+                return _unfit(name, Unfit("", _named(error)), value)
     if cause is None:
         return Refused("invalid_arguments", describe_mismatch(tool, str(error), values, upload_hint))
     # What the author's own type raised; msgspec adds where.
@@ -221,6 +227,14 @@ def _raises(hint: Any, value: Any, *, strict: bool) -> BaseException | None:
     except BaseException as error:  # noqa: BLE001 - the author's
         return error
     return None
+
+
+def _converts(parameter: Parameter, value: Any) -> bool:
+    try:
+        msgspec.convert(parameter.read(value, ""), parameter.hint, strict=False, str_keys=True)
+    except Exception:  # noqa: BLE001 - whatever it is
+        return False
+    return True
 
 
 def _locate(hint: Any, value: Any, *, strict: bool) -> str:
@@ -271,13 +285,16 @@ def describe_mismatch(tool: Tool, message: str, values: Any, upload_hint: str = 
     return f"parameter {name!r}{inner}: {expected}, got {_shown(follow(values, path))}"
 
 
+ONE_TYPE = re.compile(r"Expected `(str|int)( \| null)?`, got ")
+
+
 def _wanted_there(parameter: Parameter | None, path: str, expected: str, of_key: str | None) -> str | None:
     """What the schema says better than msgspec does: the values of an enumeration, and that bytes are base64."""
     if parameter is None:
         return None
     if expected.startswith(("Expected `bytes`, got", "Expected `bytes | null`, got", "Invalid base64")):
         return BASE64_EXPECTED
-    if not expected.startswith("Invalid enum value"):
+    if not expected.startswith("Invalid enum value") and not ONE_TYPE.match(expected):
         return None
     within = path.removeprefix(f".{parameter.name}")
     allowed = parameter.read.keys if of_key else list(_allowed(parameter.schema, parameter.definitions, within))
