@@ -7,9 +7,11 @@ import threading
 from plugin_runtime import Progress, tool
 from plugin_runtime.shared.cgroup import Cgroup
 from plugin_runtime.shared.environment import read_environment
+from plugin_runtime.shared.run_table import SharedRunTable
 from plugin_runtime.tools.pids_limit import PidsLimit
 from plugin_runtime.tools.toolset import collect_tools
 from plugin_runtime.worker.process import KillCount
+from plugin_runtime.worker.runs import RunTable
 from plugin_runtime.worker.threads import ThreadPool
 from plugin_runtime.worker.tool_service import ToolService
 
