@@ -157,6 +157,5 @@ def find_close(plugin: object) -> Callable[[], Any] | None:
 
 def _explain(start: Start, error: BaseException, code: str, method: str) -> Failure:
     module, _, class_name = start.environment.entrypoint.partition(":")
-    return explain_call(
-        error, code, f"{class_name}.{method}()", module, start.environment.models, missing_libraries(error)
-    )
+    what, missing = f"{class_name}.{method}()", missing_libraries(error)
+    return explain_call(error, code, what, module, start.environment.models, missing=missing)
