@@ -188,7 +188,9 @@ def _guard(app: FastAPI, settings: Settings) -> None:
 
 
 def secret_source(settings: Settings) -> SecretSource:
-    return SecretSource(settings.secrets_dir or settings.state_dir / "secrets", os.environ)
+    if settings.secrets_dir is not None:
+        return SecretSource(settings.secrets_dir, os.environ)
+    return SecretSource(settings.state_dir / "secrets", os.environ, "secrets/", "ORCHESTRATOR_STATE_DIR")
 
 
 def docker_engine(settings: Settings) -> DockerEngine:

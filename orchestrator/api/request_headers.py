@@ -4,12 +4,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from orchestrator.errors import OrchestratorError
+from orchestrator.formatting import quoted
+
 NDJSON: Final = "application/x-ndjson"
 SSE: Final = "text/event-stream"
 _STREAMS: Final = (NDJSON, SSE)
 _READ: Final = frozenset(
     {
         b"accept",
+        b"content-disposition",
+        b"content-encoding",
         b"content-length",
         b"content-type",
         b"prefer",
@@ -20,6 +25,9 @@ _READ: Final = frozenset(
     }
 )
 
+CODINGS: Final = ("gzip", "deflate", "identity")
+"""The content codings of bodies that a runtime decodes."""
+_DISPOSITION: Final = re.compile(r"[^\x00-\x1f\x7f]{1,2048}")  # that is passed on
 _PREFERENCE: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
 _TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_STATE: Final = re.compile(r"[\x20-\x7e\t]{1,512}")  # the length that everyone must be able to pass on
@@ -68,3 +76,28 @@ def trace_context(headers: Mapping[str, str]) -> Mapping[str, str]:
     if not _TRACE_PARENT.fullmatch(parent):
         return {}
     return {"traceparent": parent, "tracestate": state} if _TRACE_STATE.fullmatch(state) else {"traceparent": parent}
+
+
+def body_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """What describes the body beside its type, as the runtime gets it. Raises `UnknownCodingError`."""
+    found = {}
+    if coding := _coding(headers.get("content-encoding", "")):
+        found["Content-Encoding"] = coding
+    disposition = headers.get("content-disposition", "")
+    if _DISPOSITION.fullmatch(disposition):
+        found["Content-Disposition"] = disposition
+    return found
+
+
+class UnknownCodingError(OrchestratorError):
+    """No runtime decodes this body."""
+
+
+def _coding(content_encoding: str) -> str:
+    """`gzip` or `deflate`; empty for a body that is not compressed."""
+    named = [name for item in content_encoding.split(",") if (name := item.strip().lower()) not in {"", "identity"}]
+    coding = "gzip" if named == ["x-gzip"] else "".join(named)
+    if len(named) > 1 or coding not in {"", *CODINGS}:
+        sentence = f"A body in the Content-Encoding {quoted(content_encoding)} cannot be read; it may be in one of"
+        raise UnknownCodingError(f"{sentence} {', '.join(CODINGS)}.")
+    return coding

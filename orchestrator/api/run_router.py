@@ -11,11 +11,19 @@ from fastapi.responses import JSONResponse
 from orchestrator.api.body import MAX_SHORT_BODY, RequestBody, read_short_body, too_large
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import STATUS, problem, respond, unknown_plugin
-from orchestrator.api.request_headers import responds_async, run_headers, trace_context, wanted_stream
+from orchestrator.api.request_headers import (
+    CODINGS,
+    UnknownCodingError,
+    body_headers,
+    responds_async,
+    run_headers,
+    trace_context,
+    wanted_stream,
+)
 from orchestrator.api.run_model import RunResponse, run_response
 from orchestrator.api.run_stream import streamed
 from orchestrator.registry import PluginRecord
-from orchestrator.sandbox.call import BodyError, RunResult, StreamedBody, ToolCall, is_run_id
+from orchestrator.sandbox.call import BodyError, Outcome, RunResult, StreamedBody, ToolCall, is_run_id
 from orchestrator.tools import refusals
 
 router = APIRouter(tags=["tools"])
@@ -45,7 +53,8 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
     """Run a tool. JSON or multipart in; the result envelope out, or its events as NDJSON or SSE where `Accept` names
     one of them. With `Prefer: respond-async` 202 and the run at once: `GET /v1/runs/{run_id}/result` has its result.
 
-    `X-Run-Id` in the request, 32 hexadecimal digits, becomes the run's id.
+    `X-Run-Id` in the request, 32 hexadecimal digits, becomes the run's id. Without it, a caller that disconnects
+    cancels its run: an async tool and a generator stop, a tool that calls `cancelled()` sees it, any other goes on.
     """
     record = context.registry.get(name)
     if record is None:
@@ -69,6 +78,13 @@ async def _run(
     name = record.name
     asynchronous = "prefer" in headers and responds_async(headers["prefer"])
     try:
+        about_body = body_headers(headers)
+    except UnknownCodingError as error:
+        result = RunResult(Outcome.UNSUPPORTED_MEDIA_TYPE, error=str(error), error_type="UnsupportedMediaType")
+        answer = respond(result, plugin=name, tool=tool, run_id=run_id)
+        answer.headers["Accept-Encoding"] = ", ".join(CODINGS)
+        return answer
+    try:
         body = await _body(request, headers, record, context, asynchronous=asynchronous)
     except BodyError as error:
         return respond(RunResult(error.outcome, error=str(error)), plugin=name, tool=tool, run_id=run_id)
@@ -79,6 +95,8 @@ async def _run(
         body=body,
         query=request.scope["query_string"].decode("latin-1"),
         trace=trace_context(headers),
+        body_headers=about_body,
+        id_chosen="x-run-id" in headers,
     )
     if asynchronous:
         return await _start(name, call, context)
@@ -119,7 +137,7 @@ async def _start(name: str, call: ToolCall, context: ApiContext) -> Response:
 
 
 class _DisconnectWatch:
-    """While it is entered, reports a caller that disconnects, so that its run leaves the queue."""
+    """While it is entered, reports a caller that disconnects, so that its run leaves the queue or is cancelled."""
 
     __slots__ = ("_context", "_request", "_run_id", "_timer", "_watcher")
 

@@ -129,6 +129,14 @@ name: @NAME@
 version: 0.1.0
 description: @ABOUT@
 entrypoint: @PACKAGE@.plugin:@CLASS@
+
+# What an exception that a tool raises does, InvalidInput aside, which only refuses the caller's input:
+#   strict     the plugin is FAILED and takes no calls until an operator restarts it: nothing goes on in a broken state
+#   tolerant   that caller gets the error, it is counted, and the plugin goes on: for tools whose libraries raise for
+#              inputs that they cannot read
+# A timeout, the memory limit and a crash end the plugin under either.
+failure_policy: strict
+
 limits:
   timeout: 30s
   memory: 256MiB

@@ -55,6 +55,8 @@ class Tool(TypedDict):
     name: str
     description: str
     input_schema: dict[str, Any]
+    output_schema: dict[str, Any] | None
+    """Of the result, or of each item of a streaming tool; None where the plugin does not say."""
     streaming: bool
     uploads: dict[str, str]
 

@@ -1,6 +1,7 @@
 """The rules of the tool socket."""
 
 import asyncio
+import gzip
 import json
 import secrets
 from collections.abc import Mapping
@@ -51,6 +52,21 @@ async def call_returns(subject: Subject) -> None:
         _streamed(answer.text, answer.headers.get("content-type", ""))
     else:
         _returned(object_of(answer, 200))
+
+
+async def compressed_body(subject: Subject) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    path = f"/tools/{_a_tool(subject)}"
+    # The refusal names the parameter only where the runtime has read the body.
+    body = gzip.compress(json.dumps({_UNKNOWN: 1}).encode())
+    answer = await subject.tools.post(path, content=body, headers={**headers, **_run()})
+    if answer.status_code == 415:
+        _refusal(object_of(answer, 415), "unsupported_media_type")
+        return
+    content = object_of(answer, 422)
+    demand(_UNKNOWN in content.get("error", ""), f"a gzip body was not decompressed: {content.get('error')!r}")
+    broken = await subject.tools.post(path, content=body[:-6], headers={**headers, **_run()})
+    _refusal(object_of(broken, 400), "bad_request")
 
 
 async def calls_share_a_connection(subject: Subject) -> None:
@@ -168,6 +184,7 @@ RULES: Final = (
     Rule("broken-json", "A body that is not JSON is answered with 400 `bad_request`.", broken_json),
     Rule("unknown-parameter", "An unknown parameter is named in 422 `invalid_arguments`.", unknown_parameter),
     Rule("missing-parameter", "A missing required parameter is named in 422 `invalid_arguments`.", missing_parameter),
+    Rule("content-encoding", "A body in gzip is decompressed, or answered with 415.", compressed_body),
     Rule("call", "A valid call is answered with its result, or with a stream that ends with `end`.", call_returns),
     Rule("keep-alive", "One connection takes several calls, one after another.", calls_share_a_connection),
     Rule("side-by-side", "Calls on different connections run concurrently.", calls_run_concurrently),

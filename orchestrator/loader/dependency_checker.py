@@ -49,7 +49,7 @@ class DependencyChecker:
         try:
             self.secrets.read(plugin, name)
         except SecretMissingError as error:
-            return DependencyCheck(f"secret:{name}", "is missing", ReasonCode.MODEL_MISSING, str(error))
+            return DependencyCheck(f"secret:{name}", "is missing", ReasonCode.SECRET_MISSING, str(error))
         return DependencyCheck(f"secret:{name}", "is provided")
 
     def _check_model(self, name: str, base: Path, relative: str) -> DependencyCheck:

@@ -73,7 +73,7 @@ class Limits(_Strict):
 class Gpu(_Strict):
     """The demand of a plugin with `requires_gpu: true`."""
 
-    count: int = Field(1, ge=1, le=16)
+    count: int = Field(1, ge=1, le=16, description="GPUs that the plugin needs.")
     memory: Size | None = Field(None, description="Memory needed on each GPU.")
     sharing: Literal["exclusive", "shared"] = Field(
         "exclusive", description="`shared` needs `memory`, the budget on each GPU."
@@ -88,12 +88,23 @@ class Gpu(_Strict):
         return value
 
 
+def _name_is_optional(schema: dict[str, Any]) -> None:
+    schema["required"] = [field for field in schema["required"] if field != "name"]
+
+
 class Manifest(_Strict):
     """The content of plugin.yaml."""
 
+    # `read_manifest` fills in the name.
+    model_config = ConfigDict(json_schema_extra=_name_is_optional)
+
     name: PluginName = Field(description="A DNS label, unique among all plugins; the folder's name when left out.")
-    version: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    description: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+    version: Annotated[str, StringConstraints(min_length=1, max_length=64)] = Field(
+        description="The plugin's version, shown in the API."
+    )
+    description: Annotated[str, StringConstraints(min_length=1, max_length=1000)] = Field(
+        description="What the plugin does, shown in the API and on the page."
+    )
     entrypoint: _Entrypoint = Field(description="package.module:Class")
     image: _ImageReference = Field(
         "base", description="`base`, `cuda`, or the reference of a prebuilt image that speaks the runtime protocol."
@@ -110,14 +121,19 @@ class Manifest(_Strict):
     secrets: Annotated[tuple[_SecretName, ...], Field(max_length=64)] = Field(
         (), description="Names of secrets that the operator provides; handed in as files."
     )
-    requires_gpu: bool = False
-    gpu: Gpu = Gpu()
-    limits: Limits = Limits()
+    requires_gpu: bool = Field(default=False, description="Without a usable GPU the plugin is UNAVAILABLE.")
+    gpu: Gpu = Field(Gpu(), description="Which GPUs; only with `requires_gpu: true`.")
+    limits: Limits = Field(Limits(), description="What the container may use; the operator's defaults where left out.")
     startup_timeout: Duration | None = Field(None, description="From container start to INITIALIZED, e.g. 120s.")
     concurrency: int = Field(1, ge=1, le=256, description="Runs executed at once.")
     queue: int = Field(16, ge=0, le=10000, description="Runs that may wait.")
-    network: Literal["none", "egress"] = "none"
-    failure_policy: Literal["strict", "tolerant"] = "strict"
+    network: Literal["none", "egress"] = Field("none", description="`egress` if the plugin must reach out.")
+    failure_policy: Literal["strict", "tolerant"] = Field(
+        "strict",
+        description="When a tool raises: `strict` ends the plugin (FAILED) until an operator restarts it; `tolerant` "
+        "answers that call with the error, counts it, and the plugin goes on. InvalidInput ends it under neither; a "
+        "timeout, the memory limit and a crash end it under both.",
+    )
 
     @field_validator("models")
     @classmethod

@@ -22,6 +22,9 @@ class SecretSource:
 
     folder: Path
     environment: Mapping[str, str]
+    prefix: str = ""
+    """Of a secret's path in the folder that `setting` names."""
+    setting: str = "ORCHESTRATOR_SECRETS_DIR"
 
     def read(self, plugin: str, name: str) -> bytes:
         """The value. Both names come from a validated manifest. Raises `SecretMissingError`."""
@@ -31,23 +34,23 @@ class SecretSource:
         except (FileNotFoundError, NotADirectoryError):
             value = self.environment.get(variable(plugin, name), "").encode("utf-8", "surrogateescape")
         except OSError as error:
-            raise SecretMissingError(_sentence(plugin, name, f"cannot be read: {error.strerror}")) from None
+            raise SecretMissingError(self._sentence(plugin, name, f"cannot be read: {error.strerror}")) from None
         if not value:
-            raise SecretMissingError(_sentence(plugin, name, "is not provided"))
+            raise SecretMissingError(self._sentence(plugin, name, "is not provided"))
         if len(value) > _MAX_BYTES:
-            raise SecretMissingError(_sentence(plugin, name, f"is over {_MAX_BYTES // 1024} KiB"))
+            raise SecretMissingError(self._sentence(plugin, name, f"is over {_MAX_BYTES // 1024} KiB"))
         return value
+
+    def _sentence(self, plugin: str, name: str, what: str) -> str:
+        # The setting and not the folder: callers see the reason too, and learn no paths of this host.
+        return (
+            f"The secret {name!r} {what}: write it to {self.prefix}{plugin}/{name} in {self.setting} (`orchestrator"
+            f" doctor` shows that folder), or set {variable(plugin, name)} for the orchestrator; then restart the"
+            " plugin."
+        )
 
 
 def variable(plugin: str, name: str) -> str:
     """The environment variable of a secret."""
     # Unique: `-` becomes `__`, which a plugin's name cannot contain, and no secret's name starts with `_`.
     return f"ORCHESTRATOR_SECRET_{plugin.upper().replace('-', '__')}_{name}"
-
-
-def _sentence(plugin: str, name: str, what: str) -> str:
-    return (
-        f"The secret {name!r} {what}. Like a model, it is a file that the operator provides (hence this code): write it"
-        f" to <SECRETS_DIR>/{plugin}/{name}, or set {variable(plugin, name)} for the orchestrator, then restart the"
-        " plugin."
-    )

@@ -118,14 +118,18 @@ class RuntimeChannel:
         query: str,
         body: bytes | AsyncIterator[bytes],
         trace: Mapping[str, str] = MappingProxyType({}),
+        body_headers: Mapping[str, str] = MappingProxyType({}),
         keep: bool = False,
     ) -> AbstractAsyncContextManager[ToolResponse]:
-        """Call a tool and wait for the head of its response. `trace` are headers of the W3C trace context; with `keep`
-        the run goes on when the connection breaks. Raises `ChannelError` where no answer comes; sets no time limit.
+        """Call a tool and wait for the head of its response. `trace` are headers of the W3C trace context,
+        `body_headers` describe the body beside its type; with `keep` the run
+        goes on when the connection breaks. Raises `ChannelError` where no answer comes; sets no time limit.
         """
         fields = {"X-Run-Id": run_id, "Content-Type": content_type}
         if trace:
             fields.update(trace)
+        if body_headers:
+            fields.update(body_headers)
         if keep:
             fields["X-Run-Keep"] = "1"
         return self._exchange("POST", target("tools", tool, query=query), fields, body)

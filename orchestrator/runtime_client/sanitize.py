@@ -49,6 +49,9 @@ def tools(value: Any) -> tuple[Mapping[str, Any], ...]:
                 "name": name,
                 "description": text(item.get("description")) or "",
                 "input_schema": _schema(item.get("input_schema")),
+                "output_schema": _schema(item["output_schema"])
+                if isinstance(item.get("output_schema"), dict)
+                else None,
                 "streaming": item.get("streaming") is True,
                 "uploads": _uploads(item.get("uploads")),
             }

@@ -9,6 +9,8 @@ import msgspec
 
 from orchestrator.runtime_client import sanitize
 
+_FULL: Final = 0.95
+"""Of a file system's size: what was asked for last did not fit."""
 _MEMORY: Final = ("usage_bytes", "peak_bytes", "limit_bytes")
 
 
@@ -35,6 +37,11 @@ class RuntimeStatus:
     worker_signal: str | None
     worker_stuck: bool
     oom_kills: int
+    limit_hits: int | None
+    """How often the container was at its own limit of memory, with nothing left to free."""
+    pids_refused: int
+    """Processes and threads that could not be started for the limit."""
+    shm_full: bool
     memory: Mapping[str, int | None]
     cpu_seconds: float | None
     ready_seconds: float | None
@@ -50,6 +57,7 @@ class RuntimeStatus:
         """`earlier`: the last status of the same container. Raises `ValueError` for anything but a JSON object."""
         content = decode_json(line, _RawStatus)
         worker, memory = mapping(content.worker), mapping(content.memory)
+        shm = mapping(content.shm)
         tools_text = bytes(content.tools)
         # A runtime repeats its tools with each status: they are parsed again only where they differ.
         same = earlier if earlier and earlier.tools_text == tools_text else None
@@ -65,6 +73,9 @@ class RuntimeStatus:
             worker_signal=_signal_name(worker.get("signal")),
             worker_stuck=worker.get("stuck") is True,
             oom_kills=_integer(memory.get("oom_kills")) or 0,
+            limit_hits=_integer(memory.get("limit_hits")),
+            pids_refused=_integer(mapping(content.pids).get("refused")) or 0,
+            shm_full=_is_full(_integer(shm.get("used_bytes")), _integer(shm.get("size_bytes"))),
             memory={name: _integer(memory.get(name)) for name in _MEMORY},
             cpu_seconds=_number(content.cpu_seconds),
             ready_seconds=_number(content.ready_seconds),
@@ -85,6 +96,8 @@ class _RawStatus(msgspec.Struct):
     tools: msgspec.Raw = msgspec.Raw(b"null")
     worker: Any = None
     memory: Any = None
+    pids: Any = None
+    shm: Any = None
     cpu_seconds: Any = None
     ready_seconds: Any = None
     runs_begun: Any = None
@@ -107,6 +120,10 @@ def _integer(value: Any) -> int | None:
 
 def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _is_full(used: int | None, size: int | None) -> bool:
+    return bool(used and size) and (used or 0) >= (size or 0) * _FULL
 
 
 def _run(item: Mapping[str, Any]) -> RunInContainer | None:

@@ -17,6 +17,7 @@ _KINDS: Final[Mapping[str, Outcome]] = {
     "invalid_input": Outcome.INVALID_INPUT,
     "exception": Outcome.PLUGIN_FAILED,
     "invalid_output": Outcome.PLUGIN_FAILED,
+    "defect": Outcome.PLUGIN_FAILED,
     "cancelled": Outcome.CANCELLED,
 }
 

@@ -84,8 +84,12 @@ class ToolCall:
     query: str = ""
     trace: Mapping[str, str] = field(default_factory=dict)
     """W3C trace context: the headers `traceparent` and `tracestate`."""
+    body_headers: Mapping[str, str] = field(default_factory=dict)
+    """What else describes the body: `Content-Encoding`, `Content-Disposition`."""
     keep: bool = False
     """Whether the container goes on with it when the connection breaks, and retains its answer."""
+    id_chosen: bool = False
+    """Whether its caller chose the run's id, by which it can look for the run later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,7 @@ class PluginSandboxRunner:
                 query=call.query,
                 body=body if isinstance(body, bytes) else deadline.over_upload(body),
                 trace=call.trace,
+                body_headers=call.body_headers,
                 keep=call.keep,
             ) as response:
                 if response.content_type == "application/x-ndjson":

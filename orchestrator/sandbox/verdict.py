@@ -34,6 +34,10 @@ _ENDING_OUTCOMES: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT, Out
 _TOLERATED_CODES: Final = frozenset({ReasonCode.TOOL_ERROR, ReasonCode.INVALID_OUTPUT})
 
 
+_FAR_BELOW: Final = 0.9
+"""Of the limit of memory: a container whose peak is below that has not been at its limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Why an instance ended: a code for programs, a sentence for the operator, and details for the post-mortem."""
@@ -66,6 +70,16 @@ class Evidence:
     engine_reachable: bool = True
     memory_limit: int | None = None
     """Bytes."""
+    memory_peak: int | None = None
+    """Bytes."""
+    limit_hits: int | None = None
+    """How often the container was at that limit with nothing left to free; None where nobody counted."""
+    pids_limit: int | None = None
+    pids_refused: int = 0
+    """Processes and threads that could not be started for `pids_limit`."""
+    shm_limit: int | None = None
+    """Bytes."""
+    shm_full: bool = False
 
 
 # An instance that ended, however it came to that
@@ -105,9 +119,24 @@ def _judged(evidence: Evidence) -> Verdict:
 
 
 def out_of_memory(
-    memory_limit: int | None, *, who: str = "A process of the plugin", exit_code: int | None = None
+    memory_limit: int | None,
+    *,
+    who: str = "A process of the plugin",
+    exit_code: int | None = None,
+    peak: int | None = None,
+    limit_hits: int | None = None,
 ) -> Verdict:
-    """The verdict on a process that the kernel killed for memory. `memory_limit` in bytes."""
+    """The verdict on a process that the kernel killed for memory. Sizes in bytes; `limit_hits` as in `Evidence`."""
+    if _host_ran_out(memory_limit, peak, limit_hits):
+        used = f"at most {format_size(peak)} were used of " if peak else ""
+        limit = format_size(memory_limit) if memory_limit else "its limit"
+        return Verdict(
+            ReasonCode.OUT_OF_MEMORY,
+            f"{who} was killed by the kernel because the host ran out of memory, not the plugin: {used}{limit} "
+            "(`limits.memory`). Free memory on the host, or lower the limits of its plugins, then restart the plugin.",
+            exit_code=exit_code,
+            signal="SIGKILL",
+        )
     size = f"the limit of {format_size(memory_limit)}" if memory_limit else "its memory limit"
     return Verdict(
         ReasonCode.OUT_OF_MEMORY,
@@ -116,6 +145,11 @@ def out_of_memory(
         exit_code=exit_code,
         signal="SIGKILL",
     )
+
+
+def _host_ran_out(limit: int | None, peak: int | None, limit_hits: int | None) -> bool:
+    far_below = peak is None or limit is None or peak < limit * _FAR_BELOW
+    return limit_hits == 0 and far_below
 
 
 def deadlocked() -> Verdict:
@@ -169,33 +203,64 @@ def _of_process(exit_code: int | None, name: str | None, evidence: Evidence, *, 
     if name is None:
         return Verdict(
             ReasonCode.EXITED,
-            f"{who} exited by itself with exit code {exit_code}. Something in the plugin ends the process; its logs "
-            "may say what. Fix it, then restart the plugin.",
+            f"{who} exited by itself with exit code {exit_code}. "
+            + (
+                _no_pids(evidence)
+                or "Something in the plugin ends the process; its logs may say what. Fix it, then restart the plugin."
+            ),
             exit_code=exit_code,
         )
     if name == "SIGKILL" and oom:
-        return out_of_memory(evidence.memory_limit, who=who)
+        return out_of_memory(evidence.memory_limit, who=who, peak=evidence.memory_peak, limit_hits=evidence.limit_hits)
     if name in _CRASH_SIGNALS:
-        return Verdict(
-            ReasonCode.CRASHED,
-            f"{who} died by {name}: a fault in native code. The logs hold the Python stack at that moment. Fix it, "
-            "then restart the plugin.",
-            signal=name,
-        )
+        return Verdict(ReasonCode.CRASHED, f"{who} died by {name}: {_crash_cause(name, evidence)}", signal=name)
     return Verdict(
         ReasonCode.KILLED,
-        f"{who} was killed from outside by {name}, not for memory. Find out by whom, then restart the plugin.",
+        f"{who} was killed by {name}, by the plugin itself or from outside, not for memory. Find out by whom, then "
+        "restart the plugin.",
         signal=name,
+    )
+
+
+def _crash_cause(name: str, evidence: Evidence) -> str:
+    if name == "SIGBUS" and evidence.shm_full:
+        size = f", {format_size(evidence.shm_limit)}," if evidence.shm_limit else ""
+        return (
+            f"its shared memory{size} was full (/dev/shm). Raise `limits.shm` in the manifest or share less between "
+            "processes, then restart the plugin."
+        )
+    no_pids = _no_pids(evidence)
+    if no_pids:
+        return f"a fault in native code. {no_pids}"
+    return "a fault in native code. The logs hold the Python stack at that moment. Fix it, then restart the plugin."
+
+
+def _no_pids(evidence: Evidence) -> str:
+    """Empty where every process and thread could be started."""
+    if not evidence.pids_refused:
+        return ""
+    limit = f" of {evidence.pids_limit}" if evidence.pids_limit else ""
+    return (
+        f"Before, it was at its limit{limit} on processes and threads (`limits.pids`), and could start no more. Raise "
+        "it in the manifest, or have libraries start fewer (OMP_NUM_THREADS), then restart the plugin."
     )
 
 
 # An instance that still answers: its end, or None where it goes on
 
 
-def verdict_of_status(status: RuntimeStatus, *, oom_kills: int, memory_limit: int) -> Verdict | None:
-    """The verdict on what a runtime reports. `oom_kills`: those that no earlier status reported; `memory_limit` in
-    bytes.
+def verdict_of_status(
+    status: RuntimeStatus,
+    *,
+    oom_kills: int,
+    memory_limit: int,
+    pids_limit: int | None = None,
+    shm_limit: int | None = None,
+) -> Verdict | None:
+    """The verdict on what a runtime reports. `oom_kills`: those that no earlier status reported; limits in bytes, but
+    for `pids_limit`.
     """
+    peak = status.memory["peak_bytes"]
     if status.phase == "exited":
         return judge(
             Evidence(
@@ -203,10 +268,16 @@ def verdict_of_status(status: RuntimeStatus, *, oom_kills: int, memory_limit: in
                 worker_signal=status.worker_signal,
                 oom_kills=oom_kills,
                 memory_limit=memory_limit,
+                memory_peak=peak,
+                limit_hits=status.limit_hits,
+                pids_limit=pids_limit,
+                pids_refused=status.pids_refused,
+                shm_limit=shm_limit,
+                shm_full=status.shm_full,
             )
         )
     if oom_kills > 0:
-        return out_of_memory(memory_limit)
+        return out_of_memory(memory_limit, peak=peak, limit_hits=status.limit_hits)
     if status.phase == "failed":
         return failed_start(status.reason_code, status.reason, status.traceback)
     if status.worker_stuck:

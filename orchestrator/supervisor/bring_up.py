@@ -83,6 +83,8 @@ async def start_container(
     await asyncio.to_thread(_write_secrets, deps.checker.secrets, instance)
     gateway = await _gateway(deps, instance)
     devices = await _devices(deps, instance)
+    async with engine_verdicts("its number of cores was looked up"):
+        cores = await deps.cores()
     spec = container_spec(
         instance.manifest,
         instance.limits,
@@ -91,6 +93,7 @@ async def start_container(
         run_folder=instance.run_folder,
         models_folder=deps.checker.models_folder(instance.manifest, folder),
         max_result=int(deps.settings.max_result),
+        cores=cores,
         devices=devices,
         grant_labels=instance.grant.labels() if instance.grant else {},
         gateway=gateway,
@@ -208,6 +211,6 @@ def _write_secrets(source: SecretSource, instance: Instance) -> None:
         try:
             value = source.read(manifest.name, name)
         except SecretMissingError as error:
-            raise InstanceEndedError(Verdict(ReasonCode.MODEL_MISSING, str(error))) from None
+            raise InstanceEndedError(Verdict(ReasonCode.SECRET_MISSING, str(error))) from None
         (folder / name).write_bytes(value)
         (folder / name).chmod(0o444)

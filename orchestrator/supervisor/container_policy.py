@@ -3,6 +3,7 @@ here alone.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
 LABEL_CONTENT: Final = "plugin-orchestrator.content"
 """The instance's fingerprint."""
 
+_FOLLOW_OMP: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+"""Variables of libraries that heed OMP_NUM_THREADS where theirs is not set."""
+_OWN_THREADS: Final = ("NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS")
+_OTHER_THREADS: Final = 16
+"""Processes and threads of the runtime and of libraries that compute nothing."""
+
 _TOKEN: Final = re.compile(r"[0-9a-f]{8}")
 
 
@@ -44,6 +51,21 @@ def effective_limits(manifest: Manifest, settings: Settings) -> EffectiveLimits:
         concurrency=manifest.concurrency,
         queue=manifest.queue,
     )
+
+
+def thread_variables(limits: EffectiveLimits, env: Mapping[str, str], cores: int) -> dict[str, str]:
+    """OMP_NUM_THREADS and its like, for the libraries that compute: `limits.cpus`, else the machine's `cores` (0 where
+    unknown), and no more than `limits.pids` has room for. None that `env`, the manifest's, sets or that overrides it.
+    """
+    # Unset, each library makes a thread for every core of the host, whatever the container may use.
+    wanted = math.ceil(limits.cpus) if limits.cpus is not None else cores
+    if wanted < 1:
+        return {}
+    # OpenMP has a team for each thread that computes; OpenBLAS and the like have a pool each: room for two is left.
+    teams = limits.concurrency + 2
+    count = max(1, min(wanted, (limits.pids - _OTHER_THREADS) // teams))
+    names = (*_OWN_THREADS, *(() if "OMP_NUM_THREADS" in env else ("OMP_NUM_THREADS", *_FOLLOW_OMP)))
+    return {name: str(count) for name in names if name not in env}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +121,14 @@ def container_spec(
     run_folder: Path,
     models_folder: Path,
     max_result: int,
+    cores: int = 0,
     devices: DeviceGrant | None = None,
     grant_labels: Mapping[str, str] = MappingProxyType({}),
     gateway: Gateway | None = None,
 ) -> ContainerSpec:
     """The container of this instance: not root, read-only, no capabilities, no network unless the manifest has
-    `egress`. With a `gateway` its run folder is in the engine's memory, else on the host.
+    `egress`. With a `gateway` its run folder is in the engine's memory, else on the host. `cores`: of the engine's
+    machine, 0 where unknown.
     """
     models = {name: f"{MODELS_FOLDER}/{name}/{Path(relative).name}" for name, relative in manifest.models.items()}
     mounts = [] if gateway else [BindMount(run_folder, RUN_FOLDER, read_only=False)]
@@ -117,6 +141,7 @@ def container_spec(
         image=image,
         labels={**identity.labels(), **grant_labels},
         environment={
+            **thread_variables(limits, manifest.env, cores),
             **manifest.env,
             "PLUGIN_NAME": manifest.name,
             "PLUGIN_ENTRYPOINT": manifest.entrypoint,

@@ -39,6 +39,16 @@ class SupervisorDeps:
         """The labels of a container of ours."""
         return {LABEL_DEPLOYMENT: self.deployment}
 
+    async def cores(self) -> int:
+        """CPU cores of the engine's machine; 0 where unknown."""
+        if not self._cores:
+            self._cores.append((await self.engine.info()).cores)  # a look costs the engine 10 ms
+        return self._cores[0]
+
+    @cached_property
+    def _cores(self) -> list[int]:
+        return []
+
     # One for all supervisors. Possible on a frozen class that has no slots: it is stored past `__setattr__`.
     @cached_property
     def start_slots(self) -> asyncio.Semaphore:

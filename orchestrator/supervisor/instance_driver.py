@@ -170,7 +170,10 @@ class InstanceDriver:
         peak = status.memory.get("peak_bytes")
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
         self._record.write_status(status)
-        verdict = verdict_of_status(status, oom_kills=oom, memory_limit=instance.limits.memory)
+        limits = instance.limits
+        verdict = verdict_of_status(
+            status, oom_kills=oom, memory_limit=limits.memory, pids_limit=limits.pids, shm_limit=limits.shm
+        )
         if verdict is not None:
             self.end(verdict)
         elif status.phase == "ready" and not instance.ready:

@@ -39,6 +39,9 @@ class LiveRun:
     instance: Instance | None = None
     """The instance that executes it."""
     cancel_requested: bool = False
+    """By an operator or by its caller."""
+    ends_with_caller: bool = False
+    """Whether nobody waits for its result once the caller has disconnected."""
     progress: Progress | None = None
     request_bytes: int | None = None
     """Known from the start, or else counted by `body`."""
@@ -88,6 +91,11 @@ class LiveRun:
                     await self.ended.wait()
                     return
         self.abort()
+
+    async def cancel_for_disconnect(self, instance: Instance) -> None:
+        """Request the run's end from its container. One that does not end goes on."""
+        if self.body_sent:  # else its tool has not been called, and the body breaks off
+            await self._request_cancel(instance)
 
     def cancelled_result(self, grace: float) -> RunResult:
         """The result of an aborted run. One whose tool was executing ends its instance."""
@@ -142,4 +150,5 @@ def accepted(plugin: str, call: ToolCall, watch: RunWatch) -> LiveRun:
         ),
         watch,
         request_bytes=len(call.body) if isinstance(call.body, bytes) else None,
+        ends_with_caller=not (call.id_chosen or call.keep),
     )

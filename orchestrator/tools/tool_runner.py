@@ -27,6 +27,7 @@ from orchestrator.tools.run_queues import QueueFullError, RunQueues
 _log = logging.getLogger(__name__)
 
 _TOO_EARLY: Final = "the caller disconnected before the run started"
+_WHILE_IT_RAN: Final = "the caller disconnected, and the run was cancelled"
 _COUNTED_AS_ERROR: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT})
 
 
@@ -112,10 +113,15 @@ class ToolRunner:
 
     def caller_disconnected(self, run_id: str) -> None:
         """The caller no longer waits for this run: if it is queued, it never starts; a stream stops at its next line.
-        Any other run goes on, since a tool cannot be stopped without its container.
+        Where the caller did not choose the run's id, the run's end is requested from its container too, but not forced:
+        a tool that never looks goes on to its end.
         """
-        if (run := self._live.get(run_id)) is not None:
-            run.note_disconnect()
+        run = self._live.get(run_id)
+        if run is None or run.caller_disconnected.done():
+            return
+        run.note_disconnect()
+        if run.ends_with_caller and run.instance is not None and not run.cancel_requested:
+            self._spawn(run.cancel_for_disconnect(run.instance))
 
     def resume(self, asynchronous: Iterable[RunRecord], adopted: Iterable[AdoptedInstance]) -> None:
         """Resume the runs of an earlier orchestrator: `asynchronous` runs that the history has in flight, and the runs
@@ -215,7 +221,7 @@ class ToolRunner:
                 now = self._registry.begin_run(run.record.plugin, instance.generation)
                 self._history.run_started(run.start(instance, call, now))
                 execution = self._sandbox.run(instance, call, timeout=instance.limits.timeout, sink=run.sink(emit))
-                return await self._reported(run, instance, supervisor, execution)
+                return _cause_named(run, await self._reported(run, instance, supervisor, execution))
         except RunAbortedError:
             return self._aborted(run, supervisor)
         except CallerDisconnectedError as error:
@@ -304,6 +310,12 @@ class ToolRunner:
 def _resolve(accepted: asyncio.Future[RunView | RunResult], value: RunView | RunResult) -> None:
     if not accepted.done():  # cancelled, where the caller has disconnected
         accepted.set_result(value)
+
+
+def _cause_named(run: LiveRun, result: RunResult) -> RunResult:
+    if result.outcome is Outcome.CANCELLED and run.caller_disconnected.done() and not run.cancel_requested:
+        return replace(result, outcome=Outcome.CALLER_DISCONNECTED, error=_WHILE_IT_RAN)
+    return result
 
 
 def _success(result: RunResult | None) -> bool | None:

@@ -1,6 +1,7 @@
 """plugin.yaml: what is accepted, what is refused, and that a refusal names file, field and expectation."""
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,24 @@ def test_a_value_that_no_engine_could_use_is_refused(tmp_path: Path, field: str,
     (tmp_path / "plugin.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ManifestError, match=field):
         read_manifest(tmp_path)
+
+
+def _described_in(schema: dict[str, Any], where: str = "") -> Iterator[tuple[str, bool]]:
+    for name, field in schema["properties"].items():
+        yield f"{where}{name}", bool(field.get("description"))
+    for name, inner in schema.get("$defs", {}).items():
+        yield from _described_in(inner, f"{name}.")
+
+
+def test_the_published_schema_describes_every_field() -> None:
+    """An editor shows it where the field is written."""
+    fields = dict(_described_in(Manifest.model_json_schema()))
+    assert {"failure_policy", "Limits.memory", "Gpu.sharing"} <= set(fields)
+    assert [name for name, described in fields.items() if not described] == []
+    policy = Manifest.model_json_schema()["properties"]["failure_policy"]
+    assert {"strict", "tolerant"} == set(policy["enum"]) and "tolerant" in policy["description"]
+
+
+def test_the_published_schema_requires_what_a_manifest_must_have() -> None:
+    """The name comes from the folder where it is left out."""
+    assert set(Manifest.model_json_schema()["required"]) == set(MINIMAL)

@@ -75,6 +75,42 @@ def test_evidence_comes_to_one_verdict(evidence: Evidence, code: str) -> None:
         (judge(Evidence(worker_exit_code=3)), ["exit code 3"]),
         (judge(Evidence(worker_signal="SIGSEGV")), ["SIGSEGV", "native code"]),
         (judge(Evidence(container_exit_code=137)), ["SIGKILL", "not for memory"]),
+        (judge(Evidence(worker_signal="SIGKILL")), ["SIGKILL", "by the plugin itself or from outside"]),
+        (
+            judge(Evidence(worker_exit_code=1, pids_limit=128, pids_refused=3)),
+            ["exit code 1", "limit of 128", "limits.pids", "OMP_NUM_THREADS"],
+        ),
+        (judge(Evidence(worker_signal="SIGABRT", pids_limit=64, pids_refused=1)), ["SIGABRT", "of 64", "limits.pids"]),
+        (
+            judge(Evidence(worker_signal="SIGBUS", shm_limit=64 * MIB, shm_full=True)),
+            ["SIGBUS", "/dev/shm", "64 MiB", "limits.shm"],
+        ),
+        (judge(Evidence(worker_signal="SIGBUS", shm_limit=64 * MIB)), ["SIGBUS", "native code"]),
+        (judge(Evidence(worker_signal="SIGSEGV", shm_limit=64 * MIB, shm_full=True)), ["SIGSEGV", "native code"]),
+        (
+            judge(
+                Evidence(
+                    worker_signal="SIGKILL", oom_kills=1, memory_limit=1024 * MIB, memory_peak=120 * MIB, limit_hits=0
+                )
+            ),
+            ["host ran out of memory", "120 MiB", "1 GiB", "Free memory on the host"],
+        ),
+        (
+            judge(Evidence(worker_signal="SIGKILL", oom_kills=1, memory_limit=1024 * MIB, limit_hits=0)),
+            ["host ran out of memory", "1 GiB"],
+        ),
+        (
+            judge(
+                Evidence(
+                    worker_signal="SIGKILL", oom_kills=1, memory_limit=128 * MIB, memory_peak=128 * MIB, limit_hits=1
+                )
+            ),
+            ["over the limit of 128 MiB", "raise `limits.memory`"],
+        ),
+        (
+            judge(Evidence(worker_signal="SIGKILL", oom_kills=1, memory_limit=128 * MIB, memory_peak=8 * MIB)),
+            ["over the limit of 128 MiB"],
+        ),
         (out_of_memory(128 * MIB), ["128 MiB", "limits.memory"]),
         (out_of_memory(None), ["limits.memory"]),
         (judge(Evidence(container_missing=True)), ["removed from outside"]),
@@ -107,6 +143,12 @@ def test_a_verdict_keeps_exit_code_and_signal_for_the_post_mortem() -> None:
         container_missing=st.booleans(),
         engine_reachable=st.booleans(),
         memory_limit=st.none() | st.integers(1, 2**40),
+        memory_peak=st.none() | st.integers(0, 2**40),
+        limit_hits=st.none() | st.integers(0, 3),
+        pids_limit=st.none() | st.integers(1, 1000),
+        pids_refused=st.integers(0, 3),
+        shm_limit=st.none() | st.integers(0, 2**30),
+        shm_full=st.booleans(),
     )
 )
 def test_any_evidence_has_a_verdict(evidence: Evidence) -> None:

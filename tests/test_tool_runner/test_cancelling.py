@@ -89,3 +89,65 @@ async def test_a_cancelled_upload_ends_and_costs_nothing(worker: Harness) -> Non
     hold.set()
     await asyncio.gather(call, return_exceptions=True)
     assert (await worker.run("worker", "nap")).status_code == 200
+
+
+async def disconnected(worker: Harness, tool: str, headers: dict[str, str], **arguments: Any) -> str:
+    """The id of a run whose caller hung up while it executed."""
+    route = f"/v1/plugins/worker/tools/{tool}/run"
+    call = asyncio.create_task(worker.client.post(route, json=arguments, headers=headers))
+    await worker.until("worker", lambda health: health["in_flight"] == 1)
+    await asyncio.sleep(0.2)  # until the caller is watched
+    run_id = (await worker.client.get("/v1/runs")).json()[0]["run_id"]
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    return str(run_id)
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/x-ndjson"])
+@pytest.mark.parametrize(("tool", "arguments"), [("wait", {"seconds": 60}), ("count", {"n": 1000}), ("looks", {})])
+async def test_a_caller_that_hangs_up_cancels_a_run_that_can_be(
+    worker: Harness, tool: str, arguments: dict[str, Any], accept: str
+) -> None:
+    """Its slot is free at once, and its plugin goes on."""
+    await worker.open()
+    await worker.settled("worker")
+    run_id = await disconnected(worker, tool, {"accept": accept}, **arguments)
+    run = await until(worker, run_id, "finished")
+    assert (run["outcome"], run["reason_code"], run["cancel_requested"]) == ("caller_gone", None, False)
+    assert (await worker.run("worker", "nap", size=1)).json()["result"] == "x"
+    health = await worker.health("worker")
+    assert (health["generation"], health["error_count"], health["in_flight"]) == (1, 0, 0)
+
+
+async def test_a_plain_tool_goes_on_to_its_end_without_its_caller(worker: Harness) -> None:
+    """Its container is not stopped for that, and the run counts."""
+    await worker.open()
+    await worker.settled("worker")
+    run_id = await disconnected(worker, "nap", {}, seconds=1)
+    run = await until(worker, run_id, "finished")
+    assert (run["outcome"], run["execution_time_ms"] >= 1000) == ("ok", True)
+    health = await worker.health("worker")
+    assert (health["state"], health["success_count"]) == ("RUNNING", 1)
+
+
+@pytest.mark.parametrize("tool", ["wait", "looks"])
+async def test_a_run_whose_caller_chose_its_id_goes_on_without_it(worker: Harness, tool: str) -> None:
+    """The caller may come back for it, until somebody cancels it."""
+    await worker.open()
+    await worker.settled("worker")
+    arguments = {"seconds": 1.5} if tool == "wait" else {}
+    run_id = await disconnected(worker, tool, {"X-Run-Id": RUN_ID}, **arguments)
+    assert run_id == RUN_ID
+    await asyncio.sleep(0.5)
+    assert (await run_of(worker, RUN_ID))["state"] == "running"
+    if tool == "looks":
+        await worker.client.delete(f"/v1/runs/{RUN_ID}")
+    run = await until(worker, RUN_ID, "finished")
+    assert run["outcome"] == ("ok" if tool == "wait" else "cancelled")
+
+
+async def test_an_asynchronous_run_goes_on_without_its_caller(worker: Harness) -> None:
+    """It has been answered long ago."""
+    await worker.open()
+    run_id = (await start(worker, "wait", seconds=0.6)).json()["run_id"]
+    assert (await until(worker, run_id, "finished"))["outcome"] == "ok"

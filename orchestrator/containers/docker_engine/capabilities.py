@@ -40,7 +40,12 @@ def engine_info(answer: Any) -> EngineInfo:
         limits=frozenset(name for name, field in _LIMITS.items() if body.get(field) is not False),
         kernel=text(body.get("KernelVersion")),
         data_dir=text(body.get("DockerRootDir")),
+        cores=_count(body.get("NCPU")),
     )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _has_cdi(body: Mapping[str, Any]) -> bool:

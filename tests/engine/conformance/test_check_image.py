@@ -32,6 +32,7 @@ WRONG = [
     ("unknown-tool", 'refuse(a, 404, "unknown_tool"', 'refuse(a, 404, "no_tool"'),
     ("broken-json", 'refuse(a, 400, "bad_request", "the body', 'refuse(a, 500, "exception", "the body'),
     ("unknown-parameter", '"%s: there is no such parameter, there is text", name', '"no such parameter"'),
+    ("content-encoding", "else if (r->encoded) refuse(a, 415", "else if (r->encoded) refuse(a, 422"),
     ("kept-run", "keep(r->run_id, a);", ";"),
     ("keep-alive", "open = reply(caller.fd, &a, r.close) && !r.close;", "reply(caller.fd, &a, 1), open = 0;"),
     ("sigterm", "sigwait(&stop, &number);", "for (;;) pause(); (void)number;"),

@@ -1,5 +1,6 @@
 """Calls through the real system: HTTP, orchestrator, socket, container, worker."""
 
+import gzip
 import hashlib
 import json
 import time
@@ -34,6 +35,22 @@ def test_an_upload_reaches_a_bytes_parameter(live: LiveOrchestrator) -> None:
     )
     assert raw.json()["result"] == expected
     assert live.run("echo", "sum_bytes", files={"data": ("x.bin", data)}).json()["result"] == expected
+
+
+def test_a_compressed_upload_reaches_the_tool_as_it_was(live: LiveOrchestrator) -> None:
+    """Its headers go with it into the container, which decompresses it; a coding that it does not know is refused."""
+    data = bytes(range(256)) * 40_000
+    headers = {"Content-Type": "image/png", "Content-Encoding": "gzip", "Content-Disposition": 'x; filename="a.nii.gz"'}
+    route = "/v1/plugins/echo/tools/{}/run"
+    for content in (gzip.compress(data), iter([gzip.compress(data)])):
+        saved = live.client.post(route.format("save"), content=content, headers=headers).json()["result"]
+        assert (saved["length"], saved["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+        assert saved["path"].endswith("/file.nii.gz")
+    text = gzip.compress(json.dumps({"text": "hi"}).encode())
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert live.client.post(route.format("echo"), content=text, headers=headers).json()["result"] == "hi"
+    refused = live.client.post(route.format("echo"), content=text, headers={**headers, "Content-Encoding": "br"})
+    assert (refused.status_code, refused.headers["Accept-Encoding"]) == (415, "gzip, deflate, identity")
 
 
 def test_an_upload_larger_than_the_memory_limit_reaches_a_path_parameter(live: LiveOrchestrator) -> None:
@@ -81,7 +98,8 @@ def test_a_generator_is_collected_for_a_caller_that_does_not_stream(live: LiveOr
     [
         (b"{broken", "application/json", 400, "JSON"),
         (b'["a list"]', "application/json", 422, "object"),
-        (b"x=1", "application/x-www-form-urlencoded", 415, "x-www-form-urlencoded"),
+        (b"x=1", "application/x-www-form-urlencoded", 422, "no parameter named 'x'"),
+        (b"text", "text/plain", 415, "text/plain"),
         (b'{"text": 4}', "application/json", 422, "text"),
         (b"{}", "application/json", 422, "text"),
         (b'{"text": "x", "more": 1}', "application/json", 422, "more"),

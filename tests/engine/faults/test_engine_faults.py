@@ -115,7 +115,7 @@ def test_an_engine_that_ends_its_containers_with_itself(
                 for health in (live.health(name) for name in ECHOES):
                     # KILL_FAILED as long as the engine could not confirm that the container is removed
                     assert health["reason_code"] in ("KILLED", "KILL_FAILED")
-                    assert "killed from outside by SIGTERM" in health["reason"]
+                    assert "killed by SIGTERM, by the plugin itself or from outside" in health["reason"]
             for name in ECHOES:
                 assert live.restart(name)["state"] == "INITIALIZED"
             nothing_left_but(live, len(ECHOES))

@@ -50,7 +50,7 @@ def test_a_missing_secret_is_reported_with_where_to_put_it(tmp_path: Path, conte
         (tmp_path / "reader" / "KEY").write_bytes(content)
     with pytest.raises(SecretMissingError) as raised:
         SecretSource(tmp_path, {}).read("reader", "KEY")
-    assert "<SECRETS_DIR>/reader/KEY" in str(raised.value)
+    assert "write it to reader/KEY in ORCHESTRATOR_SECRETS_DIR" in str(raised.value)
     assert "ORCHESTRATOR_SECRET_READER_KEY" in str(raised.value)
     assert str(tmp_path) not in str(raised.value)
 
@@ -78,8 +78,12 @@ async def test_without_its_secret_a_plugin_is_unavailable_before_anything_is_bui
     harness.add("reader", image="base", secrets=["KEY"], tools={"read": lambda: 1})
     client = await harness.open()
     missing = await harness.settled("reader")
-    assert (missing["state"], missing["reason_code"]) == ("UNAVAILABLE", "MODEL_MISSING")
-    assert "The secret 'KEY' is not provided" in missing["reason"]
+    assert (missing["state"], missing["reason_code"]) == ("UNAVAILABLE", "SECRET_MISSING")
+    assert missing["reason"] == (
+        "The secret 'KEY' is not provided: write it to secrets/reader/KEY in ORCHESTRATOR_STATE_DIR (`orchestrator"
+        " doctor` shows that folder), or set ORCHESTRATOR_SECRET_READER_KEY for the orchestrator; then restart the"
+        " plugin."
+    )
     assert await harness.containers("reader") == []
     folder = harness.settings.state_dir / "secrets" / "reader"
     folder.mkdir(parents=True)

@@ -8,9 +8,12 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from orchestrator.audit.auditor import audit_folders
+from orchestrator.audit.findings import Level
 from orchestrator.cli import commands
 from orchestrator.cli.scaffold import Kind, scaffold
 from orchestrator.loader.manifest import read_manifest
+from orchestrator.settings import Settings
 
 
 @pytest.fixture
@@ -29,6 +32,26 @@ def test_its_tests_pass_without_a_container(new, tmp_path, kind):
     tests = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-k", "not container", str(folder)]
     done = subprocess.run(tests, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_it_passes_the_audit(new, tmp_path, kind):
+    new("page-counter", "--kind", kind)
+    requirements = tmp_path / "page_counter" / "requirements.txt"
+    for text in (requirements.read_text(), requirements.read_text().rpartition(": ")[2]):  # with the example, too
+        requirements.write_text(text)
+        findings = audit_folders(Settings())
+        assert len(findings) > 5
+        assert [finding for finding in findings if finding.level is not Level.OK] == []
+
+
+def test_its_failure_policy_is_chosen_and_explained(new, tmp_path):
+    new("page-counter")
+    text = (tmp_path / "page_counter" / "plugin.yaml").read_text()
+    assert "\nfailure_policy: strict\n" in text
+    comment = text[: text.index("\nfailure_policy:")]
+    assert "tolerant" in comment and "operator restarts" in comment
+    assert read_manifest(tmp_path / "page_counter").failure_policy == "strict"
 
 
 @pytest.mark.engine

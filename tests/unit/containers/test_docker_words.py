@@ -124,6 +124,11 @@ def test_gpu_drivers_are_those_that_the_engine_reports(answer, drivers):
     assert engine_info(answer).gpu_drivers == drivers
 
 
+@pytest.mark.parametrize(("answer", "cores"), [({"NCPU": 64}, 64), ({}, 0), ({"NCPU": "many"}, 0), ({"NCPU": -1}, 0)])
+def test_the_cores_of_the_engines_machine(answer, cores):
+    assert engine_info(answer).cores == cores
+
+
 def test_security_options_are_read():
     info = engine_info({"SecurityOptions": ["name=seccomp,profile=default", "name=selinux", "name=rootless", None]})
     assert info.selinux

@@ -1,7 +1,7 @@
 """The kernel's counters are read alike from cgroup v1 and v2, and are null where there are none."""
 
 import pytest
-from plugin_runtime.shared.cgroup import Cgroup, MemoryReading, controller_paths
+from plugin_runtime.shared.cgroup import Cgroup, MemoryReading, PidsReading, controller_paths, shared_memory
 
 
 def write(folder, files):
@@ -10,18 +10,20 @@ def write(folder, files):
         (folder / name).write_text(text)
 
 
-def v1(kills=0, limit="67108864", cpu=0):
+def v1(kills=0, limit="67108864", cpu=0, hits=3, refused=0):
     memory = {
         "cgroup.procs": "",
         "memory.usage_in_bytes": "100\n",
         "memory.max_usage_in_bytes": "200\n",
         "memory.limit_in_bytes": f"{limit}\n",
+        "memory.failcnt": f"{hits}\n",
         "memory.oom_control": f"oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n",
     }
-    return {"memory": memory, "cpuacct": {"cgroup.procs": "", "cpuacct.usage": f"{cpu}\n"}}
+    pids = {"cgroup.procs": "", "pids.max": "128\n", "pids.events": f"max {refused}\n"}
+    return {"memory": memory, "cpuacct": {"cgroup.procs": "", "cpuacct.usage": f"{cpu}\n"}, "pids": pids}
 
 
-def v2(kills=0, limit="67108864", cpu=0):
+def v2(kills=0, limit="67108864", cpu=0, hits=3, refused=0):
     return {
         "": {
             "cgroup.controllers": "cpu memory\n",
@@ -29,7 +31,9 @@ def v2(kills=0, limit="67108864", cpu=0):
             "memory.current": "100\n",
             "memory.peak": "200\n",
             "memory.max": f"{limit}\n",
-            "memory.events": f"low 0\nhigh 0\nmax 9\noom 3\noom_kill {kills}\noom_group_kill 0\n",
+            "memory.events": f"low 0\nhigh 0\nmax 9\noom {hits}\noom_kill {kills}\noom_group_kill 0\n",
+            "pids.max": "128\n",
+            "pids.events": f"max {refused}\n",
             "cpu.stat": f"usage_usec {cpu // 1000}\nuser_usec 1\n",
         }
     }
@@ -65,6 +69,19 @@ def test_kills_and_processor_time_count_from_the_start(tmp_path, version):
     assert cgroup.cpu_seconds() == 1.5
 
 
+def test_hits_of_limits_count_from_the_start(tmp_path, version):
+    cgroup = Cgroup(*lay_out(tmp_path, version(hits=2, refused=5)))
+    assert (cgroup.limit_hits(), cgroup.pids()) == (0, PidsReading(128, 0))
+    lay_out(tmp_path, version(hits=3, refused=7))
+    assert (cgroup.limit_hits(), cgroup.pids()) == (1, PidsReading(128, 2))
+
+
+def test_shared_memory_is_measured(tmp_path):
+    found = shared_memory(str(tmp_path))
+    assert 0 <= found.used_bytes <= found.size_bytes
+    assert shared_memory(str(tmp_path / "nothing")) == (None, None)
+
+
 def test_the_own_group_is_preferred_where_the_whole_tree_is_mounted(tmp_path):
     lay_out(tmp_path, v1())
     lay_out(tmp_path, {"memory/docker/abc": v1()["memory"] | {"memory.usage_in_bytes": "7\n"}})
@@ -76,6 +93,8 @@ def test_what_cannot_be_had_is_null(tmp_path):
     assert cgroup.memory() == (None, None, None)
     assert cgroup.oom_kills() is None
     assert cgroup.cpu_seconds() is None
+    assert cgroup.limit_hits() is None
+    assert cgroup.pids() == (None, None)
 
 
 def test_membership_is_read_by_controller():

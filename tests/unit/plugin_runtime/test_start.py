@@ -65,7 +65,7 @@ FAILURES = {
     "a tool without hints": (
         "from plugin_runtime import tool\nclass Plugin:\n    validate = print\n    @tool\n    def t(self, a): pass",
         {},
-        "IMPORT_ERROR",
+        "INIT_ERROR",
         "tool t, parameter a has no type hint",
         "tools",
     ),

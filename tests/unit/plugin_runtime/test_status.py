@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from plugin_runtime.shared.cgroup import MemoryReading
+from plugin_runtime.shared.cgroup import MemoryReading, PidsReading, SharedMemory
 from plugin_runtime.shared.run_table import SharedRunTable
 from plugin_runtime.supervising.status import Status
 
@@ -53,6 +53,8 @@ def test_news_are_changes_only():
 def test_every_member_of_the_protocol_is_there():
     status = Status(7)
     status.apply_report(FAILED)
+    status.record_limits(0, PidsReading(128, 2), SharedMemory(64, 60))
+    status.record_limits(0, PidsReading(128, 2), SharedMemory(64, 3))  # of the last the largest use counts
     runs = SharedRunTable()
     runs.remove(runs.add("a", "read"))
     runs.add("b", "read")
@@ -69,7 +71,9 @@ def test_every_member_of_the_protocol_is_there():
         "checks": [],
         "tools": [],
         "worker": {"pid": 7, "exit_code": None, "signal": None, "stuck": False},
-        "memory": {"oom_kills": None, "usage_bytes": 1, "peak_bytes": 2, "limit_bytes": None},
+        "memory": {"oom_kills": None, "limit_hits": 0, "usage_bytes": 1, "peak_bytes": 2, "limit_bytes": None},
+        "pids": {"limit": 128, "refused": 2},
+        "shm": {"size_bytes": 64, "used_bytes": 60},
         "cpu_seconds": 0.5,
         "uptime_seconds": 1.235,
         "ready_seconds": 0.568,

@@ -22,7 +22,9 @@ def manifest(**fields: Any) -> Manifest:
     return Manifest.model_validate({**least, **fields})
 
 
-def spec(settings: Settings | None = None, gateway: Gateway | None = None, **fields: Any) -> ContainerSpec:
+def spec(
+    settings: Settings | None = None, gateway: Gateway | None = None, cores: int = 0, **fields: Any
+) -> ContainerSpec:
     """The container of a plugin with this manifest."""
     requested = manifest(**fields)
     return container_spec(
@@ -33,6 +35,7 @@ def spec(settings: Settings | None = None, gateway: Gateway | None = None, **fie
         run_folder=RUN_FOLDER,
         models_folder=MODELS,
         max_result=1000,
+        cores=cores,
         gateway=gateway,
     )
 
@@ -152,6 +155,42 @@ def test_a_container_gets_what_the_protocol_says() -> None:
         "PLUGIN_CONCURRENCY": "1",
         "NOTIFY_SOCKET": "/run/plugin/notify.sock",
     }
+
+
+COMPUTING = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS", "RAYON_NUM_THREADS")
+
+
+@pytest.mark.parametrize(
+    ("limits", "concurrency", "cores", "threads"),
+    [
+        ({"cpus": 2}, 1, 64, "2"),
+        ({"cpus": 1.5}, 1, 64, "2"),
+        ({"cpus": 0.5}, 1, 64, "1"),
+        ({"cpus": 4}, 1, 0, "4"),
+        ({}, 1, 8, "8"),
+        ({}, 1, 64, "37"),
+        ({}, 8, 64, "11"),
+        ({"pids": 1024}, 1, 64, "64"),
+        ({"cpus": 64}, 1, 64, "37"),
+        ({"pids": 8}, 1, 64, "1"),
+        ({}, 1, 0, None),
+    ],
+)
+def test_libraries_make_as_many_threads_as_the_plugin_may_use(
+    limits: dict[str, float], concurrency: int, cores: int, threads: str | None
+) -> None:
+    """By `limits.cpus`, else the host's cores; so few that the teams of all threads that compute fit `limits.pids`."""
+    environment = spec(limits=limits, concurrency=concurrency, cores=cores).environment
+    assert {environment.get(name) for name in COMPUTING} == {threads}
+
+
+def test_the_number_of_threads_that_a_manifest_sets_stays() -> None:
+    """A library that has no number of its own follows OMP_NUM_THREADS, so that none may override it."""
+    environment = spec(env={"MKL_NUM_THREADS": "1"}, limits={"cpus": 4}).environment
+    assert (environment["MKL_NUM_THREADS"], environment["OMP_NUM_THREADS"]) == ("1", "4")
+    environment = spec(env={"OMP_NUM_THREADS": "1"}, limits={"cpus": 4}).environment
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert {name for name in COMPUTING if name in environment} == {"OMP_NUM_THREADS", "RAYON_NUM_THREADS"}
 
 
 def test_a_container_carries_whose_it_is() -> None:

@@ -1,4 +1,4 @@
-"""What a plugin class is written with: `tool`, `InvalidInput`, `Progress`, models and secrets."""
+"""What a plugin class is written with: `tool`, `InvalidInput`, `Progress`, `Upload`, models and secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ TYPE_CHECKING = False  # not typing's: importing that costs the supervisor and t
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import Any, TypeVar
+    from typing import Any, BinaryIO, TypeVar
 
     F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +34,32 @@ class Progress:
 
     def __repr__(self) -> str:
         return f"Progress({self.fraction!r}, {self.message!r})"
+
+
+class Upload:
+    """A parameter's upload, on disk until the call ends.
+
+    `filename` (of a path its last component) and `content_type` are the caller's, "" where it sent none.
+    """
+
+    __slots__ = ("content_type", "filename", "path", "size")
+
+    def __init__(self, path: Path, filename: str = "", content_type: str = "") -> None:
+        self.path = path
+        self.filename = filename
+        self.content_type = content_type
+        self.size = path.stat().st_size
+
+    def open(self) -> BinaryIO:
+        """The file, to be read."""
+        return self.path.open("rb")
+
+    def read_bytes(self) -> bytes:
+        """The whole of it."""
+        return self.path.read_bytes()
+
+    def __repr__(self) -> str:
+        return f"Upload({self.filename!r}, {self.content_type!r}, {self.size} bytes)"
 
 
 def tool(method: F) -> F:

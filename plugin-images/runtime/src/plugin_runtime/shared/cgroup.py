@@ -19,6 +19,20 @@ class MemoryReading(NamedTuple):
     limit_bytes: int | None
 
 
+class PidsReading(NamedTuple):
+    """`limit`: of processes and threads, None where there is none; `refused`: how many could not be started for it."""
+
+    limit: int | None
+    refused: int | None
+
+
+class SharedMemory(NamedTuple):
+    """The file system of shared memory, in bytes."""
+
+    size_bytes: int | None
+    used_bytes: int | None
+
+
 class Cgroup:
     """The control group of the calling process. Counters count from the creation of this object."""
 
@@ -26,18 +40,31 @@ class Cgroup:
         paths = controller_paths(_read(membership) or "")
         self._v2 = os.path.exists(f"{root}/cgroup.controllers")  # noqa: PTH110 - pathlib costs the supervisor a megabyte
         if self._v2:
-            self._memory = self._cpu = _first_folder([f"{root}{paths.get('', '')}", root], "cgroup.procs")
+            self._memory = _first_folder([f"{root}{paths.get('', '')}", root], "cgroup.procs")
+            self._cpu = self._pids = self._memory
         else:
-            memory, cpu = f"{root}/memory", f"{root}/cpuacct"
+            memory, cpu, pids = f"{root}/memory", f"{root}/cpuacct", f"{root}/pids"
             self._memory = _first_folder([memory + paths.get("memory", ""), memory], "cgroup.procs")
             self._cpu = _first_folder([cpu + paths.get("cpuacct", ""), cpu, f"{root}/cpu,cpuacct"], "cgroup.procs")
+            self._pids = _first_folder([pids + paths.get("pids", ""), pids], "cgroup.procs")
         self._kills_before = self._kills() or 0
+        self._hits_before = self._hits() or 0
+        self._refused_before = self._refused() or 0
         self._cpu_before = self._cpu_nanoseconds() or 0
 
     def oom_kills(self) -> int | None:
         """Processes of this group that the kernel killed for memory."""
         kills = self._kills()
         return None if kills is None else kills - self._kills_before
+
+    def limit_hits(self) -> int | None:
+        """How often this group was at its own limit of memory, with nothing left to free."""
+        hits = self._hits()
+        return None if hits is None else hits - self._hits_before
+
+    def pids(self) -> PidsReading:
+        limit, refused = _number(_read(f"{self._pids}/pids.max")), self._refused()
+        return PidsReading(limit, None if refused is None else refused - self._refused_before)
 
     def memory(self) -> MemoryReading:
         names = ("memory.current", "memory.peak", "memory.max")
@@ -55,11 +82,27 @@ class Cgroup:
         name = "memory.events" if self._v2 else "memory.oom_control"
         return counter(_read(f"{self._memory}/{name}"), "oom_kill")
 
+    def _hits(self) -> int | None:
+        if self._v2:
+            return counter(_read(f"{self._memory}/memory.events"), "oom")
+        return _number(_read(f"{self._memory}/memory.failcnt"))
+
+    def _refused(self) -> int | None:
+        return counter(_read(f"{self._pids}/pids.events"), "max")
+
     def _cpu_nanoseconds(self) -> int | None:
         if self._v2:
             microseconds = counter(_read(f"{self._cpu}/cpu.stat"), "usage_usec")
             return None if microseconds is None else microseconds * 1000
         return _number(_read(f"{self._cpu}/cpuacct.usage"))
+
+
+def shared_memory(folder: str = "/dev/shm") -> SharedMemory:  # noqa: S108 - only looked at
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return SharedMemory(None, None)
+    return SharedMemory(found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize)
 
 
 def controller_paths(membership: str) -> dict[str, str]:

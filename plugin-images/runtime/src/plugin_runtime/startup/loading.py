@@ -36,6 +36,8 @@ class Start(NamedTuple):
     environment: Environment
     report: Callable[[list[Check]], None]
     checks: list[Check]
+    advice: Callable[[BaseException], str]
+    """What is to be added to the reason of a failure."""
 
     def passed(self, name: str, detail: str) -> None:
         """Record a step that passed."""
@@ -44,6 +46,8 @@ class Start(NamedTuple):
 
     def failed(self, name: str, failure: Failure, error: BaseException | None = None) -> StartFailure:
         """Record a step that failed. Returns the exception to raise."""
+        if error is not None:
+            failure = failure._replace(reason=failure.reason + self.advice(error))
         self.checks.append(Check(name, ok=False, detail=failure.reason))
         self.report(self.checks)
         return StartFailure(failure, plugin_traceback(error) if error is not None else None)
@@ -56,9 +60,11 @@ class StartedPlugin(NamedTuple):
     close: Callable[[], Any] | None
 
 
-def start_plugin(environment: Environment, report: Callable[[list[Check]], None]) -> StartedPlugin:
+def start_plugin(
+    environment: Environment, report: Callable[[list[Check]], None], advice: Callable[[BaseException], str]
+) -> StartedPlugin:
     """Raises StartFailure."""
-    start = Start(environment, report, [])
+    start = Start(environment, report, [], advice)
     check_surroundings(start)
     plugin_class = import_class(start)
     plugin = construct(start, plugin_class)
@@ -66,7 +72,7 @@ def start_plugin(environment: Environment, report: Callable[[list[Check]], None]
     try:
         return StartedPlugin(collect_tools(plugin), find_close(plugin))
     except UnfitTool as error:
-        raise start.failed("tools", Failure(failures.IMPORT_ERROR, str(error))) from None
+        raise start.failed("tools", Failure(failures.INIT_ERROR, str(error))) from None
 
 
 def check_surroundings(start: Start) -> None:

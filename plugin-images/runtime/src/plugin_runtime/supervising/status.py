@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from plugin_runtime.shared.processes import EXITED, FAILED, STARTING
 
 if TYPE_CHECKING:
-    from plugin_runtime.shared.cgroup import MemoryReading
+    from plugin_runtime.shared.cgroup import MemoryReading, PidsReading, SharedMemory
     from plugin_runtime.shared.run_table import SharedRunTable
 
 PROTOCOL = 1
@@ -24,6 +24,9 @@ class Status:
         self.signal: int | None = None
         self.oom_kills: int | None = None
         self.stuck = False
+        self.limit_hits: int | None = None
+        self._pids: PidsReading | None = None
+        self._shm: SharedMemory | None = None
         self._pid = worker_pid
         self._reported: dict[str, Any] = {"checks": [], "tools": []}
 
@@ -60,6 +63,12 @@ class Status:
         self.stuck = stuck
         return changed
 
+    def record_limits(self, limit_hits: int | None, pids: PidsReading, shm: SharedMemory) -> None:
+        """How near the container is to its limits. Of /dev/shm the largest use is what counts."""
+        self.limit_hits, self._pids = limit_hits, pids
+        if self._shm is None or (shm.used_bytes or 0) > (self._shm.used_bytes or 0):
+            self._shm = shm
+
     def document(
         self,
         memory: MemoryReading,
@@ -79,7 +88,9 @@ class Status:
             "checks": self._reported["checks"],
             "tools": self._reported["tools"],
             "worker": {"pid": self._pid, "exit_code": self.exit_code, "signal": self.signal, "stuck": self.stuck},
-            "memory": {"oom_kills": self.oom_kills, **memory._asdict()},
+            "memory": {"oom_kills": self.oom_kills, "limit_hits": self.limit_hits, **memory._asdict()},
+            "pids": self._pids._asdict() if self._pids else {"limit": None, "refused": None},
+            "shm": self._shm._asdict() if self._shm else {"size_bytes": None, "used_bytes": None},
             "cpu_seconds": cpu_seconds,
             "uptime_seconds": round(uptime_seconds, 3),
             "ready_seconds": None if ready_seconds is None else round(ready_seconds, 3),

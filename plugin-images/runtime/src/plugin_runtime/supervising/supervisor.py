@@ -13,6 +13,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plugin_runtime.shared.cgroup import shared_memory
 from plugin_runtime.shared.processes import READY, kill_all_others
 from plugin_runtime.supervising.control import ControlSocket
 from plugin_runtime.supervising.hangs import HangDetector, StackDump
@@ -146,12 +147,17 @@ class Supervisor:
                 self._status.record_stuck(stuck=False)
                 self._hang_detector.close()
                 self._status.record_oom_kills(self._cgroup.oom_kills())
+                self._record_limits()
                 kill_all_others()
                 self._publish()
 
     # What no event reports
 
+    def _record_limits(self) -> None:
+        self._status.record_limits(self._cgroup.limit_hits(), self._cgroup.pids(), shared_memory())
+
     def _check(self, now: float) -> None:
+        self._record_limits()
         self._check_oom_kills()
         self._check_for_hang()
         if not self._control.is_reachable():
@@ -170,6 +176,7 @@ class Supervisor:
 
     def _check_oom_kills(self) -> None:
         if self._status.record_oom_kills(self._cgroup.oom_kills()):
+            self._record_limits()
             self._publish()
 
     def _check_for_hang(self) -> None:
@@ -213,6 +220,7 @@ class Supervisor:
         match method, path:
             case "GET", "/status":
                 self._status.record_oom_kills(self._cgroup.oom_kills())
+                self._record_limits()
                 connection.reply(200, self._document())
             case "GET", "/watch":
                 self._control.watch(connection, self._document())

@@ -1,57 +1,97 @@
-"""Decoded requests → keyword arguments: strict for JSON, lax for form and query values. Pure."""
+"""Decoded requests → keyword arguments: strict for JSON, lax for form and query values."""
+
+# Argument types are the author's: making one may raise anything, SystemExit included. A caller's value made it raise,
+# so the caller gets it, as 422.
 
 from __future__ import annotations
 
+import copy
+import re
 import reprlib
+import typing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from plugin_runtime.tools.hints import Factory
+from plugin_runtime.tools.plugin_errors import message_of
 from plugin_runtime.tools.refusals import Refused
+from plugin_runtime.tools.values import BASE64_EXPECTED, Unfit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from plugin_runtime.tools.parameters import Parameter
     from plugin_runtime.tools.toolset import Tool
+    from plugin_runtime.tools.uploads import File
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 JSON_NAMES = {dict: "object", list: "array", str: "str", bool: "bool", int: "int", float: "float", type(None): "null"}
 BUILTINS = (bytes, bytearray, memoryview)
+MAX_ALLOWED = 20
+"""Values of an enumeration that a refusal lists."""
+BY_JSON = "a file is sent as multipart/form-data or as the raw body, not in JSON"
+BY_FORM = "a file is sent as a part with a file name"
+WORDS = {"on": "true", "yes": "true", "off": "false", "no": "false"}
+"""What browsers and people write for a bool, beside true, false, 1 and 0."""
 
 
 def from_json(tool: Tool, body: bytes) -> dict[str, Any]:
     """The arguments of a body that is a JSON object, or empty. Raises Refused."""
-    try:
-        arguments = tool.decoder.decode(body or b"{}")
-    except msgspec.ValidationError as error:
-        raise _refuse(tool, str(error), _decode_anything(body or b"{}"), BY_JSON) from None
-    except (ValueError, RecursionError) as error:
-        raise _no_json(error) from None
-    _require_paths(tool, {})
-    return _given(arguments)
+    body = body or b"{}"
+    if not tool.reads_all:
+        try:
+            arguments = tool.decoder.decode(body)
+        except BaseException:  # noqa: BLE001, S110 - what is wrong, if anything, is found below
+            pass
+        else:
+            return _complete(tool, arguments) if tool.completes else _given(arguments)
+    values = _decode_anything(body)
+    if values is OUT_OF_RANGE:
+        return _out_of_range(tool, body)
+    if not isinstance(values, dict):
+        raise Refused("invalid_arguments", f"the arguments have to be one JSON object, got a JSON {json_name(values)}")
+    return _convert(tool, values, BY_JSON, strict=True)
 
 
-def from_form(tool: Tool, texts: Mapping[str, list[str]], uploads: Mapping[str, bytes | Path]) -> dict[str, Any]:
+def from_form(tool: Tool, texts: Mapping[str, list[str]], uploads: Mapping[str, File | list[File]]) -> dict[str, Any]:
     """The arguments of form or query values, one list per name, and uploads. Raises Refused."""
-    values: dict[str, Any] = {name: _value(tool.parameters.get(name), texts[name]) for name in texts}
-    paths = {}
+    values: dict[str, Any] = {}
+    for name, of_name in texts.items():
+        value = _value(tool.parameters.get(name), of_name)
+        if value is not msgspec.UNSET:
+            values[name] = value
     for name, upload in uploads.items():
         if name in values:
             raise Refused("invalid_arguments", f"parameter {name!r} was sent twice: as a value and as an upload")
-        if isinstance(upload, bytes):
-            values[name] = upload
-        else:
-            paths[name] = upload
+        files = upload if isinstance(upload, list) else [upload]
+        parameter = tool.parameters[name]
+        values[name] = files if parameter.takes_many and (len(files) > 1 or not parameter.takes_one) else files[0]
+    # Lax, since a form has only text: "1" is an integer and "true" a bool.
+    return _convert(tool, values, BY_FORM, strict=False)
+
+
+def _convert(tool: Tool, values: dict[str, Any], upload_hint: str, *, strict: bool) -> dict[str, Any]:
+    read = {name: _read(tool.parameters.get(name), value) for name, value in values.items()}
     try:
-        # Lax, since a form has only text: "1" is an integer and "true" a bool.
-        arguments = msgspec.convert(values, tool.arguments, strict=False, builtin_types=BUILTINS)
+        arguments = msgspec.convert(read, tool.arguments, strict=strict, builtin_types=BUILTINS, str_keys=True)
     except msgspec.ValidationError as error:
-        raise _refuse(tool, str(error), values, BY_FORM) from None
-    _require_paths(tool, paths)
-    return _given(arguments) | paths
+        raise _mismatch(tool, error, values, upload_hint) from None
+    except BaseException as error:  # noqa: BLE001 - the author's
+        raise _raised(tool, read, error, strict=strict) from None
+    return _complete(tool, arguments) if tool.completes else _given(arguments)
+
+
+def _read(parameter: Parameter | None, value: Any) -> Any:
+    if parameter is None:
+        return value  # the check of the arguments says that there is no such parameter
+    try:
+        return parameter.read(value, "")
+    except Unfit as unfit:
+        raise _unfit(parameter.name, unfit, value) from None
+    except RecursionError:
+        raise Refused("bad_request", f"parameter {parameter.name!r} is nested too deep") from None
 
 
 def _given(arguments: msgspec.Struct) -> dict[str, Any]:
@@ -59,19 +99,44 @@ def _given(arguments: msgspec.Struct) -> dict[str, Any]:
     return {name: value for name in fields if (value := getattr(arguments, name)) is not msgspec.UNSET}
 
 
-def _require_paths(tool: Tool, paths: Mapping[str, Path]) -> None:
+def _complete(tool: Tool, arguments: msgspec.Struct) -> dict[str, Any]:
+    """With defaults that the method itself does not have, and checked by what msgspec does not know."""
+    given = _given(arguments)
     for name, parameter in tool.parameters.items():
-        if parameter.upload == "path" and parameter.required and name not in paths:
-            raise Refused("invalid_arguments", f"parameter {name!r} is missing: {BY_JSON}")
+        if parameter.upload and given.get(name, ...) is None and not parameter.required and not parameter.admits_none:
+            del given[name]
+        if name in given:
+            given[name] = _checked(parameter, given[name])
+        elif parameter.default is not msgspec.NODEFAULT:
+            default = parameter.default
+            given[name] = default.make() if isinstance(default, Factory) else copy.deepcopy(default)
+    return given
 
 
-BY_JSON = "a file is sent as multipart/form-data or as the raw body, not in JSON"
-BY_FORM = "a file is sent as a part with a file name"
+def _checked(parameter: Parameter, value: Any) -> Any:
+    try:
+        if parameter.check is not None:
+            parameter.check(value, "")
+        if parameter.convert is not None:
+            return parameter.convert(value, "")
+    except Unfit as unfit:
+        raise _unfit(parameter.name, unfit, value) from None
+    except BaseException as error:  # noqa: BLE001 - the author's
+        raise Refused("invalid_arguments", f"parameter {parameter.name!r}: {_named(error)}") from None
+    return value
 
 
 def _value(parameter: Parameter | None, texts: list[str]) -> Any:
+    """UNSET for a field that was left empty."""
     if parameter is None:
         return texts[0]  # the check of the arguments says that there is no such parameter
+    if not parameter.takes_empty and not any(texts):
+        if not parameter.required:
+            return msgspec.UNSET
+        if parameter.admits_none:
+            return None
+    if parameter.takes_bool:
+        texts = [WORDS.get(text.strip().lower(), text) for text in texts]
     values = [text if parameter.takes_text else _json_or_text(text) for text in texts]
     if len(values) > 1:
         return values
@@ -96,33 +161,108 @@ def _decode_anything(body: bytes) -> Any:
         return msgspec.json.decode(body)
     except msgspec.ValidationError:
         return OUT_OF_RANGE
-    except (ValueError, RecursionError) as error:
-        raise _no_json(error) from None
+    except RecursionError:
+        raise Refused("bad_request", "the body is no JSON that can be read: it is nested too deep") from None
+    except ValueError as error:
+        raise Refused("bad_request", f"the body is no JSON: {error}") from None
 
 
-def _no_json(error: ValueError | RecursionError) -> Refused:
-    if isinstance(error, RecursionError):
-        return Refused("bad_request", "the body is no JSON that can be read: it is nested too deep")
-    return Refused("bad_request", f"the body is no JSON: {error}")
+def _out_of_range(tool: Tool, body: bytes) -> dict[str, Any]:
+    """Raises Refused as msgspec says where the number is."""
+    try:
+        return _complete(tool, tool.decoder.decode(body))
+    except msgspec.ValidationError as error:
+        raise _mismatch(tool, error, OUT_OF_RANGE, BY_JSON) from None
+    except Refused:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the author's
+        raise Refused("invalid_arguments", f"a number is out of range, and {_named(error)} was raised") from None
 
 
-def _refuse(tool: Tool, message: str, values: Any, upload_hint: str) -> Refused:
-    return Refused("invalid_arguments", describe_mismatch(tool, message, values, upload_hint))
+# What is wrong
+
+
+def _mismatch(tool: Tool, error: msgspec.ValidationError, values: Any, upload_hint: str) -> Refused:
+    cause = error.__cause__
+    if cause is None:
+        return Refused("invalid_arguments", describe_mismatch(tool, str(error), values, upload_hint))
+    # What the author's own type raised; msgspec adds where.
+    match = PATH.search(str(error))
+    path = match[2] if match else ""
+    name = first_step(path)
+    value = values if values is OUT_OF_RANGE else follow(values, path)
+    return _unfit(name, Unfit(path.removeprefix(f".{name}"), _named(cause), value=value), None)
+
+
+def _unfit(name: str, unfit: Unfit, value: Any) -> Refused:
+    where = f"parameter {name!r}" + (f" (at {name}{unfit.path})" if unfit.path else "")
+    found = follow(value, unfit.path) if unfit.value is msgspec.UNSET else unfit.value
+    got = f", got {json_name(found)} {_short.repr(found)}" if unfit.shown and found is not OUT_OF_RANGE else ""
+    return Refused("invalid_arguments", f"{where}: {unfit.sentence}{got}")
+
+
+def _raised(tool: Tool, read: dict[str, Any], error: BaseException, *, strict: bool) -> Refused:
+    """What an author's type raised that msgspec passes on, and so without where: found by another try."""
+    for name, value in read.items():
+        parameter = tool.parameters.get(name)
+        if parameter is not None and (second := _raises(parameter.hint, value, strict=strict)) is not None:
+            path = _locate(parameter.hint, value, strict=strict)
+            return _unfit(name, Unfit(path, _named(second)), value)
+    return Refused("invalid_arguments", f"the arguments cannot be made: {_named(error)}")
+
+
+def _raises(hint: Any, value: Any, *, strict: bool) -> BaseException | None:
+    try:
+        msgspec.convert(value, hint, strict=strict, builtin_types=BUILTINS, str_keys=True)
+    except msgspec.ValidationError:
+        return None
+    except BaseException as error:  # noqa: BLE001 - the author's
+        return error
+    return None
+
+
+def _locate(hint: Any, value: Any, *, strict: bool) -> str:
+    """The path of the item within lists and dicts that raises."""
+    arguments = [item for item in typing.get_args(hint) if item not in (type(None), ...)]
+    if typing.get_origin(hint) is not None and arguments and isinstance(value, list | dict):
+        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
+        for inner in {id(item): item for item in (arguments[0], arguments[-1])}.values():
+            for key, item in pairs:
+                if _raises(inner, item, strict=strict) is not None:
+                    step = f".{key}" if isinstance(value, dict) else f"[{key}]"
+                    return step + _locate(inner, item, strict=strict)
+        if len(arguments) == 1 or typing.get_origin(hint) is typing.Annotated:
+            return _locate(arguments[0], value, strict=strict)
+    return ""
+
+
+def _named(error: BaseException) -> str:
+    message = message_of(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+PATH = re.compile(r" - at (`key` in )?`\$(.*)`$", re.DOTALL)
 
 
 def describe_mismatch(tool: Tool, message: str, values: Any, upload_hint: str = "") -> str:
     """Msgspec's message → a sentence with the parameter, the value received and what was expected."""
-    expected, _, path = message.partition(" - at `$")
-    path = path.rstrip("`")
+    match = PATH.search(message)
+    expected = message[: match.start()] if match else message
+    of_key, path = (match[1], match[2]) if match else (None, "")
     unseen = values is OUT_OF_RANGE
     if not isinstance(values, dict) and not (unseen and (path or expected.startswith("Object "))):
         got = (expected.partition(", got ")[2].strip("`") or "number") if unseen else json_name(values)
         return f"the arguments have to be one JSON object, got a JSON {got}"
     if not path:
         return _describe_names(tool, expected, upload_hint)
-    name = path.lstrip(".").replace("[", ".").partition(".")[0]
+    name = first_step(path)
+    parameter = tool.parameters.get(name)
     inner = "" if path == f".{name}" else f" (at {path.lstrip('.')})"
-    expected = expected[:1].lower() + expected[1:]
+    if parameter is not None and parameter.upload == "path" and " of length " not in expected:
+        return f"parameter {name!r} is an upload: {upload_hint}"
+    expected = _wanted_there(parameter, path, expected, of_key) or expected[:1].lower() + expected[1:]
+    if of_key:
+        return f"parameter {name!r}{inner}: a key of it: {expected}"
     if unseen:
         return f"parameter {name!r}{inner}: {expected}"
     value = follow(values, path)
@@ -130,21 +270,67 @@ def describe_mismatch(tool: Tool, message: str, values: Any, upload_hint: str = 
     return f"parameter {name!r}{inner}: {expected}, got {json_name(value)} {_short.repr(value)}"
 
 
+def _wanted_there(parameter: Parameter | None, path: str, expected: str, of_key: str | None) -> str | None:
+    """What the schema says better than msgspec does: the values of an enumeration, and that bytes are base64."""
+    if parameter is None:
+        return None
+    if expected.startswith(("Expected `bytes`", "Invalid base64")):
+        return BASE64_EXPECTED
+    if not expected.startswith("Invalid enum value"):
+        return None
+    within = path.removeprefix(f".{parameter.name}")
+    allowed = parameter.read.keys if of_key else list(_allowed(parameter.schema, parameter.definitions, within))
+    if not allowed:
+        return None
+    shown = ", ".join(_short.repr(value) for value in allowed[:MAX_ALLOWED])
+    more = f" … ({len(allowed)} in all)" if len(allowed) > MAX_ALLOWED else ""
+    return f"expected one of {shown}{more}"
+
+
+def _allowed(schema: Any, definitions: dict[str, Any], path: str) -> typing.Iterator[Any]:
+    """The enumerated values at a path of a schema, of every option that there is."""
+    if not isinstance(schema, dict):
+        return
+    if "$ref" in schema:
+        yield from _allowed(definitions.get(schema["$ref"].rpartition("/")[2]), definitions, path)
+    for option in schema.get("anyOf", ()):
+        yield from _allowed(option, definitions, path)
+    if not path:
+        yield from schema.get("enum", ())
+        return
+    step, rest = STEP.match(path).groups()  # type: ignore[union-attr]
+    if step == "[...]":
+        yield from _allowed(schema.get("items"), definitions, rest)
+        yield from _allowed(schema.get("additionalProperties"), definitions, rest)
+    elif step.startswith("["):
+        prefix, index = schema.get("prefixItems", ()), int(step[1:-1])
+        yield from _allowed(prefix[index] if index < len(prefix) else schema.get("items"), definitions, rest)
+    else:
+        yield from _allowed(schema.get("properties", {}).get(step[1:]), definitions, rest)
+
+
+STEP = re.compile(r"(\[[^\]]*\]|\.[^.\[]*|[^.\[]+)(.*)", re.DOTALL)
+
+
 def _describe_names(tool: Tool, message: str, upload_hint: str) -> str:
     name = message.partition("`")[2].rstrip("`")
     if message.startswith("Object missing required field"):
         parameter = tool.parameters.get(name)
-        wanted = _wanted(parameter) if parameter else ""
-        return f"parameter {name!r} is missing{wanted}"
-    if name in tool.parameters:
-        return f"parameter {name!r} is an upload: {upload_hint}"
+        return f"parameter {name!r} is missing{_wanted(parameter, upload_hint) if parameter else ''}"
     known = ", ".join(tool.parameters) or "none"
     return f"no parameter named {name!r}; tool {tool.name} takes: {known}"
 
 
-def _wanted(parameter: Parameter) -> str:
+def _wanted(parameter: Parameter, upload_hint: str) -> str:
+    if parameter.upload == "path":
+        return f": {upload_hint}"
     kind = parameter.upload or parameter.schema.get("type")
     return f" (expected: {kind})" if kind else ""
+
+
+def first_step(path: str) -> str:
+    """The parameter of a path."""
+    return path.lstrip(".").replace("[", ".").partition(".")[0]
 
 
 def follow(values: Any, path: str) -> Any:

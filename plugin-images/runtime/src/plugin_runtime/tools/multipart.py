@@ -4,17 +4,18 @@ knows `python_multipart`.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from plugin_runtime.tools.refusals import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from plugin_runtime.tools.parameters import Parameter
     from plugin_runtime.tools.toolset import Tool
-    from plugin_runtime.tools.uploads import Sink, UploadFolder
+    from plugin_runtime.tools.uploads import File, Sink, UploadFolder
 
 MAX_PARTS = 100
 MAX_HEADERS_OF_PART = 8 * 1024
@@ -22,11 +23,11 @@ MAX_VALUES = 32 * 1024 * 1024
 
 
 class Form:
-    """The form so far, by name: `texts` has lists of values. The parser calls the `on_` methods."""
+    """The form so far, by name: lists of values, and of uploads. The parser calls the `on_` methods."""
 
     def __init__(self, tool: Tool, folder: UploadFolder) -> None:
         self.texts: dict[str, list[str]] = {}
-        self.uploads: dict[str, bytes | Path] = {}
+        self.uploads: dict[str, list[File]] = {}
         self._tool = tool
         self._folder = folder
         self._part_count = 0
@@ -37,6 +38,7 @@ class Form:
         self._headers: dict[bytes, bytes] = {}
         self._name = ""
         self._sink: Sink | None = None
+        self._unsent: Parameter | None = None  # the upload parameter of a part without a file name and, so far, bytes
         self._text = bytearray()
         self.ended = False
 
@@ -47,7 +49,7 @@ class Form:
         self._headers = {}
         self._header_bytes = 0
         self._text = bytearray()
-        self._sink = None
+        self._sink = self._unsent = None
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._count_header(end - start)
@@ -74,10 +76,18 @@ class Form:
             known = ", ".join(self._tool.parameters) or "none"
             text = f"no parameter named {self._name!r}; tool {self._tool.name} takes: {known}"
             raise Refused("invalid_arguments", text)
-        if parameter.upload is not None:
-            self._sink = self._open(parameter, options.get(b"filename", b"").decode("utf-8", "replace"))
+        if parameter.upload is None:
+            return
+        name = options.get(b"filename", b"").decode("utf-8", "replace")
+        if not name and (b"filename" in options or not parameter.required):
+            # A browser sends a field that was left empty like this. What has bytes is an upload all the same.
+            self._unsent = parameter
+        else:
+            self._sink = self._open(parameter, name)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._unsent is not None and end > start:
+            self._sink, self._unsent = self._open(self._unsent, ""), None
         if self._sink is not None:
             self._sink.write(data[start:end])
             return
@@ -87,8 +97,10 @@ class Form:
         self._text += data[start:end]
 
     def on_part_end(self) -> None:
+        if self._unsent is not None:
+            return
         if self._sink is not None:
-            self.uploads[self._name] = self._sink.finish()
+            self.uploads.setdefault(self._name, []).append(self._sink.finish())
             return
         try:
             text = self._text.decode("utf-8")
@@ -100,14 +112,33 @@ class Form:
         self.ended = True
 
     def _open(self, parameter: Parameter, file_name: str) -> Sink:
-        if parameter.name in self.uploads:
+        if parameter.name in self.uploads and not parameter.takes_many:
             raise Refused("invalid_arguments", f"parameter {parameter.name!r} was sent twice; it takes one upload")
-        return self._folder.sink(parameter.upload or "bytes", parameter.name, file_name)
+        content_type = self._headers.get(b"content-type", b"").decode("latin-1")
+        return self._folder.sink(parameter, file_name, content_type)
 
     def _count_header(self, size: int) -> None:
         self._header_bytes += size
         if self._header_bytes > MAX_HEADERS_OF_PART:
             raise Refused("too_large", f"the headers of a part are over {MAX_HEADERS_OF_PART} bytes")
+
+
+EXTENDED_NAME = re.compile(r"""filename\*\s*=\s*([\w.-]*)'[^']*'([^\s;"]+)""", re.IGNORECASE)  # RFC 8187
+
+
+def name_of_raw_body(disposition: str) -> str:
+    """The file name that the Content-Disposition of a request names, "" where it names none."""
+    if not disposition:
+        return ""
+    extended = EXTENDED_NAME.search(disposition)
+    if extended is not None:
+        try:
+            return unquote(extended[2], encoding=extended[1] or "utf-8", errors="replace")
+        except LookupError:
+            pass  # no encoding that there is
+    from python_multipart.multipart import parse_options_header  # noqa: PLC0415 - see read_form
+
+    return parse_options_header(disposition)[1].get(b"filename", b"").decode("utf-8", "replace")
 
 
 def read_form(tool: Tool, folder: UploadFolder, content_type: str, body: Iterable[bytes]) -> Form:

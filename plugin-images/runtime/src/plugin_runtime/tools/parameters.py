@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import collections.abc
+import dataclasses
 import inspect
+import re
 import types
 import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
+import msgspec.inspect
+
+from plugin_runtime.authoring import Upload
+from plugin_runtime.tools.hints import (
+    UNIONS,
+    Factory,
+    NeedsPydantic,
+    UnfitHint,
+    adapt,
+    admits_none,
+    field_default,
+    is_field_info,
+    with_none,
+)
+from plugin_runtime.tools.pydantic_hints import PydanticHint
+from plugin_runtime.tools.values import Reader, checker, reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Upload = Literal["bytes", "path"]
-PATH_SCHEMA = {"type": "string", "contentMediaType": "application/octet-stream"}
+    from plugin_runtime.tools.values import Convert
+
+UploadKind = Literal["bytes", "path"]
+FILE_SCHEMA = {"type": "string", "contentMediaType": "application/octet-stream"}
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+IN_MEMORY = (bytes, bytearray, memoryview)
+SEVERAL = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Collection)
+NO_NAME = re.compile(r"__|_[A-Za-z0-9_]*[A-Za-z0-9]__")
+"""Names that Python changes inside a class, or that mean something to it."""
 
 
 class UnfitTool(TypeError):  # noqa: N818 - what is wrong, in one sentence for the operator
@@ -27,20 +52,32 @@ class Parameter(NamedTuple):
 
     name: str
     hint: Any
+    """As msgspec takes it."""
     required: bool
-    upload: Upload | None
+    upload: UploadKind | None
     schema: dict[str, Any]
     definitions: dict[str, Any]
-
-    @property
-    def takes_text(self) -> bool:
-        """Whether it accepts a string: then form values are passed on as they are."""
-        return _admits(self.schema, "string", self.definitions)
-
-    @property
-    def takes_list(self) -> bool:
-        """Whether it accepts a list: then one form value is a list of one."""
-        return _admits(self.schema, "array", self.definitions)
+    takes_one: bool = True
+    """Whether it accepts an upload by itself; both may be."""
+    takes_many: bool = False
+    """Whether it accepts uploads as a list."""
+    wants_upload: bool = False
+    """Whether its uploads are `plugin_runtime.Upload`."""
+    admits_none: bool = False
+    read: Reader = Reader()
+    check: Convert | None = None
+    convert: Convert | None = None
+    """Pydantic's part, after msgspec."""
+    default: Any = msgspec.NODEFAULT
+    """What is passed where the caller gave nothing, or its `Factory`. NODEFAULT: nothing, the method has its own."""
+    takes_text: bool = False
+    """Whether it accepts a string: then form values are passed on as they are."""
+    takes_list: bool = False
+    """Whether it accepts a list: then one form value is a list of one."""
+    takes_bool: bool = False
+    """Whether it accepts a bool, or a list of them, and no string."""
+    takes_empty: bool = True
+    """Whether it accepts an empty string."""
 
 
 def read_parameters(tool: str, method: Callable[..., Any]) -> list[Parameter]:
@@ -52,10 +89,15 @@ def read_parameters(tool: str, method: Callable[..., Any]) -> list[Parameter]:
         where = f"tool {tool}, parameter {parameter.name}"
         if parameter.kind in VARIABLE or parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             raise UnfitTool(f"{where}: *args, **kwargs and positional-only parameters cannot be called by name")
+        if NO_NAME.match(parameter.name):
+            raise UnfitTool(f"{where}: callers cannot use a name that starts with two underscores; take another")
         if parameter.annotation is inspect.Parameter.empty:
             raise UnfitTool(f"{where} has no type hint; its JSON Schema is made from it")
         hint = _resolve(where, parameter.annotation, names)
-        parameters.append(_parameter(where, parameter, hint))
+        try:
+            parameters.append(_parameter(where, parameter, hint))
+        except UnfitHint as error:
+            raise UnfitTool(f"{where}: {error}") from error
     return parameters
 
 
@@ -69,22 +111,100 @@ def input_schema(parameters: list[Parameter]) -> dict[str, Any]:
     }
     definitions: dict[str, Any] = {}
     for parameter in parameters:
-        definitions |= parameter.definitions
+        renamed = {
+            name: f"{name}_{parameter.name}"
+            for name, definition in parameter.definitions.items()
+            if definitions.get(name, definition) != definition
+        }
+        if renamed:  # two classes of one name
+            schema["properties"][parameter.name] = _rename(parameter.schema, renamed)
+        for name, definition in parameter.definitions.items():
+            definitions[renamed.get(name, name)] = _rename(definition, renamed) if renamed else definition
     if definitions:
         schema["$defs"] = definitions
     return schema
 
 
 def _parameter(where: str, parameter: inspect.Parameter, hint: Any) -> Parameter:
-    upload = _upload(hint)
-    if upload == "path":
-        schema, definitions = _path_schema(hint)
-    else:
-        schema, definitions = _schema(where, hint)
-    required = parameter.default is inspect.Parameter.empty
-    if not required:
-        schema |= _default(parameter.default)
-    return Parameter(parameter.name, hint, required, upload, schema, definitions)
+    """Raises UnfitTool or UnfitHint."""
+    default, passed = _default_of(parameter)
+    if is_field_info(parameter.default):
+        hint = Annotated[hint, parameter.default]
+    if default is None:
+        hint = with_none(hint)
+    by_pydantic = None
+    try:
+        hint, of_hint = adapt(hint)
+        if default is msgspec.NODEFAULT and of_hint is not msgspec.NODEFAULT:
+            default = passed = of_hint
+    except NeedsPydantic:
+        by_pydantic = PydanticHint(hint)
+    uploads = _uploads(hint)
+    kind = uploads.kind if uploads else None
+    schema, definitions = by_pydantic.schema() if by_pydantic else _schema(where, hint, is_upload=uploads is not None)
+    required = default is msgspec.NODEFAULT
+    if not required and not isinstance(default, Factory):
+        schema = schema | _default(default)
+    info = _type_info(hint) if by_pydantic is None or uploads else None
+    if by_pydantic and not uploads:
+        hint = Any
+    return Parameter(
+        parameter.name,
+        hint,
+        required,
+        kind,
+        schema,
+        definitions,
+        takes_one=not uploads or uploads.one,
+        takes_many=bool(uploads and uploads.many),
+        wants_upload=bool(uploads and uploads.wrapped),
+        admits_none=admits_none(hint),
+        read=reader(info) if info else Reader(),
+        check=checker(info) if info else None,
+        convert=by_pydantic.read if by_pydantic else None,
+        default=passed,
+        takes_text=admits(schema, "string", definitions),
+        takes_list=admits(schema, "array", definitions),
+        takes_bool=_takes_bool(schema, definitions),
+        takes_empty=not uploads and _takes_empty(hint, by_pydantic),
+    )
+
+
+def _default_of(parameter: inspect.Parameter) -> tuple[Any, Any]:
+    """The default, and the one to pass because the method's own is no value. NODEFAULT where there is none."""
+    default = parameter.default
+    if default is inspect.Parameter.empty:
+        return msgspec.NODEFAULT, msgspec.NODEFAULT
+    if is_field_info(default):
+        # `n: int = Field(5, ge=1)`: its metadata belong to the hint.
+        found = field_default(default)
+        return found, found
+    if isinstance(default, dataclasses.Field) or type(default).__module__.startswith("msgspec"):
+        raise UnfitHint(f"the default {default!r} means something in a class only; write the value itself")
+    return default, msgspec.NODEFAULT
+
+
+def _type_info(hint: Any) -> Any:
+    return msgspec.inspect.type_info(hint)
+
+
+def _takes_empty(hint: Any, by_pydantic: PydanticHint | None) -> bool:
+    try:
+        if by_pydantic is not None:
+            by_pydantic.read("", "")
+        else:
+            msgspec.convert("", hint, strict=False)
+    except BaseException:  # noqa: BLE001 - it runs the author's code
+        return False
+    return True
+
+
+def _takes_bool(schema: dict[str, Any], definitions: dict[str, Any]) -> bool:
+    if admits(schema, "string", definitions):
+        return False
+    options = [schema, *schema.get("anyOf", ())]
+    items = [option["items"] for option in options if isinstance(option.get("items"), dict)]
+    return any(admits(option, "boolean", definitions) for option in [*options, *items])
 
 
 def _resolve(where: str, annotation: Any, names: dict[str, Any]) -> Any:
@@ -97,20 +217,50 @@ def _resolve(where: str, annotation: Any, names: dict[str, Any]) -> Any:
         raise UnfitTool(f"{text}; import its names outside `if TYPE_CHECKING`") from error
 
 
-def _schema(where: str, hint: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _schema(where: str, hint: Any, *, is_upload: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        (schema,), definitions = msgspec.json.schema_components([hint], ref_template="#/$defs/{name}")
+        (schema,), definitions = msgspec.json.schema_components(
+            [hint], ref_template="#/$defs/{name}", schema_hook=_file_schema if is_upload else None
+        )
         msgspec.json.Decoder(hint)
     except Exception as error:
         reason = str(error).strip().rpartition("\n")[2]
         text = f"{where}: no JSON Schema can be made of its type hint: {reason}"
-        raise UnfitTool(f"{text}; use plain types, dataclasses or TypedDicts, bytes, or pathlib.Path") from error
-    return schema, definitions
+        advice = "use plain types, dataclasses, TypedDicts or pydantic models, bytes, pathlib.Path or Upload"
+        raise UnfitTool(f"{text}; {advice}") from error
+    return _closed(schema), {name: _closed(definition) for name, definition in definitions.items()}
 
 
-def _path_schema(hint: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    description = _description(hint)
-    return PATH_SCHEMA | ({"description": description} if description else {}), {}
+def _file_schema(kind: type) -> dict[str, Any]:
+    if kind in (Path, Upload):
+        return dict(FILE_SCHEMA)
+    raise NotImplementedError
+
+
+def _closed(schema: Any) -> Any:
+    """With `additionalProperties: false` on the objects whose fields are known, since others are refused."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    # A default is a value, and may look like a schema.
+    closed = {key: item if key in {"default", "examples", "enum"} else _closed(item) for key, item in schema.items()}
+    if schema.get("type") == "object" and isinstance(schema.get("properties"), dict):
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def _rename(schema: Any, names: dict[str, str]) -> Any:
+    if isinstance(schema, list):
+        return [_rename(item, names) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    renamed = {key: _rename(item, names) for key, item in schema.items()}
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        head, slash, name = reference.rpartition("/")
+        renamed["$ref"] = f"{head}{slash}{names.get(name, name)}"
+    return renamed
 
 
 def _default(value: Any) -> dict[str, Any]:
@@ -123,31 +273,43 @@ def _default(value: Any) -> dict[str, Any]:
     return {} if plain is None and value is not None else {"default": plain}
 
 
-def _upload(hint: Any) -> Upload | None:
-    """How a parameter takes an upload: `bytes` and `Path` do, also with `| None` and inside `Annotated`."""
+class _Uploads(NamedTuple):
+    kind: UploadKind
+    one: bool
+    many: bool
+    wrapped: bool
+
+
+def _uploads(hint: Any) -> _Uploads | None:
+    """How a parameter takes uploads: `bytes`, `Path` and `Upload` do, and lists of them, also with `| None`."""
     origin = typing.get_origin(hint)
     if origin is Annotated:
-        return _upload(typing.get_args(hint)[0])
-    if origin in (Union, types.UnionType):
-        kinds = {_upload(option) for option in typing.get_args(hint) if option is not type(None)}
-        return kinds.pop() if len(kinds) == 1 else None
-    if hint is bytes:
-        return "bytes"
-    return "path" if hint is Path else None
+        return _uploads(typing.get_args(hint)[0])
+    if origin in UNIONS:
+        found = [_uploads(option) for option in typing.get_args(hint) if option is not type(None)]
+        if None in found or len({(each.kind, each.wrapped) for each in found if each}) != 1:
+            return None
+        uploads = [each for each in found if each]
+        one, many = any(each.one for each in uploads), any(each.many for each in uploads)
+        return uploads[0]._replace(one=one, many=many)
+    if origin in SEVERAL:
+        items = [item for item in typing.get_args(hint) if item is not ...]
+        inner = _uploads(items[0]) if len(items) == 1 else None
+        return inner._replace(one=False, many=True) if inner and not inner.many else None
+    if hint in IN_MEMORY:
+        return _Uploads("bytes", one=True, many=False, wrapped=False)
+    return _Uploads("path", one=True, many=False, wrapped=hint is Upload) if hint in (Path, Upload) else None
 
 
-def _description(hint: Any) -> str | None:
-    for extra in getattr(hint, "__metadata__", ()):
-        if isinstance(extra, msgspec.Meta) and extra.description:
-            return extra.description
-    return None
-
-
-def _admits(schema: dict[str, Any], kind: str, definitions: dict[str, Any]) -> bool:
+def admits(schema: dict[str, Any], kind: str, definitions: dict[str, Any]) -> bool:
+    """Whether a schema admits a JSON type."""
     if "$ref" in schema:
-        return _admits(definitions.get(schema["$ref"].rpartition("/")[2], {}), kind, definitions)
-    if "anyOf" in schema:
-        return any(_admits(option, kind, definitions) for option in schema["anyOf"])
+        return admits(definitions.get(schema["$ref"].rpartition("/")[2], {}), kind, definitions)
+    for word in ("anyOf", "oneOf"):
+        if word in schema:
+            return any(admits(option, kind, definitions) for option in schema[word])
     if "enum" in schema:
         return kind == "string" and any(isinstance(value, str) for value in schema["enum"])
+    if "const" in schema:
+        return kind == "string" and isinstance(schema["const"], str)
     return bool(schema.get("type") == kind)

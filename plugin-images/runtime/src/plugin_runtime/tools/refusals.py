@@ -16,6 +16,7 @@ Kind = Literal[
     "unknown_run",
     "cancelled",
     "not_kept",
+    "defect",
 ]
 STATUS: dict[Kind, int] = {
     "bad_request": 400,
@@ -29,6 +30,7 @@ STATUS: dict[Kind, int] = {
     "unknown_run": 404,
     "cancelled": 409,
     "not_kept": 410,
+    "defect": 500,
 }
 
 
@@ -66,4 +68,5 @@ _TYPE_NAMES: dict[Kind, str] = {
     "unknown_run": "UnknownRun",
     "cancelled": "Cancelled",
     "not_kept": "NotKept",
+    "defect": "RuntimeDefect",
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Union
 import msgspec
 
 from plugin_runtime.authoring import TOOL_MARK
+from plugin_runtime.tools.output_schema import output_schema
 from plugin_runtime.tools.parameters import Parameter, UnfitTool, input_schema, read_parameters
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ __all__ = ["Tool", "UnfitTool", "collect_tools"]
 
 
 class Tool(NamedTuple):
-    """`arguments` is a msgspec struct of all parameters but the `Path` ones, UNSET where the caller gave none."""
+    """`arguments` is a msgspec struct of all parameters, UNSET where the caller gave none."""
 
     name: str
     description: str
@@ -26,6 +27,11 @@ class Tool(NamedTuple):
     arguments: type[msgspec.Struct]
     decoder: msgspec.json.Decoder[Any]
     streaming: bool
+    output_schema: dict[str, Any] | None
+    reads_all: bool = False
+    """Whether values need be read by their parameters before msgspec converts them, also where it would take them."""
+    completes: bool = False
+    """Whether arguments are checked or completed after msgspec."""
 
     @property
     def uploads(self) -> dict[str, str]:
@@ -38,6 +44,7 @@ class Tool(NamedTuple):
             "name": self.name,
             "description": self.description,
             "input_schema": input_schema(list(self.parameters.values())),
+            "output_schema": self.output_schema,
             "streaming": self.streaming,
             "uploads": self.uploads,
         }
@@ -57,6 +64,7 @@ def collect_tools(plugin: object) -> dict[str, Tool]:
 def _tool(name: str, method: Callable[..., Any]) -> Tool:
     parameters = {parameter.name: parameter for parameter in read_parameters(name, method)}
     arguments = _arguments_struct(name, parameters)
+    streaming = _yields(method) or _yields(inspect.unwrap(method))
     return Tool(
         name=name,
         description=first_paragraph(inspect.getdoc(method) or ""),
@@ -64,7 +72,10 @@ def _tool(name: str, method: Callable[..., Any]) -> Tool:
         parameters=parameters,
         arguments=arguments,
         decoder=msgspec.json.Decoder(arguments),
-        streaming=_yields(method) or _yields(inspect.unwrap(method)),
+        streaming=streaming,
+        output_schema=output_schema(name, method, streaming=streaming),
+        reads_all=any(parameter.read.has_objects for parameter in parameters.values()),
+        completes=any(map(needs_completion, parameters.values())),
     )
 
 
@@ -72,12 +83,12 @@ def _arguments_struct(name: str, parameters: Mapping[str, Parameter]) -> type[ms
     # A parameter that was not given is not passed to the call either, so that the method's own default holds: UNSET.
     fields: list[Any] = []
     for parameter in parameters.values():
-        if parameter.upload == "path":
-            continue
         if parameter.required:
             fields.append((parameter.name, parameter.hint))
-        else:
-            fields.append((parameter.name, Union[parameter.hint, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
+            continue
+        # An upload that is null was not given either.
+        hint = Union[parameter.hint, None] if parameter.upload else parameter.hint  # noqa: UP007
+        fields.append((parameter.name, Union[hint, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
     try:
         return msgspec.defstruct(f"{name}_arguments", fields, kw_only=True, forbid_unknown_fields=True)
     except Exception as error:
@@ -86,6 +97,13 @@ def _arguments_struct(name: str, parameters: Mapping[str, Parameter]) -> type[ms
 
 def _yields(function: Callable[..., Any]) -> bool:
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def needs_completion(parameter: Parameter) -> bool:
+    """Whether msgspec's conversion is not all that its argument needs."""
+    optional_upload = parameter.upload is not None and not parameter.required and not parameter.admits_none
+    has_more = parameter.check is not None or parameter.convert is not None
+    return has_more or optional_upload or parameter.default is not msgspec.NODEFAULT
 
 
 def first_paragraph(docstring: str) -> str:

@@ -1,4 +1,4 @@
-"""The uploads of one call: into memory for `bytes` parameters, into files for `Path` parameters."""
+"""The uploads of one call: into memory for `bytes` parameters, into files for `Path` and `Upload` parameters."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import os
 from io import BytesIO
 from typing import TYPE_CHECKING, Protocol, Self
 
+from plugin_runtime.authoring import Upload
+from plugin_runtime.tools.media_types import base_name, safe_suffixes, suffix_of_media_type
 from plugin_runtime.tools.refusals import Refused
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from plugin_runtime.tools.parameters import Upload
+    from plugin_runtime.tools.parameters import Parameter
+
+    File = bytes | Path | Upload
 
 MAX_IN_MEMORY = 128 * 1024 * 1024
+"""Bytes of all uploads of one parameter."""
+MAX_FILE_NAME = 255
 SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 SAFE_IN_RUN_ID = SAFE | {"-", "_"}
 
@@ -25,8 +31,8 @@ class Sink(Protocol):
     def write(self, data: bytes) -> None:
         """Raises Refused if it becomes too large."""
 
-    def finish(self) -> bytes | Path:
-        """The tool's argument."""
+    def finish(self) -> File:
+        """The tool's argument, or one of several."""
 
 
 class UploadFolder:
@@ -35,9 +41,12 @@ class UploadFolder:
     def __init__(self, scratch: Path, run_id: str, max_bytes: int) -> None:
         self._parent = scratch / "uploads"
         self._run_id = run_id
-        self._left = self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        self._left = max_bytes
         self._folder: Path | None = None
         self._open: list[FileSink] = []
+        self._counts: dict[str, int] = {}
+        self._memory_left: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -52,24 +61,36 @@ class UploadFolder:
 
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def sink(self, kind: Upload, parameter: str, file_name: str) -> Sink:
-        """Where to write the upload of a parameter. Its file has the suffix of `file_name`."""
+    def sink(self, parameter: Parameter, file_name: str = "", content_type: str = "") -> Sink:
+        """Where to write an upload of a parameter. Its file has the suffixes of `file_name`, or of its media type."""
+        number = self._counts[parameter.name] = self._counts.get(parameter.name, 0) + 1
+        if parameter.upload == "bytes":
+            return MemorySink(self, parameter.name)
         # Libraries choose the format by the suffix.
-        if kind == "bytes":
-            return MemorySink(parameter, MAX_IN_MEMORY)
+        media_type = content_type.partition(";")[0].strip().lower()
+        suffix = safe_suffixes(file_name) if file_name else suffix_of_media_type(media_type)
+        name = f"{parameter.name}-{number}" if parameter.takes_many else parameter.name
         try:
-            folder = self._make_folder()
-            sink = FileSink(self, folder / f"{parameter}{safe_suffix(file_name)}")
+            sink = FileSink(self, self._make_folder() / f"{name}{suffix}")
         except OSError as error:
             raise _not_writable(error) from error
+        if parameter.wants_upload:
+            sink.about = (base_name(file_name)[-MAX_FILE_NAME:], content_type)
         self._open.append(sink)
         return sink
+
+    def charge_memory(self, parameter: str, size: int) -> None:
+        """Count bytes that are held in memory for a parameter. Raises Refused over the limit."""
+        left = self._memory_left[parameter] = self._memory_left.get(parameter, MAX_IN_MEMORY) - size
+        if left < 0:
+            advice = "a pathlib.Path parameter takes larger ones"
+            raise Refused("too_large", f"the upload {parameter!r} is over {MAX_IN_MEMORY} bytes; {advice}")
 
     def charge(self, size: int) -> None:
         """Count bytes against the limit of the call. Raises Refused over it."""
         self._left -= size
         if self._left < 0:
-            raise Refused("too_large", f"the uploads of this call are over {self._max_bytes} bytes (`scratch` limit)")
+            raise Refused("too_large", f"the uploads of this call are over {self.max_bytes} bytes (`scratch` limit)")
 
     def _make_folder(self) -> Path:
         if self._folder is None:
@@ -88,6 +109,7 @@ class FileSink:
     """Into a file, never held in memory."""
 
     def __init__(self, folder: UploadFolder, path: Path) -> None:
+        self.about: tuple[str, str] | None = None  # file name and media type, where an `Upload` is wanted
         self._folder = folder
         self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -102,9 +124,9 @@ class FileSink:
         except OSError as error:
             raise _not_writable(error) from error
 
-    def finish(self) -> Path:
+    def finish(self) -> Path | Upload:
         self.close()
-        return self._path
+        return self._path if self.about is None else Upload(self._path, *self.about)
 
     def close(self) -> None:
         """Idempotent."""
@@ -116,17 +138,14 @@ class FileSink:
 class MemorySink:
     """Into one bytes object."""
 
-    def __init__(self, parameter: str, max_bytes: int) -> None:
+    def __init__(self, folder: UploadFolder, parameter: str) -> None:
+        self._folder = folder
         self._parameter = parameter
-        self._left = self._max_bytes = max_bytes
         self._buffer = BytesIO()
 
     def write(self, data: bytes) -> None:
         """Raises Refused over the limit."""
-        self._left -= len(data)
-        if self._left < 0:
-            advice = "a pathlib.Path parameter takes larger ones"
-            raise Refused("too_large", f"the upload {self._parameter!r} is over {self._max_bytes} bytes; {advice}")
+        self._folder.charge_memory(self._parameter, len(data))
         self._buffer.write(data)
 
     def finish(self) -> bytes:
@@ -136,18 +155,6 @@ class MemorySink:
 def safe_run_id(text: str) -> str:
     """The caller's run id if it can name a folder, else a new one."""
     return text if 0 < len(text) <= 64 and SAFE_IN_RUN_ID.issuperset(text) else os.urandom(8).hex()
-
-
-def safe_suffix(file_name: str) -> str:
-    """`.png` of `a/b.PNG`; "" where the suffix is unusual."""
-    suffix = os.path.splitext(file_name)[1].lower()  # noqa: PTH122 - a caller's name, not a path of this system
-    return suffix if 1 < len(suffix) <= 11 and SAFE.issuperset(suffix[1:]) else ""
-
-
-def suffix_of_media_type(media_type: str) -> str:
-    """`.png` of `image/png`, for a raw upload, which has no file name."""
-    subtype = media_type.partition("/")[2]
-    return "" if subtype in {"octet-stream", "x-www-form-urlencoded"} else safe_suffix(f"upload.{subtype}")
 
 
 def _not_writable(error: OSError) -> Refused:

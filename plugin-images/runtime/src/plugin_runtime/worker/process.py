@@ -15,6 +15,7 @@ import msgspec
 from plugin_runtime.shared.processes import DUMP_SIGNAL, FAILED, READY, write_log
 from plugin_runtime.shared.sockets import listen
 from plugin_runtime.startup.loading import StartFailure, start_plugin
+from plugin_runtime.tools.pids_limit import PidsLimit
 from plugin_runtime.worker.runs import RunTable
 from plugin_runtime.worker.stopping import Stopping
 from plugin_runtime.worker.threads import MainThread, ThreadPool
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from plugin_runtime.startup.checks import Check
 
 ACCEPT_RETRY_SECONDS = 0.1
+THREAD_RETRIES = 10
 
 
 class SupervisorLink:
@@ -79,8 +81,9 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
     if environment.code_dir is not None:
         add_code_folder(environment.code_dir, sys.path)
     link = SupervisorLink(reports)
+    pids_limit = PidsLimit(cgroup)
     try:
-        plugin = start_plugin(environment, link.report_checks)
+        plugin = start_plugin(environment, link.report_checks, pids_limit.advice)
     except StartFailure as problem:
         write_log(f"{environment.name} cannot start: {problem.failure.code}: {problem}\n{problem.traceback or ''}")
         link.report(
@@ -96,7 +99,7 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
     table = RunTable(runs)
     if plugin.close is not None:
         Stopping(plugin.close, main_thread, table).install()
-    service = ToolService(environment, plugin.tools, table, kills.now, threads)
+    service = ToolService(environment, plugin.tools, table, kills.now, pids_limit=pids_limit, threads=threads)
     listener = listen(environment.tools_socket)
     threading.Thread(target=accept_for_ever, args=(listener, service), name="accept", daemon=True).start()
     link.report(phase=READY, tools=[tool.document() for tool in plugin.tools.values()])
@@ -119,8 +122,18 @@ def accept_for_ever(listener: socket.socket, service: ToolService) -> NoReturn:
             write_log(f"a connection could not be accepted: {error}\n")
             time.sleep(ACCEPT_RETRY_SECONDS)
             continue
+        serve_in_a_thread(peer, service)
+
+
+def serve_in_a_thread(peer: socket.socket, service: ToolService) -> None:
+    """Wait for a thread where none can be started, for some time; then refuse the connection's request."""
+    for _ in range(THREAD_RETRIES):
         try:
             threading.Thread(target=service.serve, args=(peer,), daemon=True).start()
         except RuntimeError as error:  # the container's limit on processes and threads
-            write_log(f"a connection could not be served: {error}\n")
-            peer.close()
+            problem = error
+            time.sleep(ACCEPT_RETRY_SECONDS)
+        else:
+            return
+    write_log(f"a connection could not be served: {problem}\n")
+    service.refuse_for_want_of_threads(peer, problem)

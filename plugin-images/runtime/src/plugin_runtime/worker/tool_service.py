@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -10,7 +12,7 @@ import msgspec
 
 from plugin_runtime.http.connection import Disconnected, HttpServerConnection
 from plugin_runtime.http.head import BadHead, response_head
-from plugin_runtime.shared.processes import LIVENESS_PATH
+from plugin_runtime.shared.processes import LIVENESS_PATH, write_log
 from plugin_runtime.tools.call_arguments import read_arguments
 from plugin_runtime.tools.refusals import Refusal, Refused
 from plugin_runtime.tools.uploads import UploadFolder, safe_run_id
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 
     from plugin_runtime.http.head import RequestHead
     from plugin_runtime.shared.environment import Environment
+    from plugin_runtime.tools.pids_limit import PidsLimit
     from plugin_runtime.tools.toolset import Tool
     from plugin_runtime.worker.runs import RunTable
     from plugin_runtime.worker.threads import AuthorThreads
 
+REFUSAL_SECONDS = 1.0
 ALIVE = response_head(200, JSON, 2, keep_alive=True) + b"{}"
 
 
@@ -42,8 +46,11 @@ class ToolService:
         tools: Mapping[str, Tool],
         runs: RunTable,
         oom_kills: Callable[[], int],
+        *,
+        pids_limit: PidsLimit,
         threads: AuthorThreads,
     ) -> None:
+        self._pids_limit = pids_limit
         self._threads = threads
         self._tools = tools
         self._runs = runs
@@ -62,8 +69,23 @@ class ToolService:
             pass
         except BadHead as error:
             self._refuse(connection, Refusal("bad_request", str(error), "BadRequest"), keep_alive=False)
+        except Exception:  # noqa: BLE001 - a connection that closes without an answer looks like a dead worker
+            write_log(f"a defect of the runtime\n{traceback.format_exc()}")
+            text = "a defect of the runtime; the container's log has its traceback"
+            self._refuse(connection, Refusal("defect", text, "RuntimeDefect"), keep_alive=False)
         finally:
             connection.close_lingering()
+
+    def refuse_for_want_of_threads(self, peer: socket.socket, error: RuntimeError) -> None:
+        """Answer the first request of a connection that no thread can serve, whatever it is, and close it."""
+        # An answer names the limit; a connection that is closed without one looks like a dead worker.
+        refusal = Refusal("exception", f"{error}{self._pids_limit.advice(error)}", type(error).__name__, "")
+        peer.settimeout(REFUSAL_SECONDS)
+        connection = HttpServerConnection(peer)
+        with contextlib.suppress(Disconnected, BadHead):
+            if connection.read_head() is not None:
+                self._refuse(connection, refusal, keep_alive=False)
+        peer.close()
 
     def _serve_request(self, connection: HttpServerConnection) -> bool:
         """False where the connection is over."""
@@ -92,7 +114,15 @@ class ToolService:
             safe_run_id(head.headers.get("x-run-id", "")), retain=head.headers.get("x-run-keep", "") == "1"
         )
         call = Call(
-            connection, head, run, self._runs, ToolExecution(), self._max_result, str(self._scratch), self._oom_kills
+            connection,
+            head,
+            run,
+            self._runs,
+            ToolExecution(),
+            self._max_result,
+            str(self._scratch),
+            self._oom_kills,
+            self._pids_limit,
         )
         try:
             return self._run(call)
