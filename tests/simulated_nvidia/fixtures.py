@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from simulated_nvidia.host import SimulatedHost, build_libraries
 
 
