@@ -13,7 +13,7 @@ from orchestrator.errors import BuildError
 from orchestrator.loader.image_recipe import SHARED
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.loader.requirements_file import REQUIREMENTS, Line, lines, named_files
+from orchestrator.loader.requirements_file import REQUIREMENTS, Line, named_files, requirement_lines
 from orchestrator.registry import EffectiveLimits
 
 _GPU_PACKAGES: Final = ("cupy", "nvidia-", "onnxruntime-gpu", "tensorrt", "pycuda", "jax-cuda", "torch-tensorrt")
@@ -87,9 +87,11 @@ def _requirements(name: str, folder: Path) -> Iterator[Finding]:
         return
     try:
         named_files(folder, ())
+        found = requirement_lines(folder)
     except BuildError as problem:
         yield error(name, "requirements", f"{problem}.")
-    for line in lines(folder):
+        return
+    for line in found:
         sentence = _requirement_problem(line)
         if sentence is not None:
             yield error(name, "requirements", f"{line.where}: {sentence}")

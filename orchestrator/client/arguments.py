@@ -55,6 +55,27 @@ def repeatable(arguments: Mapping[str, Any]) -> bool:
 
 
 def _argument(name: str, value: Any) -> Any:
+    try:
+        return value if _is_json(value) else _converted(name, value)
+    except RecursionError:
+        raise _unfit(name, "is nested too deeply, or holds itself") from None
+
+
+def _is_json(value: Any) -> bool:
+    """Whether it is what most arguments are: values of JSON's own types, and nothing that need be looked at closely."""
+    kind = type(value)
+    if kind is str:
+        return bool(value.isascii())
+    if kind is int:
+        return bool(value.bit_length() <= _MAX_INTEGER_BITS)
+    if kind is float:
+        return math.isfinite(value)
+    if kind is dict:
+        return all(type(key) is str and key.isascii() and _is_json(inner) for key, inner in value.items())
+    return all(map(_is_json, value)) if kind is list else value is None or kind is bool
+
+
+def _converted(name: str, value: Any) -> Any:
     if _is_upload(value):
         return _upload(name, value)
     if _is_typed(value):
@@ -67,10 +88,7 @@ def _argument(name: str, value: Any) -> Any:
                 wrong = found.index(False)
                 raise _unfit(name, f"holds files, and at {wrong} {_article(value[wrong])}; give files alone")
             return [_upload(name, one) for one in value]
-    try:
-        return _json(name, value)
-    except RecursionError:
-        raise _unfit(name, "is nested too deeply, or holds itself") from None
+    return _json(name, value)
 
 
 def _json(where: str, value: Any) -> Any:  # noqa: C901, PLR0911, PLR0912 - one line per type

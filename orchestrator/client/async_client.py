@@ -167,7 +167,8 @@ class AsyncClient:
 
     async def _send(self, request: Request, *, whole: bool = False, retries: int | None) -> httpx.Response:
         """Send a request, again if that is safe; the response's head, or with `whole` all of it. Raises `ApiError`."""
-        await asyncio.sleep(request.delay)
+        if request.delay:
+            await asyncio.sleep(request.delay)
         async for attempt in stamina.retry_context(**retrying(request, retries)):
             with attempt, ExitStack() as files:
                 options = request_options(request) | body_options(request.arguments, files)

@@ -70,9 +70,8 @@ class Line:
         return " ".join(words[:options]).strip(), " ".join(words[options:])
 
 
-def lines(folder: Path, name: str = REQUIREMENTS) -> list[Line]:
-    """The lines of the requirements file `name` in the folder. Raises `BuildError` where it cannot be read."""
-    file = PurePosixPath(name)
+def lines(folder: Path, file: PurePosixPath) -> list[Line]:
+    """The lines of a requirements file in the folder. Raises `BuildError` where it cannot be read."""
     try:
         content = (folder / file).read_text("utf-8-sig", "replace")
     except OSError as error:
@@ -88,38 +87,49 @@ def named_files(folder: Path, excluded: Iterable[str]) -> list[ContextFile]:
     """
     if not (folder / REQUIREMENTS).is_file():
         return []
-    found: dict[PurePosixPath, ContextFile] = {}
-    waiting = [PurePosixPath(REQUIREMENTS)]
-    read = set(waiting)
-    while waiting:
-        file = waiting.pop()
-        found.update((each.path, each) for each in files_at(folder, file))
-        for line in lines(folder, str(file)):
-            for path, is_list in _named(folder, line):
-                found.update((each.path, each) for each in files_at(folder, path, excluded))
-                if is_list and path not in read:
-                    read.add(path)
-                    waiting.append(path)
+    root = PurePosixPath(REQUIREMENTS)
+    found = {root: files_at(folder, root)[0]}
+    for line in _all_lines(folder, _INCLUDE):
+        for _, path in _named(folder, line):
+            found.update((each.path, each) for each in files_at(folder, path, excluded))
     return [found[path] for path in sorted(found)]
 
 
-def _named(folder: Path, line: Line) -> Iterator[tuple[PurePosixPath, bool]]:
-    """Paths in the folder that this line names, and whether each is a further requirements file."""
+def requirement_lines(folder: Path) -> list[Line]:
+    """The lines of requirements.txt and of those that it includes (`-r`). Raises `BuildError`, as `named_files`."""
+    return list(_all_lines(folder, ("-r",)))
+
+
+def _all_lines(folder: Path, included: Iterable[str]) -> Iterator[Line]:
+    """Lines of requirements.txt and of the files that options of these names add to it."""
+    options = set(included)
+    waiting = [PurePosixPath(REQUIREMENTS)]
+    read = set(waiting)
+    while waiting:
+        for line in lines(folder, waiting.pop()):
+            yield line
+            further = [path for option, path in _named(folder, line) if option in options and path not in read]
+            read.update(further)
+            waiting += further
+
+
+def _named(folder: Path, line: Line) -> Iterator[tuple[str, PurePosixPath]]:
+    """Paths in the folder that this line names: (option's short form, or nothing for a requirement, and path)."""
     if "${" in line.text:  # a variable of the build, which pip expands
         return
     if (path := line.path) is not None:
-        yield _inside(folder, line, path, PurePosixPath()), False
+        yield "", _inside(folder, line, path, PurePosixPath())
     for option, value in line.option_values():
         if option in _INCLUDE:
             if (path := _path_of(value)) is not None:
-                yield _inside(folder, line, path, line.file.parent), True
+                yield option, _inside(folder, line, path, line.file.parent)
         elif option == "-e":
             if (path := _local_path(value, is_path=True)) is not None:
-                yield _inside(folder, line, path, PurePosixPath()), False
+                yield option, _inside(folder, line, path, PurePosixPath())
         elif (path := _path_of(value)) is not None:
             # pip looks beside the file first, then where it runs.
             beside = (folder / line.file.parent / path).exists()
-            yield _inside(folder, line, path, line.file.parent if beside else PurePosixPath()), False
+            yield option, _inside(folder, line, path, line.file.parent if beside else PurePosixPath())
 
 
 def _inside(folder: Path, line: Line, value: str, base: PurePosixPath) -> PurePosixPath:

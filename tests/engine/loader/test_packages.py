@@ -63,7 +63,12 @@ class Workshop:
             images_dir=self.images_dir,
             logs_dir=self.folder / "logs",
             ca_bundle=ca_bundle(Settings(), os.environ),
-            build_settings={"PIP_EXTRA_INDEX_URL": self.index.url, "PIP_TRUSTED_HOST": self.index.host},
+            build_settings={
+                "HTTP_PROXY": f"http://reader:{PASSWORD}@192.0.2.1:3128",
+                "NO_PROXY": self.index.host,
+                "PIP_EXTRA_INDEX_URL": self.index.url,
+                "PIP_TRUSTED_HOST": self.index.host,
+            },
             python_image=Settings().python_image,
         )
 

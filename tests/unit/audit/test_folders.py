@@ -119,6 +119,14 @@ def test_files_of_the_folder_that_requirements_name_are_well(plugins):
     assert found(plugins) == found(plugins, Level.WARNING) == []
 
 
+def test_requirements_in_further_files_are_pinned_too(plugins):
+    """Those of a constraints file limit what is installed, and need not be."""
+    files = {"more.txt": "numpy>=2\n", "limits.txt": "scipy<2\n"}
+    write(plugins, requirements="-r more.txt\n-c limits.txt\n", files=files)
+    ((_, sentence),) = found(plugins)
+    assert "more.txt line 1: numpy is not pinned" in sentence
+
+
 def test_possible_use_of_cuda_is_a_warning(plugins):
     write(plugins, GOOD.replace("return {}", 'return {"device": "cuda"}'))
     assert found(plugins) == []

@@ -1,17 +1,5 @@
 """A simulated NVIDIA host."""
 
-from pathlib import Path
+from simulated_nvidia.fixtures import nvidia, nvidia_libraries
 
-import pytest
-from simulated_nvidia.host import SimulatedHost, build_libraries
-
-
-@pytest.fixture(scope="session")
-def nvidia_libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_libraries(tmp_path_factory.mktemp("nvidia") / "lib")
-
-
-@pytest.fixture
-def nvidia(tmp_path: Path, nvidia_libraries: Path) -> SimulatedHost:
-    """No GPU, nothing wrong: tests set the state that they need."""
-    return SimulatedHost(tmp_path / "nvidia", libraries=nvidia_libraries)
+__all__ = ["nvidia", "nvidia_libraries"]

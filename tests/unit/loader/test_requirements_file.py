@@ -1,6 +1,6 @@
 """The files of a plugin's folder that its requirements.txt names: they are there when pip runs, and no others."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -182,7 +182,7 @@ def test_a_folder_without_requirements_names_nothing(folder: Path) -> None:
 def test_lines_are_joined_and_numbered_as_pip_does(folder: Path) -> None:
     """Comments and empty lines are none."""
     (folder / "requirements.txt").write_text("# first\n\na==1 \\\n  --hash=x\nb==2 # why\nc==3 \\\n# end\nd\\")
-    found = [(line.where, line.text) for line in lines(folder)]
+    found = [(line.where, line.text) for line in lines(folder, PurePosixPath("requirements.txt"))]
     assert found == [
         ("requirements.txt line 3", "a==1   --hash=x"),
         ("requirements.txt line 5", "b==2"),

@@ -1,10 +1,13 @@
 """A failed start names the root cause, the chain that led there, and what to do."""
 
 import importlib
+import shutil
+import subprocess
 import sys
 
 import pytest
 from plugin_runtime.startup.failures import explain_call, explain_import
+from plugin_runtime.startup.libraries import missing_libraries
 
 CUDART = "libcudart.so.12: cannot open shared object file: No such file or directory"
 LIBGL = "libGL.so.1: cannot open shared object file: No such file or directory"
@@ -203,3 +206,70 @@ def test_a_chain_of_many_links_is_shortened_in_the_sentence():
     failure = explain_import(raised.value, "outermost")
     assert "…" in failure.reason
     assert len(failure.chain) > 6
+
+
+MISSING = {
+    "one that is well known": (("libGL.so.1",), "cv2_n", ["library libGL.so.1 is missing", "add libgl1 to"]),
+    "one that is not": (("libodd.so.3",), "odd_n", ["add the system package that has it to `system_packages`"]),
+    "several": (
+        ("libxcb.so.1", "libGL.so.1", "libgthread-2.0.so.0"),
+        "cv3_n",
+        [
+            "the system libraries libxcb.so.1, libGL.so.1 and libgthread-2.0.so.0 are missing",
+            "add libxcb1, libgl1 and libglib2.0-0 to `system_packages`",
+        ],
+    ),
+    "two of one package": (
+        ("libglib-2.0.so.0", "libgthread-2.0.so.0"),
+        "glib_n",
+        ["add libglib2.0-0 to `system_packages`"],
+    ),
+    "some that are well known": (
+        ("libgomp.so.1", "libodd.so.3"),
+        "mixed_n",
+        ["add libgomp1 and the system package that has libodd.so.3 to `system_packages`"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("libraries", "module", "phrases"), MISSING.values(), ids=MISSING)
+def test_all_missing_libraries_are_named_with_their_packages(libraries, module, phrases):
+    error = ImportError(f"{libraries[0]}: cannot open shared object file: No such file or directory", name=module)
+    failure = explain_import(error, "plug_n", libraries)
+    assert failure.code == "PACKAGE_MISSING"
+    for phrase in phrases:
+        assert phrase in failure.reason
+
+
+def test_for_opencv_the_build_without_a_display_is_named():
+    error = ImportError(LIBGL, name="cv2")
+    assert "or put opencv-python-headless in requirements.txt instead" in explain_import(error, "plug_n").reason
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="needs a compiler to make an extension")
+def test_an_extension_is_searched_for_all_that_it_lacks(tmp_path):
+    for name in ("one", "two"):
+        source = tmp_path / f"{name}.c"
+        source.write_text(f"int {name}(void) {{ return 1; }}")
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / f"lib{name}.so", source], check=True)
+    extension = tmp_path / "needs_two.so"
+    (tmp_path / "e.c").write_text("int one(void), two(void); int both(void) { return one() + two(); }")
+    command = ["gcc", "-shared", "-fPIC", "-o", extension, tmp_path / "e.c", f"-L{tmp_path}", "-lone", "-ltwo"]
+    subprocess.run(command, check=True)
+    error = ImportError("libone.so: cannot open shared object file", name="needs_two", path=str(extension))
+    assert missing_libraries(error) == ("libone.so", "libtwo.so")
+    assert missing_libraries(RuntimeError("wrapped")) == ()
+    assert missing_libraries(ImportError("x", path=str(tmp_path / "nothing.so"))) == ()
+
+
+def test_a_fault_in_a_library_is_reported_with_the_plugins_own_line(tmp_path, monkeypatch):
+    (tmp_path / "cells_o").mkdir()
+    (tmp_path / "cells_o" / "__init__.py").write_text("")
+    (tmp_path / "cells_o" / "plugin.py").write_text("import lib_o\n\ndef validate():\n    lib_o.load()\n")
+    (tmp_path / "lib_o.py").write_text("def load():\n    raise EOFError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("cells_o.plugin")
+    with pytest.raises(EOFError) as raised:
+        module.validate()
+    reason = explain_call(raised.value, "VALIDATE_ERROR", "Cells.validate()", "cells_o.plugin", {}).reason
+    assert "raised EOFError (lib_o line 2), at cells_o/plugin.py:4; correct" in reason

@@ -164,7 +164,7 @@ def test_the_worker_answers_while_its_main_thread_runs_a_tool(runtime):
 
 
 def test_a_run_that_is_cancelled_while_it_waits_for_the_thread_never_starts(runtime):
-    first = Caller(runtime, "first", "sleeps", seconds=0.5)
+    first = Caller(runtime, "first", "sleeps", seconds=2)
     answers = []
 
     def call():
@@ -197,6 +197,67 @@ def test_a_call_beyond_the_concurrency_waits_for_a_thread(launch):
     with runtime.new_client("tools") as client:
         assert client.post("/tools/sleeps", json={"seconds": 0}).json()["result"] in {"tools-1", "tools-2"}
     assert all(caller.ended().json()["ok"] for caller in callers)
+
+
+CALL = b'POST /tools/sleeps HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{"seconds": 0}'
+
+
+def answers(connection, count):
+    received = b""
+    while received.count(b'"execution_time_ms"') < count:
+        data = connection.recv(65536)
+        assert data
+        received += data
+    return received
+
+
+def test_calls_that_come_together_or_in_pieces_are_all_answered(runtime):
+    """On the connection that the main thread waits for by itself."""
+    with runtime.connect("tools") as connection:
+        for _ in range(3):
+            connection.sendall(CALL)
+            assert b'"MainThread"' in answers(connection, 1)
+        connection.sendall(CALL * 5)
+        assert answers(connection, 5).count(b'"MainThread"') == 5
+        connection.sendall(CALL + CALL[:30])
+        answers(connection, 1)
+        time.sleep(0.05)
+        connection.sendall(CALL[30:-3])
+        time.sleep(0.05)
+        connection.sendall(CALL[-3:] + CALL)
+        answers(connection, 2)
+
+
+def test_connections_that_alternate_are_all_answered(runtime):
+    """And each may end between two calls, or stay idle."""
+    with runtime.connect("tools") as idle, runtime.connect("tools") as first, runtime.connect("tools") as second:
+        idle.sendall(CALL)
+        answers(idle, 1)
+        for _ in range(5):
+            for connection in (first, second):
+                connection.sendall(CALL)
+                assert b'"MainThread"' in answers(connection, 1)
+        first.sendall(b"GET /pulse HTTP/1.1\r\n\r\n")
+        assert first.recv(1000).startswith(b"HTTP/1.1 200")
+        second.close()
+        idle.sendall(CALL)
+        answers(idle, 1)
+        first.sendall(b"nonsense\r\n\r\n")
+        assert first.recv(1000).startswith(b"HTTP/1.1 400")
+        idle.sendall(b"GET /runs/none HTTP/1.1\r\n\r\n")
+        assert idle.recv(1000).startswith(b"HTTP/1.1 404")
+    assert runtime.result("runs_a_loop") == 42
+
+
+def test_a_request_for_a_runs_answer_holds_up_no_call(runtime):
+    """Also on the connection that the main thread waits for: waiting there would be for ever."""
+    with runtime.connect("tools") as connection:
+        connection.sendall(CALL)
+        answers(connection, 1)
+        caller = Caller(runtime, "awaited", "sleeps", seconds=0.4, retain=True)
+        connection.sendall(b"GET /runs/awaited HTTP/1.1\r\n\r\n")
+        assert b'"MainThread"' in answers(connection, 1)
+        assert caller.ended().json()["ok"]
 
 
 ASYNC = """

@@ -28,10 +28,47 @@ class HttpServerConnection:
     def __init__(self, peer: socket.socket) -> None:
         self._peer = peer
         self._buffer = b""
+        self._head: RequestHead | None = None
+        self._head_bytes = 0
         self.has_unread_body = False
+        self.called = False
+        """The last request called a tool."""
+
+    def fileno(self) -> int:
+        """Of the socket."""
+        return self._peer.fileno()
+
+    @property
+    def has_unread_bytes(self) -> bool:
+        """Of a request that came together with the one before."""
+        return bool(self._buffer)
+
+    def receive_call(self) -> bool:
+        """Receive what has come, without waiting; whether a whole call of a tool is there, for `read_head`."""
+        try:
+            data = self._peer.recv(65536, socket.MSG_DONTWAIT)
+        except OSError:
+            return False  # who reads on will see
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n", 0, MAX_HEAD)
+        if end < 0:
+            return False
+        try:
+            head = parse_request_head(self._buffer[:end])
+        except BadHead:
+            return False
+        if head.length is None or len(self._buffer) < end + 4 + head.length or not head.path.startswith("/tools/"):
+            return False
+        self._head, self._head_bytes = head, end + 4
+        return True
 
     def read_head(self) -> RequestHead | None:
         """The next request, or None where the caller hung up between two. Raises BadHead."""
+        head, self._head = self._head, None
+        if head is not None:
+            self._buffer = self._buffer[self._head_bytes :]
+            self.has_unread_body = head.length != 0
+            return head
         while (end := self._buffer.find(b"\r\n\r\n", 0, MAX_HEAD)) < 0:
             if len(self._buffer) >= MAX_HEAD:
                 raise BadHead(f"the head is over {MAX_HEAD} bytes")

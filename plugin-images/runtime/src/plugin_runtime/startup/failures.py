@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from plugin_runtime.tools.plugin_errors import message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
 # Every code that PROTOCOL.md lists for the phase `failed`
@@ -49,6 +49,51 @@ CUDA_MESSAGE = (
     r"|driver on your system is too old"
     r"|Attempting to deserialize object on a CUDA device but torch\.cuda\.is_available\(\) is False"
 )
+DEBIAN_PACKAGES = {
+    "libGL.so.1": "libgl1",
+    "libGLX.so.0": "libglx0",
+    "libEGL.so.1": "libegl1",
+    "libOpenGL.so.0": "libopengl0",
+    "libGLU.so.1": "libglu1-mesa",
+    "libglib-2.0.so.0": "libglib2.0-0",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+    "libgobject-2.0.so.0": "libglib2.0-0",
+    "libgio-2.0.so.0": "libglib2.0-0",
+    "libxcb.so.1": "libxcb1",
+    "libX11.so.6": "libx11-6",
+    "libXext.so.6": "libxext6",
+    "libXrender.so.1": "libxrender1",
+    "libXi.so.6": "libxi6",
+    "libSM.so.6": "libsm6",
+    "libICE.so.6": "libice6",
+    "libgomp.so.1": "libgomp1",
+    "libsndfile.so.1": "libsndfile1",
+    "libportaudio.so.2": "libportaudio2",
+    "libsox.so.3": "libsox3",
+    "libgfortran.so.5": "libgfortran5",
+    "libopenblas.so.0": "libopenblas0",
+    "libusb-1.0.so.0": "libusb-1.0-0",
+    "libzbar.so.0": "libzbar0",
+    "libmagic.so.1": "libmagic1",
+    "libgeos_c.so.1": "libgeos-c1v5",
+    "libtesseract.so.5": "libtesseract5",
+    "libpango-1.0.so.0": "libpango-1.0-0",
+    "libcairo.so.2": "libcairo2",
+    "libfontconfig.so.1": "libfontconfig1",
+    "libfreetype.so.6": "libfreetype6",
+    "libjpeg.so.62": "libjpeg62-turbo",
+    "libtiff.so.6": "libtiff6",
+    "libpq.so.5": "libpq5",
+    "libxml2.so.2": "libxml2",
+    "libxslt.so.1": "libxslt1.1",
+    "libssl.so.3": "libssl3",
+    "libavcodec.so.59": "libavcodec59",
+    "libtbb.so.12": "libtbb12",
+    "libnuma.so.1": "libnuma1",
+}
+"""Of Debian 12: the usual libraries → the package that has them."""
+WITHOUT_LIBRARIES = {"cv2": "opencv-python-headless"}
+"""Module → the package that has it too, and needs no system library."""
 BROKEN_MODEL = r"PytorchStreamReader failed|SafetensorError|ONNXRuntimeError.*(INVALID_PROTOBUF|INVALID_GRAPH)"
 
 
@@ -71,9 +116,9 @@ class Cause(NamedTuple):
     verb: str = "imported by"
 
 
-def explain_import(error: BaseException, entry_module: str) -> Failure:
-    """Why importing the entrypoint's module failed."""
-    root, chain = find_cause(error, entry_module)
+def explain_import(error: BaseException, entry_module: str, missing: tuple[str, ...] = ()) -> Failure:
+    """Why importing the entrypoint's module failed. `missing`: all libraries that the failed extension lacks."""
+    root, chain = find_cause(error, entry_module, missing)
     if root is not None:
         return _failure(root, chain)
     where = f" (while importing {_chain_text(chain, '')})" if len(chain) > 1 else ""
@@ -81,16 +126,27 @@ def explain_import(error: BaseException, entry_module: str) -> Failure:
     return Failure(IMPORT_ERROR, f"{happened}; correct the plugin's code", chain)
 
 
-def explain_call(error: BaseException, code: str, what: str, entry_module: str, models: Mapping[str, str]) -> Failure:
+def explain_call(
+    error: BaseException,
+    code: str,
+    what: str,
+    entry_module: str,
+    models: Mapping[str, str],
+    *,
+    missing: tuple[str, ...] = (),
+) -> Failure:
     """Why `what` (e.g. `Reader.validate()`) failed: with `code`, unless a model, a package or CUDA is the cause."""
-    root, chain = find_cause(error, entry_module)
+    root, chain = find_cause(error, entry_module, missing)
     root = root or _model_cause(error, models)
     if root is not None and root.code != IMPORT_ERROR:
         return _failure(root, chain)
-    return Failure(code, f"{what} {_raised(error)}{_location(error)}; correct the plugin or what it loads", chain)
+    happened = f"{what} {_raised(error)}{_location(error)}{_own_line(error, entry_module)}"
+    return Failure(code, f"{happened}; correct the plugin or what it loads", chain)
 
 
-def find_cause(error: BaseException, entry_module: str) -> tuple[Cause | None, tuple[str, ...]]:
+def find_cause(
+    error: BaseException, entry_module: str, missing: tuple[str, ...] = ()
+) -> tuple[Cause | None, tuple[str, ...]]:
     """The first exception, from the outermost inwards, that names what is missing, and the chain down to it."""
     chain: list[str] = []
     for link in _links(error):
@@ -98,17 +154,17 @@ def find_cause(error: BaseException, entry_module: str) -> tuple[Cause | None, t
         if modules and modules[0] in chain:
             del chain[chain.index(modules[0]) :]  # the cause's traceback starts where it was caught
         chain += modules
-        cause = _cause(link, entry_module)
+        cause = _cause(link, entry_module, missing)
         if cause is not None:
             return cause, _nearest_first(chain)
     return None, _nearest_first(_modules(error.__traceback__))
 
 
-def _cause(error: BaseException, entry_module: str) -> Cause | None:
+def _cause(error: BaseException, entry_module: str, missing: tuple[str, ...]) -> Cause | None:
     text = message_of(error)
     library = re.search(MISSING_LIBRARY, text) if isinstance(error, (ImportError, OSError)) else None
     if library is not None:
-        return _library_cause(library[1])
+        return _library_cause(library[1], missing, (error.name or "") if isinstance(error, ImportError) else "")
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _module_cause(error.name, entry_module)
     if re.search(CUDA_MESSAGE, text) and "out of memory" not in text:
@@ -121,12 +177,25 @@ def _cause(error: BaseException, entry_module: str) -> Cause | None:
     return None
 
 
-def _library_cause(library: str) -> Cause:
+def _library_cause(library: str, missing: tuple[str, ...], module: str) -> Cause:
     if re.match(CUDA_LIBRARY, library):
         advice = "use `image: cuda`, or packages built for the CUDA version of the image"
         return Cause(CUDA_UNAVAILABLE, f"{library} is missing", advice, "needed by")
-    advice = "add the system package that has it to `system_packages` in plugin.yaml"
-    return Cause(PACKAGE_MISSING, f"the system library {library} is missing", advice, "needed by")
+    libraries = tuple(dict.fromkeys((library, *missing)))
+    one = len(libraries) == 1
+    packages = tuple(dict.fromkeys(DEBIAN_PACKAGES[name] for name in libraries if name in DEBIAN_PACKAGES))
+    unknown = [name for name in libraries if name not in DEBIAN_PACKAGES]
+    named = [*packages, *([f"the system package that has {'it' if one else ', '.join(unknown)}"] if unknown else [])]
+    advice = f"add {_and(named)} to `system_packages` in plugin.yaml"
+    other = WITHOUT_LIBRARIES.get(module.partition(".")[0])
+    if other is not None:
+        advice += f", or put {other} in requirements.txt instead"
+    what = f"the system library {library} is missing" if one else f"the system libraries {_and(libraries)} are missing"
+    return Cause(PACKAGE_MISSING, what, advice, "needed by")
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]
 
 
 def _module_cause(name: str, entry_module: str) -> Cause:
@@ -216,6 +285,23 @@ def _location(error: BaseException) -> str:
             found = f" ({name} line {traceback.tb_lineno})"
         traceback = traceback.tb_next
     return found
+
+
+def _own_line(error: BaseException, entry_module: str) -> str:
+    """`, at cells/plugin.py:13`: the plugin's own line that led to a fault in a library; empty for its own fault."""
+    own, found, innermost = entry_module.partition(".")[0], "", ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        name = str(frame.f_globals.get("__name__", ""))
+        top = name.partition(".")[0]
+        if top == own:
+            file = frame.f_code.co_filename.split("/")
+            found = f", at {'/'.join(file[file.index(own) :] if own in file else file[-1:])}:{traceback.tb_lineno}"
+        if top not in {*sys.stdlib_module_names, "plugin_runtime", "__main__"}:
+            innermost = top
+        traceback = traceback.tb_next
+    return found if innermost != own else ""
 
 
 def _first_line(text: str) -> str:

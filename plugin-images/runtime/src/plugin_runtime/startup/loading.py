@@ -10,6 +10,7 @@ from plugin_runtime.authoring import TOOL_MARK
 from plugin_runtime.startup import failures
 from plugin_runtime.startup.checks import Check, check_models, check_packages
 from plugin_runtime.startup.failures import Failure, explain_call, explain_import
+from plugin_runtime.startup.libraries import missing_libraries
 from plugin_runtime.tools.awaiting import is_awaitable, wait_for_set_up
 from plugin_runtime.tools.plugin_errors import plugin_traceback
 from plugin_runtime.tools.toolset import UnfitTool, collect_tools
@@ -101,7 +102,7 @@ def import_class(start: Start) -> Any:
         module = importlib.import_module(module_name)
         plugin_class = getattr(module, class_name, None)
     except BaseException as error:
-        raise start.failed("import", explain_import(error, module_name), error) from error
+        raise start.failed("import", explain_import(error, module_name, missing_libraries(error)), error) from error
     if not isinstance(plugin_class, type):
         fault = f"has no class {class_name}" if plugin_class is None else f"has a {class_name} that is no class"
         reason = f"module {module_name} {fault}; correct `entrypoint` in plugin.yaml"
@@ -156,4 +157,5 @@ def find_close(plugin: object) -> Callable[[], Any] | None:
 
 def _explain(start: Start, error: BaseException, code: str, method: str) -> Failure:
     module, _, class_name = start.environment.entrypoint.partition(":")
-    return explain_call(error, code, f"{class_name}.{method}()", module, start.environment.models)
+    what, missing = f"{class_name}.{method}()", missing_libraries(error)
+    return explain_call(error, code, what, module, start.environment.models, missing=missing)

@@ -64,7 +64,8 @@ class ToolService:
         connection = HttpServerConnection(peer)
         try:
             while self._serve_request(connection):
-                pass
+                if connection.called and not self._threads.attend(connection, self._serve_request):
+                    break
         except Disconnected:
             pass
         except BadHead as error:
@@ -93,10 +94,12 @@ class ToolService:
         if head is None:
             return False
         if head.path == LIVENESS_PATH:  # first, since in an idle container nothing else is requested
+            connection.called = False
             connection.send(ALIVE)
             return head.keep_alive
+        connection.called = not head.path.startswith("/runs/")
         try:
-            if head.path.startswith("/runs/"):
+            if not connection.called:
                 self._answer_about_run(connection, head)
                 refusal = None
             else:
