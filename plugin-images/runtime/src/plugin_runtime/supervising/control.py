@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from plugin_runtime.http.head import RequestHead
 
 MAX_BODY = 64 * 1024  # no request of this socket has a body that means anything
-MAX_UNSENT = 4 * 1024 * 1024  # a watcher that lets more than this pile up is cut off
+MAX_UNSENT = 8 * 1024 * 1024  # a watcher that lets more than this pile up is cut off
 
 
 class ControlSocket:
