@@ -37,10 +37,10 @@ class ReliabilityTable:
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
 
-    def count(self, figure: str, *, right: int, of: int) -> None:
-        """`right` of `of` trials had the right outcome; all must."""
+    def count(self, figure: str, *, right: int, of: int, wrong: object = None) -> None:
+        """`right` of `of` trials had the right outcome; all must. `wrong` is for the failure's message."""
         self._count(figure, right, of)
-        assert right == of, f"{figure}: {right} of {of}"
+        assert right == of, f"{figure}: {right} of {of}; wrong: {wrong}"
 
     def at_most(self, figure: str, value: float, *, limit: float = math.inf, unit: str = "") -> None:
         """A measured value that must not exceed the limit; without one it is only reported."""
