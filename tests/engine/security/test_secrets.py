@@ -168,7 +168,7 @@ def test_a_secret_is_in_the_container_and_nowhere_else(
         (tmp_path / "secrets" / "vault").mkdir(parents=True)
         (tmp_path / "secrets" / "vault" / "TOKEN").write_text(f"{value}\n")
     else:
-        monkeypatch.setenv("ORCHESTRATOR_SECRET_KEEPER_TOKEN", value)
+        monkeypatch.setenv("ORCHESTRATOR_SECRET_VAULT_TOKEN", value)
     settings = {"state_dir": str(state), "secrets_dir": str(tmp_path / "secrets"), "log_level": "DEBUG"}
     with live_orchestrator([tmp_path / "plugins"], **settings) as live:
         live.wait_ready(300)
