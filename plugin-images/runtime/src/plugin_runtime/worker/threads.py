@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from plugin_runtime.http.connection import HttpServerConnection
 
+SIGNAL_CHECK_MS = 1000
+# The kernel may deliver a signal to another thread: its handler, which Python runs in the main thread alone, then waits
+# until that thread wakes, and SIGTERM has to be handled well within the container's grace.
+
 
 class Job:
     """Work for another thread, whose outcome is waited for."""
@@ -142,7 +146,7 @@ class MainThread:
     def _wait(self, poll: select.poll) -> bool:
         """Wait for a job or a connection; whether the connection is readable."""
         try:
-            ready = poll.poll()
+            ready = poll.poll(SIGNAL_CHECK_MS)
             woken = any(descriptor == self._wakeup for descriptor, _ in ready)
             if woken:
                 os.eventfd_read(self._wakeup)
