@@ -10,7 +10,7 @@ import msgspec
 from orchestrator.runtime_client import sanitize
 
 _FULL: Final = 0.95
-"""Of a file system's size: what was asked for last did not fit."""
+"""Of a file system's size: the last request did not fit."""
 _MEMORY: Final = ("usage_bytes", "peak_bytes", "limit_bytes")
 
 

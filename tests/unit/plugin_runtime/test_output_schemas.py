@@ -214,8 +214,8 @@ REFUSED = [
 @pytest.mark.parametrize(("hint", "phrases"), REFUSED, ids=str)
 def test_what_can_be_no_result_is_refused_at_the_start(hint: Any, phrases: list[str]) -> None:
     """With the tool and with what to do."""
-    for streams, asked in ((False, hint), (True, Iterator[hint])):
+    for streams, wanted in ((False, hint), (True, Iterator[hint])):
         with pytest.raises(UnfitTool) as unfit:
-            schema_of(asked, streams=streams)
+            schema_of(wanted, streams=streams)
         for phrase in ("tool run", *phrases):
             assert phrase in str(unfit.value)

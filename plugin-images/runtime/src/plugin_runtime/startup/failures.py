@@ -92,8 +92,8 @@ DEBIAN_PACKAGES = {
     "libnuma.so.1": "libnuma1",
 }
 """Of Debian 12: the usual libraries → the package that has them."""
-WITHOUT_LIBRARIES = {"cv2": "opencv-python-headless"}
-"""Module → the package that has it too, and needs no system library."""
+WITHOUT_LIBRARIES = {"cv2": ("opencv-python", "opencv-python-headless")}
+"""Module → the package that needs system libraries, and the one that has it too and needs none."""
 BROKEN_MODEL = r"PytorchStreamReader failed|SafetensorError|ONNXRuntimeError.*(INVALID_PROTOBUF|INVALID_GRAPH)"
 
 
@@ -189,7 +189,8 @@ def _library_cause(library: str, missing: tuple[str, ...], module: str) -> Cause
     advice = f"add {_and(named)} to `system_packages` in plugin.yaml"
     other = WITHOUT_LIBRARIES.get(module.partition(".")[0])
     if other is not None:
-        advice += f", or put {other} in requirements.txt instead"
+        # Where a package requires the one, pip would install both.
+        advice += f"; if requirements.txt itself names {other[0]}, {other[1]} in its stead needs none"
     what = f"the system library {library} is missing" if one else f"the system libraries {_and(libraries)} are missing"
     return Cause(PACKAGE_MISSING, what, advice, "needed by")
 

@@ -11,7 +11,7 @@ NOT_FOUND = r"^\s*(\S+) => not found"
 
 
 def missing_libraries(error: BaseException) -> tuple[str, ...]:
-    """In the order in which the loader needs them; empty where no extension module failed, or nothing can tell."""
+    """In the order in which the loader needs them; empty where no extension module failed, or `ldd` does."""
     paths = _extensions(error)
     if not paths:
         return ()
