@@ -1,6 +1,7 @@
 """ImageBuilder: builds plugins' images where their content changed, pulls prebuilt ones, removes old ones."""
 
 import asyncio
+import hashlib
 import shutil
 import tempfile
 from collections import defaultdict, deque
@@ -12,21 +13,31 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.containers.engine import ContainerEngine
-from orchestrator.containers.spec import ImageStatus
+from orchestrator.containers.spec import ImageStatus, Installation
 from orchestrator.errors import BuildError, EngineError, EngineRefusedError, NotFoundError
 from orchestrator.loader.build_report import BuildLog, conflict, error_line, hint
-from orchestrator.loader.build_settings import Credentials, build_arguments
+from orchestrator.loader.build_settings import Credentials, build_arguments, install_files
 from orchestrator.loader.image_plan import (
     OWN_IMAGE_TAG,
     ImagePlan,
     derived_plan,
+    needs_packages,
     own_image_plan,
+    packages_plan,
     plugin_plan,
     runtime_packages,
     shared_plan,
     source_fingerprint,
+    write_texts,
 )
-from orchestrator.loader.image_recipe import PLUGIN_LABEL, SOURCE_LABEL, ImageRecipe
+from orchestrator.loader.image_recipe import (
+    DOWNLOADS,
+    INSTALL_FOLDER,
+    INSTALLATION_LABEL,
+    PLUGIN_LABEL,
+    SOURCE_LABEL,
+    ImageRecipe,
+)
 
 Output = Callable[[str], None]
 
@@ -61,14 +72,22 @@ class ImageBuilder:
         self._contexts = logs_dir / "contexts"
         self._ca_bundle = ca_bundle
         self._build_args = build_arguments(build_settings)
+        self._install_files = install_files(build_settings)
+        # By the folder, which is one orchestrator's alone.
+        self._owner = {INSTALLATION_LABEL: hashlib.sha256(str(logs_dir.absolute()).encode()).hexdigest()[:12]}
         self._credentials = Credentials(build_settings)
         self._python_image = python_image
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT_BUILDS)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def clear_contexts(self) -> None:
-        """Remove build contexts that a killed orchestrator left behind. Call it before the first build."""
-        shutil.rmtree(self._contexts, ignore_errors=True)
+    async def clear_leftovers(self) -> None:
+        """Remove contexts and containers of builds that a killed orchestrator left behind. Call it before the first
+        build.
+        """
+        await asyncio.to_thread(shutil.rmtree, self._contexts, ignore_errors=True)
+        with suppress(EngineError):
+            for container in await self._engine.list(self._owner):
+                await self._engine.remove(container.id)
 
     async def ensure_base(self, on_output: Output | None = None) -> ImageStatus:
         """The image that plugins are built on.
@@ -88,6 +107,8 @@ class ImageBuilder:
                 return await self._fetch(recipe.base, advice)
         base = await self._ensure_shared(recipe.base, on_output)
         async with self._locks[f"plugin {recipe.name}"]:
+            if await asyncio.to_thread(needs_packages, recipe):
+                base = await self._ensure(partial(packages_plan, recipe, base), on_output, self._slots, _RETAINED)
             return await self._ensure(partial(plugin_plan, recipe, base), on_output, self._slots, _RETAINED)
 
     def fingerprint(self, recipe: ImageRecipe) -> str:
@@ -194,13 +215,7 @@ class ImageBuilder:
 
             await asyncio.to_thread(plan.write_context, Path(folder))
             try:
-                return await self._engine.build(
-                    Path(folder),
-                    tag=plan.tag,
-                    labels=plan.labels,
-                    build_args={"PYTHON_IMAGE": self._python_image, **plan.arguments, **self._build_args},
-                    on_output=write,
-                )
+                return await self._make(plan, Path(folder), write)
             except BuildError as error:
                 tail = self._credentials.mask(error.tail)
                 raw = self._credentials.mask(str(error))
@@ -208,6 +223,26 @@ class ImageBuilder:
                 fixed = await asyncio.to_thread(runtime_packages, self._images_dir)
                 message = f"The image {plan.name} could not be built: {_cause(raw, tail, output, fixed)}"
                 raise BuildError(message.rstrip(), tail) from None  # its cause has what is masked here
+
+    async def _make(self, plan: ImagePlan, context: Path, on_output: Output) -> ImageStatus:
+        if plan.installs is None:
+            arguments = {"PYTHON_IMAGE": self._python_image, **plan.arguments, **self._build_args}
+            return await self._engine.build(
+                context, tag=plan.tag, labels=plan.labels, build_args=arguments, on_output=on_output
+            )
+        await asyncio.to_thread(write_texts, context / INSTALL_FOLDER.strip("/"), self._install_files)
+        # A volume per plugin: what the setup of one plugin's packages does to it reaches no other plugin.
+        installation = Installation(
+            tag=plan.tag,
+            base=plan.installs.base,
+            files=context,
+            script=plan.installs.script,
+            labels=plan.labels,
+            volume=f"plugin-orchestrator-downloads-{plan.name}",
+            volume_path=DOWNLOADS,
+            owner_labels=self._owner,
+        )
+        return await self._engine.install(installation, on_output)
 
     async def _prune(self, plan: ImagePlan, image: ImageStatus, retained: int) -> None:
         """Remove earlier versions of `image`, except the newest `retained` including itself."""
