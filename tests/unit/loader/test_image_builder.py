@@ -98,12 +98,12 @@ async def test_each_plugin_has_downloads_of_its_own(workshop):
 
 async def test_what_a_killed_orchestrator_was_installing_is_removed(workshop, tmp_path):
     builder, other = workshop.builder(), workshop.builder(logs_dir=tmp_path / "others")
-    own, others = (
+    own, others = [
         await workshop.engine.create(
             ContainerSpec(name=name, image="python:test", labels=each._owner, environment={}, memory=1, pids=1)
         )
         for name, each in (("a", builder), ("b", other))
-    )
+    ]
     await builder.clear_leftovers()
     with pytest.raises(NotFoundError):
         await workshop.engine.inspect(own)
