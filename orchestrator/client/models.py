@@ -17,6 +17,14 @@ class Check(TypedDict):
     source: str
 
 
+class Activity(TypedDict):
+    """What goes on for a plugin and takes minutes, such as `building its image`; `line`: its newest output."""
+
+    what: str
+    since: str
+    line: str
+
+
 class Plugin(TypedDict):
     """One plugin, as in the list. Times are ISO 8601 with a time zone."""
 
@@ -41,6 +49,7 @@ class Plugin(TypedDict):
     container: dict[str, Any]
     gpus: list[dict[str, Any]]
     limits: dict[str, Any]
+    activity: Activity | None
 
 
 class PluginDetail(Plugin):

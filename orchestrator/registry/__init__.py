@@ -2,6 +2,7 @@
 
 from orchestrator.registry.plugin_registry import PluginRegistry
 from orchestrator.registry.records import (
+    Activity,
     Check,
     ContainerFacts,
     EffectiveLimits,
@@ -11,6 +12,7 @@ from orchestrator.registry.records import (
 )
 
 __all__ = [
+    "Activity",
     "Check",
     "ContainerFacts",
     "EffectiveLimits",

@@ -22,6 +22,12 @@ export interface Gpu {
   fault?: string | null;
 }
 
+export interface Activity {
+  what: string;
+  since: string;
+  line: string;
+}
+
 export interface Plugin {
   name: string;
   state: State;
@@ -44,6 +50,7 @@ export interface Plugin {
   container: Record<string, unknown>;
   gpus: Gpu[];
   limits: Record<string, unknown>;
+  activity: Activity | null;
 }
 
 export interface PostMortem {
