@@ -25,6 +25,15 @@ class Activity(TypedDict):
     line: str
 
 
+class Restart(TypedDict):
+    """A restart that has not replaced the instance, which serves on; the reason where it was refused."""
+
+    state: Literal["preparing", "refused"]
+    requested_at: str
+    reason_code: str | None
+    reason: str | None
+
+
 class Plugin(TypedDict):
     """One plugin, as in the list. Times are ISO 8601 with a time zone."""
 
@@ -50,6 +59,7 @@ class Plugin(TypedDict):
     gpus: list[dict[str, Any]]
     limits: dict[str, Any]
     activity: Activity | None
+    restart: Restart | None
 
 
 class PluginDetail(Plugin):

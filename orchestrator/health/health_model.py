@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 from pydantic import AwareDatetime, BaseModel, Field
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
-from orchestrator.registry import Check, PluginRecord, PostMortem
+from orchestrator.registry import Check, PendingRestart, PluginRecord, PostMortem
 
 _UPTIME: Final = b'"uptime_seconds":'
 _GAP: Final = _UPTIME + b"null"  # inside a text its quotes would be escaped, so the first match is the field
@@ -34,6 +34,16 @@ class ActivityReport(BaseModel):
     since: AwareDatetime
     line: str
     """Its newest line of output; empty before the first."""
+
+
+class RestartReport(BaseModel):
+    """A restart that has not replaced the instance, which serves on."""
+
+    state: Literal["preparing", "refused"]
+    requested_at: AwareDatetime
+    reason_code: ReasonCode | None
+    """Why it was refused."""
+    reason: str | None
 
 
 class PostMortemReport(BaseModel):
@@ -85,6 +95,9 @@ class PluginHealthResponse(BaseModel):
     gpus: list[dict[str, Any]]
     limits: dict[str, Any]
     activity: ActivityReport | None = Field(description="What goes on and takes minutes: a build, a download.")
+    restart: RestartReport | None = Field(
+        description="A restart that has not replaced the instance: `preparing` while that serves on, or `refused`."
+    )
 
 
 class PluginDetailResponse(PluginHealthResponse):
@@ -139,21 +152,38 @@ def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
         "gpus": [dict(gpu) for gpu in record.gpus],
         "limits": _object(record.limits),
         "activity": record.activity and ActivityReport.model_validate(record.activity, from_attributes=True),
+        "restart": record.restart and _restart(record.restart),
     }
 
 
+def _restart(restart: PendingRestart) -> RestartReport:
+    return RestartReport(
+        state="preparing" if restart.reason_code is None else "refused",
+        requested_at=restart.requested_at,
+        reason_code=restart.reason_code,
+        reason=restart.reason,
+    )
+
+
 def _reason(record: PluginRecord, now: float) -> str | None:
-    """Why it ended, and what goes on."""
+    """Why it ended or was not restarted, and what goes on."""
+    reason, restart = record.reason, record.restart
+    if reason is None and restart is not None and restart.reason_code is not None:
+        reason = f"Its restart was refused, so instance {record.generation} goes on. {restart.reason}"
     if record.activity is None:
-        return record.reason
+        return reason
     doing = record.activity.sentence(now)
-    return doing if record.reason is None else f"{record.reason} Now: {doing}"
+    return doing if reason is None else f"{reason} Now: {doing}"
 
 
 def _checks(record: PluginRecord, now: float) -> tuple[Check, ...]:
-    if record.activity is None:
-        return record.checks
-    return (*record.checks, Check("activity", ok=True, detail=record.activity.sentence(now), source="host"))
+    checks = record.checks
+    if record.restart is not None and record.restart.reason_code is not None:
+        detail = f"{record.restart.reason_code}: {record.restart.reason}"
+        checks = (*checks, Check("restart", ok=False, detail=detail, source="host"))
+    if record.activity is not None:
+        checks = (*checks, Check("activity", ok=True, detail=record.activity.sentence(now), source="host"))
+    return checks
 
 
 def _object(facts: msgspec.Struct | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from orchestrator.registry.records import (
     ContainerFacts,
     EffectiveLimits,
     LifecycleEvent,
+    PendingRestart,
     PluginRecord,
     PostMortem,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "ContainerFacts",
     "EffectiveLimits",
     "LifecycleEvent",
+    "PendingRestart",
     "PluginRecord",
     "PluginRegistry",
     "PostMortem",

@@ -19,6 +19,7 @@ from orchestrator.registry.records import (
     ContainerFacts,
     EffectiveLimits,
     LifecycleEvent,
+    PendingRestart,
     PluginRecord,
     PostMortem,
 )
@@ -156,6 +157,7 @@ class PluginRegistry:
                 container=None,
                 gpus=(),
                 post_mortem=None,
+                restart=None,
                 observed_at=self._clock(),
             )
             record = replace(record, **manifest)
@@ -265,6 +267,11 @@ class PluginRegistry:
             old = self._records.get(name)
             if old is not None and old.activity is not None and old.activity.what == what:
                 self._put(replace(old, activity=None, observed_at=self._clock()))
+
+    def set_restart(self, name: str, restart: PendingRestart | None) -> None:
+        """Show a restart that is prepared or was refused, until the next instance begins."""
+        with self._lock.gen_wlock():
+            self._put(replace(self._records[name], restart=restart, observed_at=self._clock()))
 
     def note(self, name: str, reason: str, code: ReasonCode | None = None) -> None:
         """Publish an event about the plugin that changes no state."""

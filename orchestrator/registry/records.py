@@ -101,6 +101,16 @@ class Activity:
         return f"{duration}: {self.line}" if self.line else duration
 
 
+@dataclass(frozen=True, slots=True)
+class PendingRestart:
+    """A restart that has not replaced the instance: it is prepared while that one serves, or it was refused."""
+
+    requested_at: datetime
+    reason_code: ReasonCode | None = None
+    """Why it was refused; None while it is prepared."""
+    reason: str | None = None
+
+
 class PluginRecord(msgspec.Struct, frozen=True):
     """The state of one plugin's current instance, and the counters of the plugin over all its instances."""
 
@@ -137,6 +147,7 @@ class PluginRecord(msgspec.Struct, frozen=True):
     post_mortem: PostMortem | None = None
     activity: Activity | None = None
     """Of the plugin and not of one instance: a new instance leaves it as it is."""
+    restart: PendingRestart | None = None
 
     @property
     def first(self) -> bool:

@@ -28,6 +28,13 @@ export interface Activity {
   line: string;
 }
 
+export interface Restart {
+  state: "preparing" | "refused";
+  requested_at: string;
+  reason_code: string | null;
+  reason: string | null;
+}
+
 export interface Plugin {
   name: string;
   state: State;
@@ -51,6 +58,7 @@ export interface Plugin {
   gpus: Gpu[];
   limits: Record<string, unknown>;
   activity: Activity | null;
+  restart: Restart | null;
 }
 
 export interface PostMortem {
