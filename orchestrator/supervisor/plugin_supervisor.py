@@ -154,9 +154,18 @@ class PluginSupervisor:
                             await newest.wait_ready()
 
     async def logs(self, *, tail: int) -> str:
-        """The last lines that the container printed; empty while there is none. Raises `EngineError`."""
+        """The last lines that the container printed; while there is none, those of the build for it. Raises
+        `EngineError`.
+        """
         container = self.instance.container_id if self.instance else None
-        return await self._deps.engine.logs(container, tail=tail) if container else ""
+        if container:
+            return await self._deps.engine.logs(container, tail=tail)
+        return await self.build_output(tail=tail) if self._building() else ""
+
+    async def build_output(self, *, tail: int) -> str:
+        """The last lines of the last build, or of the one that is under way."""
+        build_output = self._deps.builder.build_output
+        return await asyncio.to_thread(build_output, self.name, lines=tail, running=self._building())
 
     async def follow_logs(self, *, tail: int) -> AsyncIterator[str]:
         """The last lines and those to come, until the container ends."""
@@ -273,6 +282,10 @@ class PluginSupervisor:
     def _restart_ended(self, task: asyncio.Task[Verdict | None]) -> None:
         self._restarts -= 1
         self._tasks.discard(task)
+
+    def _building(self) -> bool:
+        record = self._deps.registry.get(self.name)
+        return record is not None and record.activity is not None
 
     def _alive(self) -> bool:
         return self._driver is not None and self._driver.instance.ended is None
