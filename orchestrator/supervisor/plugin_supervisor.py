@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Final
 
 from orchestrator.errors import EngineError
@@ -12,12 +13,12 @@ from orchestrator.registry import Check
 from orchestrator.sandbox.call import RunResult
 from orchestrator.sandbox.verdict import Verdict, verdict_of_run
 from orchestrator.supervisor.adoption import Adopted
-from orchestrator.supervisor.bring_up import Prepared
+from orchestrator.supervisor.bring_up import Prepared, content_of
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_identity
 from orchestrator.supervisor.instance_driver import InstanceDriver
-from orchestrator.supervisor.restart import Restart, content_of
+from orchestrator.supervisor.restart import Restart
 from orchestrator.supervisor.start_verdict import verdict_of_manifest
 
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
@@ -106,18 +107,22 @@ class PluginSupervisor:
         `wait` seconds where an image is built, and then the restart goes on.
         """
         slow = asyncio.Event()
-        # Before the lock: runs that come while this waits for it are to wait for the new instance.
-        self._restarts += 1
-        # A task of its own: the restart goes on when nobody waits for it any more.
-        restart = asyncio.create_task(self._restart(slow))
-        self._tasks.add(restart)
-        restart.add_done_callback(self._restart_ended)
+        restart = self.begin_restart(slow)
         patience = asyncio.create_task(_elapsed(slow, wait))
         try:
             await asyncio.wait({restart, patience}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             patience.cancel()
         return restart.result() if restart.done() else None
+
+    def begin_restart(self, slow: asyncio.Event) -> asyncio.Task[Verdict | None]:
+        """As `restart`, which goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
+        # Before the lock: runs that come while this waits for it are to wait for the new instance.
+        self._restarts += 1
+        restart = asyncio.create_task(self._restart(slow), name=f"restart {self.name}")
+        self._tasks.add(restart)
+        restart.add_done_callback(self._restart_ended)
+        return restart
 
     async def stop(self, reason: str = "An operator stopped it. Start it again with a restart.") -> None:
         """End the instance and return when its container is removed."""
@@ -129,6 +134,7 @@ class PluginSupervisor:
 
     def adopt(self, adopted: Adopted) -> None:
         """Continue with an instance that an earlier orchestrator started; the registry has it already."""
+        self._plugin = replace(self._plugin, manifest=adopted.instance.manifest, error=None)
         self._driver = InstanceDriver(adopted.instance, self._deps)
         self._driver.adopt(adopted.status)
 
@@ -244,7 +250,6 @@ class PluginSupervisor:
         return driver if driver is not None and driver.instance.identity.instance == token else None
 
     async def _restart(self, slow: asyncio.Event) -> Verdict | None:
-        """Sets `slow` when it begins what may take minutes."""
         async with self._command:
             instance = self.instance
             if instance is None or not instance.ready:
