@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from orchestrator.errors import EngineError
 from orchestrator.lifecycle import ReasonCode
@@ -115,7 +115,7 @@ class PluginSupervisor:
         container = self.instance.container_id if self.instance else None
         return await self._deps.engine.logs(container, tail=tail) if container else ""
 
-    async def follow_logs(self, *, tail: int) -> AsyncIterator[str]:
+    async def follow_logs(self, *, tail: int) -> AsyncGenerator[str, None]:
         """The last lines and those to come, until the container ends."""
         container = self.instance.container_id if self.instance else None
         if container:
