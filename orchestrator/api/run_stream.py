@@ -68,7 +68,7 @@ async def _body(
     *,
     disconnect: Callable[[], None],
 ) -> AsyncIterator[bytes]:
-    """The events, then `{"event": "end", "status": as without a stream, ...envelope}`. Calls `disconnect` in the end."""
+    """The events, then `{"event": "end", "status": as without a stream, ...envelope}`; then calls `disconnect`."""
     try:
         yield first
         async for line in events:

@@ -20,11 +20,10 @@ async def test_everything_passes_in_its_order() -> None:
 
 
 async def test_an_error_comes_after_what_was_before_it() -> None:
-    seen = []
+    chunks = sse.beating(counting(20, error=LookupError("lost")), "-")
+    assert [await anext(chunks) for _ in range(20)] == [str(number) for number in range(20)]
     with pytest.raises(LookupError, match="lost"):
-        async for chunk in sse.beating(counting(20, error=LookupError("lost")), "-"):
-            seen.append(chunk)
-    assert len(seen) == 20
+        await anext(chunks)
 
 
 @pytest.mark.parametrize("after", [0, 1, 30])
