@@ -40,8 +40,8 @@ from orchestrator.client.transport import (
 class Client:
     """A client of one orchestrator. Every method raises `ApiError` or a subclass. Threads may share one.
 
-    Retried are reads whose connection failed, and runs that the orchestrator did not start (429, 503 with
-    Retry-After); nothing else.
+    Retried are reads whose connection failed or that only a proxy answered, and runs that the orchestrator did not
+    start (429, 503 with Retry-After); nothing else.
     """
 
     def __init__(

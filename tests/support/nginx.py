@@ -1,4 +1,4 @@
-"""nginx before an orchestrator, as Debian ships it, with its defaults: it buffers, waits for 60 s, takes 1 MB a body."""
+"""nginx before an orchestrator, as Debian ships it, with its defaults: buffering, 60 s of patience, 1 MB a body."""
 
 import os
 import shutil
