@@ -176,6 +176,6 @@ class Lists:
 def test_an_empty_list_in_a_form_is_an_empty_list(name):
     """As the client sends one beside files."""
     lists = collect_tools(Lists())["t"]
-    fields = dict.fromkeys(lists.parameters, ["[]"])
+    fields = {parameter: ["[]"] for parameter in lists.parameters}
     found = from_form(lists, fields, {})[name]
     assert isinstance(found, list | set | tuple) and not found
