@@ -8,7 +8,7 @@ from fastapi.responses import PlainTextResponse
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import problem, unknown_plugin
-from orchestrator.api.sse import UntilShutdownResponse, shutdown_event
+from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse, beating, shutdown_event
 from orchestrator.errors import EngineError
 from orchestrator.health.health_model import PluginDetailResponse, PostMortemReport, detail_response, post_mortem_report
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
@@ -98,7 +98,8 @@ async def logs(
     name: str, request: Request, context: Context, *, tail: Tail = 100, follow: bool = False, build: Build = False
 ) -> Response:
     """The container's output, each line with its time; the last lines only if the instance has ended. While an image is
-    built for it and there is no container yet, the output of that.
+    built for it and there is no container yet, the output of that. With `follow` until it ends, and an empty line after
+    15 s of silence.
     """
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
@@ -111,7 +112,9 @@ async def logs(
         return PlainTextResponse("".join(lines[-tail:]))
     try:
         if follow:
-            return UntilShutdownResponse(supervisor.follow_logs(tail=tail), shutdown_event(request.app))
+            # An empty line as the heartbeat: each line of a log begins with its time.
+            followed = beating(supervisor.follow_logs(tail=tail), "\n")
+            return UntilShutdownResponse(followed, shutdown_event(request.app), headers=STREAM_HEADERS)
         return PlainTextResponse(await supervisor.logs(tail=tail))
     except EngineError as error:
         return problem(503, f"The logs are unavailable: {error}.", error_type="LogsUnavailable", plugin=name)

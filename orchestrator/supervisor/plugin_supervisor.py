@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Final
 
@@ -173,7 +173,7 @@ class PluginSupervisor:
         build_output = self._deps.builder.build_output
         return await asyncio.to_thread(build_output, self.name, lines=tail, running=self._building())
 
-    async def follow_logs(self, *, tail: int) -> AsyncIterator[str]:
+    async def follow_logs(self, *, tail: int) -> AsyncGenerator[str, None]:
         """The last lines and those to come, until the container ends."""
         container = self.instance.container_id if self.instance else None
         if container:

@@ -144,6 +144,7 @@ export interface Envelope {
 export type StreamEvent =
   | { event: "progress"; fraction: number | null; message: string | null }
   | { event: "item"; data: unknown }
+  | { event: "heartbeat" }
   | ({ event: "end"; items?: number } & Envelope);
 
 export interface Run {
