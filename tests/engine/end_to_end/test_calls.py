@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.checkout import TESTS
-from support.live import LiveOrchestrator, live_orchestrator
+from support.live import LiveOrchestrator, live_orchestrator, pause_container
 
 ECHO = TESTS / "fixtures" / "plugins" / "echo"
 
@@ -174,7 +174,7 @@ def test_a_container_paused_from_outside_is_detected(live: LiveOrchestrator) -> 
     """Without any request to it: UNRESPONSIVE, and the reason says that it is paused."""
     live.restart("echo")
     (container,) = live.containers()
-    container.pause()
+    pause_container(container)
     health = live.wait_for("echo", "FAILED", seconds=30)
     assert (health["reason_code"], "paused" in health["reason"]) == ("UNRESPONSIVE", True)
     assert live.restart("echo")["state"] == "INITIALIZED"
