@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import IO, Any, Literal, TypedDict
+from typing import IO, Any, Literal, NotRequired, TypedDict
 
 State = Literal["LOADED", "INITIALIZED", "RUNNING", "FAILED", "UNAVAILABLE"]
 RunState = Literal["queued", "running", "finished", "interrupted"]
@@ -41,6 +41,8 @@ class Plugin(TypedDict):
     container: dict[str, Any]
     gpus: list[dict[str, Any]]
     limits: dict[str, Any]
+    removed: NotRequired[bool]
+    """True in `watch()` of a plugin that is no longer listed; else absent."""
 
 
 class PluginDetail(Plugin):

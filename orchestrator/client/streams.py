@@ -98,4 +98,6 @@ class EventFeed:
         """The event's data; None for another kind of event."""
         if event.id.isdigit():
             self._last = int(event.id)
+        if event.event == "removed" and self._kind == "health":
+            return {**json.loads(event.data), "removed": True}
         return json.loads(event.data) if event.event == self._kind else None
