@@ -72,7 +72,12 @@ class InstanceDriver:
     @property
     def finished(self) -> bool:
         """No task of it runs, and its container is removed."""
-        return not self._tasks and not self._left_behind and (self._teardown is None or self._teardown.done())
+        return not self._tasks and self.removed
+
+    @property
+    def removed(self) -> bool:
+        """Its container is removed, or was never made."""
+        return not self._left_behind and (self._teardown is None or self._teardown.done())
 
     def container_died(self) -> None:
         """The engine reports the container's end, or no longer knows it."""

@@ -141,6 +141,43 @@ def test_logs_hold_what_a_tool_printed(live: LiveOrchestrator) -> None:
     assert "a line of mine" in live.client.get("/v1/plugins/echo/logs").text
 
 
+def test_logs_hold_what_ends_no_line(live: LiveOrchestrator) -> None:
+    """While the plugin waits, as after a prompt."""
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(live.run, "echo", "prompt", {"text": "your name?", "seconds": 8})
+        end = time.monotonic() + 8
+        while "your name?" not in (log := live.client.get("/v1/plugins/echo/logs").text):
+            assert time.monotonic() < end, log
+            time.sleep(0.05)
+        assert not run.done()
+        assert run.result().json()["ok"] is True
+
+
+def test_a_followed_log_goes_on_with_the_next_instance(live: LiveOrchestrator) -> None:
+    """Nothing is lost on the way, and notes say where the one ends and the other begins."""
+    before = live.restart("echo")["generation"]
+    seen: list[str] = []
+    with live.client.stream("GET", "/v1/plugins/echo/logs", params={"follow": "true"}, timeout=60) as answer:
+        lines = answer.iter_lines()
+
+        def until(text: str) -> None:
+            while not seen or text not in seen[-1]:
+                seen.append(next(lines))
+
+        live.run("echo", "log", {"text": "of the first"})
+        until("of the first")
+        for number in range(200):
+            live.run("echo", "log", {"text": f"last {number}"})
+        live.restart("echo")
+        live.run("echo", "log", {"text": "of the second"})
+        until("of the second")
+    printed = [line.partition(" ")[2] for line in seen if " last " in line]
+    assert printed == [f"last {number}" for number in range(200)]
+    notes = [line for line in seen if line.startswith("--- ")]
+    assert notes[0].startswith(f"--- instance {before} ended: STOPPED: ")
+    assert notes[1] == f"--- instance {before + 1} ---"
+
+
 def test_stop_and_start_by_an_operator(live: LiveOrchestrator) -> None:
     """Stopped: UNAVAILABLE, no container, 503. Started: the next generation."""
     stopped = live.client.post("/v1/plugins/echo/stop").json()

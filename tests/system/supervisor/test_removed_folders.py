@@ -169,6 +169,7 @@ async def test_one_whose_folder_is_replaced_stays(harness: Harness, monkeypatch:
     def once(folders: Any) -> Any:
         folder.rename(away)
         try:
+            assert not folders or not (folders["reader"] / "plugin.yaml").exists()
             looks.append(missing(folders))
         finally:
             away.rename(folder)
@@ -182,7 +183,9 @@ async def test_one_whose_folder_is_replaced_stays(harness: Harness, monkeypatch:
 
 async def test_one_whose_folder_was_moved_stays(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its name counts."""
-    harness.add("reader", name="reader")
+    harness.add("reader")
+    manifest = harness.plugins / "reader" / "plugin.yaml"
+    manifest.write_text(f"{manifest.read_text()}name: reader\n")
     client = await harness.open()
     await harness.settled("reader")
     await client.post("/v1/plugins/reader/stop")

@@ -78,3 +78,6 @@ def test_a_caller_that_cannot_be_accepted_waits_and_nothing_spins(path, no_descr
         while not requests and time.monotonic() < deadline:
             turns(ACCEPT_RETRY_SECONDS)
         assert requests == [("GET", "/status")]
+        caller.close()
+        turns(ACCEPT_RETRY_SECONDS)
+        control._listener.close()
