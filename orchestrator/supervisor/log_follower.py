@@ -67,8 +67,9 @@ class _Log:
         """Its lines until it is torn down, or left behind."""
         instance = self._instance
         await _first_of(instance.started, instance.torn_down, seconds=_USUAL_START)
-        if instance.ended is None and not instance.started.is_set():
-            yield _note(f"instance {instance.generation} has no container yet; waiting for it")
+        if not (instance.started.is_set() or instance.torn_down.is_set()):
+            if instance.ended is None:
+                yield _note(f"instance {instance.generation} has no container yet; waiting for it")
             await _first_of(instance.started, instance.torn_down)
         while instance.started.is_set() and instance.post_mortem is None:
             async for line in self._unseen(self._printed(tail)):

@@ -226,3 +226,18 @@ async def test_its_reader_may_leave_at_any_time(harness: Harness) -> None:
             harness.instance("reader").handle.log("a line")
             await log.until(lambda: bool(log.lines))
     await eventually(lambda: len(asyncio.all_tasks()) <= before + 1, "its tasks end")
+
+
+async def test_the_last_lines_are_there_where_the_engine_gave_no_stream(harness: Harness) -> None:
+    """From the post-mortem, once the container has ended."""
+    harness.add("reader")
+    await harness.open()
+    await harness.settled("reader")
+    harness.engine.refuse = {"follow_logs": "too many streams"}
+    async with following(harness, "reader") as log:
+        harness.instance("reader").handle.log("last words")
+        harness.instance("reader").leave(3)
+        await log.until(lambda: len(log.lines) == 2)
+    assert log.shown[0] == "last words"
+    assert log.shown[1].startswith("--- instance 1 ended: EXITED: ")
+    harness.engine.refuse = {}

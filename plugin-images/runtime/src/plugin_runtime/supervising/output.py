@@ -16,6 +16,7 @@ QUIET_SECONDS = 0.2
 MAX_LINE_SECONDS = 1.0
 """After which it is ended in any case: a progress bar is redrawn without a pause."""
 READ_BYTES = 64 * 1024
+PIPE_READS = 3  # that take all that a pipe holds
 WRITE_BYTES = select.PIPE_BUF  # a pipe that takes anything takes so much at once: the write does not wait
 
 
@@ -78,6 +79,12 @@ class OutputRelay:
         """End the line that has been unfinished for too long."""
         if not self._unsent and (end := self._lines.take(now)):
             self._send(end)
+
+    def pass_on(self) -> None:
+        """Pass on what the source has now, as far as the target takes it."""
+        for _ in range(PIPE_READS):
+            if self._unsent or not self._receive():
+                return
 
     def drain(self, seconds: float) -> None:
         """Pass on what the source has by now. For the end of the process: it waits, at most so long, for the target."""

@@ -127,6 +127,10 @@ class Supervisor:
     def _on_readable(self, source: Any, callback: Callable[[int], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, callback)
 
+    def _pass_on_output(self) -> None:
+        for relay in self._output:
+            relay.pass_on()
+
     def _timeout(self, now: float, next_check: float) -> float:
         due_at = min(next_check, self._control.accept_again_at, *(relay.due_at() for relay in self._output))
         seconds = max(0.0, due_at - now)
@@ -214,6 +218,8 @@ class Supervisor:
                     self._selector.unregister(self._worker.reports)
                 break
             self._report_buffer += data
+        # Before the report: who reads that the plugin failed finds in the log what was printed before.
+        self._pass_on_output()
         *lines, rest = bytes(self._report_buffer).split(b"\n")
         self._report_buffer = bytearray(rest)
         changed = [self._status.apply_report(parse_report(line)) for line in lines]
