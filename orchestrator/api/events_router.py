@@ -57,8 +57,8 @@ async def events(request: Request, context: Context, which: Which, last_event_id
 async def plugin_events(
     name: str, request: Request, context: Context, which: Which, last_event_id: LastEventId = None
 ) -> Any:
-    """As /v1/events, for one plugin."""
-    if context.registry.get(name) is None:
+    """As /v1/events, for one plugin; also for one that was removed, as far as the history has it."""
+    if context.registry.get(name) is None and not await _page(context, name, None, 1):
         return unknown_plugin(name)
     return await _respond(request, context, which, last_event_id, plugin=name)
 

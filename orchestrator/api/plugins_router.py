@@ -82,10 +82,12 @@ async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
 async def post_mortem(
     name: str, context: Context, generation: Annotated[int | None, Query(ge=0)] = None
 ) -> PostMortemReport | Response:
-    """The post-mortem of the instance of this generation, or of the last one that ended. Survives restarts."""
-    if context.registry.get(name) is None:
-        return unknown_plugin(name)
+    """The post-mortem of the instance of this generation, or of the last one that ended. Survives restarts, and the
+    plugin's removal.
+    """
     report = await context.history.post_mortem_of(name, generation)
+    if report is None and context.registry.get(name) is None:
+        return unknown_plugin(name)
     if report is None:
         which = "any instance" if generation is None else f"generation {generation}"
         sentence = f"No post-mortem of {which} of {name} in the history."
@@ -98,23 +100,25 @@ async def logs(
     name: str, request: Request, context: Context, *, tail: Tail = 100, follow: bool = False, build: Build = False
 ) -> Response:
     """The container's output, each line with its time; the last lines only if the instance has ended. While an image is
-    built for it and there is no container yet, the output of that. With `follow` until it ends, and an empty line after
-    15 s of silence.
+    built for it and there is no container yet, the output of that.
+
+    With `follow` it goes on, with that of the next instances too, and with an empty line after 15 s of silence. A line
+    that begins with `--- ` says that an instance is awaited, has ended, or is the next; no line of a container does.
     """
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
         return unknown_plugin(name)
     if build:
         return PlainTextResponse(await supervisor.build_output(tail=tail))
+    if follow:
+        # An empty line as the heartbeat: each line of a log begins with its time.
+        followed = beating(supervisor.follow_logs(tail=tail), "\n")
+        return UntilShutdownResponse(followed, shutdown_event(request.app), headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
     if record.post_mortem is not None:
         lines = (record.post_mortem.log_tail or record.post_mortem.build_output).splitlines(keepends=True)
         return PlainTextResponse("".join(lines[-tail:]))
     try:
-        if follow:
-            # An empty line as the heartbeat: each line of a log begins with its time.
-            followed = beating(supervisor.follow_logs(tail=tail), "\n")
-            return UntilShutdownResponse(followed, shutdown_event(request.app), headers=STREAM_HEADERS)
         return PlainTextResponse(await supervisor.logs(tail=tail))
     except EngineError as error:
         return problem(503, f"The logs are unavailable: {error}.", error_type="LogsUnavailable", plugin=name)

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import IO, Any, Literal, TypedDict
+from typing import IO, Any, Literal, NotRequired, TypedDict
 
 State = Literal["LOADED", "INITIALIZED", "RUNNING", "FAILED", "UNAVAILABLE"]
 RunState = Literal["queued", "running", "finished", "interrupted"]
@@ -60,6 +60,8 @@ class Plugin(TypedDict):
     limits: dict[str, Any]
     activity: Activity | None
     restart: Restart | None
+    removed: NotRequired[bool]
+    """True in `watch()` of a plugin that is no longer listed; else absent."""
 
 
 class PluginDetail(Plugin):

@@ -107,6 +107,8 @@ class EventFeed:
         """The event's data; None for another kind of event."""
         if event.id.isdigit():
             self._last = int(event.id)
+        if event.event == "removed" and self._kind == "health":
+            return {**_object(event.data), "removed": True}
         return _object(event.data) if event.event == self._kind else None
 
 

@@ -165,14 +165,16 @@ class Client:
             yield from self._follow(EventFeed(operations.events_path(plugin), kind="lifecycle", after=last))
 
     def watch(self) -> Generator[Plugin, None, None]:
-        """Every plugin now, then each that changed, without end."""
+        """Every plugin now, then each that changed or was `removed`, without end."""
         yield from self._follow(EventFeed("/v1/events", kind="health"))
 
     def logs(
         self, plugin: str, *, tail: int = 100, follow: bool = False, build: bool = False
     ) -> Generator[str, None, None]:
-        """The container's log, line by line; with `follow` until it ends. With `build` the output of the last build of
-        its image instead, which is not followed.
+        """The container's log, line by line; with `follow` that of the next instances too, without end. With `build`
+        the output of the last build of its image instead, which is not followed.
+
+        A line that begins with `--- ` is none of a container: it says that an instance is awaited, ended or is next.
         """
         request = operations.logs_request(plugin, tail, follow=follow, build=build)
         with closing(self._send(request, retries=self._retries)) as response:

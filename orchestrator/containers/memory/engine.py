@@ -132,6 +132,10 @@ class MemoryEngine:
         """The kernel kills some process in it for memory. Its program continues; `kill_outside` ends that too."""
         self._find(container_id).run_out_of_memory()
 
+    def pause_outside(self, container_id: str) -> None:
+        """`docker pause`. Its program continues here."""
+        self._find(container_id).pause()
+
     async def kill_outside(self, container_id: str) -> None:
         """SIGKILL from outside the engine: no `kill` event precedes the end."""
         await self._find(container_id).kill()
