@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,8 @@ from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _APP = "plugin-orchestrator"
+_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+_SYSTEM_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def _duration(value: Any) -> Any:
@@ -84,7 +87,8 @@ class Settings(BaseSettings):
     plugins_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = (Path("plugins"),)
     """Folders that hold plugin folders, separated by colons."""
     models_dir: Path | None = None
-    """Where set, a plugin's models are in <models_dir>/<plugin>/ instead of its own folder."""
+    """Where set, a plugin's models are in <models_dir>/<plugin>/ instead of its own folder, and fetched ones in
+    <models_dir>/.store instead of <state_dir>/models."""
     secrets_dir: Path | None = None
     """Secrets for plugins, as <secrets_dir>/<plugin>/<name>; <state_dir>/secrets where not set."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, use_site_for_root=True))
@@ -141,8 +145,17 @@ class Settings(BaseSettings):
     gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
     """How GPUs are requested of the engine: by what it reports, or by one of the two regardless."""
     ca_bundle: Path | None = None
-    """CA certificates that image builds trust; by default those of SSL_CERT_FILE and similar variables."""
+    """CA certificates that image builds and pulls of models trust; by default those of SSL_CERT_FILE and similar
+    variables."""
     python_image: str = "plugin-orchestrator/python:3.11-bookworm"
     """The image that the base image is built on."""
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
+
+
+def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None:
+    """The CA certificates that this host trusts: builds and pulls of models trust what the host trusts."""
+    if settings.ca_bundle is not None:
+        return settings.ca_bundle
+    named = (environment.get(name) for name in _CA_VARIABLES)
+    return next((Path(path) for path in (*named, _SYSTEM_BUNDLE) if path and Path(path).is_file()), None)

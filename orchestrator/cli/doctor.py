@@ -15,7 +15,7 @@ from rich.text import Text
 
 from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
-from orchestrator.app import ca_bundle, docker_engine
+from orchestrator.app import docker_engine
 from orchestrator.audit.findings import Finding, Level, error, ok, warning
 from orchestrator.cli import doctor_findings
 from orchestrator.cli.connection import address
@@ -26,7 +26,7 @@ from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.gpus import GpuHost
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
-from orchestrator.settings import Settings
+from orchestrator.settings import Settings, ca_bundle
 
 _SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("note", "yellow"), Level.ERROR: ("FAIL", "bold red")}
 

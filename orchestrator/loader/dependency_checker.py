@@ -10,8 +10,9 @@ from pathlib import Path
 from plugin_runtime.startup import model_files
 
 from orchestrator.lifecycle import ReasonCode
-from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.manifest import Manifest, Model
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
+from orchestrator.models.store import ModelStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +32,30 @@ class DependencyCheck:
 class DependencyChecker:
     """Checks on the host that a plugin's model files are valid by their first 16 bytes, and that its secrets exist."""
 
-    def __init__(self, models_dir: Path | None = None, secrets: SecretSource | None = None) -> None:
+    def __init__(
+        self, models_dir: Path | None = None, secrets: SecretSource | None = None, store: ModelStore | None = None
+    ) -> None:
         self._models_dir = models_dir
+        self.store = store or ModelStore(Path(os.devnull))
         self.secrets = secrets or SecretSource(Path(os.devnull), {})
 
     def models_folder(self, manifest: Manifest, folder: Path) -> Path:
         """The host folder of this plugin's model files."""
         return folder if self._models_dir is None else self._models_dir / manifest.name
 
+    def model_paths(self, manifest: Manifest, folder: Path) -> dict[str, Path]:
+        """Where each model is on the host, whether it exists or not: the store's file, else the one at its path."""
+        base = self.models_folder(manifest, folder)
+        return {name: self._fetched(model) or base / model.path for name, model in manifest.models.items()}
+
+    def _fetched(self, model: Model) -> Path | None:
+        # Before a file at its path: that may be what an earlier manifest named, and nobody has hashed it.
+        return None if model.sha256 is None else self.store.find(model.sha256)
+
     def check(self, manifest: Manifest, folder: Path) -> list[DependencyCheck]:
         """One check per model file and per secret, in the manifest's order."""
         base = self.models_folder(manifest, folder)
-        models = [self._check_model(name, base, relative) for name, relative in manifest.models.items()]
+        models = [self._check_model(manifest.name, name, base, model) for name, model in manifest.models.items()]
         return models + [self._check_secret(manifest.name, name) for name in manifest.secrets]
 
     def _check_secret(self, plugin: str, name: str) -> DependencyCheck:
@@ -52,8 +65,10 @@ class DependencyChecker:
             return DependencyCheck(f"secret:{name}", "is missing", ReasonCode.SECRET_MISSING, str(error))
         return DependencyCheck(f"secret:{name}", "is provided")
 
-    def _check_model(self, name: str, base: Path, relative: str) -> DependencyCheck:
-        check = f"model:{name}"
+    def _check_model(self, plugin: str, name: str, base: Path, model: Model) -> DependencyCheck:
+        check, relative = f"model:{name}", model.path
+        if self._fetched(model) is not None:
+            return DependencyCheck(check, "it is in the model store, which holds right files alone")
         path = base / relative
         if not _inside(path, base):
             sentence = (
@@ -65,6 +80,12 @@ class DependencyChecker:
         if problem is None:
             return DependencyCheck(check, "its first bytes fit its format")
         where = "its plugin's folder" if self._models_dir is None else f"<MODELS_DIR>/{base.name}"
+        if model.sources and not os.path.lexists(path):
+            sentence = (
+                f"The model {name!r} ({relative}) has not been fetched. Run `orchestrator models pull {plugin}`, then"
+                f" `orchestrator start {plugin}`."
+            )
+            return DependencyCheck(check, "has not been fetched", ReasonCode.MODEL_MISSING, sentence)
         sentence = f"{problem.reason} ({relative} in {where})"
         return DependencyCheck(check, problem.reason, ReasonCode(problem.code), sentence)
 

@@ -55,12 +55,11 @@ def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> list[C
 
 def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimits, folder: Path) -> str:
     """SHA-256 over everything that an instance is made from. Raises `BuildError`, `OSError`."""
-    models = deps.checker.models_folder(manifest, folder)
     content = {
         "manifest": manifest.model_dump(mode="json"),
         "limits": msgspec.structs.asdict(limits),
         "image": deps.builder.fingerprint(ImageRecipe.of(manifest, folder)),
-        "models": {name: _file_stamp(models / relative) for name, relative in manifest.models.items()},
+        "models": {name: _file_stamp(path) for name, path in deps.checker.model_paths(manifest, folder).items()},
         "max_result": int(deps.settings.max_result),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -91,7 +90,7 @@ async def start_container(
         instance.identity,
         image=instance.image_id or "",
         run_folder=instance.run_folder,
-        models_folder=deps.checker.models_folder(instance.manifest, folder),
+        model_paths=deps.checker.model_paths(instance.manifest, folder),
         max_result=int(deps.settings.max_result),
         cores=cores,
         devices=devices,

@@ -27,6 +27,8 @@ LABEL_GENERATION: Final = "plugin-orchestrator.generation"
 LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
 LABEL_CONTENT: Final = "plugin-orchestrator.content"
 """The instance's fingerprint."""
+LABEL_MODELS: Final = "plugin-orchestrator.models"
+"""SHA-256 of each of its models that may be in the store of fetched models, separated by commas."""
 
 _FOLLOW_OMP: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_MAX_THREADS")
 """Variables of libraries that heed OMP_NUM_THREADS where theirs is not set."""
@@ -112,6 +114,12 @@ def secrets_folder(run_folder: Path) -> Path:
     return run_folder / "secrets"
 
 
+def model_labels(manifest: Manifest) -> dict[str, str]:
+    """What tells `models gc` which files of the store a container may have mounted."""
+    hashes = sorted({model.sha256 for model in manifest.models.values() if model.sha256 is not None})
+    return {LABEL_MODELS: ",".join(hashes)} if hashes else {}
+
+
 def container_spec(
     manifest: Manifest,
     limits: EffectiveLimits,
@@ -119,7 +127,7 @@ def container_spec(
     *,
     image: str,
     run_folder: Path,
-    models_folder: Path,
+    model_paths: Mapping[str, Path],
     max_result: int,
     cores: int = 0,
     devices: DeviceGrant | None = None,
@@ -127,19 +135,18 @@ def container_spec(
     gateway: Gateway | None = None,
 ) -> ContainerSpec:
     """The container of this instance: not root, read-only, no capabilities, no network unless the manifest has
-    `egress`. With a `gateway` its run folder is in the engine's memory, else on the host. `cores`: of the engine's
-    machine, 0 where unknown.
+    `egress`. `model_paths`: where its models are on the host. With a `gateway` its run folder is in the engine's
+    memory, else on the host. `cores`: of the engine's machine, 0 where unknown.
     """
-    models = {name: f"{MODELS_FOLDER}/{name}/{Path(relative).name}" for name, relative in manifest.models.items()}
+    # Under the name that the manifest gives it, wherever it is.
+    models = {name: f"{MODELS_FOLDER}/{name}/{Path(model.path).name}" for name, model in manifest.models.items()}
     mounts = [] if gateway else [BindMount(run_folder, RUN_FOLDER, read_only=False)]
-    mounts += [
-        BindMount((models_folder / relative).resolve(), models[name]) for name, relative in manifest.models.items()
-    ]
+    mounts += [BindMount(model_paths[name].resolve(), models[name]) for name in manifest.models]
     mounts += [BindMount(secrets_folder(run_folder) / name, f"{SECRETS_FOLDER}/{name}") for name in manifest.secrets]
     return ContainerSpec(
         name=identity.container_name,
         image=image,
-        labels={**identity.labels(), **grant_labels},
+        labels={**identity.labels(), **grant_labels, **model_labels(manifest)},
         environment={
             **thread_variables(limits, manifest.env, cores),
             **manifest.env,

@@ -33,7 +33,7 @@ def spec(
         InstanceIdentity("d3pl0y", "reader", 4, "abcd1234"),
         image="sha256:1",
         run_folder=RUN_FOLDER,
-        models_folder=MODELS,
+        model_paths={name: MODELS / model.path for name, model in requested.models.items()},
         max_result=1000,
         cores=cores,
         gateway=gateway,
@@ -132,6 +132,25 @@ def test_models_are_mounted_one_by_one_and_read_only() -> None:
         "weights": "/models/weights/w.pt",
         "labels": "/models/labels/labels.txt",
     }
+
+
+def test_a_fetched_model_is_mounted_under_its_own_name_and_named_in_a_label() -> None:
+    """In the store it is called by its hash; `models gc` finds by the label what is mounted."""
+    fetched = {"path": "deep/w.pt", "from": ["https://host/any?name=1"], "sha256": "A" * 64}
+    requested = manifest(models={"weights": fetched, "labels": "labels.txt"})
+    container = container_spec(
+        requested,
+        effective_limits(requested, Settings()),
+        InstanceIdentity("d3pl0y", "reader", 4, "abcd1234"),
+        image="sha256:1",
+        run_folder=RUN_FOLDER,
+        model_paths={"weights": Path("/store/sha256") / ("a" * 64), "labels": MODELS / "labels.txt"},
+        max_result=1000,
+    )
+    assert BindMount(Path("/store/sha256") / ("a" * 64), "/models/weights/w.pt", read_only=True) in container.mounts
+    assert json.loads(container.environment["PLUGIN_MODELS"])["weights"] == "/models/weights/w.pt"
+    assert container.labels["plugin-orchestrator.models"] == "a" * 64
+    assert "plugin-orchestrator.models" not in spec(models={"labels": "labels.txt"}).labels
 
 
 def test_the_only_way_out_is_the_one_that_was_requested() -> None:
