@@ -61,7 +61,8 @@ def _download(
         if answer.action in {"append", "restart"}:
             begun = shown_url(url), validator_of(response.headers), answer.total
             partial.begin(*begun, restart=answer.action == "restart")
-            _receive(store, partial, response.iter_raw(CHUNK), on_bytes)
+            # As they come: what a larger piece would collect is lost where the connection breaks.
+            _receive(store, partial, response.iter_raw(), on_bytes)
             return
     if answer.action == "again":
         partial.rewind()
@@ -120,18 +121,20 @@ def _copy(store: ModelStore, partial: Partial, url: str, on_bytes: Callable[[], 
         descriptor = os.open(local_path(url), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise TransferError(f"it cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
             raise TransferError("it is not a regular file")
         partial.begin(shown_url(url), "", info.st_size, restart=partial.size > info.st_size)
-        file.seek(partial.size)
-        _receive(store, partial, _chunks(file.read), on_bytes)
+        _receive(store, partial, _chunks(descriptor, partial.size), on_bytes)
+    finally:
+        os.close(descriptor)
 
 
-def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
+def _chunks(descriptor: int, start: int) -> Iterator[bytes]:
     try:
-        while chunk := read(CHUNK):
+        while chunk := os.pread(descriptor, CHUNK, start):
+            start += len(chunk)
             yield chunk
     except OSError as error:
         raise TransferError(f"it cannot be read: {error.strerror}") from None
