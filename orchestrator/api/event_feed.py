@@ -21,6 +21,7 @@ from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
 
 HEARTBEAT_SECONDS: Final = 15.0
 _HEALTH_INTERVAL: Final = 1.0  # minimum seconds between two health frames of one plugin
+_ACTIVITY_INTERVAL: Final = 10.0  # the same where only the duration of an activity has changed
 _MAX_BACKLOG: Final = 1000  # events that wait for a slow reader before its stream is cut
 
 
@@ -237,7 +238,8 @@ class EventFeed:
         pause = _HEALTH_INTERVAL
         for record in self._registry.list():
             sent = self._health.get(record.name)
-            if sent is not None and _unchanged(sent.record, record):
+            unchanged = sent is not None and _unchanged(sent.record, record)
+            if sent is not None and unchanged and (record.activity is None or time - sent.at < _ACTIVITY_INTERVAL):
                 continue
             due = sent.at + _HEALTH_INTERVAL - time if sent else 0
             if due > 0:

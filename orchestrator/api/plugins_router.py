@@ -28,14 +28,31 @@ async def tools(name: str, context: Context) -> Any:
     return unknown_plugin(name) if record is None else [dict(tool) for tool in record.tools]
 
 
-@router.post("/restart", response_model=PluginDetailResponse)
-async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
-    """Replace the instance by a new one, from the current manifest."""
+@router.post(
+    "/restart",
+    response_model=PluginDetailResponse,
+    responses={
+        202: {"description": "An image is built; the instance serves until then", "model": PluginDetailResponse},
+        409: {"description": "Refused: there can be no new instance. The old one serves on"},
+    },
+)
+async def restart(name: str, context: Context, response: Response, wait: Wait = 0) -> PluginDetailResponse | Response:
+    """Replace the instance by a new one, from the current manifest.
+
+    One that serves is stopped only when all that can fail before is done: manifest, models, secrets, GPU, image.
+    """
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
-    await supervisor.restart()
-    return await _after(supervisor, context, wait)
+    end = time.monotonic() + wait
+    refusal = await supervisor.restart(wait)
+    if refusal is not None:
+        return problem(409, refusal.reason, error_type="RestartRefused", plugin=name, reason_code=refusal.code)
+    record = context.registry.get(name)
+    if record is not None and record.restart is not None:
+        response.status_code = 202
+        return detail_response(record, time.monotonic())
+    return await _after(supervisor, context, max(0.0, end - time.monotonic()))
 
 
 @router.post("/start", response_model=PluginDetailResponse)

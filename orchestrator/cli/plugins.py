@@ -43,8 +43,8 @@ def _watch(changes: Iterable[Plugin], *, as_json: bool) -> None:
             if as_json:
                 print_line(plugin)
             else:
-                reason = f"  {plugin['reason_code']}: {plugin['reason']}" if plugin["reason_code"] else ""
-                print_raw(f"{plugin['observed_at']}  {plugin['name']}  {plugin['state']}{reason}")
+                reason = "  " + ": ".join(filter(None, (plugin["reason_code"], plugin["reason"])))
+                print_raw(f"{plugin['observed_at']}  {plugin['name']}  {plugin['state']}{reason.rstrip()}")
         return
     known: dict[str, tuple[float, Plugin]] = {}
 
@@ -161,7 +161,7 @@ def _print_event(event: LifecycleEvent, *, with_plugin: bool) -> None:
     which = f"{event['plugin']} " if with_plugin else ""
     line = Text.assemble((when, "dim"), f"  {which}#{event['generation']}  ", (state, STATE_COLOURS.get(state, "")))
     console.print(line, soft_wrap=True)
-    if event["reason_code"]:
+    if event["reason"]:
         console.print(reason_below(event["reason_code"], event["reason"]))
 
 

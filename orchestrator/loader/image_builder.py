@@ -4,8 +4,8 @@ import asyncio
 import shutil
 import tempfile
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,11 @@ _CONFLICT_LINES: Final = 500  # of the output's end, in which pip's account of a
 
 
 class ImageBuilder:
-    """Provides images. Concurrent callers for one image share its build."""
+    """Provides images. Concurrent callers for one image share its build, and each gets its output.
+
+    `on_output` gets each line of a build, and a line for each other step that takes its time; nothing for an image that
+    is there already.
+    """
 
     def __init__(
         self,
@@ -65,6 +69,8 @@ class ImageBuilder:
         self._python_image = python_image
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT_BUILDS)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._listeners: defaultdict[str, list[Output]] = defaultdict(list)
+        """By lock, those who hold it or wait for it."""
 
     def clear_contexts(self) -> None:
         """Remove build contexts that a killed orchestrator left behind. Call it before the first build."""
@@ -80,15 +86,15 @@ class ImageBuilder:
     async def ensure_plugin(self, recipe: ImageRecipe, on_output: Output | None = None) -> ImageStatus:
         """The plugin's image. Raises `BuildError`, or `NotFoundError` for a prebuilt one that cannot be pulled."""
         if recipe.prebuilt:
-            async with self._locks[f"image {recipe.base}"]:
+            async with self._alone(f"image {recipe.base}", on_output) as say:
                 advice = (
                     "Check its name under `image` in plugin.yaml, log in to its registry (docker login), or load it"
                     " with docker load"
                 )
-                return await self._fetch(recipe.base, advice)
+                return await self._fetch(recipe.base, advice, say)
         base = await self._ensure_shared(recipe.base, on_output)
-        async with self._locks[f"plugin {recipe.name}"]:
-            return await self._ensure(partial(plugin_plan, recipe, base), on_output, self._slots, _RETAINED)
+        async with self._alone(f"plugin {recipe.name}", on_output) as say:
+            return await self._ensure(partial(plugin_plan, recipe, base), say, self._slots, _RETAINED)
 
     def fingerprint(self, recipe: ImageRecipe) -> str:
         """Hash of the current sources of the plugin's image, without the Python image under it. Does not call the
@@ -112,8 +118,8 @@ class ImageBuilder:
 
         Raises `BuildError`, or `NotFoundError` where the Python image under it cannot be pulled.
         """
-        async with self._locks["own"]:
-            python = await self._fetch_python()
+        async with self._alone("own", on_output) as say:
+            python = await self._fetch_python(say)
             plan = partial(
                 own_image_plan,
                 self._images_dir,
@@ -121,18 +127,18 @@ class ImageBuilder:
                 python_image=self._python_image,
                 python_id=python.id,
             )
-            image = await self._ensure(plan, on_output, nullcontext(), _RETAINED)
+            image = await self._ensure(plan, say, nullcontext(), _RETAINED)
             await self._engine.tag_image(image.id, OWN_IMAGE_TAG)
             return image
 
     async def _ensure_shared(self, kind: str, on_output: Output | None) -> ImageStatus:
         if kind != "base":
             base = await self._ensure_shared("base", on_output)
-            async with self._locks[f"shared {kind}"]:
+            async with self._alone(f"shared {kind}", on_output) as say:
                 derived = partial(derived_plan, kind, self._images_dir, base)
-                return await self._ensure(derived, on_output, nullcontext(), _RETAINED_SHARED)
+                return await self._ensure(derived, say, nullcontext(), _RETAINED_SHARED)
         plan = partial(shared_plan, kind, self._images_dir, ca_bundle=self._ca_bundle, python_image=self._python_image)
-        async with self._locks[f"shared {kind}"]:
+        async with self._alone(f"shared {kind}", on_output) as say:
             try:
                 python = await self._engine.image(self._python_image)
             except NotFoundError:
@@ -141,19 +147,37 @@ class ImageBuilder:
                 found = await self._engine.images({SOURCE_LABEL: wanted.hashes[SOURCE_LABEL]})
                 if built := [image for image in found if wanted.in_family(image)]:
                     return max(built, key=_created)
-                python = await self._fetch_python()
-            return await self._ensure(partial(plan, python_id=python.id), on_output, nullcontext(), _RETAINED_SHARED)
+                python = await self._fetch_python(say)
+            return await self._ensure(partial(plan, python_id=python.id), say, nullcontext(), _RETAINED_SHARED)
 
-    async def _fetch_python(self) -> ImageStatus:
+    @asynccontextmanager
+    async def _alone(self, key: str, on_output: Output | None) -> AsyncIterator[Output]:
+        """Hold a lock. Yields what passes a line on to the holder and to all who wait for the lock."""
+        listeners = self._listeners[key]
+
+        def say(line: str) -> None:
+            for listener in tuple(listeners):
+                listener(line)
+
+        listener = on_output or _discard
+        listeners.append(listener)
+        try:
+            async with self._locks[key]:
+                yield say
+        finally:
+            listeners.remove(listener)
+
+    async def _fetch_python(self, say: Output) -> ImageStatus:
         advice = (
             "Run `make up`, which builds one, or set ORCHESTRATOR_PYTHON_IMAGE to one that can be pulled, such"
             " as python:3.11-slim-bookworm"
         )
-        return await self._fetch(self._python_image, advice)
+        return await self._fetch(self._python_image, advice, say)
 
-    async def _fetch(self, reference: str, advice: str) -> ImageStatus:
+    async def _fetch(self, reference: str, advice: str, say: Output) -> ImageStatus:
         with suppress(NotFoundError):
             return await self._engine.image(reference)
+        say(f"pulling {reference}")
         try:
             return await self._engine.pull(reference)
         except (NotFoundError, EngineRefusedError) as error:
@@ -164,21 +188,24 @@ class ImageBuilder:
     async def _ensure(
         self,
         make_plan: Callable[[], ImagePlan],
-        on_output: Output | None,
+        say: Output,
         slot: AbstractAsyncContextManager[None],
         retained: int,
     ) -> ImageStatus:
         plan = await asyncio.to_thread(make_plan)
         with suppress(NotFoundError):
             return await self._engine.image(plan.tag)
+        if slot is self._slots and self._slots.locked():
+            say("waiting until another build has ended")
         async with slot:
             # Files may have changed while this waited for its slot, and the tag must match the image's content.
             plan = await asyncio.to_thread(make_plan)
-            image = await self._build(plan, on_output or _discard)
+            say(f"collecting the files of {plan.name}")
+            image = await self._build(plan, say)
         await self._prune(plan, image, retained)
         return image
 
-    async def _build(self, plan: ImagePlan, on_output: Output) -> ImageStatus:
+    async def _build(self, plan: ImagePlan, say: Output) -> ImageStatus:
         self._contexts.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=self._contexts) as folder,
@@ -190,7 +217,7 @@ class ImageBuilder:
                 line = self._credentials.mask(line)
                 output.append(line)
                 log.write(line)
-                on_output(line)
+                say(line)
 
             await asyncio.to_thread(plan.write_context, Path(folder))
             try:
