@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import ssl
 import stat
 from collections.abc import Callable, Iterator
@@ -152,7 +153,7 @@ def _http_errors() -> Iterator[None]:
                 f"its certificate is not trusted ({certificate}); ORCHESTRATOR_CA_BUNDLE names the file of the"
                 " certificates to trust"
             ) from None
-        reason = without_credentials(str(error)) or type(error).__name__
+        reason = without_credentials(re.sub(r"\[Errno -?\d+\] ", "", str(error))) or type(error).__name__
         raise TransferError(reason[:1].lower() + reason[1:], transient=True) from None
 
 

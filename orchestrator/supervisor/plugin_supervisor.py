@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 from orchestrator.errors import EngineError
@@ -84,6 +85,11 @@ class PluginSupervisor:
     def instance(self) -> Instance | None:
         """The newest instance, also where it has ended."""
         return None if self._driver is None else self._driver.instance
+
+    @property
+    def folder(self) -> Path:
+        """The plugin's folder, as last discovered."""
+        return self._plugin.folder
 
     @property
     def restarting(self) -> bool:

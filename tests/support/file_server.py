@@ -6,10 +6,13 @@ with FileServer(content) as server:
     assert server.ranges == [None, "bytes=1000-", "bytes=1000-"]
 """
 
+import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 Answer = Callable[["Handler"], None]
@@ -149,10 +152,28 @@ def silent(handler: Handler) -> None:
     handler.owner.stopping.wait(60)
 
 
-class FileServer:
-    """`etag` empty: none; `ranged` false: every answer is the whole file; `rate`: bytes a second, None for no limit."""
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
 
-    def __init__(self, content: bytes, *, etag: str = '"1"', ranged: bool = True, rate: int | None = None) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):  # a caller that left, or that does not trust the certificate
+            super().handle_error(request, client_address)
+
+
+class FileServer:
+    """`certificate`: a file of certificate and key, for HTTPS. `etag` empty: none. `ranged` false: every answer is
+    the whole file. `rate`: bytes a second, None for no limit.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        etag: str = '"1"',
+        ranged: bool = True,
+        rate: int | None = None,
+        certificate: Path | None = None,
+    ) -> None:
         self.content, self.etag, self.ranged, self.rate = content, etag, ranged, rate
         self.requests: list[dict[str, str]] = []
         self.answers: list[Answer] = []
@@ -160,9 +181,15 @@ class FileServer:
         self.bytes_sent = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.owner = self  # type: ignore[attr-defined]
-        self._server.daemon_threads = True
+        self._scheme = "http" if certificate is None else "https"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     def next(self, *answers: Answer) -> None:
@@ -170,7 +197,7 @@ class FileServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/weights.onnx"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}/weights.onnx"
 
     @property
     def ranges(self) -> list[str | None]:

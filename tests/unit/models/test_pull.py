@@ -4,10 +4,10 @@ import errno
 import os
 import shutil
 import socket
-import ssl
+import subprocess
 import threading
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -284,20 +284,55 @@ def test_credentials_are_sent_and_never_shown(pull: Pulls, server: FileServer) -
     assert "hunter2" not in f"{caught.value} {pull.told.notes}" and "127.0.0.1" in str(caught.value)
 
 
-def test_an_untrusted_certificate_is_told_with_the_setting(pull: Pulls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not tried again."""
-    try:
-        raise ssl.SSLCertVerificationError
-    except ssl.SSLCertVerificationError as cause:
-        cause.verify_message = "unable to get local issuer certificate"
+# Through TLS and proxies
 
-        def refuse(*_: object, **__: object) -> None:
-            raise httpx.ConnectError("[SSL]") from cause
 
-        monkeypatch.setattr(httpx.Client, "send", refuse)
-        with pytest.raises(PullError, match="local issuer certificate.*ORCHESTRATOR_CA_BUNDLE"):
-            pull("https://127.0.0.1:1/w")
-    assert pull.slept == []
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that nobody trusts, and its key, in one file."""
+    path = tmp_path / "certificate.pem"
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    new = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject)
+    subprocess.run([*new, "-keyout", path, "-out", tmp_path / "public.pem"], check=True, capture_output=True)
+    path.write_text(path.read_text() + (tmp_path / "public.pem").read_text())
+    return path
+
+
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+
+
+@needs_openssl
+def test_a_certificate_is_trusted_by_the_operators_bundle_alone(pull: Pulls, certificate: Path) -> None:
+    """Without it the pull is refused at once, with the setting's name."""
+    with FileServer(CONTENT, certificate=certificate) as server:
+        with pytest.raises(PullError, match=r"certificate is not trusted.*ORCHESTRATOR_CA_BUNDLE"):
+            pull(server.url)
+        assert pull.slept == [] and pull.empty
+        with http_client(certificate) as client:
+            again = Pulls(pull.store, client)
+            assert again(server.url) == "fetched" and again.right
+
+
+@needs_openssl
+def test_a_redirect_never_leads_from_https_to_http(pull: Pulls, server: FileServer, certificate: Path) -> None:
+    with FileServer(b"", certificate=certificate) as front, http_client(certificate) as client:
+        front.default = status(302, Location=server.url)
+        with pytest.raises(PullError, match="which is not followed"):
+            Pulls(pull.store, client)(front.url)
+    assert server.requests == []
+
+
+def test_the_proxy_of_the_environment_is_used(pull: Pulls, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for builds; its address may have credentials."""
+    for name in ("NO_PROXY", "no_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", server.url.replace("http://", "http://proxy:hunter2@"))
+    server.next(cut_after(HALF))
+    with http_client(None) as client:
+        again = Pulls(pull.store, client)
+        assert again("http://nowhere.example/w.onnx") == "fetched" and again.right
+    assert len(server.requests) == 2 and server.requests[0]["proxy-authorization"].startswith("Basic ")
+    assert "hunter2" not in f"{again.told.notes}"
 
 
 # From files
@@ -316,7 +351,7 @@ def test_a_copy_goes_on_too(pull: Pulls, tmp_path: Path) -> None:
     with pull.store.open_partial(SHA256) as partial:
         partial.append(CONTENT[:HALF])
     assert pull(f"file://{tmp_path}/w") == "fetched" and pull.right
-    assert [step.done for step in pull.told.steps if step.phase == "fetching"][0] > HALF
+    assert next(step.done for step in pull.told.steps if step.phase == "fetching") > HALF
 
 
 def test_what_is_no_file_is_refused(pull: Pulls, tmp_path: Path) -> None:
@@ -331,9 +366,8 @@ def test_what_is_no_file_is_refused(pull: Pulls, tmp_path: Path) -> None:
 # The disk
 
 
-def _free(monkeypatch: pytest.MonkeyPatch, *free: int) -> None:
-    usage, left = namedtuple("usage", "total used free"), list(free)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, left.pop(0) if len(left) > 1 else left[0]))
+def _free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
 
 
 def test_a_disk_that_is_too_small_is_told_before(
@@ -381,7 +415,7 @@ def test_a_full_disk_is_told_when_it_happens(
 
 def test_a_store_that_cannot_be_written_is_told(pull: Pulls, server: FileServer) -> None:
     pull.store.root.write_text("a file")
-    with pytest.raises(ModelStoreError, match="cannot be used: .*ORCHESTRATOR_MODELS_DIR"):
+    with pytest.raises(ModelStoreError, match=r"cannot be used: .*ORCHESTRATOR_MODELS_DIR"):
         pull(server.url)
 
 
