@@ -38,6 +38,7 @@ class PullDisplay:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._drawn = errors.is_terminal and not errors.is_dumb_terminal
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -46,7 +47,7 @@ class PullDisplay:
             TimeRemainingColumn(),
             console=errors,
             transient=True,
-            disable=not errors.is_terminal,
+            disable=not self._drawn,
         )
         self._task: TaskID | None = None
         self._shown = ("", "")
@@ -70,8 +71,10 @@ class PullDisplay:
             self._clear()
             self._shown, self._began = (label, progress.phase), (now, progress.done)
             self._next_line = now + _FIRST_LINE
-            self._task = self._bars.add_task(f"{label}: {progress.phase}", completed=progress.done)
-        if errors.is_terminal and self._task is not None:
+            self._task = self._bars.add_task(
+                f"{label}: {progress.phase}", completed=progress.done, total=progress.total
+            )
+        if self._drawn and self._task is not None:
             self._bars.update(self._task, completed=progress.done, total=progress.total)
         elif now >= self._next_line:
             self._next_line = now + _LINE_INTERVAL
