@@ -18,6 +18,9 @@ router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404
 Wait = Annotated[
     float, Query(ge=0, le=600, description="Seconds to wait until the new instance is ready or has failed.")
 ]
+Build = Annotated[
+    bool, Query(description="The output of the last build of its image instead, without times; not followed.")
+]
 Tail = Annotated[int, Query(ge=1, le=10_000, description="Number of lines, counted from the end.")]
 
 
@@ -91,11 +94,17 @@ async def post_mortem(
 
 
 @router.get("/logs", response_class=PlainTextResponse)
-async def logs(name: str, request: Request, context: Context, *, tail: Tail = 100, follow: bool = False) -> Response:
-    """The container's output, each line with its time; the last lines only if the instance has ended."""
+async def logs(
+    name: str, request: Request, context: Context, *, tail: Tail = 100, follow: bool = False, build: Build = False
+) -> Response:
+    """The container's output, each line with its time; the last lines only if the instance has ended. While an image is
+    built for it and there is no container yet, the output of that.
+    """
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
         return unknown_plugin(name)
+    if build:
+        return PlainTextResponse(await supervisor.build_output(tail=tail))
     # Its container is being removed, or was never made.
     if record.post_mortem is not None:
         lines = (record.post_mortem.log_tail or record.post_mortem.build_output).splitlines(keepends=True)

@@ -1,7 +1,7 @@
 """The client for asyncio. Each method is documented at the method of `Client` with the same name."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
 from typing import Any, Self
 
@@ -81,11 +81,15 @@ class AsyncClient:
     async def release_gpu(self, uuid: str) -> Gpus:
         return await self._do(operations.release_gpu(uuid))
 
-    async def restart(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
-        return await self._do(operations.command(plugin, "restart", wait))
+    async def restart(
+        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+    ) -> PluginDetail:
+        return await self._do(operations.command(plugin, "restart", wait, on_wait))
 
-    async def start(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
-        return await self._do(operations.command(plugin, "start", wait))
+    async def start(
+        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+    ) -> PluginDetail:
+        return await self._do(operations.command(plugin, "start", wait, on_wait))
 
     async def stop(self, plugin: str) -> PluginDetail:
         return await self._do(operations.command(plugin, "stop", 0))
@@ -140,8 +144,10 @@ class AsyncClient:
             async for plugin in found:
                 yield plugin
 
-    async def logs(self, plugin: str, *, tail: int = 100, follow: bool = False) -> AsyncGenerator[str, None]:
-        request = operations.logs_request(plugin, tail, follow=follow)
+    async def logs(
+        self, plugin: str, *, tail: int = 100, follow: bool = False, build: bool = False
+    ) -> AsyncGenerator[str, None]:
+        request = operations.logs_request(plugin, tail, follow=follow, build=build)
         async with aclosing(await self._send(request, retries=self._retries)) as response:
             lines = Lines()
             with translated(self._http.base_url):

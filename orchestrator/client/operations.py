@@ -4,12 +4,12 @@ An error reaches them as an exception at the `yield`.
 """
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from typing import Any, Final, Literal, TypeVar
 
 from orchestrator.client.arguments import prepared
-from orchestrator.client.errors import ApiError, RunNotFinished, UnexpectedAnswer
+from orchestrator.client.errors import ApiError, RunNotFinished, UnexpectedAnswer, error_of
 from orchestrator.client.models import (
     Envelope,
     Gpus,
@@ -30,6 +30,8 @@ _MAX_WAIT: Final = 50.0
 _MIN_WAIT: Final = 1.0
 _COMMAND_WAIT: Final = 30.0
 """The same for a restart or start, which ends the old instance first."""
+_SHOWN_WAIT: Final = 1.0
+"""The same where the caller is to be shown what goes on."""
 _POLL_INTERVAL: Final = 1.0
 """Seconds between looks at a plugin that starts."""
 
@@ -62,16 +64,35 @@ def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[Lifec
     return _list((yield Request("GET", events_path(plugin), params=params)))
 
 
-def command(plugin: str, action: Literal["restart", "start", "stop"], wait: float) -> Flow[PluginDetail]:
-    """Restart, start or stop a plugin; its state at most `wait` seconds later."""
+def command(
+    plugin: str,
+    action: Literal["restart", "start", "stop"],
+    wait: float,
+    on_wait: Callable[[PluginDetail], object] | None = None,
+) -> Flow[PluginDetail]:
+    """Restart, start or stop a plugin; its state at most `wait` seconds later. `on_wait` gets it about once a second
+    until then. Raises `RestartRefused`.
+    """
     end = time.monotonic() + wait
-    params = {} if action == "stop" else {"wait": min(wait, _COMMAND_WAIT)}
+    params = {} if action == "stop" else {"wait": min(wait, _SHOWN_WAIT if on_wait else _COMMAND_WAIT)}
     path = f"/v1/plugins/{segment(plugin)}/{action}"
     found: PluginDetail = _object((yield Request("POST", path, params=params, read_timeout=_COMMAND_WAIT + 120)))
-    while action != "stop" and found["state"] == "LOADED" and (left := end - time.monotonic()) > 0:
+    while action != "stop" and _under_way(found, action) and (left := end - time.monotonic()) > 0:
+        if on_wait is not None:
+            on_wait(found)
         request = Request("GET", f"/v1/plugins/{segment(plugin)}/health", delay=min(_POLL_INTERVAL, left))
         found = _object((yield request))
+    restart = found.get("restart")
+    if action == "restart" and restart is not None and restart["state"] == "refused":
+        envelope = {"error": restart["reason"], "error_type": "RestartRefused", "plugin": plugin}
+        raise error_of(409, {**envelope, "reason_code": restart["reason_code"]})
     return found
+
+
+def _under_way(plugin: PluginDetail, action: str) -> bool:
+    restart = plugin.get("restart")  # an older orchestrator sends none
+    preparing = action == "restart" and restart is not None and restart["state"] == "preparing"
+    return preparing or plugin["state"] == "LOADED"
 
 
 def call(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Envelope]:
@@ -148,8 +169,9 @@ def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Requ
     return run_request(plugin, tool, arguments, headers={"Accept": f"{NDJSON}, application/json"})
 
 
-def logs_request(plugin: str, tail: int, *, follow: bool) -> Request:
-    params = {"tail": tail, "follow": "true"} if follow else {"tail": tail}
+def logs_request(plugin: str, tail: int, *, follow: bool, build: bool) -> Request:
+    wanted = {"follow": follow and not build, "build": build}
+    params = {"tail": tail, **{name: "true" for name, yes in wanted.items() if yes}}
     return Request("GET", f"/v1/plugins/{segment(plugin)}/logs", params=params, read_timeout=None if follow else 30)
 
 

@@ -1,7 +1,7 @@
 """The blocking client."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, suppress
 from typing import Any, Self
 
@@ -87,13 +87,21 @@ class Client:
         """Take a GPU out of quarantine, whatever memory is in use on it; all GPUs afterwards."""
         return self._do(operations.release_gpu(uuid))
 
-    def restart(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
-        """Start a new instance; the plugin once it is ready or has failed, or after `wait` seconds."""
-        return self._do(operations.command(plugin, "restart", wait))
+    def restart(
+        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+    ) -> PluginDetail:
+        """Replace the instance; the plugin once the new one is ready or has failed, or after `wait` seconds.
 
-    def start(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
+        `on_wait` is called with the plugin about once a second until then: its `activity` and `reason` say what goes
+        on. Raises `RestartRefused` where there can be no new instance: then the old one goes on.
+        """
+        return self._do(operations.command(plugin, "restart", wait, on_wait))
+
+    def start(
+        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+    ) -> PluginDetail:
         """Start an instance if none is alive; see `restart`."""
-        return self._do(operations.command(plugin, "start", wait))
+        return self._do(operations.command(plugin, "start", wait, on_wait))
 
     def stop(self, plugin: str) -> PluginDetail:
         """Stop the instance; returns once its container is removed."""
@@ -156,9 +164,13 @@ class Client:
         """Every plugin now, then each that changed, without end."""
         yield from self._follow(EventFeed("/v1/events", kind="health"))
 
-    def logs(self, plugin: str, *, tail: int = 100, follow: bool = False) -> Generator[str, None, None]:
-        """The container's log, line by line; with `follow` until it ends."""
-        request = operations.logs_request(plugin, tail, follow=follow)
+    def logs(
+        self, plugin: str, *, tail: int = 100, follow: bool = False, build: bool = False
+    ) -> Generator[str, None, None]:
+        """The container's log, line by line; with `follow` until it ends. With `build` the output of the last build of
+        its image instead, which is not followed.
+        """
+        request = operations.logs_request(plugin, tail, follow=follow, build=build)
         with closing(self._send(request, retries=self._retries)) as response:
             lines = Lines()
             with translated(self._http.base_url):

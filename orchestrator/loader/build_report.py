@@ -51,6 +51,8 @@ _CLASH: Final = (
     "requirements.txt, or require a version of it, or of what depends on it, that allows {name} {version}."
 )
 
+_MAX_TAIL: Final = 4 * 1024**2  # bytes of a log file's end that are read
+
 _ERROR_LINE = re.compile(r"^\s*(?:ERROR|E|error|fatal error):\s+(?P<text>.+)$")
 
 
@@ -107,6 +109,25 @@ def _names(requirement: str, package: str) -> bool:
 
 def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def modified_at(path: Path) -> float:
+    """When a build last wrote to its log file; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def last_lines(path: Path, count: int) -> str:
+    """The last lines of a build's log file; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _MAX_TAIL))
+            lines = file.read().decode("utf-8", "replace").splitlines(keepends=True)
+    except OSError:
+        return ""
+    return "".join(lines[-count:])
 
 
 class BuildLog:

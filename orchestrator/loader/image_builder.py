@@ -14,7 +14,7 @@ from typing import Final
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError, EngineError, EngineRefusedError, NotFoundError
-from orchestrator.loader.build_report import BuildLog, conflict, error_line, hint
+from orchestrator.loader.build_report import BuildLog, conflict, error_line, hint, last_lines, modified_at
 from orchestrator.loader.build_settings import Credentials, build_arguments
 from orchestrator.loader.image_plan import (
     OWN_IMAGE_TAG,
@@ -26,7 +26,7 @@ from orchestrator.loader.image_plan import (
     shared_plan,
     source_fingerprint,
 )
-from orchestrator.loader.image_recipe import PLUGIN_LABEL, SOURCE_LABEL, ImageRecipe
+from orchestrator.loader.image_recipe import PLUGIN_LABEL, SHARED, SOURCE_LABEL, ImageRecipe
 
 Output = Callable[[str], None]
 
@@ -101,6 +101,16 @@ class ImageBuilder:
         engine. Raises `BuildError`.
         """
         return source_fingerprint(recipe, self._images_dir, ca_bundle=self._ca_bundle, python_image=self._python_image)
+
+    def build_output(self, plugin: str, *, lines: int, running: bool) -> str:
+        """The last lines of the plugin's last build; empty without one. With `running`, one for it is under way: that
+        may be the build of an image under its own.
+        """
+        path = self._logs_dir / f"{plugin}.log"
+        if running:
+            shared = (self._logs_dir / f"{kind}.log" for kind in SHARED)
+            path = max((path, *shared), key=modified_at)
+        return last_lines(path, lines)
 
     async def newest(self, plugin: str) -> ImageStatus:
         """The latest image of this plugin. Raises `NotFoundError` where none was built."""

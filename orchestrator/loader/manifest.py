@@ -113,6 +113,7 @@ class Model(_Strict):
     sources: tuple[str, ...] = Field(
         (),
         alias="from",
+        exclude=True,  # may have credentials, and a container's labels hold the manifest that it was made from
         max_length=16,
         description="Addresses of the file, https:// or file://, tried in this order by `orchestrator models pull`.",
     )

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,16 +15,17 @@ import msgspec
 
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
-from orchestrator.errors import ChannelError, EngineError
+from orchestrator.errors import BuildError, ChannelError, EngineError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
 from orchestrator.registry import Check, EffectiveLimits
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.verdict import Verdict, judge
 from orchestrator.supervisor.activity import activity
-from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, secrets_folder
+from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, effective_limits, secrets_folder
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
@@ -99,6 +100,15 @@ def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimit
         "max_result": int(deps.settings.max_result),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def content_of(plugin: DiscoveredPlugin, deps: SupervisorDeps) -> str | None:
+    """The fingerprint of the instance that would be made now; None where something for it is missing."""
+    if plugin.manifest is None:
+        return None
+    with suppress(BuildError, OSError):  # the preparation says what is wrong
+        return fingerprint(deps, plugin.manifest, effective_limits(plugin.manifest, deps.settings), plugin.folder)
+    return None
 
 
 async def _ensure_image(deps: SupervisorDeps, manifest: Manifest, folder: Path, on_build: Callable[[], None]) -> str:

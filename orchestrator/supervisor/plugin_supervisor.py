@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -13,12 +14,12 @@ from orchestrator.registry import Check
 from orchestrator.sandbox.call import RunResult
 from orchestrator.sandbox.verdict import Verdict, verdict_of_run
 from orchestrator.supervisor.adoption import Adopted
-from orchestrator.supervisor.bring_up import Prepared
+from orchestrator.supervisor.bring_up import Prepared, content_of
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_identity
 from orchestrator.supervisor.instance_driver import InstanceDriver
-from orchestrator.supervisor.restart import Restart, content_of
+from orchestrator.supervisor.restart import Restart
 from orchestrator.supervisor.start_verdict import verdict_of_manifest
 
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
@@ -112,18 +113,22 @@ class PluginSupervisor:
         `wait` seconds where an image is built, and then the restart goes on.
         """
         slow = asyncio.Event()
-        # Before the lock: runs that come while this waits for it are to wait for the new instance.
-        self._restarts += 1
-        # A task of its own: the restart goes on when nobody waits for it any more.
-        restart = asyncio.create_task(self._restart(slow))
-        self._tasks.add(restart)
-        restart.add_done_callback(self._restart_ended)
+        restart = self.begin_restart(slow)
         patience = asyncio.create_task(_elapsed(slow, wait))
         try:
             await asyncio.wait({restart, patience}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             patience.cancel()
         return restart.result() if restart.done() else None
+
+    def begin_restart(self, slow: asyncio.Event) -> asyncio.Task[Verdict | None]:
+        """As `restart`, which goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
+        # Before the lock: runs that come while this waits for it are to wait for the new instance.
+        self._restarts += 1
+        restart = asyncio.create_task(self._restart(slow), name=f"restart {self.name}")
+        self._tasks.add(restart)
+        restart.add_done_callback(self._restart_ended)
+        return restart
 
     async def stop(self, reason: str = "An operator stopped it. Start it again with a restart.") -> None:
         """End the instance and return when its container is removed."""
@@ -135,6 +140,7 @@ class PluginSupervisor:
 
     def adopt(self, adopted: Adopted) -> None:
         """Continue with an instance that an earlier orchestrator started; the registry has it already."""
+        self._plugin = replace(self._plugin, manifest=adopted.instance.manifest, error=None)
         self._driver = InstanceDriver(adopted.instance, self._deps)
         self._driver.adopt(adopted.status)
 
@@ -160,9 +166,18 @@ class PluginSupervisor:
                             await newest.wait_ready()
 
     async def logs(self, *, tail: int) -> str:
-        """The last lines that the container printed; empty while there is none. Raises `EngineError`."""
+        """The last lines that the container printed; while there is none, those of the build for it. Raises
+        `EngineError`.
+        """
         container = self.instance.container_id if self.instance else None
-        return await self._deps.engine.logs(container, tail=tail) if container else ""
+        if container:
+            return await self._deps.engine.logs(container, tail=tail)
+        return await self.build_output(tail=tail) if self._building() else ""
+
+    async def build_output(self, *, tail: int) -> str:
+        """The last lines of the last build, or of the one that is under way."""
+        build_output = self._deps.builder.build_output
+        return await asyncio.to_thread(build_output, self.name, lines=tail, running=self._building())
 
     async def follow_logs(self, *, tail: int) -> AsyncIterator[str]:
         """The last lines and those to come, until the container ends."""
@@ -241,7 +256,6 @@ class PluginSupervisor:
         return driver if driver is not None and driver.instance.identity.instance == token else None
 
     async def _restart(self, slow: asyncio.Event) -> Verdict | None:
-        """Sets `slow` when it begins what may take minutes."""
         async with self._command:
             instance = self.instance
             if instance is None or not instance.ready:
@@ -279,6 +293,10 @@ class PluginSupervisor:
     def _restart_ended(self, task: asyncio.Task[Verdict | None]) -> None:
         self._restarts -= 1
         self._tasks.discard(task)
+
+    def _building(self) -> bool:
+        record = self._deps.registry.get(self.name)
+        return record is not None and record.activity is not None
 
     def _alive(self) -> bool:
         return self._driver is not None and self._driver.instance.ended is None

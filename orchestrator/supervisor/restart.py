@@ -1,16 +1,14 @@
 """Restart: prepares the new instance of a plugin while the old one serves."""
 
 import asyncio
-import contextlib
 import logging
 from datetime import UTC, datetime
 
-from orchestrator.errors import BuildError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import PendingRestart
 from orchestrator.sandbox.verdict import Verdict
-from orchestrator.supervisor.bring_up import Prepared, fingerprint, prepare
+from orchestrator.supervisor.bring_up import Prepared, prepare
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import InstanceEndedError
@@ -91,12 +89,3 @@ class Restart:
         registry.note(name, f"The restart was refused: {verdict.reason}", verdict.code)
         _log.warning("%s: the restart was refused: %s: %s", name, verdict.code, verdict.reason, extra={"plugin": name})
         self.end(verdict)
-
-
-def content_of(plugin: DiscoveredPlugin, deps: SupervisorDeps) -> str | None:
-    """The fingerprint of the instance that would be made now; None where something for it is missing."""
-    if plugin.manifest is None:
-        return None
-    with contextlib.suppress(BuildError, OSError):  # the preparation says what is wrong
-        return fingerprint(deps, plugin.manifest, effective_limits(plugin.manifest, deps.settings), plugin.folder)
-    return None

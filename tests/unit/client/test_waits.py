@@ -11,7 +11,7 @@ import httpx
 import pytest
 from support.scripted_transport import ScriptedTransport, envelope
 
-from orchestrator.client import AsyncRunHandle, RunHandle, RunNotFinished, UnexpectedAnswer, operations
+from orchestrator.client import AsyncRunHandle, RestartRefused, RunHandle, RunNotFinished, UnexpectedAnswer, operations
 
 PROXY_TIMEOUT = 60.0
 UNFINISHED = httpx.Response(
@@ -152,3 +152,47 @@ async def test_a_program_with_logging_sees_retries(make, caplog):
     with caplog.at_level(logging.WARNING, logger="stamina"):
         await make("http://orchestrator", transport=transport)("plugins")
     assert [record.name for record in caplog.records] == ["stamina"]
+
+
+def restarting(state: str, code: str | None = None) -> httpx.Response:
+    restart = {"state": state, "requested_at": "2026-03-01T12:00:00Z", "reason_code": code, "reason": code and "why"}
+    return httpx.Response(
+        202 if state == "preparing" else 200,
+        json={"name": "echo", "state": "RUNNING", "reason_code": None, "restart": restart},
+    )
+
+
+async def test_a_restart_that_is_prepared_is_awaited(make):
+    """Though the old instance, which serves, is in its state."""
+    transport = ScriptedTransport(restarting("preparing"), restarting("preparing"), plugin("LOADED"), plugin("RUNNING"))
+    found = await make("http://orchestrator", transport=transport)("restart", "echo", wait=3600)
+    assert found["state"] == "RUNNING" and "restart" not in found
+    assert [request.method for request in transport.requests] == ["POST", "GET", "GET", "GET"]
+
+
+async def test_a_start_waits_for_no_restart(make):
+    transport = ScriptedTransport(restarting("preparing"))
+    assert (await make("http://orchestrator", transport=transport)("start", "echo"))["state"] == "RUNNING"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_refused_restart_is_an_error_with_its_reason(make, late):
+    """At once, or after a build."""
+    envelope_ = {"ok": False, "error": "why", "error_type": "RestartRefused", "reason_code": "BUILD_FAILED"}
+    answers = (
+        [restarting("preparing"), restarting("refused", "BUILD_FAILED")]
+        if late
+        else [httpx.Response(409, json=envelope_)]
+    )
+    with pytest.raises(RestartRefused, match="why") as error:
+        await make("http://orchestrator", transport=ScriptedTransport(*answers))("restart", "echo")
+    assert (error.value.status, error.value.reason_code) == (409, "BUILD_FAILED")
+
+
+async def test_who_waits_is_shown_what_goes_on(make):
+    seen: list[str] = []
+    transport = ScriptedTransport(plugin("LOADED"), plugin("LOADED"), plugin("INITIALIZED"))
+    call = make("http://orchestrator", transport=transport)
+    await call("start", "echo", wait=3600, on_wait=lambda found: seen.append(found["state"]))
+    assert seen == ["LOADED", "LOADED"]
+    assert waits(transport)[0] <= 2

@@ -148,7 +148,7 @@ async def test_at_most_two_plugins_are_built_at_once(workshop):
         nonlocal now, peak
         now += 1
         peak = max(peak, now)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
         now -= 1
         return await original(*arguments, **more)
 
@@ -280,3 +280,32 @@ async def test_an_image_that_a_container_uses_is_retained(workshop):
             )
     left = await workshop.engine.images({"plugin-orchestrator.plugin": "reader"})
     assert {image.id for image in left} == {images[0].id, images[2].id, images[3].id}
+
+
+async def test_who_waits_for_a_build_hears_it(workshop):
+    """As the one that began it does: both say what goes on."""
+    builder, heard = workshop.builder(), {"first": [], "second": []}
+    await asyncio.gather(*(builder.ensure_plugin(workshop.recipe(), lines.append) for lines in heard.values()))
+    assert heard["first"] == heard["second"]
+    assert "Step 1/1" in heard["first"]
+    assert workshop.built() == ["base", "plugin-reader"]
+
+
+async def test_what_is_there_already_is_heard_by_nobody(workshop):
+    heard = []
+    await workshop.builder().ensure_plugin(workshop.recipe())
+    await workshop.builder().ensure_plugin(workshop.recipe(), heard.append)
+    assert heard == []
+
+
+async def test_the_output_of_the_last_build_can_be_read(workshop):
+    """The plugin's own; while a build is under way, that of the image under it too."""
+    builder = workshop.builder()
+    assert builder.build_output("reader", lines=5, running=False) == ""
+    workshop.engine.image_store.build_output = ["one", "two", "three"]
+    await builder.ensure_base()
+    assert builder.build_output("reader", lines=2, running=True) == "two\nthree\n"
+    assert builder.build_output("reader", lines=2, running=False) == ""
+    workshop.engine.image_store.build_output = ["four"]
+    await builder.ensure_plugin(workshop.recipe())
+    assert builder.build_output("reader", lines=2, running=False) == "four\n"

@@ -11,10 +11,11 @@ import pytest
 from orchestrator.containers.spec import BindMount, ContainerSpec, Gateway
 from orchestrator.loader.manifest import Limits, Manifest
 from orchestrator.settings import Settings
-from orchestrator.supervisor.container_policy import InstanceIdentity, container_spec, effective_limits
+from orchestrator.supervisor.container_policy import InstanceIdentity, container_spec, effective_limits, made_from
 
 RUN_FOLDER = Path("/somewhere/run/abcd1234")
 MODELS = Path("/somewhere/models")
+MADE_FROM = ("plugin-orchestrator.manifest", "plugin-orchestrator.limits")
 
 
 def manifest(**fields: Any) -> Manifest:
@@ -136,7 +137,7 @@ def test_models_are_mounted_one_by_one_and_read_only() -> None:
 
 def test_a_fetched_model_is_mounted_under_its_own_name_and_named_in_a_label() -> None:
     """In the store it is called by its hash; `models gc` finds by the label what is mounted."""
-    fetched = {"path": "deep/w.pt", "from": ["https://host/any?name=1"], "sha256": "A" * 64}
+    fetched = {"path": "deep/w.pt", "from": ["https://user:hunter2@host/any"], "sha256": "A" * 64}
     requested = manifest(models={"weights": fetched, "labels": "labels.txt"})
     container = container_spec(
         requested,
@@ -150,6 +151,12 @@ def test_a_fetched_model_is_mounted_under_its_own_name_and_named_in_a_label() ->
     assert BindMount(Path("/store/sha256") / ("a" * 64), "/models/weights/w.pt", read_only=True) in container.mounts
     assert json.loads(container.environment["PLUGIN_MODELS"])["weights"] == "/models/weights/w.pt"
     assert container.labels["plugin-orchestrator.models"] == "a" * 64
+    assert "hunter2" not in f"{container}"
+    again, _ = made_from(container.labels) or (None, None)
+    assert again is not None and (again.models["weights"].path, again.models["weights"].sha256) == (
+        "deep/w.pt",
+        "a" * 64,
+    )
     assert "plugin-orchestrator.models" not in spec(models={"labels": "labels.txt"}).labels
 
 
@@ -215,7 +222,7 @@ def test_the_number_of_threads_that_a_manifest_sets_stays() -> None:
 def test_a_container_carries_whose_it_is() -> None:
     """Deployment, plugin, generation and instance: nothing else of this host is ever touched."""
     container = spec()
-    assert container.labels == {
+    assert {name: value for name, value in container.labels.items() if name not in MADE_FROM} == {
         "plugin-orchestrator.deployment": "d3pl0y",
         "plugin-orchestrator.plugin": "reader",
         "plugin-orchestrator.generation": "4",
@@ -223,3 +230,24 @@ def test_a_container_carries_whose_it_is() -> None:
         "plugin-orchestrator.content": "",
     }
     assert container.name == "plugin-reader-abcd1234"
+
+
+def test_a_container_carries_what_it_was_made_from() -> None:
+    """Manifest and limits, whatever the plugin's folder has by now; in no form of another version are they read."""
+    fields: dict[str, Any] = {
+        "limits": {"timeout": "90s", "memory": "512MiB", "cpus": 1.5},
+        "startup_timeout": "2m",
+        "requires_gpu": True,
+        "gpu": {"memory": "4GiB", "sharing": "shared"},
+        "models": {"weights": "models/w.pt"},
+        "env": {"A": "b"},
+        "failure_policy": "tolerant",
+    }
+    made = manifest(**fields)
+    limits = effective_limits(made, Settings())
+    labels = spec(**fields).labels
+    assert made_from(labels) == (made, limits)
+    for name in MADE_FROM:
+        assert made_from({**labels, name: "{"}) is None
+        assert made_from({**labels, name: '{"of": "another version"}'}) is None
+        assert made_from({other: value for other, value in labels.items() if other != name}) is None
