@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.containers.spec import BindMount, ContainerSpec, Gateway
 from orchestrator.loader.manifest import Limits, Manifest
+from orchestrator.loader.model_locations import locate_models
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import InstanceIdentity, container_spec, effective_limits
 
@@ -33,7 +34,7 @@ def spec(
         InstanceIdentity("d3pl0y", "reader", 4, "abcd1234"),
         image="sha256:1",
         run_folder=RUN_FOLDER,
-        models_folder=MODELS,
+        models=locate_models(requested, MODELS, None),
         max_result=1000,
         cores=cores,
         gateway=gateway,
