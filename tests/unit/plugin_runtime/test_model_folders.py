@@ -148,6 +148,7 @@ BAD: dict[str, tuple[dict[str, bytes | str], str, str]] = {
     ),
     "a cut file, far below": ({"a/b/c.gguf": GGUF_CUT}, "MODEL_CORRUPT", "(minilm/a/b/c.gguf) is cut off"),
     "empty weights": ({"config.json": b"{}", "model.bin": b""}, "MODEL_CORRUPT", "(minilm/model.bin) is empty"),
+    "small zeros in a format that is known": ({"a.pt": bytes(64)}, "MODEL_CORRUPT", "(minilm/a.pt) has only zeros"),
     "zeros": ({"model.data": bytes(2 * 1024**2)}, "MODEL_CORRUPT", "(minilm/model.data) has only zeros"),
     "the hub's snapshot without its blobs": (
         {"config.json": b"{}", "model.safetensors": "../../blobs/bb22"},

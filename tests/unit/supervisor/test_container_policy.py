@@ -135,6 +135,15 @@ def test_models_are_mounted_one_by_one_and_read_only() -> None:
     }
 
 
+def test_a_folder_keeps_its_own_name() -> None:
+    """Libraries tell kinds of models by it; the whole of the models' folder has none."""
+    container = spec(models={"minilm": "nets/minilm/", "all": "."})
+    assert [mount for mount in container.mounts if mount.target.startswith("/models")] == [
+        BindMount(MODELS / "nets" / "minilm", "/models/minilm/minilm", read_only=True),
+        BindMount(MODELS, "/models/all", read_only=True),
+    ]
+
+
 def test_the_only_way_out_is_the_one_that_was_requested() -> None:
     """`egress` is a bridge; the host's own network cannot be had."""
     assert spec(network="egress").network == "bridge"

@@ -23,14 +23,16 @@ MAX_FRAMES = 500
 MAX_LOCALS = 500
 MAX_PATH = 4096
 
-# `Type: message`, as libraries have it; compiled at the first use, which most starts never come to.
-BROKEN = (
-    r"PytorchStreamReader failed|SafetensorError|ONNXRuntimeError.*(INVALID_PROTOBUF|INVALID_GRAPH)"
-    r"|EOFError: Ran out of input|pickle data was truncated|pickle exhausted before end of frame"
+# Signs are looked for in `Type: message`; they are compiled at their first use, which most starts never come to.
+BROKEN_MODEL = r"PytorchStreamReader failed|SafetensorError|ONNXRuntimeError.*(INVALID_PROTOBUF|INVALID_GRAPH)"
+"""Only a model can be meant."""
+BROKEN_FILE = (
+    r"EOFError: Ran out of input|pickle data was truncated|pickle exhausted before end of frame"
     r"|EOF: reading array data|unexpected EOF, expected \d+ more bytes"
     r"|Compressed file ended before the end-of-stream marker|incomplete or truncated stream|CRC check failed"
     r"|BadZipFile: File is not a zip file|truncated file: eof"
 )
+"""Some file is meant: a model where one was in hand."""
 READERS = frozenset({"pickle", "gzip", "bz2", "lzma", "_compression", "zipfile"})
 """Modules of Python whose EOFError says that a file ended too early."""
 READ_ERRORS = frozenset(
@@ -83,15 +85,14 @@ def find_model_fault(error: BaseException, models: Mapping[str, str]) -> ModelFa
         if fault is not None:
             return ModelFault(missing=False, what=f"{read} {fault}", advice="then restart the plugin", verb="read by")
     for link in links(error):
-        text = f"{type(link).__name__}: {message_of(link)}"
-        if re.search(BROKEN, text) or (isinstance(link, EOFError) and _raised_in(link) in READERS):
-            text = text.strip().partition("\n")[0].removesuffix(": ")
-            if reads:
-                what = f"{_any_of(reads)} is broken: {text}"
-                return ModelFault(missing=False, what=what, advice="fetch it again", verb="read by")
-            if re.search(BROKEN, text) and not isinstance(link, EOFError):
-                advice = f"fetch it again (declared: {', '.join(models)})"
-                return ModelFault(missing=False, what=f"a model file is broken: {text}", advice=advice, verb="read by")
+        text = f"{type(link).__name__}: {message_of(link)}".strip()
+        said = text.partition("\n")[0].removesuffix(":")
+        if reads and (re.search(f"{BROKEN_MODEL}|{BROKEN_FILE}", text) or _ended_early(link)):
+            what = f"{_any_of(reads)} is broken: {said}"
+            return ModelFault(missing=False, what=what, advice="fetch it again", verb="read by")
+        if re.search(BROKEN_MODEL, text):
+            advice = f"fetch it again (declared: {', '.join(models)})"
+            return ModelFault(missing=False, what=f"a model file is broken: {said}", advice=advice, verb="read by")
     return None
 
 
@@ -145,7 +146,7 @@ def _paths(frame: FrameType) -> Iterator[str]:
         try:
             path = getattr(value, "name", None) if isinstance(value, io.IOBase) else value
             text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
-        except Exception:  # noqa: BLE001, S112 - code of a foreign class
+        except BaseException:  # noqa: BLE001, S112 - code of a foreign class
             continue
         if isinstance(text, str) and len(text) <= MAX_PATH:
             yield text
@@ -180,11 +181,10 @@ def _fault_of_file(read: ModelRead) -> str | None:
         return None
 
 
-def _raised_in(error: BaseException) -> str:
-    """The module of the innermost call."""
-    for frame in _innermost_first(error):
-        return str(frame.f_globals.get("__name__", ""))
-    return ""
+def _ended_early(error: BaseException) -> bool:
+    """Whether a file did, for which EOFError need not have a word."""
+    innermost = next(_innermost_first(error), None) if isinstance(error, EOFError) else None
+    return innermost is not None and innermost.f_globals.get("__name__") in READERS
 
 
 def _any_of(reads: Iterable[ModelRead]) -> str:

@@ -145,11 +145,13 @@ def _check_folder(name: str, folder: str, shown: str, missing: str) -> ModelChec
         return _missing(unreadable(_called(name, os.path.normpath(f"{shown}/{where}")), error))
     if contents.count == 0:
         return _missing(f"{_called(name, shown)} is an empty folder; {missing}")
-    return _judge_together(name, shown, contents) or ModelCheck(
-        f"{contents.count} files that fit what their names say"
-        if contents.count < MAX_FILES
-        else f"its first {MAX_FILES} files fit what their names say"
-    )
+    return _judge_together(name, shown, contents) or ModelCheck(_judged(contents.count))
+
+
+def _judged(count: int) -> str:
+    if count >= MAX_FILES:
+        return f"its first {MAX_FILES} files fit what their names say"
+    return "1 file that fits what its name says" if count == 1 else f"{count} files that fit what their names say"
 
 
 def _check_one(called: str, file: ModelFile, root: str, contents: _Contents) -> ModelCheck | None:

@@ -74,9 +74,13 @@ def judge(file: str, stream: BinaryIO, size: int, *, alone: bool = True) -> str 
     expected = FORMATS.get(suffix)
     if not head:
         return f"is empty; {FETCH_AGAIN}" if alone or expected is not None else None
-    fault = _instead_of_a_file(head, suffix, size) or _zeros(head, stream, size, alone=alone)
-    if fault is not None or expected is None:
+    if fault := _instead_of_a_file(head, suffix, size):
         return fault
+    may_be_zeros = not alone and size < MIN_ZEROS_IN_FOLDER and (expected is None or expected is ZIP_OR_ANYTHING)
+    if not may_be_zeros and not head.strip(b"\0") and _only_zeros(stream, size):
+        return f"has only zeros: its download or copy broke off; {FETCH_AGAIN}"
+    if expected is None:
+        return None
     try:
         stream.seek(0)
         fits = expected.fits(stream, size)
@@ -102,12 +106,6 @@ def _instead_of_a_file(head: bytes, suffix: str, size: int) -> str | None:
     if suffix not in TEXTS and text.lower().startswith((b"<!doctype html", b"<html")):
         return f"is a web page and not the model: the download address led elsewhere; {FETCH_AGAIN}"
     return None
-
-
-def _zeros(head: bytes, stream: BinaryIO, size: int, *, alone: bool) -> str | None:
-    if head.strip(b"\0") or not (alone or size >= MIN_ZEROS_IN_FOLDER) or not _only_zeros(stream, size):
-        return None
-    return f"has only zeros: its download or copy broke off; {FETCH_AGAIN}"
 
 
 def _only_zeros(stream: BinaryIO, size: int) -> bool:
@@ -159,13 +157,14 @@ def _hdf5(stream: BinaryIO, size: int) -> bool:
     return False
 
 
+ZIP_OR_ANYTHING = Format("zip", _whole)  # PyTorch's archive, or one of many others
 PYTORCH = Format("PyTorch", _pickled)
 PICKLE = Format("pickle", _pickled)
 HDF5_FILE = Format("HDF5", _hdf5)
 JPEG = Format("JPEG", _magic(b"\xff\xd8\xff"))
 GZIP = Format("gzip", _magic(b"\x1f\x8b"))
 FORMATS = {
-    ".bin": Format("zip", _whole),  # PyTorch's archive, or one of many others
+    ".bin": ZIP_OR_ANYTHING,
     ".pt": PYTORCH,
     ".pth": PYTORCH,
     ".ckpt": PYTORCH,

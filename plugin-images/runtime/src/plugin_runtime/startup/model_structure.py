@@ -83,7 +83,7 @@ class Reader:
         self.position += count
 
     def skip_texts(self, count: int) -> None:
-        """Each follows its length. A vocabulary has hundreds of thousands, for which a call each would take a second."""
+        """Each follows its length. A vocabulary has hundreds of thousands, too many for a call each."""
         length_at = struct.Struct("<Q").unpack_from
         chunk, chunk_start = b"", self.position
         for _ in range(count):
