@@ -18,7 +18,7 @@ from orchestrator.cli.pull_display import PullDisplay
 from orchestrator.cli.settings import read_settings
 from orchestrator.errors import EngineError, OrchestratorError
 from orchestrator.formatting import format_size
-from orchestrator.loader.dependency_checker import DependencyChecker
+from orchestrator.loader.model_locations import locate_models
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.models.plan import Garbage, PartialFile, StoredFile, WantedFile, garbage, wanted_files
 from orchestrator.models.pull import Puller
@@ -246,13 +246,13 @@ def _plugins(settings: Settings, names: Sequence[str] | None) -> list[Discovered
 
 
 def _declared(settings: Settings, plugins: Iterable[DiscoveredPlugin]) -> list[Declared]:
-    checker = DependencyChecker(settings.models_dir)
-    return [
-        Declared(reference, checker.models_folder(plugin.manifest, plugin.folder) / reference.path)
-        for plugin in plugins
-        if plugin.manifest is not None
-        for reference in plugin.manifest.references()
-    ]
+    found = []
+    for plugin in plugins:
+        if plugin.manifest is not None:
+            locations = locate_models(plugin.manifest, plugin.folder, settings.models_dir)
+            references = plugin.manifest.references()
+            found += [Declared(*pair) for pair in zip(references, (each.place for each in locations), strict=True)]
+    return found
 
 
 def _report_unreadable(plugins: Iterable[DiscoveredPlugin]) -> bool:

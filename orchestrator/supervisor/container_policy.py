@@ -5,9 +5,9 @@ here alone.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -16,6 +16,7 @@ import msgspec
 from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.model_locations import ModelLocation
 from orchestrator.registry import EffectiveLimits
 from orchestrator.settings import Settings
 
@@ -142,7 +143,7 @@ def container_spec(
     *,
     image: str,
     run_folder: Path,
-    model_paths: Mapping[str, Path],
+    models: Iterable[ModelLocation] = (),
     max_result: int,
     cores: int = 0,
     devices: DeviceGrant | None = None,
@@ -150,13 +151,18 @@ def container_spec(
     gateway: Gateway | None = None,
 ) -> ContainerSpec:
     """The container of this instance: not root, read-only, no capabilities, no network unless the manifest has
-    `egress`. `model_paths`: where its models are on the host. With a `gateway` its run folder is in the engine's
+    `egress`. `models`: where they are on the host. With a `gateway` its run folder is in the engine's
     memory, else on the host. `cores`: of the engine's machine, 0 where unknown.
     """
-    # Under the name that the manifest gives it, wherever it is.
-    models = {name: f"{MODELS_FOLDER}/{name}/{Path(model.path).name}" for name, model in manifest.models.items()}
+    # The folder too keeps its own name, which libraries show and tell kinds of models by.
+    model_mounts = {
+        model.name: BindMount(
+            model.path.resolve(), str(PurePosixPath(MODELS_FOLDER, model.name, PurePosixPath(model.declared).name))
+        )
+        for model in models
+    }
     mounts = [] if gateway else [BindMount(run_folder, RUN_FOLDER, read_only=False)]
-    mounts += [BindMount(model_paths[name].resolve(), models[name]) for name in manifest.models]
+    mounts += model_mounts.values()
     mounts += [BindMount(secrets_folder(run_folder) / name, f"{SECRETS_FOLDER}/{name}") for name in manifest.secrets]
     return ContainerSpec(
         name=identity.container_name,
@@ -174,7 +180,7 @@ def container_spec(
             "PLUGIN_NAME": manifest.name,
             "PLUGIN_ENTRYPOINT": manifest.entrypoint,
             "PLUGIN_PACKAGES": json.dumps(manifest.packages),
-            "PLUGIN_MODELS": json.dumps(models),
+            "PLUGIN_MODELS": json.dumps({name: mount.target for name, mount in model_mounts.items()}),
             "PLUGIN_RUN_DIR": RUN_FOLDER,
             "PLUGIN_SCRATCH_DIR": SCRATCH_FOLDER,
             "PLUGIN_MAX_RESULT": str(max_result),
