@@ -32,7 +32,7 @@ from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.gpus import GpuHost
-from orchestrator.loader.build_settings import BUILD_VARIABLES
+from orchestrator.loader.build_settings import BUILD_VARIABLES, ca_bundle
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
@@ -41,7 +41,7 @@ from orchestrator.models.store import model_store
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
 from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
-from orchestrator.settings import Settings, ca_bundle
+from orchestrator.settings import Settings
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_allocator import GpuAllocator

@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +12,6 @@ from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _APP = "plugin-orchestrator"
-_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
-_SYSTEM_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def _duration(value: Any) -> Any:
@@ -151,11 +148,3 @@ class Settings(BaseSettings):
     """The image that the base image is built on."""
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"
-
-
-def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None:
-    """The CA certificates that this host trusts: builds and pulls of models trust what the host trusts."""
-    if settings.ca_bundle is not None:
-        return settings.ca_bundle
-    named = (environment.get(name) for name in _CA_VARIABLES)
-    return next((Path(path) for path in (*named, _SYSTEM_BUNDLE) if path and Path(path).is_file()), None)

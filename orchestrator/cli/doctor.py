@@ -25,9 +25,10 @@ from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.gpus import GpuHost
+from orchestrator.loader.build_settings import ca_bundle
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
-from orchestrator.settings import Settings, ca_bundle
+from orchestrator.settings import Settings
 
 _SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("note", "yellow"), Level.ERROR: ("FAIL", "bold red")}
 

@@ -18,13 +18,14 @@ from orchestrator.cli.pull_display import PullDisplay
 from orchestrator.cli.settings import read_settings
 from orchestrator.errors import EngineError, OrchestratorError
 from orchestrator.formatting import format_size
+from orchestrator.loader.build_settings import ca_bundle
 from orchestrator.loader.model_locations import locate_models
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.models.plan import Garbage, PartialFile, StoredFile, WantedFile, garbage, wanted_files
 from orchestrator.models.pull import Puller
 from orchestrator.models.store import ModelStore, ModelStoreError, model_store
 from orchestrator.models.transfer import http_client
-from orchestrator.settings import Settings, ca_bundle
+from orchestrator.settings import Settings
 
 models = typer.Typer(help="Fetch, check, list and remove plugins' model files on this machine.", no_args_is_help=True)
 

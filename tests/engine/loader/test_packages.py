@@ -16,9 +16,10 @@ from orchestrator.app import docker_engine
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError
+from orchestrator.loader.build_settings import ca_bundle
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.image_recipe import PLUGIN_LABEL, ImageRecipe
-from orchestrator.settings import Settings, ca_bundle
+from orchestrator.settings import Settings
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
