@@ -192,6 +192,11 @@ def secret_source(settings: Settings) -> SecretSource:
     return SecretSource(settings.state_dir / "secrets", os.environ, "secrets/", "ORCHESTRATOR_STATE_DIR")
 
 
+def dependency_checker(settings: Settings) -> DependencyChecker:
+    """The host's checks of models and secrets, by the settings."""
+    return DependencyChecker(settings.models_dir, secret_source(settings), model_store(settings))
+
+
 def docker_engine(settings: Settings) -> DockerEngine:
     """The Docker Engine of the host's environment; not connected yet."""
     return DockerEngine.from_environment(
@@ -241,7 +246,7 @@ def _supervisor_deps(
         engine=engine,
         registry=registry,
         loader=PluginLoader(settings.plugins_dirs),
-        checker=DependencyChecker(settings.models_dir, secret_source(settings), model_store(settings)),
+        checker=dependency_checker(settings),
         builder=image_builder(settings, engine),
         gpus=GpuAllocator(
             gpu_host or GpuHost(), engine, forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
-from orchestrator.app import docker_engine, secret_source
+from orchestrator.app import dependency_checker, docker_engine
 from orchestrator.audit.findings import Finding, Level, error, ok, warning
 from orchestrator.cli import doctor_findings
 from orchestrator.cli.connection import address
@@ -26,7 +26,6 @@ from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.gpus import GpuHost
 from orchestrator.loader.build_settings import ca_bundle
-from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.settings import Settings
 
@@ -112,7 +111,7 @@ def _folders(settings: Settings, info: EngineInfo | None) -> Iterable[Finding]:
 
 
 def _dependencies(settings: Settings, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:
-    checker = DependencyChecker(settings.models_dir, secret_source(settings))
+    checker = dependency_checker(settings)
     for plugin in found:
         if plugin.manifest is not None:
             yield from doctor_findings.dependencies(plugin.name, checker.check(plugin.manifest, plugin.folder))

@@ -43,7 +43,7 @@ async def watch_models(registry: PluginRegistry, store: ModelStore, folder_of: C
         for name, fetch in found.items():
             if fetch.line:
                 if name not in shown:
-                    registry.note(name, FETCHING)
+                    _note(registry, name, FETCHING)
                 shown[name] = _activity(shown.get(name), fetch)
                 registry.set_activity(name, shown[name])
             elif shown.pop(name, None) is not None:
@@ -88,4 +88,9 @@ def _activity(earlier: Activity | None, fetch: Fetch) -> Activity:
 def _end(registry: PluginRegistry, name: str, fetch: Fetch) -> None:
     registry.clear_activity(name, FETCHING)
     if fetch.complete:
-        registry.note(name, f"fetched its models; `orchestrator start {name}` starts it")
+        _note(registry, name, f"fetched its models; `orchestrator start {name}` starts it")
+
+
+def _note(registry: PluginRegistry, name: str, sentence: str) -> None:
+    if registry.get(name) is not None:  # it may have been dropped while the disk was looked at
+        registry.note(name, sentence)
