@@ -79,8 +79,10 @@ def judge(file: str, stream: BinaryIO, size: int, *, alone: bool = True) -> str 
     may_be_zeros = not alone and size < MIN_ZEROS_IN_FOLDER and (expected is None or expected is ZIP_OR_ANYTHING)
     if not may_be_zeros and not head.strip(b"\0") and _only_zeros(stream, size):
         return f"has only zeros: its download or copy broke off; {FETCH_AGAIN}"
-    if expected is None:
-        return None
+    return None if expected is None else _misfit(expected, head, stream, size)
+
+
+def _misfit(expected: Format, head: bytes, stream: BinaryIO, size: int) -> str | None:
     try:
         stream.seek(0)
         fits = expected.fits(stream, size)
