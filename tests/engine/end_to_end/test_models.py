@@ -111,7 +111,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveOrchestrator]
 
 @pytest.mark.timeout(1200)
 def test_folders_and_compressed_files_are_models(live: LiveOrchestrator) -> None:
-    """Hugging Face's cache with its links, ONNX with external data, joblib's compressed pickle: read-only, in no image."""
+    """Hugging Face's cache with its links, ONNX with external data, joblib's compressed pickle; in no image."""
     health = live.wait_for("whole", "INITIALIZED", "RUNNING")
     assert [check["ok"] for check in health["checks"] if check["name"].startswith("model:")] == [True] * 6
     result = live.run("whole", "look").json()["result"]
