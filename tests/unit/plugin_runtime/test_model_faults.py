@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from plugin_runtime import authoring
 from plugin_runtime.startup.failures import Failure, explain_call, explain_import
+from plugin_runtime.startup.model_files import check_model
+from unit.plugin_runtime.model_samples import external_onnx
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 12345\n"
 LIBRARY = """
@@ -325,6 +327,23 @@ def test_a_file_that_may_not_be_read_is_not_called_missing(folder):
     failure = explain_call(error, "VALIDATE_ERROR", "P.validate()", "plugin", {"hub": str(folder)})
     assert failure.code == "MODEL_MISSING"
     assert failure.reason.startswith("the file weights.h5 of model 'hub' may not be read")
+
+
+def test_an_onnx_graph_that_is_declared_without_its_data(tmp_path):
+    """The check lets it through, since a plugin may bring both together by itself."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = external_onnx(tmp_path)
+    (tmp_path / "model.onnx_data").unlink()
+    assert check_model("net", model).failure is None
+    error = _raised(lambda: onnxruntime.InferenceSession(str(model)))
+    assert error is not None
+    failure = explain_call(error, "VALIDATE_ERROR", "P.validate()", "plugin", {"net": str(model)})
+    assert failure.code == "MODEL_MISSING"
+    assert failure.reason.startswith(
+        "model 'net' (model.onnx) has its weights in model.onnx_data, which the container does not have beside it (read"
+        " by onnxruntime"
+    )
+    assert failure.reason.endswith("; declare the folder that has both as the model")
 
 
 def test_what_a_plugins_variables_do_when_they_are_looked_at_does_not_matter():

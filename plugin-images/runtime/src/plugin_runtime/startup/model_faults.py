@@ -12,7 +12,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from plugin_runtime.authoring import last_model
-from plugin_runtime.startup.model_formats import judge
+from plugin_runtime.startup.model_formats import judge, suffix_of
+from plugin_runtime.startup.model_structure import onnx_external_data
 from plugin_runtime.tools.plugin_errors import links, message_of
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def find_model_fault(error: BaseException, models: Mapping[str, str]) -> ModelFa
     for read in reads:
         fault = _fault_of_file(read)
         if fault is not None:
-            return ModelFault(missing=False, what=f"{read} {fault}", advice="then restart the plugin", verb="read by")
+            return fault
     for link in links(error):
         text = f"{type(link).__name__}: {message_of(link)}".strip()
         said = text.partition("\n")[0].removesuffix(":")
@@ -172,13 +173,25 @@ def _absent(error: BaseException, models: Mapping[str, str]) -> ModelFault | Non
     return None
 
 
-def _fault_of_file(read: ModelRead) -> str | None:
-    """What is certainly wrong with the file, though the checks before let it through: such as a pointer in a folder."""
+def _fault_of_file(read: ModelRead) -> ModelFault | None:
+    """What is certainly wrong with the file, though the checks before let it through, which cannot know how a plugin
+    uses it: such as a pointer beside other weights, or a graph alone.
+    """
     try:
         with open(read.path, "rb") as stream:  # noqa: PTH123 - a string
-            return judge(read.path, stream, os.fstat(stream.fileno()).st_size, alone=False)
+            size = os.fstat(stream.fileno()).st_size
+            fault = judge(read.path, stream, size, alone=False)
+            needed = onnx_external_data(stream, size) if suffix_of(read.path) == ".onnx" and fault is None else set()
     except OSError:  # a folder, or gone
         return None
+    if fault is not None:
+        return ModelFault(missing=False, what=f"{read} {fault}", advice="then restart the plugin", verb="read by")
+    folder = os.path.dirname(read.path)  # noqa: PTH120 - a string
+    absent = sorted(name for name in needed if not os.path.exists(os.path.join(folder, name)))  # noqa: PTH110, PTH118
+    if not absent:
+        return None
+    what = f"{read} has its weights in {', '.join(absent)}, which the container does not have beside it"
+    return ModelFault(missing=True, what=what, advice="declare the folder that has both as the model", verb="read by")
 
 
 def _ended_early(error: BaseException) -> bool:

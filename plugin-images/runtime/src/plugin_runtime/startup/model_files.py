@@ -40,6 +40,8 @@ WEIGHTS = frozenset(
         ".tflite",
     }
 )
+# And pictures or sounds of its page, which no plugin needs.
+MEDIA = frozenset({".flac", ".gif", ".jpeg", ".jpg", ".mp3", ".mp4", ".pdf", ".png", ".wav", ".webp"})
 NO_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "optimizer.pt", "rng_state.pth", "scheduler.pt"})
 
 
@@ -172,7 +174,7 @@ def _check_one(called: str, file: ModelFile, root: str, contents: _Contents) -> 
         return _missing(unreadable(called, error))
     if fault == LFS_POINTER:
         contents.pointers.append(file.relative)
-    elif fault is not None and not (info.st_size == 0 and _is_openvino(file)):
+    elif fault is not None and not (info.st_size == 0 and _may_be_empty(file)):
         return _corrupt(f"{called} {fault}")
     elif missing_data:
         contents.incomplete[file.relative] = missing_data
@@ -199,9 +201,11 @@ def _link_fault(path: str, root: str) -> str | None:
     return None
 
 
-def _is_openvino(file: ModelFile) -> bool:
-    """A model without constants has an empty file of weights beside its .xml."""
-    return suffix_of(file.path) == ".bin" and os.path.exists(f"{file.path[:-4]}.xml")  # noqa: PTH110 - as above
+def _may_be_empty(file: ModelFile) -> bool:
+    """A table of anything; or, beside its .xml, the weights of an OpenVINO model without constants."""
+    if suffix_of(file.path) != ".bin":
+        return False
+    return "model" not in os.path.basename(file.path) or os.path.exists(f"{file.path[:-4]}.xml")  # noqa: PTH110, PTH119
 
 
 def _missing_data(file: ModelFile, stream: BinaryIO, size: int) -> list[str]:
@@ -246,7 +250,7 @@ def _judge_together(name: str, shown: str, contents: _Contents) -> ModelCheck | 
     """What only the whole of a folder tells. None if nothing speaks against it."""
     for relative in contents.pointers:
         suffix = suffix_of(relative)
-        if suffix not in WEIGHTS or not contents.others_suffice({suffix}):
+        if suffix not in WEIGHTS | MEDIA or not contents.others_suffice({suffix}):
             return _corrupt(f"{_called(name, f'{shown}/{relative}')} {LFS_POINTER}")
     for index in contents.indexes:
         shards = _shards(index)

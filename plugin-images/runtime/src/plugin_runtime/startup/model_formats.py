@@ -18,7 +18,7 @@ HEAD_SIZE = 512
 FETCH_AGAIN = "fetch the file again"
 LFS_POINTER = "is a Git LFS pointer and not the model; run `git lfs pull`"
 MAX_POINTER = 1024  # bytes, by the specification of Git LFS
-MIN_ZEROS_IN_FOLDER = 1024**2  # smaller ones may be a tensor each, such as a bias that is zero
+MIN_ZEROS_IN_FOLDER = 16 * 1024**2  # smaller ones may be a tensor each, such as a bias that is zero
 MAX_ZEROS_READ = 256 * 1024**2
 MAX_PICKLE_PROTOCOL = 8  # 5 is the latest
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -79,8 +79,10 @@ def judge(file: str, stream: BinaryIO, size: int, *, alone: bool = True) -> str 
     may_be_zeros = not alone and size < MIN_ZEROS_IN_FOLDER and (expected is None or expected is ZIP_OR_ANYTHING)
     if not may_be_zeros and not head.strip(b"\0") and _only_zeros(stream, size):
         return f"has only zeros: its download or copy broke off; {FETCH_AGAIN}"
-    if expected is None:
-        return None
+    return None if expected is None else _misfit(expected, head, stream, size)
+
+
+def _misfit(expected: Format, head: bytes, stream: BinaryIO, size: int) -> str | None:
     try:
         stream.seek(0)
         fits = expected.fits(stream, size)
