@@ -22,7 +22,7 @@ class ModelLocation:
     stored: Path | None = None
     """The store's file of its SHA-256."""
     pull: str = ""
-    """The commands that fetch and use it; empty where nothing says from where."""
+    """What fetches and uses it; empty where nothing says from where."""
 
     @property
     def path(self) -> Path:
@@ -54,7 +54,7 @@ def locate_models(
     base, base_name = folder, "the plugin's folder"
     if models_dir is not None:
         base, base_name = models_dir / manifest.name, f"<MODELS_DIR>/{manifest.name}"
-    pull = f"`orchestrator models pull {manifest.name}`, then `orchestrator start {manifest.name}`"
+    pull = f"`orchestrator models pull {manifest.name}`, then restart the plugin"
     return [
         ModelLocation(
             name,

@@ -88,7 +88,7 @@ def _activity(earlier: Activity | None, fetch: Fetch) -> Activity:
 def _end(registry: PluginRegistry, name: str, fetch: Fetch) -> None:
     registry.clear_activity(name, FETCHING)
     if fetch.complete:
-        _note(registry, name, f"fetched its models; `orchestrator start {name}` starts it")
+        _note(registry, name, f"fetched its models; `orchestrator restart {name}` starts it with them")
 
 
 def _note(registry: PluginRegistry, name: str, sentence: str) -> None:

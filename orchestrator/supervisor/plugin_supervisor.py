@@ -147,7 +147,7 @@ class PluginSupervisor:
     async def close(self) -> None:
         """Let go of the instance without ending it: its container stays."""
         if self._preparation is not None:
-            self._preparation.close()
+            await self._preparation.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -158,7 +158,7 @@ def test_a_model_that_has_not_been_fetched_names_the_command(tmp_path: Path) -> 
     checker = DependencyChecker(store=ModelStore(tmp_path / "store"))
     (found,) = checker.check(manifest(weights=FETCHED), tmp_path)
     assert found.code is ReasonCode.MODEL_MISSING
-    assert "run `orchestrator models pull reader`, then `orchestrator start reader`" in (found.reason or "")
+    assert "run `orchestrator models pull reader`, then restart the plugin" in (found.reason or "")
     assert "hunter2" not in f"{found}" and not (tmp_path / "store").exists()
 
 

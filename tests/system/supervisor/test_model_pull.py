@@ -29,7 +29,7 @@ async def test_a_start_without_the_model_says_which_command_brings_it(harness: H
     await harness.open()
     health = await harness.settled("reader")
     assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "MODEL_MISSING")
-    assert "`orchestrator models pull reader`, then `orchestrator start reader`" in health["reason"]
+    assert "`orchestrator models pull reader`, then restart the plugin" in health["reason"]
     assert store.partials() == []
 
     partial = store.open_partial(SHA256)
@@ -82,6 +82,6 @@ async def test_health_and_events_show_the_pull(harness: Harness, store: ModelSto
     assert told == [
         "fetching its models",
         "fetching its models",
-        "fetched its models; `orchestrator start reader` starts it",
+        "fetched its models; `orchestrator restart reader` starts it with them",
     ]
     assert "hunter2" not in f"{health} {events}"
