@@ -1,10 +1,13 @@
-"""What the environment says about a build's access to the network and to packages. May have credentials. Pure."""
+"""What the environment says about a build's access to the network and to packages. May have credentials."""
 
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
+
+from orchestrator.settings import Settings
 
 PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 PIP_VARIABLES: Final = {
@@ -20,12 +23,22 @@ PIP_SETTINGS: Final = "FTP_PROXY"
 an image's history and of the cache's keys, in the classic builder and in BuildKit.
 """
 
+_CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+_SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 _MASK: Final = "***"
 _MIN_SECRET: Final = 4  # characters; a shorter text stands in much that is no secret, and is masked in URLs alone
 _USER: Final = re.compile(r"(?P<start>://|^|(?<=\s))(?P<user>[^/\s:@]*)(?P<password>:[^/\s]*)?@")
 _USER_IN_URL: Final = re.compile(r"(?<=://)[^/\s@]*(:[^/\s]*)?@")
 _NO_PASSWORDS: Final = ("", ":", ":x-oauth-basic", ":x-token-auth")
 """Passwords of those whose name is the secret, by the conventions of indexes and forges."""
+
+
+def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None:
+    """The CA certificates that this host trusts: builds and pulls of models trust what the host trusts."""
+    if settings.ca_bundle is not None:
+        return settings.ca_bundle
+    named = (environment.get(name) for name in _CA_VARIABLES)
+    return next((Path(path) for path in (*named, _SYSTEM_BUNDLE) if path and Path(path).is_file()), None)
 
 
 def build_arguments(settings: Mapping[str, str]) -> dict[str, str]:

@@ -56,7 +56,8 @@ class ImageRecipe:
             folder=folder,
             system_packages=manifest.system_packages,
             base=manifest.image,
-            excluded=tuple(manifest.models.values()),  # models are mounted at the start, never baked in
+            # Models are mounted at the start, never baked in.
+            excluded=tuple(model.path for model in manifest.models.values()),
         )
 
     @property

@@ -5,6 +5,7 @@ nothing. A step that fails raises with its verdict.
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from plugin_runtime.startup.model_files import walk
 
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
@@ -31,6 +33,8 @@ from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
 from orchestrator.supervisor.start_verdict import verdict_of_engine
 from orchestrator.supervisor.watch import evidence_of
+
+_log = logging.getLogger(__name__)
 
 # A container that has not notified may have died unnoticed, or its image never notifies.
 _INSPECT_INTERVAL: Final = 1.0  # seconds
@@ -86,18 +90,19 @@ def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> tuple[
     checks = deps.checker.check(manifest, folder)
     for check in checks:
         if check.code is not None:
+            # The log is the operator's: the reason, which callers see, has no path of this host.
+            _log.warning("%s: %s: %s It is %s on this host.", manifest.name, check.code, check.reason, check.path)
             raise InstanceEndedError(Verdict(check.code, check.reason or check.detail))
     return tuple(Check(check.name, check.ok, check.detail, "host") for check in checks)
 
 
 def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimits, folder: Path) -> str:
     """SHA-256 over everything that an instance is made from. Raises `BuildError`, `OSError`."""
-    models = deps.checker.models_folder(manifest, folder)
     content = {
         "manifest": manifest.model_dump(mode="json"),
         "limits": msgspec.structs.asdict(limits),
         "image": deps.builder.fingerprint(ImageRecipe.of(manifest, folder)),
-        "models": {name: _file_stamp(models / relative) for name, relative in manifest.models.items()},
+        "models": {model.name: _model_stamp(model.path) for model in deps.checker.models(manifest, folder)},
         "max_result": int(deps.settings.max_result),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -146,7 +151,7 @@ async def start_container(
         instance.identity,
         image=instance.image_id or "",
         run_folder=instance.run_folder,
-        models_folder=deps.checker.models_folder(instance.manifest, folder),
+        models=deps.checker.models(instance.manifest, folder),
         max_result=int(deps.settings.max_result),
         cores=cores,
         devices=devices,
@@ -241,10 +246,16 @@ async def _until_reachable(
         died.cancel()
 
 
-def _file_stamp(path: Path) -> list[int]:
+def _model_stamp(path: Path) -> list[list[str | int]]:
     # Gigabytes are not read for this: another file has another inode, size or time.
+    if not path.is_dir():
+        return [_file_stamp("", path)]
+    return [_file_stamp(file.relative, Path(file.path)) for file in walk(str(path))]
+
+
+def _file_stamp(name: str, path: Path) -> list[str | int]:
     stat = path.stat()
-    return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+    return [name, stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 
 def _make_run_folder(parent: Path, folder: Path) -> None:

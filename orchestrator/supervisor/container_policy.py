@@ -5,9 +5,9 @@ here alone.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -16,6 +16,7 @@ import msgspec
 from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.model_locations import ModelLocation
 from orchestrator.registry import EffectiveLimits
 from orchestrator.settings import Settings
 
@@ -29,6 +30,8 @@ LABEL_GENERATION: Final = "plugin-orchestrator.generation"
 LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
 LABEL_CONTENT: Final = "plugin-orchestrator.content"
 """The instance's fingerprint."""
+LABEL_MODELS: Final = "plugin-orchestrator.models"
+"""SHA-256 of each of its models that may be in the store of fetched models, separated by commas."""
 _LABEL_MANIFEST: Final = "plugin-orchestrator.manifest"
 _LABEL_LIMITS: Final = "plugin-orchestrator.limits"
 
@@ -127,6 +130,12 @@ def secrets_folder(run_folder: Path) -> Path:
     return run_folder / "secrets"
 
 
+def model_labels(manifest: Manifest) -> dict[str, str]:
+    """What tells `models gc` which files of the store a container may have mounted."""
+    hashes = sorted({model.sha256 for model in manifest.models.values() if model.sha256 is not None})
+    return {LABEL_MODELS: ",".join(hashes)} if hashes else {}
+
+
 def container_spec(
     manifest: Manifest,
     limits: EffectiveLimits,
@@ -134,7 +143,7 @@ def container_spec(
     *,
     image: str,
     run_folder: Path,
-    models_folder: Path,
+    models: Iterable[ModelLocation] = (),
     max_result: int,
     cores: int = 0,
     devices: DeviceGrant | None = None,
@@ -142,14 +151,18 @@ def container_spec(
     gateway: Gateway | None = None,
 ) -> ContainerSpec:
     """The container of this instance: not root, read-only, no capabilities, no network unless the manifest has
-    `egress`. With a `gateway` its run folder is in the engine's memory, else on the host. `cores`: of the engine's
-    machine, 0 where unknown.
+    `egress`. `models`: where they are on the host. With a `gateway` its run folder is in the engine's
+    memory, else on the host. `cores`: of the engine's machine, 0 where unknown.
     """
-    models = {name: f"{MODELS_FOLDER}/{name}/{Path(relative).name}" for name, relative in manifest.models.items()}
+    # The folder too keeps its own name, which libraries show and tell kinds of models by.
+    model_mounts = {
+        model.name: BindMount(
+            model.path.resolve(), str(PurePosixPath(MODELS_FOLDER, model.name, PurePosixPath(model.declared).name))
+        )
+        for model in models
+    }
     mounts = [] if gateway else [BindMount(run_folder, RUN_FOLDER, read_only=False)]
-    mounts += [
-        BindMount((models_folder / relative).resolve(), models[name]) for name, relative in manifest.models.items()
-    ]
+    mounts += model_mounts.values()
     mounts += [BindMount(secrets_folder(run_folder) / name, f"{SECRETS_FOLDER}/{name}") for name in manifest.secrets]
     return ContainerSpec(
         name=identity.container_name,
@@ -159,6 +172,7 @@ def container_spec(
             _LABEL_MANIFEST: manifest.model_dump_json(exclude_unset=True),
             _LABEL_LIMITS: msgspec.json.encode(limits).decode(),
             **grant_labels,
+            **model_labels(manifest),
         },
         environment={
             **thread_variables(limits, manifest.env, cores),
@@ -166,7 +180,7 @@ def container_spec(
             "PLUGIN_NAME": manifest.name,
             "PLUGIN_ENTRYPOINT": manifest.entrypoint,
             "PLUGIN_PACKAGES": json.dumps(manifest.packages),
-            "PLUGIN_MODELS": json.dumps(models),
+            "PLUGIN_MODELS": json.dumps({name: mount.target for name, mount in model_mounts.items()}),
             "PLUGIN_RUN_DIR": RUN_FOLDER,
             "PLUGIN_SCRATCH_DIR": SCRATCH_FOLDER,
             "PLUGIN_MAX_RESULT": str(max_result),

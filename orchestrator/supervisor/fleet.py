@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -23,6 +24,7 @@ from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted, adopt_all
 from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.model_watch import watch_models
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 _RECONNECT_PAUSE: Final = 1.0  # seconds between attempts to follow the engine's events
@@ -76,6 +78,9 @@ class Fleet:
             asyncio.create_task(self._ping_engine(), name="engine ping"),
             asyncio.create_task(self._watch_folders(), name="plugin folders"),
             asyncio.create_task(self._deps.gpus.watch(self._gpu_lost, self._gpu_changed), name="gpus"),
+            asyncio.create_task(
+                watch_models(self._deps.registry, self._deps.checker.store, self._folder_of), name="models"
+            ),
         ]
         await asyncio.gather(*(supervisor.start() for supervisor in self._supervisors.values()))
 
@@ -100,6 +105,10 @@ class Fleet:
         await asyncio.gather(*(supervisor.close() for supervisor in self._supervisors.values()))
         if stop_plugins:
             shutil.rmtree(self._deps.run_dir, ignore_errors=True)
+
+    def _folder_of(self, name: str) -> Path | None:
+        supervisor = self._supervisors.get(name)
+        return None if supervisor is None else supervisor.folder
 
     def _register(self, plugin: DiscoveredPlugin, adopted: Adopted | None = None) -> None:
         manifest = plugin.manifest if adopted is None else adopted.instance.manifest

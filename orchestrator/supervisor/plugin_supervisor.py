@@ -92,6 +92,11 @@ class PluginSupervisor:
         return None if self._driver is None else self._driver.instance
 
     @property
+    def folder(self) -> Path:
+        """The plugin's folder, as last discovered."""
+        return self._plugin.folder
+
+    @property
     def restarting(self) -> bool:
         """An operator's restart is under way, its new instance not yet started."""
         return self._restarts > 0
@@ -155,7 +160,7 @@ class PluginSupervisor:
     async def close(self) -> None:
         """Let go of the instance without ending it: its container stays."""
         if self._preparation is not None:
-            self._preparation.close()
+            await self._preparation.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

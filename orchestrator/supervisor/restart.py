@@ -57,17 +57,22 @@ class Restart:
     def stop(self) -> None:
         """Refuse it: the plugin is stopped."""
         self._deps.registry.set_restart(self.plugin.name, None)
-        self.close()
+        self.cancel()
         self.end(Verdict(ReasonCode.STOPPED, "The plugin was stopped before its restart was prepared."))
 
     def superseded_by(self, newer: "Restart") -> None:
-        self.close()
+        self.cancel()
         newer.outcome.add_done_callback(lambda outcome: self.end(outcome.result()))
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         """Stop to prepare."""
         self._closed = True
         self._preparing.cancel()
+
+    async def close(self) -> None:
+        """Stop to prepare, and return when nothing of it is left."""
+        self.cancel()
+        await asyncio.wait({self._preparing})
 
     def end(self, outcome: Verdict | None) -> None:
         if not self.outcome.done():

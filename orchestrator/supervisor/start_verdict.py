@@ -47,7 +47,8 @@ def verdict_of_preparation(error: BaseException) -> Verdict:
             return Verdict(ReasonCode.BUILD_FAILED, str(error), build_output=error.tail)
         case OSError():
             return Verdict(
-                ReasonCode.INIT_ERROR, f"The host refused: {error.strerror}. Check its disk space and permissions."
+                ReasonCode.INIT_ERROR,
+                f"The host refused: {error.strerror or 'no answer in time'}. Check its disk space and permissions.",
             )
         case OrchestratorError():
             return Verdict(ReasonCode.INIT_ERROR, str(error))

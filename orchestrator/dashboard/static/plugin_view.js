@@ -5,7 +5,7 @@
 import { json, pluginPath } from "./api.js";
 import { confirm, notice } from "./dialogs.js";
 import { h, setAttribute, setText } from "./dom.js";
-import { hasEnded, seconds } from "./format.js";
+import { hasEnded, reasonState, seconds } from "./format.js";
 import { live } from "./live.js";
 import { logsTab } from "./logs_tab.js";
 import { overviewTab } from "./overview_tab.js";
@@ -93,7 +93,7 @@ export function pluginView(name, tab) {
       return;
     }
     setAttribute(element, "data-state", plugin.state);
-    setAttribute(reason, "data-state", plugin.state);
+    setAttribute(reason, "data-state", reasonState(plugin));
     state.show(plugin.state);
     setText(description, plugin.description);
     setText(meta, metaOf(plugin));

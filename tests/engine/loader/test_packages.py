@@ -12,10 +12,11 @@ import pytest
 from support.checkout import PROJECT
 from support.package_index import Index, package_index, wheel
 
-from orchestrator.app import ca_bundle, docker_engine
+from orchestrator.app import docker_engine
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError
+from orchestrator.loader.build_settings import ca_bundle
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.image_recipe import PACKAGES_LABEL, PLUGIN_LABEL, ImageRecipe
 from orchestrator.settings import Settings

@@ -101,7 +101,9 @@ def arguments(words: list[str]) -> dict[str, str]:
     parser.add_argument("--run-dir", help="folder for control.sock and tools.sock")
     parser.add_argument("--scratch-dir", help="folder for uploads (default: RUN_DIR/scratch)")
     parser.add_argument("--package", action="append", help="import name that must be found")
-    parser.add_argument("--model", action="append", metavar="NAME=PATH", type=name_and_path, help="a model file")
+    parser.add_argument(
+        "--model", action="append", metavar="NAME=PATH", type=name_and_path, help="a model: a file, or a folder"
+    )
     given = parser.parse_args(words)
     variables = {
         "PLUGIN_ENTRYPOINT": given.entrypoint,
