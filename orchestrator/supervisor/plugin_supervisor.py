@@ -106,10 +106,6 @@ class PluginSupervisor:
         """It has no instance, nothing is left of one, and no command is under way."""
         return not self._command.locked() and not self._alive() and all(driver.removed for driver in self._drivers())
 
-    @property
-    def folder(self) -> Path:
-        return self._plugin.folder
-
     # Commands of operators
 
     async def start(self) -> None:
