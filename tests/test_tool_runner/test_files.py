@@ -1,4 +1,4 @@
-"""Files that runs give: in the envelope, by their own URL, as the answer itself, and gone with the result."""
+"""Files that runs give: in the envelope, by their own URL, as the answer itself, and removed with the result."""
 
 import hashlib
 import io
@@ -116,8 +116,8 @@ async def test_a_file_is_a_reference_in_the_result_and_in_the_envelope(client: h
     answer = await client.get(overlay["url"])
     assert (len(answer.content), hashlib.sha256(answer.content).hexdigest()) == (overlay["size"], overlay["sha256"])
     assert Image.open(io.BytesIO(answer.content)).size == (4, 3)
-    kept = await client.get(f"/v1/runs/{envelope['run_id']}/result")
-    assert (kept.status_code, kept.json()) == (200, envelope)
+    stored = await client.get(f"/v1/runs/{envelope['run_id']}/result")
+    assert (stored.status_code, stored.json()) == (200, envelope)
 
 
 async def test_what_only_looks_like_a_reference_is_not_vouched_for(client: httpx.AsyncClient) -> None:
@@ -306,7 +306,7 @@ async def test_files_are_gone_with_their_result(giver: Harness, client: httpx.As
 
 
 async def test_the_oldest_files_make_room_for_new_ones(tmp_path: Path) -> None:
-    """And a run that needs more than all of it is told so, at no fault of the plugin's."""
+    """A run that needs more than all of it is answered so, and the plugin is not to blame."""
     async with Harness(tmp_path, results_max_bytes=100_000) as harness:
         harness.add("giver", program=RealRuntime(SOURCE), limits={"output": "1GiB"})
         client = await opened(harness)
