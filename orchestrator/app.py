@@ -129,6 +129,7 @@ def create_app(
             # The fleet first: runs of an earlier orchestrator are found in the containers that it adopts.
             await fleet.open(restored.last_events)
             runner.resume(restored.asynchronous, fleet.adopted())
+            fleet.restart_changed()
             try:
                 with feed.running():
                     yield

@@ -19,8 +19,8 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.health.health_model import health_response
 from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
 
-HEARTBEAT_SECONDS: Final = 15.0
 _HEALTH_INTERVAL: Final = 1.0  # minimum seconds between two health frames of one plugin
+_ACTIVITY_INTERVAL: Final = 10.0  # the same where only the duration of an activity has changed
 _MAX_BACKLOG: Final = 1000  # events that wait for a slow reader before its stream is cut
 
 
@@ -118,7 +118,7 @@ class Subscription:
                 yield sse.frame("cut", json.dumps({"reason": reason}))
                 return
             with suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                async with asyncio.timeout(sse.HEARTBEAT_SECONDS):
                     await self._wake.wait()
             if not self._wake.is_set():
                 yield sse.HEARTBEAT
@@ -237,7 +237,8 @@ class EventFeed:
         pause = _HEALTH_INTERVAL
         for record in self._registry.list():
             sent = self._health.get(record.name)
-            if sent is not None and _unchanged(sent.record, record):
+            unchanged = sent is not None and _unchanged(sent.record, record)
+            if sent is not None and unchanged and (record.activity is None or time - sent.at < _ACTIVITY_INTERVAL):
                 continue
             due = sent.at + _HEALTH_INTERVAL - time if sent else 0
             if due > 0:

@@ -11,7 +11,7 @@ from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.event_feed import TooManyReadersError, event_fields
 from orchestrator.api.problems import problem, unknown_plugin
 from orchestrator.api.request_headers import SSE, wanted_stream
-from orchestrator.api.sse import UntilShutdownResponse, shutdown_event
+from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse, shutdown_event
 from orchestrator.registry import LifecycleEvent
 
 router = APIRouter(tags=["events"])
@@ -86,8 +86,7 @@ def _stream(request: Request, context: ApiContext, plugin: str | None, after: in
         subscription.frames(_earlier(context, plugin, subscription.after)),
         shutdown_event(request.app),
         media_type=SSE,
-        # X-Accel-Buffering: else nginx withholds events until its buffer is full.
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        headers=STREAM_HEADERS,
         write_timeout=_WRITE_TIMEOUT,
         on_end=subscription.close,
     )

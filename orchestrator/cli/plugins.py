@@ -10,10 +10,20 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.cli.connection import Name, complete_plugin, connected
-from orchestrator.cli.console import EXIT_FAILED, AsJson, busy, console, errors, print_line, print_raw, show_json
+from orchestrator.cli.console import (
+    EXIT_FAILED,
+    AsJson,
+    busy,
+    console,
+    errors,
+    misused,
+    print_line,
+    print_raw,
+    show_json,
+)
 from orchestrator.cli.schema_text import parameter_lines, result_text
 from orchestrator.cli.tables import STATE_COLOURS, gpus_table, health_table, long_texts, plugins_table, reason_below
-from orchestrator.client import Client, LifecycleEvent, Plugin
+from orchestrator.client import Client, LifecycleEvent, Plugin, PluginDetail, RestartRefused
 
 Follow = Annotated[bool, typer.Option("-f", "--follow", help="Follow until Ctrl-C.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the new instance.")]
@@ -43,8 +53,8 @@ def _watch(changes: Iterable[Plugin], *, as_json: bool) -> None:
             if as_json:
                 print_line(plugin)
             else:
-                reason = f"  {plugin['reason_code']}: {plugin['reason']}" if plugin["reason_code"] else ""
-                print_raw(f"{plugin['observed_at']}  {plugin['name']}  {plugin['state']}{reason}")
+                reason = "  " + ": ".join(filter(None, (plugin["reason_code"], plugin["reason"])))
+                print_raw(f"{plugin['observed_at']}  {plugin['name']}  {plugin['state']}{reason.rstrip()}")
         return
     known: dict[str, tuple[float, Plugin]] = {}
 
@@ -99,10 +109,16 @@ def logs(
     *,
     tail: Annotated[int, typer.Option("-n", "--tail", min=1, max=_MAX_TAIL, help="Lines from the end.")] = 100,
     follow: Follow = False,
+    build: Annotated[bool, typer.Option("--build", help="Print the last build of its image instead.")] = False,
 ) -> None:
-    """Print the log of a plugin's container. With --follow it goes on with the next instance after a restart."""
+    """Print the log of a plugin's container. With --follow it goes on with the next instance after a restart.
+
+    While an image is built for the first instance, it prints the output of that.
+    """
+    if build and follow:
+        misused("--follow", "a build is not followed; `orchestrator health` shows its newest line")
     with connected() as api:
-        for line in _followed(api, name, tail) if follow else api.logs(name, tail=tail):
+        for line in _followed(api, name, tail) if follow else api.logs(name, tail=tail, build=build):
             print_raw(line)
 
 
@@ -161,7 +177,7 @@ def _print_event(event: LifecycleEvent, *, with_plugin: bool) -> None:
     which = f"{event['plugin']} " if with_plugin else ""
     line = Text.assemble((when, "dim"), f"  {which}#{event['generation']}  ", (state, STATE_COLOURS.get(state, "")))
     console.print(line, soft_wrap=True)
-    if event["reason_code"]:
+    if event["reason"]:
         console.print(reason_below(event["reason_code"], event["reason"]))
 
 
@@ -195,14 +211,35 @@ def start(name: Name, *, wait: Wait = _DEFAULT_WAIT, as_json: AsJson = False) ->
 
 
 def _start_instance(name: str, action: Literal["restart", "start"], wait: float, *, as_json: bool) -> None:
-    with connected() as api, busy(f"{name}: waiting for the new instance; a build takes longer …"):
-        plugin = api.restart(name, wait=wait) if action == "restart" else api.start(name, wait=wait)
+    with connected() as api, busy(f"{name}: waiting for the new instance …") as say:
+
+        def show(plugin: PluginDetail) -> None:
+            if doing := activity_of(plugin):
+                say(f"{name}: {doing}")
+
+        command = api.restart if action == "restart" else api.start
+        try:
+            plugin = command(name, wait=wait, on_wait=show)
+        except RestartRefused:
+            errors.print(
+                f"[bold]{name} was not restarted: the instance that runs goes on.[/] `orchestrator logs {name} --build`"
+                " prints its last build.",
+                soft_wrap=True,
+            )
+            raise
     show_json(plugin) if as_json else console.print(plugins_table([plugin]))
     if plugin["reason_code"] is not None:
         errors.print(f"[dim]`orchestrator health {name}` shows all details.[/]", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
-    if plugin["state"] == "LOADED" and wait:
-        errors.print("[yellow]It is still starting.[/] `orchestrator events -f` follows it.", soft_wrap=True)
+    preparing = plugin.get("restart") is not None and action == "restart"
+    if wait and (plugin["state"] == "LOADED" or preparing):
+        what = "The new instance is still prepared; the old one serves until then." if preparing else "It still starts."
+        errors.print(f"[yellow]{what}[/] `orchestrator events -f` follows it.", soft_wrap=True)
+
+
+def activity_of(plugin: Plugin) -> str:
+    """What goes on for the plugin, for how long, and the newest line of it; empty where nothing does."""
+    return next((check["detail"] for check in plugin["checks"] if check["name"] == "activity"), "")
 
 
 def stop(name: Name, *, as_json: AsJson = False) -> None:

@@ -17,6 +17,23 @@ class Check(TypedDict):
     source: str
 
 
+class Activity(TypedDict):
+    """What goes on for a plugin and takes minutes, such as `building its image`; `line`: its newest output."""
+
+    what: str
+    since: str
+    line: str
+
+
+class Restart(TypedDict):
+    """A restart that has not replaced the instance, which serves on; the reason where it was refused."""
+
+    state: Literal["preparing", "refused"]
+    requested_at: str
+    reason_code: str | None
+    reason: str | None
+
+
 class Plugin(TypedDict):
     """One plugin, as in the list. Times are ISO 8601 with a time zone."""
 
@@ -41,6 +58,8 @@ class Plugin(TypedDict):
     container: dict[str, Any]
     gpus: list[dict[str, Any]]
     limits: dict[str, Any]
+    activity: Activity | None
+    restart: Restart | None
 
 
 class PluginDetail(Plugin):

@@ -14,10 +14,12 @@ from orchestrator.errors import StaleGenerationError, TransitionError
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition
 from orchestrator.registry.history.records import NOTHING_RESTORED, Restored
 from orchestrator.registry.records import (
+    Activity,
     Check,
     ContainerFacts,
     EffectiveLimits,
     LifecycleEvent,
+    PendingRestart,
     PluginRecord,
     PostMortem,
 )
@@ -155,6 +157,7 @@ class PluginRegistry:
                 container=None,
                 gpus=(),
                 post_mortem=None,
+                restart=None,
                 observed_at=self._clock(),
             )
             record = replace(record, **manifest)
@@ -251,6 +254,31 @@ class PluginRegistry:
         """Change fields without a change of state. Raises `StaleGenerationError`."""
         with self._lock.gen_wlock():
             self._put(replace(self._current(name, generation), observed_at=self._clock(), **facts))
+
+    def set_activity(self, name: str, activity: Activity) -> None:
+        """Show that this goes on for the plugin, in place of what was shown. Nothing for an unknown name."""
+        with self._lock.gen_wlock():
+            if (old := self._records.get(name)) is not None:
+                self._put(replace(old, activity=activity, observed_at=self._clock()))
+
+    def clear_activity(self, name: str, what: str) -> None:
+        """Show it no longer, unless something else is shown by now."""
+        with self._lock.gen_wlock():
+            old = self._records.get(name)
+            if old is not None and old.activity is not None and old.activity.what == what:
+                self._put(replace(old, activity=None, observed_at=self._clock()))
+
+    def set_restart(self, name: str, restart: PendingRestart | None) -> None:
+        """Show a restart that is prepared or was refused, until the next instance begins."""
+        with self._lock.gen_wlock():
+            self._put(replace(self._records[name], restart=restart, observed_at=self._clock()))
+
+    def note(self, name: str, reason: str, code: ReasonCode | None = None) -> None:
+        """Publish an event about the plugin that changes no state."""
+        with self._lock.gen_wlock():
+            old = self._records[name]
+            event = self._append_event(replace(old, reason=reason, reason_code=code), old.state)
+        self._notify(event)
 
     def mark_stale(self, *, stale: bool) -> None:
         """Mark every record by whether the engine can be reached. A stale one keeps its `observed_at`."""

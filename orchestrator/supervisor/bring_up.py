@@ -1,12 +1,13 @@
-"""Bring-up: the steps from a manifest to a container whose control socket answers. A step that fails raises with its
-verdict.
+"""Bring-up: the steps from a manifest to a container whose control socket answers. `prepare` has those that start
+nothing. A step that fails raises with its verdict.
 """
 
 import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,15 +15,17 @@ import msgspec
 
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
-from orchestrator.errors import ChannelError, EngineError
+from orchestrator.errors import BuildError, ChannelError, EngineError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
 from orchestrator.registry import Check, EffectiveLimits
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.verdict import Verdict, judge
-from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, secrets_folder
+from orchestrator.supervisor.activity import activity
+from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, effective_limits, secrets_folder
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
@@ -44,13 +47,47 @@ async def engine_verdicts(doing: str) -> AsyncIterator[None]:
         raise InstanceEndedError(verdict_of_engine(error, doing)) from error
 
 
-def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> list[Check]:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What can be known and made before an instance is started."""
+
+    checks: tuple[Check, ...]
+    content: str
+    """The fingerprint."""
+    image_id: str
+
+
+async def prepare(
+    deps: SupervisorDeps,
+    manifest: Manifest,
+    limits: EffectiveLimits,
+    folder: Path,
+    *,
+    on_checks: Callable[..., None] = lambda *_: None,
+    on_build: Callable[[], None] = lambda: None,
+) -> Prepared:
+    """Check the host and make the image ready. It starts nothing, and touches no instance that runs. `on_checks` takes
+    the host's checks before anything is built, `on_build` is called with every line of a build.
+
+    Raises `InstanceEndedError`, `BuildError`, `OSError`.
+    """
+    # First: nothing is built for a plugin whose GPU does not work.
+    if manifest.requires_gpu:
+        await deps.gpus.check()
+    checks = await asyncio.to_thread(check_host, deps, manifest, folder)
+    on_checks(*checks)
+    # Before the build: after a change in between, the next orchestrator replaces the container and does not adopt it.
+    content = await asyncio.to_thread(fingerprint, deps, manifest, limits, folder)
+    return Prepared(checks, content, await _ensure_image(deps, manifest, folder, on_build))
+
+
+def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> tuple[Check, ...]:
     """The host-side checks. Raises `InstanceEndedError` for the first that fails."""
     checks = deps.checker.check(manifest, folder)
     for check in checks:
         if check.code is not None:
             raise InstanceEndedError(Verdict(check.code, check.reason or check.detail))
-    return [Check(check.name, check.ok, check.detail, "host") for check in checks]
+    return tuple(Check(check.name, check.ok, check.detail, "host") for check in checks)
 
 
 def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimits, folder: Path) -> str:
@@ -66,11 +103,29 @@ def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimit
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-async def ensure_image(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> str:
+def content_of(plugin: DiscoveredPlugin, deps: SupervisorDeps) -> str | None:
+    """The fingerprint of the instance that would be made now; None where something for it is missing."""
+    if plugin.manifest is None:
+        return None
+    with suppress(BuildError, OSError):  # the preparation says what is wrong
+        return fingerprint(deps, plugin.manifest, effective_limits(plugin.manifest, deps.settings), plugin.folder)
+    return None
+
+
+async def _ensure_image(deps: SupervisorDeps, manifest: Manifest, folder: Path, on_build: Callable[[], None]) -> str:
     """The id of the plugin's image, built where its content has changed."""
     recipe = ImageRecipe.of(manifest, folder)
-    async with engine_verdicts("its image was made ready"):
-        return (await deps.builder.ensure_plugin(recipe)).id
+    doing, done = ("pulling", "pulled") if recipe.prebuilt else ("building", "built")
+    async with (
+        engine_verdicts("its image was made ready"),
+        activity(deps.registry, manifest.name, f"{doing} its image", done=f"{done} its image") as say,
+    ):
+
+        def on_output(line: str) -> None:
+            say(line)
+            on_build()
+
+        return (await deps.builder.ensure_plugin(recipe, on_output)).id
 
 
 async def start_container(

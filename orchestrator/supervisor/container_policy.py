@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
 
+import msgspec
+
 from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.manifest import Manifest
@@ -27,6 +29,8 @@ LABEL_GENERATION: Final = "plugin-orchestrator.generation"
 LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
 LABEL_CONTENT: Final = "plugin-orchestrator.content"
 """The instance's fingerprint."""
+_LABEL_MANIFEST: Final = "plugin-orchestrator.manifest"
+_LABEL_LIMITS: Final = "plugin-orchestrator.limits"
 
 _FOLLOW_OMP: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_MAX_THREADS")
 """Variables of libraries that heed OMP_NUM_THREADS where theirs is not set."""
@@ -107,6 +111,17 @@ class InstanceIdentity:
         return f"plugin-{self.plugin}-{self.instance}"
 
 
+def made_from(labels: Mapping[str, str]) -> tuple[Manifest, EffectiveLimits] | None:
+    """The manifest and limits that a container was made from, whatever the plugin's folder has now; None where its
+    labels do not have them, or not in this version's form.
+    """
+    try:
+        manifest = Manifest.model_validate_json(labels.get(_LABEL_MANIFEST, ""))
+        return manifest, msgspec.json.decode(labels.get(_LABEL_LIMITS, ""), type=EffectiveLimits)
+    except (ValueError, msgspec.MsgspecError):
+        return None
+
+
 def secrets_folder(run_folder: Path) -> Path:
     """An instance's secrets on the host."""
     # In its run folder, so that they are removed with it.
@@ -140,7 +155,12 @@ def container_spec(
     return ContainerSpec(
         name=identity.container_name,
         image=image,
-        labels={**identity.labels(), **grant_labels},
+        labels={
+            **identity.labels(),
+            _LABEL_MANIFEST: manifest.model_dump_json(exclude_unset=True),
+            _LABEL_LIMITS: msgspec.json.encode(limits).decode(),
+            **grant_labels,
+        },
         environment={
             **thread_variables(limits, manifest.env, cores),
             **manifest.env,

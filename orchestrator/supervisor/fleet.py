@@ -57,7 +57,8 @@ class Fleet:
 
     async def open(self, last_events: Mapping[str, LifecycleEvent]) -> None:
         """Register every plugin, adopt the containers of an earlier orchestrator, and start the others;
-        returns without waiting for any. `last_events`: by plugin, the newest in the history.
+        returns without waiting for any. `last_events`: by plugin, the newest in the history. Those that would be made
+        differently now are restarted by `restart_changed`.
         """
         plugins = await asyncio.to_thread(self._deps.loader.discover)
         # Before the registration: the registry shall have an adopted plugin in its state, never as LOADED.
@@ -71,6 +72,12 @@ class Fleet:
             asyncio.create_task(self._deps.gpus.watch(self._gpu_lost, self._gpu_changed), name="gpus"),
         ]
         await asyncio.gather(*(supervisor.start() for supervisor in self._supervisors.values()))
+
+    def restart_changed(self) -> None:
+        """Begin to restart the adopted instances that a start would make differently now. They serve meanwhile."""
+        for adopted in self._adopted:
+            if adopted.changed:
+                self._supervisors[adopted.instance.identity.plugin].begin_restart(asyncio.Event())
 
     def adopted(self) -> list[tuple[PluginSupervisor, Adopted]]:
         """What `open` adopted, with its status at that time."""
@@ -89,7 +96,7 @@ class Fleet:
             shutil.rmtree(self._deps.run_dir, ignore_errors=True)
 
     def _register(self, plugin: DiscoveredPlugin, adopted: Adopted | None = None) -> None:
-        manifest = plugin.manifest
+        manifest = plugin.manifest if adopted is None else adopted.instance.manifest
         good = manifest is not None
         now = datetime.now(UTC)
         record = PluginRecord(
@@ -98,7 +105,7 @@ class Fleet:
             description=manifest.description if manifest else "",
             state=PluginLifecycleState.LOADED if good else PluginLifecycleState.FAILED,
             reason_code=None if good else ReasonCode.MANIFEST_INVALID,
-            reason=plugin.error,
+            reason=None if good else plugin.error,
             observed_at=now,
             limits=effective_limits(manifest, self._deps.settings) if manifest else None,
         )
@@ -107,6 +114,7 @@ class Fleet:
             record = replace(
                 record,
                 state=PluginLifecycleState.RUNNING if status.runs_begun else PluginLifecycleState.INITIALIZED,
+                limits=adopted.instance.limits,
                 generation=adopted.instance.generation,
                 # Its uptime goes on: it was ready before this process began.
                 ready_tick=time.monotonic() - (status.ready_seconds or 0),

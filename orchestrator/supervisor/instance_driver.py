@@ -12,7 +12,7 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.sandbox.verdict import Verdict, verdict_of_status
-from orchestrator.supervisor.bring_up import check_host, ensure_image, fingerprint, start_container
+from orchestrator.supervisor.bring_up import Prepared, prepare, start_container
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.record_writer import RecordWriter
@@ -56,9 +56,9 @@ class InstanceDriver:
         self._left_behind = False
         """Its container could not be stopped, or not be removed."""
 
-    def start(self, folder: Path) -> None:
-        """Start to bring it up from the plugin's folder; returns at once."""
-        self.instance.bring_up = self._spawn(self._bring_up(folder))
+    def start(self, folder: Path, prepared: Prepared | None = None) -> None:
+        """Start to bring it up from the plugin's folder, beginning with what is not prepared; returns at once."""
+        self.instance.bring_up = self._spawn(self._bring_up(folder, prepared))
 
     def adopt(self, status: RuntimeStatus) -> None:
         """Continue with an instance that an earlier orchestrator started; the registry has it already."""
@@ -119,18 +119,15 @@ class InstanceDriver:
 
     # Inside
 
-    async def _bring_up(self, folder: Path) -> None:
-        deps, instance = self._deps, self.instance
+    async def _bring_up(self, folder: Path, prepared: Prepared | None) -> None:
+        deps, instance, add_checks = self._deps, self.instance, self._record.add_checks
         try:
-            # First: nothing is built for a plugin whose GPU does not work.
-            if instance.manifest.requires_gpu:
-                await deps.gpus.check()
-            self._record.add_checks(*await asyncio.to_thread(check_host, deps, instance.manifest, folder))
-            # Before the build: after a change in between, the next orchestrator replaces the container and does not
-            # adopt it.
-            content = await asyncio.to_thread(fingerprint, deps, instance.manifest, instance.limits, folder)
-            instance.identity = replace(instance.identity, content=content)
-            instance.image_id = await ensure_image(deps, instance.manifest, folder)
+            if prepared is None:
+                prepared = await prepare(deps, instance.manifest, instance.limits, folder, on_checks=add_checks)
+            else:
+                add_checks(*prepared.checks)
+            instance.identity = replace(instance.identity, content=prepared.content)
+            instance.image_id = prepared.image_id
             # Set when the engine starts the container: to wait for a GPU or for other starts is not the plugin's time.
             async with asyncio.timeout(None) as deadline:
                 seconds, clock = instance.limits.startup_timeout, asyncio.get_running_loop().time

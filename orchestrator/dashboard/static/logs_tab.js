@@ -66,7 +66,7 @@ export function logsTab(name) {
       if (!response.ok) throw await failure(response);
       following = true;
       setText(state, "Following; nothing printed yet");
-      for await (const line of lines(response)) if (opened === stream) add(line);
+      for await (const line of lines(response)) if (line && opened === stream) add(line); // an empty one is a heartbeat
       if (opened !== stream) return;
       following = false;
       setText(state, "The container has ended; these are its last lines.");

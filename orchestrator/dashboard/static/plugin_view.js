@@ -17,8 +17,8 @@ const COMMANDS = {
   restart: {
     label: "Restart",
     warning: (plugin) =>
-      `Its container is stopped and a new one started from the manifest as it is now.${runsLost(plugin)}`,
-    done: "A new instance is starting.",
+      `Once everything for a new container is there, this one is stopped and the new one started.${runsLost(plugin)}`,
+    done: "A new instance is on its way.",
   },
   start: {
     label: "Start",

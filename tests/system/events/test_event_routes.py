@@ -8,7 +8,7 @@ import pytest
 from support.harness import Harness, eventually
 from support.server_sent import following, take
 
-from orchestrator.api import event_feed
+from orchestrator.api import sse
 from orchestrator.api.sse import shutdown_event
 from orchestrator.lifecycle import PluginLifecycleState as State
 
@@ -157,7 +157,7 @@ async def test_an_unknown_id_starts_at_the_oldest_retained_event(harness: Harnes
 
 
 async def test_a_silent_stream_has_heartbeats(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_feed, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.02)
     client = await opened(harness, "reader")
     async with following(client) as frames:
         assert {frame.kind for frame in await take(frames, 3)} == {"comment"}

@@ -11,10 +11,11 @@ import pytest
 from orchestrator.containers.spec import BindMount, ContainerSpec, Gateway
 from orchestrator.loader.manifest import Limits, Manifest
 from orchestrator.settings import Settings
-from orchestrator.supervisor.container_policy import InstanceIdentity, container_spec, effective_limits
+from orchestrator.supervisor.container_policy import InstanceIdentity, container_spec, effective_limits, made_from
 
 RUN_FOLDER = Path("/somewhere/run/abcd1234")
 MODELS = Path("/somewhere/models")
+MADE_FROM = ("plugin-orchestrator.manifest", "plugin-orchestrator.limits")
 
 
 def manifest(**fields: Any) -> Manifest:
@@ -197,7 +198,7 @@ def test_the_number_of_threads_that_a_manifest_sets_stays() -> None:
 def test_a_container_carries_whose_it_is() -> None:
     """Deployment, plugin, generation and instance: nothing else of this host is ever touched."""
     container = spec()
-    assert container.labels == {
+    assert {name: value for name, value in container.labels.items() if name not in MADE_FROM} == {
         "plugin-orchestrator.deployment": "d3pl0y",
         "plugin-orchestrator.plugin": "reader",
         "plugin-orchestrator.generation": "4",
@@ -205,3 +206,24 @@ def test_a_container_carries_whose_it_is() -> None:
         "plugin-orchestrator.content": "",
     }
     assert container.name == "plugin-reader-abcd1234"
+
+
+def test_a_container_carries_what_it_was_made_from() -> None:
+    """Manifest and limits, whatever the plugin's folder has by now; in no form of another version are they read."""
+    fields: dict[str, Any] = {
+        "limits": {"timeout": "90s", "memory": "512MiB", "cpus": 1.5},
+        "startup_timeout": "2m",
+        "requires_gpu": True,
+        "gpu": {"memory": "4GiB", "sharing": "shared"},
+        "models": {"weights": "models/w.pt"},
+        "env": {"A": "b"},
+        "failure_policy": "tolerant",
+    }
+    made = manifest(**fields)
+    limits = effective_limits(made, Settings())
+    labels = spec(**fields).labels
+    assert made_from(labels) == (made, limits)
+    for name in MADE_FROM:
+        assert made_from({**labels, name: "{"}) is None
+        assert made_from({**labels, name: '{"of": "another version"}'}) is None
+        assert made_from({other: value for other, value in labels.items() if other != name}) is None
