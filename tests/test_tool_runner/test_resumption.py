@@ -2,16 +2,14 @@
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from support.harness import TIMEOUT, Harness, eventually
+from support.harness import Harness, eventually
 from support.real_runtime import RealRuntime
-
-from orchestrator.tools.tool_runner import ToolRunner
+from test_tool_runner.callers import container, executing, killed, runner
 
 pytestmark = pytest.mark.slow
 
@@ -20,28 +18,6 @@ pytestmark = pytest.mark.slow
 def go(tmp_path: Path) -> Path:
     """A tool that waits for this file ends when it exists: no sooner, however busy the machine is."""
     return tmp_path / "go"
-
-
-def runner(harness: Harness) -> ToolRunner:
-    assert harness.app is not None
-    found = harness.app.state.context.tool_runner
-    assert isinstance(found, ToolRunner)
-    return found
-
-
-async def killed(harness: Harness) -> None:
-    """The orchestrator dies at this moment: its files are as they were then, its containers go on."""
-    assert harness.app is not None
-    await harness.app.state.context.history.flush()
-    state, snapshot = harness.settings.state_dir, harness.settings.state_dir.with_name("snapshot")
-    await asyncio.to_thread(shutil.copytree, state, snapshot)
-    tasks = tuple(runner(harness)._tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await harness.shut(containers_stay=True)
-    shutil.rmtree(state)
-    snapshot.rename(state)
 
 
 async def start(harness: Harness, tool: str, **arguments: Any) -> str:
@@ -56,20 +32,6 @@ async def start(harness: Harness, tool: str, **arguments: Any) -> str:
 async def run_of(harness: Harness, run_id: str) -> dict[str, Any]:
     run: dict[str, Any] = (await harness.client.get(f"/v1/runs/{run_id}")).json()
     return run
-
-
-def container(harness: Harness, socket: str) -> httpx.AsyncClient:
-    program = harness.runtimes["worker"]
-    assert isinstance(program, RealRuntime)
-    transport = httpx.AsyncHTTPTransport(uds=f"{program.run_dir}/{socket}.sock")
-    return httpx.AsyncClient(transport=transport, base_url="http://plugin", trust_env=False, verify=False)
-
-
-async def executing(harness: Harness, run_id: str) -> None:
-    """The tool has been reached: an orchestrator that is killed before that leaves nothing to be found."""
-    async with container(harness, "control") as control, asyncio.timeout(TIMEOUT):
-        while run_id not in [run["run_id"] for run in (await control.get("/status")).json()["runs"]]:
-            await asyncio.sleep(0.005)
 
 
 async def result(harness: Harness, run_id: str, wait: float = 10) -> httpx.Response:
