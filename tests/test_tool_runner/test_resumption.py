@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.harness import Harness, eventually
+from support.harness import TIMEOUT, Harness, eventually
 from support.real_runtime import RealRuntime
 from test_tool_runner.callers import container, executing, killed, runner
 
