@@ -8,6 +8,7 @@ from orchestrator.client.async_client import AsyncClient, AsyncRunHandle
 from orchestrator.client.errors import (
     AccessDenied,
     ApiError,
+    FileNotSaved,
     InvalidRequest,
     NotFound,
     PluginError,
@@ -21,10 +22,12 @@ from orchestrator.client.errors import (
     UnexpectedAnswer,
     Unreachable,
 )
+from orchestrator.client.files import AsyncResultFile, ResultFile
 from orchestrator.client.models import (
     Begun,
     End,
     Envelope,
+    FileReference,
     FormText,
     Gpus,
     Item,
@@ -43,11 +46,14 @@ __all__ = [
     "AccessDenied",
     "ApiError",
     "AsyncClient",
+    "AsyncResultFile",
     "AsyncRunHandle",
     "Begun",
     "Client",
     "End",
     "Envelope",
+    "FileNotSaved",
+    "FileReference",
     "FormText",
     "Gpus",
     "InvalidRequest",
@@ -61,6 +67,7 @@ __all__ = [
     "PluginUnavailable",
     "Progress",
     "QueueFull",
+    "ResultFile",
     "Run",
     "RunCancelled",
     "RunHandle",

@@ -41,12 +41,12 @@ class RunEvents:
 
     def __init__(self, media_type: str, run_id: str) -> None:
         self.streams = media_type.partition(";")[0].strip() == NDJSON
-        self._run_id = run_id
+        self.run_id = run_id
         self._lines = Lines()
         self._ended = False
 
     def first(self) -> StreamEvent:
-        return Begun(self._run_id)
+        return Begun(self.run_id)
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         for text in self._lines.feed(chunk):
@@ -63,7 +63,7 @@ class RunEvents:
     def finish(self) -> None:
         """Raises `Unreachable` if the stream broke off."""
         if not self._ended:
-            raise Unreachable("The run's stream broke off before its end.", envelope={"run_id": self._run_id})
+            raise Unreachable("The run's stream broke off before its end.", envelope={"run_id": self.run_id})
 
     @staticmethod
     def whole(answer: Answer) -> StreamEvent:
