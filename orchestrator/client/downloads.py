@@ -123,14 +123,14 @@ def whole_file(path: Path, *, replace: bool = True) -> Iterator[IO[bytes]]:
             if replace:
                 unfinished.replace(path)
             else:
-                _rename_to_new(unfinished, path)
+                rename_to_new(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise FileNotSaved(f"Cannot write {path}: {error.strerror or error}") from error
 
 
-def _rename_to_new(unfinished: Path, path: Path) -> None:
+def rename_to_new(unfinished: Path, path: Path) -> None:
     """Raises `FileExistsError` if another program has made `path` in the meantime."""
     try:
         os.link(unfinished, path)

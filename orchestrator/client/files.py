@@ -8,8 +8,7 @@ envelope's `files`, or, while a stream goes on, if it names a file of this very 
 import io
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace as replaced
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from orchestrator.client.async_client import AsyncClient
     from orchestrator.client.sync_client import Client
 
+Where = tuple[str | int, ...]
+"""Keys of objects and positions in lists, from 0, that lead to a value."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _TYPES: Final[Mapping[str, type]] = {"file": str, "media_type": str, "size": int, "sha256": str, "url": str}
 
@@ -115,20 +116,23 @@ class FilesOf(Generic[F]):
             return envelope
         files = {reference["url"]: self._make(reference) for reference in listed if _is_reference(reference)}
 
-        def known(found: dict[str, Any]) -> F | None:
-            file = files.get(found["url"])
-            return file if file == found else None
+        def listed_one(value: Any, _: Where) -> Any:
+            file = files.get(value["url"]) if _is_reference(value) else None
+            return file if file == value else value
 
-        return {**envelope, "result": _placed(envelope.get("result"), known), "files": _placed(listed, known)}
+        result, listed = replaced_within([envelope.get("result"), listed], listed_one)
+        return {**envelope, "result": result, "files": listed}
 
     def event(self, event: StreamEvent, run_id: str) -> StreamEvent:
         """The event of a stream with files in its item, or in its envelope."""
         match event:
             case Item(data):
                 own = f"/v1/runs/{run_id}/files/"
-                return replaced(
-                    event, data=_placed(data, lambda found: self._make(found) if found["url"].startswith(own) else None)
-                )
+
+                def own_one(value: Any, _: Where) -> Any:
+                    return self._make(value) if _is_reference(value) and value["url"].startswith(own) else value
+
+                return Item(replaced_within(data, own_one))
             case End(envelope):
                 return End(self.envelope(envelope))
         return event
@@ -144,18 +148,25 @@ def _is_reference(value: Any) -> bool:
     )
 
 
-def _placed(value: Any, file_of: Callable[[Any], Any]) -> Any:
-    """`value`, fresh from JSON, with files in it. In place and without recursion: a plugin may nest as it likes."""
+def replaced_within(value: Any, replacement: Callable[[Any, Where], Any]) -> Any:
+    """`value`, fresh from JSON, with what `replacement` gives for an object, list or text in it, and for its path.
+
+    What it gives back unchanged is looked into. In place and without recursion: a plugin may nest as it likes.
+    """
     holder = [value]
-    ahead: list[tuple[Any, Any]] = [(holder, 0)]
+    ahead: list[tuple[Any, Any, Where]] = [(holder, 0, ())]
     while ahead:
-        container, key = ahead.pop()
+        container, key, path = ahead.pop()
         inner = container[key]
+        new = replacement(inner, path)
+        if new is not inner:
+            container[key] = new
+            continue
+        members: Iterable[tuple[Any, Any]] = ()
         if isinstance(inner, dict):
-            if _is_reference(inner) and (file := file_of(inner)) is not None:
-                container[key] = file
-            else:
-                ahead.extend((inner, name) for name in inner)
+            members = inner.items()
         elif isinstance(inner, list):
-            ahead.extend((inner, at) for at in range(len(inner)))
+            members = enumerate(inner)
+        found = [(inner, name, (*path, name)) for name, one in members if isinstance(one, dict | list | str)]
+        ahead.extend(reversed(found))
     return holder[0]

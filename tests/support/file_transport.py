@@ -21,7 +21,9 @@ _BLOCK = 65_536
 
 
 class FileTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """`files`: name → content. `breaks_after`: for each file request, the bytes after which its connection breaks."""
+    """`files`: name → content. `items`: of a stream. `breaks_after`: for each file request, the bytes after which its
+    connection breaks. `tool`: fields of the tool, which is `draw` of the plugin `pics`.
+    """
 
     def __init__(
         self,
@@ -31,7 +33,9 @@ class FileTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         items: Sequence[Any] | None = None,
         breaks_after: Sequence[int | None] = (),
         ranges: bool = True,
+        tool: dict[str, Any] | None = None,
     ) -> None:
+        self.tool = {"name": "draw", "output_schema": None, "streaming": items is not None, **(tool or {})}
         self.files = files or {}
         self.result = result
         self.items = items
@@ -62,7 +66,9 @@ class FileTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self.requests.append(request)
         if "/files/" in request.url.path:
             return self._file(request)
-        if self.items is not None:
+        if request.url.path.endswith("/tools"):
+            return httpx.Response(200, json=[self.tool])
+        if self.items is not None and request.url.path.endswith("/run"):
             lines = [{"event": "item", "data": item} for item in self.items]
             content = "".join(json.dumps(line) + "\n" for line in [*lines, {"event": "end", **self.envelope()}])
             return httpx.Response(
