@@ -19,6 +19,7 @@ from rich.text import Text
 
 from orchestrator.cli.console import errors, fail
 from orchestrator.cli.result_files import InlineFile
+from orchestrator.cli.tables import RUN_DIGITS
 from orchestrator.client import FileNotSaved, ResultFile
 from orchestrator.client.downloads import rename_to_new, safe_name
 from orchestrator.formatting import format_size
@@ -28,16 +29,18 @@ class DescribedFiles:
     """Each file is its name, with its type and size."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._run: str | None = None
+        self._count = 0
         self._name = self._kind = ""
         self._sizes: list[int] = []
 
     def file(self, file: ResultFile) -> str:
-        self.count += 1
+        self._count += 1
+        self._run = file["url"].split("/")[3][:RUN_DIGITS]
         return _described(file.name, file.media_type, [file.size])
 
     def begin(self, name: str, first: InlineFile) -> None:
-        self.count += 1
+        self._count += 1
         self._name, self._kind, self._sizes = name, first.media_type, []
 
     def part(self, part: InlineFile) -> None:
@@ -45,6 +48,12 @@ class DescribedFiles:
 
     def end(self) -> str:
         return _described(self._name, self._kind, self._sizes)
+
+    def tell(self) -> None:
+        """Say how to get them. Those that stand in the result itself are gone with it."""
+        if self._count:
+            how = "-o DIR" if self._run is None else f"`orchestrator runs result {self._run} -o DIR`"
+            _tell(f"{how} saves the {'file' if self._count == 1 else 'files'}.", "dim")
 
 
 class SavedFiles:
@@ -180,5 +189,5 @@ def _described(name: str, media_type: str, sizes: list[int]) -> str:
     return f"{name} ({about})"
 
 
-def _tell(sentence: str) -> None:
-    errors.print(Text(sentence), soft_wrap=True)
+def _tell(sentence: str, style: str = "") -> None:
+    errors.print(Text(sentence, style), soft_wrap=True)

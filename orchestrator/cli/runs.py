@@ -186,8 +186,7 @@ def _printer(
     elif console.is_terminal and not raw and not as_json:
         found = DescribedFiles()
         yield printer(files=found)
-        if found.count:
-            errors.print(Text(f"-o DIR saves the {'file' if found.count == 1 else 'files'}.", "dim"), soft_wrap=True)
+        found.tell()
     else:
         yield printer()
 

@@ -199,7 +199,7 @@ def test_a_terminal_shows_what_there_is_and_how_to_get_it(call):
     transport.result = {"picture": transport.reference("a.png")}
     shown = call(transport, terminal=True)
     assert "a.png (image/png, 47 KiB)" in shown.stdout and "sha256" not in shown.stdout
-    assert "-o" in shown.stderr
+    assert shown.stderr == f"`orchestrator runs result {RUN[:8]} -o DIR` saves the file.\n"
 
 
 def test_the_files_of_a_run_that_has_ended_are_saved(call, tmp_path):

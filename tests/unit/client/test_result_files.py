@@ -20,11 +20,13 @@ from orchestrator.client import (
     AsyncResultFile,
     Client,
     FileNotSaved,
+    InvalidRequest,
     Item,
     NotFound,
     ResultFile,
     UnexpectedAnswer,
     Unreachable,
+    Upload,
     downloads,
 )
 
@@ -150,6 +152,17 @@ async def test_an_item_that_is_no_part_has_no_content(make, item):
     events = await make("http://orchestrator", transport=FileTransport(items=[item]))("stream", "pics", "draw")
     with pytest.raises(UnexpectedAnswer):
         _ = events[1].content
+
+
+async def test_it_is_no_argument_of_a_run_itself_and_the_error_says_what_to_send(make):
+    transport = FileTransport(files={"a.png": b"a"})
+    transport.result = transport.reference("a.png")
+    call, file = await drawn(make, transport)
+    sent = len(transport.requests)
+    for value in (file, [file], Upload(file)):
+        with pytest.raises(InvalidRequest, match=r"image is a file of a result; send what its read\(\) gives"):
+            await call("run", "ocr", "read", image=value)
+    assert len(transport.requests) == sent
 
 
 # Saving
