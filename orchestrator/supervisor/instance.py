@@ -73,6 +73,11 @@ class Instance:
         return self.limits.memory
 
     @property
+    def output_limit(self) -> int:
+        """Bytes of the files of one run."""
+        return self.limits.output
+
+    @property
     def has_channel(self) -> bool:
         return self._channel is not None
 

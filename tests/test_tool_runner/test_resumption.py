@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import httpx
 import pytest
 from support.harness import TIMEOUT, Harness, eventually
 from support.real_runtime import RealRuntime
-
-from orchestrator.tools.tool_runner import ToolRunner
+from test_tool_runner.callers import killed, runner
 
 pytestmark = pytest.mark.slow
 
@@ -20,28 +18,6 @@ pytestmark = pytest.mark.slow
 def go(tmp_path: Path) -> Path:
     """A tool that waits for this file ends when it exists: no sooner, however busy the machine is."""
     return tmp_path / "go"
-
-
-def runner(harness: Harness) -> ToolRunner:
-    assert harness.app is not None
-    found = harness.app.state.context.tool_runner
-    assert isinstance(found, ToolRunner)
-    return found
-
-
-async def killed(harness: Harness) -> None:
-    """The orchestrator dies at this moment: its files are as they were then, its containers go on."""
-    assert harness.app is not None
-    await harness.app.state.context.history.flush()
-    state, snapshot = harness.settings.state_dir, harness.settings.state_dir.with_name("snapshot")
-    await asyncio.to_thread(shutil.copytree, state, snapshot)
-    tasks = tuple(runner(harness)._tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await harness.shut(containers_stay=True)
-    shutil.rmtree(state)
-    snapshot.rename(state)
 
 
 async def start(harness: Harness, tool: str, **arguments: Any) -> str:
