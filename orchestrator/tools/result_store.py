@@ -20,7 +20,7 @@ from orchestrator.formatting import format_size
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry.history import RunRecord
 from orchestrator.sandbox.call import Outcome, OutputFile, RunResult, StorageError, is_run_id
-from orchestrator.tools.run_files import RunFiles
+from orchestrator.tools.run_files import OVERHEAD, RunFiles
 
 _UNFINISHED: Final = ".part"
 _FILES: Final = ".files"
@@ -214,4 +214,4 @@ def _remove(path: Path) -> None:
 
 def _size_of(folder: Path | None) -> int:
     """Bytes of the files in it."""
-    return sum(path.stat().st_size for path in folder.iterdir()) if folder is not None else 0
+    return sum(path.stat().st_size + OVERHEAD for path in folder.iterdir()) if folder is not None else 0

@@ -5,12 +5,16 @@ import hashlib
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, TypeVar
 
 from orchestrator.sandbox.call import OutputFile, StorageError
 
 _UNFINISHED: Final = ".part"  # no file of a run begins with a dot
+
+OVERHEAD: Final = 4096
+"""Bytes that each file counts for beside its own: empty ones take room too."""
 
 _T = TypeVar("_T")
 
@@ -32,19 +36,20 @@ class RunFiles:
         self._reserve = reserve
         self._lock = threading.Lock()
         self._removed = False
+        self._file: IO[bytes] | None = None  # that is being written
 
     async def write(self, name: str, media_type: str, size: int, chunks: AsyncIterator[bytes]) -> OutputFile:
-        self._reserve(size)
-        self.reserved += size
+        self._reserve(size + OVERHEAD)
+        self.reserved += size + OVERHEAD
         self.used = True
         digest = hashlib.sha256()
-        file = await self._within(name, self._create)
         try:
+            await self._within(name, self._create)
             async for chunk in chunks:
-                await self._within(name, self._append, file, digest, chunk)
-            await self._within(name, self._finish, file, name)
+                await self._within(name, self._append, digest, chunk)
+            await self._within(name, self._finish, name)
         except BaseException:
-            _in_background(self._close, file)
+            _in_background(self._abandon)
             raise
         stored = self.finished[name] = OutputFile(name, media_type, size, digest.hexdigest())
         return stored
@@ -71,29 +76,35 @@ class RunFiles:
                 "the disk of the orchestrator's state folder, then call again."
             ) from error
 
-    def _create(self) -> IO[bytes]:
+    def _create(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return (self.folder / _UNFINISHED).open("wb", buffering=0)
+        self._file = (self.folder / _UNFINISHED).open("wb", buffering=0)
 
-    @staticmethod
-    def _append(file: IO[bytes], digest: "hashlib._Hash", chunk: bytes) -> None:
+    def _append(self, digest: "hashlib._Hash", chunk: bytes) -> None:
         digest.update(chunk)
         view = memoryview(chunk)
-        while view:
-            view = view[file.write(view) :]
+        while view and self._file is not None:
+            view = view[self._file.write(view) :]
 
-    def _finish(self, file: IO[bytes], name: str) -> None:
-        file.close()
+    def _finish(self, name: str) -> None:
+        self._close()
         (self.folder / _UNFINISHED).rename(self.folder / name)
 
-    def _close(self, file: IO[bytes]) -> None:
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _abandon(self) -> None:
         with self._lock:
-            file.close()
-            (self.folder / _UNFINISHED).unlink(missing_ok=True)
+            self._close()
+            with suppress(OSError):
+                (self.folder / _UNFINISHED).unlink(missing_ok=True)
 
     def _remove(self) -> None:
         with self._lock:
             self._removed = True
+            self._close()
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -192,6 +192,23 @@ async def test_a_file_that_trickles_is_over_the_runs_time() -> None:
     assert result.files == ()
 
 
+async def test_single_bytes_do_not_stop_the_clock() -> None:
+    """Each that comes by itself would be stored with the clock stopped, if it were."""
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    store = Store(pause=0.02)
+    started = time.monotonic()
+    result = await run(result_with(announced("a", b"x" * 100_000)), {"a": drip}, store=store, timeout=0.5)
+    assert result.ok or result.reason_code is ReasonCode.TIMEOUT
+    assert time.monotonic() - started < 20  # not 2000 s
+
+
 async def test_a_slow_disk_of_ours_is_not_the_plugins_time() -> None:
     result = await run(result_with(announced("a", b"x")), {"a": http(b"x")}, store=Store(pause=1.0), timeout=0.5)
     assert result.ok

@@ -321,6 +321,26 @@ async def test_files_over_the_limit_end_the_run(client: httpx.AsyncClient) -> No
     assert "limits.output" in answer.json()["error"]
 
 
+async def test_a_disk_that_takes_nothing_is_told_as_ours(giver: Harness, client: httpx.AsyncClient) -> None:
+    """And the plugin goes on."""
+    results(giver).rmdir()
+    results(giver).write_text("no folder")
+    answer = await call(client, "table")
+    assert (answer.status_code, answer.json()["error_type"], answer.json()["reason_code"]) == (503, "NotStored", None)
+    assert "The file table.csv of the result cannot be stored" in answer.json()["error"]
+    assert str(giver.settings.state_dir) not in answer.text
+    results(giver).unlink()
+    results(giver).mkdir()
+    assert (await call(client, "table")).status_code == 200
+
+
+async def test_a_file_that_the_disk_has_lost_in_part_is_not_served(giver: Harness, client: httpx.AsyncClient) -> None:
+    envelope = (await call(client, "table")).json()
+    (results(giver) / f"{envelope['run_id']}.files" / "table.csv").write_text("0,0")
+    answer = await client.get(envelope["result"]["url"])
+    assert (answer.status_code, answer.json()["error_type"]) == (404, "UnknownFile")
+
+
 async def test_a_run_without_result_leaves_nothing(giver: Harness, client: httpx.AsyncClient) -> None:
     for tool in ("none", "nothing"):
         await call(client, tool)

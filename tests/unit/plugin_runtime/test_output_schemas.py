@@ -124,6 +124,8 @@ DESCRIBED = [
     (Image.Image, FILE_SCHEMA),
     (Annotated[bytes, msgspec.Meta(description="The page.")], {**FILE_SCHEMA, "description": "The page."}),
     (list[bytes], {"type": "array", "items": FILE_SCHEMA}),
+    (dict[str, int | File], {"type": "object", "additionalProperties": {"anyOf": [{"type": "integer"}, FILE_SCHEMA]}}),
+    (File | str, {"anyOf": [{"type": "string"}, FILE_SCHEMA]}),
     (dict[str, Image.Image], {"type": "object", "additionalProperties": FILE_SCHEMA}),
     (Image.Image | None, {"anyOf": [FILE_SCHEMA, {"type": "null"}]}),
     (pathlib.Path, {"type": "string"}),

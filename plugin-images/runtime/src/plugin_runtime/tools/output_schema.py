@@ -41,10 +41,14 @@ FILE_SCHEMA = {
         "media_type": {"type": "string"},
         "size": {"type": "integer", "description": "Bytes."},
         "sha256": {"type": "string"},
-        "url": {"type": "string", "format": "uri-reference"},
+        "url": {"type": "string"},
     },
     "required": ["file", "media_type", "size", "sha256", "url"],
 }
+
+
+class _GivenFile(msgspec.Struct):
+    """Stands for a file in hints: msgspec takes it in unions, as it takes no type that it does not know."""
 
 
 class _Unfit(Exception):  # noqa: N818 - carries the type
@@ -87,10 +91,15 @@ def _with_bytes_as_files(schema: Any) -> Any:
         return [_with_bytes_as_files(member) for member in schema]
     if not isinstance(schema, dict):
         return schema
-    if _is_bytes(schema) or (_is_typed_bytes(schema) and len(schema["properties"]) == 2):
+    if (
+        schema.get("$ref") == f"#/$defs/{_GivenFile.__name__}"
+        or _is_bytes(schema)
+        or (_is_typed_bytes(schema) and len(schema["properties"]) == 2)
+    ):
         about = {key: schema[key] for key in ("description",) if key in schema}
         return {**FILE_SCHEMA, **about}
-    return {key: _with_bytes_as_files(member) for key, member in schema.items()}
+    replaced = {key: _with_bytes_as_files(member) for key, member in schema.items() if key != _GivenFile.__name__}
+    return replaced if replaced.get("$defs", True) else {key: replaced[key] for key in replaced if key != "$defs"}
 
 
 def _is_bytes(schema: Any) -> bool:
@@ -177,7 +186,7 @@ def _known_type(kind: Any, depth: int) -> Any:  # noqa: C901, PLR0911, PLR0912 -
     if kind is Any or not isinstance(kind, type):
         return Any
     if issubclass(kind, File) or _is_image(kind):
-        return File
+        return _GivenFile
     if issubclass(kind, (enum.Enum, msgspec.Struct)):
         return kind
     if dataclasses.is_dataclass(kind) or hasattr(kind, "__attrs_attrs__") or hasattr(kind, "_fields"):
@@ -222,8 +231,6 @@ def _schema(hint: Any) -> dict[str, Any] | None:
     def describe(kind: Any) -> dict[str, Any]:
         """Of a type that msgspec does not know, within one that it does."""
         known = _known(kind, 0)
-        if known is File:
-            return FILE_SCHEMA
         if callable(getattr(known, "model_json_schema", None)):
             schema: dict[str, Any] = known.model_json_schema(
                 mode="serialization", by_alias=False, ref_template="#/$defs/{model}"

@@ -117,8 +117,7 @@ def _has_plain_types(value: Any) -> bool:
             return False
         if kinds.isdisjoint(CONTAINERS):
             return True
-        # Each once: what stands in many places need be looked at in one.
-        level = list({id(member): member for member in members if type(member) in CONTAINERS}.values())
+        level = members if kinds <= CONTAINERS else [member for member in members if type(member) in CONTAINERS]
     return False
 
 
