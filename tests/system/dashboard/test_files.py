@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Page, Request, Route, expect
+from support.giving_files import WHOLE_FILM, open_with_giver
 from support.harness import Harness
 from system.dashboard.scene import sample
 
@@ -291,3 +292,19 @@ async def test_a_text_is_a_text(opened: Any, answers: Answers, text: str) -> Non
     card = await opened()
     await expect(card.get_by_role("region", name="Text of the result")).to_have_text(text)
     await expect(card.locator(".file")).to_have_count(0)
+
+
+async def test_files_of_a_real_plugin_are_shown_and_saved(harness: Harness, look: Look) -> None:
+    """With the orchestrator's own route."""
+    await open_with_giver(harness)
+    page = await look("/plugins/giver/tools")
+    report = page.get_by_role("article", name="report")
+    await report.get_by_role("button", name="Run").click()
+    await expect(report.locator(".verdict")).to_contain_text("Done")
+    assert await width_of(report.locator("figure img").first) == 40
+    assert await saved(page, report.get_by_role("link", name="Save table.csv")) == b"a,b\n1,2\n"
+    film = page.get_by_role("article", name="film")
+    await film.get_by_role("button", name="Run").click()
+    await expect(film.locator(".verdict")).to_contain_text("Done")
+    assert await saved(page, film.get_by_role("button", name="Save result.mp4")) == WHOLE_FILM
+    await expect(page.get_by_role("article", name="picture")).to_contain_text("returns File")
