@@ -17,7 +17,9 @@ export function typeText(schema, root, named = new Set()) {
     if (named.has(name)) return name;
     named.add(name);
     const definition = definitionOf(schema.$ref, root);
-    return definition?.properties && !isFile(definition) ? `${name} ${of({ ...definition, title: "" })}` : of(definition);
+    return definition?.properties && !isFile(definition)
+      ? `${name} ${of({ ...definition, title: "" })}`
+      : of(definition);
   }
   if (schema.const !== undefined) return JSON.stringify(schema.const);
   if (schema.enum?.length) return either(schema.enum.map((choice) => JSON.stringify(choice)));
