@@ -19,7 +19,7 @@ SAFE_HEADERS: Final[Mapping[str, str]] = {
     "media-src 'self'",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # It may be gone by the next time, and never changes before: its ETag answers at once.
+    # It never changes, and expires: a browser may store it, and must check by its ETag that it still exists.
     "Cache-Control": "private, no-cache",
 }
 
@@ -66,5 +66,5 @@ class StoredFileResponse(FileResponse):
         return "*" in tags or self.headers["etag"] in tags
 
     def _not_modified(self) -> Response:
-        kept = ("etag", "cache-control", "last-modified", "content-security-policy", "x-run-id")
-        return Response(status_code=304, headers={name: self.headers[name] for name in kept if name in self.headers})
+        names = ("etag", "cache-control", "last-modified", "content-security-policy", "x-run-id")
+        return Response(status_code=304, headers={name: self.headers[name] for name in names if name in self.headers})

@@ -78,6 +78,7 @@ async def result(run_id: str, context: Context, wait: Wait = 0) -> Response:
         200: {"content": {"application/octet-stream": {}}, "description": "The file, by its own media type"},
         206: {"description": "The range that was requested"},
         304: {"description": "The caller has it (If-None-Match)"},
+        400: {"description": "A malformed range"},
         404: {"description": "No such run or file, or it is not stored (any more)"},
         416: {"description": "It has no such range"},
     },

@@ -107,7 +107,7 @@ class PluginSandboxRunner:
             result = not_stored(error)
         except ChannelError as error:
             result = await self._after_break(instance, error)
-        # A reader of a stream has been told of its files, however it ended.
+        # The reader of a stream has received references to its files, however it ended.
         if fetcher.files and (result.ok or sink.emit is not None):
             result = replace(result, files=tuple(fetcher.files))
         return _timed(result, time.perf_counter() - started)
@@ -254,7 +254,7 @@ class PluginSandboxRunner:
             if line.event == "progress" and (reported := progress_of(raw)) is not None:
                 progress(reported)
             if line.event == "item" and line.files:
-                # Before the item is passed on: who has it may ask for the file at once.
+                # Before the item is passed on: its reader may request the file at once.
                 line.data = msgspec.Raw(await fetcher.fetch(line.files, bytes(line.data)))
                 raw = b'{"event":"item","data":%b}' % bytes(line.data)  # noqa: PLW2901
             if emit is not None and line.event in _EMITTED:

@@ -90,6 +90,7 @@ class ResultStore:
             return False
         files = self._live.pop(run.run_id, None) if result.files else None
         self._stored[run.run_id] = (time.time(), size + (files.reserved if files else 0))
+        self._stored.move_to_end(run.run_id)
         self._expire()
         asyncio.get_running_loop().call_later(self._max_age + 1, self._expire)
         return True

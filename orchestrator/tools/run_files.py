@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class RunFiles:
-    """A `FileStore`. `reserve` is asked for room before a file is written; it raises `StorageError`."""
+    """A `FileStore`. `reserve` makes room for so many bytes before a file is written, or raises `StorageError`."""
 
     # A write that was cancelled goes on in its thread. So whatever touches the folder takes the lock, and nothing makes
     # the folder anew once it is removed.
@@ -31,7 +31,7 @@ class RunFiles:
         self.reserved = 0
         """Bytes."""
         self.used = False
-        """Whether any was ever begun."""
+        """Whether any was ever started."""
         self.folder = folder
         self._reserve = reserve
         self._lock = threading.Lock()

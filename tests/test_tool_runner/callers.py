@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 import httpx
-from support.harness import Harness
+from support.harness import TIMEOUT, Harness
+from support.real_runtime import RealRuntime
 
 from orchestrator.tools.tool_runner import ToolRunner
 
@@ -59,3 +60,18 @@ async def killed(harness: Harness) -> None:
     await harness.shut(containers_stay=True)
     shutil.rmtree(state)
     snapshot.rename(state)
+
+
+def container(harness: Harness, socket: str, plugin: str = "worker") -> httpx.AsyncClient:
+    """A client of the plugin's own socket."""
+    program = harness.runtimes[plugin]
+    assert isinstance(program, RealRuntime)
+    transport = httpx.AsyncHTTPTransport(uds=f"{program.run_dir}/{socket}.sock")
+    return httpx.AsyncClient(transport=transport, base_url="http://plugin", trust_env=False, verify=False)
+
+
+async def executing(harness: Harness, run_id: str, plugin: str = "worker") -> None:
+    """The tool has been reached: an orchestrator that is killed before that leaves nothing to be found."""
+    async with container(harness, "control", plugin) as control, asyncio.timeout(4 * TIMEOUT):
+        while run_id not in [run["run_id"] for run in (await control.get("/status")).json()["runs"]]:
+            await asyncio.sleep(0.005)

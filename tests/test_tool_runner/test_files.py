@@ -1,4 +1,4 @@
-"""Files that runs give: in the envelope, by their own URL, as the answer itself, and gone with the result."""
+"""Files that runs give: in the envelope, by their own URL, as the answer itself, and removed with the result."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from support.harness import Harness, eventually
 from support.real_runtime import RealRuntime
-from test_tool_runner.callers import RUN_ID, killed, result
+from test_tool_runner.callers import RUN_ID, executing, killed, result
 
 pytestmark = pytest.mark.slow
 
@@ -80,11 +80,17 @@ async def giver(tmp_path: Path) -> AsyncIterator[Harness]:
         yield harness
 
 
+async def opened(harness: Harness) -> httpx.AsyncClient:
+    """A client once the plugin is ready; it imports PIL, which may take a while on a busy machine."""
+    client = await harness.open()
+    client.timeout = 60
+    await harness.until("giver", lambda health: health["state"] != "LOADED", timeout=60)
+    return client
+
+
 @pytest.fixture
 async def client(giver: Harness) -> httpx.AsyncClient:
-    client = await giver.open()
-    await giver.settled("giver")
-    return client
+    return await opened(giver)
 
 
 async def call(client: httpx.AsyncClient, tool: str, accept: str = "", **arguments: Any) -> httpx.Response:
@@ -110,8 +116,8 @@ async def test_a_file_is_a_reference_in_the_result_and_in_the_envelope(client: h
     answer = await client.get(overlay["url"])
     assert (len(answer.content), hashlib.sha256(answer.content).hexdigest()) == (overlay["size"], overlay["sha256"])
     assert Image.open(io.BytesIO(answer.content)).size == (4, 3)
-    kept = await client.get(f"/v1/runs/{envelope['run_id']}/result")
-    assert (kept.status_code, kept.json()) == (200, envelope)
+    stored = await client.get(f"/v1/runs/{envelope['run_id']}/result")
+    assert (stored.status_code, stored.json()) == (200, envelope)
 
 
 async def test_what_only_looks_like_a_reference_is_not_vouched_for(client: httpx.AsyncClient) -> None:
@@ -290,21 +296,20 @@ async def test_files_of_a_stream_that_failed_can_still_be_fetched(client: httpx.
 # How long they are there
 
 
-async def test_files_are_gone_with_their_result(tmp_path: Path) -> None:
-    async with Harness(tmp_path, results_max_age="1s") as harness:
-        harness.add("giver", program=RealRuntime(SOURCE))
-        client = await harness.open()
-        url = (await call(client, "table")).json()["result"]["url"]
-        assert (await client.get(url)).status_code == 200
-        await eventually(lambda: not names(harness), "the files are removed")
-        assert (await client.get(url)).json()["error_type"] == "UnknownFile"
+async def test_files_are_gone_with_their_result(giver: Harness, client: httpx.AsyncClient) -> None:
+    url = (await call(client, "table")).json()["result"]["url"]
+    assert (await client.get(url)).status_code == 200
+    assert giver.app is not None
+    giver.app.state.context.tool_runner.results._max_age = 0
+    assert (await client.get(url)).json()["error_type"] == "UnknownFile"
+    await eventually(lambda: not names(giver), "the files are removed")
 
 
 async def test_the_oldest_files_make_room_for_new_ones(tmp_path: Path) -> None:
-    """And a run that needs more than all of it is told so, at no fault of the plugin's."""
+    """A run that needs more than all of it is answered so, and the plugin is not to blame."""
     async with Harness(tmp_path, results_max_bytes=100_000) as harness:
         harness.add("giver", program=RealRuntime(SOURCE), limits={"output": "1GiB"})
-        client = await harness.open()
+        client = await opened(harness)
         urls = [(await call(client, "table", rows=5000)).json()["result"]["url"] for _ in range(3)]
         statuses = [(await client.get(url)).status_code for url in urls]
         assert statuses == [404, 404, 200]
@@ -349,11 +354,11 @@ async def test_a_run_without_result_leaves_nothing(giver: Harness, client: httpx
 
 async def test_files_of_an_asynchronous_run_outlive_the_orchestrator(giver: Harness, tmp_path: Path) -> None:
     """Of one that ended before, and of one that goes on meanwhile in its container."""
-    await giver.open()
+    await opened(giver)
     go = tmp_path / "go"
     ended = (await result(giver, (await start_giver(giver, "table", rows=3)).json()["run_id"])).json()
     running = (await start_giver(giver, "table", rows=4, until=str(go))).json()["run_id"]
-    await eventually(lambda: giver.registry.get("giver").in_flight == 1, "the run executes")  # type: ignore[union-attr]
+    await executing(giver, running, "giver")
     await killed(giver)
     # What a kill may leave: a file half written, and files whose result was not yet stored.
     orphan = results(giver) / f"{RUN_ID}.files"
@@ -362,7 +367,7 @@ async def test_files_of_an_asynchronous_run_outlive_the_orchestrator(giver: Harn
     half = results(giver) / f"{running}.files"
     half.mkdir()
     (half / ".part").write_bytes(b"0,")
-    client = await giver.open()
+    client = await opened(giver)
     assert not orphan.exists()
     assert (await client.get(ended["result"]["url"])).text == "0,0\n1,1\n2,4\n"
     assert (await client.get(f"/v1/runs/{running}/files/table.csv")).status_code == 404

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from support.harness import TIMEOUT, Harness, eventually
+from support.harness import Harness, eventually
 from support.real_runtime import RealRuntime
-from test_tool_runner.callers import killed, runner
+from test_tool_runner.callers import container, executing, killed, runner
 
 pytestmark = pytest.mark.slow
 
@@ -32,20 +32,6 @@ async def start(harness: Harness, tool: str, **arguments: Any) -> str:
 async def run_of(harness: Harness, run_id: str) -> dict[str, Any]:
     run: dict[str, Any] = (await harness.client.get(f"/v1/runs/{run_id}")).json()
     return run
-
-
-def container(harness: Harness, socket: str) -> httpx.AsyncClient:
-    program = harness.runtimes["worker"]
-    assert isinstance(program, RealRuntime)
-    transport = httpx.AsyncHTTPTransport(uds=f"{program.run_dir}/{socket}.sock")
-    return httpx.AsyncClient(transport=transport, base_url="http://plugin", trust_env=False, verify=False)
-
-
-async def executing(harness: Harness, run_id: str) -> None:
-    """The tool has been reached: an orchestrator that is killed before that leaves nothing to be found."""
-    async with container(harness, "control") as control, asyncio.timeout(TIMEOUT):
-        while run_id not in [run["run_id"] for run in (await control.get("/status")).json()["runs"]]:
-            await asyncio.sleep(0.005)
 
 
 async def result(harness: Harness, run_id: str, wait: float = 10) -> httpx.Response:

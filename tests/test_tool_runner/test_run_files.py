@@ -73,7 +73,7 @@ async def test_a_disk_without_a_folder_is_an_error_of_storage(tmp_path: Path) ->
 async def test_a_write_that_is_cancelled_in_its_thread_leaves_nothing(
     files: RunFiles, held: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its thread goes on after the folder's removal was asked for, and makes nothing anew."""
+    """Its thread goes on after the folder's removal was requested, and makes nothing anew."""
     reached, go, left = threading.Event(), threading.Event(), threading.Event()
     original = getattr(RunFiles, held)
 

@@ -1,4 +1,4 @@
-"""Files of results over the tool socket: announced with the answer, fetched by name, gone with the answer."""
+"""Files of results over the tool socket: announced with the answer, fetched by name, dropped with the answer."""
 
 from __future__ import annotations
 
@@ -120,12 +120,12 @@ def test_files_are_gone_with_the_next_request_of_their_caller(runtime):
 
 def test_files_of_a_retained_answer_stay_until_it_is_deleted(runtime):
     with runtime.new_client("tools") as client:
-        client.post("/tools/gives", json={"size": 3}, headers={"X-Run-Id": "kept", **RETAIN})
+        client.post("/tools/gives", json={"size": 3}, headers={"X-Run-Id": "retained", **RETAIN})
     with runtime.new_client("tools") as client:
-        assert announced(client.get("/runs/kept"))["name"] == "blob.bin"
-        assert client.get("/runs/kept/files/blob.bin").content == b"xxx"
-        client.delete("/runs/kept")
-        assert client.get("/runs/kept/files/blob.bin").status_code == 404
+        assert announced(client.get("/runs/retained"))["name"] == "blob.bin"
+        assert client.get("/runs/retained/files/blob.bin").content == b"xxx"
+        client.delete("/runs/retained")
+        assert client.get("/runs/retained/files/blob.bin").status_code == 404
 
 
 def test_what_has_changed_since_comes_as_it_is_now(runtime):

@@ -42,7 +42,7 @@ class RunTable:
         self._runs: dict[str, Run] = {}
         self._retained: dict[str, Run] = {}
         # Ended, not retained, with files that can be fetched as long as the caller attends to the answer.
-        self._giving: dict[str, Run] = {}
+        self._fetchable: dict[str, Run] = {}
         self._run_ended = threading.Condition()
 
     def add(self, run_id: str, files: OutputFiles, *, retain: bool) -> Run:
@@ -76,14 +76,14 @@ class RunTable:
                 while len(self._retained) > MAX_RETAINED:
                     del self._retained[next(iter(self._retained))]
             elif run.files:
-                self._giving[run.run_id] = run
+                self._fetchable[run.run_id] = run
             run.ended = True
             self._run_ended.notify_all()
 
     def find(self, run_id: str) -> Run | None:
         """In flight, or ended with its answer retained, or with files to fetch."""
         with self._run_ended:
-            return self._runs.get(run_id) or self._retained.get(run_id) or self._giving.get(run_id)
+            return self._runs.get(run_id) or self._retained.get(run_id) or self._fetchable.get(run_id)
 
     def wait(self, run: Run) -> None:
         """Wait until it has ended."""
@@ -110,5 +110,5 @@ class RunTable:
     def release(self, run: Run) -> None:
         """The caller is done with the answer: drop files that are not retained."""
         with self._run_ended:
-            if self._giving.get(run.run_id) is run:
-                del self._giving[run.run_id]
+            if self._fetchable.get(run.run_id) is run:
+                del self._fetchable[run.run_id]
