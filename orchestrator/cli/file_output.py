@@ -1,7 +1,7 @@
-"""What becomes of the files in a result: they are saved, or only described. A text stands for each where it is printed.
+"""Saves the files of a result, or only describes them; returns the text that replaces each in the printed result.
 
-Both kinds take a file that the orchestrator has (`file`), and one that stands in the result itself, perhaps in parts
-(`begin`, `part`, `end`).
+Both kinds take files that the orchestrator stores (`file`) and files inline in the result, perhaps in parts (`start`,
+`write`, `finish`).
 """
 
 import filecmp
@@ -26,7 +26,7 @@ from orchestrator.formatting import format_size
 
 
 class DescribedFiles:
-    """Each file is its name, with its type and size."""
+    """Each file is printed as its name, type and size."""
 
     def __init__(self) -> None:
         self._run: str | None = None
@@ -39,27 +39,27 @@ class DescribedFiles:
         self._run = file["url"].split("/")[3][:RUN_DIGITS]
         return _described(file.name, file.media_type, [file.size])
 
-    def begin(self, name: str, first: InlineFile) -> None:
+    def start(self, name: str, first: InlineFile) -> None:
         self._count += 1
         self._name, self._kind, self._sizes = name, first.media_type, []
 
-    def part(self, part: InlineFile) -> None:
+    def write(self, part: InlineFile) -> None:
         self._sizes.append(len(part.content))
 
-    def end(self) -> str:
+    def finish(self) -> str:
         return _described(self._name, self._kind, self._sizes)
 
-    def tell(self) -> None:
-        """Say how to get them. Those that stand in the result itself are gone with it."""
+    def print_hint(self) -> None:
+        """Print how to save them. Inline files are not stored: only the same command with -o saves those."""
         if self._count:
             how = "-o DIR" if self._run is None else f"`orchestrator runs result {self._run} -o DIR`"
-            _tell(f"{how} saves the {'file' if self._count == 1 else 'files'}.", "dim")
+            _notify(f"{how} saves the {'file' if self._count == 1 else 'files'}.", "dim")
 
 
 class SavedFiles:
-    """Each file is written, whole or not at all: to a folder, or the one file to the path that was given for it.
+    """Each file is written, whole or not at all: into a folder, or the only file to a path.
 
-    What a file in the folder has as its name already gets a number, unless the two are the same.
+    In a folder, a file whose name is taken by another file gets a number.
     """
 
     def __init__(self, output: str) -> None:
@@ -78,11 +78,11 @@ class SavedFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # of a disk that is full: that has been said
+        with suppress(OSError):  # of a full disk, which has been reported
             self._at_end.close()
 
     def check(self) -> None:
-        """End the program if a path that is no folder did not get one file."""
+        """Exit with an error unless a path for one file got exactly one."""
         if self._in_folder or self._count == 1:
             return
         if self._count == 0:
@@ -94,20 +94,20 @@ class SavedFiles:
             known = self._known[file["url"]] = self._fetched(file)
         return known
 
-    def begin(self, name: str, first: InlineFile) -> None:  # noqa: ARG002 - described files say its type
+    def start(self, name: str, first: InlineFile) -> None:  # noqa: ARG002 - described files say its type
         self._count += 1
         self._name = safe_name(name)
         with self._explained():
             self._writing = self._at_end.enter_context(self._unfinished().open("xb"))
 
-    def part(self, part: InlineFile) -> None:
+    def write(self, part: InlineFile) -> None:
         with self._explained():
             self._writing.write(part.content)
 
-    def end(self) -> str:
+    def finish(self) -> str:
         with self._explained():
             self._writing.close()
-            return self._placed(self._unfinished(), self._name)
+            return self._move_to_target(self._unfinished(), self._name)
 
     def _fetched(self, file: ResultFile) -> str:
         self._count += 1
@@ -117,10 +117,10 @@ class SavedFiles:
                 return str(self._path / name)
             if not self._in_folder and self._count > 1:
                 return _described(file.name, file.media_type, [file.size])
-            return self._placed(file.save(self._unfinished()), name)
+            return self._move_to_target(file.save(self._unfinished()), name)
 
     def _unfinished(self) -> Path:
-        """The path of the file that is being made, on the disk where it is to be."""
+        """The temporary path of the current file, on the disk of its final path."""
         if self._scratch is None:
             if self._in_folder:
                 self._path.mkdir(parents=True, exist_ok=True)
@@ -131,8 +131,8 @@ class SavedFiles:
             )
         return self._scratch / str(self._count)
 
-    def _placed(self, unfinished: Path, name: str) -> str:
-        """Give a complete file the path that is for it."""
+    def _move_to_target(self, unfinished: Path, name: str) -> str:
+        """Move a complete file to its final path."""
         if self._in_folder:
             return str(_in_folder(unfinished, self._path, name))
         if self._count > 1:
@@ -142,12 +142,12 @@ class SavedFiles:
                 shutil.copyfileobj(source, device)
         else:
             if self._path.exists() and not filecmp.cmp(self._path, unfinished, shallow=False):
-                _tell(f"{self._path} was another file; it is replaced.")
+                _notify(f"{self._path} was another file; it is replaced.")
             unfinished.replace(self._path.resolve())
         return str(self._path)
 
     def _is_device(self) -> bool:
-        """Whether it is to be written to and not replaced."""
+        """Whether the path is written to, not replaced."""
         return self._path.exists() and not self._path.is_file() and not self._in_folder
 
     @contextmanager
@@ -160,7 +160,7 @@ class SavedFiles:
 
 
 def _in_folder(unfinished: Path, folder: Path, name: str) -> Path:
-    """Where the file has come to lie: under its name, or with a number if that is another file's."""
+    """Move the file into the folder, with a number if another file has its name."""
     stem, dot, suffix = name.rpartition(".")
     number, target = 1, folder / name
     while True:
@@ -172,7 +172,7 @@ def _in_folder(unfinished: Path, folder: Path, name: str) -> Path:
                 target = folder / (f"{stem}-{number}{dot}{suffix}" if stem else f"{name}-{number}")
                 continue
         if number > 1:
-            _tell(f"{folder / name} is another file; this one is {target.name}.")
+            _notify(f"{folder / name} is another file; this one is {target.name}.")
         return target
 
 
@@ -189,5 +189,5 @@ def _described(name: str, media_type: str, sizes: list[int]) -> str:
     return f"{name} ({about})"
 
 
-def _tell(sentence: str, style: str = "") -> None:
+def _notify(sentence: str, style: str = "") -> None:
     errors.print(Text(sentence, style), soft_wrap=True)

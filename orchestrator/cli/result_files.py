@@ -1,4 +1,4 @@
-"""Files that stand in a result as base64: finding them, naming them, and joining the parts of one. Pure."""
+"""Files inline in a result as base64: how to find them, their formats, and which items are parts of one. Pure."""
 
 import base64
 import binascii
@@ -35,7 +35,7 @@ _STARTS_ANEW: Final = {
     "wav": "audio/wav",
     "pdf": "application/pdf",
 }
-"""Formats, with their media types, of which a file never goes on with the first bytes of another."""
+"""Formats, with their media types, whose signature occurs only at the start of a file: there a part starts the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class InlineFile:
 
     @property
     def format(self) -> str | None:
-        """The file extension that the first bytes stand for."""
+        """The file extension by the first bytes."""
         found = (extension for at, magic, extension in _MAGIC if self.content[at : at + len(magic)] == magic)
         return next(found, None)
 
@@ -73,7 +73,7 @@ def inline_file(value: Any) -> InlineFile | None:
 
 
 def typed_file(value: Any) -> InlineFile | None:
-    """The file that `{"media_type", "data"}` is, whatever else stands beside."""
+    """The file in `{"media_type", "data"}`, whatever other members it has."""
     if not isinstance(value, dict) or not isinstance(value.get("data"), str):
         return None
     media_type = value.get("media_type")
@@ -110,7 +110,7 @@ def texts_are_bytes(schema: Any) -> bool | None:
 
 
 class Parts:
-    """Which items of a stream are parts of a file, and which of them begins the next one.
+    """Finds the items of a stream that are parts of a file, and those of them that start the next one.
 
     `are_bytes`: whether each item is bytes; None where the tool does not say, so that the first bytes must.
     """
@@ -118,18 +118,18 @@ class Parts:
     def __init__(self, *, are_bytes: bool | None) -> None:
         self._are_bytes = are_bytes
         self._first: InlineFile | None = None
-        """Of the file whose parts are coming."""
+        """The first part of the current file."""
 
     def take(self, item: Any) -> tuple[InlineFile, bool] | None:
-        """The part that an item is, and whether it begins a file. None for anything else, which ends a file too."""
+        """The part, and whether it starts a file. None for any other item, which ends the current file."""
         part = typed_file(item) or self._untyped(item)
         if part is None:
             self._first = None
             return None
-        begins = self._first is None or self._first.media_type != part.media_type or self._starts_anew(part)
-        if begins:
+        starts_file = self._first is None or self._first.media_type != part.media_type or self._starts_anew(part)
+        if starts_file:
             self._first = part
-        return part, begins
+        return part, starts_file
 
     def _untyped(self, item: Any) -> InlineFile | None:
         if not isinstance(item, str) or self._are_bytes is False:

@@ -1,4 +1,4 @@
-"""Prints results as they come, with a text in the place of each file."""
+"""Prints results as they arrive, with each file replaced by a text."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -74,7 +74,7 @@ class ResultPrinter:
         return _with_files(self._files, result, self._stem)
 
     def _with_item(self, data: Any) -> Iterator[Any]:
-        """What there is to show once an item has come."""
+        """What to show after this item."""
         self._count += 1
         if self._files is None:
             yield data
@@ -85,17 +85,17 @@ class ResultPrinter:
         if taken is None:
             yield _with_files(self._files, data, f"{self._stem}-{self._count}")
             return
-        part, begins = taken
-        if begins:
-            self._files.begin(f"{self._stem}.{part.extension}", part)
+        part, starts_file = taken
+        if starts_file:
+            self._files.start(f"{self._stem}.{part.extension}", part)
             self._in_parts = True
-        self._files.part(part)
+        self._files.write(part)
 
     def _with_end(self) -> Iterator[str]:
-        """What there is to show once the parts of a file have ended."""
+        """What to show after the last part of a file."""
         if self._in_parts and self._files is not None:
             self._in_parts = False
-            yield self._files.end()
+            yield self._files.finish()
 
     def _show(self, shown: Any) -> None:
         if self._silent:
@@ -121,7 +121,7 @@ def tool_of(api: Client, plugin: str | None, tool: str | None) -> Tool | None:
 
 
 def _with_files(files: Files, value: Any, stem: str) -> Any:
-    """`value` with what stands for the files in it."""
+    """`value` with each file in it replaced by a text."""
 
     def replacement(inner: Any, where: Where) -> Any:
         if isinstance(inner, ResultFile):
@@ -129,8 +129,8 @@ def _with_files(files: Files, value: Any, stem: str) -> Any:
         if (file := inline_file(inner)) is None:
             return inner
         steps = (str(step + 1 if isinstance(step, int) else step).replace("/", "_") for step in where)
-        files.begin(f"{'-'.join((stem, *steps))}.{file.extension}", file)
-        files.part(file)
-        return {**inner, "data": files.end()} if isinstance(inner, dict) else files.end()
+        files.start(f"{'-'.join((stem, *steps))}.{file.extension}", file)
+        files.write(file)
+        return {**inner, "data": files.finish()} if isinstance(inner, dict) else files.finish()
 
     return replaced_within(value, replacement)

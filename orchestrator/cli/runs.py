@@ -186,7 +186,7 @@ def _printer(
     elif console.is_terminal and not raw and not as_json:
         found = DescribedFiles()
         yield printer(files=found)
-        found.tell()
+        found.print_hint()
     else:
         yield printer()
 

@@ -72,9 +72,7 @@ class Download:
         if status == 206:
             if headers.get("content-range", "").startswith(f"bytes {self._have}-"):
                 return
-            raise UnexpectedAnswer(
-                f"The answer is another part of {self._file.name} than was asked for.", status=status
-            )
+            raise UnexpectedAnswer(f"The answer is another part of {self._file.name} than requested.", status=status)
         if self._have:  # all of it again
             self._sink.seek(0)
             self._sink.truncate()

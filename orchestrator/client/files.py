@@ -104,7 +104,7 @@ F = TypeVar("F", bound=_File)
 
 
 class FilesOf(Generic[F]):
-    """Puts files in the place of their references."""
+    """Replaces references by files."""
 
     def __init__(self, make: Callable[[FileReference], F]) -> None:
         self._make = make
@@ -151,7 +151,7 @@ def _is_reference(value: Any) -> bool:
 def replaced_within(value: Any, replacement: Callable[[Any, Where], Any]) -> Any:
     """`value`, fresh from JSON, with what `replacement` gives for an object, list or text in it, and for its path.
 
-    What it gives back unchanged is looked into. In place and without recursion: a plugin may nest as it likes.
+    It descends into what is returned unchanged. In place, and without recursion: a plugin may nest without bound.
     """
     holder = [value]
     ahead: list[tuple[Any, Any, Where]] = [(holder, 0, ())]

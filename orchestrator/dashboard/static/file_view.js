@@ -8,12 +8,12 @@ import { h, setText } from "./dom.js";
 import { bytes } from "./format.js";
 import { picture } from "./picture.js";
 
-const MAX_SIZE = 64 * 1024 ** 2; // bytes of a file that is shown without being asked for
+const MAX_SIZE = 64 * 1024 ** 2; // bytes of a file that is shown at once
 const INERT = "application/octet-stream"; // what is saved is never opened as a page, whatever it is
 
 /**
  * @param {ResultFile} file
- * @param {boolean} atOnce whether it is shown without being asked for, unless it is large
+ * @param {boolean} atOnce whether it is shown at once, unless it is large
  */
 export function fileView(file, atOnce) {
   const closing = new AbortController();

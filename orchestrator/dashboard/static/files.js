@@ -1,4 +1,4 @@
-/** Files in results: those that the orchestrator has, and those that stand in the result as base64. Pure. */
+/** Files in results: those that the orchestrator stores, and those inline in the result as base64. Pure. */
 
 /** @import { FileReference, ResultFile, Schema } from "./types.js" */
 
@@ -19,7 +19,7 @@ const SIGNATURES = [
   [0, "PK\x03\x04", "application/zip"],
   [0, "\x93NUMPY", "application/x-npy"],
 ];
-const ANEW = SIGNATURES.slice(0, 6).map(([, , type]) => type); // no file of these goes on with the first bytes of another
+const ANEW = SIGNATURES.slice(0, 6).map(([, , type]) => type); // their signatures occur only at the start of a file
 const MIN_LENGTH = 64; // characters below which a text is not tested for being a file in base64
 const MAX_DEPTH = 200;
 /** @type {Record<string, string>} */
@@ -41,7 +41,7 @@ export function isReference(value) {
 }
 
 /**
- * A value with a few words in the place of each file that stands in it, and all its files in their order.
+ * A value with each inline file replaced by its size, and all its files in their order.
  * @param {unknown} value
  * @param {(reference: FileReference) => boolean} listed whether the orchestrator has it
  * @returns {{ shown: unknown, files: ResultFile[] }}
@@ -88,7 +88,7 @@ export function partJoiner(areBytes) {
 
   return {
     /**
-     * `ended`: a file that is complete now. `shown`: what stands for the item if it is a part.
+     * `ended`: a file that is complete now. `shown`: the item without its content.
      * @param {unknown} item
      * @returns {{ ended: ResultFile | null, isPart: boolean, shown: unknown }}
      */
@@ -161,7 +161,7 @@ function decoded(text) {
   }
 }
 
-/** The media type that the first bytes stand for. @param {Uint8Array | null | undefined} content */
+/** The media type by the first bytes. @param {Uint8Array | null | undefined} content */
 function typeOf(content) {
   if (!content) return null;
   const start = String.fromCharCode(...content.subarray(0, 16));

@@ -11,7 +11,7 @@ import { milliseconds, plural } from "./format.js";
 
 const MAX_CHARACTERS = 100_000; // of JSON in the page; the saved file has all
 const MAX_ITEMS = 200; // streamed items in the page
-const MAX_SHOWN = 24; // files that are shown without being asked for
+const MAX_SHOWN = 24; // files that are shown at once
 const MAX_FILES = 500; // in the page
 
 /** @param {Tool} tool */
@@ -85,14 +85,14 @@ export function resultView(tool) {
     return shown;
   }
 
-  /** Shows the files of an item once they are whole, and gives what stands for it. @param {unknown} data @param {string} run */
+  /** Shows the files of an item once they are whole, and gives the item without them. @param {unknown} data @param {string} run */
   function collect(data, run) {
     const part = parts.take(data);
     showFile(part.ended);
     return part.isPart ? part.shown : showFiles(data, ({ url }) => url.startsWith(`/v1/runs/${run}/files/`));
   }
 
-  /** The result of a tool that does not stream, or the items of one that was not asked to. @param {Envelope} envelope */
+  /** The result of a tool that does not stream, or the items of one whose stream was collected. @param {Envelope} envelope */
   function showResult(envelope) {
     const { result, files = [] } = envelope;
     const urls = new Set(files.map(({ url }) => url));

@@ -1,4 +1,4 @@
-"""Files in results through the whole orchestrator: read, saved, resumed after a break, gone with the run."""
+"""Files in results through the whole orchestrator: read, saved, resumed after a break, removed with the run."""
 
 import asyncio
 import io
@@ -106,7 +106,7 @@ async def test_a_file_whose_result_has_expired_is_not_found(forgetful: Harness, 
 
 
 class Cutting(httpx.HTTPTransport):
-    """Breaks the connection of a file's request after some bytes, as often as it is told to."""
+    """Breaks the connection of a file's request after some bytes, as often as given."""
 
     def __init__(self, *after: int) -> None:
         super().__init__()

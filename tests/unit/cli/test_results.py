@@ -362,15 +362,15 @@ def test_the_schema_says_whether_texts_are_bytes(schema, expected):
 
 
 def test_a_part_that_starts_like_a_whole_begins_a_file_only_of_formats_that_cannot_go_on_so():
-    def begins(*items, are_bytes=None):
+    def starts(*items, are_bytes=None):
         parts = Parts(are_bytes=are_bytes)
         return [taken and taken[1] for taken in map(parts.take, items)]
 
     archive, picture = encoded(b"PK\x03\x04" + bytes(60)), encoded(JPEG)
-    assert begins(archive, archive, are_bytes=True) == [True, False]
-    assert begins(picture, picture, are_bytes=True) == [True, True]
+    assert starts(archive, archive, are_bytes=True) == [True, False]
+    assert starts(picture, picture, are_bytes=True) == [True, True]
     motion = {"media_type": "video/x-motion-jpeg", "data": picture}
-    assert begins(motion, motion) == [True, False]
-    assert begins(motion, motion | {"media_type": "image/jpeg"}) == [True, True]
-    assert begins("text", picture, "aGk=", {"n": 1}, "aGk=") == [None, True, False, None, None]
+    assert starts(motion, motion) == [True, False]
+    assert starts(motion, motion | {"media_type": "image/jpeg"}) == [True, True]
+    assert starts("text", picture, "aGk=", {"n": 1}, "aGk=") == [None, True, False, None, None]
     assert InlineFile(JPEG).extension == "jpg"
