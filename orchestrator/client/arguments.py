@@ -231,6 +231,8 @@ def _upload(name: str, value: Any) -> Upload:
         return dataclasses.replace(upload, content=bytes(content))
     if isinstance(content, (bytes, bytearray, os.PathLike)):
         return upload
+    if isinstance(content, dict):  # a ResultFile: it can be read, but is no file object
+        raise _unfit(name, "is a file of a result; send what its read() gives, or save it and send the path")
     if isinstance(content, io.TextIOBase):
         raise _unfit(name, 'is a file opened as text; open it with mode "rb"')
     if not hasattr(content, "read"):

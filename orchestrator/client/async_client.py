@@ -10,7 +10,9 @@ from httpx_sse import EventSource
 
 from orchestrator.client import operations, streams
 from orchestrator.client.arguments import body_options
+from orchestrator.client.downloads import Download
 from orchestrator.client.errors import ApiError, Unreachable
+from orchestrator.client.files import AsyncResultFile, FilesOf
 from orchestrator.client.models import (
     Envelope,
     Gpus,
@@ -56,6 +58,7 @@ class AsyncClient:
         with preparing():  # certificates and proxies that the environment names may be none
             self._http = httpx.AsyncClient(**options, transport=transport)
         self._retries = retries
+        self._files = FilesOf(lambda reference: AsyncResultFile(reference, self))
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,7 +105,7 @@ class AsyncClient:
         return (await self.call(plugin, tool, **arguments))["result"]
 
     async def call(self, plugin: str, tool: str, /, **arguments: Any) -> Envelope:
-        return await self._do(operations.call(plugin, tool, arguments))
+        return self._files.envelope(await self._do(operations.call(plugin, tool, arguments)))
 
     async def stream(self, plugin: str, tool: str, /, **arguments: Any) -> AsyncGenerator[StreamEvent, None]:
         request = operations.stream_request(plugin, tool, arguments)
@@ -112,11 +115,11 @@ class AsyncClient:
             with translated(self._http.base_url):
                 if not events.streams:
                     await response.aread()
-                    yield events.whole(answer_of(response))
+                    yield self._files.event(events.whole(answer_of(response)), events.run_id)
                     return
                 async for chunk in response.aiter_bytes():
                     for event in events.feed(chunk):
-                        yield event
+                        yield self._files.event(event, events.run_id)
                 events.finish()
 
     async def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "AsyncRunHandle":
@@ -206,6 +209,15 @@ class AsyncClient:
                 on_error.pop_all()  # from here on the caller closes the response
                 return response
 
+    async def _download(self, download: Download) -> None:
+        while (request := download.next()) is not None:
+            with download.attempt():
+                async with aclosing(await self._send(request, retries=self._retries)) as response:
+                    with translated(self._http.base_url):
+                        download.begin(response.status_code, response.headers)
+                        async for chunk in response.aiter_bytes():
+                            download.feed(chunk)
+
     async def _follow(self, feed: EventFeed) -> AsyncGenerator[Any, None]:
         retries: int | None = self._retries
         while True:
@@ -235,7 +247,8 @@ class AsyncRunHandle:
         return (await self.envelope(timeout))["result"]
 
     async def envelope(self, timeout: float | None = None) -> Envelope:
-        return await self._client._do(operations.result(self.run_id, timeout))  # noqa: SLF001
+        found = await self._client._do(operations.result(self.run_id, timeout))  # noqa: SLF001
+        return self._client._files.envelope(found)  # noqa: SLF001
 
     async def cancel(self) -> Run:
         return await self._client._do(operations.cancel(self.run_id))  # noqa: SLF001

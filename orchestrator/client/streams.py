@@ -46,12 +46,12 @@ class RunEvents:
 
     def __init__(self, media_type: str, run_id: str) -> None:
         self.streams = media_type.partition(";")[0].strip() == NDJSON
-        self._run_id = run_id
+        self.run_id = run_id
         self._lines = Lines()
         self._ended = False
 
     def first(self) -> StreamEvent:
-        return Begun(self._run_id)
+        return Begun(self.run_id)
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         for text in self._lines.feed(chunk):
@@ -71,7 +71,7 @@ class RunEvents:
             raise self.broken_off()
 
     def broken_off(self) -> Unreachable:
-        return Unreachable("The run's stream broke off before its end.", envelope={"run_id": self._run_id})
+        return Unreachable("The run's stream broke off before its end.", envelope={"run_id": self.run_id})
 
     @staticmethod
     def whole(answer: Answer) -> StreamEvent:

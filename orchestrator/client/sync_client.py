@@ -10,7 +10,9 @@ from httpx_sse import EventSource
 
 from orchestrator.client import operations, streams
 from orchestrator.client.arguments import body_options
+from orchestrator.client.downloads import Download
 from orchestrator.client.errors import ApiError, Unreachable
+from orchestrator.client.files import FilesOf, ResultFile
 from orchestrator.client.models import (
     Envelope,
     Gpus,
@@ -57,6 +59,7 @@ class Client:
         with preparing():  # certificates and proxies that the environment names may be none
             self._http = httpx.Client(**options, transport=transport)
         self._retries = retries
+        self._files = FilesOf(lambda reference: ResultFile(reference, self))
 
     def __enter__(self) -> Self:
         return self
@@ -112,12 +115,15 @@ class Client:
         return self._do(operations.command(plugin, "stop", 0))
 
     def run(self, plugin: str, tool: str, /, **arguments: Any) -> Any:
-        """The tool's result. Bytes, paths, file objects and `Upload` are sent as files, streamed from disk."""
+        """The tool's result. Bytes, paths, file objects and `Upload` are sent as files, streamed from disk.
+
+        A file in the result is a `ResultFile`, to read or save.
+        """
         return self.call(plugin, tool, **arguments)["result"]
 
     def call(self, plugin: str, tool: str, /, **arguments: Any) -> Envelope:
         """Like `run`, with the run's id and duration."""
-        return self._do(operations.call(plugin, tool, arguments))
+        return self._files.envelope(self._do(operations.call(plugin, tool, arguments)))
 
     def stream(self, plugin: str, tool: str, /, **arguments: Any) -> Generator[StreamEvent, None, None]:
         """The run's events as they arrive: `Begun`, any number of `Item` and `Progress`, `End`.
@@ -131,10 +137,11 @@ class Client:
             with translated(self._http.base_url):
                 if not events.streams:
                     response.read()
-                    yield events.whole(answer_of(response))
+                    yield self._files.event(events.whole(answer_of(response)), events.run_id)
                     return
                 for chunk in response.iter_bytes():
-                    yield from events.feed(chunk)
+                    for event in events.feed(chunk):
+                        yield self._files.event(event, events.run_id)
                 events.finish()
 
     def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "RunHandle":
@@ -228,6 +235,17 @@ class Client:
             on_error.pop_all()  # from here on the caller closes the response
             return response
 
+    def _download(self, download: Download) -> None:
+        while (request := download.next()) is not None:
+            with (
+                download.attempt(),
+                closing(self._send(request, retries=self._retries)) as response,
+                translated(self._http.base_url),
+            ):
+                download.begin(response.status_code, response.headers)
+                for chunk in response.iter_bytes():
+                    download.feed(chunk)
+
     def _follow(self, feed: EventFeed) -> Generator[Any, None, None]:
         retries: int | None = self._retries
         while True:
@@ -264,7 +282,8 @@ class RunHandle:
 
     def envelope(self, timeout: float | None = None) -> Envelope:
         """Like `result`, with the run's duration."""
-        return self._client._do(operations.result(self.run_id, timeout))  # noqa: SLF001
+        found = self._client._do(operations.result(self.run_id, timeout))  # noqa: SLF001
+        return self._client._files.envelope(found)  # noqa: SLF001
 
     def cancel(self) -> Run:
         """Request cancellation; the run may end a moment later."""

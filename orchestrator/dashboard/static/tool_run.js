@@ -44,7 +44,7 @@ export function toolRun(plugin, tool, sent, result, report) {
       /** @type {StreamEvent} */
       const event = JSON.parse(line);
       if (event.event === "progress") result.progress(event.fraction, event.message ?? "");
-      else if (event.event === "item") result.item(event.data);
+      else if (event.event === "item") result.item(event.data, id);
       else if (event.event === "end") return result.end(event);
     }
     return result.fail("The response ended too early.");
