@@ -31,7 +31,7 @@ SOURCE = """
 
         @tool
         def child(self, text: str) -> None:
-            subprocess.run(["sh", "-c", f"printf '{text}'; sleep 3600"])
+            subprocess.run(["sh", "-c", f"printf '{text}'; sleep 20"])
 
         @tool
         def forks(self, text: str) -> None:
@@ -39,6 +39,8 @@ SOURCE = """
             time.sleep(1)
             if os.fork() == 0:
                 print(text, end="")
+                time.sleep(5)
+                os._exit(0)  # nobody else ends it
             threading.Event().wait()
 
         @tool
