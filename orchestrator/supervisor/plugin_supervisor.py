@@ -104,7 +104,8 @@ class PluginSupervisor:
     @property
     def idle(self) -> bool:
         """It has no instance, nothing is left of one, and no command is under way."""
-        return not self._command.locked() and not self._alive() and all(driver.removed for driver in self._drivers())
+        busy = self.restarting or self._command.locked() or self._alive()
+        return not busy and all(driver.removed for driver in self._drivers())
 
     # Commands of operators
 
