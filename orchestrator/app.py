@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -32,11 +32,12 @@ from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.gpus import GpuHost
-from orchestrator.loader.build_settings import BUILD_VARIABLES
+from orchestrator.loader.build_settings import BUILD_VARIABLES, ca_bundle
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
 from orchestrator.loader.plugin_secrets import SecretSource
+from orchestrator.models.store import model_store
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
 from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
@@ -49,9 +50,6 @@ from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together, tracing
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.tool_runner import ToolRunner
-
-_CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
-_SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
 _RESTORED_EVENTS: Final = 1000  # events from before the start that are held in memory; the history has more
 
@@ -129,6 +127,7 @@ def create_app(
             # The fleet first: runs of an earlier orchestrator are found in the containers that it adopts.
             await fleet.open(restored.last_events)
             runner.resume(restored.asynchronous, fleet.adopted())
+            fleet.restart_changed()
             try:
                 with feed.running():
                     yield
@@ -193,6 +192,11 @@ def secret_source(settings: Settings) -> SecretSource:
     return SecretSource(settings.state_dir / "secrets", os.environ, "secrets/", "ORCHESTRATOR_STATE_DIR")
 
 
+def dependency_checker(settings: Settings) -> DependencyChecker:
+    """The host's checks of models and secrets, by the settings."""
+    return DependencyChecker(settings.models_dir, secret_source(settings), model_store(settings))
+
+
 def docker_engine(settings: Settings) -> DockerEngine:
     """The Docker Engine of the host's environment; not connected yet."""
     return DockerEngine.from_environment(
@@ -228,14 +232,6 @@ def images_dir() -> Path:
     return beside if beside.is_dir() else package / "_plugin_images"
 
 
-def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None:
-    """The CA certificates that this host trusts: builds trust what the host trusts."""
-    if settings.ca_bundle is not None:
-        return settings.ca_bundle
-    named = (environment.get(name) for name in _CA_VARIABLES)
-    return next((Path(path) for path in (*named, _SYSTEM_BUNDLE) if path and Path(path).is_file()), None)
-
-
 def _supervisor_deps(
     settings: Settings,
     engine: ContainerEngine,
@@ -250,7 +246,7 @@ def _supervisor_deps(
         engine=engine,
         registry=registry,
         loader=PluginLoader(settings.plugins_dirs),
-        checker=DependencyChecker(settings.models_dir, secret_source(settings)),
+        checker=dependency_checker(settings),
         builder=image_builder(settings, engine),
         gpus=GpuAllocator(
             gpu_host or GpuHost(), engine, forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver

@@ -84,7 +84,8 @@ class Settings(BaseSettings):
     plugins_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = (Path("plugins"),)
     """Folders that hold plugin folders, separated by colons."""
     models_dir: Path | None = None
-    """Where set, a plugin's models are in <models_dir>/<plugin>/ instead of its own folder."""
+    """Where set, a plugin's models are in <models_dir>/<plugin>/ instead of its own folder, and fetched ones in
+    <models_dir>/.store instead of <state_dir>/models."""
     secrets_dir: Path | None = None
     """Secrets for plugins, as <secrets_dir>/<plugin>/<name>; <state_dir>/secrets where not set."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, use_site_for_root=True))
@@ -142,7 +143,8 @@ class Settings(BaseSettings):
     gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
     """How GPUs are requested of the engine: by what it reports, or by one of the two regardless."""
     ca_bundle: Path | None = None
-    """CA certificates that image builds trust; by default those of SSL_CERT_FILE and similar variables."""
+    """CA certificates that image builds and pulls of models trust; by default those of SSL_CERT_FILE and similar
+    variables."""
     python_image: str = "plugin-orchestrator/python:3.11-bookworm"
     """The image that the base image is built on."""
     log_level: str = "INFO"

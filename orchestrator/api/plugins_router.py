@@ -8,7 +8,7 @@ from fastapi.responses import PlainTextResponse
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import problem, unknown_plugin
-from orchestrator.api.sse import UntilShutdownResponse, shutdown_event
+from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse, beating, shutdown_event
 from orchestrator.errors import EngineError
 from orchestrator.health.health_model import PluginDetailResponse, PostMortemReport, detail_response, post_mortem_report
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
@@ -17,6 +17,9 @@ router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404
 
 Wait = Annotated[
     float, Query(ge=0, le=600, description="Seconds to wait until the new instance is ready or has failed.")
+]
+Build = Annotated[
+    bool, Query(description="The output of the last build of its image instead, without times; not followed.")
 ]
 Tail = Annotated[int, Query(ge=1, le=10_000, description="Number of lines, counted from the end.")]
 
@@ -28,14 +31,31 @@ async def tools(name: str, context: Context) -> Any:
     return unknown_plugin(name) if record is None else [dict(tool) for tool in record.tools]
 
 
-@router.post("/restart", response_model=PluginDetailResponse)
-async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
-    """Replace the instance by a new one, from the current manifest."""
+@router.post(
+    "/restart",
+    response_model=PluginDetailResponse,
+    responses={
+        202: {"description": "An image is built; the instance serves until then", "model": PluginDetailResponse},
+        409: {"description": "Refused: there can be no new instance. The old one serves on"},
+    },
+)
+async def restart(name: str, context: Context, response: Response, wait: Wait = 0) -> PluginDetailResponse | Response:
+    """Replace the instance by a new one, from the current manifest.
+
+    One that serves is stopped only when all that can fail before is done: manifest, models, secrets, GPU, image.
+    """
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
-    await supervisor.restart()
-    return await _after(supervisor, context, wait)
+    end = time.monotonic() + wait
+    refusal = await supervisor.restart(wait)
+    if refusal is not None:
+        return problem(409, refusal.reason, error_type="RestartRefused", plugin=name, reason_code=refusal.code)
+    record = context.registry.get(name)
+    if record is not None and record.restart is not None:
+        response.status_code = 202
+        return detail_response(record, time.monotonic())
+    return await _after(supervisor, context, max(0.0, end - time.monotonic()))
 
 
 @router.post("/start", response_model=PluginDetailResponse)
@@ -62,10 +82,12 @@ async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
 async def post_mortem(
     name: str, context: Context, generation: Annotated[int | None, Query(ge=0)] = None
 ) -> PostMortemReport | Response:
-    """The post-mortem of the instance of this generation, or of the last one that ended. Survives restarts."""
-    if context.registry.get(name) is None:
-        return unknown_plugin(name)
+    """The post-mortem of the instance of this generation, or of the last one that ended. Survives restarts, and the
+    plugin's removal.
+    """
     report = await context.history.post_mortem_of(name, generation)
+    if report is None and context.registry.get(name) is None:
+        return unknown_plugin(name)
     if report is None:
         which = "any instance" if generation is None else f"generation {generation}"
         sentence = f"No post-mortem of {which} of {name} in the history."
@@ -74,18 +96,29 @@ async def post_mortem(
 
 
 @router.get("/logs", response_class=PlainTextResponse)
-async def logs(name: str, request: Request, context: Context, *, tail: Tail = 100, follow: bool = False) -> Response:
-    """The container's output, each line with its time; the last lines only if the instance has ended."""
+async def logs(
+    name: str, request: Request, context: Context, *, tail: Tail = 100, follow: bool = False, build: Build = False
+) -> Response:
+    """The container's output, each line with its time; the last lines only if the instance has ended. While an image is
+    built for it and there is no container yet, the output of that.
+
+    With `follow` it goes on, with that of the next instances too, and with an empty line after 15 s of silence. A line
+    that begins with `--- ` says that an instance is awaited, has ended, or is the next; no line of a container does.
+    """
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
         return unknown_plugin(name)
+    if build:
+        return PlainTextResponse(await supervisor.build_output(tail=tail))
+    if follow:
+        # An empty line as the heartbeat: each line of a log begins with its time.
+        followed = beating(supervisor.follow_logs(tail=tail), "\n")
+        return UntilShutdownResponse(followed, shutdown_event(request.app), headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
     if record.post_mortem is not None:
         lines = (record.post_mortem.log_tail or record.post_mortem.build_output).splitlines(keepends=True)
         return PlainTextResponse("".join(lines[-tail:]))
     try:
-        if follow:
-            return UntilShutdownResponse(supervisor.follow_logs(tail=tail), shutdown_event(request.app))
         return PlainTextResponse(await supervisor.logs(tail=tail))
     except EngineError as error:
         return problem(503, f"The logs are unavailable: {error}.", error_type="LogsUnavailable", plugin=name)

@@ -54,8 +54,9 @@ _DISCONNECT_WATCH_DELAY: Final = 0.05  # seconds until a run's caller is watched
 )
 async def run_tool(name: str, tool: str, request: Request, context: Context) -> Response:
     """Run a tool. JSON or multipart in; the result envelope out, or its events as NDJSON or SSE where `Accept` names
-    one of them. Where `Accept` prefers another media type and one file of the result has it, that file is the answer.
-    With `Prefer: respond-async` 202 and the run at once: `GET /v1/runs/{run_id}/result` has its result.
+    one of them, with a heartbeat after 15 s of silence. Where `Accept` prefers another media type and one file of the
+    result has it, that file is the answer. With `Prefer: respond-async` 202 and the run at once:
+    `GET /v1/runs/{run_id}/result` has its result.
 
     `X-Run-Id` in the request, 32 hexadecimal digits, becomes the run's id. Without it, a caller that disconnects
     cancels its run: an async tool and a generator stop, a tool that calls `cancelled()` sees it, any other goes on.

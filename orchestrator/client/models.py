@@ -3,7 +3,7 @@
 import base64
 import os
 from dataclasses import dataclass
-from typing import IO, Any, Literal, TypedDict
+from typing import IO, Any, Literal, NotRequired, TypedDict
 
 from orchestrator.client.errors import UnexpectedAnswer
 
@@ -18,6 +18,23 @@ class Check(TypedDict):
     ok: bool
     detail: str
     source: str
+
+
+class Activity(TypedDict):
+    """What goes on for a plugin and takes minutes, such as `building its image`; `line`: its newest output."""
+
+    what: str
+    since: str
+    line: str
+
+
+class Restart(TypedDict):
+    """A restart that has not replaced the instance, which serves on; the reason where it was refused."""
+
+    state: Literal["preparing", "refused"]
+    requested_at: str
+    reason_code: str | None
+    reason: str | None
 
 
 class Plugin(TypedDict):
@@ -44,6 +61,10 @@ class Plugin(TypedDict):
     container: dict[str, Any]
     gpus: list[dict[str, Any]]
     limits: dict[str, Any]
+    activity: Activity | None
+    restart: Restart | None
+    removed: NotRequired[bool]
+    """True in `watch()` of a plugin that is no longer listed; else absent."""
 
 
 class PluginDetail(Plugin):

@@ -242,6 +242,7 @@ class PluginSandboxRunner:
         self, response: ToolResponse, emit: Emit | None, progress: Callable[[Progress], None], fetcher: FileFetcher
     ) -> tuple[RunResult, int]:
         items: list[bytes] = []
+        passed_on = False  # of no items at all the result is an empty list, however it was requested
         size = 0
         async for raw in response.lines():
             try:
@@ -249,7 +250,7 @@ class PluginSandboxRunner:
             except ValueError:
                 return invalid_output("a line of the plugin's stream is not what the runtime protocol says"), 0
             if line.event == "end":
-                collected = b"[" + b",".join(items) + b"]" if emit is None else b"null"
+                collected = b"null" if passed_on else b"[" + b",".join(items) + b"]"
                 return result_of(line, result=collected), line.oom_kills
             if line.event == "progress" and (reported := progress_of(raw)) is not None:
                 progress(reported)
@@ -258,6 +259,7 @@ class PluginSandboxRunner:
                 line.data = msgspec.Raw(await fetcher.fetch(line.files, bytes(line.data)))
                 raw = b'{"event":"item","data":%b}' % bytes(line.data)  # noqa: PLW2901
             if emit is not None and line.event in _EMITTED:
+                passed_on = passed_on or line.event == "item"
                 await emit(raw)
             elif emit is None and line.event == "item":
                 size += len(line.data) + 1

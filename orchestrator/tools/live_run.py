@@ -53,6 +53,14 @@ class LiveRun:
     def run_id(self) -> str:
         return self.record.run_id
 
+    @property
+    def reported_progress(self) -> Progress | None:
+        """The last progress; that of an adopted run, whose stream broke off, by its container's status."""
+        if self.progress is not None or self.instance is None:
+            return self.progress
+        found = (run.progress for run in self.instance.runs if run.run_id == self.run_id and run.progress is not None)
+        return next((Progress(*progress) for progress in found), None)
+
     def start(self, instance: Instance, call: ToolCall, now: datetime) -> RunRecord:
         """Mark it as executing."""
         self.instance = instance

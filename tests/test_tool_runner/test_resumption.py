@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.harness import Harness, eventually
+from support.harness import TIMEOUT, Harness, eventually
 from support.real_runtime import RealRuntime
 from test_tool_runner.callers import container, executing, killed, runner
 
@@ -106,6 +106,27 @@ async def test_a_run_that_is_found_again_can_be_cancelled(worker: Harness) -> No
     assert (run["state"], run["outcome"]) == ("finished", "cancelled")
     assert run["execution_time_ms"] > before * 1000
     assert (await worker.run("worker", "nap")).status_code == 200
+
+
+async def test_a_run_that_is_found_again_has_its_progress(worker: Harness) -> None:
+    """Its stream broke off with the earlier orchestrator: the container's status has it, and goes on to."""
+    await worker.open()
+    await worker.settled("worker")
+    run_id = await start(worker, "count", n=150, seconds=0.1)
+    async with asyncio.timeout(TIMEOUT):
+        while (await run_of(worker, run_id))["progress"] is None:
+            await asyncio.sleep(0.01)
+    await killed(worker)
+    await worker.open()
+    found = (await run_of(worker, run_id))["progress"]
+    assert found["message"] == f"{round(found['fraction'] * 150)} of 150"
+    async with asyncio.timeout(2 * TIMEOUT):
+        while (run := await run_of(worker, run_id))["progress"] == found:
+            await asyncio.sleep(0.05)
+    assert run["state"] == "running"
+    assert run["progress"]["fraction"] > found["fraction"]
+    await worker.client.delete(f"/v1/runs/{run_id}")
+    assert (await result(worker, run_id)).status_code == 409
 
 
 async def test_a_run_that_is_found_again_keeps_its_deadline(worker: Harness) -> None:

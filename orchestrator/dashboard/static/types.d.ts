@@ -22,6 +22,19 @@ export interface Gpu {
   fault?: string | null;
 }
 
+export interface Activity {
+  what: string;
+  since: string;
+  line: string;
+}
+
+export interface Restart {
+  state: "preparing" | "refused";
+  requested_at: string;
+  reason_code: string | null;
+  reason: string | null;
+}
+
 export interface Plugin {
   name: string;
   state: State;
@@ -44,6 +57,8 @@ export interface Plugin {
   container: Record<string, unknown>;
   gpus: Gpu[];
   limits: Record<string, unknown>;
+  activity: Activity | null;
+  restart: Restart | null;
 }
 
 export interface PostMortem {
@@ -148,6 +163,7 @@ export interface Envelope {
 export type StreamEvent =
   | { event: "progress"; fraction: number | null; message: string | null }
   | { event: "item"; data: unknown }
+  | { event: "heartbeat" }
   | ({ event: "end"; items?: number } & Envelope);
 
 export interface Run {

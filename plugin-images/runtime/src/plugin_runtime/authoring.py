@@ -17,6 +17,8 @@ SECRETS_DIR = "/run/secrets"
 MAX_MEDIA_TYPE = 200  # characters
 MEDIA_TYPE_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$&^_.+-")
 
+_last_model: list[str] = []
+
 
 class InvalidInput(ValueError):  # noqa: N818 - part of the public API; it is an answer to the caller more than an error
     """Raised by a tool whose arguments have the right types and still make no sense.
@@ -123,7 +125,7 @@ def tool(method: F) -> F:
 
 
 def models() -> dict[str, Path]:
-    """Every model of the manifest: name → the mounted file."""
+    """Every model of the manifest: name → the mounted file or folder."""
     import json  # noqa: PLC0415 - see TYPE_CHECKING
     from pathlib import Path  # noqa: PLC0415 - see TYPE_CHECKING
 
@@ -131,12 +133,18 @@ def models() -> dict[str, Path]:
 
 
 def model_path(name: str) -> Path:
-    """The mounted file of one model. Raises LookupError where the manifest has no model of that name."""
+    """The mounted file or folder of one model. Raises LookupError where the manifest has no model of that name."""
     known = models()
     if name not in known:
         names = ", ".join(sorted(known)) or "none"
         raise LookupError(f"plugin.yaml declares no model {name!r} (declared: {names}); add it under `models`")
+    _last_model[:] = [name]
     return known[name]
+
+
+def last_model() -> str:
+    """The model that `model_path` gave last; "" before the first."""
+    return _last_model[0] if _last_model else ""
 
 
 def secret(name: str) -> str:

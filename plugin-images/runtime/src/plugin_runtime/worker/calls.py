@@ -152,6 +152,7 @@ class _Stream:
     def _send(self, value: Any) -> None:
         """Raises Refused for what cannot be JSON, and Disconnected where that ends the run."""
         if isinstance(value, Progress):
+            self._call.runs.note_progress(self._call.run, value)
             event = {"event": "progress", "fraction": value.fraction, "message": value.message}
             line = encode_result(event, self._call.max_result, what="the progress") + b"\n"
         else:

@@ -12,6 +12,7 @@ from plugin_runtime.run_context import Cancellation
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from plugin_runtime.authoring import Progress
     from plugin_runtime.shared.run_table import SharedRunTable
     from plugin_runtime.tools.output_files import OutputFiles
     from plugin_runtime.worker.answers import RetainedAnswer
@@ -23,7 +24,7 @@ MAX_RETAINED = 256
 class Run:
     """One call in flight. `retain`: its answer and its files stay until they are deleted."""
 
-    __slots__ = ("answer", "cancellation", "ended", "files", "retain", "run_id")
+    __slots__ = ("answer", "cancellation", "ended", "files", "retain", "run_id", "slot")
 
     def __init__(self, run_id: str, files: OutputFiles, *, retain: bool) -> None:
         self.run_id = run_id
@@ -32,6 +33,8 @@ class Run:
         self.cancellation = Cancellation()
         self.answer: RetainedAnswer | None = None
         self.ended = False
+        self.slot: int | None = None
+        """In the shared table, while its tool executes."""
 
 
 class RunTable:
@@ -53,7 +56,7 @@ class RunTable:
     @contextmanager
     def executing(self, run: Run, tool: str) -> Iterator[None]:
         """While its tool's code executes, in this thread or on its behalf."""
-        slot = self._shared.add(run.run_id, tool)
+        run.slot = self._shared.add(run.run_id, tool)
         run_context.executing.add(run.cancellation)
         token = run_context.current.set(run.cancellation)
         try:
@@ -61,7 +64,12 @@ class RunTable:
         finally:
             run_context.current.reset(token)
             run_context.executing.discard(run.cancellation)
+            slot, run.slot = run.slot, None
             self._shared.remove(slot)
+
+    def note_progress(self, run: Run, progress: Progress) -> None:
+        """Show it in the status object."""
+        self._shared.note_progress(run.slot, progress.fraction, progress.message)
 
     def finish(self, run: Run, answer: RetainedAnswer | None = None) -> None:
         """End it, and retain `answer` if it is to be retained. A second call does nothing."""
