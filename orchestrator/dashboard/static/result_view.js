@@ -108,9 +108,8 @@ export function resultView(tool) {
     ended = { ...envelope, result: shown };
     const boxes = boxesIn(result);
     if (input && boxes.length) input.show(boxes, sizeIn(result));
-    const words =
-      typeof result === "string" ? result : /** @type {Record<string, unknown> | null} */ (result)?.["text"];
-    text.hidden = typeof words !== "string" || words === "" || (known.size > 0 && typeof result === "string");
+    const words = typeof shown === "string" ? shown : /** @type {Record<string, unknown> | null} */ (shown)?.["text"];
+    text.hidden = typeof words !== "string" || words === "" || (typeof shown === "string" && shown !== result);
     setText(text, typeof words === "string" && !text.hidden ? words.slice(0, MAX_CHARACTERS) : "");
   }
 
