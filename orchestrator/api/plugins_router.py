@@ -48,13 +48,13 @@ async def restart(name: str, context: Context, response: Response, wait: Wait = 
     if supervisor is None:
         return unknown_plugin(name)
     end = time.monotonic() + wait
-    refusal = await supervisor.restart(wait)
+    try:
+        refusal = await supervisor.restart(wait)
+    except TimeoutError:
+        response.status_code = 202
+        return await _after(supervisor, context, 0)
     if refusal is not None:
         return problem(409, refusal.reason, error_type="RestartRefused", plugin=name, reason_code=refusal.code)
-    record = context.registry.get(name)
-    if record is not None and record.restart is not None:
-        response.status_code = 202
-        return detail_response(record, time.monotonic())
     return await _after(supervisor, context, max(0.0, end - time.monotonic()))
 
 

@@ -119,8 +119,8 @@ class PluginSupervisor:
         """Replace the instance by a new one, from the manifest as it is now. One that is ready serves on until the new
         one is prepared.
 
-        Returns why that was refused: then the instance serves on. None once the new instance has begun; also after
-        `wait` seconds where an image is built, and then the restart goes on.
+        Returns why that was refused: then the instance serves on. None once the new instance has begun. Raises
+        `TimeoutError` after `wait` seconds where an image is built: the restart goes on.
         """
         slow = asyncio.Event()
         restart = self.begin_restart(slow)
@@ -129,7 +129,9 @@ class PluginSupervisor:
             await asyncio.wait({restart, patience}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             patience.cancel()
-        return restart.result() if restart.done() else None
+        if not restart.done():
+            raise TimeoutError
+        return restart.result()
 
     def begin_restart(self, slow: asyncio.Event) -> asyncio.Task[Verdict | None]:
         """As `restart`, which goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""

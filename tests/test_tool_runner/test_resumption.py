@@ -171,7 +171,9 @@ async def test_runs_of_removed_containers_are_interrupted(worker: Harness) -> No
     run_id = await start(worker, "nap", seconds=30)
     await executing(worker, run_id)
     await killed(worker)
-    worker.write("worker", version="2.0.0", image="harness/worker")  # not to be adopted
+    worker.write("worker", version="2.0.0", image="harness/worker")
+    for container in worker.engine._containers.values():  # not to be adopted: it does not say what it was made from
+        container.status = replace(container.status, labels=_without_manifest(container.status.labels))
     await worker.open()
     await worker.app.state.context.history.flush()  # type: ignore[union-attr]
     assert (await run_of(worker, run_id))["state"] == "interrupted"
@@ -202,3 +204,7 @@ async def test_a_run_whose_caller_was_disconnected_holds_its_slot_until_it_ends(
     assert (await result(worker, run_id)).status_code == 200
     health = await worker.health("worker")
     assert (health["in_flight"], health["success_count"], health["error_count"]) == (0, 1, 0)
+
+
+def _without_manifest(labels: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in labels.items() if name != "plugin-orchestrator.manifest"}
