@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +174,8 @@ async def test_runs_of_removed_containers_are_interrupted(worker: Harness) -> No
     await executing(worker, run_id)
     await killed(worker)
     worker.write("worker", version="2.0.0", image="harness/worker")
-    for container in worker.engine._containers.values():  # not to be adopted: it does not say what it was made from
-        container.status = replace(container.status, labels=_without_manifest(container.status.labels))
+    for old in worker.engine._containers.values():  # not to be adopted: it does not say what it was made from
+        old.status = replace(old.status, labels=_without_manifest(old.status.labels))
     await worker.open()
     await worker.app.state.context.history.flush()  # type: ignore[union-attr]
     assert (await run_of(worker, run_id))["state"] == "interrupted"

@@ -104,7 +104,8 @@ def _config(client: Client, image: str) -> Mapping[str, Any]:
 def _commit(client: Client, container: str, installation: Installation, base: Mapping[str, Any]) -> None:
     repository, _, tag = installation.tag.rpartition(":")
     changes = [
-        f"ENTRYPOINT {json.dumps(base.get('Entrypoint') or [])}",
+        # The engine takes an empty one for none, and would keep the script: `base` has an entry point.
+        f"ENTRYPOINT {json.dumps(base['Entrypoint'])}",
         f"CMD {json.dumps(base.get('Cmd') or [])}",
         f"USER {base.get('User') or '0:0'}",
     ]

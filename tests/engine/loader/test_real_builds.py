@@ -26,6 +26,7 @@ COPY ca-bundle.crt runtime /runtime/
 COPY cached_pip.py /opt/venv/
 RUN ln -s "$(command -v python3)" /usr/local/bin/python && mkdir -p /plugin
 ENV PYTHONPATH=/plugin
+ENTRYPOINT ["env"]
 """
 PIP = """\
 import sys
