@@ -4,6 +4,8 @@ from typing import Final
 
 MAX_NAME_LENGTH: Final = 80
 """Maximum length of a caller-supplied name in logs, records and errors."""
+NOTE: Final = "--- "
+"""Begins the lines of a followed log that no plugin printed."""
 _GIB: Final = 1024**3
 
 

@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     default_pids: int = Field(128, ge=8)
     default_shm: Size = ByteSize(64 * 1024**2)
     default_scratch: Size = ByteSize(4 * 1024**3)
+    default_output: Size = ByteSize(4 * 1024**3)
     default_startup_timeout: Duration = timedelta(seconds=120)
     stop_grace: Duration = timedelta(seconds=2)
 
@@ -133,9 +134,9 @@ class Settings(BaseSettings):
     history_max_bytes: Size = ByteSize(256 * 1024**2)
     """Maximum size of the history on disk."""
     results_max_age: Duration = timedelta(hours=1)
-    """How long the result of an asynchronous run is stored after its end."""
-    results_max_bytes: Size = ByteSize(1024**3)
-    """Maximum size of all these results together; the oldest are deleted first."""
+    """How long the result of an asynchronous run, or of one that gave files, is stored after its end."""
+    results_max_bytes: Size = ByteSize(8 * 1024**3)
+    """Maximum size of all these results and files together; the oldest are deleted first."""
 
     channel: Literal["auto", "unix", "tcp"] = "auto"
     """How plugins are reached: by Unix sockets, or, where the engine does not share them, by TCP and a gateway each."""

@@ -8,7 +8,7 @@ from fastapi.responses import PlainTextResponse
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import problem, unknown_plugin
-from orchestrator.api.sse import UntilShutdownResponse, shutdown_event
+from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse, beating, shutdown_event
 from orchestrator.errors import EngineError
 from orchestrator.health.health_model import PluginDetailResponse, PostMortemReport, detail_response, post_mortem_report
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
@@ -48,13 +48,13 @@ async def restart(name: str, context: Context, response: Response, wait: Wait = 
     if supervisor is None:
         return unknown_plugin(name)
     end = time.monotonic() + wait
-    refusal = await supervisor.restart(wait)
+    try:
+        refusal = await supervisor.restart(wait)
+    except TimeoutError:
+        response.status_code = 202
+        return await _after(supervisor, context, 0)
     if refusal is not None:
         return problem(409, refusal.reason, error_type="RestartRefused", plugin=name, reason_code=refusal.code)
-    record = context.registry.get(name)
-    if record is not None and record.restart is not None:
-        response.status_code = 202
-        return detail_response(record, time.monotonic())
     return await _after(supervisor, context, max(0.0, end - time.monotonic()))
 
 
@@ -82,10 +82,12 @@ async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
 async def post_mortem(
     name: str, context: Context, generation: Annotated[int | None, Query(ge=0)] = None
 ) -> PostMortemReport | Response:
-    """The post-mortem of the instance of this generation, or of the last one that ended. Survives restarts."""
-    if context.registry.get(name) is None:
-        return unknown_plugin(name)
+    """The post-mortem of the instance of this generation, or of the last one that ended. Survives restarts, and the
+    plugin's removal.
+    """
     report = await context.history.post_mortem_of(name, generation)
+    if report is None and context.registry.get(name) is None:
+        return unknown_plugin(name)
     if report is None:
         which = "any instance" if generation is None else f"generation {generation}"
         sentence = f"No post-mortem of {which} of {name} in the history."
@@ -99,19 +101,24 @@ async def logs(
 ) -> Response:
     """The container's output, each line with its time; the last lines only if the instance has ended. While an image is
     built for it and there is no container yet, the output of that.
+
+    With `follow` it goes on, with that of the next instances too, and with an empty line after 15 s of silence. A line
+    that begins with `--- ` says that an instance is awaited, has ended, or is the next; no line of a container does.
     """
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
         return unknown_plugin(name)
     if build:
         return PlainTextResponse(await supervisor.build_output(tail=tail))
+    if follow:
+        # An empty line as the heartbeat: each line of a log begins with its time.
+        followed = beating(supervisor.follow_logs(tail=tail), "\n")
+        return UntilShutdownResponse(followed, shutdown_event(request.app), headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
     if record.post_mortem is not None:
         lines = (record.post_mortem.log_tail or record.post_mortem.build_output).splitlines(keepends=True)
         return PlainTextResponse("".join(lines[-tail:]))
     try:
-        if follow:
-            return UntilShutdownResponse(supervisor.follow_logs(tail=tail), shutdown_event(request.app))
         return PlainTextResponse(await supervisor.logs(tail=tail))
     except EngineError as error:
         return problem(503, f"The logs are unavailable: {error}.", error_type="LogsUnavailable", plugin=name)

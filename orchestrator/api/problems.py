@@ -68,6 +68,7 @@ def envelope_around(
             "tool": tool and tool[:MAX_NAME_LENGTH],
             "run_id": run_id,
             "execution_time_ms": round(result.execution_time_ms, 3),
+            "files": [file.reference(run_id or "") for file in result.files],
         }
     )
     return b'{"ok":%s,"result":' % (b"true" if result.ok else b"false"), b"," + rest[1:]

@@ -24,6 +24,7 @@ from orchestrator.cli.console import (
 from orchestrator.cli.schema_text import parameter_lines, result_text
 from orchestrator.cli.tables import STATE_COLOURS, gpus_table, health_table, long_texts, plugins_table, reason_below
 from orchestrator.client import Client, LifecycleEvent, Plugin, PluginDetail, RestartRefused
+from orchestrator.formatting import NOTE
 
 Follow = Annotated[bool, typer.Option("-f", "--follow", help="Follow until Ctrl-C.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the new instance.")]
@@ -52,6 +53,8 @@ def _watch(changes: Iterable[Plugin], *, as_json: bool) -> None:
         for plugin in changes:
             if as_json:
                 print_line(plugin)
+            elif plugin.get("removed"):
+                print_raw(f"{plugin['observed_at']}  {plugin['name']}  removed")
             else:
                 reason = "  " + ": ".join(filter(None, (plugin["reason_code"], plugin["reason"])))
                 print_raw(f"{plugin['observed_at']}  {plugin['name']}  {plugin['state']}{reason.rstrip()}")
@@ -64,7 +67,10 @@ def _watch(changes: Iterable[Plugin], *, as_json: bool) -> None:
 
     with Live(get_renderable=table, console=console, refresh_per_second=4):  # type: ignore[arg-type]
         for plugin in changes:
-            known[plugin["name"]] = (time.monotonic(), plugin)
+            if plugin.get("removed"):
+                known.pop(plugin["name"], None)
+            else:
+                known[plugin["name"]] = (time.monotonic(), plugin)
 
 
 def _older(plugin: Plugin, seconds: float) -> Plugin:
@@ -111,7 +117,8 @@ def logs(
     follow: Follow = False,
     build: Annotated[bool, typer.Option("--build", help="Print the last build of its image instead.")] = False,
 ) -> None:
-    """Print the log of a plugin's container. With --follow it goes on with the next instance after a restart.
+    """Print the log of a plugin's container. With --follow it goes on with the next instance after a restart, and says
+    so on stderr.
 
     While an image is built for the first instance, it prints the output of that.
     """
@@ -123,30 +130,21 @@ def logs(
 
 
 def _followed(api: Client, name: str, tail: int) -> Iterator[str]:
-    """The lines of one instance after the other; stderr names each end and each new instance."""
-    generation = api.health(name)["generation"]
+    """The log's lines; its notes, such as which instance is next, go to stderr."""
     last = ""
     while True:
+        seen = last
         for line in api.logs(name, tail=tail, follow=True):
-            time_of = line.partition(" ")[0]
-            if time_of > last:  # not printed before the stream broke off; each line begins with its time
-                last = time_of
+            if line.startswith(NOTE):
+                errors.print(Text(line, style="dim"), soft_wrap=True)
+                continue
+            time_of = line.partition(" ")[0] if line[:1].isdigit() else ""  # a build's output has none
+            if time_of > seen or not seen:  # not printed before the stream ended
+                last = max(last, time_of)
                 yield line
-        now, tail = api.health(name), _MAX_TAIL  # of the next instance everything; of this one what is new
-        if now["generation"] == generation and now["reason_code"] is not None:
-            _say(f"Instance {generation} of {name} has ended: {now['reason_code']}: {now['reason']}")
-            while now["generation"] == generation:
-                time.sleep(_POLL_INTERVAL)
-                now = api.health(name)
-        if now["generation"] != generation:
-            generation, last = now["generation"], ""
-            _say(f"Instance {generation} of {name}:")
-        else:
-            time.sleep(_POLL_INTERVAL)  # it has no container yet, or its stream broke off
-
-
-def _say(sentence: str) -> None:
-    errors.print(Text(sentence, style="dim"), soft_wrap=True)
+        # The orchestrator was stopped; the next one may have adopted the instance.
+        tail = _MAX_TAIL
+        time.sleep(_POLL_INTERVAL)
 
 
 def events(

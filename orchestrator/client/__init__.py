@@ -8,6 +8,7 @@ from orchestrator.client.async_client import AsyncClient, AsyncRunHandle
 from orchestrator.client.errors import (
     AccessDenied,
     ApiError,
+    FileNotSaved,
     InvalidRequest,
     NotFound,
     PluginError,
@@ -22,10 +23,12 @@ from orchestrator.client.errors import (
     UnexpectedAnswer,
     Unreachable,
 )
+from orchestrator.client.files import AsyncResultFile, ResultFile
 from orchestrator.client.models import (
     Begun,
     End,
     Envelope,
+    FileReference,
     FormText,
     Gpus,
     Item,
@@ -44,11 +47,14 @@ __all__ = [
     "AccessDenied",
     "ApiError",
     "AsyncClient",
+    "AsyncResultFile",
     "AsyncRunHandle",
     "Begun",
     "Client",
     "End",
     "Envelope",
+    "FileNotSaved",
+    "FileReference",
     "FormText",
     "Gpus",
     "InvalidRequest",
@@ -63,6 +69,7 @@ __all__ = [
     "Progress",
     "QueueFull",
     "RestartRefused",
+    "ResultFile",
     "Run",
     "RunCancelled",
     "RunHandle",

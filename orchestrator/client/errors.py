@@ -14,6 +14,7 @@ ApiError                 base of all: status, error_type, reason_code, plugin, t
 │   ├── PluginTimeout            504: over its time limit
 │   └── PluginUnavailable        503: the plugin is FAILED or UNAVAILABLE; reason_code says why
 ├── RunCancelled             409: the run was cancelled
+├── FileNotSaved             a file of a result could not be written here
 └── ServerError              500 and any other status
 """
 
@@ -101,6 +102,10 @@ class PluginUnavailable(PluginError):
 
 class RunCancelled(ApiError):
     """The run was cancelled: it has no result."""
+
+
+class FileNotSaved(ApiError):
+    """A file of a result could not be written on this machine: no space, no right, a file that is there already."""
 
 
 class ServerError(ApiError):

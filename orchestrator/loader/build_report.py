@@ -135,16 +135,18 @@ class BuildLog:
 
     # A disk that cannot take the log must not fail the build.
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *, appends: bool = False) -> None:
+        """`appends`: this build goes on where the previous one has ended."""
         self.path = folder / f"{name}.log"
+        self._appends = appends
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists():
+            if self.path.exists() and not self._appends:
                 self.path.replace(self.path.with_suffix(".log.1"))
-            self._file = self.path.open("w", encoding="utf-8", errors="replace", buffering=1)
+            self._file = self.path.open("a", encoding="utf-8", errors="replace", buffering=1)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,7 @@
 """What the environment says about a build's access to the network and to packages. May have credentials."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -42,14 +43,28 @@ def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None
 
 def build_arguments(settings: Mapping[str, str]) -> dict[str, str]:
     """The build arguments for these variables of `BUILD_VARIABLES`; none is found in an image afterwards."""
-    arguments = {name: settings[name] for name in PROXY_VARIABLES if settings.get(name)}
+    arguments = _proxies(settings)
+    if configuration := _pip_configuration(settings):
+        arguments[PIP_SETTINGS] = configuration
+    return arguments
+
+
+def install_files(settings: Mapping[str, str]) -> dict[str, str]:
+    """The same as files: `pip.conf`, and `proxies`, a shell script that sets variables."""
+    proxies = "".join(f"{name}={shlex.quote(value)}\n" for name, value in _proxies(settings).items())
+    return {"pip.conf": _pip_configuration(settings), "proxies": proxies}
+
+
+def _proxies(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name: settings[name] for name in PROXY_VARIABLES if settings.get(name)}
+
+
+def _pip_configuration(settings: Mapping[str, str]) -> str:
     # A value has no line feeds of its own: pip's lists are separated by any white space.
     options = [
         f"{option} = {' '.join(settings[name].split())}" for name, option in PIP_VARIABLES.items() if settings.get(name)
     ]
-    if options:
-        arguments[PIP_SETTINGS] = "\n".join(["[global]", *options, ""])
-    return arguments
+    return "\n".join(["[global]", *options, ""]) if options else ""
 
 
 def masked(text: str) -> str:

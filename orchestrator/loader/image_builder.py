@@ -1,6 +1,7 @@
 """ImageBuilder: builds plugins' images where their content changed, pulls prebuilt ones, removes old ones."""
 
 import asyncio
+import hashlib
 import shutil
 import tempfile
 from collections import defaultdict, deque
@@ -12,21 +13,32 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.containers.engine import ContainerEngine
-from orchestrator.containers.spec import ImageStatus
+from orchestrator.containers.spec import ImageStatus, Installation
 from orchestrator.errors import BuildError, EngineError, EngineRefusedError, NotFoundError
 from orchestrator.loader.build_report import BuildLog, conflict, error_line, hint, last_lines, modified_at
-from orchestrator.loader.build_settings import Credentials, build_arguments
+from orchestrator.loader.build_settings import Credentials, build_arguments, install_files
 from orchestrator.loader.image_plan import (
     OWN_IMAGE_TAG,
     ImagePlan,
     derived_plan,
+    needs_packages,
     own_image_plan,
+    packages_plan,
     plugin_plan,
     runtime_packages,
     shared_plan,
     source_fingerprint,
+    write_texts,
 )
-from orchestrator.loader.image_recipe import PLUGIN_LABEL, SHARED, SOURCE_LABEL, ImageRecipe
+from orchestrator.loader.image_recipe import (
+    DOWNLOADS,
+    INSTALL_FOLDER,
+    INSTALLATION_LABEL,
+    PLUGIN_LABEL,
+    SHARED,
+    SOURCE_LABEL,
+    ImageRecipe,
+)
 
 Output = Callable[[str], None]
 
@@ -65,6 +77,9 @@ class ImageBuilder:
         self._contexts = logs_dir / "contexts"
         self._ca_bundle = ca_bundle
         self._build_args = build_arguments(build_settings)
+        self._install_files = install_files(build_settings)
+        # By the folder, which is one orchestrator's alone.
+        self._owner = {INSTALLATION_LABEL: hashlib.sha256(str(logs_dir.absolute()).encode()).hexdigest()[:12]}
         self._credentials = Credentials(build_settings)
         self._python_image = python_image
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT_BUILDS)
@@ -72,9 +87,14 @@ class ImageBuilder:
         self._listeners: defaultdict[str, list[Output]] = defaultdict(list)
         """By lock, those who hold it or wait for it."""
 
-    def clear_contexts(self) -> None:
-        """Remove build contexts that a killed orchestrator left behind. Call it before the first build."""
-        shutil.rmtree(self._contexts, ignore_errors=True)
+    async def clear_leftovers(self) -> None:
+        """Remove contexts and containers of builds that a killed orchestrator left behind. Call it before the first
+        build.
+        """
+        await asyncio.to_thread(shutil.rmtree, self._contexts, ignore_errors=True)
+        with suppress(EngineError):
+            for container in await self._engine.list(self._owner):
+                await self._engine.remove(container.id)
 
     async def ensure_base(self, on_output: Output | None = None) -> ImageStatus:
         """The image that plugins are built on.
@@ -94,7 +114,13 @@ class ImageBuilder:
                 return await self._fetch(recipe.base, advice, say)
         base = await self._ensure_shared(recipe.base, on_output)
         async with self._alone(f"plugin {recipe.name}", on_output) as say:
-            return await self._ensure(partial(plugin_plan, recipe, base), say, self._slots, _RETAINED)
+            installed = False
+            if await asyncio.to_thread(needs_packages, recipe):
+                plan = partial(packages_plan, recipe, base)
+                base, installed = await self._found_or_made(plan, say, self._slots, _RETAINED)
+            plan = partial(plugin_plan, recipe, base)
+            image, _ = await self._found_or_made(plan, say, self._slots, _RETAINED, appends=installed)
+            return image
 
     def fingerprint(self, recipe: ImageRecipe) -> str:
         """Hash of the current sources of the plugin's image, without the Python image under it. Does not call the
@@ -202,24 +228,37 @@ class ImageBuilder:
         slot: AbstractAsyncContextManager[None],
         retained: int,
     ) -> ImageStatus:
+        image, _ = await self._found_or_made(make_plan, say, slot, retained)
+        return image
+
+    async def _found_or_made(
+        self,
+        make_plan: Callable[[], ImagePlan],
+        say: Output,
+        slot: AbstractAsyncContextManager[None],
+        retained: int,
+        *,
+        appends: bool = False,
+    ) -> tuple[ImageStatus, bool]:
+        """The image, and whether it was made. `appends`: its log follows that of the image made before."""
         plan = await asyncio.to_thread(make_plan)
         with suppress(NotFoundError):
-            return await self._engine.image(plan.tag)
+            return await self._engine.image(plan.tag), False
         if slot is self._slots and self._slots.locked():
             say("waiting until another build has ended")
         async with slot:
             # Files may have changed while this waited for its slot, and the tag must match the image's content.
             plan = await asyncio.to_thread(make_plan)
             say(f"collecting the files of {plan.name}")
-            image = await self._build(plan, say)
+            image = await self._build(plan, say, appends=appends)
         await self._prune(plan, image, retained)
-        return image
+        return image, True
 
-    async def _build(self, plan: ImagePlan, say: Output) -> ImageStatus:
+    async def _build(self, plan: ImagePlan, say: Output, *, appends: bool) -> ImageStatus:
         self._contexts.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=self._contexts) as folder,
-            BuildLog(self._logs_dir, plan.name) as log,
+            BuildLog(self._logs_dir, plan.name, appends=appends) as log,
         ):
             output: deque[str] = deque(maxlen=_CONFLICT_LINES)
 
@@ -231,13 +270,7 @@ class ImageBuilder:
 
             await asyncio.to_thread(plan.write_context, Path(folder))
             try:
-                return await self._engine.build(
-                    Path(folder),
-                    tag=plan.tag,
-                    labels=plan.labels,
-                    build_args={"PYTHON_IMAGE": self._python_image, **plan.arguments, **self._build_args},
-                    on_output=write,
-                )
+                return await self._make(plan, Path(folder), write)
             except BuildError as error:
                 tail = self._credentials.mask(error.tail)
                 raw = self._credentials.mask(str(error))
@@ -245,6 +278,26 @@ class ImageBuilder:
                 fixed = await asyncio.to_thread(runtime_packages, self._images_dir)
                 message = f"The image {plan.name} could not be built: {_cause(raw, tail, output, fixed)}"
                 raise BuildError(message.rstrip(), tail) from None  # its cause has what is masked here
+
+    async def _make(self, plan: ImagePlan, context: Path, on_output: Output) -> ImageStatus:
+        if plan.installs is None:
+            arguments = {"PYTHON_IMAGE": self._python_image, **plan.arguments, **self._build_args}
+            return await self._engine.build(
+                context, tag=plan.tag, labels=plan.labels, build_args=arguments, on_output=on_output
+            )
+        await asyncio.to_thread(write_texts, context / INSTALL_FOLDER.strip("/"), self._install_files)
+        # A volume per plugin: what the setup of one plugin's packages does to it reaches no other plugin.
+        installation = Installation(
+            tag=plan.tag,
+            base=plan.installs.base,
+            files=context,
+            script=plan.installs.script,
+            labels=plan.labels,
+            volume=f"plugin-orchestrator-downloads-{plan.name}",
+            volume_path=DOWNLOADS,
+            owner_labels=self._owner,
+        )
+        return await self._engine.install(installation, on_output)
 
     async def _prune(self, plan: ImagePlan, image: ImageStatus, retained: int) -> None:
         """Remove earlier versions of `image`, except the newest `retained` including itself."""

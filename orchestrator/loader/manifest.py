@@ -73,6 +73,7 @@ class Limits(_Strict):
         None, description="Size of /dev/shm; counts against the memory."
     )
     scratch: Annotated[Size, Field(lt=2**50)] | None = Field(None, description="Disk for the uploads of one call.")
+    output: Annotated[Size, Field(lt=2**50)] | None = Field(None, description="All files that one run gives.")
 
 
 class Gpu(_Strict):

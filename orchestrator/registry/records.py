@@ -15,6 +15,7 @@ _LIMIT_NAMES: Final = {
     "memory": "memory_bytes",
     "shm": "shm_bytes",
     "scratch": "scratch_bytes",
+    "output": "output_bytes",
     "startup_timeout": "startup_timeout_seconds",
 }
 
@@ -34,6 +35,8 @@ class EffectiveLimits(msgspec.Struct, frozen=True, rename=_LIMIT_NAMES):
     startup_timeout: float
     concurrency: int
     queue: int
+    output: int = 0
+    """All files of one run; 0 in post-mortems from before there were any."""
 
 
 class ContainerFacts(msgspec.Struct, frozen=True):

@@ -59,7 +59,7 @@ async def adopt_all(
     """Adopt or remove the containers of an earlier orchestrator, and remove unused socket folders. Returns the adopted
     instances by plugin. `last_events`: by plugin, the newest in the history.
     """
-    await asyncio.to_thread(deps.builder.clear_contexts)
+    await deps.builder.clear_leftovers()
     try:
         leftovers = await deps.engine.list(deps.labels)
     except EngineError as error:

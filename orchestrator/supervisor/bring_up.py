@@ -209,6 +209,7 @@ async def _launch(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec,
     if instance.ended is None:
         on_start()
         await deps.engine.start(instance.container_id)
+        instance.started.set()
 
 
 async def _poll_status(channel: RuntimeChannel) -> None:

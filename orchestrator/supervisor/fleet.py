@@ -30,8 +30,13 @@ from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 _RECONNECT_PAUSE: Final = 1.0  # seconds between attempts to follow the engine's events
 _PING_INTERVAL: Final = 2.0  # seconds
 _PINGS_PER_RELIST: Final = 15  # between two lists, which repair what no event reported
+_FOLDERS_INTERVAL: Final = 2.0  # seconds between looks for plugin folders that were removed
 _LOST_ACTIONS: Final = frozenset({"die", "destroy"})
 _HEALTH_ACTION: Final = "health_status:"
+_FOLDER_REMOVED: Final = (
+    "The plugin's folder was removed, and the plugin is no longer listed. Its history stays; put the folder back and "
+    "start it to have it again."
+)
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +76,7 @@ class Fleet:
         self._tasks = [
             asyncio.create_task(self._follow_engine_events(), name="engine events"),
             asyncio.create_task(self._ping_engine(), name="engine ping"),
+            asyncio.create_task(self._watch_folders(), name="plugin folders"),
             asyncio.create_task(self._deps.gpus.watch(self._gpu_lost, self._gpu_changed), name="gpus"),
             asyncio.create_task(
                 watch_models(self._deps.registry, self._deps.checker.store, self._folder_of), name="models"
@@ -134,6 +140,19 @@ class Fleet:
         if adopted is not None:
             supervisor.adopt(adopted)
 
+    async def _watch_folders(self) -> None:
+        """For ever: a plugin whose folder was removed leaves the list, once nothing is left of its instance."""
+        missing: set[str] = set()
+        while True:
+            await asyncio.sleep(_FOLDERS_INTERVAL)
+            folders = {name: each.folder for name, each in self._supervisors.items() if each.idle}
+            earlier, missing = missing, await asyncio.to_thread(self._deps.loader.missing, folders)
+            # Twice in a row: an editor or a checkout may replace a folder.
+            for name in missing & earlier:
+                if self._supervisors[name].idle and self._deps.registry.remove(name, _FOLDER_REMOVED):
+                    _log.info("%s: %s", name, _FOLDER_REMOVED)
+                    self._supervisors.pop(name).removed()
+
     async def _follow_engine_events(self) -> None:
         """For ever; after every gap the containers are listed."""
         since: datetime | None = None
@@ -196,12 +215,15 @@ class Fleet:
             # A change of health during a gap in the events shows here alone.
             elif container.health != "none":
                 self._on_healthcheck(container.labels, container.health)
-        running = {c.labels.get(LABEL_INSTANCE) for c in containers if c.state != "exited"}
+        running = {c.labels.get(LABEL_INSTANCE) for c in containers if not c.over}
+        paused = {c.labels.get(LABEL_INSTANCE) for c in containers if c.state == "paused"}
         for supervisor in self._supervisors.values():
             instance = supervisor.instance
             if instance is not None and instance.container_id is not None and instance.identity.instance not in running:
                 # No verdict yet: its driver inspects the container first.
                 supervisor.container_died(instance.identity.instance)
+            elif instance is not None and instance.identity.instance in paused:
+                supervisor.container_paused(instance.identity.instance)
             supervisor.retry_removal()
 
     async def _remove_orphan(self, container: ContainerStatus, token: str) -> None:
@@ -233,9 +255,12 @@ class Fleet:
 
     def _on_engine_event(self, event: EngineEvent) -> None:
         supervisor = self._supervisors.get(event.labels.get(PLUGIN_LABEL, ""))
+        # By its token: a late event of an earlier instance ends nothing.
+        token = event.labels.get(LABEL_INSTANCE, "")
         if supervisor is not None and event.action in _LOST_ACTIONS:
-            # By its token: a late event of an earlier instance ends nothing.
-            supervisor.container_died(event.labels.get(LABEL_INSTANCE, ""))
+            supervisor.container_died(token)
+        elif supervisor is not None and event.action == "pause":
+            supervisor.container_paused(token)
         elif event.action.startswith(_HEALTH_ACTION):
             self._on_healthcheck(event.labels, event.action.removeprefix(_HEALTH_ACTION).strip())
 

@@ -18,7 +18,7 @@ from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.record_writer import RecordWriter
 from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch
 from orchestrator.supervisor.teardown import retry_removal, tear_down
-from orchestrator.supervisor.watch import Observation, Watch
+from orchestrator.supervisor.watch import Observation, Watch, find_pause
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class InstanceDriver:
     check of a witness         record               record               record              record
     start failed, or too slow  → ended              -                    -                   -
     silent, or stream broken   → ended              → ended              -                   -
-    container died             inspect → ended      inspect → ended      -                   -
+    container died, paused     inspect → ended      inspect → ended      -                   -
     `end`: run, stop, GPU      → ended              → ended              -                   -
     container removed          -                    -                    done                done
     removal failed             -                    -                    → left behind       -
@@ -63,6 +63,7 @@ class InstanceDriver:
     def adopt(self, status: RuntimeStatus) -> None:
         """Continue with an instance that an earlier orchestrator started; the registry has it already."""
         # First: else its status would be recorded as the step to INITIALIZED, which the registry has already.
+        self.instance.started.set()
         self.instance.mark_ready({tool["name"]: tool for tool in status.tools})
         self._fold_status(status)
         if self.instance.ended is None:
@@ -71,7 +72,12 @@ class InstanceDriver:
     @property
     def finished(self) -> bool:
         """No task of it runs, and its container is removed."""
-        return not self._tasks and not self._left_behind and (self._teardown is None or self._teardown.done())
+        return not self._tasks and self.removed
+
+    @property
+    def removed(self) -> bool:
+        """Its container is removed, or was never made."""
+        return not self._left_behind and (self._teardown is None or self._teardown.done())
 
     def container_died(self) -> None:
         """The engine reports the container's end, or no longer knows it."""
@@ -80,6 +86,11 @@ class InstanceDriver:
             # Before its watch, the start itself waits for this event.
             if self._watch is not None and self.instance.has_channel:
                 self._spawn(self._find_end(self._watch))
+
+    def container_paused(self) -> None:
+        """The engine reports that the container is paused, or was."""
+        if self.instance.ended is None:
+            self._spawn(self._end_if_paused())
 
     def add_check(self, check: Check) -> None:
         self._record.add_checks(check)
@@ -163,7 +174,7 @@ class InstanceDriver:
             return
         # The runtime counts from the container's start; only new kills are evidence.
         oom = status.oom_kills - instance.oom_kills
-        instance.oom_kills = status.oom_kills
+        instance.oom_kills, instance.runs = status.oom_kills, status.runs
         peak = status.memory.get("peak_bytes")
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
         self._record.write_status(status)
@@ -186,8 +197,16 @@ class InstanceDriver:
         if verdict is not None:
             self.end(verdict)
 
+    async def _end_if_paused(self) -> None:
+        verdict = await find_pause(self._deps.engine, self.instance)
+        if verdict is not None:
+            self.end(verdict)
+
     async def _tear_down(self, verdict: Verdict) -> None:
-        self._left_behind = not await tear_down(self._deps, self.instance, verdict, self._record)
+        try:
+            self._left_behind = not await tear_down(self._deps, self.instance, verdict, self._record)
+        finally:
+            self.instance.torn_down.set()
 
     async def _retry_removal(self) -> None:
         self._left_behind = not await retry_removal(self._deps, self.instance, self._record)

@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from orchestrator.errors import EngineError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
@@ -19,6 +18,7 @@ from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_identity
 from orchestrator.supervisor.instance_driver import InstanceDriver
+from orchestrator.supervisor.log_follower import follow_logs
 from orchestrator.supervisor.restart import Restart
 from orchestrator.supervisor.start_verdict import verdict_of_manifest
 
@@ -40,6 +40,7 @@ class PluginSupervisor:
                       or manifest invalid                                   restart wait for the new one
     `run_ended`       -                        end it, if the result says   -
     container died    -                        the driver finds out why     -
+    container paused  -                        the driver looks, ends it    -
     GPU lost          -                        end it                       -
     engine's check    -                        record                       -
     `retry_removal`   what is left behind      what is left behind          what is left behind
@@ -79,6 +80,9 @@ class PluginSupervisor:
         """Of the newest instance."""
         self._earlier: list[InstanceDriver] = []
         """Of instances that ended, until nothing remains to be done for them."""
+        self._changed = asyncio.Event()
+        """Set, and replaced, when `next_instance` has an answer."""
+        self._removed = False
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
         """Why there is no instance, where there is none."""
 
@@ -97,6 +101,12 @@ class PluginSupervisor:
         """An operator's restart is under way, its new instance not yet started."""
         return self._restarts > 0
 
+    @property
+    def idle(self) -> bool:
+        """It has no instance, nothing is left of one, and no command is under way."""
+        busy = self.restarting or self._command.locked() or self._alive()
+        return not busy and all(driver.removed for driver in self._drivers())
+
     # Commands of operators
 
     async def start(self) -> None:
@@ -109,8 +119,8 @@ class PluginSupervisor:
         """Replace the instance by a new one, from the manifest as it is now. One that is ready serves on until the new
         one is prepared.
 
-        Returns why that was refused: then the instance serves on. None once the new instance has begun; also after
-        `wait` seconds where an image is built, and then the restart goes on.
+        Returns why that was refused: then the instance serves on. None once the new instance has begun. Raises
+        `TimeoutError` after `wait` seconds where an image is built: the restart goes on.
         """
         slow = asyncio.Event()
         restart = self.begin_restart(slow)
@@ -119,7 +129,9 @@ class PluginSupervisor:
             await asyncio.wait({restart, patience}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             patience.cancel()
-        return restart.result() if restart.done() else None
+        if not restart.done():
+            raise TimeoutError
+        return restart.result()
 
     def begin_restart(self, slow: asyncio.Event) -> asyncio.Task[Verdict | None]:
         """As `restart`, which goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
@@ -179,14 +191,24 @@ class PluginSupervisor:
         build_output = self._deps.builder.build_output
         return await asyncio.to_thread(build_output, self.name, lines=tail, running=self._building())
 
-    async def follow_logs(self, *, tail: int) -> AsyncIterator[str]:
-        """The last lines and those to come, until the container ends."""
-        container = self.instance.container_id if self.instance else None
-        if container:
-            with contextlib.suppress(EngineError):
-                async with self._deps.engine.follow_logs(container, tail=tail) as lines:
-                    async for line in lines:
-                        yield line if line.endswith("\n") else f"{line}\n"
+    def follow_logs(self, *, tail: int) -> AsyncGenerator[str, None]:
+        """The last lines and those to come, then those of the next instances, until the plugin is removed. See
+        `log_follower`.
+        """
+        return follow_logs(self._deps.engine, self, tail=tail)
+
+    async def next_instance(self, after: Instance | None) -> Instance | None:
+        """The instance that replaces this one, once there is one; None where the plugin is removed."""
+        while self.instance in (None, after):
+            if self._removed:
+                return None
+            await self._changed.wait()
+        return self.instance
+
+    def removed(self) -> None:
+        """It is no longer listed: nobody need wait for its next instance."""
+        self._removed = True
+        self._notify_changed()
 
     # Runs
 
@@ -227,6 +249,10 @@ class PluginSupervisor:
     def container_died(self, token: str) -> None:
         if (driver := self._driver_of(token)) is not None:
             driver.container_died()
+
+    def container_paused(self, token: str) -> None:
+        if (driver := self._driver_of(token)) is not None:
+            driver.container_paused()
 
     def add_engine_check(self, token: str, check: Check) -> None:
         if (driver := self._driver_of(token)) is not None and driver.instance.ended is None:
@@ -334,6 +360,11 @@ class PluginSupervisor:
         instance = Instance(manifest, limits, identity, deps.run_dir / identity.instance)
         self._driver = InstanceDriver(instance, deps)
         self._driver.start(found.folder, prepared)
+        self._notify_changed()
+
+    def _notify_changed(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 async def _elapsed(begun: asyncio.Event, seconds: float) -> None:

@@ -194,6 +194,7 @@ def test_a_container_gets_what_the_protocol_says() -> None:
         "PLUGIN_SCRATCH_DIR": "/scratch",
         "PLUGIN_MAX_RESULT": "1000",
         "PLUGIN_MAX_SCRATCH": str(1 << 20),
+        "PLUGIN_MAX_OUTPUT": str(4 << 30),
         "PLUGIN_CONCURRENCY": "1",
         "NOTIFY_SOCKET": "/run/plugin/notify.sock",
     }

@@ -1,4 +1,4 @@
-"""What a plugin class is written with: `tool`, `InvalidInput`, `Progress`, `Upload`, models and secrets."""
+"""What a plugin class is written with: `tool`, `InvalidInput`, `Progress`, `Upload`, `File`, models and secrets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 TOOL_MARK = "__plugin_tool__"
 SECRETS_DIR = "/run/secrets"
+MAX_MEDIA_TYPE = 200  # characters
+MEDIA_TYPE_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$&^_.+-")
 
 _last_model: list[str] = []
 
@@ -62,6 +64,52 @@ class Upload:
 
     def __repr__(self) -> str:
         return f"Upload({self.filename!r}, {self.content_type!r}, {self.size} bytes)"
+
+
+class File:
+    """A file of a result: `content` is its bytes, or the path of a file that the plugin has written.
+
+    It may stand anywhere in what a tool returns or yields. Without `media_type` its name and its first bytes say what
+    it is; without `name` it has that of its path, or of the key under which it stands. A path is read after the tool
+    has returned, or when it is yielded: the file has to be complete, and in the scratch or temporary folder.
+    """
+
+    __slots__ = ("content", "media_type", "name")
+
+    def __init__(
+        self,
+        content: bytes | bytearray | memoryview | str | os.PathLike[str],
+        media_type: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        if not isinstance(content, (bytes, bytearray, memoryview, str, os.PathLike)):
+            raise TypeError(f"File takes bytes, or the path of a file, not {type(content).__name__}")
+        if media_type is not None and not is_media_type(media_type):
+            raise ValueError(f"{media_type!r} is no media type, such as image/png")
+        self.content: bytes | bytearray | memoryview | str = (
+            content if isinstance(content, (bytes, bytearray, memoryview)) else os.fsdecode(content)
+        )
+        self.media_type = media_type
+        self.name = name
+
+    def read_bytes(self) -> bytes:
+        """The whole of it."""
+        if not isinstance(self.content, str):
+            return bytes(self.content)
+        with open(self.content, "rb") as file:  # noqa: PTH123 - see TYPE_CHECKING
+            return file.read()
+
+    def __repr__(self) -> str:
+        what = repr(self.content) if isinstance(self.content, str) else f"{len(self.content)} bytes"
+        return f"File({what}, {self.media_type!r}, {self.name!r})"
+
+
+def is_media_type(text: object) -> bool:
+    """`type/subtype`, perhaps with parameters, as it can stand in a header."""
+    if not isinstance(text, str) or not text.isascii() or not text.isprintable() or len(text) > MAX_MEDIA_TYPE:
+        return False
+    kind, slash, subtype = text.partition(";")[0].strip().partition("/")
+    return bool(slash) and MEDIA_TYPE_CHARACTERS.issuperset(kind + subtype) and bool(kind) and bool(subtype)
 
 
 def tool(method: F) -> F:
