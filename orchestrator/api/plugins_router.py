@@ -1,17 +1,19 @@
 """A plugin's tools, operator commands and logs."""
 
+import asyncio
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 
 from orchestrator.api.context import ApiContext, Context
-from orchestrator.api.problems import problem, unknown_plugin
-from orchestrator.api.sse import UntilShutdownResponse, shutdown_event
+from orchestrator.api.problems import problem, respond, unknown_plugin
+from orchestrator.api.sse import UntilShutdownResponse
 from orchestrator.errors import EngineError
 from orchestrator.health.health_model import PluginDetailResponse, PostMortemReport, detail_response, post_mortem_report
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
+from orchestrator.tools import refusals
 
 router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
 
@@ -31,6 +33,8 @@ async def tools(name: str, context: Context) -> Any:
 @router.post("/restart", response_model=PluginDetailResponse)
 async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
     """Replace the instance by a new one, from the current manifest."""
+    if context.shutdown.requested.is_set():
+        return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
@@ -41,6 +45,8 @@ async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailRe
 @router.post("/start", response_model=PluginDetailResponse)
 async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
     """Start an instance unless one is alive. Also registers a plugin whose folder is new."""
+    if context.shutdown.requested.is_set():
+        return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
@@ -74,7 +80,7 @@ async def post_mortem(
 
 
 @router.get("/logs", response_class=PlainTextResponse)
-async def logs(name: str, request: Request, context: Context, *, tail: Tail = 100, follow: bool = False) -> Response:
+async def logs(name: str, context: Context, *, tail: Tail = 100, follow: bool = False) -> Response:
     """The container's output, each line with its time; the last lines only if the instance has ended."""
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
@@ -85,13 +91,27 @@ async def logs(name: str, request: Request, context: Context, *, tail: Tail = 10
         return PlainTextResponse("".join(lines[-tail:]))
     try:
         if follow:
-            return UntilShutdownResponse(supervisor.follow_logs(tail=tail), shutdown_event(request.app))
+            return UntilShutdownResponse(supervisor.follow_logs(tail=tail), context.shutdown.requested)
         return PlainTextResponse(await supervisor.logs(tail=tail))
     except EngineError as error:
         return problem(503, f"The logs are unavailable: {error}.", error_type="LogsUnavailable", plugin=name)
 
 
 async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:
-    await supervisor.wait_ready(wait)
+    await _ready_or_stopping(supervisor, context, wait)
     record = context.registry.get(supervisor.name)
     return unknown_plugin(supervisor.name) if record is None else detail_response(record, time.monotonic())
+
+
+async def _ready_or_stopping(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> None:
+    if not wait:
+        return
+    ready = asyncio.create_task(supervisor.wait_ready(wait))
+    stopping = asyncio.create_task(context.shutdown.requested.wait())
+    try:
+        await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (ready, stopping):
+            task.cancel()
+    if ready.done():
+        ready.result()

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
-from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -17,14 +16,6 @@ def frame(event: str, data: str, *, event_id: int | None = None) -> bytes:
     """One server-sent event. `data` must be a single line, which JSON is."""
     id_line = "" if event_id is None else f"id: {event_id}\n"
     return f"event: {event}\n{id_line}data: {data}\n\n".encode()
-
-
-def shutdown_event(app: FastAPI) -> asyncio.Event:
-    """The event that the server of `app` sets when it begins to stop."""
-    if not hasattr(app.state, "shutdown"):
-        app.state.shutdown = asyncio.Event()
-    event: asyncio.Event = app.state.shutdown
-    return event
 
 
 class UntilShutdownResponse(StreamingResponse):
