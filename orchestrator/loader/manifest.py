@@ -67,7 +67,9 @@ class Limits(_Strict):
     shm: Annotated[Size, Field(lt=2**50)] | None = Field(
         None, description="Size of /dev/shm; counts against the memory."
     )
-    scratch: Annotated[Size, Field(lt=2**50)] | None = Field(None, description="Disk for the uploads of one call.")
+    scratch: Annotated[Size, Field(lt=2**50)] | None = Field(
+        None, description="Disk for uploads and for what the plugin writes, together."
+    )
 
 
 class Gpu(_Strict):
@@ -116,6 +118,10 @@ class Manifest(_Strict):
     models: dict[_ModelName, str] = Field(
         default_factory=dict,
         description="Name → path of a model file, relative to the plugin's folder (or to its folder in MODELS_DIR).",
+    )
+    cache: Annotated[Size, Field(lt=2**50)] | None = Field(
+        None,
+        description="Size of a folder that outlives instances, for what can be made or fetched again, e.g. 2GiB.",
     )
     env: dict[_EnvName, _EnvValue] = Field(default_factory=dict, description="Fixed environment variables.")
     secrets: Annotated[tuple[_SecretName, ...], Field(max_length=64)] = Field(

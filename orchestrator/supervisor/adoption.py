@@ -19,7 +19,7 @@ from orchestrator.registry import LifecycleEvent
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.supervisor.bring_up import fingerprint
-from orchestrator.supervisor.container_policy import InstanceIdentity, effective_limits
+from orchestrator.supervisor.container_policy import LABEL_QUOTA, InstanceIdentity, effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 
@@ -90,6 +90,7 @@ async def _adopt(
     limits = effective_limits(plugin.manifest, deps.settings)
     instance = Instance(plugin.manifest, limits, identity, deps.run_dir / identity.instance)
     instance.container_id, instance.image_id = container.id, container.image_id
+    instance.scratch_quota = LABEL_QUOTA in container.labels
     try:
         _require_alive(identity, last_event)
         await _require_unchanged(deps, instance, plugin.folder)

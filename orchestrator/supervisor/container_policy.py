@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
 
-from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway
+from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway, Volume
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.manifest import Manifest
 from orchestrator.registry import EffectiveLimits
@@ -20,6 +20,7 @@ from orchestrator.settings import Settings
 RUN_FOLDER: Final = "/run/plugin"
 MODELS_FOLDER: Final = "/models"
 SCRATCH_FOLDER: Final = "/scratch"
+CACHE_FOLDER: Final = "/cache"
 SECRETS_FOLDER: Final = "/run/secrets"
 
 LABEL_DEPLOYMENT: Final = "plugin-orchestrator.deployment"
@@ -28,6 +29,22 @@ LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
 LABEL_CONTENT: Final = "plugin-orchestrator.content"
 """The instance's fingerprint."""
 
+LABEL_CACHE: Final = "plugin-orchestrator.cache"
+"""The plugin of a volume that is its cache."""
+LABEL_QUOTA: Final = "plugin-orchestrator.scratch-quota"
+"""On a container whose scratch volume is held to its size by the engine."""
+
+_CACHES: Final = {
+    "XDG_CACHE_HOME": "",
+    "HF_HOME": "huggingface",
+    "TORCH_HOME": "torch",
+    "MPLCONFIGDIR": "matplotlib",
+    "NUMBA_CACHE_DIR": "numba",
+    "CUDA_CACHE_PATH": "cuda",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "TRITON_CACHE_DIR": "triton",
+}
+"""Variable → folder in the cache. Without a cache the images point them to the scratch folder."""
 _FOLLOW_OMP: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_MAX_THREADS")
 """Variables of libraries that heed OMP_NUM_THREADS where theirs is not set."""
 _OWN_THREADS: Final = ("NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS")
@@ -106,6 +123,25 @@ class InstanceIdentity:
         return f"plugin-{self.plugin}-{self.instance}"
 
 
+def cache_labels(deployment: str, plugin: str | None = None) -> dict[str, str]:
+    """Of a plugin's cache, or of all caches."""
+    return {LABEL_DEPLOYMENT: deployment, **({LABEL_CACHE: plugin} if plugin is not None else {})}
+
+
+def _cache(identity: InstanceIdentity) -> Volume:
+    labels = cache_labels(identity.deployment, identity.plugin)
+    return Volume(CACHE_FOLDER, f"plugin-orchestrator-cache-{identity.deployment}-{identity.plugin}", labels)
+
+
+def cache_variables() -> dict[str, str]:
+    """Variables by which libraries find a plugin's cache."""
+    return {name: f"{CACHE_FOLDER}/{folder}".rstrip("/") for name, folder in _CACHES.items()}
+
+
+def _cache_settings(size: int) -> dict[str, str]:
+    return {"PLUGIN_CACHE_DIR": CACHE_FOLDER, "PLUGIN_MAX_CACHE": str(int(size))}
+
+
 def secrets_folder(run_folder: Path) -> Path:
     """An instance's secrets on the host."""
     # In its run folder, so that they are removed with it.
@@ -125,10 +161,11 @@ def container_spec(
     devices: DeviceGrant | None = None,
     grant_labels: Mapping[str, str] = MappingProxyType({}),
     gateway: Gateway | None = None,
+    quota: bool = False,
 ) -> ContainerSpec:
     """The container of this instance: not root, read-only, no capabilities, no network unless the manifest has
     `egress`. With a `gateway` its run folder is in the engine's memory, else on the host. `cores`: of the engine's
-    machine, 0 where unknown.
+    machine, 0 where unknown. `quota`: the engine can hold its scratch volume to `limits.scratch`.
     """
     models = {name: f"{MODELS_FOLDER}/{name}/{Path(relative).name}" for name, relative in manifest.models.items()}
     mounts = [] if gateway else [BindMount(run_folder, RUN_FOLDER, read_only=False)]
@@ -139,9 +176,10 @@ def container_spec(
     return ContainerSpec(
         name=identity.container_name,
         image=image,
-        labels={**identity.labels(), **grant_labels},
+        labels={**identity.labels(), **grant_labels, **({LABEL_QUOTA: "1"} if quota else {})},
         environment={
             **thread_variables(limits, manifest.env, cores),
+            **(cache_variables() if manifest.cache else {}),
             **manifest.env,
             "PLUGIN_NAME": manifest.name,
             "PLUGIN_ENTRYPOINT": manifest.entrypoint,
@@ -153,6 +191,7 @@ def container_spec(
             "PLUGIN_MAX_SCRATCH": str(limits.scratch),
             "PLUGIN_CONCURRENCY": str(limits.concurrency),
             **({"PLUGIN_REQUIRES_GPU": "1"} if manifest.requires_gpu else {}),
+            **(_cache_settings(manifest.cache) if manifest.cache else {}),
             **({} if gateway else {"NOTIFY_SOCKET": f"{RUN_FOLDER}/notify.sock"}),
         },
         memory=limits.memory,
@@ -162,7 +201,10 @@ def container_spec(
         user=UNPRIVILEGED_USER,
         network="bridge" if manifest.network == "egress" else "none",
         mounts=tuple(mounts),
-        scratch_volumes=(SCRATCH_FOLDER,),
+        volumes=(
+            Volume(SCRATCH_FOLDER, size=limits.scratch if quota else None),
+            *([_cache(identity)] if manifest.cache else []),
+        ),
         tmpfs={"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"},  # noqa: S108
         devices=devices,
         gateway=gateway,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from orchestrator.containers.docker_engine import answers, bodies, capabilities, decoding
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
@@ -27,8 +28,11 @@ from orchestrator.containers.spec import (
     EngineEvent,
     EngineInfo,
     ImageStatus,
+    VolumeStatus,
 )
-from orchestrator.errors import EngineRefusedError, NotFoundError
+from orchestrator.errors import EngineError, EngineRefusedError, NotFoundError
+
+_TRIED_QUOTA: Final = 1024 * 1024  # bytes of the volume by which quotas are tried
 
 
 class DockerEngine:
@@ -53,6 +57,7 @@ class DockerEngine:
         self._gateways = Gateways(self._calls)
         self._info: EngineInfo | None = None
         self._host_folders: HostFolders | None = None
+        self._quota: bool | None = None
 
     @classmethod
     def from_environment(
@@ -191,6 +196,44 @@ class DockerEngine:
             await asyncio.sleep(0.1)
         # Afterwards: a container that is still there needs it.
         await self._gateways.remove(container_id)
+
+    async def holds_volumes_to_size(self) -> bool:
+        if self._quota is None:
+            self._quota = await self._try_quota()
+        return self._quota
+
+    async def volumes(self, labels: Mapping[str, str]) -> tuple[VolumeStatus, ...]:
+        filters = {"label": bodies.label_filter(dict(labels))}
+        listed = await self._calls.query(lambda client: client.volumes(filters=filters))
+        found = answers.volumes(listed)
+        if not found:
+            return ()
+        try:
+            # The engine measures all volumes of its disk for this: not for a list without any.
+            sizes = answers.volume_sizes(await self._calls.change(lambda client: client.df()))
+        except EngineError:
+            return found
+        return tuple(replace(volume, size=sizes.get(volume.name)) for volume in found)
+
+    async def remove_volume(self, name: str) -> None:
+        def remove(client: Client) -> None:
+            client.remove_volume(name)
+
+        await self._calls.remove(remove)
+
+    async def _try_quota(self) -> bool:
+        # Only the engine knows its disk: XFS and ext4 have project quotas where they are mounted with them.
+        name = f"plugin-orchestrator-quota-{secrets.token_hex(4)}"
+
+        def create(client: Client) -> None:
+            client.create_volume(name, driver="local", driver_opts=bodies.quota_options(_TRIED_QUOTA))
+
+        try:
+            await self._calls.change(create)
+        except EngineRefusedError:
+            return False
+        await self.remove_volume(name)
+        return True
 
     async def sweep(self, labels: Mapping[str, str]) -> None:
         await self._gateways.sweep(labels, alive=await self.list(labels))

@@ -7,6 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # noqa: PTH100, PTH120 - as co_filename
@@ -22,6 +23,16 @@ def message_of(error: BaseException) -> str:
     except BaseException as second:  # noqa: BLE001 - its __str__ is plugin code
         return f"<its message cannot be read: {type(second).__name__}>"
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}… ({len(text)} characters)"
+
+
+def links(error: BaseException) -> Iterator[BaseException]:
+    """The exception, and what it was raised from or during."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def plugin_traceback(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from plugin_runtime.http.head import RequestHead
     from plugin_runtime.shared.environment import Environment
-    from plugin_runtime.tools.pids_limit import PidsLimit
+    from plugin_runtime.tools.scratch import Scratch
     from plugin_runtime.tools.toolset import Tool
     from plugin_runtime.worker.runs import RunTable
     from plugin_runtime.worker.threads import AuthorThreads
@@ -36,7 +35,9 @@ ALIVE = response_head(200, JSON, 2, keep_alive=True) + b"{}"
 
 
 class ToolService:
-    """`oom_kills` is called before every answer, which carries the number."""
+    """`oom_kills` is called before every answer, which carries the number; `advice` returns what is to be added to the
+    message of a tool's error.
+    """
 
     # A helper process of the tool that was killed may have spoilt its result.
 
@@ -47,16 +48,16 @@ class ToolService:
         runs: RunTable,
         oom_kills: Callable[[], int],
         *,
-        pids_limit: PidsLimit,
+        scratch: Scratch,
+        advice: Callable[[BaseException], str],
         threads: AuthorThreads,
     ) -> None:
-        self._pids_limit = pids_limit
+        self._advice = advice
         self._threads = threads
         self._tools = tools
         self._runs = runs
-        self._scratch = Path(environment.scratch_dir)
+        self._scratch = scratch
         self._max_result = environment.max_result
-        self._max_scratch = environment.max_scratch
         self._oom_kills = oom_kills
 
     def serve(self, peer: socket.socket) -> None:
@@ -80,7 +81,7 @@ class ToolService:
     def refuse_for_want_of_threads(self, peer: socket.socket, error: RuntimeError) -> None:
         """Answer the first request of a connection that no thread can serve, whatever it is, and close it."""
         # An answer names the limit; a connection that is closed without one looks like a dead worker.
-        refusal = Refusal("exception", f"{error}{self._pids_limit.advice(error)}", type(error).__name__, "")
+        refusal = Refusal("exception", f"{error}{self._advice(error)}", type(error).__name__, "")
         peer.settimeout(REFUSAL_SECONDS)
         connection = HttpServerConnection(peer)
         with contextlib.suppress(Disconnected, BadHead):
@@ -123,9 +124,9 @@ class ToolService:
             self._runs,
             ToolExecution(),
             self._max_result,
-            str(self._scratch),
+            str(self._scratch.folder),
             self._oom_kills,
-            self._pids_limit,
+            self._advice,
         )
         try:
             return self._run(call)
@@ -137,7 +138,7 @@ class ToolService:
     def _run(self, call: Call) -> Refusal | None:
         """Raises Refused before the tool's code runs."""
         tool = self._find_tool(call.head)
-        with UploadFolder(self._scratch, call.run.run_id, self._max_scratch) as folder:
+        with UploadFolder(self._scratch, call.run.run_id) as folder:
             arguments = read_arguments(tool, call.head, call.connection.read_body(call.head), folder)
             # In one hand-over to and fro: it executes the tool, and encodes and sends the answer.
             refusal: Refusal | None = self._threads.run(answer_call, call, tool, arguments)
