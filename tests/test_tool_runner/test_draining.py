@@ -159,6 +159,27 @@ async def test_a_caller_that_waits_for_a_start_is_refused_at_once(harness: Harne
     assert (await restart).json()["state"] == "LOADED"
 
 
+async def test_a_build_is_not_waited_for(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is broken off: the next start makes it anew."""
+    ended = asyncio.Event()
+
+    async def build(*_: Any, **__: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(harness.engine, "build", build)
+    harness.add("reader", image="base", files={"package/plugin.py": b""})
+    await harness.open()
+    run = asyncio.create_task(harness.run("reader", "read"))
+    await harness.until("reader", lambda health: health["queued"] == 0 and health["state"] == "LOADED")
+    await asyncio.sleep(0.3)
+    await asyncio.wait_for(shutdown(harness).complete(), SOON)
+    assert (await run).status_code == 503
+    assert ended.is_set()
+
+
 async def test_a_run_whose_caller_has_disconnected_is_not_waited_for(harness: Harness) -> None:
     """Nobody would have its answer."""
     harness.add("reader", tools={"read": asyncio.Event().wait})

@@ -3,9 +3,8 @@
 import asyncio
 import json
 import os
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -28,10 +27,12 @@ from orchestrator.containers.spec import (
     EngineEvent,
     EngineInfo,
     ImageStatus,
+    Volume,
     VolumeStatus,
 )
 from orchestrator.errors import EngineError, EngineRefusedError, NotFoundError
 
+_QUOTA_TRIAL: Final = "plugin-orchestrator-quota-trial"  # one name, so that a crash leaves no more than one
 _TRIED_QUOTA: Final = 1024 * 1024  # bytes of the volume by which quotas are tried
 
 
@@ -47,7 +48,7 @@ class DockerEngine:
     ) -> None:
         """`environment` has the engine's address (DOCKER_HOST etc.). Nothing is connected yet.
 
-        `labels`: for every container, besides its own.
+        `labels`: for every container and named volume, besides its own.
         """
         self._labels = dict(labels)
         self._bounds = bounds
@@ -133,12 +134,20 @@ class DockerEngine:
     async def create(self, spec: ContainerSpec) -> str:
         selinux = (self._info or await self.info()).selinux
         folders = await self._folders()
-        for_host = replace(spec, mounts=folders.translated(spec.mounts), labels={**self._labels, **spec.labels})
+        for_host = replace(
+            spec,
+            mounts=folders.translated(spec.mounts),
+            labels={**self._labels, **spec.labels},
+            volumes=tuple(self._labelled(volume) for volume in spec.volumes),
+        )
         body = bodies.create_body(for_host, selinux=selinux)
         if spec.gateway is None:
             return await self._calls.change(lambda client: create_container(client, body, spec.name))
         gateway = replace(spec.gateway, token_file=folders.on_host(spec.gateway.token_file))
         return await self._gateways.create(spec, gateway, body, extra_labels=self._labels, selinux=selinux)
+
+    def _labelled(self, volume: Volume) -> Volume:
+        return replace(volume, labels={**self._labels, **volume.labels}) if volume.name else volume
 
     async def start(self, container_id: str) -> None:
         # At once: a gateway delays no start. Both are awaited, so that none is under way when one raises.
@@ -223,16 +232,15 @@ class DockerEngine:
 
     async def _try_quota(self) -> bool:
         # Only the engine knows its disk: XFS and ext4 have project quotas where they are mounted with them.
-        name = f"plugin-orchestrator-quota-{secrets.token_hex(4)}"
-
         def create(client: Client) -> None:
-            client.create_volume(name, driver="local", driver_opts=bodies.quota_options(_TRIED_QUOTA))
+            client.create_volume(_QUOTA_TRIAL, driver="local", driver_opts=bodies.quota_options(_TRIED_QUOTA))
 
         try:
             await self._calls.change(create)
         except EngineRefusedError:
             return False
-        await self.remove_volume(name)
+        with suppress(NotFoundError):  # another start tries the same
+            await self.remove_volume(_QUOTA_TRIAL)
         return True
 
     async def sweep(self, labels: Mapping[str, str]) -> None:
