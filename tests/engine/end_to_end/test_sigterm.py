@@ -1,5 +1,6 @@
 """SIGTERM under load, with real containers: a timely exit, health until then, no asynchronous run lost."""
 
+import http.client
 import shutil
 import signal
 import threading
@@ -63,11 +64,15 @@ class Prober:
 
     def probe(self) -> None:
         for path in ("/healthz", "/v1/plugins", "/v1/plugins/echo/health"):
+            connection = http.client.HTTPConnection("127.0.0.1", self.live.client.base_url.port or 0, timeout=30)
             try:
-                status = httpx.get(f"{self.live.client.base_url}{path}", timeout=30, trust_env=False).status_code
-            except httpx.TransportError:
+                connection.request("GET", path)
+                status = connection.getresponse().status
+            except (OSError, http.client.HTTPException):
                 self.refused_since = self.refused_since or time.monotonic()
                 return
+            finally:
+                connection.close()
             self.answered += 1
             if status != 200 or self.refused_since is not None:
                 self.wrong.append((path, status, self.refused_since))
