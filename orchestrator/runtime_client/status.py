@@ -43,7 +43,9 @@ class RuntimeStatus:
     """Processes and threads that could not be started for the limit."""
     shm_full: bool
     scratch_used: int | None
-    """Bytes of the scratch folder, as last measured; None where the runtime does not."""
+    """Bytes of the scratch folder, as last measured; None before that."""
+    scratch_watched: bool
+    """Whether the runtime measures it, now and then."""
     memory: Mapping[str, int | None]
     cpu_seconds: float | None
     ready_seconds: float | None
@@ -79,6 +81,7 @@ class RuntimeStatus:
             pids_refused=_integer(mapping(content.pids).get("refused")) or 0,
             shm_full=_is_full(_integer(shm.get("used_bytes")), _integer(shm.get("size_bytes"))),
             scratch_used=_integer(scratch.get("used_bytes")),
+            scratch_watched=_integer(scratch.get("limit_bytes")) is not None,
             memory={name: _integer(memory.get(name)) for name in _MEMORY},
             cpu_seconds=_number(content.cpu_seconds),
             ready_seconds=_number(content.ready_seconds),

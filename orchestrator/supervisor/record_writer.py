@@ -78,7 +78,7 @@ def _scratch_check(instance: Instance, status: RuntimeStatus) -> Check:
     size = format_size(instance.limits.scratch)
     if instance.scratch_quota:
         detail = f"quota: the engine's disk takes no more than {size}"
-    elif status.scratch_used is not None:
+    elif status.scratch_watched:
         detail = f"watched: over {size} the plugin is ended; the engine's disk has no quota"
     else:
         detail = "no: the engine's disk has no quota, and this image does not report what it has written"

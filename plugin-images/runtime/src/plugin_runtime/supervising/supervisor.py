@@ -86,6 +86,7 @@ class Supervisor:
         self._hang_detector = HangDetector(worker.pid, environment.tools_socket)
         self._scratch = DiskUsage(environment.scratch_dir)
         self._max_scratch = environment.max_scratch
+        self._status.record_scratch(None, self._max_scratch, over=False)
         self._note = HealthNote(environment.health_file)
         self._control = ControlSocket(environment.control_socket, self._selector, self._answer)
         self._signals, signals = socket.socketpair()
