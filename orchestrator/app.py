@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -33,11 +33,12 @@ from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.gpus import GpuHost
-from orchestrator.loader.build_settings import BUILD_VARIABLES
+from orchestrator.loader.build_settings import BUILD_VARIABLES, ca_bundle
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
 from orchestrator.loader.plugin_secrets import SecretSource
+from orchestrator.models.store import model_store
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
 from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
@@ -52,9 +53,6 @@ from orchestrator.tools.call_store import CallStore
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.shutdown import Shutdown
 from orchestrator.tools.tool_runner import ToolRunner
-
-_CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
-_SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 
 _RESTORED_EVENTS: Final = 1000  # events from before the start that are held in memory; the history has more
 
@@ -137,6 +135,7 @@ def create_app(
             try:
                 await _unless(stop, fleet.open(restored.last_events))
                 await runner.resume(restored.asynchronous, fleet.adopted())
+                fleet.restart_changed()
                 with feed.running():
                     yield
             finally:
@@ -213,6 +212,11 @@ def secret_source(settings: Settings) -> SecretSource:
     return SecretSource(settings.state_dir / "secrets", os.environ, "secrets/", "ORCHESTRATOR_STATE_DIR")
 
 
+def dependency_checker(settings: Settings) -> DependencyChecker:
+    """The host's checks of models and secrets, by the settings."""
+    return DependencyChecker(settings.models_dir, secret_source(settings), model_store(settings))
+
+
 def docker_engine(settings: Settings) -> DockerEngine:
     """The Docker Engine of the host's environment; not connected yet."""
     return DockerEngine.from_environment(
@@ -248,14 +252,6 @@ def images_dir() -> Path:
     return beside if beside.is_dir() else package / "_plugin_images"
 
 
-def ca_bundle(settings: Settings, environment: Mapping[str, str]) -> Path | None:
-    """The CA certificates that this host trusts: builds trust what the host trusts."""
-    if settings.ca_bundle is not None:
-        return settings.ca_bundle
-    named = (environment.get(name) for name in _CA_VARIABLES)
-    return next((Path(path) for path in (*named, _SYSTEM_BUNDLE) if path and Path(path).is_file()), None)
-
-
 def _supervisor_deps(
     settings: Settings,
     engine: ContainerEngine,
@@ -270,7 +266,7 @@ def _supervisor_deps(
         engine=engine,
         registry=registry,
         loader=PluginLoader(settings.plugins_dirs),
-        checker=DependencyChecker(settings.models_dir, secret_source(settings)),
+        checker=dependency_checker(settings),
         builder=image_builder(settings, engine),
         gpus=GpuAllocator(
             gpu_host or GpuHost(), engine, forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver

@@ -18,6 +18,7 @@ OrchestratorError
 ├── api          TooManyReadersError
 ├── deployment   StateFolderError
 ├── loader       SecretMissingError
+├── models       ModelStoreError, PullError
 ├── sandbox      BodyError
 ├── supervisor   AdoptionRefusedError, InstanceEndedError, SocketPathError
 └── tools        QueueFullError, RunLostError

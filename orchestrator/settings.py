@@ -84,7 +84,8 @@ class Settings(BaseSettings):
     plugins_dirs: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = (Path("plugins"),)
     """Folders that hold plugin folders, separated by colons."""
     models_dir: Path | None = None
-    """Where set, a plugin's models are in <models_dir>/<plugin>/ instead of its own folder."""
+    """Where set, a plugin's models are in <models_dir>/<plugin>/ instead of its own folder, and fetched ones in
+    <models_dir>/.store instead of <state_dir>/models."""
     secrets_dir: Path | None = None
     """Secrets for plugins, as <secrets_dir>/<plugin>/<name>; <state_dir>/secrets where not set."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, use_site_for_root=True))
@@ -105,6 +106,7 @@ class Settings(BaseSettings):
     default_pids: int = Field(128, ge=8)
     default_shm: Size = ByteSize(64 * 1024**2)
     default_scratch: Size = ByteSize(4 * 1024**3)
+    default_output: Size = ByteSize(4 * 1024**3)
     default_startup_timeout: Duration = timedelta(seconds=120)
     stop_grace: Duration = timedelta(seconds=2)
     drain: Duration = timedelta(seconds=60)
@@ -134,16 +136,17 @@ class Settings(BaseSettings):
     history_max_bytes: Size = ByteSize(256 * 1024**2)
     """Maximum size of the history on disk."""
     results_max_age: Duration = timedelta(hours=1)
-    """How long the result of an asynchronous run is stored after its end."""
-    results_max_bytes: Size = ByteSize(1024**3)
-    """Maximum size of all these results together; the oldest are deleted first."""
+    """How long the result of an asynchronous run, or of one that gave files, is stored after its end."""
+    results_max_bytes: Size = ByteSize(8 * 1024**3)
+    """Maximum size of all these results and files together; the oldest are deleted first."""
 
     channel: Literal["auto", "unix", "tcp"] = "auto"
     """How plugins are reached: by Unix sockets, or, where the engine does not share them, by TCP and a gateway each."""
     gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
     """How GPUs are requested of the engine: by what it reports, or by one of the two regardless."""
     ca_bundle: Path | None = None
-    """CA certificates that image builds trust; by default those of SSL_CERT_FILE and similar variables."""
+    """CA certificates that image builds and pulls of models trust; by default those of SSL_CERT_FILE and similar
+    variables."""
     python_image: str = "plugin-orchestrator/python:3.11-bookworm"
     """The image that the base image is built on."""
     log_level: str = "INFO"

@@ -19,6 +19,14 @@ settings.load_profile("quick")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--proxy-patience",
+        action="store_true",
+        help="wait for as long as nginx does by default: two minutes and a half",
+    )
+
+
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     """The whole orchestrator, not yet open: add plugins, then `await harness.open()`."""

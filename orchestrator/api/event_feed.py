@@ -19,8 +19,8 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.health.health_model import health_response
 from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
 
-HEARTBEAT_SECONDS: Final = 15.0
 _HEALTH_INTERVAL: Final = 1.0  # minimum seconds between two health frames of one plugin
+_ACTIVITY_INTERVAL: Final = 10.0  # the same where only the duration of an activity has changed
 _MAX_BACKLOG: Final = 1000  # events that wait for a slow reader before its stream is cut
 
 
@@ -50,6 +50,10 @@ def _lifecycle_frame(event: LifecycleEvent) -> bytes:
 def _health_frame(record: PluginRecord, now: float) -> bytes:
     # Without an id: a reader that reconnects is sent the health of all plugins anyway.
     return sse.frame("health", health_response(record, now).model_dump_json())
+
+
+def _removal_frame(record: PluginRecord, now: float) -> bytes:
+    return sse.frame("removed", health_response(record, now).model_dump_json())
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ class Subscription:
                 yield sse.frame("cut", json.dumps({"reason": reason}))
                 return
             with suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                async with asyncio.timeout(sse.HEARTBEAT_SECONDS):
                     await self._wake.wait()
             if not self._wake.is_set():
                 yield sse.HEARTBEAT
@@ -235,20 +239,26 @@ class EventFeed:
         """Send what changed and is due. Returns the seconds until something may be due again."""
         time, now = asyncio.get_running_loop().time(), monotonic()
         pause = _HEALTH_INTERVAL
-        for record in self._registry.list():
+        records = self._registry.list()
+        for name in self._health.keys() - {record.name for record in records}:
+            self._push_health(name, _removal_frame(self._health.pop(name).record, now))
+        for record in records:
             sent = self._health.get(record.name)
-            if sent is not None and _unchanged(sent.record, record):
+            unchanged = sent is not None and _unchanged(sent.record, record)
+            if sent is not None and unchanged and (record.activity is None or time - sent.at < _ACTIVITY_INTERVAL):
                 continue
             due = sent.at + _HEALTH_INTERVAL - time if sent else 0
             if due > 0:
                 pause = min(pause, due)
                 continue
             self._health[record.name] = _SentHealth(record, time)
-            frame = _health_frame(record, now)
-            for subscription in self._subscriptions:
-                if subscription.wants_health:
-                    subscription.push_health(record.name, frame)
+            self._push_health(record.name, _health_frame(record, now))
         return pause
+
+    def _push_health(self, plugin: str, frame: bytes) -> None:
+        for subscription in self._subscriptions:
+            if subscription.wants_health:
+                subscription.push_health(plugin, frame)
 
 
 def _unchanged(sent: PluginRecord, record: PluginRecord) -> bool:

@@ -11,7 +11,7 @@ from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.event_feed import TooManyReadersError, event_fields
 from orchestrator.api.problems import problem, unknown_plugin
 from orchestrator.api.request_headers import SSE, wanted_stream
-from orchestrator.api.sse import UntilShutdownResponse
+from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse
 from orchestrator.registry import LifecycleEvent
 
 router = APIRouter(tags=["events"])
@@ -57,8 +57,8 @@ async def events(request: Request, context: Context, which: Which, last_event_id
 async def plugin_events(
     name: str, request: Request, context: Context, which: Which, last_event_id: LastEventId = None
 ) -> Any:
-    """As /v1/events, for one plugin."""
-    if context.registry.get(name) is None:
+    """As /v1/events, for one plugin; also for one that was removed, as far as the history has it."""
+    if context.registry.get(name) is None and not await _page(context, name, None, 1):
         return unknown_plugin(name)
     return await _respond(request, context, which, last_event_id, plugin=name)
 
@@ -86,8 +86,7 @@ def _stream(context: ApiContext, plugin: str | None, after: int | None, *, healt
         subscription.frames(_earlier(context, plugin, subscription.after)),
         context.shutdown.requested,
         media_type=SSE,
-        # X-Accel-Buffering: else nginx withholds events until its buffer is full.
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        headers=STREAM_HEADERS,
         write_timeout=_WRITE_TIMEOUT,
         on_end=subscription.close,
     )

@@ -2,23 +2,30 @@
 
 import asyncio
 import time
-from typing import Annotated, Any
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import problem, respond, unknown_plugin
-from orchestrator.api.sse import UntilShutdownResponse
+from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse, beating
 from orchestrator.errors import EngineError
 from orchestrator.health.health_model import PluginDetailResponse, PostMortemReport, detail_response, post_mortem_report
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 from orchestrator.tools import refusals
 
+T = TypeVar("T")
+
 router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
 
 Wait = Annotated[
     float, Query(ge=0, le=600, description="Seconds to wait until the new instance is ready or has failed.")
+]
+Build = Annotated[
+    bool, Query(description="The output of the last build of its image instead, without times; not followed.")
 ]
 Tail = Annotated[int, Query(ge=1, le=10_000, description="Number of lines, counted from the end.")]
 
@@ -30,16 +37,33 @@ async def tools(name: str, context: Context) -> Any:
     return unknown_plugin(name) if record is None else [dict(tool) for tool in record.tools]
 
 
-@router.post("/restart", response_model=PluginDetailResponse)
-async def restart(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
-    """Replace the instance by a new one, from the current manifest."""
+@router.post(
+    "/restart",
+    response_model=PluginDetailResponse,
+    responses={
+        202: {"description": "An image is built; the instance serves until then", "model": PluginDetailResponse},
+        409: {"description": "Refused: there can be no new instance. The old one serves on"},
+    },
+)
+async def restart(name: str, context: Context, response: Response, wait: Wait = 0) -> PluginDetailResponse | Response:
+    """Replace the instance by a new one, from the current manifest.
+
+    One that serves is stopped only when all that can fail before is done: manifest, models, secrets, GPU, image.
+    """
     if context.shutdown.requested.is_set():
         return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
-    await supervisor.restart()
-    return await _after(supervisor, context, wait)
+    end = time.monotonic() + wait
+    try:
+        refusal = await _unless_stopping(context, supervisor.restart(wait))
+    except TimeoutError:
+        response.status_code = 202
+        return await _after(supervisor, context, 0)
+    if refusal is not None:
+        return problem(409, refusal.reason, error_type="RestartRefused", plugin=name, reason_code=refusal.code)
+    return await _after(supervisor, context, max(0.0, end - time.monotonic()))
 
 
 @router.post("/start", response_model=PluginDetailResponse)
@@ -68,10 +92,12 @@ async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
 async def post_mortem(
     name: str, context: Context, generation: Annotated[int | None, Query(ge=0)] = None
 ) -> PostMortemReport | Response:
-    """The post-mortem of the instance of this generation, or of the last one that ended. Survives restarts."""
-    if context.registry.get(name) is None:
-        return unknown_plugin(name)
+    """The post-mortem of the instance of this generation, or of the last one that ended. Survives restarts, and the
+    plugin's removal.
+    """
     report = await context.history.post_mortem_of(name, generation)
+    if report is None and context.registry.get(name) is None:
+        return unknown_plugin(name)
     if report is None:
         which = "any instance" if generation is None else f"generation {generation}"
         sentence = f"No post-mortem of {which} of {name} in the history."
@@ -80,38 +106,51 @@ async def post_mortem(
 
 
 @router.get("/logs", response_class=PlainTextResponse)
-async def logs(name: str, context: Context, *, tail: Tail = 100, follow: bool = False) -> Response:
-    """The container's output, each line with its time; the last lines only if the instance has ended."""
+async def logs(
+    name: str, context: Context, *, tail: Tail = 100, follow: bool = False, build: Build = False
+) -> Response:
+    """The container's output, each line with its time; the last lines only if the instance has ended. While an image is
+    built for it and there is no container yet, the output of that.
+
+    With `follow` it goes on, with that of the next instances too, and with an empty line after 15 s of silence. A line
+    that begins with `--- ` says that an instance is awaited, has ended, or is the next; no line of a container does.
+    """
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
         return unknown_plugin(name)
+    if build:
+        return PlainTextResponse(await supervisor.build_output(tail=tail))
+    if follow:
+        # An empty line as the heartbeat: each line of a log begins with its time.
+        followed = beating(supervisor.follow_logs(tail=tail), "\n")
+        return UntilShutdownResponse(followed, context.shutdown.requested, headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
     if record.post_mortem is not None:
         lines = (record.post_mortem.log_tail or record.post_mortem.build_output).splitlines(keepends=True)
         return PlainTextResponse("".join(lines[-tail:]))
     try:
-        if follow:
-            return UntilShutdownResponse(supervisor.follow_logs(tail=tail), context.shutdown.requested)
         return PlainTextResponse(await supervisor.logs(tail=tail))
     except EngineError as error:
         return problem(503, f"The logs are unavailable: {error}.", error_type="LogsUnavailable", plugin=name)
 
 
 async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:
-    await _ready_or_stopping(supervisor, context, wait)
+    if wait:
+        with suppress(TimeoutError):
+            await _unless_stopping(context, supervisor.wait_ready(wait))
     record = context.registry.get(supervisor.name)
     return unknown_plugin(supervisor.name) if record is None else detail_response(record, time.monotonic())
 
 
-async def _ready_or_stopping(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> None:
-    if not wait:
-        return
-    ready = asyncio.create_task(supervisor.wait_ready(wait))
+async def _unless_stopping(context: ApiContext, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Raises `TimeoutError` where the orchestrator begins to stop before there is one."""
+    working = asyncio.create_task(work)
     stopping = asyncio.create_task(context.shutdown.requested.wait())
     try:
-        await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise TimeoutError
     finally:
-        for task in (ready, stopping):
-            task.cancel()
-    if ready.done():
-        ready.result()
+        working.cancel()
+        stopping.cancel()

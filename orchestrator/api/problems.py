@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from orchestrator.formatting import MAX_NAME_LENGTH, quoted
+from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import Outcome, RunResult
 from orchestrator.tools import refusals
 
@@ -67,6 +68,7 @@ def envelope_around(
             "tool": tool and tool[:MAX_NAME_LENGTH],
             "run_id": run_id,
             "execution_time_ms": round(result.execution_time_ms, 3),
+            "files": [file.reference(run_id or "") for file in result.files],
         }
     )
     return b'{"ok":%s,"result":' % (b"true" if result.ok else b"false"), b"," + rest[1:]
@@ -90,11 +92,17 @@ def respond(
     )
 
 
-def problem(status: int, sentence: str, *, error_type: str | None = None, plugin: str | None = None) -> Response:
+def problem(
+    status: int,
+    sentence: str,
+    *,
+    error_type: str | None = None,
+    plugin: str | None = None,
+    reason_code: ReasonCode | None = None,
+) -> Response:
     """An error that belongs to no run, in the same envelope."""
-    body = envelope(
-        RunResult(Outcome.BAD_REQUEST, error=sentence, error_type=error_type), plugin=plugin, tool=None, run_id=None
-    )
+    result = RunResult(Outcome.BAD_REQUEST, error=sentence, error_type=error_type, reason_code=reason_code)
+    body = envelope(result, plugin=plugin, tool=None, run_id=None)
     return Response(body, status_code=status, media_type="application/json")
 
 

@@ -1,8 +1,8 @@
 """Pure: the request headers that routes act on: `Accept`, `Prefer` (RFC 7240), W3C trace context."""
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Self
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.formatting import quoted
@@ -10,6 +10,9 @@ from orchestrator.formatting import quoted
 NDJSON: Final = "application/x-ndjson"
 SSE: Final = "text/event-stream"
 _STREAMS: Final = (NDJSON, SSE)
+_JSON: Final = "application/json"
+_JSON_RANGES: Final = frozenset({"", "*/*", "application/*", _JSON})
+_RANGE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+*-]+|\*/\*", re.ASCII)
 _READ: Final = frozenset(
     {
         b"accept",
@@ -63,6 +66,46 @@ def wanted_stream(accept: str) -> str | None:
             wanted.setdefault(name, _weight(weights[0]) if weights else 1.0)
     best = max(wanted, key=lambda name: wanted[name], default=None)
     return best if best is not None and wanted[best] > 0 else None
+
+
+class AcceptedFile:
+    """An `Accept` header that prefers a file of the result to the envelope."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = weights  # by media range
+
+    @classmethod
+    def wanted(cls, accept: str) -> Self | None:
+        """None for a header that no file could satisfy better than JSON does."""
+        if accept in _JSON_RANGES:  # nearly always
+            return None
+        weights: dict[str, float] = {}
+        for item in accept.split(","):
+            media_range, *parameters = (field.strip().lower() for field in item.split(";"))
+            if _RANGE.fullmatch(media_range):
+                quality = next((text[2:].strip() for text in parameters if text.startswith("q=")), "1")
+                weights.setdefault(media_range, _weight(quality))
+        header = cls(weights)
+        others = [weight for name, weight in weights.items() if name not in _JSON_RANGES and name not in _STREAMS]
+        return header if others and max(others) > header.quality(_JSON) else None
+
+    def quality(self, media_type: str) -> float:
+        """By the most specific range that it is in."""
+        name = media_type.partition(";")[0].strip().lower()
+        for media_range in (name, f"{name.partition('/')[0]}/*", "*/*"):
+            if media_range in self._weights:
+                return self._weights[media_range]
+        return 0.0
+
+    @property
+    def takes_json(self) -> bool:
+        return self.quality(_JSON) > 0
+
+    def choose(self, media_types: Sequence[str]) -> int | None:
+        """The index of the one that is preferred to JSON and to all others; None where there is no such."""
+        weights = [self.quality(media_type) for media_type in media_types]
+        best = max(weights, default=0.0)
+        return weights.index(best) if best > self.quality(_JSON) and weights.count(best) == 1 else None
 
 
 def _weight(text: str) -> float:

@@ -10,9 +10,11 @@ from fastapi.responses import JSONResponse
 
 from orchestrator.api.body import MAX_SHORT_BODY, RequestBody, read_short_body, too_large
 from orchestrator.api.context import ApiContext, Context
+from orchestrator.api.file_response import StoredFileResponse
 from orchestrator.api.problems import STATUS, problem, respond, unknown_plugin
 from orchestrator.api.request_headers import (
     CODINGS,
+    AcceptedFile,
     UnknownCodingError,
     body_headers,
     responds_async,
@@ -38,6 +40,7 @@ _DISCONNECT_WATCH_DELAY: Final = 0.05  # seconds until a run's caller is watched
     responses={
         **{status: {"description": "The result envelope"} for status in sorted(set(STATUS.values()))},
         202: {"model": RunResponse, "description": "The run was accepted (Prefer: respond-async)"},
+        406: {"description": "The run has ended well, and has nothing that Accept takes: the result envelope"},
     },
     openapi_extra={
         "requestBody": {
@@ -51,7 +54,9 @@ _DISCONNECT_WATCH_DELAY: Final = 0.05  # seconds until a run's caller is watched
 )
 async def run_tool(name: str, tool: str, request: Request, context: Context) -> Response:
     """Run a tool. JSON or multipart in; the result envelope out, or its events as NDJSON or SSE where `Accept` names
-    one of them. With `Prefer: respond-async` 202 and the run at once: `GET /v1/runs/{run_id}/result` has its result.
+    one of them, with a heartbeat after 15 s of silence. Where `Accept` prefers another media type and one file of the
+    result has it, that file is the answer. With `Prefer: respond-async` 202 and the run at once:
+    `GET /v1/runs/{run_id}/result` has its result.
 
     `X-Run-Id` in the request, 32 hexadecimal digits, becomes the run's id. Without it, a caller that disconnects
     cancels its run: an async tool and a generator stop, a tool that calls `cancelled()` sees it, any other goes on.
@@ -102,11 +107,31 @@ async def _run(
     )
     if asynchronous:
         return await _start(name, call, context)
-    media_type = wanted_stream(headers.get("accept", ""))
+    accept = headers.get("accept", "")
+    media_type = wanted_stream(accept)
     with _DisconnectWatch(request, call, context):
         if media_type is not None:
             return await streamed(name, call, context, media_type)
-        return respond(await context.tool_runner.run(name, call), plugin=name, tool=tool, run_id=run_id)
+        result = await context.tool_runner.run(name, call)
+    answer = respond(result, plugin=name, tool=tool, run_id=run_id)
+    wanted = AcceptedFile.wanted(accept)
+    return answer if wanted is None or not result.ok else await _file(result, wanted, answer, run_id, context)
+
+
+async def _file(
+    result: RunResult, wanted: AcceptedFile, envelope: Response, run_id: str, context: ApiContext
+) -> Response:
+    """The one file that the caller prefers; else the envelope, as 406 where the caller does not take that either."""
+    index = wanted.choose([file.media_type for file in result.files])
+    if index is not None:
+        file = result.files[index]
+        stored = await context.tool_runner.results.find_file(run_id, file.name)
+        if stored is not None:
+            location = {"Content-Location": str(file.reference(run_id)["url"])}
+            return StoredFileResponse(stored, {"X-Run-Id": run_id, **location})
+    if not wanted.takes_json:
+        envelope.status_code = 406
+    return envelope
 
 
 async def _body(

@@ -1,4 +1,4 @@
-"""The response of a streaming run: its events as they come, as NDJSON or as server-sent events."""
+"""The response of a streaming run: its events as they come, as NDJSON or as server-sent events, and heartbeats."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,17 +8,19 @@ import msgspec
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
+from orchestrator.api import sse
 from orchestrator.api.context import ApiContext
 from orchestrator.api.problems import STATUS, envelope, respond
 from orchestrator.api.request_headers import SSE
 from orchestrator.sandbox.call import RunResult, ToolCall
 
 _QUEUE: Final = 16  # lines buffered for a slow reader before the tool must wait
+_HEARTBEAT: Final = b'{"event":"heartbeat"}'
 _RUNS: Final[set[asyncio.Task[RunResult]]] = set()  # the loop itself has weak references alone
 
 
 async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: str) -> Response:
-    """The run's events as they come; a plain response for a run that ends before its first event."""
+    """The run's events as they come; a plain response for a run that ends before its first event or heartbeat."""
     lines: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE)
 
     async def work() -> RunResult:
@@ -36,35 +38,41 @@ async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: s
     run = asyncio.create_task(work(), name=f"run {call.run_id}")
     _RUNS.add(run)
     run.add_done_callback(_RUNS.discard)
+    events = sse.with_heartbeats(lines, _HEARTBEAT)
     try:
-        first = await lines.get()
+        first = await anext(events, None)
+        while first is _HEARTBEAT and not _received(call):
+            # Its body still comes, which is no silence; and a proxy may stop sending it once the response begins.
+            first = await anext(events, None)
     except asyncio.CancelledError:
         disconnect()
         raise
     if first is None:
         return respond(await run, plugin=name, tool=call.tool, run_id=call.run_id)
-    body = _events(first, lines, run, name, call, disconnect=disconnect)
+    body = _body(first, events, run, name, call, disconnect=disconnect)
     framed = (_sse(line) async for line in body) if media_type == SSE else (line + b"\n" async for line in body)
-    return StreamingResponse(
-        framed, media_type=media_type, headers={"X-Run-Id": call.run_id, "Cache-Control": "no-store"}
-    )
+    return StreamingResponse(framed, media_type=media_type, headers={"X-Run-Id": call.run_id, **sse.STREAM_HEADERS})
 
 
-async def _events(
+def _received(call: ToolCall) -> bool:
+    """Whether the caller's whole body is here."""
+    return isinstance(call.body, bytes) or call.body.complete
+
+
+async def _body(
     first: bytes,
-    lines: asyncio.Queue[bytes | None],
+    events: AsyncIterator[bytes],
     run: asyncio.Task[RunResult],
     name: str,
     call: ToolCall,
     *,
     disconnect: Callable[[], None],
 ) -> AsyncIterator[bytes]:
-    """The lines, then `{"event": "end", "status": as without a stream, ...envelope}`. Calls `disconnect` in the end."""
+    """The events, then `{"event": "end", "status": as without a stream, ...envelope}`; then calls `disconnect`."""
     try:
-        line: bytes | None = first
-        while line is not None:
+        yield first
+        async for line in events:
             yield line
-            line = await lines.get()
         result = await asyncio.shield(run)
         end = envelope(result, plugin=name, tool=call.tool, run_id=call.run_id)
         yield b'{"event":"end","status":%d,%s' % (STATUS[result.outcome], end[1:])
@@ -82,5 +90,7 @@ _EVENT: Final = msgspec.json.Decoder(_Event)
 
 
 def _sse(line: bytes) -> bytes:
+    if line is _HEARTBEAT:
+        return sse.HEARTBEAT
     # To SSE a bare carriage return ends a line; in JSON it can only be white space.
     return b"event: %s\ndata: %s\n\n" % (_EVENT.decode(line).event.encode(), line.replace(b"\r", b" "))

@@ -1,4 +1,4 @@
-"""GET /v1/runs, and one run: its state, its result, its cancellation."""
+"""GET /v1/runs, and one run: its state, its result, its files, its cancellation."""
 
 from collections.abc import Iterator
 from typing import Annotated, Final
@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from orchestrator.api.context import Context
+from orchestrator.api.file_response import StoredFileResponse
 from orchestrator.api.problems import STATUS, envelope_around, problem, result_headers
 from orchestrator.api.run_model import RunResponse, run_response
 from orchestrator.tools.result_store import StoredResult
@@ -53,16 +54,48 @@ async def run(run_id: str, context: Context) -> RunResponse | Response:
     },
 )
 async def result(run_id: str, context: Context, wait: Wait = 0) -> Response:
-    """The result of an asynchronous run: the envelope, with the status that the synchronous run would have had."""
+    """The result of an asynchronous run, or of one that gave files: the envelope, with the status that the synchronous
+    run would have had.
+    """
     if wait:
         await context.tool_runner.wait(run_id, wait)
-    stored = await context.tool_runner.results.find(run_id)
-    if stored is not None:
+    results = context.tool_runner.results
+    if (stored := await results.find(run_id)) is not None:
         return _envelope(run_id, stored)
     view = await context.tool_runner.lookup.one(run_id)
     if view is None:
         return _unknown()
+    # It may have ended between the two looks: its result is stored before its end shows.
+    if view.ended and (stored := await results.find(run_id)) is not None:
+        return _envelope(run_id, stored)
     return _without_result(view)
+
+
+@router.get(
+    "/{run_id}/files/{name}",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "The file, by its own media type"},
+        206: {"description": "The range that was requested"},
+        304: {"description": "The caller has it (If-None-Match)"},
+        400: {"description": "A malformed range"},
+        404: {"description": "No such run or file, or it is not stored (any more)"},
+        416: {"description": "It has no such range"},
+    },
+)
+@router.head("/{run_id}/files/{name}", include_in_schema=False)
+async def file(run_id: str, name: str, context: Context) -> Response:
+    """A file that a run gave, also while the run goes on; stored as long as the run's result."""
+    stored = await context.tool_runner.results.find_file(run_id, name)
+    if stored is not None:
+        return StoredFileResponse(stored, {"X-Run-Id": run_id})
+    view = await context.tool_runner.lookup.one(run_id)
+    if view is None:
+        return _unknown()
+    sentence = (
+        "The run has no file of this name, or its files are not stored any more. `files` of its result lists all."
+    )
+    return problem(404, sentence, error_type="UnknownFile", plugin=view.record.plugin)
 
 
 @router.delete(
@@ -115,7 +148,10 @@ def _without_result(view: RunView) -> Response:
     elif record.asynchronous:
         sentence = "The run's result is not stored any more, or could not be written to the disk."
     else:
-        sentence = "Only results of asynchronous runs (Prefer: respond-async) are stored; this caller was answered."
+        sentence = (
+            "Only results of asynchronous runs (Prefer: respond-async), and of runs that gave files, are stored; this "
+            "caller was answered."
+        )
     return problem(404, sentence, error_type="NoResult", plugin=record.plugin)
 
 

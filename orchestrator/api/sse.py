@@ -1,13 +1,25 @@
-"""Streaming responses: frames of server-sent events, and a response that ends when the server stops."""
+"""Streaming responses: heartbeats, headers for proxies, frames of server-sent events, and a response that ends when the
+server stops.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, suppress
+from typing import Final, TypeVar
 
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+T = TypeVar("T")
+
+HEARTBEAT_SECONDS: Final = 15.0
+"""Of silence, after which a stream sends a heartbeat: proxies close one that is silent for 60."""
 HEARTBEAT: Final = b": still here\n\n"
+"""A comment, which readers of server-sent events skip."""
+STREAM_HEADERS: Final[Mapping[str, str]] = {
+    "Cache-Control": "no-store, no-transform",  # no-transform: nor compressed on the way, which buffers
+    "X-Accel-Buffering": "no",  # else nginx withholds what comes until its buffer is full
+}
 OPENING: Final = b"retry: 2000\n\n"
 """Milliseconds before a browser reconnects to a stream that has ended."""
 
@@ -16,6 +28,45 @@ def frame(event: str, data: str, *, event_id: int | None = None) -> bytes:
     """One server-sent event. `data` must be a single line, which JSON is."""
     id_line = "" if event_id is None else f"id: {event_id}\n"
     return f"event: {event}\n{id_line}data: {data}\n\n".encode()
+
+
+async def with_heartbeats(chunks: asyncio.Queue[T | None], heartbeat: T) -> AsyncIterator[T]:
+    """What is put into `chunks` up to None, and `heartbeat` wherever nothing comes for `HEARTBEAT_SECONDS`."""
+    while True:
+        chunk: T | None = heartbeat
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEARTBEAT_SECONDS):
+                chunk = await chunks.get()
+        if chunk is None:
+            return
+        yield chunk
+
+
+async def beating(source: AsyncGenerator[T, None], heartbeat: T) -> AsyncIterator[T]:
+    """What `source` yields, and `heartbeat` wherever it is silent. At most 16 chunks are read ahead."""
+    chunks: asyncio.Queue[T | None] = asyncio.Queue(16)
+    # A task of its own: a timeout around the source's next chunk would end the source.
+    pump = asyncio.create_task(_pump(source, chunks))
+    try:
+        async for chunk in with_heartbeats(chunks, heartbeat):
+            yield chunk
+        await pump
+    finally:
+        pump.cancel()
+        await asyncio.wait((pump,))
+
+
+async def _pump(source: AsyncGenerator[T, None], chunks: asyncio.Queue[T | None]) -> None:
+    failure: Exception | None = None
+    try:
+        async with aclosing(source):
+            async for chunk in source:
+                await chunks.put(chunk)
+    except Exception as error:  # noqa: BLE001 - raised again once the chunks before it are read
+        failure = error
+    await chunks.put(None)
+    if failure is not None:
+        raise failure
 
 
 class UntilShutdownResponse(StreamingResponse):

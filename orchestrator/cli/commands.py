@@ -25,6 +25,7 @@ _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
     "restart": ("plugins", "Operate"),
     "start": ("plugins", "Operate"),
     "stop": ("plugins", "Operate"),
+    "models": ("models", "Operate"),
     "image": ("images", "Operate"),
     "doctor": ("doctor", "Operate"),
     "cache": ("cache", "Operate"),

@@ -35,7 +35,9 @@ _COMMANDS = {
     "GET /v1/runs": "orchestrator runs",
     "GET /v1/gpus": "orchestrator gpus",
 }
-logging.getLogger("stamina").setLevel(logging.ERROR)  # an operator need not see that a stream was reconnected
+logging.getLogger("orchestrator.client").setLevel(
+    logging.ERROR
+)  # an operator need not see that a stream was reconnected
 
 
 def address() -> str:

@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
@@ -20,6 +21,8 @@ EXIT_UNREACHABLE: Final = 3
 EXIT_UNAVAILABLE: Final = 4
 EXIT_BUSY: Final = 5
 EXIT_DENIED: Final = 6
+
+_LINE_INTERVAL: Final = 15.0  # seconds between two lines of what goes on, where they stay
 
 console = Console(highlight=False, emoji=False)
 errors = Console(stderr=True, highlight=False, emoji=False)
@@ -59,15 +62,29 @@ def complain(subject: str, sentence: str, style: str = "red") -> None:
 
 
 @contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Show a spinner with `what` while the block runs; nothing where stderr is no terminal."""
-    with errors.status(escape(what)) if errors.is_terminal else _quiet():
-        yield
+def busy(what: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner with `what` while the block runs. Yields the function that shows another text in its place.
+
+    Where stderr is no terminal, only such a text is printed: the first at once, then one every fifteen seconds.
+    """
+    if not errors.is_terminal:
+        yield _Occasionally().say
+        return
+    with errors.status(escape(what)) as status:
+        yield lambda text: status.update(escape(" ".join(text.split())[: max(10, errors.width - 4)]))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    yield
+class _Occasionally:
+    """Prints a text unless the last one has just been printed."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def say(self, text: str) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _LINE_INTERVAL
+            errors.print(Text(text), soft_wrap=True)
 
 
 def program_name() -> str:

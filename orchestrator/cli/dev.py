@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,7 @@ from orchestrator.cli.connection import Name, address, connected, report
 from orchestrator.cli.console import EXIT_FAILED, console, fail, print_raw
 from orchestrator.cli.settings import read_settings
 from orchestrator.cli.tables import STATE_COLOURS, reason_below
-from orchestrator.client import ApiError, Client, LifecycleEvent, PluginDetail
+from orchestrator.client import ApiError, Client, LifecycleEvent, PluginDetail, RestartRefused
 from orchestrator.loader.plugin_loader import PluginLoader
 
 _MAX_LINES: Final = 15
@@ -43,14 +44,19 @@ def dev(name: Name) -> None:
         threading.Thread(target=_print_events, args=(name, newest[0] if newest else 0, stop), daemon=True).start()
         console.print(Text(f"Watching {folder}. Press Ctrl-C to stop."), soft_wrap=True)
         if name in {plugin["name"] for plugin in api.plugins()}:
-            api.restart(name, wait=0)
+            _restart(api, name)
         else:
             api.start(name, wait=0)
         for changes in watch(folder, watch_filter=_Sources(), step=_SETTLE_MS, stop_event=stop):
             names = sorted({str(Path(path).relative_to(folder)) for _, path in changes})
             _line("saved", ", ".join(names[:3]) + (" …" if len(names) > 3 else ""), "bold")
-            api.restart(name, wait=0)
+            _restart(api, name)
     raise typer.Exit(EXIT_FAILED)
+
+
+def _restart(api: Client, name: str) -> None:
+    with suppress(RestartRefused):  # which is an event too, and those are printed
+        api.restart(name, wait=0)
 
 
 class _Sources(DefaultFilter):
@@ -66,7 +72,7 @@ def _print_events(name: str, after: int, stop: threading.Event) -> None:
         with Client(address()) as api:
             started = time.monotonic()
             for event in _of_plugin(api, name, after):
-                if event["state"] == "LOADED":
+                if event["state"] == "LOADED" != event["previous"]:
                     started = time.monotonic()
                 _print_event(api, event, time.monotonic() - started)
     except ApiError as error:
@@ -81,6 +87,12 @@ def _of_plugin(api: Client, name: str, after: int) -> Iterator[LifecycleEvent]:
 
 def _print_event(api: Client, event: LifecycleEvent, seconds: float) -> None:
     match event["state"]:
+        case state if state == event["previous"] and event["reason_code"] is None:
+            _line(event["reason"] or "", "", "cyan")
+        case "LOADED" | "INITIALIZED" | "RUNNING" if event["reason_code"] is not None:
+            _line("refused", f"instance {event['generation']} goes on", STATE_COLOURS["FAILED"])
+            console.print(reason_below(event["reason_code"], event["reason"]))
+            _print_texts({"build output": _build_output(api, event)})
         case "LOADED":
             _line("starting", f"instance {event['generation']}", "cyan")
         case "INITIALIZED":
@@ -113,6 +125,17 @@ def _print_post_mortem(health: PluginDetail) -> None:
         "build output": stored.get("build_output", "").splitlines()[-_MAX_LINES:],
         "log": [line for line in log if line not in traceback][-_MAX_LINES:],
     }
+    _print_texts(texts)
+
+
+def _build_output(api: Client, event: LifecycleEvent) -> list[str]:
+    """The end of the build that failed."""
+    return (
+        list(api.logs(event["plugin"], tail=_MAX_LINES, build=True)) if event["reason_code"] == "BUILD_FAILED" else []
+    )
+
+
+def _print_texts(texts: Mapping[str, list[str]]) -> None:
     for heading, lines in texts.items():
         if lines:
             console.print(Text(f"  {heading}", style="bold"))

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
-from orchestrator.app import ca_bundle, docker_engine
+from orchestrator.app import dependency_checker, docker_engine
 from orchestrator.audit.findings import Finding, Level, error, ok, warning
 from orchestrator.cli import doctor_findings
 from orchestrator.cli.connection import address
@@ -25,6 +25,7 @@ from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.gpus import GpuHost
+from orchestrator.loader.build_settings import ca_bundle
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.settings import Settings
 
@@ -74,6 +75,7 @@ async def examine(settings: Settings) -> list[Finding]:
         *findings,
         *_folders(settings, info),
         *doctor_findings.plugins(found, loader.unusable_directories()),
+        *await asyncio.to_thread(lambda: list(_dependencies(settings, found))),
         *await _gpus(info, found),
         _keys(settings),
         await asyncio.to_thread(_running),
@@ -106,6 +108,13 @@ def _folders(settings: Settings, info: EngineInfo | None) -> Iterable[Finding]:
     yield doctor_findings.disk_space("state", settings.state_dir, _free(settings.state_dir))
     if info is not None and info.data_dir:
         yield doctor_findings.disk_space("images", Path(info.data_dir), _free(Path(info.data_dir)))
+
+
+def _dependencies(settings: Settings, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:
+    checker = dependency_checker(settings)
+    for plugin in found:
+        if plugin.manifest is not None:
+            yield from doctor_findings.dependencies(plugin.name, checker.check(plugin.manifest, plugin.folder))
 
 
 async def _gpus(info: EngineInfo | None, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:

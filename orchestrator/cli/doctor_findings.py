@@ -15,6 +15,7 @@ from orchestrator.containers.spec import EngineInfo
 from orchestrator.formatting import format_size, gib
 from orchestrator.gpus import GpuInventory
 from orchestrator.loader.build_settings import BUILD_VARIABLES, masked
+from orchestrator.loader.dependency_checker import DependencyCheck
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 
 _GIB: Final = 1024**3
@@ -116,6 +117,13 @@ def plugins(found: Iterable[DiscoveredPlugin], unusable: Mapping[Path, str]) -> 
         yield ok("plugins", "manifests", ", ".join(good))
     else:
         yield warning("plugins", "manifests", "no plugin found. `orchestrator new NAME` creates one")
+
+
+def dependencies(plugin: str, checks: Iterable[DependencyCheck]) -> Iterable[Finding]:
+    """Models and secrets. A missing one is a warning, since only its plugin lacks it; its path is for this terminal."""
+    for check in checks:
+        if check.reason is not None:
+            yield warning("plugins", plugin, f"{check.reason} On this host: {check.path}")
 
 
 def gpus(inventory: GpuInventory, drivers: Iterable[str], needed_by: Iterable[str]) -> Iterable[Finding]:

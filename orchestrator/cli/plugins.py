@@ -10,10 +10,21 @@ from rich.live import Live
 from rich.text import Text
 
 from orchestrator.cli.connection import Name, complete_plugin, connected
-from orchestrator.cli.console import EXIT_FAILED, AsJson, busy, console, errors, print_line, print_raw, show_json
+from orchestrator.cli.console import (
+    EXIT_FAILED,
+    AsJson,
+    busy,
+    console,
+    errors,
+    misused,
+    print_line,
+    print_raw,
+    show_json,
+)
 from orchestrator.cli.schema_text import parameter_lines, result_text
 from orchestrator.cli.tables import STATE_COLOURS, gpus_table, health_table, long_texts, plugins_table, reason_below
-from orchestrator.client import Client, LifecycleEvent, Plugin
+from orchestrator.client import Client, LifecycleEvent, Plugin, PluginDetail, RestartRefused
+from orchestrator.formatting import NOTE
 
 Follow = Annotated[bool, typer.Option("-f", "--follow", help="Follow until Ctrl-C.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the new instance.")]
@@ -42,9 +53,11 @@ def _watch(changes: Iterable[Plugin], *, as_json: bool) -> None:
         for plugin in changes:
             if as_json:
                 print_line(plugin)
+            elif plugin.get("removed"):
+                print_raw(f"{plugin['observed_at']}  {plugin['name']}  removed")
             else:
-                reason = f"  {plugin['reason_code']}: {plugin['reason']}" if plugin["reason_code"] else ""
-                print_raw(f"{plugin['observed_at']}  {plugin['name']}  {plugin['state']}{reason}")
+                reason = "  " + ": ".join(filter(None, (plugin["reason_code"], plugin["reason"])))
+                print_raw(f"{plugin['observed_at']}  {plugin['name']}  {plugin['state']}{reason.rstrip()}")
         return
     known: dict[str, tuple[float, Plugin]] = {}
 
@@ -54,7 +67,10 @@ def _watch(changes: Iterable[Plugin], *, as_json: bool) -> None:
 
     with Live(get_renderable=table, console=console, refresh_per_second=4):  # type: ignore[arg-type]
         for plugin in changes:
-            known[plugin["name"]] = (time.monotonic(), plugin)
+            if plugin.get("removed"):
+                known.pop(plugin["name"], None)
+            else:
+                known[plugin["name"]] = (time.monotonic(), plugin)
 
 
 def _older(plugin: Plugin, seconds: float) -> Plugin:
@@ -99,38 +115,36 @@ def logs(
     *,
     tail: Annotated[int, typer.Option("-n", "--tail", min=1, max=_MAX_TAIL, help="Lines from the end.")] = 100,
     follow: Follow = False,
+    build: Annotated[bool, typer.Option("--build", help="Print the last build of its image instead.")] = False,
 ) -> None:
-    """Print the log of a plugin's container. With --follow it goes on with the next instance after a restart."""
+    """Print the log of a plugin's container. With --follow it goes on with the next instance after a restart, and says
+    so on stderr.
+
+    While an image is built for the first instance, it prints the output of that.
+    """
+    if build and follow:
+        misused("--follow", "a build is not followed; `orchestrator health` shows its newest line")
     with connected() as api:
-        for line in _followed(api, name, tail) if follow else api.logs(name, tail=tail):
+        for line in _followed(api, name, tail) if follow else api.logs(name, tail=tail, build=build):
             print_raw(line)
 
 
 def _followed(api: Client, name: str, tail: int) -> Iterator[str]:
-    """The lines of one instance after the other; stderr names each end and each new instance."""
-    generation = api.health(name)["generation"]
+    """The log's lines; its notes, such as which instance is next, go to stderr."""
     last = ""
     while True:
+        seen = last
         for line in api.logs(name, tail=tail, follow=True):
-            time_of = line.partition(" ")[0]
-            if time_of > last:  # not printed before the stream broke off; each line begins with its time
-                last = time_of
+            if line.startswith(NOTE):
+                errors.print(Text(line, style="dim"), soft_wrap=True)
+                continue
+            time_of = line.partition(" ")[0] if line[:1].isdigit() else ""  # a build's output has none
+            if time_of > seen or not seen:  # not printed before the stream ended
+                last = max(last, time_of)
                 yield line
-        now, tail = api.health(name), _MAX_TAIL  # of the next instance everything; of this one what is new
-        if now["generation"] == generation and now["reason_code"] is not None:
-            _say(f"Instance {generation} of {name} has ended: {now['reason_code']}: {now['reason']}")
-            while now["generation"] == generation:
-                time.sleep(_POLL_INTERVAL)
-                now = api.health(name)
-        if now["generation"] != generation:
-            generation, last = now["generation"], ""
-            _say(f"Instance {generation} of {name}:")
-        else:
-            time.sleep(_POLL_INTERVAL)  # it has no container yet, or its stream broke off
-
-
-def _say(sentence: str) -> None:
-    errors.print(Text(sentence, style="dim"), soft_wrap=True)
+        # The orchestrator was stopped; the next one may have adopted the instance.
+        tail = _MAX_TAIL
+        time.sleep(_POLL_INTERVAL)
 
 
 def events(
@@ -161,7 +175,7 @@ def _print_event(event: LifecycleEvent, *, with_plugin: bool) -> None:
     which = f"{event['plugin']} " if with_plugin else ""
     line = Text.assemble((when, "dim"), f"  {which}#{event['generation']}  ", (state, STATE_COLOURS.get(state, "")))
     console.print(line, soft_wrap=True)
-    if event["reason_code"]:
+    if event["reason"]:
         console.print(reason_below(event["reason_code"], event["reason"]))
 
 
@@ -195,14 +209,35 @@ def start(name: Name, *, wait: Wait = _DEFAULT_WAIT, as_json: AsJson = False) ->
 
 
 def _start_instance(name: str, action: Literal["restart", "start"], wait: float, *, as_json: bool) -> None:
-    with connected() as api, busy(f"{name}: waiting for the new instance; a build takes longer …"):
-        plugin = api.restart(name, wait=wait) if action == "restart" else api.start(name, wait=wait)
+    with connected() as api, busy(f"{name}: waiting for the new instance …") as say:
+
+        def show(plugin: PluginDetail) -> None:
+            if doing := activity_of(plugin):
+                say(f"{name}: {doing}")
+
+        command = api.restart if action == "restart" else api.start
+        try:
+            plugin = command(name, wait=wait, on_wait=show)
+        except RestartRefused:
+            errors.print(
+                f"[bold]{name} was not restarted: the instance that runs goes on.[/] `orchestrator logs {name} --build`"
+                " prints its last build.",
+                soft_wrap=True,
+            )
+            raise
     show_json(plugin) if as_json else console.print(plugins_table([plugin]))
     if plugin["reason_code"] is not None:
         errors.print(f"[dim]`orchestrator health {name}` shows all details.[/]", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
-    if plugin["state"] == "LOADED" and wait:
-        errors.print("[yellow]It is still starting.[/] `orchestrator events -f` follows it.", soft_wrap=True)
+    preparing = plugin.get("restart") is not None and action == "restart"
+    if wait and (plugin["state"] == "LOADED" or preparing):
+        what = "The new instance is still prepared; the old one serves until then." if preparing else "It still starts."
+        errors.print(f"[yellow]{what}[/] `orchestrator events -f` follows it.", soft_wrap=True)
+
+
+def activity_of(plugin: Plugin) -> str:
+    """What goes on for the plugin, for how long, and the newest line of it; empty where nothing does."""
+    return next((check["detail"] for check in plugin["checks"] if check["name"] == "activity"), "")
 
 
 def stop(name: Name, *, as_json: AsJson = False) -> None:

@@ -1,8 +1,9 @@
 """`run` and `runs`: runs a tool with its progress; lists, shows and cancels runs, and fetches their results."""
 
-import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -10,9 +11,10 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from orchestrator.cli import result_files
 from orchestrator.cli.connection import Name, complete_plugin, complete_tool, connected, exit_code, report
 from orchestrator.cli.console import AsJson, busy, console, errors, fail, misused, print_raw, show_json
+from orchestrator.cli.file_output import DescribedFiles, SavedFiles
+from orchestrator.cli.results import ResultPrinter, tool_of
 from orchestrator.cli.tables import fields_table, runs_table
 from orchestrator.client import (
     ApiError,
@@ -29,8 +31,11 @@ from orchestrator.client import (
 )
 from orchestrator.client import Progress as Step
 
-OutputFolder = Annotated[
-    Path | None, typer.Option("-o", "--output", help="Save pictures and other files in the result to this folder.")
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "-o", "--output", help="Save the result's files to this folder (out/), or its one file under this name (a.png)."
+    ),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Print the bare result: a text, or JSON on one line.")]
 RunId = Annotated[str, typer.Argument(help="The run's id or its first digits.")]
@@ -53,7 +58,7 @@ def run(
         list[str] | None,
         typer.Option("-p", "--param", help="Another argument: parameter=value. Repeat it for a list."),
     ] = None,
-    output: OutputFolder = None,
+    output: Output = None,
     raw: Raw = False,
     asynchronous: Annotated[
         bool, typer.Option("--async", help="Start the run, print its id and do not wait for it.")
@@ -67,9 +72,11 @@ def run(
             handle = api.run_async(plugin, tool, **arguments)
             show_json(handle.status()) if as_json else print_raw(handle.run_id)
             return
-        printer = ResultPrinter(raw=raw, output=output, stem=tool)
         try:
-            envelope = _follow(api.stream(plugin, tool, **arguments), None if as_json else printer)
+            with _printer(api, plugin, tool, output, raw=raw, as_json=as_json) as printer:
+                envelope = _follow(api.stream(plugin, tool, **arguments), printer)
+                if as_json:
+                    show_json(envelope)
         except ApiError as error:
             if as_json and error.envelope:
                 show_json(error.envelope)
@@ -78,8 +85,6 @@ def run(
                 if isinstance(error, PluginError):
                     errors.print(Text(f"`orchestrator health {plugin}` shows all details.", "dim"), soft_wrap=True)
             raise typer.Exit(exit_code(error)) from None
-        if as_json:
-            show_json(printer.saved(envelope))
 
 
 @runs.callback()
@@ -129,7 +134,7 @@ def result(
     run_id: RunId,
     *,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for its end.")] = 0,
-    output: OutputFolder = None,
+    output: Output = None,
     raw: Raw = False,
     as_json: AsJson = False,
 ) -> None:
@@ -141,8 +146,10 @@ def result(
         except ApiError as error:
             show_json(error.envelope) if as_json and error.envelope else report(error)
             raise typer.Exit(exit_code(error)) from None
-    printer = ResultPrinter(raw=raw, output=output, stem=envelope.get("tool") or "result")
-    show_json(printer.saved(envelope)) if as_json else printer.whole(envelope["result"])
+        with _printer(api, envelope.get("plugin"), envelope.get("tool"), output, raw=raw, as_json=as_json) as printer:
+            shown = printer.end(envelope)
+            if as_json:
+                show_json(shown)
 
 
 def _handle(api: Client, run_id: str) -> RunHandle:
@@ -164,48 +171,28 @@ def _run_id_first(run: Mapping[str, Any]) -> dict[str, Any]:
     return {"run_id": run["run_id"], **run}
 
 
-class ResultPrinter:
-    """Prints results, and saves the files in them to the folder `output` if there is one."""
-
-    def __init__(self, *, raw: bool, output: Path | None, stem: str) -> None:
-        self._raw = raw
-        self._output = output
-        self._stem = stem
-        self._count = 0
-
-    def item(self, data: Any) -> None:
-        """Print one item of a streaming tool."""
-        self._count += 1
-        self._print(self._save(data, f"{self._stem}-{self._count}"))
-
-    def whole(self, content: Any) -> None:
-        """Print a whole result."""
-        self._print(self._save(content, self._stem))
-
-    def saved(self, envelope: Envelope) -> Envelope:
-        """The envelope with its files saved."""
-        return {**envelope, "result": self._save(envelope["result"], self._stem)}
-
-    def _print(self, content: Any) -> None:
-        if isinstance(content, str):
-            print_raw(content, end="" if self._raw else "\n")
-        elif self._raw:
-            print_raw(json.dumps(content, ensure_ascii=False))
-        else:
-            show_json(content)
-
-    def _save(self, content: Any, stem: str) -> Any:
-        if self._output is None:
-            return content
-        try:
-            return result_files.save(content, self._output, stem)
-        except OSError as error:
-            fail(f"Cannot write to {self._output}: {error.strerror}")
+@contextmanager
+def _printer(
+    api: Client, plugin: str | None, tool: str | None, output: str | None, *, raw: bool, as_json: bool
+) -> Iterator[ResultPrinter]:
+    """What prints one result, and saves its files if they are wanted."""
+    printer = partial(
+        ResultPrinter, stem=tool or "result", tool=lambda: tool_of(api, plugin, tool), raw=raw, silent=as_json
+    )
+    if output is not None:
+        with SavedFiles(output) as saved:
+            yield printer(files=saved)
+            saved.check()
+    elif console.is_terminal and not raw and not as_json:
+        found = DescribedFiles()
+        yield printer(files=found)
+        found.print_hint()
+    else:
+        yield printer()
 
 
-def _follow(events: Iterable[StreamEvent], printer: ResultPrinter | None) -> Envelope:
-    """The envelope at the stream's end, with all items as its result. `printer` prints each as it arrives."""
-    items: list[Any] = []
+def _follow(events: Iterable[StreamEvent], printer: ResultPrinter) -> Envelope:
+    """The envelope at the stream's end. `printer` gets each item as it arrives."""
     # The progress bar is on stderr: stdout holds the result alone, for pipes.
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
@@ -217,15 +204,9 @@ def _follow(events: Iterable[StreamEvent], printer: ResultPrinter | None) -> Env
                         task = progress.add_task("", total=1)
                     progress.update(task, completed=fraction, description=message[: console.width // 2])
                 case Item(data):
-                    items.append(data)
-                    if printer is not None:
-                        printer.item(data)
+                    printer.item(data)
                 case End(envelope):
-                    if envelope.get("result") is None and items:
-                        return {**envelope, "result": items}
-                    if printer is not None:
-                        printer.whole(envelope.get("result"))
-                    return envelope
+                    return printer.end(envelope)
     raise Unreachable("The run's stream broke off before its end.")
 
 

@@ -95,7 +95,7 @@ class Words:
             return shown(name)
         self._named.add(name)
         schema = self._definitions.get(name)
-        if isinstance(schema, Mapping) and schema.get("properties"):
+        if isinstance(schema, Mapping) and schema.get("properties") and not _is_file(schema):
             return f"{shown(name)} {self.of({**schema, 'title': None})}"
         return self.of(schema)
 
@@ -111,6 +111,8 @@ class Words:
 
     def _object(self, schema: Schema) -> str:
         if fields := _mapping(schema.get("properties")):
+            if _is_file(schema):
+                return "File"
             required = _list(schema.get("required"))
             inner = (
                 f"{shown(name)}: {self.of(about)}{self.rest(about, required=name in required)}"
@@ -122,6 +124,11 @@ class Words:
         if isinstance(values, Mapping) and values:
             return f"object of {self.of(values)}"
         return "object"
+
+
+def _is_file(schema: Schema) -> bool:
+    """Whether it describes the reference to a file of a result, and no type of an author with the same name."""
+    return schema.get("title") == "File" and {"file", "sha256", "url"} <= set(_mapping(schema.get("properties")))
 
 
 def _mapping(value: Any) -> Schema:

@@ -48,14 +48,15 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
         line = Text("  ").join(row)
         line.no_wrap, line.overflow = True, "ellipsis"
         lines.append(line)
-        if shown is not None and shown["reason_code"]:
+        if shown is not None and shown["reason"]:
             lines.append(reason_below(shown["reason_code"], shown["reason"]))
     return Group(*lines)
 
 
-def reason_below(code: str, reason: str | None) -> Padding:
-    """A whole reason, indented below the line it belongs to."""
-    return Padding(Text.assemble((code, "bold"), f": {reason}", overflow="fold"), (0, 0, 0, 4), expand=False)
+def reason_below(code: str | None, reason: str | None) -> Padding:
+    """A whole reason, indented below the line it belongs to. Without a code it says what goes on."""
+    parts = ((code, "bold"), f": {reason}") if code else ((reason or "", "dim"),)
+    return Padding(Text.assemble(*parts, overflow="fold"), (0, 0, 0, 4), expand=False)
 
 
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:

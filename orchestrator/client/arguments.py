@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Final, TypeGuard
 from uuid import UUID
 
-from orchestrator.client.errors import InvalidRequest
+from orchestrator.client.errors import ApiError, InvalidRequest
 from orchestrator.client.models import FormText, Upload
 
 _MAX_INTEGER_BITS: Final = 14_000
@@ -27,7 +27,7 @@ _BYTES = (bytes, bytearray, memoryview)
 
 def prepared(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments, each as JSON, an `Upload`, a list of them, or what a person typed."""
-    return {name: _argument(name, value) for name, value in arguments.items()}
+    return {_text(repr(name), name): _argument(name, value) for name, value in arguments.items()}
 
 
 def body_options(arguments: Mapping[str, Any] | None, files: ExitStack) -> dict[str, Any]:
@@ -59,6 +59,10 @@ def _argument(name: str, value: Any) -> Any:
         return value if _is_json(value) else _converted(name, value)
     except RecursionError:
         raise _unfit(name, "is nested too deeply, or holds itself") from None
+    except ApiError:
+        raise
+    except Exception as error:  # the value's own: of its iteration, its properties, its conversion
+        raise _unreadable(name, error) from error
 
 
 def _is_json(value: Any) -> bool:
@@ -79,6 +83,8 @@ def _converted(name: str, value: Any) -> Any:
     if _is_upload(value):
         return _upload(name, value)
     if _is_typed(value):
+        for text in [value] if isinstance(value, str) else value:
+            _text(name, text)
         return value
     if _is_collection(value):
         value = list(value)
@@ -216,11 +222,17 @@ def _is_typed(value: Any) -> TypeGuard[FormText | list[FormText]]:
 
 def _upload(name: str, value: Any) -> Upload:
     upload = value if isinstance(value, Upload) else Upload(value)
+    described = (upload.filename, upload.content_type)
+    # They are sent in a head, where the end of a line would end them.
+    if not all(isinstance(text, str) for text in described) or not _fits_head(upload.content_type):
+        raise _unfit(name, f"has {described!r:.200} as its file name and content type")
     content: Any = upload.content
     if isinstance(content, memoryview):
         return dataclasses.replace(upload, content=bytes(content))
     if isinstance(content, (bytes, bytearray, os.PathLike)):
         return upload
+    if isinstance(content, dict):  # a ResultFile: it can be read, but is no file object
+        raise _unfit(name, "is a file of a result; send what its read() gives, or save it and send the path")
     if isinstance(content, io.TextIOBase):
         raise _unfit(name, 'is a file opened as text; open it with mode "rb"')
     if not hasattr(content, "read"):
@@ -230,27 +242,36 @@ def _upload(name: str, value: Any) -> Upload:
     return upload
 
 
+def _fits_head(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 def _file_field(name: str, upload: Upload, files: ExitStack) -> tuple[str, Any, str]:
     content = upload.content
     filename = upload.filename
-    if isinstance(content, os.PathLike):
+    if isinstance(content, bytes | bytearray):
+        body: Any = bytes(content)
+    elif isinstance(content, os.PathLike):
         path = Path(content)
         filename = filename or path.name
         try:
-            content = files.enter_context(path.open("rb"))
-        except OSError as error:
-            raise _unfit(name, f"cannot be read: {path}: {error.strerror}") from error
-    elif isinstance(content, bytes | bytearray):
-        content = bytes(content)
+            body = _body(name, files.enter_context(path.open("rb")))
+        except (OSError, ValueError) as error:  # ValueError: a null character
+            raise _unreadable(name, error, f"{path}: ") from error
     else:
         own = getattr(content, "name", "")
         filename = filename or (Path(own).name if isinstance(own, str) else "")
-        if _can_seek(content):
-            content.seek(0)
-        else:
-            content = _Unsized(content)  # type: ignore[assignment]
+        body = _body(name, content)
     kind = upload.content_type or mimetypes.guess_type(filename)[0] or "application/octet-stream"
-    return ((filename or name).encode("utf-8", "replace").decode(), content, kind)
+    return ((filename or name).encode("utf-8", "replace").decode(), body, kind)
+
+
+def _body(name: str, file: IO[bytes]) -> "_Unsized":
+    if not _can_seek(file):
+        return _Unsized(name, file)
+    body = _Sized(name, file)
+    body.seek(0)
+    return body
 
 
 def _can_seek(file: Any) -> bool:
@@ -260,11 +281,33 @@ def _can_seek(file: Any) -> bool:
 class _Unsized:
     """A pipe or socket with `read` alone: from its `fileno` httpx would read a length of 0."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, name: str, file: IO[bytes]) -> None:
+        self._name = name
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
-        return self._file.read(size)
+        """Raises `InvalidRequest`, whatever the file raises or returns."""
+        try:
+            data = self._file.read(size)
+        except Exception as error:
+            raise _unreadable(self._name, error) from error
+        if isinstance(data, bytes):
+            return data
+        raise _unfit(self._name, f"is a file whose `read` returned {_article(data)}, not bytes")
+
+
+class _Sized(_Unsized):
+    """A file that httpx measures by seeking to its end."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            at: int | None = self._file.seek(offset, whence)
+            return self._file.tell() if at is None else at
+        except Exception as error:
+            raise _unreadable(self._name, error) from error
+
+    def tell(self) -> int:
+        return self.seek(0, os.SEEK_CUR)
 
 
 def _article(value: Any) -> str:
@@ -277,6 +320,11 @@ def _advice(value: Any) -> str:
     if type(value).__module__.partition(".")[0] == "PIL":
         return "; save the picture to an io.BytesIO, and send that as a file"
     return "; send plain values, dataclasses or arrays, and files as bytes, paths or file objects"
+
+
+def _unreadable(name: str, error: Exception, where: str = "") -> InvalidRequest:
+    reason = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
+    return _unfit(name, f"cannot be read: {where}{reason}")
 
 
 def _unfit(name: str, sentence: str) -> InvalidRequest:

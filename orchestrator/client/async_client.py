@@ -1,17 +1,18 @@
 """The client for asyncio. Each method is documented at the method of `Client` with the same name."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
 from typing import Any, Self
 
 import httpx
-import stamina
 from httpx_sse import EventSource
 
 from orchestrator.client import operations, streams
 from orchestrator.client.arguments import body_options
-from orchestrator.client.errors import Unreachable
+from orchestrator.client.downloads import Download
+from orchestrator.client.errors import ApiError, Unreachable
+from orchestrator.client.files import AsyncResultFile, FilesOf
 from orchestrator.client.models import (
     Envelope,
     Gpus,
@@ -26,11 +27,14 @@ from orchestrator.client.operations import Flow, T
 from orchestrator.client.streams import EventFeed, Lines, RunEvents
 from orchestrator.client.transport import (
     Request,
+    Retries,
     answer_of,
     connection_options,
     error_in,
+    head_of,
+    preparing,
+    refuse_if_closed,
     request_options,
-    retrying,
     translated,
 )
 
@@ -50,8 +54,11 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """`base_url` is by default ORCHESTRATOR_URL, else http://127.0.0.1:8000; `api_key` ORCHESTRATOR_API_KEY."""
-        self._http = httpx.AsyncClient(**connection_options(base_url, api_key), transport=transport)
+        options = connection_options(base_url, api_key)
+        with preparing():  # certificates and proxies that the environment names may be none
+            self._http = httpx.AsyncClient(**options, transport=transport)
         self._retries = retries
+        self._files = FilesOf(lambda reference: AsyncResultFile(reference, self))
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,11 +88,15 @@ class AsyncClient:
     async def release_gpu(self, uuid: str) -> Gpus:
         return await self._do(operations.release_gpu(uuid))
 
-    async def restart(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
-        return await self._do(operations.command(plugin, "restart", wait))
+    async def restart(
+        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+    ) -> PluginDetail:
+        return await self._do(operations.command(plugin, "restart", wait, on_wait))
 
-    async def start(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
-        return await self._do(operations.command(plugin, "start", wait))
+    async def start(
+        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+    ) -> PluginDetail:
+        return await self._do(operations.command(plugin, "start", wait, on_wait))
 
     async def stop(self, plugin: str) -> PluginDetail:
         return await self._do(operations.command(plugin, "stop", 0))
@@ -94,7 +105,7 @@ class AsyncClient:
         return (await self.call(plugin, tool, **arguments))["result"]
 
     async def call(self, plugin: str, tool: str, /, **arguments: Any) -> Envelope:
-        return await self._do(operations.call(plugin, tool, arguments))
+        return self._files.envelope(await self._do(operations.call(plugin, tool, arguments)))
 
     async def stream(self, plugin: str, tool: str, /, **arguments: Any) -> AsyncGenerator[StreamEvent, None]:
         request = operations.stream_request(plugin, tool, arguments)
@@ -104,11 +115,11 @@ class AsyncClient:
             with translated(self._http.base_url):
                 if not events.streams:
                     await response.aread()
-                    yield events.whole(answer_of(response))
+                    yield self._files.event(events.whole(answer_of(response)), events.run_id)
                     return
                 async for chunk in response.aiter_bytes():
                     for event in events.feed(chunk):
-                        yield event
+                        yield self._files.event(event, events.run_id)
                 events.finish()
 
     async def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "AsyncRunHandle":
@@ -140,10 +151,13 @@ class AsyncClient:
             async for plugin in found:
                 yield plugin
 
-    async def logs(self, plugin: str, *, tail: int = 100, follow: bool = False) -> AsyncGenerator[str, None]:
-        request = operations.logs_request(plugin, tail, follow=follow)
+    async def logs(
+        self, plugin: str, *, tail: int = 100, follow: bool = False, build: bool = False
+    ) -> AsyncGenerator[str, None]:
+        request = operations.logs_request(plugin, tail, follow=follow, build=build)
         async with aclosing(await self._send(request, retries=self._retries)) as response:
-            lines = Lines()
+            head_of(response).expect_text()
+            lines = Lines(skip_empty=follow)
             with translated(self._http.base_url):
                 async for chunk in response.aiter_bytes():
                     for line in lines.feed(chunk):
@@ -169,21 +183,40 @@ class AsyncClient:
         """Send a request, again if that is safe; the response's head, or with `whole` all of it. Raises `ApiError`."""
         if request.delay:
             await asyncio.sleep(request.delay)
-        async for attempt in stamina.retry_context(**retrying(request, retries)):
-            with attempt, ExitStack() as files:
-                options = request_options(request) | body_options(request.arguments, files)
-                built = self._http.build_request(request.method, request.path, **options)
+        again = Retries(request, retries)
+        while True:
+            try:
+                return await self._attempt(request, whole=whole)
+            except ApiError as error:
+                if (pause := again.pause_after(error)) is None:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def _attempt(self, request: Request, *, whole: bool) -> httpx.Response:
+        refuse_if_closed(self._http)
+        with ExitStack() as files:
+            async with AsyncExitStack() as on_error:
+                with preparing():
+                    options = request_options(request) | body_options(request.arguments, files)
+                    built = self._http.build_request(request.method, request.path, **options)
                 with translated(self._http.base_url):
-                    async with AsyncExitStack() as on_error:
-                        response = await self._http.send(built, stream=True)
-                        on_error.push_async_callback(response.aclose)
-                        if response.is_error or whole:
-                            await response.aread()
-                        if error := error_in(response):
-                            raise error
-                        on_error.pop_all()  # from here on the caller closes the response
+                    response = await self._http.send(built, stream=True)
+                    on_error.push_async_callback(response.aclose)
+                    if whole or not response.is_success:
+                        await response.aread()
+                    if error := error_in(response):
+                        raise error
+                on_error.pop_all()  # from here on the caller closes the response
                 return response
-        raise AssertionError("the last attempt returns or raises")
+
+    async def _download(self, download: Download) -> None:
+        while (request := download.next()) is not None:
+            with download.attempt():
+                async with aclosing(await self._send(request, retries=self._retries)) as response:
+                    with translated(self._http.base_url):
+                        download.begin(response.status_code, response.headers)
+                        async for chunk in response.aiter_bytes():
+                            download.feed(chunk)
 
     async def _follow(self, feed: EventFeed) -> AsyncGenerator[Any, None]:
         retries: int | None = self._retries
@@ -214,7 +247,8 @@ class AsyncRunHandle:
         return (await self.envelope(timeout))["result"]
 
     async def envelope(self, timeout: float | None = None) -> Envelope:
-        return await self._client._do(operations.result(self.run_id, timeout))  # noqa: SLF001
+        found = await self._client._do(operations.result(self.run_id, timeout))  # noqa: SLF001
+        return self._client._files.envelope(found)  # noqa: SLF001
 
     async def cancel(self) -> Run:
         return await self._client._do(operations.cancel(self.run_id))  # noqa: SLF001

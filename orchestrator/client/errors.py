@@ -7,12 +7,14 @@ ApiError                 base of all: status, error_type, reason_code, plugin, t
 ├── NotFound                 404: no such plugin, tool, run or route
 ├── InvalidRequest           400, 408, 413, 415, 422: the arguments do not fit, or the tool refused its input
 ├── RunNotFinished           409: the run has no result yet
+├── RestartRefused           409: there can be no new instance; the old one goes on. reason_code says why
 ├── TooManyRequests          429: too many readers or wrong keys
 │   └── QueueFull                the plugin's queue is full
 ├── PluginError              502: the tool raised, crashed, ran out of memory, or its result is no JSON
 │   ├── PluginTimeout            504: over its time limit
 │   └── PluginUnavailable        503: the plugin is FAILED or UNAVAILABLE; reason_code says why
 ├── RunCancelled             409: the run was cancelled
+├── FileNotSaved             a file of a result could not be written here
 └── ServerError              500 and any other status
 """
 
@@ -74,6 +76,10 @@ class RunNotFinished(ApiError):
     """The run is still queued or executing."""
 
 
+class RestartRefused(ApiError):
+    """There can be no new instance, so the old one was not stopped. Fix what the reason names, and restart again."""
+
+
 class TooManyRequests(ApiError):
     """Too many readers follow events, or too many wrong keys came from this address."""
 
@@ -98,6 +104,10 @@ class RunCancelled(ApiError):
     """The run was cancelled: it has no result."""
 
 
+class FileNotSaved(ApiError):
+    """A file of a result could not be written on this machine: no space, no right, a file that is there already."""
+
+
 class ServerError(ApiError):
     """The orchestrator itself failed."""
 
@@ -115,6 +125,7 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
 _BY_TYPE: Mapping[str, type[ApiError]] = {
     "QueueFull": QueueFull,
     "Cancelled": RunCancelled,
+    "RestartRefused": RestartRefused,
 }
 
 

@@ -1,8 +1,11 @@
 """Values in answers, and arguments of tools. Answers are dictionaries as received, with fields of newer versions."""
 
+import base64
 import os
 from dataclasses import dataclass
-from typing import IO, Any, Literal, TypedDict
+from typing import IO, Any, Literal, NotRequired, TypedDict
+
+from orchestrator.client.errors import UnexpectedAnswer
 
 State = Literal["LOADED", "INITIALIZED", "RUNNING", "FAILED", "UNAVAILABLE"]
 RunState = Literal["queued", "running", "finished", "interrupted"]
@@ -15,6 +18,23 @@ class Check(TypedDict):
     ok: bool
     detail: str
     source: str
+
+
+class Activity(TypedDict):
+    """What goes on for a plugin and takes minutes, such as `building its image`; `line`: its newest output."""
+
+    what: str
+    since: str
+    line: str
+
+
+class Restart(TypedDict):
+    """A restart that has not replaced the instance, which serves on; the reason where it was refused."""
+
+    state: Literal["preparing", "refused"]
+    requested_at: str
+    reason_code: str | None
+    reason: str | None
 
 
 class Plugin(TypedDict):
@@ -41,6 +61,10 @@ class Plugin(TypedDict):
     container: dict[str, Any]
     gpus: list[dict[str, Any]]
     limits: dict[str, Any]
+    activity: Activity | None
+    restart: Restart | None
+    removed: NotRequired[bool]
+    """True in `watch()` of a plugin that is no longer listed; else absent."""
 
 
 class PluginDetail(Plugin):
@@ -61,8 +85,18 @@ class Tool(TypedDict):
     uploads: dict[str, str]
 
 
+class FileReference(TypedDict):
+    """A file of a result. `sha256`: 64 hexadecimal digits; `url`: where it is, `/v1/runs/<run_id>/files/<name>`."""
+
+    file: str
+    media_type: str
+    size: int
+    sha256: str
+    url: str
+
+
 class Envelope(TypedDict):
-    """The outcome of a run."""
+    """The outcome of a run. `files`: those in `result`, in their order."""
 
     ok: bool
     result: Any
@@ -74,6 +108,7 @@ class Envelope(TypedDict):
     tool: str | None
     run_id: str | None
     execution_time_ms: float
+    files: list[FileReference]
 
 
 class Run(TypedDict):
@@ -133,6 +168,15 @@ class Item:
     """One item that a streaming tool yielded."""
 
     data: Any
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of a part: the tool yielded `bytes`, or `{"media_type", "data"}`. Raises `UnexpectedAnswer`."""
+        data: Any = self.data.get("data") if isinstance(self.data, dict) else self.data
+        try:
+            return base64.b64decode(data, validate=True)
+        except (TypeError, ValueError):
+            raise UnexpectedAnswer("The item is no part of a file.") from None
 
 
 @dataclass(frozen=True, slots=True)

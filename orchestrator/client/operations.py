@@ -3,13 +3,13 @@
 An error reaches them as an exception at the `yield`.
 """
 
+import math
 import time
-from collections.abc import Generator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final, Literal, TypeVar
 
 from orchestrator.client.arguments import prepared
-from orchestrator.client.errors import ApiError, RunNotFinished, UnexpectedAnswer
+from orchestrator.client.errors import ApiError, InvalidRequest, RunNotFinished, UnexpectedAnswer, error_of
 from orchestrator.client.models import (
     Envelope,
     Gpus,
@@ -19,7 +19,7 @@ from orchestrator.client.models import (
     Run,
     Tool,
 )
-from orchestrator.client.streams import NDJSON
+from orchestrator.client.streams import NDJSON, whole_run
 from orchestrator.client.transport import MAX_RETRYING, Answer, Request, of_gateway, segment
 
 T = TypeVar("T")
@@ -28,60 +28,93 @@ Flow = Generator[Request, Answer, T]
 _MAX_WAIT: Final = 50.0
 """Seconds that one request waits: proxies give up after 60."""
 _MIN_WAIT: Final = 1.0
-_COMMAND_WAIT: Final = 30.0
-"""The same for a restart or start, which ends the old instance first."""
+_COMMAND_WAIT: Final = 10.0
+"""The same for a restart or start, which may do other things first."""
+_SHOWN_WAIT: Final = 1.0
+"""The same where the caller is to be shown what goes on."""
 _POLL_INTERVAL: Final = 1.0
 """Seconds between looks at a plugin that starts."""
+_STREAMED: Final = {"Accept": f"{NDJSON}, application/json"}
+"""Of every run: a stream has heartbeats, and a proxy does not end it."""
 
 
 def plugins() -> Flow[list[Plugin]]:
-    return _list((yield Request("GET", "/v1/plugins")))
+    return (yield Request("GET", "/v1/plugins")).as_list()
 
 
 def health(plugin: str) -> Flow[PluginDetail]:
-    found: PluginDetail = _object((yield Request("GET", f"/v1/plugins/{segment(plugin)}/health")))
+    found: PluginDetail = (yield Request("GET", f"/v1/plugins/{segment(plugin)}/health")).as_object()
     return found
 
 
 def tools(plugin: str) -> Flow[list[Tool]]:
-    return _list((yield Request("GET", f"/v1/plugins/{segment(plugin)}/tools")))
+    return (yield Request("GET", f"/v1/plugins/{segment(plugin)}/tools")).as_list()
 
 
 def gpus() -> Flow[Gpus]:
-    found: Gpus = _object((yield Request("GET", "/v1/gpus")))
+    found: Gpus = (yield Request("GET", "/v1/gpus")).as_object()
     return found
 
 
 def release_gpu(uuid: str) -> Flow[Gpus]:
-    found: Gpus = _object((yield Request("POST", f"/v1/gpus/{segment(uuid)}/release")))
+    found: Gpus = (yield Request("POST", f"/v1/gpus/{segment(uuid)}/release")).as_object()
     return found
 
 
 def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[LifecycleEvent]]:
     params = {"limit": limit} if after is None else {"limit": limit, "after": after}
-    return _list((yield Request("GET", events_path(plugin), params=params)))
-
-
-def command(plugin: str, action: Literal["restart", "start", "stop"], wait: float) -> Flow[PluginDetail]:
-    """Restart, start or stop a plugin; its state at most `wait` seconds later."""
-    end = time.monotonic() + wait
-    params = {} if action == "stop" else {"wait": min(wait, _COMMAND_WAIT)}
-    path = f"/v1/plugins/{segment(plugin)}/{action}"
-    found: PluginDetail = _object((yield Request("POST", path, params=params, read_timeout=_COMMAND_WAIT + 120)))
-    while action != "stop" and found["state"] == "LOADED" and (left := end - time.monotonic()) > 0:
-        request = Request("GET", f"/v1/plugins/{segment(plugin)}/health", delay=min(_POLL_INTERVAL, left))
-        found = _object((yield request))
+    found: list[LifecycleEvent] = (yield Request("GET", events_path(plugin), params=params)).as_list()
+    if not all(isinstance(event.get("id"), int) for event in found):
+        raise UnexpectedAnswer("The answer holds events without an id. Is that the orchestrator?")
     return found
 
 
+def command(
+    plugin: str,
+    action: Literal["restart", "start", "stop"],
+    wait: float,
+    on_wait: Callable[[PluginDetail], object] | None = None,
+) -> Flow[PluginDetail]:
+    """Restart, start or stop a plugin; its state at most `wait` seconds later. `on_wait` gets it about once a second
+    until then. Raises `RestartRefused`.
+    """
+    wait = _number(wait)
+    end = time.monotonic() + wait
+    params = {} if action == "stop" else {"wait": min(max(0.0, wait), _SHOWN_WAIT if on_wait else _COMMAND_WAIT)}
+    path = f"/v1/plugins/{segment(plugin)}/{action}"
+    found: PluginDetail = (yield Request("POST", path, params=params, read_timeout=_COMMAND_WAIT + 120)).as_object()
+    trouble = _Trouble(end)
+    while action != "stop" and _under_way(found, action) and (left := end - time.monotonic()) > 0:
+        if on_wait is not None:
+            on_wait(found)
+        delay = min(_POLL_INTERVAL, left)
+        try:
+            answer = yield Request("GET", f"/v1/plugins/{segment(plugin)}/health", delay=delay, waits=True)
+        except UnexpectedAnswer as error:
+            trouble.bear(error)
+        else:
+            found = answer.as_object()
+    restart = found.get("restart")
+    if action == "restart" and isinstance(restart, dict) and restart.get("state") == "refused":
+        envelope = {"error": restart.get("reason"), "error_type": "RestartRefused", "plugin": plugin}
+        raise error_of(409, {**envelope, "reason_code": restart.get("reason_code")})
+    return found
+
+
+def _under_way(plugin: PluginDetail, action: str) -> bool:
+    restart = plugin.get("restart")  # an older orchestrator sends none
+    preparing = action == "restart" and isinstance(restart, dict) and restart.get("state") == "preparing"
+    return preparing or plugin.get("state") == "LOADED"
+
+
 def call(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Envelope]:
-    return _envelope((yield run_request(plugin, tool, arguments)))
+    return whole_run((yield stream_request(plugin, tool, arguments)))
 
 
 def start_run(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Run]:
     """Start an asynchronous run."""
     request = run_request(plugin, tool, arguments, headers={"Prefer": "respond-async"})
-    found: Run = _object((yield request))
+    found: Run = (yield request).as_object()
     if "run_id" not in found or "state" not in found:
         raise UnexpectedAnswer("The orchestrator executed the run at once. It may be too old for asynchronous runs.")
     return found
@@ -90,51 +123,88 @@ def start_run(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Run]
 def runs(plugin: str | None, state: str | None, limit: int, before: int | None) -> Flow[list[Run]]:
     wanted = {"plugin": plugin, "state": state, "limit": limit, "before": before}
     params = {name: value for name, value in wanted.items() if value is not None}
-    return _list((yield Request("GET", "/v1/runs", params=params)))
+    return (yield Request("GET", "/v1/runs", params=params)).as_list()
 
 
 def run(run_id: str) -> Flow[Run]:
-    found: Run = _object((yield Request("GET", f"/v1/runs/{segment(run_id)}")))
+    found: Run = (yield Request("GET", f"/v1/runs/{segment(run_id)}")).as_object()
     return found
 
 
 def cancel(run_id: str) -> Flow[Run]:
-    found: Run = _object((yield Request("DELETE", f"/v1/runs/{segment(run_id)}")))
+    found: Run = (yield Request("DELETE", f"/v1/runs/{segment(run_id)}")).as_object()
     return found
 
 
 def result(run_id: str, timeout: float | None) -> Flow[Envelope]:
     """The run's envelope once it has ended. Raises `RunNotFinished` after `timeout` seconds."""
-    end = None if timeout is None else time.monotonic() + timeout
+    end = None if timeout is None else time.monotonic() + _number(timeout)
     path = f"/v1/runs/{segment(run_id)}/result"
     longest, delay = _MAX_WAIT, 0.0
-    troubled_since: float | None = None
+    trouble = _Trouble(end)
     while True:
-        now = time.monotonic()
-        wait = longest if end is None else min(longest, max(0.0, end - now))
+        wait = longest if end is None else min(longest, max(0.0, end - time.monotonic()))
         try:
             params = {"wait": round(wait, 3)}
-            request = Request("GET", path, params=params, read_timeout=wait + 30, delay=delay, waits=True)
-            return _envelope((yield request))
+            answer = yield Request("GET", path, params=params, read_timeout=wait + 30, delay=delay, waits=True)
         except RunNotFinished:
-            troubled_since, delay = None, 0.0
+            trouble.over()
+            delay = 0.0
             if end is not None and time.monotonic() >= end:
                 raise
         except UnexpectedAnswer as error:
-            troubled_since = troubled_since or now
-            given_up = troubled_since + MAX_RETRYING if end is None else end
-            if not of_gateway(error) or time.monotonic() >= given_up:
-                raise
+            trouble.bear(error)
             # A proxy that waits for less than this request did: the next one is shorter.
             longest = max(_MIN_WAIT, longest / 2)
             delay = _POLL_INTERVAL if end is None else max(0.0, min(_POLL_INTERVAL, end - time.monotonic()))
+        else:
+            found: Envelope = answer.as_envelope()
+            return found
 
 
 def wait(run_id: str, timeout: float | None) -> Flow[Run]:
     """The run once it has ended in whatever way, or after `timeout` seconds."""
-    with suppress(ApiError):  # a failed run is no error here; what else failed fails in the next line too
+    try:
         yield from result(run_id, timeout)
+    except InvalidRequest as error:
+        if error.status is None:  # of these arguments: nothing was sent
+            raise
+    except ApiError:
+        pass  # a failed run is no error here; what else failed fails in the next line too
     return (yield from run(run_id))
+
+
+class _Trouble:
+    """Errors of proxies during one wait, which outlasts them: until `end`, or where it is None for a minute."""
+
+    def __init__(self, end: float | None) -> None:
+        self._end = end
+        self._since: float | None = None
+
+    def bear(self, error: UnexpectedAnswer) -> None:
+        """Raises `error` where it is no proxy's, or the time is over."""
+        now = time.monotonic()
+        self._since = self._since or now
+        if not of_gateway(error) or now >= (self._since + MAX_RETRYING if self._end is None else self._end):
+            raise error
+
+    def over(self) -> None:
+        self._since = None
+
+
+def _number(seconds: float) -> float:
+    """Raises `InvalidRequest`."""
+    try:
+        number = float(seconds)
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError):
+        raise InvalidRequest(
+            f"Seconds to wait have to be a number, not {type(seconds).__name__}. Nothing was sent."
+        ) from None
+    if math.isnan(number):
+        raise InvalidRequest("Seconds to wait are NaN, which is no number. Nothing was sent.")
+    return number
 
 
 def run_request(
@@ -145,34 +215,14 @@ def run_request(
 
 
 def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Request:
-    return run_request(plugin, tool, arguments, headers={"Accept": f"{NDJSON}, application/json"})
+    return run_request(plugin, tool, arguments, headers=_STREAMED)
 
 
-def logs_request(plugin: str, tail: int, *, follow: bool) -> Request:
-    params = {"tail": tail, "follow": "true"} if follow else {"tail": tail}
+def logs_request(plugin: str, tail: int, *, follow: bool, build: bool) -> Request:
+    wanted = {"follow": follow and not build, "build": build}
+    params = {"tail": tail, **{name: "true" for name, yes in wanted.items() if yes}}
     return Request("GET", f"/v1/plugins/{segment(plugin)}/logs", params=params, read_timeout=None if follow else 30)
 
 
 def events_path(plugin: str | None) -> str:
     return "/v1/events" if plugin is None else f"/v1/plugins/{segment(plugin)}/events"
-
-
-def _list(answer: Answer) -> list[Any]:
-    content = answer.json()
-    if not isinstance(content, list):
-        raise UnexpectedAnswer("The answer is not a list. Is that the orchestrator?", status=answer.status)
-    return content
-
-
-def _object(answer: Answer) -> Any:
-    content = answer.json()
-    if not isinstance(content, dict):
-        raise UnexpectedAnswer("The answer is not an object. Is that the orchestrator?", status=answer.status)
-    return content
-
-
-def _envelope(answer: Answer) -> Envelope:
-    found: Envelope = _object(answer)
-    if not found.get("ok"):
-        raise UnexpectedAnswer("The answer has no envelope. Is that the orchestrator?", status=answer.status)
-    return found

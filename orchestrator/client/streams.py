@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from httpx_sse import ServerSentEvent
 
-from orchestrator.client.errors import Unreachable, error_of
+from orchestrator.client.errors import UnexpectedAnswer, Unreachable, error_of
 from orchestrator.client.models import Begun, End, Envelope, Item, Progress, StreamEvent
 from orchestrator.client.transport import Answer, Request
 
@@ -19,15 +19,20 @@ PAUSE: Final = 0.5
 
 
 class Lines:
-    """Bytes in, whole lines out. Only line feeds end a line: other separators are text in JSON and in logs."""
+    """Bytes in, whole lines out. Only line feeds end a line: other separators are text in JSON and in logs.
 
-    def __init__(self) -> None:
+    `skip_empty`: in streams, empty lines are heartbeats.
+    """
+
+    def __init__(self, *, skip_empty: bool = True) -> None:
         self._rest = bytearray()
+        self._skip_empty = skip_empty
 
     def feed(self, chunk: bytes) -> Iterator[str]:
         *whole, rest = chunk.split(b"\n")
         for line in whole:
-            yield (bytes(self._rest) + line).decode("utf-8", "replace")
+            if self._rest or line or not self._skip_empty:
+                yield (bytes(self._rest) + line).decode("utf-8", "replace")
             self._rest.clear()
         self._rest += rest
 
@@ -41,17 +46,17 @@ class RunEvents:
 
     def __init__(self, media_type: str, run_id: str) -> None:
         self.streams = media_type.partition(";")[0].strip() == NDJSON
-        self._run_id = run_id
+        self.run_id = run_id
         self._lines = Lines()
         self._ended = False
 
     def first(self) -> StreamEvent:
-        return Begun(self._run_id)
+        return Begun(self.run_id)
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         for text in self._lines.feed(chunk):
-            line = json.loads(text)
-            match line.get("event"):
+            line = _object(text)
+            match line.get("event"):  # others, such as `heartbeat`, say nothing of the run
                 case "item":
                     yield Item(line.get("data"))
                 case "progress":
@@ -63,18 +68,22 @@ class RunEvents:
     def finish(self) -> None:
         """Raises `Unreachable` if the stream broke off."""
         if not self._ended:
-            raise Unreachable("The run's stream broke off before its end.", envelope={"run_id": self._run_id})
+            raise self.broken_off()
+
+    def broken_off(self) -> Unreachable:
+        return Unreachable("The run's stream broke off before its end.", envelope={"run_id": self.run_id})
 
     @staticmethod
     def whole(answer: Answer) -> StreamEvent:
         """The end of a run whose tool does not stream."""
-        return End(answer.json())
+        return End(answer.as_envelope())
 
     @staticmethod
     def _end(line: dict[str, Any]) -> StreamEvent:
         envelope: Envelope = {name: value for name, value in line.items() if name not in ("event", "status")}  # type: ignore[assignment]
         if not envelope.get("ok"):
-            raise error_of(line.get("status"), envelope)
+            status = line.get("status")
+            raise error_of(status if isinstance(status, int) else None, envelope)
         return End(envelope)
 
 
@@ -98,4 +107,33 @@ class EventFeed:
         """The event's data; None for another kind of event."""
         if event.id.isdigit():
             self._last = int(event.id)
-        return json.loads(event.data) if event.event == self._kind else None
+        if event.event == "removed" and self._kind == "health":
+            return {**_object(event.data), "removed": True}
+        return _object(event.data) if event.event == self._kind else None
+
+
+def whole_run(answer: Answer) -> Envelope:
+    """The envelope of a run, also where its answer is a stream: with all items as the result."""
+    events = RunEvents(answer.headers.get("content-type", ""), answer.headers.get("x-run-id", ""))
+    if not events.streams:
+        found: Envelope = answer.as_envelope()
+        return found
+    items: list[Any] = []
+    for event in events.feed(answer.body):
+        match event:
+            case Item(data):
+                items.append(data)
+            case End(envelope):
+                return {**envelope, "result": items} if items and envelope.get("result") is None else envelope
+    raise events.broken_off()
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object. Raises `UnexpectedAnswer`."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UnexpectedAnswer("A line of the stream is no JSON object. Is that the orchestrator?")
+    return found

@@ -1,17 +1,18 @@
 """The blocking client."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, suppress
 from typing import Any, Self
 
 import httpx
-import stamina
 from httpx_sse import EventSource
 
 from orchestrator.client import operations, streams
 from orchestrator.client.arguments import body_options
-from orchestrator.client.errors import Unreachable
+from orchestrator.client.downloads import Download
+from orchestrator.client.errors import ApiError, Unreachable
+from orchestrator.client.files import FilesOf, ResultFile
 from orchestrator.client.models import (
     Envelope,
     Gpus,
@@ -26,11 +27,14 @@ from orchestrator.client.operations import Flow, T
 from orchestrator.client.streams import EventFeed, Lines, RunEvents
 from orchestrator.client.transport import (
     Request,
+    Retries,
     answer_of,
     connection_options,
     error_in,
+    head_of,
+    preparing,
+    refuse_if_closed,
     request_options,
-    retrying,
     translated,
 )
 
@@ -38,8 +42,8 @@ from orchestrator.client.transport import (
 class Client:
     """A client of one orchestrator. Every method raises `ApiError` or a subclass. Threads may share one.
 
-    Retried are reads whose connection failed, and runs that the orchestrator did not start (429, 503 with
-    Retry-After); nothing else.
+    Retried are reads whose connection failed or that only a proxy answered, and runs that the orchestrator did not
+    start (429, 503 with Retry-After); nothing else.
     """
 
     def __init__(
@@ -51,8 +55,11 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """`base_url` is by default ORCHESTRATOR_URL, else http://127.0.0.1:8000; `api_key` ORCHESTRATOR_API_KEY."""
-        self._http = httpx.Client(**connection_options(base_url, api_key), transport=transport)
+        options = connection_options(base_url, api_key)
+        with preparing():  # certificates and proxies that the environment names may be none
+            self._http = httpx.Client(**options, transport=transport)
         self._retries = retries
+        self._files = FilesOf(lambda reference: ResultFile(reference, self))
 
     def __enter__(self) -> Self:
         return self
@@ -87,25 +94,36 @@ class Client:
         """Take a GPU out of quarantine, whatever memory is in use on it; all GPUs afterwards."""
         return self._do(operations.release_gpu(uuid))
 
-    def restart(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
-        """Start a new instance; the plugin once it is ready or has failed, or after `wait` seconds."""
-        return self._do(operations.command(plugin, "restart", wait))
+    def restart(
+        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+    ) -> PluginDetail:
+        """Replace the instance; the plugin once the new one is ready or has failed, or after `wait` seconds.
 
-    def start(self, plugin: str, *, wait: float = 120.0) -> PluginDetail:
+        `on_wait` is called with the plugin about once a second until then: its `activity` and `reason` say what goes
+        on. Raises `RestartRefused` where there can be no new instance: then the old one goes on.
+        """
+        return self._do(operations.command(plugin, "restart", wait, on_wait))
+
+    def start(
+        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+    ) -> PluginDetail:
         """Start an instance if none is alive; see `restart`."""
-        return self._do(operations.command(plugin, "start", wait))
+        return self._do(operations.command(plugin, "start", wait, on_wait))
 
     def stop(self, plugin: str) -> PluginDetail:
         """Stop the instance; returns once its container is removed."""
         return self._do(operations.command(plugin, "stop", 0))
 
     def run(self, plugin: str, tool: str, /, **arguments: Any) -> Any:
-        """The tool's result. Bytes, paths, file objects and `Upload` are sent as files, streamed from disk."""
+        """The tool's result. Bytes, paths, file objects and `Upload` are sent as files, streamed from disk.
+
+        A file in the result is a `ResultFile`, to read or save.
+        """
         return self.call(plugin, tool, **arguments)["result"]
 
     def call(self, plugin: str, tool: str, /, **arguments: Any) -> Envelope:
         """Like `run`, with the run's id and duration."""
-        return self._do(operations.call(plugin, tool, arguments))
+        return self._files.envelope(self._do(operations.call(plugin, tool, arguments)))
 
     def stream(self, plugin: str, tool: str, /, **arguments: Any) -> Generator[StreamEvent, None, None]:
         """The run's events as they arrive: `Begun`, any number of `Item` and `Progress`, `End`.
@@ -119,10 +137,11 @@ class Client:
             with translated(self._http.base_url):
                 if not events.streams:
                     response.read()
-                    yield events.whole(answer_of(response))
+                    yield self._files.event(events.whole(answer_of(response)), events.run_id)
                     return
                 for chunk in response.iter_bytes():
-                    yield from events.feed(chunk)
+                    for event in events.feed(chunk):
+                        yield self._files.event(event, events.run_id)
                 events.finish()
 
     def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "RunHandle":
@@ -153,14 +172,21 @@ class Client:
             yield from self._follow(EventFeed(operations.events_path(plugin), kind="lifecycle", after=last))
 
     def watch(self) -> Generator[Plugin, None, None]:
-        """Every plugin now, then each that changed, without end."""
+        """Every plugin now, then each that changed or was `removed`, without end."""
         yield from self._follow(EventFeed("/v1/events", kind="health"))
 
-    def logs(self, plugin: str, *, tail: int = 100, follow: bool = False) -> Generator[str, None, None]:
-        """The container's log, line by line; with `follow` until it ends."""
-        request = operations.logs_request(plugin, tail, follow=follow)
+    def logs(
+        self, plugin: str, *, tail: int = 100, follow: bool = False, build: bool = False
+    ) -> Generator[str, None, None]:
+        """The container's log, line by line; with `follow` that of the next instances too, without end. With `build`
+        the output of the last build of its image instead, which is not followed.
+
+        A line that begins with `--- ` is none of a container: it says that an instance is awaited, ended or is next.
+        """
+        request = operations.logs_request(plugin, tail, follow=follow, build=build)
         with closing(self._send(request, retries=self._retries)) as response:
-            lines = Lines()
+            head_of(response).expect_text()
+            lines = Lines(skip_empty=follow)
             with translated(self._http.base_url):
                 for chunk in response.iter_bytes():
                     yield from lines.feed(chunk)
@@ -184,20 +210,41 @@ class Client:
         """Send a request, again if that is safe; the response's head, or with `whole` all of it. Raises `ApiError`."""
         if request.delay:
             time.sleep(request.delay)
-        for attempt in stamina.retry_context(**retrying(request, retries)):
-            with attempt, ExitStack() as files:
+        again = Retries(request, retries)
+        while True:
+            try:
+                return self._attempt(request, whole=whole)
+            except ApiError as error:
+                if (pause := again.pause_after(error)) is None:
+                    raise
+            time.sleep(pause)
+
+    def _attempt(self, request: Request, *, whole: bool) -> httpx.Response:
+        refuse_if_closed(self._http)
+        with ExitStack() as files, ExitStack() as on_error:
+            with preparing():
                 options = request_options(request) | body_options(request.arguments, files)
                 built = self._http.build_request(request.method, request.path, **options)
-                with translated(self._http.base_url), ExitStack() as on_error:
-                    response = self._http.send(built, stream=True)
-                    on_error.callback(response.close)
-                    if response.is_error or whole:
-                        response.read()
-                    if error := error_in(response):
-                        raise error
-                    on_error.pop_all()  # from here on the caller closes the response
-                return response
-        raise AssertionError("the last attempt returns or raises")
+            with translated(self._http.base_url):
+                response = self._http.send(built, stream=True)
+                on_error.callback(response.close)
+                if whole or not response.is_success:
+                    response.read()
+                if error := error_in(response):
+                    raise error
+            on_error.pop_all()  # from here on the caller closes the response
+            return response
+
+    def _download(self, download: Download) -> None:
+        while (request := download.next()) is not None:
+            with (
+                download.attempt(),
+                closing(self._send(request, retries=self._retries)) as response,
+                translated(self._http.base_url),
+            ):
+                download.begin(response.status_code, response.headers)
+                for chunk in response.iter_bytes():
+                    download.feed(chunk)
 
     def _follow(self, feed: EventFeed) -> Generator[Any, None, None]:
         retries: int | None = self._retries
@@ -235,7 +282,8 @@ class RunHandle:
 
     def envelope(self, timeout: float | None = None) -> Envelope:
         """Like `result`, with the run's duration."""
-        return self._client._do(operations.result(self.run_id, timeout))  # noqa: SLF001
+        found = self._client._do(operations.result(self.run_id, timeout))  # noqa: SLF001
+        return self._client._files.envelope(found)  # noqa: SLF001
 
     def cancel(self) -> Run:
         """Request cancellation; the run may end a moment later."""

@@ -4,7 +4,9 @@ import ipaddress
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+import random
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,6 +18,7 @@ from httpx_sse import SSEError
 from orchestrator.client import arguments
 from orchestrator.client.errors import (
     ApiError,
+    InvalidRequest,
     PluginUnavailable,
     QueueFull,
     UnexpectedAnswer,
@@ -23,7 +26,8 @@ from orchestrator.client.errors import (
     error_of,
 )
 
-logging.getLogger("stamina").addHandler(logging.NullHandler())
+_log = logging.getLogger("orchestrator.client")
+_log.addHandler(logging.NullHandler())
 # Without a handler Python prints warnings to stderr: a program that set up no logging would show each retry.
 
 DEFAULT_ADDRESS: Final = "http://127.0.0.1:8000"
@@ -40,8 +44,8 @@ class Request:
     """One request. `arguments`: those of a tool.
 
     `read_timeout`: seconds to wait for each piece of the answer; None where the orchestrator bounds the wait itself.
-    `delay`: seconds to wait before it is sent. `waits`: the orchestrator answers late on purpose, and the operation
-    sends a shorter one after the error of a proxy.
+    `delay`: seconds to wait before it is sent. `waits`: the operation itself sends another one after the error of a
+    proxy.
     """
 
     method: str
@@ -76,29 +80,69 @@ class Answer:
         """Raises `UnexpectedAnswer`."""
         try:
             return json.loads(self.body)
-        except ValueError:
-            raise UnexpectedAnswer(
-                f"The answer has status {self.status} and is no JSON. Is that the orchestrator?{self._gateway()}",
-                status=self.status,
-            ) from None
+        except (ValueError, RecursionError):
+            raise self._unexpected("is no JSON") from None
+
+    def as_object(self) -> Any:
+        """A JSON object. Raises `UnexpectedAnswer`."""
+        content = self.json()
+        if not isinstance(content, dict):
+            raise self._unexpected("is not an object")
+        return content
+
+    def as_list(self) -> list[Any]:
+        """A JSON list of objects. Raises `UnexpectedAnswer`."""
+        content = self.json()
+        if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
+            raise self._unexpected("is not a list of objects")
+        return content
+
+    def as_envelope(self) -> Any:
+        """The envelope of a run that gave a result. Raises `UnexpectedAnswer`."""
+        content = self.as_object()
+        if not content.get("ok") or "result" not in content:
+            raise self._unexpected("has no envelope")
+        return content
 
     def error(self) -> ApiError | None:
         """The error that the answer means, None if it is a success."""
         if 200 <= self.status < 300:
             return None
         try:
-            envelope = self.json()
+            envelope = self.as_object()
         except UnexpectedAnswer as error:
             return error
-        if not isinstance(envelope, dict):
-            return UnexpectedAnswer(
-                f"The answer has status {self.status} and no envelope. Is that the orchestrator?{self._gateway()}",
-                status=self.status,
-            )
+        # Proxies answer in JSON too, some with a field `error`.
+        if "error" not in envelope or (self.status in _GATEWAY_STATUSES and "ok" not in envelope):
+            return self._unexpected("has no envelope")
         return error_of(self.status, envelope, retry_after=_seconds(self.headers.get("retry-after")))
 
-    def _gateway(self) -> str:
-        return " A proxy may have answered in its stead." if self.status in _GATEWAY_STATUSES else ""
+    def expect_text(self) -> None:
+        """Raises `UnexpectedAnswer` where it is not plain text."""
+        if not _media_type(self.headers).startswith("text/plain"):
+            raise self._unexpected("is not plain text")
+
+    def _unexpected(self, what: str) -> UnexpectedAnswer:
+        found = "is an HTML page" if _media_type(self.headers) == "text/html" else what
+        sentence = f"The answer has status {self.status} and {found}. Is that the orchestrator?"
+        return UnexpectedAnswer(f"{sentence}{_by_a_proxy(self.status, self.headers)}", status=self.status)
+
+
+def _by_a_proxy(status: int, headers: Mapping[str, str]) -> str:
+    """Why a proxy may have answered, as a sentence to append."""
+    if status in _GATEWAY_STATUSES:
+        return " A proxy may have answered in its stead."
+    if status == 413:
+        return " A proxy before it refuses a body of this size; raise its limit (nginx: client_max_body_size)."
+    if 300 <= status < 400:
+        return f" It redirects to {headers.get('location', 'nowhere')[:200]}."
+    if _media_type(headers) == "text/html":
+        return " It may be the page of a proxy, such as one to log in."
+    return ""
+
+
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def of_gateway(error: Exception) -> bool:
@@ -111,21 +155,39 @@ def answer_of(response: httpx.Response) -> Answer:
     return Answer(response.status_code, response.headers, response.content)
 
 
+def head_of(response: httpx.Response) -> Answer:
+    """The answer in a response whose body is still to come."""
+    return Answer(response.status_code, response.headers, b"")
+
+
 def error_in(response: httpx.Response) -> ApiError | None:
     """The error that a response means, None if it is a success."""
     return None if response.is_success else answer_of(response).error()
 
 
 def segment(text: str) -> str:
-    """`text` as one segment of a path: no name leads to another route."""
-    quoted = quote(text, safe="")
+    """`text` as one segment of a path: no name leads to another route. Raises `InvalidRequest`."""
+    if not isinstance(text, str):
+        raise _unsendable(f"A name or an id has to be a text, not {type(text).__name__}")
+    try:
+        quoted = quote(text, safe="")
+    except UnicodeError:
+        raise _unsendable(f"{text!r:.100} is no UTF-8 text") from None
     return quoted.replace(".", "%2E") if set(text) == {"."} else quoted
 
 
 def connection_options(base_url: str | None, api_key: str | None) -> dict[str, Any]:
-    """Options of the HTTP client."""
-    url = httpx.URL(base_url or os.environ.get("ORCHESTRATOR_URL") or DEFAULT_ADDRESS)
-    key = (api_key or os.environ.get("ORCHESTRATOR_API_KEY", "")).strip()
+    """Options of the HTTP client. Raises `InvalidRequest` for what is no address or no key."""
+    address = base_url or os.environ.get("ORCHESTRATOR_URL") or DEFAULT_ADDRESS
+    try:
+        url = httpx.URL(address)  # what is neither text nor a URL raises TypeError, with a sentence
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
+        raise _unsendable(f"The base URL is no address: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise _unsendable(f"The base URL {_shown(url)!r:.200} is no address such as {DEFAULT_ADDRESS}")
+    key = str(api_key or os.environ.get("ORCHESTRATOR_API_KEY", "")).strip()
+    if not (key.isascii() and key.isprintable()):
+        raise _unsendable("The API key holds characters that no key has")
     here = _is_loopback(url.host)
     return {
         "base_url": url,
@@ -142,48 +204,95 @@ def request_options(request: Request) -> dict[str, Any]:
     return {"params": dict(request.params), "headers": dict(request.headers), "timeout": timeout}
 
 
-def retrying(request: Request, retries: int | None) -> dict[str, Any]:
-    """Stamina's options: up to `retries` more attempts (None: any number) within a minute."""
-    return {
-        "on": _worth_another(request),
-        "attempts": None if retries is None else retries + 1,
-        "timeout": MAX_RETRYING,
-    }
+class Retries:
+    """Whether and when a request is sent again: up to `limit` more times (None: any number) within a minute."""
 
+    # Own code: tenacity catches KeyboardInterrupt between attempts, and stamina over it tells the program's structlog
+    # and Prometheus of each retry, and obeys its switches.
 
-def _worth_another(request: Request) -> Callable[[Exception], bool | float]:
-    def decide(error: Exception) -> bool | float:
+    def __init__(self, request: Request, limit: int | None) -> None:
+        self._request = request
+        self._limit = limit
+        self._attempts = 0
+        self._end = time.monotonic() + MAX_RETRYING
+
+    def pause_after(self, error: ApiError) -> float | None:
+        """Seconds until the next attempt, None if there is none."""
+        self._attempts += 1
+        if self._limit is not None and self._attempts > self._limit:
+            return None
+        pause = self._pause(error)
+        if pause is None or time.monotonic() + pause > self._end:
+            return None
+        _log.warning("%s %s is sent again in %.1f s: %s", self._request.method, self._request.path, pause, error)
+        return pause
+
+    def _pause(self, error: ApiError) -> float | None:
         # Only what cannot execute twice: reads, and runs that the orchestrator says it did not start.
+        request = self._request
         if isinstance(error, Unreachable):
-            return request.safe
+            return _backoff(self._attempts) if request.safe else None
         if of_gateway(error):
-            return request.safe and not request.waits
+            return _backoff(self._attempts) if request.safe and not request.waits else None
         if isinstance(error, QueueFull | PluginUnavailable) and error.retry_after is not None and request.repeatable:
-            return error.retry_after if error.retry_after <= _MAX_RETRY_AFTER else False
-        return False
+            return error.retry_after if error.retry_after <= _MAX_RETRY_AFTER else None
+        return None
 
-    return decide
+
+def _backoff(attempts: int) -> float:
+    """Seconds: doubled each time, and with jitter, lest many clients come back at once."""
+    return min(0.1 * 2.0 ** min(attempts - 1, 10) + random.random(), 5.0)  # noqa: S311 - no secret
+
+
+@contextmanager
+def preparing() -> Iterator[None]:
+    """Turn what arises while a request is made of a program's values into `InvalidRequest`."""
+    try:
+        yield
+    except ApiError:
+        raise
+    except Exception as error:
+        raise _unsendable(f"The request cannot be made: {_text_of(error)}") from error
+
+
+def refuse_if_closed(client: httpx.Client | httpx.AsyncClient) -> None:
+    """Raises `InvalidRequest`."""
+    if client.is_closed:
+        raise _unsendable("The client is closed")
 
 
 @contextmanager
 def translated(address: httpx.URL) -> Iterator[None]:
     """Turn the HTTP client's exceptions into this package's."""
+    # Not every Exception: a program's own, raised by a signal's handler, passes.
     try:
         yield
     except ApiError:
         raise
-    except (SSEError, ValueError) as error:  # before the HTTP client's own, of which SSEError is one
+    except (SSEError, ValueError, httpx.DecodingError, httpx.TooManyRedirects) as error:
+        # Before the HTTP client's own, of which some are kinds.
         raise UnexpectedAnswer(f"The answer of {_shown(address)} cannot be read. Is that the orchestrator?") from error
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise Unreachable(f"No orchestrator answers at {_shown(address)}: {_text_of(error)}") from error
     except httpx.TimeoutException as error:
         raise Unreachable(f"The orchestrator at {_shown(address)} did not answer in time") from error
-    except (httpx.HTTPError, httpx.StreamError) as error:
+    except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
+        sentence = f"The request to {_shown(address)} cannot be sent whole: {_text_of(error)}"
+        raise InvalidRequest(sentence, envelope=_INVALID) from error
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, RuntimeError) as error:
+        # RuntimeError: httpx.StreamError; a client closed meanwhile; an event loop other than the client's.
         raise Unreachable(f"The connection to {_shown(address)} broke: {_text_of(error)}") from error
 
 
+_INVALID: Final = {"error_type": "InvalidArgument"}
+
+
+def _unsendable(sentence: str) -> InvalidRequest:
+    return InvalidRequest(f"{sentence}. Nothing was sent.", envelope=_INVALID)
+
+
 def _shown(address: httpx.URL) -> str:
-    return str(address).rstrip("/")
+    return str(address.copy_with(userinfo=b"")).rstrip("/")
 
 
 def _text_of(error: Exception) -> str:
@@ -198,4 +307,4 @@ def _is_loopback(host: str) -> bool:
 
 
 def _seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and text.isdigit() else None
+    return float(text) if text is not None and text.isascii() and text.isdigit() else None

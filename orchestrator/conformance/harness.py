@@ -90,7 +90,6 @@ async def started(
         InstanceIdentity("conformance", NAME, 1, token),
         image=(await engine.image(image)).id,
         run_folder=endpoint.folder,
-        models_folder=parent,
         max_result=int(settings.max_result),
     )
     # Undone in reverse: the container is removed before its folder.

@@ -14,6 +14,7 @@ from orchestrator.containers.spec import (
     EngineEvent,
     EngineInfo,
     ImageStatus,
+    Installation,
     VolumeStatus,
 )
 
@@ -58,6 +59,11 @@ class ContainerEngine(Protocol):
         on_output: Callable[[str], None],
     ) -> ImageStatus:
         """Build the folder `context`; `on_output` gets each line. Raises `BuildError` with the output's tail."""
+
+    async def install(self, installation: Installation, on_output: Callable[[str], None]) -> ImageStatus:
+        """Run the script and store its container as an image; `on_output` gets each line. Besides the image, only the
+        volume is left. Raises `BuildError` with the output's tail where the script fails.
+        """
 
     async def create(self, spec: ContainerSpec) -> str:
         """Create a container without starting it; its id."""

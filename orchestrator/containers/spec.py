@@ -89,6 +89,23 @@ class ContainerSpec:
     log_bytes: int = 10 * 1024 * 1024  # maximum bytes of output that the engine stores
 
 
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """An image made by running a script in a container of another: unlike a step of a Dockerfile, it can have a volume,
+    which outlives it and is no part of the image.
+    """
+
+    tag: str
+    base: str  # the image that it starts from, and whose user, entry point and environment the new image has
+    files: Path  # folder whose content is put at / before
+    script: str  # for `sh -ec`, as root
+    labels: Mapping[str, str]
+    volume: str  # name
+    volume_path: str  # where the script finds it
+    owner_labels: Mapping[str, str]
+    """On the container too, while it runs."""
+
+
 OVER: Final = frozenset({"exited", "dead", "removing"})
 """States of a container that has ended."""
 

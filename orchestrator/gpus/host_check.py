@@ -2,13 +2,10 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
 
 from orchestrator.gpus.evidence import HardwareHints, SmiResult
-from orchestrator.gpus.inventory import FaultKind, GpuFault, GpuInventory, GpuProblem
+from orchestrator.gpus.inventory import RESTART, FaultKind, GpuFault, GpuInventory, GpuProblem
 from orchestrator.lifecycle import ReasonCode
-
-_RESTART: Final = "then restart the plugin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +39,13 @@ def judge_running(uuids: Collection[str], inventory: GpuInventory) -> GpuProblem
             return GpuProblem(
                 ReasonCode.GPU_LOST,
                 f"The GPU {uuid} that the plugin ran on was removed: it fell off the bus or was repartitioned. "
-                f"{_kernel_log(None)} Bring it back or reset it, {_RESTART}.",
+                f"{_kernel_log(None)} Bring it back or reset it, {RESTART}.",
             )
         if device.fault is not None and device.fault.kind is FaultKind.GPU_LOST:
             return GpuProblem(
                 ReasonCode.GPU_LOST,
                 f"{device.label} ({uuid}) was lost while the plugin ran on it: {device.fault.message}. "
-                f"{_kernel_log(device.last_xid)} Reset it (nvidia-smi -r -i {device.index}) or reboot, {_RESTART}.",
+                f"{_kernel_log(device.last_xid)} Reset it (nvidia-smi -r -i {device.index}) or reboot, {RESTART}.",
             )
     return None
 
@@ -126,7 +123,7 @@ def _sentence(fault: GpuFault, evidence: HostEvidence) -> str:
         case FaultKind.GPU_LOST:
             return (
                 f"Every GPU of this host is lost: {fault.message}. {_kernel_log(None)} Reset it (nvidia-smi -r) or "
-                f"reboot, {_RESTART}."
+                f"reboot, {RESTART}."
             )
         case FaultKind.HANG:
             what = (
@@ -174,18 +171,17 @@ def _kernel_log(xid: int | None) -> str:
 def _not_found(why: str) -> GpuProblem:
     return GpuProblem(
         ReasonCode.GPU_NOT_FOUND,
-        f"This host has no NVIDIA GPU: {why}. Run the plugin on a host with a GPU, or pass one through to this "
-        f"machine, {_RESTART}.",
+        f"This host has no NVIDIA GPU: {why}. Use a host with a GPU, or pass one through to this machine, {RESTART}.",
     )
 
 
 def _driver_error(what: str) -> GpuProblem:
-    return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, f"The GPU cannot be used: {what}, {_RESTART}.")
+    return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, f"The GPU cannot be used: {what}, {RESTART}.")
 
 
 def _runtime_missing(what: str) -> GpuProblem:
     return GpuProblem(
         ReasonCode.GPU_RUNTIME_MISSING,
         f"The container engine cannot hand out GPUs: {what}. Install the NVIDIA container toolkit on the engine's "
-        f"host, restart the engine, {_RESTART}.",
+        f"host, restart the engine, {RESTART}.",
     )

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.lifecycle import ReasonCode
+
+RESTART: Final = "then restart the plugin"
+"""The end of the sentence of a `GpuProblem` that a plugin has."""
 
 
 class FaultKind(StrEnum):
@@ -38,6 +41,11 @@ class GpuProblem:
 
     code: ReasonCode
     sentence: str
+
+    @property
+    def sentence_of_host(self) -> str:
+        """As of a host on which no plugin waits for a GPU."""
+        return f"{self.sentence.removesuffix(f', {RESTART}.').removesuffix('.')}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,6 @@ class GpuInventory:
             "cuda_version": self.cuda_version,
             "observed_at": self.observed_at.isoformat(),
             "reason_code": None if self.problem is None else self.problem.code,
-            "reason": None if self.problem is None else self.problem.sentence,
+            "reason": None if self.problem is None else self.problem.sentence_of_host,
             "devices": [device.report() for device in self.devices],
         }

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 from pydantic import AwareDatetime, BaseModel, Field
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
-from orchestrator.registry import PluginRecord, PostMortem
+from orchestrator.registry import Check, PendingRestart, PluginRecord, PostMortem
 
 _UPTIME: Final = b'"uptime_seconds":'
 _GAP: Final = _UPTIME + b"null"  # inside a text its quotes would be escaped, so the first match is the field
@@ -24,6 +24,26 @@ class CheckReport(BaseModel):
     ok: bool
     detail: str
     source: str
+
+
+class ActivityReport(BaseModel):
+    """What goes on for a plugin and takes minutes: the build of its image, the download of its models."""
+
+    what: str
+    """A phrase such as `building its image`."""
+    since: AwareDatetime
+    line: str
+    """Its newest line of output; empty before the first."""
+
+
+class RestartReport(BaseModel):
+    """A restart that has not replaced the instance, which serves on."""
+
+    state: Literal["preparing", "refused"]
+    requested_at: AwareDatetime
+    reason_code: ReasonCode | None
+    """Why it was refused."""
+    reason: str | None
 
 
 class PostMortemReport(BaseModel):
@@ -53,7 +73,9 @@ class PluginHealthResponse(BaseModel):
     state: PluginLifecycleState
     description: str
     version: str
-    reason: str | None = Field(description="One sentence to act on; null unless FAILED or UNAVAILABLE.")
+    reason: str | None = Field(
+        description="Where `reason_code` is set, why, as a sentence to act on. Also what goes on (see `activity`)."
+    )
     reason_code: ReasonCode | None
     uptime_seconds: float | None = Field(
         description="Since INITIALIZED; stands still once the instance has ended; null before."
@@ -72,6 +94,10 @@ class PluginHealthResponse(BaseModel):
     container: dict[str, Any]
     gpus: list[dict[str, Any]]
     limits: dict[str, Any]
+    activity: ActivityReport | None = Field(description="What goes on and takes minutes: a build, a download.")
+    restart: RestartReport | None = Field(
+        description="A restart that has not replaced the instance: `preparing` while that serves on, or `refused`."
+    )
 
 
 class PluginDetailResponse(PluginHealthResponse):
@@ -105,7 +131,7 @@ def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
         "state": record.state,
         "description": record.description,
         "version": record.version,
-        "reason": record.reason,
+        "reason": _reason(record, now),
         "reason_code": record.reason_code,
         "uptime_seconds": uptime_seconds(record, now),
         "last_used": record.last_used,
@@ -120,12 +146,44 @@ def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
         "stale": record.stale,
         "checks": [
             CheckReport(name=check.name, ok=check.ok, detail=check.detail, source=check.source)
-            for check in record.checks
+            for check in _checks(record, now)
         ],
         "container": _object(record.container),
         "gpus": [dict(gpu) for gpu in record.gpus],
         "limits": _object(record.limits),
+        "activity": record.activity and ActivityReport.model_validate(record.activity, from_attributes=True),
+        "restart": record.restart and _restart(record.restart),
     }
+
+
+def _restart(restart: PendingRestart) -> RestartReport:
+    return RestartReport(
+        state="preparing" if restart.reason_code is None else "refused",
+        requested_at=restart.requested_at,
+        reason_code=restart.reason_code,
+        reason=restart.reason,
+    )
+
+
+def _reason(record: PluginRecord, now: float) -> str | None:
+    """Why it ended or was not restarted, and what goes on."""
+    reason, restart = record.reason, record.restart
+    if reason is None and restart is not None and restart.reason_code is not None:
+        reason = f"Its restart was refused, so instance {record.generation} goes on. {restart.reason}"
+    if record.activity is None:
+        return reason
+    doing = record.activity.sentence(now)
+    return doing if reason is None else f"{reason} Now: {doing}"
+
+
+def _checks(record: PluginRecord, now: float) -> tuple[Check, ...]:
+    checks = record.checks
+    if record.restart is not None and record.restart.reason_code is not None:
+        detail = f"{record.restart.reason_code}: {record.restart.reason}"
+        checks = (*checks, Check("restart", ok=False, detail=detail, source="host"))
+    if record.activity is not None:
+        checks = (*checks, Check("activity", ok=True, detail=record.activity.sentence(now), source="host"))
+    return checks
 
 
 def _object(facts: msgspec.Struct | None) -> dict[str, Any]:
@@ -183,6 +241,8 @@ class HealthListing:
         return last.text
 
     def _one(self, record: PluginRecord, now: float) -> bytes:
+        if record.activity is not None:  # its sentence changes with the time
+            return health_response(record, now).model_dump_json().encode()
         known = self._encoded.get(record.name)
         if known is None or known.record is not record:
             known = self._encoded[record.name] = _encoded(record, now)

@@ -1,7 +1,7 @@
 """From a plugin's folder to everything that a start needs: manifest, host-side checks, image.
 
-`plugin_loader` discovers the folders, `manifest` reads their plugin.yaml, `dependency_checker` checks their models and
-secrets (`plugin_secrets`) on the host. A build goes through these modules:
+`plugin_loader` discovers the folders, `manifest` reads their plugin.yaml, `dependency_checker` checks their models
+(`model_locations` says where they are) and secrets (`plugin_secrets`) on the host. A build goes through these modules:
 
 1. `image_recipe`: what a manifest demands of its image, and the Dockerfile for it (pure)
 2. `build_context`: the files that go into an image, and their hash; `requirements_file`: those that pip needs;

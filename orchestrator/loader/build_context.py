@@ -28,14 +28,15 @@ class ContextFile:
 
 
 def context_files(folder: Path, excluded: Iterable[str] = ()) -> list[ContextFile]:
-    """The files of `folder` in a fixed order, without dot-files, caches and the paths `excluded`.
+    """The files of `folder` in a fixed order, without dot-files, caches, the paths `excluded` (files, or whole folders)
+    and what these lead to as links.
 
     Raises `BuildError` for a symbolic link that leads out of the folder: its content would depend on this host.
     """
     if not folder.is_dir():
         raise BuildError(f"the folder {folder.name} does not exist")
     root = folder.resolve()
-    return list(_walk(root, root, {PurePosixPath(path) for path in excluded}))
+    return list(_walk(root, root, _with_targets(root, excluded)))
 
 
 def files_at(folder: Path, path: PurePosixPath, excluded: Iterable[str] = ()) -> list[ContextFile]:
@@ -46,7 +47,7 @@ def files_at(folder: Path, path: PurePosixPath, excluded: Iterable[str] = ()) ->
     source = folder / path
     if source.is_dir():
         root = folder.resolve()
-        return list(_walk(root / path, root, {PurePosixPath(each) for each in excluded}))
+        return list(_walk(root / path, root, _with_targets(root, excluded)))
     return [ContextFile(path, source, executable=os.access(source, os.X_OK))]
 
 
@@ -76,6 +77,18 @@ def stage(files: Iterable[ContextFile], target: Path) -> None:
         except OSError as error:
             raise BuildError(f"{file.path} cannot be read: {error.strerror}") from error
         copy.chmod(0o755 if file.executable else 0o644)
+
+
+def _with_targets(root: Path, excluded: Iterable[str]) -> set[PurePosixPath]:
+    paths = {PurePosixPath(path) for path in excluded}
+    for path in tuple(paths):
+        try:
+            target = (root / path).resolve()
+        except (OSError, RuntimeError, ValueError):
+            continue  # links in a circle, which are excluded themselves
+        if target.is_relative_to(root):
+            paths.add(PurePosixPath(target.relative_to(root).as_posix()))
+    return paths
 
 
 def _walk(folder: Path, root: Path, excluded: set[PurePosixPath]) -> Iterator[ContextFile]:

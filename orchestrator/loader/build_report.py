@@ -51,6 +51,8 @@ _CLASH: Final = (
     "requirements.txt, or require a version of it, or of what depends on it, that allows {name} {version}."
 )
 
+_MAX_TAIL: Final = 4 * 1024**2  # bytes of a log file's end that are read
+
 _ERROR_LINE = re.compile(r"^\s*(?:ERROR|E|error|fatal error):\s+(?P<text>.+)$")
 
 
@@ -109,21 +111,42 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def modified_at(path: Path) -> float:
+    """When a build last wrote to its log file; 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def last_lines(path: Path, count: int) -> str:
+    """The last lines of a build's log file; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _MAX_TAIL))
+            lines = file.read().decode("utf-8", "replace").splitlines(keepends=True)
+    except OSError:
+        return ""
+    return "".join(lines[-count:])
+
+
 class BuildLog:
     """The log file of a build, written line by line; the previous build's becomes `<name>.log.1`."""
 
     # A disk that cannot take the log must not fail the build.
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *, appends: bool = False) -> None:
+        """`appends`: this build goes on where the previous one has ended."""
         self.path = folder / f"{name}.log"
+        self._appends = appends
         self._file: IO[str] | None = None
 
     def __enter__(self) -> Self:
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists():
+            if self.path.exists() and not self._appends:
                 self.path.replace(self.path.with_suffix(".log.1"))
-            self._file = self.path.open("w", encoding="utf-8", errors="replace", buffering=1)
+            self._file = self.path.open("a", encoding="utf-8", errors="replace", buffering=1)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,11 +7,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from plugin_runtime.startup import model_files
+from plugin_runtime.startup.model_files import check_model
 
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.model_locations import ModelLocation, locate_models
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
+from orchestrator.models.store import ModelStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class DependencyCheck:
     detail: str
     code: ReasonCode | None = None
     reason: str | None = None
+    path: Path | None = None
+    """Where on this host it is missing or wrong: for the operator's terminal and log, never for a caller."""
 
     @property
     def ok(self) -> bool:
@@ -29,48 +33,48 @@ class DependencyCheck:
 
 
 class DependencyChecker:
-    """Checks on the host that a plugin's model files are valid by their first 16 bytes, and that its secrets exist."""
+    """Checks on the host that a plugin's models can be what their files' names say, and that its secrets exist."""
 
-    def __init__(self, models_dir: Path | None = None, secrets: SecretSource | None = None) -> None:
+    def __init__(
+        self, models_dir: Path | None = None, secrets: SecretSource | None = None, store: ModelStore | None = None
+    ) -> None:
         self._models_dir = models_dir
+        self.store = store or ModelStore(Path(os.devnull))
         self.secrets = secrets or SecretSource(Path(os.devnull), {})
 
-    def models_folder(self, manifest: Manifest, folder: Path) -> Path:
-        """The host folder of this plugin's model files."""
-        return folder if self._models_dir is None else self._models_dir / manifest.name
+    def models(self, manifest: Manifest, folder: Path) -> list[ModelLocation]:
+        """Where the plugin's models are on the host."""
+        return locate_models(manifest, folder, self._models_dir, self.store)
 
     def check(self, manifest: Manifest, folder: Path) -> list[DependencyCheck]:
-        """One check per model file and per secret, in the manifest's order."""
-        base = self.models_folder(manifest, folder)
-        models = [self._check_model(name, base, relative) for name, relative in manifest.models.items()]
+        """One check per model and per secret, in the manifest's order."""
+        models = [_check_model(location) for location in self.models(manifest, folder)]
         return models + [self._check_secret(manifest.name, name) for name in manifest.secrets]
 
     def _check_secret(self, plugin: str, name: str) -> DependencyCheck:
+        check = f"secret:{name}"
         try:
             self.secrets.read(plugin, name)
         except SecretMissingError as error:
-            return DependencyCheck(f"secret:{name}", "is missing", ReasonCode.SECRET_MISSING, str(error))
-        return DependencyCheck(f"secret:{name}", "is provided")
-
-    def _check_model(self, name: str, base: Path, relative: str) -> DependencyCheck:
-        check = f"model:{name}"
-        path = base / relative
-        if not _inside(path, base):
-            sentence = (
-                f"The model {name!r} ({relative}) is a link out of its folder. Put the file itself there, then restart"
-                " the plugin."
-            )
-            return DependencyCheck(check, "leaves its folder", ReasonCode.MODEL_MISSING, sentence)
-        problem = model_files.check_model_file(name, path)
-        if problem is None:
-            return DependencyCheck(check, "its first bytes fit its format")
-        where = "its plugin's folder" if self._models_dir is None else f"<MODELS_DIR>/{base.name}"
-        sentence = f"{problem.reason} ({relative} in {where})"
-        return DependencyCheck(check, problem.reason, ReasonCode(problem.code), sentence)
+            path = self.secrets.path(plugin, name)
+            return DependencyCheck(check, "is missing", ReasonCode.SECRET_MISSING, str(error), path)
+        return DependencyCheck(check, "is provided")
 
 
-def _inside(path: Path, base: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(base.resolve())
-    except (OSError, RuntimeError):  # links in a circle
-        return False
+def _check_model(location: ModelLocation) -> DependencyCheck:
+    check = f"model:{location.name}"
+    if location.stored is not None:
+        return DependencyCheck(check, "is in the model store, which holds right files alone")
+    if not location.inside():
+        sentence = (
+            f"The model {location.name!r} ({location.declared}) is a link out of its folder. Put the model itself"
+            " there, then restart the plugin."
+        )
+        return DependencyCheck(check, "leaves its folder", ReasonCode.MODEL_MISSING, sentence, location.path)
+    found = check_model(location.name, location.path, location.remedy)
+    if found.failure is None:
+        return DependencyCheck(check, found.detail)
+    sentence = found.failure.reason
+    if location.remedy not in sentence:
+        sentence += f" ({location.declared} in {location.base_name})"
+    return DependencyCheck(check, found.detail, ReasonCode(found.failure.code), sentence, location.path)

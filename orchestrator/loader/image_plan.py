@@ -12,15 +12,18 @@ from orchestrator.errors import BuildError
 from orchestrator.loader.build_context import EXCLUDED, ContextFile, content_hash, context_files, stage
 from orchestrator.loader.image_recipe import (
     HASH_LABEL,
+    PACKAGES_LABEL,
     PLUGIN_LABEL,
     SHARED_LABEL,
     SOURCE_LABEL,
     ImageRecipe,
+    install_script,
+    packages_tag,
     plugin_dockerfile,
     plugin_tag,
     shared_tag,
 )
-from orchestrator.loader.requirements_file import named_files
+from orchestrator.loader.requirements_file import CODE_FOLDER, REQUIREMENTS, named_files
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -34,6 +37,14 @@ _SOURCES: Final = ("base", "cuda", _OWN_IMAGE, "runtime")
 
 
 @dataclass(frozen=True, slots=True)
+class Installs:
+    """An image that a script makes, in a container of `base`, in place of a Dockerfile."""
+
+    base: str
+    script: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImagePlan:
     """One image, completely. Its tag follows from its content: an image with that tag need not be built."""
 
@@ -44,6 +55,7 @@ class ImagePlan:
     folders: Mapping[str, Sequence[ContextFile]]  # folder in the context → its files
     texts: Mapping[str, str]  # file in the context → its content
     arguments: Mapping[str, str] = field(default_factory=dict)  # build arguments of this image alone
+    installs: Installs | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -59,9 +71,14 @@ class ImagePlan:
         """Write the build context into `folder`."""
         for name, files in self.folders.items():
             stage(files, folder / name)
-        for name, text in self.texts.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, "utf-8")
+        write_texts(folder, self.texts)
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write text files into `folder`, by their paths in it."""
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, "utf-8")
 
 
 def shared_plan(kind: str, images_dir: Path, *, ca_bundle: Path | None, python_image: str, python_id: str) -> ImagePlan:
@@ -96,23 +113,46 @@ def derived_plan(kind: str, images_dir: Path, base: ImageStatus) -> ImagePlan:
     )
 
 
+def needs_packages(recipe: ImageRecipe) -> bool:
+    """Whether the plugin requires packages, of Debian or of Python."""
+    return bool(recipe.system_packages) or (recipe.folder / REQUIREMENTS).is_file()
+
+
+def packages_plan(recipe: ImageRecipe, base: ImageStatus) -> ImagePlan:
+    """The plan of the image under a plugin's, which has its packages on the shared image `base`."""
+    try:
+        files = _package_files(recipe)
+        script = install_script(recipe.system_packages, requirements=bool(files))
+        content = content_hash(files, script, base.labels.get(HASH_LABEL, base.id))
+    except BuildError as error:
+        raise _cannot_build(recipe, error) from error
+    return ImagePlan(
+        name=recipe.name,
+        tag=packages_tag(recipe.name, content),
+        family_labels={PACKAGES_LABEL: recipe.name},
+        hashes={HASH_LABEL: content, SHARED_LABEL: "", SOURCE_LABEL: ""},
+        folders={CODE_FOLDER.relative_to("/").as_posix(): files},
+        texts={},
+        installs=Installs(base.tags[0] if base.tags else base.id, script),
+    )
+
+
 def plugin_plan(recipe: ImageRecipe, base: ImageStatus) -> ImagePlan:
-    """The plan of a plugin's image on the shared image `base`."""
+    """The plan of a plugin's image on the image `base`, which has its packages."""
     try:
         packages, code = _package_files(recipe), _plugin_files(recipe)
-        base_tag = base.tags[0] if base.tags else base.id
-        dockerfile = plugin_dockerfile(base_tag, recipe.system_packages, requirements=bool(packages))
-        content = content_hash(code, dockerfile, content_hash(packages), base.labels.get(HASH_LABEL, base.id))
+        dockerfile = plugin_dockerfile(base.tags[0] if base.tags else base.id)
+        content = content_hash(code, dockerfile, base.labels.get(HASH_LABEL, base.id))
     except BuildError as error:
         raise _cannot_build(recipe, error) from error
     return ImagePlan(
         name=recipe.name,
         tag=plugin_tag(recipe.name, content),
         family_labels={PLUGIN_LABEL: recipe.name},
-        # An image inherits its base's labels; unless overridden, these two would make it pass for the base.
-        hashes={HASH_LABEL: content, SHARED_LABEL: "", SOURCE_LABEL: ""},
+        # An image inherits its base's labels; unless overridden, these would make it pass for the base.
+        hashes={HASH_LABEL: content, PACKAGES_LABEL: "", SHARED_LABEL: "", SOURCE_LABEL: ""},
         # What is there for pip's sake is there once: image sizes are the sum of their layers.
-        folders={"packages": packages, "plugin": _without(code, packages)},
+        folders={"plugin": _without(code, packages)},
         texts={"Dockerfile": dockerfile},
     )
 

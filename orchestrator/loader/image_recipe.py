@@ -1,4 +1,4 @@
-"""What a plugin demands of its image, and the Dockerfile for it. Pure."""
+"""What a plugin demands of its image, and how that is made: a script for packages, a Dockerfile for code. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,6 @@ from typing import Final, Self
 
 from orchestrator.containers.spec import UNPRIVILEGED_USER
 from orchestrator.errors import BuildError
-from orchestrator.loader.build_settings import PIP_SETTINGS
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.requirements_file import CODE_FOLDER, REQUIREMENTS
 
@@ -17,12 +16,23 @@ SHARED: Final = ("base", "cuda")
 HASH_LABEL: Final = "plugin-orchestrator.content-hash"
 PLUGIN_LABEL: Final = "plugin-orchestrator.plugin"
 """On a plugin's images and on its containers."""
+PACKAGES_LABEL: Final = "plugin-orchestrator.packages-of"
+"""On the images that plugins' own are built on where they require packages."""
+INSTALLATION_LABEL: Final = "plugin-orchestrator.installation"
+"""On containers that install packages, and on volumes of downloads: which orchestrator's they are."""
 SHARED_LABEL: Final = "plugin-orchestrator.shared-image"
 SOURCE_LABEL: Final = "plugin-orchestrator.source-hash"
 """On a shared image: the hash of its sources, without the Python image under it."""
 
 RUNTIME_PACKAGES: Final = "/opt/venv/runtime-packages.txt"
 """In the base image: the runtime and what it needs, in the versions that are installed, as constraints for pip."""
+
+INSTALL_FOLDER: Final = "/install"
+"""Of the settings for `install_script`: `pip.conf` and `proxies`."""
+DOWNLOADS: Final = "/mnt"
+"""Where a plugin's volume of downloads is while its packages are installed; an empty folder of every image."""
+_SETTINGS: Final = "/dev/shm/install"  # noqa: S108  of a container of its own
+_UNUSED_DAYS: Final = 30  # after which a download that no installation has read is deleted
 
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
@@ -46,7 +56,8 @@ class ImageRecipe:
             folder=folder,
             system_packages=manifest.system_packages,
             base=manifest.image,
-            excluded=tuple(manifest.models.values()),  # models are mounted at the start, never baked in
+            # Models are mounted at the start, never baked in.
+            excluded=tuple(model.path for model in manifest.models.values()),
         )
 
     @property
@@ -58,41 +69,56 @@ def shared_tag(kind: str, content_hash: str) -> str:
     return f"plugin-orchestrator/{kind}:{content_hash[:12]}"
 
 
+def packages_tag(name: str, content_hash: str) -> str:
+    return f"plugin-orchestrator/packages-{name}:{content_hash[:12]}"
+
+
 def plugin_tag(name: str, content_hash: str) -> str:
     return f"plugin-orchestrator/plugin-{name}:{content_hash[:12]}"
 
 
-def plugin_dockerfile(base: str, system_packages: Iterable[str], *, requirements: bool) -> str:
-    """The Dockerfile of a plugin on the image `base`; its context has the folders `plugin` and, with `requirements`,
-    `packages`: requirements.txt and the files that it names.
+def plugin_dockerfile(base: str) -> str:
+    """The Dockerfile of a plugin on the image `base`, which has its packages; its context has the folder `plugin`."""
+    # A file that does not compile fails no build: the runtime reports it at the import. Nothing in the image changes
+    # later, so the bytecode need not be checked against its source.
+    return f"""\
+FROM {base}
+USER root
+COPY plugin {CODE_FOLDER}
+RUN python -m compileall -q --invalidation-mode unchecked-hash {CODE_FOLDER} || true
+USER {UNPRIVILEGED_USER}
+"""
 
-    Raises `BuildError` for a name that no Debian package can have: a shell would interpret it.
+
+def install_script(system_packages: Iterable[str], *, requirements: bool) -> str:
+    """The shell script that installs a plugin's packages, with what it downloads in `DOWNLOADS`.
+
+    It finds the files of `install_files` in `INSTALL_FOLDER`, and requirements.txt, with the files that it names, where
+    the plugin's folder will be. Raises `BuildError` for a name that no Debian package can have: a shell would interpret
+    it.
     """
-    # Steps that change seldom come first: a change of code installs nothing again.
     packages = sorted(set(system_packages))
     for package in packages:
         if _DEBIAN_PACKAGE.fullmatch(package) is None:
             raise BuildError(f"system_packages: expected the name of a Debian package, not {package!r}")
-    steps = [f"FROM {base}", "USER root"]
+    # Settings may have credentials: in memory, they get into no layer.
+    steps = [f"mv {INSTALL_FOLDER} {_SETTINGS}", f"set -a && . {_SETTINGS}/proxies && set +a"]
     if packages:
-        steps.append(
-            "RUN apt-get update \\\n"
-            " && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \\\n"
-            f"    {' '.join(packages)} \\\n"
-            " && rm -rf /var/lib/apt/lists/*"
-        )
+        archives = f"{DOWNLOADS}/apt"
+        steps += [
+            f"mkdir -p {archives}/partial && chown _apt {archives}/partial",
+            f"apt='apt-get -o Dir::Cache::Archives={archives} -o APT::Keep-Downloaded-Packages=true'",
+            "$apt update",
+            "DEBIAN_FRONTEND=noninteractive $apt install --yes --no-install-recommends " + " ".join(packages),
+            "$apt autoclean",
+            "rm -rf /var/lib/apt/lists/*",
+        ]
     if requirements:
         # pip runs where the plugin's folder will be: there the paths in requirements.txt hold, those of `-e` for good.
-        # Its configuration, which may have credentials, is in memory: no layer gets it.
-        steps.append(f"COPY packages {CODE_FOLDER}")
-        steps.append(
-            f'RUN cd {CODE_FOLDER} && printf %s "${PIP_SETTINGS}" >/dev/shm/pip.conf \\\n'
-            f" && {PIP_SETTINGS}= PIP_CONFIG_FILE=/dev/shm/pip.conf pip install --no-cache-dir \\\n"
-            f"    --constraint {RUNTIME_PACKAGES} --requirement {REQUIREMENTS}"
-        )
-    steps.append(f"COPY plugin {CODE_FOLDER}")
-    # A file that does not compile fails no build: the runtime reports it at the import. Nothing in the image changes
-    # later, so the bytecode need not be checked against its source.
-    steps.append(f"RUN python -m compileall -q --invalidation-mode unchecked-hash {CODE_FOLDER} || true")
-    steps.append(f"USER {UNPRIVILEGED_USER}")
+        steps += [
+            f"cd {CODE_FOLDER} && unset PIP_NO_CACHE_DIR",
+            f"export PIP_CONFIG_FILE={_SETTINGS}/pip.conf PIP_CACHE_DIR={DOWNLOADS}/pip",
+            f"python /opt/venv/cached_pip.py install --constraint {RUNTIME_PACKAGES} --requirement {REQUIREMENTS}",
+        ]
+    steps.append(f"find {DOWNLOADS} -type f -atime +{_UNUSED_DAYS} -delete")
     return "\n".join(steps) + "\n"

@@ -1,12 +1,14 @@
 """plugin.yaml: the manifest of a plugin. An unknown field is an error, because a misspelt limit would be no limit."""
 
-import reprlib
+import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -21,10 +23,13 @@ from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
 from orchestrator.errors import ManifestError
+from orchestrator.models.plan import Reference
+from orchestrator.models.sources import check_url, without_credentials
 from orchestrator.settings import Duration, Size
 
 MANIFEST_FILE = "plugin.yaml"
 _MAX_MANIFEST_BYTES = 256 * 1024
+_MAX_SHOWN = 80  # characters of a wrong value in a message
 _MIN_MEMORY = 6 * 1024**2  # Docker Engine's minimum; Python alone needs more
 
 PluginName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -70,6 +75,7 @@ class Limits(_Strict):
     scratch: Annotated[Size, Field(lt=2**50)] | None = Field(
         None, description="Disk for uploads and for what the plugin writes, together."
     )
+    output: Annotated[Size, Field(lt=2**50)] | None = Field(None, description="All files that one run gives.")
 
 
 class Gpu(_Strict):
@@ -88,6 +94,82 @@ class Gpu(_Strict):
         if value == "shared" and info.data.get("memory") is None:
             raise ValueError("expected `memory` beside `sharing: shared`, such as memory: 4GiB")
         return value
+
+
+def _check_model_path(value: str) -> str:
+    if "://" in value:
+        raise ValueError(
+            f"expected a path inside the plugin's folder; an address goes under `from`, not {_short(value)}"
+        )
+    path = PurePosixPath(value)
+    if not value or path.is_absolute() or ".." in path.parts or "\0" in value:
+        raise ValueError(f"expected a path inside the plugin's folder, not {_short(value)}")
+    return value
+
+
+class Model(_Strict):
+    """A model: where it is, and from where `orchestrator models pull` fetches it."""
+
+    path: Annotated[str, AfterValidator(_check_model_path)] = Field(
+        description="The file or folder, relative to the plugin's folder (or to its folder in MODELS_DIR)."
+    )
+    sources: tuple[str, ...] = Field(
+        (),
+        alias="from",
+        exclude=True,  # may have credentials, and a container's labels hold the manifest that it was made from
+        max_length=16,
+        description="Addresses of the file, https:// or file://, tried in this order by `orchestrator models pull`.",
+    )
+    sha256: str | None = Field(
+        None,
+        description="SHA-256 of the file, 64 hexadecimal digits; required with `from`.",
+        json_schema_extra={"pattern": "^[0-9A-Fa-f]{64}$"},
+    )
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _addresses(cls, value: Any) -> Any:
+        # Here and not by pydantic, whose messages repeat what was given, with its credentials.
+        if not isinstance(value, list | tuple) or not all(isinstance(url, str) for url in value):
+            raise ValueError("expected a list of addresses, such as [https://host/model.onnx]")
+        for url in value:
+            try:
+                check_url(url)
+            except ValueError as error:
+                raise ValueError(f"expected {error}") from None
+        return value
+
+    @field_validator("sha256", mode="before")
+    @classmethod
+    def _hash(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, str) or re.fullmatch(r"[0-9A-Fa-f]{64}", value) is None:
+            raise ValueError(f"expected 64 hexadecimal digits, as `sha256sum FILE` prints them, not {_short(value)}")
+        return value.lower()
+
+    @model_validator(mode="after")
+    def _can_be_fetched(self) -> "Model":
+        if self.sources and self.sha256 is None:
+            raise ValueError("`from` needs `sha256`, which `sha256sum FILE` prints: nothing else says what the file is")
+        if self.sources and (self.path.endswith("/") or not PurePosixPath(self.path).name):
+            raise ValueError(f"`from` fetches one file, and path: {self.path!r} names none")
+        return self
+
+
+def _model(value: Any) -> Any:
+    """A path alone is a model too."""
+    if isinstance(value, str):
+        return {"path": _check_model_path(value)}
+    if isinstance(value, dict | Model):
+        return value
+    raise ValueError(f"expected a path, or `path`, `from` and `sha256`, not {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    """A value in a message."""
+    text = without_credentials(repr(value))  # before it is cut, which would hide where a URL's credentials end
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 11]}…{text[-10:]}"
 
 
 def _name_is_optional(schema: dict[str, Any]) -> None:
@@ -115,9 +197,10 @@ class Manifest(_Strict):
         (), description="Debian packages that the image build installs."
     )
     packages: tuple[_ImportName, ...] = Field((), description="Import names that must be found in the container.")
-    models: dict[_ModelName, str] = Field(
+    models: dict[_ModelName, Annotated[Model, BeforeValidator(_model, json_schema_input_type=str | Model)]] = Field(
         default_factory=dict,
-        description="Name → path of a model file, relative to the plugin's folder (or to its folder in MODELS_DIR).",
+        description="Name → path of a model, relative to the plugin's folder (or to its folder in MODELS_DIR); or "
+        "`path`, `from` and `sha256` of a file that `orchestrator models pull` fetches.",
     )
     cache: Annotated[Size, Field(lt=2**50)] | None = Field(
         None,
@@ -141,15 +224,6 @@ class Manifest(_Strict):
         "timeout, the memory limit and a crash end it under both.",
     )
 
-    @field_validator("models")
-    @classmethod
-    def _models_stay_inside(cls, models: dict[str, str]) -> dict[str, str]:
-        for name, value in models.items():
-            path = PurePosixPath(value)
-            if not value or path.is_absolute() or ".." in path.parts or "\0" in value:
-                raise ValueError(f"{name}: expected a path inside the plugin's folder, not {value!r}")
-        return models
-
     @field_validator("secrets")
     @classmethod
     def _secrets_come_once(cls, secrets: tuple[str, ...]) -> tuple[str, ...]:
@@ -170,6 +244,12 @@ class Manifest(_Strict):
         if not self.requires_gpu and "gpu" in self.model_fields_set:
             raise ValueError("gpu: is set, but requires_gpu is not true")
         return self
+
+    def references(self) -> list[Reference]:
+        """Its models, as the store of fetched models needs them."""
+        return [
+            Reference(self.name, name, model.path, model.sha256, model.sources) for name, model in self.models.items()
+        ]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -251,11 +331,11 @@ def _problem(item: Any) -> str:
             return f"{field}: {item['ctx']['error']}"
         case "string_pattern_mismatch":
             return (
-                f"{field}: {reprlib.repr(item['input'])} does not fit; expected "
+                f"{field}: {_short(item['input'])} does not fit; expected "
                 f"{_EXPECTED.get(field.split('.')[0], 'another form')}"
             )
         case _:
-            return f"{field}: {item['msg']}, not {reprlib.repr(item['input'])}"
+            return f"{field}: {item['msg']}, not {_short(item['input'])}"
 
 
 _EXPECTED = {

@@ -1,7 +1,7 @@
 """PluginLoader: discovers plugin folders and reads their manifests. A bad manifest never hides another plugin."""
 
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, groupby
 from pathlib import Path
@@ -53,8 +53,16 @@ class PluginLoader:
             plugin.folder,
             None,
             f"The folder of the plugin {plugin.name!r} was removed. Put it back, then restart the plugin; or leave it "
-            "so: the orchestrator drops the plugin at its own next start.",
+            "so, and the plugin leaves the list.",
         )
+
+    def missing(self, folders: Mapping[str, Path]) -> set[str]:
+        """The plugins, of these names and folders, that are in no plugin folder any more. Not those whose whole
+        directory is missing: it may be a file system that is not mounted.
+        """
+        missing = {name for name, folder in folders.items() if _was_removed(folder)}
+        # It may have been moved.
+        return missing - {plugin.name for plugin in self.discover()} if missing else missing
 
     def unusable_directories(self) -> dict[Path, str]:
         """Configured directory that cannot be read → the system's error message."""
@@ -88,6 +96,13 @@ class PluginLoader:
                 _label(declared_name(folder) or folder.name), folder, None, f"{error}. Fix it, then restart the plugin."
             )
         return DiscoveredPlugin(manifest.name, folder, manifest)
+
+
+def _was_removed(folder: Path) -> bool:
+    try:
+        return not (folder / MANIFEST_FILE).exists() and folder.parent.is_dir()
+    except OSError:
+        return False
 
 
 def _label(text: str) -> str:

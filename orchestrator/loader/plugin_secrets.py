@@ -26,10 +26,14 @@ class SecretSource:
     """Of a secret's path in the folder that `setting` names."""
     setting: str = "ORCHESTRATOR_SECRETS_DIR"
 
+    def path(self, plugin: str, name: str) -> Path:
+        """The file of a secret on this host, which need not be there."""
+        return (self.folder / plugin / name).absolute()
+
     def read(self, plugin: str, name: str) -> bytes:
         """The value. Both names come from a validated manifest. Raises `SecretMissingError`."""
         try:
-            with (self.folder / plugin / name).open("rb") as file:
+            with self.path(plugin, name).open("rb") as file:
                 value = file.read(_MAX_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             value = self.environment.get(variable(plugin, name), "").encode("utf-8", "surrogateescape")
@@ -45,8 +49,8 @@ class SecretSource:
         # The setting and not the folder: callers see the reason too, and learn no paths of this host.
         return (
             f"The secret {name!r} {what}: write it to {self.prefix}{plugin}/{name} in {self.setting} (`orchestrator"
-            f" doctor` shows that folder), or set {variable(plugin, name)} for the orchestrator; then restart the"
-            " plugin."
+            f" doctor` and the log show the whole path), or set {variable(plugin, name)} for the orchestrator; then"
+            " restart the plugin."
         )
 
 

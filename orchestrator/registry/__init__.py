@@ -2,19 +2,23 @@
 
 from orchestrator.registry.plugin_registry import PluginRegistry
 from orchestrator.registry.records import (
+    Activity,
     Check,
     ContainerFacts,
     EffectiveLimits,
     LifecycleEvent,
+    PendingRestart,
     PluginRecord,
     PostMortem,
 )
 
 __all__ = [
+    "Activity",
     "Check",
     "ContainerFacts",
     "EffectiveLimits",
     "LifecycleEvent",
+    "PendingRestart",
     "PluginRecord",
     "PluginRegistry",
     "PostMortem",

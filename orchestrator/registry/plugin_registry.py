@@ -12,12 +12,14 @@ from readerwriterlock import rwlock
 
 from orchestrator.errors import StaleGenerationError, TransitionError
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition
-from orchestrator.registry.history.records import NOTHING_RESTORED, Restored
+from orchestrator.registry.history.records import NOTHING_RESTORED, Counters, Restored
 from orchestrator.registry.records import (
+    Activity,
     Check,
     ContainerFacts,
     EffectiveLimits,
     LifecycleEvent,
+    PendingRestart,
     PluginRecord,
     PostMortem,
 )
@@ -77,7 +79,8 @@ class PluginRegistry:
         """Sorted by name. Replaced whole, never changed."""
         self._events: deque[LifecycleEvent] = deque(events, maxlen=_MAX_EVENTS)
         self._event_count = restored.last_event_id
-        self._earlier = restored.counters
+        self._earlier = dict(restored.counters)
+        """Of plugins that are not registered now too."""
         self._listeners: tuple[Listener, ...] = ()
 
     # Reading
@@ -116,8 +119,9 @@ class PluginRegistry:
 
     def register(self, record: PluginRecord) -> None:
         """Add a plugin, or replace its record. Counters and generation from before the orchestrator's start are
-        restored.
+        restored. It is an event only where an adopted instance goes on: else its first step is its start.
         """
+        adopted = record.generation > 0
         earlier = self._earlier.get(record.name)
         if earlier is not None:
             record = replace(
@@ -133,8 +137,30 @@ class PluginRegistry:
             )
         with self._lock.gen_wlock():
             self._put(record)
-            event = self._append_event(record, None)
+            event = self._append_event(record, None) if adopted else None
+        if event is not None:
+            self._notify(event)
+
+    def remove(self, name: str, reason: str) -> bool:
+        """Take a plugin off the list, which is an event with the state that it had; a later `register` continues its
+        counters and generation. False, and nothing happens, while an instance is alive or a run waits.
+        """
+        with self._lock.gen_wlock():
+            old = self._records[name]
+            if not old.ended or old.queued:
+                return False
+            self._earlier[name] = Counters(
+                success=old.success_count,
+                error=old.error_count,
+                total_ms=old.total_execution_ms,
+                last_ms=old.last_execution_ms,
+                last_used=old.last_used,
+                generation=old.generation,
+            )
+            self._records = {other: record for other, record in self._records.items() if other != name}
+            event = self._append_event(replace(old, reason=reason), old.state)
         self._notify(event)
+        return True
 
     def renew(self, name: str, **manifest: Unpack[ManifestFacts]) -> int:
         """Begin a new instance at LOADED; the counters stay. Returns its generation."""
@@ -155,11 +181,13 @@ class PluginRegistry:
                 container=None,
                 gpus=(),
                 post_mortem=None,
+                restart=None,
                 observed_at=self._clock(),
             )
             record = replace(record, **manifest)
             self._put(record)
-            event = self._append_event(record, old.state)
+            started = old.generation > old.earlier_generations
+            event = self._append_event(record, old.state if started else None)
         self._notify(event)
         return record.generation
 
@@ -227,7 +255,12 @@ class PluginRegistry:
         success nor as error.
         """
         with self._lock.gen_wlock():
-            old = self._records[name]
+            old = self._records.get(name)
+            if old is None:  # the plugin was removed after its instance had ended
+                delta = Counters(success=ok is True, error=ok is False, total_ms=execution_ms, last_ms=execution_ms)
+                if ok is not None:
+                    self._earlier[name] = self._earlier.get(name, Counters()).plus(delta)
+                return
             # Where it is not, the count was cleared at its end, and may be a newer instance's by now.
             alive = old.generation == generation and not old.ended
             record = replace(old, in_flight=old.in_flight - 1 if alive else old.in_flight, observed_at=self._clock())
@@ -251,6 +284,31 @@ class PluginRegistry:
         """Change fields without a change of state. Raises `StaleGenerationError`."""
         with self._lock.gen_wlock():
             self._put(replace(self._current(name, generation), observed_at=self._clock(), **facts))
+
+    def set_activity(self, name: str, activity: Activity) -> None:
+        """Show that this goes on for the plugin, in place of what was shown. Nothing for an unknown name."""
+        with self._lock.gen_wlock():
+            if (old := self._records.get(name)) is not None:
+                self._put(replace(old, activity=activity, observed_at=self._clock()))
+
+    def clear_activity(self, name: str, what: str) -> None:
+        """Show it no longer, unless something else is shown by now."""
+        with self._lock.gen_wlock():
+            old = self._records.get(name)
+            if old is not None and old.activity is not None and old.activity.what == what:
+                self._put(replace(old, activity=None, observed_at=self._clock()))
+
+    def set_restart(self, name: str, restart: PendingRestart | None) -> None:
+        """Show a restart that is prepared or was refused, until the next instance begins."""
+        with self._lock.gen_wlock():
+            self._put(replace(self._records[name], restart=restart, observed_at=self._clock()))
+
+    def note(self, name: str, reason: str, code: ReasonCode | None = None) -> None:
+        """Publish an event about the plugin that changes no state."""
+        with self._lock.gen_wlock():
+            old = self._records[name]
+            event = self._append_event(replace(old, reason=reason, reason_code=code), old.state)
+        self._notify(event)
 
     def mark_stale(self, *, stale: bool) -> None:
         """Mark every record by whether the engine can be reached. A stale one keeps its `observed_at`."""
@@ -280,7 +338,9 @@ class PluginRegistry:
         return _Reading(self._lock.gen_rlock(), self._read_timeout)
 
     def _current(self, name: str, generation: int) -> PluginRecord:
-        record = self._records[name]
+        record = self._records.get(name)
+        if record is None:
+            raise StaleGenerationError(f"{name}: the plugin was removed")
         if record.generation != generation:
             raise StaleGenerationError(f"{name}: generation {generation} has been replaced by {record.generation}")
         return record

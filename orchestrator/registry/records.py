@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from orchestrator.formatting import format_duration
 from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode
 
 _LIMIT_NAMES: Final = {
@@ -14,6 +15,7 @@ _LIMIT_NAMES: Final = {
     "memory": "memory_bytes",
     "shm": "shm_bytes",
     "scratch": "scratch_bytes",
+    "output": "output_bytes",
     "startup_timeout": "startup_timeout_seconds",
 }
 
@@ -33,6 +35,8 @@ class EffectiveLimits(msgspec.Struct, frozen=True, rename=_LIMIT_NAMES):
     startup_timeout: float
     concurrency: int
     queue: int
+    output: int = 0
+    """All files of one run; 0 in post-mortems from before there were any."""
 
 
 class ContainerFacts(msgspec.Struct, frozen=True):
@@ -82,6 +86,34 @@ class PostMortem:
     log_tail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What goes on for a plugin besides its runs, and takes minutes: a build, a download."""
+
+    what: str
+    """A phrase such as `building its image`."""
+    since: datetime
+    since_tick: float
+    """The same moment by the monotonic clock, seconds."""
+    line: str = ""
+    """Its newest line of output."""
+
+    def sentence(self, now: float) -> str:
+        """What goes on, for how long, and its newest line. `now`: the monotonic clock, seconds."""
+        duration = f"{self.what} for {format_duration(now - self.since_tick)}"
+        return f"{duration}: {self.line}" if self.line else duration
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRestart:
+    """A restart that has not replaced the instance: it is prepared while that one serves, or it was refused."""
+
+    requested_at: datetime
+    reason_code: ReasonCode | None = None
+    """Why it was refused; None while it is prepared."""
+    reason: str | None = None
+
+
 class PluginRecord(msgspec.Struct, frozen=True):
     """The state of one plugin's current instance, and the counters of the plugin over all its instances."""
 
@@ -116,6 +148,9 @@ class PluginRecord(msgspec.Struct, frozen=True):
     """None while no valid manifest has been read."""
     tools: tuple[Mapping[str, Any], ...] = ()
     post_mortem: PostMortem | None = None
+    activity: Activity | None = None
+    """Of the plugin and not of one instance: a new instance leaves it as it is."""
+    restart: PendingRestart | None = None
 
     @property
     def first(self) -> bool:

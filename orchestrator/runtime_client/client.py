@@ -51,6 +51,14 @@ class ToolResponse:
         except _FAILURES as error:
             raise ChannelError(f"the connection broke while the answer came: {error}") from error
 
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes, in chunks of at most a megabyte. Raises `ChannelError`."""
+        try:
+            while chunk := await self._connection.read_chunk():
+                yield chunk
+        except _FAILURES as error:
+            raise ChannelError(f"the connection broke while a file came: {error}") from error
+
     async def hang_up(self) -> None:
         """Stop receiving a stream, and return when the tool has ended: its side of the connection is closed then."""
         await self._connector.hang_up(self._connection)
@@ -139,6 +147,10 @@ class RuntimeChannel:
         `ChannelError`.
         """
         return self._exchange("GET", target("runs", run_id))
+
+    def file_of(self, run_id: str, name: str) -> AbstractAsyncContextManager[ToolResponse]:
+        """A file that the answer of a run announced; 404 where there is none. Raises `ChannelError`."""
+        return self._exchange("GET", target("runs", run_id, "files", name))
 
     async def cancel(self, run_id: str) -> bool:
         """Request a run's end; False where the container knows no such run. Raises `ChannelError`."""

@@ -16,11 +16,13 @@ _MEMORY: Final = ("usage_bytes", "peak_bytes", "limit_bytes")
 
 @dataclass(frozen=True, slots=True)
 class RunInContainer:
-    """A run that has been executing for `seconds`."""
+    """A run that has been executing for `seconds`, and the last progress that it reported, if any."""
 
     run_id: str
     tool: str
     seconds: float
+    progress: tuple[float | None, str] | None = None
+    """The fraction, within 0..1, and the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,16 @@ def _is_full(used: int | None, size: int | None) -> bool:
 
 def _run(item: Mapping[str, Any]) -> RunInContainer | None:
     run_id, tool = sanitize.text(item.get("run_id")), sanitize.text(item.get("tool"))
-    return None if run_id is None or tool is None else RunInContainer(run_id, tool, _number(item.get("seconds")) or 0.0)
+    if run_id is None or tool is None:
+        return None
+    return RunInContainer(run_id, tool, _number(item.get("seconds")) or 0.0, _progress(item.get("progress")))
+
+
+def _progress(value: Any) -> tuple[float | None, str] | None:
+    if not isinstance(value, dict):
+        return None
+    fraction = _number(value.get("fraction"))
+    return None if fraction is None else min(1.0, max(0.0, fraction)), sanitize.text(value.get("message")) or ""
 
 
 def _signal_name(value: Any) -> str | None:

@@ -1,7 +1,7 @@
 """Pure: from a worker's answer to the result of a run."""
 
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -22,6 +22,15 @@ _KINDS: Final[Mapping[str, Outcome]] = {
 }
 
 
+class AnnouncedFile(msgspec.Struct):
+    """A file that can be fetched. `mark` stands for it in the result."""
+
+    name: str
+    size: Annotated[int, msgspec.Meta(ge=0)]
+    mark: str
+    media_type: str = ""
+
+
 class Answer(msgspec.Struct):
     """A worker's answer; the result is checked to be JSON and stays text."""
 
@@ -33,6 +42,7 @@ class Answer(msgspec.Struct):
     traceback: str = ""
     execution_time_ms: float | None = None
     oom_kills: int = 0
+    files: tuple[AnnouncedFile, ...] = ()
 
 
 class Line(Answer):

@@ -49,6 +49,10 @@ class BodyError(OrchestratorError):
         self.outcome = outcome
 
 
+class StorageError(OrchestratorError):
+    """A file of a result cannot be stored, through no fault of the plugin's."""
+
+
 def is_run_id(text: str) -> bool:
     """32 hexadecimal digits in lower case."""
     return _RUN_ID.fullmatch(text) is not None
@@ -101,6 +105,35 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file that a run gave, as it is stored. `size` in bytes; `sha256` in hexadecimal digits."""
+
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+
+    def reference(self, run_id: str) -> dict[str, str | int]:
+        """What stands for it in results."""
+        return {
+            "file": self.name,
+            "media_type": self.media_type,
+            "size": self.size,
+            "sha256": self.sha256,
+            "url": f"/v1/runs/{run_id}/files/{self.name}",
+        }
+
+
+class FileStore(Protocol):
+    """Stores the files of one run."""
+
+    async def write(self, name: str, media_type: str, size: int, chunks: AsyncIterator[bytes]) -> OutputFile:
+        """Store a file of `size` bytes. Raises `StorageError`, and what iterating over `chunks` raises: nothing of the
+        file is left then.
+        """
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """The end of a run. `result` is JSON text, ready to be passed on; times in milliseconds."""
 
@@ -115,6 +148,8 @@ class RunResult:
     """Whether the plugin reported it, not the orchestrator."""
     retry_after: float | None = None
     """Seconds, where a later try makes sense."""
+    files: tuple[OutputFile, ...] = ()
+    """All that the run gave; `result` refers to them."""
 
     @property
     def ok(self) -> bool:

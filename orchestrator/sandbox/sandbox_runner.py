@@ -6,14 +6,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+import msgspec
+
 from orchestrator.errors import CallerDisconnectedError, ChannelError, OrchestratorError
 from orchestrator.formatting import format_size
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.runtime_client.client import RuntimeChannel, ToolResponse
 from orchestrator.sandbox.answers import ANSWER, LINE, decode, invalid_output, progress_of, result_of
-from orchestrator.sandbox.call import BodyError, Outcome, Progress, RunResult, ToolCall
+from orchestrator.sandbox.call import BodyError, FileStore, Outcome, Progress, RunResult, StorageError, ToolCall
 from orchestrator.sandbox.cancel_when import cancel_when
 from orchestrator.sandbox.deadline import Deadline
+from orchestrator.sandbox.file_fetcher import MAX_FILES, FileFetcher, OutputRefusedError
 from orchestrator.sandbox.verdict import Verdict, out_of_memory
 
 Emit = Callable[[bytes], Awaitable[None]]
@@ -23,7 +26,8 @@ Emit = Callable[[bytes], Awaitable[None]]
 _EMITTED: Final = ("item", "progress")
 # Beyond the deadline, for a tool that was hung up on: the runtime takes two to close its side.
 _HANG_UP_SECONDS: Final = 2.5
-_ENVELOPE_ROOM: Final = 64 * 1024  # bytes that an answer may have beside its result
+# Bytes that an answer may have beside its result: the announcements of its files, most of all.
+_ENVELOPE_ROOM: Final = 64 * 1024 + MAX_FILES * 400
 _ENDED_BY_PLUGIN: Final = frozenset(
     {ReasonCode.CRASHED, ReasonCode.EXITED, ReasonCode.KILLED, ReasonCode.OUT_OF_MEMORY, ReasonCode.UNRESPONSIVE}
 )
@@ -41,6 +45,9 @@ class SandboxedInstance(Protocol):
     @property
     def memory_limit(self) -> int: ...
 
+    @property
+    def output_limit(self) -> int: ...
+
     async def verdict(self) -> Verdict:
         """Why the instance ended, once that is known; bounded in time."""
 
@@ -54,6 +61,8 @@ class ResultSink:
     disconnected: asyncio.Future[None] | None = None
     """Done when nobody receives the lines any more."""
     progress: Callable[[Progress], None] = lambda _: None
+    files: FileStore | None = None
+    """Stores the result's files; without it they are left where they are."""
 
 
 _NO_SINK: Final = ResultSink()
@@ -84,41 +93,66 @@ class PluginSandboxRunner:
         """
         started = time.perf_counter()
         deadline = Deadline(timeout)
+        fetcher = FileFetcher(instance.channel, call.run_id, sink.files, deadline, limit=instance.output_limit)
         try:
             async with deadline:
-                result = await self._call(instance, call, deadline, sink)
+                result = await self._call(instance, call, deadline, sink, fetcher)
         except TimeoutError:
             result = _over_time(call.tool, timeout)
         except BodyError as error:
             result = RunResult(error.outcome, error=str(error))
+        except OutputRefusedError as error:
+            result = invalid_output(str(error))
+        except StorageError as error:
+            result = not_stored(error)
         except ChannelError as error:
             result = await self._after_break(instance, error)
+        # The reader of a stream has received references to its files, however it ended.
+        if fetcher.files and (result.ok or sink.emit is not None):
+            result = replace(result, files=tuple(fetcher.files))
         return _timed(result, time.perf_counter() - started)
 
     async def resume(
-        self, instance: SandboxedInstance, run_id: str, tool: str, *, timeout: float, elapsed: float
+        self,
+        instance: SandboxedInstance,
+        run_id: str,
+        tool: str,
+        *,
+        timeout: float,
+        elapsed: float,
+        files: FileStore | None = None,
     ) -> RunResult | None:
         """The result of a run that has been executing for `elapsed` seconds, or has ended with its answer retained;
         None where the container has no such run. Otherwise as `run`.
         """
         started = time.perf_counter()
+        deadline = Deadline(max(0.0, timeout - elapsed))
+        fetcher = FileFetcher(instance.channel, run_id, files, deadline, limit=instance.output_limit)
         try:
-            async with asyncio.timeout(max(0.0, timeout - elapsed)):
-                async with instance.channel.answer_of(run_id) as response:
-                    if response.status in (404, 410):
-                        return None
-                    killed = response.oom_kills > instance.oom_kills
-                    result = await self._single(response)
-                    if killed:
-                        result = ended_by(out_of_memory(instance.memory_limit))
+            async with deadline, instance.channel.answer_of(run_id) as response:
+                if response.status in (404, 410):
+                    return None
+                if response.oom_kills > instance.oom_kills:
+                    result = ended_by(out_of_memory(instance.memory_limit))
+                else:
+                    result = await self._single(response, fetcher)
         except TimeoutError:
             result = replace(_over_time(tool, timeout), execution_time_ms=timeout * 1000)
+        except OutputRefusedError as error:
+            result = invalid_output(str(error))
+        except StorageError as error:
+            result = not_stored(error)
         except ChannelError as error:
             result = await self._after_break(instance, error)
         return _timed(result, elapsed + time.perf_counter() - started)
 
     async def _call(
-        self, instance: SandboxedInstance, call: ToolCall, deadline: Deadline, sink: ResultSink
+        self,
+        instance: SandboxedInstance,
+        call: ToolCall,
+        deadline: Deadline,
+        sink: ResultSink,
+        fetcher: FileFetcher,
     ) -> RunResult:
         body = call.body
         killed_before = instance.oom_kills
@@ -134,9 +168,13 @@ class PluginSandboxRunner:
                 keep=call.keep,
             ) as response:
                 if response.content_type == "application/x-ndjson":
-                    result, killed = await self._stream(response, deadline, sink)
+                    result, killed = await self._stream(response, deadline, sink, fetcher)
+                elif response.oom_kills > killed_before:
+                    return ended_by(out_of_memory(instance.memory_limit))
                 else:
-                    result, killed = await self._single(response), response.oom_kills
+                    result, killed = await self._single(response, fetcher), killed_before
+                if fetcher.files and not call.keep:
+                    await fetcher.release()
         except ChannelError:
             # A body that breaks off breaks the connection with it.
             if not isinstance(body, bytes) and body.failure is not None:
@@ -144,23 +182,40 @@ class PluginSandboxRunner:
             raise
         return ended_by(out_of_memory(instance.memory_limit)) if killed > killed_before else result
 
-    async def _single(self, response: ToolResponse) -> RunResult:
+    async def _single(self, response: ToolResponse, fetcher: FileFetcher) -> RunResult:
         body = await response.read(self._max_result + _ENVELOPE_ROOM)
-        if body is None:
-            return invalid_output(f"the result is over the limit of {format_size(self._max_result)}")
         try:
-            return result_of(decode(ANSWER, body))
+            answer = None if body is None else decode(ANSWER, body)
         except ValueError:
             return invalid_output("the plugin's answer is not what the runtime protocol says")
+        if answer is None or len(answer.result) > self._max_result:
+            return invalid_output(f"the result is over the limit of {format_size(self._max_result)}")
+        result = result_of(answer)
+        if not result.ok or not answer.files:
+            return result
+        text = await fetcher.fetch(answer.files, result.result or b"")
+        return replace(result, result=text, files=tuple(fetcher.files))
 
-    async def _stream(self, response: ToolResponse, deadline: Deadline, sink: ResultSink) -> tuple[RunResult, int]:
+    async def _stream(
+        self, response: ToolResponse, deadline: Deadline, sink: ResultSink, fetcher: FileFetcher
+    ) -> tuple[RunResult, int]:
         """The result, and how many processes the kernel has killed for memory."""
+        try:
+            return await self._stream_to(sink, response, deadline, fetcher)
+        except StorageError as error:
+            deadline.extend(_HANG_UP_SECONDS)
+            await response.hang_up()
+            return not_stored(error), 0
+
+    async def _stream_to(
+        self, sink: ResultSink, response: ToolResponse, deadline: Deadline, fetcher: FileFetcher
+    ) -> tuple[RunResult, int]:
         if sink.emit is None:
-            return await self._lines(response, None, sink.progress)
+            return await self._lines(response, None, sink.progress, fetcher)
         emit = self._emit_within(deadline, sink.emit)
         try:
             with cancel_when(sink.disconnected, CallerDisconnectedError, "the reader left before the stream's end"):
-                return await self._lines(response, emit, sink.progress)
+                return await self._lines(response, emit, sink.progress, fetcher)
         except CallerDisconnectedError as error:
             deadline.extend(_HANG_UP_SECONDS)
             await response.hang_up()
@@ -184,9 +239,10 @@ class PluginSandboxRunner:
         return bounded
 
     async def _lines(
-        self, response: ToolResponse, emit: Emit | None, progress: Callable[[Progress], None]
+        self, response: ToolResponse, emit: Emit | None, progress: Callable[[Progress], None], fetcher: FileFetcher
     ) -> tuple[RunResult, int]:
         items: list[bytes] = []
+        passed_on = False  # of no items at all the result is an empty list, however it was requested
         size = 0
         async for raw in response.lines():
             try:
@@ -194,11 +250,16 @@ class PluginSandboxRunner:
             except ValueError:
                 return invalid_output("a line of the plugin's stream is not what the runtime protocol says"), 0
             if line.event == "end":
-                collected = b"[" + b",".join(items) + b"]" if emit is None else b"null"
+                collected = b"null" if passed_on else b"[" + b",".join(items) + b"]"
                 return result_of(line, result=collected), line.oom_kills
             if line.event == "progress" and (reported := progress_of(raw)) is not None:
                 progress(reported)
+            if line.event == "item" and line.files:
+                # Before the item is passed on: its reader may request the file at once.
+                line.data = msgspec.Raw(await fetcher.fetch(line.files, bytes(line.data)))
+                raw = b'{"event":"item","data":%b}' % bytes(line.data)  # noqa: PLW2901
             if emit is not None and line.event in _EMITTED:
+                passed_on = passed_on or line.event == "item"
                 await emit(raw)
             elif emit is None and line.event == "item":
                 size += len(line.data) + 1
@@ -231,6 +292,11 @@ def _over_time(tool: str, timeout: float) -> RunResult:
         error=f"{tool} ran longer than {timeout:g} s. The plugin is being stopped; its health shows where it hung.",
         reason_code=ReasonCode.TIMEOUT,
     )
+
+
+def not_stored(error: StorageError) -> RunResult:
+    """The result of a run whose files have no room here."""
+    return RunResult(Outcome.UNAVAILABLE, error=str(error), error_type="NotStored")
 
 
 def ended_by(verdict: Verdict) -> RunResult:

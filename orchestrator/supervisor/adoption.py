@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.containers.spec import ContainerStatus
-from orchestrator.errors import EngineError, OrchestratorError
+from orchestrator.errors import EngineError, NotFoundError, OrchestratorError
 from orchestrator.gpus import Grant
 from orchestrator.lifecycle import FINAL_STATES
 from orchestrator.loader.image_recipe import ImageRecipe
+from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.registry import LifecycleEvent
+from orchestrator.registry import EffectiveLimits, LifecycleEvent
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.runtime_client.status import RuntimeStatus
-from orchestrator.supervisor.bring_up import fingerprint
-from orchestrator.supervisor.container_policy import LABEL_QUOTA, InstanceIdentity, effective_limits
+from orchestrator.supervisor.bring_up import content_of
+from orchestrator.supervisor.container_policy import LABEL_QUOTA, InstanceIdentity, effective_limits, made_from
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 
@@ -32,6 +33,8 @@ class Adopted:
 
     instance: Instance
     status: RuntimeStatus
+    changed: bool
+    """A start would make it differently now: a restart is due."""
 
 
 class AdoptionRefusedError(OrchestratorError):
@@ -56,14 +59,14 @@ async def adopt_all(
     """Adopt or remove the containers of an earlier orchestrator, and remove unused socket folders. Returns the adopted
     instances by plugin. `last_events`: by plugin, the newest in the history.
     """
-    await asyncio.to_thread(deps.builder.clear_contexts)
+    await deps.builder.clear_leftovers()
     try:
         leftovers = await deps.engine.list(deps.labels)
     except EngineError as error:
         # The fleet removes them as orphans once the engine can be reached.
         _log.warning("leftover containers could not be listed: %s", error)
         return {}
-    by_name = {plugin.name: plugin for plugin in plugins if plugin.manifest is not None}
+    by_name = {plugin.name: plugin for plugin in plugins}
     chosen = {name: pair for name, pair in newest_running(leftovers).items() if name in by_name}
     attempts = await asyncio.gather(
         *(_adopt(deps, by_name[name], *pair, last_events.get(name)) for name, pair in chosen.items())
@@ -86,14 +89,14 @@ async def _adopt(
     identity: InstanceIdentity,
     last_event: LifecycleEvent | None,
 ) -> Adopted | None:
-    assert plugin.manifest is not None  # noqa: S101 - the caller leaves those out
-    limits = effective_limits(plugin.manifest, deps.settings)
-    instance = Instance(plugin.manifest, limits, identity, deps.run_dir / identity.instance)
-    instance.container_id, instance.image_id = container.id, container.image_id
-    instance.scratch_quota = LABEL_QUOTA in container.labels
+    instance: Instance | None = None
     try:
         _require_alive(identity, last_event)
-        await _require_unchanged(deps, instance, plugin.folder)
+        changed = not await _unchanged(deps, plugin, container, identity)
+        manifest, limits = _made_from(deps, plugin, container, changed=changed)
+        instance = Instance(manifest, limits, identity, deps.run_dir / identity.instance)
+        instance.container_id, instance.image_id = container.id, container.image_id
+        instance.scratch_quota = LABEL_QUOTA in container.labels
         instance.open_channel(RuntimeChannel(await deps.engine.endpoint(container.id, instance.run_folder)))
         status = await instance.channel.status()
         _require_ready(status)
@@ -104,10 +107,11 @@ async def _adopt(
         _require_gpus(deps, instance.grant)
     except (OrchestratorError, OSError, ValueError) as error:
         _log.info("%s: the container %s is replaced: %s", identity.plugin, container.name, error)
-        await instance.close_channel()
+        if instance is not None:
+            await instance.close_channel()
         return None
     _log.info("%s: the container %s is adopted", identity.plugin, container.name)
-    return Adopted(instance, status)
+    return Adopted(instance, status, changed)
 
 
 def _require_alive(identity: InstanceIdentity, last_event: LifecycleEvent | None) -> None:
@@ -120,12 +124,28 @@ def _require_alive(identity: InstanceIdentity, last_event: LifecycleEvent | None
         raise AdoptionRefusedError(f"it had ended: {last_event.reason_code}")
 
 
-async def _require_unchanged(deps: SupervisorDeps, instance: Instance, folder: Path) -> None:
-    manifest = instance.manifest
-    if instance.identity.content != await asyncio.to_thread(fingerprint, deps, manifest, instance.limits, folder):
+async def _unchanged(
+    deps: SupervisorDeps, plugin: DiscoveredPlugin, container: ContainerStatus, identity: InstanceIdentity
+) -> bool:
+    """Whether a start would make the same instance now."""
+    if identity.content != await asyncio.to_thread(content_of, plugin, deps):
+        return False
+    assert plugin.manifest is not None  # noqa: S101 - else there is no content
+    try:
+        return await deps.builder.is_current(ImageRecipe.of(plugin.manifest, plugin.folder), container.image_id)
+    except NotFoundError:
+        return False
+
+
+def _made_from(
+    deps: SupervisorDeps, plugin: DiscoveredPlugin, container: ContainerStatus, *, changed: bool
+) -> tuple[Manifest, EffectiveLimits]:
+    if not changed and plugin.manifest is not None:
+        return plugin.manifest, effective_limits(plugin.manifest, deps.settings)
+    found = made_from(container.labels)
+    if found is None:
         raise AdoptionRefusedError("the plugin, its limits or the runtime have changed")
-    if not await deps.builder.is_current(ImageRecipe.of(manifest, folder), instance.image_id or ""):
-        raise AdoptionRefusedError("its image reference names another image now")
+    return found
 
 
 def _require_ready(status: RuntimeStatus) -> None:

@@ -1,33 +1,40 @@
-"""Bring-up: the steps from a manifest to a container whose control socket answers. A step that fails raises with its
-verdict.
+"""Bring-up: the steps from a manifest to a container whose control socket answers. `prepare` has those that start
+nothing. A step that fails raises with its verdict.
 """
 
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from plugin_runtime.startup.model_files import walk
 
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
-from orchestrator.errors import ChannelError, EngineError
+from orchestrator.errors import BuildError, ChannelError, EngineError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
 from orchestrator.registry import Check, EffectiveLimits
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.verdict import Verdict, judge
-from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, secrets_folder
+from orchestrator.supervisor.activity import activity
+from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, effective_limits, secrets_folder
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
 from orchestrator.supervisor.start_verdict import verdict_of_engine
 from orchestrator.supervisor.watch import evidence_of
+
+_log = logging.getLogger(__name__)
 
 # A container that has not notified may have died unnoticed, or its image never notifies.
 _INSPECT_INTERVAL: Final = 1.0  # seconds
@@ -44,33 +51,86 @@ async def engine_verdicts(doing: str) -> AsyncIterator[None]:
         raise InstanceEndedError(verdict_of_engine(error, doing)) from error
 
 
-def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> list[Check]:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What can be known and made before an instance is started."""
+
+    checks: tuple[Check, ...]
+    content: str
+    """The fingerprint."""
+    image_id: str
+
+
+async def prepare(
+    deps: SupervisorDeps,
+    manifest: Manifest,
+    limits: EffectiveLimits,
+    folder: Path,
+    *,
+    on_checks: Callable[..., None] = lambda *_: None,
+    on_build: Callable[[], None] = lambda: None,
+) -> Prepared:
+    """Check the host and make the image ready. It starts nothing, and touches no instance that runs. `on_checks` takes
+    the host's checks before anything is built, `on_build` is called with every line of a build.
+
+    Raises `InstanceEndedError`, `BuildError`, `OSError`.
+    """
+    # First: nothing is built for a plugin whose GPU does not work.
+    if manifest.requires_gpu:
+        await deps.gpus.check()
+    checks = await asyncio.to_thread(check_host, deps, manifest, folder)
+    on_checks(*checks)
+    # Before the build: after a change in between, the next orchestrator replaces the container and does not adopt it.
+    content = await asyncio.to_thread(fingerprint, deps, manifest, limits, folder)
+    return Prepared(checks, content, await _ensure_image(deps, manifest, folder, on_build))
+
+
+def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> tuple[Check, ...]:
     """The host-side checks. Raises `InstanceEndedError` for the first that fails."""
     checks = deps.checker.check(manifest, folder)
     for check in checks:
         if check.code is not None:
+            # The log is the operator's: the reason, which callers see, has no path of this host.
+            _log.warning("%s: %s: %s It is %s on this host.", manifest.name, check.code, check.reason, check.path)
             raise InstanceEndedError(Verdict(check.code, check.reason or check.detail))
-    return [Check(check.name, check.ok, check.detail, "host") for check in checks]
+    return tuple(Check(check.name, check.ok, check.detail, "host") for check in checks)
 
 
 def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimits, folder: Path) -> str:
     """SHA-256 over everything that an instance is made from. Raises `BuildError`, `OSError`."""
-    models = deps.checker.models_folder(manifest, folder)
     content = {
         "manifest": manifest.model_dump(mode="json"),
         "limits": msgspec.structs.asdict(limits),
         "image": deps.builder.fingerprint(ImageRecipe.of(manifest, folder)),
-        "models": {name: _file_stamp(models / relative) for name, relative in manifest.models.items()},
+        "models": {model.name: _model_stamp(model.path) for model in deps.checker.models(manifest, folder)},
         "max_result": int(deps.settings.max_result),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-async def ensure_image(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> str:
+def content_of(plugin: DiscoveredPlugin, deps: SupervisorDeps) -> str | None:
+    """The fingerprint of the instance that would be made now; None where something for it is missing."""
+    if plugin.manifest is None:
+        return None
+    with suppress(BuildError, OSError):  # the preparation says what is wrong
+        return fingerprint(deps, plugin.manifest, effective_limits(plugin.manifest, deps.settings), plugin.folder)
+    return None
+
+
+async def _ensure_image(deps: SupervisorDeps, manifest: Manifest, folder: Path, on_build: Callable[[], None]) -> str:
     """The id of the plugin's image, built where its content has changed."""
     recipe = ImageRecipe.of(manifest, folder)
-    async with engine_verdicts("its image was made ready"):
-        return (await deps.builder.ensure_plugin(recipe)).id
+    doing, done = ("pulling", "pulled") if recipe.prebuilt else ("building", "built")
+    async with (
+        engine_verdicts("its image was made ready"),
+        activity(deps.registry, manifest.name, f"{doing} its image", done=f"{done} its image") as say,
+    ):
+
+        def on_output(line: str) -> None:
+            say(line)
+            on_build()
+
+        return (await deps.builder.ensure_plugin(recipe, on_output)).id
 
 
 async def start_container(
@@ -91,7 +151,7 @@ async def start_container(
         instance.identity,
         image=instance.image_id or "",
         run_folder=instance.run_folder,
-        models_folder=deps.checker.models_folder(instance.manifest, folder),
+        models=deps.checker.models(instance.manifest, folder),
         max_result=int(deps.settings.max_result),
         cores=cores,
         devices=devices,
@@ -150,6 +210,7 @@ async def _launch(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec,
     if instance.ended is None:
         on_start()
         await deps.engine.start(instance.container_id)
+        instance.started.set()
 
 
 async def _poll_status(channel: RuntimeChannel) -> None:
@@ -186,10 +247,16 @@ async def _until_reachable(
         died.cancel()
 
 
-def _file_stamp(path: Path) -> list[int]:
+def _model_stamp(path: Path) -> list[list[str | int]]:
     # Gigabytes are not read for this: another file has another inode, size or time.
+    if not path.is_dir():
+        return [_file_stamp("", path)]
+    return [_file_stamp(file.relative, Path(file.path)) for file in walk(str(path))]
+
+
+def _file_stamp(name: str, path: Path) -> list[str | int]:
     stat = path.stat()
-    return [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+    return [name, stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 
 def _make_run_folder(parent: Path, folder: Path) -> None:

@@ -5,15 +5,18 @@ here alone.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final, Self
+
+import msgspec
 
 from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway, Volume
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.model_locations import ModelLocation
 from orchestrator.registry import EffectiveLimits
 from orchestrator.settings import Settings
 
@@ -28,6 +31,10 @@ LABEL_GENERATION: Final = "plugin-orchestrator.generation"
 LABEL_INSTANCE: Final = "plugin-orchestrator.instance"
 LABEL_CONTENT: Final = "plugin-orchestrator.content"
 """The instance's fingerprint."""
+LABEL_MODELS: Final = "plugin-orchestrator.models"
+"""SHA-256 of each of its models that may be in the store of fetched models, separated by commas."""
+_LABEL_MANIFEST: Final = "plugin-orchestrator.manifest"
+_LABEL_LIMITS: Final = "plugin-orchestrator.limits"
 
 LABEL_CACHE: Final = "plugin-orchestrator.cache"
 """The plugin of a volume that is its cache."""
@@ -64,6 +71,7 @@ def effective_limits(manifest: Manifest, settings: Settings) -> EffectiveLimits:
         pids=own.pids or settings.default_pids,
         shm=int(own.shm or settings.default_shm),
         scratch=int(own.scratch or settings.default_scratch),
+        output=int(own.output or settings.default_output),
         startup_timeout=(manifest.startup_timeout or settings.default_startup_timeout).total_seconds(),
         concurrency=manifest.concurrency,
         queue=manifest.queue,
@@ -123,6 +131,17 @@ class InstanceIdentity:
         return f"plugin-{self.plugin}-{self.instance}"
 
 
+def made_from(labels: Mapping[str, str]) -> tuple[Manifest, EffectiveLimits] | None:
+    """The manifest and limits that a container was made from, whatever the plugin's folder has now; None where its
+    labels do not have them, or not in this version's form.
+    """
+    try:
+        manifest = Manifest.model_validate_json(labels.get(_LABEL_MANIFEST, ""))
+        return manifest, msgspec.json.decode(labels.get(_LABEL_LIMITS, ""), type=EffectiveLimits)
+    except (ValueError, msgspec.MsgspecError):
+        return None
+
+
 def cache_labels(deployment: str, plugin: str | None = None) -> dict[str, str]:
     """Of a plugin's cache, or of all caches."""
     return {LABEL_DEPLOYMENT: deployment, **({LABEL_CACHE: plugin} if plugin is not None else {})}
@@ -148,6 +167,12 @@ def secrets_folder(run_folder: Path) -> Path:
     return run_folder / "secrets"
 
 
+def model_labels(manifest: Manifest) -> dict[str, str]:
+    """What tells `models gc` which files of the store a container may have mounted."""
+    hashes = sorted({model.sha256 for model in manifest.models.values() if model.sha256 is not None})
+    return {LABEL_MODELS: ",".join(hashes)} if hashes else {}
+
+
 def container_spec(
     manifest: Manifest,
     limits: EffectiveLimits,
@@ -155,7 +180,7 @@ def container_spec(
     *,
     image: str,
     run_folder: Path,
-    models_folder: Path,
+    models: Iterable[ModelLocation] = (),
     max_result: int,
     cores: int = 0,
     devices: DeviceGrant | None = None,
@@ -164,19 +189,31 @@ def container_spec(
     quota: bool = False,
 ) -> ContainerSpec:
     """The container of this instance: not root, read-only, no capabilities, no network unless the manifest has
-    `egress`. With a `gateway` its run folder is in the engine's memory, else on the host. `cores`: of the engine's
-    machine, 0 where unknown. `quota`: the engine can hold its scratch volume to `limits.scratch`.
+    `egress`. `models`: where they are on the host. With a `gateway` its run folder is in the engine's
+    memory, else on the host. `cores`: of the engine's machine, 0 where unknown. `quota`: the engine can hold its
+    scratch volume to `limits.scratch`.
     """
-    models = {name: f"{MODELS_FOLDER}/{name}/{Path(relative).name}" for name, relative in manifest.models.items()}
+    # The folder too keeps its own name, which libraries show and tell kinds of models by.
+    model_mounts = {
+        model.name: BindMount(
+            model.path.resolve(), str(PurePosixPath(MODELS_FOLDER, model.name, PurePosixPath(model.declared).name))
+        )
+        for model in models
+    }
     mounts = [] if gateway else [BindMount(run_folder, RUN_FOLDER, read_only=False)]
-    mounts += [
-        BindMount((models_folder / relative).resolve(), models[name]) for name, relative in manifest.models.items()
-    ]
+    mounts += model_mounts.values()
     mounts += [BindMount(secrets_folder(run_folder) / name, f"{SECRETS_FOLDER}/{name}") for name in manifest.secrets]
     return ContainerSpec(
         name=identity.container_name,
         image=image,
-        labels={**identity.labels(), **grant_labels, **({LABEL_QUOTA: "1"} if quota else {})},
+        labels={
+            **identity.labels(),
+            _LABEL_MANIFEST: manifest.model_dump_json(exclude_unset=True),
+            _LABEL_LIMITS: msgspec.json.encode(limits).decode(),
+            **grant_labels,
+            **model_labels(manifest),
+            **({LABEL_QUOTA: "1"} if quota else {}),
+        },
         environment={
             **thread_variables(limits, manifest.env, cores),
             **(cache_variables() if manifest.cache else {}),
@@ -184,11 +221,12 @@ def container_spec(
             "PLUGIN_NAME": manifest.name,
             "PLUGIN_ENTRYPOINT": manifest.entrypoint,
             "PLUGIN_PACKAGES": json.dumps(manifest.packages),
-            "PLUGIN_MODELS": json.dumps(models),
+            "PLUGIN_MODELS": json.dumps({name: mount.target for name, mount in model_mounts.items()}),
             "PLUGIN_RUN_DIR": RUN_FOLDER,
             "PLUGIN_SCRATCH_DIR": SCRATCH_FOLDER,
             "PLUGIN_MAX_RESULT": str(max_result),
             "PLUGIN_MAX_SCRATCH": str(limits.scratch),
+            "PLUGIN_MAX_OUTPUT": str(limits.output),
             "PLUGIN_CONCURRENCY": str(limits.concurrency),
             **({"PLUGIN_REQUIRES_GPU": "1"} if manifest.requires_gpu else {}),
             **(_cache_settings(manifest.cache) if manifest.cache else {}),

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -23,13 +24,19 @@ from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted, adopt_all
 from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.model_watch import watch_models
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 _RECONNECT_PAUSE: Final = 1.0  # seconds between attempts to follow the engine's events
 _PING_INTERVAL: Final = 2.0  # seconds
 _PINGS_PER_RELIST: Final = 15  # between two lists, which repair what no event reported
+_FOLDERS_INTERVAL: Final = 2.0  # seconds between looks for plugin folders that were removed
 _LOST_ACTIONS: Final = frozenset({"die", "destroy"})
 _HEALTH_ACTION: Final = "health_status:"
+_FOLDER_REMOVED: Final = (
+    "The plugin's folder was removed, and the plugin is no longer listed. Its history stays; put the folder back and "
+    "start it to have it again."
+)
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +64,8 @@ class Fleet:
 
     async def open(self, last_events: Mapping[str, LifecycleEvent]) -> None:
         """Register every plugin, adopt the containers of an earlier orchestrator, and start the others;
-        returns without waiting for any. `last_events`: by plugin, the newest in the history.
+        returns without waiting for any. `last_events`: by plugin, the newest in the history. Those that would be made
+        differently now are restarted by `restart_changed`.
         """
         plugins = await asyncio.to_thread(self._deps.loader.discover)
         # Before the registration: the registry shall have an adopted plugin in its state, never as LOADED.
@@ -68,9 +76,19 @@ class Fleet:
         self._tasks = [
             asyncio.create_task(self._follow_engine_events(), name="engine events"),
             asyncio.create_task(self._ping_engine(), name="engine ping"),
+            asyncio.create_task(self._watch_folders(), name="plugin folders"),
             asyncio.create_task(self._deps.gpus.watch(self._gpu_lost, self._gpu_changed), name="gpus"),
+            asyncio.create_task(
+                watch_models(self._deps.registry, self._deps.checker.store, self._folder_of), name="models"
+            ),
         ]
         await asyncio.gather(*(supervisor.start() for supervisor in self._supervisors.values()))
+
+    def restart_changed(self) -> None:
+        """Begin to restart the adopted instances that a start would make differently now. They serve meanwhile."""
+        for adopted in self._adopted:
+            if adopted.changed:
+                self._supervisors[adopted.instance.identity.plugin].begin_restart(asyncio.Event())
 
     def adopted(self) -> list[tuple[PluginSupervisor, Adopted]]:
         """What `open` adopted, with its status at that time."""
@@ -88,8 +106,12 @@ class Fleet:
         if stop_plugins:
             shutil.rmtree(self._deps.run_dir, ignore_errors=True)
 
+    def _folder_of(self, name: str) -> Path | None:
+        supervisor = self._supervisors.get(name)
+        return None if supervisor is None else supervisor.folder
+
     def _register(self, plugin: DiscoveredPlugin, adopted: Adopted | None = None) -> None:
-        manifest = plugin.manifest
+        manifest = plugin.manifest if adopted is None else adopted.instance.manifest
         good = manifest is not None
         now = datetime.now(UTC)
         record = PluginRecord(
@@ -98,7 +120,7 @@ class Fleet:
             description=manifest.description if manifest else "",
             state=PluginLifecycleState.LOADED if good else PluginLifecycleState.FAILED,
             reason_code=None if good else ReasonCode.MANIFEST_INVALID,
-            reason=plugin.error,
+            reason=None if good else plugin.error,
             observed_at=now,
             limits=effective_limits(manifest, self._deps.settings) if manifest else None,
         )
@@ -107,6 +129,7 @@ class Fleet:
             record = replace(
                 record,
                 state=PluginLifecycleState.RUNNING if status.runs_begun else PluginLifecycleState.INITIALIZED,
+                limits=adopted.instance.limits,
                 generation=adopted.instance.generation,
                 # Its uptime goes on: it was ready before this process began.
                 ready_tick=time.monotonic() - (status.ready_seconds or 0),
@@ -116,6 +139,19 @@ class Fleet:
         supervisor = self._supervisors[plugin.name] = PluginSupervisor(plugin, self._deps)
         if adopted is not None:
             supervisor.adopt(adopted)
+
+    async def _watch_folders(self) -> None:
+        """For ever: a plugin whose folder was removed leaves the list, once nothing is left of its instance."""
+        missing: set[str] = set()
+        while True:
+            await asyncio.sleep(_FOLDERS_INTERVAL)
+            folders = {name: each.folder for name, each in self._supervisors.items() if each.idle}
+            earlier, missing = missing, await asyncio.to_thread(self._deps.loader.missing, folders)
+            # Twice in a row: an editor or a checkout may replace a folder.
+            for name in missing & earlier:
+                if self._supervisors[name].idle and self._deps.registry.remove(name, _FOLDER_REMOVED):
+                    _log.info("%s: %s", name, _FOLDER_REMOVED)
+                    self._supervisors.pop(name).removed()
 
     async def _follow_engine_events(self) -> None:
         """For ever; after every gap the containers are listed."""
@@ -179,12 +215,15 @@ class Fleet:
             # A change of health during a gap in the events shows here alone.
             elif container.health != "none":
                 self._on_healthcheck(container.labels, container.health)
-        running = {c.labels.get(LABEL_INSTANCE) for c in containers if c.state != "exited"}
+        running = {c.labels.get(LABEL_INSTANCE) for c in containers if not c.over}
+        paused = {c.labels.get(LABEL_INSTANCE) for c in containers if c.state == "paused"}
         for supervisor in self._supervisors.values():
             instance = supervisor.instance
             if instance is not None and instance.container_id is not None and instance.identity.instance not in running:
                 # No verdict yet: its driver inspects the container first.
                 supervisor.container_died(instance.identity.instance)
+            elif instance is not None and instance.identity.instance in paused:
+                supervisor.container_paused(instance.identity.instance)
             supervisor.retry_removal()
 
     async def _remove_orphan(self, container: ContainerStatus, token: str) -> None:
@@ -216,9 +255,12 @@ class Fleet:
 
     def _on_engine_event(self, event: EngineEvent) -> None:
         supervisor = self._supervisors.get(event.labels.get(PLUGIN_LABEL, ""))
+        # By its token: a late event of an earlier instance ends nothing.
+        token = event.labels.get(LABEL_INSTANCE, "")
         if supervisor is not None and event.action in _LOST_ACTIONS:
-            # By its token: a late event of an earlier instance ends nothing.
-            supervisor.container_died(event.labels.get(LABEL_INSTANCE, ""))
+            supervisor.container_died(token)
+        elif supervisor is not None and event.action == "pause":
+            supervisor.container_paused(token)
         elif event.action.startswith(_HEALTH_ACTION):
             self._on_healthcheck(event.labels, event.action.removeprefix(_HEALTH_ACTION).strip())
 

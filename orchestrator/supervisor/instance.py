@@ -10,8 +10,9 @@ from typing import Any, Final
 from orchestrator.errors import OrchestratorError
 from orchestrator.gpus import Grant
 from orchestrator.loader.manifest import Manifest
-from orchestrator.registry import Check, EffectiveLimits
+from orchestrator.registry import Check, EffectiveLimits, PostMortem
 from orchestrator.runtime_client.client import RuntimeChannel
+from orchestrator.runtime_client.status import RunInContainer
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.container_policy import InstanceIdentity
 
@@ -40,6 +41,8 @@ class Instance:
     tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     grant: Grant | None = None
     """The GPUs it holds."""
+    runs: tuple[RunInContainer, ...] = ()
+    """Those that execute in it, by its last status."""
     oom_kills: int = 0
     checks: tuple[Check, ...] = ()
     """The latest of each witness."""
@@ -49,6 +52,11 @@ class Instance:
     peak_memory: int | None = None
     container_died: asyncio.Event = field(default_factory=asyncio.Event)
     """The engine reported the container's end."""
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its container has a log."""
+    post_mortem: PostMortem | None = None
+    torn_down: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its post-mortem is complete, and stored."""
     bring_up: asyncio.Task[None] | None = None
     """The whole start; may be cancelled."""
     # Never cancelled, so that no container is made whose id is not known.
@@ -73,6 +81,11 @@ class Instance:
     def memory_limit(self) -> int:
         """Bytes."""
         return self.limits.memory
+
+    @property
+    def output_limit(self) -> int:
+        """Bytes of the files of one run."""
+        return self.limits.output
 
     @property
     def has_channel(self) -> bool:

@@ -12,13 +12,13 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.sandbox.verdict import Verdict, verdict_of_status
-from orchestrator.supervisor.bring_up import check_host, ensure_image, fingerprint, start_container
+from orchestrator.supervisor.bring_up import Prepared, prepare, start_container
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.record_writer import RecordWriter
 from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch
 from orchestrator.supervisor.teardown import retry_removal, tear_down
-from orchestrator.supervisor.watch import Observation, Watch
+from orchestrator.supervisor.watch import Observation, Watch, find_pause
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class InstanceDriver:
     check of a witness         record               record               record              record
     start failed, or too slow  → ended              -                    -                   -
     silent, or stream broken   → ended              → ended              -                   -
-    container died             inspect → ended      inspect → ended      -                   -
+    container died, paused     inspect → ended      inspect → ended      -                   -
     `end`: run, stop, GPU      → ended              → ended              -                   -
     container removed          -                    -                    done                done
     removal failed             -                    -                    → left behind       -
@@ -56,13 +56,14 @@ class InstanceDriver:
         self._left_behind = False
         """Its container could not be stopped, or not be removed."""
 
-    def start(self, folder: Path) -> None:
-        """Start to bring it up from the plugin's folder; returns at once."""
-        self.instance.bring_up = self._spawn(self._bring_up(folder))
+    def start(self, folder: Path, prepared: Prepared | None = None) -> None:
+        """Start to bring it up from the plugin's folder, beginning with what is not prepared; returns at once."""
+        self.instance.bring_up = self._spawn(self._bring_up(folder, prepared))
 
     def adopt(self, status: RuntimeStatus) -> None:
         """Continue with an instance that an earlier orchestrator started; the registry has it already."""
         # First: else its status would be recorded as the step to INITIALIZED, which the registry has already.
+        self.instance.started.set()
         self.instance.mark_ready({tool["name"]: tool for tool in status.tools})
         self._fold_status(status)
         if self.instance.ended is None:
@@ -71,7 +72,12 @@ class InstanceDriver:
     @property
     def finished(self) -> bool:
         """No task of it runs, and its container is removed."""
-        return not self._tasks and not self._left_behind and (self._teardown is None or self._teardown.done())
+        return not self._tasks and self.removed
+
+    @property
+    def removed(self) -> bool:
+        """Its container is removed, or was never made."""
+        return not self._left_behind and (self._teardown is None or self._teardown.done())
 
     def container_died(self) -> None:
         """The engine reports the container's end, or no longer knows it."""
@@ -80,6 +86,11 @@ class InstanceDriver:
             # Before its watch, the start itself waits for this event.
             if self._watch is not None and self.instance.has_channel:
                 self._spawn(self._find_end(self._watch))
+
+    def container_paused(self) -> None:
+        """The engine reports that the container is paused, or was."""
+        if self.instance.ended is None:
+            self._spawn(self._end_if_paused())
 
     def add_check(self, check: Check) -> None:
         self._record.add_checks(check)
@@ -119,18 +130,15 @@ class InstanceDriver:
 
     # Inside
 
-    async def _bring_up(self, folder: Path) -> None:
-        deps, instance = self._deps, self.instance
+    async def _bring_up(self, folder: Path, prepared: Prepared | None) -> None:
+        deps, instance, add_checks = self._deps, self.instance, self._record.add_checks
         try:
-            # First: nothing is built for a plugin whose GPU does not work.
-            if instance.manifest.requires_gpu:
-                await deps.gpus.check()
-            self._record.add_checks(*await asyncio.to_thread(check_host, deps, instance.manifest, folder))
-            # Before the build: after a change in between, the next orchestrator replaces the container and does not
-            # adopt it.
-            content = await asyncio.to_thread(fingerprint, deps, instance.manifest, instance.limits, folder)
-            instance.identity = replace(instance.identity, content=content)
-            instance.image_id = await ensure_image(deps, instance.manifest, folder)
+            if prepared is None:
+                prepared = await prepare(deps, instance.manifest, instance.limits, folder, on_checks=add_checks)
+            else:
+                add_checks(*prepared.checks)
+            instance.identity = replace(instance.identity, content=prepared.content)
+            instance.image_id = prepared.image_id
             # Set when the engine starts the container: to wait for a GPU or for other starts is not the plugin's time.
             async with asyncio.timeout(None) as deadline:
                 seconds, clock = instance.limits.startup_timeout, asyncio.get_running_loop().time
@@ -166,7 +174,7 @@ class InstanceDriver:
             return
         # The runtime counts from the container's start; only new kills are evidence.
         oom = status.oom_kills - instance.oom_kills
-        instance.oom_kills = status.oom_kills
+        instance.oom_kills, instance.runs = status.oom_kills, status.runs
         peak = status.memory.get("peak_bytes")
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
         self._record.write_status(status)
@@ -194,8 +202,16 @@ class InstanceDriver:
         if verdict is not None:
             self.end(verdict)
 
+    async def _end_if_paused(self) -> None:
+        verdict = await find_pause(self._deps.engine, self.instance)
+        if verdict is not None:
+            self.end(verdict)
+
     async def _tear_down(self, verdict: Verdict) -> None:
-        self._left_behind = not await tear_down(self._deps, self.instance, verdict, self._record)
+        try:
+            self._left_behind = not await tear_down(self._deps, self.instance, verdict, self._record)
+        finally:
+            self.instance.torn_down.set()
 
     async def _retry_removal(self) -> None:
         self._left_behind = not await retry_removal(self._deps, self.instance, self._record)

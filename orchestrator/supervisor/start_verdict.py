@@ -26,17 +26,29 @@ def is_defect(error: BaseException) -> bool:
 
 def verdict_of_start(error: Exception, limits: EffectiveLimits) -> Verdict:
     """The verdict on an instance whose start ended with this error."""
+    # Once its container starts, nothing but its own start is bounded by such a timeout.
+    if isinstance(error, TimeoutError):
+        return startup_timeout(limits.startup_timeout)
+    return verdict_of_preparation(error)
+
+
+def verdict_of_manifest(error: str | None) -> Verdict:
+    """The verdict on a plugin whose manifest cannot be used."""
+    return Verdict(ReasonCode.MANIFEST_INVALID, error or "The manifest is not valid.")
+
+
+def verdict_of_preparation(error: BaseException) -> Verdict:
+    """The verdict on an instance that could not be prepared."""
     match error:
-        # Before OSError, of which it is a kind; the two after it are kinds of OrchestratorError.
-        case TimeoutError():
-            return startup_timeout(limits.startup_timeout)
+        # Before OrchestratorError, of which the two are kinds.
         case InstanceEndedError():
             return error.verdict
         case BuildError():
             return Verdict(ReasonCode.BUILD_FAILED, str(error), build_output=error.tail)
         case OSError():
             return Verdict(
-                ReasonCode.INIT_ERROR, f"The host refused: {error.strerror}. Check its disk space and permissions."
+                ReasonCode.INIT_ERROR,
+                f"The host refused: {error.strerror or 'no answer in time'}. Check its disk space and permissions.",
             )
         case OrchestratorError():
             return Verdict(ReasonCode.INIT_ERROR, str(error))

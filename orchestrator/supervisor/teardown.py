@@ -51,6 +51,7 @@ async def tear_down(deps: SupervisorDeps, instance: Instance, verdict: Verdict, 
     record.write(post_mortem=report)
     # Stored before the removal, which deletes the logs.
     await deps.history.post_mortem(instance.identity.plugin, instance.generation, report)
+    instance.post_mortem = report
     problem = stopped.problem or await _remove(deps, instance)
     if problem:
         record.add_checks(_not_removed(problem))

@@ -111,14 +111,19 @@ class Watch:
 
     async def _why_silent(self) -> Verdict:
         # A paused container holds its connections open, and looks as a hung one does.
-        with contextlib.suppress(EngineError):
-            if (await self._engine.inspect(self._instance.container_id or "")).state == "paused":
-                return Verdict(
-                    ReasonCode.UNRESPONSIVE,
-                    "The container was paused from outside. Unpause it, then restart.",
-                    evidence={"container_state": "paused"},
-                )
-        return judge(Evidence())
+        return await find_pause(self._engine, self._instance) or judge(Evidence())
+
+
+async def find_pause(engine: ContainerEngine, instance: Instance) -> Verdict | None:
+    """The verdict on a container that is paused; None where it is not, or the engine does not say."""
+    with contextlib.suppress(EngineError):
+        if (await engine.inspect(instance.container_id or "")).state == "paused":
+            return Verdict(
+                ReasonCode.UNRESPONSIVE,
+                "The container was paused from outside. Unpause it, then restart.",
+                evidence={"container_state": "paused"},
+            )
+    return None
 
 
 def evidence_of(status: ContainerStatus, instance: Instance) -> Evidence:

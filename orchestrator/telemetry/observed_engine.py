@@ -18,6 +18,7 @@ from orchestrator.containers.spec import (
     EngineEvent,
     EngineInfo,
     ImageStatus,
+    Installation,
     VolumeStatus,
 )
 from orchestrator.errors import (
@@ -133,6 +134,10 @@ class ObservedEngine:
             return await self._engine.build(
                 context, tag=tag, dockerfile=dockerfile, labels=labels, build_args=build_args, on_output=on_output
             )
+
+    async def install(self, installation: Installation, on_output: Callable[[str], None]) -> ImageStatus:
+        with self._request("install"):
+            return await self._engine.install(installation, on_output)
 
     async def create(self, spec: ContainerSpec) -> str:
         with self._request("create"):

@@ -13,7 +13,7 @@ from orchestrator.errors import ChannelError
 from orchestrator.formatting import MAX_NAME_LENGTH
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry.history import RunRecord
-from orchestrator.sandbox.call import Outcome, Progress, RunResult, StreamedBody, ToolCall
+from orchestrator.sandbox.call import FileStore, Outcome, Progress, RunResult, StreamedBody, ToolCall
 from orchestrator.sandbox.sandbox_runner import Emit, ResultSink
 from orchestrator.supervisor.instance import Instance
 from orchestrator.tools.run_observer import RunWatch
@@ -72,6 +72,14 @@ class LiveRun:
     def run_id(self) -> str:
         return self.record.run_id
 
+    @property
+    def reported_progress(self) -> Progress | None:
+        """The last progress; that of an adopted run, whose stream broke off, by its container's status."""
+        if self.progress is not None or self.instance is None:
+            return self.progress
+        found = (run.progress for run in self.instance.runs if run.run_id == self.run_id and run.progress is not None)
+        return next((Progress(*progress) for progress in found), None)
+
     def start(self, instance: Instance, call: ToolCall, now: datetime) -> RunRecord:
         """Mark it as executing."""
         self.instance = instance
@@ -89,7 +97,7 @@ class LiveRun:
             reason_code=result.reason_code,
             execution_ms=result.execution_time_ms,
             request_bytes=self.request_bytes if self.body is None else self.body.passed_on,
-            response_bytes=self.response_bytes + len(result.result or b""),
+            response_bytes=self.response_bytes + len(result.result or b"") + sum(file.size for file in result.files),
         )
         return self.record
 
@@ -137,16 +145,16 @@ class LiveRun:
     def body_sent(self) -> bool:
         return self.body is None or self.body.complete
 
-    def sink(self, emit: Emit | None) -> ResultSink:
+    def sink(self, emit: Emit | None, files: FileStore) -> ResultSink:
         """The run as the sink of its call, which counts what goes on to `emit`."""
         if emit is None:
-            return ResultSink(None, self.caller_disconnected, self._note_progress)
+            return ResultSink(None, self.caller_disconnected, self._note_progress, files)
 
         async def counted(line: bytes) -> None:
             self.response_bytes += len(line)
             await emit(line)
 
-        return ResultSink(counted, self.caller_disconnected, self._note_progress)
+        return ResultSink(counted, self.caller_disconnected, self._note_progress, files)
 
     def _note_progress(self, progress: Progress) -> None:
         self.progress = progress

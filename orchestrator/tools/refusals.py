@@ -57,6 +57,15 @@ def unavailable(sentence: str, code: ReasonCode | None = None, *, retry_after: f
     )
 
 
+def files_not_stored() -> RunResult:
+    return RunResult(
+        Outcome.UNAVAILABLE,
+        error="The result cannot be stored, and its files with it. See to the disk of the orchestrator's state folder, "
+        "then call again.",
+        error_type="NotStored",
+    )
+
+
 def queue_full(record: PluginRecord, sentence: str) -> RunResult:
     """To be tried again after the mean execution time, at least one second: the queue has probably moved by then."""
     runs = record.success_count + record.error_count

@@ -108,5 +108,5 @@ class RunLookup:
             RunPhase.QUEUED if run.instance is None else RunPhase.RUNNING,
             self._position(record.plugin, record.run_id),
             run.cancel_requested,
-            run.progress,
+            run.reported_progress,
         )

@@ -230,8 +230,7 @@ class ToolRunner:
             if run.cut_short:
                 await self._history.run_interrupted(run.record)
                 return result
-            if run.record.asynchronous:
-                await self.results.store(run.record, result)
+            result = await self._stored(run, result)
             await self._history.run_finished(run.end(result), success=_success(result))
             # Only now, with the result on file, may the container forget it.
             if run.record.asynchronous and run.instance is not None and run.instance.ended is None:
@@ -244,9 +243,18 @@ class ToolRunner:
         finally:
             if result is None and not handed_over:
                 self._history.run_interrupted(run.record)
+            self.results.end_run(run.run_id)
             del self._live[run.run_id]
             run.ended.set()
         return result
+
+    async def _stored(self, run: LiveRun, result: RunResult) -> RunResult:
+        """`result`, which is on file now where somebody may look for it later; or why its files are not."""
+        if not (run.record.asynchronous or result.files):
+            return result
+        if await self.results.store(run.record, result) or not result.files:
+            return result
+        return refusals.files_not_stored()
 
     async def _execute(
         self, run: LiveRun, supervisor: PluginSupervisor, call: ToolCall, emit: Emit | None
@@ -261,7 +269,8 @@ class ToolRunner:
                 call = run.watch.started(call)
                 now = self._registry.begin_run(run.record.plugin, instance.generation)
                 self._history.run_started(run.start(instance, call, now))
-                execution = self._sandbox.run(instance, call, timeout=instance.limits.timeout, sink=run.sink(emit))
+                sink = run.sink(emit, self.results.files_of(run.run_id))
+                execution = self._sandbox.run(instance, call, timeout=instance.limits.timeout, sink=sink)
                 return _cause_named(run, await self._reported(run, instance, supervisor, execution))
         except RunAbortedError:
             return self._aborted(run, supervisor)
@@ -336,7 +345,13 @@ class ToolRunner:
 
     async def _answer(self, orphan: OrphanedRun) -> RunResult:
         result = await self._sandbox.resume(
-            orphan.instance, orphan.run_id, orphan.tool, timeout=orphan.instance.limits.timeout, elapsed=orphan.seconds
+            orphan.instance,
+            orphan.run_id,
+            orphan.tool,
+            timeout=orphan.instance.limits.timeout,
+            elapsed=orphan.seconds,
+            # Nobody waits for those of a synchronous run.
+            files=self.results.files_of(orphan.run_id) if orphan.record is not None else None,
         )
         if result is None:
             raise RunLostError

@@ -1,11 +1,12 @@
 """nginx, as Debian ships it: the proxy that an operator would otherwise put before a plugin's socket."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from support.nginx import PROGRAM
 
 from benchmarks.processes import free_port, until_it_listens, watched_process
 
@@ -42,8 +43,7 @@ http {{
 @contextmanager
 def nginx(socket: Path) -> Iterator[str | None]:
     """Yield a target that passes everything on to the socket; None without nginx."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/sbin")
-    if program is None:
+    if PROGRAM is None:
         yield None
         return
     port = free_port()
@@ -51,6 +51,6 @@ def nginx(socket: Path) -> Iterator[str | None]:
         user = "user root;" if os.geteuid() == 0 else ""  # the sockets' folder is closed to all others
         text = _CONFIGURATION.format(folder=folder, socket=socket, port=port, user=user)
         (Path(folder) / "nginx.conf").write_text(text)
-        with watched_process([program, "-p", folder, "-c", f"{folder}/nginx.conf", "-e", "stderr"]) as process:
+        with watched_process([PROGRAM, "-p", folder, "-c", f"{folder}/nginx.conf", "-e", "stderr"]) as process:
             until_it_listens(port, process)
             yield f"tcp:127.0.0.1:{port}"

@@ -115,6 +115,10 @@ class Harness:
         (self.plugins / name).mkdir(exist_ok=True)
         (self.plugins / name / "plugin.yaml").write_text(text)
 
+    def remove(self, name: str) -> None:
+        """Delete the plugin's folder."""
+        shutil.rmtree(self.plugins / name)
+
     @property
     def client(self) -> httpx.AsyncClient:
         assert self._client is not None, "open the harness first"

@@ -118,6 +118,19 @@ class LiveOrchestrator:
             self.process.wait(60)
 
 
+def pause_container(container: Any, seconds: float = 30) -> None:
+    """Pause it, again where the engine could not freeze it in time, as on a busy machine (status 500)."""
+    end = time.monotonic() + seconds
+    while container.status != "paused":
+        try:
+            container.pause()
+        except docker.errors.APIError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+        container.reload()
+
+
 @contextmanager
 def live_orchestrator(
     plugins_dirs: Sequence[Path],

@@ -61,8 +61,8 @@ class Index:
 
 
 @contextmanager
-def package_index(user: str, password: str) -> Iterator[Index]:
-    """The index, as long as the context lasts."""
+def package_index(user: str, password: str, *, cache_control: str = "max-age=600") -> Iterator[Index]:
+    """The index, as long as the context lasts. `cache_control`: the header of its answers, none where empty."""
     engine = docker.from_env()
     try:
         network = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]
@@ -81,7 +81,8 @@ def package_index(user: str, password: str) -> Iterator[Index]:
             if not known:
                 self.send_header("WWW-Authenticate", 'Basic realm="packages"')
             self.send_header("Content-Type", "text/html" if self.path.startswith("/simple") else "application/zip")
-            self.send_header("Cache-Control", "max-age=600")
+            if cache_control:
+                self.send_header("Cache-Control", cache_control)
             self.send_header("Content-Length", str(len(body or b"")))
             self.end_headers()
             self.wfile.write(body or b"")

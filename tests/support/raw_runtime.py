@@ -23,6 +23,7 @@ class RawInstance:
 
     oom_kills = 0
     memory_limit = 1024**3
+    output_limit = 1024**2
 
     async def verdict(self) -> Verdict:
         if self._ended is None:
@@ -31,13 +32,17 @@ class RawInstance:
 
 
 @asynccontextmanager
-async def raw_instance(answer: bytes | Answer, *, ended: Verdict | None = None) -> AsyncIterator[RawInstance]:
-    """An instance whose tool socket reads a request's head, then writes `answer` and hangs up, or does as it says."""
+async def raw_instance(
+    answer: bytes | Answer, *, ended: Verdict | None = None, heads: Callable[[bytes], None] = lambda _: None
+) -> AsyncIterator[RawInstance]:
+    """An instance whose tool socket reads a request's head, then writes `answer` and hangs up, or does as it says.
+    `heads` is given each head before.
+    """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
-                await reader.readuntil(b"\r\n\r\n")
+                heads(await reader.readuntil(b"\r\n\r\n"))
                 if isinstance(answer, bytes):
                     writer.write(answer)
                     await writer.drain()

@@ -27,7 +27,7 @@ UP = replace(
     checks=(Check("memory", ok=True, detail="1 of 2 “MiB”", source="container"),),
     container=ContainerFacts("c0ffee", "plugin-up", None, memory_usage_bytes=1 << 20),
     gpus=({"uuid": "GPU-1", "uptime_seconds": None},),
-    limits=EffectiveLimits(60.0, 1 << 30, None, 128, 1 << 26, 1 << 32, 120.0, 1, 16),
+    limits=EffectiveLimits(60.0, 1 << 30, None, 128, 1 << 26, 1 << 32, 120.0, 1, 16, 2 << 30),
 )
 ENDED = replace(
     UP,
@@ -80,6 +80,7 @@ def test_typed_facts_are_objects_with_the_fields_of_the_contract() -> None:
         ("startup_timeout_seconds", 120.0),
         ("concurrency", 1),
         ("queue", 16),
+        ("output_bytes", 2 << 30),
     ]
 
 

@@ -60,6 +60,38 @@ async def test_a_present_model_is_mounted_and_reported(harness: Harness) -> None
     assert [(c["name"], c["ok"], c["source"]) for c in health["checks"]] == [("model:weights", True, "host")]
 
 
+async def test_a_folder_is_mounted_as_it_is_and_stays_out_of_the_image(harness: Harness) -> None:
+    """Read-only, whole, and at the path that the plugin gets."""
+    files = {"nets/minilm/config.json": b"{}", "nets/minilm/1_Pooling/config.json": b"{}", "reader/plugin.py": b""}
+    harness.add("reader", image="base", models={"minilm": "nets/minilm"}, files=files)
+    await harness.open()
+    health = await harness.settled("reader")
+    spec = harness.instance("reader").spec
+    mount = next(m for m in spec.mounts if m.target == "/models/minilm/minilm")
+    assert health["state"] == "INITIALIZED"
+    assert (mount.source, mount.read_only) == ((harness.plugins / "reader" / "nets" / "minilm").resolve(), True)
+    assert spec.environment["PLUGIN_MODELS"] == '{"minilm": "/models/minilm/minilm"}'
+    (check,) = health["checks"]
+    assert (check["name"], check["detail"]) == ("model:minilm", "2 files that fit what their names say")
+    assert str(harness.plugins) not in str(health)
+
+
+async def test_the_log_has_the_whole_path_of_what_is_missing(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which callers must not see, and an operator needs at night."""
+    harness.add("reader", models={"weights": "w.gguf"})
+    harness.add("vault", secrets=["KEY"])
+    client = await harness.open()
+    await harness.until_state("reader", "UNAVAILABLE")
+    await harness.until_state("vault", "UNAVAILABLE")
+    state = harness.settings.state_dir
+    for path in (harness.plugins / "reader" / "w.gguf", state / "secrets" / "vault" / "KEY"):
+        assert f"It is {path} on this host." in caplog.text
+        for route in ("/v1/plugins", "/v1/events", "/v1/plugins/reader/health", "/v1/plugins/vault/health"):
+            assert str(path) not in (await client.get(route)).text
+
+
 async def test_a_model_that_was_missing_is_found_at_the_next_restart(harness: Harness) -> None:
     """Putting the file there and restarting is enough."""
     harness.add("reader", models={"weights": "w.gguf"})

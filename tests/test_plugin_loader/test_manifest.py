@@ -70,6 +70,8 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
     assert (manifest.queue, manifest.failure_policy) == (0, "tolerant")
 
 
+HASH = "ab" * 32
+FETCHED = {"path": "w.pt", "from": ["https://host/w.pt"], "sha256": HASH}
 REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("a misspelt field", {"requires_gpus": True}, "requires_gpus", "unknown field"),
     ("a misspelt limit", {"limits": {"tiemout": "5s"}}, "limits.tiemout", "unknown field"),
@@ -99,6 +101,24 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("a model anywhere", {"models": {"w": "/etc/passwd"}}, "models", "inside the plugin's folder"),
     ("a model nowhere", {"models": {"w": ""}}, "models", "inside the plugin's folder"),
     ("a model's name with a slash", {"models": {"a/b": "w.pt"}}, "models", "does not fit"),
+    ("an address for a path", {"models": {"w": "https://host/w.pt"}}, "models.w", "an address goes under `from`"),
+    ("a number for a model", {"models": {"w": 5}}, "models.w", "expected a path, or `path`, `from` and `sha256`"),
+    ("a list for a model", {"models": {"w": ["w.pt"]}}, "models.w", "expected a path, or"),
+    ("a model without a path", {"models": {"w": {"sha256": HASH}}}, "models.w.path", "required field is missing"),
+    ("a fetched model above", {"models": {"w": {**FETCHED, "path": "../w"}}}, "models.w.path", "inside the plugin's"),
+    ("a misspelt source", {"models": {"w": {"path": "w", "form": []}}}, "models.w.form", "unknown field"),
+    ("a source without a hash", {"models": {"w": {**FETCHED, "sha256": None}}}, "models.w", "`from` needs `sha256`"),
+    ("half a hash", {"models": {"w": {**FETCHED, "sha256": "ab12"}}}, "models.w.sha256", "64 hexadecimal digits"),
+    ("no hash", {"models": {"w": {**FETCHED, "sha256": "g" * 64}}}, "models.w.sha256", "64 hexadecimal digits"),
+    ("a number for a hash", {"models": {"w": {**FETCHED, "sha256": 12}}}, "models.w.sha256", "64 hexadecimal digits"),
+    ("a folder to fetch", {"models": {"w": {**FETCHED, "path": "models/"}}}, "models.w", "fetches one file"),
+    ("one address, no list", {"models": {"w": {**FETCHED, "from": "https://h/w"}}}, "models.w.from", "a list of addr"),
+    ("too many addresses", {"models": {"w": {**FETCHED, "from": ["https://h/w"] * 17}}}, "models.w.from", "at most 16"),
+    ("an address of another kind", {"models": {"w": {**FETCHED, "from": ["ftp://h/w"]}}}, "models.w.from", "https://"),
+    ("an address without a host", {"models": {"w": {**FETCHED, "from": ["https:///w"]}}}, "models.w.from", "a host"),
+    ("a path for an address", {"models": {"w": {**FETCHED, "from": ["/srv/w"]}}}, "models.w.from", "https:// or file"),
+    ("a relative file", {"models": {"w": {**FETCHED, "from": ["file://srv/w"]}}}, "models.w.from", "file:///absolute"),
+    ("a password in the clear", {"models": {"w": {**FETCHED, "from": ["http://u:p@h/w"]}}}, "models.w.from", "https "),
     ("a protocol variable", {"env": {"PLUGIN_RUN_DIR": "/"}}, "env", "set by the orchestrator"),
     ("a variable that decides what runs", {"env": {"PYTHONPATH": "/"}}, "env", "set by the orchestrator"),
     ("a number for a variable", {"env": {"THREADS": 1}}, "env.THREADS", "valid string"),
@@ -121,6 +141,40 @@ def test_an_invalid_value_is_named(tmp_path: Path, change: dict[str, Any], field
     assert f"{field}" in sentence
     assert expected in sentence
     assert str(tmp_path) not in sentence
+
+
+def test_a_model_can_say_where_it_comes_from(tmp_path: Path) -> None:
+    """Beside one that is only a path; a hash may be written in capitals."""
+    urls = ["https://u:p@host/w.pt?x=1", "http://mirror:8080/w.pt", "file:///srv/w.pt"]
+    content = {"weights": {"path": "models/w.pt", "from": urls, "sha256": HASH.upper()}, "labels": "labels.txt"}
+    models = read(tmp_path / "reader", {**MINIMAL, "models": content}).models
+    assert (models["weights"].path, models["weights"].sources) == ("models/w.pt", tuple(urls))
+    assert models["weights"].sha256 == HASH
+    assert (models["labels"].path, models["labels"].sources, models["labels"].sha256) == ("labels.txt", (), None)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "https://user:hunter2@host/w.pt?token=hunter2",
+        ["https://user:hunter2@host/w.pt"],
+        {"path": "https://user:hunter2@host/" + "w" * 200 + "/../../../w.pt"},
+        {"path": ["https://user:" + "hunter2" * 30 + "@host/w.pt"]},
+        {**FETCHED, "from": "https://user:hunter2@host/w.pt"},
+        {**FETCHED, "from": ["https://user:hunter2@host:port/w.pt"]},
+        {**FETCHED, "from": ["http://user:hunter2@host/w.pt"]},
+        {**FETCHED, "from": ["ftp://user:hunter2@host/w.pt"]},
+        {**FETCHED, "from": ["https://user:hunter2@/w.pt?hunter2"]},
+        {**FETCHED, "from": [{"url": "https://user:hunter2@host/w.pt"}]},
+        {**FETCHED, "sha256": "https://user:hunter2@host/w.pt"},
+        {**FETCHED, "from": ["https://user:hunter2@host/w.pt"], "sha256": None},
+    ],
+)
+def test_an_invalid_model_shows_no_credentials(tmp_path: Path, model: Any) -> None:
+    """The sentence is in the health API, for everyone who may read that."""
+    with pytest.raises(ManifestError, match=r"models\.w") as caught:
+        read(tmp_path / "reader", {**MINIMAL, "models": {"w": model}})
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("field", sorted(MINIMAL))

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ import httpx
 import pytest
 from support.harness import TIMEOUT, Harness, eventually
 from support.real_runtime import RealRuntime
-
-from orchestrator.tools.tool_runner import ToolRunner
+from test_tool_runner.callers import container, executing, killed, runner
 
 pytestmark = pytest.mark.slow
 
@@ -20,28 +20,6 @@ pytestmark = pytest.mark.slow
 def go(tmp_path: Path) -> Path:
     """A tool that waits for this file ends when it exists: no sooner, however busy the machine is."""
     return tmp_path / "go"
-
-
-def runner(harness: Harness) -> ToolRunner:
-    assert harness.app is not None
-    found = harness.app.state.context.tool_runner
-    assert isinstance(found, ToolRunner)
-    return found
-
-
-async def killed(harness: Harness) -> None:
-    """The orchestrator dies at this moment: its files are as they were then, its containers go on."""
-    assert harness.app is not None
-    await harness.app.state.context.history.flush()
-    state, snapshot = harness.settings.state_dir, harness.settings.state_dir.with_name("snapshot")
-    await asyncio.to_thread(shutil.copytree, state, snapshot)
-    tasks = tuple(runner(harness)._tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await harness.shut(containers_stay=True)
-    shutil.rmtree(state)
-    snapshot.rename(state)
 
 
 async def start(harness: Harness, tool: str, **arguments: Any) -> str:
@@ -56,20 +34,6 @@ async def start(harness: Harness, tool: str, **arguments: Any) -> str:
 async def run_of(harness: Harness, run_id: str) -> dict[str, Any]:
     run: dict[str, Any] = (await harness.client.get(f"/v1/runs/{run_id}")).json()
     return run
-
-
-def container(harness: Harness, socket: str) -> httpx.AsyncClient:
-    program = harness.runtimes["worker"]
-    assert isinstance(program, RealRuntime)
-    transport = httpx.AsyncHTTPTransport(uds=f"{program.run_dir}/{socket}.sock")
-    return httpx.AsyncClient(transport=transport, base_url="http://plugin", trust_env=False, verify=False)
-
-
-async def executing(harness: Harness, run_id: str) -> None:
-    """The tool has been reached: an orchestrator that is killed before that leaves nothing to be found."""
-    async with container(harness, "control") as control, asyncio.timeout(TIMEOUT):
-        while run_id not in [run["run_id"] for run in (await control.get("/status")).json()["runs"]]:
-            await asyncio.sleep(0.005)
 
 
 async def result(harness: Harness, run_id: str, wait: float = 10) -> httpx.Response:
@@ -146,6 +110,27 @@ async def test_a_run_that_is_found_again_can_be_cancelled(worker: Harness) -> No
     assert (await worker.run("worker", "nap")).status_code == 200
 
 
+async def test_a_run_that_is_found_again_has_its_progress(worker: Harness) -> None:
+    """Its stream broke off with the earlier orchestrator: the container's status has it, and goes on to."""
+    await worker.open()
+    await worker.settled("worker")
+    run_id = await start(worker, "count", n=150, seconds=0.1)
+    async with asyncio.timeout(TIMEOUT):
+        while (await run_of(worker, run_id))["progress"] is None:
+            await asyncio.sleep(0.01)
+    await killed(worker)
+    await worker.open()
+    found = (await run_of(worker, run_id))["progress"]
+    assert found["message"] == f"{round(found['fraction'] * 150)} of 150"
+    async with asyncio.timeout(2 * TIMEOUT):
+        while (run := await run_of(worker, run_id))["progress"] == found:
+            await asyncio.sleep(0.05)
+    assert run["state"] == "running"
+    assert run["progress"]["fraction"] > found["fraction"]
+    await worker.client.delete(f"/v1/runs/{run_id}")
+    assert (await result(worker, run_id)).status_code == 409
+
+
 async def test_a_run_that_is_found_again_keeps_its_deadline(worker: Harness) -> None:
     """What it used before counts; its end is a TIMEOUT as ever."""
     worker.write("worker", image="harness/worker", limits={"timeout": "1500ms"})
@@ -188,7 +173,9 @@ async def test_runs_of_removed_containers_are_interrupted(worker: Harness) -> No
     run_id = await start(worker, "nap", seconds=30)
     await executing(worker, run_id)
     await killed(worker)
-    worker.write("worker", version="2.0.0", image="harness/worker")  # not to be adopted
+    worker.write("worker", version="2.0.0", image="harness/worker")
+    for old in worker.engine._containers.values():  # not to be adopted: it does not say what it was made from
+        old.status = replace(old.status, labels=_without_manifest(old.status.labels))
     await worker.open()
     await worker.app.state.context.history.flush()  # type: ignore[union-attr]
     assert (await run_of(worker, run_id))["state"] == "interrupted"
@@ -219,3 +206,7 @@ async def test_a_run_whose_caller_was_disconnected_holds_its_slot_until_it_ends(
     assert (await result(worker, run_id)).status_code == 200
     health = await worker.health("worker")
     assert (health["in_flight"], health["success_count"], health["error_count"]) == (0, 1, 0)
+
+
+def _without_manifest(labels: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in labels.items() if name != "plugin-orchestrator.manifest"}

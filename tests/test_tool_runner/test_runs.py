@@ -10,6 +10,7 @@ from test_tool_runner.ready_plugins import double, ready
 
 ENVELOPE = {
     "ok", "result", "error", "error_type", "reason_code", "source", "plugin", "tool", "run_id", "execution_time_ms",
+    "files",
 }  # fmt: skip
 
 

@@ -67,6 +67,20 @@ async def test_without_asking_for_a_stream_the_items_are_collected(harness: Harn
     assert answer.json()["result"] == [{"page": 1}, {"page": 2}]
 
 
+@pytest.mark.parametrize("headers", [NDJSON, {}])
+async def test_of_no_items_at_all_the_result_is_an_empty_list(harness: Harness, headers: dict[str, str]) -> None:
+    """Whether it was requested as a stream or not."""
+
+    async def read() -> AsyncIterator[object]:
+        for nothing in ():
+            yield nothing
+
+    harness.add("reader", tools={"read": read})
+    client = await harness.open()
+    answer = await client.post(ROUTE, json={}, headers=headers)
+    assert answer.json()["result"] == []
+
+
 async def test_a_tool_that_does_not_stream_answers_plainly(harness: Harness) -> None:
     """Whatever the caller would accept."""
     harness.add("reader", tools={"read": lambda: 7})

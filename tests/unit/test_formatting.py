@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.formatting import format_size, gib, quoted
+from orchestrator.formatting import format_duration, format_size, gib, quoted
 
 MIB = 1024**2
 
@@ -32,3 +32,11 @@ def test_what_a_caller_sent_is_quoted_in_short_and_on_one_line() -> None:
     """It may be anything, and of any length."""
     assert quoted("no\nname") == r"'no\nname'"
     assert quoted("x" * 5000) == "'" + "x" * 80 + "'"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0 s"), (8.9, "8 s"), (59.9, "59 s"), (60, "1 min"), (275, "4 min"), (3599, "59 min"), (4500, "1 h 15 min")],
+)
+def test_a_duration_is_read_at_a_glance(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -48,6 +48,12 @@ def label_filter(labels: dict[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in labels.items()]
 
 
+def log_config(max_bytes: int) -> dict[str, Any]:
+    """Where the engine stores at most so much output. Its default may be without a bound, or not be readable."""
+    size = max(max_bytes // _LOG_FILES, _MIN_LOG_BYTES)
+    return {"Type": "json-file", "Config": {"max-size": str(size), "max-file": str(_LOG_FILES)}}
+
+
 def whole_seconds(grace: float) -> int:
     """A grace in whole seconds, rounded up, as Docker counts it."""
     return max(0, ceil(grace))
@@ -73,11 +79,7 @@ def _host_config(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         # Nothing recovers by itself (decision 5 in orchestrator/README.md), and evidence is read after the end.
         "RestartPolicy": {"Name": "no"},
         "AutoRemove": False,
-        # The daemon's default may be without a bound.
-        "LogConfig": {
-            "Type": "json-file",
-            "Config": {"max-size": str(max(spec.log_bytes // _LOG_FILES, _MIN_LOG_BYTES)), "max-file": str(_LOG_FILES)},
-        },
+        "LogConfig": log_config(spec.log_bytes),
         "Tmpfs": dict(spec.tmpfs),
         "DeviceRequests": [_device_request(spec.devices)] if spec.devices is not None else [],
         **_mounts(spec, selinux=selinux),

@@ -14,6 +14,8 @@ _HEADER: Final = 8  # bytes before each piece of output in Docker's multiplexed 
 _MAX_LINE: Final = 64 * 1024
 # Bytes of one JSON message. Docker's have some KiB; a longer one is cut, so that it is no JSON and is skipped.
 _MAX_MESSAGE: Final = 1024 * 1024
+# Docker puts the time before every 16 KiB of a line.
+_TIME: Final = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d) ")
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")  # Docker colours what a build step writes to stderr
 
 
@@ -66,6 +68,8 @@ class LogLines:
 
     def _output(self, stream: int, text: bytes) -> list[str]:
         line = self._unfinished.setdefault(stream, bytearray())
+        if line and (time := _TIME.match(text)):
+            text = text[time.end() :]
         lines: list[str] = []
         *ends, rest = text.split(b"\n")  # only new bytes are searched: a line may come in a great many pieces
         for end in ends:
@@ -80,7 +84,12 @@ class LogLines:
 
 
 def _decoded(line: bytes | bytearray) -> str:
-    return line.decode("utf-8", "replace").rstrip("\r")
+    """The line as a terminal would show it in the end: of a progress bar its last state."""
+    text = line.decode("utf-8", "replace").rstrip("\r")
+    if "\r" in text:
+        time, space, printed = text.partition(" ")
+        text = time + space + printed.rpartition("\r")[2]
+    return text
 
 
 @dataclass(slots=True)

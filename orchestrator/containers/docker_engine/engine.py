@@ -18,6 +18,7 @@ from orchestrator.containers.docker_engine.calls import DEFAULT_BOUNDS, Bounds, 
 from orchestrator.containers.docker_engine.capabilities import HostFolders
 from orchestrator.containers.docker_engine.client import Client, ClientPool, create_container, raise_for_status, url
 from orchestrator.containers.docker_engine.gateways import Gateways
+from orchestrator.containers.docker_engine.install import run_installation
 from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint, token_file
 from orchestrator.containers.spec import (
@@ -27,6 +28,7 @@ from orchestrator.containers.spec import (
     EngineEvent,
     EngineInfo,
     ImageStatus,
+    Installation,
     Volume,
     VolumeStatus,
 )
@@ -130,6 +132,10 @@ class DockerEngine:
             self._streams, request, on_output=on_output, bound=self._bounds.build, silence=self._bounds.silence
         )
         return await self.image(tag)
+
+    async def install(self, installation: Installation, on_output: Callable[[str], None]) -> ImageStatus:
+        await run_installation(self._calls, self._streams, installation, on_output)
+        return await self.image(installation.tag)
 
     async def create(self, spec: ContainerSpec) -> str:
         selinux = (self._info or await self.info()).selinux

@@ -126,6 +126,11 @@ class MemoryContainer:
         self._change(oom_killed=True)
         self._emit("oom")
 
+    def pause(self) -> None:
+        """Report it as paused."""
+        self._change(state="paused")
+        self._emit("pause")
+
     def last_lines(self, count: int) -> list[str]:
         """The last `count` lines of output, each with its time."""
         return self.output[-count:] if count else []

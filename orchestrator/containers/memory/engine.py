@@ -18,6 +18,7 @@ from orchestrator.containers.spec import (
     EngineEvent,
     EngineInfo,
     ImageStatus,
+    Installation,
     VolumeStatus,
 )
 from orchestrator.errors import (
@@ -135,6 +136,10 @@ class MemoryEngine:
         """The kernel kills some process in it for memory. Its program continues; `kill_outside` ends that too."""
         self._find(container_id).run_out_of_memory()
 
+    def pause_outside(self, container_id: str) -> None:
+        """`docker pause`. Its program continues here."""
+        self._find(container_id).pause()
+
     async def kill_outside(self, container_id: str) -> None:
         """SIGKILL from outside the engine: no `kill` event precedes the end."""
         await self._find(container_id).kill()
@@ -187,6 +192,12 @@ class MemoryEngine:
         # Not bounded as the others: a test's build may take its time.
         async with self._call("build", extra=60):
             build = Build(tag, (context / dockerfile).read_text(), dict(labels), dict(build_args))
+            return await self.image_store.build(build, on_output)
+
+    async def install(self, installation: Installation, on_output: Callable[[str], None]) -> ImageStatus:
+        async with self._call("install", extra=60):
+            self.image_store.find(installation.base)
+            build = Build(installation.tag, installation.script, dict(installation.labels), {})
             return await self.image_store.build(build, on_output)
 
     async def create(self, spec: ContainerSpec) -> str:

@@ -55,3 +55,7 @@ export function numberIn(record, name) {
 
 /** Whether the instance has ended. @param {Pick<Plugin, "state">} plugin */
 export const hasEnded = (plugin) => plugin.state === "FAILED" || plugin.state === "UNAVAILABLE";
+
+/** The state that its reason is shown as: a plugin whose restart was refused is well, but needs somebody. @param {Plugin} plugin */
+export const reasonState = (plugin) =>
+  plugin.restart?.state === "refused" && !hasEnded(plugin) ? "UNAVAILABLE" : plugin.state;

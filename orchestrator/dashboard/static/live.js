@@ -110,6 +110,7 @@ async function stream(signal, opened) {
       timer = setTimeout(() => silence.abort(), SILENCE);
       if (id) lastEvent = id;
       if (event === "health") store(JSON.parse(data));
+      else if (event === "removed") plugins.delete(JSON.parse(data).name);
       else if (event === "lifecycle") for (const watcher of eventWatchers) watcher(JSON.parse(data));
       status.since = new Date();
       notify();

@@ -2,8 +2,6 @@
 
 import { failure, lines, pluginPath, request } from "./api.js";
 import { h, setText } from "./dom.js";
-import { hasEnded } from "./format.js";
-import { live } from "./live.js";
 
 const TAIL = 500; // lines from before
 const MAX_LINES = 5000; // in the page
@@ -31,10 +29,8 @@ export function logsTab(name) {
     ),
     log,
   );
-  let stream = new AbortController();
-  let followed = -1;
+  const opened = new AbortController();
   let following = false;
-  let closed = false;
 
   const toEnd = () => (log.scrollTop = log.scrollHeight);
 
@@ -56,47 +52,37 @@ export function logsTab(name) {
     if (pending.length === 1) setTimeout(flush, 50);
   }
 
+  /** Follows the log over all instances; again when the stream ends, as when the orchestrator is restarted. */
   async function read() {
-    stream.abort();
-    const opened = (stream = new AbortController());
-    log.replaceChildren();
-    pending = [];
-    try {
-      const response = await request(pluginPath(name, `logs?follow=true&tail=${TAIL}`), { signal: opened.signal });
-      if (!response.ok) throw await failure(response);
-      following = true;
-      setText(state, "Following; nothing printed yet");
-      for await (const line of lines(response)) if (opened === stream) add(line);
-      if (opened !== stream) return;
+    while (!opened.signal.aborted) {
+      try {
+        const response = await request(pluginPath(name, `logs?follow=true&tail=${TAIL}`), { signal: opened.signal });
+        if (!response.ok) throw await failure(response);
+        pending = [];
+        log.replaceChildren();
+        following = true;
+        setText(state, "Following; nothing printed yet");
+        for await (const line of lines(response)) if (line) add(line); // an empty one is a heartbeat
+        setText(state, "The stream has ended; it is opened again.");
+      } catch (error) {
+        if (opened.signal.aborted) return;
+        setText(state, error instanceof Error ? error.message : String(error));
+      }
       following = false;
-      setText(state, "The container has ended; these are its last lines.");
-      const plugin = live.get(name);
-      if (plugin && !hasEnded(plugin)) setTimeout(() => opened === stream && !closed && void read(), RETRY_DELAY);
-    } catch (error) {
-      if (opened.signal.aborted) return;
-      following = false;
-      setText(state, error instanceof Error ? error.message : String(error));
-      setTimeout(() => opened === stream && !closed && void read(), RETRY_DELAY);
+      await new Promise((resolve) => setTimeout(resolve, RETRY_DELAY));
     }
   }
 
-  // A new instance has a log of its own.
-  const unwatch = live.watch(() => {
-    const generation = live.get(name)?.generation;
-    if (generation === undefined || generation === followed) return;
-    followed = generation;
-    void read();
-  });
-  const close = () => {
-    closed = true;
-    unwatch();
-    stream.abort();
-  };
-  return { element, close };
+  void read();
+  return { element, close: () => opened.abort() };
 }
+
+/** Begins a line of the orchestrator's own: an instance that is awaited, ended, or is the next. */
+const NOTE = "--- ";
 
 /** A line of the form `2026-01-31T12:00:00.123456789Z text`; the time is the engine's. @param {string} line */
 function lineOf(line) {
+  if (line.startsWith(NOTE)) return h("span", { class: "log-line log-note" }, `${line}\n`);
   const found = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) ?/.exec(line);
   if (!found?.[1]) return h("span", { class: "log-line" }, `${line}\n`);
   const date = new Date(found[1]);

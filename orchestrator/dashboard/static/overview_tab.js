@@ -74,7 +74,7 @@ export function overviewTab(name) {
     const plugin = live.get(name);
     if (!plugin) return;
     figures.show(plugin);
-    const step = `${plugin.generation} ${plugin.state}`;
+    const step = [plugin.generation, plugin.state, plugin.activity?.what, plugin.restart?.state].join(" ");
     if (step !== loaded) {
       loaded = step;
       void load(step);

@@ -5,7 +5,7 @@
 import { json, pluginPath } from "./api.js";
 import { confirm, notice } from "./dialogs.js";
 import { h, setAttribute, setText } from "./dom.js";
-import { hasEnded, seconds } from "./format.js";
+import { hasEnded, reasonState, seconds } from "./format.js";
 import { live } from "./live.js";
 import { logsTab } from "./logs_tab.js";
 import { overviewTab } from "./overview_tab.js";
@@ -17,8 +17,8 @@ const COMMANDS = {
   restart: {
     label: "Restart",
     warning: (plugin) =>
-      `Its container is stopped and a new one started from the manifest as it is now.${runsLost(plugin)}`,
-    done: "A new instance is starting.",
+      `Once everything for a new container is there, this one is stopped and the new one started.${runsLost(plugin)}`,
+    done: "A new instance is on its way.",
   },
   start: {
     label: "Start",
@@ -93,7 +93,7 @@ export function pluginView(name, tab) {
       return;
     }
     setAttribute(element, "data-state", plugin.state);
-    setAttribute(reason, "data-state", plugin.state);
+    setAttribute(reason, "data-state", reasonState(plugin));
     state.show(plugin.state);
     setText(description, plugin.description);
     setText(meta, metaOf(plugin));

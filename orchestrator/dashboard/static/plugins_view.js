@@ -3,7 +3,7 @@
 /** @import { Plugin, State } from "./types.js" */
 
 import { h, setAttribute, setText } from "./dom.js";
-import { hasEnded, milliseconds, seconds } from "./format.js";
+import { hasEnded, milliseconds, reasonState, seconds } from "./format.js";
 import { live } from "./live.js";
 import { badge, bar, gpuMemoryOf, memoryOf, sparkline } from "./widgets.js";
 
@@ -165,6 +165,7 @@ function row(name) {
       gpuFigure.hidden = gpuMemory === null;
       if (gpuMemory) gpu.show(...gpuMemory);
       reason.hidden = plugin.reason === null;
+      setAttribute(reason, "data-state", reasonState(plugin));
       setText(code, plugin.reason_code ?? "");
       setText(sentence, plugin.reason ?? "");
     },

@@ -1,17 +1,22 @@
-/** The result of a run: verdict, progress, pictures, text, JSON. */
+/** The result of a run: verdict, progress, files, text, JSON. */
 
-/** @import { Envelope } from "./types.js" */
-/** @typedef {NonNullable<ReturnType<typeof picture>>} Picture */
+/** @import { Envelope, FileReference, ResultFile, Tool } from "./types.js" */
+/** @typedef {NonNullable<ReturnType<typeof import("./picture.js").picture>>} Picture */
 
 import { boxesIn, sizeIn } from "./boxes.js";
 import { h, setText } from "./dom.js";
+import { fileView, saveAs } from "./file_view.js";
+import { partJoiner, textsAreBytes, withoutFiles } from "./files.js";
 import { milliseconds, plural } from "./format.js";
-import { picture } from "./picture.js";
 
 const MAX_CHARACTERS = 100_000; // of JSON in the page; the saved file has all
 const MAX_ITEMS = 200; // streamed items in the page
+const MAX_SHOWN = 24; // files that are shown at once
+const MAX_FILES = 500; // in the page
 
-export function resultView() {
+/** @param {Tool} tool */
+export function resultView(tool) {
+  const areBytes = textsAreBytes(tool.output_schema);
   const verdict = h("p", { class: "verdict", role: "status" });
   const bar = h("progress", { max: 1, "aria-label": "Progress of the run" });
   const progressText = h("span", { class: "sub" });
@@ -22,7 +27,11 @@ export function resultView() {
   const code = h("pre", { class: "text json", tabindex: 0, role: "region", "aria-label": "Result as JSON" });
   const save = h(
     "button",
-    { type: "button", class: "small", onclick: () => saveAs(JSON.stringify(value(), null, 2), "result.json") },
+    {
+      type: "button",
+      class: "small",
+      onclick: () => saveAs(new Blob([JSON.stringify(value(), null, 2)]), "result.json"),
+    },
     "Save the JSON",
   );
   const cut = h("span", { class: "sub" });
@@ -42,10 +51,11 @@ export function resultView() {
   let all = [];
   /** @type {Envelope | null} */
   let ended = null;
-  /** @type {Map<string, Uint8Array<ArrayBuffer>[]>} */
-  let chunks = new Map();
-  /** @type {Picture[]} */
+  let parts = partJoiner(areBytes);
+  /** @type {import("./file_view.js").FileView[]} */
   let made = [];
+  /** The addresses of the files that are shown. @type {Set<string>} */
+  let known = new Set();
   let streamed = false;
 
   const value = () => (streamed ? all : ended?.ok ? ended.result : ended);
@@ -53,37 +63,54 @@ export function resultView() {
   function clear() {
     element.hidden = true;
     made.forEach((each) => each.close());
-    [made, all, ended, streamed, chunks] = [[], [], null, false, new Map()];
+    [made, all, ended, streamed, known, parts] = [[], [], null, false, new Set(), partJoiner(areBytes)];
     for (const each of [media, text, items, code]) each.replaceChildren();
     for (const each of [progress, text, items, jsonBox]) each.hidden = true;
     setText(verdict, "");
   }
 
-  /** Collects a chunk of a file: `media_type` and base64 `data`. False for anything else. @param {unknown} data */
-  function collectChunk(data) {
-    if (typeof data !== "object" || data === null) return false;
-    const { media_type: type, data: encoded } = /** @type {Record<string, unknown>} */ (data);
-    if (typeof type !== "string" || typeof encoded !== "string") return false;
-    try {
-      const bytes = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
-      chunks.set(type, [...(chunks.get(type) ?? []), bytes]);
-    } catch {
-      return false;
-    }
-    return true;
+  /** @param {ResultFile | null} file */
+  function showFile(file) {
+    if (!file || known.size >= MAX_FILES || known.has(file.url ?? "")) return;
+    known.add(file.url ?? `inline ${known.size}`);
+    const view = fileView(file, made.length < MAX_SHOWN);
+    made.push(view);
+    media.append(view.element);
   }
 
-  function showMedia() {
-    for (const [type, content] of chunks) {
-      const file = new Blob(content, { type });
-      const shown = picture(file, `Result, ${type}`);
-      if (shown) made.push(shown);
-      const name = `result.${type.split("/")[1]?.replace(/[^a-z0-9].*$/i, "") || "bin"}`;
-      media.append(
-        ...(shown ? [shown.element] : []),
-        h("button", { type: "button", class: "small", onclick: () => saveAs(file, name) }, `Save ${name}`),
-      );
-    }
+  /** Shows the files in a value, and gives the value without them. @param {unknown} data @param {(reference: FileReference) => boolean} listed */
+  function showFiles(data, listed) {
+    const { shown, files } = withoutFiles(data, listed);
+    files.forEach(showFile);
+    return shown;
+  }
+
+  /** Shows the files of an item once they are whole, and gives the item without them. @param {unknown} data @param {string} run */
+  function collect(data, run) {
+    const part = parts.take(data);
+    showFile(part.ended);
+    return part.isPart ? part.shown : showFiles(data, ({ url }) => url.startsWith(`/v1/runs/${run}/files/`));
+  }
+
+  /** The result of a tool that does not stream, or the items of one whose stream was collected. @param {Envelope} envelope */
+  function showResult(envelope) {
+    const { result, files = [] } = envelope;
+    const urls = new Set(files.map(({ url }) => url));
+    /** @param {unknown} data */
+    const part = (data) => {
+      const { ended: whole, isPart, shown } = parts.take(data);
+      showFile(whole);
+      return isPart ? shown : showFiles(data, ({ url }) => urls.has(url));
+    };
+    const inParts = tool.streaming && Array.isArray(result);
+    const isBytes = areBytes && typeof result === "string";
+    const shown = inParts ? result.map(part) : isBytes ? part(result) : showFiles(result, ({ url }) => urls.has(url));
+    ended = { ...envelope, result: shown };
+    const boxes = boxesIn(result);
+    if (input && boxes.length) input.show(boxes, sizeIn(result));
+    const words = typeof shown === "string" ? shown : /** @type {Record<string, unknown> | null} */ (shown)?.["text"];
+    text.hidden = typeof words !== "string" || words === "" || (typeof shown === "string" && shown !== result);
+    setText(text, typeof words === "string" && !text.hidden ? words.slice(0, MAX_CHARACTERS) : "");
   }
 
   function showJson() {
@@ -117,13 +144,11 @@ export function resultView() {
       else bar.value = fraction;
       setText(progressText, message);
     },
-    /** @param {unknown} data */
-    item(data) {
+    /** @param {unknown} data @param {string} run its id */
+    item(data, run) {
       streamed = true;
       items.hidden = false;
-      if (collectChunk(data)) {
-        all.push({ .../** @type {object} */ (data), data: "…" });
-      } else all.push(data);
+      all.push(collect(data, run));
       const boxes = boxesIn(data);
       const time = /** @type {Record<string, unknown>} */ (data ?? {})["time_seconds"];
       if (input && typeof time === "number") input.add(time, boxes);
@@ -147,17 +172,8 @@ export function resultView() {
           ? `Done${took}${count}`
           : `${envelope.error ?? "The run failed."}${what ? ` (${what})` : ""}${count}`,
       );
-      if (envelope.ok && !streamed) {
-        const { result } = envelope;
-        if (collectChunk(result)) ended = { ...envelope, result: { .../** @type {object} */ (result), data: "…" } };
-        const boxes = boxesIn(result);
-        if (input && boxes.length) input.show(boxes, sizeIn(result));
-        const words =
-          typeof result === "string" ? result : /** @type {Record<string, unknown> | null} */ (result)?.["text"];
-        text.hidden = typeof words !== "string" || words === "";
-        setText(text, typeof words === "string" ? words.slice(0, MAX_CHARACTERS) : "");
-      }
-      showMedia();
+      if (envelope.ok && !streamed) showResult(envelope);
+      showFile(parts.end());
       showJson();
     },
     /** @param {string} sentence */
@@ -171,12 +187,4 @@ export function resultView() {
       made.forEach((each) => each.close());
     },
   };
-}
-
-/** @param {string | Blob} content @param {string} name */
-function saveAs(content, name) {
-  const blob = typeof content === "string" ? new Blob([content], { type: "application/json" }) : content;
-  const address = URL.createObjectURL(blob);
-  h("a", { href: address, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }

@@ -17,7 +17,9 @@ export function typeText(schema, root, named = new Set()) {
     if (named.has(name)) return name;
     named.add(name);
     const definition = definitionOf(schema.$ref, root);
-    return definition?.properties ? `${name} ${of({ ...definition, title: "" })}` : of(definition);
+    return definition?.properties && !isFile(definition)
+      ? `${name} ${of({ ...definition, title: "" })}`
+      : of(definition);
   }
   if (schema.const !== undefined) return JSON.stringify(schema.const);
   if (schema.enum?.length) return either(schema.enum.map((choice) => JSON.stringify(choice)));
@@ -97,12 +99,18 @@ function listText(schema, of) {
 /** @param {Schema} schema @param {(inner: Schema | boolean | undefined) => string} of */
 function objectText(schema, of) {
   const fields = Object.entries(schema.properties ?? {});
+  if (isFile(schema)) return "File";
   if (fields.length === 0) {
     return typeof schema.additionalProperties === "object" ? `object of ${of(schema.additionalProperties)}` : "object";
   }
   const required = new Set(schema.required ?? []);
   const inner = fields.map(([name, field]) => `${name}: ${of(field)}${restText(field, required.has(name))}`);
   return `${schema.title ? `${schema.title} ` : ""}{${inner.join(", ")}}`;
+}
+
+/** Whether it describes the reference to a file of a result, and no type of an author with the same name. @param {Schema} schema */
+function isFile({ title, properties = {} }) {
+  return title === "File" && ["file", "sha256", "url"].every((name) => name in properties);
 }
 
 /** @param {Schema} schema */

@@ -15,7 +15,7 @@ const MAX_PICTURES = 12; // of the files for one parameter
 /** @param {string} plugin @param {Tool} tool */
 export function toolCard(plugin, tool) {
   const id = uniqueId("tool");
-  const result = resultView();
+  const result = resultView(tool);
   /** @type {Map<string, NonNullable<ReturnType<typeof picture>>[]>} */
   const pictures = new Map();
   const shown = h("div", { class: "pictures" });

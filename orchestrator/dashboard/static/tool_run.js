@@ -29,7 +29,7 @@ export function toolRun(plugin, tool, sent, result, report) {
       headers: {
         ...sent.headers,
         "X-Run-Id": id,
-        Accept: tool.streaming ? "application/x-ndjson" : "application/json",
+        Accept: "application/x-ndjson, application/json", // a stream has heartbeats, and no proxy ends it
       },
       signal: leaving.signal,
     });
@@ -44,8 +44,8 @@ export function toolRun(plugin, tool, sent, result, report) {
       /** @type {StreamEvent} */
       const event = JSON.parse(line);
       if (event.event === "progress") result.progress(event.fraction, event.message ?? "");
-      else if (event.event === "item") result.item(event.data);
-      else return result.end(event);
+      else if (event.event === "item") result.item(event.data, id);
+      else if (event.event === "end") return result.end(event);
     }
     return result.fail("The response ended too early.");
   }

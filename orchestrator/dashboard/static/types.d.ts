@@ -22,6 +22,19 @@ export interface Gpu {
   fault?: string | null;
 }
 
+export interface Activity {
+  what: string;
+  since: string;
+  line: string;
+}
+
+export interface Restart {
+  state: "preparing" | "refused";
+  requested_at: string;
+  reason_code: string | null;
+  reason: string | null;
+}
+
 export interface Plugin {
   name: string;
   state: State;
@@ -44,6 +57,8 @@ export interface Plugin {
   container: Record<string, unknown>;
   gpus: Gpu[];
   limits: Record<string, unknown>;
+  activity: Activity | null;
+  restart: Restart | null;
 }
 
 export interface PostMortem {
@@ -113,6 +128,24 @@ export interface Tool {
   uploads: Record<string, "bytes" | "path">;
 }
 
+/** A file that the orchestrator has. */
+export interface FileReference {
+  file: string;
+  media_type: string;
+  size: number;
+  sha256: string;
+  url: string;
+}
+
+/** A file of a result: at `url`, or here as `content`. */
+export interface ResultFile {
+  name: string;
+  type: string;
+  size: number;
+  url?: string;
+  content?: Uint8Array<ArrayBuffer>[];
+}
+
 export interface Envelope {
   ok: boolean;
   result: unknown;
@@ -124,11 +157,13 @@ export interface Envelope {
   tool: string | null;
   run_id: string | null;
   execution_time_ms: number;
+  files?: FileReference[];
 }
 
 export type StreamEvent =
   | { event: "progress"; fraction: number | null; message: string | null }
   | { event: "item"; data: unknown }
+  | { event: "heartbeat" }
   | ({ event: "end"; items?: number } & Envelope);
 
 export interface Run {

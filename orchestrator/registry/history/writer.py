@@ -83,7 +83,7 @@ class HistoryWriter:
         # One lock for all of it: journal and queue have the writes in the same order.
         with self._condition:
             if self._closing:
-                self._queue.lost += 1
+                self._queue.lost += not isinstance(write, FlushBarrier)
                 return NOT_STORED
             self._number += 1
             is_barrier = isinstance(write, FlushBarrier)

@@ -67,7 +67,7 @@ def _ways(bench: Bench, missing: list[str]) -> Iterator[Mapping[str, Request]]:
         }
         proxy = stack.enter_context(nginx(socket))
         if proxy is None:
-            missing.append("no nginx here: apt-get install nginx-light")
+            missing.append("no nginx here: make test-tools")
         else:
             ways["nginx before the plugin's socket"] = Request.post(proxy, "/tools/echo", BODY)
         ways[OURS] = Request.post(orchestrator.target, "/v1/plugins/narrow/tools/echo/run", BODY)

@@ -24,6 +24,7 @@ COMMANDS = {
     "deaf": "import signal; signal.signal(15, signal.SIG_IGN); print('up'); signal.sigwait([10])",
     "fail": "raise SystemExit(3)",
     "count": "for i in range(5): print('line', i)",
+    "long": "print('x' * 50_000); print('y')",
     "chatter": "import itertools, time\nfor i in itertools.count(): print('line', i); time.sleep(0.02)",
 }
 """Behaviour of a container by name: as a command for Docker, and below for the memory engine."""
@@ -38,6 +39,10 @@ async def program(spec: ContainerSpec, handle: ProgramHandle) -> int:
     if behaviour == "count":
         for i in range(5):
             handle.log(f"line {i}")
+        return 0
+    if behaviour == "long":
+        handle.log("x" * 50_000)
+        handle.log("y")
         return 0
     if behaviour in {"wait", "deaf"}:
         handle.log("up")

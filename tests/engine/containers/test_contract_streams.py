@@ -31,6 +31,17 @@ async def test_logs_are_the_last_lines_with_their_times(kit):
     assert await kit.engine.logs(container, tail=0) == ""
 
 
+async def test_a_long_line_is_one_line_with_one_time(kit):
+    """Longer than the pieces in which an engine stores it."""
+    container = await kit.started("long")
+    await kit.ended(container)
+    async with kit.engine.follow_logs(container, tail=100) as lines:
+        followed = [line.split(" ", 1)[1] async for line in lines]
+    assert followed == ["x" * 50_000, "y"]
+    listed = (await kit.engine.logs(container, tail=100)).splitlines()
+    assert [line.split(" ", 1)[1] for line in listed] == followed
+
+
 async def test_followed_logs_start_with_the_tail_and_end_with_the_container(kit):
     container = await kit.started("count")
     await kit.ended(container)

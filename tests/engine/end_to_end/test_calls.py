@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.checkout import TESTS
-from support.live import LiveOrchestrator, live_orchestrator
+from support.live import LiveOrchestrator, live_orchestrator, pause_container
 
 ECHO = TESTS / "fixtures" / "plugins" / "echo"
 
@@ -141,6 +141,40 @@ def test_logs_hold_what_a_tool_printed(live: LiveOrchestrator) -> None:
     assert "a line of mine" in live.client.get("/v1/plugins/echo/logs").text
 
 
+def test_logs_hold_what_ends_no_line(live: LiveOrchestrator) -> None:
+    """Such as a prompt, although nothing is printed after it."""
+    assert live.run("echo", "prompt", {"text": "your name?"}).json()["ok"] is True
+    end = time.monotonic() + 10
+    while not (log := live.client.get("/v1/plugins/echo/logs").text.rstrip("\n")).endswith(" your name?"):
+        assert time.monotonic() < end, log
+        time.sleep(0.05)
+
+
+def test_a_followed_log_goes_on_with_the_next_instance(live: LiveOrchestrator) -> None:
+    """Nothing is lost on the way, and notes say where the one ends and the other begins."""
+    before = live.restart("echo")["generation"]
+    seen: list[str] = []
+    with live.client.stream("GET", "/v1/plugins/echo/logs", params={"follow": "true"}, timeout=60) as answer:
+        lines = answer.iter_lines()
+
+        def until(text: str) -> None:
+            while not seen or text not in seen[-1]:
+                seen.append(next(lines))
+
+        live.run("echo", "log", {"text": "of the first"})
+        until("of the first")
+        for number in range(200):
+            live.run("echo", "log", {"text": f"last {number}"})
+        live.restart("echo")
+        live.run("echo", "log", {"text": "of the second"})
+        until("of the second")
+    printed = [line.partition(" ")[2] for line in seen if " last " in line]
+    assert printed == [f"last {number}" for number in range(200)]
+    notes = [line for line in seen if line.startswith("--- ")]
+    assert notes[0].startswith(f"--- instance {before} ended: STOPPED: ")
+    assert notes[1] == f"--- instance {before + 1} ---"
+
+
 def test_stop_and_start_by_an_operator(live: LiveOrchestrator) -> None:
     """Stopped: UNAVAILABLE, no container, 503. Started: the next generation."""
     stopped = live.client.post("/v1/plugins/echo/stop").json()
@@ -174,7 +208,7 @@ def test_a_container_paused_from_outside_is_detected(live: LiveOrchestrator) -> 
     """Without any request to it: UNRESPONSIVE, and the reason says that it is paused."""
     live.restart("echo")
     (container,) = live.containers()
-    container.pause()
+    pause_container(container)
     health = live.wait_for("echo", "FAILED", seconds=30)
     assert (health["reason_code"], "paused" in health["reason"]) == ("UNRESPONSIVE", True)
     assert live.restart("echo")["state"] == "INITIALIZED"

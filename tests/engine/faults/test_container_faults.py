@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from engine.faults.conftest import ECHOES, Watched, nothing_left_but
-from support.live import LiveOrchestrator, live_orchestrator
+from support.live import LiveOrchestrator, live_orchestrator, pause_container
 
 pytestmark = pytest.mark.engine
 
@@ -41,7 +41,7 @@ FAULTS: dict[str, tuple[Callable[[LiveOrchestrator, str], None], str, str]] = {
     "container killed": (lambda live, plugin: _container(live, plugin).kill(), "KILLED", "SIGKILL"),
     "container stopped": (lambda live, plugin: _container(live, plugin).stop(timeout=5), "KILLED", "SIGTERM"),
     "container removed": (lambda live, plugin: _container(live, plugin).remove(force=True), "KILLED", ""),
-    "container paused": (lambda live, plugin: _container(live, plugin).pause(), "UNRESPONSIVE", "paused"),
+    "container paused": (lambda live, plugin: pause_container(_container(live, plugin)), "UNRESPONSIVE", "paused"),
     "first process killed": (lambda live, plugin: os.kill(_processes(live, plugin)[0], signal.SIGKILL), "KILLED", ""),
     "first process frozen": (
         lambda live, plugin: os.kill(_processes(live, plugin)[0], signal.SIGSTOP),

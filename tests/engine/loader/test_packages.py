@@ -12,12 +12,13 @@ import pytest
 from support.checkout import PROJECT
 from support.package_index import Index, package_index, wheel
 
-from orchestrator.app import ca_bundle, docker_engine
+from orchestrator.app import docker_engine
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.spec import ImageStatus
 from orchestrator.errors import BuildError
+from orchestrator.loader.build_settings import ca_bundle
 from orchestrator.loader.image_builder import ImageBuilder
-from orchestrator.loader.image_recipe import PLUGIN_LABEL, ImageRecipe
+from orchestrator.loader.image_recipe import PACKAGES_LABEL, PLUGIN_LABEL, ImageRecipe
 from orchestrator.settings import Settings
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -98,7 +99,11 @@ async def workshop(index: Index, tmp_path: Path) -> AsyncIterator[Workshop]:
     workshop = Workshop(engine, index, tmp_path)
     workshop.put("package/__init__.py", "NUMBER = 42\n")
     yield workshop
-    images = await engine.images({PLUGIN_LABEL: workshop.name})
+    images = [
+        image
+        for label in (PLUGIN_LABEL, PACKAGES_LABEL)  # those that others are built on come last
+        for image in await engine.images({label: workshop.name})
+    ]
     if workshop.base is not None:
         images.append(workshop.base)
     for image in images:

@@ -81,8 +81,8 @@ async def test_without_its_secret_a_plugin_is_unavailable_before_anything_is_bui
     assert (missing["state"], missing["reason_code"]) == ("UNAVAILABLE", "SECRET_MISSING")
     assert missing["reason"] == (
         "The secret 'KEY' is not provided: write it to secrets/reader/KEY in ORCHESTRATOR_STATE_DIR (`orchestrator"
-        " doctor` shows that folder), or set ORCHESTRATOR_SECRET_READER_KEY for the orchestrator; then restart the"
-        " plugin."
+        " doctor` and the log show the whole path), or set ORCHESTRATOR_SECRET_READER_KEY for the orchestrator;"
+        " then restart the plugin."
     )
     assert await harness.containers("reader") == []
     folder = harness.settings.state_dir / "secrets" / "reader"

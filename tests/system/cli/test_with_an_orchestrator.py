@@ -78,7 +78,7 @@ async def test_pictures_in_a_result_are_saved_and_named_in_it(call, tmp_path):
     assert shown["boxes"] == [1]
     assert (tmp_path / "out" / "draw-picture.png").read_bytes() == PICTURE
     assert shown["picture"] == str(tmp_path / "out" / "draw-picture.png")
-    assert (tmp_path / "out" / "draw-also-1.bin").read_bytes() == b"hi"
+    assert (tmp_path / "out" / "draw-also-1.txt").read_bytes() == b"hi"
 
 
 @pytest.mark.slow

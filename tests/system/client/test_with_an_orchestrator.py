@@ -207,8 +207,8 @@ async def test_commands_wait_for_the_new_instance(call, harness):
 
 async def test_past_events(call):
     events = await call("events", "echo")
-    assert [event["state"] for event in events] == ["LOADED", "LOADED", "INITIALIZED"]
-    assert [event["state"] for event in await call("events", "echo", after=events[1]["id"])] == ["INITIALIZED"]
+    assert [event["state"] for event in events] == ["LOADED", "INITIALIZED"]
+    assert [event["state"] for event in await call("events", "echo", after=events[0]["id"])] == ["INITIALIZED"]
 
 
 async def test_logs_line_by_line(call, harness):

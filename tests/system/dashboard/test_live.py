@@ -88,7 +88,21 @@ async def test_the_log_is_followed(harness: Harness, look: Look) -> None:
     await harness.client.post("/v1/plugins/steady/restart?wait=5")
     harness.instance("steady").handle.log("printed by the next")
     await expect(log).to_contain_text("printed by the next")
-    await expect(log).not_to_contain_text("printed before")
+    await expect(log).to_contain_text("printed before")
+    await expect(log.locator(".log-note").last).to_have_text("--- instance 2 ---")
+
+
+async def test_a_plugin_whose_folder_was_removed_leaves_the_list(
+    harness: Harness, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.supervisor.fleet._FOLDERS_INTERVAL", 0.05)
+    await open_house(harness)
+    page = await look("/")
+    await expect(row(page, "steady")).to_be_visible()
+    harness.remove("steady")
+    await harness.client.post("/v1/plugins/steady/stop")
+    await expect(row(page, "steady")).to_have_count(0)
+    await expect(row(page, "fragile")).to_be_visible()
 
 
 async def test_a_post_mortem_appears_when_the_container_is_removed(harness: Harness, look: Look) -> None:

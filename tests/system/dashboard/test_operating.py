@@ -231,7 +231,7 @@ async def test_a_stream_draws_its_boxes_over_the_video(tools: Page) -> None:
 async def test_a_picture_that_comes_in_chunks_is_shown_whole(tools: Page) -> None:
     form = card(tools, "draw")
     await form.get_by_role("button", name="Run").click()
-    picture = form.get_by_role("img", name="Result, image/png")
+    picture = form.get_by_role("img", name="result.png")
     await expect(picture).to_be_visible()
     assert await picture.evaluate("async (picture) => (await picture.decode(), picture.naturalWidth)") > 100
     async with tools.expect_download() as download:

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.gpus import FakeGpus, device
-from support.harness import Harness
+from support.harness import Harness, eventually
+from support.slow_builds import SlowBuilds
 
 from orchestrator.containers.spec import ContainerSpec
 
@@ -70,9 +72,82 @@ async def _no_socket(harness: Harness) -> None:
     (harness.instance("reader").folder / "control.sock").unlink()
 
 
-@pytest.mark.parametrize("change", [_new_version, _other_image, _not_ready, _dead, _no_socket])
-async def test_an_instance_that_a_start_would_make_differently_is_replaced(harness: Harness, change: Any) -> None:
-    """Another version, another image of the same reference, an unhealthy one: a new instance, no trace of the old."""
+async def _older_orchestrator(harness: Harness) -> None:
+    """Whose containers do not say what they were made from."""
+    (container,) = (each for each in harness.engine._containers.values() if each.running)
+    labels = {
+        name: value for name, value in container.status.labels.items() if not name.endswith(("manifest", "limits"))
+    }
+    container.status = replace(container.status, labels=labels)
+    await _new_version(harness)
+
+
+@pytest.mark.parametrize("change", [_new_version, _other_image])
+async def test_an_instance_that_a_start_would_make_differently_serves_until_it_is_replaced(
+    harness: Harness, change: Any
+) -> None:
+    """Another version, another image of the same reference: adopted as it is, and restarted."""
+    harness.add("reader", tools={"read": lambda: "text"}, limits={"timeout": "7s"})
+    await harness.open()
+    before = await harness.settled("reader")
+    await harness.shut(containers_stay=True)
+    await change(harness)
+    await harness.open()
+    assert (await harness.run("reader", "read")).status_code in {200, 503}  # where it was executing, it ends with it
+    after = await harness.until("reader", lambda health: health["generation"] == 2 and health["state"] != "LOADED")
+    assert (after["state"], after["reason"]) == ("INITIALIZED", None)
+    assert after["container"]["id"] != before["container"]["id"]
+    await eventually(lambda: len(_folders(harness)) == 1, "one folder of sockets")
+    assert len(await harness.containers("reader")) == 1
+
+
+async def _broken_manifest(harness: Harness) -> None:
+    harness.write_raw("reader", "version: [")
+
+
+async def _secret_gone(harness: Harness) -> None:
+    harness.write("reader", image="harness/reader", version="2.0.0", secrets=["TOKEN"])
+
+
+@pytest.mark.parametrize(("change", "code"), [(_broken_manifest, "MANIFEST_INVALID"), (_secret_gone, "SECRET_MISSING")])
+async def test_a_change_that_is_broken_leaves_the_adopted_instance_serving(
+    harness: Harness, change: Any, code: str
+) -> None:
+    """With the manifest and limits that it was made from, as at a restart."""
+    harness.add("reader", tools={"read": lambda: "text"}, limits={"timeout": "7s"})
+    await harness.open()
+    before = await harness.settled("reader")
+    await harness.shut(containers_stay=True)
+    await change(harness)
+    await harness.open()
+    after = await harness.until("reader", lambda health: (health["restart"] or {}).get("state") == "refused")
+    assert (after["state"], after["generation"], after["restart"]["reason_code"]) == ("INITIALIZED", 1, code)
+    for field in ("version", "description", "limits"):
+        assert after[field] == before[field]
+    assert (await harness.run("reader", "read")).status_code == 200
+
+
+async def test_an_orchestrator_that_ends_during_a_restart_leaves_the_instance_to_the_next(harness: Harness) -> None:
+    """It serves on there, and the restart is made anew."""
+    harness.add("reader", image="base", tools={"read": lambda: "text"})
+    await harness.open()
+    before = await harness.settled("reader")
+    builds = SlowBuilds(harness)
+    (harness.plugins / "reader" / "new.py").write_text("x = 1\n")
+    assert (await harness.client.post("/v1/plugins/reader/restart")).status_code == 202
+    await harness.shut(containers_stay=True)
+    await harness.open()
+    during = await harness.until("reader", lambda health: (health["reason"] or "").startswith("building its image"))
+    assert (during["state"], during["generation"]) == ("INITIALIZED", before["generation"])
+    assert during["container"]["id"] == before["container"]["id"]
+    assert (await harness.run("reader", "read")).status_code == 200
+    builds.go_on()
+    await harness.until("reader", lambda health: health["generation"] == 2 and health["state"] != "LOADED")
+
+
+@pytest.mark.parametrize("change", [_not_ready, _dead, _no_socket, _older_orchestrator])
+async def test_an_instance_that_cannot_be_adopted_is_replaced(harness: Harness, change: Any) -> None:
+    """An unhealthy one, or one that nothing is known of: a new instance, no trace of the old."""
     harness.add("reader")
     await harness.open()
     before = await harness.settled("reader")
@@ -186,7 +261,7 @@ async def test_a_leftover_that_cannot_be_removed_keeps_its_gpu(harness: Harness)
     await harness.open()
     await harness.settled("reader")
     await harness.shut(containers_stay=True)
-    harness.write("reader", image="harness/reader", version="2.0.0", requires_gpu=True)
+    await _not_ready(harness)
     harness.engine.refuse = {"remove": "busy"}
     await harness.open()
     assert (await harness.settled("reader"))["reason_code"] == "GPU_BUSY"

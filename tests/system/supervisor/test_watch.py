@@ -4,9 +4,10 @@ import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from support.harness import Harness
+from support.harness import Harness, eventually
 from support.scripted_runtime import ScriptedInstance
 
 from orchestrator.containers.memory.engine import MemoryEngine
@@ -71,6 +72,69 @@ async def test_one_whose_removal_is_under_way_has_ended(harness: Harness, monkey
     harness.instance("reader").leave(137)
     health = await harness.until("reader", lambda health: health["state"] == "FAILED")
     assert health["reason_code"] == "KILLED"
+
+
+@pytest.mark.parametrize("state", ["dead", "removing"])
+async def test_one_whose_end_no_event_reported_is_found_in_the_list(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, state: Literal["dead", "removing"]
+) -> None:
+    """The engine lists it as what is left of a container. Its connections may still be open."""
+    harness.add("reader")
+    await harness.open()
+    await harness.settled("reader")
+    (container,) = await harness.containers("reader")
+    find = harness.engine._find(container)
+    find.status = replace(find.status, state=state, exit_code=137)
+    harness.engine.break_streams()  # after which the containers are listed
+    health = await harness.until_state("reader", "FAILED")
+    assert health["reason_code"] == "KILLED"
+
+
+async def test_one_that_is_paused_is_found_by_the_event_of_it(harness: Harness) -> None:
+    """At once: its control socket need not fall silent first."""
+    harness.add("reader", tools={"read": lambda: "text"})
+    await harness.open()
+    await harness.settled("reader")
+    (container,) = await harness.containers("reader")
+    harness.engine.pause_outside(container)
+    health = await harness.until_state("reader", "FAILED")
+    assert (health["reason_code"], harness.instance("reader").questions) == ("UNRESPONSIVE", 0)
+    assert health["reason"] == "The container was paused from outside. Unpause it, then restart."
+    health = await harness.until_removed("reader")
+    assert health["post_mortem"]["evidence"]["container_state"] == "paused"
+
+
+async def test_one_that_is_paused_while_it_starts_is_found_too(harness: Harness) -> None:
+    harness.add("reader", start=[(60.0, {"phase": "ready"})])
+    await harness.open()
+    await eventually(lambda: bool(harness.runtimes["reader"].instances), "its container runs")
+    (container,) = await harness.containers("reader")
+    harness.engine.pause_outside(container)
+    assert (await harness.until_state("reader", "FAILED"))["reason_code"] == "UNRESPONSIVE"
+
+
+async def test_one_that_was_paused_while_no_event_came_is_found_in_the_list(harness: Harness) -> None:
+    harness.add("reader")
+    await harness.open()
+    await harness.settled("reader")
+    (container,) = await harness.containers("reader")
+    find = harness.engine._find(container)
+    find.status = replace(find.status, state="paused")
+    harness.engine.break_streams()
+    assert (await harness.until_state("reader", "FAILED"))["reason_code"] == "UNRESPONSIVE"
+
+
+async def test_one_that_was_paused_for_a_moment_goes_on(harness: Harness) -> None:
+    """By the time that its event is read it runs again, as after a `docker commit`."""
+    harness.add("reader", tools={"read": lambda: "text"})
+    await harness.open()
+    await harness.settled("reader")
+    (container,) = await harness.containers("reader")
+    find = harness.engine._find(container)
+    find._emit("pause")
+    find._emit("unpause")
+    assert (await harness.run("reader", "read")).status_code == 200
+    assert (await harness.health("reader"))["state"] == "RUNNING"
 
 
 async def test_one_that_reports_again_is_not_ended(harness: Harness) -> None:

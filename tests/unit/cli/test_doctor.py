@@ -12,6 +12,9 @@ from typer.testing import CliRunner
 from orchestrator.audit.findings import Level
 from orchestrator.cli import commands, doctor_findings
 from orchestrator.containers.spec import EngineInfo
+from orchestrator.loader.dependency_checker import DependencyChecker
+from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.plugin_secrets import SecretSource
 from orchestrator.settings import Settings
 
 GOOD = EngineInfo("26.1.5", "Debian", "overlay2", "2", (), rootless=False, selinux=False)
@@ -42,6 +45,28 @@ def test_the_engine(info, check, level, said):
 )
 def test_the_disk(free, level):
     assert doctor_findings.disk_space("state", Path("/x"), free).level is level
+
+
+def test_a_plugins_missing_models_and_secrets_are_shown_with_their_whole_paths(tmp_path):
+    """Which no answer of the API has."""
+    manifest = Manifest.model_validate(
+        {
+            "name": "reader",
+            "version": "1",
+            "description": "Reads.",
+            "entrypoint": "r.p:R",
+            "models": {"w": "w.gguf", "there": "there.bin"},
+            "secrets": ["KEY"],
+        }
+    )
+    (tmp_path / "there.bin").write_bytes(b"x")
+    checks = DependencyChecker(None, SecretSource(tmp_path / "secrets", {})).check(manifest, tmp_path)
+    found = list(doctor_findings.dependencies("reader", checks))
+    assert [(finding.subject, finding.check, finding.level) for finding in found] == [
+        ("plugins", "reader", Level.WARNING)
+    ] * 2
+    assert found[0].sentence.endswith(f" On this host: {tmp_path}/w.gguf")
+    assert found[1].sentence.endswith(f" On this host: {tmp_path}/secrets/reader/KEY")
 
 
 @pytest.mark.parametrize(

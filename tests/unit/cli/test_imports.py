@@ -10,7 +10,6 @@ import pytest
 ONLY_FOR_CALLERS = {
     "rich",
     "httpx",
-    "stamina",
     "orchestrator.client",
     "orchestrator.cli.console",
     "orchestrator.cli.connection",

@@ -212,3 +212,38 @@ def test_descriptions_stand_beside_their_parameters_and_results_below(api):
 
 def test_a_tool_without_an_output_schema_shows_no_result():
     assert result_text({"name": "find"}) is None
+
+
+REFERENCE = {
+    "title": "File",
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "description": "Its name."},
+        "media_type": {"type": "string"},
+        "size": {"type": "integer"},
+        "sha256": {"type": "string"},
+        "url": {"type": "string", "format": "uri-reference"},
+    },
+    "required": ["file", "media_type", "size", "sha256", "url"],
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "shown"),
+    [
+        (REFERENCE, "File"),
+        ({"$ref": "#/$defs/File", "$defs": {"File": REFERENCE}}, "File"),
+        ({"type": "array", "items": REFERENCE}, "list of File"),
+        ({"anyOf": [{"type": "null"}, REFERENCE]}, "File or null"),
+        (
+            {"type": "object", "title": "Page", "properties": {"scan": REFERENCE}, "required": ["scan"]},
+            "Page {scan: File}",
+        ),
+        (
+            {"title": "File", "type": "object", "properties": {"lines": {"type": "integer"}}, "required": ["lines"]},
+            "File {lines: integer}",
+        ),
+    ],
+)
+def test_a_file_of_a_result_is_a_file_and_not_its_fields(schema, shown):
+    assert result_text({"output_schema": schema}) == shown

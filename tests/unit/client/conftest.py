@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-import stamina
 
-from orchestrator.client import AsyncClient, Client
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from orchestrator.client import ApiError, AsyncClient, Client, transport
 
 
 class Caller:
@@ -69,7 +65,11 @@ async def make(request):
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses() -> Iterator[None]:
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual number of retries, without pauses between them."""
-    with stamina.set_testing(True, attempts=1000, cap=True):
-        yield
+    decided = transport.Retries.pause_after
+
+    def at_once(retries: transport.Retries, error: ApiError) -> float | None:
+        return None if decided(retries, error) is None else 0.0
+
+    monkeypatch.setattr(transport.Retries, "pause_after", at_once)

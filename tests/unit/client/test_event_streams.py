@@ -82,3 +82,10 @@ async def test_an_answer_that_is_no_event_stream_is_unexpected(make):
     transport = ScriptedTransport(stored())
     with pytest.raises(UnexpectedAnswer):
         await make("http://orchestrator", transport=transport)("events", follow=True)
+
+
+async def test_watching_says_which_plugin_was_removed(make):
+    removed = b'event: removed\ndata: {"name": "a", "state": "FAILED"}\n\n'
+    transport = ScriptedTransport([health("a"), removed])
+    found = await make("http://orchestrator", transport=transport)("watch", upto=2)
+    assert found == [{"name": "a"}, {"name": "a", "state": "FAILED", "removed": True}]

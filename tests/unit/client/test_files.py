@@ -72,6 +72,13 @@ async def test_files_of_a_folder_as_they_are_found(make, pages):
     assert {name for _, name, _, _ in parts(transport)} == {"a.png", "b.png"}
 
 
+@pytest.mark.parametrize("empty", [[], (), set(), collections.deque(), range(0)])
+async def test_an_empty_list_beside_a_file_is_sent_as_one(make, empty):
+    transport = ScriptedTransport(envelope())
+    await make("http://orchestrator", transport=transport)("run", "ocr", "read", image=b"raw", boxes=empty)
+    assert parts(transport)[1] == ("boxes", None, b"[]", "text/plain")
+
+
 @pytest.mark.parametrize("content", [b"raw", bytearray(b"raw"), memoryview(b"raw"), io.BytesIO(b"raw")])
 async def test_one_file_from_memory(make, content):
     transport = ScriptedTransport(envelope())

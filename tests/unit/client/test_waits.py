@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -11,7 +12,19 @@ import httpx
 import pytest
 from support.scripted_transport import ScriptedTransport, envelope
 
-from orchestrator.client import AsyncRunHandle, RunHandle, RunNotFinished, UnexpectedAnswer, operations
+from orchestrator.client import (
+    AsyncRunHandle,
+    Begun,
+    End,
+    Item,
+    PluginTimeout,
+    RestartRefused,
+    RunHandle,
+    RunNotFinished,
+    UnexpectedAnswer,
+    Unreachable,
+    operations,
+)
 
 PROXY_TIMEOUT = 60.0
 UNFINISHED = httpx.Response(
@@ -114,12 +127,79 @@ async def test_what_may_have_happened_is_not_sent_again_after_the_error_of_a_pro
 
 @pytest.mark.parametrize("method", ["restart", "start"])
 @pytest.mark.parametrize(("state", "code"), [("INITIALIZED", None), ("FAILED", "INIT_ERROR")])
-async def test_an_instance_is_awaited_in_requests_that_no_proxy_cuts(make, method, state, code):
+@pytest.mark.parametrize("retries", [0, 3])
+async def test_an_instance_is_awaited_in_requests_that_no_proxy_cuts(make, method, state, code, retries):
     transport = ScriptedTransport(plugin("LOADED"), gateway(502), plugin("LOADED"), plugin(state, code))
-    found = await make("http://orchestrator", transport=transport)(method, "echo", wait=3600)
+    found = await make("http://orchestrator", transport=transport, retries=retries)(method, "echo", wait=3600)
     assert (found["state"], found["reason_code"]) == (state, code)
     assert [request.method for request in transport.requests] == ["POST", "GET", "GET", "GET"]
     assert max(waits(transport)) < PROXY_TIMEOUT - 20
+
+
+async def test_a_proxy_that_never_reaches_an_orchestrator_ends_the_wait_for_an_instance(make):
+    transport = ScriptedTransport(plugin("LOADED"), gateway(502))
+    with pytest.raises(UnexpectedAnswer, match="502"):
+        await make("http://orchestrator", transport=transport)("restart", "echo", wait=0.05)
+    assert [request.method for request in transport.requests][:2] == ["POST", "GET"]
+
+
+@pytest.mark.parametrize("answer", [{"message": "upstream timed out"}, {"status": 504, "error": "Gateway Time-out"}])
+async def test_a_proxy_that_answers_in_json_is_no_orchestrator_either(make, answer):
+    transport = ScriptedTransport(httpx.Response(504, json=answer), httpx.Response(200, json=[]))
+    assert await make("http://orchestrator", transport=transport)("plugins") == []
+
+
+def stream(*events: Any) -> httpx.Response:
+    lines = "".join(f"{json.dumps(event)}\n" if event else "\n" for event in events)
+    return httpx.Response(200, content=lines, headers={"Content-Type": "application/x-ndjson", "X-Run-Id": "7f"})
+
+
+END = {"event": "end", "status": 200, "ok": True, "result": None, "run_id": "7f"}
+HEARTBEAT = {"event": "heartbeat"}
+
+
+@pytest.mark.parametrize("silence", [HEARTBEAT, None])
+async def test_a_run_that_took_long_has_come_as_a_stream_and_is_its_result_all_the_same(make, silence):
+    for events, expected in (
+        ([silence, {**END, "result": 5}], 5),
+        ([silence, {"event": "item", "data": 1}, silence, {"event": "item", "data": 2}, END], [1, 2]),
+        ([silence, END], None),
+    ):
+        call = make("http://orchestrator", transport=ScriptedTransport(stream(*events)))
+        assert await call("run", "echo", "say") == expected
+        assert (await call("call", "echo", "say"))["run_id"] == "7f"
+
+
+@pytest.mark.parametrize("silence", [HEARTBEAT, None])
+async def test_heartbeats_are_no_events_of_a_stream(make, silence):
+    transport = ScriptedTransport(stream(silence, {"event": "item", "data": 1}, silence, END))
+    begun, item, end = await make("http://orchestrator", transport=transport)("stream", "echo", "say")
+    assert (begun, item) == (Begun("7f"), Item(1)) and isinstance(end, End)
+
+
+@pytest.mark.parametrize("method", ["run", "stream"])
+async def test_a_run_that_fails_after_a_heartbeat_raises_as_always(make, method):
+    end = {**END, "status": 504, "ok": False, "error": "too long", "reason_code": "TIMEOUT"}
+    transport = ScriptedTransport(stream(HEARTBEAT, end))
+    with pytest.raises(PluginTimeout, match="too long") as caught:
+        await make("http://orchestrator", transport=transport)(method, "echo", "say")
+    assert (caught.value.status, caught.value.run_id) == (504, "7f")
+    assert len(transport.requests) == 1
+
+
+@pytest.mark.parametrize("method", ["run", "stream"])
+async def test_a_stream_that_breaks_off_is_no_result(make, method):
+    transport = ScriptedTransport(stream(HEARTBEAT, {"event": "item", "data": 1}))
+    with pytest.raises(Unreachable, match="broke off") as caught:
+        await make("http://orchestrator", transport=transport)(method, "echo", "say")
+    assert caught.value.run_id == "7f"
+    assert len(transport.requests) == 1
+
+
+async def test_heartbeats_are_no_lines_of_a_log(make):
+    answer = httpx.Response(200, text="2026-01-01T00:00:00Z one\n\n\n2026-01-01T00:00:01Z two\n")
+    lines = await make("http://orchestrator", transport=ScriptedTransport(answer))("logs", "echo", follow=True)
+    assert [line.partition(" ")[2] for line in lines] == ["one", "two"]
 
 
 async def test_an_instance_that_still_starts_is_returned_as_it_is(make):
@@ -129,7 +209,7 @@ async def test_an_instance_that_still_starts_is_returned_as_it_is(make):
 
 
 PROGRAM = """
-import httpx, stamina
+import httpx
 from orchestrator.client import Client
 answers = iter([httpx.ConnectError("refused"), httpx.Response(200, json=[])])
 def answer(request):
@@ -137,7 +217,6 @@ def answer(request):
     if isinstance(found, Exception):
         raise found
     return found
-stamina.set_testing(True, attempts=5, cap=True)
 print(Client("http://x", transport=httpx.MockTransport(answer)).plugins())
 """
 
@@ -149,6 +228,50 @@ def test_a_retry_prints_nothing_in_a_program_without_logging():
 
 async def test_a_program_with_logging_sees_retries(make, caplog):
     transport = ScriptedTransport(httpx.ConnectError("refused"), httpx.Response(200, json=[]))
-    with caplog.at_level(logging.WARNING, logger="stamina"):
+    with caplog.at_level(logging.WARNING, logger="orchestrator.client"):
         await make("http://orchestrator", transport=transport)("plugins")
-    assert [record.name for record in caplog.records] == ["stamina"]
+    assert [record.name for record in caplog.records] == ["orchestrator.client"]
+
+
+def restarting(state: str, code: str | None = None) -> httpx.Response:
+    restart = {"state": state, "requested_at": "2026-03-01T12:00:00Z", "reason_code": code, "reason": code and "why"}
+    return httpx.Response(
+        202 if state == "preparing" else 200,
+        json={"name": "echo", "state": "RUNNING", "reason_code": None, "restart": restart},
+    )
+
+
+async def test_a_restart_that_is_prepared_is_awaited(make):
+    """Though the old instance, which serves, is in its state."""
+    transport = ScriptedTransport(restarting("preparing"), restarting("preparing"), plugin("LOADED"), plugin("RUNNING"))
+    found = await make("http://orchestrator", transport=transport)("restart", "echo", wait=3600)
+    assert found["state"] == "RUNNING" and "restart" not in found
+    assert [request.method for request in transport.requests] == ["POST", "GET", "GET", "GET"]
+
+
+async def test_a_start_waits_for_no_restart(make):
+    transport = ScriptedTransport(restarting("preparing"))
+    assert (await make("http://orchestrator", transport=transport)("start", "echo"))["state"] == "RUNNING"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_refused_restart_is_an_error_with_its_reason(make, late):
+    """At once, or after a build."""
+    envelope_ = {"ok": False, "error": "why", "error_type": "RestartRefused", "reason_code": "BUILD_FAILED"}
+    answers = (
+        [restarting("preparing"), restarting("refused", "BUILD_FAILED")]
+        if late
+        else [httpx.Response(409, json=envelope_)]
+    )
+    with pytest.raises(RestartRefused, match="why") as error:
+        await make("http://orchestrator", transport=ScriptedTransport(*answers))("restart", "echo")
+    assert (error.value.status, error.value.reason_code) == (409, "BUILD_FAILED")
+
+
+async def test_who_waits_is_shown_what_goes_on(make):
+    seen: list[str] = []
+    transport = ScriptedTransport(plugin("LOADED"), plugin("LOADED"), plugin("INITIALIZED"))
+    call = make("http://orchestrator", transport=transport)
+    await call("start", "echo", wait=3600, on_wait=lambda found: seen.append(found["state"]))
+    assert seen == ["LOADED", "LOADED"]
+    assert waits(transport)[0] <= 2

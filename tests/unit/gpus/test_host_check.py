@@ -1,6 +1,7 @@
 """Which of the many kinds of "GPU not available" it is: a table of evidence, then checks of a simulated host."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -119,6 +120,17 @@ def test_every_sentence_is_complete_and_says_what_to_do(inventory, hints, smi, c
     assert sentence[0].isupper()
     assert "  " not in sentence
     assert "None" not in sentence
+
+
+@pytest.mark.parametrize(("inventory", "hints", "smi", "code", "named"), [case for case in CASES if case[3]])
+def test_the_report_on_the_host_speaks_of_no_plugin(inventory, hints, smi, code, named):
+    """There may be none that wants a GPU."""
+    problem = judge_host(HostEvidence(inventory, hints, smi))
+    reason = replace(inventory, problem=problem).report()["reason"]
+    assert "plugin" not in reason
+    assert problem.sentence.startswith(reason.removesuffix("."))
+    assert reason.endswith(".")
+    assert not reason.endswith("..")
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,21 @@ def test_a_link_within_the_folder_points_to_the_same_file_in_the_image(folder, t
         assert (tmp_path / "copy" / "package" / name).read_text() == "requirements.txt"
 
 
+@pytest.mark.parametrize("excluded", ["weights", "weights/", "./weights", "net"])
+def test_a_whole_folder_is_excluded_also_by_a_link_to_it(folder, excluded):
+    """As that of a model, whose gigabytes belong in no image."""
+    (folder / "weights" / "deep").mkdir()
+    (folder / "weights" / "deep" / "bigger.pt").write_text("x")
+    (folder / "net").symlink_to("weights")
+    found = [name for name in names(folder, excluded) if name.startswith("weights")]
+    assert found == []
+
+
+def test_an_excluded_link_in_a_circle_is_no_error(folder):
+    (folder / "net").symlink_to("net")
+    assert "net" not in names(folder, "net")
+
+
 def test_sockets_and_pipes_are_excluded(folder):
     os.mkfifo(folder / "package" / "pipe")
     assert "package/pipe" not in names(folder)

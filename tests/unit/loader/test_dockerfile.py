@@ -1,43 +1,38 @@
-"""The Dockerfile of a plugin's image."""
+"""What a plugin's image is made by: a script for its packages, a Dockerfile for its code."""
 
 import pytest
 
 from orchestrator.errors import BuildError
-from orchestrator.loader.image_recipe import ImageRecipe, plugin_dockerfile, plugin_tag
-
-
-def test_steps_that_change_seldom_come_first():
-    steps = plugin_dockerfile("base:1", ("tesseract-ocr", "libgl1"), requirements=True).split("\n")
-    at = {
-        word: next(i for i, step in enumerate(steps) if word in step)
-        for word in ("apt-get", "pip install", "COPY plugin")
-    }
-    assert steps[0] == "FROM base:1"
-    assert at["apt-get"] < at["pip install"] < at["COPY plugin"]
-    assert "    libgl1 tesseract-ocr \\" in steps
-
-
-def test_nothing_is_installed_for_a_plugin_without_requirements():
-    text = plugin_dockerfile("base:1", (), requirements=False)
-    assert "apt-get" not in text
-    assert "pip" not in text
+from orchestrator.loader.image_recipe import ImageRecipe, install_script, plugin_dockerfile, plugin_tag
 
 
 def test_the_image_ends_with_a_user_that_is_not_root():
-    steps = plugin_dockerfile("base:1", ("libgl1",), requirements=True).splitlines()
+    steps = plugin_dockerfile("base:1").splitlines()
+    assert steps[0] == "FROM base:1"
     assert [step for step in steps if step.startswith("USER")] == ["USER root", "USER 65532:65532"]
     assert steps[-1] == "USER 65532:65532"
 
 
+def test_debian_packages_come_before_pythons():
+    script = install_script(("tesseract-ocr", "libgl1"), requirements=True)
+    assert "install --yes --no-install-recommends libgl1 tesseract-ocr\n" in script
+    assert script.index("apt-get") < script.index("pip.conf")
+
+
+def test_what_is_not_required_is_not_installed():
+    assert "apt-get" not in install_script((), requirements=True)
+    assert "pip" not in install_script(("libgl1",), requirements=False)
+
+
 def test_the_order_of_packages_does_not_matter():
-    one = plugin_dockerfile("base:1", ("b2", "a1", "b2"), requirements=False)
-    assert one == plugin_dockerfile("base:1", ("a1", "b2"), requirements=False)
+    one = install_script(("b2", "a1", "b2"), requirements=False)
+    assert one == install_script(("a1", "b2"), requirements=False)
 
 
 @pytest.mark.parametrize("package", ["x; rm -rf /", "$(id)", "Upper", "a", "", "-y", "a1\nRUN id", "a b"])
 def test_an_invalid_package_name_never_reaches_a_shell(package):
     with pytest.raises(BuildError, match="expected the name of a Debian package"):
-        plugin_dockerfile("base:1", (package,), requirements=False)
+        install_script((package,), requirements=False)
 
 
 def test_only_base_and_cuda_are_built_on(tmp_path):

@@ -40,33 +40,74 @@ async def test_changed_limits_or_samples_build_nothing(workshop):
     assert workshop.built() == ["base", "plugin-reader"]
 
 
-async def test_what_requirements_name_is_in_the_context_once_before_the_code(workshop):
-    seen = []
+async def test_packages_are_installed_before_the_code_and_what_they_name_is_there_once(workshop):
+    contexts = []
+
+    def remember(context):
+        files = (path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file())
+        contexts.append(sorted(files))
+
+    async def install(installation, on_output):
+        remember(installation.files)
+        return await engine_install(installation, on_output)
 
     async def build(context, **request):
-        if (context / "plugin").exists():
-            seen.extend(path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file())
-        return await original(context, **request)
+        remember(context)
+        return await engine_build(context, **request)
 
-    original, workshop.engine.build = workshop.engine.build, build
+    builder = workshop.builder()
+    await builder.ensure_base()
+    engine_install, workshop.engine.install = workshop.engine.install, install
+    engine_build, workshop.engine.build = workshop.engine.build, build
     (workshop.plugin() / "vendor").mkdir()
     (workshop.plugin() / "vendor" / "x.whl").touch()
     (workshop.plugin() / "requirements.txt").write_text("./vendor/x.whl\n")
-    await workshop.builder().ensure_plugin(workshop.recipe())
-    assert sorted(seen) == [
-        "Dockerfile",
-        "packages/requirements.txt",
-        "packages/vendor/x.whl",
-        "plugin/package/__init__.py",
+    await builder.ensure_plugin(workshop.recipe())
+    assert contexts == [
+        ["install/pip.conf", "install/proxies", "plugin/requirements.txt", "plugin/vendor/x.whl"],
+        ["Dockerfile", "plugin/package/__init__.py"],
     ]
 
 
-async def test_changed_system_packages_build_the_plugin(workshop):
+async def test_changed_packages_are_installed_and_the_plugin_built_on_them(workshop):
     builder = workshop.builder()
     await builder.ensure_plugin(workshop.recipe())
     await builder.ensure_plugin(workshop.recipe(system_packages=("libgl1",)))
-    assert workshop.built() == ["base", "plugin-reader", "plugin-reader"]
-    assert "libgl1" in workshop.engine.image_store.builds[-1].dockerfile
+    assert workshop.built() == ["base", "plugin-reader", "packages-reader", "plugin-reader"]
+    packages, code = workshop.engine.image_store.builds[-2:]
+    assert "libgl1" in packages.dockerfile
+    assert code.dockerfile.startswith(f"FROM {packages.tag}\n")
+    (workshop.plugin() / "package" / "__init__.py").write_text("changed")
+    await builder.ensure_plugin(workshop.recipe(system_packages=("libgl1",)))
+    assert workshop.built()[4:] == ["plugin-reader"]
+    assert (await builder.newest("reader")).tags[0].startswith("plugin-orchestrator/plugin-reader:")
+
+
+async def test_each_plugin_has_downloads_of_its_own(workshop):
+    volumes = []
+
+    async def install(installation, on_output):
+        volumes.append(installation.volume)
+        return await engine_install(installation, on_output)
+
+    engine_install, workshop.engine.install = workshop.engine.install, install
+    for name in ("a1", "b2"):
+        await workshop.builder().ensure_plugin(workshop.recipe(name, system_packages=("libgl1",)))
+    assert volumes == ["plugin-orchestrator-downloads-a1", "plugin-orchestrator-downloads-b2"]
+
+
+async def test_what_a_killed_orchestrator_was_installing_is_removed(workshop, tmp_path):
+    builder, other = workshop.builder(), workshop.builder(logs_dir=tmp_path / "others")
+    own, others = [
+        await workshop.engine.create(
+            ContainerSpec(name=name, image="python:test", labels=each._owner, environment={}, memory=1, pids=1)
+        )
+        for name, each in (("a", builder), ("b", other))
+    ]
+    await builder.clear_leftovers()
+    with pytest.raises(NotFoundError):
+        await workshop.engine.inspect(own)
+    assert (await workshop.engine.inspect(others)).id == others
 
 
 async def test_a_changed_runtime_builds_everything(workshop):
@@ -148,7 +189,7 @@ async def test_at_most_two_plugins_are_built_at_once(workshop):
         nonlocal now, peak
         now += 1
         peak = max(peak, now)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
         now -= 1
         return await original(*arguments, **more)
 
@@ -209,7 +250,7 @@ async def test_a_failed_build_says_what_failed_and_what_to_do_and_stores_its_out
         "Correct requirements.txt: the package index has no version that fits it and this Python."
     )
     assert "no-such-thing" in failure.value.tail
-    assert output[0] == "Step 3"
+    assert output[:2] == ["collecting the files of reader", "Step 3"]
     assert "no-such-thing" in (workshop.folder / "logs" / "reader.log").read_text()
 
 
@@ -280,3 +321,32 @@ async def test_an_image_that_a_container_uses_is_retained(workshop):
             )
     left = await workshop.engine.images({"plugin-orchestrator.plugin": "reader"})
     assert {image.id for image in left} == {images[0].id, images[2].id, images[3].id}
+
+
+async def test_who_waits_for_a_build_hears_it(workshop):
+    """As the one that began it does: both say what goes on."""
+    builder, heard = workshop.builder(), {"first": [], "second": []}
+    await asyncio.gather(*(builder.ensure_plugin(workshop.recipe(), lines.append) for lines in heard.values()))
+    assert heard["first"] == heard["second"]
+    assert "Step 1/1" in heard["first"]
+    assert workshop.built() == ["base", "plugin-reader"]
+
+
+async def test_what_is_there_already_is_heard_by_nobody(workshop):
+    heard = []
+    await workshop.builder().ensure_plugin(workshop.recipe())
+    await workshop.builder().ensure_plugin(workshop.recipe(), heard.append)
+    assert heard == []
+
+
+async def test_the_output_of_the_last_build_can_be_read(workshop):
+    """The plugin's own; while a build is under way, that of the image under it too."""
+    builder = workshop.builder()
+    assert builder.build_output("reader", lines=5, running=False) == ""
+    workshop.engine.image_store.build_output = ["one", "two", "three"]
+    await builder.ensure_base()
+    assert builder.build_output("reader", lines=2, running=True) == "two\nthree\n"
+    assert builder.build_output("reader", lines=2, running=False) == ""
+    workshop.engine.image_store.build_output = ["four"]
+    await builder.ensure_plugin(workshop.recipe())
+    assert builder.build_output("reader", lines=2, running=False) == "four\n"

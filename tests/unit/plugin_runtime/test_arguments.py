@@ -155,3 +155,27 @@ def test_form_values_that_do_not_fit_are_refused_with_a_sentence(name, texts, up
 def test_uploads_go_to_their_parameters():
     assert from_form(TOOLS["needs"], {"a": ["1"]}, {"image": b"\xff"}) == {"a": 1, "image": b"\xff"}
     assert from_form(TOOLS["video"], {}, {"file": Path("/x")}) == {"file": Path("/x")}
+
+
+class Lists:
+    @tool
+    def t(
+        self,
+        numbers: list[int],
+        texts: list[str],
+        raw: list[bytes],
+        paths: list[Path],
+        unique: set[int],
+        several: tuple[int, ...],
+        maybe: list[int] | None,
+        anything: Any,
+    ) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["numbers", "texts", "raw", "paths", "unique", "several", "maybe", "anything"])
+def test_an_empty_list_in_a_form_is_an_empty_list(name):
+    """As the client sends one beside files."""
+    lists = collect_tools(Lists())["t"]
+    fields = {parameter: ["[]"] for parameter in lists.parameters}
+    found = from_form(lists, fields, {})[name]
+    assert isinstance(found, list | set | tuple) and not found

@@ -20,7 +20,8 @@ import numpy as np
 import pydantic
 import pytest
 from PIL import Image
-from plugin_runtime import Progress, tool
+from plugin_runtime import File, Progress, tool
+from plugin_runtime.tools.output_schema import FILE_SCHEMA
 from plugin_runtime.tools.results import encode_result
 from plugin_runtime.tools.toolset import UnfitTool, collect_tools
 
@@ -74,6 +75,15 @@ class WithImage:
     page: Image.Image
 
 
+class Typed(TypedDict):
+    media_type: str
+    data: bytes
+
+
+class WithBytes(pydantic.BaseModel):
+    page: bytes
+
+
 BOX = {
     "$ref": "#/$defs/Box",
     "$defs": {
@@ -108,7 +118,16 @@ DESCRIBED = [
     (None, {"type": "null"}),
     (str, {"type": "string"}),
     (Text, {"type": "string"}),
-    (bytes, {"type": "string", "contentEncoding": "base64"}),
+    (bytes, FILE_SCHEMA),
+    (bytearray, FILE_SCHEMA),
+    (File, FILE_SCHEMA),
+    (Image.Image, FILE_SCHEMA),
+    (Annotated[bytes, msgspec.Meta(description="The page.")], {**FILE_SCHEMA, "description": "The page."}),
+    (list[bytes], {"type": "array", "items": FILE_SCHEMA}),
+    (dict[str, int | File], {"type": "object", "additionalProperties": {"anyOf": [{"type": "integer"}, FILE_SCHEMA]}}),
+    (File | str, {"anyOf": [{"type": "string"}, FILE_SCHEMA]}),
+    (dict[str, Image.Image], {"type": "object", "additionalProperties": FILE_SCHEMA}),
+    (Image.Image | None, {"anyOf": [FILE_SCHEMA, {"type": "null"}]}),
     (pathlib.Path, {"type": "string"}),
     (ipaddress.IPv4Address, {"type": "string"}),
     (decimal.Decimal, {"type": "string", "format": "decimal"}),
@@ -151,6 +170,14 @@ def test_records_are_described_with_their_fields() -> None:
     assert encode_result(Pair(1, "a"), 100) == b'[1,"a"]'
 
 
+def test_files_are_described_wherever_they_stand() -> None:
+    assert schema_of(WithImage)["$defs"]["WithImage"]["properties"] == {"page": FILE_SCHEMA}
+    assert schema_of(WithBytes)["properties"] == {"page": FILE_SCHEMA}
+    assert schema_of(Typed)["$defs"]["Typed"] == FILE_SCHEMA
+    pieces = schema_of(Iterator[Typed], streams=True)
+    assert pieces["$defs"]["Typed"]["properties"]["data"] == {"type": "string", "contentEncoding": "base64"}
+
+
 def test_a_pydantic_model_is_described_as_pydantic_does() -> None:
     for hint in (Model, list[Model], dict[str, Model]):
         schema = schema_of(hint)
@@ -186,6 +213,9 @@ STREAMED = [
     (Iterator[Progress], None),
     (object, None),
     (int, None),
+    (Iterator[bytes], {"type": "string", "contentEncoding": "base64"}),
+    (Iterator[File | Progress], FILE_SCHEMA),
+    (Iterator[dict[str, bytes]], {"type": "object", "additionalProperties": FILE_SCHEMA}),
 ]
 
 
@@ -195,11 +225,6 @@ def test_of_a_generator_it_is_the_item(hint: Any, schema: Any) -> None:
 
 
 REFUSED = [
-    (Image.Image, ["PIL.Image.Image", "save it to bytes", 'image.save(buffer, "PNG")']),
-    (list[Image.Image], ["PIL.Image.Image", "save it to bytes"]),
-    (Image.Image | None, ["PIL.Image.Image"]),
-    (dict[str, tuple[int, Image.Image]], ["PIL.Image.Image"]),
-    (WithImage, ["PIL.Image.Image"]),
     (Custom, ["Custom", "dataclass"]),
     (complex, ["complex"]),
     (Callable[[], int], ["Callable"]),

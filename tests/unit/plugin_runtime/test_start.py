@@ -1,8 +1,10 @@
 """A plugin that cannot start says why, with its checks; the supervisor goes on answering."""
 
 import contextlib
+import gzip
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -27,6 +29,7 @@ GOOD = """
             \"\"\"Greet.\"\"\"
             return f"hello {name}"
 """
+BROKEN = Path(__file__).parents[2] / "fixtures" / "plugins" / "model-corrupt" / "models"
 # source, environment, expected code, expected part of the sentence, the check that failed
 FAILURES = {
     "package missing": (
@@ -37,7 +40,14 @@ FAILURES = {
         "package:not_there_x",
     ),
     "model missing": (GOOD, {"models": {"m": "/nowhere/m.pt"}}, "MODEL_MISSING", "m.pt", "model:m"),
-    "model corrupt": (GOOD, {"models": {"m": "/proc/self/comm"}}, "MODEL_CORRUPT", "bytes long", "model:m"),
+    "model corrupt": (GOOD, {"models": {"m": str(BROKEN / "weights.pt")}}, "MODEL_CORRUPT", "only zeros", "model:m"),
+    "model folder corrupt": (
+        GOOD,
+        {"models": {"m": str(BROKEN)}},
+        "MODEL_CORRUPT",
+        "(models/weights.pt) has only zeros",
+        "model:m",
+    ),
     "no module": (GOOD, {"entrypoint": "absent:Plugin"}, "IMPORT_ERROR", "absent", "import"),
     "no class": (GOOD, {"entrypoint": "plugin:Other"}, "IMPORT_ERROR", "has no class Other", "import"),
     "no class but a function": ("def Plugin(): pass", {}, "IMPORT_ERROR", "no class", "import"),
@@ -113,6 +123,51 @@ def test_a_declared_model_that_validate_cannot_open_is_model_missing(launch, tmp
                 model_path("m").read_bytes()
     """
     assert launch(source, models={"m": str(model)}).settled()["reason_code"] == "MODEL_MISSING"
+
+
+def test_a_truncated_model_names_itself_and_the_plugins_line(launch, tmp_path):
+    """Two models are loaded; the one that is cut off is told, with the line that loads it."""
+    whole = pickle.dumps(list(range(1000)))
+    (tmp_path / "good.pkl").write_bytes(gzip.compress(whole))
+    (tmp_path / "cut.pkl").write_bytes(gzip.compress(whole)[:-40])
+    source = """
+        import gzip
+        import pickle
+        from plugin_runtime import model_path
+
+        class Plugin:
+            def validate(self):
+                self.good = self.load("good")
+                self.cut = self.load("cut")
+
+            def load(self, name):
+                with gzip.open(model_path(name)) as file:
+                    return pickle.load(file)
+    """
+    models = {name: str(tmp_path / f"{name}.pkl") for name in ("good", "cut")}
+    status = launch(source, models=models).settled()
+    assert (status["phase"], status["reason_code"]) == ("failed", "MODEL_CORRUPT")
+    assert status["reason"].startswith("model 'cut' (cut.pkl) is broken: EOFError: Compressed file ended before the")
+    assert ", at plugin.py:" in status["reason"]
+
+
+def test_a_folder_is_a_model(launch, tmp_path):
+    """`model_path` is the folder, with all that is in it."""
+    (tmp_path / "hub" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "hub" / "config.json").write_text('{"size": 3}')
+    (tmp_path / "hub" / "tokenizer" / "vocab.txt").write_text("a")
+    source = """
+        from plugin_runtime import model_path, tool
+
+        class Plugin:
+            def validate(self):
+                folder = model_path("hub")
+                assert folder.is_dir()
+                assert (folder / "tokenizer" / "vocab.txt").read_text() == "a"
+    """
+    status = launch(source, models={"hub": str(tmp_path / "hub")}).settled()
+    assert status["phase"] == "ready"
+    assert {"name": "model:hub", "ok": True, "detail": "2 files that fit what their names say"} in status["checks"]
 
 
 def test_the_traceback_of_a_failed_start_has_the_plugins_frames_only(launch):

@@ -63,7 +63,7 @@ def test_every_member_of_the_protocol_is_there():
     document = status.document(MemoryReading(1, 2, None), 0.5, uptime_seconds=1.23456, ready_seconds=0.56789, runs=runs)
     (run,) = document.pop("runs")
     assert run.pop("seconds") >= 0
-    assert run == {"run_id": "b", "tool": "read"}
+    assert run == {"run_id": "b", "tool": "read", "progress": None}
     assert document == {
         "protocol": 1,
         "phase": "failed",

@@ -3,10 +3,12 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from orchestrator.errors import StaleGenerationError, TransitionError
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import Check, ContainerFacts, LifecycleEvent, PluginRecord, PluginRegistry, PostMortem
+from orchestrator.registry.history import Counters, Restored
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CONTAINER = ContainerFacts("c", "plugin-reader", None)
@@ -177,24 +179,40 @@ def test_every_state_change_is_an_event(registry: PluginRegistry, clock: Clock) 
     registry.renew("reader")
     events = [(e.previous, e.state, e.generation, e.reason_code) for e in registry.events(plugin="reader")]
     assert events == [
-        (None, "LOADED", 0, None),
-        ("LOADED", "LOADED", 1, None),
+        (None, "LOADED", 1, None),
         ("LOADED", "INITIALIZED", 1, None),
         ("INITIALIZED", "RUNNING", 1, None),
         ("RUNNING", "FAILED", 1, "CRASHED"),
         ("FAILED", "LOADED", 2, None),
     ]
-    assert registry.events()[2].time == START + timedelta(seconds=1)
+    assert registry.events()[1].time == START + timedelta(seconds=1)
 
 
 def test_events_can_be_read_from_a_given_id_on(registry: PluginRegistry) -> None:
     """Ids grow by one over all plugins; `after` and `plugin` filter."""
     registry.register(record("writer"))
+    registry.renew("writer")
     registry.mark_initialized("reader", 1)
     ids = [event.id for event in registry.events()]
-    assert ids == list(range(1, 5))
-    assert [e.plugin for e in registry.events(after=2)] == ["writer", "reader"]
-    assert [e.id for e in registry.events(plugin="writer")] == [3]
+    assert ids == list(range(1, 4))
+    assert [e.plugin for e in registry.events(after=1)] == ["writer", "reader"]
+    assert [e.id for e in registry.events(plugin="writer")] == [2]
+
+
+def test_to_be_registered_is_no_event(clock: Clock) -> None:
+    """A plugin's first step is its start, also after earlier ones of another orchestrator: one LOADED each."""
+    registry = PluginRegistry(clock=clock, restored=Restored(counters={"reader": Counters(generation=7)}))
+    registry.register(record("reader"))
+    assert registry.events() == ()
+    registry.renew("reader")
+    assert [(e.previous, e.state, e.generation) for e in registry.events()] == [(None, "LOADED", 8)]
+
+
+def test_an_adopted_instance_is_an_event(clock: Clock) -> None:
+    """It goes on where it was."""
+    registry = PluginRegistry(clock=clock)
+    registry.register(replace(record("reader"), generation=7, state=PluginLifecycleState.RUNNING))
+    assert [(e.previous, e.state, e.generation) for e in registry.events()] == [(None, "RUNNING", 7)]
 
 
 def test_listeners_are_called_outside_the_lock(registry: PluginRegistry) -> None:

@@ -63,6 +63,22 @@ def test_the_runs_in_a_container_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
+    ("progress", "taken"),
+    [
+        ({"fraction": 0.5, "message": "half"}, (0.5, "half")),
+        ({"fraction": 7}, (1.0, "")),
+        ({"fraction": None, "message": "no idea"}, (None, "no idea")),
+        ({"fraction": "0.5", "message": ["half"]}, (None, "")),
+        (None, None),
+        ("half", None),
+    ],
+)
+def test_a_run_in_a_container_has_its_progress(progress: object, taken: object) -> None:
+    status = parse(runs=[{"run_id": "a", "tool": "read", "seconds": 1.5, "progress": progress}])
+    assert status.runs[0].progress == taken
+
+
+@pytest.mark.parametrize(
     "line",
     [
         b"",

@@ -1,5 +1,6 @@
 """What a container may do is decided in one module: nothing that a manifest did not request, and never a privilege."""
 
+import hashlib
 import json
 from dataclasses import fields
 from datetime import timedelta
@@ -10,11 +11,14 @@ import pytest
 
 from orchestrator.containers.spec import BindMount, ContainerSpec, Gateway, Volume
 from orchestrator.loader.manifest import Limits, Manifest
+from orchestrator.loader.model_locations import locate_models
+from orchestrator.models.store import ModelStore
 from orchestrator.settings import Settings
-from orchestrator.supervisor.container_policy import InstanceIdentity, container_spec, effective_limits
+from orchestrator.supervisor.container_policy import InstanceIdentity, container_spec, effective_limits, made_from
 
 RUN_FOLDER = Path("/somewhere/run/abcd1234")
 MODELS = Path("/somewhere/models")
+MADE_FROM = ("plugin-orchestrator.manifest", "plugin-orchestrator.limits")
 
 
 def manifest(**fields: Any) -> Manifest:
@@ -33,7 +37,7 @@ def spec(
         InstanceIdentity("d3pl0y", "reader", 4, "abcd1234"),
         image="sha256:1",
         run_folder=RUN_FOLDER,
-        models_folder=MODELS,
+        models=locate_models(requested, MODELS, None),
         max_result=1000,
         cores=cores,
         gateway=gateway,
@@ -134,6 +138,44 @@ def test_models_are_mounted_one_by_one_and_read_only() -> None:
     }
 
 
+def test_a_fetched_model_is_mounted_under_its_own_name_and_named_in_a_label(tmp_path: Path) -> None:
+    """In the store it is called by its hash; `models gc` finds by the label what is mounted."""
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    store = ModelStore(tmp_path)
+    with store.open_partial(sha256) as partial:
+        partial.append(b"weights")
+        partial.publish()
+    fetched = {"path": "deep/w.pt", "from": ["https://user:hunter2@host/any"], "sha256": sha256.upper()}
+    requested = manifest(models={"weights": fetched, "labels": "labels.txt"})
+    container = container_spec(
+        requested,
+        effective_limits(requested, Settings()),
+        InstanceIdentity("d3pl0y", "reader", 4, "abcd1234"),
+        image="sha256:1",
+        run_folder=RUN_FOLDER,
+        models=locate_models(requested, MODELS, None, store),
+        max_result=1000,
+    )
+    assert BindMount(tmp_path / "sha256" / sha256, "/models/weights/w.pt", read_only=True) in container.mounts
+    assert BindMount(MODELS / "labels.txt", "/models/labels/labels.txt", read_only=True) in container.mounts
+    assert json.loads(container.environment["PLUGIN_MODELS"])["weights"] == "/models/weights/w.pt"
+    assert container.labels["plugin-orchestrator.models"] == sha256
+    assert "hunter2" not in f"{container}"
+    again, _ = made_from(container.labels) or (None, None)
+    assert again is not None
+    assert (again.models["weights"].path, again.models["weights"].sha256) == ("deep/w.pt", sha256)
+    assert "plugin-orchestrator.models" not in spec(models={"labels": "labels.txt"}).labels
+
+
+def test_a_folder_keeps_its_own_name() -> None:
+    """Libraries tell kinds of models by it; the whole of the models' folder has none."""
+    container = spec(models={"minilm": "nets/minilm/", "all": "."})
+    assert [mount for mount in container.mounts if mount.target.startswith("/models")] == [
+        BindMount(MODELS / "nets" / "minilm", "/models/minilm/minilm", read_only=True),
+        BindMount(MODELS, "/models/all", read_only=True),
+    ]
+
+
 def test_the_only_way_out_is_the_one_that_was_requested() -> None:
     """`egress` is a bridge; the host's own network cannot be had."""
     assert spec(network="egress").network == "bridge"
@@ -152,6 +194,7 @@ def test_a_container_gets_what_the_protocol_says() -> None:
         "PLUGIN_SCRATCH_DIR": "/scratch",
         "PLUGIN_MAX_RESULT": "1000",
         "PLUGIN_MAX_SCRATCH": str(1 << 20),
+        "PLUGIN_MAX_OUTPUT": str(4 << 30),
         "PLUGIN_CONCURRENCY": "1",
         "NOTIFY_SOCKET": "/run/plugin/notify.sock",
     }
@@ -196,7 +239,7 @@ def test_the_number_of_threads_that_a_manifest_sets_stays() -> None:
 def test_a_container_carries_whose_it_is() -> None:
     """Deployment, plugin, generation and instance: nothing else of this host is ever touched."""
     container = spec()
-    assert container.labels == {
+    assert {name: value for name, value in container.labels.items() if name not in MADE_FROM} == {
         "plugin-orchestrator.deployment": "d3pl0y",
         "plugin-orchestrator.plugin": "reader",
         "plugin-orchestrator.generation": "4",
@@ -204,6 +247,27 @@ def test_a_container_carries_whose_it_is() -> None:
         "plugin-orchestrator.content": "",
     }
     assert container.name == "plugin-reader-abcd1234"
+
+
+def test_a_container_carries_what_it_was_made_from() -> None:
+    """Manifest and limits, whatever the plugin's folder has by now; in no form of another version are they read."""
+    fields: dict[str, Any] = {
+        "limits": {"timeout": "90s", "memory": "512MiB", "cpus": 1.5},
+        "startup_timeout": "2m",
+        "requires_gpu": True,
+        "gpu": {"memory": "4GiB", "sharing": "shared"},
+        "models": {"weights": "models/w.pt"},
+        "env": {"A": "b"},
+        "failure_policy": "tolerant",
+    }
+    made = manifest(**fields)
+    limits = effective_limits(made, Settings())
+    labels = spec(**fields).labels
+    assert made_from(labels) == (made, limits)
+    for name in MADE_FROM:
+        assert made_from({**labels, name: "{"}) is None
+        assert made_from({**labels, name: '{"of": "another version"}'}) is None
+        assert made_from({other: value for other, value in labels.items() if other != name}) is None
 
 
 # Disk
@@ -220,7 +284,7 @@ def test_scratch_is_held_to_its_limit_where_the_engine_can() -> None:
         identity,
         image="i",
         run_folder=RUN_FOLDER,
-        models_folder=MODELS,
+        models={},
         max_result=1,
         quota=True,
     )

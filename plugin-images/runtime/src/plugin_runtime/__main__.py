@@ -49,16 +49,23 @@ def start_worker(environment: Environment, cgroup: Cgroup, runs: SharedRunTable)
     signal.signal(DUMP_SIGNAL, signal.SIG_IGN)  # until the worker can answer it, and so that it never kills
     reports_read, reports_write = socket.socketpair()
     stacks_read, stacks_write = os.pipe()
+    stdout_read, stdout_write = os.pipe()
+    stderr_read, stderr_write = os.pipe()
     parent = os.getpid()
     gc.freeze()  # a collection would write to the pages that both share
     pid = os.fork()
     if pid == 0:
         reports_read.close()
-        os.close(stacks_read)
+        for descriptor in (stacks_read, stdout_read, stderr_read):
+            os.close(descriptor)
+        for descriptor, standard in ((stdout_write, 1), (stderr_write, 2)):
+            os.dup2(descriptor, standard)
+            os.close(descriptor)
         run_worker(environment, cgroup, runs, parent, reports=reports_write, stacks=stacks_write)
     reports_write.close()
-    os.close(stacks_write)
-    return WorkerProcess(pid, reports_read, stacks_read)
+    for descriptor in (stacks_write, stdout_write, stderr_write):
+        os.close(descriptor)
+    return WorkerProcess(pid, reports_read, stacks_read, stdout_read, stderr_read)
 
 
 def run_worker(
@@ -94,7 +101,9 @@ def arguments(words: list[str]) -> dict[str, str]:
     parser.add_argument("--run-dir", help="folder for control.sock and tools.sock")
     parser.add_argument("--scratch-dir", help="folder for uploads (default: RUN_DIR/scratch)")
     parser.add_argument("--package", action="append", help="import name that must be found")
-    parser.add_argument("--model", action="append", metavar="NAME=PATH", type=name_and_path, help="a model file")
+    parser.add_argument(
+        "--model", action="append", metavar="NAME=PATH", type=name_and_path, help="a model: a file, or a folder"
+    )
     given = parser.parse_args(words)
     variables = {
         "PLUGIN_ENTRYPOINT": given.entrypoint,

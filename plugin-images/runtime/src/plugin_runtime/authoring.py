@@ -1,4 +1,4 @@
-"""What a plugin class is written with: `tool`, `InvalidInput`, `Progress`, `Upload`, models and secrets."""
+"""What a plugin class is written with: `tool`, `InvalidInput`, `Progress`, `Upload`, `File`, models and secrets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 TOOL_MARK = "__plugin_tool__"
 SECRETS_DIR = "/run/secrets"
+MAX_MEDIA_TYPE = 200  # characters
+MEDIA_TYPE_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$&^_.+-")
+
+_last_model: list[str] = []
 
 
 class InvalidInput(ValueError):  # noqa: N818 - part of the public API; it is an answer to the caller more than an error
@@ -62,6 +66,52 @@ class Upload:
         return f"Upload({self.filename!r}, {self.content_type!r}, {self.size} bytes)"
 
 
+class File:
+    """A file of a result: `content` is its bytes, or the path of a file that the plugin has written.
+
+    It may stand anywhere in what a tool returns or yields. Without `media_type` its name and its first bytes say what
+    it is; without `name` it has that of its path, or of the key under which it stands. A path is read after the tool
+    has returned, or when it is yielded: the file has to be complete, and in the scratch or temporary folder.
+    """
+
+    __slots__ = ("content", "media_type", "name")
+
+    def __init__(
+        self,
+        content: bytes | bytearray | memoryview | str | os.PathLike[str],
+        media_type: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        if not isinstance(content, (bytes, bytearray, memoryview, str, os.PathLike)):
+            raise TypeError(f"File takes bytes, or the path of a file, not {type(content).__name__}")
+        if media_type is not None and not is_media_type(media_type):
+            raise ValueError(f"{media_type!r} is no media type, such as image/png")
+        self.content: bytes | bytearray | memoryview | str = (
+            content if isinstance(content, (bytes, bytearray, memoryview)) else os.fsdecode(content)
+        )
+        self.media_type = media_type
+        self.name = name
+
+    def read_bytes(self) -> bytes:
+        """The whole of it."""
+        if not isinstance(self.content, str):
+            return bytes(self.content)
+        with open(self.content, "rb") as file:  # noqa: PTH123 - see TYPE_CHECKING
+            return file.read()
+
+    def __repr__(self) -> str:
+        what = repr(self.content) if isinstance(self.content, str) else f"{len(self.content)} bytes"
+        return f"File({what}, {self.media_type!r}, {self.name!r})"
+
+
+def is_media_type(text: object) -> bool:
+    """`type/subtype`, perhaps with parameters, as it can stand in a header."""
+    if not isinstance(text, str) or not text.isascii() or not text.isprintable() or len(text) > MAX_MEDIA_TYPE:
+        return False
+    kind, slash, subtype = text.partition(";")[0].strip().partition("/")
+    return bool(slash) and MEDIA_TYPE_CHARACTERS.issuperset(kind + subtype) and bool(kind) and bool(subtype)
+
+
 def tool(method: F) -> F:
     """Mark a method as a tool that callers run.
 
@@ -75,7 +125,7 @@ def tool(method: F) -> F:
 
 
 def models() -> dict[str, Path]:
-    """Every model of the manifest: name → the mounted file."""
+    """Every model of the manifest: name → the mounted file or folder."""
     import json  # noqa: PLC0415 - see TYPE_CHECKING
     from pathlib import Path  # noqa: PLC0415 - see TYPE_CHECKING
 
@@ -83,12 +133,18 @@ def models() -> dict[str, Path]:
 
 
 def model_path(name: str) -> Path:
-    """The mounted file of one model. Raises LookupError where the manifest has no model of that name."""
+    """The mounted file or folder of one model. Raises LookupError where the manifest has no model of that name."""
     known = models()
     if name not in known:
         names = ", ".join(sorted(known)) or "none"
         raise LookupError(f"plugin.yaml declares no model {name!r} (declared: {names}); add it under `models`")
+    _last_model[:] = [name]
     return known[name]
+
+
+def last_model() -> str:
+    """The model that `model_path` gave last; "" before the first."""
+    return _last_model[0] if _last_model else ""
 
 
 def secret(name: str) -> str:

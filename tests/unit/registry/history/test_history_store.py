@@ -192,7 +192,8 @@ async def test_after_close_nothing_is_stored_and_nothing_raises(tmp_path: Path) 
     await store.restore()
     await store.close()
     assert await store.run_finished(finished(), success=True) is False
-    assert store.lost == 1
+    assert await store.flush() is False
+    assert store.lost == 1, "a flush holds nothing that could be lost"
     assert await store.runs() == []
 
 
@@ -204,4 +205,4 @@ async def test_the_store_can_subscribe_to_the_registry(store: HistoryStore) -> N
     registry.mark_initialized("reader", registry.renew("reader"))
     await store.flush()
     assert await store.events() == list(registry.events())
-    assert len(registry.events()) == 3
+    assert len(registry.events()) == 2

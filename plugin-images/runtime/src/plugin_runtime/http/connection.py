@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from plugin_runtime.http.head import CONTINUE, MAX_HEAD, BadHead, RequestHead, parse_request_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 RECEIVE_BYTES = 256 * 1024
 MAX_CHUNK_LINE = 1024
@@ -33,6 +33,8 @@ class HttpServerConnection:
         self.has_unread_body = False
         self.called = False
         """The last request called a tool."""
+        self.on_answer_taken: Callable[[], None] | None = None
+        """To be called once the caller needs nothing more of the last answer."""
 
     def fileno(self) -> int:
         """Of the socket."""
@@ -92,6 +94,12 @@ class HttpServerConnection:
         else:
             yield from self._read(head.length)
         self.has_unread_body = False
+
+    def answer_taken(self) -> None:
+        """The caller has sent its next request, or hung up."""
+        if self.on_answer_taken is not None:
+            done, self.on_answer_taken = self.on_answer_taken, None
+            done()
 
     def send(self, data: bytes) -> None:
         """Send all of `data`."""

@@ -30,6 +30,7 @@ class Environment(NamedTuple):
     scratch_dir: str
     max_result: int
     max_scratch: int
+    max_output: int
     cache_dir: str | None
     max_cache: int
     notify_socket: str | None
@@ -66,6 +67,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         scratch_dir=environ.get("PLUGIN_SCRATCH_DIR") or f"{run_dir}/scratch",
         max_result=_number(environ, "PLUGIN_MAX_RESULT", 16 * MIB, "a number of bytes"),
         max_scratch=_number(environ, "PLUGIN_MAX_SCRATCH", 1024 * MIB, "a number of bytes"),
+        max_output=_number(environ, "PLUGIN_MAX_OUTPUT", 4096 * MIB, "a number of bytes"),
         cache_dir=environ.get("PLUGIN_CACHE_DIR") or None,
         max_cache=_number(environ, "PLUGIN_MAX_CACHE", 0, "a number of bytes"),
         notify_socket=environ.get("NOTIFY_SOCKET") or None,

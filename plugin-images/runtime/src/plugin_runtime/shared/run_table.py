@@ -18,14 +18,19 @@ SLOTS = 512
 _COUNTER = struct.Struct("@Q")
 _SEQUENCE = struct.Struct("@Q")
 _RECORD = struct.Struct("@d64s120s")
-_SLOT_BYTES = _SEQUENCE.size + _RECORD.size
+MESSAGE_BYTES = 200
+_PROGRESS_READS = 3  # of a progress that changes while it is read
+_PROGRESS = struct.Struct(f"@d{MESSAGE_BYTES}s")
+_PROGRESS_AT = _SEQUENCE.size + _RECORD.size
+_SLOT_BYTES = _PROGRESS_AT + _SEQUENCE.size + _PROGRESS.size
 
 
 class SharedRunTable:
     """Create it before the fork. The worker writes, the supervisor reads; neither waits for the other."""
 
     # A slot is a seqlock: its sequence number is odd while a run holds it. The record is written while the number is
-    # even, so a record read between two equal odd numbers is consistent.
+    # even, so a record read between two equal odd numbers is consistent. The progress in it is a seqlock of its own,
+    # odd while it is written and 0 before the first: the run must not disappear meanwhile.
 
     def __init__(self) -> None:
         # Two counters, of runs started and of slots ever used, then the slots.
@@ -49,12 +54,22 @@ class SharedRunTable:
             else:
                 return None
         offset = _offset(slot)
-        self._memory[offset + _SEQUENCE.size : offset + _SLOT_BYTES] = record
+        self._memory[offset + _SEQUENCE.size : offset + _PROGRESS_AT] = record
+        _SEQUENCE.pack_into(self._memory, offset + _PROGRESS_AT, 0)
         self._increment(offset)
         if slot + 1 > self._used:
             with self._lock:
                 _COUNTER.pack_into(self._memory, _COUNTER.size, max(slot + 1, self._used))
         return slot
+
+    def note_progress(self, slot: int | None, fraction: float, message: str) -> None:
+        """List the run of this slot with its progress."""
+        if slot is not None:
+            offset = _offset(slot) + _PROGRESS_AT
+            self._increment(offset)
+            text = message.encode("utf-8", "replace")[:MESSAGE_BYTES]
+            _PROGRESS.pack_into(self._memory, offset + _SEQUENCE.size, fraction, text)
+            self._increment(offset)
 
     def remove(self, slot: int | None) -> None:
         """List the run of this slot no longer."""
@@ -76,20 +91,33 @@ class SharedRunTable:
     def executing(self) -> list[dict[str, Any]]:
         """As the status object lists them, the longest first."""
         now = time.monotonic()
-        runs = sorted(self._read())
-        return [{"run_id": run_id, "tool": tool, "seconds": round(now - since, 3)} for since, run_id, tool in runs]
+        return [
+            {"run_id": run_id, "tool": tool, "seconds": round(now - since, 3), "progress": progress}
+            for since, run_id, tool, progress in sorted(self._read(), key=lambda run: run[:3])
+        ]
 
     @property
     def _used(self) -> int:
         return min(SLOTS, int(_COUNTER.unpack_from(self._memory, _COUNTER.size)[0]))
 
-    def _read(self) -> Iterator[tuple[float, str, str]]:
+    def _read(self) -> Iterator[tuple[float, str, str, dict[str, Any] | None]]:
         for slot in range(self._used):
             offset = _offset(slot)
             before = _SEQUENCE.unpack_from(self._memory, offset)
             since, run_id, tool = _RECORD.unpack_from(self._memory, offset + _SEQUENCE.size)
+            progress = self._read_progress(offset + _PROGRESS_AT) if before[0] % 2 else None
             if before[0] % 2 and _SEQUENCE.unpack_from(self._memory, offset) == before:
-                yield since, _text(run_id), _text(tool)
+                yield since, _text(run_id), _text(tool), progress
+
+    def _read_progress(self, offset: int) -> dict[str, Any] | None:
+        for _ in range(_PROGRESS_READS):
+            before = _SEQUENCE.unpack_from(self._memory, offset)
+            fraction, message = _PROGRESS.unpack_from(self._memory, offset + _SEQUENCE.size)
+            if before[0] % 2 == 0 and _SEQUENCE.unpack_from(self._memory, offset) == before:
+                break
+        else:
+            return None
+        return {"fraction": fraction, "message": _text(message)} if before[0] else None
 
 
 def _offset(slot: int) -> int:
@@ -97,4 +125,5 @@ def _offset(slot: int) -> int:
 
 
 def _text(padded: bytes) -> str:
-    return padded.rstrip(b"\0").decode("utf-8", "replace")
+    # A character that was cut in two at the end is left out.
+    return padded.rstrip(b"\0").decode("utf-8", "ignore")

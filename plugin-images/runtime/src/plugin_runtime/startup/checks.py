@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from plugin_runtime.shared.disk_usage import measured
 from plugin_runtime.startup.failures import PACKAGE_MISSING, Failure
-from plugin_runtime.startup.model_files import check_model_file
+from plugin_runtime.startup.model_files import check_model
 from plugin_runtime.tools.plugin_errors import message_of
 from plugin_runtime.tools.scratch import size_text
 
@@ -82,12 +82,9 @@ def check_packages(names: Iterable[str]) -> tuple[list[Check], Failure | None]:
 
 def check_models(models: Mapping[str, str]) -> tuple[list[Check], Failure | None]:
     """One check per model, and the failure to report: the first fault's code, every fault's sentence."""
-    problems = {name: check_model_file(name, path) for name, path in models.items()}
-    checks = [
-        Check(f"model:{name}", problem is None, "readable" if problem is None else problem.reason)
-        for name, problem in problems.items()
-    ]
-    faults = [problem for problem in problems.values() if problem is not None]
+    found = {name: check_model(name, path) for name, path in models.items()}
+    checks = [Check(f"model:{name}", ok=check.failure is None, detail=check.detail) for name, check in found.items()]
+    faults = [check.failure for check in found.values() if check.failure is not None]
     if not faults:
         return checks, None
     return checks, Failure(faults[0].code, "; ".join(fault.reason for fault in faults))

@@ -1,17 +1,19 @@
 """Why a plugin could not start: the reason codes, and how an exception becomes a code, a sentence (what, where, what to
-do) and the import chain. Pure.
+do) and the import chain. Pure, but for a look at the model that was being read.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from plugin_runtime.tools.plugin_errors import message_of
+from plugin_runtime.startup.model_faults import being_read, find_model_fault
+from plugin_runtime.tools.plugin_errors import links, message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 # Every code that PROTOCOL.md lists for the phase `failed`
@@ -94,7 +96,6 @@ DEBIAN_PACKAGES = {
 """Of Debian 12: the usual libraries → the package that has them."""
 WITHOUT_LIBRARIES = {"cv2": ("opencv-python", "opencv-python-headless")}
 """Module → the package that needs system libraries, and the one that has it too and needs none."""
-BROKEN_MODEL = r"PytorchStreamReader failed|SafetensorError|ONNXRuntimeError.*(INVALID_PROTOBUF|INVALID_GRAPH)"
 
 
 class Failure(NamedTuple):
@@ -116,13 +117,20 @@ class Cause(NamedTuple):
     verb: str = "imported by"
 
 
-def explain_import(error: BaseException, entry_module: str, missing: tuple[str, ...] = ()) -> Failure:
+def explain_import(
+    error: BaseException,
+    entry_module: str,
+    missing: tuple[str, ...] = (),
+    models: Mapping[str, str] = MappingProxyType({}),
+) -> Failure:
     """Why importing the entrypoint's module failed. `missing`: all libraries that the failed extension lacks."""
     root, chain = find_cause(error, entry_module, missing)
+    root = root or _model_cause(error, models, entry_module)
     if root is not None:
         return _failure(root, chain)
     where = f" (while importing {_chain_text(chain, '')})" if len(chain) > 1 else ""
-    happened = f"importing {entry_module} {_raised(error)}{_location(error)}{where}"
+    reading = being_read(error, models, entry_module.partition(".")[0])
+    happened = f"importing {entry_module} {_raised(error)}{_location(error)}{where}{reading}"
     return Failure(IMPORT_ERROR, f"{happened}; correct the plugin's code", chain)
 
 
@@ -137,10 +145,11 @@ def explain_call(
 ) -> Failure:
     """Why `what` (e.g. `Reader.validate()`) failed: with `code`, unless a model, a package or CUDA is the cause."""
     root, chain = find_cause(error, entry_module, missing)
-    root = root or _model_cause(error, models)
+    root = root or _model_cause(error, models, entry_module)
     if root is not None and root.code != IMPORT_ERROR:
         return _failure(root, chain)
-    happened = f"{what} {_raised(error)}{_location(error)}{_own_line(error, entry_module)}"
+    reading = being_read(error, models, entry_module.partition(".")[0])
+    happened = f"{what} {_raised(error)}{_location(error)}{_led_by(error, entry_module)}{reading}"
     return Failure(code, f"{happened}; correct the plugin or what it loads", chain)
 
 
@@ -149,7 +158,7 @@ def find_cause(
 ) -> tuple[Cause | None, tuple[str, ...]]:
     """The first exception, from the outermost inwards, that names what is missing, and the chain down to it."""
     chain: list[str] = []
-    for link in _links(error):
+    for link in links(error):
         modules = _modules(link.__traceback__)
         if modules and modules[0] in chain:
             del chain[chain.index(modules[0]) :]  # the cause's traceback starts where it was caught
@@ -213,17 +222,17 @@ def _module_cause(name: str, entry_module: str) -> Cause:
     return Cause(PACKAGE_MISSING, f"the package {name} is not installed", "add it to requirements.txt")
 
 
-def _model_cause(error: BaseException, models: Mapping[str, str]) -> Cause | None:
-    for link in _links(error):
-        if isinstance(link, FileNotFoundError):
-            for name, path in models.items():
-                if link.filename is not None and str(link.filename) == path:
-                    advice = "put the file where plugin.yaml's `models` names it"
-                    return Cause(MODEL_MISSING, f"the file of model {name!r} is missing", advice, "opened by")
-        if models and re.search(BROKEN_MODEL, f"{type(link).__name__}: {message_of(link)}"):
-            what = f"a model file is broken: {_first_line(message_of(link))}"
-            return Cause(MODEL_CORRUPT, what, f"fetch it again (declared: {', '.join(models)})", "read by")
-    return None
+def _model_cause(error: BaseException, models: Mapping[str, str], entry_module: str) -> Cause | None:
+    fault = find_model_fault(error, models)
+    if fault is None:
+        return None
+    line = _own_line(error, entry_module)
+    return Cause(
+        MODEL_MISSING if fault.missing else MODEL_CORRUPT,
+        f"{fault.what}, at {line}" if line else fault.what,
+        fault.advice,
+        fault.verb,
+    )
 
 
 def _failure(cause: Cause, chain: tuple[str, ...]) -> Failure:
@@ -238,16 +247,6 @@ def _chain_text(chain: tuple[str, ...], verb: str) -> str:
     if len(shown) > MAX_CHAIN:
         shown = [*shown[: MAX_CHAIN - 2], "…", *shown[-1:]]
     return verb + ", imported by ".join(shown)
-
-
-def _links(error: BaseException) -> Iterator[BaseException]:
-    """The exception, then what it was raised from or during, and so on."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def _modules(traceback: TracebackType | None) -> list[str]:
@@ -288,21 +287,30 @@ def _location(error: BaseException) -> str:
     return found
 
 
-def _own_line(error: BaseException, entry_module: str) -> str:
+def _led_by(error: BaseException, entry_module: str) -> str:
     """`, at cells/plugin.py:13`: the plugin's own line that led to a fault in a library; empty for its own fault."""
-    own, found, innermost = entry_module.partition(".")[0], "", ""
+    innermost = ""
     traceback = error.__traceback__
     while traceback is not None:
-        frame = traceback.tb_frame
-        name = str(frame.f_globals.get("__name__", ""))
-        top = name.partition(".")[0]
-        if top == own:
-            file = frame.f_code.co_filename.split("/")
-            found = f", at {'/'.join(file[file.index(own) :] if own in file else file[-1:])}:{traceback.tb_lineno}"
+        top = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
         if top not in {*sys.stdlib_module_names, "plugin_runtime", "__main__"}:
             innermost = top
         traceback = traceback.tb_next
-    return found if innermost != own else ""
+    line = _own_line(error, entry_module)
+    return f", at {line}" if line and innermost != entry_module.partition(".")[0] else ""
+
+
+def _own_line(error: BaseException, entry_module: str) -> str:
+    """`cells/plugin.py:13`: the plugin's own line that the exception passed last; empty where it passed none."""
+    own, found = entry_module.partition(".")[0], ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == own:
+            file = frame.f_code.co_filename.split("/")
+            found = f"{'/'.join(file[file.index(own) :] if own in file else file[-1:])}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found
 
 
 def _first_line(text: str) -> str:

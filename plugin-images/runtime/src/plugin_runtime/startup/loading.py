@@ -104,7 +104,8 @@ def import_class(start: Start) -> Any:
         module = importlib.import_module(module_name)
         plugin_class = getattr(module, class_name, None)
     except BaseException as error:
-        raise start.failed("import", explain_import(error, module_name, missing_libraries(error)), error) from error
+        failure = explain_import(error, module_name, missing_libraries(error), start.environment.models)
+        raise start.failed("import", failure, error) from error
     if not isinstance(plugin_class, type):
         fault = f"has no class {class_name}" if plugin_class is None else f"has a {class_name} that is no class"
         reason = f"module {module_name} {fault}; correct `entrypoint` in plugin.yaml"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import selectors
+import time
 from typing import TYPE_CHECKING, Any
 
 from plugin_runtime.http.head import MAX_HEAD, BadHead, chunk, parse_request_head, response_head
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from plugin_runtime.http.head import RequestHead
 
 MAX_BODY = 64 * 1024  # no request of this socket has a body that means anything
+ACCEPT_RETRY_SECONDS = 0.1
 MAX_UNSENT = 8 * 1024 * 1024  # a watcher that lets more than this pile up is cut off
 
 
@@ -39,6 +42,8 @@ class ControlSocket:
         self._on_request = on_request
         self._path = path
         self._listener = listen(path)
+        self.accept_again_at = math.inf
+        """When `resume_accepting` has something to do."""
         self._inode = os.stat(path).st_ino  # noqa: PTH116 - pathlib costs the supervisor a megabyte
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
@@ -48,6 +53,12 @@ class ControlSocket:
             return os.stat(self._path, follow_symlinks=False).st_ino == self._inode  # noqa: PTH116 - as above
         except OSError:
             return False
+
+    def resume_accepting(self, now: float) -> None:
+        """Accept callers again, some time after one could not be accepted."""
+        if now >= self.accept_again_at:
+            self.accept_again_at = math.inf
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def watch(self, connection: ControlConnection, document: dict[str, Any]) -> None:
         """Answer with a stream whose first line is `document`."""
@@ -71,6 +82,9 @@ class ControlSocket:
         try:
             peer, _ = self._listener.accept()
         except OSError:
+            # Out of file descriptors, mostly: the caller still waits, and the selector would report it again at once.
+            self._selector.unregister(self._listener)
+            self.accept_again_at = time.monotonic() + ACCEPT_RETRY_SECONDS
             return
         connection = ControlConnection(peer, self._on_request)
         self._selector.register(peer, selectors.EVENT_READ, lambda events: self._serve(connection, events))

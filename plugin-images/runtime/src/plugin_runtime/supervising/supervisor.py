@@ -18,6 +18,7 @@ from plugin_runtime.shared.disk_usage import DiskUsage
 from plugin_runtime.shared.processes import READY, kill_all_others
 from plugin_runtime.supervising.control import ControlSocket
 from plugin_runtime.supervising.hangs import HangDetector, StackDump
+from plugin_runtime.supervising.output import OutputRelay
 from plugin_runtime.supervising.status import Status
 
 if TYPE_CHECKING:
@@ -32,16 +33,21 @@ CHECK_SECONDS = 1.0
 IDLE_CHECK_SECONDS = 3.0  # where the plugin is idle; also how often watchers get an unchanged status
 DUMP_CHECK_SECONDS = 0.01
 MEASURE_SECONDS = 0.005  # of each check, for measuring what the scratch folder holds
+DRAIN_SECONDS = 1.0  # limit for passing on the last output at the end
 MAX_UNPARSED_REPORT = 64 * 1024 * 1024  # bytes
 NOTE_BYTES = 32  # always the same, so that nothing of an older note stays behind a shorter one
 
 
 class WorkerProcess(NamedTuple):
-    """The child process and its pipes: `reports` carries lines of JSON, `stacks` faulthandler's text."""
+    """The child process and its pipes: `reports` carries lines of JSON, `stacks` faulthandler's text; the last two are
+    its standard streams.
+    """
 
     pid: int
     reports: socket.socket
     stacks: int
+    stdout: int
+    stderr: int
 
 
 class HealthNote:
@@ -101,6 +107,7 @@ class Supervisor:
         self._on_readable(self._signals, self._handle_signals)
         self._on_readable(worker.reports, self._read_reports)
         self._on_readable(worker.stacks, self._read_stacks)
+        self._output = [OutputRelay(worker.stdout, 1, self._selector), OutputRelay(worker.stderr, 2, self._selector)]
 
     def run(self) -> int:
         """Serve until the worker has exited after a SIGTERM. Returns the exit status."""
@@ -113,14 +120,25 @@ class Supervisor:
                 self._check(now)
                 next_check = now + (IDLE_CHECK_SECONDS if self._is_idle() else CHECK_SECONDS)
             self._finish_dump(now)
-            for key, events in self._selector.select(self._timeout(next_check - now)):
+            self._control.resume_accepting(now)
+            for relay in self._output:
+                relay.end_line(now)
+            for key, events in self._selector.select(self._timeout(now, next_check)):
                 key.data(events)
+        for relay in self._output:
+            relay.drain(DRAIN_SECONDS)
         return 0
 
     def _on_readable(self, source: Any, callback: Callable[[int], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, callback)
 
-    def _timeout(self, seconds: float) -> float:
+    def _pass_on_output(self) -> None:
+        for relay in self._output:
+            relay.pass_on()
+
+    def _timeout(self, now: float, next_check: float) -> float:
+        due_at = min(next_check, self._control.accept_again_at, *(relay.due_at() for relay in self._output))
+        seconds = max(0.0, due_at - now)
         return min(seconds, DUMP_CHECK_SECONDS) if self._control.awaiting_dump else seconds
 
     # Signals and children
@@ -212,6 +230,8 @@ class Supervisor:
                     self._selector.unregister(self._worker.reports)
                 break
             self._report_buffer += data
+        # Before the report: who reads that the plugin failed finds in the log what was printed before.
+        self._pass_on_output()
         *lines, rest = bytes(self._report_buffer).split(b"\n")
         self._report_buffer = bytearray(rest)
         changed = [self._status.apply_report(parse_report(line)) for line in lines]

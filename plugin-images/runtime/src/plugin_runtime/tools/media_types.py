@@ -1,6 +1,12 @@
-"""The suffix of an upload's file: from its name, or from its media type. Pure."""
+"""Names, suffixes and media types of files: what each says of the others, and what a file's first bytes say. Pure."""
 
 from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import mimetypes
 
 SAFE = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-+")
 MAX_SUFFIX = 10  # characters
@@ -135,3 +141,83 @@ def suffix_of_media_type(media_type: str) -> str:
         return ""
     subtype = subtype.rpartition("+")[2].removeprefix("x-").removeprefix("vnd.")
     return f".{subtype}" if 0 < len(subtype) <= MAX_SUFFIX and subtype.isalnum() and subtype.isascii() else ""
+
+
+OCTETS = "application/octet-stream"
+OF_ARRAYS = {"application/x-npy": ".npy", "application/x-npz": ".npz", "application/x-ndjson": ".jsonl"}
+SNIFFED = 64
+"""Bytes at its start that say what a file is."""
+MAX_NAME = 100  # characters
+SAFE_IN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+MAGIC = (
+    (0, b"\x89PNG\r\n\x1a\n", "image/png"),
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (0, b"GIF8", "image/gif"),
+    (8, b"WEBP", "image/webp"),
+    (0, b"II*\0", "image/tiff"),
+    (0, b"MM\0*", "image/tiff"),
+    (4, b"ftypavif", "image/avif"),
+    (4, b"ftypheic", "image/heic"),
+    (4, b"ftypqt  ", "video/quicktime"),
+    (4, b"ftypM4A ", "audio/mp4"),
+    (4, b"ftyp", "video/mp4"),
+    (8, b"WAVE", "audio/wav"),
+    (8, b"AVI ", "video/x-msvideo"),
+    (0, b"OggS", "application/ogg"),
+    (0, b"fLaC", "audio/flac"),
+    (0, b"ID3", "audio/mpeg"),
+    (0, b"%PDF-", "application/pdf"),
+    (0, b"PK\x03\x04", "application/zip"),
+    (0, b"\x1f\x8b", "application/gzip"),
+    (0, b"\x93NUMPY", "application/x-npy"),
+    (0, b"PAR1", "application/vnd.apache.parquet"),
+    (0, b"glTF", "model/gltf-binary"),
+    (0, b"SQLite format 3\0", "application/vnd.sqlite3"),
+)
+"""Offset, the bytes there, and the media type; the first counts."""
+
+
+def sniffed_media_type(start: bytes) -> str | None:
+    """Of a file that starts with these bytes; None where they say nothing."""
+    for offset, magic, media_type in MAGIC:
+        if start.startswith(magic, offset):
+            return media_type
+    if start.startswith(b"\x1aE\xdf\xa3"):
+        return "video/webm" if b"webm" in start else "video/x-matroska"
+    if start.startswith(b"BM") and start[6:10] == bytes(4):  # two letters alone would find too many
+        return "image/bmp"
+    return None
+
+
+def media_type_of_name(name: str) -> str | None:
+    """`text/csv` of `table.csv`; None of a name whose suffix is unknown."""
+    known, by_suffix = _types()
+    media_type, compression = known.guess_type(f"file:{name}", strict=False)
+    if compression is not None:
+        return {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}.get(compression)
+    return media_type or by_suffix.get(safe_suffixes(name)) or by_suffix.get(f".{name.rpartition('.')[2].lower()}")
+
+
+def file_name(name: str, media_type: str = "") -> str:
+    """`name` as a single component that any system and any URL takes; with the suffix of `media_type`, where given."""
+    safe = "".join(letter if letter in SAFE_IN_NAME else "_" for letter in base_name(name)).lstrip(".-")
+    suffix = (suffix_of_media_type(media_type) or ".bin") if media_type else ""
+    stem, dot, last = safe.rpartition(".")
+    if not suffix and stem and len(last) <= MAX_SUFFIX:
+        safe, suffix = stem, dot + last
+    return (safe[: MAX_NAME - len(suffix)] or "file") + suffix
+
+
+def numbered(name: str, number: int) -> str:
+    """`overlay-2.png` of `overlay.png`."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}-{number}{dot}{suffix}" if stem else f"{name}-{number}"
+
+
+@functools.cache
+def _types() -> tuple[mimetypes.MimeTypes, dict[str, str]]:
+    import mimetypes  # noqa: PLC0415 - reads a file of the system, and only results with files need it
+
+    return mimetypes.MimeTypes(), {
+        suffix: media_type for media_type, suffix in reversed((SUFFIXES | OF_ARRAYS).items())
+    }

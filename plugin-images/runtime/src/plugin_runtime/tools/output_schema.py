@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union
 
 import msgspec
 
-from plugin_runtime.authoring import Progress
+from plugin_runtime.authoring import File, Progress
 from plugin_runtime.tools.parameters import UnfitTool
-from plugin_runtime.tools.plain_values import ADVICE, IMAGE_ADVICE, SCALARS, WRITTEN_BY_MSGSPEC
+from plugin_runtime.tools.plain_values import ADVICE, SCALARS, WRITTEN_BY_MSGSPEC
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,23 @@ METHODS = ("tolist", "item", "numpy", "model_dump", "__fspath__", "__attrs_attrs
 UNFIT = {"Callable", "IO", "TextIO", "BinaryIO", "Pattern", "Match", "Type", *ADVICE}
 OTHER_ADVICE = "return plain values, a dataclass, a TypedDict or a pydantic model"
 MAX_DEPTH = 20
+FILE_SCHEMA = {
+    "title": "File",
+    "description": "A file of the result, under this URL of the orchestrator.",
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "description": "Its name."},
+        "media_type": {"type": "string"},
+        "size": {"type": "integer", "description": "Bytes."},
+        "sha256": {"type": "string"},
+        "url": {"type": "string"},
+    },
+    "required": ["file", "media_type", "size", "sha256", "url"],
+}
+
+
+class _GivenFile(msgspec.Struct):
+    """Stands for a file in hints: msgspec takes it in unions, as it takes no type that it does not know."""
 
 
 class _Unfit(Exception):  # noqa: N818 - carries the type
@@ -57,7 +74,44 @@ def output_schema(tool: str, method: Callable[..., Any], *, streaming: bool) -> 
     except _Unfit as unfit:
         what = "each item" if output.streamed else "the result"
         raise UnfitTool(f"tool {tool}: {what} cannot be a {_name(unfit.kind)} in JSON; {_advice(unfit.kind)}") from None
-    return None if hint is Any else _schema(hint)
+    schema = None if hint is Any else _schema(hint)
+    if schema is None:
+        return None
+    # Bytes that are yielded are a part of one whole, and stay base64.
+    return _with_bytes_as_files(schema) if not output.streamed or not _is_part(schema) else schema
+
+
+def _is_part(schema: dict[str, Any]) -> bool:
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return _is_bytes(schema) or _is_typed_bytes(schema.get("$defs", {}).get(name, schema))
+
+
+def _with_bytes_as_files(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_with_bytes_as_files(member) for member in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if (
+        schema.get("$ref") == f"#/$defs/{_GivenFile.__name__}"
+        or _is_bytes(schema)
+        or (_is_typed_bytes(schema) and len(schema["properties"]) == 2)
+    ):
+        about = {key: schema[key] for key in ("description",) if key in schema}
+        return {**FILE_SCHEMA, **about}
+    replaced = {key: _with_bytes_as_files(member) for key, member in schema.items() if key != _GivenFile.__name__}
+    return replaced if replaced.get("$defs", True) else {key: replaced[key] for key in replaced if key != "$defs"}
+
+
+def _is_bytes(schema: Any) -> bool:
+    return isinstance(schema, dict) and (
+        schema.get("contentEncoding") == "base64" or (schema.get("type"), schema.get("format")) == ("string", "binary")
+    )
+
+
+def _is_typed_bytes(schema: dict[str, Any]) -> bool:
+    """As `plain_values.typed_bytes`."""
+    properties = schema.get("properties")
+    return isinstance(properties, dict) and "media_type" in properties and _is_bytes(properties.get("data"))
 
 
 def _output(method: Callable[..., Any], *, streaming: bool) -> Output | None:
@@ -124,13 +178,15 @@ def _known(hint: Any, depth: int) -> Any:  # noqa: C901, PLR0911 - a table of ki
     return hint if dataclasses.is_dataclass(origin) or issubclass(origin, msgspec.Struct) else Any
 
 
-def _known_type(kind: Any, depth: int) -> Any:  # noqa: C901, PLR0911 - a table of kinds
+def _known_type(kind: Any, depth: int) -> Any:  # noqa: C901, PLR0911, PLR0912 - a table of kinds
     if kind in SCALARS or kind in WRITTEN_BY_MSGSPEC or kind in (None, bytearray, memoryview):
         return kind
     if typing.is_typeddict(kind):
         return _checked(kind, depth)
     if kind is Any or not isinstance(kind, type):
         return Any
+    if issubclass(kind, File) or _is_image(kind):
+        return _GivenFile
     if issubclass(kind, (enum.Enum, msgspec.Struct)):
         return kind
     if dataclasses.is_dataclass(kind) or hasattr(kind, "__attrs_attrs__") or hasattr(kind, "_fields"):
@@ -205,7 +261,10 @@ def _name(kind: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def _is_image(kind: type) -> bool:
+    """Whether it is PIL's."""
+    return any(_name(base) == "PIL.Image.Image" for base in kind.__mro__)
+
+
 def _advice(kind: Any) -> str:
-    if _name(kind).startswith("PIL."):
-        return IMAGE_ADVICE
     return ADVICE.get(_base_name(kind), OTHER_ADVICE)

@@ -1,4 +1,4 @@
-"""Whatever has one obvious JSON form → dicts with strings as keys, lists and scalars.
+"""Whatever has one obvious JSON form → dicts with strings as keys, lists and scalars; files → what stands for them.
 
 Libraries are recognised by what their objects have, so that none need be imported.
 """
@@ -11,17 +11,24 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import functools
 import math
 import operator
 import os
+import sys
 import types
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from plugin_runtime.authoring import File, is_media_type
+from plugin_runtime.tools.output_files import UnusableFile, encoded_image
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from plugin_runtime.tools.output_files import OutputFiles
 
 SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 CONTAINERS = frozenset({dict, list, tuple})
@@ -37,7 +44,9 @@ ADVICE = {
     "DataFrame": 'return frame.to_dict("records")',
 }
 """By the name of a type; for all others: return plain values."""
-IMAGE_ADVICE = 'save it to bytes and return those: image.save(buffer, "PNG"), then buffer.getvalue()'
+BYTES = (bytes, bytearray, memoryview)
+DEFAULT_NAME = "result"
+"""Of a file that stands under no key."""
 
 
 class UnfitValue(TypeError):  # noqa: N818 - what is wrong, for the operator
@@ -53,60 +62,116 @@ class UnfitValue(TypeError):  # noqa: N818 - what is wrong, for the operator
         return f"result{''.join(reversed(self.steps))} {self.problem}"
 
 
-def to_plain(value: Any) -> Any:
-    """Raises UnfitValue, and whatever the value's own code raises."""
-    return _convert(value, set())
+class _Walk:
+    """`within`: the ids of the values that are being converted. `name`: the last key on the way to them."""
+
+    __slots__ = ("files", "name", "within")
+
+    def __init__(self, files: OutputFiles | None) -> None:
+        self.files = files
+        self.name = DEFAULT_NAME
+        self.within: set[int] = set()
 
 
-def _convert(value: Any, within: set[int]) -> Any:
+def to_plain(value: Any, files: OutputFiles | None = None) -> Any:
+    """Files become members of `files`, and their marks stand for them; bytes stay what they are where that is None.
+    Raises UnfitValue, and whatever the value's own code raises.
+    """
+    return _convert(value, _Walk(files))
+
+
+def _convert(value: Any, walk: _Walk) -> Any:
     kind = type(value)
-    if kind in SCALARS and kind is not int:
+    if kind in SCALARS and kind is not int and kind is not bytes:
         return value
     if isinstance(value, (str, int, float, bytes, enum.Enum)):
-        return _scalar(value, within)
+        return _scalar(value, walk)
     if kind in WRITTEN_BY_MSGSPEC:
         return value
+    within = walk.within
     if id(value) in within:
         raise UnfitValue("contains itself; return plain values")
     if len(within) > MAX_DEPTH:
         raise UnfitValue(f"is nested deeper than {MAX_DEPTH} levels; return a flatter value")
     within.add(id(value))
     try:
-        return _composite(value, within)
+        return _composite(value, walk)
     finally:
         within.discard(id(value))
 
 
-def _scalar(value: Any, within: set[int]) -> Any:
+def _scalar(value: Any, walk: _Walk) -> Any:
     if isinstance(value, enum.Enum):
-        return _convert(value.value, within)
+        return _convert(value.value, walk)
     # The base's own method: a subclass may have replaced it.
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, float):
         return float.__float__(value)
     if isinstance(value, bytes):
-        return bytes(value)
+        # NumPy's are texts of a fixed length, thousands in an array.
+        return bytes(value) if walk.files is None or hasattr(value, "dtype") else _file(value, None, None, walk)
     if isinstance(value, bool):
         return value
     number = int.__int__(value)
     return number if MIN_INTEGER <= number <= MAX_INTEGER else msgspec.Raw(str(number).encode())
 
 
-def _composite(value: Any, within: set[int]) -> Any:
+def _composite(value: Any, walk: _Walk) -> Any:
     if isinstance(value, type):
         raise _unfit(value)
+    if isinstance(value, File):
+        return _file(value.content, value.media_type, value.name, walk)
+    if is_pil_image(value):
+        return _file(*encoded_image(value), None, walk)
     fields = _fields(value)
     if fields is not None:
-        return _object(fields, within)
+        return _object(fields, walk) if walk.files is None else _object_or_file(list(fields), walk)
     members = _members(value)
     if members is not None:
-        return _array(members, within)
+        return _array(members, walk)
+    if getattr(getattr(value, "dtype", None), "kind", None) == "S":  # as in `_scalar`
+        walk = _Walk(None)
     for convert in (_date_or_time, _as_text, _by_a_library):
         converted = convert(value)
         if converted is not value:
-            return _convert(converted, within)
+            return _convert(converted, walk)
     raise _unfit(value)
+
+
+def is_pil_image(value: Any) -> bool:
+    """Whether it is an image of PIL, which is not imported for this."""
+    module = sys.modules.get("PIL.Image")
+    kind = getattr(module, "Image", None)
+    return isinstance(kind, type) and isinstance(value, kind)
+
+
+def _file(content: Any, media_type: str | None, name: str | None, walk: _Walk) -> str:
+    if walk.files is None:
+        raise UnfitValue("is a file, which cannot stand here; return or yield it outside")
+    try:
+        return walk.files.add(content, media_type, name, stem=walk.name)
+    except UnusableFile as unusable:
+        raise UnfitValue(str(unusable)) from None
+
+
+def typed_bytes(fields: Iterable[tuple[Any, Any]]) -> tuple[Any, str] | None:
+    """Bytes beside their media type, as members `data` and `media_type` of one object."""
+    data = media_type = None
+    for key, member in fields:
+        if key == "data" and isinstance(member, BYTES):
+            data = member
+        elif key == "media_type" and is_media_type(member):
+            media_type = member
+    return None if data is None or media_type is None else (data, media_type)
+
+
+def _object_or_file(fields: list[tuple[Any, Any]], walk: _Walk) -> Any:
+    typed = typed_bytes(fields)
+    if typed is None:
+        return _object(fields, walk)
+    mark = _file(*typed, None, walk)
+    return mark if len(fields) == 2 else _object([(k, mark if k == "data" else m) for k, m in fields], walk)
 
 
 def _fields(value: Any) -> Iterable[tuple[Any, Any]] | None:
@@ -221,6 +286,9 @@ def _by_a_library(value: Any) -> Any:
 
 def _of_model(value: Any) -> Any:
     try:
+        # In its JSON mode bytes are text, where they happen to be UTF-8.
+        if _has_bytes(type(value)):  # type: ignore[arg-type]
+            return value.model_dump()
         dumped = value.model_dump(mode="json")
         if b"null" in msgspec.json.encode(dumped):
             _require_finite(value.model_dump())  # pydantic writes None for NaN
@@ -229,6 +297,11 @@ def _of_model(value: Any) -> Any:
     except Exception:  # noqa: BLE001 - a field that pydantic cannot write, and that may be written here
         return dict(_attributes(value, type(value).model_fields))
     return dumped
+
+
+@functools.cache
+def _has_bytes(model: type) -> bool:
+    return "'bytes'" in repr(getattr(model, "__pydantic_core_schema__", None))
 
 
 def _require_finite(dumped: Any) -> None:
@@ -248,27 +321,30 @@ def _require_finite(dumped: Any) -> None:
             raise
 
 
-def _object(items: Iterable[tuple[Any, Any]], within: set[int]) -> dict[str, Any]:
+def _object(items: Iterable[tuple[Any, Any]], walk: _Walk) -> dict[str, Any]:
     plain: dict[str, Any] = {}
+    outer = walk.name
     for key, member in items:
         name = key if type(key) is str else _key(key)
         if name in plain:
             raise UnfitValue(f"has two keys that both are {name!r} in JSON; rename one")
         try:
-            plain[name] = member if type(member) in SCALARS and type(member) is not int else _convert(member, within)
+            walk.name = name
+            plain[name] = member if type(member) in _SAFE else _convert(member, walk)
         except UnfitValue as unfit:
             unfit.steps.append(f".{name}")
             raise
+    walk.name = outer
     return plain
 
 
-def _array(members: Iterable[Any], within: set[int]) -> list[Any]:
+def _array(members: Iterable[Any], walk: _Walk) -> list[Any]:
     if type(members) is list and _SAFE.issuperset(map(type, members)):
         return members  # the usual case of large ones: numbers of an array
     plain = []
     for index, member in enumerate(members):
         try:
-            plain.append(_convert(member, within))
+            plain.append(_convert(member, walk))
         except UnfitValue as unfit:
             unfit.steps.append(f"[{index}]")
             raise
@@ -280,7 +356,7 @@ _SAFE = frozenset({str, float, bool, type(None)})
 
 def _key(key: Any) -> str:
     """A key of a dict as JSON's string, as Python's own json module writes it."""
-    plain = _convert(key, set())
+    plain = _convert(key, _Walk(None))
     if isinstance(plain, (list, dict)):
         name = type(key).__name__
         raise UnfitValue(f"has a {name} as the key of a dict; JSON has only strings there")
@@ -295,8 +371,4 @@ def _unfit(value: object) -> UnfitValue:
     kind = type(value)
     module = kind.__module__
     name = kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
-    if module.partition(".")[0] == "PIL" and hasattr(value, "save"):
-        advice = IMAGE_ADVICE
-    else:
-        advice = ADVICE.get(kind.__name__, "return plain values")
-    return UnfitValue(f"is a {name}; {advice}")
+    return UnfitValue(f"is a {name}; {ADVICE.get(kind.__name__, 'return plain values')}")

@@ -26,13 +26,13 @@ def message_of(error: BaseException) -> str:
 
 
 def links(error: BaseException) -> Iterator[BaseException]:
-    """The exception, and what it was raised from or during."""
+    """The exception, then what it was raised from or during, and so on."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def plugin_traceback(error: BaseException) -> str:

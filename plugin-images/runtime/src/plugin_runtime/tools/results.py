@@ -1,35 +1,59 @@
-"""A tool's result → JSON bytes, within the limit."""
+"""A tool's result → JSON bytes, within the limit; its files beside it."""
 
 from __future__ import annotations
 
-import marshal
+import collections.abc
+import gc
 import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from plugin_runtime.tools.plain_values import CONTAINERS, SCALARS, UnfitValue, to_plain
+from plugin_runtime.tools.plain_values import (
+    BYTES,
+    CONTAINERS,
+    MAX_DEPTH,
+    SCALARS,
+    UnfitValue,
+    to_plain,
+    typed_bytes,
+)
 from plugin_runtime.tools.plugin_errors import message_of
 from plugin_runtime.tools.refusals import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_DEPTH = 50  # to which a value that is not finite is searched for
-MAX_LOOKED_AT = 16  # containers, or members of one, that are looked at in Python; marshal looks at larger results
+    from plugin_runtime.tools.output_files import OutputFiles
+
+MAX_SEARCHED = 50  # levels to which a value that is not finite is searched for
+MAX_LOOKED_AT = 16  # containers, or members of one, that are looked at one by one; of larger results level by level
+PLAIN = SCALARS - {bytes}
 
 
-def encode_result(value: Any, max_bytes: int, what: str = "the result") -> bytes:
-    """Encode as JSON. Raises Refused with the kind `invalid_output`."""
+def encode_item(value: Any, max_bytes: int, files: OutputFiles) -> bytes:
+    """Encode what a generator has yielded, as `encode_result` does. Bytes, also beside their media type, are a part of
+    one whole, which callers join: they stay in the item, as base64.
+    """
+    is_part = isinstance(value, BYTES) or (
+        isinstance(value, collections.abc.Mapping) and typed_bytes(value.items()) is not None
+    )
+    return encode_result(value, max_bytes, None if is_part else files, what="the item")
+
+
+def encode_result(value: Any, max_bytes: int, files: OutputFiles | None = None, *, what: str = "the result") -> bytes:
+    """Encode as JSON. Files in it become members of `files`, and their marks stand for them; without `files`, bytes are
+    written as base64. Raises Refused with the kind `invalid_output`.
+    """
     try:
-        plain = value if _is_plain(value, [MAX_LOOKED_AT]) else to_plain(value)
+        plain = value if _is_plain(value, [MAX_LOOKED_AT]) else to_plain(value, files)
         try:
             encoded = _encoder.encode(plain)
         except (OverflowError, TypeError):
             if plain is not value:
                 raise
-            # An integer beyond 64 bits, or what marshal can write and JSON cannot.
-            plain = to_plain(value)
+            # An integer beyond 64 bits, or a key that JSON does not have.
+            plain = to_plain(value, files)
             encoded = _encoder.encode(plain)
         # msgspec writes null for NaN and infinity, which a caller could not distinguish from a missing value. Searching
         # takes longer than encoding, so that is left for results with a null in them.
@@ -57,37 +81,47 @@ _encoder = msgspec.json.Encoder()
 def _is_plain(value: Any, left: list[int]) -> bool:  # noqa: PLR0911 - each is a kind of value
     """Whether `value` consists of dicts with strings as keys, lists, tuples and scalars, of just these types."""
     kind = type(value)
-    if kind in SCALARS:
+    if kind in PLAIN:
         return True
     left[0] -= 1
     if kind is dict:
         if left[0] < 0 or len(value) > MAX_LOOKED_AT:
-            return _can_be_marshalled(value)
+            return _has_plain_types(value)
         for key in value:
             if type(key) is not str:
                 return False
         members = value.values()
     elif kind is list or kind is tuple:
         if left[0] < 0 or len(value) > MAX_LOOKED_AT:
-            return _can_be_marshalled(value)
+            return _has_plain_types(value)
         members = value
     else:
         return False
     for member in members:
         kind = type(member)
-        if kind not in SCALARS and not (kind in CONTAINERS and _is_plain(member, left)):
+        if kind not in PLAIN and not (kind in CONTAINERS and _is_plain(member, left)):
             return False
     return True
 
 
-def _can_be_marshalled(value: Any) -> bool:
-    # It takes just the built-in types, not their subclasses, in a fraction of the time of a loop. Two keys of a large
-    # dict that are the same in JSON, 1 and "1", get through.
-    try:
-        marshal.dumps(value, 2)
-    except ValueError:
+def _has_plain_types(value: Any) -> bool:
+    # The garbage collector knows the members of built-in containers, in a fraction of the time of a loop. Two keys of a
+    # large dict that are the same in JSON, 1 and "1", get through.
+    if isinstance(value, dict) and not all(type(key) is str for key in value):
         return False
-    return not isinstance(value, dict) or all(type(key) is str for key in value)
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        members = gc.get_referents(*level)
+        kinds = set(map(type, members))
+        if not kinds <= PLAIN_OR_CONTAINER:
+            return False
+        if kinds.isdisjoint(CONTAINERS):
+            return True
+        level = members if kinds <= CONTAINERS else [member for member in members if type(member) in CONTAINERS]
+    return False
+
+
+PLAIN_OR_CONTAINER = PLAIN | CONTAINERS
 
 
 def _find_not_finite(plain: Any) -> str | None:
@@ -99,7 +133,7 @@ def _find_not_finite(plain: Any) -> str | None:
 
 def _walk(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
     yield path, value
-    if depth > MAX_DEPTH:
+    if depth > MAX_SEARCHED:
         return
     children: Iterator[tuple[str, Any]]
     if isinstance(value, dict):

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from plugin_runtime.http.head import response_head
+from plugin_runtime.http.head import chunk, response_head
+from plugin_runtime.tools.output_files import Spool
 from plugin_runtime.tools.refusals import Refusal, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from plugin_runtime.authoring import Progress
     from plugin_runtime.http.connection import HttpServerConnection
+    from plugin_runtime.tools.output_files import OutputFile, OutputFiles
 
 JSON = "application/json"
-MAX_IN_MEMORY = 256 * 1024
-"""Bytes of one retained body; a larger one goes to the scratch folder."""
-READ_BYTES = 256 * 1024
+OCTETS = "application/octet-stream"
 
 
 def refusal_body(refusal: Refusal) -> bytes:
@@ -46,48 +43,23 @@ def end_event(refusal: Refusal | None, items: int, milliseconds: float, oom_kill
     return msgspec.json.encode({"event": "end", "ok": refusal is None, **outcome}) + b"\n"
 
 
-class RetainedBody:
+def result_body(encoded: bytes, milliseconds: float, files: OutputFiles) -> bytes:
+    """The body of an answer that is a result."""
+    announced = b',"files":%b' % msgspec.json.encode(files.documents()) if files else b""
+    return b'{"ok":true,"result":%b,"execution_time_ms":%b%b}' % (encoded, str(milliseconds).encode(), announced)
+
+
+class RetainedBody(Spool):
     """Written once, then read by any thread, any number of times."""
 
-    def __init__(self, folder: str) -> None:
-        self.size = 0
-        self._folder = folder
-        self._start = bytearray()
-        self._file: IO[bytes] | None = None
-
-    def write(self, *chunks: bytes) -> None:
+    def write(self, *chunks: bytes) -> None:  # type: ignore[override]
         """Raises Refused where the scratch folder has no room."""
-        for data in chunks:
-            self.size += len(data)
-            try:
-                if self._file is None and self.size <= MAX_IN_MEMORY:
-                    self._start += data
-                else:
-                    self._spill(data)
-            except OSError as error:
-                text = f"the result cannot be stored in the scratch folder: {error.strerror}"
-                raise Refused("too_large", text) from error
-
-    def chunks(self) -> Iterator[bytes]:
-        """From the start."""
-        if self._file is None:
-            yield bytes(self._start)
-            return
-        offset = 0
-        while data := os.pread(self._file.fileno(), READ_BYTES, offset):
-            offset += len(data)
-            yield data
-
-    def _spill(self, data: bytes) -> None:
-        if self._file is None:
-            from tempfile import TemporaryFile  # noqa: PLC0415 - many imports, which only large retained results need
-
-            # It has no name, so that it disappears with its last reader.
-            self._file = TemporaryFile(buffering=0, dir=self._folder)  # noqa: SIM115 - closed by the garbage collector
-            data, self._start = bytes(self._start) + data, bytearray()
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        try:
+            for data in chunks:
+                super().write(data)
+        except OSError as error:
+            text = f"the result cannot be stored in the scratch folder: {error.strerror}"
+            raise Refused("too_large", text) from error
 
 
 class RetainedAnswer(NamedTuple):
@@ -127,9 +99,11 @@ class ItemCollector:
             self.problem = refused.refusal
         self._first = False
 
-    def answer(self, milliseconds: float, oom_kills: int) -> RetainedAnswer | None:
+    def answer(self, milliseconds: float, oom_kills: int, files: OutputFiles) -> RetainedAnswer | None:
         """None where there was a problem."""
         end: dict[str, Any] = {"execution_time_ms": milliseconds}
+        if files:
+            end["files"] = files.documents()
         if self.progress is not None:
             end["progress"] = {"fraction": self.progress.fraction, "message": self.progress.message}
         try:
@@ -155,3 +129,12 @@ def send_retained(connection: HttpServerConnection, answer: RetainedAnswer, *, k
     connection.send(head)
     for data in answer.body.chunks():
         connection.send(data)
+
+
+def send_file(connection: HttpServerConnection, file: OutputFile, *, keep_alive: bool) -> None:
+    """Send a file of a result. Raises OSError where it cannot be read to its end."""
+    # In chunks: a file that the plugin has changed since has another size than was announced.
+    connection.send(response_head(200, OCTETS, None, keep_alive=keep_alive))
+    for data in file.chunks():
+        connection.send(chunk(data))
+    connection.send(chunk(b""))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from plugin_runtime.authoring import Progress
 from plugin_runtime.http.connection import Disconnected, HttpServerConnection
 from plugin_runtime.http.head import RequestHead, chunk, response_head
 from plugin_runtime.run_context import set_trace
 from plugin_runtime.shared.processes import write_log
 from plugin_runtime.tools.refusals import Refusal, Refused
-from plugin_runtime.tools.results import encode_result
-from plugin_runtime.worker.answers import JSON, ItemCollector, end_event, refusal_body, retained
+from plugin_runtime.tools.results import encode_item, encode_result
+from plugin_runtime.worker.answers import JSON, ItemCollector, end_event, refusal_body, result_body, retained
 from plugin_runtime.worker.execution import GeneratorSteps, ToolExecution, is_generator, refusal_of
 
 if TYPE_CHECKING:
@@ -83,8 +85,9 @@ def answer_call(call: Call, tool: Tool, arguments: dict[str, Any]) -> Refusal | 
 def _answer(call: Call, tool: Tool, outcome: Outcome) -> Refusal | None:
     if outcome.error is not None or call.run.cancellation.observed:
         return call.refused(CANCELLED if outcome.error is None else call.refusal_of(tool, outcome.error))
-    encoded = encode_result(outcome.value, call.max_result)
-    body = b'{"ok":true,"result":%b,"execution_time_ms":%b}' % (encoded, str(call.execution.milliseconds).encode())
+    files = call.run.files
+    encoded = encode_result(outcome.value, call.max_result, files)
+    body = result_body(encoded, call.execution.milliseconds, files)
     kills = call.oom_kills()
     # Before the answer is sent: a caller that has it must not find the run in flight.
     call.runs.finish(call.run, retained(call.scratch, 200, body, kills) if call.run.retain else None)
@@ -102,6 +105,7 @@ class _Stream:
         self._items = ItemCollector(call.scratch, call.max_result) if call.run.retain else None
         self._disconnected: Disconnected | None = None
         self._item_count = 0
+        call.run.files.copies = True
 
     def run(self, generator: Any) -> tuple[Refusal | None, bool]:
         """How it ended, and whether the stream has started: a refusal before the first event is a plain answer.
@@ -136,7 +140,7 @@ class _Stream:
         if self._items is None:
             call.runs.finish(call.run)
         else:
-            answer = self._items.answer(call.execution.milliseconds, kills) if refusal is None else None
+            answer = self._items.answer(call.execution.milliseconds, kills, call.run.files) if refusal is None else None
             problem = refusal or self._items.problem
             call.refused(problem) if problem else call.runs.finish(call.run, answer)
         if self._disconnected is not None:
@@ -147,11 +151,15 @@ class _Stream:
     def _send(self, value: Any) -> None:
         """Raises Refused for what cannot be JSON, and Disconnected where that ends the run."""
         if isinstance(value, Progress):
+            self._call.runs.note_progress(self._call.run, value)
             event = {"event": "progress", "fraction": value.fraction, "message": value.message}
-            line = encode_result(event, self._call.max_result, "the progress") + b"\n"
+            line = encode_result(event, self._call.max_result, what="the progress") + b"\n"
         else:
-            encoded = encode_result(value, self._call.max_result, "the item")
-            line = b'{"event":"item","data":%b}\n' % encoded
+            files = self._call.run.files
+            encoded = encode_item(value, self._call.max_result, files)
+            new = files.new_documents()
+            announced = b',"files":%b' % msgspec.json.encode(new) if new else b""
+            line = b'{"event":"item","data":%b%b}\n' % (encoded, announced)
             self._item_count += 1
         if self._items is not None:
             if isinstance(value, Progress):

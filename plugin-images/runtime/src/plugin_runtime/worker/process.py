@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import io
+import os
 import sys
 import threading
 import time
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 ACCEPT_RETRY_SECONDS = 0.1
 THREAD_RETRIES = 10
+FLUSH_SECONDS = 0.1
+"""After which printed text without a line end is flushed."""
 
 
 class SupervisorLink:
@@ -74,12 +77,61 @@ class KillCount:
         return kills
 
 
+class FlushedSoon(io.TextIOWrapper):
+    """Text that is flushed at each line end, and a moment after what ends no line, such as a prompt."""
+
+    # Not unbuffered (-u): the two writes of one print would mix with those of other threads.
+
+    def __init__(self, descriptor: int, errors: str) -> None:
+        # Of its own, since Python's was made before the descriptor became a pipe.
+        super().__init__(open(descriptor, "wb", closefd=False), "utf-8", errors, line_buffering=True)  # noqa: SIM115
+        self._unfinished = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._has_thread = True
+        os.register_at_fork(after_in_child=self._forget_thread)
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if not text.endswith("\n") and not self._unfinished.is_set():
+            self._flush_soon()
+        return written
+
+    def _flush_soon(self) -> None:
+        if self._thread is None and self._has_thread:
+            # One for good: a thread for each would have to be had when there are no more.
+            thread = threading.Thread(target=self._flush_for_ever, args=(self._unfinished,), name="flush", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                self._has_thread = False
+            else:
+                self._thread = thread
+        if self._has_thread:
+            self._unfinished.set()
+        else:
+            self.flush()
+
+    def _flush_for_ever(self, unfinished: threading.Event) -> NoReturn:
+        while True:
+            unfinished.wait()
+            time.sleep(FLUSH_SECONDS)
+            unfinished.clear()
+            # A plugin may have closed it; nobody reads its traceback.
+            with contextlib.suppress(OSError, ValueError):
+                self.flush()
+
+    def _forget_thread(self) -> None:
+        self._unfinished, self._thread = threading.Event(), None
+
+
 def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports: socket.socket, stacks: int) -> None:
     """Start the plugin and serve its tools for ever. Returns if it could not start."""
     faulthandler.enable()
     faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        stream = FlushedSoon(descriptor, getattr(getattr(sys, name), "errors", "backslashreplace"))
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)  # libraries go back to it
     if environment.code_dir is not None:
         add_code_folder(environment.code_dir, sys.path)
     link = SupervisorLink(reports)

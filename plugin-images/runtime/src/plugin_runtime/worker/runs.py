@@ -12,7 +12,9 @@ from plugin_runtime.run_context import Cancellation
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from plugin_runtime.authoring import Progress
     from plugin_runtime.shared.run_table import SharedRunTable
+    from plugin_runtime.tools.output_files import OutputFiles
     from plugin_runtime.worker.answers import RetainedAnswer
 
 MAX_RETAINED = 256
@@ -20,16 +22,19 @@ MAX_RETAINED = 256
 
 
 class Run:
-    """One call in flight. `retain`: its answer stays until it is deleted."""
+    """One call in flight. `retain`: its answer and its files stay until they are deleted."""
 
-    __slots__ = ("answer", "cancellation", "ended", "retain", "run_id")
+    __slots__ = ("answer", "cancellation", "ended", "files", "retain", "run_id", "slot")
 
-    def __init__(self, run_id: str, *, retain: bool) -> None:
+    def __init__(self, run_id: str, files: OutputFiles, *, retain: bool) -> None:
         self.run_id = run_id
+        self.files = files
         self.retain = retain
         self.cancellation = Cancellation()
         self.answer: RetainedAnswer | None = None
         self.ended = False
+        self.slot: int | None = None
+        """In the shared table, while its tool executes."""
 
 
 class RunTable:
@@ -39,17 +44,19 @@ class RunTable:
         self._shared = shared
         self._runs: dict[str, Run] = {}
         self._retained: dict[str, Run] = {}
+        # Ended, not retained, with files that can be fetched as long as the caller attends to the answer.
+        self._fetchable: dict[str, Run] = {}
         self._run_ended = threading.Condition()
 
-    def add(self, run_id: str, *, retain: bool) -> Run:
+    def add(self, run_id: str, files: OutputFiles, *, retain: bool) -> Run:
         """A call that has arrived. If two have one id, it then names the later one."""
-        run = self._runs[run_id] = Run(run_id, retain=retain)
+        run = self._runs[run_id] = Run(run_id, files, retain=retain)
         return run
 
     @contextmanager
     def executing(self, run: Run, tool: str) -> Iterator[None]:
         """While its tool's code executes, in this thread or on its behalf."""
-        slot = self._shared.add(run.run_id, tool)
+        run.slot = self._shared.add(run.run_id, tool)
         run_context.executing.add(run.cancellation)
         token = run_context.current.set(run.cancellation)
         try:
@@ -57,7 +64,12 @@ class RunTable:
         finally:
             run_context.current.reset(token)
             run_context.executing.discard(run.cancellation)
+            slot, run.slot = run.slot, None
             self._shared.remove(slot)
+
+    def note_progress(self, run: Run, progress: Progress) -> None:
+        """Show it in the status object."""
+        self._shared.note_progress(run.slot, progress.fraction, progress.message)
 
     def finish(self, run: Run, answer: RetainedAnswer | None = None) -> None:
         """End it, and retain `answer` if it is to be retained. A second call does nothing."""
@@ -71,13 +83,15 @@ class RunTable:
                 self._retained[run.run_id] = run
                 while len(self._retained) > MAX_RETAINED:
                     del self._retained[next(iter(self._retained))]
+            elif run.files:
+                self._fetchable[run.run_id] = run
             run.ended = True
             self._run_ended.notify_all()
 
     def find(self, run_id: str) -> Run | None:
-        """In flight, or ended with its answer retained."""
+        """In flight, or ended with its answer retained, or with files to fetch."""
         with self._run_ended:
-            return self._runs.get(run_id) or self._retained.get(run_id)
+            return self._runs.get(run_id) or self._retained.get(run_id) or self._fetchable.get(run_id)
 
     def wait(self, run: Run) -> None:
         """Wait until it has ended."""
@@ -95,7 +109,14 @@ class RunTable:
             return self._run_ended.wait_for(lambda: not self._runs, seconds)
 
     def discard(self, run: Run) -> None:
-        """Drop its answer, also one that is still to come."""
+        """Drop its answer, also one that is still to come, and the files of an ended one."""
         with self._run_ended:
             run.retain, run.answer = False, None
             self._retained.pop(run.run_id, None)
+        self.release(run)
+
+    def release(self, run: Run) -> None:
+        """The caller is done with the answer: drop files that are not retained."""
+        with self._run_ended:
+            if self._fetchable.get(run.run_id) is run:
+                del self._fetchable[run.run_id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import threading
 from collections import deque
 from queue import SimpleQueue
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
     from plugin_runtime.http.connection import HttpServerConnection
 
-SIGNAL_CHECK_MS = 1000
-# The kernel may deliver a signal to another thread: its handler, which Python runs in the main thread alone, then waits
-# until that thread wakes, and SIGTERM has to be handled well within the container's grace.
+SIGNALS_AT_ONCE = 4096  # more are as good as one
 
 
 class Job:
@@ -83,6 +82,8 @@ class MainThread:
         self._ident = threading.get_ident()
         self._jobs: deque[Job] = deque()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # The kernel may deliver a signal to another thread. Its handler runs in this one, which a byte then wakes.
+        self._signals, self._signal_sink = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._exit: SystemExit | None = None
 
     def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -141,16 +142,20 @@ class MainThread:
     def _poll(self) -> select.poll:
         poll = select.poll()
         poll.register(self._wakeup, select.POLLIN)
+        poll.register(self._signals, select.POLLIN)
         return poll
 
     def _wait(self, poll: select.poll) -> bool:
         """Wait for a job or a connection; whether the connection is readable."""
         try:
-            ready = poll.poll(SIGNAL_CHECK_MS)
-            woken = any(descriptor == self._wakeup for descriptor, _ in ready)
-            if woken:
+            # Each time: the plugin's code may have set another, as asyncio's loop does.
+            signal.set_wakeup_fd(self._signal_sink, warn_on_full_buffer=False)
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._wakeup in ready:
                 os.eventfd_read(self._wakeup)
-            return len(ready) > woken
+            if self._signals in ready:
+                os.read(self._signals, SIGNALS_AT_ONCE)
+            return bool(ready - {self._wakeup, self._signals})
         except SystemExit as error:
             self._exit = error
         except BaseException as error:  # noqa: BLE001 - of a signal handler

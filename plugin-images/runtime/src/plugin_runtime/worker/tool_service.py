@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -13,9 +14,10 @@ from plugin_runtime.http.connection import Disconnected, HttpServerConnection
 from plugin_runtime.http.head import BadHead, response_head
 from plugin_runtime.shared.processes import LIVENESS_PATH, write_log
 from plugin_runtime.tools.call_arguments import read_arguments
+from plugin_runtime.tools.output_files import OutputFiles
 from plugin_runtime.tools.refusals import Refusal, Refused
 from plugin_runtime.tools.uploads import UploadFolder, safe_run_id
-from plugin_runtime.worker.answers import JSON, refusal_body, send_retained
+from plugin_runtime.worker.answers import JSON, refusal_body, send_file, send_retained
 from plugin_runtime.worker.calls import Call, answer_call
 from plugin_runtime.worker.execution import ToolExecution
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from plugin_runtime.shared.environment import Environment
     from plugin_runtime.tools.scratch import Scratch
     from plugin_runtime.tools.toolset import Tool
-    from plugin_runtime.worker.runs import RunTable
+    from plugin_runtime.worker.runs import Run, RunTable
     from plugin_runtime.worker.threads import AuthorThreads
 
 REFUSAL_SECONDS = 1.0
@@ -58,6 +60,7 @@ class ToolService:
         self._runs = runs
         self._scratch = scratch
         self._max_result = environment.max_result
+        self._max_output = environment.max_output
         self._oom_kills = oom_kills
 
     def serve(self, peer: socket.socket) -> None:
@@ -76,6 +79,7 @@ class ToolService:
             text = "a defect of the runtime; the container's log has its traceback"
             self._refuse(connection, Refusal("defect", text, "RuntimeDefect"), keep_alive=False)
         finally:
+            connection.answer_taken()
             connection.close_lingering()
 
     def refuse_for_want_of_threads(self, peer: socket.socket, error: RuntimeError) -> None:
@@ -92,6 +96,7 @@ class ToolService:
     def _serve_request(self, connection: HttpServerConnection) -> bool:
         """False where the connection is over."""
         head = connection.read_head()
+        connection.answer_taken()
         if head is None:
             return False
         if head.path == LIVENESS_PATH:  # first, since in an idle container nothing else is requested
@@ -115,7 +120,9 @@ class ToolService:
     def _call(self, connection: HttpServerConnection, head: RequestHead) -> Refusal | None:
         """None where the answer was sent."""
         run = self._runs.add(
-            safe_run_id(head.headers.get("x-run-id", "")), retain=head.headers.get("x-run-keep", "") == "1"
+            safe_run_id(head.headers.get("x-run-id", "")),
+            OutputFiles(str(self._scratch.folder), self._max_output),
+            retain=head.headers.get("x-run-keep", "") == "1",
         )
         call = Call(
             connection,
@@ -134,6 +141,8 @@ class ToolService:
             return call.refused(refused.refusal)
         finally:
             self._runs.finish(run)
+            if run.files:
+                connection.on_answer_taken = partial(self._runs.release, run)
 
     def _run(self, call: Call) -> Refusal | None:
         """Raises Refused before the tool's code runs."""
@@ -155,15 +164,20 @@ class ToolService:
         return tool
 
     def _answer_about_run(self, connection: HttpServerConnection, head: RequestHead) -> None:
-        """Wait for a run's answer, cancel the run, or discard its answer. Raises Refused."""
+        """Wait for a run's answer, give a file of it, cancel the run, or discard its answer. Raises Refused."""
         for _ in connection.read_body(head):
             pass  # it means nothing here
         run_id, slash, action = head.path.removeprefix("/runs/").partition("/")
         request = f"{head.method} {slash}{action}"
         run = self._runs.find(run_id)
+        if request.startswith("GET /files/") and run is not None:
+            self._send_file(connection, run, action.removeprefix("files/"), keep_alive=head.keep_alive)
+            return
         if request not in {"GET ", "DELETE ", "POST /cancel"} or run is None:
-            known = "GET and DELETE /runs/<run id>, POST /runs/<run id>/cancel, for runs in flight or retained"
-            raise Refused("unknown_run", f"no run at {head.method} {head.path}; there are {known}")
+            known = "GET and DELETE /runs/<run id>, GET /runs/<run id>/files/<name>, POST /runs/<run id>/cancel"
+            raise Refused(
+                "unknown_run", f"no run at {head.method} {head.path}; there are {known}, for runs in flight or retained"
+            )
         if request == "GET ":
             self._runs.wait(run)
             if run.answer is None:
@@ -178,6 +192,16 @@ class ToolService:
             status = 202
         body = msgspec.json.encode({"run_id": run_id, "ended": run.ended})
         connection.send(response_head(status, JSON, len(body), keep_alive=head.keep_alive) + body)
+
+    def _send_file(self, connection: HttpServerConnection, run: Run, name: str, *, keep_alive: bool) -> None:
+        file = run.files.find(unquote(name))
+        if file is None:
+            raise Refused("unknown_file", f"the run {run.run_id} has no file of this name")
+        try:
+            send_file(connection, file, keep_alive=keep_alive)
+        except OSError as error:
+            write_log(f"the file {file.name} of run {run.run_id} cannot be read: {error}\n")
+            raise Disconnected from error
 
     def _refuse(self, connection: HttpServerConnection, refusal: Refusal, *, keep_alive: bool) -> None:
         body = refusal_body(refusal)

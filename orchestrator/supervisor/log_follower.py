@@ -1,0 +1,142 @@
+"""A plugin's log, followed from one instance to the next."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final, Protocol
+
+from orchestrator.containers.engine import ContainerEngine
+from orchestrator.errors import EngineError
+from orchestrator.formatting import NOTE
+from orchestrator.registry import PostMortem
+from orchestrator.supervisor.instance import Instance
+
+_USUAL_START: Final = 1.0  # seconds until a container whose image is there has started; a longer wait is told
+_REOPEN_PAUSE: Final = 1.0  # seconds before a stream that broke off is opened again
+_LEFT_BEHIND: Final = 5.0  # seconds after the next instance's start until a container that does not end is left
+_ALL: Final = 10_000  # lines
+_BACKLOG: Final = 100  # lines that may wait for a slow reader
+# Build output has none.
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+ ")
+
+
+class Instances(Protocol):
+    """The instances of one plugin, each in its turn."""
+
+    @property
+    def instance(self) -> Instance | None:
+        """The newest one."""
+
+    async def next_instance(self, after: Instance | None) -> Instance | None:
+        """The one that replaces `after`, once there is one; None where the plugin is removed."""
+
+
+async def follow_logs(engine: ContainerEngine, instances: Instances, *, tail: int) -> AsyncGenerator[str, None]:
+    """The last `tail` lines and those to come, then all of the next instance, until the plugin is removed.
+
+    Every line of a container begins with its time. Lines that begin with `--- ` are notes: an instance that is awaited,
+    that ended, or that is next.
+    """
+    instance = instances.instance
+    if instance is None:
+        yield _note("no instance; waiting for one")
+        instance = await instances.next_instance(None)
+    while instance is not None:
+        async for line in _Log(engine, instances, instance).follow(tail):
+            yield line
+        if instance.ended is not None:
+            yield _note(f"instance {instance.generation} ended: {instance.ended.code}: {instance.ended.reason}")
+        instance, tail = await instances.next_instance(instance), _ALL
+        if instance is not None:
+            yield _note(f"instance {instance.generation}")
+    yield _note("the plugin was removed")
+
+
+class _Log:
+    """Of one instance."""
+
+    def __init__(self, engine: ContainerEngine, instances: Instances, instance: Instance) -> None:
+        self._engine = engine
+        self._instances = instances
+        self._instance = instance
+        self._last = ""
+        """Time of the last line."""
+
+    async def follow(self, tail: int) -> AsyncIterator[str]:
+        """Its lines until it is torn down, or left behind."""
+        instance = self._instance
+        await _first_of(instance.started, instance.torn_down, seconds=_USUAL_START)
+        if not (instance.started.is_set() or instance.torn_down.is_set()):
+            if instance.ended is None:
+                yield _note(f"instance {instance.generation} has no container yet; waiting for it")
+            await _first_of(instance.started, instance.torn_down)
+        while instance.started.is_set() and instance.post_mortem is None:
+            async for line in self._unseen(self._printed(tail)):
+                yield line
+            tail = _ALL
+            # The stream may have broken off: then the rest follows. One that is torn down has it in its post-mortem.
+            await _first_of(instance.torn_down, seconds=_REOPEN_PAUSE if instance.ended is None else _LEFT_BEHIND)
+            if instance.torn_down.is_set() or self._instances.instance is not instance:
+                break
+        if instance.post_mortem is not None:
+            async for line in self._unseen(_stored(instance.post_mortem, tail)):
+                yield line
+
+    async def _unseen(self, lines: AsyncIterator[str]) -> AsyncIterator[str]:
+        seen = self._last
+        async for line in lines:
+            if found := _TIME.match(line):
+                if found[0] <= seen:
+                    continue
+                self._last = max(self._last, found[0])
+            elif seen:
+                continue
+            yield f"{line}\n"
+
+    async def _printed(self, tail: int) -> AsyncIterator[str]:
+        """What its container prints, until its stream ends; or some time after the next instance's start."""
+        lines: asyncio.Queue[str | None] = asyncio.Queue(_BACKLOG)
+        reader = asyncio.create_task(self._read(lines, tail))
+        leaving = asyncio.create_task(self._leave(reader))
+        try:
+            while (line := await lines.get()) is not None:
+                yield line
+        finally:
+            leaving.cancel()
+            reader.cancel()
+            await asyncio.gather(reader, leaving, return_exceptions=True)
+
+    async def _read(self, lines: asyncio.Queue[str | None], tail: int) -> None:
+        try:
+            with contextlib.suppress(EngineError):
+                async with self._engine.follow_logs(self._instance.container_id or "", tail=tail) as printed:
+                    async for line in printed:
+                        await lines.put(line)
+        finally:
+            await lines.put(None)
+
+    async def _leave(self, reader: asyncio.Task[None]) -> None:
+        # A container that could not be stopped prints on.
+        await self._instances.next_instance(self._instance)
+        await asyncio.sleep(_LEFT_BEHIND)
+        reader.cancel()
+
+
+async def _stored(report: PostMortem, tail: int) -> AsyncIterator[str]:
+    for line in (report.log_tail or report.build_output).splitlines()[-tail:]:
+        yield line
+
+
+async def _first_of(*events: asyncio.Event, seconds: float | None = None) -> None:
+    """Returns when one of them is set, or after so many seconds."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
+
+
+def _note(text: str) -> str:
+    return f"{NOTE}{' '.join(text.split())} ---\n"
