@@ -1,11 +1,12 @@
 """The composition root: the only module that knows every other."""
 
+import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -48,7 +49,9 @@ from orchestrator.supervisor.gpu_allocator import GpuAllocator
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together, tracing
+from orchestrator.tools.call_store import CallStore
 from orchestrator.tools.result_store import ResultStore
+from orchestrator.tools.shutdown import Shutdown
 from orchestrator.tools.tool_runner import ToolRunner
 
 _RESTORED_EVENTS: Final = 1000  # events from before the start that are held in memory; the history has more
@@ -62,11 +65,12 @@ def create_app(
     engine: ContainerEngine | None = None,
     gpu_host: GpuHost | None = None,
     stop_plugins: bool = False,
+    stop: asyncio.Event | None = None,
 ) -> FastAPI:
     """The orchestrator as an ASGI application. Without `engine` it uses Docker, without `gpu_host` this host.
 
-    `stop_plugins`: a shutdown removes the plugins' containers, instead of leaving them for the next start. Raises
-    `KeyFileError` where the API keys cannot be read.
+    `stop_plugins`: a shutdown removes the plugins' containers, instead of leaving them for the next start. `stop`, once
+    set, ends a start that is still under way. Raises `KeyFileError` where the API keys cannot be read.
     """
 
     @asynccontextmanager
@@ -105,9 +109,11 @@ def create_app(
                 sandbox,
                 history=history,
                 results=results,
+                calls=CallStore(settings.state_dir / "waiting"),
                 cancel_grace=settings.cancel_grace.total_seconds(),
                 observe=observe,
             )
+            shutdown = Shutdown(runner, fleet, history, drain=settings.drain.total_seconds(), stop_plugins=stop_plugins)
             feed = EventFeed(registry, max_readers=settings.event_readers)
             metrics.observe_plugins(registry, fleet.gpus)
             metrics.observe_readers(lambda: feed.readers)
@@ -121,20 +127,19 @@ def create_app(
                 feed=feed,
                 metrics=metrics,
                 history=history,
+                shutdown=shutdown,
             )
             for folder, problem in deps.loader.unusable_directories().items():
                 _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, problem)
             # The fleet first: runs of an earlier orchestrator are found in the containers that it adopts.
-            await fleet.open(restored.last_events)
-            runner.resume(restored.asynchronous, fleet.adopted())
-            fleet.restart_changed()
             try:
+                await _unless(stop, fleet.open(restored.last_events))
+                await runner.resume(restored.asynchronous, fleet.adopted())
+                fleet.restart_changed()
                 with feed.running():
                     yield
             finally:
-                # The runs first: they end in their containers.
-                await runner.drain()
-                await fleet.close(stop_plugins=stop_plugins)
+                await shutdown.complete()
         finally:
             if traces is not None:
                 await traces.close()
@@ -158,6 +163,21 @@ def create_app(
     _add_routes(app)
     _guard(app, settings)
     return app
+
+
+async def _unless(stop: asyncio.Event | None, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, or break it off once `stop` is set."""
+    working = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future((stop or asyncio.Event()).wait())
+    try:
+        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait((working,))
+    if not working.cancelled():
+        working.result()
 
 
 def _add_routes(app: FastAPI) -> None:

@@ -109,6 +109,8 @@ class Settings(BaseSettings):
     default_output: Size = ByteSize(4 * 1024**3)
     default_startup_timeout: Duration = timedelta(seconds=120)
     stop_grace: Duration = timedelta(seconds=2)
+    drain: Duration = timedelta(seconds=60)
+    """How long a stopping orchestrator waits for runs whose callers wait; it may take half a minute more to exit."""
 
     max_connections: int = Field(1024, ge=16, le=65536)
     """Concurrent connections of callers; three quarters of them may be waiting for an answer other than health."""

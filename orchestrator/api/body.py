@@ -3,9 +3,6 @@ file for a run that its caller does not wait for.
 """
 
 import asyncio
-import os
-import tempfile
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -14,10 +11,10 @@ from starlette.types import Message, Receive
 
 from orchestrator.formatting import format_size
 from orchestrator.sandbox.call import BodyError, Outcome
+from orchestrator.tools.call_store import SpooledBody
 
 MAX_SHORT_BODY: Final = 256 * 1024
 """Bytes up to which a body is read whole before the call, which is quicker than streaming it."""
-_FILE_CHUNK: Final = 256 * 1024  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ class RequestBody:
         self._more = message.get("more_body", False)
         return chunk
 
-    async def spool(self, folder: Path) -> "bytes | SpooledBody":
+    async def spool(self, folder: Path) -> bytes | SpooledBody:
         """Read the whole body, to be sent when its run starts: to memory where it is short, else to a file in `folder`.
         Raises `BodyError`.
         """
@@ -113,7 +110,7 @@ class RequestBody:
                     start += chunk
                 else:
                     if file is None:
-                        file = await asyncio.to_thread(SpooledBody, folder, bytes(start))
+                        file = await asyncio.to_thread(SpooledBody.create, folder, bytes(start))
                     await asyncio.to_thread(file.write, chunk)
         except OSError as error:
             raise BodyError(Outcome.TOO_LARGE, f"the body cannot be stored: {error.strerror}") from error
@@ -136,45 +133,6 @@ class RequestBody:
             self._behind = self._pace.behind(self._behind, waited=now() - since, size=len(chunk))
             if self._behind > self._pace.grace:
                 raise self._pace.too_slow()
-        return chunk
-
-
-class SpooledBody:
-    """A `StreamedBody` from a file without a name, which is deleted with this object. To be read once."""
-
-    def __init__(self, folder: Path, start: bytes) -> None:
-        """Raises `OSError`, as `write` does."""
-        self.passed_on = 0
-        self.complete = False
-        self.failure: BodyError | None = None
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._descriptor, path = tempfile.mkstemp(dir=folder)
-        weakref.finalize(self, os.close, self._descriptor)
-        Path(path).unlink()
-        self.write(start)
-
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-
-    def rewound(self) -> Self:
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        return self
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            chunk = await asyncio.to_thread(os.read, self._descriptor, _FILE_CHUNK)
-        except OSError as error:
-            self.failure = BodyError(Outcome.CALLER_DISCONNECTED, f"the stored body cannot be read: {error.strerror}")
-            raise self.failure from error
-        if not chunk:
-            self.complete = True
-            raise StopAsyncIteration
-        self.passed_on += len(chunk)
         return chunk
 
 

@@ -14,6 +14,7 @@ from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.telemetry.metrics import Metrics
+from orchestrator.tools.shutdown import Shutdown
 from orchestrator.tools.tool_runner import ToolRunner
 
 
@@ -29,6 +30,7 @@ class ApiContext:
     feed: EventFeed
     metrics: Metrics
     history: HistoryStore
+    shutdown: Shutdown
     listing: HealthListing = field(default_factory=HealthListing)
 
 

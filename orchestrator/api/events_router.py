@@ -11,7 +11,7 @@ from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.event_feed import TooManyReadersError, event_fields
 from orchestrator.api.problems import problem, unknown_plugin
 from orchestrator.api.request_headers import SSE, wanted_stream
-from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse, shutdown_event
+from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse
 from orchestrator.registry import LifecycleEvent
 
 router = APIRouter(tags=["events"])
@@ -72,10 +72,10 @@ async def _respond(
     # No more digits than fit into SQLite's 64 bits. Anything else is not one of our ids.
     resumed = last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id)
     after = int(resumed[0]) if resumed else which.after
-    return _stream(request, context, plugin, after, health="health" in which.include)
+    return _stream(context, plugin, after, health="health" in which.include)
 
 
-def _stream(request: Request, context: ApiContext, plugin: str | None, after: int | None, *, health: bool) -> Response:
+def _stream(context: ApiContext, plugin: str | None, after: int | None, *, health: bool) -> Response:
     try:
         subscription = context.feed.subscribe(plugin=plugin, after=after, health=health)
     except TooManyReadersError as error:
@@ -84,7 +84,7 @@ def _stream(request: Request, context: ApiContext, plugin: str | None, after: in
         return refusal
     return UntilShutdownResponse(
         subscription.frames(_earlier(context, plugin, subscription.after)),
-        shutdown_event(request.app),
+        context.shutdown.requested,
         media_type=SSE,
         headers=STREAM_HEADERS,
         write_timeout=_WRITE_TIMEOUT,

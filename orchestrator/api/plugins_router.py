@@ -1,17 +1,23 @@
 """A plugin's tools, operator commands and logs."""
 
+import asyncio
 import time
-from typing import Annotated, Any
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 
 from orchestrator.api.context import ApiContext, Context
-from orchestrator.api.problems import problem, unknown_plugin
-from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse, beating, shutdown_event
+from orchestrator.api.problems import problem, respond, unknown_plugin
+from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse, beating
 from orchestrator.errors import EngineError
 from orchestrator.health.health_model import PluginDetailResponse, PostMortemReport, detail_response, post_mortem_report
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
+from orchestrator.tools import refusals
+
+T = TypeVar("T")
 
 router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
 
@@ -44,12 +50,14 @@ async def restart(name: str, context: Context, response: Response, wait: Wait = 
 
     One that serves is stopped only when all that can fail before is done: manifest, models, secrets, GPU, image.
     """
+    if context.shutdown.requested.is_set():
+        return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
     end = time.monotonic() + wait
     try:
-        refusal = await supervisor.restart(wait)
+        refusal = await _unless_stopping(context, supervisor.restart(wait))
     except TimeoutError:
         response.status_code = 202
         return await _after(supervisor, context, 0)
@@ -61,6 +69,8 @@ async def restart(name: str, context: Context, response: Response, wait: Wait = 
 @router.post("/start", response_model=PluginDetailResponse)
 async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
     """Start an instance unless one is alive. Also registers a plugin whose folder is new."""
+    if context.shutdown.requested.is_set():
+        return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
@@ -97,7 +107,7 @@ async def post_mortem(
 
 @router.get("/logs", response_class=PlainTextResponse)
 async def logs(
-    name: str, request: Request, context: Context, *, tail: Tail = 100, follow: bool = False, build: Build = False
+    name: str, context: Context, *, tail: Tail = 100, follow: bool = False, build: Build = False
 ) -> Response:
     """The container's output, each line with its time; the last lines only if the instance has ended. While an image is
     built for it and there is no container yet, the output of that.
@@ -113,7 +123,7 @@ async def logs(
     if follow:
         # An empty line as the heartbeat: each line of a log begins with its time.
         followed = beating(supervisor.follow_logs(tail=tail), "\n")
-        return UntilShutdownResponse(followed, shutdown_event(request.app), headers=STREAM_HEADERS)
+        return UntilShutdownResponse(followed, context.shutdown.requested, headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
     if record.post_mortem is not None:
         lines = (record.post_mortem.log_tail or record.post_mortem.build_output).splitlines(keepends=True)
@@ -125,6 +135,22 @@ async def logs(
 
 
 async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:
-    await supervisor.wait_ready(wait)
+    if wait:
+        with suppress(TimeoutError):
+            await _unless_stopping(context, supervisor.wait_ready(wait))
     record = context.registry.get(supervisor.name)
     return unknown_plugin(supervisor.name) if record is None else detail_response(record, time.monotonic())
+
+
+async def _unless_stopping(context: ApiContext, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Raises `TimeoutError` where the orchestrator begins to stop before there is one."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(context.shutdown.requested.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise TimeoutError
+    finally:
+        working.cancel()
+        stopping.cancel()

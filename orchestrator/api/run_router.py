@@ -64,6 +64,8 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
     record = context.registry.get(name)
     if record is None:
         return unknown_plugin(name)
+    if context.tool_runner.draining:  # before its body is read
+        return respond(refusals.stopping(), plugin=name, tool=tool)
     headers = run_headers(request.scope["headers"])
     chosen_id = headers.get("x-run-id")
     if chosen_id is None:

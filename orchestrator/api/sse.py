@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Final, TypeVar
 
-from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -68,14 +67,6 @@ async def _pump(source: AsyncGenerator[T, None], chunks: asyncio.Queue[T | None]
     await chunks.put(None)
     if failure is not None:
         raise failure
-
-
-def shutdown_event(app: FastAPI) -> asyncio.Event:
-    """The event that the server of `app` sets when it begins to stop."""
-    if not hasattr(app.state, "shutdown"):
-        app.state.shutdown = asyncio.Event()
-    event: asyncio.Event = app.state.shutdown
-    return event
 
 
 class UntilShutdownResponse(StreamingResponse):

@@ -24,7 +24,12 @@ async def healthz(context: Context) -> dict[str, object]:
 
 @router.get("/readyz", tags=["orchestrator"])
 async def readyz(context: Context, response: Response) -> dict[str, object]:
-    """200 once every plugin has started or failed once; 503 before, with the names of those that have not."""
+    """200 once every plugin has started or failed once; 503 before, with the names of those that have not, and while
+    the orchestrator stops.
+    """
+    if context.shutdown.requested.is_set():
+        response.status_code = 503
+        return {"status": "stopping", "waiting_for": context.tool_runner.busy_plugins}
     starting = [r.name for r in context.registry.list() if r.state is PluginLifecycleState.LOADED and r.first]
     response.status_code = 503 if starting else 200
     return {"status": "starting" if starting else "ready", "waiting_for": starting}

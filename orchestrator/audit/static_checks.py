@@ -15,6 +15,7 @@ from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.requirements_file import REQUIREMENTS, Line, named_files, requirement_lines
 from orchestrator.registry import EffectiveLimits
+from orchestrator.supervisor.container_policy import CACHE_FOLDER, cache_variables
 
 _GPU_PACKAGES: Final = ("cupy", "nvidia-", "onnxruntime-gpu", "tensorrt", "pycuda", "jax-cuda", "torch-tensorrt")
 """Prefixes of distributions that are useless without an NVIDIA GPU."""
@@ -38,9 +39,20 @@ def check_folder(plugin: DiscoveredPlugin, limits: EffectiveLimits | None) -> It
         yield from _check_class(plugin.name, plugin.folder, manifest.entrypoint)
         yield from findings_or_ok(plugin.name, "requirements", list(_requirements(plugin.name, plugin.folder)))
         yield from findings_or_ok(plugin.name, "gpu", list(_gpu(manifest, plugin.folder)))
+    if manifest.cache:
+        yield from findings_or_ok(plugin.name, "cache", list(_cache(manifest)))
     if limits is not None:
         yield from findings_or_ok(plugin.name, "limits", list(_limits(plugin.name, limits)))
     yield from findings_or_ok(plugin.name, "samples and tests", list(_samples(plugin.name, plugin.folder)))
+
+
+def _cache(manifest: Manifest) -> Iterator[Finding]:
+    for variable in sorted(cache_variables().keys() & manifest.env.keys()):
+        if not manifest.env[variable].startswith(CACHE_FOLDER):
+            sentence = (
+                f"`env` sets {variable} to a folder outside of {CACHE_FOLDER}: what it holds ends with the instance."
+            )
+            yield warning(manifest.name, "cache", sentence)
 
 
 def _check_class(name: str, folder: Path, entrypoint: str) -> Iterator[Finding]:

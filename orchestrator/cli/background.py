@@ -25,13 +25,12 @@ from orchestrator.deployment import read_identity
 from orchestrator.errors import EngineError
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT
+from orchestrator.tools.shutdown import longest_stop
 
 _START_SECONDS: Final = 30.0
 """Limit until a new process answers."""
 _BUILD_SECONDS: Final = 1200.0
 """Limit for building every plugin's image."""
-_STOP_SECONDS: Final = 90.0
-"""Limit for runs in flight while stopping: the default time limit and a margin."""
 
 
 def up() -> None:
@@ -183,11 +182,12 @@ def _end_process(settings: Settings) -> None:
         _pid_file(settings).unlink(missing_ok=True)
         return
     os.kill(pid, signal.SIGTERM)
-    end = time.monotonic() + _STOP_SECONDS
+    limit = longest_stop(settings)
+    end = time.monotonic() + limit
     while _running_pid(settings) == pid:
         if time.monotonic() > end:
             os.kill(pid, signal.SIGKILL)
-            errors.print(f"[yellow]The orchestrator did not stop within {_STOP_SECONDS:.0f} s and was killed.[/]")
+            errors.print(f"[yellow]The orchestrator did not stop within {limit:.0f} s and was killed.[/]")
             break
         time.sleep(0.1)
     _pid_file(settings).unlink(missing_ok=True)

@@ -28,6 +28,7 @@ _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
     "models": ("models", "Operate"),
     "image": ("images", "Operate"),
     "doctor": ("doctor", "Operate"),
+    "cache": ("cache", "Operate"),
     "audit": ("audit", "Operate"),
     "keys": ("keys", "Operate"),
     "new": ("scaffold", "Write plugins"),

@@ -1,9 +1,14 @@
 """`serve`: runs the orchestrator in the foreground."""
 
-import math
+import asyncio
+import logging
+import os
 import resource
 import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Final, NoReturn
 
 import typer
@@ -13,22 +18,22 @@ from fastapi import FastAPI
 from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.api.http_protocol import BoundedProtocol
-from orchestrator.api.sse import shutdown_event
 from orchestrator.app import create_app
 from orchestrator.cli.settings import read_settings
 from orchestrator.deployment import StateFolderError, claim
-from orchestrator.registry import PluginRecord
 from orchestrator.settings import Settings
 from orchestrator.telemetry import logs
+from orchestrator.tools.shutdown import EXIT_SECONDS, TRANSFER_SECONDS, Shutdown, longest_stop
 
-_TRANSFER_SECONDS: Final = 30
-"""Limit for the rest of a request beside its run: the remaining body, and the response on a slow connection."""
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_log = logging.getLogger(__name__)
 
 
 def serve(
     *, stop_plugins: Annotated[bool, typer.Option(help="On SIGTERM also stop the plugins' containers.")] = False
 ) -> None:
     """Run the orchestrator in the foreground until SIGTERM."""
+    signals = _StopSignals()
     settings = read_settings()
     logs.configure(settings.log_level, settings.log_format)
     try:
@@ -38,7 +43,7 @@ def serve(
     _require_keys(settings)
     sockets = _bind_sockets(settings)
     _raise_descriptor_limit(settings.max_connections)
-    app = create_app(settings, stop_plugins=stop_plugins)
+    app = create_app(settings, stop_plugins=stop_plugins, stop=signals.first)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -46,11 +51,9 @@ def serve(
         http=BoundedProtocol.limited_to(settings.max_connections),
         ws="none",
         server_header=False,
+        timeout_graceful_shutdown=1,  # by then everything is answered
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal again once it has stopped: without a handler the exit code would not be 0.
-        signal.signal(number, lambda *_: None)
-    _Server(config, app).run(sockets)
+    _Server(config, app, signals, longest_stop=longest_stop(settings)).run(sockets)
 
 
 def _require_keys(settings: Settings) -> None:
@@ -108,30 +111,79 @@ def _bind_sockets(settings: Settings) -> list[socket.socket]:
     return sockets
 
 
-class _Server(uvicorn.Server):
-    """Stops once the runs in flight are answered, without waiting for readers of logs and events."""
+class _StopSignals:
+    """SIGTERM and SIGINT, from its creation on: `first` and `second` are set as they come."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: self._received())
+        # The entry point of the own image blocks it, so that none is lost to a process 1 without handlers.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def watch(self) -> None:
+        """From now on the running loop is woken by a signal, whichever thread the kernel interrupts."""
+        for number in _SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+class _Server(uvicorn.Server):
+    """Stops in this order: runs and instances while the port is open, then the port, then the process."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, signals: _StopSignals, *, longest_stop: float) -> None:
         super().__init__(config)
         self._app = app
+        self._signals = signals
+        self._longest_stop = longest_stop
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        shutdown_event(self._app).set()
-        records = self._app.state.context.registry.list()
-        # After this no run is still within its time limit: connections that are open then have readers that stalled.
-        self.config.timeout_graceful_shutdown = math.ceil(
-            _TRANSFER_SECONDS + max((_max_run_seconds(record) for record in records), default=0)
-        )
-        await super().shutdown(sockets)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own would close the port first.
+        self._signals.watch()
+        yield
+
+    async def main_loop(self) -> None:
+        serving = asyncio.create_task(super().main_loop())
+        _notify("READY=1")
+        await self._signals.first.wait()
+        _notify("STOPPING=1")
+        _exit_within(self._longest_stop)
+        shutdown: Shutdown = self._app.state.context.shutdown
+        hurrying = asyncio.create_task(self._hurry(shutdown))
+        await shutdown.complete()
+        # Those that are being answered now: health is asked again and again.
+        if answering := set(self.server_state.tasks):
+            await asyncio.wait(answering, timeout=TRANSFER_SECONDS)
+        hurrying.cancel()
+        self.should_exit = True
+        await serving
+
+    async def _hurry(self, shutdown: Shutdown) -> None:
+        await self._signals.second.wait()
+        _exit_within(EXIT_SECONDS)
+        shutdown.hurry()
 
 
-def _max_run_seconds(record: PluginRecord) -> float:
-    """Seconds that the plugin's start, its runs and those queued behind them can take within its limits."""
-    starts = record.ready_tick is None and not record.ended
-    if not (starts or record.in_flight or record.queued):
-        return 0
-    if record.limits is None:
-        return 0
-    rounds = 1 + math.ceil(record.queued / max(1, record.limits.concurrency))
-    start = record.limits.startup_timeout if starts else 0
-    return start + rounds * record.limits.timeout
+def _exit_within(seconds: float) -> None:
+    """Exit after so many seconds, whatever hangs: a thread in a frozen engine, a disk. The journal has the history."""
+
+    def exit_now() -> None:
+        _log.critical("not stopped within %g s; exiting as it is", seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, exit_now)
+    timer.daemon = True
+    timer.start()
+
+
+def _notify(state: str) -> None:
+    """Tell systemd (`Type=notify`), where it started this process."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if path:
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.connect(f"\0{path[1:]}" if path.startswith("@") else path)
+            sender.send(state.encode())

@@ -15,6 +15,7 @@ from orchestrator.containers.spec import (
     EngineInfo,
     ImageStatus,
     Installation,
+    VolumeStatus,
 )
 
 
@@ -95,6 +96,15 @@ class ContainerEngine(Protocol):
 
     async def remove(self, container_id: str) -> None:
         """Remove it with its anonymous volumes, running or not. No error if it does not exist."""
+
+    async def holds_volumes_to_size(self) -> bool:
+        """Whether a volume can be held to a size, by a quota of its file system. Found by trying, once."""
+
+    async def volumes(self, labels: Mapping[str, str]) -> "tuple[VolumeStatus, ...]":
+        """All named volumes with these labels."""
+
+    async def remove_volume(self, name: str) -> None:
+        """Remove it with all that it holds. `EngineRefusedError` while a container, running or not, has it."""
 
     async def sweep(self, labels: Mapping[str, str]) -> None:
         """Remove leftovers (gateways, volumes) of removed containers with these labels."""

@@ -22,6 +22,28 @@ class BindMount:
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """A folder on the engine's disk, mounted at `target`. With a `name` it outlives the container, and is made, with
+    these labels, where it does not exist; without, it is removed with the container. `size`: bytes it is held to, where
+    the engine can.
+    """
+
+    target: str
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStatus:
+    """A named volume. `size`: bytes in use, None where the engine does not say."""
+
+    name: str
+    labels: Mapping[str, str]
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceGrant:
     """`driver` is `nvidia` or `cdi`."""
 
@@ -58,7 +80,7 @@ class ContainerSpec:
     network: Literal["none", "bridge"] = "none"
     read_only: bool = True
     mounts: tuple[BindMount, ...] = ()
-    scratch_volumes: tuple[str, ...] = ()  # paths that get an anonymous volume on disk, removed with the container
+    volumes: tuple[Volume, ...] = ()
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     devices: DeviceGrant | None = None
     gateway: Gateway | None = None  # for an engine that does not share sockets; created and removed with the container

@@ -72,7 +72,9 @@ class Limits(_Strict):
     shm: Annotated[Size, Field(lt=2**50)] | None = Field(
         None, description="Size of /dev/shm; counts against the memory."
     )
-    scratch: Annotated[Size, Field(lt=2**50)] | None = Field(None, description="Disk for the uploads of one call.")
+    scratch: Annotated[Size, Field(lt=2**50)] | None = Field(
+        None, description="Disk for uploads and for what the plugin writes, together."
+    )
     output: Annotated[Size, Field(lt=2**50)] | None = Field(None, description="All files that one run gives.")
 
 
@@ -199,6 +201,10 @@ class Manifest(_Strict):
         default_factory=dict,
         description="Name → path of a model, relative to the plugin's folder (or to its folder in MODELS_DIR); or "
         "`path`, `from` and `sha256` of a file that `orchestrator models pull` fetches.",
+    )
+    cache: Annotated[Size, Field(lt=2**50)] | None = Field(
+        None,
+        description="Size of a folder that outlives instances, for what can be made or fetched again, e.g. 2GiB.",
     )
     env: dict[_EnvName, _EnvValue] = Field(default_factory=dict, description="Fixed environment variables.")
     secrets: Annotated[tuple[_SecretName, ...], Field(max_length=64)] = Field(

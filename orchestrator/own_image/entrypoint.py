@@ -1,6 +1,7 @@
 """The entry point of the orchestrator's own image: drops root, then executes the command `orchestrator`."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -39,6 +40,9 @@ def main() -> None:
                 "The orchestrator may not change its user. Give its container the capabilities SETUID and SETGID, or "
                 f"start it with --user {USER} --group-add {'<group of the engine socket>' if group is None else group}."
             )
+    if sys.argv[1:2] == ["serve"]:
+        # The kernel drops it for a process 1 without a handler: it stays pending until `serve` has one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     # Replaces this process, so that signals to the container's process 1 reach the orchestrator.
     os.execv(sys.executable, [sys.executable, "-I", "-m", "orchestrator", *sys.argv[1:]])  # noqa: S606 - no shell is needed
 

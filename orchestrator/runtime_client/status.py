@@ -44,6 +44,10 @@ class RuntimeStatus:
     pids_refused: int
     """Processes and threads that could not be started for the limit."""
     shm_full: bool
+    scratch_used: int | None
+    """Bytes of the scratch folder, as last measured; None before that."""
+    scratch_watched: bool
+    """Whether the runtime measures it, now and then."""
     memory: Mapping[str, int | None]
     cpu_seconds: float | None
     ready_seconds: float | None
@@ -59,7 +63,7 @@ class RuntimeStatus:
         """`earlier`: the last status of the same container. Raises `ValueError` for anything but a JSON object."""
         content = decode_json(line, _RawStatus)
         worker, memory = mapping(content.worker), mapping(content.memory)
-        shm = mapping(content.shm)
+        shm, scratch = mapping(content.shm), mapping(content.scratch)
         tools_text = bytes(content.tools)
         # A runtime repeats its tools with each status: they are parsed again only where they differ.
         same = earlier if earlier and earlier.tools_text == tools_text else None
@@ -78,6 +82,8 @@ class RuntimeStatus:
             limit_hits=_integer(memory.get("limit_hits")),
             pids_refused=_integer(mapping(content.pids).get("refused")) or 0,
             shm_full=_is_full(_integer(shm.get("used_bytes")), _integer(shm.get("size_bytes"))),
+            scratch_used=_integer(scratch.get("used_bytes")),
+            scratch_watched=_integer(scratch.get("limit_bytes")) is not None,
             memory={name: _integer(memory.get(name)) for name in _MEMORY},
             cpu_seconds=_number(content.cpu_seconds),
             ready_seconds=_number(content.ready_seconds),
@@ -100,6 +106,7 @@ class _RawStatus(msgspec.Struct):
     memory: Any = None
     pids: Any = None
     shm: Any = None
+    scratch: Any = None
     cpu_seconds: Any = None
     ready_seconds: Any = None
     runs_begun: Any = None

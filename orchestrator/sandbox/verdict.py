@@ -82,6 +82,10 @@ class Evidence:
     shm_full: bool = False
 
 
+_SCRATCH_SLACK: Final = 1.02
+"""Of `limits.scratch`: files take whole blocks, and uploads are bounded by their own bytes."""
+
+
 # An instance that ended, however it came to that
 
 
@@ -150,6 +154,17 @@ def out_of_memory(
 def _host_ran_out(limit: int | None, peak: int | None, limit_hits: int | None) -> bool:
     far_below = peak is None or limit is None or peak < limit * _FAR_BELOW
     return limit_hits == 0 and far_below
+
+
+def scratch_overrun(used: int, limit: int, *, ready: bool) -> Verdict:
+    """The verdict on a plugin whose files take more of the disk than it may. Sizes in bytes."""
+    # The codes that it would have had if its disk had been full: a tool, or else its start, would have raised.
+    return Verdict(
+        ReasonCode.TOOL_ERROR if ready else ReasonCode.INIT_ERROR,
+        f"Its files in the scratch folder take {format_size(used)}, over the limit of {format_size(limit)}. Have it "
+        "remove what it no longer needs or raise `limits.scratch` in the manifest, then restart the plugin.",
+        evidence={"scratch_used_bytes": used},
+    )
 
 
 def deadlocked() -> Verdict:
@@ -256,6 +271,7 @@ def verdict_of_status(
     memory_limit: int,
     pids_limit: int | None = None,
     shm_limit: int | None = None,
+    scratch_limit: int | None = None,
 ) -> Verdict | None:
     """The verdict on what a runtime reports. `oom_kills`: those that no earlier status reported; limits in bytes, but
     for `pids_limit`.
@@ -282,6 +298,8 @@ def verdict_of_status(
         return failed_start(status.reason_code, status.reason, status.traceback)
     if status.worker_stuck:
         return deadlocked()
+    if scratch_limit is not None and (status.scratch_used or 0) > scratch_limit * _SCRATCH_SLACK:
+        return scratch_overrun(status.scratch_used or 0, scratch_limit, ready=status.phase == "ready")
     return None
 
 

@@ -20,7 +20,7 @@ from orchestrator.registry import EffectiveLimits, LifecycleEvent
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.supervisor.bring_up import content_of
-from orchestrator.supervisor.container_policy import InstanceIdentity, effective_limits, made_from
+from orchestrator.supervisor.container_policy import LABEL_QUOTA, InstanceIdentity, effective_limits, made_from
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 
@@ -96,6 +96,7 @@ async def _adopt(
         manifest, limits = _made_from(deps, plugin, container, changed=changed)
         instance = Instance(manifest, limits, identity, deps.run_dir / identity.instance)
         instance.container_id, instance.image_id = container.id, container.image_id
+        instance.scratch_quota = LABEL_QUOTA in container.labels
         instance.open_channel(RuntimeChannel(await deps.engine.endpoint(container.id, instance.run_folder)))
         status = await instance.channel.status()
         _require_ready(status)

@@ -143,8 +143,8 @@ async def start_container(
     await asyncio.to_thread(_write_secrets, deps.checker.secrets, instance)
     gateway = await _gateway(deps, instance)
     devices = await _devices(deps, instance)
-    async with engine_verdicts("its number of cores was looked up"):
-        cores = await deps.cores()
+    async with engine_verdicts("its number of cores and its disk were looked up"):
+        cores, instance.scratch_quota = await deps.cores(), await deps.engine.holds_volumes_to_size()
     spec = container_spec(
         instance.manifest,
         instance.limits,
@@ -157,6 +157,7 @@ async def start_container(
         devices=devices,
         grant_labels=instance.grant.labels() if instance.grant else {},
         gateway=gateway,
+        quota=instance.scratch_quota,
     )
     sockets = UnixEndpoint(instance.run_folder)
     try:

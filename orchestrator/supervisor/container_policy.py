@@ -13,7 +13,7 @@ from typing import Final, Self
 
 import msgspec
 
-from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway
+from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway, Volume
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.model_locations import ModelLocation
@@ -23,6 +23,7 @@ from orchestrator.settings import Settings
 RUN_FOLDER: Final = "/run/plugin"
 MODELS_FOLDER: Final = "/models"
 SCRATCH_FOLDER: Final = "/scratch"
+CACHE_FOLDER: Final = "/cache"
 SECRETS_FOLDER: Final = "/run/secrets"
 
 LABEL_DEPLOYMENT: Final = "plugin-orchestrator.deployment"
@@ -35,6 +36,22 @@ LABEL_MODELS: Final = "plugin-orchestrator.models"
 _LABEL_MANIFEST: Final = "plugin-orchestrator.manifest"
 _LABEL_LIMITS: Final = "plugin-orchestrator.limits"
 
+LABEL_CACHE: Final = "plugin-orchestrator.cache"
+"""The plugin of a volume that is its cache."""
+LABEL_QUOTA: Final = "plugin-orchestrator.scratch-quota"
+"""On a container whose scratch volume is held to its size by the engine."""
+
+_CACHES: Final = {
+    "XDG_CACHE_HOME": "",
+    "HF_HOME": "huggingface",
+    "TORCH_HOME": "torch",
+    "MPLCONFIGDIR": "matplotlib",
+    "NUMBA_CACHE_DIR": "numba",
+    "CUDA_CACHE_PATH": "cuda",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "TRITON_CACHE_DIR": "triton",
+}
+"""Variable → folder in the cache. Without a cache the images point them to the scratch folder."""
 _FOLLOW_OMP: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_MAX_THREADS")
 """Variables of libraries that heed OMP_NUM_THREADS where theirs is not set."""
 _OWN_THREADS: Final = ("NUMBA_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "TF_NUM_INTRAOP_THREADS")
@@ -125,6 +142,25 @@ def made_from(labels: Mapping[str, str]) -> tuple[Manifest, EffectiveLimits] | N
         return None
 
 
+def cache_labels(deployment: str, plugin: str | None = None) -> dict[str, str]:
+    """Of a plugin's cache, or of all caches."""
+    return {LABEL_DEPLOYMENT: deployment, **({LABEL_CACHE: plugin} if plugin is not None else {})}
+
+
+def _cache(identity: InstanceIdentity) -> Volume:
+    labels = cache_labels(identity.deployment, identity.plugin)
+    return Volume(CACHE_FOLDER, f"plugin-orchestrator-cache-{identity.deployment}-{identity.plugin}", labels)
+
+
+def cache_variables() -> dict[str, str]:
+    """Variables by which libraries find a plugin's cache."""
+    return {name: f"{CACHE_FOLDER}/{folder}".rstrip("/") for name, folder in _CACHES.items()}
+
+
+def _cache_settings(size: int) -> dict[str, str]:
+    return {"PLUGIN_CACHE_DIR": CACHE_FOLDER, "PLUGIN_MAX_CACHE": str(int(size))}
+
+
 def secrets_folder(run_folder: Path) -> Path:
     """An instance's secrets on the host."""
     # In its run folder, so that they are removed with it.
@@ -150,10 +186,12 @@ def container_spec(
     devices: DeviceGrant | None = None,
     grant_labels: Mapping[str, str] = MappingProxyType({}),
     gateway: Gateway | None = None,
+    quota: bool = False,
 ) -> ContainerSpec:
     """The container of this instance: not root, read-only, no capabilities, no network unless the manifest has
     `egress`. `models`: where they are on the host. With a `gateway` its run folder is in the engine's
-    memory, else on the host. `cores`: of the engine's machine, 0 where unknown.
+    memory, else on the host. `cores`: of the engine's machine, 0 where unknown. `quota`: the engine can hold its
+    scratch volume to `limits.scratch`.
     """
     # The folder too keeps its own name, which libraries show and tell kinds of models by.
     model_mounts = {
@@ -174,9 +212,11 @@ def container_spec(
             _LABEL_LIMITS: msgspec.json.encode(limits).decode(),
             **grant_labels,
             **model_labels(manifest),
+            **({LABEL_QUOTA: "1"} if quota else {}),
         },
         environment={
             **thread_variables(limits, manifest.env, cores),
+            **(cache_variables() if manifest.cache else {}),
             **manifest.env,
             "PLUGIN_NAME": manifest.name,
             "PLUGIN_ENTRYPOINT": manifest.entrypoint,
@@ -189,6 +229,7 @@ def container_spec(
             "PLUGIN_MAX_OUTPUT": str(limits.output),
             "PLUGIN_CONCURRENCY": str(limits.concurrency),
             **({"PLUGIN_REQUIRES_GPU": "1"} if manifest.requires_gpu else {}),
+            **(_cache_settings(manifest.cache) if manifest.cache else {}),
             **({} if gateway else {"NOTIFY_SOCKET": f"{RUN_FOLDER}/notify.sock"}),
         },
         memory=limits.memory,
@@ -198,7 +239,10 @@ def container_spec(
         user=UNPRIVILEGED_USER,
         network="bridge" if manifest.network == "egress" else "none",
         mounts=tuple(mounts),
-        scratch_volumes=(SCRATCH_FOLDER,),
+        volumes=(
+            Volume(SCRATCH_FOLDER, size=limits.scratch if quota else None),
+            *([_cache(identity)] if manifest.cache else []),
+        ),
         tmpfs={"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"},  # noqa: S108
         devices=devices,
         gateway=gateway,

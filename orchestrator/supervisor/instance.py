@@ -46,6 +46,8 @@ class Instance:
     oom_kills: int = 0
     checks: tuple[Check, ...] = ()
     """The latest of each witness."""
+    scratch_quota: bool = False
+    """Whether the engine holds its scratch volume to `limits.scratch`."""
     ended: Verdict | None = None
     peak_memory: int | None = None
     container_died: asyncio.Event = field(default_factory=asyncio.Event)

@@ -180,7 +180,12 @@ class InstanceDriver:
         self._record.write_status(status)
         limits = instance.limits
         verdict = verdict_of_status(
-            status, oom_kills=oom, memory_limit=limits.memory, pids_limit=limits.pids, shm_limit=limits.shm
+            status,
+            oom_kills=oom,
+            memory_limit=limits.memory,
+            pids_limit=limits.pids,
+            shm_limit=limits.shm,
+            scratch_limit=limits.scratch,
         )
         if verdict is not None:
             self.end(verdict)

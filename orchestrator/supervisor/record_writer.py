@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, Final, Unpack
 
 from orchestrator.errors import StaleGenerationError
+from orchestrator.formatting import format_size
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import Check, ContainerFacts, PluginRegistry
 from orchestrator.registry.plugin_registry import InstanceFacts
@@ -40,7 +41,7 @@ class RecordWriter:
 
     def write_status(self, status: RuntimeStatus) -> None:
         """The runtime's own checks, and the container's figures."""
-        self._replace_checks(_container_checks(status))
+        self._replace_checks((*_container_checks(status), _scratch_check(self._instance, status)))
         self.write(checks=self._instance.checks, container=_container_facts(self._instance, status))
 
     def end(self, verdict: Verdict) -> None:
@@ -70,6 +71,18 @@ def _container_checks(status: RuntimeStatus) -> tuple[Check, ...]:
         )
         for check in status.checks
     )
+
+
+def _scratch_check(instance: Instance, status: RuntimeStatus) -> Check:
+    """How `limits.scratch` is enforced."""
+    size = format_size(instance.limits.scratch)
+    if instance.scratch_quota:
+        detail = f"quota: the engine's disk takes no more than {size}"
+    elif status.scratch_watched:
+        detail = f"watched: over {size} the plugin is ended; the engine's disk has no quota"
+    else:
+        detail = "no: the engine's disk has no quota, and this image does not report what it has written"
+    return Check("limits.scratch", ok=True, detail=detail, source="host")
 
 
 def _container_facts(instance: Instance, status: RuntimeStatus | None) -> ContainerFacts:

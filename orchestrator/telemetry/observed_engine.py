@@ -19,6 +19,7 @@ from orchestrator.containers.spec import (
     EngineInfo,
     ImageStatus,
     Installation,
+    VolumeStatus,
 )
 from orchestrator.errors import (
     BuildError,
@@ -151,6 +152,17 @@ class ObservedEngine:
 
     async def endpoint(self, container_id: str, run_folder: Path) -> Endpoint:
         return await self._engine.endpoint(container_id, run_folder)
+
+    async def holds_volumes_to_size(self) -> bool:
+        return await self._engine.holds_volumes_to_size()
+
+    async def volumes(self, labels: Mapping[str, str]) -> tuple[VolumeStatus, ...]:
+        with self._request("volumes"):
+            return await self._engine.volumes(labels)
+
+    async def remove_volume(self, name: str) -> None:
+        with self._request("remove_volume"):
+            await self._engine.remove_volume(name)
 
     async def sweep(self, labels: Mapping[str, str]) -> None:
         with self._request("sweep"):

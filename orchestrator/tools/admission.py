@@ -24,11 +24,11 @@ class AdmissionQueue:
     running: set[str] = field(default_factory=set)
     waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
-    def admit(self, run_id: str) -> Admission:
+    def admit(self, run_id: str, *, beyond_capacity: bool = False) -> Admission:
         if len(self.running) < self.concurrency and not self.waiting:
             self.running.add(run_id)
             return Admission.START
-        if len(self.waiting) < self.capacity:
+        if beyond_capacity or len(self.waiting) < self.capacity:
             self.waiting[run_id] = None
             return Admission.WAIT
         return Admission.REFUSE

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from typing import Final
 
 import msgspec
@@ -21,6 +22,17 @@ _CANCEL_RETRY: Final = 0.25  # seconds; a container may not know the run yet, wh
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
+class Abort(Enum):
+    """Why a run ends before its result is there."""
+
+    CANCELLED = auto()
+    """By an operator or its caller; its instance ends with it where its tool was executing."""
+    STOPPING = auto()
+    """The orchestrator stops: its caller is answered, and nobody will ever have its result."""
+    HANDED_OVER = auto()
+    """The orchestrator stops, and the next one goes on with it: its record stays in flight."""
+
+
 def _future() -> asyncio.Future[None]:
     return asyncio.get_running_loop().create_future()
 
@@ -34,7 +46,10 @@ class LiveRun:
     caller_disconnected: asyncio.Future[None] = field(default_factory=_future)
     """Done when the caller no longer waits for the answer: a run that waits does not start, a stream ends."""
     aborted: asyncio.Future[None] = field(default_factory=_future)
-    """Done when a cancelled run must end at once: it waits, or did not end within its grace."""
+    """Done when the run must end at once; `abort_reason` says why."""
+    abort_reason: Abort = Abort.CANCELLED
+    cut_short: bool = False
+    """The orchestrator gave up on it while it executed: its end will never be known."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     instance: Instance | None = None
     """The instance that executes it."""
@@ -42,6 +57,10 @@ class LiveRun:
     """By an operator or by its caller."""
     ends_with_caller: bool = False
     """Whether nobody waits for its result once the caller has disconnected."""
+    call: ToolCall | None = None
+    """Of an asynchronous run: what the next orchestrator needs to start it."""
+    in_container: bool = False
+    """Whether its container is known to have all of the call: it goes on there without an orchestrator."""
     progress: Progress | None = None
     request_bytes: int | None = None
     """Known from the start, or else counted by `body`."""
@@ -86,8 +105,10 @@ class LiveRun:
         if not self.caller_disconnected.done():
             self.caller_disconnected.set_result(None)
 
-    def abort(self) -> None:
+    def abort(self, reason: Abort = Abort.CANCELLED) -> None:
+        """End it at once. The first reason counts."""
         if not self.aborted.done():
+            self.abort_reason = reason
             self.aborted.set_result(None)
 
     async def cancel_with_grace(self, instance: Instance, grace: float) -> None:
@@ -146,10 +167,13 @@ class LiveRun:
             await asyncio.sleep(_CANCEL_RETRY)
 
 
-def accepted(plugin: str, call: ToolCall, watch: RunWatch) -> LiveRun:
-    """A run that has just been accepted; asynchronous where its container retains the answer."""
+def accepted(plugin: str, call: ToolCall, watch: RunWatch, record: RunRecord | None = None) -> LiveRun:
+    """A run that has just been accepted; asynchronous where its container retains the answer. `record`: of one that an
+    earlier orchestrator accepted.
+    """
     return LiveRun(
-        RunRecord(
+        record
+        or RunRecord(
             run_id=call.run_id,
             plugin=plugin,
             tool=call.tool[:MAX_NAME_LENGTH],
@@ -159,4 +183,5 @@ def accepted(plugin: str, call: ToolCall, watch: RunWatch) -> LiveRun:
         watch,
         request_bytes=len(call.body) if isinstance(call.body, bytes) else None,
         ends_with_caller=not (call.id_chosen or call.keep),
+        call=call if call.keep else None,
     )

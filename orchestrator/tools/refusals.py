@@ -30,7 +30,16 @@ def run_id_taken() -> RunResult:
 
 
 def stopping() -> RunResult:
-    return unavailable("The orchestrator is stopping and accepts no new runs.", retry_after=5)
+    """For a run that has not started; it may be tried again."""
+    return unavailable("The orchestrator is stopping and starts no more runs. Try again later.", retry_after=5)
+
+
+def cut_short(run_id: str) -> RunResult:
+    """For a run that executes still when the orchestrator exits. Not to be tried again blindly: its tool has begun."""
+    return unavailable(
+        f"The orchestrator is stopping and waited for the run {run_id} as long as ORCHESTRATOR_DRAIN allows. Its tool "
+        "had begun; its result is lost."
+    )
 
 
 def ended(record: PluginRecord) -> RunResult:

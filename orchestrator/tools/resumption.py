@@ -37,6 +37,7 @@ class OrphanedRun:
             RunWatch(),
             instance=self.instance,
             request_bytes=record.request_bytes,
+            in_container=True,
         )
 
 

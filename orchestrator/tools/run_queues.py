@@ -20,10 +20,12 @@ class RunQueues:
         self._queues: dict[str, AdmissionQueue] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
-    def admit(self, record: PluginRecord, run_id: str) -> bool:
-        """Queue a run; True where it has to wait. `release` must follow. Raises `QueueFullError`."""
+    def admit(self, record: PluginRecord, run_id: str, *, beyond_capacity: bool = False) -> bool:
+        """Queue a run; True where it has to wait. `release` must follow. Raises `QueueFullError`, but not for one that
+        may wait `beyond_capacity`.
+        """
         queue = self._queue(record)
-        match queue.admit(run_id):
+        match queue.admit(run_id, beyond_capacity=beyond_capacity):
             case Admission.REFUSE:
                 raise QueueFullError(
                     f"The queue of {record.name} is full: {queue.concurrency} executing, {queue.capacity} waiting. Try "

@@ -17,7 +17,9 @@ from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 from orchestrator.tools import refusals
 from orchestrator.tools.admission import IdempotencyKeys
-from orchestrator.tools.live_run import LiveRun, accepted
+from orchestrator.tools.call_store import CallStore
+from orchestrator.tools.draining import Drain
+from orchestrator.tools.live_run import Abort, LiveRun, accepted
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.resumption import AdoptedInstance, OrphanedRun, match_runs
 from orchestrator.tools.run_lookup import RunLookup, RunView
@@ -35,6 +37,10 @@ class RunLostError(OrchestratorError):
     """A run whose end is not known and never will be."""
 
 
+class RunHandedOverError(OrchestratorError):
+    """The next orchestrator goes on with a run."""
+
+
 class ToolRunner:
     """`find` returns the supervisor of a plugin, None for an unknown name; `cancel_grace`: seconds that a cancelled run
     has to end by itself.
@@ -48,6 +54,7 @@ class ToolRunner:
         *,
         history: HistoryStore,
         results: ResultStore,
+        calls: CallStore,
         cancel_grace: float,
         observe: RunObserver = unobserved,
     ) -> None:
@@ -60,9 +67,9 @@ class ToolRunner:
         self._queues = RunQueues(registry)
         self._live: dict[str, LiveRun] = {}  # the accepted runs that have not ended
         self._tasks: set[asyncio.Task[None]] = set()
-        self._draining = False
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._calls = calls
+        self.draining = False
+        """No run is accepted any more."""
         self.idempotency_keys = IdempotencyKeys()
         self.results = results
         self.lookup = RunLookup(self._live, history, self._queues.position)
@@ -123,11 +130,13 @@ class ToolRunner:
         if run.ends_with_caller and run.instance is not None and not run.cancel_requested:
             self._spawn(run.cancel_for_disconnect(run.instance))
 
-    def resume(self, asynchronous: Iterable[RunRecord], adopted: Iterable[AdoptedInstance]) -> None:
+    async def resume(self, asynchronous: Iterable[RunRecord], adopted: Iterable[AdoptedInstance]) -> None:
         """Resume the runs of an earlier orchestrator: `asynchronous` runs that the history has in flight, and the runs
         that execute in adopted containers. Call it before the first run.
         """
-        matched = match_runs(asynchronous, adopted)
+        records = {record.run_id: record for record in asynchronous}
+        waiting = await asyncio.to_thread(self._calls.take)
+        matched = match_runs((record for run_id, record in records.items() if run_id not in waiting), adopted)
         for record in matched.lost:
             self._history.run_interrupted(record)
         for orphan in matched.orphans:
@@ -135,75 +144,108 @@ class ToolRunner:
             if plugin is not None and plugin.limits:
                 self._queues.occupy(plugin, orphan.run_id)
                 self._spawn(self._adopt(orphan))
+        # In the order in which they came, behind those that execute.
+        for record in records.values():
+            if record.run_id in waiting:
+                unheard: asyncio.Future[RunView | RunResult] = asyncio.get_running_loop().create_future()
+                self._spawn(self._in_background(record.plugin, waiting[record.run_id], unheard, record))
 
-    async def drain(self) -> None:
-        """Accept no new runs, and return when those in flight have ended, each within its own limit."""
-        self._draining = True
-        await self._idle.wait()
+    @property
+    def busy_plugins(self) -> list[str]:
+        """Names of plugins with runs that have not ended."""
+        return sorted({run.record.plugin for run in self._live.values()})
+
+    async def drain(self, seconds: float, at_once: asyncio.Event, *, containers_stay: bool) -> None:
+        """Accept no new runs, and return when none is left: see `Drain`."""
+        self.draining = True
+        await asyncio.sleep(0)  # runs that `resume` has just spawned are among those in memory then
+        await Drain(self._live, containers_stay=containers_stay).run(seconds, at_once)
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # A run from its admission to its end
 
-    def _admit(self, plugin: str, call: ToolCall, watch: RunWatch) -> tuple[LiveRun, PluginSupervisor] | RunResult:
-        """The queued run, or the result of a run that is refused."""
+    def _admit(
+        self, plugin: str, call: ToolCall, watch: RunWatch, earlier: RunRecord | None = None
+    ) -> tuple[LiveRun, PluginSupervisor] | RunResult:
+        """The queued run, or the result of a run that is refused. `earlier`: of a run that was accepted before."""
         record, supervisor = self._registry.get(plugin), self._find(plugin)
         if record is None or supervisor is None:
             return refusals.unknown_plugin(plugin)
-        if self._draining:
+        if self.draining:
             return refusals.stopping()
         if call.run_id in self._live or self.idempotency_keys.used(call.run_id):
             return refusals.run_id_taken()
         ended = record.ended and not supervisor.restarting
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)
-        run = accepted(plugin, call, watch)
+        run = accepted(plugin, call, watch, earlier)
         try:
-            if self._queues.admit(record, run.run_id):
+            if self._queues.admit(record, run.run_id, beyond_capacity=earlier is not None):
                 self._history.run_accepted(run.record)
         except QueueFullError as error:
             return refusals.queue_full(record, str(error))
         self.idempotency_keys.use(run.run_id)
         return run, supervisor
 
-    async def _in_background(self, plugin: str, call: ToolCall, accepted: asyncio.Future[RunView | RunResult]) -> None:
-        with self._observe(plugin, call) as watch:
-            admitted = self._admit(plugin, call, watch)
+    async def _in_background(
+        self,
+        plugin: str,
+        call: ToolCall,
+        answer: asyncio.Future[RunView | RunResult],
+        earlier: RunRecord | None = None,
+    ) -> None:
+        with suppress(RunHandedOverError), self._observe(plugin, call) as watch:
+            admitted = self._admit(plugin, call, watch, earlier)
             if isinstance(admitted, RunResult):
                 watch.ended(admitted)
-                _resolve(accepted, admitted)
+                _resolve(answer, admitted)
+                if earlier is not None:  # its caller comes for this later
+                    await self._recorded(accepted(plugin, call, watch, earlier), self._refused_later(admitted))
                 return
             run, supervisor = admitted
 
             async def work() -> RunResult:
                 # On file before its caller is answered: the next orchestrator has to know it.
                 await self._history.run_accepted(run.record)
-                _resolve(accepted, self.lookup.view(run))
+                _resolve(answer, self.lookup.view(run))
                 return await self._execute(run, supervisor, call, None)
 
             watch.ended(await self._recorded(run, work()))
 
+    async def _refused_later(self, refusal: RunResult) -> RunResult:
+        """The end of a run that an earlier orchestrator accepted. Raises `RunHandedOverError` for the next one."""
+        if self.draining:
+            raise RunHandedOverError
+        return refusal
+
     async def _recorded(self, run: LiveRun, work: Coroutine[Any, Any, RunResult]) -> RunResult:
         """The result of `work`; the run is in memory meanwhile, and its end is on file afterwards."""
         self._live[run.run_id] = run
-        self._idle.clear()
         result: RunResult | None = None
+        handed_over = False
         try:
-            result = await self._stored(run, await work)
+            result = await work
+            if run.cut_short:
+                await self._history.run_interrupted(run.record)
+                return result
+            result = await self._stored(run, result)
             await self._history.run_finished(run.end(result), success=_success(result))
             # Only now, with the result on file, may the container forget it.
             if run.record.asynchronous and run.instance is not None and run.instance.ended is None:
                 with suppress(ChannelError):
                     await run.instance.channel.forget(run.run_id)
+        except RunHandedOverError:
+            # Its container has it, or else its call is on file.
+            handed_over = run.instance is not None or (run.call is not None and await self._calls.save(run.call))
+            raise
         finally:
-            if result is None:
+            if result is None and not handed_over:
                 self._history.run_interrupted(run.record)
             self.results.end_run(run.run_id)
             del self._live[run.run_id]
             run.ended.set()
-            if not self._live:
-                self._idle.set()
         return result
 
     async def _stored(self, run: LiveRun, result: RunResult) -> RunResult:
@@ -265,6 +307,12 @@ class ToolRunner:
         return result
 
     def _aborted(self, run: LiveRun, supervisor: PluginSupervisor) -> RunResult:
+        """The result of an aborted run. Raises `RunHandedOverError`."""
+        if run.abort_reason is Abort.HANDED_OVER:
+            raise RunHandedOverError
+        if run.abort_reason is Abort.STOPPING:  # the instance lives on
+            run.cut_short = run.instance is not None
+            return refusals.cut_short(run.run_id) if run.cut_short else refusals.stopping()
         result = run.cancelled_result(self._cancel_grace)
         if run.instance is not None:
             supervisor.run_ended(run.instance, run.record.tool, result)
@@ -274,7 +322,7 @@ class ToolRunner:
 
     async def _adopt(self, orphan: OrphanedRun) -> None:
         run = orphan.live()
-        with suppress(RunLostError):
+        with suppress(RunLostError, RunHandedOverError):
             if orphan.record is None:
                 await self._resumed(run, orphan)
             else:
@@ -321,9 +369,9 @@ class ToolRunner:
             _log.error("a defect in the orchestrator", exc_info=error)
 
 
-def _resolve(accepted: asyncio.Future[RunView | RunResult], value: RunView | RunResult) -> None:
-    if not accepted.done():  # cancelled, where the caller has disconnected
-        accepted.set_result(value)
+def _resolve(answer: asyncio.Future[RunView | RunResult], value: RunView | RunResult) -> None:
+    if not answer.done():  # cancelled, where the caller has disconnected
+        answer.set_result(value)
 
 
 def _cause_named(run: LiveRun, result: RunResult) -> RunResult:

@@ -21,7 +21,6 @@ import yaml
 from fastapi import FastAPI
 
 from orchestrator.api.http_protocol import BoundedProtocol
-from orchestrator.api.sse import shutdown_event
 from orchestrator.app import create_app
 from orchestrator.containers.memory import MemoryEngine, Program, ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
@@ -217,7 +216,7 @@ class Harness:
 
         async def stop() -> None:
             # As `server.shutdown`, which always sleeps for a while.
-            shutdown_event(app).set()
+            app.state.context.shutdown.requested.set()
             for accepting in server.servers:
                 accepting.close()
                 await accepting.wait_closed()

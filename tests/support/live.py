@@ -33,6 +33,8 @@ class LiveOrchestrator:
     python: Path
     cwd: Path | None
     process: subprocess.Popen[bytes] = field(init=False)
+    stop_plugins: bool = True
+    """Whether the next process takes the containers down when it is stopped."""
     statuses: set[int] = field(default_factory=set)
     slowest: float = 0.0
 
@@ -86,7 +88,7 @@ class LiveOrchestrator:
         """Start the process, each time with the same settings and folders; does not wait."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [self.python, "-m", "orchestrator", "serve", "--stop-plugins"],
+                [self.python, "-m", "orchestrator", "serve", *(["--stop-plugins"] if self.stop_plugins else [])],
                 env=self.environment,
                 cwd=self.cwd,
                 stdout=output,

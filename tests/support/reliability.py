@@ -69,6 +69,7 @@ TABLE = pytest.StashKey[ReliabilityTable]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reliability-json", type=Path, help="write the reliability figures to this file")
     parser.addoption("--sigkills", type=int, default=10, help="how often the orchestrator is killed under busy plugins")
+    parser.addoption("--sigterms", type=int, default=3, help="how often the orchestrator is stopped under load")
     parser.addoption("--pull-kills", type=int, default=20, help="how often a pull of a model is killed")
 
 

@@ -244,14 +244,14 @@ async def test_an_unknown_plugin_begins_nothing(worker: Harness) -> None:
     assert (await start(worker, "nap")).status_code == 503
 
 
-async def test_an_orchestrator_that_stops_lets_its_runs_end(worker: Harness) -> None:
-    """Asynchronous ones too, and their results are there for the next."""
+async def test_an_orchestrator_that_stops_leaves_its_asynchronous_runs_to_the_next(worker: Harness) -> None:
+    """They go on in their containers."""
     await worker.open()
     run_id = (await start(worker, "nap", seconds=2, size=2)).json()["run_id"]
     await until(worker, run_id, "running")
     await worker.shut(containers_stay=True)
     await worker.open()
-    assert (await result(worker, run_id, 0)).json()["result"] == "xx"
+    assert (await result(worker, run_id)).json()["result"] == "xx"
     assert (await worker.health("worker"))["success_count"] == 1
 
 

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from support.harness import Harness, eventually
+from support.harness import TIMEOUT, Harness, eventually
 from support.scripted_tools import InvalidInput
 from test_tool_runner.ready_plugins import double, ready
 
@@ -164,7 +164,7 @@ async def test_a_stopping_orchestrator_lets_runs_end(harness: Harness) -> None:
     run = asyncio.create_task(harness.run("reader", "read"))
     await harness.until("reader", lambda health: health["in_flight"] == 1)
     context = harness.app.state.context  # type: ignore[union-attr]
-    drained = asyncio.create_task(context.tool_runner.drain())
+    drained = asyncio.create_task(context.tool_runner.drain(TIMEOUT, asyncio.Event(), containers_stay=True))
     await asyncio.sleep(0.05)
     late = await harness.run("reader", "read")
     assert not drained.done()

@@ -17,6 +17,7 @@ from orchestrator.containers.spec import (
     ContainerStatus,
     EngineEvent,
     ImageStatus,
+    VolumeStatus,
 )
 
 State = Literal["created", "running", "paused", "exited", "dead", "removing"]
@@ -47,6 +48,19 @@ def container(answer: Any) -> ContainerStatus:
         finished_at=_time(current.get("FinishedAt")),
         error=text(current.get("Error")),
     )
+
+
+def volumes(answer: Any) -> tuple[VolumeStatus, ...]:
+    """From `GET /volumes`; without their sizes."""
+    listed = map(mapping, items(mapping(answer).get("Volumes")))
+    return tuple(VolumeStatus(text(entry.get("Name")), _labels(entry.get("Labels"))) for entry in listed)
+
+
+def volume_sizes(answer: Any) -> dict[str, int]:
+    """By name, from `GET /system/df`; without those that the engine has not measured."""
+    listed = map(mapping, items(mapping(answer).get("Volumes")))
+    sizes = {text(entry.get("Name")): _integer(mapping(entry.get("UsageData")).get("Size")) for entry in listed}
+    return {name: size for name, size in sizes.items() if size is not None and size >= 0}
 
 
 def isolation(answer: Any) -> ContainerIsolation:

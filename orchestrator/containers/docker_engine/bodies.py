@@ -7,7 +7,7 @@ from datetime import datetime
 from math import ceil
 from typing import Any
 
-from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
+from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant, Volume
 
 # The same in every container: Docker's default, the container's id, would disclose where it runs.
 HOSTNAME = "plugin"
@@ -25,7 +25,7 @@ def create_body(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         "User": spec.user,
         "Env": [f"{name}={value}" for name, value in spec.environment.items()],
         "Labels": dict(spec.labels),
-        "Volumes": {path: {} for path in spec.scratch_volumes},
+        "Volumes": {volume.target: {} for volume in spec.volumes if _is_plain(volume)},
         # With a terminal, stdout and stderr come as one stream without the frames that `decoding` reads.
         "Tty": False,
         "OpenStdin": False,
@@ -82,20 +82,42 @@ def _host_config(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         "LogConfig": log_config(spec.log_bytes),
         "Tmpfs": dict(spec.tmpfs),
         "DeviceRequests": [_device_request(spec.devices)] if spec.devices is not None else [],
-        **_mounts(spec.mounts, selinux=selinux),
+        **_mounts(spec, selinux=selinux),
     }
 
 
-def _mounts(mounts: tuple[BindMount, ...], *, selinux: bool) -> dict[str, Any]:
+def quota_options(size: int) -> dict[str, str]:
+    """Options of Docker's `local` driver that hold a volume to so many bytes."""
+    return {"size": str(size)}
+
+
+def _is_plain(volume: Volume) -> bool:
+    return not volume.name and volume.size is None
+
+
+def _mounts(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
+    volumes = [_volume(volume) for volume in spec.volumes if not _is_plain(volume)]
     # With Mounts a missing source is an error; Binds would create it, owned by root. But only Binds can be relabelled.
     if selinux:
-        return {"Binds": [f"{mount.source}:{mount.target}:{_bind_options(mount)}" for mount in mounts]}
+        binds = [f"{mount.source}:{mount.target}:{_bind_options(mount)}" for mount in spec.mounts]
+        return {"Binds": binds, **({"Mounts": volumes} if volumes else {})}
     return {
         "Mounts": [
-            {"Type": "bind", "Source": str(mount.source), "Target": mount.target, "ReadOnly": mount.read_only}
-            for mount in mounts
+            *(
+                {"Type": "bind", "Source": str(mount.source), "Target": mount.target, "ReadOnly": mount.read_only}
+                for mount in spec.mounts
+            ),
+            *volumes,
         ]
     }
+
+
+def _volume(volume: Volume) -> dict[str, Any]:
+    options: dict[str, Any] = {"Labels": dict(volume.labels)} if volume.labels else {}
+    if volume.size is not None:
+        options["DriverConfig"] = {"Name": "local", "Options": quota_options(volume.size)}
+    source = {"Source": volume.name} if volume.name else {}
+    return {"Type": "volume", **source, "Target": volume.target, "VolumeOptions": options}
 
 
 def _bind_options(mount: BindMount) -> str:

@@ -4,13 +4,13 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from orchestrator.containers.docker_engine import answers, bodies, capabilities, decoding
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
@@ -29,8 +29,13 @@ from orchestrator.containers.spec import (
     EngineInfo,
     ImageStatus,
     Installation,
+    Volume,
+    VolumeStatus,
 )
-from orchestrator.errors import EngineRefusedError, NotFoundError
+from orchestrator.errors import EngineError, EngineRefusedError, NotFoundError
+
+_QUOTA_TRIAL: Final = "plugin-orchestrator-quota-trial"  # one name, so that a crash leaves no more than one
+_TRIED_QUOTA: Final = 1024 * 1024  # bytes of the volume by which quotas are tried
 
 
 class DockerEngine:
@@ -45,7 +50,7 @@ class DockerEngine:
     ) -> None:
         """`environment` has the engine's address (DOCKER_HOST etc.). Nothing is connected yet.
 
-        `labels`: for every container, besides its own.
+        `labels`: for every container and named volume, besides its own.
         """
         self._labels = dict(labels)
         self._bounds = bounds
@@ -55,6 +60,7 @@ class DockerEngine:
         self._gateways = Gateways(self._calls)
         self._info: EngineInfo | None = None
         self._host_folders: HostFolders | None = None
+        self._quota: bool | None = None
 
     @classmethod
     def from_environment(
@@ -134,12 +140,20 @@ class DockerEngine:
     async def create(self, spec: ContainerSpec) -> str:
         selinux = (self._info or await self.info()).selinux
         folders = await self._folders()
-        for_host = replace(spec, mounts=folders.translated(spec.mounts), labels={**self._labels, **spec.labels})
+        for_host = replace(
+            spec,
+            mounts=folders.translated(spec.mounts),
+            labels={**self._labels, **spec.labels},
+            volumes=tuple(self._labelled(volume) for volume in spec.volumes),
+        )
         body = bodies.create_body(for_host, selinux=selinux)
         if spec.gateway is None:
             return await self._calls.change(lambda client: create_container(client, body, spec.name))
         gateway = replace(spec.gateway, token_file=folders.on_host(spec.gateway.token_file))
         return await self._gateways.create(spec, gateway, body, extra_labels=self._labels, selinux=selinux)
+
+    def _labelled(self, volume: Volume) -> Volume:
+        return replace(volume, labels={**self._labels, **volume.labels}) if volume.name else volume
 
     async def start(self, container_id: str) -> None:
         # At once: a gateway delays no start. Both are awaited, so that none is under way when one raises.
@@ -197,6 +211,43 @@ class DockerEngine:
             await asyncio.sleep(0.1)
         # Afterwards: a container that is still there needs it.
         await self._gateways.remove(container_id)
+
+    async def holds_volumes_to_size(self) -> bool:
+        if self._quota is None:
+            self._quota = await self._try_quota()
+        return self._quota
+
+    async def volumes(self, labels: Mapping[str, str]) -> tuple[VolumeStatus, ...]:
+        filters = {"label": bodies.label_filter(dict(labels))}
+        listed = await self._calls.query(lambda client: client.volumes(filters=filters))
+        found = answers.volumes(listed)
+        if not found:
+            return ()
+        try:
+            # The engine measures all volumes of its disk for this: not for a list without any.
+            sizes = answers.volume_sizes(await self._calls.change(lambda client: client.df()))
+        except EngineError:
+            return found
+        return tuple(replace(volume, size=sizes.get(volume.name)) for volume in found)
+
+    async def remove_volume(self, name: str) -> None:
+        def remove(client: Client) -> None:
+            client.remove_volume(name)
+
+        await self._calls.remove(remove)
+
+    async def _try_quota(self) -> bool:
+        # Only the engine knows its disk: XFS and ext4 have project quotas where they are mounted with them.
+        def create(client: Client) -> None:
+            client.create_volume(_QUOTA_TRIAL, driver="local", driver_opts=bodies.quota_options(_TRIED_QUOTA))
+
+        try:
+            await self._calls.change(create)
+        except EngineRefusedError:
+            return False
+        with suppress(NotFoundError):  # another start tries the same
+            await self.remove_volume(_QUOTA_TRIAL)
+        return True
 
     async def sweep(self, labels: Mapping[str, str]) -> None:
         await self._gateways.sweep(labels, alive=await self.list(labels))

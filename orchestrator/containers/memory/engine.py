@@ -19,6 +19,7 @@ from orchestrator.containers.spec import (
     EngineInfo,
     ImageStatus,
     Installation,
+    VolumeStatus,
 )
 from orchestrator.errors import (
     DeviceRequestError,
@@ -98,6 +99,9 @@ class MemoryEngine:
         self.image_store = ImageStore()
         self.calls: list[str] = []
         """Names of all calls so far that change something."""
+        self.quotas = False
+        """Whether it holds volumes to their sizes, or says so."""
+        self._volumes: dict[str, VolumeStatus] = {}
         self._bound = bound
         self._containers: dict[str, MemoryContainer] = {}
         self._events = EventLog()
@@ -204,6 +208,9 @@ class MemoryEngine:
             for mount in spec.mounts:
                 if not mount.source.exists():
                     raise EngineRefusedError(f"bind source path does not exist: {mount.source}")
+            for volume in spec.volumes:
+                if volume.name:
+                    self._volumes.setdefault(volume.name, VolumeStatus(volume.name, dict(volume.labels), size=0))
             container_id = secrets.token_hex(32)
             program = self.image_store.program(image)
             container = MemoryContainer(container_id, image.id, spec, program, self._events.emit)
@@ -226,6 +233,22 @@ class MemoryEngine:
 
     async def endpoint(self, container_id: str, run_folder: Path) -> Endpoint:  # noqa: ARG002 - the protocol's
         return UnixEndpoint(run_folder)
+
+    async def holds_volumes_to_size(self) -> bool:
+        return self.quotas
+
+    async def volumes(self, labels: Mapping[str, str]) -> tuple[VolumeStatus, ...]:
+        async with self._query("volumes"):
+            return tuple(volume for volume in self._volumes.values() if labels.items() <= dict(volume.labels).items())
+
+    async def remove_volume(self, name: str) -> None:
+        async with self._call("remove_volume"):
+            if name not in self._volumes:
+                raise NotFoundError(f"get {name}: no such volume")
+            for container in self._containers.values():
+                if name in {volume.name for volume in container.spec.volumes}:
+                    raise EngineRefusedError(f"remove {name}: volume is in use - [{container.id}]")
+            del self._volumes[name]
 
     async def sweep(self, labels: Mapping[str, str]) -> None:
         """Nothing to do: nothing is left behind here."""

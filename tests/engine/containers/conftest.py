@@ -112,6 +112,8 @@ class Kit:
     async def clear(self) -> None:
         for status in await self.engine.list(self.labels):
             await self.engine.remove(status.id)
+        for volume in await self.engine.volumes(self.labels):
+            await self.engine.remove_volume(volume.name)
         for image in await self.engine.images(self.labels):
             for reference in image.tags or (image.id,):
                 await self.engine.remove_image(reference)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from orchestrator.containers.endpoint import UnixEndpoint
-from orchestrator.containers.spec import BindMount, DeviceGrant
+from orchestrator.containers.spec import BindMount, DeviceGrant, Volume
 from orchestrator.errors import BuildError, DeviceRequestError, EngineRefusedError, NotFoundError
 
 NO_SUCH = "f" * 64
@@ -252,3 +252,26 @@ async def test_the_isolation_that_it_reports_is_the_requested_one(kit):
     assert isolation.mounts == (mount,)
     with pytest.raises(NotFoundError):
         await kit.engine.isolation(NO_SUCH)
+
+
+async def test_a_named_volume_outlives_its_containers_and_is_not_removed_under_them(kit):
+    name = f"test-{kit.labels['plugin-orchestrator.test'][:12]}"
+    volume = Volume("/cache", name, kit.labels)
+    first = await kit.started(volumes=(volume,))
+    with pytest.raises(EngineRefusedError):
+        await kit.engine.remove_volume(name)
+    await kit.engine.remove(first)
+    (found,) = await kit.engine.volumes(kit.labels)
+    assert (found.name, dict(found.labels)) == (name, kit.labels)
+    second = await kit.started(volumes=(volume,))
+    assert [volume.name for volume in await kit.engine.volumes(kit.labels)] == [name]
+    await kit.engine.remove(second)
+    await kit.engine.remove_volume(name)
+    assert await kit.engine.volumes(kit.labels) == ()
+    with pytest.raises(NotFoundError):
+        await kit.engine.remove_volume(name)
+
+
+async def test_whether_volumes_are_held_to_a_size_is_found_by_trying(kit):
+    """The answer is the same each time, and nothing of the trial stays."""
+    assert await kit.engine.holds_volumes_to_size() is await kit.engine.holds_volumes_to_size()

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from orchestrator.containers.spec import BindMount
+from orchestrator.containers.spec import BindMount, Volume
 
 pytestmark = pytest.mark.engine
 
@@ -27,7 +27,7 @@ async def output_of(kit, code: str, **changes) -> dict:
 
 async def test_docker_gets_every_limit(docker_kit):
     kit = docker_kit
-    spec = kit.spec(memory=96 * MIB, pids=20, cpus=0.5, shm=8 * MIB, scratch_volumes=("/scratch",), log_bytes=MIB)
+    spec = kit.spec(memory=96 * MIB, pids=20, cpus=0.5, shm=8 * MIB, volumes=(Volume("/scratch"),), log_bytes=MIB)
     container = await kit.engine.create(spec)
     body = json.loads(docker("inspect", container))[0]
     host = body["HostConfig"]
@@ -176,7 +176,7 @@ print(json.dumps({path: writable(path) for path in ("/a", "/b", "/c")} | {"conte
 
 async def test_scratch_is_on_disk_and_is_removed_with_the_container(docker_kit):
     kit = docker_kit
-    container = await kit.started(scratch_volumes=("/scratch",))
+    container = await kit.started(volumes=(Volume("/scratch"),))
     mounts = json.loads(docker("inspect", "--format", "{{json .Mounts}}", container))
     (volume,) = [mount for mount in mounts if mount["Destination"] == "/scratch"]
     assert volume["Type"] == "volume"

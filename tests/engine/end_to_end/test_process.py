@@ -105,6 +105,78 @@ def test_a_run_in_flight_ends_before_the_process_stops(only_echo: Path) -> None:
         assert not (live.run_dir / live.deployment).exists()
 
 
+def _terminated(process: subprocess.Popen[bytes], seconds: float) -> int:
+    process.send_signal(signal.SIGTERM)
+    return process.wait(seconds)
+
+
+def test_sigterm_ends_a_start_that_is_under_way(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it waits for: here an engine that never answers."""
+    with socket.socket(socket.AF_UNIX) as frozen:
+        frozen.bind(f"{only_echo}/frozen.sock")
+        frozen.listen()
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{only_echo}/frozen.sock")
+        environment = os.environ | {
+            "ORCHESTRATOR_PORT": "0",
+            "ORCHESTRATOR_PLUGINS_DIRS": str(only_echo),
+            "ORCHESTRATOR_STATE_DIR": f"{only_echo}/state",
+            "ORCHESTRATOR_RUN_DIR": f"{only_echo}/run",
+            "ORCHESTRATOR_ENGINE_TIMEOUT": "60s",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "serve", "--stop-plugins"],
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            frozen.settimeout(60)
+            with frozen.accept()[0]:  # it asks for the containers of an earlier orchestrator
+                assert _terminated(process, 20) == 0
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_systemd_is_told_when_it_serves_and_when_it_stops(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a unit of `Type=notify` expects it."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{only_echo}/no-engine.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"{only_echo}/notify.sock")
+        systemd.settimeout(60)
+        variables = {"NOTIFY_SOCKET": f"{only_echo}/notify.sock"}
+        with live_orchestrator([only_echo], engine=False, variables=variables) as live:
+            assert systemd.recv(100) == b"READY=1"
+            assert live.client.get("/healthz").status_code == 200
+            assert _terminated(live.process, 20) == 0
+            assert systemd.recv(100) == b"STOPPING=1"
+
+
+def test_a_signal_that_comes_before_it_can_be_handled_is_not_lost(
+    only_echo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Process 1 of a container has no default for it: the entry point of the own image holds it back."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{only_echo}/no-engine.sock")
+    program = (
+        "import os, signal, sys\n"
+        "from orchestrator.own_image import entrypoint\n"
+        "execute = os.execv\n"
+        "def signalled(*arguments):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    execute(*arguments)\n"
+        "os.execv, os.geteuid = signalled, lambda: 1\n"
+        "sys.argv = ['orchestrator', 'serve']\n"
+        "entrypoint.main()\n"
+    )
+    settings = {"PORT": "0", "PLUGINS_DIRS": only_echo, "STATE_DIR": only_echo / "state", "RUN_DIR": only_echo / "run"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {f"ORCHESTRATOR_{name}": str(value) for name, value in settings.items()},
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0
+
+
 @pytest.mark.engine
 def test_a_log_follower_does_not_delay_the_stop(only_echo: Path) -> None:
     """Its stream ends properly; a run in flight is still answered."""

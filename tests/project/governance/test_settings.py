@@ -4,9 +4,11 @@ import ast
 import re
 from collections.abc import Iterator
 
+import yaml
 from support.checkout import PROJECT
 
 from orchestrator.settings import Settings
+from orchestrator.tools.shutdown import longest_stop
 
 
 def attributes_read() -> Iterator[str]:
@@ -31,3 +33,20 @@ def test_the_page_describes_each_setting_and_no_other() -> None:
 def test_each_setting_has_an_effect() -> None:
     """Nobody should have to set what nothing reads."""
     assert set(Settings.model_fields) - set(attributes_read()) == set()
+
+
+def seconds(text: str) -> float:
+    """`90s` as numbers."""
+    found = re.fullmatch(r"(\d+)s", text)
+    assert found, text
+    return float(found[1])
+
+
+def test_what_is_shipped_gives_it_the_time_to_stop() -> None:
+    """By default it has exited before compose, or systemd with the page's unit, ends it by SIGKILL."""
+    services = yaml.safe_load((PROJECT / "compose.yaml").read_text())["services"]
+    page = (PROJECT / "orchestrator" / "cli" / "README.md").read_text()
+    graces = [services[name]["stop_grace_period"] for name in ("orchestrator", "orchestrator-gpu")]
+    graces += re.findall(r"^TimeoutStopSec=(.*)$", page, re.MULTILINE)
+    assert len(graces) == 3
+    assert min(map(seconds, graces)) >= longest_stop(Settings())

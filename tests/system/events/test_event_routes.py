@@ -9,7 +9,6 @@ from support.harness import Harness, eventually
 from support.server_sent import following, take
 
 from orchestrator.api import sse
-from orchestrator.api.sse import shutdown_event
 from orchestrator.lifecycle import PluginLifecycleState as State
 
 LIFE = [(None, "LOADED"), ("LOADED", "INITIALIZED")]
@@ -184,7 +183,7 @@ async def test_a_stream_ends_when_the_orchestrator_stops(harness: Harness) -> No
     async with following(client, include="health") as frames:
         await take(frames, 1)
         assert harness.app is not None
-        shutdown_event(harness.app).set()
+        harness.app.state.context.shutdown.requested.set()
         async with asyncio.timeout(2):
             assert [frame async for frame in frames] == []
 

@@ -12,7 +12,7 @@ from orchestrator.containers.docker_engine import answers, bodies
 from orchestrator.containers.docker_engine.build import tar_stream
 from orchestrator.containers.docker_engine.capabilities import engine_info
 from orchestrator.containers.docker_engine.decoding import BuildOutput, LogLines
-from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant
+from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant, Volume, VolumeStatus
 
 SPEC = {"name": "n", "image": "i", "labels": {}, "environment": {}, "memory": 1, "pids": 1}
 
@@ -37,6 +37,32 @@ def test_selinux_hosts_relabel_mounts():
     body = bodies.create_body(ContainerSpec(**SPEC, mounts=mounts), selinux=True)["HostConfig"]
     assert body["Binds"] == ["/models:/models:ro,z", "/run/x:/run/plugin:rw,Z"]
     assert "Mounts" not in body
+
+
+def test_a_volume_is_anonymous_named_or_held_to_a_size():
+    volumes = (Volume("/scratch"), Volume("/cache", "cache-1", {"of": "reader"}), Volume("/sized", size=1024))
+    for selinux in (False, True):
+        body = bodies.create_body(ContainerSpec(**SPEC, volumes=volumes), selinux=selinux)
+        assert body["Volumes"] == {"/scratch": {}}
+        named, sized = body["HostConfig"]["Mounts"]
+        assert named == {
+            "Type": "volume",
+            "Source": "cache-1",
+            "Target": "/cache",
+            "VolumeOptions": {"Labels": {"of": "reader"}},
+        }
+        assert "Source" not in sized
+        assert sized["VolumeOptions"]["DriverConfig"] == {"Name": "local", "Options": {"size": "1024"}}
+
+
+def test_sizes_of_volumes_are_read_from_any_answer():
+    listed = {"Volumes": [{"Name": "a", "Labels": {"x": "y"}}, {"Name": "b", "Labels": None}]}
+    assert answers.volumes(listed) == (VolumeStatus("a", {"x": "y"}), VolumeStatus("b", {}))
+    assert answers.volumes({"Volumes": None}) == answers.volumes("?") == ()
+    used = {
+        "Volumes": [{"Name": "a", "UsageData": {"Size": 5}}, {"Name": "b", "UsageData": {"Size": -1}}, {"Name": "c"}]
+    }
+    assert answers.volume_sizes(used) == {"a": 5}
 
 
 def test_nvidia_devices_are_requested_by_id():

@@ -3,12 +3,12 @@
 import json
 import socket
 import threading
+from pathlib import Path
 
 from plugin_runtime import Progress, tool
-from plugin_runtime.shared.cgroup import Cgroup
 from plugin_runtime.shared.environment import read_environment
 from plugin_runtime.shared.run_table import SharedRunTable
-from plugin_runtime.tools.pids_limit import PidsLimit
+from plugin_runtime.tools.scratch import Scratch
 from plugin_runtime.tools.toolset import collect_tools
 from plugin_runtime.worker.process import KillCount
 from plugin_runtime.worker.runs import RunTable
@@ -50,9 +50,15 @@ class Plugin:
 def call(name, kills):
     environment = read_environment({"PLUGIN_ENTRYPOINT": "a:B"})
     runs = RunTable(SharedRunTable())
-    threads, pids_limit = ThreadPool(1), PidsLimit(Cgroup())
+    scratch = Scratch(Path(environment.scratch_dir), environment.max_scratch)
     service = ToolService(
-        environment, collect_tools(Plugin()), runs, lambda: kills, pids_limit=pids_limit, threads=threads
+        environment,
+        collect_tools(Plugin()),
+        runs,
+        lambda: kills,
+        scratch=scratch,
+        advice=lambda _: "",
+        threads=ThreadPool(1),
     )
     near, far = socket.socketpair()
     thread = threading.Thread(target=service.serve, args=(far,))

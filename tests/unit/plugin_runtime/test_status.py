@@ -58,6 +58,8 @@ def test_every_member_of_the_protocol_is_there():
     runs = SharedRunTable()
     runs.remove(runs.add("a", "read"))
     runs.add("b", "read")
+    assert status.record_scratch(9, 8, over=True)
+    assert not status.record_scratch(7, 8, over=True)
     document = status.document(MemoryReading(1, 2, None), 0.5, uptime_seconds=1.23456, ready_seconds=0.56789, runs=runs)
     (run,) = document.pop("runs")
     assert run.pop("seconds") >= 0
@@ -74,6 +76,7 @@ def test_every_member_of_the_protocol_is_there():
         "memory": {"oom_kills": None, "limit_hits": 0, "usage_bytes": 1, "peak_bytes": 2, "limit_bytes": None},
         "pids": {"limit": 128, "refused": 2},
         "shm": {"size_bytes": 64, "used_bytes": 60},
+        "scratch": {"limit_bytes": 8, "used_bytes": 7},
         "cpu_seconds": 0.5,
         "uptime_seconds": 1.235,
         "ready_seconds": 0.568,

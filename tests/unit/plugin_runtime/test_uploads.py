@@ -1,5 +1,6 @@
 """Uploads for `Path` parameters go to disk as they arrive, are removed after the call, and are bounded."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = """
+    import os
     from pathlib import Path
     from plugin_runtime import InvalidInput, tool
 
@@ -24,6 +26,19 @@ SOURCE = """
         @tool
         def optional(self, video: Path | None = None) -> bool:
             return video is not None
+
+        @tool
+        def keep(self, size: int, name: str = "kept") -> int:
+            (Path(os.environ["PLUGIN_SCRATCH_DIR"]) / name).write_bytes(os.urandom(size))
+            return size
+
+        @tool
+        def remove(self) -> None:
+            (Path(os.environ["PLUGIN_SCRATCH_DIR"]) / "kept").unlink()
+
+        @tool
+        def full(self, path: str, number: int) -> None:
+            raise OSError(number, os.strerror(number), path)
 
         @tool
         def raises(self, video: Path) -> None:
@@ -101,7 +116,7 @@ def test_uploads_over_the_scratch_limit_are_refused_and_removed(runtime, in_chun
     answer = runtime.post("measure", content=pieces(size), headers=headers)
     assert answer.status_code == 413
     assert answer.json()["kind"] == "too_large"
-    assert str(LIMIT) in answer.json()["error"]
+    assert "320 MiB" in answer.json()["error"] and "limits.scratch" in answer.json()["error"]
     assert left_on_disk(runtime) == []
 
 
@@ -162,3 +177,47 @@ def test_a_full_disk_is_reported_as_such(launch):
     answer = runtime.post("optional", files={"video": ("a", b"abc")})
     assert answer.status_code == 413
     assert "scratch folder" in answer.json()["error"]
+
+
+# With what the plugin keeps
+
+
+def test_uploads_have_the_room_that_the_plugins_own_files_leave(runtime):
+    """One limit for both, as the manifest has one."""
+    headers = {"content-type": "video/mp4"}
+    assert runtime.post("keep", json={"size": 200 * MIB}).json()["result"] == 200 * MIB
+    refused = runtime.post("measure", content=pieces(150 * MIB), headers=headers)
+    assert refused.status_code == 413
+    assert "200 MiB" in refused.json()["error"]
+    assert runtime.post("measure", content=pieces(50 * MIB), headers=headers).status_code == 200
+    runtime.post("remove", json={})
+    assert runtime.post("measure", content=pieces(150 * MIB), headers=headers).status_code == 200
+    assert left_on_disk(runtime) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "phrases"),
+    [
+        ("", errno.ENOSPC, ["`limits.scratch`", "320 MiB", "disk itself is full"]),
+        ("", errno.EDQUOT, ["`limits.scratch`", "320 MiB"]),
+        ("/tmp/x", errno.ENOSPC, ["/tmp", "16 MiB", "PLUGIN_SCRATCH_DIR"]),
+        ("/dev/shm/x", errno.ENOSPC, ["`limits.shm`"]),
+        ("", errno.ENOENT, []),
+    ],
+)
+def test_a_full_disk_names_the_limit(runtime, path, number, phrases):
+    """And what to do, where a tool let the error through."""
+    # Another folder of these names would be taken for the container's.
+    error = runtime.post("full", json={"path": path or "x", "number": number}).json()["error"]
+    assert all(phrase in error for phrase in phrases), error
+    assert phrases or "limits." not in error
+
+
+def test_the_status_tells_what_the_scratch_folder_holds(runtime):
+    """Measured by the supervisor, now and then."""
+    runtime.post("keep", json={"size": 20 * MIB, "name": "more"})
+    deadline = time.monotonic() + 20
+    while not (used := runtime.status()["scratch"]["used_bytes"] or 0) >= 20 * MIB:
+        assert time.monotonic() < deadline, used
+        time.sleep(0.1)
+    assert runtime.status()["scratch"]["limit_bytes"] == LIMIT

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.containers.spec import BindMount, ContainerSpec, Gateway
+from orchestrator.containers.spec import BindMount, ContainerSpec, Gateway, Volume
 from orchestrator.loader.manifest import Limits, Manifest
 from orchestrator.loader.model_locations import locate_models
 from orchestrator.models.store import ModelStore
@@ -52,7 +52,7 @@ def test_a_plugin_that_asks_for_nothing_has_nothing() -> None:
     assert container.network == "none"
     assert container.devices is None
     assert container.mounts == (BindMount(RUN_FOLDER, "/run/plugin", read_only=False),)
-    assert container.scratch_volumes == ("/scratch",)
+    assert container.volumes == (Volume("/scratch"),)
     assert {option for options in container.tmpfs.values() for option in options.split(",")} >= {
         "nosuid",
         "nodev",
@@ -268,3 +268,46 @@ def test_a_container_carries_what_it_was_made_from() -> None:
         assert made_from({**labels, name: "{"}) is None
         assert made_from({**labels, name: '{"of": "another version"}'}) is None
         assert made_from({other: value for other, value in labels.items() if other != name}) is None
+
+
+# Disk
+
+
+def test_scratch_is_held_to_its_limit_where_the_engine_can() -> None:
+    """And the container says so, for the orchestrator that adopts it."""
+    requested = manifest(limits={"scratch": "2GiB"})
+    limits = effective_limits(requested, Settings())
+    identity = InstanceIdentity("d" * 8, "reader", 1, "abcd1234")
+    held = container_spec(
+        requested,
+        limits,
+        identity,
+        image="i",
+        run_folder=RUN_FOLDER,
+        models={},
+        max_result=1,
+        quota=True,
+    )
+    assert held.volumes == (Volume("/scratch", size=2 * 1024**3),)
+    assert held.labels["plugin-orchestrator.scratch-quota"] == "1"
+    assert "plugin-orchestrator.scratch-quota" not in spec().labels
+
+
+def test_a_cache_is_a_volume_of_the_plugin_and_where_libraries_look() -> None:
+    """One for each plugin of a deployment, whatever its image and its version are. `env` has the last word."""
+    container = spec(cache="2GiB", env={"TORCH_HOME": "/scratch/torch"})
+    scratch, cache = container.volumes
+    assert (scratch.target, cache.target) == ("/scratch", "/cache")
+    assert cache.name == spec(cache="3GiB", version="9", image="other/image:1").volumes[1].name
+    assert "reader" in cache.name
+    assert cache.labels["plugin-orchestrator.cache"] == "reader"
+    assert container.environment["PLUGIN_CACHE_DIR"] == container.environment["XDG_CACHE_HOME"] == "/cache"
+    assert container.environment["PLUGIN_MAX_CACHE"] == str(2 * 1024**3)
+    assert container.environment["HF_HOME"] == "/cache/huggingface"
+    assert container.environment["TORCH_HOME"] == "/scratch/torch"
+
+
+def test_without_a_cache_nothing_points_to_one() -> None:
+    """The images point everything to the scratch folder."""
+    assert not [value for value in spec().environment.values() if "/cache" in value]
+    assert "PLUGIN_CACHE_DIR" not in spec().environment

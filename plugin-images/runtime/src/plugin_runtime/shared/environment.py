@@ -31,6 +31,8 @@ class Environment(NamedTuple):
     max_result: int
     max_scratch: int
     max_output: int
+    cache_dir: str | None
+    max_cache: int
     notify_socket: str | None
     health_file: str | None
     concurrency: int
@@ -66,6 +68,8 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         max_result=_number(environ, "PLUGIN_MAX_RESULT", 16 * MIB, "a number of bytes"),
         max_scratch=_number(environ, "PLUGIN_MAX_SCRATCH", 1024 * MIB, "a number of bytes"),
         max_output=_number(environ, "PLUGIN_MAX_OUTPUT", 4096 * MIB, "a number of bytes"),
+        cache_dir=environ.get("PLUGIN_CACHE_DIR") or None,
+        max_cache=_number(environ, "PLUGIN_MAX_CACHE", 0, "a number of bytes"),
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
         health_file=environ.get("PLUGIN_HEALTH_FILE") or None,
         concurrency=max(1, _number(environ, "PLUGIN_CONCURRENCY", 1, "a number of runs")),

@@ -4,12 +4,17 @@ operator sees all faults at once.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
+from plugin_runtime.shared.disk_usage import measured
 from plugin_runtime.startup.failures import PACKAGE_MISSING, Failure
 from plugin_runtime.startup.model_files import check_model
 from plugin_runtime.tools.plugin_errors import message_of
+from plugin_runtime.tools.scratch import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +26,30 @@ class Check(NamedTuple):
     name: str
     ok: bool
     detail: str
+
+
+def check_cache(folder: str, max_bytes: int) -> Check:
+    """Whether the cache can be written. One that has grown over its size since the last start is cleared."""
+    used = measured(folder)
+    detail = f"{size_text(used)} of {size_text(max_bytes)} in use"
+    if used > max_bytes:
+        clear(folder)
+        detail = f"it held {size_text(used)}, over its {size_text(max_bytes)} (`cache`), and was cleared"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        detail = f"the user {os.geteuid()} cannot write to {folder}: the image must have it as a folder of that user"
+        return Check("cache", ok=False, detail=detail)
+    return Check("cache", ok=True, detail=detail)
+
+
+def clear(folder: str) -> None:
+    """Remove all that a folder holds, as far as that succeeds. Symbolic links are removed, not followed."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in list(entries):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)  # noqa: PTH108 - one of many
 
 
 def check_package(name: str) -> Check:

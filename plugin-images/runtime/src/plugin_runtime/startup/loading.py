@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plugin_runtime.authoring import TOOL_MARK
 from plugin_runtime.startup import failures
-from plugin_runtime.startup.checks import Check, check_models, check_packages
+from plugin_runtime.startup.checks import Check, check_cache, check_models, check_packages
 from plugin_runtime.startup.failures import Failure, explain_call, explain_import
 from plugin_runtime.startup.libraries import missing_libraries
 from plugin_runtime.tools.awaiting import is_awaitable, wait_for_set_up
@@ -81,6 +81,8 @@ def check_surroundings(start: Start) -> None:
     package_checks, package_failure = check_packages(start.environment.packages)
     model_checks, model_failure = check_models(start.environment.models)
     start.checks.extend([*package_checks, *model_checks])
+    if start.environment.cache_dir is not None:
+        start.checks.append(check_cache(start.environment.cache_dir, start.environment.max_cache))
     if start.checks:
         start.report(start.checks)
     failure = package_failure or model_failure

@@ -27,6 +27,8 @@ class Status:
         self.limit_hits: int | None = None
         self._pids: PidsReading | None = None
         self._shm: SharedMemory | None = None
+        self._scratch: dict[str, int | None] = {"limit_bytes": None, "used_bytes": None}
+        self._scratch_over = False
         self._pid = worker_pid
         self._reported: dict[str, Any] = {"checks": [], "tools": []}
 
@@ -63,6 +65,13 @@ class Status:
         self.stuck = stuck
         return changed
 
+    def record_scratch(self, used: int | None, limit: int, *, over: bool) -> bool:
+        """True if the files began to be over their limit, or are no longer."""
+        changed = over != self._scratch_over
+        self._scratch_over = over
+        self._scratch = {"limit_bytes": limit, "used_bytes": used}
+        return changed
+
     def record_limits(self, limit_hits: int | None, pids: PidsReading, shm: SharedMemory) -> None:
         """How near the container is to its limits. Of /dev/shm the largest use is what counts."""
         self.limit_hits, self._pids = limit_hits, pids
@@ -91,6 +100,7 @@ class Status:
             "memory": {"oom_kills": self.oom_kills, "limit_hits": self.limit_hits, **memory._asdict()},
             "pids": self._pids._asdict() if self._pids else {"limit": None, "refused": None},
             "shm": self._shm._asdict() if self._shm else {"size_bytes": None, "used_bytes": None},
+            "scratch": self._scratch,
             "cpu_seconds": cpu_seconds,
             "uptime_seconds": round(uptime_seconds, 3),
             "ready_seconds": None if ready_seconds is None else round(ready_seconds, 3),

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plugin_runtime.shared.cgroup import shared_memory
+from plugin_runtime.shared.disk_usage import DiskUsage
 from plugin_runtime.shared.processes import READY, kill_all_others
 from plugin_runtime.supervising.control import ControlSocket
 from plugin_runtime.supervising.hangs import HangDetector, StackDump
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 CHECK_SECONDS = 1.0
 IDLE_CHECK_SECONDS = 3.0  # where the plugin is idle; also how often watchers get an unchanged status
 DUMP_CHECK_SECONDS = 0.01
+MEASURE_SECONDS = 0.005  # of each check, for measuring what the scratch folder holds
 DRAIN_SECONDS = 1.0  # limit for passing on the last output at the end
 MAX_UNPARSED_REPORT = 64 * 1024 * 1024  # bytes
 NOTE_BYTES = 32  # always the same, so that nothing of an older note stays behind a shorter one
@@ -88,6 +90,9 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._dump = StackDump(worker.pid, worker.stacks)
         self._hang_detector = HangDetector(worker.pid, environment.tools_socket)
+        self._scratch = DiskUsage(environment.scratch_dir)
+        self._max_scratch = environment.max_scratch
+        self._status.record_scratch(None, self._max_scratch, over=False)
         self._note = HealthNote(environment.health_file)
         self._control = ControlSocket(environment.control_socket, self._selector, self._answer)
         self._signals, signals = socket.socketpair()
@@ -178,6 +183,7 @@ class Supervisor:
         self._record_limits()
         self._check_oom_kills()
         self._check_for_hang()
+        self._check_scratch()
         if not self._control.is_reachable():
             return  # whom nobody can reach must not note that all is well
         self._note.write(self._status.phase)
@@ -195,6 +201,12 @@ class Supervisor:
     def _check_oom_kills(self) -> None:
         if self._status.record_oom_kills(self._cgroup.oom_kills()):
             self._record_limits()
+            self._publish()
+
+    def _check_scratch(self) -> None:
+        self._scratch.step(MEASURE_SECONDS)
+        over = (self._scratch.bytes or 0) > self._max_scratch
+        if self._status.record_scratch(self._scratch.bytes, self._max_scratch, over=over):
             self._publish()
 
     def _check_for_hang(self) -> None:

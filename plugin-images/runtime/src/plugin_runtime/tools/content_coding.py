@@ -41,7 +41,7 @@ def _inflated(body: Iterator[bytes], coding: str, max_bytes: int) -> Iterator[by
             for piece in inflater.feed(data[start : start + INPUT]):
                 left -= len(piece)
                 if left < 0:
-                    text = f"the body is over {max_bytes + ROOM} bytes once it is decompressed (`scratch` limit)"
+                    text = f"the body is over {max_bytes + ROOM} bytes once it is decompressed (`limits.scratch`)"
                     raise Refused("too_large", text)
                 yield piece
     inflater.end()

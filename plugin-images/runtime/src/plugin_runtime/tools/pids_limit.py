@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from plugin_runtime.tools.plugin_errors import message_of
+from plugin_runtime.tools.plugin_errors import links, message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from plugin_runtime.shared.cgroup import Cgroup
 
 SIGNS = ("can't start new thread", "resource temporarily unavailable", "pthread_create", "thread creation failed")
@@ -23,7 +21,7 @@ class PidsLimit:
 
     def advice(self, error: BaseException) -> str:
         """To be added to the error's message; empty where the limit is not its cause."""
-        if not any(_looks_like_it(link) for link in _links(error)):
+        if not any(_looks_like_it(link) for link in links(error)):
             return ""
         limit, refused = self._cgroup.pids()
         if not refused:
@@ -40,12 +38,3 @@ def _looks_like_it(error: BaseException) -> bool:
         return True
     text = message_of(error).lower()
     return any(sign in text for sign in SIGNS)
-
-
-def _links(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from plugin_runtime.tools.parameters import Parameter
+    from plugin_runtime.tools.scratch import Scratch
 
     File = bytes | Path | Upload
 
@@ -38,11 +39,12 @@ class Sink(Protocol):
 class UploadFolder:
     """The folder for one call's files: made with the first, removed with all of them at the end of the `with`."""
 
-    def __init__(self, scratch: Path, run_id: str, max_bytes: int) -> None:
-        self._parent = scratch / "uploads"
+    def __init__(self, scratch: Scratch, run_id: str) -> None:
+        self._scratch = scratch
+        self._parent = scratch.folder / "uploads"
         self._run_id = run_id
-        self.max_bytes = max_bytes
-        self._left = max_bytes
+        self.max_bytes = scratch.max_bytes
+        self._charged = 0  # bytes
         self._folder: Path | None = None
         self._open: list[FileSink] = []
         self._counts: dict[str, int] = {}
@@ -60,6 +62,7 @@ class UploadFolder:
             import shutil  # noqa: PLC0415 - imports every compression, and only a call with files needs it
 
             shutil.rmtree(self._folder, ignore_errors=True)
+            self._scratch.release(self._charged)
 
     def sink(self, parameter: Parameter, file_name: str = "", content_type: str = "") -> Sink:
         """Where to write an upload of a parameter. Its file has the suffixes of `file_name`, or of its media type."""
@@ -73,7 +76,7 @@ class UploadFolder:
         try:
             sink = FileSink(self, self._make_folder() / f"{name}{suffix}")
         except OSError as error:
-            raise _not_writable(error) from error
+            raise self.not_writable(error) from error
         if parameter.wants_upload:
             sink.about = (base_name(file_name)[-MAX_FILE_NAME:], content_type)
         self._open.append(sink)
@@ -87,13 +90,17 @@ class UploadFolder:
             raise Refused("too_large", f"the upload {parameter!r} is over {MAX_IN_MEMORY} bytes; {advice}")
 
     def charge(self, size: int) -> None:
-        """Count bytes against the limit of the call. Raises Refused over it."""
-        self._left -= size
-        if self._left < 0:
-            raise Refused("too_large", f"the uploads of this call are over {self.max_bytes} bytes (`scratch` limit)")
+        """Count bytes against the plugin's disk. Raises Refused where they do not fit."""
+        self._scratch.charge(size)
+        self._charged += size
+
+    def not_writable(self, error: OSError) -> Refused:
+        advice = self._scratch.advice(error)
+        return Refused("too_large", f"the upload cannot be written to the scratch folder: {error.strerror}{advice}")
 
     def _make_folder(self) -> Path:
         if self._folder is None:
+            self._scratch.look()
             self._parent.mkdir(parents=True, exist_ok=True)
             folder = self._parent / self._run_id
             try:
@@ -122,7 +129,7 @@ class FileSink:
             while view:
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
-            raise _not_writable(error) from error
+            raise self._folder.not_writable(error) from error
 
     def finish(self) -> Path | Upload:
         self.close()
@@ -155,7 +162,3 @@ class MemorySink:
 def safe_run_id(text: str) -> str:
     """The caller's run id if it can name a folder, else a new one."""
     return text if 0 < len(text) <= 64 and SAFE_IN_RUN_ID.issuperset(text) else os.urandom(8).hex()
-
-
-def _not_writable(error: OSError) -> Refused:
-    return Refused("too_large", f"the upload cannot be written to the scratch folder: {error.strerror}")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from plugin_runtime.tools.awaiting import Outcome
-    from plugin_runtime.tools.pids_limit import PidsLimit
     from plugin_runtime.tools.toolset import Tool
     from plugin_runtime.worker.runs import Run, RunTable
 
@@ -40,7 +39,7 @@ class Call(NamedTuple):
     max_result: int
     scratch: str
     oom_kills: Callable[[], int]
-    pids_limit: PidsLimit
+    advice: Callable[[BaseException], str]
 
     def refusal_of(self, tool: Tool, error: BaseException) -> Refusal:
         """The answer to the caller; the traceback goes to the container's log."""
@@ -48,7 +47,7 @@ class Call(NamedTuple):
             return CANCELLED
         refusal = refusal_of(error)
         if refusal.traceback is not None:
-            refusal = refusal._replace(error=refusal.error + self.pids_limit.advice(error))
+            refusal = refusal._replace(error=refusal.error + self.advice(error))
             write_log(f"run {self.run.run_id}: tool {tool.name} raised {refusal.error_type}\n{refusal.traceback}")
         return refusal
 

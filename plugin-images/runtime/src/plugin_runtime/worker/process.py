@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +18,7 @@ from plugin_runtime.shared.processes import DUMP_SIGNAL, FAILED, READY, write_lo
 from plugin_runtime.shared.sockets import listen
 from plugin_runtime.startup.loading import StartFailure, start_plugin
 from plugin_runtime.tools.pids_limit import PidsLimit
+from plugin_runtime.tools.scratch import Scratch
 from plugin_runtime.worker.runs import RunTable
 from plugin_runtime.worker.stopping import Stopping
 from plugin_runtime.worker.threads import MainThread, ThreadPool
@@ -133,9 +135,13 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
     if environment.code_dir is not None:
         add_code_folder(environment.code_dir, sys.path)
     link = SupervisorLink(reports)
-    pids_limit = PidsLimit(cgroup)
+    pids_limit, scratch = PidsLimit(cgroup), Scratch(Path(environment.scratch_dir), environment.max_scratch)
+
+    def advice(error: BaseException) -> str:
+        return pids_limit.advice(error) or scratch.advice(error)
+
     try:
-        plugin = start_plugin(environment, link.report_checks, pids_limit.advice)
+        plugin = start_plugin(environment, link.report_checks, advice)
     except StartFailure as problem:
         write_log(f"{environment.name} cannot start: {problem.failure.code}: {problem}\n{problem.traceback or ''}")
         link.report(
@@ -151,7 +157,7 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
     table = RunTable(runs)
     if plugin.close is not None:
         Stopping(plugin.close, main_thread, table).install()
-    service = ToolService(environment, plugin.tools, table, kills.now, pids_limit=pids_limit, threads=threads)
+    service = ToolService(environment, plugin.tools, table, kills.now, scratch=scratch, advice=advice, threads=threads)
     listener = listen(environment.tools_socket)
     threading.Thread(target=accept_for_ever, args=(listener, service), name="accept", daemon=True).start()
     link.report(phase=READY, tools=[tool.document() for tool in plugin.tools.values()])

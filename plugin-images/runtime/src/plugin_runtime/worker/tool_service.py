@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import traceback
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from plugin_runtime.http.head import RequestHead
     from plugin_runtime.shared.environment import Environment
-    from plugin_runtime.tools.pids_limit import PidsLimit
+    from plugin_runtime.tools.scratch import Scratch
     from plugin_runtime.tools.toolset import Tool
     from plugin_runtime.worker.runs import Run, RunTable
     from plugin_runtime.worker.threads import AuthorThreads
@@ -38,7 +37,9 @@ ALIVE = response_head(200, JSON, 2, keep_alive=True) + b"{}"
 
 
 class ToolService:
-    """`oom_kills` is called before every answer, which carries the number."""
+    """`oom_kills` is called before every answer, which carries the number; `advice` returns what is to be added to the
+    message of a tool's error.
+    """
 
     # A helper process of the tool that was killed may have spoilt its result.
 
@@ -49,16 +50,16 @@ class ToolService:
         runs: RunTable,
         oom_kills: Callable[[], int],
         *,
-        pids_limit: PidsLimit,
+        scratch: Scratch,
+        advice: Callable[[BaseException], str],
         threads: AuthorThreads,
     ) -> None:
-        self._pids_limit = pids_limit
+        self._advice = advice
         self._threads = threads
         self._tools = tools
         self._runs = runs
-        self._scratch = Path(environment.scratch_dir)
+        self._scratch = scratch
         self._max_result = environment.max_result
-        self._max_scratch = environment.max_scratch
         self._max_output = environment.max_output
         self._oom_kills = oom_kills
 
@@ -84,7 +85,7 @@ class ToolService:
     def refuse_for_want_of_threads(self, peer: socket.socket, error: RuntimeError) -> None:
         """Answer the first request of a connection that no thread can serve, whatever it is, and close it."""
         # An answer names the limit; a connection that is closed without one looks like a dead worker.
-        refusal = Refusal("exception", f"{error}{self._pids_limit.advice(error)}", type(error).__name__, "")
+        refusal = Refusal("exception", f"{error}{self._advice(error)}", type(error).__name__, "")
         peer.settimeout(REFUSAL_SECONDS)
         connection = HttpServerConnection(peer)
         with contextlib.suppress(Disconnected, BadHead):
@@ -120,7 +121,7 @@ class ToolService:
         """None where the answer was sent."""
         run = self._runs.add(
             safe_run_id(head.headers.get("x-run-id", "")),
-            OutputFiles(str(self._scratch), self._max_output),
+            OutputFiles(str(self._scratch.folder), self._max_output),
             retain=head.headers.get("x-run-keep", "") == "1",
         )
         call = Call(
@@ -130,9 +131,9 @@ class ToolService:
             self._runs,
             ToolExecution(),
             self._max_result,
-            str(self._scratch),
+            str(self._scratch.folder),
             self._oom_kills,
-            self._pids_limit,
+            self._advice,
         )
         try:
             return self._run(call)
@@ -146,7 +147,7 @@ class ToolService:
     def _run(self, call: Call) -> Refusal | None:
         """Raises Refused before the tool's code runs."""
         tool = self._find_tool(call.head)
-        with UploadFolder(self._scratch, call.run.run_id, self._max_scratch) as folder:
+        with UploadFolder(self._scratch, call.run.run_id) as folder:
             arguments = read_arguments(tool, call.head, call.connection.read_body(call.head), folder)
             # In one hand-over to and fro: it executes the tool, and encodes and sends the answer.
             refusal: Refusal | None = self._threads.run(answer_call, call, tool, arguments)
