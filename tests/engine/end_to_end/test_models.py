@@ -102,6 +102,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveOrchestrator]
         hub_cache(folder / "nets" / "hub")
         (folder / "nets" / "net").mkdir()
         external_onnx(folder / "nets" / "net")
+        for file in (folder / "nets" / "net").iterdir():
+            file.chmod(0o644)  # onnx lets the owner alone read the weights
         content = zlib.compress(pickle.dumps({"classes": ["cat", "dog"], "more": list(range(5000))}), 3)
         (folder / "nets" / f"{name}.pkl.z").write_bytes(content if name == "classifier" else content[:-100])
     with live_orchestrator([plugins]) as orchestrator:
