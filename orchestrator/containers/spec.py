@@ -103,7 +103,7 @@ class Installation:
     volume: str  # name
     volume_path: str  # where the script finds it
     owner_labels: Mapping[str, str]
-    """On the container too, while it runs."""
+    """On the container while it runs, and on the volume; not on the image."""
 
 
 OVER: Final = frozenset({"exited", "dead", "removing"})

@@ -94,7 +94,8 @@ class ImageBuilder:
         await asyncio.to_thread(shutil.rmtree, self._contexts, ignore_errors=True)
         with suppress(EngineError):
             for container in await self._engine.list(self._owner):
-                await self._engine.remove(container.id)
+                if not container.labels.get(PLUGIN_LABEL):  # never an instance, whatever labels its image has
+                    await self._engine.remove(container.id)
 
     async def ensure_base(self, on_output: Output | None = None) -> ImageStatus:
         """The image that plugins are built on.

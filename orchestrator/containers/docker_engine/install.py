@@ -108,5 +108,7 @@ def _commit(client: Client, container: str, installation: Installation, base: Ma
         f"ENTRYPOINT {json.dumps(base['Entrypoint'])}",
         f"CMD {json.dumps(base.get('Cmd') or [])}",
         f"USER {base.get('User') or '0:0'}",
+        # An image hands its labels on to containers, and who looks for unfinished installations would find those.
+        *(f'LABEL {name}=""' for name in installation.owner_labels),
     ]
     client.commit(container, repository=repository, tag=tag, changes=changes)

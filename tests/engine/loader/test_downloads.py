@@ -75,6 +75,7 @@ async def test_a_further_line_fetches_nothing_again(builder: ImageBuilder, index
         assert config["Entrypoint"] == ["python", "-I", "-m", "plugin_runtime"]
         assert not config["Cmd"]
         assert config["User"] == "65532:65532"
+        assert not config["Labels"].get(INSTALLATION_LABEL)  # its containers would pass for unfinished installations
         assert config["Healthcheck"]["Test"][0] == "CMD"
     finally:
         client.close()

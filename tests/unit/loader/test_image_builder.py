@@ -96,18 +96,20 @@ async def test_each_plugin_has_downloads_of_its_own(workshop):
     assert volumes == ["plugin-orchestrator-downloads-a1", "plugin-orchestrator-downloads-b2"]
 
 
-async def test_what_a_killed_orchestrator_was_installing_is_removed(workshop, tmp_path):
+async def test_what_a_killed_orchestrator_was_installing_is_removed_and_nothing_else(workshop, tmp_path):
     builder, other = workshop.builder(), workshop.builder(logs_dir=tmp_path / "others")
-    own, others = [
+    instance = {**builder._owner, "plugin-orchestrator.plugin": "reader"}
+    own, others, running = [
         await workshop.engine.create(
-            ContainerSpec(name=name, image="python:test", labels=each._owner, environment={}, memory=1, pids=1)
+            ContainerSpec(name=name, image="python:test", labels=labels, environment={}, memory=1, pids=1)
         )
-        for name, each in (("a", builder), ("b", other))
+        for name, labels in (("a", builder._owner), ("b", other._owner), ("c", instance))
     ]
     await builder.clear_leftovers()
     with pytest.raises(NotFoundError):
         await workshop.engine.inspect(own)
     assert (await workshop.engine.inspect(others)).id == others
+    assert (await workshop.engine.inspect(running)).id == running
 
 
 async def test_a_changed_runtime_builds_everything(workshop):
