@@ -130,17 +130,19 @@ async def test_a_bad_manifest_is_seen_with_file_field_and_expectation(harness: H
 
 
 async def test_a_mended_manifest_counts_at_the_next_restart(harness: Harness) -> None:
-    """And one that was broken since makes the plugin FAILED at the next."""
+    """And one that was broken since is refused at the next: the plugin serves on."""
     harness.write_raw("reader", "version: [")
     client = await harness.open()
     await harness.until_state("reader", "FAILED")
     harness.add("reader", tools={"read": lambda: 1})
     repaired = (await client.post("/v1/plugins/reader/restart", params={"wait": 5})).json()
     harness.write_raw("reader", "version: [")
-    broken = (await client.post("/v1/plugins/reader/restart", params={"wait": 5})).json()
+    broken = await client.post("/v1/plugins/reader/restart", params={"wait": 5})
     assert (repaired["state"], repaired["version"]) == ("INITIALIZED", "1.0.0")
-    assert (broken["state"], broken["reason_code"], broken["generation"]) == ("FAILED", "MANIFEST_INVALID", 3)
-    assert await harness.containers("reader") == []
+    assert (broken.status_code, broken.json()["reason_code"]) == (409, "MANIFEST_INVALID")
+    health = await harness.health("reader")
+    assert (health["state"], health["generation"], health["restart"]["state"]) == ("INITIALIZED", 2, "refused")
+    assert len(await harness.containers("reader")) == 1
 
 
 ODD_NAMES = [

@@ -95,7 +95,8 @@ async def test_an_instance_that_a_start_would_make_differently_serves_until_it_i
     await harness.open()
     assert (await harness.run("reader", "read")).status_code in {200, 503}  # where it was executing, it ends with it
     after = await harness.until("reader", lambda health: health["generation"] == 2 and health["state"] != "LOADED")
-    assert (after["state"], after["reason"]) == ("INITIALIZED", None)
+    assert after["state"] in {"INITIALIZED", "RUNNING"}  # the run may have waited for it
+    assert after["reason"] is None
     assert after["container"]["id"] != before["container"]["id"]
     await eventually(lambda: len(_folders(harness)) == 1, "one folder of sockets")
     assert len(await harness.containers("reader")) == 1
