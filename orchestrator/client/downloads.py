@@ -95,8 +95,15 @@ class Download:
 
 @contextmanager
 def on_disk(file: _Referenced, path: str | os.PathLike[str], *, replace: bool) -> Iterator[tuple[Download, Path]]:
-    """The download to `path`, or into the folder `path` under the file's own name; and where that is."""
+    """The download to `path`, or into the folder `path` under the file's own name; and where that is. A path that ends
+    in `/` is a folder, which is made where it does not exist.
+    """
     target = Path(path)
+    if os.fspath(path).endswith("/"):  # a folder, whether it exists yet or not
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileNotSaved(f"Cannot make the folder {path}: {error.strerror or error}") from error
     if target.is_dir():
         target /= safe_name(file.name)
     with whole_file(target, replace=replace) as sink:

@@ -176,11 +176,12 @@ async def test_a_file_is_saved_under_a_path_or_into_a_folder(make, tmp_path):
         (tmp_path / "x.png", "x.png"),
         (str(tmp_path), "overlay.png"),
         (tmp_path / "x.png", "x.png"),
+        (f"{tmp_path}/new/folder/", "new/folder/overlay.png"),
     ):
         saved = await call.of(file, "save", given)
         assert saved == tmp_path / expected
         assert saved.read_bytes() == PICTURE
-    assert names(tmp_path) == ["overlay.png", "x.png"]
+    assert names(tmp_path) == ["new", "overlay.png", "x.png"]
 
 
 @pytest.mark.parametrize(

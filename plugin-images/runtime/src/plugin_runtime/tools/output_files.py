@@ -216,7 +216,10 @@ class OutputFiles:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise UnusableFile(f"is a File of {path!r}, which cannot be opened: {reason}") from error
+            raise UnusableFile(
+                f"is a File of {path!r}, which cannot be opened: {reason}; a file must be there still after the tool has "
+                "returned, and a str is a path: give content as bytes"
+            ) from error
         file = OpenFile(descriptor)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise UnusableFile(f"is a File of {path!r}, which is no regular file")

@@ -42,6 +42,9 @@ ADVICE = {
     "coroutine": "await it",
     "Future": "return what it results in",
     "DataFrame": 'return frame.to_dict("records")',
+    "BytesIO": "return its getvalue(), or File(its getvalue(), media_type)",
+    "Figure": 'save it (figure.savefig) into a BytesIO and return File(buffer.getvalue(), "image/png")',
+    "PilImage": "return its get_image()",
 }
 """By the name of a type; for all others: return plain values."""
 BYTES = (bytes, bytearray, memoryview)
