@@ -217,8 +217,8 @@ class OutputFiles:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UnusableFile(
-                f"is a File of {path!r}, which cannot be opened: {reason}; a file must be there still when the tool has "
-                "ended, and a str is a path: give content as bytes"
+                f"is a File of {path!r}, which cannot be opened: {reason}; a file must still be there when the tool "
+                "has ended, and a str is a path: give content as bytes"
             ) from error
         file = OpenFile(descriptor)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
