@@ -129,6 +129,21 @@ def test_an_eof_error_without_a_word(fail):
     assert failure.reason.startswith("model 'a' (a.pkl) is broken: EOFError, at cells/plugin.py:7 (read by reader_lib")
 
 
+@pytest.mark.parametrize("end", [b"", b"K", b"M,", b"J\0\0", b"X\x10\0\0"], ids=repr)
+def test_wherever_joblibs_reader_meets_the_end(fail, end):
+    """Before an instruction, before a byte, within numbers of two and four bytes, within a length."""
+    failure = fail(
+        """
+        from plugin_runtime import model_path
+
+        def validate():
+            reader_lib.load_python(model_path("a"))
+        """,
+        a=b"\x80\x02]" + end,
+    )
+    assert failure.code == "MODEL_CORRUPT", failure.reason
+
+
 def test_a_truncated_compressed_file(fail):
     failure = fail(
         """

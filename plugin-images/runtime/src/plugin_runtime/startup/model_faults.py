@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from plugin_runtime.authoring import last_model
@@ -195,8 +196,11 @@ def _fault_of_file(read: ModelRead) -> ModelFault | None:
 
 
 def _ended_early(error: BaseException) -> bool:
-    """Whether a file did, for which EOFError need not have a word."""
-    innermost = next(_innermost_first(error), None) if isinstance(error, EOFError) else None
+    """Whether a file did, for which EOFError need not have a word. pickle in Python, which joblib uses, misses bytes of
+    a number as `struct.error`, and a single one as IndexError.
+    """
+    may = isinstance(error, (EOFError, IndexError, struct.error))
+    innermost = next(_innermost_first(error), None) if may else None
     return innermost is not None and innermost.f_globals.get("__name__") in READERS
 
 
