@@ -72,7 +72,7 @@ def _print_events(name: str, after: int, stop: threading.Event) -> None:
         with Client(address()) as api:
             started = time.monotonic()
             for event in _of_plugin(api, name, after):
-                if event["state"] == "LOADED" != event["previous"]:
+                if event["state"] == "LOADED" != event.get("previous"):
                     started = time.monotonic()
                 _print_event(api, event, time.monotonic() - started)
     except ApiError as error:
@@ -87,7 +87,7 @@ def _of_plugin(api: Client, name: str, after: int) -> Iterator[LifecycleEvent]:
 
 def _print_event(api: Client, event: LifecycleEvent, seconds: float) -> None:
     match event["state"]:
-        case state if state == event["previous"] and event["reason_code"] is None:
+        case state if state == event.get("previous") and event["reason_code"] is None:
             _line(event["reason"] or "", "", "cyan")
         case "LOADED" | "INITIALIZED" | "RUNNING" if event["reason_code"] is not None:
             _line("refused", f"instance {event['generation']} goes on", STATE_COLOURS["FAILED"])

@@ -7,8 +7,8 @@ import pytest
 ANSWERS = [
     (404, {"ok": False, "error": "No plugin named 'x'."}, "404: No plugin named 'x'."),
     (404, {"error": "removed", "error_type": "UnknownPlugin"}, "UnknownPlugin: removed"),
-    (500, {}, "500: no reason was given"),
-    (502, [], "no envelope"),
+    (500, {}, "status 500 and has no envelope"),
+    (502, [], "status 502 and is not an object"),
     (502, "<html>", "no JSON"),
 ]
 
