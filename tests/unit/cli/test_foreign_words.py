@@ -71,12 +71,12 @@ def test_plugins_health_and_events(api, command):
         checks=[{"name": "[/check]", "ok": False, "detail": ODD, "source": "host"}],
         container={"[/key]": ODD},
     )
-    event = {"time": "now", "generation": 1, "state": "FAILED", "reason_code": "CRASHED", "reason": ODD}
+    event = {"id": 1, "time": "now", "generation": 1, "state": "FAILED", "reason_code": "CRASHED", "reason": ODD}
     api.says("/v1/plugins", [sick])
     api.says("/v1/plugins/echo/health", sick)
     api.says("/v1/plugins/echo/events", [event])
     result = api.call(*command, columns=200)
     assert not isinstance(result.exception, Exception)
-    assert ODD in result.stdout
+    assert ODD in result.stdout, result.stderr
     if command[0] == "health":
         assert "check [/check]" in result.stdout and "container.[/key]" in result.stdout

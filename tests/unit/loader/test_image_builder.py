@@ -205,15 +205,21 @@ async def test_files_that_change_while_a_build_waits_are_built_as_they_are_then(
     builder = workshop.builder()
     await builder.ensure_base()
     go = asyncio.Event()
+    building = []
     original = workshop.engine.build
 
-    async def build(*arguments, **more):
+    async def build(context, **more):
+        building.append(more["tag"])
         await go.wait()
-        return await original(*arguments, **more)
+        return await original(context, **more)
 
     workshop.engine.build = build
-    builds = [asyncio.create_task(builder.ensure_plugin(workshop.recipe(name))) for name in ("a1", "b2", "reader")]
-    await asyncio.sleep(0.1)
+    builds = [asyncio.create_task(builder.ensure_plugin(workshop.recipe(name))) for name in ("a1", "b2")]
+    while len(building) < 2:  # both slots are taken
+        await asyncio.sleep(0.01)
+    waits = asyncio.Event()
+    builds.append(asyncio.create_task(builder.ensure_plugin(workshop.recipe(), lambda line: waits.set())))
+    await waits.wait()
     (workshop.plugin() / "package" / "__init__.py").write_text("changed")
     go.set()
     *_, image = await asyncio.gather(*builds)
