@@ -31,13 +31,17 @@ def test_every_variable_is_read():
             "PLUGIN_MAX_RESULT": "10",
             "PLUGIN_MAX_SCRATCH": "20",
             "PLUGIN_MAX_OUTPUT": "30",
+            "PLUGIN_CACHE_DIR": "/cache",
+            "PLUGIN_MAX_CACHE": "40",
             "NOTIFY_SOCKET": "/n",
             "PLUGIN_HEALTH_FILE": "/h",
             "PLUGIN_CONCURRENCY": "3",
         }
     )
     models = {"m": "/models/m.pt"}
-    assert environment == ("reader", "a.b:C", ("cv2",), models, True, "/plugin", "/r", "/s", 10, 20, 30, "/n", "/h", 3)
+    folders = ("/plugin", "/r", "/s")
+    sizes = (10, 20, 30, "/cache", 40)
+    assert environment == ("reader", "a.b:C", ("cv2",), models, True, *folders, *sizes, "/n", "/h", 3)
 
 
 @pytest.mark.parametrize(
