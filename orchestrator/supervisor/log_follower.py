@@ -12,7 +12,7 @@ from orchestrator.formatting import NOTE
 from orchestrator.registry import PostMortem
 from orchestrator.supervisor.instance import Instance
 
-_USUAL_START: Final = 1.0  # seconds until a container whose image is there has started; a longer wait is told
+_USUAL_START: Final = 1.0  # seconds until a container whose image is there has started; of a longer wait a note says so
 _REOPEN_PAUSE: Final = 1.0  # seconds before a stream that broke off is opened again
 _LEFT_BEHIND: Final = 5.0  # seconds after the next instance's start until a container that does not end is left
 _ALL: Final = 10_000  # lines

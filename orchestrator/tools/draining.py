@@ -13,7 +13,7 @@ from orchestrator.supervisor.instance import Instance
 from orchestrator.tools.live_run import Abort, LiveRun
 
 _TICK: Final = 0.05  # seconds between two looks
-_MAX_ENDINGS: Final = 3.0  # seconds for results to be stored, and for containers to be told, after the last wait
+_MAX_ENDINGS: Final = 3.0  # seconds after the last wait, for storing results and cancelling runs
 _MAX_NAMED: Final = 3  # runs named in one line of the log
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Drain:
     ==========================  =======================================================================
     waits, synchronous          refused at once: nothing of it has begun, and its caller may try again
     waits, asynchronous         stored, and started by the next orchestrator
-    executes, synchronous       waited for; at the deadline its caller is told, and it is cancelled
+    executes, synchronous       waited for; at the deadline its caller gets 503, and it is cancelled
     executes, asynchronous      handed over in its container; waited for where that does not stay
     ==========================  =======================================================================
     """

@@ -44,7 +44,7 @@ class Shutdown:
         self._completed: asyncio.Task[None] | None = None
 
     def hurry(self) -> None:
-        """Wait for nothing any more: callers in flight are told so, containers stay as they are."""
+        """Wait for nothing any more: callers in flight get 503, containers stay as they are."""
         if not self._at_once.is_set():
             _log.warning("stopping at once")
             self._at_once.set()

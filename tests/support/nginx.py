@@ -2,16 +2,14 @@
 
 import os
 import shutil
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
+from benchmarks.processes import free_port, until_it_listens, watched_process
 
 _UNPACKED: Final = Path(__file__).parents[2] / ".venv-tools" / "bin" / "nginx"
 PROGRAM: Final = (
@@ -52,37 +50,13 @@ http {{
 def nginx_before(upstream: str, settings: str = "") -> Iterator[str]:
     """Yield the address of an nginx that passes everything on to `upstream`. `settings`: of its server."""
     assert PROGRAM is not None
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="nginx-") as folder, tempfile.TemporaryFile() as output:
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="nginx-") as folder:
         text = _CONFIGURATION.format(folder=folder, port=port, upstream=upstream, settings=settings)
         if os.geteuid() == 0:
             text = f"user root;\n{text}"  # the folder is closed to all others
         configuration = Path(folder) / "nginx.conf"
         configuration.write_text(text)
-        command = [PROGRAM, "-p", folder, "-c", str(configuration), "-e", "stderr"]
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            _until_it_listens(port, process)
+        with watched_process([PROGRAM, "-p", folder, "-c", str(configuration), "-e", "stderr"]) as process:
+            until_it_listens(port, process)
             yield f"http://127.0.0.1:{port}"
-        except BaseException as error:
-            output.seek(0)
-            error.add_note(f"nginx said:\n{output.read()[-2000:].decode(errors='replace')}")
-            raise
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _until_it_listens(port: int, process: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + 60
-    while True:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        assert process.poll() is None, "nginx exited"
-        assert time.monotonic() < end, "nginx does not listen"
-        time.sleep(0.02)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from orchestrator.containers.docker_engine import answers, bodies, decoding
@@ -12,7 +13,7 @@ from orchestrator.containers.docker_engine.calls import EngineCalls
 from orchestrator.containers.docker_engine.client import Client, create_container, raise_for_status, url
 from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.spec import BUILD_TAIL, Installation
-from orchestrator.errors import BuildError, EngineUnreachableError
+from orchestrator.errors import BuildError, EngineError, EngineRefusedError, EngineUnreachableError
 
 _EXIT_POLL: Final = 0.1  # seconds
 _LOG_BYTES: Final = 10 * 1024 * 1024
@@ -21,7 +22,9 @@ _LOG_BYTES: Final = 10 * 1024 * 1024
 async def run_installation(
     calls: EngineCalls, streams: Streams, installation: Installation, on_output: Callable[[str], None]
 ) -> None:
-    """Make the image. On cancellation, as after any end, the container is removed. Raises `BuildError`."""
+    """Make the image. On cancellation, as after any end, the container is removed. Raises `BuildError`, also for what
+    the engine refuses on the way.
+    """
     bounds = calls.bounds
     tail: deque[str] = deque(maxlen=BUILD_TAIL)
 
@@ -30,6 +33,9 @@ async def run_installation(
         on_output(line)
 
     base = await calls.query(lambda client: _config(client, installation.base))
+    if not base.get("Entrypoint"):
+        # The engine takes an empty one for none, and would keep the script as the image's.
+        raise BuildError(f"the image {installation.base} has no entry point, so nothing can be installed into it", "")
     container = await calls.change(lambda client: create_container(client, _body(installation), ""))
     try:
         async with asyncio.timeout(bounds.build):
@@ -50,8 +56,13 @@ async def run_installation(
         raise BuildError(
             f"the installation for {installation.tag} took more than {bounds.build:g} s", "\n".join(tail)
         ) from None
+    except EngineRefusedError as error:  # a full disk, for one
+        raise BuildError(f"the installation for {installation.tag} was refused: {error}", "\n".join(tail)) from error
     finally:
-        await asyncio.shield(calls.remove(lambda client: client.remove_container(container, v=False, force=True)))
+        # One that cannot be removed must not hide how the installation ended; the next start of the orchestrator tries
+        # again.
+        with suppress(EngineError):
+            await asyncio.shield(calls.remove(lambda client: client.remove_container(container, v=False, force=True)))
 
 
 def _body(installation: Installation) -> dict[str, Any]:
@@ -104,7 +115,6 @@ def _config(client: Client, image: str) -> Mapping[str, Any]:
 def _commit(client: Client, container: str, installation: Installation, base: Mapping[str, Any]) -> None:
     repository, _, tag = installation.tag.rpartition(":")
     changes = [
-        # The engine takes an empty one for none, and would keep the script: `base` has an entry point.
         f"ENTRYPOINT {json.dumps(base['Entrypoint'])}",
         f"CMD {json.dumps(base.get('Cmd') or [])}",
         f"USER {base.get('User') or '0:0'}",
