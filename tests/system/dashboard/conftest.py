@@ -45,7 +45,7 @@ async def look(browser: Browser, harness: Harness) -> AsyncIterator[Open]:
         page.on(
             "console",
             lambda message: (
-                errors.append(message.text)
+                errors.append(f"{message.text} at {message.location['url']}")
                 if message.type == "error" and not any(text in message.text for text in allowed)
                 else None
             ),

@@ -1,8 +1,10 @@
 """Files in results: shown where browsers show them, saved by a link, fetched with the key, and never run as a page."""
 
+import asyncio
 import base64
 import hashlib
 import json
+import re
 import struct
 import wave
 from collections.abc import Awaitable, Callable
@@ -54,6 +56,7 @@ class Answers:
         self.listed: list[Any] = []
         self.fetched: list[Request] = []
         self.run = "0" * 32
+        self.delay = 0.0
 
     def file(self, name: str, media_type: str, content: bytes, *, size: int | None = None, listed: bool = True) -> Any:
         self.files[name] = content
@@ -65,6 +68,7 @@ class Answers:
         return reference
 
     async def answer_run(self, route: Route) -> None:
+        await asyncio.sleep(self.delay)
         run = route.request.headers["x-run-id"]
         envelope = {"ok": True, "result": self.result, "execution_time_ms": 3.0, "run_id": run, "files": self.listed}
         if self.items is None:
@@ -114,6 +118,8 @@ async def opened(harness: Harness, look: Look, answers: Answers) -> Callable[...
         await page.route("**/v1/plugins/kit/tools", lambda route: route.fulfill(json=described))
         await page.route("**/tools/*/run", answers.answer_run)
         await page.route("**/files/*", answers.answer_file)
+        # The page asks for a run that takes over a second, and the orchestrator has no such run.
+        await page.route(re.compile("/v1/runs/[0-9a-f]+$"), lambda route: route.fulfill(json={"state": "running"}))
         await page.goto(f"{harness.client.base_url}#/plugins/kit/tools")
         await page.reload()
         card = page.get_by_role("article", name=tool.__name__)
@@ -285,6 +291,12 @@ async def test_whole_pictures_that_are_yielded_are_each_shown(opened: Any, answe
     answers.items = [encoded(PICTURE), encoded(PICTURE), {"n": 1}, encoded(PICTURE)]
     card = await opened(streamed)
     await expect(card.locator("figure img")).to_have_count(3)
+
+
+async def test_a_run_that_takes_its_time_is_watched(opened: Any, answers: Answers) -> None:
+    answers.result, answers.delay = "Adam", 1.5
+    card = await opened()
+    await expect(card.get_by_role("region", name="Text of the result")).to_have_text("Adam")
 
 
 @pytest.mark.parametrize("text", ["Adam", "a" * 400, "Hello, Ada!"])
