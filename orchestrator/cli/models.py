@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 
 from orchestrator.cli.connection import complete_plugin
@@ -21,6 +22,7 @@ from orchestrator.formatting import format_size
 from orchestrator.loader.build_settings import ca_bundle
 from orchestrator.loader.model_locations import locate_models
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
+from orchestrator.models.credentials import NetrcError
 from orchestrator.models.plan import Garbage, PartialFile, StoredFile, WantedFile, garbage, wanted_files
 from orchestrator.models.pull import Puller
 from orchestrator.models.store import ModelStore, ModelStoreError, model_store
@@ -46,7 +48,7 @@ def pull(names: Names = None, *, as_json: AsJson = False) -> None:
     files = wanted_files(model.reference for model in declared)
     if not files:
         complain("Nothing to fetch", "no manifest names a model with `from`.", style="yellow")
-    with http_client(ca_bundle(settings, os.environ)) as client, PullDisplay() as display, _interruptible():
+    with _client(settings) as client, PullDisplay() as display, _interruptible():
         puller = Puller(store, client, display)
         outcomes = [_pull_one(puller, file, declared, display) for file in files]
     if as_json:
@@ -55,6 +57,14 @@ def pull(names: Names = None, *, as_json: AsJson = False) -> None:
     failed = any(outcome["outcome"] == "failed" for outcome in outcomes)
     if report_unreadable(settings, plugins) or failed:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _client(settings: Settings) -> httpx.Client:
+    tokens = {host: token.get_secret_value() for host, token in settings.models_tokens.items()}
+    try:
+        return http_client(ca_bundle(settings, os.environ), tokens)
+    except NetrcError as error:
+        fail(str(error))
 
 
 def _pull_one(puller: Puller, file: WantedFile, declared: Sequence[Declared], display: PullDisplay) -> dict[str, Any]:
