@@ -92,6 +92,14 @@ class PluginSupervisor:
         return None if self._driver is None else self._driver.instance
 
     @property
+    def expected_token(self) -> str | None:
+        """The token of an instance that has a container, or may get one; None where there is none."""
+        # A container that the engine made without an answer appears when its instance has long ended: nobody has it.
+        if self._driver is None or (self._driver.instance.ended is not None and self._driver.removed):
+            return None
+        return self._driver.instance.identity.instance
+
+    @property
     def folder(self) -> Path:
         """The plugin's folder, as last discovered."""
         return self._plugin.folder
