@@ -4,9 +4,9 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from types import MappingProxyType
@@ -16,10 +16,11 @@ from orchestrator.containers.docker_engine import answers, bodies, capabilities,
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
 from orchestrator.containers.docker_engine.calls import DEFAULT_BOUNDS, Bounds, EngineCalls
 from orchestrator.containers.docker_engine.capabilities import HostFolders
-from orchestrator.containers.docker_engine.client import Client, ClientPool, create_container, raise_for_status, url
+from orchestrator.containers.docker_engine.client import Client, ClientPool, create_container, url
 from orchestrator.containers.docker_engine.gateways import Gateways
 from orchestrator.containers.docker_engine.install import run_installation
-from orchestrator.containers.docker_engine.streams import NoHeaderError, Streams
+from orchestrator.containers.docker_engine.logs import Logs
+from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint, token_file
 from orchestrator.containers.spec import (
     BindMount,
@@ -59,6 +60,7 @@ class DockerEngine:
         clients = ClientPool(environment)
         self._calls = EngineCalls(clients, bounds)
         self._streams = Streams(clients, limit=256)
+        self._logs = Logs(self._calls, self._streams)
         self._gateways = Gateways(self._calls)
         self._info: EngineInfo | None = None
         self._host_folders: HostFolders | None = None
@@ -212,7 +214,7 @@ class DockerEngine:
 
     async def isolation(self, container_id: str) -> ContainerIsolation:
         reported = await self._calls.query(lambda client: answers.isolation(client.inspect_container(container_id)))
-        if (self._info or await self.info()).product != "Podman":
+        if not await self._is_podman():
             return reported
         return await self._calls.query(lambda client: podman.isolation(client, container_id, reported))
 
@@ -294,56 +296,12 @@ class DockerEngine:
         await self._gateways.sweep(labels, alive=await self.list(labels))
 
     async def logs(self, container_id: str, *, tail: int) -> str:
-        lines = decoding.LogLines()
-
-        def fetch(client: Client) -> bytes:
-            response = client.get(
-                url(client, f"/containers/{container_id}/logs"),
-                params=bodies.log_query(tail),
-                timeout=self._bounds.query,
-            )
-            raise_for_status(response)
-            return bytes(response.content)
-
-        complete = lines.feed(await self._calls.query(fetch))
-        return "\n".join([*complete, *lines.rest()])
+        return "\n".join(await self._logs.last(container_id, tail, whole=await self._is_podman()))
 
     @asynccontextmanager
     async def follow_logs(self, container_id: str, *, tail: int) -> AsyncIterator[AsyncIterator[str]]:
-        query = bodies.log_query(tail)
-        if (self._info or await self.info()).product == "Podman":
-            await self.inspect(container_id)  # an unknown container is an error now, not at the first line
-            yield decoding.log_lines(self._patient_log(container_id, query))
-            return
-        async with self._log_stream(container_id, query) as pieces:
-            yield decoding.log_lines(pieces)
-
-    async def _patient_log(self, container_id: str, query: Mapping[str, str]) -> AsyncIterator[bytes]:
-        # Podman 4 sends not even a header before the first line.
-        begun = datetime.now(UTC)
-        over = False
-        while not over:
-            over = (await self.inspect(container_id)).over
-            try:
-                async with self._log_stream(container_id, query) as pieces:
-                    async for piece in pieces:
-                        yield piece
-                    return
-            except NoHeaderError:
-                query = {**query, "tail": "all", "since": f"{begun.timestamp():.9f}"}
-
-    def _log_stream(
-        self, container_id: str, query: Mapping[str, str]
-    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        def request(client: Client) -> Any:
-            return client.get(
-                url(client, f"/containers/{container_id}/logs"),
-                params={**query, "follow": "1"},
-                stream=True,
-                timeout=self._bounds.query,
-            )
-
-        return self._streams.open(request, bound=self._bounds.query)
+        async with self._logs.follow(container_id, tail, whole=await self._is_podman()) as lines:
+            yield lines
 
     @asynccontextmanager
     async def events(
@@ -361,6 +319,9 @@ class DockerEngine:
     async def close(self) -> None:
         self._streams.close()
         self._calls.close()
+
+    async def _is_podman(self) -> bool:
+        return (self._info or await self.info()).product == "Podman"
 
     async def _folders(self) -> HostFolders:
         if self._host_folders is None:

@@ -250,25 +250,50 @@ async def test_the_trial_of_quotas_removes_no_volume_of_somebody_else(
     assert not [path for path in service.requested if path.endswith("/volumes/plugin-orchestrator-quota-trial")]
 
 
+def framed(*lines: str) -> bytes:
+    """As Podman stores them: of a line that was written in two pieces, the second has a time too."""
+    pieces = [f"2026-11-27T23:33:31Z {line}".encode() for line in lines]
+    return b"".join(b"\1\0\0\0" + len(piece).to_bytes(4, "big") + piece for piece in pieces)
+
+
 @pytest.mark.parametrize("service", [info()], indirect=True)
 async def test_a_silent_container_is_followed_until_it_prints(service: FakeDockerd, engine: DockerEngine) -> None:
     """Podman 4 sends no header before the first line."""
-    requests: list[dict[str, str]] = []
-    line = b"2026-11-27T23:33:31Z up\n"
+    followed: list[str] = []
 
     async def logs(request: web.Request) -> web.StreamResponse:
-        requests.append(dict(request.query))
-        if len(requests) < 3:
+        if "follow" not in request.query:
+            return await streamed()(request)
+        followed.append(request.query["tail"])
+        if len(followed) < 3:
             await asyncio.sleep(60)
-        return await streamed(b"\1\0\0\0" + len(line).to_bytes(4, "big") + line)(request)
+        return await streamed(framed("up\n"))(request)
 
     service.answers["GET", "/containers/5f/json"] = {"Id": "5f", "State": {"Status": "running", "Running": True}}
     service.answers["GET", "/containers/5f/logs"] = logs
     async with engine.follow_logs("5f", tail=0) as lines:
         assert [each async for each in lines] == ["2026-11-27T23:33:31Z up"]
     # What was printed between two attempts is not lost.
-    assert (requests[0]["tail"], requests[-1]["tail"]) == ("0", "all")
-    assert "since" in requests[-1]
+    assert followed == ["all", "all", "all"]
+
+
+@pytest.mark.parametrize("service", [info()], indirect=True)
+@pytest.mark.parametrize(("tail", "last"), [(0, []), (1, ["two"]), (2, ["one", "two"]), (9, ["one", "two"])])
+async def test_the_last_lines_are_selected_here(
+    service: FakeDockerd, engine: DockerEngine, tail: int, last: list[str]
+) -> None:
+    """Podman's own selection gives of a line that came in pieces the last one, which is empty."""
+
+    async def logs(request: web.Request) -> web.StreamResponse:
+        assert request.query["tail"] == "all"
+        later = ["three\n"] if "follow" in request.query else []
+        return await streamed(framed("one\n", "two", "\n", *later))(request)
+
+    service.answers["GET", "/containers/5f/json"] = {"Id": "5f", "State": {"Status": "running", "Running": True}}
+    service.answers["GET", "/containers/5f/logs"] = logs
+    assert [line.split(" ")[1] for line in (await engine.logs("5f", tail=tail)).splitlines()] == last
+    async with engine.follow_logs("5f", tail=tail) as lines:
+        assert [line.split(" ")[1] async for line in lines] == [*last, "three"]
 
 
 async def test_the_log_of_an_unknown_container_is_an_error_at_once(service: FakeDockerd, engine: DockerEngine) -> None:
