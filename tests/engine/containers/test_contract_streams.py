@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from orchestrator.containers.spec import EngineEvent
 
-
 LIFE = ("create", "start", "die", "destroy")
-"""The events of a whole life that every engine has. Podman has no others that are used, Docker has `kill` and `stop`."""
+"""The events of a whole life that every engine reports."""
 
 
 async def until_removed(events: AsyncIterator[EngineEvent], container: str) -> list[EngineEvent]:
