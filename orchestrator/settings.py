@@ -108,6 +108,11 @@ class Settings(BaseSettings):
     default_scratch: Size = ByteSize(4 * 1024**3)
     default_output: Size = ByteSize(4 * 1024**3)
     default_startup_timeout: Duration = timedelta(seconds=120)
+    allow_unlimited: Annotated[
+        tuple[Literal["memory", "swap", "pids", "cpus"], ...], NoDecode, BeforeValidator(_names)
+    ] = ()
+    """Limits, separated by commas, without which a plugin may run where the engine cannot hold it to them: of `memory`,
+    `swap`, `pids`, `cpus`. Its health then says so."""
     stop_grace: Duration = timedelta(seconds=2)
     drain: Duration = timedelta(seconds=60)
     """How long a stopping orchestrator waits for runs whose callers wait; it may take half a minute more to exit."""

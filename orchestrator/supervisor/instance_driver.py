@@ -15,6 +15,7 @@ from orchestrator.sandbox.verdict import Verdict, verdict_of_status
 from orchestrator.supervisor.bring_up import Prepared, prepare, start_container
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.limits import limits_unsupported, missing_limits
 from orchestrator.supervisor.record_writer import RecordWriter
 from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch
 from orchestrator.supervisor.teardown import retry_removal, tear_down
@@ -68,6 +69,7 @@ class InstanceDriver:
         # First: else its status would be recorded as the step to INITIALIZED, which the registry has already.
         self.instance.started.set()
         self.instance.mark_ready({tool["name"]: tool for tool in status.tools})
+        self._record.write_unlimited(missing_limits(self.instance.limits, status.limits))
         self._fold_status(status)
         if self.instance.ended is None:
             self._start_watch()
@@ -182,10 +184,10 @@ class InstanceDriver:
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
         self._record.write_status(status)
         limits = instance.limits
-        verdict = verdict_of_status(
+        verdict = self._judge_limits(status) or verdict_of_status(
             status,
             oom_kills=oom,
-            memory_limit=limits.memory,
+            memory_limit=instance.memory_limit,
             pids_limit=limits.pids,
             shm_limit=limits.shm,
             scratch_limit=limits.scratch,
@@ -199,6 +201,19 @@ class InstanceDriver:
             self._record.write(tools=tuple(tools.values()))
             self._deps.registry.mark_initialized(instance.identity.plugin, instance.generation)
             instance.mark_ready(tools)
+
+    def _judge_limits(self, status: RuntimeStatus) -> Verdict | None:
+        """The verdict on a container that is not held to its limits; what need not hold is recorded."""
+        instance = self.instance
+        # Once: later changes are an operator's own (`docker update`), and end no run.
+        if instance.ready:
+            return None
+        missing = missing_limits(instance.limits, status.limits, self._deps.settings.allow_unlimited)
+        if missing:
+            engine = self._deps.known_engine
+            return limits_unsupported(missing, instance.limits, said=instance.engine_said, engine=engine)
+        self._record.write_unlimited(missing_limits(instance.limits, status.limits))
+        return None
 
     async def _find_end(self, watch: Watch) -> None:
         verdict = await watch.find_end()

@@ -131,5 +131,5 @@ def evidence_of(status: ContainerStatus, instance: Instance) -> Evidence:
     return Evidence(
         container_exit_code=status.exit_code,
         container_oom_killed=bool(status.oom_killed),
-        memory_limit=instance.limits.memory,
+        memory_limit=instance.memory_limit,
     )
