@@ -169,6 +169,13 @@ def test_the_limits_that_hold_are_read(tmp_path, host):
     assert lay_out(tmp_path, groups, membership, swap).limits() == found
 
 
+def test_outside_a_container_nothing_is_known(tmp_path):
+    """A runtime that an author starts by hand is in the groups of a session."""
+    lay_out(tmp_path, v2(**{"memory.max": "max\n"}), "0::/\n")
+    files = [str(tmp_path / name) for name in ("fs", "membership", "meminfo")]
+    assert Cgroup(*files, contained=False).limits() == {}
+
+
 def test_hits_are_counted_where_the_limit_is(tmp_path):
     """A group below the container's has no limit of its own, and so no hits."""
     events = "low 0\nhigh 0\nmax 9\noom {}\noom_kill {}\noom_group_kill 0\n"

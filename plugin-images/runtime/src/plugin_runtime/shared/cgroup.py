@@ -53,7 +53,7 @@ class Group(NamedTuple):
 
 class Cgroup:
     """The control groups of the calling process. Counters count from the creation of this object, and limits are those
-    of that moment.
+    of that moment. `contained`: in a container, whose groups are its own.
     """
 
     def __init__(
@@ -61,13 +61,15 @@ class Cgroup:
         root: str = "/sys/fs/cgroup",
         membership: str = "/proc/self/cgroup",
         meminfo: str = "/proc/meminfo",
+        *,
+        contained: bool = True,
     ) -> None:
         paths = controller_paths(_read(membership) or "")
         self._memory = find_group(root, paths, ("memory",))
         self._pids = find_group(root, paths, ("pids",))
         self._cpu = find_group(root, paths, ("cpuacct", "cpu,cpuacct", "cpu"))
         self._quota = find_group(root, paths, ("cpu", "cpu,cpuacct"))
-        self._mounted = is_mounted(root)
+        self._known = contained and is_mounted(root)
         self._swap_total = counter(_read(meminfo), "SwapTotal:", unit=1024)
         name = "memory.max" if self._memory.v2 else "memory.limit_in_bytes"
         limit, self._limiting_memory = self._memory.lowest(name, _limit)
@@ -83,7 +85,7 @@ class Cgroup:
         """What the kernel holds this container to: `memory_bytes`, `swap_bytes` (beyond the memory; 0 where the host
         has no swap), `pids`, `cpus`. None: no limit. One that cannot be known is absent.
         """
-        if not self._mounted:
+        if not self._known:
             return {}
         limits: dict[str, float | None] = {"memory_bytes": self._memory_limit, "pids": self._pids_limit}
         if self._swap_total is not None:
