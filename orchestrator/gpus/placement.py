@@ -72,13 +72,12 @@ def refusal(demand: GpuDemand, candidates: Sequence[DeviceClaims], unreadable: S
     if 0 < len(healthy) < demand.count <= len(healthy) + len(sick):
         return sick_problem(sick, f"This host has {len(healthy)} usable GPUs and the plugin needs {demand.count}")
     if demand.memory is not None and not demand.exclusive and healthy:
-        unknown = [device for device in healthy if device.usable_memory[0] is None]
-        if len(unknown) == len(healthy):
+        if all(device.usable_memory[0] is None for device in healthy):
+            labels = ", ".join(device.label for device in healthy)
             return GpuProblem(
                 ReasonCode.GPU_DRIVER_ERROR,
-                f"No plugin can share a GPU of this host: {', '.join(device.label for device in unknown)} does not report "
-                "its memory, so none of it can be promised. Set `gpu.sharing: "
-                "exclusive` in the manifest, or update the driver, then restart the plugin.",
+                f"No plugin can share a GPU of this host: {labels} does not report its memory, so none of it can be "
+                "promised. Set `gpu.sharing: exclusive` in the manifest, or update the driver, then restart the plugin.",
             )
     return GpuProblem(ReasonCode.GPU_BUSY, busy_sentence(demand, candidates, unreadable))
 
