@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     """How plugins are reached: by Unix sockets, or, where the engine does not share them, by TCP and a gateway each."""
     gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
     """How GPUs are requested of the engine: by what it reports, or by one of the two regardless."""
+    gpu_first_look: Duration = timedelta(seconds=60)
+    """How long the NVIDIA driver may take to answer while it wakes its GPUs: the first time and, without persistence
+    mode, each time. A driver that takes longer hangs."""
     ca_bundle: Path | None = None
     """CA certificates that image builds and pulls of models trust; by default those of SSL_CERT_FILE and similar
     variables."""

@@ -91,6 +91,9 @@ class ContainerEngine(Protocol):
     async def isolation(self, container_id: str) -> ContainerIsolation:
         """The limits and restrictions that the engine enforces on it."""
 
+    async def processes(self, container_id: str) -> frozenset[int]:
+        """The numbers of its processes, as the engine's host counts them. Empty for one that does not run."""
+
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         """All containers with these labels, in any state."""
 

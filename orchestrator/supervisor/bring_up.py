@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 
 # A container that has not notified may have died unnoticed, or its image never notifies.
 _INSPECT_INTERVAL: Final = 1.0  # seconds
+_SLOW_LOOK: Final = 1.0  # seconds from which on a look at the GPUs is shown
 # Through a gateway comes no notification.
 _GATEWAY_POLL_INTERVAL: Final = 0.03  # seconds between status requests
 
@@ -78,12 +79,21 @@ async def prepare(
     """
     # First: nothing is built for a plugin whose GPU does not work.
     if manifest.requires_gpu:
-        await deps.gpus.check()
+        await _check_gpus(deps, manifest.name)
     checks = await asyncio.to_thread(check_host, deps, manifest, folder)
     on_checks(*checks)
     # Before the build: after a change in between, the next orchestrator replaces the container and does not adopt it.
     content = await asyncio.to_thread(fingerprint, deps, manifest, limits, folder)
     return Prepared(checks, content, await _ensure_image(deps, manifest, folder, on_build))
+
+
+async def _check_gpus(deps: SupervisorDeps, plugin: str) -> None:
+    async with activity(deps.registry, plugin, f"waiting {deps.gpus.waits_for_driver()}") as say:
+        waits = asyncio.get_running_loop().call_later(_SLOW_LOOK, say, "")
+        try:
+            await deps.gpus.check()
+        finally:
+            waits.cancel()
 
 
 def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> tuple[Check, ...]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
 from orchestrator.runtime_client.status import RuntimeStatus
@@ -100,6 +101,12 @@ class InstanceDriver:
     def add_check(self, check: Check) -> None:
         self._record.add_checks(check)
 
+    def gpus_seen(self, grant: Grant) -> None:
+        """Its GPUs were looked at."""
+        if self.instance.ended is None and self._watch is not None:
+            self._record.write(gpus=self._deps.gpus.facts(grant))
+            self._record.add_checks(*self._deps.gpus.checks(grant))
+
     def end(self, verdict: Verdict) -> None:
         """End it by this verdict, unless it has ended."""
         instance = self.instance
@@ -157,6 +164,8 @@ class InstanceDriver:
 
     def _start_watch(self) -> None:
         grant = self.instance.grant
+        if grant is not None:
+            self._deps.gpus.track(grant.holder, self.instance.container_id or "")
         self._record.write_container(self._deps.gpus.facts(grant) if grant else ())
         watch = self._watch = Watch(self._deps.engine, self.instance)
         self._spawn(self._fold_all(watch.follow_status()))

@@ -176,6 +176,10 @@ class ObservedEngine:
         with self._request("isolation"):
             return await self._engine.isolation(container_id)
 
+    async def processes(self, container_id: str) -> frozenset[int]:
+        with self._request("processes"):
+            return await self._engine.processes(container_id)
+
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         with self._request("list"):
             return await self._engine.list(labels)

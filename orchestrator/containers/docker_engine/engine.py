@@ -230,6 +230,17 @@ class DockerEngine:
             return reported
         return await self._calls.query(lambda client: podman.isolation(client, container_id, reported))
 
+    async def processes(self, container_id: str) -> frozenset[int]:
+        # Podman's own column for the host's number: its PID is the one inside the container.
+        columns = podman.HOST_PID if await self._is_podman() else None
+        try:
+            return answers.processes(await self._calls.query(lambda client: client.top(container_id, columns)))
+        except EngineRefusedError as error:
+            # The answers of Docker and of Podman for a container that does not run.
+            if "is not running" not in str(error) and "running containers" not in str(error):
+                raise
+            return frozenset()
+
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         filters = {"label": bodies.label_filter(dict(labels))}
         entries = await self._calls.query(lambda client: client.containers(all=True, filters=filters))

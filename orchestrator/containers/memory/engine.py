@@ -284,6 +284,11 @@ class MemoryEngine:
                 devices=spec.devices.device_ids if spec.devices else (),
             )
 
+    async def processes(self, container_id: str) -> frozenset[int]:
+        async with self._query("processes"):
+            container = self._find(container_id)
+            return frozenset({container.pid}) if container.running else frozenset()
+
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         async with self._query("list"):
             return [
