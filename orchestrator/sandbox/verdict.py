@@ -33,7 +33,7 @@ _START_CODES: Final = frozenset(
 # A caller's mistake never ends the instance.
 _ENDING_OUTCOMES: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT, Outcome.CANCELLED})
 # By `failure_policy: tolerant`. A timeout, the memory limit and a crash are final under either policy.
-_TOLERATED_CODES: Final = frozenset({ReasonCode.TOOL_ERROR, ReasonCode.INVALID_OUTPUT})
+_TOLERATED_CODES: Final = frozenset({ReasonCode.TOOL_ERROR, ReasonCode.INVALID_OUTPUT, ReasonCode.GPU_OUT_OF_MEMORY})
 
 
 _FAR_BELOW: Final = 0.9
@@ -332,6 +332,8 @@ def _sentence(code: ReasonCode, tool: str, result: RunResult) -> str:
                 f"The tool {tool} raised {what}. Look at its traceback, fix the plugin or its input, then restart the "
                 "plugin."
             )
+        case ReasonCode.GPU_OUT_OF_MEMORY:
+            return f"The tool {tool} ran out of memory on the GPU: {result.error_type}: {result.error}"
         case ReasonCode.INVALID_OUTPUT:
             return f"The tool {tool} gave no usable result: {result.error}. Fix it, then restart the plugin."
         case ReasonCode.TIMEOUT:

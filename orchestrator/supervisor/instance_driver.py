@@ -112,6 +112,9 @@ class InstanceDriver:
         instance = self.instance
         if instance.ended is not None:
             return
+        if verdict.code is ReasonCode.GPU_OUT_OF_MEMORY:  # whose memory it was, as long as it holds its own
+            blame = self._deps.gpus.memory_blame(instance.identity.instance)
+            verdict = replace(verdict, reason=f"{verdict.reason.rstrip('. ')}. {blame}")
         if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
             self._record.end(verdict)
         instance.mark_ended(verdict)

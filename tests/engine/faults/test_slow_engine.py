@@ -49,11 +49,13 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveOrchest
     folder = Path("/tmp") / f"slow-{os.getpid()}"
     folder.mkdir()
     engine = Path(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
-    with EngineProxy(folder / "p", engine) as proxy:
-        with live_orchestrator([plugins], variables=proxy.environment, stop_grace="500ms") as live:
-            live.wait_ready(300)
-            yield live, proxy
-            proxy.delay = lambda _: 0.0
+    with (
+        EngineProxy(folder / "p", engine) as proxy,
+        live_orchestrator([plugins], variables=proxy.environment, stop_grace="500ms") as live,
+    ):
+        live.wait_ready(300)
+        yield live, proxy
+        proxy.delay = lambda _: 0.0
     shutil.rmtree(folder)
 
 

@@ -60,7 +60,7 @@ REFUSALS = [
     ("Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available", ("cpus",)),
     # runc and crun, at the start
     (
-        "runc create failed: error setting cgroup config for procHooks process: openat2 /sys/fs/cgroup/x/cpu.max: no such",
+        "runc create failed: error setting cgroup config for procHooks process: openat2 /sys/fs/cgroup/x/cpu.max: no",
         ("cpus",),
     ),
     ("crun: the requested cgroup controller `cpu` is not available: OCI runtime error", ("cpus",)),
