@@ -56,6 +56,8 @@ class Instance:
     peak_memory: int | None = None
     container_died: asyncio.Event = field(default_factory=asyncio.Event)
     """The engine reported the container's end."""
+    exit_code: int | None = None
+    """The container's, as the engine's event of its end had it."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
     """Its container has a log."""
     post_mortem: PostMortem | None = None

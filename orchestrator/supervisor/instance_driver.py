@@ -85,8 +85,10 @@ class InstanceDriver:
         """Its container is removed, or was never made."""
         return not self._left_behind and (self._teardown is None or self._teardown.done())
 
-    def container_died(self) -> None:
+    def container_died(self, exit_code: int | None = None) -> None:
         """The engine reports the container's end, or no longer knows it."""
+        if exit_code is not None:
+            self.instance.exit_code = exit_code
         self.instance.container_died.set()  # the start and the teardown wait for it too
         if self.instance.ended is not None:
             self.retry_removal()
