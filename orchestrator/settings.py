@@ -117,6 +117,11 @@ class Settings(BaseSettings):
     default_scratch: Size = ByteSize(4 * 1024**3)
     default_output: Size = ByteSize(4 * 1024**3)
     default_startup_timeout: Duration = timedelta(seconds=120)
+    allow_unlimited: Annotated[
+        tuple[Literal["memory", "swap", "pids", "cpus"], ...], NoDecode, BeforeValidator(_names)
+    ] = ()
+    """Limits, separated by commas, without which a plugin may run where the engine cannot hold it to them: of `memory`,
+    `swap`, `pids`, `cpus`. Its health then says so."""
     stop_grace: Duration = timedelta(seconds=2)
     drain: Duration = timedelta(seconds=60)
     """How long a stopping orchestrator waits for runs whose callers wait; it may take half a minute more to exit."""
@@ -153,6 +158,9 @@ class Settings(BaseSettings):
     """How plugins are reached: by Unix sockets, or, where the engine does not share them, by TCP and a gateway each."""
     gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
     """How GPUs are requested of the engine: by what it reports, or by one of the two regardless."""
+    gpu_first_look: Duration = timedelta(seconds=60)
+    """How long the NVIDIA driver may take to answer while it wakes its GPUs: the first time and, without persistence
+    mode, each time. A driver that takes longer hangs."""
     ca_bundle: Path | None = None
     """CA certificates that image builds and pulls of models trust; by default those of SSL_CERT_FILE and similar
     variables."""

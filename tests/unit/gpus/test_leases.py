@@ -63,7 +63,9 @@ def test_memory_that_others_use_is_not_free():
 
 def test_where_the_driver_reports_no_memory_an_exclusive_plugin_gets_the_gpu_and_a_shared_one_does_not():
     leases = leases_of(gpu(0, total=None, used=None))
-    refused(leases.grant("i1", "first", shared(GIB)), "does not report its memory")
+    answer = leases.grant("i1", "first", shared(GIB))
+    assert (answer.code, "does not report its memory" in answer.sentence) == (ReasonCode.GPU_DRIVER_ERROR, True)
+    assert "gpu.sharing: exclusive" in answer.sentence  # nothing is busy, and nothing can be freed
     assert isinstance(leases.grant("i2", "second", GpuDemand(memory=8 * GIB)), Grant)
 
 
