@@ -207,7 +207,7 @@ class Fleet:
         """
         containers = instances_of(await self._deps.engine.list(self._deps.labels))
         # After the list: an instance that began while it was on its way is expected too.
-        expected = {s.instance.identity.instance for s in self._supervisors.values() if s.instance is not None}
+        expected = {token for s in self._supervisors.values() if (token := s.expected_token) is not None}
         for container in containers:
             token = container.labels.get(LABEL_INSTANCE, "")
             if token not in expected:

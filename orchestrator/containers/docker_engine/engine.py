@@ -74,8 +74,12 @@ class DockerEngine:
         timeout: float = 10,
         labels: Mapping[str, str] = MappingProxyType({}),
     ) -> Self:
-        """The engine that the docker command line would use. `timeout`: seconds for an answer to a query."""
-        return cls(os.environ if environment is None else environment, bounds=Bounds(query=timeout), labels=labels)
+        """The engine that the docker command line would use. `timeout`: seconds for an answer to a query; where it is
+        long, other requests have at least as much.
+        """
+        usual = DEFAULT_BOUNDS
+        bounds = Bounds(query=timeout, change=max(usual.change, timeout), end=max(usual.end, timeout))
+        return cls(os.environ if environment is None else environment, bounds=bounds, labels=labels)
 
     async def info(self) -> EngineInfo:
         self._info = await self._calls.query(lambda client: capabilities.engine_info(client.info()))
