@@ -14,6 +14,7 @@ import pytest
 from engine.faults.conftest import FIXTURES, Watched
 from support.live import LiveOrchestrator, live_orchestrator
 from support.reliability import ReliabilityTable
+from support.waiting import PATIENCE
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -66,7 +67,7 @@ def _top(container: Any) -> list[list[str]]:
 
 
 def _until_in_flight(live: LiveOrchestrator, plugin: str) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 10 * PATIENCE
     while live.health(plugin)["in_flight"] == 0:
         assert time.monotonic() < end, "the run did not start"
         time.sleep(0.01)
