@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from platforms.docker_native import docker_native
 from platforms.guests import guest
-from platforms.rooms import Room, host_engine, podman_native
+from platforms.podman_native import podman_native
+from platforms.rooms import Room, host_engine
 
 IN_GUEST = {"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "TEST_PATIENCE": "4"}
 """The guest's bundle is this machine's. A start of a process takes it many times as long."""
