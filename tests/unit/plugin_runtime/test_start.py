@@ -54,6 +54,20 @@ FAILURES = {
     "import raises": ("raise ValueError('bad')", {}, "IMPORT_ERROR", "ValueError: bad", "import"),
     "import exits": ("import sys; sys.exit(0)", {}, "IMPORT_ERROR", "sys.exit(0)", "import"),
     "import of a package": ("import not_there_y", {}, "PACKAGE_MISSING", "not_there_y", "import"),
+    "imports of packages": (
+        "import json, not_there_y.z\nfrom not_there_z import a\nimport not_there_y\nimport msgspec",
+        {},
+        "PACKAGE_MISSING",
+        "the packages not_there_y and not_there_z are not installed (imported by plugin); add them to requirements.txt",
+        "import",
+    ),
+    "a part of a package": (
+        "import json.absent, not_there_y",
+        {},
+        "PACKAGE_MISSING",
+        "the installed package json has no module json.absent",
+        "import",
+    ),
     "cuda": (
         "import ctypes; ctypes.CDLL('libcudart.so.99')",
         {},
