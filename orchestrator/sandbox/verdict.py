@@ -257,7 +257,13 @@ def _crash_cause(name: str, evidence: Evidence) -> str:
     no_pids = _no_pids(evidence)
     if no_pids:
         return f"a fault in native code. {no_pids}"
-    return "a fault in native code. The logs hold the Python stack at that moment. Fix it, then restart the plugin."
+    # Shared memory whose files are removed at once is free again when the worker is dead.
+    or_full = (
+        ", or a mapped file without room: in /dev/shm (`limits.shm`) or the scratch folder (`limits.scratch`)"
+        if name == "SIGBUS"
+        else ""
+    )
+    return f"a fault in native code{or_full}. The logs hold the Python stack at that moment. Fix it, then restart the plugin."
 
 
 def _no_pids(evidence: Evidence) -> str:

@@ -93,7 +93,10 @@ def test_evidence_comes_to_one_verdict(evidence: Evidence, code: str) -> None:
             judge(Evidence(worker_signal="SIGBUS", shm_limit=64 * MIB, shm_full=True)),
             ["SIGBUS", "/dev/shm", "64 MiB", "limits.shm"],
         ),
-        (judge(Evidence(worker_signal="SIGBUS", shm_limit=64 * MIB)), ["SIGBUS", "native code"]),
+        (
+            judge(Evidence(worker_signal="SIGBUS", shm_limit=64 * MIB)),
+            ["SIGBUS", "native code", "/dev/shm (`limits.shm`)"],
+        ),
         (judge(Evidence(worker_signal="SIGSEGV", shm_limit=64 * MIB, shm_full=True)), ["SIGSEGV", "native code"]),
         (
             judge(
