@@ -263,7 +263,8 @@ def _crash_cause(name: str, evidence: Evidence) -> str:
         if name == "SIGBUS"
         else ""
     )
-    return f"a fault in native code{or_full}. The logs hold the Python stack at that moment. Fix it, then restart the plugin."
+    stack = "The logs hold the Python stack at that moment"
+    return f"a fault in native code{or_full}. {stack}. Fix it, then restart the plugin."
 
 
 def _no_pids(evidence: Evidence) -> str:
