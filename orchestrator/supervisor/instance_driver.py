@@ -23,8 +23,8 @@ from orchestrator.supervisor.teardown import retry_removal, tear_down
 from orchestrator.supervisor.watch import Observation, Watch, find_pause
 
 _NO_GPU_GRANTED: Final = (
-    "It has no GPU of the orchestrator's: use less memory, or set `requires_gpu` and `gpu.memory` in the manifest, then "
-    "restart the plugin."
+    "It has no GPU of the orchestrator's: use less memory, or set `requires_gpu` and `gpu.memory` in the manifest, "
+    "then restart the plugin."
 )
 
 _log = logging.getLogger(__name__)
