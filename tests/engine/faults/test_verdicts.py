@@ -11,6 +11,7 @@ import pytest
 from engine.faults.conftest import FIXTURES, Watched
 from support.live import LiveOrchestrator, live_orchestrator, processes_of
 from support.reliability import ReliabilityTable
+from support.waiting import PATIENCE
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -54,7 +55,7 @@ def kill_from_outside(live: LiveOrchestrator, plugin: str, number: int) -> None:
 
 
 def _until_in_flight(live: LiveOrchestrator, plugin: str) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 10 * PATIENCE
     while live.health(plugin)["in_flight"] == 0:
         assert time.monotonic() < end, "the run did not start"
         time.sleep(0.01)
