@@ -76,7 +76,7 @@ async def examine(settings: Settings) -> list[Finding]:
         *_folders(settings, info),
         *doctor_findings.plugins(found, loader.unusable_directories()),
         *await asyncio.to_thread(lambda: list(_dependencies(settings, found))),
-        *await _gpus(info, found),
+        *await _gpus(settings, info, found),
         _keys(settings),
         await asyncio.to_thread(_running),
         *doctor_findings.network(os.environ, ca_bundle(settings, os.environ)),
@@ -117,9 +117,13 @@ def _dependencies(settings: Settings, found: Iterable[DiscoveredPlugin]) -> Iter
             yield from doctor_findings.dependencies(plugin.name, checker.check(plugin.manifest, plugin.folder))
 
 
-async def _gpus(info: EngineInfo | None, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:
+async def _gpus(settings: Settings, info: EngineInfo | None, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:
     needing = [plugin.name for plugin in found if plugin.manifest is not None and plugin.manifest.requires_gpu]
-    return doctor_findings.gpus(await GpuHost().check(), info.gpu_drivers if info else (), needing)
+    return doctor_findings.gpus(
+        await GpuHost.bounded(settings.gpu_first_look.total_seconds()).check(),
+        info.gpu_drivers if info else (),
+        needing,
+    )
 
 
 def _keys(settings: Settings) -> Finding:
