@@ -218,7 +218,9 @@ class InstanceDriver:
             # The tools before the state: a reader that sees INITIALIZED finds them. The waiting runs last: they need
             # that state.
             self._record.write(tools=tuple(tools.values()))
-            self._deps.registry.mark_initialized(instance.identity.plugin, instance.generation)
+            name, generation = instance.identity.plugin, instance.generation
+            self._deps.registry.mark_initialized(name, generation)
+            _log.info("%s: instance %d is ready", name, generation, extra={"plugin": name})
             instance.mark_ready(tools)
 
     def _judge_limits(self, status: RuntimeStatus) -> Verdict | None:
