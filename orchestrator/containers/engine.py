@@ -19,6 +19,10 @@ from orchestrator.containers.spec import (
 )
 
 
+def ignore(_: str) -> None:
+    """Take no notice of what is said."""
+
+
 class ContainerEngine(Protocol):
     """Starts, watches and removes containers.
 
@@ -65,8 +69,10 @@ class ContainerEngine(Protocol):
         volume is left. Raises `BuildError` with the output's tail where the script fails.
         """
 
-    async def create(self, spec: ContainerSpec) -> str:
-        """Create a container without starting it; its id."""
+    async def create(self, spec: ContainerSpec, *, on_warning: Callable[[str], None] = ignore) -> str:
+        """Create a container without starting it; its id. `on_warning` gets each thing that the engine accepts and does
+        not do, in its own words: a limit that it discards, most of all.
+        """
 
     async def start(self, container_id: str) -> None:
         """Start it. After a failure the container still exists and must be removed."""

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from plugin_runtime.startup.model_files import walk
 
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
-from orchestrator.errors import BuildError, ChannelError, EngineError
+from orchestrator.errors import BuildError, ChannelError, EngineError, EngineRefusedError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
@@ -30,6 +30,7 @@ from orchestrator.supervisor.activity import activity
 from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, effective_limits, secrets_folder
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
+from orchestrator.supervisor.limits import found_by_engine, limits_unsupported, missing_limits, refused_limits
 from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
 from orchestrator.supervisor.start_verdict import verdict_of_engine
 from orchestrator.supervisor.watch import evidence_of
@@ -154,7 +155,7 @@ async def start_container(
     gateway = await _gateway(deps, instance)
     devices = await _devices(deps, instance)
     async with engine_verdicts("its number of cores and its disk were looked up"):
-        cores, instance.scratch_quota = await deps.cores(), await deps.engine.holds_volumes_to_size()
+        engine, instance.scratch_quota = await deps.engine_info(), await deps.engine.holds_volumes_to_size()
     spec = container_spec(
         instance.manifest,
         instance.limits,
@@ -163,12 +164,15 @@ async def start_container(
         run_folder=instance.run_folder,
         models=deps.checker.models(instance.manifest, folder),
         max_result=int(deps.settings.max_result),
-        cores=cores,
+        cores=engine.cores,
         devices=devices,
         grant_labels=instance.grant.labels() if instance.grant else {},
         gateway=gateway,
         quota=instance.scratch_quota,
+        allow_unlimited=deps.settings.allow_unlimited,
     )
+    if spec.cpus is not None and "cpus" in deps.settings.allow_unlimited and "cpus" not in engine.limits:
+        spec, instance.unlimited = replace(spec, cpus=None), ("cpus",)
     sockets = UnixEndpoint(instance.run_folder)
     try:
         # Bound before there is a container, so that no notification is lost.
@@ -215,12 +219,59 @@ async def _devices(deps: SupervisorDeps, instance: Instance) -> DeviceGrant | No
 
 
 async def _launch(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]) -> None:
-    instance.container_id = await deps.engine.create(spec)
-    # One that was stopped while it was created is removed by its teardown.
-    if instance.ended is None:
-        on_start()
-        await deps.engine.start(instance.container_id)
-        instance.started.set()
+    async with _limit_verdicts(deps, instance):
+        await _create(deps, instance, spec)
+        # One that was stopped while it was created is removed by its teardown.
+        if instance.ended is None:
+            await _require_limits(deps, instance)
+            on_start()
+            await deps.engine.start(instance.container_id or "")
+            instance.started.set()
+
+
+async def _create(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec) -> None:
+    said: list[str] = []
+    try:
+        instance.container_id = await deps.engine.create(spec, on_warning=said.append)
+    except EngineRefusedError as error:
+        # A rootless engine refuses the limit of cores, and drops the others.
+        if refused_limits(str(error), instance.limits) != ("cpus",) or "cpus" not in deps.settings.allow_unlimited:
+            raise
+        instance.unlimited = ("cpus",)
+        instance.container_id = await deps.engine.create(replace(spec, cpus=None), on_warning=said.append)
+    instance.engine_said = tuple(said)
+
+
+async def _require_limits(deps: SupervisorDeps, instance: Instance) -> None:
+    """Before it is started: where the engine said that it drops something, see whether that is a limit. Raises
+    `InstanceEndedError`.
+    """
+    # What an engine drops in silence, the runtime finds.
+    if not instance.engine_said:
+        return
+    name = instance.identity.container_name
+    _log.warning("%s: the engine says of its container %s: %s", instance.identity.plugin, name, instance.engine_said)
+    found = found_by_engine(await deps.engine.isolation(instance.container_id or ""), instance.limits)
+    instance.unlimited = tuple(dict.fromkeys((*instance.unlimited, *missing_limits(instance.limits, found))))
+    missing = missing_limits(instance.limits, found, deps.settings.allow_unlimited)
+    if missing:
+        engine = await deps.engine_info()
+        raise InstanceEndedError(limits_unsupported(missing, instance.limits, said=instance.engine_said, engine=engine))
+
+
+@asynccontextmanager
+async def _limit_verdicts(deps: SupervisorDeps, instance: Instance) -> AsyncIterator[None]:
+    """Raises `InstanceEndedError` for an engine's refusal of a limit."""
+    try:
+        yield
+    except EngineRefusedError as error:
+        refused = refused_limits(str(error), instance.limits)
+        if not refused:
+            raise
+        verdict = limits_unsupported(
+            refused, instance.limits, said=(str(error),), engine=deps.known_engine, refused=True
+        )
+        raise InstanceEndedError(verdict) from error
 
 
 async def _poll_status(channel: RuntimeChannel) -> None:

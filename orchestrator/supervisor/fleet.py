@@ -262,7 +262,7 @@ class Fleet:
         # By its token: a late event of an earlier instance ends nothing.
         token = event.labels.get(LABEL_INSTANCE, "")
         if supervisor is not None and event.action in _LOST_ACTIONS:
-            supervisor.container_died(token)
+            supervisor.container_died(token, event.exit_code)
         elif supervisor is not None and event.action == "pause":
             supervisor.container_paused(token)
         elif event.action.startswith(_HEALTH_ACTION):

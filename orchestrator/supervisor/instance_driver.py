@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
@@ -16,10 +16,16 @@ from orchestrator.sandbox.verdict import Verdict, verdict_of_status
 from orchestrator.supervisor.bring_up import Prepared, prepare, start_container
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.limits import limits_unsupported, missing_limits
 from orchestrator.supervisor.record_writer import RecordWriter
 from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch
 from orchestrator.supervisor.teardown import retry_removal, tear_down
 from orchestrator.supervisor.watch import Observation, Watch, find_pause
+
+_NO_GPU_GRANTED: Final = (
+    "It has no GPU of the orchestrator's: use less memory, or set `requires_gpu` and `gpu.memory` in the manifest, "
+    "then restart the plugin."
+)
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +75,7 @@ class InstanceDriver:
         # First: else its status would be recorded as the step to INITIALIZED, which the registry has already.
         self.instance.started.set()
         self.instance.mark_ready({tool["name"]: tool for tool in status.tools})
+        self._record.write_unlimited(missing_limits(self.instance.limits, status.limits))
         self._fold_status(status)
         if self.instance.ended is None:
             self._start_watch()
@@ -83,8 +90,10 @@ class InstanceDriver:
         """Its container is removed, or was never made."""
         return not self._left_behind and (self._teardown is None or self._teardown.done())
 
-    def container_died(self) -> None:
+    def container_died(self, exit_code: int | None = None) -> None:
         """The engine reports the container's end, or no longer knows it."""
+        if exit_code is not None:
+            self.instance.exit_code = exit_code
         self.instance.container_died.set()  # the start and the teardown wait for it too
         if self.instance.ended is not None:
             self.retry_removal()
@@ -110,6 +119,9 @@ class InstanceDriver:
         instance = self.instance
         if instance.ended is not None:
             return
+        if verdict.code is ReasonCode.GPU_OUT_OF_MEMORY:  # whose memory it was, as long as it holds its own
+            blame = self._deps.gpus.blame(instance.grant) if instance.grant is not None else _NO_GPU_GRANTED
+            verdict = replace(verdict, reason=f"{verdict.reason.rstrip('. ')}. {blame}")
         if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
             self._record.end(verdict)
         instance.mark_ended(verdict)
@@ -191,10 +203,10 @@ class InstanceDriver:
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
         self._record.write_status(status)
         limits = instance.limits
-        verdict = verdict_of_status(
+        verdict = self._judge_limits(status) or verdict_of_status(
             status,
             oom_kills=oom,
-            memory_limit=limits.memory,
+            memory_limit=instance.memory_limit,
             pids_limit=limits.pids,
             shm_limit=limits.shm,
             scratch_limit=limits.scratch,
@@ -208,6 +220,19 @@ class InstanceDriver:
             self._record.write(tools=tuple(tools.values()))
             self._deps.registry.mark_initialized(instance.identity.plugin, instance.generation)
             instance.mark_ready(tools)
+
+    def _judge_limits(self, status: RuntimeStatus) -> Verdict | None:
+        """The verdict on a container that is not held to its limits; what need not hold is recorded."""
+        instance = self.instance
+        # Once: later changes are an operator's own (`docker update`), and end no run.
+        if instance.ready:
+            return None
+        missing = missing_limits(instance.limits, status.limits, self._deps.settings.allow_unlimited)
+        if missing:
+            engine = self._deps.known_engine
+            return limits_unsupported(missing, instance.limits, said=instance.engine_said, engine=engine)
+        self._record.write_unlimited(missing_limits(instance.limits, status.limits))
+        return None
 
     async def _find_end(self, watch: Watch) -> None:
         verdict = await watch.find_end()

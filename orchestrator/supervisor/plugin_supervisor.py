@@ -254,9 +254,9 @@ class PluginSupervisor:
 
     # Events of the engine and the GPUs; `token`: the `instance` of an identity
 
-    def container_died(self, token: str) -> None:
+    def container_died(self, token: str, exit_code: int | None = None) -> None:
         if (driver := self._driver_of(token)) is not None:
-            driver.container_died()
+            driver.container_died(exit_code)
 
     def container_paused(self, token: str) -> None:
         if (driver := self._driver_of(token)) is not None:
