@@ -150,8 +150,8 @@ def gpus(inventory: GpuInventory, drivers: Iterable[str], needed_by: Iterable[st
         yield warning(
             "gpus",
             "binding",
-            f"{inventory.old_binding} stands in the way of nvidia-ml-py, and some figures may be missing. Remove it: pip "
-            "uninstall pynvml, then pip install --force-reinstall nvidia-ml-py",
+            f"{inventory.old_binding} stands in the way of nvidia-ml-py, and some figures may be missing. Remove it: "
+            "pip uninstall pynvml, then pip install --force-reinstall nvidia-ml-py",
         )
     if inventory.problem is not None:
         sentence = inventory.problem.sentence.rstrip(".")

@@ -71,14 +71,13 @@ def refusal(demand: GpuDemand, candidates: Sequence[DeviceClaims], unreadable: S
     # Nothing that is stopped would help: the healthy ones are too few, leased or not.
     if 0 < len(healthy) < demand.count <= len(healthy) + len(sick):
         return sick_problem(sick, f"This host has {len(healthy)} usable GPUs and the plugin needs {demand.count}")
-    if demand.memory is not None and not demand.exclusive and healthy:
-        if all(device.usable_memory[0] is None for device in healthy):
-            labels = ", ".join(device.label for device in healthy)
-            return GpuProblem(
-                ReasonCode.GPU_DRIVER_ERROR,
-                f"No plugin can share a GPU of this host: {labels} does not report its memory, so none of it can be "
-                "promised. Set `gpu.sharing: exclusive` in the manifest, or update the driver, then restart the plugin.",
-            )
+    if healthy and not demand.exclusive and all(device.usable_memory[0] is None for device in healthy):
+        labels = ", ".join(device.label for device in healthy)
+        return GpuProblem(
+            ReasonCode.GPU_DRIVER_ERROR,
+            f"No plugin can share a GPU of this host: {labels} does not report its memory, so none of it can be "
+            "promised. Set `gpu.sharing: exclusive` in the manifest, or update the driver, then restart the plugin.",
+        )
     return GpuProblem(ReasonCode.GPU_BUSY, busy_sentence(demand, candidates, unreadable))
 
 
