@@ -100,6 +100,10 @@ class InstanceDriver:
         elif self._watch is not None and self.instance.has_channel:
             self._spawn(self._find_end(self._watch))
 
+    def ran_out_of_memory(self) -> None:
+        """The engine reports that a process in the container was killed for memory."""
+        self.instance.oom_reported = True
+
     def container_paused(self) -> None:
         """The engine reports that the container is paused, or was."""
         if self.instance.ended is None:
