@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from support.waiting import PATIENCE
 
 from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.containers.spec import BindMount, DeviceGrant, Volume
