@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from orchestrator.containers.engine import ContainerEngine
-from orchestrator.containers.spec import DeviceGrant
+from orchestrator.containers.spec import DeviceGrant, EngineInfo
 from orchestrator.errors import EngineError
 from orchestrator.gpus import GpuDemand, GpuHost, GpuInventory, GpuProblem, Grant, LeaseChange, LeaseTable
-from orchestrator.gpus.claims import Driver, device_request
-from orchestrator.gpus.host_check import judge_engine, judge_running
+from orchestrator.gpus.device_requests import EngineGpus, Way, device_requests
+from orchestrator.gpus.evidence import NodeAccess, read_node_access
+from orchestrator.gpus.host_check import judge_running
+from orchestrator.gpus.refusals import Refusal, judge_engine, without_names
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.sandbox.verdict import Verdict
@@ -22,6 +24,12 @@ _CHECK_INTERVAL: Final = 2.0  # seconds between reads while a GPU is granted
 _DRAIN_INTERVAL: Final = 0.25  # the same while the memory of a GPU is waited for
 # A driver takes one or two seconds to free the memory of a container that was removed.
 _DRAIN_TIMEOUT: Final = 3.0  # seconds that a new instance waits for that
+
+_WAYS: Final[dict[Way, str]] = {
+    "nvidia": "device requests for the driver `nvidia`",
+    "cdi": "CDI devices",
+    "runtime": "the runtime `nvidia`",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -34,12 +42,23 @@ class GpuAllocator:
         host: GpuHost,
         engine: ContainerEngine,
         *,
-        forced_driver: Driver | None = None,
+        forced_driver: Way | None = None,
+        groups: Collection[int] = (),
+        node_access: Callable[[], NodeAccess] = read_node_access,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`forced_driver`: the operator's choice. `groups`: further groups of containers with GPUs."""
         self._host = host
         self._engine = engine
         self._forced_driver = forced_driver
+        self._groups = tuple(groups)
+        self._node_access = node_access
+        self._engine_gpus: EngineGpus | None = None
+        """As the engine last told."""
+        self._served: Way | None = None
+        """The way in which the engine handed out GPUs last."""
+        self._refused: dict[Way, str] = {}
+        """Way → why the engine refused it last."""
         self._clock = clock
         self._leases = LeaseTable()
         self._changed = asyncio.Event()
@@ -50,9 +69,9 @@ class GpuAllocator:
     async def check(self) -> None:
         """Require a usable GPU and an engine that can hand it out. Raises `InstanceEndedError`."""
         inventory = await self._read(thorough=True)
-        problem = inventory.problem or judge_engine(await self._engine_drivers(), self._forced_driver)
+        problem = inventory.problem or judge_engine((await self._engine_info()).gpu_drivers, self._forced_driver)
         if problem is not None:
-            raise InstanceEndedError(_verdict(problem))
+            raise InstanceEndedError(gpu_verdict(problem))
 
     async def acquire(self, holder: str, manifest: Manifest) -> Grant:
         """Lease devices for this instance. Raises `InstanceEndedError`: GPU_BUSY, or a problem of the host."""
@@ -64,18 +83,45 @@ class GpuAllocator:
         while isinstance(answer := self._leases.grant(holder, manifest.name, demand), GpuProblem):
             # Only a GPU that is being released is worth a wait.
             if not self._leases.reclaiming or self._clock() > end:
-                raise InstanceEndedError(_verdict(answer))
+                raise InstanceEndedError(gpu_verdict(answer))
             await asyncio.sleep(_DRAIN_INTERVAL)
             await self._read()
         self._changed.set()
         return answer
 
-    async def device_grant(self, grant: Grant, *, video: bool) -> DeviceGrant:
-        """The device request for a grant, in the form that this engine accepts."""
-        fields = device_request(
-            grant.uuids, gpu_drivers=await self._engine_drivers(), forced=self._forced_driver, video=video
+    async def device_requests(self, grant: Grant, *, video: bool) -> tuple[DeviceGrant, ...]:
+        """The device requests for a grant that this engine may serve, in the order to try them. Raises
+        `InstanceEndedError` where none can hold exactly these devices.
+        """
+        info = await self._engine_info()
+        engine = EngineGpus(info.gpu_drivers, info.cdi_devices)
+        if engine != self._engine_gpus:  # another engine, or another configuration
+            self._engine_gpus, self._served, self._refused = engine, None, {}
+        requests = device_requests(
+            grant.uuids, engine, self._host.latest, forced=self._forced_driver, worked=self._served, video=video
         )
-        return DeviceGrant(fields.driver, fields.device_ids, fields.capabilities)
+        if not requests:
+            raise InstanceEndedError(gpu_verdict(without_names()))
+        groups = await self._node_groups(info)
+        return tuple(
+            DeviceGrant(each.driver, each.device_ids, each.capabilities, grant.uuids, groups) for each in requests
+        )
+
+    def served(self, devices: DeviceGrant) -> None:
+        """The engine started a container with this request: the next one is made in the same way."""
+        way = _way(devices)
+        if way != self._served:
+            _log.info("the engine hands out GPUs by %s", _WAYS[way])
+        self._served = way
+        self._refused.pop(way, None)
+
+    def refused(self, devices: DeviceGrant, refusal: Refusal) -> None:
+        """The engine refused a container with this request."""
+        way = _way(devices)
+        _log.warning("the engine refused a GPU by %s: %s", _WAYS[way], refusal.problem.sentence)
+        self._refused[way] = refusal.problem.sentence_of_host
+        if way == self._served:
+            self._served = None
 
     def release(self, holder: str) -> None:
         """End the lease of an instance whose container is removed, or was never made."""
@@ -115,7 +161,9 @@ class GpuAllocator:
             {**device, **leases.get(device["uuid"], {})}
             for device in [*report["devices"], *({"uuid": uuid} for uuid in leases if uuid not in known)]
         ]
-        return {**report, "quarantines": [*self._leases.quarantines(), *self._withheld.values()]}
+        engine = {"served_by": self._served, "refused": dict(self._refused)}
+        quarantines = [*self._leases.quarantines(), *self._withheld.values()]
+        return {**report, "engine": engine, "quarantines": quarantines}
 
     async def watch(
         self, on_lost: Callable[[str, Verdict], None], on_change: Callable[[LeaseChange], None] = lambda _: None
@@ -136,7 +184,7 @@ class GpuAllocator:
                 grant = self._leases.grant_of(holder)
                 problem = judge_running(grant.uuids, inventory) if grant else None
                 if problem is not None:
-                    on_lost(holder, _verdict(problem))
+                    on_lost(holder, gpu_verdict(problem))
 
     async def _read(self, *, thorough: bool = False) -> GpuInventory:
         inventory = await (self._host.check() if thorough else self._host.read())
@@ -145,9 +193,16 @@ class GpuAllocator:
             self._on_change(change)
         return inventory
 
-    async def _engine_drivers(self) -> tuple[str, ...]:
+    async def _node_groups(self, info: EngineInfo) -> tuple[int, ...]:
+        # Only where they have the same numbers in a container as here.
+        if info.rootless or info.userns or not await self._engine.shares_sockets():
+            return self._groups
+        access = await asyncio.to_thread(self._node_access)
+        return tuple(dict.fromkeys((*access.groups, *self._groups)))
+
+    async def _engine_info(self) -> EngineInfo:
         try:
-            return (await self._engine.info()).gpu_drivers
+            return await self._engine.info()
         except EngineError as error:
             raise InstanceEndedError(
                 Verdict(
@@ -158,5 +213,10 @@ class GpuAllocator:
             ) from error
 
 
-def _verdict(problem: GpuProblem) -> Verdict:
+def _way(devices: DeviceGrant) -> Way:
+    return next(way for way in _WAYS if way == devices.driver)
+
+
+def gpu_verdict(problem: GpuProblem) -> Verdict:
+    """The verdict on an instance that cannot have its GPUs, or has lost one."""
     return Verdict(problem.code, problem.sentence)

@@ -10,8 +10,7 @@ from unit.gpus.containers import CU_INIT, IMAGE, requesting, run
 
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.errors import DeviceRequestError
-from orchestrator.gpus.claims import choose_driver
-from orchestrator.gpus.host_check import judge_engine
+from orchestrator.gpus.refusals import judge_engine
 
 pytestmark = [
     pytest.mark.engine,
@@ -45,7 +44,7 @@ async def test_an_engine_with_cdi_reports_it_and_gets_cdi_requests(engine):
     info = await engine.info()
     assert info.version.startswith("26.")
     assert info.gpu_drivers == ("cdi",)
-    assert choose_driver(info.gpu_drivers) == "cdi"
+    assert info.cdi_devices is None  # it does not list them
     assert judge_engine(info.gpu_drivers, forced="cdi") is None
 
 
