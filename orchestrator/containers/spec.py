@@ -159,11 +159,17 @@ class ContainerIsolation:
     devices: tuple[str, ...]  # ids of its requested devices
     runtime: str = ""  # its OCI runtime
     visible_gpus: str = "void"  # what that runtime gives it, if it is NVIDIA's (NVIDIA_VISIBLE_DEVICES)
+    capabilities: int | None = None
+    """Mask of those that a process in it could have, as seen from inside; None where it was not looked at."""
+    writable: tuple[str, ...] = ()
+    """Mount points in it that can be written to, as seen from inside; none where it was not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """A change of a container. `action` is Docker's: create, start, oom, die, stop, kill, destroy, health_status…"""
+    """A change of a container. `action` is Docker's: create, start, oom, die, stop, kill, destroy, health_status…
+    Engines differ in which they report; all report create, start, die and destroy.
+    """
 
     action: str
     container_id: str
@@ -201,3 +207,4 @@ class EngineInfo:
     cores: int = 0  # CPU cores of its machine; 0 where unknown
     cdi_devices: tuple[str, ...] | None = None
     userns: bool = False  # users and groups of containers have other numbers on its machine
+    product: Literal["Docker", "Podman"] = "Docker"

@@ -5,10 +5,11 @@ and the CDI library. They are read only for a container that was to have GPUs: f
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from orchestrator.gpus.device_requests import EngineGpus, Way
 from orchestrator.gpus.inventory import RESTART, GpuProblem
 from orchestrator.lifecycle import ReasonCode
 
@@ -290,19 +291,25 @@ def judge_refusal(said: str) -> Refusal | None:
     return Refusal(_problem(_MISSING, what, step), other_way=True)
 
 
-def judge_engine(gpu_drivers: Collection[str], forced: str | None = None) -> GpuProblem | None:
-    """Why the engine cannot hand out GPUs, before it is tried; None where it can, as far as is known.
-
-    `gpu_drivers`: those that it reports; `forced`: the operator's choice.
+def judge_engine(engine: EngineGpus, forced: Way | None = None) -> GpuProblem | None:
+    """Why the engine cannot hand out GPUs, before it is tried; None where it can, as far as is known. `forced`: the
+    operator's choice.
     """
     # An engine that reports no driver may still serve `nvidia`, so only a refusal counts; the others it would report.
-    if forced == "cdi" and "cdi" not in gpu_drivers:
+    if engine.only_cdi and (forced not in (None, "cdi") or "cdi" not in engine.drivers):
+        return _problem(
+            _MISSING,
+            "Podman starts containers without the GPUs of a device request, and before 5.4 without CDI devices too",
+            "Use Podman 5.4 or newer with a CDI spec (nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml) and "
+            "ORCHESTRATOR_GPU_DRIVER unset, or Docker",
+        )
+    if forced == "cdi" and "cdi" not in engine.drivers:
         return _problem(
             _MISSING,
             "the settings force CDI (ORCHESTRATOR_GPU_DRIVER), and the engine knows no CDI device nvidia.com/gpu",
             f"{INSTALL_TOOLKIT} with CDI enabled, or unset ORCHESTRATOR_GPU_DRIVER",
         )
-    if forced == "runtime" and "nvidia" not in gpu_drivers:
+    if forced == "runtime" and "nvidia" not in engine.drivers:
         return _problem(
             _MISSING,
             "the settings force the runtime `nvidia` (ORCHESTRATOR_GPU_DRIVER), and the engine does not list it",

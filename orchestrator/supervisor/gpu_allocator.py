@@ -69,7 +69,7 @@ class GpuAllocator:
     async def check(self) -> None:
         """Require a usable GPU and an engine that can hand it out. Raises `InstanceEndedError`."""
         inventory = await self._read(thorough=True)
-        problem = inventory.problem or judge_engine((await self._engine_info()).gpu_drivers, self._forced_driver)
+        problem = inventory.problem or judge_engine(_gpus_of(await self._engine_info()), self._forced_driver)
         if problem is not None:
             raise InstanceEndedError(gpu_verdict(problem))
 
@@ -94,7 +94,7 @@ class GpuAllocator:
         `InstanceEndedError` where none can hold exactly these devices.
         """
         info = await self._engine_info()
-        engine = EngineGpus(info.gpu_drivers, info.cdi_devices)
+        engine = _gpus_of(info)
         if engine != self._engine_gpus:  # another engine, or another configuration
             self._engine_gpus, self._served, self._refused = engine, None, {}
         requests = device_requests(
@@ -211,6 +211,10 @@ class GpuAllocator:
                     "plugin.",
                 )
             ) from error
+
+
+def _gpus_of(info: EngineInfo) -> EngineGpus:
+    return EngineGpus(info.gpu_drivers, info.cdi_devices, only_cdi=info.product == "Podman")
 
 
 def _way(devices: DeviceGrant) -> Way:

@@ -10,6 +10,7 @@ from unit.gpus.containers import CU_INIT, IMAGE, requesting, run
 
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.errors import DeviceRequestError
+from orchestrator.gpus.device_requests import EngineGpus
 from orchestrator.gpus.refusals import judge_engine
 
 pytestmark = [
@@ -45,7 +46,7 @@ async def test_an_engine_with_cdi_reports_it_and_gets_cdi_requests(engine):
     assert info.version.startswith("26.")
     assert info.gpu_drivers == ("cdi",)
     assert info.cdi_devices is None  # it does not list them
-    assert judge_engine(info.gpu_drivers, forced="cdi") is None
+    assert judge_engine(EngineGpus(info.gpu_drivers), forced="cdi") is None
 
 
 async def test_only_the_requested_device_arrives_through_cdi(engine):

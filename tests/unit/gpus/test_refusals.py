@@ -2,6 +2,7 @@
 
 import pytest
 
+from orchestrator.gpus.device_requests import EngineGpus
 from orchestrator.gpus.refusals import judge_engine, judge_refusal, worst
 
 RUNC = (
@@ -423,12 +424,25 @@ def test_of_several_ways_the_refusal_counts_of_one_that_is_set_up():
     ],
 )
 def test_only_an_engine_that_lacks_what_the_settings_force_has_a_problem_before_a_try(drivers, forced, named):
-    problem = judge_engine(drivers, forced)
+    problem = judge_engine(EngineGpus(drivers), forced)
     assert (problem is None) == (named is None)
     if problem:
         assert problem.code == "GPU_RUNTIME_MISSING"
         assert named in problem.sentence
         assert "ORCHESTRATOR_GPU_DRIVER" in problem.sentence
+
+
+@pytest.mark.parametrize(
+    ("drivers", "forced", "refused"),
+    [(("cdi",), None, False), (("cdi",), "cdi", False), ((), None, True), (("cdi",), "nvidia", True)],
+)
+def test_podman_hands_out_gpus_by_cdi_alone(drivers, forced, refused):
+    """It ignores other requests, and the plugin would start without its GPU."""
+    problem = judge_engine(EngineGpus(drivers, only_cdi=True), forced)
+    assert (problem is not None) == refused
+    if problem:
+        assert problem.code == "GPU_RUNTIME_MISSING"
+        assert "Podman 5.4" in problem.sentence
 
 
 def _sentence(said: str) -> str:
