@@ -16,6 +16,7 @@ _KINDS: Final[Mapping[str, Outcome]] = {
     "invalid_arguments": Outcome.INVALID_ARGUMENTS,
     "invalid_input": Outcome.INVALID_INPUT,
     "exception": Outcome.PLUGIN_FAILED,
+    "gpu_lost": Outcome.PLUGIN_FAILED,
     "invalid_output": Outcome.PLUGIN_FAILED,
     "defect": Outcome.PLUGIN_FAILED,
     "cancelled": Outcome.CANCELLED,
@@ -92,7 +93,11 @@ def result_of(answer: Answer, result: bytes | None = None) -> RunResult:
     outcome = _KINDS.get(answer.kind)
     if outcome is None:
         return invalid_output("the plugin's answer is not what the runtime protocol says")
-    codes = {"exception": ReasonCode.TOOL_ERROR, "invalid_output": ReasonCode.INVALID_OUTPUT}
+    codes = {
+        "exception": ReasonCode.TOOL_ERROR,
+        "gpu_lost": ReasonCode.GPU_LOST,
+        "invalid_output": ReasonCode.INVALID_OUTPUT,
+    }
     return RunResult(
         outcome,
         elapsed,

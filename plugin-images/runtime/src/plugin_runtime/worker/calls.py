@@ -19,6 +19,7 @@ from plugin_runtime.worker.execution import GeneratorSteps, ToolExecution, is_ge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from plugin_runtime.startup.failures import Failure
     from plugin_runtime.tools.awaiting import Outcome
     from plugin_runtime.tools.toolset import Tool
     from plugin_runtime.worker.runs import Run, RunTable
@@ -40,6 +41,7 @@ class Call(NamedTuple):
     scratch: str
     oom_kills: Callable[[], int]
     advice: Callable[[BaseException], str]
+    gpu_loss: Callable[[BaseException], Failure | None]
 
     def refusal_of(self, tool: Tool, error: BaseException) -> Refusal:
         """The answer to the caller; the traceback goes to the container's log."""
@@ -47,7 +49,11 @@ class Call(NamedTuple):
             return CANCELLED
         refusal = refusal_of(error)
         if refusal.traceback is not None:
-            refusal = refusal._replace(error=refusal.error + self.advice(error))
+            if (loss := self.gpu_loss(error)) is not None:
+                said = f"{refusal.error_type}: {refusal.error}".partition("\n")[0]
+                refusal = refusal._replace(kind="gpu_lost", error=f"{loss.reason} ({tool.name} raised {said})")
+            else:
+                refusal = refusal._replace(error=refusal.error + self.advice(error))
             write_log(f"run {self.run.run_id}: tool {tool.name} raised {refusal.error_type}\n{refusal.traceback}")
         return refusal
 
