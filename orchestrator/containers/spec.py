@@ -159,6 +159,7 @@ class ContainerIsolation:
     devices: tuple[str, ...]  # ids of its requested devices
     runtime: str = ""  # its OCI runtime
     visible_gpus: str = "void"  # what that runtime gives it, if it is NVIDIA's (NVIDIA_VISIBLE_DEVICES)
+    cuda_gpus: frozenset[str] = frozenset()  # those that CUDA is held to (CUDA_VISIBLE_DEVICES)
     capabilities: int | None = None
     """Mask of those that a process in it could have, as seen from inside; None where it was not looked at."""
     writable: tuple[str, ...] = ()

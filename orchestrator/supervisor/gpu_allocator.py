@@ -69,7 +69,7 @@ class GpuAllocator:
     async def check(self) -> None:
         """Require a usable GPU and an engine that can hand it out. Raises `InstanceEndedError`."""
         inventory = await self._read(thorough=True)
-        problem = inventory.problem or judge_engine(_gpus_of(await self._engine_info()), self._forced_driver)
+        problem = inventory.problem or judge_engine(engine_gpus(await self._engine_info()), self._forced_driver)
         if problem is not None:
             raise InstanceEndedError(gpu_verdict(problem))
 
@@ -94,7 +94,7 @@ class GpuAllocator:
         `InstanceEndedError` where none can hold exactly these devices.
         """
         info = await self._engine_info()
-        engine = _gpus_of(info)
+        engine = engine_gpus(info)
         if engine != self._engine_gpus:  # another engine, or another configuration
             self._engine_gpus, self._served, self._refused = engine, None, {}
         requests = device_requests(
@@ -194,8 +194,7 @@ class GpuAllocator:
         return inventory
 
     async def _node_groups(self, info: EngineInfo) -> tuple[int, ...]:
-        # Only where they have the same numbers in a container as here.
-        if info.rootless or info.userns or not await self._engine.shares_sockets():
+        if not same_groups(info, local=await self._engine.shares_sockets()):
             return self._groups
         access = await asyncio.to_thread(self._node_access)
         return tuple(dict.fromkeys((*access.groups, *self._groups)))
@@ -213,8 +212,14 @@ class GpuAllocator:
             ) from error
 
 
-def _gpus_of(info: EngineInfo) -> EngineGpus:
+def engine_gpus(info: EngineInfo) -> EngineGpus:
+    """What an engine tells of GPUs."""
     return EngineGpus(info.gpu_drivers, info.cdi_devices, only_cdi=info.product == "Podman")
+
+
+def same_groups(info: EngineInfo, *, local: bool) -> bool:
+    """Whether groups have the same numbers in the engine's containers as on this host. `local`: it runs here."""
+    return local and not info.rootless and not info.userns
 
 
 def _way(devices: DeviceGrant) -> Way:
