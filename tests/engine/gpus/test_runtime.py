@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from simulated_nvidia.dockerd import own_dockerd
 from simulated_nvidia.host import SimulatedGpu, SimulatedHost, SimulatedState
+from support.checkout import PROJECT
 from unit.gpus.containers import CU_INIT, IMAGE, requesting, run
 
 from orchestrator.containers.docker_engine import DockerEngine
@@ -83,6 +84,15 @@ async def test_a_container_without_a_grant_gets_none_whatever_its_image_demands(
     assert host.runtime_calls()[-1]["visible_devices"] == "void"
 
 
+def test_the_steps_of_a_build_get_none_either(host, dockerd, tmp_path):
+    """As the base image begins; on a Python image that demands all."""
+    dockerfile = (PROJECT / "plugin-images/base/Dockerfile").read_text()
+    head = dockerfile.partition("COPY ")[0].replace("${PYTHON_IMAGE}", GREEDY)
+    (tmp_path / "Dockerfile").write_text(f"{head}\nRUN ! test -e /usr/bin/nvidia-smi\n")
+    dockerd.docker("build", "--network=none", "--quiet", str(tmp_path))
+    assert host.runtime_calls()[-1]["visible_devices"] == "void"
+
+
 async def test_an_installation_gets_none_either(host, engine, tmp_path):
     (tmp_path / "files").mkdir()
     lines = []
@@ -122,6 +132,19 @@ async def test_cuda_starts_in_a_container_of_the_runtime(plain_engine):
     spec = requesting([A], "python3", "-c", CU_INIT)
     grant = DeviceGrant("runtime", (A,), spec.devices.capabilities, (A,))
     assert await run(plain_engine, replace(spec, devices=grant)) == (0, "cuInit 0")
+
+
+COUNT = (
+    "import ctypes; cuda, count = ctypes.CDLL('libcuda.so.1'), ctypes.c_int(); cuda.cuInit(0); "
+    "cuda.cuDeviceGetCount(ctypes.byref(count)); print(count.value)"
+)
+
+
+async def test_a_driver_that_shows_all_gpus_leaves_cuda_only_the_granted_ones(plain_engine):
+    """WSL2."""
+    spec = requesting([A], "sh", "-c", f'nvidia-smi -L | wc -l; python3 -c "{COUNT}"')
+    grant = DeviceGrant("runtime", ("all",), spec.devices.capabilities, (A,))
+    assert await run(plain_engine, replace(spec, devices=grant)) == (0, "2\n1")
 
 
 async def test_a_container_is_in_the_groups_of_the_device_nodes(plain_engine):
