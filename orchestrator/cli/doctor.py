@@ -127,7 +127,7 @@ async def _gpus(
 ) -> Iterable[Finding]:
     needing = [plugin.name for plugin in found if plugin.manifest is not None and plugin.manifest.requires_gpu]
     facts = GpuFacts(
-        await GpuHost().check(),
+        await GpuHost.bounded(settings.gpu_first_look.total_seconds()).check(),
         engine_gpus(info) if info is not None else None,
         await asyncio.to_thread(read_node_access),
         None if settings.gpu_driver == "auto" else settings.gpu_driver,

@@ -8,6 +8,8 @@ from orchestrator.audit.findings import Finding, error, ok, warning
 from orchestrator.gpus import GpuInventory
 from orchestrator.gpus.device_requests import EngineGpus, Way, device_requests
 from orchestrator.gpus.evidence import NodeAccess
+from orchestrator.gpus.host_check import PERSISTENCE, sick_gpu
+from orchestrator.gpus.probe import PROBE_SECONDS
 from orchestrator.gpus.refusals import INSTALL_TOOLKIT, judge_engine, without_names
 
 _WAYS: Final[Mapping[Way, str]] = {
@@ -37,6 +39,13 @@ def gpus(facts: GpuFacts, needed_by: Iterable[str]) -> Iterator[Finding]:
     """A missing GPU is a warning only if a plugin needs one."""
     needing = ", ".join(needed_by)
     inventory = facts.inventory
+    if inventory.old_binding is not None:
+        yield warning(
+            "gpus",
+            "binding",
+            f"{inventory.old_binding} stands in the way of nvidia-ml-py, and some figures may be missing. Remove it: "
+            "pip uninstall pynvml, then pip install --force-reinstall nvidia-ml-py",
+        )
     if inventory.problem is not None:
         sentence = inventory.problem.sentence.rstrip(".")
         yield (
@@ -45,7 +54,11 @@ def gpus(facts: GpuFacts, needed_by: Iterable[str]) -> Iterator[Finding]:
             else ok("gpus", "host", "no usable GPU; no plugin here needs one")
         )
         return
-    names = ", ".join(device.label for device in inventory.devices)
+    for device in inventory.sick:
+        yield warning("gpus", device.label, f"{sick_gpu(device)}: plugins get the others. Reset it, or reboot")
+    if inventory.seconds is not None and inventory.seconds > PROBE_SECONDS:
+        yield warning("gpus", "driver", f"it took {inventory.seconds:.0f} s to answer: {PERSISTENCE}")
+    names = ", ".join(device.label for device in inventory.devices if device.fault is None)
     yield ok("gpus", "host", f"{names}; driver {inventory.driver_version}, CUDA {inventory.cuda_version}")
     if facts.engine is not None:
         yield _engine(inventory, facts.engine, facts.forced)

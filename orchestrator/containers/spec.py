@@ -202,7 +202,7 @@ class EngineInfo:
     gpu_drivers: tuple[str, ...]
     rootless: bool
     selinux: bool
-    limits: frozenset[str] = frozenset({"memory", "swap", "pids"})  # those of these three that its kernel can limit
+    limits: frozenset[str] = frozenset({"memory", "swap", "pids", "cpus"})  # those of these that its kernel can limit
     kernel: str = ""  # release of the kernel that its containers run on; empty where unknown
     data_dir: str = ""  # its folder of images and containers, on its own machine
     cores: int = 0  # CPU cores of its machine; 0 where unknown

@@ -16,11 +16,14 @@ _KINDS: Final[Mapping[str, Outcome]] = {
     "invalid_arguments": Outcome.INVALID_ARGUMENTS,
     "invalid_input": Outcome.INVALID_INPUT,
     "exception": Outcome.PLUGIN_FAILED,
-    "gpu_lost": Outcome.PLUGIN_FAILED,
     "invalid_output": Outcome.PLUGIN_FAILED,
     "defect": Outcome.PLUGIN_FAILED,
     "cancelled": Outcome.CANCELLED,
 }
+
+
+_GPU_CODES: Final = frozenset({ReasonCode.GPU_OUT_OF_MEMORY, ReasonCode.GPU_LOST})
+"""Those that a runtime may give for an exception."""
 
 
 class AnnouncedFile(msgspec.Struct):
@@ -40,6 +43,7 @@ class Answer(msgspec.Struct):
     kind: str = ""
     error: str = ""
     error_type: str | None = None
+    reason_code: str | None = None
     traceback: str = ""
     execution_time_ms: float | None = None
     oom_kills: int = 0
@@ -93,9 +97,9 @@ def result_of(answer: Answer, result: bytes | None = None) -> RunResult:
     outcome = _KINDS.get(answer.kind)
     if outcome is None:
         return invalid_output("the plugin's answer is not what the runtime protocol says")
+    of_gpu = answer.reason_code in _GPU_CODES
     codes = {
-        "exception": ReasonCode.TOOL_ERROR,
-        "gpu_lost": ReasonCode.GPU_LOST,
+        "exception": ReasonCode(answer.reason_code or "") if of_gpu else ReasonCode.TOOL_ERROR,
         "invalid_output": ReasonCode.INVALID_OUTPUT,
     }
     return RunResult(

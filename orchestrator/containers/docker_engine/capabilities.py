@@ -12,7 +12,7 @@ from orchestrator.containers.docker_engine.answers import items, mapping, text
 from orchestrator.containers.spec import BindMount, EngineInfo
 from orchestrator.errors import EngineRefusedError
 
-_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit"}
+_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit", "cpus": "CpuCfsQuota"}
 _VIRTUAL_MACHINE: Final = "docker desktop"
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 # Files that Docker and Podman mount into every container, from a folder named after the container's id.

@@ -12,7 +12,6 @@ Kind = Literal[
     "invalid_arguments",
     "invalid_input",
     "exception",
-    "gpu_lost",
     "invalid_output",
     "unknown_run",
     "unknown_file",
@@ -28,7 +27,6 @@ STATUS: dict[Kind, int] = {
     "invalid_arguments": 422,
     "invalid_input": 422,
     "exception": 500,
-    "gpu_lost": 500,
     "invalid_output": 500,
     "unknown_run": 404,
     "unknown_file": 404,
@@ -45,6 +43,8 @@ class Refusal(NamedTuple):
     error: str
     error_type: str
     traceback: str | None = None
+    reason_code: str | None = None
+    """What an exception is known to be of."""
 
     @property
     def status(self) -> int:
@@ -68,7 +68,6 @@ _TYPE_NAMES: dict[Kind, str] = {
     "invalid_arguments": "InvalidArguments",
     "invalid_input": "InvalidInput",
     "exception": "Exception",
-    "gpu_lost": "GpuLost",
     "invalid_output": "InvalidOutput",
     "unknown_run": "UnknownRun",
     "unknown_file": "UnknownFile",
