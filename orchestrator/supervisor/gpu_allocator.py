@@ -166,19 +166,6 @@ class GpuAllocator:
         """Take a GPU out of quarantine. False where it is in none, or its container still exists."""
         return self._leases.release_quarantine(uuid)
 
-    def memory_blame(self, holder: str) -> str:
-        """Whose memory it was, as last read, when this instance was out of memory on its GPUs; a general advice where
-        it has none.
-        """
-        grant = self._leases.grant_of(holder)
-        if grant is None:
-            return "Use less memory or declare what is needed as `gpu.memory` in the manifest, then restart the plugin."
-        blames = []
-        for uuid in grant.uuids:
-            holdings, others = self._leases.holdings(uuid)
-            blames.append(memory_blame(uuid, holdings, grant.plugin, other_bytes=others))
-        return " ".join(blames)
-
     def facts(self, grant: Grant) -> tuple[dict[str, Any], ...]:
         """The granted devices, as in the health API."""
         inventory = self._host.latest

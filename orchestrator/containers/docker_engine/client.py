@@ -91,7 +91,8 @@ def create_container(client: Client, body: Mapping[str, Any], name: str, warning
     answer = client.create_container_from_config(body, name)  # type: ignore[no-untyped-call]
     container_id = str(answer["Id"])
     if warnings is not None:
-        warnings += [text for text in answer.get("Warnings") or () if isinstance(text, str)]
+        said = answer.get("Warnings")
+        warnings += [text for text in said if isinstance(text, str)] if isinstance(said, list) else []
     return container_id
 
 

@@ -138,6 +138,31 @@ async def test_an_answer_without_an_id_makes_no_container(dockerd, engine):
         await engine.create(spec)
 
 
+@pytest.mark.parametrize(
+    ("warnings", "said"),
+    [
+        (["Your kernel does not support memory limit capabilities. Limitation discarded.", "another"], 2),
+        ([], 0),
+        (None, 0),
+        ("nonsense", 0),
+        ([7, None], 0),
+    ],
+)
+async def test_what_an_engine_warns_of_at_a_creation_is_passed_on(dockerd, engine, warnings, said):
+    dockerd.answers["POST", "/containers/create"] = {"Id": "c1", "Warnings": warnings}
+    spec = ContainerSpec(name="x", image="y", labels={}, environment={}, memory=1, pids=1)
+    found = []
+    assert await engine.create(spec, on_warning=found.append) == "c1"
+    assert len(found) == said
+
+
+async def test_an_engine_timeout_bounds_what_takes_longer_too(dockerd):
+    engine = DockerEngine.from_environment(dockerd.environment, timeout=90)
+    assert (engine._bounds.query, engine._bounds.change, engine._bounds.end) == (90, 90, 90)
+    engine = DockerEngine.from_environment(dockerd.environment, timeout=2)
+    assert (engine._bounds.query, engine._bounds.change, engine._bounds.end) == (2, 60, 25)
+
+
 async def test_garbage_among_events_is_skipped(dockerd, engine):
     die = b'{"Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"exitCode":"3","a":"b"}},"time":1}\n'
     garbage = [
