@@ -218,6 +218,8 @@ def gpus(
         console.print(Text.assemble((str(listed["reason_code"]), "yellow"), f": {listed['reason']}"), soft_wrap=True)
     if listed["devices"]:
         console.print(gpus_table(listed["devices"]))
+    for way, sentence in (listed.get("engine") or {}).get("refused", {}).items():
+        console.print(Text(f"refused by the engine ({way}): {sentence}", style="yellow"), soft_wrap=True)
     for sentence in listed["quarantines"]:
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
 
