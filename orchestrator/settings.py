@@ -117,6 +117,11 @@ class Settings(BaseSettings):
     default_scratch: Size = ByteSize(4 * 1024**3)
     default_output: Size = ByteSize(4 * 1024**3)
     default_startup_timeout: Duration = timedelta(seconds=120)
+    allow_unlimited: Annotated[
+        tuple[Literal["memory", "swap", "pids", "cpus"], ...], NoDecode, BeforeValidator(_names)
+    ] = ()
+    """Limits, separated by commas, without which a plugin may run where the engine cannot hold it to them: of `memory`,
+    `swap`, `pids`, `cpus`. Its health then says so."""
     stop_grace: Duration = timedelta(seconds=2)
     drain: Duration = timedelta(seconds=60)
     """How long a stopping orchestrator waits for runs whose callers wait; it may take half a minute more to exit."""
@@ -138,7 +143,7 @@ class Settings(BaseSettings):
     cancel_grace: Duration = timedelta(seconds=5)
     """Time for a cancelled run to end by itself; then its container is stopped."""
     engine_timeout: Duration = timedelta(seconds=10)
-    """Bound on a request to the container engine."""
+    """Bound on a request to the container engine, and how much longer than the grace it may take to end a container."""
 
     history_max_age: Duration = timedelta(days=30)
     """Events and runs older than this are deleted; counters are not."""
@@ -151,8 +156,15 @@ class Settings(BaseSettings):
 
     channel: Literal["auto", "unix", "tcp"] = "auto"
     """How plugins are reached: by Unix sockets, or, where the engine does not share them, by TCP and a gateway each."""
-    gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
-    """How GPUs are requested of the engine: by what it reports, or by one of the two regardless."""
+    gpu_driver: Literal["auto", "nvidia", "cdi", "runtime"] = "auto"
+    """How GPUs are requested of the engine: in the ways that it reports until one is served, or in this one alone:
+    device requests for `nvidia`, CDI devices, or the runtime `nvidia`."""
+    gpu_groups: Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_names)] = ()
+    """Numbers of groups for containers with GPUs, separated by commas, besides those of this host's /dev/nvidia*: for
+    an engine on another machine whose device nodes only a group may open."""
+    gpu_first_look: Duration = timedelta(seconds=60)
+    """How long the NVIDIA driver may take to answer while it wakes its GPUs: the first time and, without persistence
+    mode, each time. A driver that takes longer hangs."""
     ca_bundle: Path | None = None
     """CA certificates that image builds and pulls of models trust; by default those of SSL_CERT_FILE and similar
     variables."""

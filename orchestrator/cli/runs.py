@@ -13,7 +13,7 @@ from rich.text import Text
 
 from orchestrator.cli.connection import Name, complete_plugin, complete_tool, connected, exit_code, report
 from orchestrator.cli.console import AsJson, busy, console, errors, fail, misused, print_raw, show_json
-from orchestrator.cli.file_output import DescribedFiles, SavedFiles
+from orchestrator.cli.file_output import STDOUT, DescribedFiles, SavedFiles
 from orchestrator.cli.results import ResultPrinter, tool_of
 from orchestrator.cli.tables import fields_table, runs_table
 from orchestrator.client import (
@@ -26,6 +26,7 @@ from orchestrator.client import (
     PluginError,
     RunHandle,
     StreamEvent,
+    Tool,
     Unreachable,
     Upload,
 )
@@ -34,7 +35,9 @@ from orchestrator.client import Progress as Step
 Output = Annotated[
     str | None,
     typer.Option(
-        "-o", "--output", help="Save the result's files to this folder (out/), or its one file under this name (a.png)."
+        "-o",
+        "--output",
+        help="Save the result's files to this folder (out/), or its one file under this name (a.png); - is stdout.",
     ),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Print the bare result: a text, or JSON on one line.")]
@@ -68,6 +71,7 @@ def run(
     """Run a tool. Exit code 1 if it gave no result, 4 if the plugin takes no runs, 5 if its queue is full."""
     arguments = _arguments(inputs, parameters)
     with connected() as api:
+        _check_files(tool_of(api, plugin, tool), arguments)
         if asynchronous:
             handle = api.run_async(plugin, tool, **arguments)
             show_json(handle.status()) if as_json else print_raw(handle.run_id)
@@ -176,8 +180,14 @@ def _printer(
     api: Client, plugin: str | None, tool: str | None, output: str | None, *, raw: bool, as_json: bool
 ) -> Iterator[ResultPrinter]:
     """What prints one result, and saves its files if they are wanted."""
+    if output == STDOUT and as_json:
+        misused("--json", "stdout is for the file, which -o - is to write there")
     printer = partial(
-        ResultPrinter, stem=tool or "result", tool=lambda: tool_of(api, plugin, tool), raw=raw, silent=as_json
+        ResultPrinter,
+        stem=tool or "result",
+        tool=lambda: tool_of(api, plugin, tool),
+        raw=raw,
+        silent=as_json or output == STDOUT,
     )
     if output is not None:
         with SavedFiles(output) as saved:
@@ -223,6 +233,22 @@ def _arguments(inputs: list[str] | None, parameters: list[str] | None) -> dict[s
             misused(repr(f"{name}=-"), "stdin can be read once")
         files.setdefault(name, []).append(_upload(value))
     return arguments | {name: several[0] if len(several) == 1 else several for name, several in files.items()}
+
+
+def _check_files(tool: Tool | None, arguments: Mapping[str, Any]) -> None:
+    """Exit with an error where a file of the tool is given as a text, which would be taken for its content, or is
+    missing. A tool that cannot be looked up is not checked.
+    """
+    if tool is None:
+        return
+    required = tool["input_schema"].get("required") or ()
+    for name in tool.get("uploads") or ():
+        value = arguments.get(name)
+        first = value[0] if isinstance(value, list) else value
+        if isinstance(first, FormText):
+            misused(repr(f"{name}={first}"), f"{name} is a file, which is given with -i: -i {name}={first or 'FILE'}")
+        if value is None and name in required:
+            misused(name, f"it is missing, and is a file: give it with -i {name}=FILE")
 
 
 def _upload(path: str) -> Upload:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
@@ -90,6 +91,14 @@ class PluginSupervisor:
     def instance(self) -> Instance | None:
         """The newest instance, also where it has ended."""
         return None if self._driver is None else self._driver.instance
+
+    @property
+    def expected_token(self) -> str | None:
+        """The token of an instance that has a container, or may get one; None where there is none."""
+        # A container that the engine made without an answer appears when its instance has long ended: nobody has it.
+        if self._driver is None or (self._driver.instance.ended is not None and self._driver.removed):
+            return None
+        return self._driver.instance.identity.instance
 
     @property
     def folder(self) -> Path:
@@ -245,9 +254,13 @@ class PluginSupervisor:
 
     # Events of the engine and the GPUs; `token`: the `instance` of an identity
 
-    def container_died(self, token: str) -> None:
+    def container_died(self, token: str, exit_code: int | None = None) -> None:
         if (driver := self._driver_of(token)) is not None:
-            driver.container_died()
+            driver.container_died(exit_code)
+
+    def ran_out_of_memory(self, token: str) -> None:
+        if (driver := self._driver_of(token)) is not None:
+            driver.ran_out_of_memory()
 
     def container_paused(self, token: str) -> None:
         if (driver := self._driver_of(token)) is not None:
@@ -260,6 +273,11 @@ class PluginSupervisor:
     def gpu_lost(self, token: str, verdict: Verdict) -> None:
         if (driver := self._driver_of(token)) is not None:
             driver.end(verdict)
+
+    def gpus_seen(self, grant: Grant) -> None:
+        """Its GPUs were looked at."""
+        if (driver := self._driver_of(grant.holder)) is not None:
+            driver.gpus_seen(grant)
 
     def add_check(self, check: Check) -> None:
         """A finding about the newest instance, ended or not."""
