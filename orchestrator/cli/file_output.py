@@ -67,8 +67,8 @@ class SavedFiles:
     """
 
     def __init__(self, output: str) -> None:
-        """`output` is a folder if it exists as one, ends with a slash, or has no suffix and does not exist; or `STDOUT`,
-        for the content of the one file.
+        """`output` is a folder if it exists as one, ends with a slash, or has no suffix and does not exist; or
+        `STDOUT`, for the content of the one file.
         """
         self._path = Path(output)
         self._to_stdout = output == STDOUT
