@@ -113,7 +113,7 @@ def create_app(
                 cancel_grace=settings.cancel_grace.total_seconds(),
                 observe=observe,
             )
-            shutdown = Shutdown(runner, fleet, history, drain=settings.drain.total_seconds(), stop_plugins=stop_plugins)
+            shutdown = Shutdown(runner, fleet, history, settings, stop_plugins=stop_plugins)
             feed = EventFeed(registry, max_readers=settings.event_readers)
             metrics.observe_plugins(registry, fleet.gpus)
             metrics.observe_readers(lambda: feed.readers)
@@ -269,7 +269,10 @@ def _supervisor_deps(
         checker=dependency_checker(settings),
         builder=image_builder(settings, engine),
         gpus=GpuAllocator(
-            gpu_host or GpuHost(), engine, forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver
+            gpu_host or GpuHost.bounded(settings.gpu_first_look.total_seconds()),
+            engine,
+            forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver,
+            groups=settings.gpu_groups,
         ),
         history=history,
         deployment=claimed.id,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import durationpy
 import platformdirs
-from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer
+from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _APP = "plugin-orchestrator"
@@ -67,6 +67,13 @@ def _labels(value: Any) -> Any:
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
+def _tokens(value: Any) -> Any:
+    try:
+        return _labels(value)
+    except ValueError:
+        raise ValueError("expected host=token, separated by commas (what is set is not shown)") from None
+
+
 def _runtime_path() -> Path:
     with warnings.catch_warnings():  # it warns where XDG_RUNTIME_DIR is not set; a folder under /tmp is right then
         warnings.simplefilter("ignore")
@@ -86,6 +93,8 @@ class Settings(BaseSettings):
     models_dir: Path | None = None
     """Where set, a plugin's models are in <models_dir>/<plugin>/ instead of its own folder, and fetched ones in
     <models_dir>/.store instead of <state_dir>/models."""
+    models_tokens: Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_tokens)] = Field(default_factory=dict)
+    """Tokens that `models pull` sends to the hosts that models come from, as host=token, separated by commas."""
     secrets_dir: Path | None = None
     """Secrets for plugins, as <secrets_dir>/<plugin>/<name>; <state_dir>/secrets where not set."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, use_site_for_root=True))
@@ -108,6 +117,11 @@ class Settings(BaseSettings):
     default_scratch: Size = ByteSize(4 * 1024**3)
     default_output: Size = ByteSize(4 * 1024**3)
     default_startup_timeout: Duration = timedelta(seconds=120)
+    allow_unlimited: Annotated[
+        tuple[Literal["memory", "swap", "pids", "cpus"], ...], NoDecode, BeforeValidator(_names)
+    ] = ()
+    """Limits, separated by commas, without which a plugin may run where the engine cannot hold it to them: of `memory`,
+    `swap`, `pids`, `cpus`. Its health then says so."""
     stop_grace: Duration = timedelta(seconds=2)
     drain: Duration = timedelta(seconds=60)
     """How long a stopping orchestrator waits for runs whose callers wait; it may take half a minute more to exit."""
@@ -129,7 +143,7 @@ class Settings(BaseSettings):
     cancel_grace: Duration = timedelta(seconds=5)
     """Time for a cancelled run to end by itself; then its container is stopped."""
     engine_timeout: Duration = timedelta(seconds=10)
-    """Bound on a request to the container engine."""
+    """Bound on a request to the container engine, and how much longer than the grace it may take to end a container."""
 
     history_max_age: Duration = timedelta(days=30)
     """Events and runs older than this are deleted; counters are not."""
@@ -142,8 +156,15 @@ class Settings(BaseSettings):
 
     channel: Literal["auto", "unix", "tcp"] = "auto"
     """How plugins are reached: by Unix sockets, or, where the engine does not share them, by TCP and a gateway each."""
-    gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
-    """How GPUs are requested of the engine: by what it reports, or by one of the two regardless."""
+    gpu_driver: Literal["auto", "nvidia", "cdi", "runtime"] = "auto"
+    """How GPUs are requested of the engine: in the ways that it reports until one is served, or in this one alone:
+    device requests for `nvidia`, CDI devices, or the runtime `nvidia`."""
+    gpu_groups: Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_names)] = ()
+    """Numbers of groups for containers with GPUs, separated by commas, besides those of this host's /dev/nvidia*: for
+    an engine on another machine whose device nodes only a group may open."""
+    gpu_first_look: Duration = timedelta(seconds=60)
+    """How long the NVIDIA driver may take to answer while it wakes its GPUs: the first time and, without persistence
+    mode, each time. A driver that takes longer hangs."""
     ca_bundle: Path | None = None
     """CA certificates that image builds and pulls of models trust; by default those of SSL_CERT_FILE and similar
     variables."""

@@ -13,7 +13,6 @@ from orchestrator.audit.findings import Finding, error, ok, warning
 from orchestrator.containers.endpoint import SOCKET_PATH_LIMIT
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.formatting import format_size, gib
-from orchestrator.gpus import GpuInventory
 from orchestrator.loader.build_settings import BUILD_VARIABLES, masked
 from orchestrator.loader.dependency_checker import DependencyCheck
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
@@ -23,16 +22,18 @@ _AMPLE_SPACE: Final = 5 * _GIB
 _MIN_SPACE: Final = _GIB
 _PATH_BELOW_RUN_DIR: Final = len("/01234567/01234567/control.sock")
 """Bytes below the run folder: deployment, instance, socket."""
-_MIN_VERSION: Final = (20, 10)
+_MIN_VERSIONS: Final = {"Docker": (20, 10), "Podman": (4, 3)}
 _SECRET: Final = re.compile(r"key|secret|token|password", re.IGNORECASE)
 
 
 def engine(info: EngineInfo) -> Iterable[Finding]:
     """The engine, its cgroups and what it can limit."""
     version = tuple(int(part) for part in re.findall(r"\d+", info.version)[:2])
-    detail = f"{info.version}, {info.operating_system}, {info.storage_driver}"
-    if version and version < _MIN_VERSION:
-        yield warning("engine", "version", f"{detail}; tested from 20.10 on. Install a newer one.")
+    minimum = _MIN_VERSIONS[info.product]
+    detail = f"{info.product} {info.version}, {info.operating_system}, {info.storage_driver}"
+    if version and version < minimum:
+        tested = ".".join(map(str, minimum))
+        yield warning("engine", "version", f"{detail}; tested from {tested} on. Install a newer one.")
     else:
         yield ok("engine", "version", detail)
     extras = "".join(text for text, there in ((", rootless", info.rootless), (", SELinux", info.selinux)) if there)
@@ -44,6 +45,9 @@ def engine(info: EngineInfo) -> Iterable[Finding]:
             "its kernel cannot limit memory. Boot with cgroup_enable=memory, or give a rootless engine the memory "
             "controller (systemd: Delegate=memory)",
         )
+    elif info.product == "Podman":
+        # Version 5.4 says that it cannot limit swap, and does.
+        yield ok("engine", "memory limit", "memory; of swap, Podman's answer cannot be relied on")
     elif "swap" not in info.limits:
         yield warning(
             "engine",
@@ -57,6 +61,16 @@ def engine(info: EngineInfo) -> Iterable[Finding]:
         yield error("engine", "process limit", "its kernel cannot limit processes: a fork bomb would reach the host")
     else:
         yield ok("engine", "process limit")
+    if info.product == "Podman":
+        yield _podman(info)
+
+
+def _podman(info: EngineInfo) -> Finding:
+    """What does not hold with it."""
+    health = "image health checks (HEALTHCHECK) run only where systemd does"
+    if not info.gpu_drivers:
+        return warning("engine", "Podman", f"plugins get no GPU before Podman 5.4; {health}")
+    return ok("engine", "Podman", f"GPUs by CDI alone; {health}")
 
 
 def channel(chosen: str, *, shared: bool) -> Finding:
@@ -124,29 +138,6 @@ def dependencies(plugin: str, checks: Iterable[DependencyCheck]) -> Iterable[Fin
     for check in checks:
         if check.reason is not None:
             yield warning("plugins", plugin, f"{check.reason} On this host: {check.path}")
-
-
-def gpus(inventory: GpuInventory, drivers: Iterable[str], needed_by: Iterable[str]) -> Iterable[Finding]:
-    """A missing GPU is a warning only if a plugin needs one."""
-    needing = ", ".join(needed_by)
-    if inventory.problem is not None:
-        sentence = inventory.problem.sentence.rstrip(".")
-        yield (
-            warning("gpus", "host", f"{sentence} (needed by {needing})")
-            if needing
-            else ok("gpus", "host", "no usable GPU; no plugin here needs one")
-        )
-        return
-    names = ", ".join(device.label for device in inventory.devices)
-    yield ok("gpus", "host", f"{names}; driver {inventory.driver_version}, CUDA {inventory.cuda_version}")
-    driver_names = ", ".join(drivers)
-    yield (
-        ok("gpus", "engine", driver_names)
-        if driver_names
-        else warning(
-            "gpus", "engine", "the engine lists no GPU driver. Install nvidia-container-toolkit and restart the engine"
-        )
-    )
 
 
 def keys(count: int, *, loopback: bool) -> Finding:

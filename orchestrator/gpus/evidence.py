@@ -2,10 +2,13 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+
+from orchestrator.gpus.inventory import xid_key
 
 _NVIDIA: Final = "0x10de"
 _DISPLAY: Final = "0x03"  # PCI class of GPUs; NVIDIA's audio and bridge functions have others
@@ -13,6 +16,10 @@ _MODULE_VERSION: Final = re.compile(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 _XID: Final = re.compile(
     r"NVRM: Xid \(PCI:(?P<bus>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})[^)]*\): (?P<xid>\d+)"
 )
+# Those that a process opens which computes: of the driver, of Tegra, of WSL2.
+_NODE: Final = re.compile(r"nvidia\d+|nvidiactl|nvidia-uvm|nvhost-.*|nvmap|dxg")
+_OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
+_GROUP: Final = stat.S_IRGRP | stat.S_IWGRP
 _RECORD_BYTES: Final = 8192  # the kernel's own bound on one record of its log
 _MAX_RECORDS: Final = 200_000
 
@@ -20,16 +27,33 @@ _MAX_RECORDS: Final = 200_000
 @dataclass(frozen=True, slots=True)
 class HardwareHints:
     """`pci_gpus`: NVIDIA GPUs on the PCI bus, None where the bus cannot be read. `module_version`: version of the
-    loaded kernel module, None where none is loaded. `device_nodes`: number of /dev/nvidia<number> nodes.
+    loaded kernel module, None where none is loaded. `device_nodes`: number of /dev/nvidia<number> nodes. `container`:
+    this process runs in a container, of Docker or Podman.
     """
 
     pci_gpus: int | None = None
     module_version: str | None = None
     device_nodes: int = 0
+    container: bool = False
 
     @property
     def hardware(self) -> bool:
         return bool(self.pci_gpus) or self.module_version is not None or self.device_nodes > 0
+
+    @property
+    def lost_to_container(self) -> bool:
+        """The driver is there, and this process in its container may have lost its right to it."""
+        return self.container and self.module_version is not None and self.device_nodes > 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAccess:
+    """Who may open the device nodes. `groups`: numbers of the groups without which nobody but root may open one;
+    `closed`: paths of the nodes that only root may open.
+    """
+
+    groups: tuple[int, ...] = ()
+    closed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +70,29 @@ def read_hardware_hints(root: Path = Path("/")) -> HardwareHints:
         pci_gpus=_pci_gpus(root / "sys/bus/pci/devices"),
         module_version=_module_version(root / "proc/driver/nvidia/version"),
         device_nodes=sum(1 for node in _entries(root / "dev") or () if re.fullmatch(r"nvidia\d+", node.name)),
+        container=any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv")),
     )
+
+
+def read_node_access(root: Path = Path("/")) -> NodeAccess:
+    """Look at the nodes in /dev below `root`. Root may open all of them, so that its own tries show nothing."""
+    groups: set[int] = set()
+    closed = []
+    for node in sorted(_entries(root / "dev") or ()):
+        if _NODE.fullmatch(node.name) is None:
+            continue
+        try:
+            status = node.stat()
+        except OSError:
+            continue
+        if status.st_mode & _OTHERS == _OTHERS:
+            continue
+        # Membership of group 0 would open more than the node.
+        if status.st_mode & _GROUP == _GROUP and status.st_gid != 0:
+            groups.add(status.st_gid)
+        else:
+            closed.append(f"/dev/{node.name}")
+    return NodeAccess(tuple(sorted(groups)), tuple(closed))
 
 
 def last_xids() -> dict[str, int]:
@@ -69,12 +115,6 @@ def parse_xids(records: Iterable[str]) -> dict[str, int]:
         if (xid := _XID.search(record)) is not None:
             found[xid_key(xid["bus"])] = int(xid["xid"])
     return found
-
-
-def xid_key(bus_id: str) -> str:
-    """The PCI address as `0000:65:00`: lower case, without the function."""
-    # NVML writes eight digits for the domain, the kernel four.
-    return bus_id.lower().partition(".")[0][-len("0000:00:00") :]
 
 
 def _records(log: int) -> Iterable[str]:

@@ -6,9 +6,9 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,8 @@ from plugin_runtime.startup.model_files import walk
 
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
-from orchestrator.errors import BuildError, ChannelError, EngineError
+from orchestrator.errors import BuildError, ChannelError, EngineError, EngineRefusedError, EngineUnreachableError
+from orchestrator.gpus.refusals import Refusal, judge_refusal, worst
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
@@ -29,7 +30,9 @@ from orchestrator.sandbox.verdict import Verdict, judge
 from orchestrator.supervisor.activity import activity
 from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, effective_limits, secrets_folder
 from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.gpu_allocator import gpu_verdict
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
+from orchestrator.supervisor.limits import found_by_engine, limits_unsupported, missing_limits, refused_limits
 from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
 from orchestrator.supervisor.start_verdict import verdict_of_engine
 from orchestrator.supervisor.watch import evidence_of
@@ -38,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 # A container that has not notified may have died unnoticed, or its image never notifies.
 _INSPECT_INTERVAL: Final = 1.0  # seconds
+_SLOW_LOOK: Final = 1.0  # seconds from which on a look at the GPUs is shown
 # Through a gateway comes no notification.
 _GATEWAY_POLL_INTERVAL: Final = 0.03  # seconds between status requests
 
@@ -77,12 +81,21 @@ async def prepare(
     """
     # First: nothing is built for a plugin whose GPU does not work.
     if manifest.requires_gpu:
-        await deps.gpus.check()
+        await _check_gpus(deps, manifest.name)
     checks = await asyncio.to_thread(check_host, deps, manifest, folder)
     on_checks(*checks)
     # Before the build: after a change in between, the next orchestrator replaces the container and does not adopt it.
     content = await asyncio.to_thread(fingerprint, deps, manifest, limits, folder)
     return Prepared(checks, content, await _ensure_image(deps, manifest, folder, on_build))
+
+
+async def _check_gpus(deps: SupervisorDeps, plugin: str) -> None:
+    async with activity(deps.registry, plugin, f"waiting {deps.gpus.waits_for_driver()}") as say:
+        waits = asyncio.get_running_loop().call_later(_SLOW_LOOK, say, "")
+        try:
+            await deps.gpus.check()
+        finally:
+            waits.cancel()
 
 
 def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> tuple[Check, ...]:
@@ -142,9 +155,9 @@ async def start_container(
     _make_run_folder(deps.run_dir, instance.run_folder)
     await asyncio.to_thread(_write_secrets, deps.checker.secrets, instance)
     gateway = await _gateway(deps, instance)
-    devices = await _devices(deps, instance)
+    device_requests = await _device_requests(deps, instance)
     async with engine_verdicts("its number of cores and its disk were looked up"):
-        cores, instance.scratch_quota = await deps.cores(), await deps.engine.holds_volumes_to_size()
+        engine, instance.scratch_quota = await deps.engine_info(), await deps.engine.holds_volumes_to_size()
     spec = container_spec(
         instance.manifest,
         instance.limits,
@@ -153,12 +166,14 @@ async def start_container(
         run_folder=instance.run_folder,
         models=deps.checker.models(instance.manifest, folder),
         max_result=int(deps.settings.max_result),
-        cores=cores,
-        devices=devices,
+        cores=engine.cores,
         grant_labels=instance.grant.labels() if instance.grant else {},
         gateway=gateway,
         quota=instance.scratch_quota,
+        allow_unlimited=deps.settings.allow_unlimited,
     )
+    if spec.cpus is not None and "cpus" in deps.settings.allow_unlimited and "cpus" not in engine.limits:
+        spec, instance.unlimited = replace(spec, cpus=None), ("cpus",)
     sockets = UnixEndpoint(instance.run_folder)
     try:
         # Bound before there is a container, so that no notification is lost.
@@ -170,7 +185,7 @@ async def start_container(
     with notify as notification:
         # Only the engine's work takes a slot: the plugin's own start may take minutes.
         async with deps.start_slots, engine_verdicts("the container was started"):
-            instance.launch = asyncio.create_task(_launch(deps, instance, spec, on_start))
+            instance.launch = asyncio.create_task(_launch(deps, instance, spec, device_requests, on_start))
             # A cancelled start leaves it to finish: the teardown waits for it, and has the container's id then.
             await asyncio.shield(instance.launch)
             endpoint = await deps.engine.endpoint(instance.container_id or "", instance.run_folder)
@@ -196,21 +211,115 @@ async def _gateway(deps: SupervisorDeps, instance: Instance) -> Gateway | None:
     return Gateway(image.id, await asyncio.to_thread(lay_out_token, instance.run_folder), RUN_FOLDER)
 
 
-async def _devices(deps: SupervisorDeps, instance: Instance) -> DeviceGrant | None:
-    """Lease the GPUs of the manifest. The lease ends with the removal of the container."""
+async def _device_requests(deps: SupervisorDeps, instance: Instance) -> Sequence[DeviceGrant]:
+    """Lease the GPUs of the manifest: the ways to request them, none for a plugin without. The lease ends with the
+    removal of the container.
+    """
     if not instance.manifest.requires_gpu:
-        return None
+        return ()
     instance.grant = await deps.gpus.acquire(instance.identity.instance, instance.manifest)
-    return await deps.gpus.device_grant(instance.grant, video=instance.manifest.gpu.video)
+    return await deps.gpus.device_requests(instance.grant, video=instance.manifest.gpu.video)
 
 
-async def _launch(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]) -> None:
-    instance.container_id = await deps.engine.create(spec)
-    # One that was stopped while it was created is removed by its teardown.
-    if instance.ended is None:
-        on_start()
-        await deps.engine.start(instance.container_id)
-        instance.started.set()
+async def _launch(
+    deps: SupervisorDeps,
+    instance: Instance,
+    spec: ContainerSpec,
+    device_requests: Sequence[DeviceGrant],
+    on_start: Callable[[], None],
+) -> None:
+    """Create and start the container, with the first of the device requests that the engine serves."""
+    if not device_requests:
+        return await _launch_once(deps, instance, spec, on_start)
+    refusals: list[Refusal] = []
+    for devices in device_requests:
+        if refusals and (instance.ended is not None or not await _discard(deps, instance)):
+            break
+        try:
+            await _launch_once(deps, instance, replace(spec, devices=devices), on_start)
+        except EngineUnreachableError:
+            raise
+        except EngineError as error:
+            refusal = judge_refusal(str(error))
+            if refusal is None:
+                raise
+            refusals.append(refusal)
+            deps.gpus.refused(devices, refusal)
+            if not refusal.other_way:
+                break
+        else:
+            return deps.gpus.served(devices)
+    raise InstanceEndedError(gpu_verdict(worst(refusals)))
+
+
+async def _discard(deps: SupervisorDeps, instance: Instance) -> bool:
+    """Remove a container that could not be started. False where it is left to the teardown."""
+    if instance.container_id is not None:
+        try:
+            await deps.engine.remove(instance.container_id)
+        except EngineError as error:
+            _log.warning("%s could not be removed: %s", instance.identity.container_name, error)
+            return False
+        instance.container_id = None
+    return True
+
+
+async def _launch_once(
+    deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]
+) -> None:
+    async with _limit_verdicts(deps, instance):
+        await _create(deps, instance, spec)
+        # One that was stopped while it was created is removed by its teardown.
+        if instance.ended is None:
+            await _require_limits(deps, instance)
+            on_start()
+            await deps.engine.start(instance.container_id or "")
+            instance.started.set()
+
+
+async def _create(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec) -> None:
+    said: list[str] = []
+    try:
+        instance.container_id = await deps.engine.create(spec, on_warning=said.append)
+    except EngineRefusedError as error:
+        # A rootless engine refuses the limit of cores, and drops the others.
+        if refused_limits(str(error), instance.limits) != ("cpus",) or "cpus" not in deps.settings.allow_unlimited:
+            raise
+        instance.unlimited = ("cpus",)
+        instance.container_id = await deps.engine.create(replace(spec, cpus=None), on_warning=said.append)
+    instance.engine_said = tuple(said)
+
+
+async def _require_limits(deps: SupervisorDeps, instance: Instance) -> None:
+    """Before it is started: where the engine said that it drops something, see whether that is a limit. Raises
+    `InstanceEndedError`.
+    """
+    # What an engine drops in silence, the runtime finds.
+    if not instance.engine_said:
+        return
+    name = instance.identity.container_name
+    _log.warning("%s: the engine says of its container %s: %s", instance.identity.plugin, name, instance.engine_said)
+    found = found_by_engine(await deps.engine.isolation(instance.container_id or ""), instance.limits)
+    instance.unlimited = tuple(dict.fromkeys((*instance.unlimited, *missing_limits(instance.limits, found))))
+    missing = missing_limits(instance.limits, found, deps.settings.allow_unlimited)
+    if missing:
+        engine = await deps.engine_info()
+        raise InstanceEndedError(limits_unsupported(missing, instance.limits, said=instance.engine_said, engine=engine))
+
+
+@asynccontextmanager
+async def _limit_verdicts(deps: SupervisorDeps, instance: Instance) -> AsyncIterator[None]:
+    """Raises `InstanceEndedError` for an engine's refusal of a limit."""
+    try:
+        yield
+    except EngineRefusedError as error:
+        refused = refused_limits(str(error), instance.limits)
+        if not refused:
+            raise
+        verdict = limits_unsupported(
+            refused, instance.limits, said=(str(error),), engine=deps.known_engine, refused=True
+        )
+        raise InstanceEndedError(verdict) from error
 
 
 async def _poll_status(channel: RuntimeChannel) -> None:
@@ -238,10 +347,14 @@ async def _until_reachable(
             # An image that never notifies is reachable as soon as its socket exists.
             if readiness.done() or reachable():
                 return
+            # Set again by the next event: the last one may have been about a container that was discarded.
+            instance.container_died.clear()
             async with engine_verdicts("the container came up"):
                 status = await deps.engine.inspect(instance.container_id or "")
             if status.over:
                 raise InstanceEndedError(judge(evidence_of(status, instance)))
+            if died.done():
+                died = asyncio.ensure_future(instance.container_died.wait())
     finally:
         readiness.cancel()
         died.cancel()

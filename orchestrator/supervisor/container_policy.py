@@ -5,15 +5,24 @@ here alone.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final, Self
 
 import msgspec
+from plugin_runtime.shared.limits import NAMES as LIMIT_NAMES
 
-from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway, Volume
+from orchestrator.containers.spec import (
+    UNPRIVILEGED_USER,
+    BindMount,
+    ContainerSpec,
+    ContainerStatus,
+    DeviceGrant,
+    Gateway,
+    Volume,
+)
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.model_locations import ModelLocation
@@ -25,6 +34,7 @@ MODELS_FOLDER: Final = "/models"
 SCRATCH_FOLDER: Final = "/scratch"
 CACHE_FOLDER: Final = "/cache"
 SECRETS_FOLDER: Final = "/run/secrets"
+TEMPORARY_FOLDER: Final = "/tmp"  # noqa: S108
 
 LABEL_DEPLOYMENT: Final = "plugin-orchestrator.deployment"
 LABEL_GENERATION: Final = "plugin-orchestrator.generation"
@@ -33,6 +43,7 @@ LABEL_CONTENT: Final = "plugin-orchestrator.content"
 """The instance's fingerprint."""
 LABEL_MODELS: Final = "plugin-orchestrator.models"
 """SHA-256 of each of its models that may be in the store of fetched models, separated by commas."""
+_IDENTITY_LABELS: Final = frozenset({LABEL_DEPLOYMENT, PLUGIN_LABEL, LABEL_GENERATION, LABEL_INSTANCE, LABEL_CONTENT})
 _LABEL_MANIFEST: Final = "plugin-orchestrator.manifest"
 _LABEL_LIMITS: Final = "plugin-orchestrator.limits"
 
@@ -76,6 +87,17 @@ def effective_limits(manifest: Manifest, settings: Settings) -> EffectiveLimits:
         concurrency=manifest.concurrency,
         queue=manifest.queue,
     )
+
+
+def required_limits(limits: EffectiveLimits, allow_unlimited: Collection[str] = ()) -> dict[str, float]:
+    """What the kernel must hold a container to, by the keys of the runtime protocol; swap is part of the memory.
+    `allow_unlimited`: the names of those without which it may run.
+    """
+    wanted = {"memory": limits.memory, "swap": 0, "pids": limits.pids, "cpus": limits.cpus}
+    allowed = {*allow_unlimited, *({"swap"} if "memory" in allow_unlimited else ())}
+    return {
+        key: value for key, name in LIMIT_NAMES.items() if (value := wanted[name]) is not None and name not in allowed
+    }
 
 
 def thread_variables(limits: EffectiveLimits, env: Mapping[str, str], cores: int) -> dict[str, str]:
@@ -129,6 +151,13 @@ class InstanceIdentity:
     @property
     def container_name(self) -> str:
         return f"plugin-{self.plugin}-{self.instance}"
+
+
+def instances_of(containers: Iterable[ContainerStatus]) -> list[ContainerStatus]:
+    """The containers that were made for an instance: those with all labels of one, whatever their values."""
+    # A deployment's label alone may be on anything: on a container of an image that was derived from a plugin's, or
+    # that somebody labelled to find it.
+    return [container for container in containers if container.labels.keys() >= _IDENTITY_LABELS]
 
 
 def made_from(labels: Mapping[str, str]) -> tuple[Manifest, EffectiveLimits] | None:
@@ -187,11 +216,12 @@ def container_spec(
     grant_labels: Mapping[str, str] = MappingProxyType({}),
     gateway: Gateway | None = None,
     quota: bool = False,
+    allow_unlimited: Collection[str] = (),
 ) -> ContainerSpec:
     """The container of this instance: not root, read-only, no capabilities, no network unless the manifest has
     `egress`. `models`: where they are on the host. With a `gateway` its run folder is in the engine's
     memory, else on the host. `cores`: of the engine's machine, 0 where unknown. `quota`: the engine can hold its
-    scratch volume to `limits.scratch`.
+    scratch volume to `limits.scratch`. `allow_unlimited`: as in `required_limits`.
     """
     # The folder too keeps its own name, which libraries show and tell kinds of models by.
     model_mounts = {
@@ -228,6 +258,7 @@ def container_spec(
             "PLUGIN_MAX_SCRATCH": str(limits.scratch),
             "PLUGIN_MAX_OUTPUT": str(limits.output),
             "PLUGIN_CONCURRENCY": str(limits.concurrency),
+            "PLUGIN_LIMITS": json.dumps(required_limits(limits, allow_unlimited)),
             **({"PLUGIN_REQUIRES_GPU": "1"} if manifest.requires_gpu else {}),
             **(_cache_settings(manifest.cache) if manifest.cache else {}),
             **({} if gateway else {"NOTIFY_SOCKET": f"{RUN_FOLDER}/notify.sock"}),
@@ -243,7 +274,7 @@ def container_spec(
             Volume(SCRATCH_FOLDER, size=limits.scratch if quota else None),
             *([_cache(identity)] if manifest.cache else []),
         ),
-        tmpfs={"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"},  # noqa: S108
+        tmpfs={TEMPORARY_FOLDER: "rw,nosuid,nodev,noexec,size=16m,mode=1777"},
         devices=devices,
         gateway=gateway,
     )

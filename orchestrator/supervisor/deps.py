@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from orchestrator.containers.engine import ContainerEngine
+from orchestrator.containers.spec import EngineInfo
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
@@ -39,14 +40,19 @@ class SupervisorDeps:
         """The labels of a container of ours."""
         return {LABEL_DEPLOYMENT: self.deployment}
 
-    async def cores(self) -> int:
-        """CPU cores of the engine's machine; 0 where unknown."""
-        if not self._cores:
-            self._cores.append((await self.engine.info()).cores)  # a look costs the engine 10 ms
-        return self._cores[0]
+    async def engine_info(self) -> EngineInfo:
+        """What the engine is and can, as first heard."""
+        if not self._engine_info:
+            self._engine_info.append(await self.engine.info())  # a look costs the engine 10 ms
+        return self._engine_info[0]
+
+    @property
+    def known_engine(self) -> EngineInfo | None:
+        """As `engine_info`, without asking."""
+        return self._engine_info[0] if self._engine_info else None
 
     @cached_property
-    def _cores(self) -> list[int]:
+    def _engine_info(self) -> list[EngineInfo]:
         return []
 
     # One for all supervisors. Possible on a frozen class that has no slots: it is stored past `__setattr__`.

@@ -15,14 +15,14 @@ from msgspec.structs import replace
 
 from orchestrator.containers.spec import ContainerStatus, EngineEvent
 from orchestrator.errors import EngineError, EngineUnreachableError
-from orchestrator.gpus import LeaseChange
+from orchestrator.gpus import Grant, LeaseChange
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check, LifecycleEvent, PluginRecord
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted, adopt_all
-from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits
+from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits, instances_of
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.model_watch import watch_models
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
@@ -77,7 +77,7 @@ class Fleet:
             asyncio.create_task(self._follow_engine_events(), name="engine events"),
             asyncio.create_task(self._ping_engine(), name="engine ping"),
             asyncio.create_task(self._watch_folders(), name="plugin folders"),
-            asyncio.create_task(self._deps.gpus.watch(self._gpu_lost, self._gpu_changed), name="gpus"),
+            asyncio.create_task(self._deps.gpus.watch(self._gpu_lost, self._gpu_changed, self._gpus_seen), name="gpus"),
             asyncio.create_task(
                 watch_models(self._deps.registry, self._deps.checker.store, self._folder_of), name="models"
             ),
@@ -205,9 +205,9 @@ class Fleet:
         """Compare the engine's containers with the instances: find ends that no event reported, and remove containers
         of ours that belong to no instance.
         """
-        containers = await self._deps.engine.list(self._deps.labels)
+        containers = instances_of(await self._deps.engine.list(self._deps.labels))
         # After the list: an instance that began while it was on its way is expected too.
-        expected = {s.instance.identity.instance for s in self._supervisors.values() if s.instance is not None}
+        expected = {token for s in self._supervisors.values() if (token := s.expected_token) is not None}
         for container in containers:
             token = container.labels.get(LABEL_INSTANCE, "")
             if token not in expected:
@@ -247,6 +247,10 @@ class Fleet:
         for supervisor in self._supervisors.values():
             supervisor.gpu_lost(holder, verdict)
 
+    def _gpus_seen(self, grant: Grant) -> None:
+        if (supervisor := self._supervisors.get(grant.plugin)) is not None:
+            supervisor.gpus_seen(grant)
+
     def _gpu_changed(self, change: LeaseChange) -> None:
         # The plugin that had it shows in its health whether its GPU's memory came back.
         if (supervisor := self._supervisors.get(change.plugin)) is not None:
@@ -258,7 +262,9 @@ class Fleet:
         # By its token: a late event of an earlier instance ends nothing.
         token = event.labels.get(LABEL_INSTANCE, "")
         if supervisor is not None and event.action in _LOST_ACTIONS:
-            supervisor.container_died(token)
+            supervisor.container_died(token, event.exit_code)
+        elif supervisor is not None and event.action == "oom":
+            supervisor.ran_out_of_memory(token)
         elif supervisor is not None and event.action == "pause":
             supervisor.container_paused(token)
         elif event.action.startswith(_HEALTH_ACTION):

@@ -6,8 +6,9 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
 from orchestrator.runtime_client.status import RuntimeStatus
@@ -15,10 +16,16 @@ from orchestrator.sandbox.verdict import Verdict, verdict_of_status
 from orchestrator.supervisor.bring_up import Prepared, prepare, start_container
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.limits import limits_unsupported, missing_limits
 from orchestrator.supervisor.record_writer import RecordWriter
 from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch
 from orchestrator.supervisor.teardown import retry_removal, tear_down
 from orchestrator.supervisor.watch import Observation, Watch, find_pause
+
+_NO_GPU_GRANTED: Final = (
+    "It has no GPU of the orchestrator's: use less memory, or set `requires_gpu` and `gpu.memory` in the manifest, "
+    "then restart the plugin."
+)
 
 _log = logging.getLogger(__name__)
 
@@ -34,15 +41,18 @@ class InstanceDriver:
     check of a witness         record               record               record              record
     start failed, or too slow  → ended              -                    -                   -
     silent, or stream broken   → ended              → ended              -                   -
-    container died, paused     inspect → ended      inspect → ended      -                   -
+    container died             inspect → ended      inspect → ended      it has stopped      remove again
+    container paused           inspect → ended      inspect → ended      -                   -
     `end`: run, stop, GPU      → ended              → ended              -                   -
     container removed          -                    -                    done                done
     removal failed             -                    -                    → left behind       -
+    removed after all          -                    -                    -                   done, and the cause
+                                                                                             replaces KILL_FAILED
     `retry_removal`            -                    -                    -                   remove again
     =========================  ===================  ===================  ==================  =============
 
     → ended: record the verdict (STOPPED only once the container has stopped), cancel the start, start the teardown. The
-    first verdict counts; only KILL_FAILED may replace it.
+    first verdict counts; only KILL_FAILED may stand in its place, as long as the container lives.
     """
 
     def __init__(self, instance: Instance, deps: SupervisorDeps) -> None:
@@ -65,6 +75,7 @@ class InstanceDriver:
         # First: else its status would be recorded as the step to INITIALIZED, which the registry has already.
         self.instance.started.set()
         self.instance.mark_ready({tool["name"]: tool for tool in status.tools})
+        self._record.write_unlimited(missing_limits(self.instance.limits, status.limits))
         self._fold_status(status)
         if self.instance.ended is None:
             self._start_watch()
@@ -79,13 +90,19 @@ class InstanceDriver:
         """Its container is removed, or was never made."""
         return not self._left_behind and (self._teardown is None or self._teardown.done())
 
-    def container_died(self) -> None:
+    def container_died(self, exit_code: int | None = None) -> None:
         """The engine reports the container's end, or no longer knows it."""
-        if self.instance.ended is None:
-            self.instance.container_died.set()
-            # Before its watch, the start itself waits for this event.
-            if self._watch is not None and self.instance.has_channel:
-                self._spawn(self._find_end(self._watch))
+        if exit_code is not None:
+            self.instance.exit_code = exit_code
+        self.instance.container_died.set()  # the start and the teardown wait for it too
+        if self.instance.ended is not None:
+            self.retry_removal()
+        elif self._watch is not None and self.instance.has_channel:
+            self._spawn(self._find_end(self._watch))
+
+    def ran_out_of_memory(self) -> None:
+        """The engine reports that a process in the container was killed for memory."""
+        self.instance.oom_reported = True
 
     def container_paused(self) -> None:
         """The engine reports that the container is paused, or was."""
@@ -95,11 +112,20 @@ class InstanceDriver:
     def add_check(self, check: Check) -> None:
         self._record.add_checks(check)
 
+    def gpus_seen(self, grant: Grant) -> None:
+        """Its GPUs were looked at."""
+        if self.instance.ended is None and self._watch is not None:
+            self._record.write(gpus=self._deps.gpus.facts(grant))
+            self._record.add_checks(*self._deps.gpus.checks(grant))
+
     def end(self, verdict: Verdict) -> None:
         """End it by this verdict, unless it has ended."""
         instance = self.instance
         if instance.ended is not None:
             return
+        if verdict.code is ReasonCode.GPU_OUT_OF_MEMORY:  # whose memory it was, as long as it holds its own
+            blame = self._deps.gpus.blame(instance.grant) if instance.grant is not None else _NO_GPU_GRANTED
+            verdict = replace(verdict, reason=f"{verdict.reason.rstrip('. ')}. {blame}")
         if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
             self._record.end(verdict)
         instance.mark_ended(verdict)
@@ -152,6 +178,8 @@ class InstanceDriver:
 
     def _start_watch(self) -> None:
         grant = self.instance.grant
+        if grant is not None:
+            self._deps.gpus.track(grant.holder, self.instance.container_id or "")
         self._record.write_container(self._deps.gpus.facts(grant) if grant else ())
         watch = self._watch = Watch(self._deps.engine, self.instance)
         self._spawn(self._fold_all(watch.follow_status()))
@@ -179,10 +207,10 @@ class InstanceDriver:
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
         self._record.write_status(status)
         limits = instance.limits
-        verdict = verdict_of_status(
+        verdict = self._judge_limits(status) or verdict_of_status(
             status,
             oom_kills=oom,
-            memory_limit=limits.memory,
+            memory_limit=instance.memory_limit,
             pids_limit=limits.pids,
             shm_limit=limits.shm,
             scratch_limit=limits.scratch,
@@ -194,8 +222,23 @@ class InstanceDriver:
             # The tools before the state: a reader that sees INITIALIZED finds them. The waiting runs last: they need
             # that state.
             self._record.write(tools=tuple(tools.values()))
-            self._deps.registry.mark_initialized(instance.identity.plugin, instance.generation)
+            name, generation = instance.identity.plugin, instance.generation
+            self._deps.registry.mark_initialized(name, generation)
+            _log.info("%s: instance %d is ready", name, generation, extra={"plugin": name})
             instance.mark_ready(tools)
+
+    def _judge_limits(self, status: RuntimeStatus) -> Verdict | None:
+        """The verdict on a container that is not held to its limits; what need not hold is recorded."""
+        instance = self.instance
+        # Once: later changes are an operator's own (`docker update`), and end no run.
+        if instance.ready:
+            return None
+        missing = missing_limits(instance.limits, status.limits, self._deps.settings.allow_unlimited)
+        if missing:
+            engine = self._deps.known_engine
+            return limits_unsupported(missing, instance.limits, said=instance.engine_said, engine=engine)
+        self._record.write_unlimited(missing_limits(instance.limits, status.limits))
+        return None
 
     async def _find_end(self, watch: Watch) -> None:
         verdict = await watch.find_end()
@@ -212,6 +255,8 @@ class InstanceDriver:
             self._left_behind = not await tear_down(self._deps, self.instance, verdict, self._record)
         finally:
             self.instance.torn_down.set()
+        if self._left_behind and self.instance.container_died.is_set():  # it ended in the meantime
+            await self._retry_removal()
 
     async def _retry_removal(self) -> None:
         self._left_behind = not await retry_removal(self._deps, self.instance, self._record)

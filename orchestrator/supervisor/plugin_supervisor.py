@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
@@ -92,6 +93,14 @@ class PluginSupervisor:
         return None if self._driver is None else self._driver.instance
 
     @property
+    def expected_token(self) -> str | None:
+        """The token of an instance that has a container, or may get one; None where there is none."""
+        # A container that the engine made without an answer appears when its instance has long ended: nobody has it.
+        if self._driver is None or (self._driver.instance.ended is not None and self._driver.removed):
+            return None
+        return self._driver.instance.identity.instance
+
+    @property
     def folder(self) -> Path:
         """The plugin's folder, as last discovered."""
         return self._plugin.folder
@@ -144,10 +153,9 @@ class PluginSupervisor:
 
     async def stop(self, reason: str = "An operator stopped it. Start it again with a restart.") -> None:
         """End the instance and return when its container is removed."""
-        if self._preparation is not None:
-            self._preparation.stop()
-            self._preparation = None
+        self._refuse_restart()  # at once: what it builds holds up nothing
         async with self._command:
+            self._refuse_restart()  # one that came before this, and has begun since
             await self._stop(reason)
 
     def adopt(self, adopted: Adopted) -> None:
@@ -246,9 +254,13 @@ class PluginSupervisor:
 
     # Events of the engine and the GPUs; `token`: the `instance` of an identity
 
-    def container_died(self, token: str) -> None:
+    def container_died(self, token: str, exit_code: int | None = None) -> None:
         if (driver := self._driver_of(token)) is not None:
-            driver.container_died()
+            driver.container_died(exit_code)
+
+    def ran_out_of_memory(self, token: str) -> None:
+        if (driver := self._driver_of(token)) is not None:
+            driver.ran_out_of_memory()
 
     def container_paused(self, token: str) -> None:
         if (driver := self._driver_of(token)) is not None:
@@ -261,6 +273,11 @@ class PluginSupervisor:
     def gpu_lost(self, token: str, verdict: Verdict) -> None:
         if (driver := self._driver_of(token)) is not None:
             driver.end(verdict)
+
+    def gpus_seen(self, grant: Grant) -> None:
+        """Its GPUs were looked at."""
+        if (driver := self._driver_of(grant.holder)) is not None:
+            driver.gpus_seen(grant)
 
     def add_check(self, check: Check) -> None:
         """A finding about the newest instance, ended or not."""
@@ -326,6 +343,11 @@ class PluginSupervisor:
 
     def _alive(self) -> bool:
         return self._driver is not None and self._driver.instance.ended is None
+
+    def _refuse_restart(self) -> None:
+        if self._preparation is not None:
+            self._preparation.stop()
+            self._preparation = None
 
     async def _stop(self, reason: str) -> None:
         if self._driver is not None:

@@ -13,6 +13,7 @@ from orchestrator.registry.plugin_registry import InstanceFacts
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.limits import unlimited_detail
 
 _log: Final = logging.getLogger(__name__)
 
@@ -39,6 +40,15 @@ class RecordWriter:
         self._replace_checks(checks)
         self.write(checks=self._instance.checks)
 
+    def write_unlimited(self, found: tuple[str, ...]) -> None:
+        """Limits that its container is not held to, as the operator allows."""
+        instance = self._instance
+        names = instance.unlimited = tuple(dict.fromkeys((*instance.unlimited, *found)))
+        if names:
+            detail = unlimited_detail(names, instance.limits, instance.engine_said)
+            self.add_checks(Check("limits", ok=False, detail=detail, source="container"))
+            self.write(unlimited=names)
+
     def write_status(self, status: RuntimeStatus) -> None:
         """The runtime's own checks, and the container's figures."""
         self._replace_checks((*_container_checks(status), _scratch_check(self._instance, status)))
@@ -54,6 +64,15 @@ class RecordWriter:
             self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
         level = logging.INFO if verdict.code is ReasonCode.STOPPED else logging.WARNING
         _log.log(level, "%s: %s: %s", self._plugin, verdict.code, verdict.reason, extra={"plugin": self._plugin})
+
+    def restore_cause(self, verdict: Verdict) -> None:
+        """The container that could not be ended is gone: the cause stands as the reason again, in place of
+        KILL_FAILED.
+        """
+        record = self._registry.get(self._plugin)
+        if record is not None and record.reason_code is ReasonCode.KILL_FAILED:
+            with suppress(StaleGenerationError):
+                self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
 
     def _replace_checks(self, checks: Iterable[Check]) -> None:
         for check in checks:

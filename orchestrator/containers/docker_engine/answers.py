@@ -23,7 +23,11 @@ from orchestrator.containers.spec import (
 State = Literal["created", "running", "paused", "exited", "dead", "removing"]
 Health = Literal["none", "starting", "healthy", "unhealthy"]
 
+_DEFAULT_REGISTRY = re.compile(r"^(?:docker\.io/(?:library/)?|localhost/)(?=[^/])")
 _EXITED = re.compile(r"Exited \((-?\d+)\)")
+_UNTAGGED = "<none>:<none>"
+# Podman's word → Docker's.
+_ACTIONS = {"remove": "destroy"}
 # Attributes of an event that are no labels.
 _NO_LABELS = frozenset({"name", "image", "exitCode", "signal", "execID", "execDuration", "oldName"})
 
@@ -50,6 +54,17 @@ def container(answer: Any) -> ContainerStatus:
     )
 
 
+def carries(labels: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
+    """Whether something with these labels has all that are wanted; None: with any value."""
+    # Not left to the engine's filters: Podman lets pass what has any one of several labels, in its events.
+    return all(labels.get(name) == value or (value is None and name in labels) for name, value in wanted.items())
+
+
+def labels_of(answer: Any) -> dict[str, str]:
+    """The labels of a volume, or of an entry of a list."""
+    return _labels(mapping(answer).get("Labels"))
+
+
 def volumes(answer: Any) -> tuple[VolumeStatus, ...]:
     """From `GET /volumes`; without their sizes."""
     listed = map(mapping, items(mapping(answer).get("Volumes")))
@@ -70,6 +85,7 @@ def isolation(answer: Any) -> ContainerIsolation:
     log = mapping(mapping(host.get("LogConfig")).get("Config"))
     nano_cpus = _integer(host.get("NanoCpus"))
     requests = host.get("DeviceRequests")
+    variables = dict(entry.partition("=")[::2] for entry in texts(mapping(body.get("Config")).get("Env")))
     return ContainerIsolation(
         user=text(mapping(body.get("Config")).get("User")),
         network=text(host.get("NetworkMode")),
@@ -94,6 +110,9 @@ def isolation(answer: Any) -> ContainerIsolation:
         devices=tuple(
             device for request in map(mapping, items(requests)) for device in texts(request.get("DeviceIDs"))
         ),
+        runtime=text(host.get("Runtime")),
+        visible_gpus=variables.get("NVIDIA_VISIBLE_DEVICES", "void"),
+        cuda_gpus=frozenset(variables.get("CUDA_VISIBLE_DEVICES", "").split(",")) - {""},
     )
 
 
@@ -130,7 +149,7 @@ def event(line: bytes) -> EngineEvent | None:
     if body.get("Type", "container") != "container" or not action or not container_id or action.startswith("exec_"):
         return None
     return EngineEvent(
-        action=action,
+        action=_ACTIONS.get(action, action),
         container_id=container_id,
         labels={key: value for key, value in attributes.items() if key not in _NO_LABELS},
         time=_event_time(body),
@@ -141,11 +160,10 @@ def event(line: bytes) -> EngineEvent | None:
 def image(answer: Any) -> ImageStatus:
     """From `GET /images/{name}/json`, or an entry of `GET /images/json`."""
     body = mapping(answer)
-    tags = body.get("RepoTags")
     return ImageStatus(
         id=text(body.get("Id")),
-        # Lists name an untagged image <none>:<none>.
-        tags=tuple(text(tag) for tag in tags if tag != "<none>:<none>") if isinstance(tags, list) else (),
+        # Lists name an untagged image <none>:<none>. Podman puts a registry before every name.
+        tags=tuple(_DEFAULT_REGISTRY.sub("", tag, count=1) for tag in texts(body.get("RepoTags")) if tag != _UNTAGGED),
         labels=_labels(body.get("Labels") or mapping(body.get("Config")).get("Labels")),
         created=_time(body.get("Created")),
     )
@@ -226,3 +244,14 @@ def _limit(value: Any) -> int | None:
     # Docker writes 0 or -1 for no limit.
     number = _integer(value)
     return number if number is not None and number > 0 else None
+
+
+def processes(answer: Any) -> frozenset[int]:
+    """From `GET /containers/{id}/top`: the processes' numbers on the host."""
+    titles = [text(title) for title in items(mapping(answer).get("Titles"))]
+    column = next((titles.index(name) for name in ("HPID", "PID") if name in titles), None)
+    rows = items(mapping(answer).get("Processes"))
+    if column is None:
+        return frozenset()
+    numbers = (text(row[column]).strip() for row in rows if isinstance(row, list) and len(row) > column)
+    return frozenset(int(number) for number in numbers if number.isdigit())

@@ -6,17 +6,20 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from orchestrator.containers.docker_engine.answers import items, mapping, text
 from orchestrator.containers.spec import BindMount, EngineInfo
 from orchestrator.errors import EngineRefusedError
 
-_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit"}
+_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit", "cpus": "CpuCfsQuota"}
 _VIRTUAL_MACHINE: Final = "docker desktop"
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
-# Files that Docker mounts into every container, from a folder named after the container's id.
-_OWN_FILES: Final = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
+# Files that Docker and Podman mount into every container, from a folder named after the container's id.
+_OWN_FILES: Final = re.compile(
+    r"/(?:containers/([0-9a-f]{64})|[a-z0-9]+-containers/([0-9a-f]{64})/userdata)/(?:hostname|hosts|resolv\.conf) "
+)
+_PODMAN_WITH_CDI: Final = (5, 4)  # the version it was seen with; 4.3 starts a container without the device
 
 
 def engine_info(answer: Any) -> EngineInfo:
@@ -28,13 +31,21 @@ def engine_info(answer: Any) -> EngineInfo:
     # the API does not show; it shows the nvidia runtime, which is usually set up along with the hook.
     body = mapping(answer)
     security = {text(option).split(",")[0] for option in items(body.get("SecurityOptions"))}
+    product: Literal["Docker", "Podman"] = "Podman" if "BuildahVersion" in body else "Docker"
+    version = text(body.get("ServerVersion"))
     drivers = ("nvidia",) if "nvidia" in mapping(body.get("Runtimes")) else ()
+    if product == "Podman":
+        # It does not list its CDI devices; the start with one that it lacks fails.
+        drivers = ("cdi",) if version_numbers(version) >= _PODMAN_WITH_CDI else ()
     return EngineInfo(
-        version=text(body.get("ServerVersion")),
+        product=product,
+        version=version,
         operating_system=text(body.get("OperatingSystem")),
         storage_driver=text(body.get("Driver")),
         cgroup_version=text(body.get("CgroupVersion")),
         gpu_drivers=(*drivers, *(("cdi",) if _has_cdi(body) else ())),
+        cdi_devices=_cdi_devices(body),
+        userns="name=userns" in security,
         rootless="name=rootless" in security,
         selinux="name=selinux" in security,
         limits=frozenset(name for name, field in _LIMITS.items() if body.get(field) is not False),
@@ -44,16 +55,29 @@ def engine_info(answer: Any) -> EngineInfo:
     )
 
 
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Major and minor number; empty for a version of another form."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
 def _count(value: Any) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
 
 def _has_cdi(body: Mapping[str, Any]) -> bool:
     # Engines since 28.2 list the devices they found; 25 to 28.1 list only their search path, and only with CDI enabled.
-    devices = body.get("DiscoveredDevices")
-    if isinstance(devices, list):
-        return any(text(mapping(device).get("ID")).startswith("nvidia.com/gpu") for device in devices)
+    devices = _cdi_devices(body)
+    if devices is not None:
+        return bool(devices)
     return bool(body.get("CDISpecDirs")) and "DiscoveredDevices" not in body
+
+
+def _cdi_devices(body: Mapping[str, Any]) -> tuple[str, ...] | None:
+    listed = body.get("DiscoveredDevices")
+    if not isinstance(listed, list):
+        return None
+    names = [text(mapping(device).get("ID")) for device in listed]
+    return tuple(name for name in names if name.startswith("nvidia.com/gpu="))
 
 
 def shares_sockets(info: EngineInfo, *, inside: bool) -> bool:
@@ -104,7 +128,7 @@ def own_container_id(mountinfo: Path = _MOUNTINFO) -> str | None:
         found = _OWN_FILES.search(mountinfo.read_text())
     except OSError:
         return None
-    return found[1] if found else None
+    return found[1] or found[2] if found else None
 
 
 def _on_host(mount: BindMount, by_mount_point: Mapping[Path, Path]) -> Path:

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from support.gpus import GIB, FakeGpus, device
 from support.harness import Harness, eventually
+from support.scripted_tools import GpuOutOfMemory
 
 from orchestrator.gpus import LeaseTable
-from orchestrator.gpus.inventory import FaultKind, GpuFault
+from orchestrator.gpus.evidence import SmiResult
+from orchestrator.gpus.inventory import FaultKind, GpuFault, GpuProcess
 
 
 @pytest.fixture
@@ -95,8 +97,9 @@ async def test_a_gpu_whose_memory_is_not_freed_is_granted_to_nobody(harness: Har
     client = await harness.open()
     await harness.until_state("tracker", "INITIALIZED")
     gpus.devices = (replace(device(0), memory_used=8 * GIB),)
-    health = (await client.post("/v1/plugins/tracker/restart", params={"wait": 5})).json()
+    health = (await client.post("/v1/plugins/tracker/restart", params={"wait": 30})).json()
     assert health["reason_code"] == "GPU_BUSY", health
+    assert "cannot be known" in health["reason"]  # it was waited for longer, since the driver names no processes
     gpus.devices = (device(0),)
     await eventually(lambda: not _leased(harness, device(0).uuid), "the GPU is free again")
     assert (await client.post("/v1/plugins/tracker/restart", params={"wait": 5})).json()["state"] == "INITIALIZED"
@@ -163,3 +166,259 @@ async def test_a_gpu_that_is_not_quarantined_cannot_be_released(harness: Harness
     await harness.open()
     answer = await harness.client.post("/v1/gpus/GPU-0/release")
     assert (answer.status_code, answer.json()["error_type"]) == (409, "NotQuarantined")
+
+
+HOOK_IN_MODE_CDI = (
+    "OCI runtime create failed: error running prestart hook #0: exit status 1, stdout: , stderr: Using requested mode "
+    "'cdi'\ninvoking the NVIDIA Container Runtime Hook directly is not supported. Use the NVIDIA Container Runtime"
+)
+STALE_SPEC = (
+    'runc create failed: error mounting "/usr/lib/x86_64-linux-gnu/libcuda.so.535.161.07" to rootfs: stat: no such '
+    "file or directory"
+)
+
+
+async def test_a_hook_that_refuses_leaves_cdi_to_be_tried(harness: Harness, gpus: FakeGpus) -> None:
+    """By the names that the engine lists; the way that worked is shown, and is the first of the next start."""
+    harness.engine.device_drivers = ("nvidia", "cdi")
+    harness.engine.cdi_devices = ("nvidia.com/gpu=0", "nvidia.com/gpu=1", "nvidia.com/gpu=all")
+    harness.engine.device_refusals = {"nvidia": HOOK_IN_MODE_CDI}
+    _add(harness, "first", "second")
+    client = await harness.open()
+    for name in ("first", "second"):
+        await harness.until_state(name, "INITIALIZED")
+    grants = [harness.instance(name).spec.devices for name in ("first", "second")]
+    assert sorted(grant.device_ids for grant in grants) == [("nvidia.com/gpu=0",), ("nvidia.com/gpu=1",)]
+    assert sorted(grant.uuids for grant in grants) == [(device(0).uuid,), (device(1).uuid,)]
+    assert len(await harness.containers("first")) == 1
+    report = (await client.get("/v1/gpus")).json()
+    assert report["engine"]["served_by"] == "cdi"
+    assert "mode" in report["engine"]["refused"]["nvidia"]
+    starts = harness.engine.calls.count("start")
+    await client.post("/v1/plugins/first/restart", params={"wait": 5})
+    await harness.until_state("first", "INITIALIZED")
+    assert harness.engine.calls.count("start") == starts + 1
+
+
+async def test_a_hook_that_refuses_and_no_cdi_leave_the_runtime(harness: Harness, gpus: FakeGpus) -> None:
+    """The runtime `nvidia` takes UUIDs."""
+    harness.engine.device_refusals = {"nvidia": HOOK_IN_MODE_CDI}
+    _add(harness, "tracker")
+    await harness.open()
+    assert (await harness.settled("tracker"))["state"] == "INITIALIZED"
+    grant = harness.instance("tracker").spec.devices
+    assert (grant.driver, grant.device_ids) == ("runtime", (device(0).uuid,))
+    assert (await harness.run("tracker", "run")).status_code == 200
+
+
+async def test_where_every_way_is_refused_the_most_telling_refusal_is_the_reason(
+    harness: Harness, gpus: FakeGpus
+) -> None:
+    """UNAVAILABLE, never FAILED; nothing is left behind."""
+    harness.engine.device_drivers = ("cdi",)
+    harness.engine.device_refusals = {"cdi": STALE_SPEC}
+    _add(harness, "tracker")
+    client = await harness.open()
+    health = await harness.until_removed("tracker")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "GPU_RUNTIME_MISSING"), health
+    assert "nvidia-ctk cdi generate" in health["reason"]
+    assert await harness.containers("tracker") == []
+    assert {gpu["state"] for gpu in (await client.get("/v1/gpus")).json()["devices"]} <= {"free", "draining"}
+
+
+async def test_a_broken_driver_is_not_tried_in_other_ways(harness: Harness, gpus: FakeGpus) -> None:
+    """It would be the same driver."""
+    harness.engine.device_drivers = ("nvidia", "cdi")
+    harness.engine.device_refusals = {
+        "nvidia": "nvidia-container-cli: initialization error: driver rpc error: timed out"
+    }
+    _add(harness, "tracker")
+    await harness.open()
+    health = await harness.settled("tracker")
+    assert (health["reason_code"], "persistence mode" in health["reason"]) == ("GPU_DRIVER_ERROR", True), health
+    assert harness.engine.calls.count("start") == 1
+
+
+async def test_cdi_names_that_do_not_tell_the_gpus_apart_are_not_used(harness: Harness, gpus: FakeGpus) -> None:
+    """`all` would be two GPUs for a lease of one."""
+    harness.settings = harness.settings.model_copy(update={"gpu_driver": "cdi"})
+    harness.engine.device_drivers, harness.engine.cdi_devices = ("cdi",), ("nvidia.com/gpu=all",)
+    _add(harness, "tracker")
+    await harness.open()
+    health = await harness.settled("tracker")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "GPU_RUNTIME_MISSING")
+    assert "--device-name-strategy=uuid" in health["reason"]
+
+
+async def test_words_about_gpus_mean_nothing_for_a_plugin_without_one(harness: Harness, gpus: FakeGpus) -> None:
+    """Its own start was refused, for whatever reason."""
+    harness.engine.refuse["start"] = HOOK_IN_MODE_CDI
+    harness.add("plain", tools={"run": lambda: 1})
+    await harness.open()
+    health = await harness.settled("plain")
+    assert (health["state"], health["reason_code"]) == ("FAILED", "INIT_ERROR")
+
+
+async def test_a_refusal_that_is_not_about_gpus_is_none_for_a_gpu_plugin_either(
+    harness: Harness, gpus: FakeGpus
+) -> None:
+    harness.engine.refuse["create"] = "no space left on device"
+    _add(harness, "tracker")
+    await harness.open()
+    health = await harness.settled("tracker")
+    assert (health["state"], health["reason_code"]) == ("FAILED", "INIT_ERROR")
+
+
+async def test_only_plugins_with_gpus_are_in_the_groups_of_their_nodes(harness: Harness, gpus: FakeGpus) -> None:
+    """Those of the settings, where the host's nodes need none."""
+    harness.settings = harness.settings.model_copy(update={"gpu_groups": (44, 109)})
+    _add(harness, "tracker")
+    harness.add("plain", tools={"run": lambda: 1})
+    await harness.open()
+    for name in ("tracker", "plain"):
+        await harness.until_state(name, "INITIALIZED")
+    assert set(harness.instance("tracker").spec.devices.groups) >= {44, 109}
+    assert harness.instance("plain").spec.devices is None
+
+
+# GPUs as they really are
+
+
+async def _process(harness: Harness, name: str) -> int:
+    """The number of a plugin's process, as the engine's host counts."""
+    running = [await harness.engine.processes(container) for container in await harness.containers(name)]
+    (number,) = frozenset().union(*running)
+    return number
+
+
+def _used(processes: dict[int, int], *, more: int = 0) -> Any:
+    listed = tuple(GpuProcess(pid, memory) for pid, memory in processes.items())
+    return replace(device(0), memory_used=sum(processes.values()) + more, processes=listed)
+
+
+async def test_a_sick_gpu_is_shown_and_kept_out_and_the_plugin_on_the_healthy_one_goes_on(
+    harness: Harness, gpus: FakeGpus
+) -> None:
+    """NVML names it and nvidia-smi fails: the others are granted, and it is in the list with the driver's words."""
+    gpus.devices = (device(0),)
+    gpus.unidentified = {1: GpuFault(FaultKind.UNKNOWN, "Unknown Error", 999)}
+    gpus.smi = SmiResult("fails", "Unable to determine the device handle for GPU 0000:66:00.0: Unknown Error")
+    _add(harness, "tracker")
+    _add(harness, "pair", gpu={"count": 2})
+    client = await harness.open()
+    await harness.until_state("tracker", "INITIALIZED")
+    health = await harness.until_state("pair", "UNAVAILABLE")
+    assert (health["reason_code"], "GPU 1" in health["reason"]) == ("GPU_DRIVER_ERROR", True), health
+    report = (await client.get("/v1/gpus")).json()
+    assert report["reason"] is None
+    (sick,) = [gpu for gpu in report["devices"] if not gpu["healthy"]]
+    assert (sick["index"], sick["uuid"], sick["state"], sick["holders"]) == (1, None, "unusable", [])
+    assert "Unknown Error" in sick["fault"]
+    assert 'gpu_healthy{gpu="",index="1"} 0.0' in (await client.get("/metrics")).text
+    assert (await harness.run("tracker", "run")).status_code == 200
+
+
+async def test_one_look_that_failed_ends_no_plugin_and_health_says_so(harness: Harness, gpus: FakeGpus) -> None:
+    """A transient error of the driver: a failed check meanwhile, and the plugin goes on."""
+    gpus.devices = (device(0),)
+    _add(harness, "tracker")
+    await harness.open()
+    await harness.until_state("tracker", "INITIALIZED")
+    gpus.devices, gpus.unidentified = (), {0: GpuFault(FaultKind.UNKNOWN, "Timeout", 10)}
+
+    def doubted(health: Any) -> bool:
+        return any(c["name"].startswith("gpu.driver") and not c["ok"] for c in health["checks"])
+
+    health = await harness.until("tracker", doubted)
+    (check,) = [check for check in health["checks"] if check["name"].startswith("gpu.driver")]
+    assert "Timeout" in check["detail"]
+    assert health["gpus"][0]["uuid"] == device(0).uuid
+    gpus.devices, gpus.unidentified = (device(0),), {}
+    health = await harness.until("tracker", lambda health: not doubted(health))
+    assert health["state"] == "INITIALIZED"
+
+
+async def test_memory_that_another_program_took_is_no_reason_for_gpu_busy(harness: Harness, gpus: FakeGpus) -> None:
+    """The driver names the processes, and the engine which are the container's."""
+    gpus.devices = (_used({}),)
+    _add(harness, "tracker")
+    client = await harness.open()
+    await harness.until_state("tracker", "INITIALIZED")
+    gpus.devices = (_used({await _process(harness, "tracker"): 2 * GIB, 4711: 6 * GIB}),)
+    await harness.until("tracker", lambda health: health["gpus"][0].get("used_by_plugin_bytes") == 2 * GIB)
+    report = (await client.get("/v1/gpus")).json()["devices"][0]
+    assert report["used_by_plugins_bytes"] == {"tracker": 2 * GIB}
+    gpus.devices = (_used({4711: 6 * GIB}),)
+    health = (await client.post("/v1/plugins/tracker/restart", params={"wait": 30})).json()
+    assert health["state"] == "INITIALIZED", health
+
+
+async def test_a_plugin_over_its_budget_has_a_failed_check_and_is_named(harness: Harness, gpus: FakeGpus) -> None:
+    """Its neighbour's out-of-memory would be its doing."""
+    gpus.devices = (_used({}),)
+    for name in ("hungry", "modest"):
+        _add(harness, name, gpu={"sharing": "shared", "memory": "4GiB"})
+    await harness.open()
+    for name in ("hungry", "modest"):
+        await harness.until_state(name, "INITIALIZED")
+    gpus.devices = (_used({await _process(harness, "hungry"): 9 * GIB, await _process(harness, "modest"): GIB}),)
+
+    def over(health: Any) -> bool:
+        return any(c["name"].startswith("gpu.memory") and not c["ok"] for c in health["checks"])
+
+    health = await harness.until("hungry", over)
+    (check,) = [check for check in health["checks"] if check["name"].startswith("gpu.memory")]
+    assert ("9.0 GiB" in check["detail"], "4.0 GiB" in check["detail"]) == (True, True)
+    assert not over(await harness.health("modest"))
+    assert harness.app is not None
+    allocator = harness.app.state.context.fleet._deps.gpus
+    (grant,) = [
+        grant
+        for claim in allocator._leases.claims
+        if claim.plugin == "modest" and (grant := allocator._leases.grant_of(claim.holder))
+    ]
+    assert "Have hungry use less" in allocator.blame(grant)
+
+
+async def test_out_of_memory_names_the_neighbour_over_its_budget(harness: Harness, gpus: FakeGpus) -> None:
+    """With what both declare and hold; the neighbour goes on."""
+
+    def run() -> None:
+        raise GpuOutOfMemory("CUDA out of memory. Tried to allocate 5.00 GiB")
+
+    gpus.devices = (_used({}),)
+    for name in ("hungry", "modest"):
+        manifest = {"requires_gpu": True, "gpu": {"sharing": "shared", "memory": "4GiB"}}
+        harness.add(name, tools={"run": run, "well": lambda: 1}, **manifest)
+    await harness.open()
+    for name in ("hungry", "modest"):
+        await harness.until_state(name, "INITIALIZED")
+    gpus.devices = (_used({await _process(harness, "hungry"): 9 * GIB, await _process(harness, "modest"): GIB}),)
+    await harness.until(
+        "hungry", lambda h: any(c["name"].startswith("gpu.memory") and not c["ok"] for c in h["checks"])
+    )
+    assert (await harness.run("modest", "run")).json()["reason_code"] == "GPU_OUT_OF_MEMORY"
+    reason = (await harness.until_removed("modest"))["reason"]
+    for phrase in (
+        "it held 1.0 GiB and declares 4.0 GiB",
+        "hungry on the same GPU held 9.0 GiB",
+        "Have hungry use less",
+    ):
+        assert phrase in reason
+    assert (await harness.run("hungry", "well")).status_code == 200
+
+
+async def test_while_the_driver_is_waited_for_health_says_so_and_others_start(harness: Harness, gpus: FakeGpus) -> None:
+    """A driver without persistence mode may take half a minute: the start waits, and the reason has the remedy."""
+    gpus.answer.clear()
+    _add(harness, "tracker")
+    harness.add("other", tools={"run": lambda: 1})
+    client = await harness.open()
+    await harness.until_state("other", "INITIALIZED")
+    health = await harness.until("tracker", lambda health: health["activity"] is not None)
+    assert "waiting for the NVIDIA driver" in health["activity"]["what"]
+    assert "nvidia-smi -pm 1" in health["activity"]["what"]
+    assert "waited" in (await client.get("/v1/gpus")).json()["reason"]
+    gpus.answer.set()
+    health = await harness.until_state("tracker", "INITIALIZED")
+    assert health["activity"] is None

@@ -1,7 +1,9 @@
 """A restart of a plugin that serves: what is broken before the stop costs no call, and a build costs no time."""
 
 import asyncio
+import logging
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +13,11 @@ import httpx
 import pytest
 import yaml
 from support.checkout import PROJECT
-from support.harness import Harness, eventually
+from support.harness import TIMEOUT, Harness, eventually
 from support.slow_builds import SlowBuilds
 
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 
 FIXTURES = PROJECT / "tests" / "fixtures"
 EXPECTATIONS = yaml.safe_load((FIXTURES / "expectations.yaml").read_text())
@@ -220,6 +223,21 @@ async def test_calls_are_answered_while_the_image_is_built(harness: Harness) -> 
     assert [reason for _, _, reason in await notes(harness)][-2:] == ["building its image", "built its image in 0 s"]
 
 
+async def test_the_log_of_the_orchestrator_has_it_too(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    """Else it is silent for as long as a build takes."""
+    with caplog.at_level(logging.INFO, "orchestrator"):
+        await serving(harness)
+        builds = SlowBuilds(harness)
+        edit(harness)
+        await restart(harness)
+        assert caplog.messages[-1] == "reader: building its image"
+        builds.go_on()
+        await harness.until("reader", lambda health: health["generation"] == 2 and health["state"] != "LOADED")
+    assert "reader: instance 1 is ready" in caplog.messages
+    assert caplog.messages[-1] == "reader: instance 2 is ready"
+    assert "reader: built its image in 0 s" in caplog.messages
+
+
 async def test_a_wait_is_answered_once_the_new_instance_is_ready(harness: Harness) -> None:
     await serving(harness)
     builds = SlowBuilds(harness)
@@ -273,7 +291,36 @@ async def test_a_stop_wins_over_a_restart_that_prepares(harness: Harness) -> Non
     after = await harness.health("reader")
     assert (after["state"], after["reason_code"], after["generation"]) == ("UNAVAILABLE", "STOPPED", 1)
     assert (after["activity"], after["restart"]) == (None, None)
+    assert ("RUNNING", "STOPPED", f"The restart was refused: {answer.json()['error']}") in await notes(harness)
     assert await harness.containers("reader") == []
+
+
+async def test_a_stop_wins_over_a_restart_whose_files_are_still_read(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which begins to prepare while the stop waits for it."""
+    await serving(harness)
+    SlowBuilds(harness)
+    edit(harness)
+    reading, read_on = threading.Event(), threading.Event()
+    reload = PluginLoader.reload
+
+    def slowly(loader: PluginLoader, plugin: DiscoveredPlugin) -> DiscoveredPlugin:
+        reading.set()
+        read_on.wait(TIMEOUT)
+        return reload(loader, plugin)
+
+    monkeypatch.setattr(PluginLoader, "reload", slowly)
+    restarting = asyncio.create_task(restart(harness, wait=30))
+    await eventually(reading.is_set, "a restart that reads the files")
+    stopping = asyncio.create_task(harness.client.post("/v1/plugins/reader/stop"))
+    await asyncio.sleep(0.05)
+    read_on.set()
+    assert (await stopping).status_code == 200
+    answer = await restarting
+    assert (answer.status_code, answer.json()["reason_code"]) == (409, "STOPPED")
+    after = await harness.health("reader")
+    assert (after["state"], after["generation"], after["restart"]) == ("UNAVAILABLE", 1, None)
 
 
 async def test_a_start_during_it_changes_nothing(harness: Harness) -> None:

@@ -18,6 +18,7 @@ from orchestrator.loader.plugin_secrets import SecretSource
 from orchestrator.settings import Settings
 
 GOOD = EngineInfo("26.1.5", "Debian", "overlay2", "2", (), rootless=False, selinux=False)
+PODMAN = replace(GOOD, product="Podman", version="4.3.1")
 
 
 def levels(findings):
@@ -33,6 +34,14 @@ def levels(findings):
         (replace(GOOD, limits=frozenset({"memory", "swap"})), "process limit", Level.ERROR, "fork bomb"),
         (replace(GOOD, version="19.03.1"), "version", Level.WARNING, "Install a newer one"),
         (replace(GOOD, version="20.10.24+dfsg1", rootless=True), "cgroups", Level.OK, "rootless"),
+        (replace(GOOD, version="4.9.3"), "version", Level.WARNING, "tested from 20.10"),
+        (PODMAN, "version", Level.OK, "Podman 4.3.1"),
+        (replace(PODMAN, version="5.4.2"), "version", Level.OK, "Podman 5.4.2"),
+        (replace(PODMAN, version="3.4.4"), "version", Level.WARNING, "tested from 4.3"),
+        (replace(PODMAN, limits=frozenset({"memory", "pids"})), "memory limit", Level.OK, "swap"),
+        (replace(PODMAN, limits=frozenset({"pids"})), "memory limit", Level.ERROR, "cgroup_enable=memory"),
+        (PODMAN, "Podman", Level.WARNING, "no GPU before Podman 5.4"),
+        (replace(PODMAN, version="5.4.2", gpu_drivers=("cdi",)), "Podman", Level.OK, "GPUs by CDI alone"),
     ],
 )
 def test_the_engine(info, check, level, said):

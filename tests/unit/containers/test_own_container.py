@@ -14,6 +14,13 @@ MOUNTINFO = f"""\
 640 612 8:1 /var/lib/docker/volumes/run/_data /run/plugin-orchestrator rw,relatime - ext4 /dev/vda1 rw
 641 612 8:1 /var/lib/docker/containers/{ID}/hostname /etc/hostname rw,relatime - ext4 /dev/vda1 rw
 """
+PODMAN = (
+    "/containers/storage/overlay-containers",  # in /run, or /var/lib
+    "/storage/overlay-containers",  # on a file system of its own
+    "/containers/overlay-containers",  # rootless, in $XDG_RUNTIME_DIR
+    "/containers/storage/vfs-containers",
+)
+"""Where Podman has what it mounts into a container."""
 ANSWER = {
     "Mounts": [
         {"Type": "volume", "Name": "run", "Source": "/docker/volumes/run/_data", "Destination": "/run/orchestrator"},
@@ -56,7 +63,12 @@ def test_outside_of_a_container_no_path_changes() -> None:
 
 @pytest.mark.parametrize(
     ("mountinfo", "expected"),
-    [(MOUNTINFO, ID), ("22 1 8:1 / / rw - ext4 /dev/vda1 rw\n", None), ("", None)],
+    [
+        (MOUNTINFO, ID),
+        *((f"256 235 0:78 {root}/{ID}/userdata/hostname /etc/hostname ro - tmpfs tmpfs rw\n", ID) for root in PODMAN),
+        ("22 1 8:1 / / rw - ext4 /dev/vda1 rw\n", None),
+        ("", None),
+    ],
 )
 def test_the_own_container_is_recognised_by_the_files_that_docker_mounts(
     tmp_path: Path, mountinfo: str, expected: str | None
