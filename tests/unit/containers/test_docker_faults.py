@@ -104,6 +104,8 @@ async def test_an_engine_that_restarted_between_two_calls_is_not_noticed(dockerd
         (500, 'could not select device driver "nvidia" with capabilities: [[gpu]]', DeviceRequestError),
         (500, "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=GPU-1", DeviceRequestError),
         (500, "nvidia-container-cli: device error: GPU-1: unknown device: unknown", DeviceRequestError),
+        (500, "insufficient privileges to read device list from NVIDIA_VISIBLE_DEVICES envvar", DeviceRequestError),
+        (400, "unknown or invalid runtime name: nvidia", DeviceRequestError),
         (500, "OCI runtime create failed: exec: no such file", EngineRefusedError),
         (400, "client version 1.40 is too old", EngineRefusedError),
     ],
