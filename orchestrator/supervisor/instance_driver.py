@@ -100,6 +100,10 @@ class InstanceDriver:
         elif self._watch is not None and self.instance.has_channel:
             self._spawn(self._find_end(self._watch))
 
+    def ran_out_of_memory(self) -> None:
+        """The engine reports that a process in the container was killed for memory."""
+        self.instance.oom_reported = True
+
     def container_paused(self) -> None:
         """The engine reports that the container is paused, or was."""
         if self.instance.ended is None:
@@ -218,7 +222,9 @@ class InstanceDriver:
             # The tools before the state: a reader that sees INITIALIZED finds them. The waiting runs last: they need
             # that state.
             self._record.write(tools=tuple(tools.values()))
-            self._deps.registry.mark_initialized(instance.identity.plugin, instance.generation)
+            name, generation = instance.identity.plugin, instance.generation
+            self._deps.registry.mark_initialized(name, generation)
+            _log.info("%s: instance %d is ready", name, generation, extra={"plugin": name})
             instance.mark_ready(tools)
 
     def _judge_limits(self, status: RuntimeStatus) -> Verdict | None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.gpus import GIB, FakeGpus, device
 from support.harness import Harness, eventually
-from support.scripted_tools import GpuLost
+from support.scripted_tools import GpuLost, GpuOutOfMemory
 
 from orchestrator.gpus import LeaseTable
 from orchestrator.gpus.evidence import SmiResult
@@ -399,6 +399,34 @@ async def test_a_plugin_over_its_budget_has_a_failed_check_and_is_named(harness:
         if claim.plugin == "modest" and (grant := allocator._leases.grant_of(claim.holder))
     ]
     assert "Have hungry use less" in allocator.blame(grant)
+
+
+async def test_out_of_memory_names_the_neighbour_over_its_budget(harness: Harness, gpus: FakeGpus) -> None:
+    """With what both declare and hold; the neighbour goes on."""
+
+    def run() -> None:
+        raise GpuOutOfMemory("CUDA out of memory. Tried to allocate 5.00 GiB")
+
+    gpus.devices = (_used({}),)
+    for name in ("hungry", "modest"):
+        manifest = {"requires_gpu": True, "gpu": {"sharing": "shared", "memory": "4GiB"}}
+        harness.add(name, tools={"run": run, "well": lambda: 1}, **manifest)
+    await harness.open()
+    for name in ("hungry", "modest"):
+        await harness.until_state(name, "INITIALIZED")
+    gpus.devices = (_used({await _process(harness, "hungry"): 9 * GIB, await _process(harness, "modest"): GIB}),)
+    await harness.until(
+        "hungry", lambda h: any(c["name"].startswith("gpu.memory") and not c["ok"] for c in h["checks"])
+    )
+    assert (await harness.run("modest", "run")).json()["reason_code"] == "GPU_OUT_OF_MEMORY"
+    reason = (await harness.until_removed("modest"))["reason"]
+    for phrase in (
+        "it held 1.0 GiB and declares 4.0 GiB",
+        "hungry on the same GPU held 9.0 GiB",
+        "Have hungry use less",
+    ):
+        assert phrase in reason
+    assert (await harness.run("hungry", "well")).status_code == 200
 
 
 async def test_while_the_driver_is_waited_for_health_says_so_and_others_start(harness: Harness, gpus: FakeGpus) -> None:

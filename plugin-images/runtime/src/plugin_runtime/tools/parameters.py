@@ -102,6 +102,8 @@ class Parameter(NamedTuple):
     """Whether it accepts a list: then one form value is a list of one."""
     takes_bool: bool = False
     """Whether it accepts a bool, or a list of them, and no string."""
+    takes_number: bool = False
+    """Whether it accepts a number, or a list of them, and no string."""
     takes_empty: bool = True
     """Whether it accepts an empty string."""
 
@@ -203,7 +205,8 @@ def _parameter(where: str, parameter: inspect.Parameter, hint: Any) -> Parameter
         default=passed,
         takes_text=admits(schema, "string", definitions),
         takes_list=admits(schema, "array", definitions),
-        takes_bool=_takes_bool(schema, definitions),
+        takes_bool=_takes(schema, definitions, "boolean"),
+        takes_number=_takes(schema, definitions, "number", "integer"),
         takes_empty=not uploads and _takes_empty(hint, by_pydantic),
     )
 
@@ -243,12 +246,13 @@ def _takes_empty(hint: Any, by_pydantic: PydanticHint | None) -> bool:
     return True
 
 
-def _takes_bool(schema: dict[str, Any], definitions: dict[str, Any]) -> bool:
+def _takes(schema: dict[str, Any], definitions: dict[str, Any], *kinds: str) -> bool:
+    """Whether it admits a JSON type, or a list of it, and no string."""
     if admits(schema, "string", definitions):
         return False
     options = [schema, *schema.get("anyOf", ())]
     items = [option["items"] for option in options if isinstance(option.get("items"), dict)]
-    return any(admits(option, "boolean", definitions) for option in [*options, *items])
+    return any(admits(option, kind, definitions) for option in [*options, *items] for kind in kinds)
 
 
 def _resolve(where: str, annotation: Any, names: dict[str, Any]) -> Any:

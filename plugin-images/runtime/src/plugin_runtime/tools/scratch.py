@@ -62,8 +62,7 @@ class Scratch:
     def advice(self, error: BaseException) -> str:
         """To be added to the error's message; empty where it has nothing to do with the disk."""
         if any(_is_read_only(link) for link in links(error)):
-            folder = self.folder
-            return f"; only {folder} can be written (PLUGIN_SCRATCH_DIR): `tempfile` makes its files there, too"
+            return f"; only {self.folder} can be written (PLUGIN_SCRATCH_DIR): `tempfile` makes its files there, too"
         full = next((link for link in links(error) if _looks_full(link)), None)
         if full is None:
             return ""
