@@ -26,9 +26,12 @@ from orchestrator.errors import (
 T = TypeVar("T")
 Client = APIClient
 
-# Errors of Docker, the nvidia hook and the CDI library about devices that cannot be provided.
+# Errors of Docker, NVIDIA's container toolkit and the CDI library about devices that cannot be provided. What they mean
+# for a plugin is judged where its GPUs are known (`gpus.refusals`).
 _DEVICES = re.compile(
-    r"select device driver|nvidia-container|libnvidia-ml|\bCDI\b.*device|device.*\bCDI\b", re.IGNORECASE
+    r"select device driver|nvidia-container|nvidia container runtime|NVIDIA_VISIBLE_DEVICES|libnvidia-ml|libcuda\.so"
+    r"|/dev/nvidia|runtime.*\bnvidia\b|\bCDI\b.*device|device.*\bCDI\b",
+    re.IGNORECASE,
 )
 
 
@@ -107,7 +110,8 @@ def create_container(client: Client, body: Mapping[str, Any], name: str, warning
     answer = client.create_container_from_config(body, name)  # type: ignore[no-untyped-call]
     container_id = str(answer["Id"])
     if warnings is not None:
-        warnings += [text for text in answer.get("Warnings") or () if isinstance(text, str)]
+        said = answer.get("Warnings")
+        warnings += [text for text in said if isinstance(text, str)] if isinstance(said, list) else []
     return container_id
 
 
