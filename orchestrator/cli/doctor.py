@@ -3,10 +3,10 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import httpx
 import typer
@@ -17,17 +17,20 @@ from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.app import dependency_checker, docker_engine
 from orchestrator.audit.findings import Finding, Level, error, ok, warning
-from orchestrator.cli import doctor_findings
-from orchestrator.cli.connection import address
+from orchestrator.cli import doctor_findings, doctor_gpus
+from orchestrator.cli.connection import address, credentials
 from orchestrator.cli.console import EXIT_FAILED, AsJson, console, show_json
+from orchestrator.cli.doctor_gpus import GpuFacts
 from orchestrator.cli.settings import read_settings
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.gpus import GpuHost
+from orchestrator.gpus.evidence import read_node_access
 from orchestrator.loader.build_settings import ca_bundle
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.settings import Settings
+from orchestrator.supervisor.gpu_allocator import engine_gpus, same_groups
 
 _SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("note", "yellow"), Level.ERROR: ("FAIL", "bold red")}
 
@@ -57,8 +60,10 @@ async def examine(settings: Settings) -> list[Finding]:
     found = await asyncio.to_thread(loader.discover)
     containers = docker_engine(settings)
     info: EngineInfo | None = None
+    shared = False
     try:
         info = await containers.info()
+        shared = await containers.shares_sockets()
     except EngineError as problem:
         findings = [
             error("engine", "reachable", f"{problem}. Start it, or set DOCKER_HOST; `make up` sets up an engine")
@@ -66,7 +71,7 @@ async def examine(settings: Settings) -> list[Finding]:
     else:
         findings = [
             *doctor_findings.engine(info),
-            doctor_findings.channel(settings.channel, shared=await containers.shares_sockets()),
+            doctor_findings.channel(settings.channel, shared=shared),
             await _base_image(containers, settings),
         ]
     finally:
@@ -76,7 +81,7 @@ async def examine(settings: Settings) -> list[Finding]:
         *_folders(settings, info),
         *doctor_findings.plugins(found, loader.unusable_directories()),
         *await asyncio.to_thread(lambda: list(_dependencies(settings, found))),
-        *await _gpus(settings, info, found),
+        *await _gpus(settings, info, found, local=shared),
         _keys(settings),
         await asyncio.to_thread(_running),
         *doctor_findings.network(os.environ, ca_bundle(settings, os.environ)),
@@ -117,13 +122,30 @@ def _dependencies(settings: Settings, found: Iterable[DiscoveredPlugin]) -> Iter
             yield from doctor_findings.dependencies(plugin.name, checker.check(plugin.manifest, plugin.folder))
 
 
-async def _gpus(settings: Settings, info: EngineInfo | None, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:
+async def _gpus(
+    settings: Settings, info: EngineInfo | None, found: Iterable[DiscoveredPlugin], *, local: bool
+) -> Iterable[Finding]:
     needing = [plugin.name for plugin in found if plugin.manifest is not None and plugin.manifest.requires_gpu]
-    return doctor_findings.gpus(
+    facts = GpuFacts(
         await GpuHost.bounded(settings.gpu_first_look.total_seconds()).check(),
-        info.gpu_drivers if info else (),
-        needing,
+        engine_gpus(info) if info is not None else None,
+        await asyncio.to_thread(read_node_access),
+        None if settings.gpu_driver == "auto" else settings.gpu_driver,
+        settings.gpu_groups,
+        same_groups=info is not None and same_groups(info, local=local),
+        reported=await asyncio.to_thread(_reported_gpus),
     )
+    return doctor_gpus.gpus(facts, needing)
+
+
+def _reported_gpus() -> Mapping[str, Any] | None:
+    """What a running orchestrator has met; None where it does not say, or wants a key."""
+    try:
+        answer = httpx.get(f"{address()}/v1/gpus", headers=credentials(), timeout=5, trust_env=False).json()
+    except (httpx.HTTPError, ValueError):
+        return None
+    engine = answer.get("engine") if isinstance(answer, dict) else None
+    return engine if isinstance(engine, dict) else None
 
 
 def _keys(settings: Settings) -> Finding:

@@ -16,7 +16,7 @@ from orchestrator.containers.docker_engine import answers, bodies, capabilities,
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
 from orchestrator.containers.docker_engine.calls import DEFAULT_BOUNDS, Bounds, EngineCalls
 from orchestrator.containers.docker_engine.capabilities import HostFolders
-from orchestrator.containers.docker_engine.client import Client, ClientPool, create_container, url
+from orchestrator.containers.docker_engine.client import Client, ClientPool, create_container, is_podman, url
 from orchestrator.containers.docker_engine.gateways import Gateways
 from orchestrator.containers.docker_engine.install import run_installation
 from orchestrator.containers.docker_engine.logs import Logs
@@ -344,7 +344,9 @@ class DockerEngine:
         self._calls.close()
 
     async def _is_podman(self) -> bool:
-        return (self._info or await self.info()).product == "Podman"
+        if self._info is not None:
+            return self._info.product == "Podman"
+        return await self._calls.query(is_podman)
 
     async def _folders(self) -> HostFolders:
         if self._host_folders is None:

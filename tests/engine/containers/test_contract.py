@@ -85,6 +85,14 @@ async def test_stopping_and_killing_a_container_that_was_never_started_is_no_err
     await kit.engine.kill(container)
 
 
+async def test_an_engine_that_can_do_all_of_it_warns_of_nothing(kit):
+    said = []
+    container = await kit.engine.create(kit.spec(), on_warning=said.append)
+    held = await kit.engine.isolation(container)
+    discarded = held.memory is None or held.pids is None
+    assert discarded or not [text for text in said if "discarded" in text.lower()]
+
+
 async def test_a_running_container_can_be_removed_by_many_at_once(kit):
     container = await kit.started("deaf")
     await asyncio.gather(*(kit.engine.remove(container) for _ in range(4)))
