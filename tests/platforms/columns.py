@@ -82,9 +82,9 @@ def suite(*paths: str, select: str = "engine") -> Callable[[Room, Path, float], 
 
 
 def read_report(report: Path, cell: Cell, status: int | None, seconds: float) -> Cell:
-    """Fill in the counts of a report of pytest's; without one, that it was broken off."""
+    """Fill in the counts of a report of pytest's. Where it did not come to its own end, they stand in the reason."""
+    why = f"broken off after {seconds:.0f} s" if status is None else f"pytest ended with status {status}"
     if not report.exists():
-        why = f"broken off after {seconds:.0f} s" if status is None else f"pytest ended with status {status}"
         return dataclasses.replace(cell, not_run=why)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     faults: dict[str, list[str]] = {}
@@ -96,7 +96,10 @@ def read_report(report: Path, cell: Cell, status: int | None, seconds: float) ->
             first = (fault.get("message") or "").strip().partition("\n")[0]
             faults.setdefault(first[:200], []).append(case.get("name") or "")
     listed = (f"{names[0]}{_and_others(len(names) - 1)}: {message}" for message, names in faults.items())
-    return dataclasses.replace(cell, **counts, faults=tuple(itertools.islice(listed, MAX_FAULTS)))
+    found = dataclasses.replace(cell, **counts, faults=tuple(itertools.islice(listed, MAX_FAULTS)))
+    if status in (0, 1):
+        return found
+    return dataclasses.replace(found, not_run=f"{why}: {found.passed} passed, {found.failed} failed until then")
 
 
 def _and_others(count: int) -> str:

@@ -25,6 +25,14 @@ def test_a_cell_is_what_pytest_counted(tmp_path):
     assert cell.faults == ("three: assert 1 == 2", "four and 1 more: no engine")
 
 
+@pytest.mark.parametrize("status", [None, 2])
+def test_what_was_broken_off_is_no_result(tmp_path, status):
+    """Its counts say only how far it came."""
+    (tmp_path / "report.xml").write_text(REPORT)
+    cell = read_report(tmp_path / "report.xml", CELL, status, 60)
+    assert cell.not_run.endswith(": 1 passed, 3 failed until then")
+
+
 @pytest.mark.parametrize(("status", "why"), [(None, "broken off after 60 s"), (4, "pytest ended with status 4")])
 def test_without_a_report_a_cell_says_why(tmp_path, status, why):
     cell = read_report(tmp_path / "none.xml", CELL, status, 60)
