@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Final
 
+from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ContainerStatus
 from orchestrator.errors import ChannelError, EngineError, NotFoundError
@@ -101,7 +102,7 @@ class Watch:
                 return judge(Evidence(engine_reachable=False)) if give_up else None
             if status.over:
                 return judge(evidence_of(status, self._instance))
-        return judge(Evidence()) if give_up else None
+        return self._judge_silence() if give_up else None
 
     def _restart_silence_timer(self) -> None:
         # A status puts the timer off without waking the task that waits for it.
@@ -111,7 +112,11 @@ class Watch:
 
     async def _why_silent(self) -> Verdict:
         # A paused container holds its connections open, and looks as a hung one does.
-        return await find_pause(self._engine, self._instance) or judge(Evidence())
+        return await find_pause(self._engine, self._instance) or self._judge_silence()
+
+    def _judge_silence(self) -> Verdict:
+        endpoint = self._instance.channel.endpoint
+        return judge(Evidence(sockets_lost=isinstance(endpoint, UnixEndpoint) and not endpoint.folder.exists()))
 
 
 async def find_pause(engine: ContainerEngine, instance: Instance) -> Verdict | None:
