@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator import run_folder
 from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.app import dependency_checker, docker_engine
@@ -23,11 +24,13 @@ from orchestrator.cli.console import EXIT_FAILED, AsJson, console, show_json
 from orchestrator.cli.settings import read_settings
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import EngineInfo
-from orchestrator.errors import EngineError, NotFoundError
+from orchestrator.errors import EngineAddressError, EngineError, EngineUnreachableError, NotFoundError
 from orchestrator.gpus import GpuHost
-from orchestrator.loader.build_settings import ca_bundle
+from orchestrator.loader.build_settings import ca_bundle, masked
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
+from orchestrator.registry import EffectiveLimits
 from orchestrator.settings import Settings
+from orchestrator.supervisor.container_policy import effective_limits
 
 _SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("note", "yellow"), Level.ERROR: ("FAIL", "bold red")}
 
@@ -55,32 +58,60 @@ async def examine(settings: Settings) -> list[Finding]:
     """All findings. Creates missing folders; changes nothing else."""
     loader = PluginLoader(settings.plugins_dirs)
     found = await asyncio.to_thread(loader.discover)
-    containers = docker_engine(settings)
-    info: EngineInfo | None = None
-    try:
-        info = await containers.info()
-    except EngineError as problem:
-        findings = [
-            error("engine", "reachable", f"{problem}. Start it, or set DOCKER_HOST; `make up` sets up an engine")
-        ]
-    else:
-        findings = [
-            *doctor_findings.engine(info),
-            doctor_findings.channel(settings.channel, shared=await containers.shares_sockets()),
-            await _base_image(containers, settings),
-        ]
-    finally:
-        await containers.close()
+    limits = {plugin.name: effective_limits(plugin.manifest, settings) for plugin in found if plugin.manifest}
+    findings, info = await _engine(settings, limits)
     return [
         *findings,
         *_folders(settings, info),
         *doctor_findings.plugins(found, loader.unusable_directories()),
+        doctor_findings.memory_sum(info.memory if info else 0, {name: each.memory for name, each in limits.items()}),
         *await asyncio.to_thread(lambda: list(_dependencies(settings, found))),
         *await _gpus(info, found),
         _keys(settings),
         await asyncio.to_thread(_running),
         *doctor_findings.network(os.environ, ca_bundle(settings, os.environ)),
     ]
+
+
+async def _engine(settings: Settings, limits: Mapping[str, EffectiveLimits]) -> tuple[list[Finding], EngineInfo | None]:
+    """What is found of the engine; its description, if it gives one."""
+    engine = docker_engine(settings)
+    findings: list[Finding] = []
+    try:
+        findings.append(ok("engine", "address", masked(engine.address)))
+        refused = await engine.refused_permissions()
+        findings.append(doctor_findings.permissions(refused, engine.needed_permissions))
+        info = await engine.info()
+        limited = [name for name, each in limits.items() if each.cpus is not None]
+        shared = await engine.shares_sockets()
+        findings += [
+            *doctor_findings.engine(info, limited),
+            doctor_findings.channel(settings.channel, shared=shared),
+            await _base_image(engine, settings),
+        ]
+    except EngineAddressError as problem:
+        return [error("engine", "address", str(problem))], None
+    except EngineUnreachableError as problem:
+        return [*findings, doctor_findings.unreachable(str(problem), _other_sockets(engine.address))], None
+    except EngineError as problem:
+        return [*findings, error("engine", "answers", str(problem))], None
+    finally:
+        await engine.close()
+    return findings, info
+
+
+def _other_sockets(used: str) -> list[Path]:
+    """Sockets of engines at their usual places that this user may use, besides the one in use."""
+    runtime, home = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"), Path.home()
+    places = (
+        runtime / "docker.sock",
+        runtime / "podman" / "podman.sock",
+        Path("/run/podman/podman.sock"),
+        home / ".docker" / "desktop" / "docker.sock",
+        home / ".docker" / "run" / "docker.sock",
+        home / ".colima" / "default" / "docker.sock",
+    )
+    return [path for path in places if f"unix://{path} " not in used and path.is_socket() and os.access(path, os.W_OK)]
 
 
 async def _base_image(engine: ContainerEngine, settings: Settings) -> Finding:
@@ -102,6 +133,14 @@ def _folders(settings: Settings, info: EngineInfo | None) -> Iterable[Finding]:
     yield doctor_findings.folder("state", "ORCHESTRATOR_STATE_DIR", settings.state_dir, _unusable(settings.state_dir))
     yield doctor_findings.folder("sockets", "ORCHESTRATOR_RUN_DIR", settings.run_dir, _unusable(settings.run_dir))
     yield doctor_findings.run_folder_length(settings.run_dir)
+    logout = doctor_findings.lingering(
+        settings.run_dir,
+        goes=run_folder.goes_with_session(settings.run_dir),
+        rootless=info is not None and info.rootless,
+        lingers=run_folder.lingers(),
+    )
+    if logout is not None:
+        yield logout
     if settings.models_dir is not None:
         problem = None if settings.models_dir.is_dir() else "it does not exist"
         yield doctor_findings.folder("models", "ORCHESTRATOR_MODELS_DIR", settings.models_dir, problem)

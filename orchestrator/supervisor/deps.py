@@ -1,12 +1,14 @@
 """What every supervisor works with; put together once, in the composition root."""
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from orchestrator.containers.engine import ContainerEngine
+from orchestrator.containers.spec import EngineInfo
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
@@ -41,13 +43,19 @@ class SupervisorDeps:
 
     async def cores(self) -> int:
         """CPU cores of the engine's machine; 0 where unknown."""
-        if not self._cores:
-            self._cores.append((await self.engine.info()).cores)  # a look costs the engine 10 ms
-        return self._cores[0]
+        # A look costs the engine 10 ms. One with a trouble may have been exchanged.
+        if not self._infos or self._infos[-1].known_trouble:
+            self._infos.append(await self.engine.info())
+        return self._infos[-1].cores
+
+    @property
+    def known_trouble(self) -> str:
+        """Of the engine as last looked at; empty before."""
+        return self._infos[-1].known_trouble if self._infos else ""
 
     @cached_property
-    def _cores(self) -> list[int]:
-        return []
+    def _infos(self) -> deque[EngineInfo]:
+        return deque(maxlen=1)
 
     # One for all supervisors. Possible on a frozen class that has no slots: it is stored past `__setattr__`.
     @cached_property

@@ -16,7 +16,7 @@ from orchestrator.supervisor.bring_up import Prepared, prepare, start_container
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.record_writer import RecordWriter
-from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch
+from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch, with_known_trouble
 from orchestrator.supervisor.teardown import retry_removal, tear_down
 from orchestrator.supervisor.watch import Observation, Watch, find_pause
 
@@ -100,6 +100,8 @@ class InstanceDriver:
         instance = self.instance
         if instance.ended is not None:
             return
+        if not instance.ready:
+            verdict = with_known_trouble(verdict, self._deps.known_trouble)
         if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
             self._record.end(verdict)
         instance.mark_ended(verdict)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from orchestrator.containers.docker_engine.answers import items, mapping, text
 from orchestrator.containers.spec import EngineInfo
 
-_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit"}
+_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit", "cpu": "CpuCfsQuota"}
 _VIRTUAL_MACHINE: Final = "docker desktop"
 
 
@@ -34,6 +34,7 @@ def engine_info(answer: Any) -> EngineInfo:
         kernel=text(body.get("KernelVersion")),
         data_dir=text(body.get("DockerRootDir")),
         cores=_count(body.get("NCPU")),
+        memory=_count(body.get("MemTotal")),
     )
 
 

@@ -13,7 +13,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from orchestrator.containers.docker_engine import answers, bodies, capabilities, decoding
+from orchestrator.containers.docker_engine import answers, bodies, capabilities, decoding, permissions
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
 from orchestrator.containers.docker_engine.calls import DEFAULT_BOUNDS, Bounds, EngineCalls
 from orchestrator.containers.docker_engine.client import (
@@ -88,6 +88,8 @@ class DockerEngine:
     def address(self) -> str:
         """Where the engine is, and what says so. Raises `EngineAddressError`."""
         return str(self._clients.address)
+
+    needed_permissions = permissions.NEEDED
 
     async def refused_permissions(self) -> tuple[str, ...]:
         """What a proxy of the engine's socket does not allow, of all that is needed. Changes nothing."""

@@ -215,7 +215,9 @@ async def test_one_that_starts_after_its_users_last_session_says_so(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Instead of "Permission denied": only logind can make that folder again."""
-    monkeypatch.setattr("orchestrator.supervisor.bring_up.session_ended", lambda folder: folder.parent == harness.run_dir)
+    monkeypatch.setattr(
+        "orchestrator.supervisor.bring_up.session_ended", lambda folder: folder.parent == harness.run_dir
+    )
     harness.add("reader")
     await harness.open()
     health = await harness.until_state("reader", "FAILED")
