@@ -2,11 +2,11 @@
 BOOTSTRAP := plugin-images/bootstrap
 BIN := .venv/bin
 SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start $(BOOTSTRAP)/engine-stop \
-	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/page-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/audit-deps $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run $(wildcard findings/*.sh)
+	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/page-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/audit-deps $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run tests/platforms/uml/tree tests/platforms/uml/boot tests/platforms/uml/guest/agent $(wildcard findings/*.sh)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check lint types imports plugins scripts page bench test-packages audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
+.PHONY: help up down test test-quick check lint types imports plugins scripts page bench test-packages test-platforms audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test-quick: python-env page-tools test-tools ## run the tests that need no engin
 
 test-packages: python-env engine base-image ## run five real packages from the package index as plugins (ARGS= goes to pytest); minutes, some hundred MB
 	$(BIN)/pytest tests/real_packages/calls.py $(ARGS)
+
+test-platforms: python-env engine base-image ## run the engine tests on other engines (ARGS= names rows, see tests/platforms/README.md); minutes to an hour
+	PYTHONPATH=tests $(BIN)/python -m platforms $(ARGS)
 
 check: lint types imports plugins scripts page ## check lint, format, types, import rules, the plugins (audit), shell scripts, the page's scripts
 

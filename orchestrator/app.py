@@ -113,7 +113,7 @@ def create_app(
                 cancel_grace=settings.cancel_grace.total_seconds(),
                 observe=observe,
             )
-            shutdown = Shutdown(runner, fleet, history, drain=settings.drain.total_seconds(), stop_plugins=stop_plugins)
+            shutdown = Shutdown(runner, fleet, history, settings, stop_plugins=stop_plugins)
             feed = EventFeed(registry, max_readers=settings.event_readers)
             metrics.observe_plugins(registry, fleet.gpus)
             metrics.observe_readers(lambda: feed.readers)

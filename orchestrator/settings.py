@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     cancel_grace: Duration = timedelta(seconds=5)
     """Time for a cancelled run to end by itself; then its container is stopped."""
     engine_timeout: Duration = timedelta(seconds=10)
-    """Bound on a request to the container engine."""
+    """Bound on a request to the container engine, and how much longer than the grace it may take to end a container."""
 
     history_max_age: Duration = timedelta(days=30)
     """Events and runs older than this are deleted; counters are not."""

@@ -10,6 +10,7 @@ from orchestrator.audit.findings import Finding, error, findings_or_ok, ok, warn
 from orchestrator.containers.spec import ContainerIsolation
 from orchestrator.health.health_model import PluginHealthResponse
 from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode
+from orchestrator.supervisor.container_policy import RUN_FOLDER, TEMPORARY_FOLDER
 
 ORCHESTRATOR: Final = "orchestrator"
 _REQUIRED: Final = frozenset(PluginHealthResponse.model_fields)
@@ -136,7 +137,7 @@ def _lax(health: Mapping[str, Any], held: ContainerIsolation) -> Iterator[str]:
         "It runs as root": held.user in {"", "0", "root"} or held.user.startswith("0:"),
         "It is privileged": held.privileged,
         "Its root file system is writable": not held.read_only,
-        "It has capabilities": "ALL" not in held.capabilities_dropped or bool(held.capabilities_added),
+        "It has capabilities": _has_capabilities(held),
         "It can gain privileges (no-new-privileges is not set)": not any(
             option.startswith("no-new-privileges") for option in held.security_options
         ),
@@ -148,9 +149,18 @@ def _lax(health: Mapping[str, Any], held: ContainerIsolation) -> Iterator[str]:
         "The engine's socket is mounted in it": any(mount.source.name in _ENGINE_SOCKETS for mount in held.mounts),
     }
     yield from (problem for problem, found in loose.items() if found)
+    given = {TEMPORARY_FOLDER, RUN_FOLDER, *(mount.target for mount in held.mounts)}
+    if added := set(held.writable) - given:
+        yield f"It can write to folders in memory that are not its own: {', '.join(sorted(added))}"
     granted = {gpu.get("uuid") for gpu in health.get("gpus", [])}
     if extra := {device.rpartition("=")[2] for device in held.devices} - granted:
         yield f"It has devices that the API does not list: {', '.join(sorted(extra))}"
+
+
+def _has_capabilities(held: ContainerIsolation) -> bool:
+    if held.capabilities is not None:
+        return held.capabilities != 0
+    return "ALL" not in held.capabilities_dropped or bool(held.capabilities_added)
 
 
 def no_container(name: str) -> Finding:

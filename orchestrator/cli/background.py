@@ -24,7 +24,7 @@ from orchestrator.client import FormText
 from orchestrator.deployment import read_identity
 from orchestrator.errors import EngineError
 from orchestrator.settings import Settings
-from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT
+from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT, instances_of
 from orchestrator.tools.shutdown import longest_stop
 
 _START_SECONDS: Final = 30.0
@@ -208,7 +208,7 @@ def _running_pid(settings: Settings) -> int | None:
 async def _remove_containers(settings: Settings, deployment: str) -> int:
     engine = docker_engine(settings)
     try:
-        ours = await engine.list({LABEL_DEPLOYMENT: deployment})
+        ours = instances_of(await engine.list({LABEL_DEPLOYMENT: deployment}))
         for container in ours:
             await engine.remove(container.id)
         return len(ours)

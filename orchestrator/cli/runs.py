@@ -26,6 +26,7 @@ from orchestrator.client import (
     PluginError,
     RunHandle,
     StreamEvent,
+    Tool,
     Unreachable,
     Upload,
 )
@@ -68,6 +69,7 @@ def run(
     """Run a tool. Exit code 1 if it gave no result, 4 if the plugin takes no runs, 5 if its queue is full."""
     arguments = _arguments(inputs, parameters)
     with connected() as api:
+        _check_files(tool_of(api, plugin, tool), arguments)
         if asynchronous:
             handle = api.run_async(plugin, tool, **arguments)
             show_json(handle.status()) if as_json else print_raw(handle.run_id)
@@ -223,6 +225,22 @@ def _arguments(inputs: list[str] | None, parameters: list[str] | None) -> dict[s
             misused(repr(f"{name}=-"), "stdin can be read once")
         files.setdefault(name, []).append(_upload(value))
     return arguments | {name: several[0] if len(several) == 1 else several for name, several in files.items()}
+
+
+def _check_files(tool: Tool | None, arguments: Mapping[str, Any]) -> None:
+    """Exit with an error where a file of the tool is given as a text, which would be taken for its content, or is
+    missing. A tool that cannot be looked up is not checked.
+    """
+    if tool is None:
+        return
+    required = tool["input_schema"].get("required") or ()
+    for name in tool.get("uploads") or ():
+        value = arguments.get(name)
+        first = value[0] if isinstance(value, list) else value
+        if isinstance(first, FormText):
+            misused(repr(f"{name}={first}"), f"{name} is a file, which is given with -i: -i {name}={first or 'FILE'}")
+        if value is None and name in required:
+            misused(name, f"it is missing, and is a file: give it with -i {name}=FILE")
 
 
 def _upload(path: str) -> Upload:

@@ -26,6 +26,10 @@ from orchestrator.telemetry import logs
 from orchestrator.tools.shutdown import EXIT_SECONDS, TRANSFER_SECONDS, Shutdown, longest_stop
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_FLUSH_SECONDS: Final = 1.0
+"""Limit for responses that are answered and not yet with their callers."""
+_LAST_SECONDS: Final = 0.1
+"""The same, for requests that came just before the port was closed."""
 _log = logging.getLogger(__name__)
 
 
@@ -51,7 +55,6 @@ def serve(
         http=BoundedProtocol.limited_to(settings.max_connections),
         ws="none",
         server_header=False,
-        timeout_graceful_shutdown=1,  # by then everything is answered
     )
     _Server(config, app, signals, longest_stop=longest_stop(settings)).run(sockets)
 
@@ -132,7 +135,7 @@ class _StopSignals:
 
 
 class _Server(uvicorn.Server):
-    """Stops in this order: runs and instances while the port is open, then the port, then the process."""
+    """Stops in this order: runs and instances, then everything else, then the port and with it the process."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, signals: _StopSignals, *, longest_stop: float) -> None:
         super().__init__(config)
@@ -161,6 +164,27 @@ class _Server(uvicorn.Server):
         hurrying.cancel()
         self.should_exit = True
         await serving
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close everything else while the port is open, then the port by the exit of the process."""
+        # uvicorn's own closes the port first: health would be refused for as long as the rest takes. So would it while
+        # the interpreter ends, which takes a loaded machine a second and has nothing left to do.
+        await self.lifespan.shutdown()
+        await self._close_connections(_FLUSH_SECONDS)
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        await self._close_connections(_LAST_SECONDS)
+        logging.shutdown()
+        os._exit(0)
+
+    async def _close_connections(self, within: float) -> None:
+        """Close the connections that are open now, each after its response."""
+        end = asyncio.get_running_loop().time() + within
+        connections = set(self.server_state.connections)
+        for connection in connections:
+            connection.shutdown()
+        while connections & self.server_state.connections and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.002)
 
     async def _hurry(self, shutdown: Shutdown) -> None:
         await self._signals.second.wait()

@@ -154,11 +154,17 @@ class ContainerIsolation:
     bounded_logs: bool
     mounts: tuple[BindMount, ...]
     devices: tuple[str, ...]  # ids of its requested devices
+    capabilities: int | None = None
+    """Mask of those that a process in it could have, as seen from inside; None where it was not looked at."""
+    writable: tuple[str, ...] = ()
+    """Mount points in it that can be written to, as seen from inside; none where it was not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineEvent:
-    """A change of a container. `action` is Docker's: create, start, oom, die, stop, kill, destroy, health_status…"""
+    """A change of a container. `action` is Docker's: create, start, oom, die, stop, kill, destroy, health_status…
+    Engines differ in which they report; all report create, start, die and destroy.
+    """
 
     action: str
     container_id: str
@@ -194,6 +200,7 @@ class EngineInfo:
     kernel: str = ""  # release of the kernel that its containers run on; empty where unknown
     data_dir: str = ""  # its folder of images and containers, on its own machine
     cores: int = 0  # CPU cores of its machine; 0 where unknown
+    product: Literal["Docker", "Podman"] = "Docker"
     memory: int = 0  # bytes of its machine; 0 where unknown
 
     @property
@@ -205,7 +212,7 @@ class EngineInfo:
     def too_old(self) -> bool:
         """Docker before 20.10.10: its seccomp profile lets no thread start in images with glibc 2.34 or newer."""
         numbers = tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
-        return _FIRST_DOCKER <= numbers < _OLDEST_DOCKER
+        return self.product == "Docker" and _FIRST_DOCKER <= numbers < _OLDEST_DOCKER
 
     @property
     def known_trouble(self) -> str:

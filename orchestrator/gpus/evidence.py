@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from orchestrator.gpus.inventory import xid_key
+
 _NVIDIA: Final = "0x10de"
 _DISPLAY: Final = "0x03"  # PCI class of GPUs; NVIDIA's audio and bridge functions have others
 _MODULE_VERSION: Final = re.compile(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s")
@@ -20,16 +22,23 @@ _MAX_RECORDS: Final = 200_000
 @dataclass(frozen=True, slots=True)
 class HardwareHints:
     """`pci_gpus`: NVIDIA GPUs on the PCI bus, None where the bus cannot be read. `module_version`: version of the
-    loaded kernel module, None where none is loaded. `device_nodes`: number of /dev/nvidia<number> nodes.
+    loaded kernel module, None where none is loaded. `device_nodes`: number of /dev/nvidia<number> nodes. `container`:
+    this process runs in a container, of Docker or Podman.
     """
 
     pci_gpus: int | None = None
     module_version: str | None = None
     device_nodes: int = 0
+    container: bool = False
 
     @property
     def hardware(self) -> bool:
         return bool(self.pci_gpus) or self.module_version is not None or self.device_nodes > 0
+
+    @property
+    def lost_to_container(self) -> bool:
+        """The driver is there, and this process in its container may have lost its right to it."""
+        return self.container and self.module_version is not None and self.device_nodes > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,7 @@ def read_hardware_hints(root: Path = Path("/")) -> HardwareHints:
         pci_gpus=_pci_gpus(root / "sys/bus/pci/devices"),
         module_version=_module_version(root / "proc/driver/nvidia/version"),
         device_nodes=sum(1 for node in _entries(root / "dev") or () if re.fullmatch(r"nvidia\d+", node.name)),
+        container=any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv")),
     )
 
 
@@ -69,12 +79,6 @@ def parse_xids(records: Iterable[str]) -> dict[str, int]:
         if (xid := _XID.search(record)) is not None:
             found[xid_key(xid["bus"])] = int(xid["xid"])
     return found
-
-
-def xid_key(bus_id: str) -> str:
-    """The PCI address as `0000:65:00`: lower case, without the function."""
-    # NVML writes eight digits for the domain, the kernel four.
-    return bus_id.lower().partition(".")[0][-len("0000:00:00") :]
 
 
 def _records(log: int) -> Iterable[str]:

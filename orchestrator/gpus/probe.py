@@ -16,11 +16,16 @@ from typing import Any, Final, Literal
 
 from orchestrator.gpus.evidence import HardwareHints, SmiResult, read_hardware_hints
 from orchestrator.gpus.host_check import HostEvidence, judge_host
-from orchestrator.gpus.inventory import FaultKind, GpuDevice, GpuFault, GpuInventory
+from orchestrator.gpus.inventory import FaultKind, GpuDevice, GpuFault, GpuInventory, GpuProcess
 
+FIRST_LOOK_SECONDS: Final = 60.0
+"""Bound of a look at a driver that may be waking its GPUs. Without persistence mode it does that for every first
+user, for seconds per GPU, and lets go of them with the last one: a child that is killed for its slowness would only
+begin anew. Setting: ORCHESTRATOR_GPU_FIRST_LOOK.
+"""
 PROBE_SECONDS: Final = 5.0
-"""Bound of one probe. A healthy driver takes well under 1 s; the first probe on a host without persistence mode, which
-wakes every GPU, 1 to 2 s.
+"""Bound of a look where every GPU has persistence mode and the last look was answered within this time: a healthy
+driver then takes well under 1 s. Also the patience with nvidia-smi after NVML has answered.
 """
 # -P: no file of the working folder is taken for a module.
 _NVML_COMMAND: Final = (sys.executable, "-P", "-m", "orchestrator.gpus.nvml")
@@ -42,35 +47,61 @@ class GpuHost:
         self._smi = smi or SmiProbe()
         self._hints = hints
         self._latest: GpuInventory | None = None
+        self._known: GpuInventory | None = None
+        """The newest in which NVML answered: the identities of GPUs that fall ill later."""
         self._check: asyncio.Task[GpuInventory] | None = None
+        self._lookers = 0
+        self._waiting_since: float | None = None
 
     @property
     def latest(self) -> GpuInventory | None:
         """The newest judged inventory, without a new probe; None before the first."""
         return self._latest
 
+    @property
+    def waiting_seconds(self) -> float | None:
+        """How long a look has been waiting for the driver; None where none is under way."""
+        return None if self._waiting_since is None else time.monotonic() - self._waiting_since
+
     async def read(self) -> GpuInventory:
-        """Regular probe, without nvidia-smi; about `PROBE_SECONDS` at most."""
-        inventory, hints = await asyncio.gather(self._probe.read(), asyncio.to_thread(self._hints))
-        return self._store(replace(inventory, problem=judge_host(HostEvidence(inventory, hints))))
+        """Regular probe, without nvidia-smi, within the probe's bound."""
+        inventory, hints = await asyncio.gather(self._look(), asyncio.to_thread(self._hints))
+        return self._store(inventory, hints, None)
 
     async def check(self) -> GpuInventory:
-        """Full check before a start; about `PROBE_SECONDS` at most. Concurrent callers share one check."""
+        """Full check before a start, within the probe's bound. Concurrent callers share one check."""
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._run_check(), name="gpu check")
         # Shielded: a cancelled caller must not end what others wait for.
         return await asyncio.shield(self._check)
 
     async def _run_check(self) -> GpuInventory:
-        inventory, smi, hints = await asyncio.gather(
-            self._probe.read(), self._smi.run(), asyncio.to_thread(self._hints)
-        )
-        return self._store(replace(inventory, problem=judge_host(HostEvidence(inventory, hints, smi))))
+        # At the same time: a driver without persistence mode wakes its GPUs for both at once.
+        smi = asyncio.create_task(self._smi.run(), name="nvidia-smi")
+        try:
+            inventory, hints = await asyncio.gather(self._look(), asyncio.to_thread(self._hints))
+            done, _ = await asyncio.wait({smi}, timeout=max(PROBE_SECONDS, inventory.seconds or 0))
+            return self._store(inventory, hints, smi.result() if done else SmiResult("hangs"))
+        finally:
+            smi.cancel()
 
-    def _store(self, inventory: GpuInventory) -> GpuInventory:
+    async def _look(self) -> GpuInventory:
+        self._lookers += 1
+        self._waiting_since = self._waiting_since or time.monotonic()
+        try:
+            return await self._probe.read()
+        finally:
+            self._lookers -= 1
+            if not self._lookers:
+                self._waiting_since = None
+
+    def _store(self, inventory: GpuInventory, hints: HardwareHints, smi: SmiResult | None) -> GpuInventory:
+        inventory = inventory.with_identities_of(self._known)
+        inventory = replace(inventory, problem=judge_host(HostEvidence(inventory, hints, smi)))
         # Probes overlap: an older one may end after a newer.
         if self._latest is None or inventory.probe_started >= self._latest.probe_started:
             self._latest = inventory
+            self._known = inventory if inventory.fault is None else self._known
         return inventory
 
 
@@ -80,7 +111,7 @@ class NvmlProbe:
     def __init__(
         self,
         *,
-        bound: float = PROBE_SECONDS,
+        bound: float = FIRST_LOOK_SECONDS,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = _NVML_COMMAND,
     ) -> None:
@@ -88,6 +119,8 @@ class NvmlProbe:
         self._bound = bound
         self._child = BoundedChild(command, bound=bound, environment=environment)
         self._probe: asyncio.Task[GpuInventory] | None = None
+        self._prompt = False
+        """The driver keeps its GPUs awake, and its last answer was prompt."""
 
     async def read(self) -> GpuInventory:
         """The inventory now, within `bound` seconds. Any failure is the inventory's `fault`."""
@@ -98,17 +131,25 @@ class NvmlProbe:
 
     async def _read(self) -> GpuInventory:
         probe_started, observed_at = time.monotonic(), datetime.now(UTC)
-        answer = parse_nvml(await self._child.run(), self._bound)
+        bound = min(PROBE_SECONDS, self._bound) if self._prompt else self._bound
+        answer = parse_nvml(await self._child.run(bound), bound)
+        seconds = time.monotonic() - probe_started
         if isinstance(answer, GpuFault):
+            self._prompt = False
             return GpuInventory((), observed_at, probe_started, fault=answer)
+        devices = tuple(_device(device) for device in answer.get("devices", ()))
+        self._prompt = seconds < PROBE_SECONDS and bool(devices) and all(d.persistence_mode for d in devices)
         return GpuInventory(
-            devices=tuple(_device(device) for device in answer.get("devices", ())),
+            devices=devices,
             observed_at=observed_at,
             probe_started=probe_started,
             driver_version=answer.get("driver_version"),
             cuda_version=answer.get("cuda_version"),
             library_version=answer.get("library_version"),
             unidentified={int(index): _fault(fault) for index, fault in answer.get("unidentified", {}).items()},
+            xids=answer.get("xids") or {},
+            seconds=seconds,
+            old_binding=answer.get("old_binding"),
             fault=_fault(answer["fault"]) if answer.get("fault") else None,
         )
 
@@ -119,7 +160,7 @@ class SmiProbe:
     def __init__(
         self,
         *,
-        bound: float = PROBE_SECONDS,
+        bound: float = FIRST_LOOK_SECONDS,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = _SMI_COMMAND,
     ) -> None:
@@ -160,8 +201,10 @@ class BoundedChild:
         self._environment = environment or {}
         self._killed: asyncio.subprocess.Process | None = None
 
-    async def run(self) -> ChildResult:
-        """Start it and wait for its end, at most `bound` + 0.2 s. Raises nothing. A cancelled call kills the child."""
+    async def run(self, bound: float | None = None) -> ChildResult:
+        """Start it and wait for its end, at most `bound` + 0.2 s. Raises nothing. A cancelled call kills the child.
+        `bound`: of this run, instead of the usual one.
+        """
         if self._killed is not None and self._killed.returncode is None:
             # It sleeps in the driver and survived SIGKILL. Such children must not pile up.
             return ChildResult("hung")
@@ -179,7 +222,7 @@ class BoundedChild:
             return ChildResult("missing")
         ended = False
         try:
-            async with asyncio.timeout(self._bound):
+            async with asyncio.timeout(self._bound if bound is None else bound):
                 # Read while it runs: a full pipe would stop it.
                 stdout, stderr, _ = await asyncio.gather(_read(process.stdout), _read(process.stderr), process.wait())
             ended = True
@@ -230,7 +273,14 @@ def parse_smi(result: ChildResult) -> SmiResult:
 
 
 def _device(fields: Mapping[str, Any]) -> GpuDevice:
-    return GpuDevice(**{**fields, "fault": _fault(fields["fault"]) if fields.get("fault") else None})
+    processes = fields.get("processes")
+    return GpuDevice(
+        **{
+            **fields,
+            "fault": _fault(fields["fault"]) if fields.get("fault") else None,
+            "processes": None if processes is None else tuple(GpuProcess(**process) for process in processes),
+        }
+    )
 
 
 def _fault(fields: Mapping[str, Any]) -> GpuFault:

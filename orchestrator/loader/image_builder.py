@@ -307,7 +307,7 @@ class ImageBuilder:
             others = sorted((other for other in family if other.id != image.id), key=_created, reverse=True)
             for old in others[retained - 1 :]:
                 with suppress(EngineRefusedError, NotFoundError):  # the engine refuses while a container uses it
-                    for tag in old.tags:
+                    for tag in plan.family_tags(old):
                         await self._engine.remove_image(tag)
 
 

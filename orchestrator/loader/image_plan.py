@@ -64,8 +64,12 @@ class ImagePlan:
     def in_family(self, image: ImageStatus) -> bool:
         """Whether `image`, which has the family labels, is this image or an earlier version."""
         # A failed build leaves an untagged image behind, with labels inherited from its base.
+        return bool(self.family_tags(image))
+
+    def family_tags(self, image: ImageStatus) -> tuple[str, ...]:
+        """The names that were given to `image` here. Others are somebody else's."""
         repository = self.tag.rpartition(":")[0]
-        return any(tag.rpartition(":")[0] == repository for tag in image.tags)
+        return tuple(tag for tag in image.tags if tag.rpartition(":")[0] == repository)
 
     def write_context(self, folder: Path) -> None:
         """Write the build context into `folder`."""

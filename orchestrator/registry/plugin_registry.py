@@ -218,15 +218,18 @@ class PluginRegistry:
         self._notify(event)
 
     def amend_failure(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
-        """Give a FAILED instance a graver reason; its state is final. Raises `TransitionError` for an instance that is
-        not FAILED or a code of another state, `StaleGenerationError`.
+        """Give a FAILED instance another reason: KILL_FAILED, or, once its container is gone, the cause that this stood
+        before. Its state is final, but for KILL_FAILED, which becomes the state of its cause. Raises `TransitionError`
+        for an instance that is not FAILED or a code of another state, `StaleGenerationError`.
         """
         failed = PluginLifecycleState.FAILED
         with self._lock.gen_wlock():
             old = self._current(name, generation)
-            if old.state is not failed or code.final_state is not failed:
+            restores = old.reason_code is ReasonCode.KILL_FAILED
+            if old.state is not failed or (code.final_state is not failed and not restores):
                 raise TransitionError(f"{name} is {old.state}; {code} cannot be its reason")
-            record = replace(old, reason_code=code, reason=reason, observed_at=self._clock())
+            state = code.final_state
+            record = replace(old, state=state, reason_code=code, reason=reason, observed_at=self._clock())
             self._put(record)
             event = self._append_event(record, old.state)
         self._notify(event)

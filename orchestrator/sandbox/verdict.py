@@ -196,12 +196,13 @@ def startup_timeout(seconds: float) -> Verdict:
 
 def kill_failed(verdict: Verdict, container: str, problem: str) -> Verdict:
     """The verdict on an instance that ended by `verdict` and whose container could not be stopped."""
+    # The cause first: what became of the stop is the engine's affair.
     return replace(
         verdict,
         code=ReasonCode.KILL_FAILED,
-        reason=f"The container {container} could be neither stopped nor killed: {problem}. It had to end because of "
-        f"{verdict.code}: {verdict.reason} Its removal is tried again as long as the orchestrator runs. Look at the "
-        f"container engine, or end it by hand (docker rm --force {container}), then restart the plugin.",
+        reason=f"{verdict.code}: {verdict.reason} After that its container {container} could be neither stopped nor "
+        f"killed: {problem}. Its removal is tried again as long as the orchestrator runs. Look at the engine, "
+        f"or end it by hand (docker rm --force {container}), then restart the plugin.",
         evidence={**verdict.evidence, "ended_for": verdict.code, "engine_said": problem},
     )
 

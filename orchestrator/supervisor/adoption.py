@@ -20,7 +20,13 @@ from orchestrator.registry import EffectiveLimits, LifecycleEvent
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.supervisor.bring_up import content_of
-from orchestrator.supervisor.container_policy import LABEL_QUOTA, InstanceIdentity, effective_limits, made_from
+from orchestrator.supervisor.container_policy import (
+    LABEL_QUOTA,
+    InstanceIdentity,
+    effective_limits,
+    instances_of,
+    made_from,
+)
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 
@@ -61,7 +67,7 @@ async def adopt_all(
     """
     await deps.builder.clear_leftovers()
     try:
-        leftovers = await deps.engine.list(deps.labels)
+        leftovers = instances_of(await deps.engine.list(deps.labels))
     except EngineError as error:
         # The fleet removes them as orphans once the engine can be reached.
         _log.warning("leftover containers could not be listed: %s", error)

@@ -13,7 +13,15 @@ from typing import Final, Self
 
 import msgspec
 
-from orchestrator.containers.spec import UNPRIVILEGED_USER, BindMount, ContainerSpec, DeviceGrant, Gateway, Volume
+from orchestrator.containers.spec import (
+    UNPRIVILEGED_USER,
+    BindMount,
+    ContainerSpec,
+    ContainerStatus,
+    DeviceGrant,
+    Gateway,
+    Volume,
+)
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.model_locations import ModelLocation
@@ -25,6 +33,7 @@ MODELS_FOLDER: Final = "/models"
 SCRATCH_FOLDER: Final = "/scratch"
 CACHE_FOLDER: Final = "/cache"
 SECRETS_FOLDER: Final = "/run/secrets"
+TEMPORARY_FOLDER: Final = "/tmp"  # noqa: S108
 
 LABEL_DEPLOYMENT: Final = "plugin-orchestrator.deployment"
 LABEL_GENERATION: Final = "plugin-orchestrator.generation"
@@ -33,6 +42,7 @@ LABEL_CONTENT: Final = "plugin-orchestrator.content"
 """The instance's fingerprint."""
 LABEL_MODELS: Final = "plugin-orchestrator.models"
 """SHA-256 of each of its models that may be in the store of fetched models, separated by commas."""
+_IDENTITY_LABELS: Final = frozenset({LABEL_DEPLOYMENT, PLUGIN_LABEL, LABEL_GENERATION, LABEL_INSTANCE, LABEL_CONTENT})
 _LABEL_MANIFEST: Final = "plugin-orchestrator.manifest"
 _LABEL_LIMITS: Final = "plugin-orchestrator.limits"
 
@@ -129,6 +139,13 @@ class InstanceIdentity:
     @property
     def container_name(self) -> str:
         return f"plugin-{self.plugin}-{self.instance}"
+
+
+def instances_of(containers: Iterable[ContainerStatus]) -> list[ContainerStatus]:
+    """The containers that were made for an instance: those with all labels of one, whatever their values."""
+    # A deployment's label alone may be on anything: on a container of an image that was derived from a plugin's, or
+    # that somebody labelled to find it.
+    return [container for container in containers if container.labels.keys() >= _IDENTITY_LABELS]
 
 
 def made_from(labels: Mapping[str, str]) -> tuple[Manifest, EffectiveLimits] | None:
@@ -243,7 +260,7 @@ def container_spec(
             Volume(SCRATCH_FOLDER, size=limits.scratch if quota else None),
             *([_cache(identity)] if manifest.cache else []),
         ),
-        tmpfs={"/tmp": "rw,nosuid,nodev,noexec,size=16m,mode=1777"},  # noqa: S108
+        tmpfs={TEMPORARY_FOLDER: "rw,nosuid,nodev,noexec,size=16m,mode=1777"},
         devices=devices,
         gateway=gateway,
     )

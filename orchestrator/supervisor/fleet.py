@@ -22,7 +22,7 @@ from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check, LifecycleEvent, PluginRecord
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted, adopt_all
-from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits
+from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits, instances_of
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.model_watch import watch_models
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
@@ -205,9 +205,9 @@ class Fleet:
         """Compare the engine's containers with the instances: find ends that no event reported, and remove containers
         of ours that belong to no instance.
         """
-        containers = await self._deps.engine.list(self._deps.labels)
+        containers = instances_of(await self._deps.engine.list(self._deps.labels))
         # After the list: an instance that began while it was on its way is expected too.
-        expected = {s.instance.identity.instance for s in self._supervisors.values() if s.instance is not None}
+        expected = {token for s in self._supervisors.values() if (token := s.expected_token) is not None}
         for container in containers:
             token = container.labels.get(LABEL_INSTANCE, "")
             if token not in expected:

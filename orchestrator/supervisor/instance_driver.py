@@ -34,15 +34,18 @@ class InstanceDriver:
     check of a witness         record               record               record              record
     start failed, or too slow  → ended              -                    -                   -
     silent, or stream broken   → ended              → ended              -                   -
-    container died, paused     inspect → ended      inspect → ended      -                   -
+    container died             inspect → ended      inspect → ended      it has stopped      remove again
+    container paused           inspect → ended      inspect → ended      -                   -
     `end`: run, stop, GPU      → ended              → ended              -                   -
     container removed          -                    -                    done                done
     removal failed             -                    -                    → left behind       -
+    removed after all          -                    -                    -                   done, and the cause
+                                                                                             replaces KILL_FAILED
     `retry_removal`            -                    -                    -                   remove again
     =========================  ===================  ===================  ==================  =============
 
     → ended: record the verdict (STOPPED only once the container has stopped), cancel the start, start the teardown. The
-    first verdict counts; only KILL_FAILED may replace it.
+    first verdict counts; only KILL_FAILED may stand in its place, as long as the container lives.
     """
 
     def __init__(self, instance: Instance, deps: SupervisorDeps) -> None:
@@ -81,11 +84,11 @@ class InstanceDriver:
 
     def container_died(self) -> None:
         """The engine reports the container's end, or no longer knows it."""
-        if self.instance.ended is None:
-            self.instance.container_died.set()
-            # Before its watch, the start itself waits for this event.
-            if self._watch is not None and self.instance.has_channel:
-                self._spawn(self._find_end(self._watch))
+        self.instance.container_died.set()  # the start and the teardown wait for it too
+        if self.instance.ended is not None:
+            self.retry_removal()
+        elif self._watch is not None and self.instance.has_channel:
+            self._spawn(self._find_end(self._watch))
 
     def container_paused(self) -> None:
         """The engine reports that the container is paused, or was."""
@@ -214,6 +217,8 @@ class InstanceDriver:
             self._left_behind = not await tear_down(self._deps, self.instance, verdict, self._record)
         finally:
             self.instance.torn_down.set()
+        if self._left_behind and self.instance.container_died.is_set():  # it ended in the meantime
+            await self._retry_removal()
 
     async def _retry_removal(self) -> None:
         self._left_behind = not await retry_removal(self._deps, self.instance, self._record)

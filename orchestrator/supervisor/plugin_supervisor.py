@@ -92,6 +92,14 @@ class PluginSupervisor:
         return None if self._driver is None else self._driver.instance
 
     @property
+    def expected_token(self) -> str | None:
+        """The token of an instance that has a container, or may get one; None where there is none."""
+        # A container that the engine made without an answer appears when its instance has long ended: nobody has it.
+        if self._driver is None or (self._driver.instance.ended is not None and self._driver.removed):
+            return None
+        return self._driver.instance.identity.instance
+
+    @property
     def folder(self) -> Path:
         """The plugin's folder, as last discovered."""
         return self._plugin.folder
@@ -144,10 +152,9 @@ class PluginSupervisor:
 
     async def stop(self, reason: str = "An operator stopped it. Start it again with a restart.") -> None:
         """End the instance and return when its container is removed."""
-        if self._preparation is not None:
-            self._preparation.stop()
-            self._preparation = None
+        self._refuse_restart()  # at once: what it builds holds up nothing
         async with self._command:
+            self._refuse_restart()  # one that came before this, and has begun since
             await self._stop(reason)
 
     def adopt(self, adopted: Adopted) -> None:
@@ -326,6 +333,11 @@ class PluginSupervisor:
 
     def _alive(self) -> bool:
         return self._driver is not None and self._driver.instance.ended is None
+
+    def _refuse_restart(self) -> None:
+        if self._preparation is not None:
+            self._preparation.stop()
+            self._preparation = None
 
     async def _stop(self, reason: str) -> None:
         if self._driver is not None:

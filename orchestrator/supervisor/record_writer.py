@@ -55,6 +55,15 @@ class RecordWriter:
         level = logging.INFO if verdict.code is ReasonCode.STOPPED else logging.WARNING
         _log.log(level, "%s: %s: %s", self._plugin, verdict.code, verdict.reason, extra={"plugin": self._plugin})
 
+    def restore_cause(self, verdict: Verdict) -> None:
+        """The container that could not be ended is gone: the cause stands as the reason again, in place of
+        KILL_FAILED.
+        """
+        record = self._registry.get(self._plugin)
+        if record is not None and record.reason_code is ReasonCode.KILL_FAILED:
+            with suppress(StaleGenerationError):
+                self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
+
     def _replace_checks(self, checks: Iterable[Check]) -> None:
         for check in checks:
             others = (old for old in self._instance.checks if (old.source, old.name) != (check.source, check.name))

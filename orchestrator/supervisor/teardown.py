@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Awaitable
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, Self
 
 import msgspec
 
+from orchestrator.containers.engine import ContainerEngine
 from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check, PostMortem
@@ -22,9 +23,9 @@ from orchestrator.supervisor.record_writer import RecordWriter
 MAX_LOG_LINES: Final = 100
 """Of a post-mortem."""
 _HUNG: Final = frozenset({ReasonCode.TIMEOUT, ReasonCode.STARTUP_TIMEOUT, ReasonCode.UNRESPONSIVE})
-# With the usual grace of two seconds, a stop and a kill take less than 15.
-_STOP_TIMEOUT: Final = 6.0  # seconds beyond the grace until the engine reports that a container has stopped
-_KILL_TIMEOUT: Final = 6.0
+_LOOK_INTERVAL: Final = 0.5  # seconds between looks at a container while the engine does not answer
+# A container takes a moment to be seen as ended: Podman refuses to kill one that is ending.
+_LOOKS_AFTER_REFUSAL: Final = (0.0, 0.1, 0.2, 0.3, 0.4)  # seconds before each look
 
 _log = logging.getLogger(__name__)
 
@@ -59,13 +60,17 @@ async def tear_down(deps: SupervisorDeps, instance: Instance, verdict: Verdict, 
 
 
 async def retry_removal(deps: SupervisorDeps, instance: Instance, record: RecordWriter) -> bool:
-    """Try again to remove a container that could not be. Returns whether it is removed."""
+    """Try again to remove a container that could not be. Returns whether it is removed: then KILL_FAILED no longer
+    stands before the cause of its end.
+    """
     problem = await _remove(deps, instance)
     if problem:
         record.add_checks(_not_removed(problem))
-    else:
-        record.add_checks(Check("removal", ok=True, detail="the container is removed", source="engine"))
-    return not problem
+        return False
+    record.add_checks(Check("removal", ok=True, detail="the container is removed", source="engine"))
+    if instance.ended is not None:
+        record.restore_cause(instance.ended)
+    return True
 
 
 async def _stop(deps: SupervisorDeps, instance: Instance, verdict: Verdict) -> _Stopped:
@@ -81,12 +86,9 @@ async def _stop(deps: SupervisorDeps, instance: Instance, verdict: Verdict) -> _
     if instance.container_id is None:
         return _Stopped(report)
     if not _seen_ended(verdict):
-        grace = deps.settings.stop_grace.total_seconds()
-        stop = deps.engine.stop(instance.container_id, grace=grace)
-        if await _problem(stop, within=grace + _STOP_TIMEOUT):
-            problem = await _problem(deps.engine.kill(instance.container_id), within=_KILL_TIMEOUT)
-            if problem:
-                return _Stopped(report, problem)
+        problem = await _end_container(deps, instance, instance.container_id)
+        if problem:
+            return _Stopped(report, problem)
     # Without an engine the exit code and the logs are missing, and the teardown goes on.
     with suppress(EngineError):
         report = await _with_exit_and_logs(deps, instance.container_id, report)
@@ -121,18 +123,96 @@ def _seen_ended(verdict: Verdict) -> bool:
     return verdict.evidence.get("container_exit_code") is not None or bool(verdict.evidence.get("container_missing"))
 
 
-async def _problem(command: Awaitable[None], *, within: float) -> str:
-    """Why the engine did not do it; empty where it did, or the container is removed already. `within`: seconds."""
+async def _end_container(deps: SupervisorDeps, instance: Instance, container_id: str) -> str:
+    """Stop the container, or else kill it. Returns why it may still run; empty where it has ended. Takes no longer than
+    the grace and `engine_timeout`.
+    """
+    # Witnesses are its answers, its event of the end, and a look at the container. Under load answers come late,
+    # and it refuses to kill what has ended long ago.
+    engine, clock = deps.engine, asyncio.get_running_loop().time
+    grace, patience = deps.settings.stop_grace.total_seconds(), deps.settings.engine_timeout.total_seconds()
+    began = clock()
+    instance.container_died.clear()
+    async with _Witnesses() as witnesses:
+        witnesses.add(instance.container_died.wait())
+        stop = witnesses.add(_stop_answered(engine, container_id, grace))
+        if await witnesses.saw_end((stop,), until=began + grace + patience / 2):
+            return ""
+        kill = witnesses.add(_kill_answered(engine, container_id))
+        witnesses.add(_look_until_over(engine, container_id))
+        if await witnesses.saw_end((stop, kill), until=began + grace + patience):
+            return ""
+        if kill.done() and (error := kill.exception()) is not None:
+            return str(error)
+    return f"the container engine gave no answer within {grace + patience:g} s"
+
+
+class _Witnesses:
+    """Tasks that each return once the container has ended, and raise where they cannot know."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def add(self, witness: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(witness)
+        self._tasks.add(task)
+        return task
+
+    async def saw_end(self, answers: Sequence[asyncio.Task[Any]], *, until: float) -> bool:
+        """Whether one has returned; waits until `until` (the loop's clock), or until each of `answers` has raised."""
+        while True:
+            if any(task.done() and task.exception() is None for task in self._tasks):
+                return True
+            waiting = {task for task in self._tasks if not task.done()}
+            seconds = until - asyncio.get_running_loop().time()
+            if seconds <= 0 or all(answer.done() for answer in answers):
+                return False
+            await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _stop_answered(engine: ContainerEngine, container_id: str, grace: float) -> None:
+    with suppress(NotFoundError):
+        await engine.stop(container_id, grace=grace)
+
+
+async def _kill_answered(engine: ContainerEngine, container_id: str) -> None:
+    with suppress(NotFoundError):
+        try:
+            await engine.kill(container_id)
+        except NotFoundError:
+            return
+        except EngineError:
+            # Whatever its words: only a look shows whether it runs.
+            for pause in _LOOKS_AFTER_REFUSAL:
+                await asyncio.sleep(pause)
+                if await _is_over(engine, container_id):
+                    return
+            raise
+
+
+async def _look_until_over(engine: ContainerEngine, container_id: str) -> None:
+    while True:
+        with suppress(EngineError):
+            if await _is_over(engine, container_id):
+                return
+        await asyncio.sleep(_LOOK_INTERVAL)
+
+
+async def _is_over(engine: ContainerEngine, container_id: str) -> bool:
+    """Whether it has ended, or never ran. Raises `EngineError`."""
     try:
-        async with asyncio.timeout(within):
-            await command
+        status = await engine.inspect(container_id)
     except NotFoundError:
-        return ""
-    except EngineError as error:
-        return str(error)
-    except TimeoutError:
-        return f"the container engine gave no answer within {within:g} s"
-    return ""
+        return True
+    return status.over or status.state == "created"
 
 
 def _report(instance: Instance, verdict: Verdict) -> PostMortem:

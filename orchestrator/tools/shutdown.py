@@ -10,7 +10,11 @@ from orchestrator.supervisor.fleet import Fleet
 from orchestrator.tools.tool_runner import ToolRunner
 
 CLOSE_SECONDS: Final = 20.0
-"""Longest time, after the drain, for instances to be let go of or stopped: an engine may not answer."""
+"""Longest time, after the drain, for instances to be let go of or stopped: an engine may not answer. What an operator
+adds to the usual grace and engine timeout is added to it.
+"""
+_USUAL_END: Final = 12.0
+"""Seconds of the usual grace and engine timeout together."""
 
 TRANSFER_SECONDS: Final = 3.0
 """Limit, after the last run, for answers on slow connections."""
@@ -22,23 +26,28 @@ _log = logging.getLogger(__name__)
 
 def longest_stop(settings: Settings) -> float:
     """Seconds from the first SIGTERM until the process has exited, whatever happens."""
-    return settings.drain.total_seconds() + CLOSE_SECONDS + TRANSFER_SECONDS + EXIT_SECONDS
+    closing = CLOSE_SECONDS + longer_end(settings)
+    return settings.drain.total_seconds() + closing + TRANSFER_SECONDS + EXIT_SECONDS
+
+
+def longer_end(settings: Settings) -> float:
+    """Seconds by which the end of a container may take longer than usual."""
+    return max(0.0, settings.stop_grace.total_seconds() + settings.engine_timeout.total_seconds() - _USUAL_END)
 
 
 class Shutdown:
-    """`drain`: seconds for which callers in flight are waited for. `stop_plugins`: containers are stopped and removed,
-    else they stay for the next start.
-    """
+    """`stop_plugins`: containers are stopped and removed, else they stay for the next start."""
 
     def __init__(
-        self, runner: ToolRunner, fleet: Fleet, history: HistoryStore, *, drain: float, stop_plugins: bool
+        self, runner: ToolRunner, fleet: Fleet, history: HistoryStore, settings: Settings, *, stop_plugins: bool
     ) -> None:
         self.requested = asyncio.Event()
         """Set first: streams without an end end, waits for a start are over, runs and starts are refused."""
         self._runner = runner
         self._fleet = fleet
         self._history = history
-        self._drain = drain
+        self._drain = settings.drain.total_seconds()
+        self._longer_end = longer_end(settings)
         self._stop_plugins = stop_plugins
         self._at_once = asyncio.Event()
         self._completed: asyncio.Task[None] | None = None
@@ -65,7 +74,8 @@ class Shutdown:
     async def _close_fleet(self) -> None:
         closing = asyncio.create_task(self._fleet.close(stop_plugins=self._stop_plugins))
         hurried = asyncio.create_task(self._at_once.wait())
-        await asyncio.wait((closing, hurried), timeout=CLOSE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        seconds = CLOSE_SECONDS + self._longer_end
+        await asyncio.wait((closing, hurried), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
         if closing.done():
             closing.result()

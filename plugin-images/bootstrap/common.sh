@@ -38,6 +38,13 @@ apt_install() {
     return "$status"
 }
 
+# The first mirror that this host's apt uses for a suite (bookworm, bookworm-security); empty if it uses none.
+mirror_of() {
+    # shellcheck disable=SC2016 # the placeholders are apt's
+    apt-get indextargets --no-release-info --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        awk -v suite="$1" '$1 == suite && $2 == "main" && !found { print $3; found = 1 }'
+}
+
 # The CA bundle that an environment variable names; empty if none does.
 host_ca_bundle() {
     local name

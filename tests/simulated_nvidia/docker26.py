@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
@@ -22,24 +23,33 @@ def docker26() -> tuple[str, str]:
 
     Fetched once, into the user's cache. Skips the test if it cannot be fetched: no apt, no network.
     """
-    root = platformdirs.user_cache_path("plugin-orchestrator") / "docker26"
-    if not (root / "usr/sbin/dockerd").exists():
-        _fetch(root)
+    root = unpacked("docker26", PACKAGES)
     return str(root / "usr/sbin/dockerd"), f"{root / 'usr/bin'}:{root / 'usr/sbin'}"
 
 
-def _fetch(root: Path) -> None:
+def unpacked(name: str, packages: Sequence[str]) -> Path:
+    """A root folder with the files of Debian 13's `packages`: the folder `name` of the user's cache.
+
+    Skips the test if they cannot be fetched: no apt, no network.
+    """
+    root = platformdirs.user_cache_path("plugin-orchestrator") / name
+    if not root.exists():
+        _fetch(root, packages)
+    return root
+
+
+def _fetch(root: Path, packages: Sequence[str]) -> None:
     if shutil.which("apt-get") is None or not Path(KEYRING).exists():
-        pytest.skip("Docker 26 comes from Debian's packages, and this is no Debian")
+        pytest.skip(f"Debian 13's {packages[0]} is fetched with apt, and this is no Debian")
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent) as name:
         work = Path(name)
         environment = {**os.environ, "APT_CONFIG": str(_apt_config(work))}
-        for command in (["update"], ["download", *PACKAGES]):
+        for command in (["update"], ["download", *packages]):
             try:
                 subprocess.run(["apt-get", "--quiet", *command], cwd=work, env=environment, check=True, timeout=240)
             except subprocess.SubprocessError as error:
-                pytest.skip(f"Docker 26 could not be fetched: {error}")
+                pytest.skip(f"Debian 13's {packages[0]} could not be fetched: {error}")
         for package in work.glob("*.deb"):
             subprocess.run(["dpkg", "--extract", str(package), str(work / "root")], check=True)
         (work / "root").rename(root)
@@ -65,4 +75,4 @@ def _mirror() -> str:
     for uri, _, label in (line.partition(" ") for line in listed):
         if label == "Debian" or uri.rstrip("/").endswith("/debian"):  # no label where apt has no lists yet
             return uri
-    pytest.skip("Docker 26 comes from Debian's packages, and apt's sources name no mirror of Debian")
+    pytest.skip("Debian 13's packages are fetched with apt, and apt's sources name no mirror of Debian")

@@ -23,7 +23,11 @@ from orchestrator.containers.spec import (
 State = Literal["created", "running", "paused", "exited", "dead", "removing"]
 Health = Literal["none", "starting", "healthy", "unhealthy"]
 
+_DEFAULT_REGISTRY = re.compile(r"^(?:docker\.io/(?:library/)?|localhost/)(?=[^/])")
 _EXITED = re.compile(r"Exited \((-?\d+)\)")
+_UNTAGGED = "<none>:<none>"
+# Podman's word → Docker's.
+_ACTIONS = {"remove": "destroy"}
 # Attributes of an event that are no labels.
 _NO_LABELS = frozenset({"name", "image", "exitCode", "signal", "execID", "execDuration", "oldName"})
 
@@ -48,6 +52,17 @@ def container(answer: Any) -> ContainerStatus:
         finished_at=_time(current.get("FinishedAt")),
         error=text(current.get("Error")),
     )
+
+
+def carries(labels: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
+    """Whether something with these labels has all that are wanted; None: with any value."""
+    # Not left to the engine's filters: Podman lets pass what has any one of several labels, in its events.
+    return all(labels.get(name) == value or (value is None and name in labels) for name, value in wanted.items())
+
+
+def labels_of(answer: Any) -> dict[str, str]:
+    """The labels of a volume, or of an entry of a list."""
+    return _labels(mapping(answer).get("Labels"))
 
 
 def volumes(answer: Any) -> tuple[VolumeStatus, ...]:
@@ -130,7 +145,7 @@ def event(line: bytes) -> EngineEvent | None:
     if body.get("Type", "container") != "container" or not action or not container_id or action.startswith("exec_"):
         return None
     return EngineEvent(
-        action=action,
+        action=_ACTIONS.get(action, action),
         container_id=container_id,
         labels={key: value for key, value in attributes.items() if key not in _NO_LABELS},
         time=_event_time(body),
@@ -141,11 +156,10 @@ def event(line: bytes) -> EngineEvent | None:
 def image(answer: Any) -> ImageStatus:
     """From `GET /images/{name}/json`, or an entry of `GET /images/json`."""
     body = mapping(answer)
-    tags = body.get("RepoTags")
     return ImageStatus(
         id=text(body.get("Id")),
-        # Lists name an untagged image <none>:<none>.
-        tags=tuple(text(tag) for tag in tags if tag != "<none>:<none>") if isinstance(tags, list) else (),
+        # Lists name an untagged image <none>:<none>. Podman puts a registry before every name.
+        tags=tuple(_DEFAULT_REGISTRY.sub("", tag, count=1) for tag in texts(body.get("RepoTags")) if tag != _UNTAGGED),
         labels=_labels(body.get("Labels") or mapping(body.get("Config")).get("Labels")),
         created=_time(body.get("Created")),
     )

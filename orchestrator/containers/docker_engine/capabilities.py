@@ -1,15 +1,17 @@
 """What this engine is and can, and whether it shares its kernel with this process."""
 
 import platform
+import re
 import sys
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from orchestrator.containers.docker_engine.answers import items, mapping, text
 from orchestrator.containers.spec import EngineInfo
 
 _LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit", "cpu": "CpuCfsQuota"}
 _VIRTUAL_MACHINE: Final = "docker desktop"
+_PODMAN_WITH_CDI: Final = (5, 4)  # the version it was seen with; 4.3 starts a container without the device
 
 
 def engine_info(answer: Any) -> EngineInfo:
@@ -21,9 +23,15 @@ def engine_info(answer: Any) -> EngineInfo:
     # the API does not show; it shows the nvidia runtime, which is usually set up along with the hook.
     body = mapping(answer)
     security = {text(option).split(",")[0] for option in items(body.get("SecurityOptions"))}
+    product: Literal["Docker", "Podman"] = "Podman" if "BuildahVersion" in body else "Docker"
+    version = text(body.get("ServerVersion"))
     drivers = ("nvidia",) if "nvidia" in mapping(body.get("Runtimes")) else ()
+    if product == "Podman":
+        # It does not list its CDI devices; the start with one that it lacks fails.
+        drivers = ("cdi",) if version_numbers(version) >= _PODMAN_WITH_CDI else ()
     return EngineInfo(
-        version=text(body.get("ServerVersion")),
+        product=product,
+        version=version,
         operating_system=text(body.get("OperatingSystem")),
         storage_driver=text(body.get("Driver")),
         cgroup_version=text(body.get("CgroupVersion")),
@@ -36,6 +44,11 @@ def engine_info(answer: Any) -> EngineInfo:
         cores=_count(body.get("NCPU")),
         memory=_count(body.get("MemTotal")),
     )
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Major and minor number; empty for a version of another form."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def _count(value: Any) -> int:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,13 +29,13 @@ async def log_lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
         yield line
 
 
-async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[EngineEvent]:
-    """Events of containers; what cannot be read is skipped."""
+async def events(pieces: AsyncIterator[bytes], labels: Mapping[str, str]) -> AsyncIterator[EngineEvent]:
+    """Events of containers with these labels; what cannot be read is skipped."""
     rest = b""
     async for piece in pieces:
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
-            if (event := answers.event(line)) is not None:
+            if (event := answers.event(line)) is not None and answers.carries(event.labels, labels):
                 yield event
 
 

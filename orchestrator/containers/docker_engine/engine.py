@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -13,7 +13,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from orchestrator.containers.docker_engine import answers, bodies, capabilities, decoding, permissions
+from orchestrator.containers.docker_engine import answers, bodies, capabilities, decoding, permissions, podman
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
 from orchestrator.containers.docker_engine.calls import DEFAULT_BOUNDS, Bounds, EngineCalls
 from orchestrator.containers.docker_engine.client import (
@@ -21,16 +21,17 @@ from orchestrator.containers.docker_engine.client import (
     ClientPool,
     create_container,
     credentials,
-    raise_for_status,
     refused_permissions,
     url,
 )
 from orchestrator.containers.docker_engine.gateways import Gateways
 from orchestrator.containers.docker_engine.install import run_installation
+from orchestrator.containers.docker_engine.logs import Logs
 from orchestrator.containers.docker_engine.own_container import HostFolders, find_host_folders, own_view
 from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint, token_file
 from orchestrator.containers.spec import (
+    BindMount,
     ContainerIsolation,
     ContainerSpec,
     ContainerStatus,
@@ -44,6 +45,7 @@ from orchestrator.containers.spec import (
 from orchestrator.errors import EngineError, EngineRefusedError, NotFoundError
 
 _QUOTA_TRIAL: Final = "plugin-orchestrator-quota-trial"  # one name, so that a crash leaves no more than one
+_TRIAL_LABELS: Final = {_QUOTA_TRIAL: ""}
 _TRIED_QUOTA: Final = 1024 * 1024  # bytes of the volume by which quotas are tried
 
 
@@ -66,6 +68,7 @@ class DockerEngine:
         self._clients = clients = ClientPool(environment)
         self._calls = EngineCalls(clients, bounds)
         self._streams = Streams(clients, limit=256)
+        self._logs = Logs(self._calls, self._streams)
         self._gateways = Gateways(self._calls)
         self._info: EngineInfo | None = None
         self._host_folders: HostFolders | None = None
@@ -80,9 +83,11 @@ class DockerEngine:
         labels: Mapping[str, str] = MappingProxyType({}),
     ) -> Self:
         """The engine that the docker command would use: by DOCKER_HOST, or its context. `timeout`: seconds for an
-        answer to a query.
+        answer to a query; where it is long, other requests have at least as much.
         """
-        return cls(os.environ if environment is None else environment, bounds=Bounds(query=timeout), labels=labels)
+        usual = DEFAULT_BOUNDS
+        bounds = Bounds(query=timeout, change=max(usual.change, timeout), end=max(usual.end, timeout))
+        return cls(os.environ if environment is None else environment, bounds=bounds, labels=labels)
 
     @property
     def address(self) -> str:
@@ -112,7 +117,8 @@ class DockerEngine:
     async def images(self, labels: Mapping[str, str]) -> list[ImageStatus]:
         filters = {"label": bodies.label_filter(dict(labels))}
         entries = await self._calls.query(lambda client: client.images(filters=filters))
-        return [answers.image(entry) for entry in answers.items(entries)]
+        found = map(answers.image, answers.items(entries))
+        return [image for image in found if answers.carries(image.labels, labels)]
 
     async def remove_image(self, reference: str) -> None:
         def remove(client: Client) -> None:
@@ -163,26 +169,56 @@ class DockerEngine:
         return await self.image(tag)
 
     async def install(self, installation: Installation, on_output: Callable[[str], None]) -> ImageStatus:
+        # Its owner may be another orchestrator: the downloads of one plugin are shared.
+        await self._require_own_volume(installation.volume, dict.fromkeys(installation.owner_labels))
         await run_installation(self._calls, self._streams, installation, on_output)
         return await self.image(installation.tag)
 
     async def create(self, spec: ContainerSpec) -> str:
-        selinux = (self._info or await self.info()).selinux
+        info = self._info or await self.info()
+        selinux = info.selinux
         folders = await self._folders()
+        await self._require_sources(spec)
+        await self._require_own(spec.volumes)
         for_host = replace(
             spec,
             mounts=folders.translated(spec.mounts),
             labels={**self._labels, **spec.labels},
             volumes=tuple(self._labelled(volume) for volume in spec.volumes),
         )
+        if info.product == "Podman":
+            for_host = podman.adapted(for_host, info)
         body = bodies.create_body(for_host, selinux=selinux)
         if spec.gateway is None:
             return await self._calls.change(lambda client: create_container(client, body, spec.name))
         gateway = replace(spec.gateway, token_file=folders.on_host(spec.gateway.token_file))
-        return await self._gateways.create(spec, gateway, body, extra_labels=self._labels, selinux=selinux)
+        return await self._gateways.create(spec, gateway, body, extra_labels=self._labels, info=info)
 
     def _labelled(self, volume: Volume) -> Volume:
         return replace(volume, labels={**self._labels, **volume.labels}) if volume.name else volume
+
+    async def _require_sources(self, spec: ContainerSpec) -> None:
+        """Raise `EngineRefusedError` for a mount whose source does not exist, where this host has it."""
+        # Podman would create the folder; Docker says the same with a path of the host.
+        if spec.mounts and await self.shares_sockets():
+            for mount in await asyncio.to_thread(_without_source, spec.mounts):
+                raise EngineRefusedError(f"the source of the mount {mount.target} does not exist")
+
+    async def _require_own(self, volumes: Iterable[Volume]) -> None:
+        """Raise `EngineRefusedError` for a named volume that exists without its labels: it is somebody else's."""
+        for volume in volumes:
+            if volume.labels:
+                await self._require_own_volume(volume.name, self._labelled(volume).labels)
+
+    async def _require_own_volume(self, name: str, labels: Mapping[str, str | None]) -> None:
+        try:
+            found = await self._calls.query(lambda client: client.inspect_volume(name))
+        except NotFoundError:
+            return
+        if not answers.carries(answers.labels_of(found), labels):
+            raise EngineRefusedError(
+                f"the volume {name} exists and is not this orchestrator's: it lacks its labels. Rename or remove it"
+            )
 
     async def start(self, container_id: str) -> None:
         # At once: a gateway delays no start. Both are awaited, so that none is under way when one raises.
@@ -207,12 +243,16 @@ class DockerEngine:
         return await self._calls.query(lambda client: answers.container(client.inspect_container(container_id)))
 
     async def isolation(self, container_id: str) -> ContainerIsolation:
-        return await self._calls.query(lambda client: answers.isolation(client.inspect_container(container_id)))
+        reported = await self._calls.query(lambda client: answers.isolation(client.inspect_container(container_id)))
+        if not await self._is_podman():
+            return reported
+        return await self._calls.query(lambda client: podman.isolation(client, container_id, reported))
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         filters = {"label": bodies.label_filter(dict(labels))}
         entries = await self._calls.query(lambda client: client.containers(all=True, filters=filters))
-        found = [status for entry in answers.items(entries) if (status := answers.listed(entry)) is not None]
+        statuses = [status for entry in answers.items(entries) if (status := answers.listed(entry)) is not None]
+        found = [status for status in statuses if answers.carries(status.labels, labels)]
         # After a restart, only the labels show which container has a gateway.
         self._gateways.adopt(found)
         return found
@@ -224,9 +264,9 @@ class DockerEngine:
     async def kill(self, container_id: str) -> None:
         try:
             await self._calls.kill(lambda client: client.kill(container_id))
-        except EngineRefusedError as error:
-            # The answer for a container that has ended.
-            if "is not running" not in str(error):
+        except EngineRefusedError:
+            # Engines refuse for a container that does not run, each in its own words.
+            if (await self.inspect(container_id)).state in {"running", "paused"}:
                 raise
 
     async def remove(self, container_id: str) -> None:
@@ -249,7 +289,7 @@ class DockerEngine:
     async def volumes(self, labels: Mapping[str, str]) -> tuple[VolumeStatus, ...]:
         filters = {"label": bodies.label_filter(dict(labels))}
         listed = await self._calls.query(lambda client: client.volumes(filters=filters))
-        found = answers.volumes(listed)
+        found = tuple(each for each in answers.volumes(listed) if answers.carries(each.labels, labels))
         if not found:
             return ()
         try:
@@ -267,12 +307,16 @@ class DockerEngine:
 
     async def _try_quota(self) -> bool:
         # Only the engine knows its disk: XFS and ext4 have project quotas where they are mounted with them.
-        def create(client: Client) -> None:
-            client.create_volume(_QUOTA_TRIAL, driver="local", driver_opts=bodies.quota_options(_TRIED_QUOTA))
+        def create(client: Client) -> Any:
+            options = bodies.quota_options(_TRIED_QUOTA)
+            return client.create_volume(_QUOTA_TRIAL, driver="local", driver_opts=options, labels=_TRIAL_LABELS)
 
         try:
-            await self._calls.change(create)
+            made = await self._calls.change(create)
         except EngineRefusedError:
+            return False
+        # Engines answer with an existing volume of that name, whosever it is.
+        if not answers.carries(answers.labels_of(made), _TRIAL_LABELS):
             return False
         with suppress(NotFoundError):  # another start tries the same
             await self.remove_volume(_QUOTA_TRIAL)
@@ -282,32 +326,12 @@ class DockerEngine:
         await self._gateways.sweep(labels, alive=await self.list(labels))
 
     async def logs(self, container_id: str, *, tail: int) -> str:
-        lines = decoding.LogLines()
-
-        def fetch(client: Client) -> bytes:
-            response = client.get(
-                url(client, f"/containers/{container_id}/logs"),
-                params=bodies.log_query(tail),
-                timeout=self._bounds.query,
-            )
-            raise_for_status(response)
-            return bytes(response.content)
-
-        complete = lines.feed(await self._calls.query(fetch))
-        return "\n".join([*complete, *lines.rest()])
+        return "\n".join(await self._logs.last(container_id, tail, whole=await self._is_podman()))
 
     @asynccontextmanager
     async def follow_logs(self, container_id: str, *, tail: int) -> AsyncIterator[AsyncIterator[str]]:
-        def request(client: Client) -> Any:
-            return client.get(
-                url(client, f"/containers/{container_id}/logs"),
-                params={**bodies.log_query(tail), "follow": "1"},
-                stream=True,
-                timeout=self._bounds.query,
-            )
-
-        async with self._streams.open(request, bound=self._bounds.query) as pieces:
-            yield decoding.log_lines(pieces)
+        async with self._logs.follow(container_id, tail, whole=await self._is_podman()) as lines:
+            yield lines
 
     @asynccontextmanager
     async def events(
@@ -320,11 +344,14 @@ class DockerEngine:
             return client.get(url(client, "/events"), params=query, stream=True, timeout=self._bounds.query)
 
         async with self._streams.open(request, bound=self._bounds.query) as pieces:
-            yield decoding.events(pieces)
+            yield decoding.events(pieces, labels)
 
     async def close(self) -> None:
         self._streams.close()
         self._calls.close()
+
+    async def _is_podman(self) -> bool:
+        return (self._info or await self.info()).product == "Podman"
 
     async def _folders(self) -> HostFolders:
         if self._host_folders is None:
@@ -345,3 +372,15 @@ class DockerEngine:
                 raise
             return False
         return True
+
+
+def _without_source(mounts: Iterable[BindMount]) -> list[BindMount]:
+    missing = []
+    for mount in mounts:
+        try:
+            mount.source.stat()
+        except FileNotFoundError:
+            missing.append(mount)
+        except OSError:
+            continue  # not for this user to see: the engine may
+    return missing

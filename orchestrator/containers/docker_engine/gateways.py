@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from plugin_runtime.gateway import PORT, TOKEN_FILE
 
-from orchestrator.containers.docker_engine import bodies
+from orchestrator.containers.docker_engine import answers, bodies, podman
 from orchestrator.containers.docker_engine.calls import EngineCalls
 from orchestrator.containers.docker_engine.client import Client, create_container
 from orchestrator.containers.endpoint import TcpEndpoint
-from orchestrator.containers.spec import BindMount, ContainerSpec, ContainerStatus, Gateway
+from orchestrator.containers.spec import BindMount, ContainerSpec, ContainerStatus, EngineInfo, Gateway
 from orchestrator.errors import EngineError, EngineRefusedError, NotFoundError
 
 LABEL_GATEWAY: Final = "plugin-orchestrator.gateway"
@@ -24,6 +24,7 @@ LABEL_GATEWAY: Final = "plugin-orchestrator.gateway"
 LABEL_OF: Final = "plugin-orchestrator.gateway-of"
 """On a gateway and a volume: the name of the plugin's container."""
 
+_SUFFIX: Final = "-gateway"
 _PORT: Final = f"{PORT}/tcp"
 _MEMORY: Final = 128 * 1024 * 1024
 _USER: Final = "65531:65531"  # not the plugin's, so neither can replace the other's files in the folder they share
@@ -66,19 +67,21 @@ class Gateways:
         body: dict[str, Any],
         *,
         extra_labels: Mapping[str, str],
-        selinux: bool,
+        info: EngineInfo,
     ) -> str:
         """Create the container of `spec` and `body` with its volume and gateway; its id. `gateway` has host paths;
         `extra_labels` are those of every container.
         """
         name = _name(spec.name)
         labels = _labels(spec)
-        beside = gateway_body(spec, gateway, extra_labels, selinux=selinux)
+        beside = gateway_body(spec, gateway, extra_labels, info)
 
-        def create_volume(client: Client) -> None:
-            client.create_volume(name, driver="local", driver_opts=_VOLUME_OPTIONS, labels=labels)
+        def create_volume(client: Client) -> Any:
+            return client.create_volume(name, driver="local", driver_opts=_VOLUME_OPTIONS, labels=labels)
 
-        await self._calls.change(create_volume)
+        # Engines answer with an existing volume of that name, whosever it is.
+        if not answers.carries(answers.labels_of(await self._calls.change(create_volume)), labels):
+            raise EngineRefusedError(f"another volume is called {name}: remove it")
         try:
             await self._calls.change(lambda client: create_container(client, beside, name))
             with_sockets = _with_sockets(body, spec, gateway)
@@ -121,11 +124,13 @@ class Gateways:
     async def sweep(self, labels: Mapping[str, str], *, alive: Iterable[ContainerStatus]) -> None:
         """Remove gateways and volumes of containers with these labels, except those of `alive`."""
         in_use = {container.labels.get(LABEL_GATEWAY) for container in alive}
-        filters = {"label": bodies.label_filter(_prefixed(labels))}
+        wanted = _prefixed(labels)
+        filters = {"label": bodies.label_filter(wanted)}
         containers = await self._calls.query(lambda client: client.containers(all=True, filters=filters))
-        names = {name.lstrip("/") for entry in containers for name in entry.get("Names") or ()}
+        found = [(name.lstrip("/"), answers.labels_of(entry)) for entry in containers for name in entry["Names"] or ()]
         volumes = await self._calls.query(lambda client: client.volumes(filters=filters))
-        names |= {entry["Name"] for entry in volumes.get("Volumes") or ()}
+        found += [(entry["Name"], answers.labels_of(entry)) for entry in volumes.get("Volumes") or ()]
+        names = {name for name, carried in found if answers.carries(carried, {**wanted, **_mark(name)})}
         for name in names - in_use:
             await self._remove(name)
 
@@ -153,22 +158,38 @@ class Gateways:
         try:
             await self._calls.change(create)
         except EngineRefusedError as error:
-            if "already exists" not in str(error):
-                raise
+            try:
+                ours = await self._network_is_ours()
+            except NotFoundError:
+                raise error from None
+            if not ours:
+                raise EngineRefusedError(
+                    f"the network {_NETWORK} exists and is not the orchestrator's: it lacks its label. Remove it"
+                ) from error
+
+    async def _network_is_ours(self) -> bool:
+        found = await self._calls.query(lambda client: client.inspect_network(_NETWORK))
+        return LABEL_OF in answers.labels_of(found)
 
     async def _remove(self, name: str) -> None:
+        """Remove the gateway of this name with its volume. What has another's label is left alone."""
         with suppress(NotFoundError):
-            await self._calls.remove(lambda client: client.remove_container(name, v=True, force=True))
+            found = await self._calls.query(lambda client: client.inspect_container(name))
+            if answers.carries(answers.container(found).labels, _mark(name)):
+                await self._calls.remove(lambda client: client.remove_container(found["Id"], v=True, force=True))
         with suppress(NotFoundError):
-            await self._calls.remove(lambda client: client.remove_volume(name))
+            volume = await self._calls.query(lambda client: client.inspect_volume(name))
+            if answers.carries(answers.labels_of(volume), _mark(name)):
+                await self._calls.remove(lambda client: client.remove_volume(name))
         async with self._network:
             if not self._joining:
                 with suppress(NotFoundError, EngineRefusedError):  # other gateways are on it
-                    await self._calls.remove(lambda client: client.remove_network(_NETWORK))
+                    if await self._network_is_ours():
+                        await self._calls.remove(lambda client: client.remove_network(_NETWORK))
 
 
 def gateway_body(
-    spec: ContainerSpec, gateway: Gateway, extra_labels: Mapping[str, str], *, selinux: bool
+    spec: ContainerSpec, gateway: Gateway, extra_labels: Mapping[str, str], info: EngineInfo
 ) -> dict[str, Any]:
     """The body of `POST /containers/create` for the gateway of `spec`'s container."""
     own = ContainerSpec(
@@ -182,7 +203,9 @@ def gateway_body(
         mounts=(BindMount(gateway.token_file, TOKEN_FILE),),
         entrypoint=("python", "-I", "-m", "plugin_runtime.gateway"),
     )
-    body = _with_sockets(bodies.create_body(own, selinux=selinux), spec, gateway)
+    if info.product == "Podman":
+        own = podman.adapted(own, info)
+    body = _with_sockets(bodies.create_body(own, selinux=info.selinux), spec, gateway)
     del body["Labels"][LABEL_GATEWAY]
     host = {
         **body["HostConfig"],
@@ -208,7 +231,11 @@ def _with_sockets(body: dict[str, Any], spec: ContainerSpec, gateway: Gateway) -
 
 def _name(container_name: str) -> str:
     # After the container: whatever knows that can remove gateway and volume.
-    return f"{container_name}-gateway"
+    return f"{container_name}{_SUFFIX}"
+
+
+def _mark(name: str) -> dict[str, str]:
+    return {LABEL_OF: name.removesuffix(_SUFFIX)}
 
 
 def _labels(spec: ContainerSpec) -> dict[str, str]:

@@ -19,7 +19,7 @@ from orchestrator.errors import EngineRefusedError, NotFoundError
 _PROC: Final = Path("/proc/self")
 # Files that Docker and Podman mount into every container, from a folder named after the container's id.
 _OWN_FILES: Final = re.compile(
-    r"/(?:containers/([0-9a-f]{64})|overlay-containers/([0-9a-f]{64})/userdata)"
+    r"/(?:containers/([0-9a-f]{64})|[a-z0-9]+-containers/([0-9a-f]{64})/userdata)"
     r"/(?:hostname|hosts|resolv\.conf|\.containerenv) "
 )
 _CGROUP: Final = re.compile(

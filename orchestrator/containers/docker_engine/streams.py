@@ -23,6 +23,10 @@ Request = Callable[[Client], requests.Response]
 """Sends a request with `stream=True` on the client as a session."""
 
 
+class NoHeaderError(EngineUnreachableError):
+    """The engine sent nothing at all within the bound."""
+
+
 class Streams:
     """Opens streams, at most `limit` at a time."""
 
@@ -75,7 +79,7 @@ class _Stream:
         done, _ = await asyncio.wait((self._headers,), timeout=self._bound)
         if not done:
             self._headers.cancel()
-            raise EngineUnreachableError(f"the container engine opened no stream within {self._bound:g} s")
+            raise NoHeaderError(f"the container engine opened no stream within {self._bound:g} s")
         self._headers.result()
 
     async def pieces(self) -> AsyncIterator[bytes]:

@@ -7,6 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from orchestrator.containers.spec import EngineEvent
 
+LIFE = ("create", "start", "die", "destroy")
+"""The events of a whole life that every engine reports."""
+
 
 async def until_removed(events: AsyncIterator[EngineEvent], container: str) -> list[EngineEvent]:
     """The events of `container` up to its removal."""
@@ -74,8 +77,9 @@ async def test_events_of_a_whole_life_come_in_order(kit):
         await kit.ended(container)
         await kit.engine.remove(container)
         seen = await until_removed(events, container)
-    assert [event.action for event in seen] == ["create", "start", "die", "destroy"]
-    assert [event.exit_code for event in seen] == [None, None, 3, None]
+    seen = [event for event in seen if event.action in LIFE]
+    assert [event.action for event in seen] == [*LIFE]
+    assert [event.exit_code for event in seen][2] == 3
     assert all(event.labels.items() >= kit.labels.items() for event in seen)
     assert [event.time for event in seen] == sorted(event.time for event in seen)
 
@@ -87,8 +91,11 @@ async def test_a_stop_differs_from_an_exit_by_its_events(kit):
         await kit.engine.remove(container)
         seen = await until_removed(events, container)
     actions = [event.action for event in seen]
-    assert actions[:4] == ["create", "start", "kill", "kill"]
-    assert sorted(actions[4:6]) == ["die", "stop"]
+    if (await kit.engine.info()).product == "Podman":
+        assert [action for action in actions if action in {*LIFE, "kill"}] == [*LIFE]
+    else:
+        assert actions[:4] == ["create", "start", "kill", "kill"]
+        assert sorted(actions[4:6]) == ["die", "stop"]
     assert [event.exit_code for event in seen if event.action == "die"] == [137]
 
 
@@ -99,8 +106,8 @@ async def test_a_kill_from_outside_has_no_kill_event(kit):
         await kit.ended(container)
         await kit.engine.remove(container)
         seen = await until_removed(events, container)
-    assert [event.action for event in seen] == ["create", "start", "die", "destroy"]
-    assert seen[2].exit_code == 137
+    assert [event.action for event in seen if event.action in {*LIFE, "kill"}] == [*LIFE]
+    assert [event.exit_code for event in seen if event.action == "die"] == [137]
 
 
 async def test_events_of_other_labels_are_not_delivered(kit):
@@ -119,7 +126,8 @@ async def test_events_since_a_time_are_replayed(kit):
     await kit.ended(container)
     await kit.engine.remove(container)
     async with kit.engine.events(kit.labels, since=since) as events:
-        assert [event.action for event in await until_removed(events, container)][:2] == ["create", "start"]
+        seen = [event.action for event in await until_removed(events, container)]
+    assert [action for action in seen if action in LIFE] == [*LIFE]
 
 
 async def test_events_without_a_time_start_now(kit):

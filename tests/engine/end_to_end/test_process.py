@@ -3,10 +3,12 @@
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -135,6 +137,25 @@ def test_sigterm_ends_a_start_that_is_under_way(only_echo: Path, monkeypatch: py
         finally:
             process.kill()
             process.communicate()
+
+
+def test_health_is_answered_until_the_process_has_exited(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port is the last that closes: here while the history, whose database is locked, takes seconds to close."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{only_echo}/no-engine.sock")
+    with live_orchestrator([only_echo], engine=False) as live:
+        live.wait_for("echo", "UNAVAILABLE")
+        with closing(sqlite3.connect(live.state_dir / "history.sqlite3", isolation_level=None)) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            live.process.send_signal(signal.SIGTERM)
+            asked = refused = time.monotonic()
+            while live.process.poll() is None:
+                with suppress(httpx.TransportError):
+                    assert httpx.get(f"{live.client.base_url}/healthz", trust_env=False).status_code == 200
+                    refused = time.monotonic()
+            gone = time.monotonic()
+        assert live.process.returncode == 0, live.log.read_text()
+    assert gone - asked > 2, "nothing delayed the stop"
+    assert gone - refused < 1
 
 
 def test_systemd_is_told_when_it_serves_and_when_it_stops(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

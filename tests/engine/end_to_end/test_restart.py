@@ -1,6 +1,7 @@
 """A restart of a plugin that serves, over a real engine: no call fails before all for a new instance is there."""
 
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -148,3 +149,27 @@ def _until_building(live: LiveOrchestrator) -> dict[str, object]:
             return health
         assert time.monotonic() < end, (health, printed)
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", [0, 60])
+def test_a_build_under_way_delays_no_stop(folder: Path, wait: float) -> None:
+    """SIGTERM with `--stop-plugins` breaks it off, whether or not a caller waits for the restart."""
+    with live_orchestrator([folder.parent]) as live:
+        live.wait_ready(600)
+        slowly_built(folder)
+        caller = threading.Thread(
+            target=lambda: httpx.post(
+                f"{live.client.base_url}/v1/plugins/echo/restart", params={"wait": wait}, timeout=90, trust_env=False
+            )
+        )
+        caller.start()
+        _until_building(live)
+        asked = time.monotonic()
+        live.process.send_signal(signal.SIGTERM)
+        assert live.process.wait(60) == 0
+        took = time.monotonic() - asked
+        caller.join(90)
+        assert live.containers() == []
+        assert "does not answer" not in live.log.read_text()
+    assert took < 12

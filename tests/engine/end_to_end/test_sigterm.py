@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(3600)]
 
 FIXTURES = TESTS / "fixtures" / "plugins"
 DRAIN = 10.0
-MAX_LAST_MOMENT = 5.0
+MAX_LAST_MOMENT = 1.0
 """Seconds for which the port may be closed while the process still exits, on a loaded machine."""
 
 

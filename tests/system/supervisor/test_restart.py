@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +12,11 @@ import httpx
 import pytest
 import yaml
 from support.checkout import PROJECT
-from support.harness import Harness, eventually
+from support.harness import TIMEOUT, Harness, eventually
 from support.slow_builds import SlowBuilds
 
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 
 FIXTURES = PROJECT / "tests" / "fixtures"
 EXPECTATIONS = yaml.safe_load((FIXTURES / "expectations.yaml").read_text())
@@ -274,6 +276,34 @@ async def test_a_stop_wins_over_a_restart_that_prepares(harness: Harness) -> Non
     assert (after["state"], after["reason_code"], after["generation"]) == ("UNAVAILABLE", "STOPPED", 1)
     assert (after["activity"], after["restart"]) == (None, None)
     assert await harness.containers("reader") == []
+
+
+async def test_a_stop_wins_over_a_restart_whose_files_are_still_read(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which begins to prepare while the stop waits for it."""
+    await serving(harness)
+    SlowBuilds(harness)
+    edit(harness)
+    reading, read_on = threading.Event(), threading.Event()
+    reload = PluginLoader.reload
+
+    def slowly(loader: PluginLoader, plugin: DiscoveredPlugin) -> DiscoveredPlugin:
+        reading.set()
+        read_on.wait(TIMEOUT)
+        return reload(loader, plugin)
+
+    monkeypatch.setattr(PluginLoader, "reload", slowly)
+    restarting = asyncio.create_task(restart(harness, wait=30))
+    await eventually(reading.is_set, "a restart that reads the files")
+    stopping = asyncio.create_task(harness.client.post("/v1/plugins/reader/stop"))
+    await asyncio.sleep(0.05)
+    read_on.set()
+    assert (await stopping).status_code == 200
+    answer = await restarting
+    assert (answer.status_code, answer.json()["reason_code"]) == (409, "STOPPED")
+    after = await harness.health("reader")
+    assert (after["state"], after["generation"], after["restart"]) == ("UNAVAILABLE", 1, None)
 
 
 async def test_a_start_during_it_changes_nothing(harness: Harness) -> None:

@@ -68,3 +68,41 @@ def test_files_that_cannot_be_sent_are_a_sentence(api, tmp_path, monkeypatch, ar
     assert result.exit_code in (1, 2)
     assert sentence in result.stderr
     assert api.bodies == []
+
+
+PHOTO = {
+    "name": "t",
+    "description": "",
+    "input_schema": {"type": "object", "properties": {"photo": {}, "mask": {}, "n": {}}, "required": ["photo"]},
+    "output_schema": None,
+    "streaming": False,
+    "uploads": {"photo": "path", "mask": "bytes"},
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("-p", "photo=x.jpg"), "'photo=x.jpg': photo is a file, which is given with -i: -i photo=x.jpg"),
+        (("-i", "photo=a", "-p", "mask=m.png", "-p", "mask=b"), "-i mask=m.png"),
+        (("-p", "photo="), "-i photo=FILE"),
+        ((), "photo: it is missing, and is a file: give it with -i photo=FILE"),
+        (("-p", "n=1"), "-i photo=FILE"),
+        (("--async", "-p", "photo=x.jpg"), "-i photo=x.jpg"),
+    ],
+)
+def test_a_file_that_is_given_as_a_text_is_refused_before_anything_is_sent(
+    api, tmp_path, monkeypatch, arguments, sentence
+):
+    (tmp_path / "a").touch()
+    monkeypatch.chdir(tmp_path)
+    api.says("/v1/plugins/x/tools", [PHOTO])
+    result = api.call("run", "x", "t", *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert api.bodies == []
+
+
+def test_files_are_sent_where_the_tool_is_known_too(sent, api):
+    api.says("/v1/plugins/x/tools", [PHOTO])
+    assert b'name="photo"; filename="a"' in sent("-i", "photo=a", "-p", "n=1")

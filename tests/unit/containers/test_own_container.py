@@ -24,6 +24,13 @@ MOUNTINFO = f"""\
 640 612 8:1 /var/lib/docker/volumes/run/_data /run/plugin-orchestrator rw,relatime - ext4 /dev/vda1 rw
 641 612 8:1 /var/lib/docker/containers/{ID}/hostname /etc/hostname rw,relatime - ext4 /dev/vda1 rw
 """
+PODMAN = (
+    "/containers/storage/overlay-containers",  # in /run, or /var/lib
+    "/storage/overlay-containers",  # on a file system of its own
+    "/containers/overlay-containers",  # rootless, in $XDG_RUNTIME_DIR
+    "/containers/storage/vfs-containers",
+)
+"""Where Podman has what it mounts into a container."""
 ANSWER = {
     "Mounts": [
         {"Type": "volume", "Name": "run", "Source": "/docker/volumes/run/_data", "Destination": "/run/orchestrator"},
@@ -87,16 +94,16 @@ def inspected(*mount_points: str, id_: str = ID, layer: str = "", source: str = 
     return {"Id": id_, "Mounts": mounts, **data}
 
 
-PODMAN = f"/containers/storage/overlay-containers/{ID}/userdata"
-
-
 @pytest.mark.parametrize(
     ("mountinfo", "cgroup", "hostname", "candidates"),
     [
         (MOUNTINFO, "", "", (ID,)),
         (MOUNTINFO, f"4:memory:/docker/{OTHER}\n0::/\n", "5f5f", (ID, OTHER, "5f5f")),
-        (f"641 1 0:1 {PODMAN}/hostname /etc/hostname rw - tmpfs tmpfs rw\n", "", "", (ID,)),
-        (f"641 1 0:1 {PODMAN}/.containerenv /run/.containerenv rw - tmpfs tmpfs rw\n", "", "", (ID,)),
+        *(
+            (f"256 235 0:78 {root}/{ID}/userdata/{file} /x ro - tmpfs tmpfs rw\n", "", "", (ID,))
+            for root in PODMAN
+            for file in ("hostname", ".containerenv")
+        ),
         ("", f"0::/system.slice/docker-{ID}.scope\n", "", (ID,)),
         ("", f"0::/machine.slice/libpod-{ID}.scope/container\n", "", (ID,)),
         ("", f"9:pids:/user.slice/user-1000.slice/x/docker/{ID}/init\n", "", (ID,)),

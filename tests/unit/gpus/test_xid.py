@@ -1,6 +1,7 @@
 """The driver's error numbers, from the kernel's log."""
 
-from orchestrator.gpus.evidence import parse_xids, xid_key
+from orchestrator.gpus.evidence import parse_xids
+from orchestrator.gpus.inventory import xid_key
 
 
 def test_the_last_xid_of_each_gpu_counts():

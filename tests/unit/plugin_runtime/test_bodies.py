@@ -51,6 +51,10 @@ SOURCE = """
                     "path": file.path.name, "read": len(file.read_bytes())}
 
         @tool
+        def one_or_more(self, data: bytes | list[bytes], paths: list[Path] | None = None) -> list:
+            return [len(each) for each in data] if isinstance(data, list) else [-len(data)]
+
+        @tool
         def all_uploaded(self, files: list[Upload]) -> list:
             return [[file.filename, file.content_type, file.path.name] for file in files]
 
@@ -249,6 +253,50 @@ def test_a_file_that_is_required_and_was_not_chosen_is_missing(runtime):
     answer = runtime.post("stored", **form(b'name="video"; filename=""\r\n\r\n'))
     assert (answer.status_code, answer.json()["error"][:29]) == (422, "parameter 'video' is missing:")
     assert runtime.post("several", **form(b'name="files"; filename=""\r\n\r\n')).status_code == 422
+
+
+@pytest.mark.parametrize("tool", ["size", "stored", "several", "uploaded", "browser"])
+@pytest.mark.parametrize("head", [b"", b"\r\nContent-Type: text/plain; charset=utf-8"])
+def test_the_text_of_a_field_is_no_file(runtime, tool, head):
+    """`curl -F photo=x.jpg` without the `@`: what was meant is in no tool's hands."""
+    name = {"size": "image", "stored": "video", "several": "files", "uploaded": "file", "browser": "mask"}[tool]
+    answer = runtime.post(tool, **form(b'name="%s"%s\r\n\r\nx.jpg' % (name.encode(), head)))
+    assert (answer.status_code, answer.json()["kind"]) == (422, "invalid_arguments")
+    assert f"parameter {name!r} is an upload" in answer.json()["error"]
+    assert f"send it as a file: curl -F {name}=@x.jpg" in answer.json()["error"]
+    binary = runtime.post(tool, **form(b'name="%s"\r\n\r\n\x89PNG' % name.encode()))
+    assert f"curl -F {name}=@FILE" in binary.json()["error"]
+
+
+@pytest.mark.parametrize("text", [b"aGVsbG8", b"aGVsbG8=", b"data:text/plain;base64,aGVsbG8=", b"aGVs\nbG8="])
+def test_the_text_of_a_field_is_base64_as_in_json(runtime, text):
+    answer = runtime.post("size", **form(b'name="image"\r\n\r\n' + text))
+    assert answer.json()["result"] == [5, "eng"]
+    assert runtime.post("several", **form(b'name="files"\r\n\r\n' + text)).status_code == 422
+    several = form(b'name="files"; filename="a"\r\n\r\na', *[b'name="images"\r\n\r\n' + text] * 2)
+    assert runtime.post("several", **several).json()["result"][2] == [5, 5]
+    listed = form(b'name="files"; filename="a"\r\n\r\na', b'name="images"\r\n\r\n["aGk=", "1234"]')
+    assert runtime.post("several", **listed).json()["result"][2] == [2, 3]
+
+
+def test_one_file_several_or_none_may_be_texts(runtime):
+    def result(*texts):
+        return runtime.post("one_or_more", **form(*(b'name="data"\r\n\r\n' + text for text in texts))).json()["result"]
+
+    assert [result(b"[]"), result(b"aGk="), result(b"aGk=", b"aGk="), result(b'["aGk="]')] == [[], [-2], [2, 2], [2]]
+    none = form(b'name="data"\r\n\r\n[]', b'name="paths"\r\n\r\n[]')
+    assert runtime.post("one_or_more", **none).json()["result"] == []
+    assert runtime.run("one_or_more", data=[]).json()["result"] == []
+
+
+def test_a_part_that_is_typed_as_a_file_needs_no_file_name(runtime):
+    part = b'name="file"\r\nContent-Type: image/png\r\n\r\nx.jpg'
+    assert runtime.post("uploaded", **form(part)).json()["result"]["size"] == 5
+
+
+def test_a_file_that_is_missing_in_a_form_is_said_to_be_sent_as_one(runtime):
+    for answer in (runtime.post("stored", data={"n": "1"}), runtime.post("stored", **form(b'name="video"\r\n\r\n'))):
+        assert answer.json()["error"] == "parameter 'video' is missing: send it as a file: curl -F video=@FILE"
 
 
 def test_an_empty_file_with_a_name_is_a_file(runtime):

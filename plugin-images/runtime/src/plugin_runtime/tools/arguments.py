@@ -18,7 +18,7 @@ from plugin_runtime.authoring import Upload
 from plugin_runtime.tools.hints import Factory
 from plugin_runtime.tools.plugin_errors import message_of
 from plugin_runtime.tools.refusals import Refused
-from plugin_runtime.tools.values import BASE64_EXPECTED, Unfit
+from plugin_runtime.tools.values import BASE64_EXPECTED, Unfit, decode_base64
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,8 @@ BUILTINS = (bytes, bytearray, memoryview)
 MAX_ALLOWED = 20
 """Values of an enumeration that a refusal lists."""
 BY_JSON = "a file is sent as multipart/form-data or as the raw body, not in JSON"
-BY_FORM = "a file is sent as a part with a file name"
+BY_FORM = "send it as a file: curl -F {name}=@{file}"
+A_PATH = re.compile(r"[\w./~+@%-]{1,80}")
 WORDS = {"on": "true", "yes": "true", "off": "false", "no": "false"}
 """What browsers and people write for a bool, beside true, false, 1 and 0."""
 
@@ -61,17 +62,17 @@ def from_form(tool: Tool, texts: Mapping[str, list[str]], uploads: Mapping[str, 
     """The arguments of form or query values, one list per name, and uploads. Raises Refused."""
     values: dict[str, Any] = {}
     for name, of_name in texts.items():
+        if name in uploads and any(of_name):
+            raise Refused("invalid_arguments", f"parameter {name!r} was sent twice: as a value and as an upload")
         value = _value(tool.parameters.get(name), of_name)
         if value is not msgspec.UNSET:
             values[name] = value
     for name, upload in uploads.items():
-        if name in values:
-            raise Refused("invalid_arguments", f"parameter {name!r} was sent twice: as a value and as an upload")
         files = upload if isinstance(upload, list) else [upload]
         parameter = tool.parameters[name]
         values[name] = files if parameter.takes_many and (len(files) > 1 or not parameter.takes_one) else files[0]
     # Lax, since a form has only text: "1" is an integer and "true" a bool.
-    return _convert(tool, values, BY_FORM, strict=False)
+    return _convert(tool, values, "", strict=False)
 
 
 def _convert(tool: Tool, values: dict[str, Any], upload_hint: str, *, strict: bool) -> dict[str, Any]:
@@ -133,18 +134,43 @@ def _value(parameter: Parameter | None, texts: list[str]) -> Any:
     if parameter is None:
         return texts[0]  # the check of the arguments says that there is no such parameter
     if not parameter.takes_empty and not any(texts):
-        if not parameter.required:
-            return msgspec.UNSET
-        if parameter.admits_none:
+        if parameter.required and parameter.admits_none:
             return None
+        if parameter.upload or not parameter.required:
+            return msgspec.UNSET
+    if parameter.upload:
+        return _text_of_files(parameter, texts)
     if parameter.takes_bool:
         texts = [WORDS.get(text.strip().lower(), text) for text in texts]
     values = [text if parameter.takes_text else _json_or_text(text) for text in texts]
-    if len(values) > 1:
-        return values
-    if parameter.takes_list and not parameter.takes_text and not isinstance(values[0], list):
-        return None if values[0] is None else values
-    return values[0]
+    one_of_list = parameter.takes_list and not parameter.takes_text and not isinstance(values[0], list | None)
+    return values if len(values) > 1 or one_of_list else values[0]
+
+
+def _text_of_files(parameter: Parameter, texts: list[str]) -> Any:
+    """Base64, as in JSON: any other text is the name of a file that was not read. Raises Refused."""
+    several = len(texts) != 1 or (parameter.takes_many and not parameter.takes_one)
+    if parameter.takes_many and not texts[1:] and isinstance(given := _json_or_text(texts[0]), list):
+        several, texts = True, given
+    for text in texts:
+        if parameter.upload == "path" or not (isinstance(text, str) and _is_base64(text)):
+            what = "an upload" if parameter.upload == "path" else "an upload or its base64"
+            sentence = f"parameter {parameter.name!r} is {what}, got {_shown(text)}; {as_a_file(parameter.name, text)}"
+            raise Refused("invalid_arguments", sentence)
+    return texts if several else texts[0]
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        decode_base64(text)
+    except ValueError:
+        return False
+    return True
+
+
+def as_a_file(name: str, text: str = "") -> str:
+    """How a form's file is sent, whose path `text` may be."""
+    return BY_FORM.format(name=name, file=text if isinstance(text, str) and A_PATH.fullmatch(text) else "FILE")
 
 
 def _json_or_text(text: str) -> Any:
@@ -261,7 +287,9 @@ PATH = re.compile(r" - at (`key` in )?`\$(.*)`$", re.DOTALL)
 
 
 def describe_mismatch(tool: Tool, message: str, values: Any, upload_hint: str = "") -> str:
-    """Msgspec's message → a sentence with the parameter, the value received and what was expected."""
+    """Msgspec's message → a sentence with the parameter, the value received and what was expected. `upload_hint`: how
+    a file is sent; empty for a form.
+    """
     match = PATH.search(message)
     expected = message[: match.start()] if match else message
     of_key, path = (match[1], match[2]) if match else (None, "")
@@ -275,7 +303,7 @@ def describe_mismatch(tool: Tool, message: str, values: Any, upload_hint: str = 
     parameter = tool.parameters.get(name)
     inner = "" if path == f".{name}" else f" (at {path.lstrip('.')})"
     if parameter is not None and parameter.upload == "path" and " of length " not in expected:
-        return f"parameter {name!r} is an upload: {upload_hint}"
+        return f"parameter {name!r} is an upload: {upload_hint or as_a_file(name)}"
     expected = _wanted_there(parameter, path, expected, of_key) or expected[:1].lower() + expected[1:]
     if of_key:
         return f"parameter {name!r}{inner}: a key of it: {expected}"
@@ -340,8 +368,8 @@ def _describe_names(tool: Tool, message: str, upload_hint: str) -> str:
 
 
 def _wanted(parameter: Parameter, upload_hint: str) -> str:
-    if parameter.upload == "path":
-        return f": {upload_hint}"
+    if parameter.upload == "path" or (parameter.upload and not upload_hint):
+        return f": {upload_hint or as_a_file(parameter.name)}"
     kind = parameter.upload or parameter.schema.get("type")
     return f" (expected: {kind})" if kind else ""
 

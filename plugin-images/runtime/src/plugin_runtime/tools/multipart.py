@@ -8,10 +8,11 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from plugin_runtime.tools.arguments import as_a_file
 from plugin_runtime.tools.refusals import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from plugin_runtime.tools.parameters import Parameter
     from plugin_runtime.tools.toolset import Tool
@@ -76,14 +77,14 @@ class Form:
             known = ", ".join(self._tool.parameters) or "none"
             text = f"no parameter named {self._name!r}; tool {self._tool.name} takes: {known}"
             raise Refused("invalid_arguments", text)
-        if parameter.upload is None:
+        if parameter.upload is None or not self._is_file(options):
             return
         name = options.get(b"filename", b"").decode("utf-8", "replace")
-        if not name and (b"filename" in options or not parameter.required):
-            # A browser sends a field that was left empty like this. What has bytes is an upload all the same.
-            self._unsent = parameter
-        else:
+        if name:
             self._sink = self._open(parameter, name)
+        else:
+            # A browser sends a file field that was left empty like this. What has bytes is a file all the same.
+            self._unsent = parameter
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._unsent is not None and end > start:
@@ -105,11 +106,19 @@ class Form:
         try:
             text = self._text.decode("utf-8")
         except UnicodeDecodeError:
-            raise Refused("invalid_arguments", f"parameter {self._name!r}: the value is no UTF-8 text") from None
+            parameter = self._tool.parameters[self._name]
+            advice = f"; {as_a_file(self._name)}" if parameter.upload else ""
+            text = f"parameter {self._name!r}: the value is no UTF-8 text{advice}"
+            raise Refused("invalid_arguments", text) from None
         self.texts.setdefault(self._name, []).append(text)
 
     def on_end(self) -> None:
         self.ended = True
+
+    def _is_file(self, options: Mapping[bytes, bytes]) -> bool:
+        """Whether a part is a file, not the text of a field, such as the path that was meant to be read."""
+        media_type = self._headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        return b"filename" in options or media_type not in (b"", b"text/plain")
 
     def _open(self, parameter: Parameter, file_name: str) -> Sink:
         if parameter.name in self.uploads and not parameter.takes_many:

@@ -1,0 +1,1 @@
+"""Engines on which the engine tests are run: `make test-platforms`."""
