@@ -33,6 +33,16 @@ def default_run_dir(state_dir: Path) -> Path:
     return state_dir / "run"
 
 
+def logout_warning(folder: Path) -> str | None:
+    """Why plugins with their sockets there end at a logout of this user, and what to do; None where they do not."""
+    if not goes_with_session(folder):
+        return None
+    return (
+        f"{folder} is removed when this user's last session ends, and every plugin ends with it. Run `loginctl "
+        "enable-linger`, or set ORCHESTRATOR_RUN_DIR to a folder that stays"
+    )
+
+
 def goes_with_session(folder: Path) -> bool:
     """Whether logind removes the folder at the end of this user's last session."""
     return _of_session(folder) and not lingers()

@@ -134,8 +134,7 @@ def _folders(settings: Settings, info: EngineInfo | None) -> Iterable[Finding]:
     yield doctor_findings.folder("sockets", "ORCHESTRATOR_RUN_DIR", settings.run_dir, _unusable(settings.run_dir))
     yield doctor_findings.run_folder_length(settings.run_dir)
     logout = doctor_findings.lingering(
-        settings.run_dir,
-        goes=run_folder.goes_with_session(settings.run_dir),
+        run_folder.logout_warning(settings.run_dir),
         rootless=info is not None and info.rootless,
         lingers=run_folder.lingers(),
     )

@@ -122,15 +122,10 @@ def permissions(refused: Iterable[str], needed: Iterable[str]) -> Finding:
     )
 
 
-def lingering(run_dir: Path, *, goes: bool, rootless: bool, lingers: bool) -> Finding | None:
-    """Whether plugins outlive the logout of the orchestrator's user. `goes`: the run folder does not."""
-    if goes:
-        return warning(
-            "folders",
-            "logout",
-            f"{run_dir} is removed when this user's last session ends, and every plugin ends with it. Run `loginctl "
-            "enable-linger`, or set ORCHESTRATOR_RUN_DIR to a folder that stays",
-        )
+def lingering(problem: str | None, *, rootless: bool, lingers: bool) -> Finding | None:
+    """Whether plugins outlive the logout of the orchestrator's user. `problem`: why its run folder does not."""
+    if problem:
+        return warning("folders", "logout", problem)
     if rootless and not lingers:
         return warning(
             "engine",

@@ -33,13 +33,14 @@ def of_session(host):
 def test_without_lingering_it_is_in_the_state_folder(host, of_session):
     """logind would remove the other one, with the sockets of all running plugins, at a logout."""
     assert run_folder.default_run_dir(host / "s") == host / "s" / "run"
-    assert run_folder.goes_with_session(of_session)
+    assert "loginctl enable-linger" in (run_folder.logout_warning(of_session) or "")
+    assert run_folder.logout_warning(host / "s" / "run") is None
 
 
 def test_with_lingering_it_is_where_sessions_have_theirs(host, of_session):
     (host / "linger" / "ada").touch()
     assert run_folder.default_run_dir(host / "s") == of_session
-    assert not run_folder.goes_with_session(of_session)
+    assert run_folder.logout_warning(of_session) is None
 
 
 def test_one_in_use_stays_in_use(host, of_session):

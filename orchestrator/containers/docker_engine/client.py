@@ -42,6 +42,8 @@ Client = APIClient
 _DEVICES = re.compile(
     r"select device driver|nvidia-container|libnvidia-ml|\bCDI\b.*device|device.*\bCDI\b", re.IGNORECASE
 )
+# Errors of Docker, and of Docker Desktop, about a folder that is not on the engine's machine.
+_UNSEEN: Final = re.compile(r"bind source path does not exist|mounts denied|not shared from the host", re.IGNORECASE)
 _CREDENTIALS_SECONDS: Final = 15.0
 """For a credential helper, which may ask a keychain or a cloud."""
 
@@ -202,6 +204,12 @@ def _of_answer(error: docker_errors.APIError) -> EngineError:
         return EngineRefusedError(refusal)
     if isinstance(error, docker_errors.NotFound):
         return NotFoundError(message)
+    if _UNSEEN.search(message):
+        return EngineRefusedError(
+            "a folder that is to be mounted is not on the engine's machine, or not shared with it. Docker Desktop shares"
+            " /home alone unless told otherwise (Settings, Resources, File sharing): set ORCHESTRATOR_RUN_DIR, and the"
+            " folders of plugins, models and secrets, to folders that it shares"
+        )
     return (DeviceRequestError if _DEVICES.search(message) else EngineRefusedError)(message)
 
 
