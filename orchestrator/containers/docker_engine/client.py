@@ -105,6 +105,13 @@ class ClientPool:
         return client
 
 
+class _EngineClient(APIClient):
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        # Else REQUESTS_CA_BUNDLE, which is for registries and the like, goes before the engine's own authority.
+        own = self.verify if verify is None else verify
+        return super().merge_environment_settings(url, proxies, stream, own, cert)
+
+
 def _connect(address: EngineAddress, environment: Mapping[str, str], bound: float) -> Client:
     """A new client, which has asked the engine for its version."""
     try:
@@ -118,7 +125,7 @@ def _connect(address: EngineAddress, environment: Mapping[str, str], bound: floa
         said = str(getattr(error, "msg", error)).rstrip(". ")
         raise EngineAddressError(f"{address.source} cannot be used: {said}. Correct it") from error
     try:
-        return APIClient(**settings, version="auto", timeout=ceil(bound))
+        return _EngineClient(**settings, version="auto", timeout=ceil(bound))
     except (docker_errors.InvalidConfigFile, docker_errors.TLSParameterError):
         raise
     except ValueError as error:
@@ -207,8 +214,8 @@ def _of_answer(error: docker_errors.APIError) -> EngineError:
     if _UNSEEN.search(message):
         return EngineRefusedError(
             "a folder that is to be mounted is not on the engine's machine, or not shared with it. Docker Desktop "
-            "shares /home alone unless told otherwise (Settings, Resources, File sharing): set ORCHESTRATOR_RUN_DIR, and "
-            "the folders of plugins, models and secrets, to folders that it shares"
+            "shares /home alone unless told otherwise (Settings, Resources, File sharing): set ORCHESTRATOR_RUN_DIR, and the "
+            "folders of plugins, models and secrets, to folders that it shares"
         )
     return (DeviceRequestError if _DEVICES.search(message) else EngineRefusedError)(message)
 

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+import shutil
+import ssl
+import subprocess
 from pathlib import Path
 
+import certifi
 import pytest
 
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.docker_engine.address import engine_address
-from orchestrator.errors import EngineAddressError
+from orchestrator.errors import EngineAddressError, EngineError
 
 from .fake_dockerd import FakeDockerd
 
@@ -97,6 +101,44 @@ def test_a_contexts_certificates(tmp_path, files):
         assert tls.verify
         assert tls.ca == (folder / "ca.pem" if "ca" in files else None)
         assert (tls.client is not None) == ({"cert", "key"} <= set(files))
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A context's files: one certificate is its own authority, the engine's and the client's."""
+    folder = tmp_path_factory.mktemp("certificates")
+    subject = ["-subj", "/CN=engine", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([*made, *subject], cwd=folder, check=True, capture_output=True)
+    (folder / "ca.pem").write_bytes((folder / "cert.pem").read_bytes())
+    return folder
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+@pytest.mark.parametrize("files", [("ca", "cert", "key"), ()])
+async def test_a_contexts_engine_is_spoken_to_by_its_certificates(tmp_path, certificates, files, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())  # for registries; not for the engine
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates / "ca.pem")
+    tls.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    tls.verify_mode = ssl.CERT_REQUIRED
+    dockerd = FakeDockerd(tmp_path / "docker.sock")
+    dockerd.answers["GET", "/info"] = {"ServerVersion": "by TLS"}
+    await dockerd.start(tls)
+    environment = configured(tmp_path / "config", current="far", far=dockerd.address)
+    folder = tmp_path / "config" / "contexts" / "tls" / hashlib.sha256(b"far").hexdigest() / "docker"
+    folder.mkdir(parents=True)
+    for name in files:
+        shutil.copy(certificates / f"{name}.pem", folder)
+    engine = DockerEngine(environment)
+    try:
+        if files:
+            assert (await engine.info()).version == "by TLS"
+        else:
+            with pytest.raises(EngineError):
+                await engine.info()
+    finally:
+        await engine.close()
+        await dockerd.stop()
 
 
 async def test_the_engine_of_the_context_is_spoken_to_whatever_becomes_current_meanwhile(tmp_path):
