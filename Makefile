@@ -2,7 +2,7 @@
 BOOTSTRAP := plugin-images/bootstrap
 BIN := .venv/bin
 SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start $(BOOTSTRAP)/engine-stop \
-	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/page-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/audit-deps $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run tests/platforms/uml/tree tests/platforms/uml/boot tests/platforms/uml/guest/agent $(wildcard findings/*.sh)
+	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/page-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/audit-deps $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run tests/platforms/uml/tree tests/platforms/uml/boot tests/platforms/uml/guest/agent $(wildcard tests/platforms/uml/engines/*) $(wildcard findings/*.sh)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

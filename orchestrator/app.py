@@ -269,7 +269,9 @@ def _supervisor_deps(
         checker=dependency_checker(settings),
         builder=image_builder(settings, engine),
         gpus=GpuAllocator(
-            gpu_host or GpuHost(), engine, forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver
+            gpu_host or GpuHost.bounded(settings.gpu_first_look.total_seconds()),
+            engine,
+            forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver,
         ),
         history=history,
         deployment=claimed.id,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import durationpy
 import platformdirs
-from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer
+from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from orchestrator.run_folder import APP, default_run_dir
@@ -66,6 +66,13 @@ def _labels(value: Any) -> Any:
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
+def _tokens(value: Any) -> Any:
+    try:
+        return _labels(value)
+    except ValueError:
+        raise ValueError("expected host=token, separated by commas (what is set is not shown)") from None
+
+
 class Settings(BaseSettings):
     """The operator's settings. Every field is the variable ORCHESTRATOR_<FIELD>."""
 
@@ -79,6 +86,8 @@ class Settings(BaseSettings):
     models_dir: Path | None = None
     """Where set, a plugin's models are in <models_dir>/<plugin>/ instead of its own folder, and fetched ones in
     <models_dir>/.store instead of <state_dir>/models."""
+    models_tokens: Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_tokens)] = Field(default_factory=dict)
+    """Tokens that `models pull` sends to the hosts that models come from, as host=token, separated by commas."""
     secrets_dir: Path | None = None
     """Secrets for plugins, as <secrets_dir>/<plugin>/<name>; <state_dir>/secrets where not set."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(APP, use_site_for_root=True))
@@ -102,6 +111,11 @@ class Settings(BaseSettings):
     default_scratch: Size = ByteSize(4 * 1024**3)
     default_output: Size = ByteSize(4 * 1024**3)
     default_startup_timeout: Duration = timedelta(seconds=120)
+    allow_unlimited: Annotated[
+        tuple[Literal["memory", "swap", "pids", "cpus"], ...], NoDecode, BeforeValidator(_names)
+    ] = ()
+    """Limits, separated by commas, without which a plugin may run where the engine cannot hold it to them: of `memory`,
+    `swap`, `pids`, `cpus`. Its health then says so."""
     stop_grace: Duration = timedelta(seconds=2)
     drain: Duration = timedelta(seconds=60)
     """How long a stopping orchestrator waits for runs whose callers wait; it may take half a minute more to exit."""
@@ -138,6 +152,9 @@ class Settings(BaseSettings):
     """How plugins are reached: by Unix sockets, or, where the engine does not share them, by TCP and a gateway each."""
     gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
     """How GPUs are requested of the engine: by what it reports, or by one of the two regardless."""
+    gpu_first_look: Duration = timedelta(seconds=60)
+    """How long the NVIDIA driver may take to answer while it wakes its GPUs: the first time and, without persistence
+    mode, each time. A driver that takes longer hangs."""
     ca_bundle: Path | None = None
     """CA certificates that image builds and pulls of models trust; by default those of SSL_CERT_FILE and similar
     variables."""

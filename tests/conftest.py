@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from support.harness import Harness
 from support.own_image import build_own_image
+from support.waiting import PATIENCE
 
 pytest_plugins = ["support.reliability"]
 
@@ -25,6 +26,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="wait for as long as nginx does by default: two minutes and a half",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give tests longer on a slow machine."""
+    if PATIENCE == 1:
+        return
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = marker.args[0] if marker else float(config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(seconds * PATIENCE), append=False)
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
 """What every request passes before the framework: its API key, the maximum of requests at once, the hot routes."""
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 
 from fastapi import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.access.gate import Caller, Gate, Refusal
 from orchestrator.access.key_store import KeyStore
@@ -13,6 +15,8 @@ from orchestrator.api.context import api_context
 from orchestrator.api.problems import problem
 from orchestrator.api.route_table import Route
 
+_RANGE: Final = re.compile(rb"bytes\s*=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*", re.IGNORECASE)
+_MAX_RANGE: Final = 1000  # bytes of the header
 _HEADERS: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorization"})
 
 
@@ -51,6 +55,8 @@ class RequestMiddleware:
 
     async def _answer(self, route: Route, values: tuple[str, ...], scope: Scope, receive: Receive, send: Send) -> None:
         if route.hot is None or scope["method"] != route.method:
+            if any(name == b"range" for name, _ in scope["headers"]):
+                scope, send = _without_malformed_range(scope), _ranges_in_envelope(scope, receive, send)
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive, send)
@@ -62,6 +68,38 @@ class RequestMiddleware:
         response = problem(503, sentence, error_type="TooManyRequests")
         response.headers.update({"Retry-After": "1", "Connection": "close"})  # its body is not read
         await response(scope, receive, send)
+
+
+def _without_malformed_range(scope: Scope) -> Scope:
+    """The request without a Range that is none of bytes: HTTP has it ignored, and the framework would answer 400."""
+    headers = [(name, value) for name, value in scope["headers"] if name != b"range" or _is_range(value)]
+    return scope if len(headers) == len(scope["headers"]) else {**scope, "headers": headers}
+
+
+def _is_range(value: bytes) -> bool:
+    if _RANGE.fullmatch(value) is None or len(value) > _MAX_RANGE:
+        return False
+    spans = (span.strip().partition(b"-") for span in value.partition(b"=")[2].split(b","))
+    return all(not first or not last or int(first) <= int(last) for first, _, last in spans)
+
+
+def _ranges_in_envelope(scope: Scope, receive: Receive, send: Send) -> Send:
+    """The framework's own answer to a range that a file does not have is a text, or empty."""
+    replaced = False
+
+    async def send_envelope(message: Message) -> None:
+        nonlocal replaced
+        if message["type"] == "http.response.start" and message["status"] == 416:
+            replaced = True
+            about = Headers(raw=message["headers"]).get("content-range", "bytes */*")
+            sentence = f"The file has no such bytes: it has {about.rpartition('/')[2]} of them."
+            response = problem(416, sentence, error_type="RangeNotSatisfiable")
+            response.headers["Content-Range"] = about
+            await response(scope, receive, send)
+        elif not replaced:
+            await send(message)
+
+    return send_envelope
 
 
 def _caller(scope: Scope) -> Caller:

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
@@ -24,6 +25,7 @@ from orchestrator.api.request_headers import (
 )
 from orchestrator.api.run_model import RunResponse, run_response
 from orchestrator.api.run_stream import streamed
+from orchestrator.formatting import quoted
 from orchestrator.registry import PluginRecord
 from orchestrator.sandbox.call import BodyError, Outcome, RunResult, StreamedBody, ToolCall, is_run_id
 from orchestrator.tools import refusals
@@ -40,7 +42,7 @@ _DISCONNECT_WATCH_DELAY: Final = 0.05  # seconds until a run's caller is watched
     responses={
         **{status: {"description": "The result envelope"} for status in sorted(set(STATUS.values()))},
         202: {"model": RunResponse, "description": "The run was accepted (Prefer: respond-async)"},
-        406: {"description": "The run has ended well, and has nothing that Accept takes: the result envelope"},
+        406: {"description": "The run has ended well, and has nothing that Accept takes: the envelope has its result"},
     },
     openapi_extra={
         "requestBody": {
@@ -113,25 +115,47 @@ async def _run(
         if media_type is not None:
             return await streamed(name, call, context, media_type)
         result = await context.tool_runner.run(name, call)
-    answer = respond(result, plugin=name, tool=tool, run_id=run_id)
+    return await _answer(result, name, call, accept, context)
+
+
+async def _answer(result: RunResult, name: str, call: ToolCall, accept: str, context: ApiContext) -> Response:
+    """The envelope, or the file that the caller prefers to it."""
     wanted = AcceptedFile.wanted(accept)
-    return answer if wanted is None or not result.ok else await _file(result, wanted, answer, run_id, context)
+    if wanted is None or not result.ok:
+        return respond(result, plugin=name, tool=call.tool, run_id=call.run_id)
+    if (file := await _preferred_file(result, wanted, call.run_id, context)) is not None:
+        return file
+    if wanted.takes_json:
+        return respond(result, plugin=name, tool=call.tool, run_id=call.run_id)
+    answer = respond(_not_acceptable(result, accept), plugin=name, tool=call.tool, run_id=call.run_id)
+    answer.status_code = 406
+    return answer
 
 
-async def _file(
-    result: RunResult, wanted: AcceptedFile, envelope: Response, run_id: str, context: ApiContext
-) -> Response:
-    """The one file that the caller prefers; else the envelope, as 406 where the caller does not take that either."""
+async def _preferred_file(
+    result: RunResult, wanted: AcceptedFile, run_id: str, context: ApiContext
+) -> StoredFileResponse | None:
+    """The one file of the result that the caller prefers to the envelope."""
     index = wanted.choose([file.media_type for file in result.files])
-    if index is not None:
-        file = result.files[index]
-        stored = await context.tool_runner.results.find_file(run_id, file.name)
-        if stored is not None:
-            location = {"Content-Location": str(file.reference(run_id)["url"])}
-            return StoredFileResponse(stored, {"X-Run-Id": run_id, **location})
-    if not wanted.takes_json:
-        envelope.status_code = 406
-    return envelope
+    if index is None:
+        return None
+    file = result.files[index]
+    stored = await context.tool_runner.results.find_file(run_id, file.name)
+    if stored is None:
+        return None
+    location = {"Content-Location": str(file.reference(run_id)["url"])}
+    return StoredFileResponse(stored, {"X-Run-Id": run_id, **location})
+
+
+def _not_acceptable(result: RunResult, accept: str) -> RunResult:
+    """What a caller is told that takes nothing of what its run gave. The run has ended well, so its result is there."""
+    given = ", ".join(sorted({file.media_type for file in result.files})) or "none"
+    sentence = (
+        f"The run has ended well, but not exactly one file of its result is of a type that Accept takes "
+        f"({quoted(accept)}; files: {given}), and JSON is not taken either. `result` has the result, and the `url` of "
+        "each file. Add application/json to Accept."
+    )
+    return replace(result, outcome=Outcome.BAD_REQUEST, error=sentence, error_type="NotAcceptable", from_plugin=False)
 
 
 async def _body(

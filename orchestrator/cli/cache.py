@@ -1,14 +1,15 @@
 """`cache`: the folders that outlive plugins' instances, listed and cleared."""
 
 import asyncio
-from typing import Annotated
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from orchestrator.app import docker_engine
-from orchestrator.cli.console import AsJson, complain, console, fail, show_json
-from orchestrator.cli.settings import read_settings
+from orchestrator.cli.console import EXIT_FAILED, AsJson, complain, console, fail, show_json
+from orchestrator.cli.settings import read_settings, report_unreadable
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import VolumeStatus
 from orchestrator.deployment import read_identity
@@ -24,18 +25,24 @@ cache = typer.Typer(help="List and clear the plugins' caches (`cache` in a manif
 
 @cache.command("list")
 def list_caches(*, as_json: AsJson = False) -> None:
-    """List all caches of this deployment, also those of plugins that are no longer there."""
+    """List all caches of this deployment, also those of plugins that are no longer there. Exit code 1 if a manifest
+    cannot be read: its limit is not known.
+    """
     settings = read_settings()
     found = _by_plugin(asyncio.run(_caches(settings)))
-    bounds = {
-        plugin.name: plugin.manifest.cache
-        for plugin in PluginLoader(settings.plugins_dirs).discover()
-        if plugin.manifest is not None
-    }
+    plugins = PluginLoader(settings.plugins_dirs).discover()
+    bounds = {plugin.name: plugin.manifest.cache for plugin in plugins if plugin.manifest is not None}
     if as_json:
-        rows = [{"plugin": name, "size_bytes": c.size, "limit_bytes": bounds.get(name)} for name, c in found.items()]
-        show_json(rows)
-        return
+        show_json(
+            [{"plugin": name, "size_bytes": c.size, "limit_bytes": bounds.get(name)} for name, c in found.items()]
+        )
+    else:
+        _print(found, bounds, {plugin.name for plugin in plugins} - bounds.keys())
+    if report_unreadable(settings, plugins):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _print(found: Mapping[str, VolumeStatus], bounds: Mapping[str, Any], unreadable: Collection[str]) -> None:
     if not found:
         console.print("There are no caches.")
         return
@@ -43,7 +50,8 @@ def list_caches(*, as_json: AsJson = False) -> None:
     for name, volume in found.items():
         bound = bounds.get(name)
         in_use = "unknown" if volume.size is None else format_size(volume.size)
-        table.add_row(name, in_use, format_size(int(bound)) if bound else "not in a manifest")
+        none = "unknown" if name in unreadable else "not in a manifest"
+        table.add_row(name, in_use, format_size(int(bound)) if bound else none)
     console.print(table)
 
 
@@ -53,7 +61,7 @@ def clear(
 ) -> None:
     """Remove caches with all that they hold. Exit code 1 if one is in use, or does not exist."""
     if not asyncio.run(_clear(read_settings(), names)):
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FAILED)
 
 
 async def _caches(settings: Settings) -> tuple[VolumeStatus, ...]:

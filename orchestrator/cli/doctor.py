@@ -66,7 +66,7 @@ async def examine(settings: Settings) -> list[Finding]:
         *doctor_findings.plugins(found, loader.unusable_directories()),
         doctor_findings.memory_sum(info.memory if info else 0, {name: each.memory for name, each in limits.items()}),
         *await asyncio.to_thread(lambda: list(_dependencies(settings, found))),
-        *await _gpus(info, found),
+        *await _gpus(settings, info, found),
         _keys(settings),
         await asyncio.to_thread(_running),
         *doctor_findings.network(os.environ, ca_bundle(settings, os.environ)),
@@ -82,7 +82,8 @@ async def _engine(settings: Settings, limits: Mapping[str, EffectiveLimits]) -> 
         refused = await engine.refused_permissions()
         findings.append(doctor_findings.permissions(refused, engine.needed_permissions))
         info = await engine.info()
-        limited = [name for name, each in limits.items() if each.cpus is not None]
+        held = "cpus" not in settings.allow_unlimited
+        limited = [name for name, each in limits.items() if each.cpus is not None and held]
         shared = await engine.shares_sockets()
         findings += [
             *doctor_findings.engine(info, limited),
@@ -155,9 +156,13 @@ def _dependencies(settings: Settings, found: Iterable[DiscoveredPlugin]) -> Iter
             yield from doctor_findings.dependencies(plugin.name, checker.check(plugin.manifest, plugin.folder))
 
 
-async def _gpus(info: EngineInfo | None, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:
+async def _gpus(settings: Settings, info: EngineInfo | None, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:
     needing = [plugin.name for plugin in found if plugin.manifest is not None and plugin.manifest.requires_gpu]
-    return doctor_findings.gpus(await GpuHost().check(), info.gpu_drivers if info else (), needing)
+    return doctor_findings.gpus(
+        await GpuHost.bounded(settings.gpu_first_look.total_seconds()).check(),
+        info.gpu_drivers if info else (),
+        needing,
+    )
 
 
 def _keys(settings: Settings) -> Finding:

@@ -10,9 +10,12 @@ import durationpy
 from pydantic import ByteSize
 
 from orchestrator.audit.findings import Finding, error, ok, warning
+from orchestrator.containers.docker_engine.capabilities import version_numbers
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.formatting import format_size, gib
 from orchestrator.gpus import GpuInventory
+from orchestrator.gpus.host_check import PERSISTENCE, sick_gpu
+from orchestrator.gpus.probe import PROBE_SECONDS
 from orchestrator.loader.build_settings import BUILD_VARIABLES, masked
 from orchestrator.loader.dependency_checker import DependencyCheck
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
@@ -21,6 +24,7 @@ from orchestrator.run_folder import MAX_LENGTH, SOCKET_PATH_LIMIT
 _GIB: Final = 1024**3
 _AMPLE_SPACE: Final = 5 * _GIB
 _MIN_SPACE: Final = _GIB
+_MIN_PODMAN: Final = (4, 3)
 _SECRET: Final = re.compile(r"key|secret|token|password", re.IGNORECASE)
 
 
@@ -41,11 +45,13 @@ def unreachable(problem: str, others: Iterable[Path]) -> Finding:
 
 def engine(info: EngineInfo, cpus_limited: Iterable[str] = ()) -> Iterable[Finding]:
     """The engine, its cgroups and what it can limit. `cpus_limited`: plugins with a limit of CPU cores."""
-    detail = f"{info.version}, {info.operating_system}, {info.storage_driver}"
+    detail = f"{info.product} {info.version}, {info.operating_system}, {info.storage_driver}"
     if info.snap:
         yield error("engine", "version", f"{detail}: {info.known_trouble}")
     elif info.too_old:
         yield warning("engine", "version", f"{detail}: {info.known_trouble}")
+    elif info.product == "Podman" and version_numbers(info.version) < _MIN_PODMAN:
+        yield warning("engine", "version", f"{detail}; tested from 4.3 on. Install a newer one.")
     else:
         yield ok("engine", "version", detail)
     extras = "".join(text for text, there in ((", rootless", info.rootless), (", SELinux", info.selinux)) if there)
@@ -57,6 +63,9 @@ def engine(info: EngineInfo, cpus_limited: Iterable[str] = ()) -> Iterable[Findi
             "its kernel cannot limit memory. Boot with cgroup_enable=memory, or give a rootless engine the memory "
             "controller (systemd: Delegate=memory)",
         )
+    elif info.product == "Podman":
+        # Version 5.4 says that it cannot limit swap, and does.
+        yield ok("engine", "memory limit", "memory; of swap, Podman's answer cannot be relied on")
     elif "swap" not in info.limits:
         yield warning(
             "engine",
@@ -71,11 +80,13 @@ def engine(info: EngineInfo, cpus_limited: Iterable[str] = ()) -> Iterable[Findi
     else:
         yield ok("engine", "process limit")
     yield cpu_limit(info, list(cpus_limited))
+    if info.product == "Podman":
+        yield _podman(info)
 
 
 def cpu_limit(info: EngineInfo, limited: list[str]) -> Finding:
     """Whether cores can be limited; an error where plugins have such a limit, since their starts are refused."""
-    if "cpu" in info.limits:
+    if "cpus" in info.limits:
         return ok("engine", "CPU limit")
     remedy = (
         "give a rootless engine the cpu controller (systemd: Delegate=cpu cpuset io memory pids in "
@@ -134,6 +145,14 @@ def lingering(problem: str | None, *, rootless: bool, lingers: bool) -> Finding 
             "plugin with it. Run `loginctl enable-linger`",
         )
     return None
+
+
+def _podman(info: EngineInfo) -> Finding:
+    """What does not hold with it."""
+    health = "image health checks (HEALTHCHECK) run only where systemd does"
+    if not info.gpu_drivers:
+        return warning("engine", "Podman", f"plugins get no GPU before Podman 5.4; {health}")
+    return ok("engine", "Podman", f"GPUs by CDI alone; {health}")
 
 
 def channel(chosen: str, *, shared: bool) -> Finding:
@@ -205,6 +224,13 @@ def dependencies(plugin: str, checks: Iterable[DependencyCheck]) -> Iterable[Fin
 def gpus(inventory: GpuInventory, drivers: Iterable[str], needed_by: Iterable[str]) -> Iterable[Finding]:
     """A missing GPU is a warning only if a plugin needs one."""
     needing = ", ".join(needed_by)
+    if inventory.old_binding is not None:
+        yield warning(
+            "gpus",
+            "binding",
+            f"{inventory.old_binding} stands in the way of nvidia-ml-py, and some figures may be missing. Remove it: "
+            "pip uninstall pynvml, then pip install --force-reinstall nvidia-ml-py",
+        )
     if inventory.problem is not None:
         sentence = inventory.problem.sentence.rstrip(".")
         yield (
@@ -213,7 +239,11 @@ def gpus(inventory: GpuInventory, drivers: Iterable[str], needed_by: Iterable[st
             else ok("gpus", "host", "no usable GPU; no plugin here needs one")
         )
         return
-    names = ", ".join(device.label for device in inventory.devices)
+    for device in inventory.sick:
+        yield warning("gpus", device.label, f"{sick_gpu(device)}: plugins get the others. Reset it, or reboot")
+    if inventory.seconds is not None and inventory.seconds > PROBE_SECONDS:
+        yield warning("gpus", "driver", f"it took {inventory.seconds:.0f} s to answer: {PERSISTENCE}")
+    names = ", ".join(device.label for device in inventory.devices if device.fault is None)
     yield ok("gpus", "host", f"{names}; driver {inventory.driver_version}, CUDA {inventory.cuda_version}")
     driver_names = ", ".join(drivers)
     yield (

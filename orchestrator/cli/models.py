@@ -9,18 +9,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 
 from orchestrator.cli.connection import complete_plugin
 from orchestrator.cli.console import EXIT_FAILED, AsJson, complain, errors, fail, print_raw, show_json
 from orchestrator.cli.model_rows import Declared, Row, model_rows, print_rows
 from orchestrator.cli.pull_display import PullDisplay
-from orchestrator.cli.settings import read_settings
+from orchestrator.cli.settings import read_settings, report_unreadable
 from orchestrator.errors import EngineError, OrchestratorError
 from orchestrator.formatting import format_size
 from orchestrator.loader.build_settings import ca_bundle
 from orchestrator.loader.model_locations import locate_models
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
+from orchestrator.models.credentials import NetrcError
 from orchestrator.models.plan import Garbage, PartialFile, StoredFile, WantedFile, garbage, wanted_files
 from orchestrator.models.pull import Puller
 from orchestrator.models.store import ModelStore, ModelStoreError, model_store
@@ -46,14 +48,23 @@ def pull(names: Names = None, *, as_json: AsJson = False) -> None:
     files = wanted_files(model.reference for model in declared)
     if not files:
         complain("Nothing to fetch", "no manifest names a model with `from`.", style="yellow")
-    with http_client(ca_bundle(settings, os.environ)) as client, PullDisplay() as display, _interruptible():
+    with _client(settings) as client, PullDisplay() as display, _interruptible():
         puller = Puller(store, client, display)
         outcomes = [_pull_one(puller, file, declared, display) for file in files]
     if as_json:
         show_json(outcomes)
     _say_next(outcomes)
-    if any(outcome["outcome"] == "failed" for outcome in outcomes) or _report_unreadable(plugins):
+    failed = any(outcome["outcome"] == "failed" for outcome in outcomes)
+    if report_unreadable(settings, plugins) or failed:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _client(settings: Settings) -> httpx.Client:
+    tokens = {host: token.get_secret_value() for host, token in settings.models_tokens.items()}
+    try:
+        return http_client(ca_bundle(settings, os.environ), tokens)
+    except NetrcError as error:
+        fail(str(error))
 
 
 def _pull_one(puller: Puller, file: WantedFile, declared: Sequence[Declared], display: PullDisplay) -> dict[str, Any]:
@@ -131,7 +142,7 @@ def verify(
         else:
             step = "`orchestrator models verify --remove` removes it, and `orchestrator models pull` fetches it again"
         complain(row.file, f"{row.detail}: {step}.")
-    if wrong or _report_unreadable(plugins):
+    if report_unreadable(settings, plugins) or wrong:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -149,12 +160,15 @@ def _verified(row: Row, display: PullDisplay) -> Row:
 
 @models.command("list")
 def list_models(*, as_json: AsJson = False) -> None:
-    """List all models of all plugins: size, state, where they are; and files of the store that no manifest names."""
+    """List all models of all plugins: size, state, where they are; and files of the store that no manifest names. Exit
+    code 1 if a manifest cannot be read: its models are missing in the list.
+    """
     settings = read_settings()
     plugins = _plugins(settings, None)
     rows = model_rows(model_store(settings), _declared(settings, plugins), unused=True)
     show_json([asdict(row) for row in rows]) if as_json else print_rows(rows)
-    _report_unreadable(plugins)
+    if report_unreadable(settings, plugins):
+        raise typer.Exit(EXIT_FAILED)
 
 
 @models.command()
@@ -254,14 +268,6 @@ def _declared(settings: Settings, plugins: Iterable[DiscoveredPlugin]) -> list[D
             references = plugin.manifest.references()
             found += [Declared(*pair) for pair in zip(references, (each.place for each in locations), strict=True)]
     return found
-
-
-def _report_unreadable(plugins: Iterable[DiscoveredPlugin]) -> bool:
-    """Complain of each manifest that cannot be read; whether there is one."""
-    broken = [plugin for plugin in plugins if plugin.manifest is None]
-    for plugin in broken:
-        complain(plugin.name, plugin.error or "its manifest is not valid")
-    return bool(broken)
 
 
 def _explained(work: Callable[[str], object], sha256: str) -> None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 from rich.live import Live
@@ -31,6 +31,19 @@ Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the new in
 _DEFAULT_WAIT = 120.0
 _POLL_INTERVAL = 1.0  # seconds
 _MAX_TAIL = 10_000  # lines
+_HOST: Final = "doctor` checks secrets, images and the engine of this host"
+_MODELS: Final = "models list` shows the models, and where they are"
+_NEXT_STEPS: Final = {
+    "BUILD_FAILED": "logs {name} --build` prints its last build",
+    "MANIFEST_INVALID": "audit` shows what is wrong in the plugins' folders",
+    "MODEL_MISSING": _MODELS,
+    "MODEL_CORRUPT": _MODELS,
+    "SECRET_MISSING": _HOST,
+    "IMAGE_MISSING": _HOST,
+    "ENGINE_UNREACHABLE": _HOST,
+    "STOPPED": "start {name}` starts it",
+}
+"""What to do after a restart that was refused, by the reason code."""
 
 
 def plugins(
@@ -218,10 +231,9 @@ def _start_instance(name: str, action: Literal["restart", "start"], wait: float,
         command = api.restart if action == "restart" else api.start
         try:
             plugin = command(name, wait=wait, on_wait=show)
-        except RestartRefused:
+        except RestartRefused as refusal:
             errors.print(
-                f"[bold]{name} was not restarted: the instance that runs goes on.[/] `orchestrator logs {name} --build`"
-                " prints its last build.",
+                f"[bold]{name} was not restarted: the instance that runs goes on.[/] {_next_step(name, refusal)}",
                 soft_wrap=True,
             )
             raise
@@ -233,6 +245,15 @@ def _start_instance(name: str, action: Literal["restart", "start"], wait: float,
     if wait and (plugin["state"] == "LOADED" or preparing):
         what = "The new instance is still prepared; the old one serves until then." if preparing else "It still starts."
         errors.print(f"[yellow]{what}[/] `orchestrator events -f` follows it.", soft_wrap=True)
+
+
+def _next_step(name: str, refusal: RestartRefused) -> str:
+    """Where to look, by what is broken."""
+    code = refusal.reason_code or ""
+    fallback = (
+        "gpus` shows the GPUs and who has them" if code.startswith("GPU_") else "health {name}` shows all details"
+    )
+    return f"`orchestrator {_NEXT_STEPS.get(code, fallback).format(name=name)}."
 
 
 def activity_of(plugin: Plugin) -> str:

@@ -186,7 +186,7 @@ class _Server(uvicorn.Server):
         connections = set(self.server_state.connections)
         for connection in connections:
             connection.shutdown()
-        while connections & self.server_state.connections and asyncio.get_running_loop().time() < end:
+        while connections & self.server_state.connections and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.002)
 
     async def _hurry(self, shutdown: Shutdown) -> None:

@@ -113,7 +113,7 @@ def gpus_table(devices: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             str(gpu.get("index", "?")),
             Text(gpu.get("name") or "?"),
-            Text(gpu["uuid"]),
+            Text(gpu["uuid"] or "?"),
             "" if used is None or total is None else f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB",
             "" if gpu.get("utilization_percent") is None else f"{gpu['utilization_percent']} %",
             "" if gpu.get("temperature_celsius") is None else f"{gpu['temperature_celsius']} °C",

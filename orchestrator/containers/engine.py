@@ -19,6 +19,10 @@ from orchestrator.containers.spec import (
 )
 
 
+def ignore(_: str) -> None:
+    """Take no notice of what is said."""
+
+
 class ContainerEngine(Protocol):
     """Starts, watches and removes containers.
 
@@ -65,8 +69,10 @@ class ContainerEngine(Protocol):
         volume is left. Raises `BuildError` with the output's tail where the script fails.
         """
 
-    async def create(self, spec: ContainerSpec) -> str:
-        """Create a container without starting it; its id."""
+    async def create(self, spec: ContainerSpec, *, on_warning: Callable[[str], None] = ignore) -> str:
+        """Create a container without starting it; its id. `on_warning` gets each thing that the engine accepts and does
+        not do, in its own words: a limit that it discards, most of all.
+        """
 
     async def start(self, container_id: str) -> None:
         """Start it. After a failure the container still exists and must be removed."""
@@ -84,6 +90,9 @@ class ContainerEngine(Protocol):
 
     async def isolation(self, container_id: str) -> ContainerIsolation:
         """The limits and restrictions that the engine enforces on it."""
+
+    async def processes(self, container_id: str) -> frozenset[int]:
+        """The numbers of its processes, as the engine's host counts them. Empty for one that does not run."""
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         """All containers with these labels, in any state."""

@@ -194,9 +194,7 @@ class EngineInfo:
     gpu_drivers: tuple[str, ...]
     rootless: bool
     selinux: bool
-    limits: frozenset[str] = frozenset(
-        {"memory", "swap", "pids", "cpu"}
-    )  # those of these four that its kernel can limit
+    limits: frozenset[str] = frozenset({"memory", "swap", "pids", "cpus"})  # those of these that its kernel can limit
     kernel: str = ""  # release of the kernel that its containers run on; empty where unknown
     data_dir: str = ""  # its folder of images and containers, on its own machine
     cores: int = 0  # CPU cores of its machine; 0 where unknown
@@ -232,5 +230,5 @@ class EngineInfo:
         return ""
 
 
-_FIRST_DOCKER: Final = (17,)  # lower numbers are versions of other engines
+_FIRST_DOCKER: Final = (1,)  # a double has 0
 _OLDEST_DOCKER: Final = (20, 10, 10)

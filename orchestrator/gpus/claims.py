@@ -60,8 +60,8 @@ class Claim:
 class Grant:
     """The devices of one instance (`holder`) of `plugin`.
 
-    `baselines`: bytes in use on each device before its first claim, None where the driver does not say. `parents`: MIG
-    instance → the GPU it belongs to.
+    `baselines`: bytes in use on each device before its first claim, None where the driver does not say. `listed`: those
+    of them that processes held which the driver listed. `parents`: MIG instance → the GPU it belongs to.
     """
 
     holder: str
@@ -71,6 +71,7 @@ class Grant:
     memory: int | None = None
     baselines: Mapping[str, int | None] = field(default_factory=dict)
     parents: Mapping[str, str] = field(default_factory=dict)
+    listed: Mapping[str, int | None] = field(default_factory=dict)
 
     def labels(self) -> dict[str, str]:
         """Container labels that `from_labels` reads."""
@@ -79,6 +80,7 @@ class Grant:
             "sharing": self.sharing,
             "memory": self.memory,
             "parents": dict(self.parents),
+            "listed": {uuid: self.listed.get(uuid) for uuid in self.uuids},
         }
         return {LABEL_GPUS: json.dumps(content, separators=(",", ":"))}
 
@@ -93,19 +95,22 @@ class Grant:
         try:
             content = json.loads(labels[LABEL_GPUS])
             devices, sharing, memory = content["devices"], content["sharing"], content["memory"]
-            parents = content["parents"]
+            parents, listed = content["parents"], content.get("listed", {})
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the label {LABEL_GPUS} cannot be read") from error
         # Without a readable grant the container may use any GPU, so the caller must remove it.
         if (
             not isinstance(devices, dict)
             or not isinstance(parents, dict)
+            or not isinstance(listed, dict)
             or not devices
             or sharing not in get_args(Sharing)
-            or not all(value is None or isinstance(value, int) for value in (memory, *devices.values()))
+            or not all(
+                value is None or isinstance(value, int) for value in (memory, *devices.values(), *listed.values())
+            )
         ):
             raise ValueError(f"the label {LABEL_GPUS} cannot be read")
-        return cls(holder, plugin, tuple(devices), sharing, memory, devices, parents)
+        return cls(holder, plugin, tuple(devices), sharing, memory, devices, parents, listed)
 
 
 @dataclass(frozen=True, slots=True)

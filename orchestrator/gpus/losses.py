@@ -64,7 +64,7 @@ class LossWatch:
             if doubt is not None and doubt.ends_plugin:
                 return GpuProblem(
                     ReasonCode.GPU_LOST,
-                    f"{doubt.label} did not answer {doubt.looks} looks in a row, for {doubt.until - doubt.since:.0f} s, "
+                    f"{doubt.label} did not answer {doubt.looks} looks in a row ({doubt.until - doubt.since:.0f} s) "
                     f"while the plugin ran on it: {words_of(doubt.fault)}. {kernel_log(None)} Reset it (nvidia-smi -r) "
                     f"or reboot, {RESTART}.",
                 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.formatting import gib
+from orchestrator.gpus.inventory import GpuDevice
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,18 @@ class Holding:
         if self.budget_bytes is None or self.held_bytes is None:
             return None
         return max(0, self.held_bytes - self.budget_bytes)
+
+
+def listed_bytes(device: GpuDevice | None, owners: Mapping[int, str] | None = None, owner: str = "") -> int | None:
+    """Bytes of the device that listed processes hold; with `owners` (number → holder) only those of `owner`. None where
+    the driver does not say.
+    """
+    if device is None or device.processes is None:
+        return None
+    counted = [each for each in device.processes if owners is None or owners.get(each.pid) == owner]
+    if any(each.memory is None for each in counted):
+        return None
+    return sum(each.memory or 0 for each in counted)
 
 
 def memory_blame(gpu_id: str, holdings: Mapping[str, Holding], victim: str, *, other_bytes: int | None = None) -> str:

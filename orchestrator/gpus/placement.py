@@ -6,7 +6,9 @@ from math import inf
 
 from orchestrator.formatting import gib
 from orchestrator.gpus.claims import Claim, GpuDemand, Phase
-from orchestrator.gpus.inventory import GpuDevice
+from orchestrator.gpus.host_check import sick_gpu, sick_problem, words_of
+from orchestrator.gpus.inventory import GpuDevice, GpuProblem
+from orchestrator.lifecycle import ReasonCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,12 @@ class DeviceClaims:
     @property
     def available_memory(self) -> int | None:
         """Bytes that are neither in use nor promised; None where the driver does not report memory."""
-        device = self.device
-        if device is None or device.memory_total is None:
+        total, used = self.device.usable_memory if self.device is not None else (None, None)
+        if total is None:
             return None
         promised = sum(claim.memory or 0 for claim in self.claims) + (self.baseline or 0)
         # A plugin may use less than it was promised, as yet, or more.
-        return max(0, device.memory_total - max(promised, device.memory_used or 0))
+        return max(0, total - max(promised, used or 0))
 
 
 def choose(demand: GpuDemand, candidates: Sequence[DeviceClaims]) -> tuple[DeviceClaims, ...] | None:
@@ -49,7 +51,7 @@ def reason_against(demand: GpuDemand, candidate: DeviceClaims) -> str | None:
     if device is None:
         return "was removed"
     if device.fault is not None:
-        return f"is out of order ({device.fault.message})"
+        return f"is out of order ({words_of(device.fault)})"
     if device.mig_enabled:
         return "is split into MIG instances and only they can be granted"
     if device.parent_uuid is not None and demand.count > 1:
@@ -61,18 +63,38 @@ def reason_against(demand: GpuDemand, candidate: DeviceClaims) -> str | None:
     return _too_little_memory(demand, candidate)
 
 
-def busy_sentence(demand: GpuDemand, candidates: Sequence[DeviceClaims]) -> str:
-    """Why `demand` cannot be met: each device with its reason, and what to do."""
+def refusal(demand: GpuDemand, candidates: Sequence[DeviceClaims], unreadable: Sequence[GpuDevice] = ()) -> GpuProblem:
+    """Why `demand` cannot be met. `unreadable`: GPUs that do not say which they are, and are no candidates."""
+    devices = [each.device for each in candidates if each.device is not None and not each.device.mig_enabled]
+    sick = [*(device for device in devices if device.fault is not None), *unreadable]
+    healthy = [device for device in devices if device.fault is None]
+    # Nothing that is stopped would help: the healthy ones are too few, leased or not.
+    if 0 < len(healthy) < demand.count <= len(healthy) + len(sick):
+        return sick_problem(sick, f"This host has {len(healthy)} usable GPUs and the plugin needs {demand.count}")
+    if healthy and not demand.exclusive and all(device.usable_memory[0] is None for device in healthy):
+        labels = ", ".join(device.label for device in healthy)
+        return GpuProblem(
+            ReasonCode.GPU_DRIVER_ERROR,
+            f"No plugin can share a GPU of this host: {labels} does not report its memory, so none of it can be "
+            "promised. Set `gpu.sharing: exclusive` in the manifest, or update the driver, then restart the plugin.",
+        )
+    return GpuProblem(ReasonCode.GPU_BUSY, busy_sentence(demand, candidates, unreadable))
+
+
+def busy_sentence(demand: GpuDemand, candidates: Sequence[DeviceClaims], unreadable: Sequence[GpuDevice] = ()) -> str:
+    """Why `demand` cannot be met now: each device with its reason, and what to do."""
     # A split GPU is left out: its MIG instances have reasons of their own.
     split = {each.device.parent_uuid for each in candidates if each.device is not None}
-    reasons = "; ".join(
+    reasons = [
         f"{each.name} {reason_against(demand, each) or 'would do'}" for each in candidates if each.uuid not in split
-    )
+    ]
+    reasons += [sick_gpu(device) for device in unreadable]
     if any(each.claims or each.related for each in candidates):
         cure = "Stop a plugin that has one"
     else:
         cure = "Free a GPU, or demand less under `gpu` in the manifest"
-    return f"No GPU is free for a plugin that needs {_demand(demand)}: {reasons}. {cure}, then restart the plugin."
+    which = "; ".join(reasons)
+    return f"No GPU is free for a plugin that needs {_demand(demand)}: {which}. {cure}, then restart the plugin."
 
 
 def _too_little_memory(demand: GpuDemand, candidate: DeviceClaims) -> str | None:
@@ -84,7 +106,7 @@ def _too_little_memory(demand: GpuDemand, candidate: DeviceClaims) -> str | None
     if demand.memory <= available:
         return None
     plugins = ", ".join(sorted({claim.plugin for claim in candidate.claims}))
-    total = candidate.device.memory_total if candidate.device else None
+    total = candidate.device.usable_memory[0] if candidate.device else None
     return f"has {gib(available)} of its {gib(total or 0)} free{f' beside {plugins}' if plugins else ''}"
 
 
@@ -109,12 +131,13 @@ def _rank(candidate: DeviceClaims) -> tuple[float, ...]:
     device = candidate.device
     if device is None:
         return (inf,)
+    total, used = device.usable_memory
     # Sharers go where others already share, so that whole GPUs stay free. Then the smallest that suffices is taken, so
     # that MIG instances go before whole GPUs.
     return (
         0 if candidate.claims else 1,
-        inf if device.memory_total is None else device.memory_total,
-        device.memory_used or 0,
+        inf if total is None else total,
+        used or 0,
         device.index,
         device.mig_index or 0,
     )

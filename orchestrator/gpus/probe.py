@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from orchestrator.gpus.evidence import HardwareHints, SmiResult, read_hardware_hints
 from orchestrator.gpus.host_check import HostEvidence, judge_host
@@ -52,6 +52,11 @@ class GpuHost:
         self._check: asyncio.Task[GpuInventory] | None = None
         self._lookers = 0
         self._waiting_since: float | None = None
+
+    @classmethod
+    def bounded(cls, first_look: float) -> Self:
+        """Of this host, with `first_look` seconds for a driver that wakes its GPUs."""
+        return cls(NvmlProbe(bound=first_look), SmiProbe(bound=first_look))
 
     @property
     def latest(self) -> GpuInventory | None:

@@ -150,7 +150,7 @@ def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
         ],
         "container": _object(record.container),
         "gpus": [dict(gpu) for gpu in record.gpus],
-        "limits": _object(record.limits),
+        "limits": {} if record.limits is None else record.limits.report(record.unlimited),
         "activity": record.activity and ActivityReport.model_validate(record.activity, from_attributes=True),
         "restart": record.restart and _restart(record.restart),
     }

@@ -33,6 +33,9 @@ _HINTS: Final = {
         A requirement has to be compiled: require a version that comes as a wheel, or add the compiler to
         system_packages in plugin.yaml (such as build-essential).
         """,
+    r"the plugin's code does not compile": """
+        Correct it; nothing else has to be built again.
+        """,
     r"pull access denied|manifest unknown|manifest for \S+ not found|repository does not exist": """
         The image it is built on is missing: run `make up`, which builds it, or set ORCHESTRATOR_PYTHON_IMAGE to one
         that can be pulled, such as python:3.11-slim-bookworm.

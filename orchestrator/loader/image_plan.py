@@ -145,7 +145,7 @@ def plugin_plan(recipe: ImageRecipe, base: ImageStatus) -> ImagePlan:
     """The plan of a plugin's image on the image `base`, which has its packages."""
     try:
         packages, code = _package_files(recipe), _plugin_files(recipe)
-        dockerfile = plugin_dockerfile(base.tags[0] if base.tags else base.id)
+        dockerfile = plugin_dockerfile(base.tags[0] if base.tags else base.id, recipe.module)
         content = content_hash(code, dockerfile, base.labels.get(HASH_LABEL, base.id))
     except BuildError as error:
         raise _cannot_build(recipe, error) from error

@@ -34,6 +34,7 @@ DOWNLOADS: Final = "/mnt"
 _SETTINGS: Final = "/dev/shm/install"  # noqa: S108  of a container of its own
 _UNUSED_DAYS: Final = 30  # after which a download that no installation has read is deleted
 
+_CHECK: Final = "plugin_runtime.startup.own_code"
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
 
@@ -47,6 +48,8 @@ class ImageRecipe:
     base: str = "base"  # `base`, `cuda`, or the reference of a prebuilt image, which is used as it is
     excluded: tuple[str, ...] = ()
     """Paths in the folder that do not go into the image, in addition to `build_context.EXCLUDED`."""
+    module: str = ""
+    """The entrypoint's: the image is not built where its code does not compile. Empty: nothing is tried."""
 
     @classmethod
     def of(cls, manifest: Manifest, folder: Path) -> Self:
@@ -58,6 +61,7 @@ class ImageRecipe:
             base=manifest.image,
             # Models are mounted at the start, never baked in.
             excluded=tuple(model.path for model in manifest.models.values()),
+            module=manifest.entrypoint.partition(":")[0],
         )
 
     @property
@@ -77,15 +81,19 @@ def plugin_tag(name: str, content_hash: str) -> str:
     return f"plugin-orchestrator/plugin-{name}:{content_hash[:12]}"
 
 
-def plugin_dockerfile(base: str) -> str:
-    """The Dockerfile of a plugin on the image `base`, which has its packages; its context has the folder `plugin`."""
-    # A file that does not compile fails no build: the runtime reports it at the import. Nothing in the image changes
-    # later, so the bytecode need not be checked against its source.
+def plugin_dockerfile(base: str, module: str = "") -> str:
+    """The Dockerfile of a plugin on the image `base`, which has its packages; its context has the folder `plugin`.
+    `module` is the entrypoint's.
+    """
+    # A file that does not compile fails the build only where the entrypoint's module needs it, and then before an
+    # instance is stopped for the new one. Nothing in the image changes later, so the bytecode need not be checked
+    # against its source.
+    check = f" && python -I -m {_CHECK} {module} {CODE_FOLDER}" if module else ""
     return f"""\
 FROM {base}
 USER root
 COPY plugin {CODE_FOLDER}
-RUN python -m compileall -q --invalidation-mode unchecked-hash {CODE_FOLDER} || true
+RUN (python -m compileall -qq --invalidation-mode unchecked-hash {CODE_FOLDER} || true){check}
 USER {UNPRIVILEGED_USER}
 """
 

@@ -15,6 +15,9 @@ SPACE_RESERVE: Final = 256 * 1024**2
 """Bytes of the disk that a pull leaves free: the state folder may be on it."""
 MAX_RETRIES: Final = 5
 """Attempts in a row that bring nothing new, after which an address is given up."""
+RATE_WINDOW: Final = 60.0  # seconds
+MIN_RATE: Final = 1024
+"""Bytes a second, over each window, below which a transfer is given up: a mirror may be faster."""
 _MAX_DELAY: Final = 30.0  # seconds
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -129,6 +132,25 @@ def judge_answer(status: int, headers: Mapping[str, str], size: int, now: dateti
             transient = status in _TRANSIENT
             delay = _retry_after(headers.get("retry-after", ""), now) if transient else None
             return Answer("refused", reason=f"it answered {status}", transient=transient, delay=delay)
+
+
+class RateFloor:
+    """Watches the rate of a transfer. Times in seconds, of any clock."""
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._bytes = 0
+
+    def add(self, size: int, now: float) -> str:
+        """What is wrong, once a window has passed in which too little came; empty otherwise."""
+        self._bytes += size
+        passed, got = now - self._since, self._bytes
+        if passed < RATE_WINDOW:
+            return ""
+        self._since, self._bytes = now, 0
+        if got >= MIN_RATE * passed:
+            return ""
+        return f"it sends less than {format_size(MIN_RATE)} a second ({format_size(got)} in {passed:.0f} s)"
 
 
 def retry_delay(attempt: int, asked: float | None, jitter: float) -> float:

@@ -118,7 +118,7 @@ class Puller:
                 )
             except TransferError as error:
                 if partial.size > furthest:  # new bytes came: whatever cut this off, it goes forward
-                    furthest, failures = partial.size, 0
+                    furthest, failures = partial.size, failures if error.too_slow else 0
                 failures += 1
                 if not error.transient or failures > MAX_RETRIES:
                     raise

@@ -5,7 +5,8 @@ import os
 import re
 import ssl
 import stat
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from orchestrator.formatting import format_size
-from orchestrator.models.plan import judge_answer, missing_space, resume_headers, validator_of
+from orchestrator.models.credentials import HostCredentials, read_netrc
+from orchestrator.models.plan import RateFloor, judge_answer, missing_space, resume_headers, validator_of
 from orchestrator.models.sources import local_path, may_follow, shown_url, without_credentials
 from orchestrator.models.store import CHUNK, ModelStore, ModelStoreError, Partial
 
@@ -27,19 +29,26 @@ _SPACE_INTERVAL: Final = 64 * CHUNK
 
 
 class TransferError(Exception):
-    """An address did not give the file. `transient`: it may the next time, after `delay` seconds where it says so."""
+    """An address did not give the file. `transient`: it may the next time, after `delay` seconds where it says so.
+    `too_slow`: the bytes that came do not count as going forward.
+    """
 
-    def __init__(self, reason: str, *, transient: bool = False, delay: float | None = None) -> None:
+    def __init__(
+        self, reason: str, *, transient: bool = False, delay: float | None = None, too_slow: bool = False
+    ) -> None:
         super().__init__(reason)
         self.transient = transient
         self.delay = delay
+        self.too_slow = too_slow
 
 
-def http_client(ca_bundle: Path | None) -> httpx.Client:
-    """The client for transfers: proxies by the environment's HTTP_PROXY and the like, certificates by `ca_bundle`."""
+def http_client(ca_bundle: Path | None, tokens: Mapping[str, str] | None = None) -> httpx.Client:
+    """The client for transfers: proxies by the environment's HTTP_PROXY and the like, certificates by `ca_bundle`,
+    credentials by `HostCredentials` with `tokens`. Raises `NetrcError`.
+    """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it logs addresses with their credentials
     verify = ssl.create_default_context(cafile=ca_bundle) if ca_bundle is not None else True
-    return httpx.Client(verify=verify, timeout=_TIMEOUT)
+    return httpx.Client(verify=verify, timeout=_TIMEOUT, auth=HostCredentials(tokens or {}, read_netrc(os.environ)))
 
 
 def transfer(client: httpx.Client, store: ModelStore, partial: Partial, url: str, on_bytes: Callable[[], None]) -> None:
@@ -63,7 +72,7 @@ def _download(
             begun = shown_url(url), validator_of(response.headers), answer.total
             partial.begin(*begun, restart=answer.action == "restart")
             # As they come: what a larger piece would collect is lost where the connection breaks.
-            _receive(store, partial, response.iter_raw(), on_bytes)
+            _receive(store, partial, _fast_enough(response.iter_raw()), on_bytes)
             return
     if answer.action == "again":
         partial.rewind()
@@ -104,6 +113,15 @@ def _receive(store: ModelStore, partial: Partial, chunks: Iterator[bytes], on_by
     if partial.total is not None and partial.size < partial.total:
         got, whole = format_size(partial.size), format_size(partial.total)
         raise TransferError(f"the connection ended after {got} of {whole}", transient=True)
+
+
+def _fast_enough(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks, as long as they come at a rate by which a file is ever complete."""
+    floor = RateFloor(time.monotonic())
+    for chunk in chunks:
+        yield chunk
+        if problem := floor.add(len(chunk), time.monotonic()):
+            raise TransferError(problem, transient=True, too_slow=True)
 
 
 def _check_space(store: ModelStore, partial: Partial, needed: int) -> None:

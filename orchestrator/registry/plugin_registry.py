@@ -45,6 +45,7 @@ class InstanceFacts(TypedDict, total=False):
     checks: tuple[Check, ...]
     container: ContainerFacts
     gpus: tuple[Mapping[str, Any], ...]
+    unlimited: tuple[str, ...]
     tools: tuple[Mapping[str, Any], ...]
     post_mortem: PostMortem
 
@@ -180,6 +181,7 @@ class PluginRegistry:
                 checks=(),
                 container=None,
                 gpus=(),
+                unlimited=(),
                 post_mortem=None,
                 restart=None,
                 observed_at=self._clock(),

@@ -1,6 +1,6 @@
 """What is known of one plugin. Immutable: a change is a new record, so a reader never sees half of one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -37,6 +37,11 @@ class EffectiveLimits(msgspec.Struct, frozen=True, rename=_LIMIT_NAMES):
     queue: int
     output: int = 0
     """All files of one run; 0 in post-mortems from before there were any."""
+
+    def report(self, unlimited: Collection[str] = ()) -> dict[str, Any]:
+        """As encoded; null for each that `unlimited` names, by its name in a manifest."""
+        encoded: dict[str, Any] = msgspec.to_builtins(self)
+        return encoded | {_LIMIT_NAMES.get(name, name): None for name in unlimited if name != "swap"}
 
 
 class ContainerFacts(msgspec.Struct, frozen=True):
@@ -146,6 +151,8 @@ class PluginRecord(msgspec.Struct, frozen=True):
     gpus: tuple[Mapping[str, Any], ...] = ()
     limits: EffectiveLimits | None = None
     """None while no valid manifest has been read."""
+    unlimited: tuple[str, ...] = ()
+    """Those of `limits` that its container is not held to."""
     tools: tuple[Mapping[str, Any], ...] = ()
     post_mortem: PostMortem | None = None
     activity: Activity | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from plugin_runtime.shared.limits import NAMES as LIMIT_NAMES
 
 from orchestrator.runtime_client import sanitize
 
@@ -39,6 +40,8 @@ class RuntimeStatus:
     worker_signal: str | None
     worker_stuck: bool
     oom_kills: int
+    memory_counted: bool
+    """Whether the kernel counts kills for memory there. True where the runtime does not say."""
     limit_hits: int | None
     """How often the container was at its own limit of memory, with nothing left to free."""
     pids_refused: int
@@ -49,6 +52,8 @@ class RuntimeStatus:
     scratch_watched: bool
     """Whether the runtime measures it, now and then."""
     memory: Mapping[str, int | None]
+    limits: Mapping[str, float | None]
+    """What the kernel holds the container to; None: no limit. One that the runtime does not know is absent."""
     cpu_seconds: float | None
     ready_seconds: float | None
     """Since its tools could be called."""
@@ -79,12 +84,14 @@ class RuntimeStatus:
             worker_signal=_signal_name(worker.get("signal")),
             worker_stuck=worker.get("stuck") is True,
             oom_kills=_integer(memory.get("oom_kills")) or 0,
+            memory_counted=_integer(memory.get("oom_kills", 0)) is not None,
             limit_hits=_integer(memory.get("limit_hits")),
             pids_refused=_integer(mapping(content.pids).get("refused")) or 0,
             shm_full=_is_full(_integer(shm.get("used_bytes")), _integer(shm.get("size_bytes"))),
             scratch_used=_integer(scratch.get("used_bytes")),
             scratch_watched=_integer(scratch.get("limit_bytes")) is not None,
             memory={name: _integer(memory.get(name)) for name in _MEMORY},
+            limits=_limits(mapping(content.limits)),
             cpu_seconds=_number(content.cpu_seconds),
             ready_seconds=_number(content.ready_seconds),
             runs_begun=_integer(content.runs_begun) or 0,
@@ -104,6 +111,7 @@ class _RawStatus(msgspec.Struct):
     tools: msgspec.Raw = msgspec.Raw(b"null")
     worker: Any = None
     memory: Any = None
+    limits: Any = None
     pids: Any = None
     shm: Any = None
     scratch: Any = None
@@ -129,6 +137,10 @@ def _integer(value: Any) -> int | None:
 
 def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _limits(found: Mapping[str, Any]) -> Mapping[str, float | None]:
+    return {key: _number(value) for key, value in found.items() if key in LIMIT_NAMES}
 
 
 def _is_full(used: int | None, size: int | None) -> bool:

@@ -39,6 +39,7 @@ class Answer(msgspec.Struct):
     kind: str = ""
     error: str = ""
     error_type: str | None = None
+    reason_code: str | None = None
     traceback: str = ""
     execution_time_ms: float | None = None
     oom_kills: int = 0
@@ -92,7 +93,11 @@ def result_of(answer: Answer, result: bytes | None = None) -> RunResult:
     outcome = _KINDS.get(answer.kind)
     if outcome is None:
         return invalid_output("the plugin's answer is not what the runtime protocol says")
-    codes = {"exception": ReasonCode.TOOL_ERROR, "invalid_output": ReasonCode.INVALID_OUTPUT}
+    gpu_memory = answer.reason_code == ReasonCode.GPU_OUT_OF_MEMORY
+    codes = {
+        "exception": ReasonCode.GPU_OUT_OF_MEMORY if gpu_memory else ReasonCode.TOOL_ERROR,
+        "invalid_output": ReasonCode.INVALID_OUTPUT,
+    }
     return RunResult(
         outcome,
         elapsed,

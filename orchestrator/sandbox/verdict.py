@@ -21,6 +21,8 @@ _START_CODES: Final = frozenset(
         ReasonCode.GPU_RUNTIME_MISSING,
         ReasonCode.GPU_LOST,
         ReasonCode.CUDA_UNAVAILABLE,
+        ReasonCode.GPU_OUT_OF_MEMORY,
+        ReasonCode.LIMITS_UNSUPPORTED,
         ReasonCode.IMPORT_ERROR,
         ReasonCode.INIT_ERROR,
         ReasonCode.VALIDATE_MISSING,
@@ -31,7 +33,7 @@ _START_CODES: Final = frozenset(
 # A caller's mistake never ends the instance.
 _ENDING_OUTCOMES: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT, Outcome.CANCELLED})
 # By `failure_policy: tolerant`. A timeout, the memory limit and a crash are final under either policy.
-_TOLERATED_CODES: Final = frozenset({ReasonCode.TOOL_ERROR, ReasonCode.INVALID_OUTPUT})
+_TOLERATED_CODES: Final = frozenset({ReasonCode.TOOL_ERROR, ReasonCode.INVALID_OUTPUT, ReasonCode.GPU_OUT_OF_MEMORY})
 
 
 _FAR_BELOW: Final = 0.9
@@ -72,6 +74,8 @@ class Evidence:
     """Bytes."""
     memory_peak: int | None = None
     """Bytes."""
+    memory_counted: bool = True
+    """Whether the kernel counts its kills for memory: not without the memory controller."""
     limit_hits: int | None = None
     """How often the container was at that limit with nothing left to free; None where nobody counted."""
     pids_limit: int | None = None
@@ -141,8 +145,8 @@ def out_of_memory(
 ) -> Verdict:
     """The verdict on a process that the kernel killed for memory. Sizes in bytes; `limit_hits` as in `Evidence`."""
     if _host_ran_out(memory_limit, peak, limit_hits):
-        used = f"at most {format_size(peak)} were used of " if peak else ""
-        limit = format_size(memory_limit) if memory_limit else "its limit"
+        used = f"at most {format_size(peak)} were used of " if peak else "it was not at "
+        limit = f"the {format_size(memory_limit)}" if memory_limit else "its limit"
         return Verdict(
             ReasonCode.OUT_OF_MEMORY,
             f"{who} was killed by the kernel because the host ran out of memory, not the plugin: {used}{limit} "
@@ -239,10 +243,13 @@ def _of_process(exit_code: int | None, name: str | None, evidence: Evidence, *, 
         return out_of_memory(evidence.memory_limit, who=who, peak=evidence.memory_peak, limit_hits=evidence.limit_hits)
     if name in _CRASH_SIGNALS:
         return Verdict(ReasonCode.CRASHED, f"{who} died by {name}: {_crash_cause(name, evidence)}", signal=name)
+    memory = (
+        "not for memory" if evidence.memory_counted else "or by the kernel for memory, which it does not count here"
+    )
     return Verdict(
         ReasonCode.KILLED,
-        f"{who} was killed by {name}, by the plugin itself or from outside, not for memory. Find out by whom, then "
-        "restart the plugin.",
+        f"{who} was killed by {name}, by the plugin itself or from outside, {memory}. Find out by whom, then restart "
+        "the plugin.",
         signal=name,
     )
 
@@ -278,7 +285,7 @@ def verdict_of_status(
     status: RuntimeStatus,
     *,
     oom_kills: int,
-    memory_limit: int,
+    memory_limit: int | None,
     pids_limit: int | None = None,
     shm_limit: int | None = None,
     scratch_limit: int | None = None,
@@ -295,6 +302,7 @@ def verdict_of_status(
                 oom_kills=oom_kills,
                 memory_limit=memory_limit,
                 memory_peak=peak,
+                memory_counted=status.memory_counted,
                 limit_hits=status.limit_hits,
                 pids_limit=pids_limit,
                 pids_refused=status.pids_refused,
@@ -333,6 +341,8 @@ def _sentence(code: ReasonCode, tool: str, result: RunResult) -> str:
                 f"The tool {tool} raised {what}. Look at its traceback, fix the plugin or its input, then restart the "
                 "plugin."
             )
+        case ReasonCode.GPU_OUT_OF_MEMORY:
+            return f"The tool {tool} ran out of memory on the GPU: {result.error_type}: {result.error}"
         case ReasonCode.INVALID_OUTPUT:
             return f"The tool {tool} gave no usable result: {result.error}. Fix it, then restart the plugin."
         case ReasonCode.TIMEOUT:

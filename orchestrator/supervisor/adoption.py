@@ -29,6 +29,7 @@ from orchestrator.supervisor.container_policy import (
 )
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.limits import missing_limits
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ async def _adopt(
         instance.open_channel(RuntimeChannel(await deps.engine.endpoint(container.id, instance.run_folder)))
         status = await instance.channel.status()
         _require_ready(status)
+        _require_limits(deps, limits, status)
         # Only kills from now on are judged.
         instance.oom_kills = status.oom_kills
         instance.grant = Grant.from_labels(container.labels, holder=identity.instance, plugin=identity.plugin)
@@ -157,6 +159,13 @@ def _made_from(
 def _require_ready(status: RuntimeStatus) -> None:
     if status.phase != "ready":
         raise AdoptionRefusedError(f"its runtime reports {status.phase}")
+
+
+def _require_limits(deps: SupervisorDeps, limits: EffectiveLimits, status: RuntimeStatus) -> None:
+    # A new container may be held to them; else its start says what is wrong.
+    missing = missing_limits(limits, status.limits, deps.settings.allow_unlimited)
+    if missing:
+        raise AdoptionRefusedError(f"it is not held to its limits of {', '.join(missing)}")
 
 
 def _require_gpus(deps: SupervisorDeps, grant: Grant | None) -> None:

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from plugin_runtime.startup.model_files import walk
 
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
-from orchestrator.errors import BuildError, ChannelError, EngineError
+from orchestrator.errors import BuildError, ChannelError, EngineError, EngineRefusedError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
@@ -31,6 +31,7 @@ from orchestrator.supervisor.activity import activity
 from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, effective_limits, secrets_folder
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
+from orchestrator.supervisor.limits import found_by_engine, limits_unsupported, missing_limits, refused_limits
 from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
 from orchestrator.supervisor.start_verdict import verdict_of_engine
 from orchestrator.supervisor.watch import evidence_of
@@ -39,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 # A container that has not notified may have died unnoticed, or its image never notifies.
 _INSPECT_INTERVAL: Final = 1.0  # seconds
+_SLOW_LOOK: Final = 1.0  # seconds from which on a look at the GPUs is shown
 # Through a gateway comes no notification.
 _GATEWAY_POLL_INTERVAL: Final = 0.03  # seconds between status requests
 
@@ -78,12 +80,21 @@ async def prepare(
     """
     # First: nothing is built for a plugin whose GPU does not work.
     if manifest.requires_gpu:
-        await deps.gpus.check()
+        await _check_gpus(deps, manifest.name)
     checks = await asyncio.to_thread(check_host, deps, manifest, folder)
     on_checks(*checks)
     # Before the build: after a change in between, the next orchestrator replaces the container and does not adopt it.
     content = await asyncio.to_thread(fingerprint, deps, manifest, limits, folder)
     return Prepared(checks, content, await _ensure_image(deps, manifest, folder, on_build))
+
+
+async def _check_gpus(deps: SupervisorDeps, plugin: str) -> None:
+    async with activity(deps.registry, plugin, f"waiting {deps.gpus.waits_for_driver()}") as say:
+        waits = asyncio.get_running_loop().call_later(_SLOW_LOOK, say, "")
+        try:
+            await deps.gpus.check()
+        finally:
+            waits.cancel()
 
 
 def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> tuple[Check, ...]:
@@ -145,7 +156,7 @@ async def start_container(
     gateway = await _gateway(deps, instance)
     devices = await _devices(deps, instance)
     async with engine_verdicts("its number of cores and its disk were looked up"):
-        cores, instance.scratch_quota = await deps.cores(), await deps.engine.holds_volumes_to_size()
+        engine, instance.scratch_quota = await deps.engine_info(), await deps.engine.holds_volumes_to_size()
     spec = container_spec(
         instance.manifest,
         instance.limits,
@@ -154,12 +165,15 @@ async def start_container(
         run_folder=instance.run_folder,
         models=deps.checker.models(instance.manifest, folder),
         max_result=int(deps.settings.max_result),
-        cores=cores,
+        cores=engine.cores,
         devices=devices,
         grant_labels=instance.grant.labels() if instance.grant else {},
         gateway=gateway,
         quota=instance.scratch_quota,
+        allow_unlimited=deps.settings.allow_unlimited,
     )
+    if spec.cpus is not None and "cpus" in deps.settings.allow_unlimited and "cpus" not in engine.limits:
+        spec, instance.unlimited = replace(spec, cpus=None), ("cpus",)
     sockets = UnixEndpoint(instance.run_folder)
     try:
         # Bound before there is a container, so that no notification is lost.
@@ -206,12 +220,59 @@ async def _devices(deps: SupervisorDeps, instance: Instance) -> DeviceGrant | No
 
 
 async def _launch(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]) -> None:
-    instance.container_id = await deps.engine.create(spec)
-    # One that was stopped while it was created is removed by its teardown.
-    if instance.ended is None:
-        on_start()
-        await deps.engine.start(instance.container_id)
-        instance.started.set()
+    async with _limit_verdicts(deps, instance):
+        await _create(deps, instance, spec)
+        # One that was stopped while it was created is removed by its teardown.
+        if instance.ended is None:
+            await _require_limits(deps, instance)
+            on_start()
+            await deps.engine.start(instance.container_id or "")
+            instance.started.set()
+
+
+async def _create(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec) -> None:
+    said: list[str] = []
+    try:
+        instance.container_id = await deps.engine.create(spec, on_warning=said.append)
+    except EngineRefusedError as error:
+        # A rootless engine refuses the limit of cores, and drops the others.
+        if refused_limits(str(error), instance.limits) != ("cpus",) or "cpus" not in deps.settings.allow_unlimited:
+            raise
+        instance.unlimited = ("cpus",)
+        instance.container_id = await deps.engine.create(replace(spec, cpus=None), on_warning=said.append)
+    instance.engine_said = tuple(said)
+
+
+async def _require_limits(deps: SupervisorDeps, instance: Instance) -> None:
+    """Before it is started: where the engine said that it drops something, see whether that is a limit. Raises
+    `InstanceEndedError`.
+    """
+    # What an engine drops in silence, the runtime finds.
+    if not instance.engine_said:
+        return
+    name = instance.identity.container_name
+    _log.warning("%s: the engine says of its container %s: %s", instance.identity.plugin, name, instance.engine_said)
+    found = found_by_engine(await deps.engine.isolation(instance.container_id or ""), instance.limits)
+    instance.unlimited = tuple(dict.fromkeys((*instance.unlimited, *missing_limits(instance.limits, found))))
+    missing = missing_limits(instance.limits, found, deps.settings.allow_unlimited)
+    if missing:
+        engine = await deps.engine_info()
+        raise InstanceEndedError(limits_unsupported(missing, instance.limits, said=instance.engine_said, engine=engine))
+
+
+@asynccontextmanager
+async def _limit_verdicts(deps: SupervisorDeps, instance: Instance) -> AsyncIterator[None]:
+    """Raises `InstanceEndedError` for an engine's refusal of a limit."""
+    try:
+        yield
+    except EngineRefusedError as error:
+        refused = refused_limits(str(error), instance.limits)
+        if not refused:
+            raise
+        verdict = limits_unsupported(
+            refused, instance.limits, said=(str(error),), engine=deps.known_engine, refused=True
+        )
+        raise InstanceEndedError(verdict) from error
 
 
 async def _poll_status(channel: RuntimeChannel) -> None:

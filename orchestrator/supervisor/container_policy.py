@@ -5,13 +5,14 @@ here alone.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final, Self
 
 import msgspec
+from plugin_runtime.shared.limits import NAMES as LIMIT_NAMES
 
 from orchestrator.containers.spec import (
     UNPRIVILEGED_USER,
@@ -86,6 +87,17 @@ def effective_limits(manifest: Manifest, settings: Settings) -> EffectiveLimits:
         concurrency=manifest.concurrency,
         queue=manifest.queue,
     )
+
+
+def required_limits(limits: EffectiveLimits, allow_unlimited: Collection[str] = ()) -> dict[str, float]:
+    """What the kernel must hold a container to, by the keys of the runtime protocol; swap is part of the memory.
+    `allow_unlimited`: the names of those without which it may run.
+    """
+    wanted = {"memory": limits.memory, "swap": 0, "pids": limits.pids, "cpus": limits.cpus}
+    allowed = {*allow_unlimited, *({"swap"} if "memory" in allow_unlimited else ())}
+    return {
+        key: value for key, name in LIMIT_NAMES.items() if (value := wanted[name]) is not None and name not in allowed
+    }
 
 
 def thread_variables(limits: EffectiveLimits, env: Mapping[str, str], cores: int) -> dict[str, str]:
@@ -204,11 +216,12 @@ def container_spec(
     grant_labels: Mapping[str, str] = MappingProxyType({}),
     gateway: Gateway | None = None,
     quota: bool = False,
+    allow_unlimited: Collection[str] = (),
 ) -> ContainerSpec:
     """The container of this instance: not root, read-only, no capabilities, no network unless the manifest has
     `egress`. `models`: where they are on the host. With a `gateway` its run folder is in the engine's
     memory, else on the host. `cores`: of the engine's machine, 0 where unknown. `quota`: the engine can hold its
-    scratch volume to `limits.scratch`.
+    scratch volume to `limits.scratch`. `allow_unlimited`: as in `required_limits`.
     """
     # The folder too keeps its own name, which libraries show and tell kinds of models by.
     model_mounts = {
@@ -245,6 +258,7 @@ def container_spec(
             "PLUGIN_MAX_SCRATCH": str(limits.scratch),
             "PLUGIN_MAX_OUTPUT": str(limits.output),
             "PLUGIN_CONCURRENCY": str(limits.concurrency),
+            "PLUGIN_LIMITS": json.dumps(required_limits(limits, allow_unlimited)),
             **({"PLUGIN_REQUIRES_GPU": "1"} if manifest.requires_gpu else {}),
             **(_cache_settings(manifest.cache) if manifest.cache else {}),
             **({} if gateway else {"NOTIFY_SOCKET": f"{RUN_FOLDER}/notify.sock"}),

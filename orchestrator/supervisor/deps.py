@@ -41,20 +41,19 @@ class SupervisorDeps:
         """The labels of a container of ours."""
         return {LABEL_DEPLOYMENT: self.deployment}
 
-    async def cores(self) -> int:
-        """CPU cores of the engine's machine; 0 where unknown."""
-        # A look costs the engine 10 ms. One with a trouble may have been exchanged.
-        if not self._infos or self._infos[-1].known_trouble:
-            self._infos.append(await self.engine.info())
-        return self._infos[-1].cores
+    async def engine_info(self) -> EngineInfo:
+        """What the engine is and can, as first heard; one with a known trouble may have been exchanged since."""
+        if not self._engine_info or self._engine_info[-1].known_trouble:
+            self._engine_info.append(await self.engine.info())  # a look costs the engine 10 ms
+        return self._engine_info[-1]
 
     @property
-    def known_trouble(self) -> str:
-        """Of the engine as last looked at; empty before."""
-        return self._infos[-1].known_trouble if self._infos else ""
+    def known_engine(self) -> EngineInfo | None:
+        """As `engine_info`, without asking."""
+        return self._engine_info[-1] if self._engine_info else None
 
     @cached_property
-    def _infos(self) -> deque[EngineInfo]:
+    def _engine_info(self) -> deque[EngineInfo]:
         return deque(maxlen=1)
 
     # One for all supervisors. Possible on a frozen class that has no slots: it is stored past `__setattr__`.

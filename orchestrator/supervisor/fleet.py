@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from orchestrator.containers.spec import ContainerStatus, EngineEvent
 from orchestrator.errors import EngineError, EngineUnreachableError
-from orchestrator.gpus import LeaseChange
+from orchestrator.gpus import Grant, LeaseChange
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
@@ -77,7 +77,7 @@ class Fleet:
             asyncio.create_task(self._follow_engine_events(), name="engine events"),
             asyncio.create_task(self._ping_engine(), name="engine ping"),
             asyncio.create_task(self._watch_folders(), name="plugin folders"),
-            asyncio.create_task(self._deps.gpus.watch(self._gpu_lost, self._gpu_changed), name="gpus"),
+            asyncio.create_task(self._deps.gpus.watch(self._gpu_lost, self._gpu_changed, self._gpus_seen), name="gpus"),
             asyncio.create_task(
                 watch_models(self._deps.registry, self._deps.checker.store, self._folder_of), name="models"
             ),
@@ -247,6 +247,10 @@ class Fleet:
         for supervisor in self._supervisors.values():
             supervisor.gpu_lost(holder, verdict)
 
+    def _gpus_seen(self, grant: Grant) -> None:
+        if (supervisor := self._supervisors.get(grant.plugin)) is not None:
+            supervisor.gpus_seen(grant)
+
     def _gpu_changed(self, change: LeaseChange) -> None:
         # The plugin that had it shows in its health whether its GPU's memory came back.
         if (supervisor := self._supervisors.get(change.plugin)) is not None:
@@ -258,7 +262,7 @@ class Fleet:
         # By its token: a late event of an earlier instance ends nothing.
         token = event.labels.get(LABEL_INSTANCE, "")
         if supervisor is not None and event.action in _LOST_ACTIONS:
-            supervisor.container_died(token)
+            supervisor.container_died(token, event.exit_code)
         elif supervisor is not None and event.action == "pause":
             supervisor.container_paused(token)
         elif event.action.startswith(_HEALTH_ACTION):

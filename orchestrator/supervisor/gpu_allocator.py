@@ -4,16 +4,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import DeviceGrant
-from orchestrator.errors import EngineError
+from orchestrator.errors import EngineError, NotFoundError
+from orchestrator.formatting import gib
 from orchestrator.gpus import GpuDemand, GpuHost, GpuInventory, GpuProblem, Grant, LeaseChange, LeaseTable
-from orchestrator.gpus.claims import Driver, device_request
-from orchestrator.gpus.host_check import judge_engine, judge_running
+from orchestrator.gpus.claims import Driver, Phase, device_request
+from orchestrator.gpus.host_check import PERSISTENCE, judge_engine
+from orchestrator.gpus.losses import LossWatch
+from orchestrator.gpus.memory import Holding, memory_blame, over_budget
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
+from orchestrator.registry import Check
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.instance import InstanceEndedError
 
@@ -22,6 +27,11 @@ _CHECK_INTERVAL: Final = 2.0  # seconds between reads while a GPU is granted
 _DRAIN_INTERVAL: Final = 0.25  # the same while the memory of a GPU is waited for
 # A driver takes one or two seconds to free the memory of a container that was removed.
 _DRAIN_TIMEOUT: Final = 3.0  # seconds that a new instance waits for that
+# Where the driver does not say whose memory is in use, only time shows that it is not the container's.
+_UNSURE_TIMEOUT: Final = 10.0
+_NO_PLUGIN: Final = ""  # the owner of a process that runs in no plugin's container
+
+_UNREADABLE: Final[dict[str, Any]] = {"state": "unusable", "memory_available_bytes": None, "holders": []}
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +54,11 @@ class GpuAllocator:
         self._leases = LeaseTable()
         self._changed = asyncio.Event()
         self._on_change: Callable[[LeaseChange], None] = lambda _: None
+        self._containers: dict[str, str] = {}
+        """Holder → the id of its container."""
+        self._owners: dict[int, str] = {}
+        """Process that holds memory of a GPU → its holder, or `_NO_PLUGIN`."""
+        self._losses = LossWatch()
         self._withheld: dict[str, str] = {}
         """Holder → why its GPUs are not granted to others: its container could not be stopped or removed."""
 
@@ -58,17 +73,22 @@ class GpuAllocator:
         """Lease devices for this instance. Raises `InstanceEndedError`: GPU_BUSY, or a problem of the host."""
         gpu = manifest.gpu
         demand = GpuDemand(gpu.count, int(gpu.memory) if gpu.memory is not None else None, gpu.sharing)
-        end = self._clock() + _DRAIN_TIMEOUT
+        begin = self._clock()
         # Leases depend on the memory in use: figures of an earlier probe would not do.
         await self._read()
         while isinstance(answer := self._leases.grant(holder, manifest.name, demand), GpuProblem):
             # Only a GPU that is being released is worth a wait.
-            if not self._leases.reclaiming or self._clock() > end:
-                raise InstanceEndedError(_verdict(answer))
+            patience = _UNSURE_TIMEOUT if self._leases.unsure else _DRAIN_TIMEOUT
+            if not self._leases.reclaiming or self._clock() > begin + patience:
+                raise InstanceEndedError(_verdict(self._explained(answer)))
             await asyncio.sleep(_DRAIN_INTERVAL)
             await self._read()
         self._changed.set()
         return answer
+
+    def track(self, holder: str, container_id: str) -> None:
+        """The container of a holder: its processes are those of the plugin."""
+        self._containers[holder] = container_id
 
     async def device_grant(self, grant: Grant, *, video: bool) -> DeviceGrant:
         """The device request for a grant, in the form that this engine accepts."""
@@ -80,6 +100,7 @@ class GpuAllocator:
     def release(self, holder: str) -> None:
         """End the lease of an instance whose container is removed, or was never made."""
         self._withheld.pop(holder, None)
+        self._containers.pop(holder, None)
         if self._leases.release(holder, self._clock()):
             self._changed.set()
 
@@ -99,29 +120,95 @@ class GpuAllocator:
         """Take a GPU out of quarantine. False where it is in none, or its container still exists."""
         return self._leases.release_quarantine(uuid)
 
+    def memory_blame(self, holder: str) -> str:
+        """Whose memory it was, as last read, when this instance was out of memory on its GPUs; a general advice where
+        it has none.
+        """
+        grant = self._leases.grant_of(holder)
+        if grant is None:
+            return "Use less memory or declare what is needed as `gpu.memory` in the manifest, then restart the plugin."
+        blames = []
+        for uuid in grant.uuids:
+            holdings, others = self._leases.holdings(uuid)
+            blames.append(memory_blame(uuid, holdings, grant.plugin, other_bytes=others))
+        return " ".join(blames)
+
     def facts(self, grant: Grant) -> tuple[dict[str, Any], ...]:
         """The granted devices, as in the health API."""
         inventory = self._host.latest
         devices = [(uuid, inventory.find(uuid) if inventory else None) for uuid in grant.uuids]
-        return tuple(device.report() if device else {"uuid": uuid} for uuid, device in devices)
+        return tuple(
+            {
+                **(device.report() if device else {"uuid": uuid}),
+                "used_by_plugin_bytes": self._leases.held_bytes(grant.holder, uuid),
+            }
+            for uuid, device in devices
+        )
+
+    def checks(self, grant: Grant) -> tuple[Check, ...]:
+        """What is found about the granted devices: looks at them that failed, a budget that is not kept."""
+        found = []
+        for uuid in grant.uuids:
+            doubt = self._losses.doubts.get(uuid)
+            detail = doubt.sentence if doubt else "the driver answers"
+            found.append(Check(f"gpu.driver {uuid}", ok=doubt is None, detail=detail, source="host"))
+            if grant.memory is not None:
+                held = self._leases.held_bytes(grant.holder, uuid)
+                problem = over_budget(grant.plugin, uuid, Holding(grant.memory, held))
+                within = "its processes are not in the driver's list" if held is None else f"holds {gib(held)}"
+                detail = problem or f"{within}; its budget (gpu.memory) is {gib(grant.memory)}"
+                found.append(Check(f"gpu.memory {uuid}", ok=problem is None, detail=detail, source="host"))
+        return tuple(found)
+
+    def blame(self, grant: Grant) -> str:
+        """Whose memory it was when this plugin was out of memory on its GPUs, as of the last look."""
+        blamed = [(uuid, *self._leases.holdings(uuid)) for uuid in grant.uuids]
+        return " ".join(
+            memory_blame(uuid, holdings, grant.plugin, other_bytes=others) for uuid, holdings, others in blamed
+        )
 
     def report(self) -> dict[str, Any]:
         """Inventory, health and leases as last read, without waiting."""
         inventory = self._host.latest
         leases = self._leases.report()
-        report = inventory.report() if inventory else {"reason_code": None, "reason": None, "devices": []}
+        report = inventory.report() if inventory else {"reason_code": None, "reason": self._waiting(), "devices": []}
         known = {device["uuid"] for device in report["devices"]}
         report["devices"] = [
-            {**device, **leases.get(device["uuid"], {})}
+            # One that does not say which it is has no leases.
+            {**device, **leases.get(device["uuid"], _UNREADABLE), "used_by_plugins_bytes": self._used(device["uuid"])}
             for device in [*report["devices"], *({"uuid": uuid} for uuid in leases if uuid not in known)]
         ]
         return {**report, "quarantines": [*self._leases.quarantines(), *self._withheld.values()]}
 
+    def waits_for_driver(self) -> str:
+        """What a start that waits for the driver's answer waits for."""
+        return f"for the NVIDIA driver to answer; where it takes long, {PERSISTENCE}"
+
+    def _waiting(self) -> str | None:
+        waiting = self._host.waiting_seconds
+        return None if waiting is None else f"The first look has waited {waiting:.0f} s {self.waits_for_driver()}."
+
+    def _used(self, uuid: str | None) -> dict[str, int | None]:
+        holdings, _ = self._leases.holdings(uuid or "")
+        return {plugin: holding.held_bytes for plugin, holding in holdings.items()}
+
+    def _explained(self, problem: GpuProblem) -> GpuProblem:
+        if not self._leases.unsure:
+            return problem
+        return replace(
+            problem,
+            sentence=f"{problem.sentence} It was waited for {_UNSURE_TIMEOUT:g} s: whose memory is in use on the GPU "
+            "that is being released cannot be known, since the driver does not name the processes that hold it.",
+        )
+
     async def watch(
-        self, on_lost: Callable[[str, Verdict], None], on_change: Callable[[LeaseChange], None] = lambda _: None
+        self,
+        on_lost: Callable[[str, Verdict], None],
+        on_change: Callable[[LeaseChange], None] = lambda _: None,
+        on_look: Callable[[Grant], None] = lambda _: None,
     ) -> None:
         """Watch the granted GPUs, for ever. `on_lost` is called with the holder of a lost one, `on_change` when one was
-        released or is quarantined.
+        released or is quarantined, `on_look` after each look at those of a holder.
         """
         self._on_change = on_change
         await self._read()
@@ -132,18 +219,53 @@ class GpuAllocator:
                 await self._changed.wait()
             await asyncio.sleep(_DRAIN_INTERVAL if self._leases.reclaiming else _CHECK_INTERVAL)
             inventory = await self._read()
-            for holder in {claim.holder for claim in self._leases.claims}:
-                grant = self._leases.grant_of(holder)
-                problem = judge_running(grant.uuids, inventory) if grant else None
+            grants = [self._leases.grant_of(holder) for holder in {claim.holder for claim in self._leases.claims}]
+            held = [grant for grant in grants if grant is not None]
+            self._losses.observe({uuid for grant in held for uuid in grant.uuids}, inventory)
+            for grant in held:
+                on_look(grant)
+                problem = self._losses.judge(grant.uuids, inventory)
                 if problem is not None:
-                    on_lost(holder, _verdict(problem))
+                    on_lost(grant.holder, _verdict(problem))
 
     async def _read(self, *, thorough: bool = False) -> GpuInventory:
         inventory = await (self._host.check() if thorough else self._host.read())
-        for change in self._leases.observe(inventory, self._clock()):
+        await self._find_owners(inventory)
+        for change in self._leases.observe(inventory, self._clock(), dict(self._owners)):
             _log.log(logging.WARNING if change.state == "quarantined" else logging.INFO, change.sentence)
             self._on_change(change)
         return inventory
+
+    async def _find_owners(self, inventory: GpuInventory) -> None:
+        """Ask the engine whose the processes are that are new in the driver's list."""
+        listed = {process.pid for device in inventory.devices for process in device.processes or () if process.pid > 0}
+        self._owners = {pid: owner for pid, owner in self._owners.items() if pid in listed}
+        new = listed - self._owners.keys()
+        if not new:
+            return
+        held = [claim for claim in self._leases.claims if claim.phase is Phase.HELD]
+        containers = {claim.holder: self._containers.get(claim.holder) for claim in held}
+        answers = await asyncio.gather(*(self._processes(container) for container in containers.values()))
+        processes = dict(zip(containers, answers, strict=True))
+        for pid in new:
+            owner = next((holder for holder, numbers in processes.items() if numbers and pid in numbers), None)
+            if owner is None:
+                on = {device.uuid for device in inventory.devices if pid in {p.pid for p in device.processes or ()}}
+                # It may be that of a holder whose container has no id yet, or could not be asked about.
+                if any(processes[claim.holder] is None for claim in held if claim.uuid in on):
+                    continue
+                owner = _NO_PLUGIN
+            self._owners[pid] = owner
+
+    async def _processes(self, container_id: str | None) -> frozenset[int] | None:
+        if container_id is None:
+            return None
+        try:
+            return await self._engine.processes(container_id)
+        except NotFoundError:
+            return frozenset()
+        except EngineError:
+            return None
 
     async def _engine_drivers(self) -> tuple[str, ...]:
         try:

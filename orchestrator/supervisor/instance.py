@@ -46,12 +46,18 @@ class Instance:
     oom_kills: int = 0
     checks: tuple[Check, ...] = ()
     """The latest of each witness."""
+    engine_said: tuple[str, ...] = ()
+    """What the engine said of its container: limits that it does not set."""
+    unlimited: tuple[str, ...] = ()
+    """Limits that its container is not held to, as the operator allows."""
     scratch_quota: bool = False
     """Whether the engine holds its scratch volume to `limits.scratch`."""
     ended: Verdict | None = None
     peak_memory: int | None = None
     container_died: asyncio.Event = field(default_factory=asyncio.Event)
     """The engine reported the container's end."""
+    exit_code: int | None = None
+    """The container's, as the engine's event of its end had it."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
     """Its container has a log."""
     post_mortem: PostMortem | None = None
@@ -78,9 +84,9 @@ class Instance:
         return self._channel
 
     @property
-    def memory_limit(self) -> int:
-        """Bytes."""
-        return self.limits.memory
+    def memory_limit(self) -> int | None:
+        """Bytes; None where the engine does not hold it to its limit."""
+        return None if "memory" in self.unlimited else self.limits.memory
 
     @property
     def output_limit(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
 from orchestrator.runtime_client.status import RuntimeStatus
@@ -15,6 +16,7 @@ from orchestrator.sandbox.verdict import Verdict, verdict_of_status
 from orchestrator.supervisor.bring_up import Prepared, prepare, start_container
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.limits import limits_unsupported, missing_limits
 from orchestrator.supervisor.record_writer import RecordWriter
 from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch, with_known_trouble
 from orchestrator.supervisor.teardown import retry_removal, tear_down
@@ -68,6 +70,7 @@ class InstanceDriver:
         # First: else its status would be recorded as the step to INITIALIZED, which the registry has already.
         self.instance.started.set()
         self.instance.mark_ready({tool["name"]: tool for tool in status.tools})
+        self._record.write_unlimited(missing_limits(self.instance.limits, status.limits))
         self._fold_status(status)
         if self.instance.ended is None:
             self._start_watch()
@@ -82,8 +85,10 @@ class InstanceDriver:
         """Its container is removed, or was never made."""
         return not self._left_behind and (self._teardown is None or self._teardown.done())
 
-    def container_died(self) -> None:
+    def container_died(self, exit_code: int | None = None) -> None:
         """The engine reports the container's end, or no longer knows it."""
+        if exit_code is not None:
+            self.instance.exit_code = exit_code
         self.instance.container_died.set()  # the start and the teardown wait for it too
         if self.instance.ended is not None:
             self.retry_removal()
@@ -98,13 +103,22 @@ class InstanceDriver:
     def add_check(self, check: Check) -> None:
         self._record.add_checks(check)
 
+    def gpus_seen(self, grant: Grant) -> None:
+        """Its GPUs were looked at."""
+        if self.instance.ended is None and self._watch is not None:
+            self._record.write(gpus=self._deps.gpus.facts(grant))
+            self._record.add_checks(*self._deps.gpus.checks(grant))
+
     def end(self, verdict: Verdict) -> None:
         """End it by this verdict, unless it has ended."""
         instance = self.instance
         if instance.ended is not None:
             return
-        if not instance.ready:
-            verdict = with_known_trouble(verdict, self._deps.known_trouble)
+        if not instance.ready and self._deps.known_engine is not None:
+            verdict = with_known_trouble(verdict, self._deps.known_engine.known_trouble)
+        if verdict.code is ReasonCode.GPU_OUT_OF_MEMORY:  # whose memory it was, as long as it holds its own
+            blame = self._deps.gpus.memory_blame(instance.identity.instance)
+            verdict = replace(verdict, reason=f"{verdict.reason.rstrip('. ')}. {blame}")
         if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
             self._record.end(verdict)
         instance.mark_ended(verdict)
@@ -157,6 +171,8 @@ class InstanceDriver:
 
     def _start_watch(self) -> None:
         grant = self.instance.grant
+        if grant is not None:
+            self._deps.gpus.track(grant.holder, self.instance.container_id or "")
         self._record.write_container(self._deps.gpus.facts(grant) if grant else ())
         watch = self._watch = Watch(self._deps.engine, self.instance)
         self._spawn(self._fold_all(watch.follow_status()))
@@ -184,10 +200,10 @@ class InstanceDriver:
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
         self._record.write_status(status)
         limits = instance.limits
-        verdict = verdict_of_status(
+        verdict = self._judge_limits(status) or verdict_of_status(
             status,
             oom_kills=oom,
-            memory_limit=limits.memory,
+            memory_limit=instance.memory_limit,
             pids_limit=limits.pids,
             shm_limit=limits.shm,
             scratch_limit=limits.scratch,
@@ -201,6 +217,19 @@ class InstanceDriver:
             self._record.write(tools=tuple(tools.values()))
             self._deps.registry.mark_initialized(instance.identity.plugin, instance.generation)
             instance.mark_ready(tools)
+
+    def _judge_limits(self, status: RuntimeStatus) -> Verdict | None:
+        """The verdict on a container that is not held to its limits; what need not hold is recorded."""
+        instance = self.instance
+        # Once: later changes are an operator's own (`docker update`), and end no run.
+        if instance.ready:
+            return None
+        missing = missing_limits(instance.limits, status.limits, self._deps.settings.allow_unlimited)
+        if missing:
+            engine = self._deps.known_engine
+            return limits_unsupported(missing, instance.limits, said=instance.engine_said, engine=engine)
+        self._record.write_unlimited(missing_limits(instance.limits, status.limits))
+        return None
 
     async def _find_end(self, watch: Watch) -> None:
         verdict = await watch.find_end()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
@@ -253,9 +254,9 @@ class PluginSupervisor:
 
     # Events of the engine and the GPUs; `token`: the `instance` of an identity
 
-    def container_died(self, token: str) -> None:
+    def container_died(self, token: str, exit_code: int | None = None) -> None:
         if (driver := self._driver_of(token)) is not None:
-            driver.container_died()
+            driver.container_died(exit_code)
 
     def container_paused(self, token: str) -> None:
         if (driver := self._driver_of(token)) is not None:
@@ -268,6 +269,11 @@ class PluginSupervisor:
     def gpu_lost(self, token: str, verdict: Verdict) -> None:
         if (driver := self._driver_of(token)) is not None:
             driver.end(verdict)
+
+    def gpus_seen(self, grant: Grant) -> None:
+        """Its GPUs were looked at."""
+        if (driver := self._driver_of(grant.holder)) is not None:
+            driver.gpus_seen(grant)
 
     def add_check(self, check: Check) -> None:
         """A finding about the newest instance, ended or not."""

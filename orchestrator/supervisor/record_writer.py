@@ -13,6 +13,7 @@ from orchestrator.registry.plugin_registry import InstanceFacts
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.instance import Instance
+from orchestrator.supervisor.limits import unlimited_detail
 
 _log: Final = logging.getLogger(__name__)
 
@@ -38,6 +39,15 @@ class RecordWriter:
         """Each replaces its source's earlier one of the same name."""
         self._replace_checks(checks)
         self.write(checks=self._instance.checks)
+
+    def write_unlimited(self, found: tuple[str, ...]) -> None:
+        """Limits that its container is not held to, as the operator allows."""
+        instance = self._instance
+        names = instance.unlimited = tuple(dict.fromkeys((*instance.unlimited, *found)))
+        if names:
+            detail = unlimited_detail(names, instance.limits, instance.engine_said)
+            self.add_checks(Check("limits", ok=False, detail=detail, source="container"))
+            self.write(unlimited=names)
 
     def write_status(self, status: RuntimeStatus) -> None:
         """The runtime's own checks, and the container's figures."""

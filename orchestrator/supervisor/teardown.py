@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
-import msgspec
-
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.lifecycle import ReasonCode
@@ -221,7 +219,7 @@ def _report(instance: Instance, verdict: Verdict) -> PostMortem:
         exit_code=verdict.exit_code,
         signal=verdict.signal,
         peak_memory_bytes=instance.peak_memory,
-        limits=msgspec.to_builtins(instance.limits),
+        limits=instance.limits.report(instance.unlimited),
         container=instance.identity.container_name if instance.container_id else None,
         image_id=instance.image_id,
         gpus=instance.grant.uuids if instance.grant else (),

@@ -23,6 +23,7 @@ Observation = RuntimeStatus | Check | Verdict
 
 # The engine notes an exit some 40 ms after the connection broke.
 _EXIT_INSPECTIONS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between inspections
+_EVENT_TIMEOUT: Final = 1.0  # seconds for the engine's event of an end, where it cannot be asked
 _MAX_STREAM_BREAKS: Final = 3  # in a row, from a container that runs
 # A runtime that reports every three seconds, as the protocol requires, is never probed: a hundred idle plugins cost a
 # hundred lines read and no request. All in all silence is found within ten seconds, and no busy plugin is taken for a
@@ -98,11 +99,22 @@ class Watch:
             except NotFoundError:
                 return judge(Evidence(container_missing=True))
             except EngineError:
+                # An engine under load: its event of the end has the exit code.
+                if await self._told_exit_code(wait=_EVENT_TIMEOUT if give_up else 0):
+                    return judge(Evidence(container_exit_code=self._instance.exit_code))
                 # Unknown is not ended: the stream is opened again first.
                 return judge(Evidence(engine_reachable=False)) if give_up else None
             if status.over:
                 return judge(evidence_of(status, self._instance))
         return self._judge_silence() if give_up else None
+
+    async def _told_exit_code(self, *, wait: float) -> bool:
+        """Whether the engine's event of the end has come, within `wait` seconds."""
+        if self._instance.exit_code is None and wait:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._instance.container_died.wait()
+        return self._instance.exit_code is not None
 
     def _restart_silence_timer(self) -> None:
         # A status puts the timer off without waking the task that waits for it.
@@ -115,7 +127,7 @@ class Watch:
         return await find_pause(self._engine, self._instance) or self._judge_silence()
 
     def _judge_silence(self) -> Verdict:
-        endpoint = self._instance.channel.endpoint
+        endpoint = self._instance.channel.endpoint if self._instance.has_channel else None
         return judge(Evidence(sockets_lost=isinstance(endpoint, UnixEndpoint) and not endpoint.folder.exists()))
 
 
@@ -136,5 +148,5 @@ def evidence_of(status: ContainerStatus, instance: Instance) -> Evidence:
     return Evidence(
         container_exit_code=status.exit_code,
         container_oom_killed=bool(status.oom_killed),
-        memory_limit=instance.limits.memory,
+        memory_limit=instance.memory_limit,
     )

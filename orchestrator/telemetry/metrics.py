@@ -163,7 +163,7 @@ def _gpu_families(devices: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
         family = GaugeMetricFamily(PREFIX + name, help_text, labels=("gpu", "index"))
         for device in devices:
             if device.get(field) is not None:
-                family.add_metric((device["uuid"], str(device.get("index", ""))), float(device[field]))
+                family.add_metric((device["uuid"] or "", str(device.get("index", ""))), float(device[field]))
         yield family
     held = GaugeMetricFamily(
         PREFIX + "plugin_gpu_memory_used_bytes",

@@ -10,7 +10,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from orchestrator.containers.endpoint import Endpoint
-from orchestrator.containers.engine import ContainerEngine
+from orchestrator.containers.engine import ContainerEngine, ignore
 from orchestrator.containers.spec import (
     ContainerIsolation,
     ContainerSpec,
@@ -139,9 +139,9 @@ class ObservedEngine:
         with self._request("install"):
             return await self._engine.install(installation, on_output)
 
-    async def create(self, spec: ContainerSpec) -> str:
+    async def create(self, spec: ContainerSpec, *, on_warning: Callable[[str], None] = ignore) -> str:
         with self._request("create"):
-            return await self._engine.create(spec)
+            return await self._engine.create(spec, on_warning=on_warning)
 
     async def start(self, container_id: str) -> None:
         with self._request("start"):
@@ -175,6 +175,10 @@ class ObservedEngine:
     async def isolation(self, container_id: str) -> ContainerIsolation:
         with self._request("isolation"):
             return await self._engine.isolation(container_id)
+
+    async def processes(self, container_id: str) -> frozenset[int]:
+        with self._request("processes"):
+            return await self._engine.processes(container_id)
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         with self._request("list"):

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 from support.checkout import PROJECT
+from support.waiting import PATIENCE
 
 FIXTURES = PROJECT / "tests" / "fixtures" / "plugins"
 
@@ -40,7 +41,7 @@ class Composed:
             cwd=PROJECT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=120 * PATIENCE,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -51,10 +52,10 @@ class Composed:
         return {"label": f"com.docker.compose.project={self.name}"}
 
     def get(self, path: str) -> Any:
-        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30, trust_env=False).json()
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30 * PATIENCE, trust_env=False).json()
 
     def wait_until_initialized(self, plugin: str) -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 120 * PATIENCE
         while (health := self.get(f"/v1/plugins/{plugin}/health"))["state"] == "LOADED":
             assert time.monotonic() < end, health
             time.sleep(0.1)
@@ -95,7 +96,7 @@ def test_up_and_down(composed: Composed, engine: docker.DockerClient) -> None:
     composed("up", "--detach")
     (container,) = engine.containers.list(filters=composed.labels)
     while (health := container.attrs["State"]["Health"]["Status"]) != "healthy":
-        assert time.monotonic() - started < 60, (health, container.logs().decode())
+        assert time.monotonic() - started < 60 * PATIENCE, (health, container.logs().decode())
         time.sleep(0.1)
         container.reload()
     print(f"healthy after {time.monotonic() - started:.1f} s")  # noqa: T201 - a figure
@@ -105,7 +106,7 @@ def test_up_and_down(composed: Composed, engine: docker.DockerClient) -> None:
     ours = {"label": f"plugin-orchestrator.deployment={identity.decode().strip()}"}
     assert len(engine.containers.list(filters=ours)) == 1
     address = f"http://127.0.0.1:{composed.port}/v1/plugins/echo/tools/echo/run"
-    answer = httpx.post(address, json={"text": "composed"}, timeout=30, trust_env=False).json()
+    answer = httpx.post(address, json={"text": "composed"}, timeout=30 * PATIENCE, trust_env=False).json()
     assert answer["result"] == "composed", answer
     composed("down")
     assert engine.containers.list(all=True, filters=composed.labels, ignore_removed=True) == []
@@ -121,7 +122,7 @@ def test_it_has_no_more_rights_than_it_needs(composed: Composed, engine: docker.
     """Except for the engine's socket: an unprivileged user, no capability, a read-only root, loopback only."""
     composed("up", "--detach")
     (container,) = engine.containers.list(filters=composed.labels)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 30 * PATIENCE
     while container.exec_run(["python", "-I", "-m", "orchestrator.own_image.healthcheck"]).exit_code != 0:
         assert time.monotonic() < end, container.logs().decode()
         time.sleep(0.2)

@@ -7,12 +7,13 @@ import pytest
 import yaml
 from support.checkout import TESTS
 from support.live import HEALTH_ROUTES_ANSWER, LiveOrchestrator, health_watch, live_orchestrator
+from support.waiting import PATIENCE
 
 FIXTURES = TESTS / "fixtures"
 EXPECTED = yaml.safe_load((FIXTURES / "expectations.yaml").read_text())
 CASES = EXPECTED["plugins"]
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]  # an engine that has built nothing builds forty images
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_ended_instances_leave_nothing_behind(live: LiveOrchestrator) -> None:
 def _post_mortem(live: LiveOrchestrator, name: str) -> dict[str, Any]:
     import time
 
-    end = time.monotonic() + 20
+    end = time.monotonic() + 20 * PATIENCE
     while (health := live.health(name))["post_mortem"] is None:
         assert time.monotonic() < end, f"no post-mortem of {name}: {health}"
         time.sleep(0.05)

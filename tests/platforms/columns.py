@@ -1,6 +1,7 @@
 """What is run on each engine, and what came of it."""
 
 import dataclasses
+import itertools
 import os
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from platforms.rooms import PROJECT, Room
 
 MAX_FAULTS = 40
-"""Failed tests whose names are kept for each cell."""
+"""Messages of failed tests that are kept for each cell."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Cell:
     not_run: str = ""
     """Why it was not run, or was broken off."""
     faults: tuple[str, ...] = ()
-    """A test that failed, and the first line of its message."""
+    """A test that failed, how many others did with the same message, and its first line."""
 
     def document(self) -> dict[str, object]:
         """Without what says nothing."""
@@ -86,15 +87,20 @@ def read_report(report: Path, cell: Cell, status: int | None, seconds: float) ->
         why = f"broken off after {seconds:.0f} s" if status is None else f"pytest ended with status {status}"
         return dataclasses.replace(cell, not_run=why)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
-    faults = []
+    faults: dict[str, list[str]] = {}
     for case in ET.parse(report).getroot().iter("testcase"):
         fault = next((child for child in case if child.tag in ("failure", "error")), None)
         skipped = any(child.tag == "skipped" for child in case)
         counts["failed" if fault is not None else "skipped" if skipped else "passed"] += 1
         if fault is not None:
             first = (fault.get("message") or "").strip().partition("\n")[0]
-            faults.append(f"{case.get('name')}: {first[:200]}")
-    return dataclasses.replace(cell, **counts, faults=tuple(faults[:MAX_FAULTS]))
+            faults.setdefault(first[:200], []).append(case.get("name") or "")
+    listed = (f"{names[0]}{_and_others(len(names) - 1)}: {message}" for message, names in faults.items())
+    return dataclasses.replace(cell, **counts, faults=tuple(itertools.islice(listed, MAX_FAULTS)))
+
+
+def _and_others(count: int) -> str:
+    return f" and {count} more" if count else ""
 
 
 def make_up(room: Room, log: Path, seconds: float) -> Cell:

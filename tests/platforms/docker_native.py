@@ -34,6 +34,7 @@ def docker_native(*, settings: Mapping[str, Any] | None = None) -> Iterator[Nati
         raise NotHadError("an engine of its own needs root")
     program, path = docker26()
     folder = Path(tempfile.mkdtemp(prefix="platform-", dir="/tmp"))
+    folder.chmod(0o711)  # remapped users must reach what is in it
     environment = {
         "DOCKER_HOST": "unix:///var/run/docker.sock",
         "PATH": f"{path}:{unpacked('compose2', ['docker-compose']) / 'usr/bin'}:{os.environ['PATH']}",
@@ -113,7 +114,7 @@ def _wait(folder: Path, daemon: subprocess.Popen[bytes]) -> None:
         ["docker", "--host", f"unix://{folder}/s", "version"], capture_output=True, check=False, timeout=30
     ).returncode:
         if daemon.poll() is not None or time.monotonic() > end:
-            raise NotHadError(f"its dockerd did not start: {(folder / 'log').read_text()[-2000:]}")
+            raise NotHadError(f"its dockerd did not start: {(folder / 'log').read_text().strip().splitlines()[-1:]}")
         time.sleep(0.3)
 
 

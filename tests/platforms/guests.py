@@ -68,12 +68,11 @@ def _tail(file: Path) -> str:
 
 @contextlib.contextmanager
 def guest(
-    *, without: Sequence[str] = (), environment: Mapping[str, str] | None = None, user: str = "root", prepare: str = ""
+    engine: str, *, without: Sequence[str] = (), environment: Mapping[str, str] | None = None, user: str = "root"
 ) -> Iterator[GuestRoom]:
     """Boot a guest, with this checkout and the base image's archive, `/share/images.tar`; power it off at the end.
 
-    `without`: units of systemd that do not start. `prepare`: a shell script, run as root when it is up; it provides an
-    engine that has the images.
+    `engine`: the script of `uml/engines` that provides it. `without`: units of systemd that do not start.
     """
     if os.geteuid() != 0:
         raise NotHadError("a guest's disk is made by root")
@@ -105,7 +104,7 @@ def guest(
     room = GuestRoom(share, console, process, environment or {}, user)
     try:
         _wait_until_up(room)
-        status = room.script(_CHECKOUT.format(user=user) + prepare, log=folder / "prepare", seconds=UP_WITHIN * 2)
+        status = room.script(_CHECKOUT.format(user=user, engine=engine), log=folder / "prepare", seconds=UP_WITHIN * 2)
         if status != 0:
             raise NotHadError(f"in the guest, status {status}: {_tail(folder / 'prepare')}")
         yield room
@@ -122,7 +121,8 @@ set -e
 cd /project
 find . -mindepth 1 -maxdepth 1 ! -name .venv ! -name .venv-tools -exec rm -rf {{}} +
 tar --extract --no-same-owner --file /share/project.tar
-chown -R {user}: /project
+[ {user} = root ] || chown -R {user}: /project
+exec tests/platforms/uml/engines/{engine}
 """
 """The disk has the environment; the files are those of now."""
 
@@ -135,13 +135,3 @@ def _wait_until_up(room: GuestRoom) -> None:
         if time.monotonic() > end:
             raise NotHadError(f"the guest is not up after {UP_WITHIN:.0f} s: {_tail(room.console)}")
         time.sleep(0.5)
-
-
-DOCKER = """
-systemctl start docker
-docker load --quiet --input /share/images.tar
-"""
-PODMAN = """
-systemctl start podman.socket
-podman load --quiet --input /share/images.tar
-"""

@@ -1,6 +1,7 @@
 """What was found, in a file that is kept with the project, and the table of it."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ def record(row: str, engine: dict[str, str], column: str, cell: Cell, file: Path
     file.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
 
 
-def table(results: Results) -> str:
-    """Markdown: a line per row of the matrix, and below it each test that failed."""
+def table(results: Results, rows: Collection[str] = tuple(ROWS)) -> str:
+    """Markdown: a line for each of these rows, and below it each test that failed."""
     titles = ["row", "engine", "version", "cgroup", "how it is had", *(column.title for column in COLUMNS.values())]
     lines = [_line(titles), "|" + "---|" * len(titles)]
-    for name, row in ROWS.items():
+    for name, row in ((name, row) for name, row in ROWS.items() if name in rows):
         entry = results.get(name, {"engine": {}, "cells": {}})
         engine, cells = entry["engine"], entry["cells"]
         facts = [f"`{name}`", row.about, engine.get("version", "?"), engine.get("cgroup", "?"), row.how]
@@ -44,7 +45,7 @@ def table(results: Results) -> str:
         for name, entry in results.items()
         for column, cell in entry["cells"].items()
         for fault in cell.get("faults", ())
-        if name in ROWS and column in COLUMNS
+        if name in rows and column in COLUMNS
     ]
     listed = ["", "What failed:", "", *faults] if faults else []
     return "\n".join([*lines, *listed]) + "\n"

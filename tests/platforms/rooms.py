@@ -86,18 +86,3 @@ def end_group(process: subprocess.Popen[bytes], seconds: float = 60) -> None:
 def host_engine() -> Iterator[NativeRoom]:
     """This machine's own engine, as `make engine` provides it."""
     yield NativeRoom()
-
-
-@contextlib.contextmanager
-def podman_native() -> Iterator[NativeRoom]:
-    """Podman of Debian 12 in namespaces of its own."""
-    script = PROJECT / "tests/platforms/podman-native"
-    if not script.exists():
-        raise NotHadError("its script is not in this checkout")
-    started = subprocess.run([script, "up"], capture_output=True, text=True, timeout=600, check=False)
-    if started.returncode:
-        raise NotHadError(started.stderr.strip())
-    try:
-        yield NativeRoom((str(script), "run"), {"DOCKER_HOST": started.stdout.strip()})
-    finally:
-        subprocess.run([script, "down"], check=False, capture_output=True, timeout=120)

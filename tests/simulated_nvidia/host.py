@@ -41,12 +41,20 @@ class SimulatedGpu:
     bus: str = "00000000:65:00.0"
     mig_enabled: bool | None = None
     mig_instances: tuple[SimulatedMigInstance, ...] = ()
+    persistence: bool | None = None
+    processes: tuple[tuple[int, int | None], ...] = ()
+    """(pid, bytes) of those that compute; bytes of None are not available."""
+    graphics: tuple[tuple[int, int | None], ...] = ()
 
     def text(self, index: int = 0) -> str:
         """As state.h reads it. `index`: number of GPUs before it."""
         mig = None if self.mig_enabled is None else int(self.mig_enabled)
         memory, sensors = (self.memory_total, self.memory_used), (self.utilization, self.temperature, self.ecc_errors)
         lines: list[tuple[object, ...]] = [("gpu", self.uuid, self.name, *memory, *sensors, self.bus, mig)]
+        if self.persistence is not None:
+            lines.append(("persistence", index, int(self.persistence)))
+        for kind, processes in (("compute", self.processes), ("graphics", self.graphics)):
+            lines += [("process", index, pid, memory, kind) for pid, memory in processes]
         lines += [("mig", index, m.uuid, m.name, m.memory_total, m.memory_used) for m in self.mig_instances]
         return _text(lines)
 
@@ -63,10 +71,14 @@ class SimulatedState:
     hang: tuple[str, ...] = ()
     crash: tuple[str, ...] = ()
     smi: tuple[int, str] | str | None = None
+    slow: int = 0
+    """Seconds that nvmlInit takes."""
 
     def text(self) -> str:
         """As state.h reads it."""
         lines: list[tuple[object, ...]] = [("driver", self.driver), ("cuda", self.cuda), ("cuinit", self.cuinit)]
+        if self.slow:
+            lines.append(("slow", self.slow))
         lines += [("fail", *failure) for failure in self.fail]
         lines += [("hang", function) for function in self.hang] + [("crash", function) for function in self.crash]
         if self.smi is not None:
@@ -102,7 +114,7 @@ class SimulatedHost:
     def set(self, state: SimulatedState) -> None:
         """Set the state that the stand-ins read from now on."""
         new = self.state_file.with_suffix(".new")
-        new.write_text(state.text())
+        new.write_bytes(state.text().encode("utf-8", "surrogateescape"))
         new.replace(self.state_file)
 
     def plug_in(self, *, pci_class: str = "0x030200", address: str = "0000:65:00.0") -> None:

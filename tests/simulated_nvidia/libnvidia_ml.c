@@ -1,7 +1,7 @@
 /* A stand-in for libnvidia-ml.so.1: the functions that pynvml's callers here use, answering from a state file. */
 #include "state.h"
 
-enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6 };
+enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
 typedef struct device *handle;
 typedef unsigned int uint;
 
@@ -22,6 +22,8 @@ static int give(uint *to, long long value) {
 int nvmlInitWithFlags(uint flags) {
     (void)flags;
     read_state();
+    if (host.slow > 0)
+        sleep((unsigned int)host.slow);
     TROUBLE(-1);
     return OK;
 }
@@ -32,10 +34,13 @@ const char *nvmlErrorString(int code) {
     switch (code) {
     case 4: return "Insufficient Permissions";
     case 9: return "Driver Not Loaded";
+    case 10: return "Timeout";
     case 12: return "NVML Shared Library Not Found";
     case 15: return "GPU is lost";
     case 16: return "GPU requires reset";
+    case 17: return "An operating system call has failed";
     case 18: return "Driver/library version mismatch";
+    case 19: return "In use by another client";
     case 999: return "Unknown Error";
     default: return "Simulated Error";
     }
@@ -142,4 +147,50 @@ int nvmlDeviceGetMigDeviceHandleByIndex(handle device, uint slot, handle *instan
             return OK;
         }
     return NOT_FOUND;
+}
+
+int nvmlDeviceGetPersistenceMode(handle device, int *mode) {
+    TROUBLE(device->index);
+    return give((uint *)mode, device->persistence);
+}
+
+struct process_info {
+    uint pid;
+    unsigned long long memory;
+    uint gpu_instance, compute_instance;
+};
+
+static int processes(handle device, const char *kind, uint *count, struct process_info *list) {
+    uint found = 0;
+    for (int i = 0; i < host.processes; i++) {
+        struct process *p = &host.process[i];
+        if (p->index != device->index || strcmp(p->kind, kind) != 0)
+            continue;
+        if (found < *count && list != NULL)
+            list[found] = (struct process_info){p->pid, (unsigned long long)p->memory, ~0u, ~0u};
+        found++;
+    }
+    int fits = found <= *count;
+    *count = found;
+    return fits ? OK : INSUFFICIENT_SIZE;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(handle device, uint *count, struct process_info *list) {
+    TROUBLE(device->index);
+    return processes(device, "compute", count, list);
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v3(handle device, uint *count, struct process_info *list) {
+    TROUBLE(device->index);
+    return processes(device, "graphics", count, list);
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v2(handle device, uint *count, struct process_info *list) {
+    TROUBLE(device->index);
+    return processes(device, "compute", count, list);
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v2(handle device, uint *count, struct process_info *list) {
+    TROUBLE(device->index);
+    return processes(device, "graphics", count, list);
 }

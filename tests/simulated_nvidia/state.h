@@ -3,6 +3,7 @@
  *   driver VERSION        cuda NUMBER (12040 is 12.4)        cuinit CODE
  *   gpu UUID NAME TOTAL USED UTILIZATION TEMPERATURE ECC BUS MIG
  *   mig GPU-INDEX UUID NAME TOTAL USED
+ *   process GPU-INDEX PID MEMORY (compute|graphics)       persistence GPU-INDEX 0|1       slow SECONDS (of nvmlInit)
  *   fail FUNCTION CODE INDEX (-1: whatever the device)        hang FUNCTION        crash FUNCTION
  *
  * A number of "-" is one that the driver does not report (NOT_SUPPORTED). Sizes in bytes.
@@ -20,7 +21,13 @@
 struct device {
     int index, slot; /* slot: of a MIG instance, else -1 */
     char uuid[96], name[96], bus[32];
-    long long total, used, utilization, temperature, ecc, mig;
+    long long total, used, utilization, temperature, ecc, mig, persistence;
+};
+struct process {
+    int index;
+    unsigned int pid;
+    long long memory;
+    char kind[16];
 };
 struct trouble {
     char what[8], function[64];
@@ -28,8 +35,9 @@ struct trouble {
 };
 static struct {
     char driver[80];
-    long long cuda, cuinit;
-    int gpus, migs, troubles;
+    long long cuda, cuinit, slow;
+    int gpus, migs, troubles, processes;
+    struct process process[MAX_DEVICES];
     struct device gpu[MAX_DEVICES], mig[MAX_DEVICES];
     struct trouble trouble[MAX_DEVICES];
 } host;
@@ -63,7 +71,15 @@ static void read_line(char *line) {
         copy(d->uuid, field[1], sizeof d->uuid), copy(d->name, field[2], sizeof d->name);
         d->total = number(field[3]), d->used = number(field[4]), d->utilization = number(field[5]);
         d->temperature = number(field[6]), d->ecc = number(field[7]);
-        copy(d->bus, field[8], sizeof d->bus), d->mig = number(field[9]);
+        copy(d->bus, field[8], sizeof d->bus), d->mig = number(field[9]), d->persistence = ABSENT;
+    } else if (strcmp(word, "persistence") == 0 && number(field[1]) >= 0 && number(field[1]) < host.gpus)
+        host.gpu[number(field[1])].persistence = number(field[2]);
+    else if (strcmp(word, "slow") == 0)
+        host.slow = number(field[1]);
+    else if (strcmp(word, "process") == 0 && host.processes < MAX_DEVICES) {
+        struct process *p = &host.process[host.processes++];
+        p->index = (int)number(field[1]), p->pid = (unsigned int)number(field[2]), p->memory = number(field[3]);
+        copy(p->kind, field[4], sizeof p->kind);
     } else if (strcmp(word, "mig") == 0 && host.migs < MAX_DEVICES) {
         struct device *d = &host.mig[host.migs++];
         d->index = (int)number(field[1]), d->mig = ABSENT, d->slot = 0;

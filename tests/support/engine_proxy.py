@@ -4,9 +4,12 @@ with EngineProxy(folder / "p", dockerd.socket) as proxy:
     proxy.refuse = lambda request: REFUSED if request.path.endswith("/kill") else None
     proxy.on_request = lambda request: ...
     proxy.mutate = lambda line: [line, b"nonsense"]
+    proxy.delay = lambda request: 2.0 if request.path.endswith("/stop") else 0.0
+    proxy.rewrite_create = lambda body: ...
 """
 
 import asyncio
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -14,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 VERSION = re.compile(r"^/v\d+\.\d+")
 PIECE = 65536
@@ -49,6 +52,10 @@ class EngineProxy:
         """Called when the engine has responded, before the response is forwarded."""
         self.mutate: Callable[[bytes], list[bytes]] = lambda line: [line]
         """The lines to send instead of a line of the event stream."""
+        self.delay: Callable[[EngineRequest], float] = lambda _: 0.0
+        """Seconds by which the engine's response comes late."""
+        self.rewrite_create: Callable[[dict[str, Any]], list[str]] | None = None
+        """Changes the body of a request that creates a container; returns warnings to add to the response."""
         self.requests: list[EngineRequest] = []
         self._engine = engine
         self._loop = asyncio.new_event_loop()
@@ -130,6 +137,9 @@ class EngineProxy:
             from_engine, to_engine = await asyncio.open_unix_connection(self._engine, limit=1 << 24)
             try:
                 forwarded = [field for field in fields if not field.lower().startswith(b"connection:")]
+                if request.path == "/containers/create" and self.rewrite_create is not None:
+                    await self._create((reader, writer), (from_engine, to_engine), first, forwarded)
+                    return
                 to_engine.write(b"\r\n".join([first, b"Connection: close", *forwarded]))
                 await self._exchange(request, (reader, writer), (from_engine, to_engine))
             finally:
@@ -152,6 +162,7 @@ class EngineProxy:
         try:
             head = await engine[0].readuntil(b"\r\n\r\n")
             self.on_response(request)
+            await asyncio.sleep(self.delay(request))
             caller[1].write(head)
             if request.path == "/events":
                 await self._forward_events(engine[0], caller[1])
@@ -160,6 +171,30 @@ class EngineProxy:
         finally:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
+
+    async def _create(
+        self,
+        caller: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        engine: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        first: bytes,
+        fields: list[bytes],
+    ) -> None:
+        """Forward the creation of a container with another body, and the response with more warnings."""
+        assert self.rewrite_create is not None
+        body = json.loads(await caller[0].readexactly(_content_length(fields)))
+        warnings = self.rewrite_create(body)
+        sent = json.dumps(body).encode()
+        kept = [field for field in fields if field and not field.lower().startswith(b"content-length:")]
+        head = [first, b"Connection: close", b"Content-Length: %d" % len(sent), *kept, b"", b""]
+        engine[1].write(b"\r\n".join(head) + sent)
+        status, *answered = (await engine[0].readuntil(b"\r\n\r\n")).split(b"\r\n")
+        answer = json.loads(await engine[0].readexactly(_content_length(answered)))
+        if "Id" in answer:
+            answer["Warnings"] = [*(answer.get("Warnings") or ()), *warnings]
+        text = json.dumps(answer).encode()
+        answer_head = [status, b"Content-Type: application/json", b"Content-Length: %d" % len(text), b"", b""]
+        caller[1].write(b"\r\n".join(answer_head) + text)
+        await caller[1].drain()
 
     async def _forward_events(self, engine: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """The engine writes one event per chunk."""
@@ -170,6 +205,10 @@ class EngineProxy:
             for line in self.mutate(chunk[:-2].rstrip(b"\n")):
                 _send_line(writer, line)
             await writer.drain()
+
+
+def _content_length(fields: list[bytes]) -> int:
+    return next(int(field[15:]) for field in fields if field.lower().startswith(b"content-length:"))
 
 
 def _send_line(writer: asyncio.StreamWriter, line: bytes) -> None:

@@ -1,5 +1,6 @@
 """Fake GPUs, behind the same interfaces as real ones."""
 
+import asyncio
 import time
 from datetime import UTC, datetime
 
@@ -25,19 +26,28 @@ class FakeGpus:
     def __init__(self, *devices: GpuDevice, fault: GpuFault | None = None) -> None:
         self.devices = devices
         self.fault = fault or (None if devices else GpuFault(FaultKind.LIBRARY_MISSING))
+        self.unidentified: dict[int, GpuFault] = {}
+        self.smi: SmiResult | None = None
+        """Instead of one that works."""
+        self.answer = asyncio.Event()
+        """While it is cleared, NVML does not answer."""
+        self.answer.set()
 
     async def read(self) -> GpuInventory:
+        started = time.monotonic()
+        await self.answer.wait()
         return GpuInventory(
             devices=() if self.fault else self.devices,
             observed_at=datetime.now(UTC),
-            probe_started=time.monotonic(),
+            probe_started=started,
             driver_version="570.1",
             cuda_version="12.8",
+            unidentified=dict(self.unidentified),
             fault=self.fault,
         )
 
     async def run(self) -> SmiResult:
-        return SmiResult("works" if self.devices else "missing")
+        return self.smi or SmiResult("works" if self.devices else "missing")
 
     def hints(self) -> HardwareHints:
         count = len(self.devices)

@@ -10,13 +10,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import docker
 import httpx
+
+from support.waiting import PATIENCE
 
 HEALTH_ROUTES_ANSWER = {200, 404}
 
@@ -49,14 +51,14 @@ class LiveOrchestrator:
 
     def wait_ready(self, seconds: float) -> None:
         """Wait until every plugin has started or failed."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while (state := self.client.get("/readyz")).status_code != 200:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < end, f"not ready: {state.text}\n{self.log.read_text()[-4000:]}"
             time.sleep(0.1)
 
     def wait_for(self, plugin: str, *states: str, seconds: float = 30) -> dict[str, Any]:
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while (health := self.health(plugin))["state"] not in states:
             assert time.monotonic() < end, f"{plugin} is {health['state']}, not {states}: {health}"
             time.sleep(0.02)
@@ -67,8 +69,10 @@ class LiveOrchestrator:
             return self.client.post(f"/v1/plugins/{plugin}/tools/{tool}/run", data=arguments or {}, **options)
         return self.client.post(f"/v1/plugins/{plugin}/tools/{tool}/run", json=arguments or {}, **options)
 
-    def restart(self, plugin: str, wait: float = 60) -> dict[str, Any]:
-        response = self.client.post(f"/v1/plugins/{plugin}/restart", params={"wait": wait}, timeout=wait + 30)
+    def restart(self, plugin: str, wait: float = 60 * PATIENCE) -> dict[str, Any]:
+        response = self.client.post(
+            f"/v1/plugins/{plugin}/restart", params={"wait": wait}, timeout=wait + 30 * PATIENCE
+        )
         response.raise_for_status()
         return response.json()
 
@@ -96,7 +100,7 @@ class LiveOrchestrator:
             )
 
     def wait_until_serving(self, seconds: float = 90) -> None:
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while True:
             try:
                 if self.client.get("/healthz").status_code == 200:
@@ -115,12 +119,29 @@ class LiveOrchestrator:
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(60)
+            self.process.wait(60 * PATIENCE)
+
+
+def processes_of(container: Any) -> list[int]:
+    """Numbers on this host of a container's processes: its first, then its descendants, oldest first. From /proc: what
+    engines answer to `top` differs, by Podman it is no JSON at all.
+    """
+    container.reload()
+    first = int(container.attrs["State"]["Pid"])
+    assert first > 1, "the container does not run"
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [first]
+    for pid in found:
+        found += sorted(child for child, parent in parents.items() if parent == pid)
+    return found
 
 
 def pause_container(container: Any, seconds: float = 30) -> None:
     """Pause it, again where the engine could not freeze it in time, as on a busy machine (status 500)."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while container.status != "paused":
         try:
             container.pause()
@@ -157,7 +178,7 @@ def live_orchestrator(
         **{f"ORCHESTRATOR_{name.upper()}": value for name, value in settings.items()},
         **(variables or {}),
     }
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=90, trust_env=False) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=90 * PATIENCE, trust_env=False) as client:
         state, run = environment["ORCHESTRATOR_STATE_DIR"], environment["ORCHESTRATOR_RUN_DIR"]
         live = LiveOrchestrator(client, environment, home / "log", Path(state), Path(run), python, cwd)
         live.start()

@@ -65,7 +65,8 @@ def package_index(user: str, password: str, *, cache_control: str = "max-age=600
     """The index, as long as the context lasts. `cache_control`: the header of its answers, none where empty."""
     engine = docker.from_env()
     try:
-        network = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]
+        podman = "Podman" in str(engine.version().get("Components"))
+        network = engine.networks.get("podman" if podman else "bridge").attrs["IPAM"]["Config"][0]
     finally:
         engine.close()
     host = network.get("Gateway") or str(ipaddress.ip_network(network["Subnet"])[1])

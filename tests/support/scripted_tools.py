@@ -79,7 +79,8 @@ async def answer_call(request: web.Request, tools: Mapping[str, Callable[..., An
         except InvalidInput as error:
             return _failure(422, "invalid_input", str(error), "InvalidInput")
         except Exception as error:  # noqa: BLE001  it is a tool's
-            return _failure(500, "exception", str(error), type(error).__name__, traceback.format_exc())
+            code = getattr(error, "reason_code", None)
+            return _failure(500, "exception", str(error), type(error).__name__, traceback.format_exc(), code)
 
 
 async def _stream(request: web.Request, items: Any, started: float) -> web.StreamResponse:
@@ -160,8 +161,18 @@ def _since(started: float) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _failure(status: int, kind: str, error: str, error_type: str, trace: str | None = None) -> web.Response:
+class GpuOutOfMemory(Exception):  # noqa: N818
+    """What a library raises, as the runtime recognises it."""
+
+    reason_code = "GPU_OUT_OF_MEMORY"
+
+
+def _failure(
+    status: int, kind: str, error: str, error_type: str, trace: str | None = None, reason_code: str | None = None
+) -> web.Response:
     body = {"ok": False, "kind": kind, "error": error, "error_type": error_type}
+    if reason_code is not None:
+        body["reason_code"] = reason_code
     if trace is not None:
         body["traceback"] = trace
     return web.json_response(body, status=status)

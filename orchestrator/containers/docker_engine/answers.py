@@ -240,3 +240,14 @@ def _limit(value: Any) -> int | None:
     # Docker writes 0 or -1 for no limit.
     number = _integer(value)
     return number if number is not None and number > 0 else None
+
+
+def processes(answer: Any) -> frozenset[int]:
+    """From `GET /containers/{id}/top`: the processes' numbers on the host."""
+    titles = [text(title) for title in items(mapping(answer).get("Titles"))]
+    column = next((titles.index(name) for name in ("HPID", "PID") if name in titles), None)
+    rows = items(mapping(answer).get("Processes"))
+    if column is None:
+        return frozenset()
+    numbers = (text(row[column]).strip() for row in rows if isinstance(row, list) and len(row) > column)
+    return frozenset(int(number) for number in numbers if number.isdigit())

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from orchestrator.containers.docker_engine.answers import items, mapping, text
 from orchestrator.containers.spec import EngineInfo
 
-_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit", "cpu": "CpuCfsQuota"}
+_LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit", "cpus": "CpuCfsQuota"}
 _VIRTUAL_MACHINE: Final = "docker desktop"
 _PODMAN_WITH_CDI: Final = (5, 4)  # the version it was seen with; 4.3 starts a container without the device
 

@@ -147,9 +147,13 @@ def url(client: Client, path: str) -> str:
     return f"{client.base_url}/v{client.api_version}{path}"
 
 
-def create_container(client: Client, body: Mapping[str, Any], name: str) -> str:
-    """Create a container from the body of `POST /containers/create`; its id."""
-    return str(client.create_container_from_config(body, name)["Id"])  # type: ignore[no-untyped-call]
+def create_container(client: Client, body: Mapping[str, Any], name: str, warnings: list[str] | None = None) -> str:
+    """Create a container from the body of `POST /containers/create`; its id. `warnings` gets the engine's."""
+    answer = client.create_container_from_config(body, name)  # type: ignore[no-untyped-call]
+    container_id = str(answer["Id"])
+    if warnings is not None:
+        warnings += [text for text in answer.get("Warnings") or () if isinstance(text, str)]
+    return container_id
 
 
 def refused_permissions(client: Client) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from orchestrator.containers.docker_engine.logs import Logs
 from orchestrator.containers.docker_engine.own_container import HostFolders, find_host_folders, own_view
 from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint, token_file
+from orchestrator.containers.engine import ignore
 from orchestrator.containers.spec import (
     BindMount,
     ContainerIsolation,
@@ -174,7 +175,7 @@ class DockerEngine:
         await run_installation(self._calls, self._streams, installation, on_output)
         return await self.image(installation.tag)
 
-    async def create(self, spec: ContainerSpec) -> str:
+    async def create(self, spec: ContainerSpec, *, on_warning: Callable[[str], None] = ignore) -> str:
         info = self._info or await self.info()
         selinux = info.selinux
         folders = await self._folders()
@@ -189,10 +190,17 @@ class DockerEngine:
         if info.product == "Podman":
             for_host = podman.adapted(for_host, info)
         body = bodies.create_body(for_host, selinux=selinux)
+        warnings: list[str] = []
         if spec.gateway is None:
-            return await self._calls.change(lambda client: create_container(client, body, spec.name))
-        gateway = replace(spec.gateway, token_file=folders.on_host(spec.gateway.token_file))
-        return await self._gateways.create(spec, gateway, body, extra_labels=self._labels, info=info)
+            container_id = await self._calls.change(lambda client: create_container(client, body, spec.name, warnings))
+        else:
+            gateway = replace(spec.gateway, token_file=folders.on_host(spec.gateway.token_file))
+            container_id = await self._gateways.create(
+                spec, gateway, body, warnings, extra_labels=self._labels, info=info
+            )
+        for warning in warnings:
+            on_warning(warning)
+        return container_id
 
     def _labelled(self, volume: Volume) -> Volume:
         return replace(volume, labels={**self._labels, **volume.labels}) if volume.name else volume
@@ -247,6 +255,17 @@ class DockerEngine:
         if not await self._is_podman():
             return reported
         return await self._calls.query(lambda client: podman.isolation(client, container_id, reported))
+
+    async def processes(self, container_id: str) -> frozenset[int]:
+        # Podman's own column for the host's number: its PID is the one inside the container.
+        columns = podman.HOST_PID if await self._is_podman() else None
+        try:
+            return answers.processes(await self._calls.query(lambda client: client.top(container_id, columns)))
+        except EngineRefusedError as error:
+            # The answers of Docker and of Podman for a container that does not run.
+            if "is not running" not in str(error) and "running containers" not in str(error):
+                raise
+            return frozenset()
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         filters = {"label": bodies.label_filter(dict(labels))}

@@ -65,12 +65,13 @@ class Gateways:
         spec: ContainerSpec,
         gateway: Gateway,
         body: dict[str, Any],
+        warnings: list[str],
         *,
         extra_labels: Mapping[str, str],
         info: EngineInfo,
     ) -> str:
         """Create the container of `spec` and `body` with its volume and gateway; its id. `gateway` has host paths;
-        `extra_labels` are those of every container.
+        `warnings` gets what the engine says of the container; `extra_labels` are those of every container.
         """
         name = _name(spec.name)
         labels = _labels(spec)
@@ -85,7 +86,9 @@ class Gateways:
         try:
             await self._calls.change(lambda client: create_container(client, beside, name))
             with_sockets = _with_sockets(body, spec, gateway)
-            container_id = await self._calls.change(lambda client: create_container(client, with_sockets, spec.name))
+            container_id = await self._calls.change(
+                lambda client: create_container(client, with_sockets, spec.name, warnings)
+            )
         except BaseException:
             with suppress(EngineError):
                 await self._remove(name)

@@ -19,6 +19,8 @@ _READ_ONLY: Final = "ro,size=16m"
 _LOOK: Final = ("cat", "/proc/1/status", "/proc/self/mountinfo")
 _CAPABILITIES: Final = re.compile(r"Cap(?:Inh|Prm|Eff|Bnd|Amb):\s+[0-9a-f]+")
 _OF_THE_KERNEL: Final = ("/proc", "/sys", "/dev")
+HOST_PID: Final = "hpid"
+"""Column of `top` for a process's number on the host; `pid` is the one inside the container."""
 # Its own API beside Docker's; the version is the oldest that it still serves.
 _LIBPOD_PREFIX: Final = "/v4.0.0/libpod"
 

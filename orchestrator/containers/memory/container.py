@@ -1,6 +1,7 @@
 """One container of the memory engine: a coroutine as its process, its state and its output."""
 
 import asyncio
+import itertools
 import signal
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any, Final
 from orchestrator.containers.spec import ContainerSpec, ContainerStatus
 
 _SIGKILL_EXIT: Final = 128 + signal.SIGKILL
+_pids: Final = itertools.count(10_000_001)  # no process of this machine has such a number
 
 Emit = Callable[[str, Mapping[str, str], str, int | None], None]
 """Takes an event: container id, labels, Docker's action, exit code where there is one."""
@@ -56,6 +58,8 @@ class MemoryContainer:
     status: ContainerStatus = field(init=False)
     output: list[str] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    pid: int = field(default_factory=lambda: next(_pids))
+    """Of its only process, on a host of its own making."""
     _dropped_lines: int = 0
     _output_length: int = 0
     _printed: asyncio.Event = field(default_factory=asyncio.Event)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint
+from orchestrator.containers.engine import ignore
 from orchestrator.containers.memory.container import MemoryContainer, Program
 from orchestrator.containers.memory.images import Build, ImageStore
 from orchestrator.containers.spec import (
@@ -101,6 +102,8 @@ class MemoryEngine:
         """Names of all calls so far that change something."""
         self.quotas = False
         """Whether it holds volumes to their sizes, or says so."""
+        self.discards: frozenset[str] = frozenset()
+        """Those of `memory`, `swap` and `pids` that its kernel cannot limit: it accepts them, with a warning."""
         self._volumes: dict[str, VolumeStatus] = {}
         self._bound = bound
         self._containers: dict[str, MemoryContainer] = {}
@@ -200,7 +203,7 @@ class MemoryEngine:
             build = Build(installation.tag, installation.script, dict(installation.labels), {})
             return await self.image_store.build(build, on_output)
 
-    async def create(self, spec: ContainerSpec) -> str:
+    async def create(self, spec: ContainerSpec, *, on_warning: Callable[[str], None] = ignore) -> str:
         async with self._call("create"):
             image = self.image_store.find(spec.image)
             if any(container.spec.name == spec.name for container in self._containers.values()):
@@ -211,6 +214,8 @@ class MemoryEngine:
             for volume in spec.volumes:
                 if volume.name:
                     self._volumes.setdefault(volume.name, VolumeStatus(volume.name, dict(volume.labels), size=0))
+            for limit in sorted(self.discards):
+                on_warning(f"Your kernel does not support {limit} limit capabilities. Limitation discarded.")
             container_id = secrets.token_hex(32)
             program = self.image_store.program(image)
             container = MemoryContainer(container_id, image.id, spec, program, self._events.emit)
@@ -268,9 +273,9 @@ class MemoryEngine:
                 capabilities_dropped=("ALL",),
                 capabilities_added=(),
                 security_options=("no-new-privileges",),
-                memory=spec.memory,
-                memory_and_swap=spec.memory,
-                pids=spec.pids,
+                memory=None if "memory" in self.discards else spec.memory,
+                memory_and_swap=None if self.discards & {"memory", "swap"} else spec.memory,
+                pids=None if "pids" in self.discards else spec.pids,
                 cpus=spec.cpus,
                 shm=spec.shm,
                 restarts="no",
@@ -278,6 +283,11 @@ class MemoryEngine:
                 mounts=spec.mounts,
                 devices=spec.devices.device_ids if spec.devices else (),
             )
+
+    async def processes(self, container_id: str) -> frozenset[int]:
+        async with self._query("processes"):
+            container = self._find(container_id)
+            return frozenset({container.pid}) if container.running else frozenset()
 
     async def list(self, labels: Mapping[str, str]) -> list[ContainerStatus]:
         async with self._query("list"):

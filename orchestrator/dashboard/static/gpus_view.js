@@ -65,7 +65,7 @@ function content(report) {
 
 /** @param {GpuDevice} gpu */
 function device(gpu) {
-  const memory = bar(`Memory of GPU ${gpu.index ?? gpu.uuid}`);
+  const memory = bar(`Memory of GPU ${gpu.index ?? gpu.uuid ?? ""}`);
   memory.show(gpu.memory_used_bytes ?? null, gpu.memory_total_bytes ?? null);
   const holders = gpu.holders ?? [];
   return h(
@@ -94,7 +94,7 @@ function device(gpu) {
           ? "—"
           : `${gpu.temperature_celsius} °C`,
       ],
-      ["UUID", h("code", {}, gpu.uuid)],
+      ["UUID", h("code", {}, gpu.uuid ?? "unknown")],
     ]),
     h("h3", {}, "Held by"),
     holders.length === 0

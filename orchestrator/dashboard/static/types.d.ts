@@ -192,7 +192,9 @@ export interface GpuHolder {
   phase: string;
 }
 
-export interface GpuDevice extends Gpu {
+export interface GpuDevice extends Omit<Gpu, "uuid"> {
+  /** null: the GPU does not say which it is */
+  uuid: string | null;
   state?: string;
   memory_available_bytes?: number | null;
   holders?: GpuHolder[];

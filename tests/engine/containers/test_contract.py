@@ -284,3 +284,24 @@ async def test_a_named_volume_outlives_its_containers_and_is_not_removed_under_t
 async def test_whether_volumes_are_held_to_a_size_is_found_by_trying(kit):
     """The answer is the same each time, and nothing of the trial stays."""
     assert await kit.engine.holds_volumes_to_size() is await kit.engine.holds_volumes_to_size()
+
+
+async def test_the_processes_of_a_container_are_numbered_as_on_the_host(kit):
+    container, other = await kit.started(), await kit.started()
+    processes = await kit.engine.processes(container)
+    assert len(processes) >= 1
+    assert all(isinstance(number, int) and number > 1 for number in processes)  # inside, the first would be 1
+    assert processes.isdisjoint(await kit.engine.processes(other))
+
+
+async def test_a_container_that_does_not_run_has_no_processes(kit):
+    container = await kit.engine.create(kit.spec())
+    assert await kit.engine.processes(container) == frozenset()
+    ended = await kit.started("fail")
+    await kit.ended(ended)
+    assert await kit.engine.processes(ended) == frozenset()
+
+
+async def test_the_processes_of_an_unknown_container_are_not_found(kit):
+    with pytest.raises(NotFoundError):
+        await kit.engine.processes(NO_SUCH)

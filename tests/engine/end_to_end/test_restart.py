@@ -47,11 +47,19 @@ def slowly_built(folder: Path) -> None:
     (folder / "requirements.txt").write_text("./vendor/slow\n")
 
 
-FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "an unknown field": (lambda folder: manifest(folder, "requires_gpus: true\n"), "MANIFEST_INVALID"),
-    "a model that is missing": (lambda folder: manifest(folder, "models: {w: w.pt}\n"), "MODEL_MISSING"),
-    "a secret that is missing": (lambda folder: manifest(folder, "secrets: [TOKEN]\n"), "SECRET_MISSING"),
-    "a requirement that cannot be built": (unbuildable, "BUILD_FAILED"),
+def mistyped(folder: Path) -> None:
+    """A module that the entrypoint imports, with a fault that only compiling finds."""
+    (folder / "echo" / "words.py").write_text("def shout(text:\n    return text.upper()\n")
+    with (folder / "echo" / "plugin.py").open("a") as file:
+        file.write("\nfrom echo.words import shout\n")
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "an unknown field": (lambda folder: manifest(folder, "requires_gpus: true\n"), "MANIFEST_INVALID", "requires_gpus"),
+    "a model that is missing": (lambda folder: manifest(folder, "models: {w: w.pt}\n"), "MODEL_MISSING", "w.pt"),
+    "a secret that is missing": (lambda folder: manifest(folder, "secrets: [TOKEN]\n"), "SECRET_MISSING", "TOKEN"),
+    "code that does not compile": (mistyped, "BUILD_FAILED", "echo/words.py, line 1: "),
+    "a requirement that cannot be built": (unbuildable, "BUILD_FAILED", "broken-1-py3-none-any.whl"),
 }
 
 
@@ -98,12 +106,13 @@ def test_what_is_broken_before_the_stop_costs_no_call(folder: Path) -> None:
         assert live.run("echo", "echo", {"text": "hello"}).status_code == 200
         (container,) = live.containers()
         with calls_without_pause(live) as statuses:
-            for fault, (break_it, code) in FAULTS.items():
+            for fault, (break_it, code, phrase) in FAULTS.items():
                 break_it(folder)
                 answer = live.client.post("/v1/plugins/echo/restart", params={"wait": 300}, timeout=330)
                 assert (answer.status_code, answer.json()["reason_code"]) == (409, code), fault
                 health = live.health("echo")
                 assert (health["state"], health["restart"]["reason_code"]) == ("RUNNING", code), fault
+                assert phrase in health["restart"]["reason"], fault
                 shutil.rmtree(folder)
                 shutil.copytree(whole, folder)
         assert len(statuses) > len(FAULTS)

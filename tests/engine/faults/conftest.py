@@ -16,6 +16,7 @@ from support.engine_proxy import EngineProxy
 from support.health_prober import health_answers
 from support.live import LiveOrchestrator, live_orchestrator
 from support.reliability import ReliabilityTable
+from support.waiting import PATIENCE
 
 FIXTURES = TESTS / "fixtures" / "plugins"
 HEALTH_ROUTES_ANSWER = {"200", "404"}
@@ -114,7 +115,7 @@ def live(proxy: EngineProxy, echoes: Path) -> Iterator[LiveOrchestrator]:
 
 def nothing_left_but(live: LiveOrchestrator, alive: int, seconds: float = 20) -> None:
     """Assert that within `seconds` there are `alive` containers of ours, all running, and as many socket folders."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while True:
         states = [container.status for container in live.containers()]
         folders = live.socket_folders()

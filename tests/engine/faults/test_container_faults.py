@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from engine.faults.conftest import ECHOES, Watched, nothing_left_but
-from support.live import LiveOrchestrator, live_orchestrator, pause_container
+from support.live import LiveOrchestrator, live_orchestrator, pause_container, processes_of
 
 pytestmark = pytest.mark.engine
 
@@ -29,7 +29,7 @@ def _container(live: LiveOrchestrator, plugin: str) -> Any:
 
 def _processes(live: LiveOrchestrator, plugin: str) -> list[int]:
     """The host's process ids of the container's first process and its worker."""
-    return sorted(int(pid) for _, pid, *_ in _container(live, plugin).top()["Processes"])
+    return processes_of(_container(live, plugin))
 
 
 def _socket(live: LiveOrchestrator, plugin: str, name: str) -> Path:

@@ -6,14 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Any
 
-import docker
 import pytest
 from engine.faults.conftest import FIXTURES, Watched
-from support.live import LiveOrchestrator, live_orchestrator
+from support.live import LiveOrchestrator, live_orchestrator, processes_of
 from support.reliability import ReliabilityTable
+from support.waiting import PATIENCE
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -51,22 +49,13 @@ def kill_from_outside(live: LiveOrchestrator, plugin: str, number: int) -> None:
     if number % 3 == 0:
         container.kill()
     else:
-        pids = sorted(int(pid) for _, pid, *_ in _top(container))
-        os.kill(pids[number % 3 - 1], signal.SIGKILL)
+        os.kill(processes_of(container)[number % 3 - 1], signal.SIGKILL)
     if number % 4 == 3:
         run.join()
 
 
-def _top(container: Any) -> list[list[str]]:
-    """A line per process: first PID 1 of the container, then its worker."""
-    with suppress(docker.errors.APIError):
-        processes: list[list[str]] = container.top()["Processes"]
-        return processes
-    raise AssertionError("the container does not run")
-
-
 def _until_in_flight(live: LiveOrchestrator, plugin: str) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 10 * PATIENCE
     while live.health(plugin)["in_flight"] == 0:
         assert time.monotonic() < end, "the run did not start"
         time.sleep(0.01)

@@ -67,7 +67,9 @@ def neighbour(engine: docker.DockerClient, image: str) -> Iterator[dict[str, str
     try:
         container.reload()
         # Not from the network's own IPAM settings: they lack the gateway after an engine's first start.
-        yield container.attrs["NetworkSettings"]["Networks"]["bridge"]
+        # The default network is called `bridge` by Docker, `podman` by Podman.
+        (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+        yield network
     finally:
         container.remove(force=True, v=True)
 
@@ -180,7 +182,11 @@ def test_the_controls_have_a_plugins_restrictions(live: LiveOrchestrator) -> Non
     """Otherwise they would prove something about other containers."""
     container = next(c for c in live.containers() if "-echo-" in c.name)
     host = container.attrs["HostConfig"]
-    assert (host["CapDrop"], host["SecurityOpt"]) == (STRICT["cap_drop"], STRICT["security_opt"])
+    # Podman names each capability of its default set.
+    named = {"SETUID", "SETGID", "SETPCAP", "CHOWN", "DAC_OVERRIDE", "NET_BIND_SERVICE", "SYS_CHROOT"}
+    assert host["CapDrop"] == STRICT["cap_drop"] or named <= set(host["CapDrop"])
+    assert not host["CapAdd"]
+    assert host["SecurityOpt"] == STRICT["security_opt"]
     assert (host["ReadonlyRootfs"], host["NetworkMode"]) == (STRICT["read_only"], STRICT["network_mode"])
     assert container.attrs["Config"]["User"] == STRICT["user"]
 

@@ -8,7 +8,8 @@ from support.gpus import GIB, FakeGpus, device
 from support.harness import Harness, eventually
 
 from orchestrator.gpus import LeaseTable
-from orchestrator.gpus.inventory import FaultKind, GpuFault
+from orchestrator.gpus.evidence import SmiResult
+from orchestrator.gpus.inventory import FaultKind, GpuFault, GpuProcess
 
 
 @pytest.fixture
@@ -95,8 +96,9 @@ async def test_a_gpu_whose_memory_is_not_freed_is_granted_to_nobody(harness: Har
     client = await harness.open()
     await harness.until_state("tracker", "INITIALIZED")
     gpus.devices = (replace(device(0), memory_used=8 * GIB),)
-    health = (await client.post("/v1/plugins/tracker/restart", params={"wait": 5})).json()
+    health = (await client.post("/v1/plugins/tracker/restart", params={"wait": 30})).json()
     assert health["reason_code"] == "GPU_BUSY", health
+    assert "cannot be known" in health["reason"]  # it was waited for longer, since the driver names no processes
     gpus.devices = (device(0),)
     await eventually(lambda: not _leased(harness, device(0).uuid), "the GPU is free again")
     assert (await client.post("/v1/plugins/tracker/restart", params={"wait": 5})).json()["state"] == "INITIALIZED"
@@ -163,3 +165,118 @@ async def test_a_gpu_that_is_not_quarantined_cannot_be_released(harness: Harness
     await harness.open()
     answer = await harness.client.post("/v1/gpus/GPU-0/release")
     assert (answer.status_code, answer.json()["error_type"]) == (409, "NotQuarantined")
+
+
+# GPUs as they really are
+
+
+async def _process(harness: Harness, name: str) -> int:
+    """The number of a plugin's process, as the engine's host counts."""
+    running = [await harness.engine.processes(container) for container in await harness.containers(name)]
+    (number,) = frozenset().union(*running)
+    return number
+
+
+def _used(processes: dict[int, int], *, more: int = 0) -> Any:
+    listed = tuple(GpuProcess(pid, memory) for pid, memory in processes.items())
+    return replace(device(0), memory_used=sum(processes.values()) + more, processes=listed)
+
+
+async def test_a_sick_gpu_is_shown_and_kept_out_and_the_plugin_on_the_healthy_one_goes_on(
+    harness: Harness, gpus: FakeGpus
+) -> None:
+    """NVML names it and nvidia-smi fails: the others are granted, and it is in the list with the driver's words."""
+    gpus.devices = (device(0),)
+    gpus.unidentified = {1: GpuFault(FaultKind.UNKNOWN, "Unknown Error", 999)}
+    gpus.smi = SmiResult("fails", "Unable to determine the device handle for GPU 0000:66:00.0: Unknown Error")
+    _add(harness, "tracker")
+    _add(harness, "pair", gpu={"count": 2})
+    client = await harness.open()
+    await harness.until_state("tracker", "INITIALIZED")
+    health = await harness.until_state("pair", "UNAVAILABLE")
+    assert (health["reason_code"], "GPU 1" in health["reason"]) == ("GPU_DRIVER_ERROR", True), health
+    report = (await client.get("/v1/gpus")).json()
+    assert report["reason"] is None
+    (sick,) = [gpu for gpu in report["devices"] if not gpu["healthy"]]
+    assert (sick["index"], sick["uuid"], sick["state"], sick["holders"]) == (1, None, "unusable", [])
+    assert "Unknown Error" in sick["fault"]
+    assert 'gpu_healthy{gpu="",index="1"} 0.0' in (await client.get("/metrics")).text
+    assert (await harness.run("tracker", "run")).status_code == 200
+
+
+async def test_one_look_that_failed_ends_no_plugin_and_health_says_so(harness: Harness, gpus: FakeGpus) -> None:
+    """A transient error of the driver: a failed check meanwhile, and the plugin goes on."""
+    gpus.devices = (device(0),)
+    _add(harness, "tracker")
+    await harness.open()
+    await harness.until_state("tracker", "INITIALIZED")
+    gpus.devices, gpus.unidentified = (), {0: GpuFault(FaultKind.UNKNOWN, "Timeout", 10)}
+
+    def doubted(health: Any) -> bool:
+        return any(c["name"].startswith("gpu.driver") and not c["ok"] for c in health["checks"])
+
+    health = await harness.until("tracker", doubted)
+    (check,) = [check for check in health["checks"] if check["name"].startswith("gpu.driver")]
+    assert "Timeout" in check["detail"]
+    assert health["gpus"][0]["uuid"] == device(0).uuid
+    gpus.devices, gpus.unidentified = (device(0),), {}
+    health = await harness.until("tracker", lambda health: not doubted(health))
+    assert health["state"] == "INITIALIZED"
+
+
+async def test_memory_that_another_program_took_is_no_reason_for_gpu_busy(harness: Harness, gpus: FakeGpus) -> None:
+    """The driver names the processes, and the engine which are the container's."""
+    gpus.devices = (_used({}),)
+    _add(harness, "tracker")
+    client = await harness.open()
+    await harness.until_state("tracker", "INITIALIZED")
+    gpus.devices = (_used({await _process(harness, "tracker"): 2 * GIB, 4711: 6 * GIB}),)
+    await harness.until("tracker", lambda health: health["gpus"][0].get("used_by_plugin_bytes") == 2 * GIB)
+    report = (await client.get("/v1/gpus")).json()["devices"][0]
+    assert report["used_by_plugins_bytes"] == {"tracker": 2 * GIB}
+    gpus.devices = (_used({4711: 6 * GIB}),)
+    health = (await client.post("/v1/plugins/tracker/restart", params={"wait": 30})).json()
+    assert health["state"] == "INITIALIZED", health
+
+
+async def test_a_plugin_over_its_budget_has_a_failed_check_and_is_named(harness: Harness, gpus: FakeGpus) -> None:
+    """Its neighbour's out-of-memory would be its doing."""
+    gpus.devices = (_used({}),)
+    for name in ("hungry", "modest"):
+        _add(harness, name, gpu={"sharing": "shared", "memory": "4GiB"})
+    await harness.open()
+    for name in ("hungry", "modest"):
+        await harness.until_state(name, "INITIALIZED")
+    gpus.devices = (_used({await _process(harness, "hungry"): 9 * GIB, await _process(harness, "modest"): GIB}),)
+
+    def over(health: Any) -> bool:
+        return any(c["name"].startswith("gpu.memory") and not c["ok"] for c in health["checks"])
+
+    health = await harness.until("hungry", over)
+    (check,) = [check for check in health["checks"] if check["name"].startswith("gpu.memory")]
+    assert ("9.0 GiB" in check["detail"], "4.0 GiB" in check["detail"]) == (True, True)
+    assert not over(await harness.health("modest"))
+    assert harness.app is not None
+    allocator = harness.app.state.context.fleet._deps.gpus
+    (grant,) = [
+        grant
+        for claim in allocator._leases.claims
+        if claim.plugin == "modest" and (grant := allocator._leases.grant_of(claim.holder))
+    ]
+    assert "Have hungry use less" in allocator.blame(grant)
+
+
+async def test_while_the_driver_is_waited_for_health_says_so_and_others_start(harness: Harness, gpus: FakeGpus) -> None:
+    """A driver without persistence mode may take half a minute: the start waits, and the reason has the remedy."""
+    gpus.answer.clear()
+    _add(harness, "tracker")
+    harness.add("other", tools={"run": lambda: 1})
+    client = await harness.open()
+    await harness.until_state("other", "INITIALIZED")
+    health = await harness.until("tracker", lambda health: health["activity"] is not None)
+    assert "waiting for the NVIDIA driver" in health["activity"]["what"]
+    assert "nvidia-smi -pm 1" in health["activity"]["what"]
+    assert "waited" in (await client.get("/v1/gpus")).json()["reason"]
+    gpus.answer.set()
+    health = await harness.until_state("tracker", "INITIALIZED")
+    assert health["activity"] is None

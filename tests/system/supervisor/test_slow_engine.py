@@ -123,6 +123,15 @@ async def test_a_stop_that_is_answered_while_the_kill_is_on_its_way_counts(slow:
     assert await codes(slow) == ["TIMEOUT"]
 
 
+async def test_an_end_from_outside_that_cannot_be_looked_at(slow: Harness) -> None:
+    """The event of the end has the exit code."""
+    await opened(slow)
+    slow.engine.refuse = {"inspect": "the database is locked"}
+    await slow.engine.kill_outside((await slow.containers("reader"))[0])
+    health = await slow.until_state("reader", "FAILED", "UNAVAILABLE")
+    assert health["reason_code"] == "KILLED"
+
+
 async def test_an_operators_stop_that_is_not_answered_is_a_stop(slow: Harness) -> None:
     """STOPPED, since the container has ended."""
     await opened(slow)

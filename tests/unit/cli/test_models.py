@@ -174,6 +174,29 @@ def test_a_manifest_that_cannot_be_read_is_told(machine: Machine, server: FileSe
     assert machine.call("pull", "reader").exit_code == 0
 
 
+@pytest.mark.parametrize("command", ["list", "verify", "pull"])
+def test_a_broken_manifest_hides_no_other_and_no_success(machine: Machine, server: FileServer, command: str) -> None:
+    """The others are shown, stderr has the fault, and the exit code is 1. With --json, stdout is JSON all the same."""
+    machine.plugin("reader", weights=fetched(server))
+    machine.stored(CONTENT)
+    (machine.plugins / "broken").mkdir()
+    (machine.plugins / "broken" / "plugin.yaml").write_text("version: [")
+    result = machine.call(command)
+    assert result.exit_code == 1 and "broken: " in result.stderr
+    assert "reader" in result.stdout + result.stderr.replace("broken", "")
+    as_json = machine.call(command, "--json")
+    assert as_json.exit_code == 1 and len(json.loads(as_json.stdout)) == 1
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "pull"])
+def test_a_folder_of_plugins_that_cannot_be_read_is_no_success(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("ORCHESTRATOR_PLUGINS_DIRS", f"{machine.plugins}:{machine.folder}/nowhere")
+    result = machine.call(command)
+    assert result.exit_code == 1 and "nowhere" in result.stderr and "ORCHESTRATOR_PLUGINS_DIRS" in result.stderr
+
+
 def test_nothing_to_fetch_is_no_error(machine: Machine) -> None:
     machine.plugin("reader", labels="labels.txt")
     result = machine.call("pull")

@@ -242,3 +242,18 @@ def test_events_are_requested_with_their_labels_and_start():
     query = bodies.events_query({"a": "b"}, datetime(2024, 1, 1, tzinfo=UTC))
     assert json.dumps(query["filters"]) == '{"type": ["container"], "label": ["a=b"]}'
     assert query["since"] == "1704067200.000000000"
+
+
+@pytest.mark.parametrize(
+    ("answer", "numbers"),
+    [
+        ({"Titles": ["UID", "PID", "PPID"], "Processes": [["root", "412", "1"], ["root", "415", "412"]]}, {412, 415}),
+        ({"Titles": ["HPID"], "Processes": [["98"]]}, {98}),  # Podman's
+        ({"Titles": ["PID", "CMD"], "Processes": [["?", "x"], [], "odd", ["7", "y"]]}, {7}),
+        ({"Titles": ["USER"], "Processes": [["root"]]}, set()),
+        ({"Titles": None, "Processes": None}, set()),
+        ([], set()),
+    ],
+)
+def test_the_processes_of_a_container_are_read_from_the_column_of_their_numbers(answer, numbers):
+    assert answers.processes(answer) == numbers

@@ -233,6 +233,91 @@ async def test_a_regular_probe_does_not_wait_for_nvidia_smi(nvidia):
     assert (await nvidia.gpu_host().read()).problem is None
 
 
+# One sick GPU of many
+
+SICK = GpuFault(FaultKind.UNKNOWN, "Unknown Error", 999)
+
+
+@pytest.mark.parametrize(
+    "smi",
+    [
+        SmiResult("fails", "Unable to determine the device handle for GPU 0000:66:00.0: Unknown Error"),
+        SmiResult("fails", "exit code 15"),
+        SmiResult("hangs"),
+        WORKS,
+        NO_SMI,
+        None,
+    ],
+)
+@pytest.mark.parametrize("sick", [{"unidentified": {1: SICK}}, {"unidentified": {1: LOST}}, {"faulty": True}])
+def test_where_nvml_names_the_sick_gpu_a_failing_nvidia_smi_is_no_news(smi, sick):
+    inventory = probed(GOOD, FAULTY) if "faulty" in sick else probed(GOOD, **sick)
+    assert judge_host(HostEvidence(inventory, LOADED, smi)) is None
+
+
+def test_a_gpu_that_does_not_say_which_it_is_is_in_the_report_with_the_reason():
+    (healthy, sick) = probed(GOOD, unidentified={1: SICK}).report()["devices"]
+    assert (healthy["uuid"], healthy["healthy"]) == (A, True)
+    assert (sick["uuid"], sick["index"], sick["healthy"]) == (None, 1, False)
+    assert "Unknown Error" in sick["fault"]
+
+
+def test_where_each_gpu_is_sick_in_its_own_way_each_is_named():
+    problem = judge_host(HostEvidence(probed(FAULTY, unidentified={0: SICK}), LOADED, None))
+    for words in ("GPU 0", "Unknown Error", "GPU 1", "GPU is lost", "Xid 79", "nvidia-smi -r -i 1"):
+        assert words in problem.sentence
+
+
+@pytest.mark.slow
+async def test_one_sick_gpu_leaves_the_others_to_grant_and_keeps_its_name(nvidia):
+    gpus = (SimulatedGpu(A), SimulatedGpu(B, bus="00000000:66:00.0"))
+    nvidia.plug_in()
+    nvidia.load_module()
+    nvidia.set(SimulatedState(gpus=gpus))
+    host = nvidia.gpu_host(bound=10.0)
+    assert (await host.check()).problem is None
+    smi = (15, "Unable to determine the device handle for gpu 0000:66:00.0: Unknown Error")
+    nvidia.set(SimulatedState(gpus=gpus, fail=(("nvmlDeviceGetHandleByIndex_v2", 999, 1),), smi=smi))
+    inventory = await host.check()
+    assert inventory.problem is None
+    assert [device.uuid for device in inventory.devices if device.grantable] == [A]
+    assert (inventory.find(B).fault.message, inventory.find(B).name) == ("Unknown Error", "Simulated A100")
+    nvidia.set(SimulatedState(gpus=gpus))
+    assert (await host.check()).find(B).grantable
+
+
+# The orchestrator's own container lost its right to the GPU
+
+IN_CONTAINER = replace(LOADED, container=True)
+
+
+@pytest.mark.parametrize(
+    ("hints", "code", "recreate"),
+    [
+        (IN_CONTAINER, 999, True),
+        (LOADED, 999, False),  # not in a container
+        (replace(IN_CONTAINER, module_version=None), 999, False),
+        (replace(IN_CONTAINER, device_nodes=0), 999, False),
+        (IN_CONTAINER, 10, False),  # a timeout is another matter
+    ],
+)
+def test_a_container_that_lost_its_right_to_the_gpu_is_to_be_recreated(hints, code, recreate):
+    evidence = HostEvidence(fault(FaultKind.UNKNOWN, "Unknown Error", code), hints, SmiResult("fails", "Unknown Error"))
+    sentence = judge_host(evidence).sentence
+    assert ("lost its right to the GPU" in sentence, "ecreate" in sentence) == (recreate, recreate)
+    assert ("reload the driver" in sentence) != recreate
+    if recreate:
+        assert "daemon-reload" in sentence
+
+
+@pytest.mark.parametrize("mark", [".dockerenv", "run/.containerenv"])
+def test_a_container_is_known_by_the_mark_of_docker_or_podman(tmp_path, mark):
+    assert not read_hardware_hints(tmp_path).container
+    (tmp_path / mark).parent.mkdir(exist_ok=True)
+    (tmp_path / mark).touch()
+    assert read_hardware_hints(tmp_path).container
+
+
 # The kernel's files
 
 

@@ -1,5 +1,8 @@
 """Grants, refusals, sharing and MIG instances of GPUs, and their report in the API."""
 
+from dataclasses import replace
+
+import pytest
 from unit.gpus.books import ONE, leases_of, refused, shared, split_gpu
 from unit.gpus.looks import GIB, gpu, probed
 
@@ -63,7 +66,9 @@ def test_memory_that_others_use_is_not_free():
 
 def test_where_the_driver_reports_no_memory_an_exclusive_plugin_gets_the_gpu_and_a_shared_one_does_not():
     leases = leases_of(gpu(0, total=None, used=None))
-    refused(leases.grant("i1", "first", shared(GIB)), "does not report its memory")
+    answer = leases.grant("i1", "first", shared(GIB))
+    assert (answer.code, "does not report its memory" in answer.sentence) == (ReasonCode.GPU_DRIVER_ERROR, True)
+    assert "gpu.sharing: exclusive" in answer.sentence  # nothing is busy, and nothing can be freed
     assert isinstance(leases.grant("i2", "second", GpuDemand(memory=8 * GIB)), Grant)
 
 
@@ -175,3 +180,36 @@ def test_the_report_shows_every_device_and_its_holders():
     }
     leases.release("i1", 1.0)
     assert leases.report()["GPU-1"]["state"] == "draining"
+
+
+# Too few are healthy
+
+UNKNOWN = GpuFault(FaultKind.UNKNOWN, "Unknown Error", 999)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [(UNKNOWN, "GPU_DRIVER_ERROR"), (GpuFault(FaultKind.GPU_LOST, "GPU is lost", 15), "GPU_LOST")]
+)
+@pytest.mark.parametrize("identified", [True, False])
+def test_a_plugin_that_needs_the_sick_gpu_too_is_told_which_it_is(fault, code, identified):
+    leases = LeaseTable()
+    look = probed(gpu(0), *((gpu(1, fault=fault),) if identified else ()))
+    leases.observe(replace(look, unidentified={} if identified else {1: fault}), 0.0)
+    answer = leases.grant("i1", "first", GpuDemand(count=2))
+    assert answer.code == code
+    for words in ("1 usable GPUs", "needs 2", "GPU 1", fault.message, "nvidia-smi -r -i 1", "restart the plugin"):
+        assert words in answer.sentence
+    assert isinstance(leases.grant("i2", "second", ONE), Grant)
+
+
+def test_where_all_healthy_gpus_are_leased_the_sick_one_is_named_besides():
+    leases = LeaseTable()
+    leases.observe(replace(probed(gpu(0)), unidentified={1: UNKNOWN}), 0.0)
+    leases.grant("i1", "first", ONE)
+    refused(leases.grant("i2", "second", ONE), "held by the plugin first", "GPU 1 is out of order", "Unknown Error")
+
+
+def test_more_gpus_than_the_host_has_are_no_matter_of_the_sick_one():
+    leases = LeaseTable()
+    leases.observe(replace(probed(gpu(0)), unidentified={1: UNKNOWN}), 0.0)
+    refused(leases.grant("i1", "first", GpuDemand(count=5)), "demand less")

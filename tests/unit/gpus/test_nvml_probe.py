@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from simulated_nvidia.host import GIB, SimulatedGpu, SimulatedMigInstance, SimulatedState
+from support.waiting import eventually
 
-from orchestrator.gpus.inventory import FaultKind
+from orchestrator.gpus.inventory import FaultKind, GpuProcess
 from orchestrator.gpus.probe import NvmlProbe
 
 pytestmark = pytest.mark.slow
@@ -187,3 +188,159 @@ async def test_output_of_the_library_does_not_spoil_the_answer():
 async def test_a_child_that_cannot_be_started_is_a_fault():
     inventory = await NvmlProbe(command=("/nonexistent/python",)).read()
     assert inventory.fault.kind is FaultKind.CRASH
+
+
+# Text that is none, bindings that are old
+
+
+@pytest.mark.parametrize("text", ["\udcf8\udcff", "\udcf8Simulated"])
+async def test_a_name_that_is_no_text_costs_the_name_and_nothing_else(nvidia, probe, text):
+    nvidia.set(SimulatedState(gpus=(SimulatedGpu(A, name=text), SimulatedGpu(B))))
+    inventory = await probe.read()
+    assert inventory.fault is None
+    first, second = inventory.devices
+    assert (first.uuid, first.name, first.memory_total, first.fault) == (A, None, 80 * GIB, None)
+    assert (second.uuid, second.name) == (B, "Simulated A100")
+
+
+@pytest.mark.parametrize("uuid", ["\udcf8\udcff", ""])
+async def test_a_uuid_that_cannot_be_read_costs_its_gpu_and_no_other(nvidia, probe, uuid):
+    nvidia.set(SimulatedState(gpus=(SimulatedGpu(uuid), SimulatedGpu(B))))
+    inventory = await probe.read()
+    assert [device.uuid for device in inventory.devices] == [B]
+    assert inventory.unidentified[0].kind is FaultKind.UNKNOWN
+
+
+async def test_the_drivers_version_that_is_no_text_costs_no_gpu(nvidia, probe):
+    nvidia.set(SimulatedState(gpus=(SimulatedGpu(A),), driver="\udcff"))
+    inventory = await probe.read()
+    assert (inventory.fault, inventory.driver_version) == (None, None)
+    assert [device.uuid for device in inventory.devices] == [A]
+
+
+OLD_BINDING = """
+class NVMLError(Exception):
+    value = 3
+class Handle: pass
+def nvmlInit(): pass
+def nvmlDeviceGetCount(): return 2
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetUUID(handle): return b"GPU-%d" % handle
+def nvmlDeviceGetName(handle): return [b"Tesla \\xf8", b"Tesla T4"][handle]
+def nvmlSystemGetDriverVersion(): return b"470.1"
+def nvmlDeviceGetMemoryInfo(handle):
+    memory = Handle(); memory.total, memory.used = 100, 10; return memory
+def nvmlDeviceGetComputeRunningProcesses(handle):
+    process = Handle(); process.pid, process.usedGpuMemory = 7, 5; return [process]
+"""
+
+
+async def test_an_old_binding_that_gives_bytes_and_lacks_functions_is_read_and_named(tmp_path):
+    (tmp_path / "pynvml.py").write_text(OLD_BINDING)
+    inventory = await NvmlProbe(environment={"PYTHONPATH": str(tmp_path)}).read()
+    assert inventory.fault is None
+    assert [(device.uuid, device.name) for device in inventory.devices] == [
+        ("GPU-0", "Tesla \\xf8"),
+        ("GPU-1", "Tesla T4"),
+    ]
+    assert (inventory.driver_version, inventory.cuda_version) == ("470.1", None)
+    assert (inventory.devices[0].memory_used, inventory.devices[0].utilization) == (10, None)
+    assert inventory.devices[0].processes == (GpuProcess(7, 5),)
+    assert "pynvml" in inventory.old_binding
+
+
+@pytest.mark.parametrize("program", ["raise RuntimeError('odd')", "print 'python 2'"])
+async def test_a_binding_that_cannot_be_imported_for_any_reason_is_missing(tmp_path, program):
+    (tmp_path / "pynvml.py").write_text(program)
+    inventory = await NvmlProbe(environment={"PYTHONPATH": str(tmp_path)}).read()
+    assert inventory.fault.kind is FaultKind.BINDING_MISSING
+
+
+async def test_the_package_pynvml_of_old_is_named(nvidia, tmp_path):
+    folder = tmp_path / "pynvml-11.5.3.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: pynvml\nVersion: 11.5.3\n")
+    nvidia.set(SimulatedState(gpus=(SimulatedGpu(A),)))
+    inventory = await NvmlProbe(environment={**nvidia.environment, "PYTHONPATH": str(tmp_path)}).read()
+    assert inventory.old_binding == "the package pynvml 11.5.3"
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: pynvml\nVersion: 12.0.0\n")
+    inventory = await NvmlProbe(environment={**nvidia.environment, "PYTHONPATH": str(tmp_path)}).read()
+    assert inventory.old_binding is None  # that one needs nvidia-ml-py, and has no module of its own
+
+
+# Processes, persistence mode, memory that is the machine's
+
+
+async def test_the_processes_of_a_gpu_are_listed_once_with_their_memory(nvidia, probe):
+    first = SimulatedGpu(A, processes=((11, GIB), (12, None)), graphics=((11, GIB), (13, 5)), persistence=True)
+    nvidia.set(SimulatedState(gpus=(first, SimulatedGpu(B, persistence=False))))
+    one, two = (await probe.read()).devices
+    assert set(one.processes) == {GpuProcess(11, GIB), GpuProcess(12, None), GpuProcess(13, 5)}
+    assert two.processes == ()
+    assert (one.persistence_mode, two.persistence_mode) == (True, False)
+
+
+@pytest.mark.parametrize("code", [3, 4, 999])
+async def test_processes_that_the_driver_does_not_list_are_unknown_and_not_none(nvidia, probe, code):
+    failure = ("nvmlDeviceGetComputeRunningProcesses_v3", code, 0)
+    nvidia.set(SimulatedState(gpus=(SimulatedGpu(A, processes=((11, GIB),)),), fail=(failure,)))
+    (device,) = (await probe.read()).devices
+    assert (device.processes, device.fault) == (None, None)
+
+
+async def test_a_driver_before_510_lists_them_by_an_older_function(nvidia, probe):
+    missing = ("nvmlDeviceGetComputeRunningProcesses_v3", 13, 0)
+    nvidia.set(SimulatedState(gpus=(SimulatedGpu(A, processes=((11, GIB),)),), fail=(missing,)))
+    (device,) = (await probe.read()).devices
+    assert device.processes == (GpuProcess(11, GIB),)
+
+
+async def test_a_gpu_without_memory_of_its_own_has_the_machines(nvidia, probe):
+    nvidia.set(SimulatedState(gpus=(SimulatedGpu(A, memory_total=None, memory_used=None), SimulatedGpu(B))))
+    unified, own = (await probe.read()).devices
+    assert unified.unified_memory
+    assert unified.memory_total is None  # the driver reports none
+    total, used = unified.usable_memory
+    assert 0 < used < total
+    assert (own.unified_memory, own.usable_memory) == (False, (80 * GIB, GIB // 2))
+
+
+async def test_memory_that_could_not_be_read_is_no_memory_of_the_machine(nvidia, probe):
+    nvidia.set(SimulatedState(gpus=(SimulatedGpu(A),), fail=(("nvmlDeviceGetMemoryInfo", 999, 0),)))
+    (device,) = (await probe.read()).devices
+    assert (device.unified_memory, device.usable_memory) == (False, (None, None))
+
+
+# A slow driver
+
+
+async def test_a_slow_driver_is_waited_for_and_not_taken_for_a_hung_one(nvidia):
+    nvidia.set(SimulatedState(gpus=(SimulatedGpu(A),), slow=7))  # more than the bound of later looks
+    host = nvidia.gpu_host(bound=60.0)
+    looking = asyncio.create_task(host.check())
+
+    async def waits():
+        return host.waiting_seconds is not None
+
+    await eventually(waits)
+    inventory = await looking
+    assert inventory.problem is None
+    assert inventory.seconds > 7
+    assert host.waiting_seconds is None
+
+
+@pytest.mark.parametrize(("persistence", "kind"), [(True, FaultKind.HANG), (False, None), (None, None)])
+async def test_only_a_driver_that_keeps_its_gpus_awake_must_answer_later_looks_soon(
+    nvidia, monkeypatch, persistence, kind
+):
+    monkeypatch.setattr("orchestrator.gpus.probe.PROBE_SECONDS", 4.0)
+    probe = NvmlProbe(bound=60.0, environment=nvidia.environment)
+    gpus = (SimulatedGpu(A, persistence=persistence),)
+    nvidia.set(SimulatedState(gpus=gpus))
+    assert (await probe.read()).fault is None
+    nvidia.set(SimulatedState(gpus=gpus, slow=6))
+    fault = (await probe.read()).fault
+    assert (fault.kind if fault else None) == kind
+    # After an answer that did not come, the driver may have to wake them again.
+    if kind:
+        assert (await probe.read()).fault is None

@@ -13,6 +13,12 @@ def test_the_image_ends_with_a_user_that_is_not_root():
     assert steps[-1] == "USER 65532:65532"
 
 
+def test_the_code_that_the_entrypoint_needs_has_to_compile_on_the_images_own_python():
+    check = " && python -I -m plugin_runtime.startup.own_code hello.plugin /plugin"
+    assert [step.endswith(check) for step in plugin_dockerfile("base:1", "hello.plugin").splitlines()].count(True) == 1
+    assert "own_code" not in plugin_dockerfile("base:1")
+
+
 def test_debian_packages_come_before_pythons():
     script = install_script(("tesseract-ocr", "libgl1"), requirements=True)
     assert "install --yes --no-install-recommends libgl1 tesseract-ocr\n" in script

@@ -262,6 +262,18 @@ async def test_a_failed_build_says_what_failed_and_what_to_do_and_stores_its_out
     assert "no-such-thing" in (workshop.folder / "logs" / "reader.log").read_text()
 
 
+async def test_code_that_does_not_compile_is_a_failed_build(workshop):
+    builder = workshop.builder()
+    await builder.ensure_base()
+    fault = "the plugin's code does not compile: reader/plugin.py, line 3: invalid syntax: `def f(:`"
+    workshop.engine.image_store.build_output = ["Step 4", f"ERROR: {fault}"]
+    workshop.engine.image_store.build_error = "The command '/bin/sh -c (python …)' returned a non-zero code: 1"
+    with pytest.raises(BuildError) as failure:
+        await builder.ensure_plugin(workshop.recipe(module="reader.plugin"))
+    advice = "Correct it; nothing else has to be built again."
+    assert str(failure.value) == f"The image reader could not be built: {fault}. {advice}"
+
+
 async def test_credentials_are_in_nothing_that_a_failed_build_says(workshop):
     builder = workshop.builder(build_settings={"PIP_INDEX_URL": "https://reader:hunter22@index.example/simple"})
     await builder.ensure_base()

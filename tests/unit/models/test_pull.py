@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from base64 import b64encode
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,8 @@ from support.file_server import (
     without_length,
 )
 
-from orchestrator.models import transfer
+from orchestrator.models import plan, transfer
+from orchestrator.models.credentials import NetrcError
 from orchestrator.models.plan import SPACE_RESERVE
 from orchestrator.models.pull import Progress, PullError
 from orchestrator.models.store import ModelStore, ModelStoreError
@@ -291,7 +293,7 @@ def test_credentials_are_sent_and_never_shown(pull: Pulls, server: FileServer) -
 def certificate(tmp_path: Path) -> Path:
     """A certificate for 127.0.0.1 that nobody trusts, and its key, in one file."""
     path = tmp_path / "certificate.pem"
-    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost")
     new = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject)
     subprocess.run([*new, "-keyout", path, "-out", tmp_path / "public.pem"], check=True, capture_output=True)
     path.write_text(path.read_text() + (tmp_path / "public.pem").read_text())
@@ -311,6 +313,74 @@ def test_a_certificate_is_trusted_by_the_operators_bundle_alone(pull: Pulls, cer
         with http_client(certificate) as client:
             again = Pulls(pull.store, client)
             assert again(server.url) == "fetched" and again.right
+
+
+@needs_openssl
+@pytest.mark.parametrize("source", ["address", "token", "netrc", "NETRC", "none"])
+def test_a_host_is_sent_its_credentials(
+    pull: Pulls, certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
+    """Those in the address first, then its token, then netrc's; a redirect to another host takes none along."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NETRC", raising=False)
+    if source in ("netrc", "NETRC"):
+        path = tmp_path / (".netrc" if source == "netrc" else "elsewhere")
+        path.write_text("machine 127.0.0.1 login ada password s3cret\ndefault login x password y\n")
+        path.chmod(0o600)
+        if source == "NETRC":
+            monkeypatch.setenv("NETRC", str(path))
+    tokens = {"127.0.0.1": "t0ken"} if source in ("address", "token") else {}
+    with (
+        FileServer(CONTENT, certificate=certificate) as server,
+        FileServer(CONTENT, certificate=certificate) as front,
+        http_client(certificate, tokens) as client,
+    ):
+        front.next(status(302, Location=server.url.replace("127.0.0.1", "localhost")))
+        url = front.url.replace("//", "//ada:s3cret@") if source == "address" else front.url
+        assert Pulls(pull.store, client)(url) == "fetched"
+        sent = [request.get("authorization") for request in (*front.requests, *server.requests)]
+    expected = {"token": "Bearer t0ken", "none": None}
+    assert sent == [expected.get(source, f"Basic {b64encode(b'ada:s3cret').decode()}"), None]
+
+
+def test_over_http_nothing_is_sent(pull: Pulls, server: FileServer) -> None:
+    """Who listens would have the token."""
+    with http_client(None, {"127.0.0.1": "t0ken"}) as client:
+        Pulls(pull.store, client)(server.url)
+    assert [request.get("authorization") for request in server.requests] == [None]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("machine h login ada passwd s3cret", "line 1"), (None, "does not exist")],
+)
+def test_a_netrc_that_cannot_be_read_is_told_without_its_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, message: str
+) -> None:
+    path = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(path))
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(NetrcError, match=message) as raised:
+        http_client(None)
+    assert str(path) in str(raised.value) and "s3cret" not in str(raised.value)
+
+
+def test_a_server_that_trickles_is_given_up(pull: Pulls, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After as many windows as other errors have attempts, though each brings a little; what came stays, and another
+    address goes on from there.
+    """
+    monkeypatch.setattr(plan, "RATE_WINDOW", 0.05)
+    monkeypatch.setattr(plan, "MIN_RATE", 100_000)
+    server.rate = 1000
+    with pytest.raises(PullError, match=r"it sends less than 97\.7 KiB a second"):
+        pull(server.url)
+    assert len(server.requests) == plan.MAX_RETRIES + 1
+    (partial,) = pull.store.partials()
+    assert 0 < partial.size < len(CONTENT)
+    with FileServer(CONTENT) as mirror:
+        assert pull(server.url, mirror.url) == "fetched" and pull.right
+        assert mirror.ranges[0] is not None
 
 
 @needs_openssl

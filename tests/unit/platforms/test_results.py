@@ -13,6 +13,7 @@ REPORT = """<testsuites><testsuite>
 <testcase name="one"/><testcase name="two"><skipped message="no disk"/></testcase>
 <testcase name="three"><failure message="assert 1 == 2&#10;more">text</failure></testcase>
 <testcase name="four"><error message="no engine">text</error></testcase>
+<testcase name="five"><error message="no engine">text</error></testcase>
 </testsuite></testsuites>"""
 
 
@@ -20,8 +21,8 @@ def test_a_cell_is_what_pytest_counted(tmp_path):
     """An error of a fixture is a failure, and each that failed is named with the first line of its message."""
     (tmp_path / "report.xml").write_text(REPORT)
     cell = read_report(tmp_path / "report.xml", CELL, 1, 60)
-    assert (cell.passed, cell.failed, cell.skipped, cell.not_run) == (1, 2, 1, "")
-    assert cell.faults == ("three: assert 1 == 2", "four: no engine")
+    assert (cell.passed, cell.failed, cell.skipped, cell.not_run) == (1, 3, 1, "")
+    assert cell.faults == ("three: assert 1 == 2", "four and 1 more: no engine")
 
 
 @pytest.mark.parametrize(("status", "why"), [(None, "broken off after 60 s"), (4, "pytest ended with status 4")])

@@ -36,12 +36,14 @@ def test_every_variable_is_read():
             "NOTIFY_SOCKET": "/n",
             "PLUGIN_HEALTH_FILE": "/h",
             "PLUGIN_CONCURRENCY": "3",
+            "PLUGIN_LIMITS": '{"memory_bytes": 5, "cpus": 0.5}',
         }
     )
+    limits = {"memory_bytes": 5, "cpus": 0.5}
     models = {"m": "/models/m.pt"}
     folders = ("/plugin", "/r", "/s")
     sizes = (10, 20, 30, "/cache", 40)
-    assert environment == ("reader", "a.b:C", ("cv2",), models, True, *folders, *sizes, "/n", "/h", 3)
+    assert environment == ("reader", "a.b:C", ("cv2",), models, True, *folders, *sizes, "/n", "/h", 3, limits)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,7 @@ def test_every_variable_is_read():
         ({"PLUGIN_PACKAGES": "[1]"}, "PLUGIN_PACKAGES"),
         ({"PLUGIN_PACKAGES": "{"}, "no JSON"),
         ({"PLUGIN_MODELS": "[]"}, "PLUGIN_MODELS"),
+        ({"PLUGIN_LIMITS": '{"pids": "many"}'}, "PLUGIN_LIMITS"),
         ({"PLUGIN_MAX_RESULT": "1k"}, "number of bytes"),
         ({"PLUGIN_MAX_RESULT": "-1"}, "number of bytes"),
         ({"PLUGIN_CONCURRENCY": "many"}, "number of runs"),

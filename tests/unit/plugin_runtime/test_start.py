@@ -54,6 +54,20 @@ FAILURES = {
     "import raises": ("raise ValueError('bad')", {}, "IMPORT_ERROR", "ValueError: bad", "import"),
     "import exits": ("import sys; sys.exit(0)", {}, "IMPORT_ERROR", "sys.exit(0)", "import"),
     "import of a package": ("import not_there_y", {}, "PACKAGE_MISSING", "not_there_y", "import"),
+    "the GPU's memory": (
+        "class Plugin:\n  def validate(self): raise RuntimeError('CUDA out of memory. Tried to allocate 9 GiB')",
+        {},
+        "GPU_OUT_OF_MEMORY",
+        "Plugin.validate() ran out of memory on the GPU: raised RuntimeError: CUDA out of memory",
+        "validate",
+    ),
+    "the GPU's memory at the import": (
+        "raise RuntimeError('CUDA error: out of memory')",
+        {},
+        "GPU_OUT_OF_MEMORY",
+        "importing plugin ran out of memory on the GPU",
+        "import",
+    ),
     "cuda": (
         "import ctypes; ctypes.CDLL('libcudart.so.99')",
         {},

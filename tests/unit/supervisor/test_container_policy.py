@@ -196,6 +196,7 @@ def test_a_container_gets_what_the_protocol_says() -> None:
         "PLUGIN_MAX_SCRATCH": str(1 << 20),
         "PLUGIN_MAX_OUTPUT": str(4 << 30),
         "PLUGIN_CONCURRENCY": "1",
+        "PLUGIN_LIMITS": '{"memory_bytes": 1073741824, "swap_bytes": 0, "pids": 128}',
         "NOTIFY_SOCKET": "/run/plugin/notify.sock",
     }
 

@@ -35,7 +35,8 @@ def main() -> int:
         return 2
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # PID 1 would lose it until its handler is installed
     processes.adopt_orphans()
-    cgroup = Cgroup()  # before the fork: both processes count from the same moment
+    # Before the fork: both processes count from the same moment. Process 1 is in a container.
+    cgroup = Cgroup(contained=os.getpid() == 1)
     runs = SharedRunTable()
     supervisor = Supervisor(environment, start_worker(environment, cgroup, runs), cgroup, runs)
     notify_ready(environment.notify_socket)

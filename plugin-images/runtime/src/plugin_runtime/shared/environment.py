@@ -37,6 +37,8 @@ class Environment(NamedTuple):
     health_file: str | None
     concurrency: int
     """Runs at once."""
+    limits: dict[str, float]
+    """What the container must be held to, by the keys of `limits` in the status object."""
 
     @property
     def control_socket(self) -> str:
@@ -73,6 +75,7 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         notify_socket=environ.get("NOTIFY_SOCKET") or None,
         health_file=environ.get("PLUGIN_HEALTH_FILE") or None,
         concurrency=max(1, _number(environ, "PLUGIN_CONCURRENCY", 1, "a number of runs")),
+        limits=_numbers("PLUGIN_LIMITS", _json(environ, "PLUGIN_LIMITS", {})),
     )
     # Found here it can be explained; bind() would fail with a sentence that names no variable.
     for path in (environment.control_socket, environment.tools_socket):
@@ -104,6 +107,12 @@ def _strings(key: str, value: object) -> list[str]:
 def _mapping(key: str, value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise EnvironmentProblem(f"{key} is {value!r}, expected a JSON object of strings")
+    return value
+
+
+def _numbers(key: str, value: object) -> dict[str, float]:
+    if not isinstance(value, dict) or not all(isinstance(item, (int, float)) for item in value.values()):
+        raise EnvironmentProblem(f"{key} is {value!r}, expected a JSON object of numbers")
     return value
 
 

@@ -11,7 +11,8 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from plugin_runtime.shared.disk_usage import measured
-from plugin_runtime.startup.failures import PACKAGE_MISSING, Failure
+from plugin_runtime.shared.limits import not_held
+from plugin_runtime.startup.failures import LIMITS_UNSUPPORTED, PACKAGE_MISSING, Failure
 from plugin_runtime.startup.model_files import check_model
 from plugin_runtime.tools.plugin_errors import message_of
 from plugin_runtime.tools.scratch import size_text
@@ -26,6 +27,16 @@ class Check(NamedTuple):
     name: str
     ok: bool
     detail: str
+
+
+def check_limits(wanted: Mapping[str, float], found: Mapping[str, float | None]) -> Failure | None:
+    """The failure to report where the kernel does not hold the container to what it must be held to."""
+    missing = not_held(wanted, found)
+    if not missing:
+        return None
+    named = " and ".join("swap (`limits.memory`)" if name == "swap" else f"`limits.{name}`" for name in missing)
+    reason = f"the container engine does not hold the container to {named}; see what its kernel can limit"
+    return Failure(LIMITS_UNSUPPORTED, reason)
 
 
 def check_cache(folder: str, max_bytes: int) -> Check:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from plugin_runtime.startup.model_faults import being_read, find_model_fault
+from plugin_runtime.tools.gpu_memory import GPU_OUT_OF_MEMORY
 from plugin_runtime.tools.plugin_errors import links, message_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ GPU_DRIVER_ERROR = "GPU_DRIVER_ERROR"
 GPU_RUNTIME_MISSING = "GPU_RUNTIME_MISSING"
 GPU_LOST = "GPU_LOST"
 CUDA_UNAVAILABLE = "CUDA_UNAVAILABLE"
+LIMITS_UNSUPPORTED = "LIMITS_UNSUPPORTED"
 IMPORT_ERROR = "IMPORT_ERROR"
 INIT_ERROR = "INIT_ERROR"
 VALIDATE_MISSING = "VALIDATE_MISSING"
@@ -151,6 +153,12 @@ def explain_call(
     reading = being_read(error, models, entry_module.partition(".")[0])
     happened = f"{what} {_raised(error)}{_location(error)}{_led_by(error, entry_module)}{reading}"
     return Failure(code, f"{happened}; correct the plugin or what it loads", chain)
+
+
+def explain_gpu_memory(error: BaseException, what: str, entry_module: str) -> Failure:
+    """Why `what` (e.g. `Reader.validate()`) failed for want of memory on the GPU."""
+    happened = f"{what} ran out of memory on the GPU: {_raised(error)}{_location(error)}{_led_by(error, entry_module)}"
+    return Failure(GPU_OUT_OF_MEMORY, f"{happened}; use less of it, or declare what is needed as `gpu.memory`")
 
 
 def find_cause(

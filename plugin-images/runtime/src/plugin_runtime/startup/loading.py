@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plugin_runtime.authoring import TOOL_MARK
 from plugin_runtime.startup import failures
 from plugin_runtime.startup.checks import Check, check_cache, check_models, check_packages
-from plugin_runtime.startup.failures import Failure, explain_call, explain_import
+from plugin_runtime.startup.failures import Failure, explain_call, explain_gpu_memory, explain_import
 from plugin_runtime.startup.libraries import missing_libraries
 from plugin_runtime.tools.awaiting import is_awaitable, wait_for_set_up
+from plugin_runtime.tools.gpu_memory import ran_out_of_gpu_memory
 from plugin_runtime.tools.plugin_errors import plugin_traceback
 from plugin_runtime.tools.toolset import UnfitTool, collect_tools
 
@@ -104,7 +105,10 @@ def import_class(start: Start) -> Any:
         module = importlib.import_module(module_name)
         plugin_class = getattr(module, class_name, None)
     except BaseException as error:
-        failure = explain_import(error, module_name, missing_libraries(error), start.environment.models)
+        if ran_out_of_gpu_memory(error, has_gpu=start.environment.requires_gpu):
+            failure = explain_gpu_memory(error, f"importing {module_name}", module_name)
+        else:
+            failure = explain_import(error, module_name, missing_libraries(error), start.environment.models)
         raise start.failed("import", failure, error) from error
     if not isinstance(plugin_class, type):
         fault = f"has no class {class_name}" if plugin_class is None else f"has a {class_name} that is no class"
@@ -161,4 +165,6 @@ def find_close(plugin: object) -> Callable[[], Any] | None:
 def _explain(start: Start, error: BaseException, code: str, method: str) -> Failure:
     module, _, class_name = start.environment.entrypoint.partition(":")
     what, missing = f"{class_name}.{method}()", missing_libraries(error)
+    if ran_out_of_gpu_memory(error, has_gpu=start.environment.requires_gpu):
+        return explain_gpu_memory(error, what, module)
     return explain_call(error, code, what, module, start.environment.models, missing=missing)

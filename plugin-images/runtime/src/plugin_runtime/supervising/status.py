@@ -27,6 +27,7 @@ class Status:
         self.limit_hits: int | None = None
         self._pids: PidsReading | None = None
         self._shm: SharedMemory | None = None
+        self.limits: dict[str, float | None] = {}
         self._scratch: dict[str, int | None] = {"limit_bytes": None, "used_bytes": None}
         self._scratch_over = False
         self._pid = worker_pid
@@ -98,6 +99,7 @@ class Status:
             "tools": self._reported["tools"],
             "worker": {"pid": self._pid, "exit_code": self.exit_code, "signal": self.signal, "stuck": self.stuck},
             "memory": {"oom_kills": self.oom_kills, "limit_hits": self.limit_hits, **memory._asdict()},
+            "limits": self.limits,
             "pids": self._pids._asdict() if self._pids else {"limit": None, "refused": None},
             "shm": self._shm._asdict() if self._shm else {"size_bytes": None, "used_bytes": None},
             "scratch": self._scratch,

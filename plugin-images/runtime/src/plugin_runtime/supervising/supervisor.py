@@ -80,6 +80,7 @@ class Supervisor:
         self._status = Status(worker.pid)
         self._cgroup = cgroup
         self._status.record_oom_kills(self._cgroup.oom_kills())
+        self._status.limits = self._cgroup.limits()
         self._runs = runs
         self._started_at = time.monotonic()
         self._ready_at: float | None = None

@@ -43,6 +43,8 @@ class Refusal(NamedTuple):
     error: str
     error_type: str
     traceback: str | None = None
+    reason_code: str | None = None
+    """What an exception is known to be of."""
 
     @property
     def status(self) -> int:

@@ -27,8 +27,9 @@ def refusal_body(refusal: Refusal) -> bytes:
 def refusal_members(refusal: Refusal) -> dict[str, Any]:
     """The members of an answer that a refusal fills."""
     members = refusal._asdict()
-    if refusal.traceback is None:
-        del members["traceback"]
+    for optional in ("traceback", "reason_code"):
+        if members[optional] is None:
+            del members[optional]
     return members
 
 

@@ -40,12 +40,13 @@ class Call(NamedTuple):
     scratch: str
     oom_kills: Callable[[], int]
     advice: Callable[[BaseException], str]
+    has_gpu: bool
 
     def refusal_of(self, tool: Tool, error: BaseException) -> Refusal:
         """The answer to the caller; the traceback goes to the container's log."""
         if self.run.cancellation.explains(error):
             return CANCELLED
-        refusal = refusal_of(error)
+        refusal = refusal_of(error, has_gpu=self.has_gpu)
         if refusal.traceback is not None:
             refusal = refusal._replace(error=refusal.error + self.advice(error))
             write_log(f"run {self.run.run_id}: tool {tool.name} raised {refusal.error_type}\n{refusal.traceback}")

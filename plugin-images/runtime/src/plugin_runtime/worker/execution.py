@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from plugin_runtime import run_context
 from plugin_runtime.authoring import InvalidInput
 from plugin_runtime.tools.awaiting import Outcome, exit_if_forked, is_awaitable, wait_for
+from plugin_runtime.tools.gpu_memory import GPU_OUT_OF_MEMORY, ran_out_of_gpu_memory
 from plugin_runtime.tools.plugin_errors import message_of, plugin_traceback
 from plugin_runtime.tools.refusals import Refusal
 
@@ -73,9 +74,10 @@ def is_generator(value: Any) -> bool:
     )
 
 
-def refusal_of(error: BaseException) -> Refusal:
-    """The answer to a caller whose tool raised `error`."""
+def refusal_of(error: BaseException, *, has_gpu: bool = False) -> Refusal:
+    """The answer to a caller whose tool raised `error`. `has_gpu`: the container has one."""
     name = type(error).__name__
     if isinstance(error, InvalidInput):
         return Refusal("invalid_input", message_of(error), name)
-    return Refusal("exception", message_of(error), name, plugin_traceback(error))
+    code = GPU_OUT_OF_MEMORY if ran_out_of_gpu_memory(error, has_gpu=has_gpu) else None
+    return Refusal("exception", message_of(error), name, plugin_traceback(error), code)

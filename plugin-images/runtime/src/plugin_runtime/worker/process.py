@@ -16,6 +16,7 @@ import msgspec
 
 from plugin_runtime.shared.processes import DUMP_SIGNAL, FAILED, READY, write_log
 from plugin_runtime.shared.sockets import listen
+from plugin_runtime.startup.checks import check_limits
 from plugin_runtime.startup.loading import StartFailure, start_plugin
 from plugin_runtime.tools.pids_limit import PidsLimit
 from plugin_runtime.tools.scratch import Scratch
@@ -26,7 +27,7 @@ from plugin_runtime.worker.tool_service import ToolService
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import NoReturn
 
     from plugin_runtime.shared.cgroup import Cgroup
@@ -141,6 +142,8 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
         return pids_limit.advice(error) or scratch.advice(error)
 
     try:
+        # Before any code of the plugin: without limits it could take the whole host down.
+        require_limits(environment.limits, cgroup.limits())
         plugin = start_plugin(environment, link.report_checks, advice)
     except StartFailure as problem:
         write_log(f"{environment.name} cannot start: {problem.failure.code}: {problem}\n{problem.traceback or ''}")
@@ -162,6 +165,13 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
     threading.Thread(target=accept_for_ever, args=(listener, service), name="accept", daemon=True).start()
     link.report(phase=READY, tools=[tool.document() for tool in plugin.tools.values()])
     main_thread.run_jobs()
+
+
+def require_limits(wanted: Mapping[str, float], found: Mapping[str, float | None]) -> None:
+    """Raises StartFailure where the kernel does not hold the container to what it must be held to."""
+    failure = check_limits(wanted, found)
+    if failure is not None:
+        raise StartFailure(failure)
 
 
 def add_code_folder(folder: str, path: list[str]) -> None:

@@ -62,6 +62,7 @@ class ToolService:
         self._max_result = environment.max_result
         self._max_output = environment.max_output
         self._oom_kills = oom_kills
+        self._has_gpu = environment.requires_gpu
 
     def serve(self, peer: socket.socket) -> None:
         """Serve one connection until either side ends it."""
@@ -134,6 +135,7 @@ class ToolService:
             str(self._scratch.folder),
             self._oom_kills,
             self._advice,
+            self._has_gpu,
         )
         try:
             return self._run(call)
