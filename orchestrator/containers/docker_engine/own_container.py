@@ -4,6 +4,7 @@ A file that an engine mounts may show the id of another container: with `network
 that of `x`. So what a witness names is held against the mounts of this process.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -92,7 +93,7 @@ def is_own(answer: Any, view: OwnView) -> bool | None:
     if layer and view.layer:
         # An engine may mount with paths relative to its own folder.
         return Path(layer).parts[-2:] == Path(view.layer).parts[-2:]
-    there = set(_mounted(answer))
+    there = _points(answer)
     if not there <= view.mount_points:
         return False
     return True if view.given and view.given <= there else None
@@ -100,7 +101,7 @@ def is_own(answer: Any, view: OwnView) -> bool | None:
 
 def likeness(answer: Any, view: OwnView) -> int:
     """How many mounts this container, inspected or listed, has in common with the own one; -1 if it is another one."""
-    there = set(_mounted(answer))
+    there = _points(answer)
     return len(there) if there <= view.mount_points and is_own(answer, view) is not False else -1
 
 
@@ -130,6 +131,11 @@ async def _inspect(calls: EngineCalls, container: str) -> Any:
 def host_folders(answer: Any) -> HostFolders:
     """From the inspection of the orchestrator's own container."""
     return HostFolders(_mounted(answer))
+
+
+def _points(answer: Any) -> set[Path]:
+    # The kernel's mount points have no links, such as /var/run for /run.
+    return {Path(os.path.realpath(point)) for point in _mounted(answer)}
 
 
 def _mounted(answer: Any) -> dict[Path, Path]:

@@ -149,6 +149,14 @@ def test_the_writable_layer_decides_where_the_engine_tells_it(tmp_path: Path) ->
     assert is_own(inspected("/run/o", layer="cd34"), view) is False
 
 
+def test_a_mount_point_below_a_link_is_the_same(tmp_path: Path) -> None:
+    """As /var/run/docker.sock, which the kernel lists as /run/docker.sock."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    view = seen(tmp_path, ID, f"{tmp_path}/run/sock")
+    assert is_own(inspected(f"{tmp_path}/link/sock"), view) is True
+
+
 # With `network_mode: service:vpn` the hostname file is the VPN's.
 VPN = "7e" * 32
 
