@@ -272,6 +272,7 @@ def _supervisor_deps(
             gpu_host or GpuHost.bounded(settings.gpu_first_look.total_seconds()),
             engine,
             forced_driver=None if settings.gpu_driver == "auto" else settings.gpu_driver,
+            groups=settings.gpu_groups,
         ),
         history=history,
         deployment=claimed.id,

@@ -150,8 +150,12 @@ class Settings(BaseSettings):
 
     channel: Literal["auto", "unix", "tcp"] = "auto"
     """How plugins are reached: by Unix sockets, or, where the engine does not share them, by TCP and a gateway each."""
-    gpu_driver: Literal["auto", "nvidia", "cdi"] = "auto"
-    """How GPUs are requested of the engine: by what it reports, or by one of the two regardless."""
+    gpu_driver: Literal["auto", "nvidia", "cdi", "runtime"] = "auto"
+    """How GPUs are requested of the engine: in the ways that it reports until one is served, or in this one alone:
+    device requests for `nvidia`, CDI devices, or the runtime `nvidia`."""
+    gpu_groups: Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_names)] = ()
+    """Numbers of groups for containers with GPUs, separated by commas, besides those of this host's /dev/nvidia*: for
+    an engine on another machine whose device nodes only a group may open."""
     gpu_first_look: Duration = timedelta(seconds=60)
     """How long the NVIDIA driver may take to answer while it wakes its GPUs: the first time and, without persistence
     mode, each time. A driver that takes longer hangs."""

@@ -3,6 +3,7 @@ file for a run that its caller does not wait for.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -15,6 +16,8 @@ from orchestrator.tools.call_store import SpooledBody
 
 MAX_SHORT_BODY: Final = 256 * 1024
 """Bytes up to which a body is read whole before the call, which is quicker than streaming it."""
+SPOOL_AFTER: Final = 10.0
+"""Seconds that a body waits to be read, before it is stored. Proxies wait for 30 s and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,11 @@ class RequestBody:
         self._pace = pace
         self._behind = 0.0  # seconds
         self._more = True
+
+    @property
+    def received(self) -> bool:
+        """Whether all of it is here."""
+        return not self._more
 
     def __aiter__(self) -> Self:
         return self
@@ -134,6 +142,62 @@ class RequestBody:
             if self._behind > self._pace.grace:
                 raise self._pace.too_slow()
         return chunk
+
+
+class QueuedBody:
+    """A `StreamedBody` of a run that may have to wait: what nobody reads for `SPOOL_AFTER` is stored in the meantime,
+    as that of an asynchronous run is. A proxy gives up a caller whose body it cannot pass on for a minute.
+    """
+
+    def __init__(self, body: RequestBody, folder: Path) -> None:
+        """`folder`: for the stored body."""
+        self.passed_on = 0
+        self.complete = False
+        self.failure: BodyError | None = None
+        self._body = body
+        self._folder = folder
+        self.on_stored: Callable[[], None] = lambda: None
+        """Called once the caller need no longer be read from: all of it is stored, or the caller has disconnected."""
+        self._storing: asyncio.Task[bytes | SpooledBody] | None = None
+        self._timer = asyncio.get_running_loop().call_later(SPOOL_AFTER, self._store)
+
+    @property
+    def received(self) -> bool:
+        """Whether all of it is here."""
+        return self._body.received
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._timer.cancel()
+        try:
+            source = self._body if self._storing is None else await asyncio.shield(self._storing)
+            if isinstance(source, bytes):
+                self.passed_on = len(source)
+                yield source
+            else:
+                async for chunk in source:
+                    self.passed_on += len(chunk)
+                    yield chunk
+        except BodyError as error:
+            self.failure = error
+            raise
+        self.complete = True
+
+    def close(self) -> None:
+        """Store nothing more."""
+        self._timer.cancel()
+        if self._storing is not None:
+            self._storing.cancel()
+
+    def _store(self) -> None:
+        self._storing = asyncio.get_running_loop().create_task(self._body.spool(self._folder), name="queued body")
+        self._storing.add_done_callback(self._stored)
+
+    def _stored(self, task: asyncio.Task[bytes | SpooledBody]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()  # is raised where the body is read
+        if error is None or (isinstance(error, BodyError) and error.outcome is Outcome.CALLER_DISCONNECTED):
+            self.on_stored()
 
 
 def too_large(limit: int) -> BodyError:

@@ -9,7 +9,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from orchestrator.api.body import MAX_SHORT_BODY, RequestBody, read_short_body, too_large
+from orchestrator.api.body import MAX_SHORT_BODY, QueuedBody, RequestBody, read_short_body, too_large
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.file_response import StoredFileResponse
 from orchestrator.api.problems import STATUS, problem, respond, unknown_plugin
@@ -172,7 +172,7 @@ async def _body(
         return await read_short_body(request.receive, context.pace)
     body = RequestBody(request.receive, limit=limit, pace=context.pace)
     # The caller of an asynchronous run does not stay to send its body later.
-    return await body.spool(context.spool) if asynchronous else body
+    return await body.spool(context.spool) if asynchronous else QueuedBody(body, context.spool)
 
 
 async def _start(name: str, call: ToolCall, context: ApiContext) -> Response:
@@ -190,7 +190,7 @@ async def _start(name: str, call: ToolCall, context: ApiContext) -> Response:
 class _DisconnectWatch:
     """While it is entered, reports a caller that disconnects, so that its run leaves the queue or is cancelled."""
 
-    __slots__ = ("_context", "_request", "_run_id", "_timer", "_watcher")
+    __slots__ = ("_body", "_context", "_request", "_run_id", "_timer", "_watcher")
 
     def __init__(self, request: Request, call: ToolCall, context: ApiContext) -> None:
         self._request = request
@@ -199,8 +199,10 @@ class _DisconnectWatch:
         self._watcher: asyncio.Task[None] | None = None
         # A caller whose body is still to be read is noticed by that.
         loop = asyncio.get_running_loop()
-        short = isinstance(call.body, bytes)
-        self._timer = loop.call_later(_DISCONNECT_WATCH_DELAY, self._start) if short else None
+        self._body = call.body if isinstance(call.body, QueuedBody) else None
+        self._timer = loop.call_later(_DISCONNECT_WATCH_DELAY, self._start) if self._body is None else None
+        if self._body is not None:
+            self._body.on_stored = self._start
 
     def __enter__(self) -> None:
         pass
@@ -208,6 +210,8 @@ class _DisconnectWatch:
     def __exit__(self, *_: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._body is not None:
+            self._body.close()
         if self._watcher is not None:
             self._watcher.cancel()
 

@@ -56,7 +56,7 @@ async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: s
 
 def _received(call: ToolCall) -> bool:
     """Whether the caller's whole body is here."""
-    return isinstance(call.body, bytes) or call.body.complete
+    return isinstance(call.body, bytes) or call.body.received
 
 
 async def _body(

@@ -16,6 +16,9 @@ ORCHESTRATOR: Final = "orchestrator"
 _REQUIRED: Final = frozenset(PluginHealthResponse.model_fields)
 _CONSTANT_FIELDS: Final = ("name", "version", "description", "limits")
 """Fields that cannot change within one instance."""
+_SEEN: Final = "gpu:nvidia-smi"
+"""The check of a plugin's container that has what nvidia-smi lists there."""
+_GPU: Final = re.compile(r"GPU-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ENGINE_SOCKETS: Final = ("docker.sock", "containerd.sock", "podman.sock")
 
 LICENCE_PROGRAM: Final = """
@@ -152,9 +155,28 @@ def _lax(health: Mapping[str, Any], held: ContainerIsolation) -> Iterator[str]:
     given = {TEMPORARY_FOLDER, RUN_FOLDER, *(mount.target for mount in held.mounts)}
     if added := set(held.writable) - given:
         yield f"It can write to folders in memory that are not its own: {', '.join(sorted(added))}"
-    granted = {gpu.get("uuid") for gpu in health.get("gpus", [])}
-    if extra := {device.rpartition("=")[2] for device in held.devices} - granted:
+    yield from _gpu_leaks(health, held)
+
+
+def _gpu_leaks(health: Mapping[str, Any], held: ContainerIsolation) -> Iterator[str]:
+    gpus = health.get("gpus", [])
+    granted = {str(gpu.get("uuid")) for gpu in gpus}
+    # CDI devices may be named by the driver's numbers, or all together; CUDA is held to the UUIDs all the same.
+    named = {f"{gpu.get('index')}" for gpu in gpus} | ({"all"} if granted and held.cuda_gpus >= granted else set())
+    visible = {each for each in held.visible_gpus.split(",") if each not in {"", "void", "none"}}
+    requested = {device.rpartition("=")[2] for device in held.devices}
+    extra = {each for each in (requested | visible) - granted if each.partition(":")[0] not in named}
+    if extra:
         yield f"It has devices that the API does not list: {', '.join(sorted(extra))}"
+    if held.cuda_gpus - granted:
+        yield f"CUDA may use GPUs in it that the API does not list: {', '.join(sorted(held.cuda_gpus - granted))}"
+    parents = {str(gpu.get("parent_uuid")) for gpu in gpus}
+    details = " ".join(str(check.get("detail")) for check in health.get("checks", []) if check.get("name") == _SEEN)
+    if seen := set(_GPU.findall(details)) - granted - parents:
+        yield (
+            f"The driver shows it GPUs that it was not granted ({', '.join(sorted(seen))}), as under WSL2; only "
+            "CUDA_VISIBLE_DEVICES keeps CUDA from them"
+        )
 
 
 def _has_capabilities(held: ContainerIsolation) -> bool:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import httpx
 import typer
@@ -18,19 +18,22 @@ from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.app import dependency_checker, docker_engine
 from orchestrator.audit.findings import Finding, Level, error, ok, warning
-from orchestrator.cli import doctor_findings
-from orchestrator.cli.connection import address
+from orchestrator.cli import doctor_findings, doctor_gpus
+from orchestrator.cli.connection import address, credentials
 from orchestrator.cli.console import EXIT_FAILED, AsJson, console, show_json
+from orchestrator.cli.doctor_gpus import GpuFacts
 from orchestrator.cli.settings import read_settings
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import EngineAddressError, EngineError, EngineUnreachableError, NotFoundError
 from orchestrator.gpus import GpuHost
+from orchestrator.gpus.evidence import read_node_access
 from orchestrator.loader.build_settings import ca_bundle, masked
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.registry import EffectiveLimits
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import effective_limits
+from orchestrator.supervisor.gpu_allocator import engine_gpus, same_groups
 
 _SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("note", "yellow"), Level.ERROR: ("FAIL", "bold red")}
 
@@ -59,22 +62,24 @@ async def examine(settings: Settings) -> list[Finding]:
     loader = PluginLoader(settings.plugins_dirs)
     found = await asyncio.to_thread(loader.discover)
     limits = {plugin.name: effective_limits(plugin.manifest, settings) for plugin in found if plugin.manifest}
-    findings, info = await _engine(settings, limits)
+    findings, info, shared = await _engine(settings, limits)
     return [
         *findings,
         *_folders(settings, info),
         *doctor_findings.plugins(found, loader.unusable_directories()),
         doctor_findings.memory_sum(info.memory if info else 0, {name: each.memory for name, each in limits.items()}),
         *await asyncio.to_thread(lambda: list(_dependencies(settings, found))),
-        *await _gpus(settings, info, found),
+        *await _gpus(settings, info, found, local=shared),
         _keys(settings),
         await asyncio.to_thread(_running),
         *doctor_findings.network(os.environ, ca_bundle(settings, os.environ)),
     ]
 
 
-async def _engine(settings: Settings, limits: Mapping[str, EffectiveLimits]) -> tuple[list[Finding], EngineInfo | None]:
-    """What is found of the engine; its description, if it gives one."""
+async def _engine(
+    settings: Settings, limits: Mapping[str, EffectiveLimits]
+) -> tuple[list[Finding], EngineInfo | None, bool]:
+    """What is found of the engine; its description, if it gives one; whether it shares sockets."""
     engine = docker_engine(settings)
     findings: list[Finding] = []
     try:
@@ -91,14 +96,14 @@ async def _engine(settings: Settings, limits: Mapping[str, EffectiveLimits]) -> 
             await _base_image(engine, settings),
         ]
     except EngineAddressError as problem:
-        return [error("engine", "address", str(problem))], None
+        return [error("engine", "address", str(problem))], None, False
     except EngineUnreachableError as problem:
-        return [*findings, doctor_findings.unreachable(str(problem), _other_sockets(engine.address))], None
+        return [*findings, doctor_findings.unreachable(str(problem), _other_sockets(engine.address))], None, False
     except EngineError as problem:
-        return [*findings, error("engine", "answers", str(problem))], None
+        return [*findings, error("engine", "answers", str(problem))], None, False
     finally:
         await engine.close()
-    return findings, info
+    return findings, info, shared
 
 
 def _other_sockets(used: str) -> list[Path]:
@@ -156,13 +161,30 @@ def _dependencies(settings: Settings, found: Iterable[DiscoveredPlugin]) -> Iter
             yield from doctor_findings.dependencies(plugin.name, checker.check(plugin.manifest, plugin.folder))
 
 
-async def _gpus(settings: Settings, info: EngineInfo | None, found: Iterable[DiscoveredPlugin]) -> Iterable[Finding]:
+async def _gpus(
+    settings: Settings, info: EngineInfo | None, found: Iterable[DiscoveredPlugin], *, local: bool
+) -> Iterable[Finding]:
     needing = [plugin.name for plugin in found if plugin.manifest is not None and plugin.manifest.requires_gpu]
-    return doctor_findings.gpus(
+    facts = GpuFacts(
         await GpuHost.bounded(settings.gpu_first_look.total_seconds()).check(),
-        info.gpu_drivers if info else (),
-        needing,
+        engine_gpus(info) if info is not None else None,
+        await asyncio.to_thread(read_node_access),
+        None if settings.gpu_driver == "auto" else settings.gpu_driver,
+        settings.gpu_groups,
+        same_groups=info is not None and same_groups(info, local=local),
+        reported=await asyncio.to_thread(_reported_gpus),
     )
+    return doctor_gpus.gpus(facts, needing)
+
+
+def _reported_gpus() -> Mapping[str, Any] | None:
+    """What a running orchestrator has met; None where it does not say, or wants a key."""
+    try:
+        answer = httpx.get(f"{address()}/v1/gpus", headers=credentials(), timeout=5, trust_env=False).json()
+    except (httpx.HTTPError, ValueError):
+        return None
+    engine = answer.get("engine") if isinstance(answer, dict) else None
+    return engine if isinstance(engine, dict) else None
 
 
 def _keys(settings: Settings) -> Finding:

@@ -13,9 +13,6 @@ from orchestrator.audit.findings import Finding, error, ok, warning
 from orchestrator.containers.docker_engine.capabilities import version_numbers
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.formatting import format_size, gib
-from orchestrator.gpus import GpuInventory
-from orchestrator.gpus.host_check import PERSISTENCE, sick_gpu
-from orchestrator.gpus.probe import PROBE_SECONDS
 from orchestrator.loader.build_settings import BUILD_VARIABLES, masked
 from orchestrator.loader.dependency_checker import DependencyCheck
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
@@ -219,40 +216,6 @@ def dependencies(plugin: str, checks: Iterable[DependencyCheck]) -> Iterable[Fin
     for check in checks:
         if check.reason is not None:
             yield warning("plugins", plugin, f"{check.reason} On this host: {check.path}")
-
-
-def gpus(inventory: GpuInventory, drivers: Iterable[str], needed_by: Iterable[str]) -> Iterable[Finding]:
-    """A missing GPU is a warning only if a plugin needs one."""
-    needing = ", ".join(needed_by)
-    if inventory.old_binding is not None:
-        yield warning(
-            "gpus",
-            "binding",
-            f"{inventory.old_binding} stands in the way of nvidia-ml-py, and some figures may be missing. Remove it: "
-            "pip uninstall pynvml, then pip install --force-reinstall nvidia-ml-py",
-        )
-    if inventory.problem is not None:
-        sentence = inventory.problem.sentence.rstrip(".")
-        yield (
-            warning("gpus", "host", f"{sentence} (needed by {needing})")
-            if needing
-            else ok("gpus", "host", "no usable GPU; no plugin here needs one")
-        )
-        return
-    for device in inventory.sick:
-        yield warning("gpus", device.label, f"{sick_gpu(device)}: plugins get the others. Reset it, or reboot")
-    if inventory.seconds is not None and inventory.seconds > PROBE_SECONDS:
-        yield warning("gpus", "driver", f"it took {inventory.seconds:.0f} s to answer: {PERSISTENCE}")
-    names = ", ".join(device.label for device in inventory.devices if device.fault is None)
-    yield ok("gpus", "host", f"{names}; driver {inventory.driver_version}, CUDA {inventory.cuda_version}")
-    driver_names = ", ".join(drivers)
-    yield (
-        ok("gpus", "engine", driver_names)
-        if driver_names
-        else warning(
-            "gpus", "engine", "the engine lists no GPU driver. Install nvidia-container-toolkit and restart the engine"
-        )
-    )
 
 
 def keys(count: int, *, loopback: bool) -> Finding:

@@ -9,11 +9,12 @@ import hashlib
 import io
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Final, Self
 
 from rich.text import Text
 
@@ -23,6 +24,9 @@ from orchestrator.cli.tables import RUN_DIGITS
 from orchestrator.client import FileNotSaved, ResultFile
 from orchestrator.client.downloads import rename_to_new, safe_name
 from orchestrator.formatting import format_size
+
+STDOUT: Final = "-"
+"""In place of a path."""
 
 
 class DescribedFiles:
@@ -63,10 +67,14 @@ class SavedFiles:
     """
 
     def __init__(self, output: str) -> None:
-        """`output` is a folder if it exists as one, ends with a slash, or has no suffix and does not exist."""
+        """`output` is a folder if it exists as one, ends with a slash, or has no suffix and does not exist; or
+        `STDOUT`, for the content of the one file.
+        """
         self._path = Path(output)
-        exists = os.path.lexists(self._path)
-        self._in_folder = self._path.is_dir() or output.endswith(os.sep) or not (self._path.suffix or exists)
+        self._to_stdout = output == STDOUT
+        self._for_stdout: Path | None = None
+        is_folder = self._path.is_dir() or output.endswith(os.sep)
+        self._in_folder = not self._to_stdout and (is_folder or not (self._path.suffix or os.path.lexists(self._path)))
         self._count = 0
         self._known: dict[str, str] = {}
         self._at_end = ExitStack()
@@ -83,10 +91,14 @@ class SavedFiles:
 
     def check(self) -> None:
         """Exit with an error unless a path for one file got exactly one."""
+        if self._for_stdout is not None and self._count == 1:
+            self._print(self._for_stdout)
         if self._in_folder or self._count == 1:
             return
         if self._count == 0:
             fail(f"The result holds no file: {self._path} is not written.")
+        if self._to_stdout:
+            fail(f"The result holds {self._count} files, and stdout is for one. Give -o a folder for all of them.")
         fail(f"The result holds {self._count} files, and {self._path} is the first. Give -o a folder for all of them.")
 
     def file(self, file: ResultFile) -> str:
@@ -135,6 +147,9 @@ class SavedFiles:
         """Move a complete file to its final path."""
         if self._in_folder:
             return str(_in_folder(unfinished, self._path, name))
+        if self._to_stdout:
+            self._for_stdout = self._for_stdout or unfinished
+            return name
         if self._count > 1:
             return f"{name} ({format_size(unfinished.stat().st_size)})"
         if self._is_device():
@@ -146,9 +161,18 @@ class SavedFiles:
             unfinished.replace(self._path.resolve())
         return str(self._path)
 
+    def _print(self, file: Path) -> None:
+        """Write a file to stdout, as it is."""
+        with self._explained(), file.open("rb") as content:
+            if _on_terminal() and _is_binary(content):
+                fail("The file is binary, and stdout is a terminal. Give -o a name, or send it on: -o - | program")
+            sys.stdout.flush()
+            shutil.copyfileobj(content, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
     def _is_device(self) -> bool:
         """Whether the path is written to, not replaced."""
-        return self._path.exists() and not self._path.is_file() and not self._in_folder
+        return self._to_stdout or (self._path.exists() and not self._path.is_file() and not self._in_folder)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -157,6 +181,17 @@ class SavedFiles:
         except (OSError, FileNotSaved) as error:
             cause = error.__cause__ if isinstance(error, FileNotSaved) else error
             fail(f"Cannot write to {self._path}: {getattr(cause, 'strerror', None) or error}")
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _is_binary(content: IO[bytes]) -> bool:
+    """By its first bytes, as `grep` decides it, or by an escape sequence."""
+    start = content.read(8192)
+    content.seek(0)
+    return b"\0" in start or b"\x1b" in start
 
 
 def _in_folder(unfinished: Path, folder: Path, name: str) -> Path:

@@ -30,6 +30,8 @@ Follow = Annotated[bool, typer.Option("-f", "--follow", help="Follow until Ctrl-
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the new instance.")]
 _DEFAULT_WAIT = 120.0
 _POLL_INTERVAL = 1.0  # seconds
+_TAIL = 100  # lines
+_FOLLOWED_TAIL = 10  # lines: one follows a log for what comes, as with journalctl
 _MAX_TAIL = 10_000  # lines
 _HOST: Final = "doctor` checks secrets, images and the engine of this host"
 _MODELS: Final = "models list` shows the models, and where they are"
@@ -126,7 +128,13 @@ def tools(name: Name, *, as_json: AsJson = False) -> None:
 def logs(
     name: Name,
     *,
-    tail: Annotated[int, typer.Option("-n", "--tail", min=1, max=_MAX_TAIL, help="Lines from the end.")] = 100,
+    tail: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--tail", min=1, max=_MAX_TAIL, help="Lines from the end; 100 by default, and 10 with --follow."
+        ),
+    ] = None,
+    whole: Annotated[bool, typer.Option("--all", help="All lines that are there.")] = False,
     follow: Follow = False,
     build: Annotated[bool, typer.Option("--build", help="Print the last build of its image instead.")] = False,
 ) -> None:
@@ -137,6 +145,9 @@ def logs(
     """
     if build and follow:
         misused("--follow", "a build is not followed; `orchestrator health` shows its newest line")
+    if whole and tail is not None:
+        misused("--all", "--tail is given, too")
+    tail = tail or (_MAX_TAIL if whole else _FOLLOWED_TAIL if follow else _TAIL)
     with connected() as api:
         for line in _followed(api, name, tail) if follow else api.logs(name, tail=tail, build=build):
             print_raw(line)
@@ -207,6 +218,8 @@ def gpus(
         console.print(Text.assemble((str(listed["reason_code"]), "yellow"), f": {listed['reason']}"), soft_wrap=True)
     if listed["devices"]:
         console.print(gpus_table(listed["devices"]))
+    for way, sentence in (listed.get("engine") or {}).get("refused", {}).items():
+        console.print(Text(f"refused by the engine ({way}): {sentence}", style="yellow"), soft_wrap=True)
     for sentence in listed["quarantines"]:
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from orchestrator.cli.connection import Name, complete_plugin, complete_tool, connected, exit_code, report
 from orchestrator.cli.console import AsJson, busy, console, errors, fail, misused, print_raw, show_json
-from orchestrator.cli.file_output import DescribedFiles, SavedFiles
+from orchestrator.cli.file_output import STDOUT, DescribedFiles, SavedFiles
 from orchestrator.cli.results import ResultPrinter, tool_of
 from orchestrator.cli.tables import fields_table, runs_table
 from orchestrator.client import (
@@ -35,7 +35,9 @@ from orchestrator.client import Progress as Step
 Output = Annotated[
     str | None,
     typer.Option(
-        "-o", "--output", help="Save the result's files to this folder (out/), or its one file under this name (a.png)."
+        "-o",
+        "--output",
+        help="Save the result's files to this folder (out/), or its one file under this name (a.png); - is stdout.",
     ),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Print the bare result: a text, or JSON on one line.")]
@@ -178,8 +180,14 @@ def _printer(
     api: Client, plugin: str | None, tool: str | None, output: str | None, *, raw: bool, as_json: bool
 ) -> Iterator[ResultPrinter]:
     """What prints one result, and saves its files if they are wanted."""
+    if output == STDOUT and as_json:
+        misused("--json", "stdout is for the file, which -o - is to write there")
     printer = partial(
-        ResultPrinter, stem=tool or "result", tool=lambda: tool_of(api, plugin, tool), raw=raw, silent=as_json
+        ResultPrinter,
+        stem=tool or "result",
+        tool=lambda: tool_of(api, plugin, tool),
+        raw=raw,
+        silent=as_json or output == STDOUT,
     )
     if output is not None:
         with SavedFiles(output) as saved:

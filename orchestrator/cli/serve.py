@@ -154,6 +154,8 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         serving = asyncio.create_task(super().main_loop())
+        addresses = [listener.getsockname()[:2] for server in self.servers for listener in server.sockets]
+        _log.info("serving on %s", ", ".join(f"http://{_written(*address)}" for address in addresses))
         _notify("READY=1")
         await self._signals.first.wait()
         _notify("STOPPING=1")
@@ -193,6 +195,10 @@ class _Server(uvicorn.Server):
         await self._signals.second.wait()
         _exit_within(EXIT_SECONDS)
         shutdown.hurry()
+
+
+def _written(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _exit_within(seconds: float) -> None:

@@ -132,5 +132,8 @@ _BY_TYPE: Mapping[str, type[ApiError]] = {
 def error_of(status: int | None, envelope: Mapping[str, Any], *, retry_after: float | None = None) -> ApiError:
     """The error that an envelope with `ok: false` means."""
     kind = _BY_TYPE.get(str(envelope.get("error_type"))) or _BY_STATUS.get(status or 502, ServerError)
-    sentence = envelope.get("error") or "no reason was given"
-    return kind(str(sentence), status=status, envelope=envelope, retry_after=retry_after)
+    sentence = str(envelope.get("error") or "")
+    raised = envelope.get("error_type") if envelope.get("reason_code") == "TOOL_ERROR" and kind is PluginError else None
+    if raised and str(raised) not in sentence:  # of many an exception the message says little without its type
+        sentence = f"{raised}: {sentence}" if sentence else str(raised)
+    return kind(sentence or "no reason was given", status=status, envelope=envelope, retry_after=retry_after)

@@ -148,11 +148,14 @@ class LifecycleEvent(TypedDict):
 
 
 class Gpus(TypedDict):
-    """The host's GPUs; `reason` says why there is none."""
+    """The host's GPUs; `reason` says why there is none. `engine`: in which way it hands them out (`served_by`), and why
+    it refused others.
+    """
 
     reason_code: str | None
     reason: str | None
     devices: list[dict[str, Any]]
+    engine: dict[str, Any]
     quarantines: list[str]
 
 

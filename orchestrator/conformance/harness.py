@@ -91,6 +91,7 @@ async def started(
         image=(await engine.image(image)).id,
         run_folder=endpoint.folder,
         max_result=int(settings.max_result),
+        allow_unlimited=settings.allow_unlimited,
     )
     # Undone in reverse: the container is removed before its folder.
     async with AsyncExitStack() as stack:

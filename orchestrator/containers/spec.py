@@ -46,12 +46,16 @@ class VolumeStatus:
 
 @dataclass(frozen=True, slots=True)
 class DeviceGrant:
-    """`driver` is `nvidia` or `cdi`."""
+    """`driver`: that of a device request, `nvidia` or `cdi`; or `runtime`, the OCI runtime `nvidia`. `uuids`: the
+    devices, whatever `device_ids` call them. `groups`: numbers of the groups that may open their nodes.
+    """
 
     driver: str
     # Never a count: every container would get GPU 0.
     device_ids: tuple[str, ...]
     capabilities: tuple[str, ...] = ("gpu", "compute", "utility")
+    uuids: tuple[str, ...] = ()
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,9 @@ class ContainerIsolation:
     bounded_logs: bool
     mounts: tuple[BindMount, ...]
     devices: tuple[str, ...]  # ids of its requested devices
+    runtime: str = ""  # its OCI runtime
+    visible_gpus: str = "void"  # what that runtime gives it, if it is NVIDIA's (NVIDIA_VISIBLE_DEVICES)
+    cuda_gpus: frozenset[str] = frozenset()  # those that CUDA is held to (CUDA_VISIBLE_DEVICES)
     capabilities: int | None = None
     """Mask of those that a process in it could have, as seen from inside; None where it was not looked at."""
     writable: tuple[str, ...] = ()
@@ -185,7 +192,9 @@ class ImageStatus:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is and can. `gpu_drivers`: those of `nvidia` and `cdi` whose device requests it serves."""
+    """What an engine is and can. `gpu_drivers`: those of `nvidia` and `cdi` whose device requests it serves;
+    `cdi_devices`: the names of its CDI devices that are NVIDIA GPUs, None where it does not list them.
+    """
 
     version: str
     operating_system: str
@@ -198,6 +207,8 @@ class EngineInfo:
     kernel: str = ""  # release of the kernel that its containers run on; empty where unknown
     data_dir: str = ""  # its folder of images and containers, on its own machine
     cores: int = 0  # CPU cores of its machine; 0 where unknown
+    cdi_devices: tuple[str, ...] | None = None
+    userns: bool = False  # users and groups of containers have other numbers on its machine
     product: Literal["Docker", "Podman"] = "Docker"
     memory: int = 0  # bytes of its machine; 0 where unknown
 

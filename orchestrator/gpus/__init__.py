@@ -2,7 +2,7 @@
 
 Owns: NVML (`nvml` is the only module that imports pynvml, and only a child process runs it), the diagnosis of the host,
 the leases. Must not know: containers, plugins' manifests, the registry. `probe`, `evidence` and `nvml` have effects;
-`inventory`, `claims`, `placement`, `leases` and `host_check` are pure.
+the other modules are pure.
 """
 
 from orchestrator.gpus.claims import GpuDemand, Grant

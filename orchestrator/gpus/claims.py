@@ -1,18 +1,15 @@
-"""Demands, claims and grants of GPUs, and the device request that a grant becomes. Pure."""
+"""Demands, claims and grants of GPUs. Pure."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal, Self, get_args
 
 Sharing = Literal["exclusive", "shared"]
-Driver = Literal["nvidia", "cdi"]
 
 LABEL_GPUS: Final = "plugin-orchestrator.gpus"
 """Container label that holds its grant as JSON, from which a restarted orchestrator adopts it."""
-CDI_KIND: Final = "nvidia.com/gpu"
-_CAPABILITIES: Final = ("gpu", "compute", "utility")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,37 +108,3 @@ class Grant:
         ):
             raise ValueError(f"the label {LABEL_GPUS} cannot be read")
         return cls(holder, plugin, tuple(devices), sharing, memory, devices, parents, listed)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceRequestFields:
-    """The fields of an engine's device request."""
-
-    # With CDI, `capabilities` have no effect: the CDI spec on the engine's host defines what a container gets.
-
-    driver: Driver
-    device_ids: tuple[str, ...]
-    capabilities: tuple[str, ...]
-
-
-def device_request(
-    uuids: Sequence[str], *, gpu_drivers: Collection[str], forced: Driver | None = None, video: bool = False
-) -> DeviceRequestFields:
-    """The request for exactly these devices, whole GPUs or MIG instances. `video` adds encoder and decoder.
-
-    Raises `ValueError` without a device.
-    """
-    if not uuids:
-        raise ValueError("a device request needs at least one device; an empty list would hand out all of them")
-    driver = forced or choose_driver(gpu_drivers)
-    return DeviceRequestFields(
-        driver=driver,
-        device_ids=tuple(uuids) if driver == "nvidia" else tuple(f"{CDI_KIND}={uuid}" for uuid in uuids),
-        capabilities=(*_CAPABILITIES, "video") if video else _CAPABILITIES,
-    )
-
-
-def choose_driver(gpu_drivers: Collection[str]) -> Driver:
-    """CDI where it is the only driver that the engine reports, else `nvidia`."""
-    # An engine that reports neither may still serve `nvidia`: it does not report a hook on its PATH.
-    return "cdi" if "cdi" in gpu_drivers and "nvidia" not in gpu_drivers else "nvidia"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ _MODULE_VERSION: Final = re.compile(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 _XID: Final = re.compile(
     r"NVRM: Xid \(PCI:(?P<bus>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})[^)]*\): (?P<xid>\d+)"
 )
+# Those that a process opens which computes: of the driver, of Tegra, of WSL2.
+_NODE: Final = re.compile(r"nvidia\d+|nvidiactl|nvidia-uvm|nvhost-.*|nvmap|dxg")
+_OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
+_GROUP: Final = stat.S_IRGRP | stat.S_IWGRP
 _RECORD_BYTES: Final = 8192  # the kernel's own bound on one record of its log
 _MAX_RECORDS: Final = 200_000
 
@@ -42,6 +47,16 @@ class HardwareHints:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeAccess:
+    """Who may open the device nodes. `groups`: numbers of the groups without which nobody but root may open one;
+    `closed`: paths of the nodes that only root may open.
+    """
+
+    groups: tuple[int, ...] = ()
+    closed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SmiResult:
     """Outcome of `nvidia-smi -L`. `message`: its first line, or the signal that killed it."""
 
@@ -57,6 +72,27 @@ def read_hardware_hints(root: Path = Path("/")) -> HardwareHints:
         device_nodes=sum(1 for node in _entries(root / "dev") or () if re.fullmatch(r"nvidia\d+", node.name)),
         container=any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv")),
     )
+
+
+def read_node_access(root: Path = Path("/")) -> NodeAccess:
+    """Look at the nodes in /dev below `root`. Root may open all of them, so that its own tries show nothing."""
+    groups: set[int] = set()
+    closed = []
+    for node in sorted(_entries(root / "dev") or ()):
+        if _NODE.fullmatch(node.name) is None:
+            continue
+        try:
+            status = node.stat()
+        except OSError:
+            continue
+        if status.st_mode & _OTHERS == _OTHERS:
+            continue
+        # Membership of group 0 would open more than the node.
+        if status.st_mode & _GROUP == _GROUP and status.st_gid != 0:
+            groups.add(status.st_gid)
+        else:
+            closed.append(f"/dev/{node.name}")
+    return NodeAccess(tuple(sorted(groups)), tuple(closed))
 
 
 def last_xids() -> dict[str, int]:

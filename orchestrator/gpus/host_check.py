@@ -95,21 +95,6 @@ def sick_problem(sick: Collection[GpuDevice], what: str) -> GpuProblem:
     )
 
 
-def judge_engine(
-    gpu_drivers: Collection[str], forced: str | None = None, refusal: str | None = None
-) -> GpuProblem | None:
-    """Why the container engine cannot hand out GPUs; None where it can, as far as is known.
-
-    `gpu_drivers`: those that it reports; `forced`: the operator's choice; `refusal`: its answer to a device request.
-    """
-    # An engine that reports no driver may still serve `nvidia`, so only a refusal counts; CDI it would have reported.
-    if refusal is not None:
-        return _runtime_missing(f"it refused a device request: {refusal}")
-    if forced == "cdi" and "cdi" not in gpu_drivers:
-        return _runtime_missing("the settings force CDI, and the engine knows no CDI device nvidia.com/gpu")
-    return None
-
-
 def _without_usable_device(evidence: HostEvidence) -> GpuProblem | None:
     inventory, hints = evidence.inventory, evidence.hints
     if any(device.fault is None for device in inventory.devices):
@@ -240,11 +225,3 @@ def _not_found(why: str) -> GpuProblem:
 
 def _driver_error(what: str) -> GpuProblem:
     return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, f"The GPU cannot be used: {what}, {RESTART}.")
-
-
-def _runtime_missing(what: str) -> GpuProblem:
-    return GpuProblem(
-        ReasonCode.GPU_RUNTIME_MISSING,
-        f"The container engine cannot hand out GPUs: {what}. Install the NVIDIA container toolkit on the engine's "
-        f"host, restart the engine, {RESTART}.",
-    )

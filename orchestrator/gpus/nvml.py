@@ -72,8 +72,8 @@ def _inventory() -> dict[str, Any]:
             unidentified[index] = _fault(error)
             continue
         devices += [gpu, *_mig_instances(handle, gpu)]
-    cuda = _Device(None).value(pynvml.nvmlSystemGetCudaDriverVersion_v2)
-    driver_version = _Device(None).value(pynvml.nvmlSystemGetDriverVersion)
+    cuda = _Device(None).value("nvmlSystemGetCudaDriverVersion_v2")
+    driver_version = _Device(None).value("nvmlSystemGetDriverVersion")
     return {
         "driver_version": _plain(driver_version),
         # NVML's 12040 is CUDA 12.4.

@@ -29,9 +29,10 @@ _HINTS: Final = {
     r"No matching distribution found|Could not find a version that satisfies|ResolutionImpossible": """
         Correct requirements.txt: the package index has no version that fits it and this Python.
         """,
-    r"command '?\S*(gcc|g\+\+|cc|cmake)'? failed|unable to execute|CMake must be installed|No such file.*'gcc'": """
-        A requirement has to be compiled: require a version that comes as a wheel, or add the compiler to
-        system_packages in plugin.yaml (such as build-essential).
+    r"command '?\S*(gcc|g\+\+|cc|cmake)'? failed|unable to execute|CMake must be installed|No such file.*'g?cc'|"
+    r"legacy-install-failure|failed-wheel-build|Failed building wheel|Failed to build|Python\.h: No such file": """
+        A requirement has to be compiled: require a version that comes as a wheel, or add what compiles it to
+        system_packages in plugin.yaml (build-essential, python3-dev, and the libraries that it names).
         """,
     r"the plugin's code does not compile": """
         Correct it; nothing else has to be built again.
@@ -56,6 +57,10 @@ _CLASH: Final = (
 
 _MAX_TAIL: Final = 4 * 1024**2  # bytes of a log file's end that are read
 
+# pip's last error names its kind, and what could not be installed below it.
+_KIND: Final = re.compile(r"[a-z]+(-[a-z]+)+")
+_NOT_BUILT: Final = re.compile(r"╰─> (?P<packages>[A-Za-z0-9][\w.-]*(, [A-Za-z0-9][\w.-]*)*)\s*")
+
 _ERROR_LINE = re.compile(r"^\s*(?:ERROR|E|error|fatal error):\s+(?P<text>.+)$")
 
 
@@ -69,9 +74,13 @@ def hint(output: str) -> str:
 
 def error_line(output: str) -> str:
     """The last error line of pip, apt or a compiler; empty without one."""
+    packages = ""
     for line in reversed(output.splitlines()):
         if (match := _ERROR_LINE.match(line)) is not None:
-            return match["text"].strip()
+            text = match["text"].strip()
+            return f"pip could not install {packages} ({text})" if packages and _KIND.fullmatch(text) else text
+        if (named := _NOT_BUILT.fullmatch(line.strip())) is not None:
+            packages = packages or named["packages"]
     return ""
 
 

@@ -22,6 +22,10 @@ _KINDS: Final[Mapping[str, Outcome]] = {
 }
 
 
+_GPU_CODES: Final = frozenset({ReasonCode.GPU_OUT_OF_MEMORY, ReasonCode.GPU_LOST})
+"""Those that a runtime may give for an exception."""
+
+
 class AnnouncedFile(msgspec.Struct):
     """A file that can be fetched. `mark` stands for it in the result."""
 
@@ -93,9 +97,9 @@ def result_of(answer: Answer, result: bytes | None = None) -> RunResult:
     outcome = _KINDS.get(answer.kind)
     if outcome is None:
         return invalid_output("the plugin's answer is not what the runtime protocol says")
-    gpu_memory = answer.reason_code == ReasonCode.GPU_OUT_OF_MEMORY
+    of_gpu = answer.reason_code in _GPU_CODES
     codes = {
-        "exception": ReasonCode.GPU_OUT_OF_MEMORY if gpu_memory else ReasonCode.TOOL_ERROR,
+        "exception": ReasonCode(answer.reason_code or "") if of_gpu else ReasonCode.TOOL_ERROR,
         "invalid_output": ReasonCode.INVALID_OUTPUT,
     }
     return RunResult(

@@ -70,6 +70,10 @@ class StreamedBody(Protocol):
         """Whether it has been passed on to its end."""
 
     @property
+    def received(self) -> bool:
+        """Whether all of it has come from the caller."""
+
+    @property
     def failure(self) -> BodyError | None:
         """What its iteration raised."""
 

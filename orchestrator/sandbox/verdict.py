@@ -149,8 +149,9 @@ def out_of_memory(
         limit = f"the {format_size(memory_limit)}" if memory_limit else "its limit"
         return Verdict(
             ReasonCode.OUT_OF_MEMORY,
-            f"{who} was killed by the kernel because the host ran out of memory, not the plugin: {used}{limit} "
-            "(`limits.memory`). Free memory on the host, or lower the limits of its plugins, then restart the plugin.",
+            f"{who} was killed by the kernel because the host, or a group above the container, ran out of memory, not "
+            f"the plugin: {used}{limit} (`limits.memory`). Free memory on the host, or lower the limits of its "
+            "plugins, then restart the plugin.",
             exit_code=exit_code,
             signal="SIGKILL",
         )
@@ -243,13 +244,14 @@ def _of_process(exit_code: int | None, name: str | None, evidence: Evidence, *, 
         return out_of_memory(evidence.memory_limit, who=who, peak=evidence.memory_peak, limit_hits=evidence.limit_hits)
     if name in _CRASH_SIGNALS:
         return Verdict(ReasonCode.CRASHED, f"{who} died by {name}: {_crash_cause(name, evidence)}", signal=name)
-    memory = (
-        "not for memory" if evidence.memory_counted else "or by the kernel for memory, which it does not count here"
-    )
+    if evidence.memory_counted:
+        memory = "not for memory as the kernel counts it"
+    else:
+        memory = "or by the kernel for memory, which it does not count here"
     return Verdict(
         ReasonCode.KILLED,
-        f"{who} was killed by {name}, by the plugin itself or from outside, {memory}. Find out by whom, then restart "
-        "the plugin.",
+        f"{who} was killed by {name}, by the plugin itself or from outside, {memory}. Find out by whom (systemd-oomd "
+        "and earlyoom do so on a host that is short of memory), then restart the plugin.",
         signal=name,
     )
 
@@ -264,7 +266,14 @@ def _crash_cause(name: str, evidence: Evidence) -> str:
     no_pids = _no_pids(evidence)
     if no_pids:
         return f"a fault in native code. {no_pids}"
-    return "a fault in native code. The logs hold the Python stack at that moment. Fix it, then restart the plugin."
+    # Shared memory whose files are removed at once is free again when the worker is dead.
+    or_full = (
+        ", or a mapped file without room: in /dev/shm (`limits.shm`) or the scratch folder (`limits.scratch`)"
+        if name == "SIGBUS"
+        else ""
+    )
+    stack = "The logs hold the Python stack at that moment"
+    return f"a fault in native code{or_full}. {stack}. Fix it, then restart the plugin."
 
 
 def _no_pids(evidence: Evidence) -> str:

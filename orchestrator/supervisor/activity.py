@@ -1,6 +1,7 @@
 """What goes on for a plugin and takes minutes, with its newest line of output, in the plugin's record and events."""
 
 import asyncio
+import logging
 import re
 import threading
 import time
@@ -20,6 +21,7 @@ _WRITE_INTERVAL: Final = 1.0  # seconds between two writes of the newest line
 _ESCAPES: Final = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|.)")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _NO_CREDENTIALS: Final = Credentials({})
+_log = logging.getLogger(__name__)
 
 
 def shown_line(text: str) -> str:
@@ -38,11 +40,15 @@ async def activity(
 
     Yields the function that takes a line of output, on any thread; an empty one begins it too. The newest line is
     written once a second at most. `doing`: such as `building its image`. With `done`, such as `built its image`, events
-    report the beginning and, unless an error leaves the context, how long it took.
+    and the log report the beginning and, unless an error leaves the context, how long it took.
     """
     shown: Activity | None = None
     newest = ""
     beginning = threading.Lock()
+
+    def note(sentence: str) -> None:
+        registry.note(plugin, sentence)
+        _log.info("%s: %s", plugin, sentence, extra={"plugin": plugin})
 
     def say(line: str) -> None:
         nonlocal shown, newest
@@ -52,7 +58,7 @@ async def activity(
                 shown = Activity(doing, datetime.now(UTC), time.monotonic(), newest)
                 registry.set_activity(plugin, shown)
                 if done is not None:
-                    registry.note(plugin, doing)
+                    note(doing)
 
     async def write_newest() -> None:
         nonlocal shown
@@ -66,7 +72,7 @@ async def activity(
     try:
         yield say
         if shown is not None and done is not None:
-            registry.note(plugin, f"{done} in {format_duration(time.monotonic() - shown.since_tick)}")
+            note(f"{done} in {format_duration(time.monotonic() - shown.since_tick)}")
     finally:
         writing.cancel()
         registry.clear_activity(plugin, doing)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,8 @@ from plugin_runtime.startup.model_files import walk
 
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
-from orchestrator.errors import BuildError, ChannelError, EngineError, EngineRefusedError
+from orchestrator.errors import BuildError, ChannelError, EngineError, EngineRefusedError, EngineUnreachableError
+from orchestrator.gpus.refusals import Refusal, judge_refusal, worst
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
@@ -30,6 +31,7 @@ from orchestrator.sandbox.verdict import SOCKETS_LOST, Verdict, judge
 from orchestrator.supervisor.activity import activity
 from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, effective_limits, secrets_folder
 from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.gpu_allocator import gpu_verdict
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.limits import found_by_engine, limits_unsupported, missing_limits, refused_limits
 from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
@@ -154,7 +156,7 @@ async def start_container(
     _make_run_folder(deps.run_dir, instance.run_folder)
     await asyncio.to_thread(_write_secrets, deps.checker.secrets, instance)
     gateway = await _gateway(deps, instance)
-    devices = await _devices(deps, instance)
+    device_requests = await _device_requests(deps, instance)
     async with engine_verdicts("its number of cores and its disk were looked up"):
         engine, instance.scratch_quota = await deps.engine_info(), await deps.engine.holds_volumes_to_size()
     spec = container_spec(
@@ -166,7 +168,6 @@ async def start_container(
         models=deps.checker.models(instance.manifest, folder),
         max_result=int(deps.settings.max_result),
         cores=engine.cores,
-        devices=devices,
         grant_labels=instance.grant.labels() if instance.grant else {},
         gateway=gateway,
         quota=instance.scratch_quota,
@@ -185,7 +186,7 @@ async def start_container(
     with notify as notification:
         # Only the engine's work takes a slot: the plugin's own start may take minutes.
         async with deps.start_slots, engine_verdicts("the container was started"):
-            instance.launch = asyncio.create_task(_launch(deps, instance, spec, on_start))
+            instance.launch = asyncio.create_task(_launch(deps, instance, spec, device_requests, on_start))
             # A cancelled start leaves it to finish: the teardown waits for it, and has the container's id then.
             await asyncio.shield(instance.launch)
             endpoint = await deps.engine.endpoint(instance.container_id or "", instance.run_folder)
@@ -211,15 +212,62 @@ async def _gateway(deps: SupervisorDeps, instance: Instance) -> Gateway | None:
     return Gateway(image.id, await asyncio.to_thread(lay_out_token, instance.run_folder), RUN_FOLDER)
 
 
-async def _devices(deps: SupervisorDeps, instance: Instance) -> DeviceGrant | None:
-    """Lease the GPUs of the manifest. The lease ends with the removal of the container."""
+async def _device_requests(deps: SupervisorDeps, instance: Instance) -> Sequence[DeviceGrant]:
+    """Lease the GPUs of the manifest: the ways to request them, none for a plugin without. The lease ends with the
+    removal of the container.
+    """
     if not instance.manifest.requires_gpu:
-        return None
+        return ()
     instance.grant = await deps.gpus.acquire(instance.identity.instance, instance.manifest)
-    return await deps.gpus.device_grant(instance.grant, video=instance.manifest.gpu.video)
+    return await deps.gpus.device_requests(instance.grant, video=instance.manifest.gpu.video)
 
 
-async def _launch(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]) -> None:
+async def _launch(
+    deps: SupervisorDeps,
+    instance: Instance,
+    spec: ContainerSpec,
+    device_requests: Sequence[DeviceGrant],
+    on_start: Callable[[], None],
+) -> None:
+    """Create and start the container, with the first of the device requests that the engine serves."""
+    if not device_requests:
+        return await _launch_once(deps, instance, spec, on_start)
+    refusals: list[Refusal] = []
+    for devices in device_requests:
+        if refusals and (instance.ended is not None or not await _discard(deps, instance)):
+            break
+        try:
+            await _launch_once(deps, instance, replace(spec, devices=devices), on_start)
+        except EngineUnreachableError:
+            raise
+        except EngineError as error:
+            refusal = judge_refusal(str(error))
+            if refusal is None:
+                raise
+            refusals.append(refusal)
+            deps.gpus.refused(devices, refusal)
+            if not refusal.other_way:
+                break
+        else:
+            return deps.gpus.served(devices)
+    raise InstanceEndedError(gpu_verdict(worst(refusals)))
+
+
+async def _discard(deps: SupervisorDeps, instance: Instance) -> bool:
+    """Remove a container that could not be started. False where it is left to the teardown."""
+    if instance.container_id is not None:
+        try:
+            await deps.engine.remove(instance.container_id)
+        except EngineError as error:
+            _log.warning("%s could not be removed: %s", instance.identity.container_name, error)
+            return False
+        instance.container_id = None
+    return True
+
+
+async def _launch_once(
+    deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]
+) -> None:
     async with _limit_verdicts(deps, instance):
         await _create(deps, instance, spec)
         # One that was stopped while it was created is removed by its teardown.
@@ -300,10 +348,14 @@ async def _until_reachable(
             # An image that never notifies is reachable as soon as its socket exists.
             if readiness.done() or reachable():
                 return
+            # Set again by the next event: the last one may have been about a container that was discarded.
+            instance.container_died.clear()
             async with engine_verdicts("the container came up"):
                 status = await deps.engine.inspect(instance.container_id or "")
             if status.over:
                 raise InstanceEndedError(judge(evidence_of(status, instance)))
+            if died.done():
+                died = asyncio.ensure_future(instance.container_died.wait())
     finally:
         readiness.cancel()
         died.cancel()

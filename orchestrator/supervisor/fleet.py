@@ -263,6 +263,8 @@ class Fleet:
         token = event.labels.get(LABEL_INSTANCE, "")
         if supervisor is not None and event.action in _LOST_ACTIONS:
             supervisor.container_died(token, event.exit_code)
+        elif supervisor is not None and event.action == "oom":
+            supervisor.ran_out_of_memory(token)
         elif supervisor is not None and event.action == "pause":
             supervisor.container_paused(token)
         elif event.action.startswith(_HEALTH_ACTION):

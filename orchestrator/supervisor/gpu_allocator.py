@@ -3,19 +3,22 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, Final
 
 from orchestrator.containers.engine import ContainerEngine
-from orchestrator.containers.spec import DeviceGrant
+from orchestrator.containers.spec import DeviceGrant, EngineInfo
 from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.formatting import gib
 from orchestrator.gpus import GpuDemand, GpuHost, GpuInventory, GpuProblem, Grant, LeaseChange, LeaseTable
-from orchestrator.gpus.claims import Driver, Phase, device_request
-from orchestrator.gpus.host_check import PERSISTENCE, judge_engine
+from orchestrator.gpus.claims import Phase
+from orchestrator.gpus.device_requests import EngineGpus, Way, device_requests
+from orchestrator.gpus.evidence import NodeAccess, read_node_access
+from orchestrator.gpus.host_check import PERSISTENCE
 from orchestrator.gpus.losses import LossWatch
 from orchestrator.gpus.memory import Holding, memory_blame, over_budget
+from orchestrator.gpus.refusals import Refusal, judge_engine, without_names
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.registry import Check
@@ -31,6 +34,12 @@ _DRAIN_TIMEOUT: Final = 3.0  # seconds that a new instance waits for that
 _UNSURE_TIMEOUT: Final = 10.0
 _NO_PLUGIN: Final = ""  # the owner of a process that runs in no plugin's container
 
+_WAYS: Final[dict[Way, str]] = {
+    "nvidia": "device requests for the driver `nvidia`",
+    "cdi": "CDI devices",
+    "runtime": "the runtime `nvidia`",
+}
+
 _UNREADABLE: Final[dict[str, Any]] = {"state": "unusable", "memory_available_bytes": None, "holders": []}
 
 _log = logging.getLogger(__name__)
@@ -44,12 +53,22 @@ class GpuAllocator:
         host: GpuHost,
         engine: ContainerEngine,
         *,
-        forced_driver: Driver | None = None,
+        forced_driver: Way | None = None,
+        groups: Collection[int] = (),
+        node_access: Callable[[], NodeAccess] = read_node_access,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._engine = engine
         self._forced_driver = forced_driver
+        self._groups = tuple(groups)
+        self._node_access = node_access
+        self._engine_gpus: EngineGpus | None = None
+        """As the engine last told."""
+        self._served: Way | None = None
+        """The way in which the engine handed out GPUs last."""
+        self._refused: dict[Way, str] = {}
+        """Way → why the engine refused it last."""
         self._clock = clock
         self._leases = LeaseTable()
         self._changed = asyncio.Event()
@@ -65,9 +84,9 @@ class GpuAllocator:
     async def check(self) -> None:
         """Require a usable GPU and an engine that can hand it out. Raises `InstanceEndedError`."""
         inventory = await self._read(thorough=True)
-        problem = inventory.problem or judge_engine(await self._engine_drivers(), self._forced_driver)
+        problem = inventory.problem or judge_engine(engine_gpus(await self._engine_info()), self._forced_driver)
         if problem is not None:
-            raise InstanceEndedError(_verdict(problem))
+            raise InstanceEndedError(gpu_verdict(problem))
 
     async def acquire(self, holder: str, manifest: Manifest) -> Grant:
         """Lease devices for this instance. Raises `InstanceEndedError`: GPU_BUSY, or a problem of the host."""
@@ -80,7 +99,7 @@ class GpuAllocator:
             # Only a GPU that is being released is worth a wait.
             patience = _UNSURE_TIMEOUT if self._leases.unsure else _DRAIN_TIMEOUT
             if not self._leases.reclaiming or self._clock() > begin + patience:
-                raise InstanceEndedError(_verdict(self._explained(answer)))
+                raise InstanceEndedError(gpu_verdict(self._explained(answer)))
             await asyncio.sleep(_DRAIN_INTERVAL)
             await self._read()
         self._changed.set()
@@ -90,12 +109,39 @@ class GpuAllocator:
         """The container of a holder: its processes are those of the plugin."""
         self._containers[holder] = container_id
 
-    async def device_grant(self, grant: Grant, *, video: bool) -> DeviceGrant:
-        """The device request for a grant, in the form that this engine accepts."""
-        fields = device_request(
-            grant.uuids, gpu_drivers=await self._engine_drivers(), forced=self._forced_driver, video=video
+    async def device_requests(self, grant: Grant, *, video: bool) -> tuple[DeviceGrant, ...]:
+        """The device requests for a grant that this engine may serve, in the order to try them. Raises
+        `InstanceEndedError` where none can hold exactly these devices.
+        """
+        info = await self._engine_info()
+        engine = engine_gpus(info)
+        if engine != self._engine_gpus:  # another engine, or another configuration
+            self._engine_gpus, self._served, self._refused = engine, None, {}
+        requests = device_requests(
+            grant.uuids, engine, self._host.latest, forced=self._forced_driver, worked=self._served, video=video
         )
-        return DeviceGrant(fields.driver, fields.device_ids, fields.capabilities)
+        if not requests:
+            raise InstanceEndedError(gpu_verdict(without_names()))
+        groups = await self._node_groups(info)
+        return tuple(
+            DeviceGrant(each.driver, each.device_ids, each.capabilities, grant.uuids, groups) for each in requests
+        )
+
+    def served(self, devices: DeviceGrant) -> None:
+        """The engine started a container with this request: the next one is made in the same way."""
+        way = _way(devices)
+        if way != self._served:
+            _log.info("the engine hands out GPUs by %s", _WAYS[way])
+        self._served = way
+        self._refused.pop(way, None)
+
+    def refused(self, devices: DeviceGrant, refusal: Refusal) -> None:
+        """The engine refused a container with this request."""
+        way = _way(devices)
+        _log.warning("the engine refused a GPU by %s: %s", _WAYS[way], refusal.problem.sentence)
+        self._refused[way] = refusal.problem.sentence_of_host
+        if way == self._served:
+            self._served = None
 
     def release(self, holder: str) -> None:
         """End the lease of an instance whose container is removed, or was never made."""
@@ -119,19 +165,6 @@ class GpuAllocator:
     def clear(self, uuid: str) -> bool:
         """Take a GPU out of quarantine. False where it is in none, or its container still exists."""
         return self._leases.release_quarantine(uuid)
-
-    def memory_blame(self, holder: str) -> str:
-        """Whose memory it was, as last read, when this instance was out of memory on its GPUs; a general advice where
-        it has none.
-        """
-        grant = self._leases.grant_of(holder)
-        if grant is None:
-            return "Use less memory or declare what is needed as `gpu.memory` in the manifest, then restart the plugin."
-        blames = []
-        for uuid in grant.uuids:
-            holdings, others = self._leases.holdings(uuid)
-            blames.append(memory_blame(uuid, holdings, grant.plugin, other_bytes=others))
-        return " ".join(blames)
 
     def facts(self, grant: Grant) -> tuple[dict[str, Any], ...]:
         """The granted devices, as in the health API."""
@@ -178,7 +211,9 @@ class GpuAllocator:
             {**device, **leases.get(device["uuid"], _UNREADABLE), "used_by_plugins_bytes": self._used(device["uuid"])}
             for device in [*report["devices"], *({"uuid": uuid} for uuid in leases if uuid not in known)]
         ]
-        return {**report, "quarantines": [*self._leases.quarantines(), *self._withheld.values()]}
+        engine = {"served_by": self._served, "refused": dict(self._refused)}
+        quarantines = [*self._leases.quarantines(), *self._withheld.values()]
+        return {**report, "engine": engine, "quarantines": quarantines}
 
     def waits_for_driver(self) -> str:
         """What a start that waits for the driver's answer waits for."""
@@ -226,7 +261,7 @@ class GpuAllocator:
                 on_look(grant)
                 problem = self._losses.judge(grant.uuids, inventory)
                 if problem is not None:
-                    on_lost(grant.holder, _verdict(problem))
+                    on_lost(grant.holder, gpu_verdict(problem))
 
     async def _read(self, *, thorough: bool = False) -> GpuInventory:
         inventory = await (self._host.check() if thorough else self._host.read())
@@ -267,9 +302,15 @@ class GpuAllocator:
         except EngineError:
             return None
 
-    async def _engine_drivers(self) -> tuple[str, ...]:
+    async def _node_groups(self, info: EngineInfo) -> tuple[int, ...]:
+        if not same_groups(info, local=await self._engine.shares_sockets()):
+            return self._groups
+        access = await asyncio.to_thread(self._node_access)
+        return tuple(dict.fromkeys((*access.groups, *self._groups)))
+
+    async def _engine_info(self) -> EngineInfo:
         try:
-            return (await self._engine.info()).gpu_drivers
+            return await self._engine.info()
         except EngineError as error:
             raise InstanceEndedError(
                 Verdict(
@@ -280,5 +321,20 @@ class GpuAllocator:
             ) from error
 
 
-def _verdict(problem: GpuProblem) -> Verdict:
+def engine_gpus(info: EngineInfo) -> EngineGpus:
+    """What an engine tells of GPUs."""
+    return EngineGpus(info.gpu_drivers, info.cdi_devices, only_cdi=info.product == "Podman")
+
+
+def same_groups(info: EngineInfo, *, local: bool) -> bool:
+    """Whether groups have the same numbers in the engine's containers as on this host. `local`: it runs here."""
+    return local and not info.rootless and not info.userns
+
+
+def _way(devices: DeviceGrant) -> Way:
+    return next(way for way in _WAYS if way == devices.driver)
+
+
+def gpu_verdict(problem: GpuProblem) -> Verdict:
+    """The verdict on an instance that cannot have its GPUs, or has lost one."""
     return Verdict(problem.code, problem.sentence)

@@ -58,6 +58,8 @@ class Instance:
     """The engine reported the container's end."""
     exit_code: int | None = None
     """The container's, as the engine's event of its end had it."""
+    oom_reported: bool = False
+    """The engine reported that a process in it was killed for memory."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
     """Its container has a log."""
     post_mortem: PostMortem | None = None

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
@@ -21,6 +21,11 @@ from orchestrator.supervisor.record_writer import RecordWriter
 from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch, with_known_trouble
 from orchestrator.supervisor.teardown import retry_removal, tear_down
 from orchestrator.supervisor.watch import Observation, Watch, find_pause
+
+_NO_GPU_GRANTED: Final = (
+    "It has no GPU of the orchestrator's: use less memory, or set `requires_gpu` and `gpu.memory` in the manifest, "
+    "then restart the plugin."
+)
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +100,10 @@ class InstanceDriver:
         elif self._watch is not None and self.instance.has_channel:
             self._spawn(self._find_end(self._watch))
 
+    def ran_out_of_memory(self) -> None:
+        """The engine reports that a process in the container was killed for memory."""
+        self.instance.oom_reported = True
+
     def container_paused(self) -> None:
         """The engine reports that the container is paused, or was."""
         if self.instance.ended is None:
@@ -117,7 +126,7 @@ class InstanceDriver:
         if not instance.ready and self._deps.known_engine is not None:
             verdict = with_known_trouble(verdict, self._deps.known_engine.known_trouble)
         if verdict.code is ReasonCode.GPU_OUT_OF_MEMORY:  # whose memory it was, as long as it holds its own
-            blame = self._deps.gpus.memory_blame(instance.identity.instance)
+            blame = self._deps.gpus.blame(instance.grant) if instance.grant is not None else _NO_GPU_GRANTED
             verdict = replace(verdict, reason=f"{verdict.reason.rstrip('. ')}. {blame}")
         if verdict.code is not ReasonCode.STOPPED:  # that is true once the container has stopped
             self._record.end(verdict)
@@ -215,7 +224,9 @@ class InstanceDriver:
             # The tools before the state: a reader that sees INITIALIZED finds them. The waiting runs last: they need
             # that state.
             self._record.write(tools=tuple(tools.values()))
-            self._deps.registry.mark_initialized(instance.identity.plugin, instance.generation)
+            name, generation = instance.identity.plugin, instance.generation
+            self._deps.registry.mark_initialized(name, generation)
+            _log.info("%s: instance %d is ready", name, generation, extra={"plugin": name})
             instance.mark_ready(tools)
 
     def _judge_limits(self, status: RuntimeStatus) -> Verdict | None:

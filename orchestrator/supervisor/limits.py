@@ -86,8 +86,8 @@ def limits_unsupported(
     steps = "; ".join(dict.fromkeys(_next_step(name, limits, engine) for name in names))
     return Verdict(
         ReasonCode.LIMITS_UNSUPPORTED,
-        f"{happened}{words} To have it held, {steps}. Or add {','.join(names)} to {ALLOW} to run plugins without, "
-        "then restart the plugin.",
+        f"{happened}{words} To have it held, {steps}; then restart the plugin. Or let plugins run without: add "
+        f"{','.join(names)} to {ALLOW}, and start the orchestrator again.",
         evidence={"not_held": list(names), "engine_said": " ".join(said)},
     )
 

@@ -258,6 +258,10 @@ class PluginSupervisor:
         if (driver := self._driver_of(token)) is not None:
             driver.container_died(exit_code)
 
+    def ran_out_of_memory(self, token: str) -> None:
+        if (driver := self._driver_of(token)) is not None:
+            driver.ran_out_of_memory()
+
     def container_paused(self, token: str) -> None:
         if (driver := self._driver_of(token)) is not None:
             driver.container_paused()

@@ -56,9 +56,11 @@ class Restart:
 
     def stop(self) -> None:
         """Refuse it: the plugin is stopped."""
+        verdict = Verdict(ReasonCode.STOPPED, "The plugin was stopped before its restart was prepared.")
         self._deps.registry.set_restart(self.plugin.name, None)
+        self._note_refusal(verdict)
         self.cancel()
-        self.end(Verdict(ReasonCode.STOPPED, "The plugin was stopped before its restart was prepared."))
+        self.end(verdict)
 
     def superseded_by(self, newer: "Restart") -> None:
         self.cancel()
@@ -91,6 +93,9 @@ class Restart:
             _log.error("%s: a defect in the orchestrator", name, exc_info=error)
         verdict = verdict_of_preparation(error)
         registry.set_restart(name, PendingRestart(self._requested_at, verdict.code, verdict.reason))
-        registry.note(name, f"The restart was refused: {verdict.reason}", verdict.code)
+        self._note_refusal(verdict)
         _log.warning("%s: the restart was refused: %s: %s", name, verdict.code, verdict.reason, extra={"plugin": name})
         self.end(verdict)
+
+    def _note_refusal(self, verdict: Verdict) -> None:
+        self._deps.registry.note(self.plugin.name, f"The restart was refused: {verdict.reason}", verdict.code)

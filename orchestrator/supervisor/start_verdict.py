@@ -5,14 +5,12 @@ from typing import Final
 
 from orchestrator.errors import (
     BuildError,
-    DeviceRequestError,
     EngineAddressError,
     EngineError,
     EngineUnreachableError,
     NotFoundError,
     OrchestratorError,
 )
-from orchestrator.gpus.host_check import judge_engine
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import EffectiveLimits
 from orchestrator.sandbox.verdict import Verdict, startup_timeout
@@ -88,9 +86,6 @@ def verdict_of_engine(error: EngineError, doing: str) -> Verdict:
             )
         case NotFoundError():
             return Verdict(ReasonCode.IMAGE_MISSING, str(error))
-        case DeviceRequestError():
-            problem = judge_engine((), refusal=str(error))
-            return Verdict(ReasonCode.GPU_RUNTIME_MISSING, problem.sentence if problem else str(error))
     return Verdict(
         ReasonCode.INIT_ERROR,
         f"The container engine refused while {doing}: {error}. Fix what it names, then restart the plugin.",

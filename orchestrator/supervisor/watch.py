@@ -11,7 +11,7 @@ from typing import Final
 from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ContainerStatus
-from orchestrator.errors import ChannelError, EngineError, NotFoundError
+from orchestrator.errors import ChannelError, EngineError, EngineUnreachableError, NotFoundError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
 from orchestrator.runtime_client.status import RuntimeStatus
@@ -23,6 +23,7 @@ Observation = RuntimeStatus | Check | Verdict
 
 # The engine notes an exit some 40 ms after the connection broke.
 _EXIT_INSPECTIONS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between inspections
+_LOOK_PATIENCE: Final = 3.0  # seconds for a look at a container whose end an event has told: runs wait for the verdict
 _EVENT_TIMEOUT: Final = 1.0  # seconds for the engine's event of an end, where it cannot be asked
 _MAX_STREAM_BREAKS: Final = 3  # in a row, from a container that runs
 # A runtime that reports every three seconds, as the protocol requires, is never probed: a hundred idle plugins cost a
@@ -95,18 +96,29 @@ class Watch:
             if self._instance.ended is not None:
                 return None
             try:
-                status = await self._engine.inspect(self._instance.container_id or "")
+                status = await self._inspect()
             except NotFoundError:
                 return judge(Evidence(container_missing=True))
             except EngineError:
                 # An engine under load: its event of the end has the exit code.
                 if await self._told_exit_code(wait=_EVENT_TIMEOUT if give_up else 0):
-                    return judge(Evidence(container_exit_code=self._instance.exit_code))
+                    return judge(_told_evidence(self._instance))
                 # Unknown is not ended: the stream is opened again first.
                 return judge(Evidence(engine_reachable=False)) if give_up else None
             if status.over:
                 return judge(evidence_of(status, self._instance))
         return self._judge_silence() if give_up else None
+
+    async def _inspect(self) -> ContainerStatus:
+        """As the engine's. Raises `EngineUnreachableError` early where its event has told of the end."""
+        look = asyncio.ensure_future(self._engine.inspect(self._instance.container_id or ""))
+        try:
+            await asyncio.wait((look,), timeout=_LOOK_PATIENCE)
+            if not look.done() and self._instance.exit_code is not None:
+                raise EngineUnreachableError(f"the container engine gave no answer within {_LOOK_PATIENCE:g} s")
+            return await look
+        finally:
+            look.cancel()
 
     async def _told_exit_code(self, *, wait: float) -> bool:
         """Whether the engine's event of the end has come, within `wait` seconds."""
@@ -141,6 +153,15 @@ async def find_pause(engine: ContainerEngine, instance: Instance) -> Verdict | N
                 evidence={"container_state": "paused"},
             )
     return None
+
+
+def _told_evidence(instance: Instance) -> Evidence:
+    """The evidence that the engine's events have of a container that cannot be looked at."""
+    return Evidence(
+        container_exit_code=instance.exit_code,
+        container_oom_killed=instance.oom_reported,
+        memory_limit=instance.memory_limit,
+    )
 
 
 def evidence_of(status: ContainerStatus, instance: Instance) -> Evidence:

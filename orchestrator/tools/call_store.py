@@ -47,6 +47,7 @@ class SpooledBody:
         """Read from the descriptor's position; it is closed with this object."""
         self.passed_on = 0
         self.complete = False
+        self.received = True
         self.failure: BodyError | None = None
         self._descriptor = descriptor
         weakref.finalize(self, os.close, descriptor)

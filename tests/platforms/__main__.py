@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ LOGS = Path("build/platforms")
 def main() -> int:
     """Return the exit code: 1 if a test failed or a row could not be had."""
     rows, columns = _arguments()
+    # Also where a shell started this in the background, which ignores SIGINT: engines and guests are taken down.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     LOGS.mkdir(parents=True, exist_ok=True)
     bad = 0
     for name in rows:

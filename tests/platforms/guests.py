@@ -63,7 +63,9 @@ class GuestRoom:
 
 
 def _tail(file: Path) -> str:
-    return " / ".join(file.read_text(errors="replace").splitlines()[-6:]) if file.exists() else ""
+    """The last lines, without what moves a terminal's cursor."""
+    lines = file.read_text(errors="replace").splitlines()[-6:] if file.exists() else []
+    return " / ".join("".join(filter(str.isprintable, line)).strip() for line in lines if line.strip())
 
 
 @contextlib.contextmanager

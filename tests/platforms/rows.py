@@ -9,7 +9,11 @@ from platforms.guests import guest
 from platforms.podman_native import podman_native
 from platforms.rooms import Room, host_engine
 
-IN_GUEST = {"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt", "TEST_PATIENCE": "4"}
+IN_GUEST = {
+    "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
+    "TEST_PATIENCE": "4",
+    "ORCHESTRATOR_ENGINE_TIMEOUT": "40s",
+}
 """The guest's bundle is this machine's. A start of a process takes it many times as long."""
 AS_ROOT_DOCKER = IN_GUEST | {"DOCKER_HOST": "unix:///var/run/docker.sock"}
 AS_ROOT_PODMAN = IN_GUEST | {"DOCKER_HOST": "unix:///run/podman/podman.sock"}

@@ -14,6 +14,7 @@ from orchestrator.gpus.probe import GpuHost, NvmlProbe, SmiProbe
 SOURCES = Path(__file__).parent
 GIB = 1024**3
 HOOK = "nvidia-container-runtime-hook"
+RUNTIME = "nvidia-container-runtime"
 DRIVER = "550.54.15"
 
 
@@ -133,20 +134,39 @@ class SimulatedHost:
             "GCC version:  gcc version 12.2.0\n"
         )
 
-    def install_toolkit(self) -> str:
-        """Install the container toolkit's hook; the folder that an engine must have on its PATH."""
-        shutil.copy(SOURCES / HOOK, self.programs)
+    def install_toolkit(self, *, mode: str = "") -> str:
+        """Install the container toolkit: its hook, which in a mode other than its usual one refuses the engine, and its
+        runtime. Returns the folder that an engine must have on its PATH.
+        """
+        for program in (HOOK, RUNTIME):
+            shutil.copy(SOURCES / program, self.programs)
+        if mode:
+            (self.folder / "mode").write_text(mode)
         if not (self.folder / "lib").exists():
             (self.folder / "lib").symlink_to(self.libraries)
         return str(self.programs)
+
+    @property
+    def runtimes(self) -> dict[str, object]:
+        """The toolkit's runtime, as an engine's settings have it."""
+        return {"runtimes": {"nvidia": {"path": str(self.programs / RUNTIME)}}}
+
+    def runtime_calls(self) -> list[dict[str, str]]:
+        """Containers that the runtime has created, oldest first: visible_devices."""
+        file = self.folder / "runtime-calls"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def hook_calls(self) -> list[dict[str, str]]:
         """Calls of the hook, oldest first: container, visible_devices, capabilities."""
         file = self.folder / "hook-calls"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
-    def write_cdi_spec(self, folder: Path, gpus: tuple[SimulatedGpu, ...]) -> None:
-        """A CDI spec such as nvidia-ctk makes: every GPU under its UUID, driver and programs for all of them."""
+    def write_cdi_spec(
+        self, folder: Path, gpus: tuple[SimulatedGpu, ...], *, by_index: bool = False, stale: str = ""
+    ) -> None:
+        """A CDI spec such as nvidia-ctk makes: every GPU under its UUID, or under its index, as older ones do; driver
+        and programs for all of them. `stale`: a file of an earlier driver, which is not there.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         libraries = f"/usr/lib/{platform.machine()}-linux-gnu"
         common = [
@@ -157,7 +177,7 @@ class SimulatedHost:
         ]
         devices = [
             {
-                "name": gpu.uuid,
+                "name": f"{number}" if by_index else gpu.uuid,
                 "containerEdits": {
                     "env": [f"CDI_DEVICE_{number}={gpu.uuid}"],
                     "mounts": _mounts([(self._write(gpu.uuid, gpu), f"/etc/simulated-nvidia.d/{gpu.uuid}")]),
@@ -165,7 +185,10 @@ class SimulatedHost:
             }
             for number, gpu in enumerate(gpus)
         ]
-        edits = {"env": ["NVIDIA_VISIBLE_DEVICES=void"], "mounts": _mounts(common)}
+        edits: dict[str, object] = {"env": ["NVIDIA_VISIBLE_DEVICES=void"], "mounts": _mounts(common)}
+        if stale:
+            missing = {"hostPath": stale, "containerPath": stale, "options": ["ro", "nosuid", "nodev", "bind"]}
+            edits["mounts"] = [*_mounts(common), missing]
         spec = {"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": devices, "containerEdits": edits}
         (folder / "nvidia.json").write_text(json.dumps(spec))
 

@@ -75,7 +75,15 @@ def test_evidence_comes_to_one_verdict(evidence: Evidence, code: str) -> None:
         (judge(Evidence(worker_exit_code=3)), ["exit code 3"]),
         (judge(Evidence(worker_signal="SIGSEGV")), ["SIGSEGV", "native code"]),
         (judge(Evidence(container_exit_code=137)), ["SIGKILL", "not for memory"]),
-        (judge(Evidence(worker_signal="SIGKILL")), ["SIGKILL", "by the plugin itself or from outside"]),
+        (judge(Evidence(worker_signal="SIGKILL")), ["SIGKILL", "by the plugin itself or from outside", "systemd-oomd"]),
+        (
+            judge(Evidence(worker_signal="SIGKILL", memory_counted=False)),
+            ["SIGKILL", "or by the kernel for memory, which it does not count here"],
+        ),
+        (
+            judge(Evidence(worker_signal="SIGKILL", oom_kills=1, limit_hits=0, memory_peak=120 * MIB)),
+            ["the host, or a group above", "120 MiB", "its limit"],
+        ),
         (
             judge(Evidence(worker_exit_code=1, pids_limit=128, pids_refused=3)),
             ["exit code 1", "limit of 128", "limits.pids", "OMP_NUM_THREADS"],
@@ -85,7 +93,10 @@ def test_evidence_comes_to_one_verdict(evidence: Evidence, code: str) -> None:
             judge(Evidence(worker_signal="SIGBUS", shm_limit=64 * MIB, shm_full=True)),
             ["SIGBUS", "/dev/shm", "64 MiB", "limits.shm"],
         ),
-        (judge(Evidence(worker_signal="SIGBUS", shm_limit=64 * MIB)), ["SIGBUS", "native code"]),
+        (
+            judge(Evidence(worker_signal="SIGBUS", shm_limit=64 * MIB)),
+            ["SIGBUS", "native code", "/dev/shm (`limits.shm`)"],
+        ),
         (judge(Evidence(worker_signal="SIGSEGV", shm_limit=64 * MIB, shm_full=True)), ["SIGSEGV", "native code"]),
         (
             judge(
@@ -93,11 +104,11 @@ def test_evidence_comes_to_one_verdict(evidence: Evidence, code: str) -> None:
                     worker_signal="SIGKILL", oom_kills=1, memory_limit=1024 * MIB, memory_peak=120 * MIB, limit_hits=0
                 )
             ),
-            ["host ran out of memory", "120 MiB", "1 GiB", "Free memory on the host"],
+            ["the host, or a group above", "120 MiB", "1 GiB", "Free memory on the host"],
         ),
         (
             judge(Evidence(worker_signal="SIGKILL", oom_kills=1, memory_limit=1024 * MIB, limit_hits=0)),
-            ["host ran out of memory", "1 GiB"],
+            ["the host, or a group above the container, ran out of memory", "1 GiB"],
         ),
         (
             judge(

@@ -1,10 +1,14 @@
 """Runs that wait in the queue: which starts next, which is refused, which leaves."""
 
 import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
 
+import httpx
 import pytest
-from support.harness import Harness
+from support.harness import TIMEOUT, Harness
 from test_tool_runner.ready_plugins import double, ready
+
+from orchestrator.api import body
 
 
 async def test_a_full_queue_sends_away(harness: Harness) -> None:
@@ -137,3 +141,77 @@ async def test_a_caller_that_leaves_in_the_middle_of_a_run_does_not_end_it(harne
     go_on.set()
     after = await harness.until("reader", lambda health: health["in_flight"] == 0)
     assert (still["in_flight"], after["state"], after["success_count"]) == (1, "RUNNING", 1)
+
+
+# Uploads that wait: more than sockets hold, so that a caller is stuck where nobody reads
+
+UPLOAD = b"x" * 30_000_000
+
+
+@pytest.fixture
+async def busy(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.Event]:
+    """A plugin whose only place is taken until the event is set; what waits is stored soon."""
+    monkeypatch.setattr(body, "SPOOL_AFTER", 0.2)
+    go_on = asyncio.Event()
+    harness.add("reader", tools={"hold": go_on.wait, "weigh": size_of}, concurrency=1)
+    await ready(harness, "reader")
+    holding = asyncio.create_task(harness.run("reader", "hold"))
+    await harness.until("reader", lambda health: health["in_flight"] == 1)
+    yield go_on
+    go_on.set()
+    await holding
+
+
+def size_of(file: bytes) -> int:
+    return len(file)
+
+
+def files(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    async def sent() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    return sent()
+
+
+async def weigh(harness: Harness, content: AsyncIterator[bytes]) -> httpx.Response:
+    headers = {"Content-Type": "application/octet-stream"}
+    return await harness.client.post("/v1/plugins/reader/tools/weigh/run", content=content, headers=headers)
+
+
+async def test_an_upload_that_waits_is_taken_from_its_caller(harness: Harness, busy: asyncio.Event) -> None:
+    """And is whole when its turn comes."""
+    taken = asyncio.Event()
+
+    def pieces() -> Iterator[bytes]:
+        for at in range(0, len(UPLOAD), 1_000_000):
+            yield UPLOAD[at : at + 1_000_000]
+        taken.set()
+
+    call = asyncio.create_task(weigh(harness, files(pieces())))
+    async with asyncio.timeout(TIMEOUT * 2):
+        await taken.wait()
+    assert (await harness.health("reader"))["queued"] == 1
+    busy.set()
+    answer = (await call).json()
+    assert answer["result"] == len(UPLOAD), answer
+
+
+async def test_one_whose_turn_comes_in_the_middle_is_whole_too(harness: Harness, busy: asyncio.Event) -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        for number in range(6):
+            yield UPLOAD[:5_000_000]
+            if number == 3:
+                busy.set()
+            await asyncio.sleep(0.1)
+
+    assert (await weigh(harness, slowly())).json()["result"] == len(UPLOAD)
+
+
+async def test_a_caller_that_leaves_after_its_upload_leaves_the_queue(harness: Harness, busy: asyncio.Event) -> None:
+    call = asyncio.create_task(weigh(harness, files([UPLOAD])))
+    await harness.until("reader", lambda health: health["queued"] == 1)
+    await asyncio.sleep(0.5)
+    call.cancel()
+    await harness.until("reader", lambda health: health["queued"] == 0)
+    busy.set()

@@ -85,6 +85,7 @@ def isolation(answer: Any) -> ContainerIsolation:
     log = mapping(mapping(host.get("LogConfig")).get("Config"))
     nano_cpus = _integer(host.get("NanoCpus"))
     requests = host.get("DeviceRequests")
+    variables = dict(entry.partition("=")[::2] for entry in texts(mapping(body.get("Config")).get("Env")))
     return ContainerIsolation(
         user=text(mapping(body.get("Config")).get("User")),
         network=text(host.get("NetworkMode")),
@@ -109,6 +110,9 @@ def isolation(answer: Any) -> ContainerIsolation:
         devices=tuple(
             device for request in map(mapping, items(requests)) for device in texts(request.get("DeviceIDs"))
         ),
+        runtime=text(host.get("Runtime")),
+        visible_gpus=variables.get("NVIDIA_VISIBLE_DEVICES", "void"),
+        cuda_gpus=frozenset(variables.get("CUDA_VISIBLE_DEVICES", "").split(",")) - {""},
     )
 
 

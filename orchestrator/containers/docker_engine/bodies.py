@@ -23,7 +23,7 @@ def create_body(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         "Hostname": HOSTNAME,
         "Domainname": "",
         "User": spec.user,
-        "Env": [f"{name}={value}" for name, value in spec.environment.items()],
+        "Env": [f"{name}={value}" for name, value in {**spec.environment, **gpu_variables(spec.devices)}.items()],
         "Labels": dict(spec.labels),
         "Volumes": {volume.target: {} for volume in spec.volumes if _is_plain(volume)},
         # With a terminal, stdout and stderr come as one stream without the frames that `decoding` reads.
@@ -33,6 +33,21 @@ def create_body(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         **({"Cmd": list(spec.command)} if spec.command else {}),
         "HostConfig": _host_config(spec, selinux=selinux),
     }
+
+
+def gpu_variables(devices: DeviceGrant | None) -> dict[str, str]:
+    """Variables that hold a container to its GPUs, or to none."""
+    # Images may demand all GPUs by this variable, as NVIDIA's do, and a runtime `nvidia` that is the engine's default
+    # gives them what it says. With CDI it must not give any beside those of the request.
+    if devices is None:
+        return {"NVIDIA_VISIBLE_DEVICES": "void"}
+    variables = {"NVIDIA_VISIBLE_DEVICES": "void" if devices.driver == "cdi" else ",".join(devices.device_ids)}
+    if devices.driver != "cdi":
+        variables["NVIDIA_DRIVER_CAPABILITIES"] = ",".join(each for each in devices.capabilities if each != "gpu")
+    if devices.uuids:
+        # Under WSL2 every GPU of the host is in every container; CUDA itself still honours this.
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(devices.uuids)
+    return variables
 
 
 def events_query(labels: dict[str, str], since: datetime | None) -> dict[str, Any]:
@@ -81,7 +96,7 @@ def _host_config(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         "AutoRemove": False,
         "LogConfig": log_config(spec.log_bytes),
         "Tmpfs": dict(spec.tmpfs),
-        "DeviceRequests": [_device_request(spec.devices)] if spec.devices is not None else [],
+        **_devices(spec.devices),
         **_mounts(spec, selinux=selinux),
     }
 
@@ -125,11 +140,16 @@ def _bind_options(mount: BindMount) -> str:
     return "ro,z" if mount.read_only else "rw,Z"
 
 
-def _device_request(devices: DeviceGrant) -> dict[str, Any]:
+def _devices(devices: DeviceGrant | None) -> dict[str, Any]:
+    if devices is None:
+        return {"DeviceRequests": []}
+    groups = {"GroupAdd": [str(group) for group in devices.groups]} if devices.groups else {}
+    if devices.driver == "runtime":
+        return {"DeviceRequests": [], "Runtime": "nvidia", **groups}
     request: dict[str, Any] = {"Driver": devices.driver, "DeviceIDs": list(devices.device_ids)}
     if devices.driver != "cdi":
         request["Capabilities"] = [list(devices.capabilities)]
-    return request
+    return {"DeviceRequests": [request], **groups}
 
 
 def log_query(tail: int) -> dict[str, str]:

@@ -36,6 +36,8 @@ def engine_info(answer: Any) -> EngineInfo:
         storage_driver=text(body.get("Driver")),
         cgroup_version=text(body.get("CgroupVersion")),
         gpu_drivers=(*drivers, *(("cdi",) if _has_cdi(body) else ())),
+        cdi_devices=_cdi_devices(body),
+        userns="name=userns" in security,
         rootless="name=rootless" in security,
         selinux="name=selinux" in security,
         limits=frozenset(name for name, field in _LIMITS.items() if body.get(field) is not False),
@@ -57,10 +59,18 @@ def _count(value: Any) -> int:
 
 def _has_cdi(body: Mapping[str, Any]) -> bool:
     # Engines since 28.2 list the devices they found; 25 to 28.1 list only their search path, and only with CDI enabled.
-    devices = body.get("DiscoveredDevices")
-    if isinstance(devices, list):
-        return any(text(mapping(device).get("ID")).startswith("nvidia.com/gpu") for device in devices)
+    devices = _cdi_devices(body)
+    if devices is not None:
+        return bool(devices)
     return bool(body.get("CDISpecDirs")) and "DiscoveredDevices" not in body
+
+
+def _cdi_devices(body: Mapping[str, Any]) -> tuple[str, ...] | None:
+    listed = body.get("DiscoveredDevices")
+    if not isinstance(listed, list):
+        return None
+    names = [text(mapping(device).get("ID")) for device in listed]
+    return tuple(name for name in names if name.startswith("nvidia.com/gpu="))
 
 
 def shares_sockets(info: EngineInfo, *, inside: bool) -> bool:

@@ -38,9 +38,12 @@ from orchestrator.errors import (
 T = TypeVar("T")
 Client = APIClient
 
-# Errors of Docker, the nvidia hook and the CDI library about devices that cannot be provided.
+# Errors of Docker, NVIDIA's container toolkit and the CDI library about devices that cannot be provided. What they mean
+# for a plugin is judged where its GPUs are known (`gpus.refusals`).
 _DEVICES = re.compile(
-    r"select device driver|nvidia-container|libnvidia-ml|\bCDI\b.*device|device.*\bCDI\b", re.IGNORECASE
+    r"select device driver|nvidia-container|nvidia container runtime|NVIDIA_VISIBLE_DEVICES|libnvidia-ml|libcuda\.so"
+    r"|/dev/nvidia|runtime.*\bnvidia\b|\bCDI\b.*device|device.*\bCDI\b",
+    re.IGNORECASE,
 )
 # Errors of Docker, and of Docker Desktop, about a folder that is not on the engine's machine.
 _UNSEEN: Final = re.compile(r"bind source path does not exist|mounts denied|not shared from the host", re.IGNORECASE)
@@ -106,10 +109,27 @@ class ClientPool:
 
 
 class _EngineClient(APIClient):
+    is_podman = False
+
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         # Else REQUESTS_CA_BUNDLE, which is for registries and the like, goes before the engine's own authority.
         own = self.verify if verify is None else verify
         return super().merge_environment_settings(url, proxies, stream, own, cert)
+
+    def _retrieve_server_version(self) -> str:
+        # By a ping, as the docker command does: to answer /version, Podman runs a dozen programs, for seconds.
+        sdk_itself: Any = super()  # its types leave this method out
+        try:
+            headers = self.get(f"{self.base_url}/_ping", timeout=self.timeout).headers
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise docker_errors.DockerException(f"no answer to a ping: {error}") from error
+        self.is_podman = "Libpod-Api-Version" in headers
+        return str(headers.get("Api-Version") or sdk_itself._retrieve_server_version())  # noqa: SLF001
+
+
+def is_podman(client: Client) -> bool:
+    """Whether the engine said so when the client connected; asks it nothing."""
+    return isinstance(client, _EngineClient) and client.is_podman
 
 
 def _connect(address: EngineAddress, environment: Mapping[str, str], bound: float) -> Client:
@@ -152,7 +172,8 @@ def create_container(client: Client, body: Mapping[str, Any], name: str, warning
     answer = client.create_container_from_config(body, name)  # type: ignore[no-untyped-call]
     container_id = str(answer["Id"])
     if warnings is not None:
-        warnings += [text for text in answer.get("Warnings") or () if isinstance(text, str)]
+        said = answer.get("Warnings")
+        warnings += [text for text in said if isinstance(text, str)] if isinstance(said, list) else []
     return container_id
 
 

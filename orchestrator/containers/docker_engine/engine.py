@@ -21,6 +21,7 @@ from orchestrator.containers.docker_engine.client import (
     ClientPool,
     create_container,
     credentials,
+    is_podman,
     refused_permissions,
     url,
 )
@@ -370,7 +371,9 @@ class DockerEngine:
         self._calls.close()
 
     async def _is_podman(self) -> bool:
-        return (self._info or await self.info()).product == "Podman"
+        if self._info is not None:
+            return self._info.product == "Podman"
+        return await self._calls.query(is_podman)
 
     async def _folders(self) -> HostFolders:
         if self._host_folders is None:

@@ -70,6 +70,7 @@ def _body(installation: Installation) -> dict[str, Any]:
     return {
         "Image": installation.base,
         "User": "0:0",
+        "Env": [f"{name}={value}" for name, value in bodies.gpu_variables(None).items()],
         # No command beside it: a commit would store it in the image.
         "Entrypoint": ["sh", "-ec", installation.script],
         "Labels": {**installation.labels, **installation.owner_labels},

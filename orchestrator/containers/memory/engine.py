@@ -97,6 +97,10 @@ class MemoryEngine:
         self.device_drivers = device_drivers
         self.refuse: dict[str, str] = {}
         """Name of a call (`stop`, `kill`, `create`, …) → its `EngineRefusedError`; the call then has no effect."""
+        self.cdi_devices: tuple[str, ...] | None = None
+        """Those that it lists."""
+        self.device_refusals: dict[str, str] = {}
+        """Driver of a device request, or `runtime` → the error of a start with it."""
         self.image_store = ImageStore()
         self.calls: list[str] = []
         """Names of all calls so far that change something."""
@@ -151,7 +155,16 @@ class MemoryEngine:
 
     async def info(self) -> EngineInfo:
         async with self._query("info"):
-            return EngineInfo("0-memory", "none", "memory", "2", self.device_drivers, rootless=False, selinux=False)
+            return EngineInfo(
+                "0-memory",
+                "none",
+                "memory",
+                "2",
+                self.device_drivers,
+                rootless=False,
+                selinux=False,
+                cdi_devices=self.cdi_devices,
+            )
 
     async def ping(self) -> None:
         async with self._query("ping"):
@@ -227,11 +240,15 @@ class MemoryEngine:
         async with self._call("start"):
             container = self._find(container_id)
             devices = container.spec.devices
-            if devices is not None and devices.driver not in self.device_drivers:
-                error = f'could not select device driver "{devices.driver}" with capabilities: [[gpu]]'
+            if devices is not None and (error := self._device_refusal(devices.driver)):
                 container.fail_to_start(error)
                 raise DeviceRequestError(error)
             container.start()
+
+    def _device_refusal(self, driver: str) -> str:
+        served = (*self.device_drivers, *(("runtime",) if "nvidia" in self.device_drivers else ()))
+        refusal = "" if driver in served else f'could not select device driver "{driver}" with capabilities: [[gpu]]'
+        return self.device_refusals.get(driver, refusal)
 
     async def shares_sockets(self) -> bool:
         return True

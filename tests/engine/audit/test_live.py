@@ -87,6 +87,8 @@ def update(container: Container, fields: Mapping[str, Any]) -> None:
     """By the engine's API: the SDK's own `update` knows neither pids nor fractions of CPUs."""
     api = container.client.api if container.client else docker.APIClient()
     answer = api._post_json(api._url("/containers/{0}/update", container.id), data=dict(fields))
+    if answer.status_code == 404:
+        pytest.skip("this engine changes no existing container (Podman before 5)")
     answer.raise_for_status()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
@@ -130,7 +130,7 @@ async def memory_kit(tmp_path: Path) -> AsyncIterator[Kit]:
 
 @pytest.fixture
 async def docker_kit(tmp_path: Path) -> AsyncIterator[Kit]:
-    kit = Kit(DockerEngine.from_environment(), PYTHON_IMAGE, tmp_path)
+    kit = Kit(DockerEngine.from_environment(timeout=10 * PATIENCE), PYTHON_IMAGE, tmp_path)
     yield kit
     await kit.clear()
     assert await kit.engine.list(kit.labels) == []

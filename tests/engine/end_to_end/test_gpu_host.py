@@ -79,17 +79,28 @@ def orchestrated(
 
 
 def _engine(kind: str, host: SimulatedHost) -> AbstractContextManager[OwnDockerd]:
-    if kind == "cdi":
-        program, path = docker26()
-        specs = host.folder / "specs"
-        host.write_cdi_spec(specs, GPUS)
-        settings = {"features": {"cdi": True}, "cdi-spec-dirs": [str(specs)]}
-        return own_dockerd(program=program, path=path, settings=settings)
+    (host.folder / "mode").unlink(missing_ok=True)
+    match kind:
+        case "cdi" | "cdi by index":
+            program, path = docker26()
+            specs = host.folder / "specs"
+            host.write_cdi_spec(specs, GPUS, by_index=kind == "cdi by index")
+            settings = {"features": {"cdi": True}, "cdi-spec-dirs": [str(specs)]}
+            return own_dockerd(program=program, path=path, settings=settings)
+        case "hook in mode cdi":
+            return own_dockerd(path=host.install_toolkit(mode="cdi"), settings=host.runtimes)
     return own_dockerd(path=host.install_toolkit() if kind == "toolkit" else "")
 
 
-@pytest.mark.parametrize("orchestrated", ["toolkit", "cdi"], indirect=True)
-def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orchestrated: LiveOrchestrator) -> None:
+SERVED_BY = {"toolkit": "nvidia", "cdi": "cdi", "cdi by index": "cdi", "hook in mode cdi": "runtime"}
+
+
+@pytest.mark.parametrize(
+    ("orchestrated", "served_by"), SERVED_BY.items(), ids=SERVED_BY.keys(), indirect=["orchestrated"]
+)
+def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(
+    orchestrated: LiveOrchestrator, served_by: str
+) -> None:
     """Different UUIDs, seen from inside; the third is GPU_BUSY and gets the freed one once a plugin is stopped. After a
     kill the next orchestrator resumes the leases.
     """
@@ -107,6 +118,8 @@ def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orche
         gpu["uuid"]: [h["plugin"] for h in gpu["holders"]] for gpu in live.client.get("/v1/gpus").json()["devices"]
     }
     assert holders == {got[name]: [name] for name in up}
+
+    assert live.client.get("/v1/gpus").json()["engine"]["served_by"] == served_by
 
     live.client.post(f"/v1/plugins/{up[0]}/stop").raise_for_status()
     started = live.client.post(f"/v1/plugins/{busy}/start", params={"wait": 30}).json()
@@ -126,6 +139,52 @@ def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(orche
         )
         assert [gpu["uuid"] for gpu in health["gpus"]] == [gpu["uuid"] for gpu in before[name]["gpus"]]
     assert live.health(up[0])["reason_code"] == "GPU_BUSY"  # it restarted, and the others still hold their leases
+
+
+@pytest.mark.parametrize("orchestrated", ["toolkit"], indirect=True)
+def test_a_device_that_the_host_takes_from_a_running_container_is_a_lost_gpu(orchestrated: LiveOrchestrator) -> None:
+    """As `systemctl daemon-reload` does; the tool's own words are CUDA's for much else."""
+    live = orchestrated
+    (name, *_) = [name for name in NAMES if live.health(name)["state"] == "INITIALIZED"]
+    pid = _pid(live, name)
+    _give_node(pid)
+    assert live.run(name, "compute").json()["result"] == "computed"
+    _take_nodes(pid)
+    assert live.run(name, "compute").status_code != 200
+    health = live.wait_for(name, "UNAVAILABLE")
+    assert health["reason_code"] == "GPU_LOST", health
+    for phrase in ("/dev/nvidia0", "systemctl daemon-reload", "restart the plugin", "CUDA error: unknown error"):
+        assert phrase in health["reason"]
+
+
+@pytest.mark.parametrize("orchestrated", ["toolkit"], indirect=True)
+def test_the_same_words_of_a_tool_whose_gpu_is_there_are_its_own_error(orchestrated: LiveOrchestrator) -> None:
+    """The node was never there, so nothing was lost."""
+    live = orchestrated
+    (name, *_) = [name for name in NAMES if live.health(name)["state"] == "INITIALIZED"]
+    assert live.run(name, "compute").status_code != 200
+    health = live.wait_for(name, "FAILED")
+    assert (health["reason_code"], "CUDA error: unknown error" in health["reason"]) == ("TOOL_ERROR", True), health
+
+
+def _pid(live: LiveOrchestrator, name: str) -> str:
+    container = live.health(name)["container"]["id"]
+    command = ["docker", "inspect", "--format", "{{.State.Pid}}", container]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _give_node(pid: str) -> None:
+    """A device node as NVIDIA's hook makes it; its numbers are those of /dev/full, which every container may open."""
+    for command in (["mknod", "--mode=666", "/dev/nvidia0", "c", "1", "7"], ["chmod", "666", "/dev/nvidia0"]):
+        subprocess.run(["nsenter", "--target", pid, "--mount", *command], check=True)
+
+
+def _take_nodes(pid: str) -> None:
+    """Rewrite the device rules of the container's cgroup without those of its GPU."""
+    groups = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+    if "devices" not in groups:
+        pytest.skip("the device rules of cgroup v2 are programs of the kernel")
+    (Path("/sys/fs/cgroup/devices") / groups["devices"].lstrip("/") / "devices.deny").write_text("c 1:7 rwm")
 
 
 def _uuid(listed: str) -> str:

@@ -36,6 +36,7 @@ def test_it_serves_without_an_engine(only_echo: Path, monkeypatch: pytest.Monkey
         assert "restart" in health["reason"]
         assert live.client.get("/v1/plugins").status_code == 200
         assert live.run("echo", "echo", {"text": "x"}).status_code == 503
+        assert f"serving on http://127.0.0.1:{live.client.base_url.port}" in live.log.read_text()
 
 
 def test_a_second_one_on_the_same_state_folder_is_refused(only_echo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

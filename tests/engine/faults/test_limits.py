@@ -46,8 +46,11 @@ def live(proxy: EngineProxy, one_echo: Path) -> Iterator[LiveOrchestrator]:
         yield live
 
 
-@pytest.mark.parametrize("warn", [True, False], ids=["with a warning", "in silence"])
-@pytest.mark.parametrize("names", [("memory",), ("pids",), ("memory", "pids")], ids="+".join)
+@pytest.mark.parametrize(
+    ("names", "warn"),
+    [(("memory", "pids"), True), (("memory",), False), (("pids",), False)],
+    ids=["with a warning", "memory, in silence", "pids, in silence"],
+)
 def test_a_limit_that_is_dropped_is_found(
     live: LiveOrchestrator, proxy: EngineProxy, names: tuple[str, ...], warn: bool
 ) -> None:

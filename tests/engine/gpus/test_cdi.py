@@ -1,6 +1,8 @@
 """Docker 26 and a made-up CDI spec: the same grants reach a container where the engine has CDI and no nvidia driver."""
 
 import os
+import platform
+from dataclasses import replace
 
 import pytest
 from simulated_nvidia.docker26 import docker26
@@ -9,9 +11,10 @@ from simulated_nvidia.host import SimulatedGpu, SimulatedHost
 from unit.gpus.containers import CU_INIT, IMAGE, requesting, run
 
 from orchestrator.containers.docker_engine import DockerEngine
-from orchestrator.errors import DeviceRequestError
-from orchestrator.gpus.claims import choose_driver
-from orchestrator.gpus.host_check import judge_engine
+from orchestrator.containers.spec import DeviceGrant
+from orchestrator.errors import DeviceRequestError, EngineError
+from orchestrator.gpus.device_requests import EngineGpus
+from orchestrator.gpus.refusals import judge_engine, judge_refusal
 
 pytestmark = [
     pytest.mark.engine,
@@ -45,8 +48,8 @@ async def test_an_engine_with_cdi_reports_it_and_gets_cdi_requests(engine):
     info = await engine.info()
     assert info.version.startswith("26.")
     assert info.gpu_drivers == ("cdi",)
-    assert choose_driver(info.gpu_drivers) == "cdi"
-    assert judge_engine(info.gpu_drivers, forced="cdi") is None
+    assert info.cdi_devices is None  # it does not list them
+    assert judge_engine(EngineGpus(info.gpu_drivers), forced="cdi") is None
 
 
 async def test_only_the_requested_device_arrives_through_cdi(engine):
@@ -68,6 +71,41 @@ async def test_a_device_missing_from_the_spec_is_refused_and_nothing_is_left_beh
         await engine.start(container)
     await engine.remove(container)
     assert container not in [status.id for status in await engine.list({"test": "gpu"})]
+
+
+LIBCUDA = f"/usr/lib/{platform.machine()}-linux-gnu/libcuda.so.535.161.07"
+
+
+@pytest.fixture(scope="module")
+def with_stale_specs(tmp_path_factory, nvidia_libraries):
+    """An engine whose spec names files of the driver before the last upgrade."""
+    program, path = docker26()
+    folder = tmp_path_factory.mktemp("stale")
+    SimulatedHost(folder / "nvidia", libraries=nvidia_libraries).write_cdi_spec(
+        folder / "specs", (SimulatedGpu(A),), by_index=True, stale=LIBCUDA
+    )
+    settings = {"features": {"cdi": True}, "cdi-spec-dirs": [str(folder / "specs")]}
+    with own_dockerd(program=program, path=path, settings=settings) as dockerd:
+        dockerd.load_image(IMAGE)
+        yield dockerd
+
+
+async def test_what_a_real_engine_says_of_its_specs_is_understood(with_stale_specs):
+    """Names that it does not have, and files that are not there."""
+    engine = DockerEngine.from_environment(with_stale_specs.environment)
+    try:
+        for device, phrase in ((A, "--device-name-strategy=uuid"), ("0", "another version of the driver")):
+            grant = DeviceGrant("cdi", (f"nvidia.com/gpu={device}",), uuids=(A,))
+            container = await engine.create(replace(requesting([A], drivers=("cdi",)), devices=grant))
+            with pytest.raises(EngineError) as refused:
+                await engine.start(container)
+            await engine.remove(container)
+            refusal = judge_refusal(str(refused.value))
+            assert (refusal.problem.code, refusal.other_way) == ("GPU_RUNTIME_MISSING", True)
+            assert phrase in refusal.problem.sentence
+            assert "nvidia-ctk cdi generate" in refusal.problem.sentence
+    finally:
+        await engine.close()
 
 
 async def test_the_nvidia_driver_is_refused_where_the_engine_has_only_cdi(engine):

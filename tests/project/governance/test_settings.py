@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 
 import yaml
 from support.checkout import PROJECT
@@ -40,6 +41,12 @@ def seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+)s", text)
     assert found, text
     return float(found[1])
+
+
+def test_a_longer_end_of_a_container_lengthens_the_longest_stop() -> None:
+    """Else the orchestrator would exit before the patience with its engine is over."""
+    slow = Settings(stop_grace=timedelta(seconds=10), engine_timeout=timedelta(seconds=60))
+    assert longest_stop(slow) == longest_stop(Settings()) + 58
 
 
 def test_what_is_shipped_gives_it_the_time_to_stop() -> None:

@@ -91,12 +91,39 @@ async def test_an_orphaned_container_is_found(harness, health):
         ({"bounded_logs": False}, "fill the disk"),
         ({"mounts": (BindMount(Path("/var/run/docker.sock"), "/sock"),)}, "engine's socket"),
         ({"devices": ("nvidia.com/gpu=GPU-1",)}, "GPU-1"),
+        ({"devices": ("nvidia.com/gpu=all",)}, "all"),
+        ({"visible_gpus": "all"}, "all"),  # an image's wish, granted by a default runtime `nvidia`
+        ({"cuda_gpus": frozenset({"GPU-1"})}, "CUDA may use GPUs in it"),
     ],
 )
 async def test_a_container_that_is_laxer_than_claimed_is_named(health, change, phrase):
     assert errors(check_isolation(health, HELD)) == []
     (sentence,) = errors(check_isolation(health, replace(HELD, **change)))
     assert phrase in sentence
+
+
+GRANTED, OTHER = "GPU-5c1b0000-1111-2222-3333-444455556666", "GPU-aaaa0000-1111-2222-3333-444455556666"
+
+
+@pytest.mark.parametrize(
+    ("change", "seen", "leak"),
+    [
+        ({"devices": (GRANTED,), "visible_gpus": GRANTED}, (GRANTED,), ""),
+        ({"devices": (f"nvidia.com/gpu={GRANTED}",)}, (GRANTED,), ""),
+        ({"devices": ("nvidia.com/gpu=0",)}, (GRANTED,), ""),
+        ({"devices": ("nvidia.com/gpu=all",)}, (GRANTED,), ""),
+        ({"devices": ("nvidia.com/gpu=1",)}, (GRANTED,), "does not list: 1"),
+        ({"visible_gpus": f"{GRANTED},{OTHER}"}, (GRANTED,), f"does not list: {OTHER}"),
+        ({"devices": (GRANTED,)}, (GRANTED, OTHER), "WSL2"),
+    ],
+)
+async def test_a_container_with_gpus_has_those_that_it_was_granted(health, change, seen, leak):
+    detail = " ".join(f"NVIDIA L4, {uuid}, 550.54.15" for uuid in seen)
+    checks = [*health["checks"], {"name": "gpu:nvidia-smi", "ok": True, "detail": detail}]
+    with_gpus = {**health, "gpus": [{"uuid": GRANTED, "index": 0, "parent_uuid": None}], "checks": checks}
+    found = errors(check_isolation(with_gpus, replace(HELD, **{"cuda_gpus": frozenset({GRANTED}), **change})))
+    assert len(found) == bool(leak)
+    assert leak in "".join(found)
 
 
 @pytest.mark.parametrize(

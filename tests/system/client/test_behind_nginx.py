@@ -16,7 +16,7 @@ import pytest
 from support.harness import Harness
 from support.nginx import needs_nginx, nginx_before
 
-from orchestrator.api import sse
+from orchestrator.api import body, sse
 from orchestrator.client import AsyncClient, End, Item, UnexpectedAnswer, operations
 
 pytestmark = [needs_nginx, pytest.mark.slow]
@@ -189,6 +189,21 @@ async def test_so_do_a_log_and_events_of_which_nothing_comes(harness: Harness, c
                 True,
                 True,
             ]
+
+
+async def test_an_upload_that_waits_in_the_queue_for_longer_is_made(
+    harness: Harness, clock: Clock, patience: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nginx gives up a body that nobody takes from it, so the orchestrator stores it meanwhile."""
+    monkeypatch.setattr(body, "SPOOL_AFTER", 1.0)
+    harness.add("single", tools=tools(clock), concurrency=1)
+    with nginx_before(address(harness), f"{patience} client_max_body_size 0;") as proxy:
+        async with AsyncClient(proxy, retries=0) as client:
+            await client.start("single")
+            first = asyncio.create_task(client.run("single", "think", seconds=LONGER))
+            await harness.until("single", lambda health: health["in_flight"] == 1)
+            assert await client.run("single", "weigh", file=io.BytesIO(b"x" * 30_000_000)) == 30_000_000
+            assert await first == "thought"
 
 
 async def test_a_start_that_takes_longer_is_waited_for(harness: Harness, clock: Clock, patience: str) -> None:

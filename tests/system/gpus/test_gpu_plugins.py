@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from support.gpus import GIB, FakeGpus, device
 from support.harness import Harness, eventually
+from support.scripted_tools import GpuOutOfMemory
 
 from orchestrator.gpus import LeaseTable
 from orchestrator.gpus.evidence import SmiResult
@@ -167,6 +168,119 @@ async def test_a_gpu_that_is_not_quarantined_cannot_be_released(harness: Harness
     assert (answer.status_code, answer.json()["error_type"]) == (409, "NotQuarantined")
 
 
+HOOK_IN_MODE_CDI = (
+    "OCI runtime create failed: error running prestart hook #0: exit status 1, stdout: , stderr: Using requested mode "
+    "'cdi'\ninvoking the NVIDIA Container Runtime Hook directly is not supported. Use the NVIDIA Container Runtime"
+)
+STALE_SPEC = (
+    'runc create failed: error mounting "/usr/lib/x86_64-linux-gnu/libcuda.so.535.161.07" to rootfs: stat: no such '
+    "file or directory"
+)
+
+
+async def test_a_hook_that_refuses_leaves_cdi_to_be_tried(harness: Harness, gpus: FakeGpus) -> None:
+    """By the names that the engine lists; the way that worked is shown, and is the first of the next start."""
+    harness.engine.device_drivers = ("nvidia", "cdi")
+    harness.engine.cdi_devices = ("nvidia.com/gpu=0", "nvidia.com/gpu=1", "nvidia.com/gpu=all")
+    harness.engine.device_refusals = {"nvidia": HOOK_IN_MODE_CDI}
+    _add(harness, "first", "second")
+    client = await harness.open()
+    for name in ("first", "second"):
+        await harness.until_state(name, "INITIALIZED")
+    grants = [harness.instance(name).spec.devices for name in ("first", "second")]
+    assert sorted(grant.device_ids for grant in grants) == [("nvidia.com/gpu=0",), ("nvidia.com/gpu=1",)]
+    assert sorted(grant.uuids for grant in grants) == [(device(0).uuid,), (device(1).uuid,)]
+    assert len(await harness.containers("first")) == 1
+    report = (await client.get("/v1/gpus")).json()
+    assert report["engine"]["served_by"] == "cdi"
+    assert "mode" in report["engine"]["refused"]["nvidia"]
+    starts = harness.engine.calls.count("start")
+    await client.post("/v1/plugins/first/restart", params={"wait": 5})
+    await harness.until_state("first", "INITIALIZED")
+    assert harness.engine.calls.count("start") == starts + 1
+
+
+async def test_a_hook_that_refuses_and_no_cdi_leave_the_runtime(harness: Harness, gpus: FakeGpus) -> None:
+    """The runtime `nvidia` takes UUIDs."""
+    harness.engine.device_refusals = {"nvidia": HOOK_IN_MODE_CDI}
+    _add(harness, "tracker")
+    await harness.open()
+    assert (await harness.settled("tracker"))["state"] == "INITIALIZED"
+    grant = harness.instance("tracker").spec.devices
+    assert (grant.driver, grant.device_ids) == ("runtime", (device(0).uuid,))
+    assert (await harness.run("tracker", "run")).status_code == 200
+
+
+async def test_where_every_way_is_refused_the_most_telling_refusal_is_the_reason(
+    harness: Harness, gpus: FakeGpus
+) -> None:
+    """UNAVAILABLE, never FAILED; nothing is left behind."""
+    harness.engine.device_drivers = ("cdi",)
+    harness.engine.device_refusals = {"cdi": STALE_SPEC}
+    _add(harness, "tracker")
+    client = await harness.open()
+    health = await harness.until_removed("tracker")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "GPU_RUNTIME_MISSING"), health
+    assert "nvidia-ctk cdi generate" in health["reason"]
+    assert await harness.containers("tracker") == []
+    assert {gpu["state"] for gpu in (await client.get("/v1/gpus")).json()["devices"]} <= {"free", "draining"}
+
+
+async def test_a_broken_driver_is_not_tried_in_other_ways(harness: Harness, gpus: FakeGpus) -> None:
+    """It would be the same driver."""
+    harness.engine.device_drivers = ("nvidia", "cdi")
+    harness.engine.device_refusals = {
+        "nvidia": "nvidia-container-cli: initialization error: driver rpc error: timed out"
+    }
+    _add(harness, "tracker")
+    await harness.open()
+    health = await harness.settled("tracker")
+    assert (health["reason_code"], "persistence mode" in health["reason"]) == ("GPU_DRIVER_ERROR", True), health
+    assert harness.engine.calls.count("start") == 1
+
+
+async def test_cdi_names_that_do_not_tell_the_gpus_apart_are_not_used(harness: Harness, gpus: FakeGpus) -> None:
+    """`all` would be two GPUs for a lease of one."""
+    harness.settings = harness.settings.model_copy(update={"gpu_driver": "cdi"})
+    harness.engine.device_drivers, harness.engine.cdi_devices = ("cdi",), ("nvidia.com/gpu=all",)
+    _add(harness, "tracker")
+    await harness.open()
+    health = await harness.settled("tracker")
+    assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "GPU_RUNTIME_MISSING")
+    assert "--device-name-strategy=uuid" in health["reason"]
+
+
+async def test_words_about_gpus_mean_nothing_for_a_plugin_without_one(harness: Harness, gpus: FakeGpus) -> None:
+    """Its own start was refused, for whatever reason."""
+    harness.engine.refuse["start"] = HOOK_IN_MODE_CDI
+    harness.add("plain", tools={"run": lambda: 1})
+    await harness.open()
+    health = await harness.settled("plain")
+    assert (health["state"], health["reason_code"]) == ("FAILED", "INIT_ERROR")
+
+
+async def test_a_refusal_that_is_not_about_gpus_is_none_for_a_gpu_plugin_either(
+    harness: Harness, gpus: FakeGpus
+) -> None:
+    harness.engine.refuse["create"] = "no space left on device"
+    _add(harness, "tracker")
+    await harness.open()
+    health = await harness.settled("tracker")
+    assert (health["state"], health["reason_code"]) == ("FAILED", "INIT_ERROR")
+
+
+async def test_only_plugins_with_gpus_are_in_the_groups_of_their_nodes(harness: Harness, gpus: FakeGpus) -> None:
+    """Those of the settings, where the host's nodes need none."""
+    harness.settings = harness.settings.model_copy(update={"gpu_groups": (44, 109)})
+    _add(harness, "tracker")
+    harness.add("plain", tools={"run": lambda: 1})
+    await harness.open()
+    for name in ("tracker", "plain"):
+        await harness.until_state(name, "INITIALIZED")
+    assert set(harness.instance("tracker").spec.devices.groups) >= {44, 109}
+    assert harness.instance("plain").spec.devices is None
+
+
 # GPUs as they really are
 
 
@@ -264,6 +378,34 @@ async def test_a_plugin_over_its_budget_has_a_failed_check_and_is_named(harness:
         if claim.plugin == "modest" and (grant := allocator._leases.grant_of(claim.holder))
     ]
     assert "Have hungry use less" in allocator.blame(grant)
+
+
+async def test_out_of_memory_names_the_neighbour_over_its_budget(harness: Harness, gpus: FakeGpus) -> None:
+    """With what both declare and hold; the neighbour goes on."""
+
+    def run() -> None:
+        raise GpuOutOfMemory("CUDA out of memory. Tried to allocate 5.00 GiB")
+
+    gpus.devices = (_used({}),)
+    for name in ("hungry", "modest"):
+        manifest = {"requires_gpu": True, "gpu": {"sharing": "shared", "memory": "4GiB"}}
+        harness.add(name, tools={"run": run, "well": lambda: 1}, **manifest)
+    await harness.open()
+    for name in ("hungry", "modest"):
+        await harness.until_state(name, "INITIALIZED")
+    gpus.devices = (_used({await _process(harness, "hungry"): 9 * GIB, await _process(harness, "modest"): GIB}),)
+    await harness.until(
+        "hungry", lambda h: any(c["name"].startswith("gpu.memory") and not c["ok"] for c in h["checks"])
+    )
+    assert (await harness.run("modest", "run")).json()["reason_code"] == "GPU_OUT_OF_MEMORY"
+    reason = (await harness.until_removed("modest"))["reason"]
+    for phrase in (
+        "it held 1.0 GiB and declares 4.0 GiB",
+        "hungry on the same GPU held 9.0 GiB",
+        "Have hungry use less",
+    ):
+        assert phrase in reason
+    assert (await harness.run("hungry", "well")).status_code == 200
 
 
 async def test_while_the_driver_is_waited_for_health_says_so_and_others_start(harness: Harness, gpus: FakeGpus) -> None:

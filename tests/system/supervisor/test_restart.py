@@ -1,6 +1,7 @@
 """A restart of a plugin that serves: what is broken before the stop costs no call, and a build costs no time."""
 
 import asyncio
+import logging
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -222,6 +223,21 @@ async def test_calls_are_answered_while_the_image_is_built(harness: Harness) -> 
     assert [reason for _, _, reason in await notes(harness)][-2:] == ["building its image", "built its image in 0 s"]
 
 
+async def test_the_log_of_the_orchestrator_has_it_too(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    """Else it is silent for as long as a build takes."""
+    with caplog.at_level(logging.INFO, "orchestrator"):
+        await serving(harness)
+        builds = SlowBuilds(harness)
+        edit(harness)
+        await restart(harness)
+        assert caplog.messages[-1] == "reader: building its image"
+        builds.go_on()
+        await harness.until("reader", lambda health: health["generation"] == 2 and health["state"] != "LOADED")
+    assert "reader: instance 1 is ready" in caplog.messages
+    assert caplog.messages[-1] == "reader: instance 2 is ready"
+    assert "reader: built its image in 0 s" in caplog.messages
+
+
 async def test_a_wait_is_answered_once_the_new_instance_is_ready(harness: Harness) -> None:
     await serving(harness)
     builds = SlowBuilds(harness)
@@ -275,6 +291,7 @@ async def test_a_stop_wins_over_a_restart_that_prepares(harness: Harness) -> Non
     after = await harness.health("reader")
     assert (after["state"], after["reason_code"], after["generation"]) == ("UNAVAILABLE", "STOPPED", 1)
     assert (after["activity"], after["restart"]) == (None, None)
+    assert ("RUNNING", "STOPPED", f"The restart was refused: {answer.json()['error']}") in await notes(harness)
     assert await harness.containers("reader") == []
 
 

@@ -61,8 +61,8 @@ async def no_events(*_: Any, **__: Any) -> AsyncIterator[AsyncIterator[Any]]:
     yield silence()
 
 
-async def opened(harness: Harness) -> None:
-    harness.add("reader", tools={"read": _hangs}, limits={"timeout": "200ms"})
+async def opened(harness: Harness, timeout: str = "200ms") -> None:
+    harness.add("reader", tools={"read": _hangs}, limits={"timeout": timeout})
     await harness.open()
     await harness.settled("reader")
 
@@ -130,6 +130,22 @@ async def test_an_end_from_outside_that_cannot_be_looked_at(slow: Harness) -> No
     await slow.engine.kill_outside((await slow.containers("reader"))[0])
     health = await slow.until_state("reader", "FAILED", "UNAVAILABLE")
     assert health["reason_code"] == "KILLED"
+
+
+@pytest.mark.parametrize(("oom", "code"), [(False, "KILLED"), (True, "OUT_OF_MEMORY")])
+async def test_a_run_is_answered_before_a_slow_look_is(slow: Harness, oom: bool, code: str) -> None:
+    """With the cause that the engine's events tell, also where the kernel killed for memory."""
+    await opened(slow, "30s")
+    slow.engine.inspect = never_answers
+    (container,) = await slow.containers("reader")
+    run = asyncio.create_task(slow.run("reader", "read"))
+    await slow.until("reader", lambda health: health["in_flight"] == 1)
+    if oom:
+        slow.engine.out_of_memory(container)
+    await slow.engine.kill_outside(container)
+    answer = await run
+    assert (answer.status_code, answer.json()["reason_code"]) == (502, code)
+    assert (await slow.until_state("reader", "FAILED"))["reason_code"] == code
 
 
 async def test_an_operators_stop_that_is_not_answered_is_a_stop(slow: Harness) -> None:

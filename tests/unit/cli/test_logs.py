@@ -28,10 +28,10 @@ class Story(ScriptedTransport):
 def follow(api, monkeypatch):
     monkeypatch.setattr(plugins, "_POLL_INTERVAL", 0.0)
 
-    def follow(*streams: str):
-        story = Story(*streams)
+    def follow(*streams: str, options: tuple[str, ...] = ()):
+        follow.story = story = Story(*streams)
         monkeypatch.setattr(connection, "Client", lambda *_, **__: Client("http://x", transport=story, retries=0))
-        return api.call("logs", "echo", "-f")
+        return api.call("logs", "echo", "-f", *options)
 
     return follow
 
@@ -53,3 +53,14 @@ def test_a_stream_that_ended_is_opened_again_and_repeats_no_line(follow):
 def test_the_output_of_a_build_has_no_times(follow):
     result = follow("Step 1/2 : FROM python\nno such package\n2026-1 one\n2026-2 two\n")
     assert result.stdout == "Step 1/2 : FROM python\nno such package\n2026-1 one\n2026-2 two\n"
+
+
+@pytest.mark.parametrize(("options", "tail"), [((), "10"), (("-n", "50"), "50"), (("--all",), "10000")])
+def test_a_followed_log_begins_with_its_last_lines(follow, options, tail):
+    follow("2026-1 one\n", options=options)
+    assert [request.url.params["tail"] for request in follow.story.requests] == [tail, "10000"]
+
+
+def test_all_lines_and_a_number_of_them_are_no_wish(api):
+    result = api.call("logs", "echo", "--all", "-n", "5")
+    assert (result.exit_code, result.stderr) == (2, "--all: --tail is given, too\n")

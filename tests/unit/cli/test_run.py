@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
+
+from orchestrator.cli import file_output
 
 ANSWERS = [
     (404, {"ok": False, "error": "No plugin named 'x'."}, "404: No plugin named 'x'."),
@@ -106,3 +110,60 @@ def test_a_file_that_is_given_as_a_text_is_refused_before_anything_is_sent(
 def test_files_are_sent_where_the_tool_is_known_too(sent, api):
     api.says("/v1/plugins/x/tools", [PHOTO])
     assert b'name="photo"; filename="a"' in sent("-i", "photo=a", "-p", "n=1")
+
+
+def picture(content: bytes) -> dict[str, str]:
+    return {"media_type": "image/png", "data": base64.b64encode(content).decode()}
+
+
+def test_the_one_file_of_a_result_can_go_to_stdout(api, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+    api.says("/v1/plugins/x/tools/t/run", {"ok": True, "result": {"n": 1, "image": picture(content)}})
+    result = api.call("run", "x", "t", "-o", "-")
+    assert (result.exit_code, result.stdout_bytes, result.stderr) == (0, content, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("result", "sentence"),
+    [
+        ({"a": picture(b"a"), "b": picture(b"b")}, "The result holds 2 files, and stdout is for one."),
+        ({"n": 1}, "The result holds no file"),
+    ],
+)
+def test_stdout_is_for_one_file(api, tmp_path, monkeypatch, result, sentence):
+    monkeypatch.chdir(tmp_path)
+    api.says("/v1/plugins/x/tools/t/run", {"ok": True, "result": result})
+    done = api.call("run", "x", "t", "-o", "-")
+    assert (done.exit_code, done.stdout_bytes) == (1, b"")
+    assert sentence in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("content", "code"), [(b"\x89PNG\0", 1), (b"a,b\n1,2\n", 0)])
+def test_a_terminal_gets_no_binary_file(api, monkeypatch, content, code):
+    monkeypatch.setattr(file_output, "_on_terminal", lambda: True)
+    api.says("/v1/plugins/x/tools/t/run", {"ok": True, "result": picture(content)})
+    done = api.call("run", "x", "t", "-o", "-")
+    assert (done.exit_code, done.stdout_bytes) == (code, b"" if code else content)
+    assert ("stdout is a terminal" in done.stderr) is bool(code)
+
+
+def test_stdout_cannot_hold_the_envelope_too(api):
+    assert api.call("run", "x", "t", "-o", "-", "--json").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("bad value", "TOOL_ERROR: ValueError: bad value"),
+        ("", "TOOL_ERROR: ValueError"),
+        ("ValueError: bad", "TOOL_ERROR: ValueError: bad"),
+    ],
+)
+def test_what_a_tool_raised_is_named_with_its_type(api, error, said):
+    envelope = {"ok": False, "error": error, "error_type": "ValueError", "reason_code": "TOOL_ERROR"}
+    api.says("/v1/plugins/x/tools/t/run", envelope, 502)
+    result = api.call("run", "x", "t")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (1, said)

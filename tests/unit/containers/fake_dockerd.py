@@ -24,6 +24,7 @@ class FakeDockerd:
         self.environment = {"DOCKER_HOST": f"unix://{path}"}
         self.answers: dict[tuple[str, str], Any] = {}
         self.version = dict(VERSION)
+        self.ping_headers: dict[str, str] = {}
         self.requested: list[str] = []
         self.address = ""
         self._runner: web.AppRunner | None = None
@@ -52,6 +53,10 @@ class FakeDockerd:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         self.requested.append(path)
+        if path == "/_ping":
+            return web.Response(
+                text="OK", headers={"Api-Version": str(self.version.get("ApiVersion"))} | self.ping_headers
+            )
         if path == "/version":
             return web.json_response(self.version)
         bare = "/" + path.split("/", 2)[2]

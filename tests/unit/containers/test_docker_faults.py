@@ -105,6 +105,8 @@ async def test_an_engine_that_restarted_between_two_calls_is_not_noticed(dockerd
         (500, 'could not select device driver "nvidia" with capabilities: [[gpu]]', DeviceRequestError),
         (500, "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=GPU-1", DeviceRequestError),
         (500, "nvidia-container-cli: device error: GPU-1: unknown device: unknown", DeviceRequestError),
+        (500, "insufficient privileges to read device list from NVIDIA_VISIBLE_DEVICES envvar", DeviceRequestError),
+        (400, "unknown or invalid runtime name: nvidia", DeviceRequestError),
         (500, "OCI runtime create failed: exec: no such file", EngineRefusedError),
         (400, "client version 1.40 is too old", EngineRefusedError),
     ],
@@ -151,6 +153,31 @@ async def test_an_answer_without_an_id_makes_no_container(dockerd, engine):
     spec = ContainerSpec(name="x", image="y", labels={}, environment={}, memory=1, pids=1)
     with pytest.raises(EngineRefusedError, match="could not be read"):
         await engine.create(spec)
+
+
+@pytest.mark.parametrize(
+    ("warnings", "said"),
+    [
+        (["Your kernel does not support memory limit capabilities. Limitation discarded.", "another"], 2),
+        ([], 0),
+        (None, 0),
+        ("nonsense", 0),
+        ([7, None], 0),
+    ],
+)
+async def test_what_an_engine_warns_of_at_a_creation_is_passed_on(dockerd, engine, warnings, said):
+    dockerd.answers["POST", "/containers/create"] = {"Id": "c1", "Warnings": warnings}
+    spec = ContainerSpec(name="x", image="y", labels={}, environment={}, memory=1, pids=1)
+    found = []
+    assert await engine.create(spec, on_warning=found.append) == "c1"
+    assert len(found) == said
+
+
+async def test_an_engine_timeout_bounds_what_takes_longer_too(dockerd):
+    engine = DockerEngine.from_environment(dockerd.environment, timeout=90)
+    assert (engine._bounds.query, engine._bounds.change, engine._bounds.end) == (90, 90, 90)
+    engine = DockerEngine.from_environment(dockerd.environment, timeout=2)
+    assert (engine._bounds.query, engine._bounds.change, engine._bounds.end) == (2, 60, 25)
 
 
 async def test_garbage_among_events_is_skipped(dockerd, engine):

@@ -79,6 +79,59 @@ def test_cdi_devices_are_requested_by_name():
     assert body["DeviceRequests"] == [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-1"]}]
 
 
+def test_the_runtime_nvidia_is_told_by_variables():
+    grant = DeviceGrant("runtime", ("GPU-1", "GPU-2"), ("gpu", "compute", "utility", "video"))
+    body = bodies.create_body(ContainerSpec(**SPEC, devices=grant), selinux=False)
+    assert (body["HostConfig"]["Runtime"], body["HostConfig"]["DeviceRequests"]) == ("nvidia", [])
+    assert _variables(body)["NVIDIA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    assert _variables(body)["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility,video"
+
+
+def _variables(body):
+    return dict(entry.partition("=")[::2] for entry in body["Env"])
+
+
+def test_a_container_without_gpus_is_given_none_whatever_its_image_or_specification_demands():
+    """Where the engine's default runtime is NVIDIA's, an image would get all that its variable names."""
+    spec = ContainerSpec(**{**SPEC, "environment": {"NVIDIA_VISIBLE_DEVICES": "all"}})
+    body = bodies.create_body(spec, selinux=False)
+    assert _variables(body)["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert "CUDA_VISIBLE_DEVICES" not in _variables(body)
+    assert "Runtime" not in body["HostConfig"]
+
+
+def test_with_cdi_the_runtime_adds_nothing():
+    grant = DeviceGrant("cdi", ("nvidia.com/gpu=0",), uuids=("GPU-1",))
+    assert _variables(bodies.create_body(ContainerSpec(**SPEC, devices=grant), selinux=False)) == {
+        "NVIDIA_VISIBLE_DEVICES": "void",
+        "CUDA_VISIBLE_DEVICES": "GPU-1",
+    }
+
+
+@pytest.mark.parametrize("driver", ["nvidia", "cdi", "runtime"])
+def test_cuda_is_held_to_the_granted_devices_whatever_they_are_called(driver):
+    """WSL2 puts all GPUs into every container."""
+    grant = DeviceGrant(driver, ("0", "1"), uuids=("GPU-1", "MIG-2"))
+    body = bodies.create_body(ContainerSpec(**SPEC, devices=grant), selinux=False)
+    assert _variables(body)["CUDA_VISIBLE_DEVICES"] == "GPU-1,MIG-2"
+
+
+def test_only_a_container_with_gpus_joins_the_groups_of_their_nodes():
+    grant = DeviceGrant("nvidia", ("GPU-1",), groups=(44, 109))
+    body = bodies.create_body(ContainerSpec(**SPEC, devices=grant), selinux=False)["HostConfig"]
+    assert body["GroupAdd"] == ["44", "109"]
+    assert "GroupAdd" not in bodies.create_body(ContainerSpec(**SPEC), selinux=False)["HostConfig"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "visible"),
+    [(["NVIDIA_VISIBLE_DEVICES=all"], "all"), (["A=b", "NVIDIA_VISIBLE_DEVICES="], ""), ([], "void"), (None, "void")],
+)
+def test_what_a_container_may_see_is_read(variables, visible):
+    held = answers.isolation({"Config": {"Env": variables}, "HostConfig": {"Runtime": "nvidia"}})
+    assert (held.visible_gpus, held.runtime) == (visible, "nvidia")
+
+
 @pytest.mark.parametrize(("grace", "seconds"), [(0, 0), (0.2, 1), (2.0, 2), (2.1, 3), (-1, 0)])
 def test_a_fraction_of_a_second_of_grace_is_rounded_up(grace, seconds):
     assert bodies.whole_seconds(grace) == seconds
@@ -148,6 +201,21 @@ def test_a_list_entry_without_an_id_is_none(entry):
 )
 def test_gpu_drivers_are_those_that_the_engine_reports(answer, drivers):
     assert engine_info(answer).gpu_drivers == drivers
+
+
+@pytest.mark.parametrize(
+    ("answer", "devices"),
+    [
+        ({"CDISpecDirs": ["/etc/cdi"]}, None),  # Docker 25 to 28.1
+        ({"CDISpecDirs": ["/etc/cdi"], "DiscoveredDevices": []}, ()),
+        (
+            {"DiscoveredDevices": [{"ID": "nvidia.com/gpu=0"}, {"ID": "v.com/net=0"}, {"ID": "nvidia.com/gpu=all"}, 7]},
+            ("nvidia.com/gpu=0", "nvidia.com/gpu=all"),
+        ),
+    ],
+)
+def test_the_names_of_cdi_devices_are_those_that_the_engine_lists(answer, devices):
+    assert engine_info(answer).cdi_devices == devices
 
 
 @pytest.mark.parametrize(("answer", "cores"), [({"NCPU": 64}, 64), ({}, 0), ({"NCPU": "many"}, 0), ({"NCPU": -1}, 0)])

@@ -40,6 +40,15 @@ async def test_while_unreachable_every_call_fails_and_containers_continue(engine
     assert (await engine.inspect(container)).state == "running"
 
 
+async def test_a_limit_that_it_discards_is_a_warning_and_no_limit(engine):
+    engine.discards = frozenset({"memory"})
+    said = []
+    container = await engine.create(spec(pids=7), on_warning=said.append)
+    assert ["memory limit" in text for text in said] == [True]
+    held = await engine.isolation(container)
+    assert (held.memory, held.memory_and_swap, held.pids) == (None, None, 7)
+
+
 async def test_an_unreachable_engine_breaks_streams_of_events(engine):
     async with engine.events({}) as events:
         engine.set_reachable(False)

@@ -31,6 +31,8 @@ def info(version: str = "4.3.1", **fields: Any) -> dict[str, Any]:
 async def service(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[FakeDockerd]:
     service = FakeDockerd(tmp_path / "engine.sock")
     service.answers["GET", "/info"] = request.param
+    if "BuildahVersion" in request.param:
+        service.ping_headers = {"Api-Version": "1.41", "Libpod-Api-Version": request.param["ServerVersion"]}
     await service.start()
     yield service
     await service.stop()
@@ -301,6 +303,15 @@ async def test_the_log_of_an_unknown_container_is_an_error_at_once(service: Fake
     with pytest.raises(NotFoundError):
         async with engine.follow_logs("5f", tail=0):
             pass
+
+
+@pytest.mark.parametrize("service", [info()], indirect=True)
+async def test_podman_is_not_asked_for_its_version_by_every_thread(service: FakeDockerd, engine: DockerEngine) -> None:
+    """It runs a dozen programs to answer that, and as many to answer /info."""
+    service.answers["GET", "/containers/5f/logs"] = streamed(framed("up\n"))
+    service.answers["GET", "/containers/json"] = []
+    await asyncio.gather(*(engine.list(OURS) for _ in range(8)), *(engine.logs("5f", tail=1) for _ in range(8)))
+    assert not [path for path in service.requested if path.endswith(("/version", "/info"))]
 
 
 def test_an_engine_of_unknown_form_is_docker() -> None:

@@ -7,7 +7,7 @@ from support.waiting import eventually
 
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant
-from orchestrator.gpus.claims import device_request
+from orchestrator.gpus.device_requests import EngineGpus, device_requests
 
 IMAGE = "plugin-orchestrator/python:3.11-bookworm"
 CU_INIT = "import ctypes; print('cuInit', ctypes.CDLL('libcuda.so.1').cuInit(0))"
@@ -15,7 +15,7 @@ CU_INIT = "import ctypes; print('cuInit', ctypes.CDLL('libcuda.so.1').cuInit(0))
 
 def requesting(uuids: Sequence[str], *command: str, video: bool = False, drivers: Sequence[str] = ()) -> ContainerSpec:
     """A container with these devices, as the orchestrator requests them from an engine that serves `drivers`."""
-    fields = device_request(uuids, gpu_drivers=drivers, video=video)
+    fields = device_requests(uuids, EngineGpus(tuple(drivers)), video=video)[0]
     return ContainerSpec(
         name=f"gpu-{uuid.uuid4().hex[:8]}",
         image=IMAGE,
@@ -23,7 +23,7 @@ def requesting(uuids: Sequence[str], *command: str, video: bool = False, drivers
         environment={},
         memory=256 * 1024**2,
         pids=64,
-        devices=DeviceGrant(fields.driver, fields.device_ids, fields.capabilities),
+        devices=DeviceGrant(fields.driver, fields.device_ids, fields.capabilities, tuple(uuids)),
         command=command or ("nvidia-smi",),
     )
 

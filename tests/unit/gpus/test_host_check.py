@@ -8,7 +8,7 @@ import pytest
 from simulated_nvidia.host import SimulatedGpu, SimulatedState
 
 from orchestrator.gpus.evidence import HardwareHints, SmiResult, read_hardware_hints
-from orchestrator.gpus.host_check import HostEvidence, judge_engine, judge_host, judge_running
+from orchestrator.gpus.host_check import HostEvidence, judge_host, judge_running
 from orchestrator.gpus.inventory import FaultKind, GpuDevice, GpuFault, GpuInventory
 from orchestrator.gpus.probe import ChildResult, parse_smi
 from orchestrator.lifecycle import ReasonCode
@@ -131,27 +131,6 @@ def test_the_report_on_the_host_speaks_of_no_plugin(inventory, hints, smi, code,
     assert problem.sentence.startswith(reason.removesuffix("."))
     assert reason.endswith(".")
     assert not reason.endswith("..")
-
-
-@pytest.mark.parametrize(
-    ("drivers", "forced", "refusal", "code"),
-    [
-        (("nvidia",), None, None, None),
-        (("cdi",), None, None, None),
-        ((), None, None, None),  # may still serve it: only a start shows
-        ((), "nvidia", None, None),
-        (("cdi",), "cdi", None, None),
-        (("nvidia",), "cdi", None, "GPU_RUNTIME_MISSING"),
-        ((), None, 'could not select device driver "nvidia"', "GPU_RUNTIME_MISSING"),
-        (("nvidia",), None, "unknown device", "GPU_RUNTIME_MISSING"),
-    ],
-)
-def test_only_an_engine_that_refuses_or_lacks_the_forced_driver_has_a_problem(drivers, forced, refusal, code):
-    problem = judge_engine(drivers, forced, refusal)
-    assert (problem.code if problem else None) == code
-    if problem:
-        assert "NVIDIA container toolkit" in problem.sentence
-        assert (refusal or "CDI") in problem.sentence
 
 
 @pytest.mark.parametrize(

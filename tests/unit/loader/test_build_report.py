@@ -19,6 +19,27 @@ PIP_UNKNOWN = "ERROR: No matching distribution found for no-such-thing==9"
 APT_UNKNOWN = "Reading package lists...\nE: Unable to locate package libnothing"
 APT_OFFLINE = "Err:1 http://mirror.example bookworm InRelease\n  Temporary failure resolving 'mirror.example'"
 COMPILER = "error: command 'gcc' failed: No such file or directory\nERROR: Failed building wheel for x"
+LEGACY = """\
+      error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory
+      [end of output]
+  note: This error originates from a subprocess, and is likely not a problem with pip.
+error: legacy-install-failure
+
+\N{MULTIPLICATION SIGN} Encountered error while trying to install package.
+╰─> pycocotools
+
+note: This is an issue with the package mentioned above, not pip.
+"""
+NO_WHEEL = """\
+  Building wheel for nes-py (setup.py): finished with status 'error'
+  ERROR: Failed building wheel for nes-py
+Failed to build nes-py
+error: failed-wheel-build-for-install
+
+\N{MULTIPLICATION SIGN} Failed to build installable wheels for some pyproject.toml based projects
+╰─> nes-py, pycocotools
+"""
+NO_HEADERS = "src/a.c:1:10: fatal error: Python.h: No such file or directory"
 DISK = "OSError: [Errno 28] No space left on device"
 PROXY = "ERROR: 407 Proxy Authentication Required"
 NO_IMAGE = "pull access denied for plugin-orchestrator/python, repository does not exist"
@@ -33,6 +54,9 @@ NO_IMAGE = "pull access denied for plugin-orchestrator/python, repository does n
         (APT_UNKNOWN, "system_packages"),
         (APT_OFFLINE, "HTTPS_PROXY"),
         (COMPILER, "build-essential"),
+        (LEGACY, "system_packages in plugin.yaml (build-essential, python3-dev"),
+        (NO_WHEEL, "build-essential, python3-dev"),
+        (NO_HEADERS, "python3-dev"),
         (DISK, "disk is full"),
         (PROXY, "proxy refused"),
         (NO_IMAGE, "make up"),
@@ -52,6 +76,8 @@ def test_an_unknown_failure_has_no_advice():
     [
         (PIP_UNKNOWN, "No matching distribution found for no-such-thing==9"),
         (APT_UNKNOWN, "Unable to locate package libnothing"),
+        (LEGACY, "pip could not install pycocotools (legacy-install-failure)"),
+        (NO_WHEEL, "pip could not install nes-py, pycocotools (failed-wheel-build-for-install)"),
         ("nothing of note", ""),
     ],
 )

@@ -51,6 +51,10 @@ SOURCE = """
                     "path": file.path.name, "read": len(file.read_bytes())}
 
         @tool
+        def numbers(self, w: float, n: int, more: list[float] = []) -> list:
+            return [w, n, more]
+
+        @tool
         def one_or_more(self, data: bytes | list[bytes], paths: list[Path] | None = None) -> list:
             return [len(each) for each in data] if isinstance(data, list) else [-len(data)]
 
@@ -297,6 +301,26 @@ def test_a_part_that_is_typed_as_a_file_needs_no_file_name(runtime):
 def test_a_file_that_is_missing_in_a_form_is_said_to_be_sent_as_one(runtime):
     for answer in (runtime.post("stored", data={"n": "1"}), runtime.post("stored", **form(b'name="video"\r\n\r\n'))):
         assert answer.json()["error"] == "parameter 'video' is missing: send it as a file: curl -F video=@FILE"
+
+
+@pytest.mark.parametrize(
+    ("fields", "result"),
+    [
+        ({"w": ".2", "n": "+3"}, [0.2, 3, []]),
+        ({"w": "+1.", "n": "1_000"}, [1.0, 1000, []]),
+        ({"w": " 1e3 ", "n": "007"}, [1000.0, 7, []]),
+        ({"w": "1_0.5", "n": "1e3", "more": [".5", "+2", "3"]}, [10.5, 1000, [0.5, 2, 3]]),
+        ({"w": "-.5", "n": "-1_0", "more": ".5"}, [-0.5, -10, [0.5]]),
+    ],
+)
+def test_a_number_is_whatever_python_takes_for_one(runtime, fields, result):
+    assert runtime.post("numbers", data=fields).json()["result"] == result
+
+
+@pytest.mark.parametrize("fields", [{"n": ".5"}, {"n": "0x10"}, {"n": "1__0"}, {"n": "three"}, {"w": "1,5"}])
+def test_what_is_no_number_is_refused(runtime, fields):
+    answer = runtime.post("numbers", data={"w": "1", "n": "1", **fields})
+    assert (answer.status_code, answer.json()["kind"]) == (422, "invalid_arguments")
 
 
 def test_an_empty_file_with_a_name_is_a_file(runtime):

@@ -1,15 +1,19 @@
 """The GPU in the container: two sources, and a reason for every fault."""
 
+import errno
+import os
+import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 from plugin_runtime.startup import gpu_probe
-from plugin_runtime.startup.gpu_findings import CudaFacts, SmiRun, TorchFacts, judge
-from plugin_runtime.startup.gpu_probe import check_gpu, probe_cuda, run_smi
+from plugin_runtime.startup.gpu_findings import CudaFacts, NodeFacts, SmiRun, TorchFacts, judge, judge_loss
+from plugin_runtime.startup.gpu_probe import GpuLoss, check_gpu, probe_cuda, run_smi
 
 GOOD_SMI = SmiRun(0, "NVIDIA L4, GPU-4c1f, 550.54.15")
 GOOD = CudaFacts(loaded=True, result=0, driver_version=12040, devices=1)
+NO_DEVICE = CudaFacts(loaded=True, result=100, result_name="CUDA_ERROR_NO_DEVICE", driver_version=12040)
 ABSENT = CudaFacts(problem="libcuda.so.1: cannot open shared object file: No such file or directory")
 TORCH = TorchFacts("2.13.0", "12.8", available=True)
 NO_CUDA = TorchFacts("2.13.0+cpu", None)
@@ -17,7 +21,42 @@ NO_CUDA = TorchFacts("2.13.0+cpu", None)
 # name, nvidia-smi, CUDA, expected code, expected phrases of the sentence
 FAULTS = [
     ("no GPU attached", None, ABSENT, "GPU_RUNTIME_MISSING", ["given no GPU", "container toolkit"]),
-    ("no utility", None, GOOD, "GPU_RUNTIME_MISSING", ["nvidia-smi is missing", "`utility`"]),
+    ("no utility", None, GOOD._replace(result=3), "GPU_RUNTIME_MISSING", ["nvidia-smi is missing", "`utility`"]),
+    (
+        "insufficient permissions",
+        SmiRun(4, "Failed to initialize NVML: Insufficient Permissions"),
+        GOOD,
+        "GPU_DRIVER_ERROR",
+        ["may not use the GPU", "ORCHESTRATOR_GPU_GROUPS"],
+    ),
+    (
+        "nodes that only a group may open",
+        SmiRun(4, "Failed to initialize NVML: Insufficient Permissions"),
+        NO_DEVICE._replace(nodes=NodeFacts(("/dev/nvidia0",), {"/dev/nvidia0": errno.EACCES})),
+        "GPU_DRIVER_ERROR",
+        ["may not open /dev/nvidia0", "ORCHESTRATOR_GPU_GROUPS", "NVreg_DeviceFileMode=0666"],
+    ),
+    (
+        "nodes that only a group may open, and no nvidia-smi",
+        None,
+        NO_DEVICE._replace(nodes=NodeFacts(("/dev/nvhost-gpu", "/dev/nvmap"), {"/dev/nvmap": errno.EACCES})),
+        "GPU_RUNTIME_MISSING",
+        ["nvidia-smi is missing"],
+    ),
+    (
+        "devices that the host took away",
+        SmiRun(255, "Failed to initialize NVML: Unknown Error"),
+        NO_DEVICE._replace(nodes=NodeFacts(("/dev/nvidia0",), {"/dev/nvidia0": errno.EPERM})),
+        "GPU_LOST",
+        ["lost its permission for /dev/nvidia0", "systemctl daemon-reload", "restart the plugin"],
+    ),
+    (
+        "a GPU that the driver has given up",
+        GOOD_SMI,
+        NO_DEVICE._replace(nodes=NodeFacts(("/dev/nvidia0",), {"/dev/nvidia0": errno.EIO})),
+        "GPU_LOST",
+        ["gone from the container (/dev/nvidia0)", "Xid"],
+    ),
     ("no compute", GOOD_SMI, ABSENT, "CUDA_UNAVAILABLE", ["libcuda.so.1 is missing", "`compute`"]),
     ("no device listed", SmiRun(0, ""), GOOD, "GPU_NOT_FOUND", ["finds no GPU"]),
     ("no device", SmiRun(6, "No devices were found"), GOOD, "GPU_NOT_FOUND", ["No devices were found"]),
@@ -95,7 +134,11 @@ CUDA_STUB = """
 #include <stdlib.h>
 #include <unistd.h>
 static int set(const char *name) { const char *v = getenv(name); return v ? atoi(v) : 0; }
-int cuInit(unsigned f) { if (set("STUB_CRASH")) abort(); if (set("STUB_HANG")) pause(); return set("STUB_RESULT"); }
+int cuInit(unsigned f) {
+    if (set("STUB_CRASH")) abort();
+    if (set("STUB_HANG")) pause();
+    return getenv("CUDA_VISIBLE_DEVICES") && set("STUB_OTHER_UUIDS") ? 100 : set("STUB_RESULT");
+}
 int cuDriverGetVersion(int *v) { *v = 12040; return 0; }
 int cuDeviceGetCount(int *n) { *n = set("STUB_DEVICES"); return 0; }
 int cuGetErrorName(int r, const char **s) { *s = r == 100 ? "CUDA_ERROR_NO_DEVICE" : 0; return *s ? 0 : 1; }
@@ -124,6 +167,108 @@ def test_what_works_is_reported_with_its_versions(cuda):
     assert [finding.failure for finding in findings] == [None] * len(findings)
     assert "550.54.15" in findings[0].detail
     assert "12.4" in findings[1].detail
+
+
+def test_a_container_without_nvidia_smi_passes_where_cuda_works():
+    """Tegra's driver brings none."""
+    findings = judge(None, GOOD)
+    assert [finding.failure for finding in findings] == [None, None]
+    assert "CUDA works without it" in findings[0].detail
+
+
+GRANTED, OTHER = "GPU-5c1b0000-1111-2222-3333-444455556666", "GPU-aaaa0000-1111-2222-3333-444455556666"
+
+
+@pytest.mark.parametrize(
+    ("listed", "granted", "wrong"),
+    [
+        ((GRANTED,), (GRANTED,), False),
+        ((OTHER, GRANTED), (GRANTED,), False),  # WSL2 shows all
+        ((OTHER,), (GRANTED,), True),
+        ((OTHER,), (GRANTED, OTHER), True),
+        ((OTHER,), ("MIG-1",), False),  # its parent GPU is listed
+        ((OTHER,), (), False),
+        ((), (GRANTED,), False),
+    ],
+)
+def test_another_gpu_than_the_granted_one_is_not_computed_on(listed, granted, wrong):
+    """The indices of a CDI spec may not be the driver's."""
+    smi = SmiRun(0, "\n".join(f"NVIDIA L4, {uuid}, 550.54.15" for uuid in listed) or "NVIDIA L4")
+    failure = judge(smi, GOOD, granted)[0].failure
+    assert (failure is not None) == wrong
+    if failure:
+        assert failure.code == "GPU_RUNTIME_MISSING"
+        assert OTHER in failure.reason
+        assert "nvidia-ctk cdi generate" in failure.reason
+
+
+@pytest.mark.parametrize(
+    ("nodes", "code"),
+    [
+        (NodeFacts(("/dev/nvidia0", "/dev/nvidiactl")), None),
+        (NodeFacts(("/dev/nvidia0", "/dev/nvidiactl"), {"/dev/nvidia0": errno.EPERM}), "GPU_LOST"),
+        (NodeFacts(("/dev/nvidiactl",)), "GPU_LOST"),
+        (NodeFacts(), "GPU_LOST"),
+        (NodeFacts(("/dev/nvidia0", "/dev/nvidiactl"), {"/dev/nvidia0": errno.EBUSY}), None),
+    ],
+)
+def test_a_gpu_is_lost_where_its_nodes_are_gone_or_closed(nodes, code):
+    failure = judge_loss(nodes, ("/dev/nvidia0", "/dev/nvidiactl"))
+    assert (failure.code if failure else None) == code
+
+
+def test_a_container_that_never_had_nodes_has_lost_none():
+    assert judge_loss(NodeFacts(), ()) is None
+
+
+class TestLoss:
+    """After a tool's failure the nodes are opened, if it speaks of the GPU."""
+
+    @pytest.fixture
+    def dev(self, tmp_path):
+        (tmp_path / "nvidia0").touch()
+        (tmp_path / "sda").touch()
+        return tmp_path
+
+    def test_a_failure_whose_nodes_can_be_opened_is_the_tools_own(self, dev):
+        assert GpuLoss(str(dev)).after(RuntimeError("CUDA error: unknown error")) is None
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("CUDA error: unknown error\nCUDA kernel errors might be asynchronously reported"),
+            RuntimeError("NVML: Unknown Error"),
+            OSError("cudnn: CUDNN_STATUS_NOT_INITIALIZED"),
+        ],
+    )
+    def test_a_node_that_is_gone_is_a_loss(self, dev, error):
+        loss = GpuLoss(str(dev))
+        (dev / "nvidia0").unlink()
+        assert loss.after(error).code == "GPU_LOST"
+
+    def test_the_words_may_stand_in_what_led_to_the_error(self, dev):
+        loss = GpuLoss(str(dev))
+        (dev / "nvidia0").unlink()
+        error = ValueError("no frame")
+        error.__cause__ = RuntimeError("CUDA error: unknown error")
+        assert loss.after(error).code == "GPU_LOST"
+
+    @pytest.mark.parametrize(
+        "error", [ValueError("threshold must be positive"), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")]
+    )
+    def test_other_failures_are_not_looked_into(self, dev, error):
+        loss = GpuLoss(str(dev))
+        (dev / "nvidia0").unlink()
+        assert loss.after(error) is None
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
+    def test_a_node_without_its_driver_is_a_loss(self, tmp_path):
+        node = tmp_path / "nvidia0"
+        try:
+            os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(511, 0))
+        except PermissionError:
+            pytest.skip("no device nodes can be made here")
+        assert GpuLoss(str(tmp_path)).after(RuntimeError("CUDA error: unknown error")).code == "GPU_LOST"
 
 
 def test_both_sources_are_judged_after_a_first_fault():
@@ -161,6 +306,28 @@ class TestProbe:
         assert failure is None
         assert [(check.name, check.ok) for check in checks] == [("gpu:nvidia-smi", True), ("gpu:cuda", True)]
         assert checks[1].detail == "2 devices, driver for CUDA 12.4"
+
+    def test_uuids_that_cuda_does_not_know_are_dropped_where_the_container_has_no_other_gpu(self, host, monkeypatch):
+        """An integrated GPU has one UUID for NVML and another for CUDA."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{GRANTED},{OTHER}")
+        monkeypatch.setenv("STUB_OTHER_UUIDS", "1")
+        checks, failure = check_gpu()
+        assert failure is None, checks
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+    def test_they_are_kept_where_it_has_more(self, host, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", GRANTED)
+        monkeypatch.setenv("STUB_OTHER_UUIDS", "1")
+        assert check_gpu()[1].code == "CUDA_UNAVAILABLE"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == GRANTED
+
+    def test_they_are_kept_where_it_has_another(self, host, monkeypatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", GRANTED)
+        monkeypatch.setenv("STUB_OTHER_UUIDS", "1")
+        monkeypatch.setenv("STUB_DEVICES", "1")
+        program(host, f"echo 'NVIDIA L4, {OTHER}, 550.54.15'")
+        assert check_gpu()[1].code == "GPU_RUNTIME_MISSING"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == GRANTED
 
     def test_an_error_of_cuinit_has_its_name(self, host, monkeypatch):
         monkeypatch.setenv("STUB_RESULT", "100")

@@ -356,6 +356,11 @@ BAD = [
     (Broken(), ["SystemExit"]),
     ({1: "a", "1": "b"}, ["two keys", "'1'"]),
     ({"a": [{True: 0, "true": 1}]}, ["result.a[0] has two keys"]),
+    (
+        [{"x": {"y": {1: 0, "1": 1}}} for _ in range(40)],
+        ["result[0].x.y has two keys that both are '1' in JSON; rename"],
+    ),
+    ({str(key): [{"k": {2.0: 0, "2.0": 1}}] for key in range(60)}, ["result.0[0].k has two keys"]),
     ({float("nan"): 1}, ["key nan"]),
     ({frozenset({1}): 1}, ["frozenset as the key"]),
     ({"a": itertools.count()}, ["result.a is a itertools.count"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import msgspec
 import pytest
@@ -131,6 +131,19 @@ def test_generators_are_streaming():
     assert streaming == {"events", "async_events"}
 
 
+class FakeImage:
+    """As PIL's own class is found: by its module and name."""
+
+
+FakeImage.__module__, FakeImage.__name__ = "PIL.Image", "Image"
+
+
+def _pictures(self, a: list[FakeImage] | None): ...
+
+
+def _opened(self, a: IO[bytes]): ...
+
+
 def _no_hint(self, a): ...
 
 
@@ -166,6 +179,8 @@ def _two_objects(self, a: Box | Options): ...
         (_keywords, "rest", "called by name"),
         (_positional, "a", "called by name"),
         (_two_objects, "a", "more than one dict-like"),
+        (_pictures, "a", "take pathlib.Path, which callers send as a file, and PIL.Image.open it"),
+        (_opened, "a", "take pathlib.Path or plugin_runtime.Upload"),
     ],
 )
 def test_a_signature_without_a_schema_is_refused_with_tool_and_parameter(method, parameter, says):
@@ -174,3 +189,25 @@ def test_a_signature_without_a_schema_is_refused_with_tool_and_parameter(method,
         collect_tools(plugin)
     assert f"tool broken, parameter {parameter}" in str(unfit.value)
     assert says in str(unfit.value)
+
+
+def test_all_that_is_unfit_is_said_at_once():
+    """One start, not one for each."""
+
+    def first(self, a, b: Opaque, c: int = 1) -> Opaque: ...
+
+    def second(self, *rest: int) -> None: ...
+
+    with pytest.raises(UnfitTool) as unfit:
+        collect_tools(type("Plugin", (), {"first": tool(first), "second": tool(second), "fine": tool(_fine)})())
+    assert [fault.partition(":")[0] for fault in unfit.value.faults] == [
+        "tool first, parameter a has no type hint; its JSON Schema is made from it",
+        "tool first, parameter b",
+        "tool first",
+        "tool second, parameter rest",
+    ]
+    assert str(unfit.value).startswith("(1) tool first, parameter a has no type hint")
+    assert "(4) tool second, parameter rest: *args" in str(unfit.value)
+
+
+def _fine(self, a: int): ...

@@ -68,6 +68,20 @@ FAILURES = {
         "importing plugin ran out of memory on the GPU",
         "import",
     ),
+    "imports of packages": (
+        "import json, not_there_y.z\nfrom not_there_z import a\nimport not_there_y\nimport msgspec",
+        {},
+        "PACKAGE_MISSING",
+        "the packages not_there_y and not_there_z are not installed (imported by plugin); add them to requirements.txt",
+        "import",
+    ),
+    "a part of a package": (
+        "import json.absent, not_there_y",
+        {},
+        "PACKAGE_MISSING",
+        "the installed package json has no module json.absent",
+        "import",
+    ),
     "cuda": (
         "import ctypes; ctypes.CDLL('libcudart.so.99')",
         {},

@@ -202,6 +202,7 @@ def test_uploads_have_the_room_that_the_plugins_own_files_leave(runtime):
         ("", errno.EDQUOT, ["`limits.scratch`", "320 MiB"]),
         ("/tmp/x", errno.ENOSPC, ["/tmp", "16 MiB", "PLUGIN_SCRATCH_DIR"]),
         ("/dev/shm/x", errno.ENOSPC, ["`limits.shm`"]),
+        ("/plugin/out.png", errno.EROFS, ["only ", "PLUGIN_SCRATCH_DIR", "`tempfile`"]),
         ("", errno.ENOENT, []),
     ],
 )

@@ -112,8 +112,10 @@ def test_the_reason_says_which_limit_what_the_engine_said_and_what_to_do(
     verdict = limits_unsupported(names, limits(), said=(DISCARDED,), engine=on)
     assert verdict.code == "LIMITS_UNSUPPORTED"
     assert [phrase for phrase in phrases if phrase not in verdict.reason] == []
-    assert f"add {','.join(names)} to ORCHESTRATOR_ALLOW_UNLIMITED" in verdict.reason
-    assert verdict.reason.endswith("then restart the plugin.")
+    assert "then restart the plugin" in verdict.reason
+    assert verdict.reason.endswith(
+        f"add {','.join(names)} to ORCHESTRATOR_ALLOW_UNLIMITED, and start the orchestrator again."
+    )
 
 
 def test_a_check_says_that_it_is_allowed() -> None:

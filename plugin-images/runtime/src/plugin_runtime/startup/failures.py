@@ -124,9 +124,16 @@ def explain_import(
     entry_module: str,
     missing: tuple[str, ...] = (),
     models: Mapping[str, str] = MappingProxyType({}),
+    packages: tuple[str, ...] = (),
 ) -> Failure:
-    """Why importing the entrypoint's module failed. `missing`: all libraries that the failed extension lacks."""
+    """Why importing the entrypoint's module failed. `missing`: all libraries that the failed extension lacks.
+    `packages`: all that the plugin's code lacks.
+    """
     root, chain = find_cause(error, entry_module, missing)
+    if root is not None and root.code == PACKAGE_MISSING and len(packages) > 1:
+        root = Cause(
+            PACKAGE_MISSING, f"the packages {_and(packages)} are not installed", "add them to requirements.txt"
+        )
     root = root or _model_cause(error, models, entry_module)
     if root is not None:
         return _failure(root, chain)

@@ -1,12 +1,15 @@
 """Whether a plugin's GPU can be used in its container: findings from what `gpu_probe` observed. Pure.
 
-Two sources, and both must agree: `nvidia-smi`, and CUDA itself (`torch.cuda.is_available()` where the image has torch,
-`cuInit` of the driver's library in any case).
+Two sources, and both must agree: `nvidia-smi`, where the container has it (Tegra's driver brings none), and CUDA itself
+(`torch.cuda.is_available()` where the image has torch, `cuInit` of the driver's library in any case). Where one fails,
+the device nodes say whether the container may use them at all.
 """
 
 from __future__ import annotations
 
+import errno
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from plugin_runtime.startup.failures import (
@@ -19,9 +22,10 @@ from plugin_runtime.startup.failures import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 MAX_OUTPUT = 300  # characters
+UUID = r"GPU-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 class SmiRun(NamedTuple):
@@ -43,11 +47,19 @@ class TorchFacts(NamedTuple):
     unusable: tuple[str, str] | None = None
 
 
+class NodeFacts(NamedTuple):
+    """The container's NVIDIA device nodes. `refused`: those that could not be opened → the system's error number."""
+
+    found: tuple[str, ...] = ()
+    refused: Mapping[str, int] = MappingProxyType({})
+
+
 class CudaFacts(NamedTuple):
     """What the driver's library reports. `loaded` is False where it cannot be opened, for the reason in `problem`.
 
     `result` is that of cuInit, `driver_version` as CUDA counts (12040 is 12.4). `packages_cuda` is the CUDA version of
-    installed CUDA packages. `broke_off` says how the probe of CUDA ended if it did not complete.
+    installed CUDA packages. `broke_off` says how the probe of CUDA ended if it did not complete. `nodes` is None where
+    CUDA works, and nobody looked.
     """
 
     loaded: bool = False
@@ -59,6 +71,11 @@ class CudaFacts(NamedTuple):
     packages_cuda: str | None = None
     torch: TorchFacts | None = None
     broke_off: str | None = None
+    nodes: NodeFacts | None = None
+
+    @property
+    def works(self) -> bool:
+        return self.result == 0 and bool(self.devices)
 
 
 class Finding(NamedTuple):
@@ -69,14 +86,79 @@ class Finding(NamedTuple):
     failure: Failure | None = None
 
 
-def judge(smi: SmiRun | None, cuda: CudaFacts) -> list[Finding]:
-    """One finding per source, `nvidia-smi` first. `smi` is None where there is no such program."""
-    return [_smi(smi, cuda), *_cuda(smi, cuda)]
+def judge(smi: SmiRun | None, cuda: CudaFacts, granted: Sequence[str] = ()) -> list[Finding]:
+    """One finding per source, `nvidia-smi` first. `smi` is None where there is no such program; `granted` has the UUIDs
+    of the devices that the container is to have, as far as it was told.
+    """
+    return [_smi(smi, cuda, granted), *_cuda(smi, cuda)]
+
+
+def other_gpus(smi: SmiRun | None, granted: Sequence[str]) -> tuple[str, ...]:
+    """The GPUs that nvidia-smi lists instead of those granted; none where it lists those too, or does not say."""
+    # A MIG instance comes with its parent GPU, which is what nvidia-smi lists.
+    if smi is None or smi.exit_code != 0 or not all(uuid.startswith("GPU-") for uuid in granted):
+        return ()
+    listed = tuple(re.findall(UUID, smi.output))
+    return () if set(granted) <= set(listed) else listed
+
+
+# Device nodes
+
+
+def judge_nodes(nodes: NodeFacts) -> Failure | None:
+    """Why the container may not use its GPU; None where the nodes can be opened, or there are none to be judged by."""
+    for number, explain in ((errno.EPERM, _taken_away), (errno.EACCES, _closed)):
+        names = [name for name, error in nodes.refused.items() if error == number]
+        if names:
+            return explain(", ".join(names))
+    gone = [name for name, error in nodes.refused.items() if error in GONE]
+    return _gone(", ".join(gone)) if gone else None
+
+
+def judge_loss(nodes: NodeFacts, earlier: Collection[str]) -> Failure | None:
+    """As `judge_nodes`, in a container whose GPU did work, and had these nodes then."""
+    missing = sorted(set(earlier) - set(nodes.found))
+    return _gone(", ".join(missing)) if missing else judge_nodes(nodes)
+
+
+GONE = frozenset({errno.ENXIO, errno.ENODEV, errno.ENOENT, errno.EIO})
+"""Errors of a node whose device the driver has given up."""
+
+
+def _taken_away(names: str) -> Failure:
+    reason = (
+        f"the container lost its permission for {names}: on the engine's host `systemctl daemon-reload`, or another"
+        " change of cgroups, takes devices from running containers; restart the plugin. To prevent it, use CDI, or the"
+        " cgroup driver cgroupfs, or create the links of /dev/char (nvidia-ctk system create-dev-char-symlinks"
+        " --create-all)"
+    )
+    return Failure(GPU_LOST, reason)
+
+
+def _closed(names: str) -> Failure:
+    reason = (
+        f"the container's user may not open {names}: on the host only a group may; set ORCHESTRATOR_GPU_GROUPS to its"
+        " number (stat -c %g /dev/nvidia0), or have the driver make them for all (NVreg_DeviceFileMode=0666)"
+    )
+    return Failure(GPU_DRIVER_ERROR, reason)
+
+
+def _gone(names: str) -> Failure:
+    reason = (
+        f"the GPU is gone from the container ({names}): the driver was unloaded, or the GPU is lost; look in the host's"
+        " kernel log for NVRM and Xid, then restart the plugin"
+    )
+    return Failure(GPU_LOST, reason)
 
 
 # nvidia-smi
 
 SMI_CODES = {
+    4: (
+        GPU_DRIVER_ERROR,
+        "may not use the GPU",
+        "set ORCHESTRATOR_GPU_GROUPS to the group's number of the host's /dev/nvidia*, or NVreg_DeviceFileMode=0666",
+    ),
     6: (
         GPU_NOT_FOUND,
         "finds no GPU in the container",
@@ -98,23 +180,18 @@ SMI_CODES = {
 """Exit codes as nvidia-smi's manual has them; 18 is NVML's own number for a version mismatch."""
 
 
-def _smi(run: SmiRun | None, cuda: CudaFacts) -> Finding:
+def _smi(run: SmiRun | None, cuda: CudaFacts, granted: Sequence[str]) -> Finding:
     name = "gpu:nvidia-smi"
     if run is None:
-        if not cuda.loaded:
-            reason = (
-                "the container was given no GPU: neither nvidia-smi nor libcuda.so.1 is in it; install the NVIDIA"
-                " container toolkit on the host, restart the engine, then the plugin"
-            )
-        else:
-            reason = (
-                "nvidia-smi is missing in the container though libcuda.so.1 is there: the GPU was attached without the"
-                " capability `utility`; request gpu, compute and utility"
-            )
-        return Finding(name, "not found", Failure(GPU_RUNTIME_MISSING, reason))
+        if cuda.works:
+            return Finding(name, "not in the container; CUDA works without it")
+        return Finding(name, "not found", Failure(GPU_RUNTIME_MISSING, _without_smi(cuda)))
     said = _shortened(run.output)
     if run.exit_code == 0 and said:
-        return Finding(name, said)
+        return Finding(name, said, _others_instead(run, granted))
+    refused = None if cuda.nodes is None else judge_nodes(cuda.nodes)
+    if refused is not None:
+        return Finding(name, said or f"exit code {run.exit_code}", refused)
     if run.exit_code is None:
         reason = "nvidia-smi does not return: the GPU's driver hangs; check the host's kernel log, then reboot the host"
         return Finding(name, "no answer in time", Failure(GPU_DRIVER_ERROR, reason))
@@ -129,13 +206,38 @@ def _smi(run: SmiRun | None, cuda: CudaFacts) -> Finding:
     return Finding(name, said or what, Failure(code, f"nvidia-smi {what}{f' ({said})' if said else ''}; {advice}"))
 
 
+def _without_smi(cuda: CudaFacts) -> str:
+    if not cuda.loaded:
+        return (
+            "the container was given no GPU: neither nvidia-smi nor libcuda.so.1 is in it; install the NVIDIA container"
+            " toolkit on the host, restart the engine, then the plugin"
+        )
+    return (
+        "nvidia-smi is missing in the container though libcuda.so.1 is there: the GPU was attached without the"
+        " capability `utility`; request gpu, compute and utility"
+    )
+
+
+def _others_instead(run: SmiRun, granted: Sequence[str]) -> Failure | None:
+    others = other_gpus(run, granted)
+    if not others:
+        return None
+    return Failure(
+        GPU_RUNTIME_MISSING,
+        f"the container was given {', '.join(others)} instead of {', '.join(granted)}: the engine's CDI spec numbers"
+        " GPUs otherwise than the driver; generate it anew (nvidia-ctk cdi generate --device-name-strategy=uuid"
+        " --output=/etc/cdi/nvidia.yaml)",
+    )
+
+
 # CUDA
 
 RESULTS = {
     34: "the library in the image is a stub for building; remove the CUDA stubs from the image's library path",
     35: "the driver of the host is too old; update it",
     46: "the device is in use or in exclusive mode; check `nvidia-smi -q -d COMPUTE` on the host",
-    100: "it sees no device; check NVIDIA_VISIBLE_DEVICES and CUDA_VISIBLE_DEVICES",
+    100: "it sees no device, though the container has one; check whether the plugin or its image sets"
+    " CUDA_VISIBLE_DEVICES, and compare the driver's versions on the host",
     802: "the system is not ready yet; start nvidia-fabricmanager on the host",
     803: "the host's driver and the container's libcuda have different versions; reboot the host",
     804: "the forward-compatibility library in the image does not fit this GPU; remove cuda-compat from the image",
@@ -152,6 +254,8 @@ def _cuda(smi: SmiRun | None, cuda: CudaFacts) -> Iterator[Finding]:
         yield Finding(name, cuda.broke_off, Failure(CUDA_UNAVAILABLE, reason))
     elif not cuda.loaded:
         yield Finding(name, cuda.problem, Failure(CUDA_UNAVAILABLE, _not_loaded(smi, cuda.problem)))
+    elif not cuda.works and cuda.nodes is not None and (refused := judge_nodes(cuda.nodes)) is not None:
+        yield Finding(name, f"cuInit returns {cuda.result}", refused)
     elif cuda.result != 0:
         code = GPU_DRIVER_ERROR if cuda.result in DRIVER_RESULTS else CUDA_UNAVAILABLE
         number = f"{cuda.result}{f' ({cuda.result_name})' if cuda.result_name else ''}"

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from plugin_runtime.startup.checks import Check
 from plugin_runtime.startup.failures import Failure, explain_import
-from plugin_runtime.startup.gpu_findings import CudaFacts, SmiRun, TorchFacts, judge
-from plugin_runtime.tools.plugin_errors import message_of
+from plugin_runtime.startup.gpu_findings import (
+    CudaFacts,
+    NodeFacts,
+    SmiRun,
+    TorchFacts,
+    judge,
+    judge_loss,
+    other_gpus,
+)
+from plugin_runtime.tools.plugin_errors import links, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +37,11 @@ if TYPE_CHECKING:
 SMI = ("nvidia-smi", "--query-gpu=name,uuid,driver_version", "--format=csv,noheader")
 SMI_SECONDS = 20.0  # without persistence mode it wakes every GPU of the host, a few seconds each
 CUDA_SECONDS = 60.0  # importing torch from a cold disk takes most of it
+NODES_SECONDS = 10.0
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+NO_DEVICE = 100
+GPU_WORDS = r"cuda|cudnn|cublas|cufft|nvml|nccl|nvrtc|nvidia|tensorrt|\bgpu\b"
+NODE = r"nvidia\d+|nvidiactl|nvidia-uvm|nvmap|dxg"
 CUDA_PACKAGES = (
     "nvidia-cuda-runtime",
     "nvidia-cuda-runtime-cu13",
@@ -45,25 +59,91 @@ class Ended(NamedTuple):
 
 def check_gpu() -> tuple[list[Check], Failure | None]:
     """One check per finding, and the failure to report: the first."""
-    findings = judge(run_smi(), probe_cuda())
+    granted = tuple(uuid for uuid in os.environ.get(VISIBLE, "").split(",") if uuid)
+    smi, cuda = run_smi(), probe_cuda()
+    if granted and cuda.result in {0, NO_DEVICE} and not cuda.works and not other_gpus(smi, granted):
+        cuda = _without_names(cuda, len(granted))
+    if not cuda.works or (smi is not None and smi.exit_code != 0):
+        cuda = cuda._replace(nodes=probe_nodes())
+    findings = judge(smi, cuda, granted)
     checks = [Check(finding.name, finding.failure is None, finding.detail) for finding in findings]
     return checks, next((finding.failure for finding in findings if finding.failure is not None), None)
+
+
+class GpuLoss:
+    """Whether a tool failed because its container lost the GPU. Made while it has it."""
+
+    def __init__(self, folder: str = "/dev") -> None:
+        self._folder = folder
+        self._nodes = node_paths(folder)
+
+    def after(self, error: BaseException) -> Failure | None:
+        """The loss that led to what a tool raised; None where that does not speak of the GPU, or nothing is lost."""
+        # By words alone nobody is judged: the driver says "unknown error" for much else.
+        spoken = " ".join(f"{type(link).__name__} {message_of(link)}" for link in links(error))
+        if not re.search(GPU_WORDS, spoken, re.IGNORECASE) or "out of memory" in spoken:
+            return None
+        nodes = probe_nodes(self._folder)
+        return None if nodes is None else judge_loss(nodes, self._nodes)
+
+
+def _without_names(cuda: CudaFacts, count: int) -> CudaFacts:
+    """CUDA as it is without the UUIDs of the granted devices, if that shows as many devices and no more. Then this
+    process, and what it starts, goes on without them.
+    """
+    # CUDA knows some integrated GPUs by other UUIDs than NVML.
+    other = probe_cuda({name: value for name, value in os.environ.items() if name != VISIBLE})
+    if other.devices != count:
+        return cuda
+    os.environ.pop(VISIBLE, None)
+    return other
 
 
 def run_smi() -> SmiRun | None:
     """None where there is no such program."""
     try:
-        return SmiRun(*_run(SMI, SMI_SECONDS, subprocess.STDOUT))
+        return SmiRun(*_run(SMI, SMI_SECONDS, subprocess.STDOUT, os.environ))
     except FileNotFoundError:
         return None
     except OSError as error:
         return SmiRun(126, f"cannot be run: {error.strerror}")
 
 
-def probe_cuda() -> CudaFacts:
-    """What `observe_cuda` returns in a child process."""
+def probe_nodes(folder: str = "/dev") -> NodeFacts | None:
+    """Open the device nodes, in a child process; None where it did not end in time."""
+    command = (sys.executable, "-m", "plugin_runtime.startup.gpu_probe", "nodes", folder)
+    try:
+        found, refused = json.loads(_run(command, NODES_SECONDS, None, os.environ).output)
+        return NodeFacts(tuple(found), refused)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def observe_nodes(folder: str) -> NodeFacts:
+    """Open the device nodes in this process."""
+    found, refused = node_paths(folder), {}
+    for path in found:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+        except OSError as error:
+            refused[path] = error.errno or 0
+    return NodeFacts(found, refused)
+
+
+def node_paths(folder: str) -> tuple[str, ...]:
+    """The device nodes, unopened."""
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names are wanted
+    except OSError:
+        return ()
+    return tuple(f"{folder}/{name}" for name in names if re.fullmatch(NODE, name))
+
+
+def probe_cuda(environment: Mapping[str, str] = os.environ) -> CudaFacts:
+    """What `observe_cuda` returns in a child process with this environment."""
     # A broken driver may hang or crash its caller, and the worker must survive to report it.
-    ended = _run((sys.executable, "-m", "plugin_runtime.startup.gpu_probe"), CUDA_SECONDS, None)
+    command = (sys.executable, "-m", "plugin_runtime.startup.gpu_probe")
+    ended = _run(command, CUDA_SECONDS, None, environment)
     if ended.exit_code is None:
         return CudaFacts(loaded=True, broke_off=f"gave no answer within {CUDA_SECONDS:g} s")
     if ended.exit_code < 0:
@@ -130,14 +210,14 @@ def _call_torch() -> TorchFacts | None:
         return TorchFacts(unusable=(failure.code, failure.reason))
 
 
-def _run(command: tuple[str, ...], seconds: float, stderr: int | None) -> Ended:
+def _run(command: tuple[str, ...], seconds: float, stderr: int | None, environment: Mapping[str, str]) -> Ended:
     """Raises OSError if it cannot be started."""
     process = subprocess.Popen(  # noqa: S603 - fixed commands
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        env=_without_plugin_code(os.environ),
+        env=_without_plugin_code(environment),
         text=True,
         errors="replace",
     )
@@ -161,7 +241,9 @@ def _without_plugin_code(environment: Mapping[str, str]) -> dict[str, str]:
     return {**rest, "PYTHONPATH": others} if others else rest
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:2] == ["nodes"]:
+    print(json.dumps(observe_nodes(sys.argv[2])))  # noqa: T201 - read by `probe_nodes`
+elif __name__ == "__main__":
     facts = observe_cuda()
     torch_facts = None if facts.torch is None else facts.torch._asdict()
     print(json.dumps({**facts._asdict(), "torch": torch_facts}))  # noqa: T201 - read by `probe_cuda`

@@ -11,6 +11,7 @@ from plugin_runtime.startup import failures
 from plugin_runtime.startup.checks import Check, check_cache, check_models, check_packages
 from plugin_runtime.startup.failures import Failure, explain_call, explain_gpu_memory, explain_import
 from plugin_runtime.startup.libraries import missing_libraries
+from plugin_runtime.startup.own_code import missing_packages
 from plugin_runtime.tools.awaiting import is_awaitable, wait_for_set_up
 from plugin_runtime.tools.gpu_memory import ran_out_of_gpu_memory
 from plugin_runtime.tools.plugin_errors import plugin_traceback
@@ -108,7 +109,8 @@ def import_class(start: Start) -> Any:
         if ran_out_of_gpu_memory(error, has_gpu=start.environment.requires_gpu):
             failure = explain_gpu_memory(error, f"importing {module_name}", module_name)
         else:
-            failure = explain_import(error, module_name, missing_libraries(error), start.environment.models)
+            libraries, packages = missing_libraries(error), missing_packages(error, module_name)
+            failure = explain_import(error, module_name, libraries, start.environment.models, packages)
         raise start.failed("import", failure, error) from error
     if not isinstance(plugin_class, type):
         fault = f"has no class {class_name}" if plugin_class is None else f"has a {class_name} that is no class"

@@ -7,6 +7,7 @@ As a program, where the image is built: `python -I -m plugin_runtime.startup.own
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import sys
 import warnings
@@ -19,6 +20,7 @@ from importlib.machinery import (
     SourceFileLoader,
     SourcelessFileLoader,
 )
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -149,6 +151,24 @@ def _described(error: BaseException) -> str:
     line = f", line {error.lineno}" if error.lineno else ""
     text = " ".join((error.text or "").split())[:MAX_SHOWN]
     return f"{line}: {error.msg}{f': `{text}`' if text else ''}"
+
+
+def missing_packages(error: BaseException, module: str) -> tuple[str, ...]:
+    """All packages that the plugin's own code is certain to import and that are not installed, where importing `module`
+    failed for want of one; that one first.
+    """
+    first = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if first in ("", module.partition(".")[0]):
+        return ()
+    with contextlib.suppress(Exception):  # of import hooks, and of what the author put into sys.modules
+        if find_spec(first) is not None:
+            return ()  # a part of it is missing
+        own = find_spec(module.partition(".")[0])
+        where = next(iter(own.submodule_search_locations or ()), own.origin) if own is not None else None
+        if where is not None:
+            needed = read_code(module, os.path.dirname(where)).packages  # noqa: PTH120 - a name, as above
+            return tuple(dict.fromkeys([first, *(name for name in needed if find_spec(name) is None)]))
+    return (first,)
 
 
 def main(module: str, folder: str) -> int:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import reprlib
 import typing
@@ -143,6 +144,8 @@ def _value(parameter: Parameter | None, texts: list[str]) -> Any:
     if parameter.takes_bool:
         texts = [WORDS.get(text.strip().lower(), text) for text in texts]
     values = [text if parameter.takes_text else _json_or_text(text) for text in texts]
+    if parameter.takes_number:
+        values = [_number(value) if isinstance(value, str) else value for value in values]
     one_of_list = parameter.takes_list and not parameter.takes_text and not isinstance(values[0], list | None)
     return values if len(values) > 1 or one_of_list else values[0]
 
@@ -178,6 +181,17 @@ def _json_or_text(text: str) -> Any:
         return msgspec.json.decode(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _number(text: str) -> Any:
+    """What Python takes for a number, and JSON does not: `.5`, `+3`, `1_000`. Any other text as it is."""
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else text
+    return text
 
 
 OUT_OF_RANGE = object()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -31,7 +32,7 @@ from plugin_runtime.tools.pydantic_hints import PydanticHint
 from plugin_runtime.tools.values import Reader, checker, reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from plugin_runtime.tools.values import Convert
 
@@ -40,12 +41,36 @@ FILE_SCHEMA = {"type": "string", "contentMediaType": "application/octet-stream"}
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 IN_MEMORY = (bytes, bytearray, memoryview)
 SEVERAL = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Collection)
+OTHER_ADVICE = "use plain types, dataclasses, TypedDicts or pydantic models, bytes, pathlib.Path or Upload"
+_OF_FILE = "take pathlib.Path or plugin_runtime.Upload, which callers send as a file"
+ADVICE = {
+    "PIL.Image": "take pathlib.Path, which callers send as a file, and PIL.Image.open it in the tool",
+    "numpy.ndarray": "take list[float], or a file as pathlib.Path, and make the array in the tool",
+    "torch.Tensor": "take list[float], or a file as pathlib.Path, and make the tensor in the tool",
+    "pandas.DataFrame": "take list[dict], or a file as pathlib.Path, and make the frame in the tool",
+    **dict.fromkeys(("typing.IO", "typing.BinaryIO", "typing.TextIO", "io.IOBase", "_io._IOBase"), _OF_FILE),
+}
+"""By package and name of a type that authors write for what callers send otherwise."""
 NO_NAME = re.compile(r"__|_[A-Za-z0-9_]*[A-Za-z0-9]__")
 """Names that Python changes inside a class, or that mean something to it."""
 
 
-class UnfitTool(TypeError):  # noqa: N818 - what is wrong, in one sentence for the operator
-    """The signature of a tool cannot be turned into a schema."""
+class UnfitTool(TypeError):  # noqa: N818 - what is wrong, for the operator
+    """The signatures of tools cannot be turned into schemas: a sentence for each fault."""
+
+    def __init__(self, *faults: str) -> None:
+        shown = faults if len(faults) == 1 else [f"({number}) {fault}" for number, fault in enumerate(faults, 1)]
+        super().__init__(" ".join(shown))
+        self.faults = faults
+
+
+@contextlib.contextmanager
+def gathering(faults: list[str]) -> Iterator[None]:
+    """Put the faults of an UnfitTool into a list, so that all are said at once."""
+    try:
+        yield
+    except UnfitTool as unfit:
+        faults += unfit.faults
 
 
 class Parameter(NamedTuple):
@@ -77,34 +102,43 @@ class Parameter(NamedTuple):
     """Whether it accepts a list: then one form value is a list of one."""
     takes_bool: bool = False
     """Whether it accepts a bool, or a list of them, and no string."""
+    takes_number: bool = False
+    """Whether it accepts a number, or a list of them, and no string."""
     takes_empty: bool = True
     """Whether it accepts an empty string."""
 
 
 def read_parameters(tool: str, method: Callable[..., Any]) -> list[Parameter]:
-    """The parameters of a bound method. Raises UnfitTool, which names tool and parameter."""
+    """The parameters of a bound method. Raises UnfitTool, which names tool and parameters."""
     function = inspect.unwrap(method)
     names = getattr(function, "__globals__", {})
-    parameters = []
+    parameters: list[Parameter] = []
+    faults: list[str] = []
     for parameter in inspect.signature(method).parameters.values():
-        where = f"tool {tool}, parameter {parameter.name}"
-        if parameter.kind in VARIABLE or parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-            raise UnfitTool(f"{where}: *args, **kwargs and positional-only parameters cannot be called by name")
-        if NO_NAME.match(parameter.name):
-            raise UnfitTool(f"{where}: callers cannot use a name that starts with two underscores; take another")
-        if parameter.annotation is inspect.Parameter.empty:
-            raise UnfitTool(f"{where} has no type hint; its JSON Schema is made from it")
-        hint = _resolve(where, parameter.annotation, names)
-        try:
-            parameters.append(_parameter(where, parameter, hint))
-        except UnfitTool:
-            raise
-        except UnfitHint as error:
-            raise UnfitTool(f"{where}: {error}") from error
-        except Exception as error:  # metadata are the author's objects: comparing them may raise anything
-            text = f"{where}: its type hint cannot be read: {type(error).__name__}: {message_of(error)}"
-            raise UnfitTool(text) from error
+        with gathering(faults):
+            parameters.append(_read_parameter(f"tool {tool}, parameter {parameter.name}", parameter, names))
+    if faults:
+        raise UnfitTool(*faults)
     return parameters
+
+
+def _read_parameter(where: str, parameter: inspect.Parameter, names: dict[str, Any]) -> Parameter:
+    if parameter.kind in VARIABLE or parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+        raise UnfitTool(f"{where}: *args, **kwargs and positional-only parameters cannot be called by name")
+    if NO_NAME.match(parameter.name):
+        raise UnfitTool(f"{where}: callers cannot use a name that starts with two underscores; take another")
+    if parameter.annotation is inspect.Parameter.empty:
+        raise UnfitTool(f"{where} has no type hint; its JSON Schema is made from it")
+    hint = _resolve(where, parameter.annotation, names)
+    try:
+        return _parameter(where, parameter, hint)
+    except UnfitTool:
+        raise
+    except UnfitHint as error:
+        raise UnfitTool(f"{where}: {error}") from error
+    except Exception as error:  # metadata are the author's objects: comparing them may raise anything
+        text = f"{where}: its type hint cannot be read: {type(error).__name__}: {message_of(error)}"
+        raise UnfitTool(text) from error
 
 
 def input_schema(parameters: list[Parameter]) -> dict[str, Any]:
@@ -171,7 +205,8 @@ def _parameter(where: str, parameter: inspect.Parameter, hint: Any) -> Parameter
         default=passed,
         takes_text=admits(schema, "string", definitions),
         takes_list=admits(schema, "array", definitions),
-        takes_bool=_takes_bool(schema, definitions),
+        takes_bool=_takes(schema, definitions, "boolean"),
+        takes_number=_takes(schema, definitions, "number", "integer"),
         takes_empty=not uploads and _takes_empty(hint, by_pydantic),
     )
 
@@ -211,12 +246,13 @@ def _takes_empty(hint: Any, by_pydantic: PydanticHint | None) -> bool:
     return True
 
 
-def _takes_bool(schema: dict[str, Any], definitions: dict[str, Any]) -> bool:
+def _takes(schema: dict[str, Any], definitions: dict[str, Any], *kinds: str) -> bool:
+    """Whether it admits a JSON type, or a list of it, and no string."""
     if admits(schema, "string", definitions):
         return False
     options = [schema, *schema.get("anyOf", ())]
     items = [option["items"] for option in options if isinstance(option.get("items"), dict)]
-    return any(admits(option, "boolean", definitions) for option in [*options, *items])
+    return any(admits(option, kind, definitions) for option in [*options, *items] for kind in kinds)
 
 
 def _resolve(where: str, annotation: Any, names: dict[str, Any]) -> Any:
@@ -238,9 +274,19 @@ def _schema(where: str, hint: Any, *, is_upload: bool) -> tuple[dict[str, Any], 
     except Exception as error:
         reason = str(error).strip().rpartition("\n")[2]
         text = f"{where}: no JSON Schema can be made of its type hint: {reason}"
-        advice = "use plain types, dataclasses, TypedDicts or pydantic models, bytes, pathlib.Path or Upload"
-        raise UnfitTool(f"{text}; {advice}") from error
+        raise UnfitTool(f"{text}; {next(_advice(hint), OTHER_ADVICE)}") from error
     return _closed(schema), {name: _closed(definition) for name, definition in definitions.items()}
+
+
+def _advice(hint: Any) -> Iterator[str]:
+    """What to use in the stead of a well-known type, wherever it is in the hint."""
+    for inner in typing.get_args(hint):
+        yield from _advice(inner)
+    kind = typing.get_origin(hint) or hint
+    for base in getattr(kind, "__mro__", (kind,)):
+        top, name = str(getattr(base, "__module__", "")).partition(".")[0], getattr(base, "__name__", "")
+        if (advice := ADVICE.get(f"{top}.{name}")) is not None:
+            yield advice
 
 
 def _file_schema(kind: type) -> dict[str, Any]:

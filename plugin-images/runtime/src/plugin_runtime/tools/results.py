@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import gc
 import math
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -105,12 +106,12 @@ def _is_plain(value: Any, left: list[int]) -> bool:  # noqa: PLR0911 - each is a
 
 
 def _has_plain_types(value: Any) -> bool:
-    # The garbage collector knows the members of built-in containers, in a fraction of the time of a loop. Two keys of a
-    # large dict that are the same in JSON, 1 and "1", get through.
-    if isinstance(value, dict) and not all(type(key) is str for key in value):
-        return False
+    # The garbage collector knows the members of built-in containers, in a fraction of the time of a loop.
     level = [value]
     for _ in range(MAX_DEPTH):
+        keys = chain.from_iterable(container for container in level if type(container) is dict)
+        if not ONLY_TEXTS.issuperset(map(type, keys)):
+            return False  # two of them may be the same in JSON, 1 and "1"
         members = gc.get_referents(*level)
         kinds = set(map(type, members))
         if not kinds <= PLAIN_OR_CONTAINER:
@@ -122,6 +123,7 @@ def _has_plain_types(value: Any) -> bool:
 
 
 PLAIN_OR_CONTAINER = PLAIN | CONTAINERS
+ONLY_TEXTS = frozenset({str})
 
 
 def _find_not_finite(plain: Any) -> str | None:

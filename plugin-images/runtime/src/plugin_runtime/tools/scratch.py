@@ -60,7 +60,9 @@ class Scratch:
         return f"the uploads are over the plugin's {size_text(self.max_bytes)} of disk (`limits.scratch`){own}"
 
     def advice(self, error: BaseException) -> str:
-        """To be added to the error's message; empty where no disk was full."""
+        """To be added to the error's message; empty where it has nothing to do with the disk."""
+        if any(_is_read_only(link) for link in links(error)):
+            return f"; only {self.folder} can be written (PLUGIN_SCRATCH_DIR): `tempfile` makes its files there, too"
         full = next((link for link in links(error) if _looks_full(link)), None)
         if full is None:
             return ""
@@ -81,6 +83,10 @@ def size_text(size: int) -> str:
     while value >= 1024 and unit < len(UNITS) - 1:
         value, unit = value / 1024, unit + 1
     return f"{value:.3g} {UNITS[unit]}" if value < 1000 else f"{value:.0f} {UNITS[unit]}"
+
+
+def _is_read_only(error: BaseException) -> bool:
+    return isinstance(error, OSError) and (error.errno == errno.EROFS or "read-only file system" in str(error).lower())
 
 
 def _looks_full(error: BaseException) -> bool:

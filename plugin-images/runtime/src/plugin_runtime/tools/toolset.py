@@ -9,7 +9,7 @@ import msgspec
 
 from plugin_runtime.authoring import TOOL_MARK
 from plugin_runtime.tools.output_schema import output_schema
-from plugin_runtime.tools.parameters import Parameter, UnfitTool, input_schema, read_parameters
+from plugin_runtime.tools.parameters import Parameter, UnfitTool, gathering, input_schema, read_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,20 +51,32 @@ class Tool(NamedTuple):
 
 
 def collect_tools(plugin: object) -> dict[str, Tool]:
-    """Every marked method by its name. Raises UnfitTool."""
+    """Every marked method by its name. Raises UnfitTool for all that are unfit."""
     tools = {}
+    faults: list[str] = []
     for name in dir(type(plugin)):
         static = inspect.getattr_static(type(plugin), name)
         function = getattr(static, "__func__", static)  # of a static or class method, marked inside or outside
         if True in {getattr(static, TOOL_MARK, False), getattr(function, TOOL_MARK, False)}:
-            tools[name] = _tool(name, getattr(plugin, name))
+            with gathering(faults):
+                tools[name] = _tool(name, getattr(plugin, name))
+    if faults:
+        raise UnfitTool(*faults)
     return tools
 
 
 def _tool(name: str, method: Callable[..., Any]) -> Tool:
-    parameters = {parameter.name: parameter for parameter in read_parameters(name, method)}
-    arguments = _arguments_struct(name, parameters)
     streaming = _yields(method) or _yields(inspect.unwrap(method))
+    parameters: dict[str, Parameter] = {}
+    output: dict[str, Any] | None = None
+    faults: list[str] = []
+    with gathering(faults):
+        parameters = {parameter.name: parameter for parameter in read_parameters(name, method)}
+    with gathering(faults):
+        output = output_schema(name, method, streaming=streaming)
+    if faults:
+        raise UnfitTool(*faults)
+    arguments = _arguments_struct(name, parameters)
     return Tool(
         name=name,
         description=first_paragraph(inspect.getdoc(method) or ""),
@@ -73,7 +85,7 @@ def _tool(name: str, method: Callable[..., Any]) -> Tool:
         arguments=arguments,
         decoder=msgspec.json.Decoder(arguments),
         streaming=streaming,
-        output_schema=output_schema(name, method, streaming=streaming),
+        output_schema=output,
         reads_all=any(parameter.read.has_objects for parameter in parameters.values()),
         completes=any(map(needs_completion, parameters.values())),
     )

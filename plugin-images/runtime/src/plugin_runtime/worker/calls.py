@@ -19,6 +19,7 @@ from plugin_runtime.worker.execution import GeneratorSteps, ToolExecution, is_ge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from plugin_runtime.startup.failures import Failure
     from plugin_runtime.tools.awaiting import Outcome
     from plugin_runtime.tools.toolset import Tool
     from plugin_runtime.worker.runs import Run, RunTable
@@ -41,6 +42,7 @@ class Call(NamedTuple):
     oom_kills: Callable[[], int]
     advice: Callable[[BaseException], str]
     has_gpu: bool
+    gpu_loss: Callable[[BaseException], Failure | None]
 
     def refusal_of(self, tool: Tool, error: BaseException) -> Refusal:
         """The answer to the caller; the traceback goes to the container's log."""
@@ -48,7 +50,13 @@ class Call(NamedTuple):
             return CANCELLED
         refusal = refusal_of(error, has_gpu=self.has_gpu)
         if refusal.traceback is not None:
-            refusal = refusal._replace(error=refusal.error + self.advice(error))
+            loss = self.gpu_loss(error) if refusal.reason_code is None else None
+            if loss is not None:
+                said = f"{refusal.error_type}: {refusal.error}".partition("\n")[0]
+                said = f"{loss.reason} ({tool.name} raised {said})"
+                refusal = refusal._replace(error=said, reason_code=loss.code)
+            else:
+                refusal = refusal._replace(error=refusal.error + self.advice(error))
             write_log(f"run {self.run.run_id}: tool {tool.name} raised {refusal.error_type}\n{refusal.traceback}")
         return refusal
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from plugin_runtime.shared.environment import Environment
     from plugin_runtime.shared.run_table import SharedRunTable
     from plugin_runtime.startup.checks import Check
+    from plugin_runtime.startup.failures import Failure
 
 ACCEPT_RETRY_SECONDS = 0.1
 THREAD_RETRIES = 10
@@ -160,7 +161,16 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
     table = RunTable(runs)
     if plugin.close is not None:
         Stopping(plugin.close, main_thread, table).install()
-    service = ToolService(environment, plugin.tools, table, kills.now, scratch=scratch, advice=advice, threads=threads)
+    service = ToolService(
+        environment,
+        plugin.tools,
+        table,
+        kills.now,
+        scratch=scratch,
+        advice=advice,
+        gpu_loss=find_gpu_loss(environment),
+        threads=threads,
+    )
     listener = listen(environment.tools_socket)
     threading.Thread(target=accept_for_ever, args=(listener, service), name="accept", daemon=True).start()
     link.report(phase=READY, tools=[tool.document() for tool in plugin.tools.values()])
@@ -172,6 +182,15 @@ def require_limits(wanted: Mapping[str, float], found: Mapping[str, float | None
     failure = check_limits(wanted, found)
     if failure is not None:
         raise StartFailure(failure)
+
+
+def find_gpu_loss(environment: Environment) -> Callable[[BaseException], Failure | None]:
+    """The lost GPU that led to what a tool raised; always None for a plugin without GPUs."""
+    if not environment.requires_gpu:
+        return lambda _: None
+    from plugin_runtime.startup.gpu_probe import GpuLoss  # noqa: PLC0415 - a plugin without a GPU need not pay for it
+
+    return GpuLoss().after
 
 
 def add_code_folder(folder: str, path: list[str]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from plugin_runtime.http.head import RequestHead
     from plugin_runtime.shared.environment import Environment
+    from plugin_runtime.startup.failures import Failure
     from plugin_runtime.tools.scratch import Scratch
     from plugin_runtime.tools.toolset import Tool
     from plugin_runtime.worker.runs import Run, RunTable
@@ -38,7 +39,7 @@ ALIVE = response_head(200, JSON, 2, keep_alive=True) + b"{}"
 
 class ToolService:
     """`oom_kills` is called before every answer, which carries the number; `advice` returns what is to be added to the
-    message of a tool's error.
+    message of a tool's error; `gpu_loss` the lost GPU that led to one.
     """
 
     # A helper process of the tool that was killed may have spoilt its result.
@@ -52,9 +53,11 @@ class ToolService:
         *,
         scratch: Scratch,
         advice: Callable[[BaseException], str],
+        gpu_loss: Callable[[BaseException], Failure | None],
         threads: AuthorThreads,
     ) -> None:
         self._advice = advice
+        self._gpu_loss = gpu_loss
         self._threads = threads
         self._tools = tools
         self._runs = runs
@@ -136,6 +139,7 @@ class ToolService:
             self._oom_kills,
             self._advice,
             self._has_gpu,
+            self._gpu_loss,
         )
         try:
             return self._run(call)

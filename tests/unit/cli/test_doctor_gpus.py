@@ -1,0 +1,84 @@
+"""What `doctor` says of GPUs and how the engine can hand them out."""
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from orchestrator.audit.findings import Finding, Level
+from orchestrator.cli.doctor_gpus import GpuFacts, gpus
+from orchestrator.gpus import GpuDevice, GpuInventory, GpuProblem
+from orchestrator.gpus.device_requests import EngineGpus
+from orchestrator.gpus.evidence import NodeAccess
+from orchestrator.lifecycle import ReasonCode
+
+LOOK = GpuInventory((GpuDevice("GPU-a", 0), GpuDevice("GPU-b", 1)), datetime.now(UTC), time.monotonic(), "550", "12.4")
+GOOD = GpuFacts(LOOK, EngineGpus(("nvidia",)))
+
+
+def found(check: str, **facts: object) -> Finding | None:
+    return next((each for each in gpus(replace(GOOD, **facts), ["tracker"]) if each.check == check), None)
+
+
+def test_a_host_without_a_gpu_says_so_and_no_more():
+    problem = GpuProblem(ReasonCode.GPU_NOT_FOUND, "This host has no NVIDIA GPU, then restart the plugin.")
+    facts = replace(GOOD, inventory=replace(LOOK, devices=(), problem=problem), nodes=NodeAccess((44,)))
+    (finding,) = gpus(facts, ["tracker"])
+    assert (finding.level, "needed by tracker" in finding.sentence) == (Level.WARNING, True)
+    assert [each.level for each in gpus(facts, [])] == [Level.OK]
+
+
+@pytest.mark.parametrize(
+    ("engine", "forced", "level", "phrases"),
+    [
+        (EngineGpus(("nvidia",)), None, Level.OK, ["device requests, then the runtime `nvidia`"]),
+        (EngineGpus(("nvidia", "cdi")), None, Level.OK, ["device requests, then CDI devices, then the runtime"]),
+        (EngineGpus(("nvidia", "cdi")), "cdi", Level.OK, ["CDI devices"]),
+        (EngineGpus(), None, Level.WARNING, ["no GPU driver", "container toolkit"]),
+        (EngineGpus(("nvidia",)), "cdi", Level.WARNING, ["ORCHESTRATOR_GPU_DRIVER"]),
+        (EngineGpus((), only_cdi=True), None, Level.WARNING, ["Podman 5.4"]),
+        (
+            EngineGpus(("cdi",), ("nvidia.com/gpu=all",), only_cdi=True),
+            None,
+            Level.WARNING,
+            ["--device-name-strategy=uuid"],
+        ),
+        (
+            EngineGpus(("cdi",), ("nvidia.com/gpu=0", "nvidia.com/gpu=1"), only_cdi=True),
+            None,
+            Level.OK,
+            ["CDI devices"],
+        ),
+    ],
+)
+def test_the_ways_of_the_engine_are_told(engine, forced, level, phrases):
+    finding = found("engine", engine=engine, forced=forced)
+    assert finding.level is level
+    assert [phrase for phrase in phrases if phrase not in finding.sentence] == []
+    assert "plugin." not in finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "phrase"),
+    [
+        ({"nodes": NodeAccess((44,))}, Level.OK, "group 44"),
+        ({"nodes": NodeAccess((44,)), "same_groups": False}, Level.WARNING, "ORCHESTRATOR_GPU_GROUPS"),
+        ({"nodes": NodeAccess((44,)), "same_groups": False, "groups": (44,)}, Level.OK, "group 44"),
+        ({"nodes": NodeAccess((), ("/dev/nvidia0",))}, Level.ERROR, "only root may open /dev/nvidia0"),
+    ],
+)
+def test_nodes_that_are_not_for_everybody_are_told(facts, level, phrase):
+    finding = found("device nodes", **facts)
+    assert (finding.level, phrase in finding.sentence) == (level, True)
+
+
+def test_nodes_for_everybody_are_not():
+    assert found("device nodes") is None
+
+
+def test_what_a_running_orchestrator_met_is_told():
+    reported = {"served_by": "cdi", "refused": {"nvidia": "The engine refused."}}
+    assert found("served by", reported=reported).sentence == "CDI devices"
+    assert found("refused (nvidia)", reported=reported).level is Level.OK
+    assert found("refused (nvidia)", reported={**reported, "served_by": None}).level is Level.WARNING
