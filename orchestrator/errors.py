@@ -5,6 +5,7 @@ OrchestratorError
 ├── BuildError                   an image that could not be built
 ├── EngineError                  what the container engine answered
 │   ├── EngineUnreachableError       no answer, or none in time
+│   │   └── EngineAddressError           DOCKER_HOST, or a docker context, that names no engine to speak to
 │   ├── NotFoundError                no such container or image
 │   ├── DeviceRequestError           a device request that the engine cannot serve
 │   └── EngineRefusedError           anything else it refused
@@ -49,6 +50,10 @@ class EngineError(OrchestratorError):
 
 class EngineUnreachableError(EngineError):
     """The engine gave no answer, or none in time."""
+
+
+class EngineAddressError(EngineUnreachableError):
+    """The settings that name the engine cannot be used; its text says which, and what to do."""
 
 
 class NotFoundError(EngineError):

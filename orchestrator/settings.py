@@ -1,7 +1,6 @@
 """Settings from environment variables with the prefix ORCHESTRATOR_, read once at the start."""
 
 import re
-import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ import platformdirs
 from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-_APP = "plugin-orchestrator"
+from orchestrator.run_folder import APP, default_run_dir
 
 
 def _duration(value: Any) -> Any:
@@ -74,12 +73,6 @@ def _tokens(value: Any) -> Any:
         raise ValueError("expected host=token, separated by commas (what is set is not shown)") from None
 
 
-def _runtime_path() -> Path:
-    with warnings.catch_warnings():  # it warns where XDG_RUNTIME_DIR is not set; a folder under /tmp is right then
-        warnings.simplefilter("ignore")
-        return platformdirs.user_runtime_path(_APP, use_site_for_root=True)
-
-
 class Settings(BaseSettings):
     """The operator's settings. Every field is the variable ORCHESTRATOR_<FIELD>."""
 
@@ -97,10 +90,11 @@ class Settings(BaseSettings):
     """Tokens that `models pull` sends to the hosts that models come from, as host=token, separated by commas."""
     secrets_dir: Path | None = None
     """Secrets for plugins, as <secrets_dir>/<plugin>/<name>; <state_dir>/secrets where not set."""
-    state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP, use_site_for_root=True))
+    state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(APP, use_site_for_root=True))
     """History, keys, build logs. /var/lib/plugin-orchestrator for root, else under the user's home."""
-    run_dir: Path = Field(default_factory=_runtime_path)
-    """Sockets. Keep it short: a socket's path has at most 107 bytes. /run/plugin-orchestrator for root."""
+    run_dir: Path = Field(default_factory=lambda fields: default_run_dir(fields["state_dir"]))
+    """Sockets. Keep it short: a socket's path has at most 107 bytes. /run/plugin-orchestrator for root; for a user
+    below XDG_RUNTIME_DIR if that outlives a logout (`loginctl enable-linger`), else <state_dir>/run."""
 
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     """Host names, separated by commas, that requests may name while no API key is configured; loopback always may."""

@@ -23,6 +23,7 @@ from orchestrator.cli.tables import plugins_table
 from orchestrator.client import FormText
 from orchestrator.deployment import read_identity
 from orchestrator.errors import EngineError
+from orchestrator.run_folder import logout_warning
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT, instances_of
 from orchestrator.tools.shutdown import longest_stop
@@ -36,6 +37,8 @@ _BUILD_SECONDS: Final = 1200.0
 def up() -> None:
     """Start the orchestrator in the background, run one tool on a real picture, and show what to try next."""
     settings = read_settings()
+    if (problem := logout_warning(settings.run_dir)) is not None:
+        complain("The plugins will not outlive your logout", problem, style="yellow")
     process = None
     if not _is_taken():
         process = _launch(settings)

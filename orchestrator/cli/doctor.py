@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator import run_folder
 from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.app import dependency_checker, docker_engine
@@ -24,12 +25,14 @@ from orchestrator.cli.doctor_gpus import GpuFacts
 from orchestrator.cli.settings import read_settings
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import EngineInfo
-from orchestrator.errors import EngineError, NotFoundError
+from orchestrator.errors import EngineAddressError, EngineError, EngineUnreachableError, NotFoundError
 from orchestrator.gpus import GpuHost
 from orchestrator.gpus.evidence import read_node_access
-from orchestrator.loader.build_settings import ca_bundle
+from orchestrator.loader.build_settings import ca_bundle, masked
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
+from orchestrator.registry import EffectiveLimits
 from orchestrator.settings import Settings
+from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.gpu_allocator import engine_gpus, same_groups
 
 _SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("note", "yellow"), Level.ERROR: ("FAIL", "bold red")}
@@ -58,34 +61,63 @@ async def examine(settings: Settings) -> list[Finding]:
     """All findings. Creates missing folders; changes nothing else."""
     loader = PluginLoader(settings.plugins_dirs)
     found = await asyncio.to_thread(loader.discover)
-    containers = docker_engine(settings)
-    info: EngineInfo | None = None
-    shared = False
-    try:
-        info = await containers.info()
-        shared = await containers.shares_sockets()
-    except EngineError as problem:
-        findings = [
-            error("engine", "reachable", f"{problem}. Start it, or set DOCKER_HOST; `make up` sets up an engine")
-        ]
-    else:
-        findings = [
-            *doctor_findings.engine(info),
-            doctor_findings.channel(settings.channel, shared=shared),
-            await _base_image(containers, settings),
-        ]
-    finally:
-        await containers.close()
+    limits = {plugin.name: effective_limits(plugin.manifest, settings) for plugin in found if plugin.manifest}
+    findings, info, shared = await _engine(settings, limits)
     return [
         *findings,
         *_folders(settings, info),
         *doctor_findings.plugins(found, loader.unusable_directories()),
+        doctor_findings.memory_sum(info.memory if info else 0, {name: each.memory for name, each in limits.items()}),
         *await asyncio.to_thread(lambda: list(_dependencies(settings, found))),
         *await _gpus(settings, info, found, local=shared),
         _keys(settings),
         await asyncio.to_thread(_running),
         *doctor_findings.network(os.environ, ca_bundle(settings, os.environ)),
     ]
+
+
+async def _engine(
+    settings: Settings, limits: Mapping[str, EffectiveLimits]
+) -> tuple[list[Finding], EngineInfo | None, bool]:
+    """What is found of the engine; its description, if it gives one; whether it shares sockets."""
+    engine = docker_engine(settings)
+    findings: list[Finding] = []
+    try:
+        findings.append(ok("engine", "address", masked(engine.address)))
+        refused = await engine.refused_permissions()
+        findings.append(doctor_findings.permissions(refused, engine.needed_permissions))
+        info = await engine.info()
+        held = "cpus" not in settings.allow_unlimited
+        limited = [name for name, each in limits.items() if each.cpus is not None and held]
+        shared = await engine.shares_sockets()
+        findings += [
+            *doctor_findings.engine(info, limited),
+            doctor_findings.channel(settings.channel, shared=shared),
+            await _base_image(engine, settings),
+        ]
+    except EngineAddressError as problem:
+        return [error("engine", "address", str(problem))], None, False
+    except EngineUnreachableError as problem:
+        return [*findings, doctor_findings.unreachable(str(problem), _other_sockets(engine.address))], None, False
+    except EngineError as problem:
+        return [*findings, error("engine", "answers", str(problem))], None, False
+    finally:
+        await engine.close()
+    return findings, info, shared
+
+
+def _other_sockets(used: str) -> list[Path]:
+    """Sockets of engines at their usual places that this user may use, besides the one in use."""
+    runtime, home = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"), Path.home()
+    places = (
+        runtime / "docker.sock",
+        runtime / "podman" / "podman.sock",
+        Path("/run/podman/podman.sock"),
+        home / ".docker" / "desktop" / "docker.sock",
+        home / ".docker" / "run" / "docker.sock",
+        home / ".colima" / "default" / "docker.sock",
+    )
+    return [path for path in places if f"unix://{path} " not in used and path.is_socket() and os.access(path, os.W_OK)]
 
 
 async def _base_image(engine: ContainerEngine, settings: Settings) -> Finding:
@@ -107,6 +139,13 @@ def _folders(settings: Settings, info: EngineInfo | None) -> Iterable[Finding]:
     yield doctor_findings.folder("state", "ORCHESTRATOR_STATE_DIR", settings.state_dir, _unusable(settings.state_dir))
     yield doctor_findings.folder("sockets", "ORCHESTRATOR_RUN_DIR", settings.run_dir, _unusable(settings.run_dir))
     yield doctor_findings.run_folder_length(settings.run_dir)
+    logout = doctor_findings.lingering(
+        run_folder.logout_warning(settings.run_dir),
+        rootless=info is not None and info.rootless,
+        lingers=run_folder.lingers(),
+    )
+    if logout is not None:
+        yield logout
     if settings.models_dir is not None:
         problem = None if settings.models_dir.is_dir() else "it does not exist"
         yield doctor_findings.folder("models", "ORCHESTRATOR_MODELS_DIR", settings.models_dir, problem)

@@ -10,30 +10,45 @@ import durationpy
 from pydantic import ByteSize
 
 from orchestrator.audit.findings import Finding, error, ok, warning
-from orchestrator.containers.endpoint import SOCKET_PATH_LIMIT
+from orchestrator.containers.docker_engine.capabilities import version_numbers
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.formatting import format_size, gib
 from orchestrator.loader.build_settings import BUILD_VARIABLES, masked
 from orchestrator.loader.dependency_checker import DependencyCheck
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
+from orchestrator.run_folder import MAX_LENGTH, SOCKET_PATH_LIMIT
 
 _GIB: Final = 1024**3
 _AMPLE_SPACE: Final = 5 * _GIB
 _MIN_SPACE: Final = _GIB
-_PATH_BELOW_RUN_DIR: Final = len("/01234567/01234567/control.sock")
-"""Bytes below the run folder: deployment, instance, socket."""
-_MIN_VERSIONS: Final = {"Docker": (20, 10), "Podman": (4, 3)}
+_MIN_PODMAN: Final = (4, 3)
 _SECRET: Final = re.compile(r"key|secret|token|password", re.IGNORECASE)
 
 
-def engine(info: EngineInfo) -> Iterable[Finding]:
-    """The engine, its cgroups and what it can limit."""
-    version = tuple(int(part) for part in re.findall(r"\d+", info.version)[:2])
-    minimum = _MIN_VERSIONS[info.product]
+def unreachable(problem: str, others: Iterable[Path]) -> Finding:
+    """An engine that does not answer. `others`: sockets of engines that there are besides."""
+    remedy = "Start it, or set DOCKER_HOST; `make up` sets up an engine"
+    if "ermission denied" in problem:
+        remedy = (
+            "This user may not use its socket: add it to the group docker (and log in again), or use another engine"
+        )
+    found = " or ".join(f"unix://{path}" for path in others)
+    return error(
+        "engine",
+        "reachable",
+        f"{problem}. {remedy}" + (f". There is another engine's socket: export DOCKER_HOST={found}" if found else ""),
+    )
+
+
+def engine(info: EngineInfo, cpus_limited: Iterable[str] = ()) -> Iterable[Finding]:
+    """The engine, its cgroups and what it can limit. `cpus_limited`: plugins with a limit of CPU cores."""
     detail = f"{info.product} {info.version}, {info.operating_system}, {info.storage_driver}"
-    if version and version < minimum:
-        tested = ".".join(map(str, minimum))
-        yield warning("engine", "version", f"{detail}; tested from {tested} on. Install a newer one.")
+    if info.snap:
+        yield error("engine", "version", f"{detail}: {info.known_trouble}")
+    elif info.too_old:
+        yield warning("engine", "version", f"{detail}: {info.known_trouble}")
+    elif info.product == "Podman" and version_numbers(info.version) < _MIN_PODMAN:
+        yield warning("engine", "version", f"{detail}; tested from 4.3 on. Install a newer one.")
     else:
         yield ok("engine", "version", detail)
     extras = "".join(text for text, there in ((", rootless", info.rootless), (", SELinux", info.selinux)) if there)
@@ -61,8 +76,72 @@ def engine(info: EngineInfo) -> Iterable[Finding]:
         yield error("engine", "process limit", "its kernel cannot limit processes: a fork bomb would reach the host")
     else:
         yield ok("engine", "process limit")
+    yield cpu_limit(info, list(cpus_limited))
     if info.product == "Podman":
         yield _podman(info)
+
+
+def cpu_limit(info: EngineInfo, limited: list[str]) -> Finding:
+    """Whether cores can be limited; an error where plugins have such a limit, since their starts are refused."""
+    if "cpus" in info.limits:
+        return ok("engine", "CPU limit")
+    remedy = (
+        "give a rootless engine the cpu controller (systemd: Delegate=cpu cpuset io memory pids in "
+        "/etc/systemd/system/user@.service.d/delegate.conf), or boot a kernel with CFS bandwidth control"
+        if info.rootless
+        else "its kernel needs CFS bandwidth control (CONFIG_CFS_BANDWIDTH)"
+    )
+    if not limited:
+        return warning("engine", "CPU limit", f"it cannot limit CPU cores, and no plugin here wants it; else {remedy}")
+    return error(
+        "engine",
+        "CPU limit",
+        f"it cannot limit CPU cores, so it refuses to start {', '.join(limited)}. Remove `limits.cpus` and "
+        f"ORCHESTRATOR_DEFAULT_CPUS; or {remedy}",
+    )
+
+
+def memory_sum(total: int, limits: Mapping[str, int]) -> Finding:
+    """Whether all plugins can use what they may at the same time. In bytes; `total` is 0 where unknown."""
+    needed = sum(limits.values())
+    if not total or needed <= total:
+        detail = f"{format_size(needed)} together" + (f", of {gib(total)}" if total else "")
+        return ok("plugins", "memory limits", detail if limits else "no plugin")
+    greatest = ", ".join(sorted(limits, key=lambda name: -limits[name])[:3])
+    return warning(
+        "plugins",
+        "memory limits",
+        f"{format_size(needed)} together, and the engine's machine has {gib(total)}: if all use what they may, the "
+        f"kernel kills processes anywhere on it. Lower `limits.memory` (the greatest: {greatest}) or "
+        "ORCHESTRATOR_DEFAULT_MEMORY, or stop some",
+    )
+
+
+def permissions(refused: Iterable[str], needed: Iterable[str]) -> Finding:
+    """What a proxy of the engine's socket allows."""
+    missing = ", ".join(refused)
+    if not missing:
+        return ok("engine", "permissions", "everything that is needed")
+    return error(
+        "engine",
+        "permissions",
+        f"a proxy of its socket, or a plugin of the engine, does not allow {missing}. Allow all of {', '.join(needed)} "
+        "(docker-socket-proxy: each is a variable, set to 1)",
+    )
+
+
+def lingering(problem: str | None, *, rootless: bool, lingers: bool) -> Finding | None:
+    """Whether plugins outlive the logout of the orchestrator's user. `problem`: why its run folder does not."""
+    if problem:
+        return warning("folders", "logout", problem)
+    if rootless and not lingers:
+        return warning(
+            "engine",
+            "logout",
+            "a rootless engine that systemd started for this user stops when the user's last session ends, and every "
+            "plugin with it. Run `loginctl enable-linger`",
+        )
+    return None
 
 
 def _podman(info: EngineInfo) -> Finding:
@@ -106,16 +185,15 @@ def folder(what: str, variable: str, path: Path, problem: str | None) -> Finding
 
 
 def run_folder_length(path: Path) -> Finding:
-    longest = SOCKET_PATH_LIMIT - _PATH_BELOW_RUN_DIR
     length = len(str(path).encode())
-    if length > longest:
+    if length > MAX_LENGTH:
         return error(
             "folders",
             "socket paths",
             f"{path} has {length} bytes, so paths of sockets in it would exceed {SOCKET_PATH_LIMIT} bytes. "
-            f"Set ORCHESTRATOR_RUN_DIR to a path of at most {longest} bytes",
+            f"Set ORCHESTRATOR_RUN_DIR to a path of at most {MAX_LENGTH} bytes",
         )
-    return ok("folders", "socket paths", f"{length} of at most {longest} bytes")
+    return ok("folders", "socket paths", f"{length} of at most {MAX_LENGTH} bytes")
 
 
 def plugins(found: Iterable[DiscoveredPlugin], unusable: Mapping[Path, str]) -> Iterable[Finding]:

@@ -21,6 +21,7 @@ from orchestrator.api.http_protocol import BoundedProtocol
 from orchestrator.app import create_app
 from orchestrator.cli.settings import read_settings
 from orchestrator.deployment import StateFolderError, claim
+from orchestrator.run_folder import logout_warning
 from orchestrator.settings import Settings
 from orchestrator.telemetry import logs
 from orchestrator.tools.shutdown import EXIT_SECONDS, TRANSFER_SECONDS, Shutdown, longest_stop
@@ -45,6 +46,8 @@ def serve(
     except StateFolderError as error:
         _exit(str(error))
     _require_keys(settings)
+    if (problem := logout_warning(settings.run_dir)) is not None:
+        _log.warning("%s", problem)
     sockets = _bind_sockets(settings)
     _raise_descriptor_limit(settings.max_connections)
     app = create_app(settings, stop_plugins=stop_plugins, stop=signals.first)

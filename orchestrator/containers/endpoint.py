@@ -4,9 +4,6 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SOCKET_PATH_LIMIT = 107
-"""Maximum length in bytes of a Unix socket's path (Linux, sockaddr_un)."""
-
 
 @dataclass(frozen=True, slots=True)
 class UnixEndpoint:

@@ -1,5 +1,6 @@
 """Types for containers: the specification that an engine gets, and the status that it reports."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -209,3 +210,36 @@ class EngineInfo:
     cdi_devices: tuple[str, ...] | None = None
     userns: bool = False  # users and groups of containers have other numbers on its machine
     product: Literal["Docker", "Podman"] = "Docker"
+    memory: int = 0  # bytes of its machine; 0 where unknown
+
+    @property
+    def snap(self) -> bool:
+        """It is Docker's snap, whose confinement executes nothing in a container that may gain no privileges."""
+        return self.data_dir.startswith("/var/snap/docker/")
+
+    @property
+    def too_old(self) -> bool:
+        """Docker before 20.10.10: its seccomp profile lets no thread start in images with glibc 2.34 or newer."""
+        numbers = tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
+        return self.product == "Docker" and _FIRST_DOCKER <= numbers < _OLDEST_DOCKER
+
+    @property
+    def known_trouble(self) -> str:
+        """Why this engine is known to run no plugin, and what to do; empty for most."""
+        if self.snap:
+            return (
+                "the engine is Docker's snap, whose confinement executes nothing in a container that may gain no "
+                "privileges, as no plugin's may, and sees only folders below /home. Install Docker's own packages "
+                "(https://docs.docker.com/engine/install) or the distribution's, and remove the snap"
+            )
+        if self.too_old:
+            return (
+                f"the engine is Docker {self.version}, and before 20.10.10 its seccomp profile lets no thread start in "
+                "images with glibc 2.34 or newer, such as Debian 12's, on which plugins are built. Install a newer one "
+                "(https://docs.docker.com/engine/install)"
+            )
+        return ""
+
+
+_FIRST_DOCKER: Final = (1,)  # a double has 0
+_OLDEST_DOCKER: Final = (20, 10, 10)

@@ -76,6 +76,7 @@ class RuntimeChannel:
     """Connections to one container. Use it on one event loop; close it in the end."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
         self._control = ConnectionPool(connector(endpoint, "control"), connect_timeout=_CONTROL_TIMEOUT)
         # No bound: a call has a deadline of its own.
         self._tools = ConnectionPool(connector(endpoint, "tools"), connect_timeout=None)

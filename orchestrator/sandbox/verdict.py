@@ -84,8 +84,15 @@ class Evidence:
     shm_limit: int | None = None
     """Bytes."""
     shm_full: bool = False
+    sockets_lost: bool = False
+    """The folder of its sockets is no longer on the host."""
 
 
+SOCKETS_LOST: Final = (
+    "The folder of the plugins' sockets has vanished from the host: something removed it, such as the end of the last "
+    "login session of the orchestrator's user. Run `loginctl enable-linger` as that user, or set ORCHESTRATOR_RUN_DIR "
+    "to a folder that stays; then start the orchestrator anew, and restart the plugin."
+)
 _SCRATCH_SLACK: Final = 1.02
 """Of `limits.scratch`: files take whole blocks, and uploads are bounded by their own bytes."""
 
@@ -120,6 +127,8 @@ def _judged(evidence: Evidence) -> Verdict:
             "The connection to the container broke, and the container engine does not answer to say why. Start the "
             "engine, then restart the plugin.",
         )
+    if evidence.sockets_lost:
+        return Verdict(ReasonCode.UNRESPONSIVE, f"The container runs, but cannot be reached. {SOCKETS_LOST}")
     return Verdict(
         ReasonCode.UNRESPONSIVE,
         "The container runs, but its control socket does not answer. Look at the plugin's logs, then restart it.",

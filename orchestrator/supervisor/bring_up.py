@@ -25,8 +25,9 @@ from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
 from orchestrator.registry import Check, EffectiveLimits
+from orchestrator.run_folder import session_ended
 from orchestrator.runtime_client.client import RuntimeChannel
-from orchestrator.sandbox.verdict import Verdict, judge
+from orchestrator.sandbox.verdict import SOCKETS_LOST, Verdict, judge
 from orchestrator.supervisor.activity import activity
 from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, effective_limits, secrets_folder
 from orchestrator.supervisor.deps import SupervisorDeps
@@ -374,6 +375,8 @@ def _file_stamp(name: str, path: Path) -> list[str | int]:
 
 def _make_run_folder(parent: Path, folder: Path) -> None:
     # Anyone may write in the folder, since the container's user may be mapped to any number; its parent admits only us.
+    if session_ended(parent):  # only logind can make it again
+        raise InstanceEndedError(Verdict(ReasonCode.INIT_ERROR, SOCKETS_LOST))
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     parent.chmod(0o700)
     folder.mkdir()

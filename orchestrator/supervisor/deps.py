@@ -1,6 +1,7 @@
 """What every supervisor works with; put together once, in the composition root."""
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,19 +42,19 @@ class SupervisorDeps:
         return {LABEL_DEPLOYMENT: self.deployment}
 
     async def engine_info(self) -> EngineInfo:
-        """What the engine is and can, as first heard."""
-        if not self._engine_info:
+        """What the engine is and can, as first heard; one with a known trouble may have been exchanged since."""
+        if not self._engine_info or self._engine_info[-1].known_trouble:
             self._engine_info.append(await self.engine.info())  # a look costs the engine 10 ms
-        return self._engine_info[0]
+        return self._engine_info[-1]
 
     @property
     def known_engine(self) -> EngineInfo | None:
         """As `engine_info`, without asking."""
-        return self._engine_info[0] if self._engine_info else None
+        return self._engine_info[-1] if self._engine_info else None
 
     @cached_property
-    def _engine_info(self) -> list[EngineInfo]:
-        return []
+    def _engine_info(self) -> deque[EngineInfo]:
+        return deque(maxlen=1)
 
     # One for all supervisors. Possible on a frozen class that has no slots: it is stored past `__setattr__`.
     @cached_property

@@ -18,7 +18,7 @@ from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.limits import limits_unsupported, missing_limits
 from orchestrator.supervisor.record_writer import RecordWriter
-from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch
+from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch, with_known_trouble
 from orchestrator.supervisor.teardown import retry_removal, tear_down
 from orchestrator.supervisor.watch import Observation, Watch, find_pause
 
@@ -123,6 +123,8 @@ class InstanceDriver:
         instance = self.instance
         if instance.ended is not None:
             return
+        if not instance.ready and self._deps.known_engine is not None:
+            verdict = with_known_trouble(verdict, self._deps.known_engine.known_trouble)
         if verdict.code is ReasonCode.GPU_OUT_OF_MEMORY:  # whose memory it was, as long as it holds its own
             blame = self._deps.gpus.blame(instance.grant) if instance.grant is not None else _NO_GPU_GRANTED
             verdict = replace(verdict, reason=f"{verdict.reason.rstrip('. ')}. {blame}")

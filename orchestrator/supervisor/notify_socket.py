@@ -6,8 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from orchestrator.containers.endpoint import SOCKET_PATH_LIMIT
 from orchestrator.errors import OrchestratorError
+from orchestrator.run_folder import SOCKET_PATH_LIMIT
 
 
 class SocketPathError(OrchestratorError):

@@ -1,9 +1,11 @@
 """What an error means for an instance: one of ours, or of the container engine, in its start or its watch. Pure."""
 
+from dataclasses import replace
 from typing import Final
 
 from orchestrator.errors import (
     BuildError,
+    EngineAddressError,
     EngineError,
     EngineUnreachableError,
     NotFoundError,
@@ -15,6 +17,17 @@ from orchestrator.sandbox.verdict import Verdict, startup_timeout
 from orchestrator.supervisor.instance import InstanceEndedError
 
 _DEFECT: Final = "a defect in the orchestrator; its log has the details. Report it, then restart the plugin."
+_OF_ENGINE: Final = frozenset(
+    {
+        ReasonCode.CRASHED,
+        ReasonCode.EXITED,
+        ReasonCode.IMPORT_ERROR,
+        ReasonCode.INIT_ERROR,
+        ReasonCode.STARTUP_TIMEOUT,
+        ReasonCode.UNRESPONSIVE,
+    }
+)
+"""Codes of a start that an engine with a known trouble may be the cause of."""
 
 
 def is_defect(error: BaseException) -> bool:
@@ -28,6 +41,13 @@ def verdict_of_start(error: Exception, limits: EffectiveLimits) -> Verdict:
     if isinstance(error, TimeoutError):
         return startup_timeout(limits.startup_timeout)
     return verdict_of_preparation(error)
+
+
+def with_known_trouble(verdict: Verdict, trouble: str) -> Verdict:
+    """The verdict on an instance that never became ready, with what its engine is known for."""
+    if not trouble or verdict.code not in _OF_ENGINE:
+        return verdict
+    return replace(verdict, reason=f"{verdict.reason} Most likely this is the engine's doing: {trouble}.")
 
 
 def verdict_of_manifest(error: str | None) -> Verdict:
@@ -56,6 +76,8 @@ def verdict_of_preparation(error: BaseException) -> Verdict:
 def verdict_of_engine(error: EngineError, doing: str) -> Verdict:
     """The verdict on an instance for which the engine could not do something; `doing` completes "while ..."."""
     match error:
+        case EngineAddressError():
+            return Verdict(ReasonCode.ENGINE_UNREACHABLE, f"There is no container engine to speak to: {error}.")
         case EngineUnreachableError():
             return Verdict(
                 ReasonCode.ENGINE_UNREACHABLE,

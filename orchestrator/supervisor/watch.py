@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncGenerator
 from typing import Final
 
+from orchestrator.containers.endpoint import UnixEndpoint
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ContainerStatus
 from orchestrator.errors import ChannelError, EngineError, EngineUnreachableError, NotFoundError
@@ -106,7 +107,7 @@ class Watch:
                 return judge(Evidence(engine_reachable=False)) if give_up else None
             if status.over:
                 return judge(evidence_of(status, self._instance))
-        return judge(Evidence()) if give_up else None
+        return self._judge_silence() if give_up else None
 
     async def _inspect(self) -> ContainerStatus:
         """As the engine's. Raises `EngineUnreachableError` early where its event has told of the end."""
@@ -135,7 +136,11 @@ class Watch:
 
     async def _why_silent(self) -> Verdict:
         # A paused container holds its connections open, and looks as a hung one does.
-        return await find_pause(self._engine, self._instance) or judge(Evidence())
+        return await find_pause(self._engine, self._instance) or self._judge_silence()
+
+    def _judge_silence(self) -> Verdict:
+        endpoint = self._instance.channel.endpoint if self._instance.has_channel else None
+        return judge(Evidence(sockets_lost=isinstance(endpoint, UnixEndpoint) and not endpoint.folder.exists()))
 
 
 async def find_pause(engine: ContainerEngine, instance: Instance) -> Verdict | None:

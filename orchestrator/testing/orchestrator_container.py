@@ -24,6 +24,7 @@ from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 from orchestrator.access.keys import PREFIX
 from orchestrator.app import own_image
 from orchestrator.client import Client
+from orchestrator.containers.docker_engine.capabilities import engine_info, shares_sockets
 from orchestrator.loader.build_settings import BUILD_VARIABLES
 from orchestrator.own_image.entrypoint import USER
 from orchestrator.settings import Settings
@@ -31,6 +32,7 @@ from orchestrator.settings import Settings
 LABEL: Final = "plugin-orchestrator.testing"
 """On everything started here, with a value per orchestrator: it finds what a killed process left behind."""
 _PORT: Final = 8000
+_SOCKET: Final = "/var/run/docker.sock"
 _POLL_SECONDS: Final = 0.1
 _START_SECONDS: Final = 60.0  # limit until the orchestrator itself answers
 _STOP_SECONDS: Final = 90  # limit for runs in flight while stopping
@@ -141,7 +143,7 @@ class OrchestratorContainer(DockerContainer):
         self.with_exposed_ports(_PORT)
         self.with_command("serve --stop-plugins")
         self.with_volume_mapping(self._volume, MOUNT_POINT, "ro")
-        self.with_volume_mapping(testcontainers_config.ryuk_docker_socket, "/var/run/docker.sock", "rw")
+        self.with_volume_mapping(engine_socket(self.get_docker_client().client.info()), _SOCKET, "rw")
         self.with_kwargs(
             **{
                 "labels": {LABEL: self._token},
@@ -193,6 +195,15 @@ class OrchestratorContainer(DockerContainer):
                 log = b"".join(self.get_logs()).decode(errors="replace")[-4000:]
                 raise OrchestratorNotReadyError(f"not ready after {waited:.0f} s: {answer_text}\n{log}")
             time.sleep(_POLL_SECONDS)
+
+
+def engine_socket(info: Mapping[str, Any]) -> str:
+    """The path of the engine's socket on the engine's machine. `info`: its answer to `GET /info`."""
+    # In a virtual machine (Docker Desktop, Colima) the path by which it is reached from here means nothing.
+    overridden = os.environ.get("TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE")
+    if overridden or shares_sockets(engine_info(info), inside=False):
+        return testcontainers_config.ryuk_docker_socket
+    return _SOCKET
 
 
 def _own_image() -> str:

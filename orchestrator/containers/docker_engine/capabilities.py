@@ -1,24 +1,16 @@
-"""What this engine is and can, and what it shares with this process: its kernel, its folders."""
+"""What this engine is and can, and whether it shares its kernel with this process."""
 
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from orchestrator.containers.docker_engine.answers import items, mapping, text
-from orchestrator.containers.spec import BindMount, EngineInfo
-from orchestrator.errors import EngineRefusedError
+from orchestrator.containers.spec import EngineInfo
 
 _LIMITS: Final = {"memory": "MemoryLimit", "swap": "SwapLimit", "pids": "PidsLimit", "cpus": "CpuCfsQuota"}
 _VIRTUAL_MACHINE: Final = "docker desktop"
-_MOUNTINFO: Final = Path("/proc/self/mountinfo")
-# Files that Docker and Podman mount into every container, from a folder named after the container's id.
-_OWN_FILES: Final = re.compile(
-    r"/(?:containers/([0-9a-f]{64})|[a-z0-9]+-containers/([0-9a-f]{64})/userdata)/(?:hostname|hosts|resolv\.conf) "
-)
 _PODMAN_WITH_CDI: Final = (5, 4)  # the version it was seen with; 4.3 starts a container without the device
 
 
@@ -52,6 +44,7 @@ def engine_info(answer: Any) -> EngineInfo:
         kernel=text(body.get("KernelVersion")),
         data_dir=text(body.get("DockerRootDir")),
         cores=_count(body.get("NCPU")),
+        memory=_count(body.get("MemTotal")),
     )
 
 
@@ -90,53 +83,3 @@ def shares_sockets(info: EngineInfo, *, inside: bool) -> bool:
         return False
     # An engine in a virtual machine has another kernel, as a rule of another release.
     return not info.kernel or info.kernel == platform.release()
-
-
-@dataclass(frozen=True, slots=True)
-class HostFolders:
-    """Path in the orchestrator's own container → path on the engine's machine. None: the orchestrator runs on that
-    machine, not in a container.
-    """
-
-    by_mount_point: Mapping[Path, Path] | None = None
-
-    def translated(self, mounts: Iterable[BindMount]) -> tuple[BindMount, ...]:
-        """The mounts by their host paths. Raises `EngineRefusedError` for a path that is not on the host."""
-        if self.by_mount_point is None:
-            return tuple(mounts)
-        return tuple(replace(mount, source=_on_host(mount, self.by_mount_point)) for mount in mounts)
-
-    def on_host(self, file: Path) -> Path:
-        """One file's host path. Raises as `translated`."""
-        return self.translated([BindMount(file, str(file))])[0].source
-
-
-def host_folders(answer: Any) -> HostFolders:
-    """From the inspection of the orchestrator's own container (`GET /containers/{id}/json`)."""
-    # The engine knows what it mounted into the own container and from where: any volume or bind mount, at any path.
-    pairs = [
-        (mount.get("Destination"), mount.get("Source"))
-        for mount in map(mapping, items(mapping(answer).get("Mounts")))
-        if mount.get("Type") in {"bind", "volume"}
-    ]
-    return HostFolders({Path(inside): Path(source) for inside, source in pairs if inside and source})
-
-
-def own_container_id(mountinfo: Path = _MOUNTINFO) -> str | None:
-    """The id of the container that this process runs in; None outside of one."""
-    try:
-        found = _OWN_FILES.search(mountinfo.read_text())
-    except OSError:
-        return None
-    return found[1] or found[2] if found else None
-
-
-def _on_host(mount: BindMount, by_mount_point: Mapping[Path, Path]) -> Path:
-    for folder in (mount.source, *mount.source.parents):
-        if folder in by_mount_point:
-            return by_mount_point[folder] / mount.source.relative_to(folder)
-    raise EngineRefusedError(
-        f"the source of the mount {mount.target} lies inside the orchestrator's own container, where no other container"
-        " can see it. Mount it there from the host: ORCHESTRATOR_RUN_DIR, ORCHESTRATOR_PLUGINS_DIRS and"
-        " ORCHESTRATOR_MODELS_DIR must be volumes or bind mounts"
-    )

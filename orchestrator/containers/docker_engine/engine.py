@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -12,14 +13,22 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from orchestrator.containers.docker_engine import answers, bodies, capabilities, decoding, podman
+from orchestrator.containers.docker_engine import answers, bodies, capabilities, decoding, permissions, podman
 from orchestrator.containers.docker_engine.build import BuildRequest, run_build
 from orchestrator.containers.docker_engine.calls import DEFAULT_BOUNDS, Bounds, EngineCalls
-from orchestrator.containers.docker_engine.capabilities import HostFolders
-from orchestrator.containers.docker_engine.client import Client, ClientPool, create_container, is_podman, url
+from orchestrator.containers.docker_engine.client import (
+    Client,
+    ClientPool,
+    create_container,
+    credentials,
+    is_podman,
+    refused_permissions,
+    url,
+)
 from orchestrator.containers.docker_engine.gateways import Gateways
 from orchestrator.containers.docker_engine.install import run_installation
 from orchestrator.containers.docker_engine.logs import Logs
+from orchestrator.containers.docker_engine.own_container import HostFolders, find_host_folders, own_view
 from orchestrator.containers.docker_engine.streams import Streams
 from orchestrator.containers.endpoint import Endpoint, UnixEndpoint, token_file
 from orchestrator.containers.engine import ignore
@@ -58,7 +67,7 @@ class DockerEngine:
         """
         self._labels = dict(labels)
         self._bounds = bounds
-        clients = ClientPool(environment)
+        self._clients = clients = ClientPool(environment)
         self._calls = EngineCalls(clients, bounds)
         self._streams = Streams(clients, limit=256)
         self._logs = Logs(self._calls, self._streams)
@@ -75,12 +84,23 @@ class DockerEngine:
         timeout: float = 10,
         labels: Mapping[str, str] = MappingProxyType({}),
     ) -> Self:
-        """The engine that the docker command line would use. `timeout`: seconds for an answer to a query; where it is
-        long, other requests have at least as much.
+        """The engine that the docker command would use: by DOCKER_HOST, or its context. `timeout`: seconds for an
+        answer to a query; where it is long, other requests have at least as much.
         """
         usual = DEFAULT_BOUNDS
         bounds = Bounds(query=timeout, change=max(usual.change, timeout), end=max(usual.end, timeout))
         return cls(os.environ if environment is None else environment, bounds=bounds, labels=labels)
+
+    @property
+    def address(self) -> str:
+        """Where the engine is, and what says so. Raises `EngineAddressError`."""
+        return str(self._clients.address)
+
+    needed_permissions = permissions.NEEDED
+
+    async def refused_permissions(self) -> tuple[str, ...]:
+        """What a proxy of the engine's socket does not allow, of all that is needed. Changes nothing."""
+        return await self._calls.query(refused_permissions)
 
     async def info(self) -> EngineInfo:
         self._info = await self._calls.query(lambda client: capabilities.engine_info(client.info()))
@@ -117,14 +137,21 @@ class DockerEngine:
         await self._calls.remove(add_tag)
 
     async def pull(self, reference: str) -> ImageStatus:
+        problem = ""
+
         def pull(client: Client) -> None:
-            for message in client.pull(reference, stream=True, decode=True):
+            nonlocal problem
+            found, problem = credentials(reference)
+            for message in client.pull(reference, stream=True, decode=True, auth_config=found):
                 if isinstance(message, dict) and (error := message.get("error")):
                     # Registries say "denied" also where there is no such repository.
                     kind = NotFoundError if "not found" in error or "denied" in error else EngineRefusedError
                     raise kind(f"{reference} cannot be pulled: {error}")
 
-        await self._calls.pull(pull)
+        try:
+            await self._calls.pull(pull)
+        except (NotFoundError, EngineRefusedError) as error:
+            raise type(error)(f"{error}; {problem}" if problem else str(error)) from error
         return await self.image(reference)
 
     async def build(
@@ -357,18 +384,9 @@ class DockerEngine:
 
     async def _folders(self) -> HostFolders:
         if self._host_folders is None:
-            self._host_folders = await self._find_host_folders()
+            view = await asyncio.to_thread(own_view, hostname=socket.gethostname())
+            self._host_folders = await find_host_folders(self._calls, view)
         return self._host_folders
-
-    async def _find_host_folders(self) -> HostFolders:
-        own = await asyncio.to_thread(capabilities.own_container_id)
-        if own is None:
-            return HostFolders()
-        try:
-            answer = await self._calls.query(lambda client: client.inspect_container(own))
-        except NotFoundError:  # a container of another engine: this one runs inside it too
-            return HostFolders()
-        return capabilities.host_folders(answer)
 
     async def _remove_once(self, container_id: str) -> bool:
         def remove(client: Client) -> None:

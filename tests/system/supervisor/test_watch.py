@@ -1,6 +1,7 @@
 """Liveness: a control socket that reports every few seconds is not probed; one that falls silent is."""
 
 import asyncio
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -192,3 +193,33 @@ async def test_the_end_of_a_container_whose_connection_broke(
     instance = Instance(manifest, effective_limits(manifest, Settings()), identity, Path("run"))
     verdict = await Watch(engine, instance).find_end(give_up=give_up)
     assert (verdict.code if verdict else None) == code
+
+
+async def test_one_whose_sockets_were_removed_from_the_host_is_said_to_be_that(harness: Harness) -> None:
+    """As logind removes XDG_RUNTIME_DIR at the end of the last session: its connections have ended, and none can be
+    made.
+    """
+    harness.add("reader")
+    await harness.open()
+    await harness.settled("reader")
+    instance = harness.instance("reader")
+    shutil.rmtree(harness.run_dir)
+    instance.deaf = True
+    health = await harness.until("reader", lambda health: health["state"] == "FAILED", timeout=2 * FOUND_WITHIN)
+    assert health["reason_code"] == "UNRESPONSIVE"
+    assert "has vanished from the host" in health["reason"] and "loginctl enable-linger" in health["reason"]
+    assert str(harness.run_dir) not in health["reason"]
+
+
+async def test_one_that_starts_after_its_users_last_session_says_so(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instead of "Permission denied": only logind can make that folder again."""
+    monkeypatch.setattr(
+        "orchestrator.supervisor.bring_up.session_ended", lambda folder: folder.parent == harness.run_dir
+    )
+    harness.add("reader")
+    await harness.open()
+    health = await harness.until_state("reader", "FAILED")
+    assert health["reason_code"] == "INIT_ERROR"
+    assert "loginctl enable-linger" in health["reason"]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from typer.testing import CliRunner
+from unit.containers.fake_dockerd import FakeDockerd
 
 from orchestrator.audit.findings import Level
-from orchestrator.cli import commands, doctor_findings
+from orchestrator.cli import commands, doctor, doctor_findings
 from orchestrator.containers.spec import EngineInfo
-from orchestrator.gpus.inventory import FaultKind, GpuDevice, GpuFault, GpuInventory
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_secrets import SecretSource
@@ -36,7 +37,7 @@ def levels(findings):
         (replace(GOOD, limits=frozenset({"memory", "swap"})), "process limit", Level.ERROR, "fork bomb"),
         (replace(GOOD, version="19.03.1"), "version", Level.WARNING, "Install a newer one"),
         (replace(GOOD, version="20.10.24+dfsg1", rootless=True), "cgroups", Level.OK, "rootless"),
-        (replace(GOOD, version="4.9.3"), "version", Level.WARNING, "tested from 20.10"),
+        (replace(GOOD, version="4.9.3"), "version", Level.WARNING, "before 20.10.10"),
         (PODMAN, "version", Level.OK, "Podman 4.3.1"),
         (replace(PODMAN, version="5.4.2"), "version", Level.OK, "Podman 5.4.2"),
         (replace(PODMAN, version="3.4.4"), "version", Level.WARNING, "tested from 4.3"),
@@ -145,28 +146,160 @@ def test_problems_are_listed_and_set_the_exit_code(monkeypatch, tmp_path):
     assert report["settings"]["ORCHESTRATOR_STATE_DIR"] == str(tmp_path / "state")
 
 
-def _inventory(*devices, **facts):
-    return GpuInventory(devices, datetime.now(UTC), 0.0, driver_version="570.1", cuda_version="12.8", **facts)
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("20.10.5+dfsg1", Level.WARNING),
+        ("20.10.9", Level.WARNING),
+        ("19.03.1", Level.WARNING),
+        ("20.10.10", Level.OK),
+        ("29.0.1", Level.OK),
+        ("", Level.OK),
+    ],
+)
+def test_a_docker_whose_seccomp_profile_lets_no_thread_start(version, level):
+    found = {finding.check: finding for finding in doctor_findings.engine(replace(GOOD, version=version))}
+    assert found["version"].level is level
+    assert (level is Level.OK) == ("glibc 2.34" not in found["version"].sentence)
 
 
-def test_a_sick_gpu_is_named_beside_the_ones_that_serve():
-    sick = {1: GpuFault(FaultKind.UNKNOWN, "Unknown Error", 999)}
-    found = list(doctor_findings.gpus(_inventory(GpuDevice("GPU-a", 0), unidentified=sick), ["nvidia"], ["tracker"]))
-    (named,) = [finding for finding in found if finding.level is Level.WARNING]
-    assert "Unknown Error" in str(named)
-    assert any("GPU 0; driver 570.1" in str(finding) for finding in found)
+def test_dockers_snap_is_recognised():
+    snap = replace(GOOD, data_dir="/var/snap/docker/common/var-lib-docker")
+    found = {finding.check: finding for finding in doctor_findings.engine(snap)}
+    assert found["version"].level is Level.ERROR
+    assert "snap" in found["version"].sentence and "Install Docker's own packages" in found["version"].sentence
 
 
 @pytest.mark.parametrize(
-    ("facts", "said"),
+    ("rootless", "limited", "level", "said"),
     [
-        ({"seconds": 25.0}, "nvidia-smi -pm 1"),
-        ({"old_binding": "the package pynvml 11.5.0"}, "pip uninstall pynvml"),
+        (True, (), Level.WARNING, "Delegate=cpu"),
+        (True, ("ocr",), Level.ERROR, "refuses to start ocr. Remove `limits.cpus`"),
+        (False, ("ocr",), Level.ERROR, "CONFIG_CFS_BANDWIDTH"),
     ],
 )
-def test_a_slow_driver_and_an_old_binding_are_named_with_the_remedy(facts, said):
-    found = list(doctor_findings.gpus(_inventory(GpuDevice("GPU-a", 0), **facts), ["nvidia"], []))
-    (named,) = [finding for finding in found if finding.level is Level.WARNING]
-    assert said in str(named)
-    prompt = doctor_findings.gpus(_inventory(GpuDevice("GPU-a", 0), seconds=0.4), ["nvidia"], [])
-    assert {finding.level for finding in prompt} == {Level.OK}
+def test_an_engine_without_a_cpu_controller(rootless, limited, level, said):
+    engine = replace(GOOD, limits=frozenset({"memory", "swap", "pids"}), rootless=rootless)
+    found = {finding.check: finding for finding in doctor_findings.engine(engine, limited)}
+    assert (found["CPU limit"].level, said in found["CPU limit"].sentence) == (level, True)
+
+
+@pytest.mark.parametrize(
+    ("total", "limits", "level"),
+    [
+        (16 * 2**30, {"a": 8 * 2**30, "b": 8 * 2**30}, Level.OK),
+        (16 * 2**30, {"a": 8 * 2**30, "b": 8 * 2**30 + 1}, Level.WARNING),
+        (0, {"a": 2**50}, Level.OK),
+        (2**30, {}, Level.OK),
+    ],
+)
+def test_the_sum_of_the_memory_limits(total, limits, level):
+    finding = doctor_findings.memory_sum(total, limits)
+    assert finding.level is level
+    if level is Level.WARNING:
+        assert "16.0 GiB" in finding.sentence and "(the greatest: b, a)" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("problem", "rootless", "lingers", "said"),
+    [
+        ("/run/x goes", False, False, "/run/x goes"),
+        ("/run/x goes", True, False, "/run/x goes"),
+        (None, True, False, "loginctl enable-linger"),
+        (None, True, True, None),
+        (None, False, False, None),
+    ],
+)
+def test_what_does_not_outlive_a_logout(problem, rootless, lingers, said):
+    finding = doctor_findings.lingering(problem, rootless=rootless, lingers=lingers)
+    if said is None:
+        assert finding is None
+    else:
+        assert finding.level is Level.WARNING
+        assert said in finding.sentence
+
+
+def test_an_engine_whose_socket_may_not_be_used_is_not_to_be_started():
+    finding = doctor_findings.unreachable("cannot reach the container engine: Permission denied", ())
+    assert "group docker" in finding.sentence and "Start it" not in finding.sentence
+
+
+def test_another_engines_socket_is_named():
+    finding = doctor_findings.unreachable("cannot reach it", [Path("/run/user/1000/docker.sock")])
+    assert "Start it" in finding.sentence
+    assert finding.sentence.endswith("export DOCKER_HOST=unix:///run/user/1000/docker.sock")
+
+
+# The engine, as `doctor` asks it
+
+
+@pytest.fixture
+async def dockerd(tmp_path, monkeypatch):
+    dockerd = FakeDockerd(tmp_path / "docker.sock")
+    dockerd.answers["GET", "/info"] = {"ServerVersion": "28.0.0", "MemTotal": 2**30, "CpuCfsQuota": False}
+    dockerd.answers["GET", "/images/python:1/json"] = {"Id": "sha256:1"}
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "config"))
+    await dockerd.start()
+    yield dockerd
+    await dockerd.stop()
+
+
+async def examined(tmp_path):
+    (tmp_path / "plugins").mkdir(exist_ok=True)
+    settings = Settings(
+        plugins_dirs=(tmp_path / "plugins",),
+        state_dir=tmp_path / "state",
+        run_dir=tmp_path / "run",
+        python_image="python:1",
+    )
+    return {(each.subject, each.check): each for each in await doctor.examine(settings)}
+
+
+def a_context(tmp_path, name, address):
+    meta = tmp_path / "config" / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest()
+    meta.mkdir(parents=True)
+    (meta / "meta.json").write_text(json.dumps({"Name": name, "Endpoints": {"docker": {"Host": address}}}))
+    (tmp_path / "config" / "config.json").write_text(json.dumps({"currentContext": name}))
+
+
+async def test_the_engine_of_a_docker_context_is_shown_with_what_names_it(dockerd, tmp_path):
+    a_context(tmp_path, "colima", f"unix://{dockerd.path}")
+    found = await examined(tmp_path)
+    assert found["engine", "address"].sentence == f"unix://{dockerd.path} (docker's context colima)"
+    assert found["engine", "version"].sentence.startswith("Docker 28.0.0")
+    assert found["engine", "CPU limit"].level is Level.WARNING
+
+
+async def test_a_context_that_does_not_exist_is_the_finding(dockerd, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_CONTEXT", "lost")
+    found = await examined(tmp_path)
+    assert found["engine", "address"].level is Level.ERROR
+    assert "'lost' does not exist" in found["engine", "address"].sentence
+    assert ("engine", "version") not in found
+
+
+async def test_all_that_a_socket_proxy_refuses_is_one_finding(dockerd, tmp_path, monkeypatch):
+    async def forbidden(_):
+        return web.Response(status=403, text="<html>no</html>", content_type="text/html")
+
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{dockerd.path}")
+    dockerd.answers["GET", "/info"] = forbidden
+    dockerd.answers["POST", "/build"] = forbidden
+    found = await examined(tmp_path)
+    assert found["engine", "permissions"].level is Level.ERROR
+    assert "does not allow INFO, BUILD. Allow all of PING, VERSION, INFO," in found["engine", "permissions"].sentence
+    assert "GET /info was refused" in found["engine", "answers"].sentence
+    assert ("engine", "reachable") not in found  # it is
+
+
+async def test_a_plugin_may_not_have_more_memory_than_there_is(dockerd, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{dockerd.path}")
+    (tmp_path / "plugins" / "big").mkdir(parents=True)
+    (tmp_path / "plugins" / "big" / "plugin.yaml").write_text(
+        "version: 0.1.0\ndescription: B.\nentrypoint: b.p:B\nlimits: {memory: 2GiB, cpus: 1}\n"
+    )
+    found = await examined(tmp_path)
+    assert found["plugins", "memory limits"].level is Level.WARNING, found["plugins", "memory limits"]
+    assert "refuses to start big" in found["engine", "CPU limit"].sentence

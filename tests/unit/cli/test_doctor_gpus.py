@@ -11,6 +11,7 @@ from orchestrator.cli.doctor_gpus import GpuFacts, gpus
 from orchestrator.gpus import GpuDevice, GpuInventory, GpuProblem
 from orchestrator.gpus.device_requests import EngineGpus
 from orchestrator.gpus.evidence import NodeAccess
+from orchestrator.gpus.inventory import FaultKind, GpuFault
 from orchestrator.lifecycle import ReasonCode
 
 LOOK = GpuInventory((GpuDevice("GPU-a", 0), GpuDevice("GPU-b", 1)), datetime.now(UTC), time.monotonic(), "550", "12.4")
@@ -82,3 +83,26 @@ def test_what_a_running_orchestrator_met_is_told():
     assert found("served by", reported=reported).sentence == "CDI devices"
     assert found("refused (nvidia)", reported=reported).level is Level.OK
     assert found("refused (nvidia)", reported={**reported, "served_by": None}).level is Level.WARNING
+
+
+def test_a_sick_gpu_is_named_beside_the_ones_that_serve():
+    sick = {1: GpuFault(FaultKind.UNKNOWN, "Unknown Error", 999)}
+    facts = replace(GOOD, inventory=replace(LOOK, devices=(GpuDevice("GPU-a", 0),), unidentified=sick))
+    findings = list(gpus(facts, ["tracker"]))
+    (named,) = [finding for finding in findings if finding.level is Level.WARNING]
+    assert "Unknown Error" in str(named)
+    assert any("GPU 0; driver 550" in str(finding) for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("look", "said"),
+    [
+        ({"seconds": 25.0}, "nvidia-smi -pm 1"),
+        ({"old_binding": "the package pynvml 11.5.0"}, "pip uninstall pynvml"),
+        ({"seconds": 0.4}, None),
+    ],
+)
+def test_a_slow_driver_and_an_old_binding_are_named_with_the_remedy(look, said):
+    findings = gpus(replace(GOOD, inventory=replace(LOOK, **look)), [])
+    named = [finding.sentence for finding in findings if finding.level is Level.WARNING]
+    assert [said in sentence for sentence in named] == ([True] if said else [])

@@ -1,6 +1,7 @@
 """Stand-ins for dockerd on a Unix socket: one with answers set by a test, and one that never answers."""
 
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -25,15 +26,21 @@ class FakeDockerd:
         self.version = dict(VERSION)
         self.ping_headers: dict[str, str] = {}
         self.requested: list[str] = []
+        self.address = ""
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> None:
+    async def start(self, tls: ssl.SSLContext | None = None) -> None:
+        """On its socket, and with `tls` also over TCP, at `address`."""
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01, handler_cancellation=True, access_log=None)
         await self._runner.setup()
         self.path.unlink(missing_ok=True)
         await web.UnixSite(self._runner, self.path).start()
+        if tls is not None:
+            site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=tls)
+            await site.start()
+            self.address = f"tcp://127.0.0.1:{self._runner.addresses[-1][1]}"
 
     async def stop(self) -> None:
         if self._runner is not None:

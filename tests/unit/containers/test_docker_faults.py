@@ -14,6 +14,7 @@ from orchestrator.containers.spec import ContainerSpec
 from orchestrator.errors import (
     BuildError,
     DeviceRequestError,
+    EngineAddressError,
     EngineRefusedError,
     EngineUnreachableError,
     NotFoundError,
@@ -58,7 +59,7 @@ async def test_a_wrong_address_is_an_unreachable_engine(host):
 
 async def test_tls_settings_that_cannot_be_used_are_named(tmp_path):
     engine = DockerEngine({"DOCKER_HOST": "tcp://127.0.0.1:1", "DOCKER_CERT_PATH": str(tmp_path / "none")})
-    with pytest.raises(EngineRefusedError, match=r"certificate|TLS"):
+    with pytest.raises(EngineAddressError, match=r"DOCKER_HOST cannot be used: .*(certificate|TLS)"):
         await engine.info()
     await engine.close()
 
@@ -116,6 +117,22 @@ async def test_a_refusal_has_the_engines_message(dockerd, engine, status, messag
         await engine.start("x")
     assert str(raised.value) == message
     assert type(raised.value) is error
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/containers/create", 'invalid mount config for type "bind": bind source path does not exist: /run/user/1/x'),
+        ("/containers/create", "Mounts denied: \nThe path /run/user/1/x is not shared from the host"),
+    ],
+)
+async def test_a_folder_that_the_engine_does_not_see_is_no_riddle(dockerd, engine, path, message):
+    """Docker Desktop shares /home alone. The path is the host's, and no caller's business."""
+    dockerd.answers["POST", path] = (400, message)
+    spec = ContainerSpec(name="x", image="y", labels={}, environment={}, memory=1, pids=1)
+    with pytest.raises(EngineRefusedError, match=r"not shared with it.*ORCHESTRATOR_RUN_DIR") as refused:
+        await engine.create(spec)
+    assert "/run/user" not in str(refused.value)
 
 
 @pytest.mark.parametrize("nonsense", [None, [], "text", 7, {"State": 4, "Config": []}, {"State": {"Status": {}}}])
