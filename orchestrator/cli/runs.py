@@ -241,7 +241,7 @@ def _check_files(tool: Tool | None, arguments: Mapping[str, Any]) -> None:
     """
     if tool is None:
         return
-    required = tool["input_schema"].get("required") or ()
+    required = (tool.get("input_schema") or {}).get("required") or ()
     for name in tool.get("uploads") or ():
         value = arguments.get(name)
         first = value[0] if isinstance(value, list) else value

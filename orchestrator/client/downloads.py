@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,7 +150,10 @@ def rename_to_new(unfinished: Path, path: Path) -> None:
 
 def safe_name(name: str) -> str:
     """A name from a plugin as that of a file: it leads nowhere else, hides nothing and fits every file system."""
-    plain = re.sub(r"[^\w.+-]+", "_", name.rpartition("/")[2]).lstrip(".") or "file"
+    letters = name.rpartition("/")[2]
+    # Marks belong to the letters of many scripts, and are none of `\w`.
+    known = (one if unicodedata.category(one)[0] in "LMN" or one in "_.+-" else " " for one in letters)
+    plain = re.sub(" +", "_", "".join(known)).lstrip(".") or "file"
     stem, dot, suffix = plain.rpartition(".")
     if not stem or len(suffix) > _MAX_NAME // 4:
         stem, dot, suffix = plain, "", ""

@@ -257,10 +257,7 @@ class ImageBuilder:
 
     async def _build(self, plan: ImagePlan, say: Output, *, appends: bool) -> ImageStatus:
         self._contexts.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(dir=self._contexts) as folder,
-            BuildLog(self._logs_dir, plan.name, appends=appends) as log,
-        ):
+        with BuildLog(self._logs_dir, plan.name, appends=appends) as log:
             output: deque[str] = deque(maxlen=_CONFLICT_LINES)
 
             def write(line: str) -> None:
@@ -269,16 +266,28 @@ class ImageBuilder:
                 log.write(line)
                 say(line)
 
-            await asyncio.to_thread(plan.write_context, Path(folder))
-            try:
-                return await self._make(plan, Path(folder), write)
-            except BuildError as error:
-                tail = self._credentials.mask(error.tail)
-                raw = self._credentials.mask(str(error))
-                log.write(raw)
-                fixed = await asyncio.to_thread(runtime_packages, self._images_dir)
-                message = f"The image {plan.name} could not be built: {_cause(raw, tail, output, fixed)}"
-                raise BuildError(message.rstrip(), tail) from None  # its cause has what is masked here
+            async with self._context(plan) as context:
+                try:
+                    return await self._make(plan, context, write)
+                except BuildError as error:
+                    tail = self._credentials.mask(error.tail)
+                    raw = self._credentials.mask(str(error))
+                    log.write(raw)
+                    fixed = await asyncio.to_thread(runtime_packages, self._images_dir)
+                    message = f"The image {plan.name} could not be built: {_cause(raw, tail, output, fixed)}"
+                    raise BuildError(message.rstrip(), tail) from None  # its cause has what is masked here
+
+    @asynccontextmanager
+    async def _context(self, plan: ImagePlan) -> AsyncIterator[Path]:
+        """A folder with the files of the build, removed afterwards. Raises `OSError`, `BuildError`."""
+        folder = Path(tempfile.mkdtemp(dir=self._contexts))
+        writing = asyncio.ensure_future(asyncio.to_thread(plan.write_context, folder))
+        try:
+            await asyncio.shield(writing)
+            yield folder
+        finally:
+            # A build that is broken off does not wait for the thread, which goes on to write.
+            writing.add_done_callback(lambda done: _remove(folder, done))
 
     async def _make(self, plan: ImagePlan, context: Path, on_output: Output) -> ImageStatus:
         if plan.installs is None:
@@ -309,6 +318,12 @@ class ImageBuilder:
                 with suppress(EngineRefusedError, NotFoundError):  # the engine refuses while a container uses it
                     for tag in plan.family_tags(old):
                         await self._engine.remove_image(tag)
+
+
+def _remove(folder: Path, written: asyncio.Future[None]) -> None:
+    if not written.cancelled():
+        written.exception()  # is raised where it is awaited
+    asyncio.get_running_loop().run_in_executor(None, partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def _cause(error: str, tail: str, output: Iterable[str], fixed: Collection[str]) -> str:

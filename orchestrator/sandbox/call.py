@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
+from urllib.parse import quote
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import ReasonCode
@@ -124,7 +125,7 @@ class OutputFile:
             "media_type": self.media_type,
             "size": self.size,
             "sha256": self.sha256,
-            "url": f"/v1/runs/{run_id}/files/{self.name}",
+            "url": f"/v1/runs/{run_id}/files/{quote(self.name)}",
         }
 
 

@@ -1,6 +1,7 @@
 """FileFetcher: the files of a run's result, from the container to where they are stored; references in the result."""
 
 import re
+import unicodedata
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from typing import Final
@@ -16,7 +17,7 @@ from orchestrator.sandbox.deadline import Deadline
 
 MAX_FILES: Final = 10_000
 """Of one run: each is a file on this host's disk too."""
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
+_MAX_NAME: Final = 120  # bytes
 _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64}(;[\x20-\x7e]{1,70})?")
 _BLOCK: Final = 256 * 1024  # bytes that are stored at a time
 _UNKNOWN_TYPE: Final = "application/octet-stream"
@@ -69,7 +70,7 @@ class FileFetcher:
             await self._channel.forget(self._run_id)
 
     def _admit(self, file: AnnouncedFile) -> None:
-        if not _NAME.fullmatch(file.name) or file.name.lower() in self._names:
+        if not _is_name(file.name) or file.name.lower() in self._names:
             raise OutputRefusedError(f"the plugin announces a file by the name {quoted(file.name)}, which cannot be")
         self._names.add(file.name.lower())
         self._size += file.size
@@ -108,3 +109,13 @@ class FileFetcher:
                 f"the file {file.name} has changed after the tool gave it: it had {file.size} bytes; give a file once "
                 "it is complete"
             )
+
+
+def _is_name(name: str) -> bool:
+    """Whether a file may have this name on any disk: letters and digits of any script, and `._-`. It neither hides the
+    file nor looks like an option.
+    """
+    kinds = [unicodedata.category(letter)[0] for letter in name]
+    fits = all(kind in "LMN" or letter in "._-" for letter, kind in zip(name, kinds, strict=True))
+    starts = name[:1] == "_" or kinds[:1] in (["L"], ["N"])
+    return fits and starts and len(name.encode()) <= _MAX_NAME and unicodedata.is_normalized("NFC", name)

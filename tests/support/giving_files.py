@@ -50,6 +50,10 @@ SOURCE = f"""
             return Image.new("RGB", (120, 80), "teal")
 
         @tool
+        def named(self, name: str) -> File:
+            return File(name.encode(), "text/plain", name)
+
+        @tool
         def report(self) -> dict[str, object]:
             return {{
                 "pages": [Image.new("RGB", (40 + n, 30), "navy") for n in range(2)],

@@ -167,6 +167,12 @@ class GpuOutOfMemory(Exception):  # noqa: N818
     reason_code = "GPU_OUT_OF_MEMORY"
 
 
+class GpuLost(Exception):  # noqa: N818
+    """What a tool raises whose container has lost its GPU, as the runtime found."""
+
+    reason_code = "GPU_LOST"
+
+
 def _failure(
     status: int, kind: str, error: str, error_type: str, trace: str | None = None, reason_code: str | None = None
 ) -> web.Response:

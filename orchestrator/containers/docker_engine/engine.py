@@ -144,8 +144,7 @@ class DockerEngine:
         return await self.image(tag)
 
     async def install(self, installation: Installation, on_output: Callable[[str], None]) -> ImageStatus:
-        # Its owner may be another orchestrator: the downloads of one plugin are shared.
-        await self._require_own_volume(installation.volume, dict.fromkeys(installation.owner_labels))
+        await self._make_volume(installation.volume, installation.owner_labels, shared=True)
         await run_installation(self._calls, self._streams, installation, on_output)
         return await self.image(installation.tag)
 
@@ -154,7 +153,6 @@ class DockerEngine:
         selinux = info.selinux
         folders = await self._folders()
         await self._require_sources(spec)
-        await self._require_own(spec.volumes)
         for_host = replace(
             spec,
             mounts=folders.translated(spec.mounts),
@@ -163,6 +161,7 @@ class DockerEngine:
         )
         if info.product == "Podman":
             for_host = podman.adapted(for_host, info)
+        await self._make_volumes(for_host.volumes)
         body = bodies.create_body(for_host, selinux=selinux)
         warnings: list[str] = []
         if spec.gateway is None:
@@ -186,18 +185,26 @@ class DockerEngine:
             for mount in await asyncio.to_thread(_without_source, spec.mounts):
                 raise EngineRefusedError(f"the source of the mount {mount.target} does not exist")
 
-    async def _require_own(self, volumes: Iterable[Volume]) -> None:
-        """Raise `EngineRefusedError` for a named volume that exists without its labels: it is somebody else's."""
+    async def _make_volumes(self, volumes: Iterable[Volume]) -> None:
         for volume in volumes:
-            if volume.labels:
-                await self._require_own_volume(volume.name, self._labelled(volume).labels)
+            if volume.name:
+                await self._make_volume(volume.name, volume.labels, size=volume.size)
 
-    async def _require_own_volume(self, name: str, labels: Mapping[str, str | None]) -> None:
-        try:
-            found = await self._calls.query(lambda client: client.inspect_volume(name))
-        except NotFoundError:
-            return
-        if not answers.carries(answers.labels_of(found), labels):
+    async def _make_volume(
+        self, name: str, labels: Mapping[str, str], *, size: int | None = None, shared: bool = False
+    ) -> None:
+        """Make the named volume where it does not exist. Raises `EngineRefusedError` for one that is somebody else's.
+
+        `shared`: between owners, whose labels differ by their values.
+        """
+        options = bodies.quota_options(size) if size is not None else None
+
+        def create(client: Client) -> Any:
+            return client.create_volume(name, driver="local", driver_opts=options, labels=dict(labels))
+
+        # Not left to the creation of a container: Podman leaves out the labels. Engines answer with an existing volume.
+        made = answers.labels_of(await self._calls.change(create))
+        if not answers.carries(made, dict.fromkeys(labels) if shared else labels):
             raise EngineRefusedError(
                 f"the volume {name} exists and is not this orchestrator's: it lacks its labels. Rename or remove it"
             )
@@ -235,9 +242,9 @@ class DockerEngine:
         columns = podman.HOST_PID if await self._is_podman() else None
         try:
             return answers.processes(await self._calls.query(lambda client: client.top(container_id, columns)))
-        except EngineRefusedError as error:
-            # The answers of Docker and of Podman for a container that does not run.
-            if "is not running" not in str(error) and "running containers" not in str(error):
+        except EngineRefusedError:
+            # Engines refuse for a container that does not run, each in its own words, Podman 4 in none that is JSON.
+            if (await self.inspect(container_id)).state in {"running", "paused"}:
                 raise
             return frozenset()
 

@@ -47,6 +47,17 @@ async def test_files_of_a_result_are_got_again_by_the_run(call: Any) -> None:
     assert await call.of(again["table"], "read") == b"a,b\n1,2\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "saved"),
+    [("Übersicht ä.txt", "Übersicht_ä.txt"), ("写真/北京.txt", "北京.txt"), ("हिन्दी.txt", "हिन्दी.txt")],
+)
+async def test_a_name_keeps_its_letters_of_any_script(call: Any, tmp_path: Path, name: str, saved: str) -> None:
+    file = await call("run", "giver", "named", name=name)
+    assert file.name == saved and file["url"].isascii()
+    path = await call.of(file, "save", tmp_path)
+    assert (path, path.read_bytes()) == (tmp_path / saved, name.encode())
+
+
 async def test_bytes_are_a_file(call: Any) -> None:
     raw = await call("run", "giver", "raw", size=300_000)
     assert isinstance(raw, FILES)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.gpus import GIB, FakeGpus, device
 from support.harness import Harness, eventually
-from support.scripted_tools import GpuOutOfMemory
+from support.scripted_tools import GpuLost, GpuOutOfMemory
 
 from orchestrator.gpus import LeaseTable
 from orchestrator.gpus.evidence import SmiResult
@@ -97,7 +97,7 @@ async def test_a_gpu_whose_memory_is_not_freed_is_granted_to_nobody(harness: Har
     client = await harness.open()
     await harness.until_state("tracker", "INITIALIZED")
     gpus.devices = (replace(device(0), memory_used=8 * GIB),)
-    health = (await client.post("/v1/plugins/tracker/restart", params={"wait": 30})).json()
+    health = (await client.post("/v1/plugins/tracker/restart", params={"wait": 30}, timeout=40)).json()
     assert health["reason_code"] == "GPU_BUSY", health
     assert "cannot be known" in health["reason"]  # it was waited for longer, since the driver names no processes
     gpus.devices = (device(0),)
@@ -267,6 +267,27 @@ async def test_a_refusal_that_is_not_about_gpus_is_none_for_a_gpu_plugin_either(
     await harness.open()
     health = await harness.settled("tracker")
     assert (health["state"], health["reason_code"]) == ("FAILED", "INIT_ERROR")
+
+
+@pytest.mark.parametrize("policy", ["strict", "tolerant"])
+async def test_a_tool_that_failed_for_a_lost_gpu_ends_its_plugin_under_either_policy(
+    harness: Harness, gpus: FakeGpus, policy: str
+) -> None:
+    """UNAVAILABLE, with what the runtime found in the container: the plugin is not at fault."""
+    lost = (
+        "the container lost its permission for /dev/nvidia0; restart the plugin (run raised RuntimeError: CUDA error)"
+    )
+
+    def lose() -> None:
+        raise GpuLost(lost)
+
+    harness.add("tracker", tools={"run": lose}, requires_gpu=True, failure_policy=policy)
+    await harness.open()
+    await harness.until_state("tracker", "INITIALIZED")
+    answer = (await harness.run("tracker", "run")).json()
+    assert (answer["reason_code"], answer["error"]) == ("GPU_LOST", lost)
+    health = await harness.until_state("tracker", "UNAVAILABLE")
+    assert (health["reason_code"], health["reason"]) == ("GPU_LOST", lost)
 
 
 async def test_only_plugins_with_gpus_are_in_the_groups_of_their_nodes(harness: Harness, gpus: FakeGpus) -> None:

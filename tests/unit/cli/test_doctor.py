@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from orchestrator.audit.findings import Level
 from orchestrator.cli import commands, doctor_findings
 from orchestrator.containers.spec import EngineInfo
+from orchestrator.gpus.inventory import FaultKind, GpuDevice, GpuFault, GpuInventory
 from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_secrets import SecretSource
@@ -141,3 +143,30 @@ def test_problems_are_listed_and_set_the_exit_code(monkeypatch, tmp_path):
     wrong = {(finding["subject"], finding["check"]) for finding in report["findings"] if finding["level"] == "error"}
     assert {("engine", "reachable"), ("plugins", "bad"), ("plugins", "folder")} <= wrong
     assert report["settings"]["ORCHESTRATOR_STATE_DIR"] == str(tmp_path / "state")
+
+
+def _inventory(*devices, **facts):
+    return GpuInventory(devices, datetime.now(UTC), 0.0, driver_version="570.1", cuda_version="12.8", **facts)
+
+
+def test_a_sick_gpu_is_named_beside_the_ones_that_serve():
+    sick = {1: GpuFault(FaultKind.UNKNOWN, "Unknown Error", 999)}
+    found = list(doctor_findings.gpus(_inventory(GpuDevice("GPU-a", 0), unidentified=sick), ["nvidia"], ["tracker"]))
+    (named,) = [finding for finding in found if finding.level is Level.WARNING]
+    assert "Unknown Error" in str(named)
+    assert any("GPU 0; driver 570.1" in str(finding) for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"seconds": 25.0}, "nvidia-smi -pm 1"),
+        ({"old_binding": "the package pynvml 11.5.0"}, "pip uninstall pynvml"),
+    ],
+)
+def test_a_slow_driver_and_an_old_binding_are_named_with_the_remedy(facts, said):
+    found = list(doctor_findings.gpus(_inventory(GpuDevice("GPU-a", 0), **facts), ["nvidia"], []))
+    (named,) = [finding for finding in found if finding.level is Level.WARNING]
+    assert said in str(named)
+    prompt = doctor_findings.gpus(_inventory(GpuDevice("GPU-a", 0), seconds=0.4), ["nvidia"], [])
+    assert {finding.level for finding in prompt} == {Level.OK}

@@ -238,7 +238,7 @@ async def test_a_missing_mount_source_is_refused_before_anything_is_created(
 
 
 async def test_a_volume_of_somebody_else_is_not_used(service: FakeDockerd, engine: DockerEngine) -> None:
-    service.answers["GET", "/volumes/cache-1"] = listing("cache-1", {"deployment": "1"})
+    service.answers["POST", "/volumes/create"] = listing("cache-1", {"deployment": "1"})
     with pytest.raises(EngineRefusedError, match="cache-1 exists and is not this orchestrator's"):
         await engine.create(spec(volumes=(Volume("/cache", "cache-1", OURS),)))
 

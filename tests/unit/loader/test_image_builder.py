@@ -1,12 +1,14 @@
 """When images are built, shared among callers, and removed."""
 
 import asyncio
+import threading
 
 import pytest
 
 from orchestrator.containers.memory import until_terminated
 from orchestrator.containers.spec import ContainerSpec
 from orchestrator.errors import BuildError, EngineUnreachableError, NotFoundError
+from orchestrator.loader.image_plan import ImagePlan
 
 
 async def test_a_plugin_is_built_on_the_base_and_both_only_once(workshop):
@@ -199,6 +201,34 @@ async def test_at_most_two_plugins_are_built_at_once(workshop):
     builder = workshop.builder()
     await asyncio.gather(*(builder.ensure_plugin(workshop.recipe(f"plugin-{i}")) for i in range(6)))
     assert peak == 2
+
+
+async def test_a_build_that_is_broken_off_while_its_files_are_collected_ends_at_once(workshop, monkeypatch):
+    """As broken off, not as an error of the disk; once the thread has ended nothing is left of the files."""
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    contexts = []
+
+    def slowly(_, folder):
+        contexts.append(folder)
+        (folder / "a").mkdir()
+        begun.set()
+        go_on.wait(10)
+        (folder / "a" / "late").write_text("x")
+        ended.set()
+
+    builder = workshop.builder()
+    monkeypatch.setattr(ImagePlan, "write_context", slowly)
+    building = asyncio.create_task(builder.ensure_plugin(workshop.recipe()))
+    await asyncio.to_thread(begun.wait, 10)
+    building.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(building, 5)
+    assert not ended.is_set()
+    go_on.set()
+    async with asyncio.timeout(10):
+        while any(folder.exists() for folder in contexts):
+            await asyncio.sleep(0.01)
+    assert ended.is_set() and contexts
 
 
 async def test_files_that_change_while_a_build_waits_are_built_as_they_are_then(workshop):

@@ -55,6 +55,7 @@ def test_every_member_of_the_protocol_is_there():
     status.apply_report(FAILED)
     status.record_limits(0, PidsReading(128, 2), SharedMemory(64, 60))
     status.record_limits(0, PidsReading(128, 2), SharedMemory(64, 3))  # of the last the largest use counts
+    status.limits = {"memory_bytes": 64, "pids": None}
     runs = SharedRunTable()
     runs.remove(runs.add("a", "read"))
     runs.add("b", "read")
@@ -74,6 +75,7 @@ def test_every_member_of_the_protocol_is_there():
         "tools": [],
         "worker": {"pid": 7, "exit_code": None, "signal": None, "stuck": False},
         "memory": {"oom_kills": None, "limit_hits": 0, "usage_bytes": 1, "peak_bytes": 2, "limit_bytes": None},
+        "limits": {"memory_bytes": 64, "pids": None},
         "pids": {"limit": 128, "refused": 2},
         "shm": {"size_bytes": 64, "used_bytes": 60},
         "scratch": {"limit_bytes": 8, "used_bytes": 7},

@@ -147,8 +147,7 @@ OCTETS = "application/octet-stream"
 OF_ARRAYS = {"application/x-npy": ".npy", "application/x-npz": ".npz", "application/x-ndjson": ".jsonl"}
 SNIFFED = 64
 """Bytes at its start that say what a file is."""
-MAX_NAME = 100  # characters
-SAFE_IN_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+MAX_NAME = 100  # bytes
 MAGIC = (
     (0, b"\x89PNG\r\n\x1a\n", "image/png"),
     (0, b"\xff\xd8\xff", "image/jpeg"),
@@ -199,13 +198,20 @@ def media_type_of_name(name: str) -> str | None:
 
 
 def file_name(name: str, media_type: str = "") -> str:
-    """`name` as a single component that any system and any URL takes; with the suffix of `media_type`, where given."""
-    safe = "".join(letter if letter in SAFE_IN_NAME else "_" for letter in base_name(name)).lstrip(".-")
+    """`name` as a single component that any system takes, with letters of any script; with the suffix of `media_type`,
+    where given.
+    """
+    import unicodedata  # noqa: PLC0415 - only results with files need it
+
+    kinds = [(letter, unicodedata.category(letter)[0]) for letter in unicodedata.normalize("NFC", base_name(name))]
+    safe = "".join(letter if kind in "LMN" or letter in "._-" else "_" for letter, kind in kinds)
+    while safe and safe[0] != "_" and unicodedata.category(safe[0])[0] not in "LN":
+        safe = safe[1:]
     suffix = (suffix_of_media_type(media_type) or ".bin") if media_type else ""
     stem, dot, last = safe.rpartition(".")
-    if not suffix and stem and len(last) <= MAX_SUFFIX:
+    if not suffix and stem and len(last.encode()) <= MAX_SUFFIX:
         safe, suffix = stem, dot + last
-    return (safe[: MAX_NAME - len(suffix)] or "file") + suffix
+    return (safe.encode()[: MAX_NAME - len(suffix.encode())].decode(errors="ignore") or "file") + suffix
 
 
 def numbered(name: str, number: int) -> str:

@@ -177,7 +177,7 @@ class ToolService:
         request = f"{head.method} {slash}{action}"
         run = self._runs.find(run_id)
         if request.startswith("GET /files/") and run is not None:
-            self._send_file(connection, run, action.removeprefix("files/"), keep_alive=head.keep_alive)
+            self._send_file(connection, run, unquote(action.removeprefix("files/")), keep_alive=head.keep_alive)
             return
         if request not in {"GET ", "DELETE ", "POST /cancel"} or run is None:
             known = "GET and DELETE /runs/<run id>, GET /runs/<run id>/files/<name>, POST /runs/<run id>/cancel"
