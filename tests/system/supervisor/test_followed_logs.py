@@ -114,9 +114,9 @@ async def test_it_waits_for_an_instance_without_a_container_and_says_so(harness:
     build = asyncio.Event()
     create = harness.engine.create
 
-    async def slow_create(spec: object) -> str:
+    async def slow_create(spec: object, **options: object) -> str:
         await build.wait()
-        return await create(spec)  # type: ignore[arg-type]
+        return await create(spec, **options)  # type: ignore[arg-type]
 
     harness.engine.create = slow_create  # type: ignore[assignment, method-assign]
     harness.engine._bound = TIMEOUT
