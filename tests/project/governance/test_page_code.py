@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -104,6 +105,8 @@ def test_every_command_can_be_given(page: str, line: str) -> None:
             assert [word for word in named if not (PROJECT / word).exists()] == []
         case "curl":
             _check_curl(arguments)
+        case script if "/" in script:
+            assert os.access(PROJECT / script, os.X_OK), f"{page} runs {script}, which is no program of this project"
         case other:
             assert other in OTHER_PROGRAMS, f"{page} runs {other}: check here what it is given"
 
