@@ -345,8 +345,8 @@ REFUSALS = [
     (
         "a spec of the driver before, of its graphics libraries, crun",
         (
-            "crun: cannot stat `/usr/lib64/libEGL_nvidia.so.565.77`: No such file or directory: OCI runtime attempted to "
-            "invoke a command that was not found"
+            "crun: cannot stat `/usr/lib64/libEGL_nvidia.so.565.77`: No such file or directory: OCI runtime "
+            "attempted to invoke a command that was not found"
         ),
         "GPU_RUNTIME_MISSING",
         ["another version of the driver", "nvidia-ctk cdi generate"],
@@ -422,8 +422,8 @@ REFUSALS = [
         (
             f"a runtime that asks the driver itself, which says {said}",
             (
-                "OCI runtime create failed: could not apply required modification to OCI specification: error modifying "
-                f"OCI spec: failed to generate automatic CDI spec for nvidia.com/gpu=GPU-1: {said}: unknown"
+                "OCI runtime create failed: could not apply required modification to OCI specification: error "
+                f"modifying OCI spec: failed to generate automatic CDI spec for nvidia.com/gpu=GPU-1: {said}: unknown"
             ),
             code,
             phrases,
