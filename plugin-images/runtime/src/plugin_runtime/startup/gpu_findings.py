@@ -118,17 +118,17 @@ def judge_nodes(nodes: NodeFacts) -> Failure | None:
     ):
         if names:
             return explain(", ".join(names))
-    gone = [name for name, error in nodes.refused.items() if error in GONE]
-    return _gone(", ".join(gone)) if gone else None
+    lost = [name for name, error in nodes.refused.items() if error in LOST_ERRORS]
+    return _lost(", ".join(lost)) if lost else None
 
 
 def judge_loss(nodes: NodeFacts, earlier: Collection[str]) -> Failure | None:
     """As `judge_nodes`, in a container whose GPU did work, and had these nodes then."""
     missing = sorted(set(earlier) - set(nodes.found))
-    return _gone(", ".join(missing)) if missing else judge_nodes(nodes)
+    return _lost(", ".join(missing)) if missing else judge_nodes(nodes)
 
 
-GONE = frozenset({errno.ENXIO, errno.ENODEV, errno.ENOENT, errno.EIO})
+LOST_ERRORS = frozenset({errno.ENXIO, errno.ENODEV, errno.ENOENT, errno.EIO})
 """Errors of a node whose device the driver has given up."""
 
 
@@ -159,7 +159,7 @@ def _forbidden(names: str) -> Failure:
     return Failure(GPU_DRIVER_ERROR, reason)
 
 
-def _gone(names: str) -> Failure:
+def _lost(names: str) -> Failure:
     reason = (
         f"the GPU is gone from the container ({names}): the driver was unloaded, or the GPU is lost; look in the host's"
         " kernel log for NVRM and Xid, then restart the plugin"
