@@ -91,7 +91,7 @@ async def _engine(
         limited = [name for name, each in limits.items() if each.cpus is not None and held]
         shared = await engine.shares_sockets()
         findings += [
-            *doctor_findings.engine(info, limited),
+            *doctor_findings.engine(info, limited, settings.allow_unlimited),
             doctor_findings.channel(settings.channel, shared=shared),
             await _base_image(engine, settings),
         ]

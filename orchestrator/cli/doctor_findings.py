@@ -1,7 +1,7 @@
 """What `doctor` reports: a finding is ok, or says what to do. Pure decisions; `doctor` has the effects."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -40,8 +40,10 @@ def unreachable(problem: str, others: Iterable[Path]) -> Finding:
     )
 
 
-def engine(info: EngineInfo, cpus_limited: Iterable[str] = ()) -> Iterable[Finding]:
-    """The engine, its cgroups and what it can limit. `cpus_limited`: plugins with a limit of CPU cores."""
+def engine(info: EngineInfo, cpus_limited: Iterable[str] = (), allowed: Collection[str] = ()) -> Iterable[Finding]:
+    """The engine, its cgroups and what it can limit. `cpus_limited`: plugins with a limit of CPU cores; `allowed`: the
+    limits without which plugins may run.
+    """
     detail = f"{info.product} {info.version}, {info.operating_system}, {info.storage_driver}"
     if info.snap:
         yield error("engine", "version", f"{detail}: {info.known_trouble}")
@@ -54,11 +56,12 @@ def engine(info: EngineInfo, cpus_limited: Iterable[str] = ()) -> Iterable[Findi
     extras = "".join(text for text, there in ((", rootless", info.rootless), (", SELinux", info.selinux)) if there)
     yield ok("engine", "cgroups", f"version {info.cgroup_version or '1'}{extras}")
     if "memory" not in info.limits:
-        yield error(
+        report, consequence = _unlimited("memory", allowed)
+        yield report(
             "engine",
             "memory limit",
-            "its kernel cannot limit memory. Boot with cgroup_enable=memory, or give a rootless engine the memory "
-            "controller (systemd: Delegate=memory)",
+            f"it cannot limit memory, so {consequence}. Boot with cgroup_enable=memory, or give a rootless engine the "
+            "memory controller (systemd: Delegate=memory)",
         )
     elif info.product == "Podman":
         # Version 5.4 says that it cannot limit swap, and does.
@@ -67,18 +70,31 @@ def engine(info: EngineInfo, cpus_limited: Iterable[str] = ()) -> Iterable[Findi
         yield warning(
             "engine",
             "memory limit",
-            "memory is limited, swap is not: a plugin may use as much swap as memory. Boot with swapaccount=1, or turn "
-            "off swap",
+            f"memory is limited, swap is not: if the machine has swap, {_unlimited('swap', allowed)[1]}. Boot with "
+            "swapaccount=1, or turn off swap",
         )
     else:
         yield ok("engine", "memory limit", "memory and swap")
     if "pids" not in info.limits:
-        yield error("engine", "process limit", "its kernel cannot limit processes: a fork bomb would reach the host")
+        report, consequence = _unlimited("pids", allowed)
+        yield report(
+            "engine",
+            "process limit",
+            f"it cannot limit processes, so {consequence}. Use a kernel with CONFIG_CGROUP_PIDS, or give a rootless "
+            "engine the pids controller (systemd: Delegate=pids)",
+        )
     else:
         yield ok("engine", "process limit")
     yield cpu_limit(info, list(cpus_limited))
     if info.product == "Podman":
         yield _podman(info)
+
+
+def _unlimited(name: str, allowed: Collection[str]) -> tuple[Callable[[str, str, str], Finding], str]:
+    """How grave it is that a limit does not hold, and what follows."""
+    if name in allowed or (name == "swap" and "memory" in allowed):
+        return warning, "a plugin can take it from the whole machine, as ORCHESTRATOR_ALLOW_UNLIMITED allows"
+    return error, "plugins do not start (LIMITS_UNSUPPORTED), unless ORCHESTRATOR_ALLOW_UNLIMITED has it"
 
 
 def cpu_limit(info: EngineInfo, limited: list[str]) -> Finding:

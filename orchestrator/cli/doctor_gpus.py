@@ -6,17 +6,12 @@ from typing import Any, Final
 
 from orchestrator.audit.findings import Finding, error, ok, warning
 from orchestrator.gpus import GpuInventory
-from orchestrator.gpus.device_requests import EngineGpus, Way, device_requests
+from orchestrator.gpus.device_requests import WAY_NAMES, EngineGpus, Way, device_requests
 from orchestrator.gpus.evidence import NodeAccess
 from orchestrator.gpus.host_check import PERSISTENCE, sick_gpu
 from orchestrator.gpus.probe import PROBE_SECONDS
 from orchestrator.gpus.refusals import INSTALL_TOOLKIT, judge_engine, without_names
 
-_WAYS: Final[Mapping[Way, str]] = {
-    "nvidia": "device requests",
-    "cdi": "CDI devices",
-    "runtime": "the runtime `nvidia`",
-}
 _OPEN_NODES: Final = "Have the driver make them for all (NVreg_DeviceFileMode=0666)"
 
 
@@ -76,7 +71,7 @@ def _engine(inventory: GpuInventory, engine: EngineGpus, forced: Way | None) -> 
     ways = [device_requests([uuid], engine, inventory, forced=forced) for uuid in usable]
     if not all(ways):
         return warning("gpus", "engine", without_names().sentence_of_host)
-    tried = dict.fromkeys(_WAYS[each.driver] for requests in ways for each in requests)
+    tried = dict.fromkeys(WAY_NAMES[each.driver] for requests in ways for each in requests)
     return ok("gpus", "engine", ", then ".join(tried))
 
 
@@ -101,7 +96,7 @@ def _nodes(facts: GpuFacts) -> Iterator[Finding]:
 def _reported(engine: Mapping[str, Any]) -> Iterator[Finding]:
     served = engine.get("served_by")
     if served:
-        yield ok("gpus", "served by", _WAYS.get(served, str(served)))
+        yield ok("gpus", "served by", WAY_NAMES.get(served, str(served)))
     for way, sentence in (engine.get("refused") or {}).items():
         report = ok if served else warning
         yield report("gpus", f"refused ({way})", str(sentence))

@@ -80,6 +80,8 @@ class ContainerSpec:
     memory: int
     pids: int
     cpus: float | None = None
+    unlimited: frozenset[str] = frozenset()
+    """Of `memory`, `swap` and `pids`: what the engine is not to limit."""
     shm: int = 64 * 1024 * 1024
     user: str = UNPRIVILEGED_USER
     network: Literal["none", "bridge"] = "none"

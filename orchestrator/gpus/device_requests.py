@@ -1,6 +1,6 @@
 """How granted GPUs are requested of an engine: the requests that may be served, in the order to try them. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -10,6 +10,11 @@ Way = Literal["nvidia", "cdi", "runtime"]
 """A device request for the driver `nvidia`, one for CDI devices, or the OCI runtime `nvidia`, which is told by
 NVIDIA_VISIBLE_DEVICES.
 """
+WAY_NAMES: Final[Mapping[Way, str]] = {
+    "nvidia": "device requests",
+    "cdi": "CDI devices",
+    "runtime": "the runtime `nvidia`",
+}
 CDI_KIND: Final = "nvidia.com/gpu"
 _CAPABILITIES: Final = ("gpu", "compute", "utility")
 

@@ -15,6 +15,15 @@ _RECREATE: Final = (
     "(docker compose up --detach --force-recreate); if nvidia-smi fails on the host too, reboot the host"
 )
 _UNKNOWN: Final = 999  # NVML_ERROR_UNKNOWN
+_LOG: Final = "Look in the kernel's log for NVRM, then reload the driver or reboot"
+_STEPS: Final = {
+    8: "Connect the GPU's own power cables",  # NVML_ERROR_INSUFFICIENT_POWER
+    10: f"If it is slow to wake its GPUs, {PERSISTENCE}. {_LOG}",
+    17: "Under WSL2, update the Windows driver and run `wsl --shutdown`; otherwise reboot",  # ERROR_OPERATING_SYSTEM
+    19: "Find out what uses it alone, such as a reset or a test (dcgmi diag), and let that end",  # NVML_ERROR_IN_USE
+    27: "Start nvidia-fabricmanager, of the driver's version",  # NVML_ERROR_NOT_READY
+}
+"""Error number of NVML → what to do, where that is nothing like a reboot."""
 # Faults of the driver, not of a GPU: programs that have it open compute on.
 _DRIVER_FAULTS: Final = frozenset(
     {FaultKind.VERSION_MISMATCH, FaultKind.DRIVER_NOT_LOADED, FaultKind.NO_PERMISSION, FaultKind.LIBRARY_MISSING}
@@ -179,8 +188,7 @@ def _sentence(fault: GpuFault, evidence: HostEvidence) -> str:
                 f"this container lost its right to the GPU: {_RECREATE}"
                 if lost_to_container
                 else (
-                    f"the NVIDIA driver answers with an error: {words_of(fault)}. Look in the kernel's log for NVRM, "
-                    "then reload the driver or reboot"
+                    f"the NVIDIA driver answers with an error: {words_of(fault)}. " + _STEPS.get(fault.code or 0, _LOG)
                 )
             )
     return _driver_error(what).sentence

@@ -49,6 +49,12 @@ class _Cause:
 _MISSING: Final = ReasonCode.GPU_RUNTIME_MISSING
 _DRIVER: Final = ReasonCode.GPU_DRIVER_ERROR
 
+# A file of the driver on the host, at one of its places: not a plugin's model whose path has such a word.
+_DRIVER_FILE: Final = (
+    r"(?<![\w/.-])/(?=[^\s\"`']*(?:libcuda|libnv|nvidia))(?:(?:usr/)?(?:s?bin|lib\w*)|usr/share/(?:nvidia|glvnd|vulkan|egl"
+    r"|x11)|etc/(?:vulkan|egl|opencl|nvidia)|run/(?:nvidia|opengl-driver)|nix/store)"
+)
+
 _CAUSES: Final = (
     # Docker
     _Cause(
@@ -100,7 +106,7 @@ _CAUSES: Final = (
         other_way=True,
     ),
     _Cause(
-        r"driver/library version mismatch",
+        r"driver/library version mismatch|lib_rm_version_mismatch",
         _DRIVER,
         "on the engine's host the driver's kernel module and library are of different versions: an upgrade is half "
         "done",
@@ -141,21 +147,22 @@ _CAUSES: Final = (
         other_way=True,
     ),
     _Cause(
-        r"cgroup subsystem devices not found|cgroup[^\n]*not found",
+        r"cgroup subsystem devices not found|cgroup[^\n]*not found|no cgroup filesystem mounted",
         _MISSING,
         "its NVIDIA container toolkit is too old for cgroup v2",
         "Update the NVIDIA container toolkit",
         other_way=True,
     ),
     _Cause(
-        r"unknown device|no such device|invalid device id|requested (gpu|device)[^\n]*not found",
+        r"unknown device|no such device|invalid device id|requested (gpu|device)[^\n]*not found"
+        r"|device handle[^\n]*(not[ _]found|invalid[ _]argument)",
         ReasonCode.GPU_LOST,
         "the engine's host does not have the granted GPU: it was lost or repartitioned, or the engine is on another "
         "machine than the orchestrator",
         "Compare `nvidia-smi -L` on both and reset the GPU if it is missing",
     ),
     _Cause(
-        r"gpu is lost|fallen off the bus|gpu requires reset",
+        r"gpu[ _]is[ _]lost|fallen off the bus|gpu requires reset|reset[ _]required",
         ReasonCode.GPU_LOST,
         "the GPU is lost",
         "Reset it (nvidia-smi -r) or reboot the host",
@@ -168,13 +175,13 @@ _CAUSES: Final = (
         other_way=True,
     ),
     _Cause(
-        r"driver not loaded|driver/kernel module|could not load the nvml",
+        r"driver[ _]not[ _]loaded|driver/kernel module|could not load the nvml",
         _DRIVER,
         "the NVIDIA driver is not loaded on the engine's host",
         "Load it (modprobe nvidia); where that fails, reinstall the driver for this kernel",
     ),
     _Cause(
-        r"(libnvidia-ml\.so(\.1)?|initialization error): cannot open|load library failed",
+        r"(libnvidia-ml\.so(\.1)?|initialization error): cannot open|load library failed|nvml[^\n]*library_not_found",
         _DRIVER,
         "the NVIDIA container toolkit finds no driver library on the engine's host",
         "Install the NVIDIA driver there, with its libraries",
@@ -201,15 +208,15 @@ _CAUSES: Final = (
         other_way=True,
     ),
     _Cause(
-        r"unresolvable cdi device",
+        r"unresolvable cdi device|stat nvidia\.com/gpu=",
         _MISSING,
         "its CDI spec has no device of that name",
         NAME_BY_UUID,
         other_way=True,
     ),
     _Cause(
-        r"error mounting[^\n]*(libcuda|libnvidia|nvidia-|/nvidia/)[^\n]*(no such file|not a directory)"
-        r"|cannot (stat|open|mount)[^\n]*(libcuda|libnvidia)",
+        rf"(error mounting|mount request)[^\n]*{_DRIVER_FILE}[^\n]*(no such file|not a directory)"
+        rf"|cannot (stat|open|mount)[^\n]*{_DRIVER_FILE}",
         _MISSING,
         "its CDI spec is of another version of the driver, and names files that are not there",
         GENERATE_SPEC,
@@ -231,6 +238,20 @@ _CAUSES: Final = (
         other_way=True,
     ),
     _Cause(
+        r"no help topic for|flag provided but not defined|incorrect usage",
+        _MISSING,
+        "its CDI spec is of another version of the NVIDIA container toolkit",
+        GENERATE_SPEC,
+        other_way=True,
+    ),
+    _Cause(
+        r"conflicting device",
+        _MISSING,
+        "two of its CDI specs have a device of that name",
+        "Remove one of the two on the engine's host",
+        other_way=True,
+    ),
+    _Cause(
         r"(load|parse|pars|read|invalid)[^\n]*cdi[^\n]*spec|cdi[^\n]*(failed to (load|parse)|invalid spec)",
         _MISSING,
         "its CDI spec cannot be read",
@@ -239,7 +260,21 @@ _CAUSES: Final = (
     ),
     # After all that name more
     _Cause(
-        r"insufficient permissions|gpu access blocked|(nvml|nvidia)[^\n]*permission denied"
+        r"(fork/exec|open failed: /proc)[^\n]*permission denied",
+        _MISSING,
+        "something confines the NVIDIA container toolkit on the engine's host, such as a snap, AppArmor or SELinux",
+        "Use Docker's own packages and no snap, or look in the host's log for what was denied (AppArmor: DENIED; "
+        "SELinux: avc) and allow it",
+        other_way=True,
+    ),
+    _Cause(
+        r"not in ready state|system[ _]not[ _]ready",
+        _DRIVER,
+        "the driver waits for the fabric between the GPUs",
+        "Start nvidia-fabricmanager on the engine's host, of the driver's version",
+    ),
+    _Cause(
+        r"insufficient[ _]permissions|no_permission|gpu access blocked|(nvml|nvidia)[^\n]*permission denied"
         r"|permission denied[^\n]*/dev/nvidia",
         _DRIVER,
         "the NVIDIA container toolkit may not open the GPU",
@@ -247,15 +282,16 @@ _CAUSES: Final = (
         "the Windows driver)",
     ),
     _Cause(
-        r"nvidia-container-cli[^\n]*(nvml|driver|cuda|initialization|detection) error",
+        r"nvidia-container-cli[^\n]*(nvml|driver|cuda|initialization|detection) error|failed to initialize nvml",
         _DRIVER,
         "the driver on the engine's host answers the NVIDIA container toolkit with an error",
         "Run `nvidia-container-cli info` there, and look in the kernel's log for NVRM",
     ),
 )
 _ABOUT_GPUS: Final = (
-    r"nvidia-container|nvidia container runtime|nvidia-ctk|nvidia-cdi|nvidia_visible|nvidia_driver|\bnvml\b|libnvidia-"
-    r"|libcuda|/dev/(nvidia|dxg|nvhost|nvmap)|\bcdi\b|device driver|device request"
+    r"nvidia-container|nvidia container runtime|nvidia-ctk|nvidia-cdi|nvidia_visible|nvidia_driver|\bnvml\b|libcuda"
+    r"|\blibnv|nvidia\.com/gpu|/dev/(nvidia|dxg|nvhost|nvmap)|\bcdi\b|device driver|device request"
+    rf"|{_DRIVER_FILE}"
     r"|gpu vendor|modification to oci spec|(unknown|invalid|oci) runtime[^\n]* \"?nvidia\b"
     r"|(prestart|createruntime|createcontainer) hook"
 )

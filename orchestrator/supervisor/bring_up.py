@@ -33,7 +33,14 @@ from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec,
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.gpu_allocator import gpu_verdict
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
-from orchestrator.supervisor.limits import found_by_engine, limits_unsupported, missing_limits, refused_limits
+from orchestrator.supervisor.limits import (
+    found_by_engine,
+    limits_unsupported,
+    missing_limits,
+    refused_limits,
+    required_names,
+    unlimited_spec,
+)
 from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
 from orchestrator.supervisor.start_verdict import verdict_of_engine
 from orchestrator.supervisor.watch import evidence_of
@@ -174,7 +181,7 @@ async def start_container(
         allow_unlimited=deps.settings.allow_unlimited,
     )
     if spec.cpus is not None and "cpus" in deps.settings.allow_unlimited and "cpus" not in engine.limits:
-        spec, instance.unlimited = replace(spec, cpus=None), ("cpus",)
+        spec, instance.unlimited = unlimited_spec(spec, ("cpus",)), ("cpus",)
     sockets = UnixEndpoint(instance.run_folder)
     try:
         # Bound before there is a container, so that no notification is lost.
@@ -269,26 +276,33 @@ async def _launch_once(
     deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]
 ) -> None:
     async with _limit_verdicts(deps, instance):
-        await _create(deps, instance, spec)
-        # One that was stopped while it was created is removed by its teardown.
-        if instance.ended is None:
-            await _require_limits(deps, instance)
-            on_start()
-            await deps.engine.start(instance.container_id or "")
-            instance.started.set()
+        while True:
+            try:
+                return await _create_and_start(deps, instance, spec, on_start)
+            except EngineRefusedError as error:
+                # Engines refuse one limit after the other, some at the creation and some at the start.
+                names = refused_limits(str(error), instance.limits)
+                required = required_names(instance.limits, deps.settings.allow_unlimited)
+                if not names or required & {*names} or {*names} <= {*instance.unlimited}:
+                    raise
+                if instance.ended is not None or not await _discard(deps, instance):
+                    raise
+                instance.unlimited = tuple(dict.fromkeys((*instance.unlimited, *names)))
+                spec = unlimited_spec(spec, names)
 
 
-async def _create(deps: SupervisorDeps, instance: Instance, spec: ContainerSpec) -> None:
+async def _create_and_start(
+    deps: SupervisorDeps, instance: Instance, spec: ContainerSpec, on_start: Callable[[], None]
+) -> None:
     said: list[str] = []
-    try:
-        instance.container_id = await deps.engine.create(spec, on_warning=said.append)
-    except EngineRefusedError as error:
-        # A rootless engine refuses the limit of cores, and drops the others.
-        if refused_limits(str(error), instance.limits) != ("cpus",) or "cpus" not in deps.settings.allow_unlimited:
-            raise
-        instance.unlimited = ("cpus",)
-        instance.container_id = await deps.engine.create(replace(spec, cpus=None), on_warning=said.append)
+    instance.container_id = await deps.engine.create(spec, on_warning=said.append)
     instance.engine_said = tuple(said)
+    # One that was stopped while it was created is removed by its teardown.
+    if instance.ended is None:
+        await _require_limits(deps, instance)
+        on_start()
+        await deps.engine.start(instance.container_id or "")
+        instance.started.set()
 
 
 async def _require_limits(deps: SupervisorDeps, instance: Instance) -> None:

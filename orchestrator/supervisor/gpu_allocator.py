@@ -13,7 +13,7 @@ from orchestrator.errors import EngineError, NotFoundError
 from orchestrator.formatting import gib
 from orchestrator.gpus import GpuDemand, GpuHost, GpuInventory, GpuProblem, Grant, LeaseChange, LeaseTable
 from orchestrator.gpus.claims import Phase
-from orchestrator.gpus.device_requests import EngineGpus, Way, device_requests
+from orchestrator.gpus.device_requests import WAY_NAMES, EngineGpus, Way, device_requests
 from orchestrator.gpus.evidence import NodeAccess, read_node_access
 from orchestrator.gpus.host_check import PERSISTENCE
 from orchestrator.gpus.losses import LossWatch
@@ -33,12 +33,6 @@ _DRAIN_TIMEOUT: Final = 3.0  # seconds that a new instance waits for that
 # Where the driver does not say whose memory is in use, only time shows that it is not the container's.
 _UNSURE_TIMEOUT: Final = 10.0
 _NO_PLUGIN: Final = ""  # the owner of a process that runs in no plugin's container
-
-_WAYS: Final[dict[Way, str]] = {
-    "nvidia": "device requests for the driver `nvidia`",
-    "cdi": "CDI devices",
-    "runtime": "the runtime `nvidia`",
-}
 
 _UNREADABLE: Final[dict[str, Any]] = {"state": "unusable", "memory_available_bytes": None, "holders": []}
 
@@ -131,14 +125,14 @@ class GpuAllocator:
         """The engine started a container with this request: the next one is made in the same way."""
         way = _way(devices)
         if way != self._served:
-            _log.info("the engine hands out GPUs by %s", _WAYS[way])
+            _log.info("the engine hands out GPUs by %s", WAY_NAMES[way])
         self._served = way
         self._refused.pop(way, None)
 
     def refused(self, devices: DeviceGrant, refusal: Refusal) -> None:
         """The engine refused a container with this request."""
         way = _way(devices)
-        _log.warning("the engine refused a GPU by %s: %s", _WAYS[way], refusal.problem.sentence)
+        _log.warning("the engine refused a GPU by %s: %s", WAY_NAMES[way], refusal.problem.sentence)
         self._refused[way] = refusal.problem.sentence_of_host
         if way == self._served:
             self._served = None
@@ -332,7 +326,7 @@ def same_groups(info: EngineInfo, *, local: bool) -> bool:
 
 
 def _way(devices: DeviceGrant) -> Way:
-    return next(way for way in _WAYS if way == devices.driver)
+    return next(way for way in WAY_NAMES if way == devices.driver)
 
 
 def gpu_verdict(problem: GpuProblem) -> Verdict:

@@ -1,12 +1,13 @@
 """Limits that do not hold: what an engine dropped, refused, or never set, as a verdict with the next step. Pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
-from plugin_runtime.shared.limits import not_held
+from plugin_runtime.shared.limits import NAMES, not_held
 
-from orchestrator.containers.spec import ContainerIsolation, EngineInfo
+from orchestrator.containers.spec import ContainerIsolation, ContainerSpec, EngineInfo
 from orchestrator.formatting import format_size
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import EffectiveLimits
@@ -23,6 +24,7 @@ _REFUSALS: Final[Mapping[str, re.Pattern[str]]] = {
     "memory": re.compile(
         r"memory\.(?:max|limit_in_bytes)\b.*no such file|controllers? [`'\"]?memory[`'\"]? ", re.IGNORECASE
     ),
+    "swap": re.compile(r"memory\.(?:swap\.max|memsw\.limit_in_bytes)\b.*no such file", re.IGNORECASE),
     "pids": re.compile(r"pids\.max\b.*no such file|controllers? [`'\"]?pids[`'\"]? ", re.IGNORECASE),
 }
 _ALL_REFUSED: Final = re.compile(r"cannot specify resource limits without cgroups v2", re.IGNORECASE)
@@ -51,6 +53,11 @@ def missing_limits(
     return tuple(name for name in names if name != "swap" or "memory" not in names)
 
 
+def required_names(limits: EffectiveLimits, allowed: Sequence[str] = ()) -> frozenset[str]:
+    """The names of the limits that a container must be held to."""
+    return frozenset(NAMES[key] for key in required_limits(limits, allowed))
+
+
 def found_by_engine(isolation: ContainerIsolation, limits: EffectiveLimits) -> dict[str, float | None]:
     """What the engine says that it holds a container to. Whether the host has swap it does not say."""
     found: dict[str, float | None] = {"memory_bytes": isolation.memory, "pids": isolation.pids}
@@ -60,9 +67,15 @@ def found_by_engine(isolation: ContainerIsolation, limits: EffectiveLimits) -> d
 def refused_limits(message: str, limits: EffectiveLimits) -> tuple[str, ...]:
     """The names of the limits for which an engine refused to create or start a container; none for another refusal."""
     if _ALL_REFUSED.search(message):
-        return ("memory", "pids")
+        return ("memory", "pids", *(("cpus",) if limits.cpus is not None else ()))
     names = (name for name, words in _REFUSALS.items() if words.search(f"{message} "))
     return tuple(name for name in names if name != "cpus" or limits.cpus is not None)
+
+
+def unlimited_spec(spec: ContainerSpec, names: Collection[str]) -> ContainerSpec:
+    """`spec` without these limits."""
+    others = frozenset(names) - {"cpus"}
+    return replace(spec, cpus=None if "cpus" in names else spec.cpus, unlimited=spec.unlimited | others)
 
 
 def limits_unsupported(

@@ -23,7 +23,9 @@ Observation = RuntimeStatus | Check | Verdict
 
 # The engine notes an exit some 40 ms after the connection broke.
 _EXIT_INSPECTIONS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between inspections
-_LOOK_PATIENCE: Final = 3.0  # seconds for a look at a container whose end an event has told: runs wait for the verdict
+_LOOK_PATIENCE: Final = (
+    3.0  # seconds for a look at a container whose end an event has reported: runs wait for the verdict
+)
 _EVENT_TIMEOUT: Final = 1.0  # seconds for the engine's event of an end, where it cannot be asked
 _MAX_STREAM_BREAKS: Final = 3  # in a row, from a container that runs
 # A runtime that reports every three seconds, as the protocol requires, is never probed: a hundred idle plugins cost a
@@ -101,8 +103,8 @@ class Watch:
                 return judge(Evidence(container_missing=True))
             except EngineError:
                 # An engine under load: its event of the end has the exit code.
-                if await self._told_exit_code(wait=_EVENT_TIMEOUT if give_up else 0):
-                    return judge(_told_evidence(self._instance))
+                if await self._reported_exit_code(wait=_EVENT_TIMEOUT if give_up else 0):
+                    return judge(_reported_evidence(self._instance))
                 # Unknown is not ended: the stream is opened again first.
                 return judge(Evidence(engine_reachable=False)) if give_up else None
             if status.over:
@@ -110,7 +112,7 @@ class Watch:
         return self._judge_silence() if give_up else None
 
     async def _inspect(self) -> ContainerStatus:
-        """As the engine's. Raises `EngineUnreachableError` early where its event has told of the end."""
+        """As the engine's. Raises `EngineUnreachableError` early where its event has reported the end."""
         look = asyncio.ensure_future(self._engine.inspect(self._instance.container_id or ""))
         try:
             await asyncio.wait((look,), timeout=_LOOK_PATIENCE)
@@ -120,7 +122,7 @@ class Watch:
         finally:
             look.cancel()
 
-    async def _told_exit_code(self, *, wait: float) -> bool:
+    async def _reported_exit_code(self, *, wait: float) -> bool:
         """Whether the engine's event of the end has come, within `wait` seconds."""
         if self._instance.exit_code is None and wait:
             with contextlib.suppress(TimeoutError):
@@ -155,7 +157,7 @@ async def find_pause(engine: ContainerEngine, instance: Instance) -> Verdict | N
     return None
 
 
-def _told_evidence(instance: Instance) -> Evidence:
+def _reported_evidence(instance: Instance) -> Evidence:
     """The evidence that the engine's events have of a container that cannot be looked at."""
     return Evidence(
         container_exit_code=instance.exit_code,

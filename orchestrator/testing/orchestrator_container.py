@@ -150,7 +150,8 @@ class OrchestratorContainer(DockerContainer):
                 "read_only": True,
                 "cap_drop": ["ALL"],
                 "cap_add": ["SETUID", "SETGID"],
-                "security_opt": ["no-new-privileges"],
+                # As in compose.yaml: with SELinux's label it may not connect to the engine's socket.
+                "security_opt": ["no-new-privileges", "label:disable"],
                 "mounts": [
                     {"Type": "tmpfs", "Target": "/tmp"},  # noqa: S108 - in the container
                     {"Type": "volume", "Target": "/run/plugin-orchestrator"},

@@ -75,11 +75,12 @@ def whole_seconds(grace: float) -> int:
 
 
 def _host_config(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
+    memory = 0 if "memory" in spec.unlimited else spec.memory
     return {
-        "Memory": spec.memory,
-        "MemorySwap": spec.memory,  # memory and swap together: no swap beyond the limit
+        "Memory": memory,
+        "MemorySwap": -1 if "swap" in spec.unlimited else memory,  # both together: no swap beyond the limit
         "OomKillDisable": False,
-        "PidsLimit": spec.pids,
+        "PidsLimit": -1 if "pids" in spec.unlimited else spec.pids,
         **({"NanoCpus": round(spec.cpus * 1e9)} if spec.cpus is not None else {}),
         "ShmSize": spec.shm,
         "NetworkMode": spec.network,

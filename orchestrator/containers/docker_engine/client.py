@@ -234,6 +234,9 @@ def _of_answer(error: docker_errors.APIError) -> EngineError:
     refusal = permissions.proxys_refusal(error.response.status_code, request.method or "", path, content_type)
     if refusal is not None:
         return EngineRefusedError(refusal)
+    outage = permissions.proxys_outage(error.response.status_code, content_type)
+    if outage is not None:
+        return EngineUnreachableError(outage)
     if isinstance(error, docker_errors.NotFound):
         return NotFoundError(message)
     if _UNSEEN.search(message):

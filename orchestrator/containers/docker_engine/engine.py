@@ -188,7 +188,9 @@ class DockerEngine:
         )
         if info.product == "Podman":
             for_host = podman.adapted(for_host, info)
-        await self._make_volumes(for_host.volumes)
+        for volume in spec.volumes:
+            if volume.name:
+                await self._make_volume(volume.name, volume.labels, size=volume.size)
         body = bodies.create_body(for_host, selinux=selinux)
         warnings: list[str] = []
         if spec.gateway is None:
@@ -212,11 +214,6 @@ class DockerEngine:
             for mount in await asyncio.to_thread(_without_source, spec.mounts):
                 raise EngineRefusedError(f"the source of the mount {mount.target} does not exist")
 
-    async def _make_volumes(self, volumes: Iterable[Volume]) -> None:
-        for volume in volumes:
-            if volume.name:
-                await self._make_volume(volume.name, volume.labels, size=volume.size)
-
     async def _make_volume(
         self, name: str, labels: Mapping[str, str], *, size: int | None = None, shared: bool = False
     ) -> None:
@@ -227,9 +224,10 @@ class DockerEngine:
         options = bodies.quota_options(size) if size is not None else None
 
         def create(client: Client) -> Any:
-            return client.create_volume(name, driver="local", driver_opts=options, labels=dict(labels))
+            return client.create_volume(name, driver="local", driver_opts=options, labels={**self._labels, **labels})
 
-        # Not left to the creation of a container: Podman leaves out the labels. Engines answer with an existing volume.
+        # Not left to the creation of a container: Podman leaves out the labels. Engines answer with an existing volume,
+        # which has the operator's labels of the day that it was made on.
         made = answers.labels_of(await self._calls.change(create))
         if not answers.carries(made, dict.fromkeys(labels) if shared else labels):
             raise EngineRefusedError(

@@ -7,6 +7,7 @@ from typing import Final
 
 _VERSION: Final = re.compile(r"^/v\d+\.\d+(?=/)")
 _REFUSALS: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED})
+_OUTAGES: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 _NOBODY: Final = "plugin-orchestrator-trial-of-permissions"  # nothing has this name
 
 
@@ -63,3 +64,10 @@ def proxys_refusal(status: int, method: str, path: str, content_type: str) -> st
         f"{' and '.join(needed_for(method, path))} there; in all it needs {', '.join(NEEDED)}. `orchestrator doctor` "
         "tries them all"
     )
+
+
+def proxys_outage(status: int, content_type: str) -> str | None:
+    """The sentence on an engine that a proxy of its socket did not reach; None for any other answer."""
+    if status not in _OUTAGES or "json" in content_type:
+        return None
+    return f"a proxy of the engine's socket answers {status}: it does not reach the engine"

@@ -36,6 +36,13 @@ def test_each_setting_has_an_effect() -> None:
     assert set(Settings.model_fields) - set(attributes_read()) == set()
 
 
+def test_compose_passes_on_what_reasons_advise() -> None:
+    """Else an operator of the shipped container would set it, and nothing would happen."""
+    advised = {"ALLOW_UNLIMITED", "DEFAULT_CPUS", "ENGINE_TIMEOUT", "GPU_DRIVER", "GPU_FIRST_LOOK", "GPU_GROUPS"}
+    environment = yaml.safe_load((PROJECT / "compose.yaml").read_text())["services"]["orchestrator"]["environment"]
+    assert {f"ORCHESTRATOR_{name}" for name in advised} - environment.keys() == set()
+
+
 def seconds(text: str) -> float:
     """`90s` as numbers."""
     found = re.fullmatch(r"(\d+)s", text)

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from support.harness import Harness
 
+from orchestrator.errors import EngineRefusedError
+
 HELD = {"memory_bytes": 1 << 30, "swap_bytes": 0, "pids": 128, "cpus": None}
 UNLIMITED = dict.fromkeys(HELD)
 
@@ -115,6 +117,43 @@ async def test_cores_that_an_engine_refuses_to_limit(tmp_path: Path, allowed: tu
             assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "LIMITS_UNSUPPORTED")
             assert "`limits.cpus` (2" in health["reason"]
             assert "ORCHESTRATOR_DEFAULT_CPUS" in health["reason"]
+
+
+@pytest.mark.parametrize("allowed", [(), ("swap", "pids"), ("memory", "pids")])
+async def test_limits_that_an_engine_refuses_at_the_start_one_after_the_other(
+    tmp_path: Path, allowed: tuple[str, ...]
+) -> None:
+    """As crun does; where they are allowed, the plugin runs without them, and with the others."""
+    async with Harness(tmp_path, allow_unlimited=allowed) as harness:
+        harness.add("reader", start=start_with({**HELD, "swap_bytes": None, "pids": None}))
+        create, start = harness.engine.create, harness.engine.start
+        specs: list[Any] = []
+
+        async def remember(spec: Any, **options: Any) -> str:
+            specs.append(spec)
+            return await create(spec, **options)
+
+        async def refuse(container_id: str) -> None:
+            for name, file in (("swap", "memory.swap.max"), ("pids", "pids.max")):
+                if not specs[-1].unlimited & {name, "memory" if name == "swap" else name}:
+                    said = f"crun: opening file `{file}` for writing: No such file or directory: OCI runtime error"
+                    raise EngineRefusedError(said)
+            await start(container_id)
+
+        harness.engine.create, harness.engine.start = remember, refuse
+        await harness.open()
+        health = await harness.settled("reader")
+        if allowed == ("swap", "pids"):
+            assert health["state"] == "INITIALIZED"
+            assert (health["limits"]["memory_bytes"], health["limits"]["pids"]) == (1 << 30, None)
+            assert specs[-1].unlimited == {"swap", "pids"}
+            assert len(await harness.containers("reader")) == 1
+        elif allowed:
+            assert health["state"] == "INITIALIZED"
+        else:
+            assert (health["state"], health["reason_code"]) == ("UNAVAILABLE", "LIMITS_UNSUPPORTED")
+            assert "swap included" in health["reason"]
+            assert "memory.swap.max" in health["reason"]
 
 
 async def test_an_adopted_container_that_is_not_limited_is_replaced(harness: Harness) -> None:

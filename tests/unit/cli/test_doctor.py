@@ -34,7 +34,7 @@ def levels(findings):
         (GOOD, "memory limit", Level.OK, "memory and swap"),
         (replace(GOOD, limits=frozenset({"memory", "pids"})), "memory limit", Level.WARNING, "swapaccount=1"),
         (replace(GOOD, limits=frozenset({"pids"})), "memory limit", Level.ERROR, "cgroup_enable=memory"),
-        (replace(GOOD, limits=frozenset({"memory", "swap"})), "process limit", Level.ERROR, "fork bomb"),
+        (replace(GOOD, limits=frozenset({"memory", "swap"})), "process limit", Level.ERROR, "LIMITS_UNSUPPORTED"),
         (replace(GOOD, version="19.03.1"), "version", Level.WARNING, "Install a newer one"),
         (replace(GOOD, version="20.10.24+dfsg1", rootless=True), "cgroups", Level.OK, "rootless"),
         (replace(GOOD, version="4.9.3"), "version", Level.WARNING, "before 20.10.10"),
@@ -50,6 +50,26 @@ def levels(findings):
 def test_the_engine(info, check, level, said):
     found = {finding.check: finding for finding in doctor_findings.engine(info)}
     assert (found[check].level, said in found[check].sentence) == (level, True)
+
+
+@pytest.mark.parametrize(
+    ("missing", "check", "allowed", "level"),
+    [
+        ("memory", "memory limit", (), Level.ERROR),
+        ("memory", "memory limit", ("memory",), Level.WARNING),
+        ("pids", "process limit", (), Level.ERROR),
+        ("pids", "process limit", ("pids",), Level.WARNING),
+        ("swap", "memory limit", (), Level.WARNING),  # where there is none, nothing follows
+        ("swap", "memory limit", ("memory",), Level.WARNING),
+    ],
+)
+def test_a_limit_that_does_not_hold_is_as_grave_as_what_follows(missing, check, allowed, level):
+    """A plugin does not start, or does without the limit where the operator allows it."""
+    info = replace(GOOD, limits=GOOD.limits - {missing})
+    found = next(each for each in doctor_findings.engine(info, (), allowed) if each.check == check)
+    assert found.level is level
+    assert ("LIMITS_UNSUPPORTED" in found.sentence) != bool(allowed)
+    assert "ORCHESTRATOR_ALLOW_UNLIMITED" in found.sentence
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,22 @@ def test_cpus_without_a_limit_are_not_mentioned():
     assert "NanoCpus" not in bodies.create_body(ContainerSpec(**SPEC), selinux=False)["HostConfig"]
 
 
+@pytest.mark.parametrize(
+    ("unlimited", "memory", "swap", "pids"),
+    [
+        ((), 1, 1, 1),
+        (("memory",), 0, 0, 1),
+        (("swap",), 1, -1, 1),
+        (("memory", "swap"), 0, -1, 1),
+        (("pids",), 1, 1, -1),
+    ],
+)
+def test_an_engine_that_refuses_a_limit_is_not_asked_for_it(unlimited, memory, swap, pids):
+    spec = ContainerSpec(**SPEC, unlimited=frozenset(unlimited))
+    body = bodies.create_body(spec, selinux=False)["HostConfig"]
+    assert (body["Memory"], body["MemorySwap"], body["PidsLimit"]) == (memory, swap, pids)
+
+
 def test_selinux_hosts_relabel_mounts():
     mounts = (BindMount(Path("/models"), "/models"), BindMount(Path("/run/x"), "/run/plugin", read_only=False))
     body = bodies.create_body(ContainerSpec(**SPEC, mounts=mounts), selinux=True)["HostConfig"]

@@ -250,6 +250,17 @@ async def test_a_volume_of_somebody_else_is_not_used(service: FakeDockerd, engin
         await engine.create(spec(volumes=(Volume("/cache", "cache-1", OURS),)))
 
 
+async def test_a_volume_from_before_the_operators_labels_were_changed_is_used(service: FakeDockerd) -> None:
+    """ORCHESTRATOR_CONTAINER_LABELS are put on what is made from then on."""
+    service.answers["POST", "/volumes/create"] = listing("cache-1", OURS)
+    service.answers["POST", "/containers/create"] = {"Id": "5f"}
+    engine = DockerEngine(service.environment, bounds=Bounds(query=1), labels={"team": "vision"})
+    try:
+        assert await engine.create(spec(volumes=(Volume("/cache", "cache-1", OURS),))) == "5f"
+    finally:
+        await engine.close()
+
+
 async def test_the_trial_of_quotas_removes_no_volume_of_somebody_else(
     service: FakeDockerd, engine: DockerEngine
 ) -> None:

@@ -6,7 +6,7 @@ from aiohttp import web
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.docker_engine.permissions import NEEDED, TRIALS, needed_for, proxys_refusal
 from orchestrator.containers.spec import ContainerSpec
-from orchestrator.errors import EngineRefusedError, NotFoundError
+from orchestrator.errors import EngineRefusedError, EngineUnreachableError, NotFoundError
 
 from .fake_dockerd import FakeDockerd
 
@@ -50,6 +50,21 @@ async def test_a_refusal_of_a_proxy_names_the_request_and_what_to_allow(dockerd,
     assert "Allow CONTAINERS and POST" in said
     assert "<" not in said
     assert all(permission in said for permission in NEEDED)
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_proxy_without_its_engine_is_an_engine_that_does_not_answer(dockerd, engine, status):
+    dockerd.answers["GET", "/info"] = refusing(status, "<html><body><h1>Service Unavailable</h1></body></html>")
+    with pytest.raises(EngineUnreachableError) as unreachable:
+        await engine.info()
+    assert f"a proxy of the engine's socket answers {status}" in str(unreachable.value)
+    assert "<" not in str(unreachable.value)
+
+
+async def test_the_engines_own_503_is_its_own_word(dockerd, engine):
+    dockerd.answers["GET", "/info"] = (503, "This node is not a swarm manager.")
+    with pytest.raises(EngineRefusedError, match=r"^This node is not a swarm manager\.$"):
+        await engine.info()
 
 
 async def test_the_engines_own_403_is_its_own_word(dockerd, engine):

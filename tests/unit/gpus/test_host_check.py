@@ -58,6 +58,22 @@ CASES = [
     (fault(FaultKind.LIBRARY_MISSING), NOTHING, WORKS, "GPU_DRIVER_ERROR", ("nvidia-smi works", "ldconfig")),
     (fault(FaultKind.LIBRARY_MISSING), NOTHING, SmiResult("fails", "no"), "GPU_DRIVER_ERROR", ("Reinstall",)),
     (fault(FaultKind.BINDING_MISSING), LOADED, WORKS, "GPU_DRIVER_ERROR", ("nvidia-ml-py", "Install it")),
+    # errors for which there is another step than a reboot
+    *(
+        (found, LOADED, WORKS, "GPU_DRIVER_ERROR", (words, f"NVML error {number}", step))
+        for number, words, step in (
+            (8, "Insufficient External Power", "power cables"),
+            (10, "Timeout", "persistence mode"),
+            (17, "GPU access blocked by the operating system", "Windows driver"),
+            (19, "In use by another client", "uses it alone"),
+            (27, "System is not in ready state", "nvidia-fabricmanager"),
+            (20, "Insufficient Memory", "NVRM"),
+        )
+        for found in (
+            fault(FaultKind.UNKNOWN, words, number),
+            probed(unidentified={0: GpuFault(FaultKind.UNKNOWN, words, number)}),
+        )
+    ),
     (probed(driver_version="535.1"), ON_THE_BUS, WORKS, "GPU_DRIVER_ERROR", ("none of the 2", "vfio-pci", "535.1")),
     # faults of the driver
     (fault(FaultKind.DRIVER_NOT_LOADED), ON_THE_BUS, None, "GPU_DRIVER_ERROR", ("not loaded", "modprobe nvidia")),

@@ -335,6 +335,131 @@ REFUSALS = [
         False,
     ),
     (
+        "cgroup v2, in the words of a later toolkit",
+        LEGACY + "container error: failed to get device cgroup mount path: no cgroup filesystem mounted for the "
+        "devices subsystem in mountinfo file: unknown",
+        "GPU_RUNTIME_MISSING",
+        ["too old for cgroup v2", "Update"],
+        True,
+    ),
+    (
+        "a spec of the driver before, of its graphics libraries, crun",
+        (
+            "crun: cannot stat `/usr/lib64/libEGL_nvidia.so.565.77`: No such file or directory: OCI runtime "
+            "attempted to invoke a command that was not found"
+        ),
+        "GPU_RUNTIME_MISSING",
+        ["another version of the driver", "nvidia-ctk cdi generate"],
+        True,
+    ),
+    (
+        "a spec of the driver before, of its video library",
+        RUNC + 'unable to start container process: error during container init: error mounting "/usr/lib/x86_64-linux-'
+        'gnu/libnvcuvid.so.535.54.03" to rootfs at "/usr/lib/x86_64-linux-gnu/libnvcuvid.so.535.54.03": mount src: no '
+        "such file or directory: unknown",
+        "GPU_RUNTIME_MISSING",
+        ["another version of the driver", "nvidia-ctk cdi generate"],
+        True,
+    ),
+    (
+        "a spec of the driver before, of its firmware",
+        RUNC + 'error mounting "/lib/firmware/nvidia/535.54.03/gsp_ga10x.bin" to rootfs at "/lib/firmware": no such '
+        "file or directory",
+        "GPU_RUNTIME_MISSING",
+        ["another version of the driver", "nvidia-ctk cdi generate"],
+        True,
+    ),
+    (
+        "a spec with the socket of a daemon that does not run",
+        RUNC + 'error mounting "/run/nvidia-persistenced/socket" to rootfs at "/run/nvidia-persistenced/socket": no '
+        "such file or directory",
+        "GPU_RUNTIME_MISSING",
+        ["names files that are not there", "nvidia-ctk cdi generate"],
+        True,
+    ),
+    (
+        "a spec of the driver before, on NixOS",
+        RUNC + 'error mounting "/nix/store/5c1b-nvidia-x11-560.35/lib/libGLX_nvidia.so.0" to rootfs at "/x": no such '
+        "file or directory",
+        "GPU_RUNTIME_MISSING",
+        ["another version of the driver", "nvidia-ctk cdi generate"],
+        True,
+    ),
+    (
+        "a spec of the driver before, in words of other versions of runc",
+        RUNC + "unable to start container process: error during container init: failed to fulfil mount request: open "
+        "/usr/lib/x86_64-linux-gnu/libGLX_nvidia.so.0: no such file or directory: unknown",
+        "GPU_RUNTIME_MISSING",
+        ["another version of the driver", "nvidia-ctk cdi generate"],
+        True,
+    ),
+    (
+        "a spec of another toolkit",
+        RUNC + "error running createContainer hook #1: exit status 3, stdout: , stderr: No help topic for "
+        "'disable-device-node-modification': unknown",
+        "GPU_RUNTIME_MISSING",
+        ["another version of the NVIDIA container toolkit", "nvidia-ctk cdi generate"],
+        True,
+    ),
+    (
+        "two specs",
+        (
+            'CDI device injection failed: conflicting device "nvidia.com/gpu=0" (specs "/etc/cdi/nvidia.yaml", '
+            '"/var/run/cdi/nvidia.yaml")'
+        ),
+        "GPU_RUNTIME_MISSING",
+        ["two of its CDI specs", "Remove one", "/var/run/cdi/nvidia.yaml"],
+        True,
+    ),
+    (
+        "a name of CDI that Podman takes for a path",
+        "stat nvidia.com/gpu=GPU-1: no such file or directory",
+        "GPU_RUNTIME_MISSING",
+        ["no device of that name", "nvidia-ctk cdi generate"],
+        True,
+    ),
+    *(
+        (
+            f"a runtime that asks the driver itself, which says {said}",
+            (
+                "OCI runtime create failed: could not apply required modification to OCI specification: error "
+                f"modifying OCI spec: failed to generate automatic CDI spec for nvidia.com/gpu=GPU-1: {said}: unknown"
+            ),
+            code,
+            phrases,
+            other_way,
+        )
+        for said, code, phrases, other_way in (
+            ("failed to initialize NVML: ERROR_DRIVER_NOT_LOADED", "GPU_DRIVER_ERROR", ["modprobe nvidia"], False),
+            ("failed to initialize NVML: ERROR_LIB_RM_VERSION_MISMATCH", "GPU_DRIVER_ERROR", ["half done"], False),
+            ("failed to initialize NVML: ERROR_LIBRARY_NOT_FOUND", "GPU_DRIVER_ERROR", ["Install the NVIDIA d"], False),
+            ("failed to initialize NVML: ERROR_NO_PERMISSION", "GPU_DRIVER_ERROR", ["/dev/nvidia*"], False),
+            ("failed to initialize NVML: Unknown Error", "GPU_DRIVER_ERROR", ["Unknown Error", "NVRM"], False),
+            ("failed to get GPU device handle: ERROR_GPU_IS_LOST", "GPU_LOST", ["Reset it"], False),
+            ("failed to get device handle from UUID: ERROR_NOT_FOUND", "GPU_LOST", ["nvidia-smi -L"], False),
+        )
+    ),
+    (
+        "GPUs that wait for their fabric",
+        LEGACY + "detection error: nvml error: system not in ready state: unknown",
+        "GPU_DRIVER_ERROR",
+        ["nvidia-fabricmanager"],
+        False,
+    ),
+    *(
+        (
+            f"a confined toolkit: {said}",
+            HOOK + said,
+            "GPU_RUNTIME_MISSING",
+            ["snap", "AppArmor", "SELinux"],
+            True,
+        )
+        for said in (
+            "fork/exec /usr/bin/nvidia-container-runtime-hook: permission denied",
+            "nvidia-container-cli: initialization error: open failed: /proc/sys/kernel/overflowuid: permission denied",
+        )
+    ),
+    (
         "words that nobody has heard yet",
         LEGACY + "moon phase error: waning gibbous: unknown",
         "GPU_RUNTIME_MISSING",
@@ -384,6 +509,8 @@ def test_only_where_it_is_missing_the_toolkit_is_to_be_installed():
         'Conflict. The container name "/plugin-gpu-echo-1a2b3c4d" is already in use',
         'exec: "python": executable file not found in $PATH',
         "no space left on device",
+        'error mounting "/var/lib/plugins/models/nvidia/nemo" to rootfs at "/models/nemo": no such file or directory',
+        'error mounting "/srv/usr/lib/nvidia" to rootfs at "/models/nemo": no such file or directory',
         (
             "failed to create shim task: OCI runtime create failed: runc create failed: unable to apply cgroup "
             "configuration: permission denied"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from plugin_runtime.startup import gpu_probe
 from plugin_runtime.startup.gpu_findings import CudaFacts, NodeFacts, SmiRun, TorchFacts, judge, judge_loss
-from plugin_runtime.startup.gpu_probe import GpuLoss, check_gpu, probe_cuda, run_smi
+from plugin_runtime.startup.gpu_probe import GpuLoss, check_gpu, observe_nodes, probe_cuda, probe_nodes, run_smi
 
 GOOD_SMI = SmiRun(0, "NVIDIA L4, GPU-4c1f, 550.54.15")
 GOOD = CudaFacts(loaded=True, result=0, driver_version=12040, devices=1)
@@ -35,6 +35,13 @@ FAULTS = [
         NO_DEVICE._replace(nodes=NodeFacts(("/dev/nvidia0",), {"/dev/nvidia0": errno.EACCES})),
         "GPU_DRIVER_ERROR",
         ["may not open /dev/nvidia0", "ORCHESTRATOR_GPU_GROUPS", "NVreg_DeviceFileMode=0666"],
+    ),
+    (
+        "nodes that everybody may open, and SELinux",
+        SmiRun(4, "Failed to initialize NVML: Insufficient Permissions"),
+        NO_DEVICE._replace(nodes=NodeFacts(("/dev/nvidia0",), {"/dev/nvidia0": errno.EACCES}, ("/dev/nvidia0",))),
+        "GPU_DRIVER_ERROR",
+        ["may not open /dev/nvidia0", "SELinux", "setsebool -P container_use_devices 1"],
     ),
     (
         "nodes that only a group may open, and no nvidia-smi",
@@ -88,6 +95,9 @@ FAULTS = [
         ["100 (CUDA_ERROR_NO_DEVICE)", "CUDA_VISIBLE_DEVICES"],
     ),
     ("fabric manager", GOOD_SMI, GOOD._replace(result=802), "GPU_DRIVER_ERROR", ["802", "nvidia-fabricmanager"]),
+    ("no nvidia-uvm", GOOD_SMI, GOOD._replace(result=304), "GPU_DRIVER_ERROR", ["304", "modprobe nvidia-uvm"]),
+    ("broken memory", GOOD_SMI, GOOD._replace(result=214), "GPU_LOST", ["214", "reset the GPU"]),
+    ("MPS", GOOD_SMI, GOOD._replace(result=805), "CUDA_UNAVAILABLE", ["805", "nvidia-cuda-mps-control"]),
     ("mismatch", GOOD_SMI, GOOD._replace(result=803), "GPU_DRIVER_ERROR", ["803", "different versions"]),
     ("compat library", GOOD_SMI, GOOD._replace(result=804), "CUDA_UNAVAILABLE", ["804", "cuda-compat"]),
     ("a number nobody knows", GOOD_SMI, GOOD._replace(result=4711), "CUDA_UNAVAILABLE", ["4711"]),
@@ -425,3 +435,17 @@ def program(folder: Path, script: str) -> None:
     path = folder / "nvidia-smi"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
+
+
+def test_a_refusal_in_spite_of_a_nodes_mode_is_told_from_one_by_it(tmp_path, monkeypatch):
+    for name, mode in (("nvidia0", 0o666), ("nvidiactl", 0o660)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+
+    def denied(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    assert probe_nodes(str(tmp_path)) == NodeFacts((f"{tmp_path}/nvidia0", f"{tmp_path}/nvidiactl"), {}, ())
+    monkeypatch.setattr(os, "open", denied)
+    nodes = observe_nodes(str(tmp_path))
+    assert (list(nodes.refused), nodes.public) == (list(nodes.found), (f"{tmp_path}/nvidia0",))

@@ -43,6 +43,11 @@ OUT_OF_MEMORY = [
     library_error("MemoryError", "pycuda._driver", "cuMemAlloc failed: out of memory", MemoryError),
     MemoryError("std::bad_alloc: out_of_memory: CUDA error at: /rmm/mr: cudaErrorMemoryAllocation out of memory"),
     RuntimeError("CUDA failed with error out of memory"),
+    RuntimeError(
+        "NCCL error: ncclUnhandledCudaError: Call to CUDA failed. Last error:\nCuda failure 2 'out of memory'"
+    ),
+    RuntimeError("Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated: 7.1 GiB"),
+    RuntimeError("llama_model_load: error loading model: unable to allocate CUDA0 buffer"),
     RuntimeError("OpenCV(4.10) error: (-217:Gpu API call) out of memory in function 'allocate'"),
     RuntimeError("ResourceExhaustedError: Out of memory error on GPU 0. Cannot allocate 2.0GB memory on GPU 0"),
 ]
@@ -57,6 +62,15 @@ WHERE_THERE_IS_A_GPU = [
         "XlaRuntimeError", "jaxlib.xla_extension", "RESOURCE_EXHAUSTED: Out of memory while trying to allocate"
     ),
     library_error("ResourceExhaustedError", "tensorflow", "failed to allocate memory [Op:AddV2]", Exception),
+    library_error(
+        "XlaRuntimeError",
+        "jaxlib.xla_extension",
+        "INTERNAL: Failed to allocate 4096 bytes for new constant: RESOURCE_EXHAUSTED",
+    ),
+    ValueError("No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"),
+    ValueError(
+        "Free memory on device (10.2/23.7 GiB) on startup is less than desired GPU memory utilization (0.9, 21.3 GiB)"
+    ),
 ]
 OTHERS = [
     MemoryError(),

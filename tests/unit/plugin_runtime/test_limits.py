@@ -114,6 +114,12 @@ HOSTS = {
         "0",
         HELD,
     ),
+    "v1, the two in one folder of the other order": (
+        {"memory": V1["memory"], "pids": V1["pids"], "cpuacct,cpu": V1["cpu"] | {"cpu.cfs_quota_us": "200000\n"}},
+        "4:cpuacct,cpu:/docker/abc\n3:memory:/docker/abc\n",
+        "0",
+        {**HELD, "cpus": 2.0},
+    ),
     "v1, a kernel without the memory controller (Raspberry Pi OS)": (
         {"pids": V1["pids"], "cpu": V1["cpu"]},
         "9:pids:/docker/abc\n",

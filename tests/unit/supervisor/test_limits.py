@@ -67,10 +67,12 @@ REFUSALS = [
     ("crun: the requested cgroup controller `pids` is not available: OCI runtime error", ("pids",)),
     ("crun: the requested cgroup controller `memory` is not available: OCI runtime error", ("memory",)),
     ("openat2 /sys/fs/cgroup/x/pids.max: no such file or directory", ("pids",)),
+    ("crun: opening file `memory.swap.max` for writing: No such file or directory: OCI runtime error", ("swap",)),
+    ("openat2 /sys/fs/cgroup/memory/x/memory.memsw.limit_in_bytes: no such file or directory", ("swap",)),
     # Podman
     (
         "invalid configuration, cannot specify resource limits without cgroups v2 and --cgroup-manager=systemd",
-        ("memory", "pids"),
+        ("memory", "pids", "cpus"),
     ),
     # Others
     ("Minimum memory limit allowed is 6MB", ()),

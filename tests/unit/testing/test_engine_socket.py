@@ -2,11 +2,14 @@
 
 import platform
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+import yaml
+from support.checkout import PROJECT
 from testcontainers.core.config import testcontainers_config
 
-from orchestrator.testing.orchestrator_container import engine_socket
+from orchestrator.testing.orchestrator_container import OrchestratorContainer, engine_socket
 
 HERE = {"OperatingSystem": "Debian GNU/Linux 12", "KernelVersion": platform.release()}
 
@@ -33,3 +36,15 @@ def test_on_this_kernel_it_is_where_it_is_reached(reached_by: str) -> None:
 def test_a_path_that_is_set_is_used(monkeypatch: pytest.MonkeyPatch, reached_by: str) -> None:
     monkeypatch.setenv("TESTCONTAINERS_DOCKER_SOCKET_OVERRIDE", reached_by)
     assert engine_socket(HERE | {"OperatingSystem": "Docker Desktop"}) == reached_by
+
+
+def test_with_selinux_it_may_connect_to_that_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same options as the shipped container."""
+    shipped = yaml.safe_load((PROJECT / "compose.yaml").read_text())["services"]["orchestrator"]["security_opt"]
+    with monkeypatch.context() as patched:
+        patched.setattr("testcontainers.core.container.DockerClient", MagicMock())
+        patched.setattr(OrchestratorContainer, "_fill_volume", lambda _: None)
+        patched.setattr("orchestrator.testing.orchestrator_container.engine_socket", lambda _: "/run/docker.sock")
+        container = OrchestratorContainer("plugins", image="plugin-orchestrator/orchestrator:latest")
+        container._configure()
+    assert container._kwargs["security_opt"] == [option.removesuffix(":true") for option in shipped]

@@ -67,8 +67,8 @@ class Cgroup:
         paths = controller_paths(_read(membership) or "")
         self._memory = find_group(root, paths, ("memory",))
         self._pids = find_group(root, paths, ("pids",))
-        self._cpu = find_group(root, paths, ("cpuacct", "cpu,cpuacct", "cpu"))
-        self._quota = find_group(root, paths, ("cpu", "cpu,cpuacct"))
+        self._cpu = find_group(root, paths, ("cpuacct", "cpu,cpuacct", "cpuacct,cpu", "cpu"))
+        self._quota = find_group(root, paths, ("cpu", "cpu,cpuacct", "cpuacct,cpu"))
         self._known = contained and is_mounted(root)
         self._swap_total = counter(_read(meminfo), "SwapTotal:", unit=1024)
         name = "memory.max" if self._memory.v2 else "memory.limit_in_bytes"

@@ -48,10 +48,13 @@ class TorchFacts(NamedTuple):
 
 
 class NodeFacts(NamedTuple):
-    """The container's NVIDIA device nodes. `refused`: those that could not be opened → the system's error number."""
+    """The container's NVIDIA device nodes. `refused`: those that could not be opened → the system's error number;
+    `public`: those of them that anybody may open by their mode.
+    """
 
     found: tuple[str, ...] = ()
     refused: Mapping[str, int] = MappingProxyType({})
+    public: tuple[str, ...] = ()
 
 
 class CudaFacts(NamedTuple):
@@ -107,21 +110,25 @@ def other_gpus(smi: SmiRun | None, granted: Sequence[str]) -> tuple[str, ...]:
 
 def judge_nodes(nodes: NodeFacts) -> Failure | None:
     """Why the container may not use its GPU; None where the nodes can be opened, or there are none to be judged by."""
-    for number, explain in ((errno.EPERM, _taken_away), (errno.EACCES, _closed)):
-        names = [name for name, error in nodes.refused.items() if error == number]
+    denied = [name for name, error in nodes.refused.items() if error == errno.EACCES]
+    for names, explain in (
+        ([name for name, error in nodes.refused.items() if error == errno.EPERM], _taken_away),
+        ([name for name in denied if name not in nodes.public], _closed),
+        (denied, _forbidden),
+    ):
         if names:
             return explain(", ".join(names))
-    gone = [name for name, error in nodes.refused.items() if error in GONE]
-    return _gone(", ".join(gone)) if gone else None
+    lost = [name for name, error in nodes.refused.items() if error in LOST_ERRORS]
+    return _lost(", ".join(lost)) if lost else None
 
 
 def judge_loss(nodes: NodeFacts, earlier: Collection[str]) -> Failure | None:
     """As `judge_nodes`, in a container whose GPU did work, and had these nodes then."""
     missing = sorted(set(earlier) - set(nodes.found))
-    return _gone(", ".join(missing)) if missing else judge_nodes(nodes)
+    return _lost(", ".join(missing)) if missing else judge_nodes(nodes)
 
 
-GONE = frozenset({errno.ENXIO, errno.ENODEV, errno.ENOENT, errno.EIO})
+LOST_ERRORS = frozenset({errno.ENXIO, errno.ENODEV, errno.ENOENT, errno.EIO})
 """Errors of a node whose device the driver has given up."""
 
 
@@ -143,7 +150,16 @@ def _closed(names: str) -> Failure:
     return Failure(GPU_DRIVER_ERROR, reason)
 
 
-def _gone(names: str) -> Failure:
+def _forbidden(names: str) -> Failure:
+    reason = (
+        f"the container's user may not open {names}, though by its mode everybody may: something else on the engine's"
+        " host forbids it, such as SELinux (ausearch -m avc -ts recent); allow it (setsebool -P container_use_devices"
+        " 1), then restart the plugin"
+    )
+    return Failure(GPU_DRIVER_ERROR, reason)
+
+
+def _lost(names: str) -> Failure:
     reason = (
         f"the GPU is gone from the container ({names}): the driver was unloaded, or the GPU is lost; look in the host's"
         " kernel log for NVRM and Xid, then restart the plugin"
@@ -232,19 +248,28 @@ def _others_instead(run: SmiRun, granted: Sequence[str]) -> Failure | None:
 
 # CUDA
 
+MPS = (
+    "the image or the host uses CUDA's Multi-Process Service, which does not answer in the container; end it on the"
+    " host (nvidia-cuda-mps-control, command quit), and remove CUDA_MPS_PIPE_DIRECTORY from the image"
+)
 RESULTS = {
     34: "the library in the image is a stub for building; remove the CUDA stubs from the image's library path",
     35: "the driver of the host is too old; update it",
     46: "the device is in use or in exclusive mode; check `nvidia-smi -q -d COMPUTE` on the host",
     100: "it sees no device, though the container has one; check whether the plugin or its image sets"
     " CUDA_VISIBLE_DEVICES, and compare the driver's versions on the host",
+    214: "its memory has an error that cannot be corrected; reset the GPU or reboot the host",
+    304: "the system refuses it a device, mostly /dev/nvidia-uvm; load its module on the host (modprobe nvidia-uvm;"
+    " nvidia-modprobe -u -c=0)",
     802: "the system is not ready yet; start nvidia-fabricmanager on the host",
     803: "the host's driver and the container's libcuda have different versions; reboot the host",
     804: "the forward-compatibility library in the image does not fit this GPU; remove cuda-compat from the image",
+    **dict.fromkeys(range(805, 810), MPS),
     999: "the driver's state is broken; reload the nvidia_uvm module on the host or reboot it",
 }
 """CUresult of cuInit → what it means and what to do."""
-DRIVER_RESULTS = frozenset({802, 803, 999})
+CODES = {214: GPU_LOST, **dict.fromkeys((304, 802, 803, 999), GPU_DRIVER_ERROR)}
+"""CUresult of cuInit → the code, where that is not CUDA_UNAVAILABLE."""
 
 
 def _cuda(smi: SmiRun | None, cuda: CudaFacts) -> Iterator[Finding]:
@@ -257,7 +282,7 @@ def _cuda(smi: SmiRun | None, cuda: CudaFacts) -> Iterator[Finding]:
     elif not cuda.works and cuda.nodes is not None and (refused := judge_nodes(cuda.nodes)) is not None:
         yield Finding(name, f"cuInit returns {cuda.result}", refused)
     elif cuda.result != 0:
-        code = GPU_DRIVER_ERROR if cuda.result in DRIVER_RESULTS else CUDA_UNAVAILABLE
+        code = CODES.get(cuda.result or 0, CUDA_UNAVAILABLE)
         number = f"{cuda.result}{f' ({cuda.result_name})' if cuda.result_name else ''}"
         advice = RESULTS.get(cuda.result or 0, "look the number up under CUresult in the CUDA driver API's manual")
         reason = f"CUDA does not start in the container: cuInit returns {number}: {advice}"

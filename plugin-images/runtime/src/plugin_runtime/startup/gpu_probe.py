@@ -13,6 +13,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import warnings
@@ -41,6 +42,7 @@ NODES_SECONDS = 10.0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 NO_DEVICE = 100
 GPU_WORDS = r"cuda|cudnn|cublas|cufft|nvml|nccl|nvrtc|nvidia|tensorrt|\bgpu\b"
+PUBLIC = stat.S_IROTH | stat.S_IWOTH
 NODE = r"nvidia\d+|nvidiactl|nvidia-uvm|nvmap|dxg"
 CUDA_PACKAGES = (
     "nvidia-cuda-runtime",
@@ -113,8 +115,8 @@ def probe_nodes(folder: str = "/dev") -> NodeFacts | None:
     """Open the device nodes, in a child process; None where it did not end in time."""
     command = (sys.executable, "-m", "plugin_runtime.startup.gpu_probe", "nodes", folder)
     try:
-        found, refused = json.loads(_run(command, NODES_SECONDS, None, os.environ).output)
-        return NodeFacts(tuple(found), refused)
+        found, refused, public = json.loads(_run(command, NODES_SECONDS, None, os.environ).output)
+        return NodeFacts(tuple(found), refused, tuple(public))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -127,7 +129,15 @@ def observe_nodes(folder: str) -> NodeFacts:
             os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
         except OSError as error:
             refused[path] = error.errno or 0
-    return NodeFacts(found, refused)
+    return NodeFacts(found, refused, tuple(path for path in refused if _is_public(path)))
+
+
+def _is_public(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - pathlib costs the supervisor a megabyte
+    except OSError:
+        return False
+    return mode & PUBLIC == PUBLIC
 
 
 def node_paths(folder: str) -> tuple[str, ...]:

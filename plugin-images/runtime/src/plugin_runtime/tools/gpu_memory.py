@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 GPU_OUT_OF_MEMORY = "GPU_OUT_OF_MEMORY"
 
-# In the words of CUDA, torch, ONNX Runtime, CuPy, Numba, RMM, OpenCV, Paddle, CTranslate2 and TensorFlow.
+# In the words of CUDA, NCCL, torch, ONNX Runtime, CuPy, Numba, RMM, OpenCV, Paddle, CTranslate2, TensorFlow, llama.cpp.
 SURE = (
-    r"\b(CUDA|HIP|XPU|MPS backend)\b[\w ():,-]{0,60}\bout of memory"
+    r"\b(CUDA|HIP|XPU|MPS backend)\b[\w ():,'-]{0,60}\bout of memory"
     r"|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation|hipErrorOutOfMemory"
     r"|\b(CUBLAS|CUDNN|CUSOLVER|CUSPARSE|CUFFT|CURAND)_(STATUS_)?ALLOC(ATION)?_FAILED"
     r"|out of memory error on GPU|Gpu API call\) out of memory|\bcu(da)?(Mem|Malloc)\w* failed: out of memory"
-    r"|OOM when allocating tensor.{0,400}(device:GPU|GPU_\d+_bfc)"
+    r"|OOM when allocating tensor.{0,400}(device:GPU|GPU_\d+_bfc)|\ballocate CUDA\d* buffer"
+    r"|Allocation on device \d* ?would exceed allowed memory"
 )
 # What the same libraries say of the machine's memory too. That of a container does not run out by an error, but by the
 # kernel: where there is a GPU, it is the GPU's.
@@ -26,7 +27,9 @@ WITH_A_GPU = (
     r"BFCArena.{0,400}Failed to allocate memory|Failed to allocate memory for requested buffer"
     r"|Available memory of \d+ is smaller than requested bytes"
     r"|RESOURCE_EXHAUSTED: .{0,200}([Oo]ut of memory|OOM|[Ff]ailed to allocate)|failed to allocate memory \[Op:"
-    r"|OutOfMemory \(|Out of memory allocating [\d,]+ bytes"
+    r"|OutOfMemory \(|Out of memory allocating [\d,]+ bytes|[Ff]ailed to allocate \d+ bytes.{0,200}RESOURCE_EXHAUSTED"
+    # vLLM's
+    r"|No available memory for the cache blocks|is less than desired GPU memory utilization"
 )
 GPU_MODULES = ("torch", "cupy", "cupy_backends")
 """Whose `OutOfMemoryError` is of a GPU alone."""
