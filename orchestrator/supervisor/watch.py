@@ -103,7 +103,8 @@ class Watch:
                 return judge(Evidence(container_missing=True))
             except EngineError:
                 # An engine under load: its event of the end has the exit code.
-                if await self._reported_exit_code(wait=_EVENT_TIMEOUT if give_up else 0):
+                reported = await self._reported_exit_code(wait=_EVENT_TIMEOUT if give_up else 0)
+                if reported and not await self._answers():
                     return judge(_reported_evidence(self._instance))
                 # Unknown is not ended: the stream is opened again first.
                 return judge(Evidence(engine_reachable=False)) if give_up else None
@@ -129,6 +130,15 @@ class Watch:
                 async with asyncio.timeout(wait):
                     await self._instance.container_died.wait()
         return self._instance.exit_code is not None
+
+    async def _answers(self) -> bool:
+        """Whether the plugin answers, which no ended container does: then the engine's event is not to be believed."""
+        if not self._instance.has_channel:
+            return False
+        with contextlib.suppress(ChannelError):
+            await self._instance.channel.status(timeout=_PROBE_TIMEOUT)
+            return True
+        return False
 
     def _restart_silence_timer(self) -> None:
         # A status puts the timer off without waking the task that waits for it.

@@ -148,6 +148,17 @@ async def test_a_run_is_answered_before_a_slow_look_is(slow: Harness, oom: bool,
     assert (await slow.until_state("reader", "FAILED"))["reason_code"] == code
 
 
+async def test_the_event_of_an_end_is_not_believed_of_a_plugin_that_answers(slow: Harness) -> None:
+    """Not while the engine cannot be asked either."""
+    await opened(slow, "30s")
+    (container,) = await slow.containers("reader")
+    labels = (await slow.engine.inspect(container)).labels
+    slow.engine.refuse = {"inspect": "the database is locked"}
+    slow.engine._events.emit(container, labels, "die", 137)
+    await asyncio.sleep(0.5)
+    assert (await slow.health("reader"))["state"] == "INITIALIZED"
+
+
 async def test_an_operators_stop_that_is_not_answered_is_a_stop(slow: Harness) -> None:
     """STOPPED, since the container has ended."""
     await opened(slow)
