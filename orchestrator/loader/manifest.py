@@ -1,6 +1,7 @@
 """plugin.yaml: the manifest of a plugin. An unknown field is an error, because a misspelt limit would be no limit."""
 
 import re
+from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -334,6 +335,8 @@ def _problem(item: Any) -> str:
                 f"{field}: {_short(item['input'])} does not fit; expected "
                 f"{_EXPECTED.get(field.split('.')[0], 'another form')}"
             )
+        case "string_type" if isinstance(item["input"], int | float | date):
+            return f"{field}: expected a text, not {_short(item['input'])}; put it in quotes"
         case _:
             return f"{field}: {item['msg']}, not {_short(item['input'])}"
 

@@ -32,15 +32,17 @@ class SecretSource:
 
     def read(self, plugin: str, name: str) -> bytes:
         """The value. Both names come from a validated manifest. Raises `SecretMissingError`."""
+        missing = "is empty"
         try:
             with self.path(plugin, name).open("rb") as file:
                 value = file.read(_MAX_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             value = self.environment.get(variable(plugin, name), "").encode("utf-8", "surrogateescape")
+            missing = "is not provided"
         except OSError as error:
             raise SecretMissingError(self._sentence(plugin, name, f"cannot be read: {error.strerror}")) from None
-        if not value:
-            raise SecretMissingError(self._sentence(plugin, name, "is not provided"))
+        if value in {b"", b"\n", b"\r\n"}:  # the plugin gets it without its line end
+            raise SecretMissingError(self._sentence(plugin, name, missing))
         if len(value) > _MAX_BYTES:
             raise SecretMissingError(self._sentence(plugin, name, f"is over {_MAX_BYTES // 1024} KiB"))
         return value

@@ -17,6 +17,8 @@ from orchestrator.runtime_client.http_connection import HttpConnection
 from orchestrator.runtime_client.pool import Connector
 
 _CLOSE_POLL_SECONDS: Final = 0.02  # interval of checks whether the plugin has closed its side after a hang-up
+# For a plugin that had sent its whole answer before the hang-up, and so waits for the next request.
+_CLOSING_REQUEST: Final = b"GET /runs/- HTTP/1.1\r\nHost: plugin\r\nConnection: close\r\n\r\n"
 _MAX_GATEWAY_HEAD: Final = 4096  # bytes of a gateway's answer
 
 
@@ -46,6 +48,7 @@ class SocketConnector:
             # Only reading is shut down: the tool stops at its next line, which cannot be sent, and its end still shows.
             with suppress(OSError):  # not connected: it has ended
                 duplicate.shutdown(socket.SHUT_RD)
+                duplicate.send(_CLOSING_REQUEST, socket.MSG_DONTWAIT)
             closed = select.poll()
             closed.register(duplicate, 0)  # reports nothing but that the other side is closed
             while not closed.poll(0):  # noqa: ASYNC110 - the loop cannot watch for this alone

@@ -24,7 +24,7 @@ Emit = Callable[[bytes], Awaitable[None]]
 
 # Events of a streaming tool that are passed on; others are for a newer orchestrator.
 _EMITTED: Final = ("item", "progress")
-# Beyond the deadline, for a tool that was hung up on: the runtime takes two to close its side.
+# Beyond the deadline, for a tool that was hung up on: the runtime may take two to close its side.
 _HANG_UP_SECONDS: Final = 2.5
 # Bytes that an answer may have beside its result: the announcements of its files, most of all.
 _ENVELOPE_ROOM: Final = 64 * 1024 + MAX_FILES * 400

@@ -44,7 +44,8 @@ async def test_a_container_that_exits_by_itself_has_its_exit_code(kit):
     await kit.ended(container)
     status = await kit.engine.inspect(container)
     assert (status.exit_code, status.oom_killed) == (3, False)
-    assert status.finished_at >= status.started_at
+    # An engine may note the start of a process that exits at once a moment after its end (Docker 20.10: 3.5 ms seen).
+    assert status.finished_at >= status.started_at - timedelta(seconds=1)
 
 
 async def test_stop_lets_the_process_exit_by_itself(kit):
@@ -173,15 +174,16 @@ async def test_devices_that_cannot_be_provided_fail_the_start_and_leave_the_cont
 
 
 async def test_a_build_makes_a_labelled_image_and_passes_its_output_on(kit):
+    word = secrets.token_hex(4)  # a step that this engine has made before gives no output
     (kit.folder / "Dockerfile").write_text(f"FROM {kit.image}\nARG WORD\nRUN echo building with $WORD\nENV A=b\n")
     if hasattr(kit.engine, "image_store"):
-        kit.engine.image_store.build_output = ["building with care"]
+        kit.engine.image_store.build_output = [f"building with {word}"]
     output = []
     tag = f"plugin-orchestrator/test:{kit.labels['plugin-orchestrator.test'][:12]}"
     image = await kit.engine.build(
-        kit.folder, tag=tag, labels=kit.labels, build_args={"WORD": "care"}, on_output=output.append
+        kit.folder, tag=tag, labels=kit.labels, build_args={"WORD": word}, on_output=output.append
     )
-    assert "building with care" in output
+    assert f"building with {word}" in output
     assert tag in image.tags
     assert image.labels.items() >= kit.labels.items()
     assert abs(datetime.now(UTC) - image.created) < timedelta(minutes=5)

@@ -125,7 +125,7 @@ def test_runs_are_queued_and_refused_when_the_queue_is_full(live: LiveOrchestrat
     limits = live.health("echo")["limits"]
     capacity = limits["concurrency"] + limits["queue"]
     with ThreadPoolExecutor(capacity + 6) as pool:
-        answers = list(pool.map(lambda _: live.run("echo", "sleep", {"seconds": 0.1}), range(capacity + 6)))
+        answers = list(pool.map(lambda _: live.run("echo", "sleep", {"seconds": 0.3}), range(capacity + 6)))
     codes = [answer.status_code for answer in answers]
     assert codes.count(429) >= 1
     assert codes.count(200) >= capacity

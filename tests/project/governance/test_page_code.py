@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -90,7 +91,8 @@ def commands() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), sorted(set(commands())))
 def test_every_command_can_be_given(page: str, line: str) -> None:
     """Its program, its options and its arguments, as far as this project has the say."""
-    program, *arguments = shlex.split(re.sub(r"(?<=\s)#.*$", "", line))
+    line = re.sub(r"(?<=\s)#.*$", "", line)
+    program, *arguments = shlex.split(re.split(r"\s\|\s", line)[0])  # what is behind a pipe is another's
     while "=" in program:  # variables that are set for it
         program, *arguments = arguments
     match program.removeprefix(".venv/bin/"):
@@ -104,6 +106,8 @@ def test_every_command_can_be_given(page: str, line: str) -> None:
             assert [word for word in named if not (PROJECT / word).exists()] == []
         case "curl":
             _check_curl(arguments)
+        case script if "/" in script:
+            assert os.access(PROJECT / script, os.X_OK), f"{page} runs {script}, which is no program of this project"
         case other:
             assert other in OTHER_PROGRAMS, f"{page} runs {other}: check here what it is given"
 

@@ -91,7 +91,7 @@ async def test_each_kind_of_failure_has_its_exit_code(call, harness, monkeypatch
     await call("health", "broken", code=1)
     run_id = (await call("run", "echo", "runs_on", "--async")).stdout.strip()
     await harness.until("echo", lambda health: health["in_flight"] == 1)
-    assert "QueueFull" in (await call("run", "echo", "weigh", code=5)).stderr
+    assert "QueueFull" in (await call("run", "echo", "weigh", "-i", f"file={__file__}", code=5)).stderr
     await call("runs", "cancel", run_id)
     monkeypatch.setenv("ORCHESTRATOR_URL", "http://127.0.0.1:1")
     assert "No orchestrator answers" in (await call("plugins", code=3)).stderr

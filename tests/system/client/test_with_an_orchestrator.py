@@ -151,7 +151,9 @@ async def test_an_error_is_an_exception_with_all_details(call, plugin, tool, arg
             await call(method, plugin, tool, **arguments)
         error = caught.value
         assert (type(error), error.status, error.code) == (kind, status, code)
-        assert str(error) == error.envelope["error"] != ""
+        raised = "RuntimeError: " if code == "TOOL_ERROR" else ""
+        assert error.envelope["error"] != ""
+        assert str(error) == raised + error.envelope["error"]
         assert (error.run_id is not None) == (status != 404 or plugin == "echo")
 
 

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from docker.auth import INDEX_URL
 
 from orchestrator.containers.docker_engine import Bounds, DockerEngine, client
 from orchestrator.errors import EngineRefusedError, EngineUnreachableError, NotFoundError
@@ -77,7 +78,7 @@ def pulls(dockerd, *lines):
 
 BROKEN_HELPERS = [
     ({"credsStore": "absent"}, {}, "docker-credential-absent is not installed, or not on PATH"),
-    ({"credHelpers": {"https://index.docker.io/v1/": "absent"}}, {}, "docker-credential-absent is not installed"),
+    ({"credHelpers": {INDEX_URL: "absent"}}, {}, "docker-credential-absent is not installed"),
     (
         {"credsStore": "bad"},
         {"bad": "echo 'keychain is locked'; exit 3"},
@@ -150,7 +151,7 @@ def _runs(pid):
     ("config", "helpers", "sent"),
     [
         ({}, {}, {}),
-        ({"auths": {"https://index.docker.io/v1/": {"auth": base64.b64encode(b"u:p").decode()}}}, {}, "u"),
+        ({"auths": {INDEX_URL: {"auth": base64.b64encode(b"u:p").decode()}}}, {}, "u"),
         ({"credsStore": "good"}, {"good": 'echo \'{"Username":"u","Secret":"p"}\''}, "u"),
         ({"credsStore": "none"}, {"none": "echo 'credentials not found in native keychain'; exit 1"}, {}),
     ],
@@ -168,7 +169,7 @@ async def test_a_login_counts_at_once(dockerd, engine, docker_config):
     pulls(dockerd, DENIED)
     with pytest.raises(NotFoundError):
         await engine.pull("private/x:1")
-    docker_config({"auths": {"https://index.docker.io/v1/": {"auth": base64.b64encode(b"u:p").decode()}}})
+    docker_config({"auths": {INDEX_URL: {"auth": base64.b64encode(b"u:p").decode()}}})
     with pytest.raises(NotFoundError):
         await engine.pull("private/x:1")
     assert [found.get("username") for found in dockerd.sent] == [None, "u"]

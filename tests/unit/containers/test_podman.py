@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from docker.auth import INDEX_NAME
 
 from orchestrator.containers.docker_engine import Bounds, DockerEngine, answers, podman
 from orchestrator.containers.docker_engine.capabilities import engine_info
@@ -126,7 +127,13 @@ def test_what_is_not_seen_is_not_taken_for_nothing(output: str) -> None:
 
 
 def test_an_image_has_the_name_that_it_was_given() -> None:
-    names = ["docker.io/library/python:3", "docker.io/a/b:1", "localhost/a/c:1", "registry.example/a/d:1", "a/e:1"]
+    names = [
+        f"{INDEX_NAME}/library/python:3",
+        f"{INDEX_NAME}/a/b:1",
+        "localhost/a/c:1",
+        "registry.example/a/d:1",
+        "a/e:1",
+    ]
     assert answers.image({"Id": "x", "RepoTags": names}).tags == (
         "python:3",
         "a/b:1",

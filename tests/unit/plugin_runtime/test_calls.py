@@ -58,6 +58,9 @@ def test_every_kind_of_body_reaches_the_tool(runtime, request_, result):
 def test_no_body_is_no_arguments(runtime):
     assert runtime.post("without").json()["result"] == "called"
     assert runtime.post("add", params={"a": "5"}).json()["result"] == 7
+    # As the orchestrator passes on a request without a body and its type.
+    as_json = runtime.post("add", params={"a": "5"}, headers={"content-type": "application/json"})
+    assert as_json.json()["result"] == 7
 
 
 def test_two_uploads_come_as_a_form(runtime):

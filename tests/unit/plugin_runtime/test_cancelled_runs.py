@@ -1,10 +1,14 @@
 """Runs that are cancelled: each kind of tool learns of it in its own way, and none is stopped by force."""
 
+import asyncio
 import json
 import time
 
 import pytest
-from unit.plugin_runtime.run_calls import SOURCE, Caller, about, call_and_hang_up, cancel
+from unit.plugin_runtime.run_calls import SOURCE, Caller, about, call_and_hang_up, cancel, executes
+
+from orchestrator.containers.endpoint import UnixEndpoint
+from orchestrator.runtime_client.client import RuntimeChannel
 
 pytestmark = pytest.mark.slow
 
@@ -67,3 +71,26 @@ def test_that_it_was_cancelled_is_retained(runtime):
     assert (answer.status_code, answer.json()["kind"]) == (409, "cancelled")
     again = cancel(runtime, "stop-retained")
     assert (again.status_code, again.json()["ended"]) == (200, True)
+
+
+@pytest.mark.parametrize("cancelled", [True, False], ids=["after a cancel", "alone"])
+async def test_the_orchestrator_can_hang_up_on_a_stream(runtime, cancelled):
+    """One whose reader leaves is cancelled too, and either may come first."""
+    run_id, seconds = f"left-{cancelled}", []
+    channel = RuntimeChannel(UnixEndpoint(runtime.run_dir))
+    for _ in range(3):
+        call = channel.call(
+            "counts", run_id=run_id, content_type="application/json", query="", body=b'{"n": 1000, "seconds": 0.01}'
+        )
+        async with call as response, asyncio.timeout(10):
+            await anext(response.lines())
+            if cancelled:
+                await channel.cancel(run_id)
+                while await asyncio.to_thread(executes, runtime, run_id):
+                    await asyncio.sleep(0.01)
+            begun = time.monotonic()
+            await response.hang_up()
+            seconds.append(time.monotonic() - begun)
+    await channel.close()
+    # Alone, without the two seconds in which an answer would be read: the run counts as executing meanwhile.
+    assert cancelled or min(seconds) < 1.5

@@ -12,7 +12,7 @@ import pytest
 from plugin_runtime.gateway import Gateway
 
 from orchestrator.containers.docker_engine.capabilities import shares_sockets
-from orchestrator.containers.endpoint import TcpEndpoint, lay_out_token
+from orchestrator.containers.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import EngineInfo
 from orchestrator.errors import ChannelError
 from orchestrator.runtime_client.client import RuntimeChannel
@@ -48,7 +48,7 @@ async def gateway(sockets: dict[str, Plugin], *, token: str | None = None) -> As
 
 
 @asynccontextmanager
-async def channel(endpoint: TcpEndpoint) -> AsyncIterator[RuntimeChannel]:
+async def channel(endpoint: Endpoint) -> AsyncIterator[RuntimeChannel]:
     made = RuntimeChannel(endpoint)
     try:
         yield made
@@ -125,6 +125,37 @@ async def test_hanging_up_stops_a_stream_and_waits_for_its_end() -> None:
             async with asyncio.timeout(5):
                 await response.hang_up()
             assert ended.is_set()
+
+
+@pytest.mark.parametrize("through_gateway", [True, False], ids=["gateway", "unix"])
+async def test_hanging_up_returns_though_the_stream_had_just_ended(through_gateway: bool, tmp_path: Path) -> None:
+    """The plugin has sent all of its answer then, and waits for the next request on the connection."""
+
+    async def ending(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"3\r\n{}\n\r\n" * 2 + b"0\r\n\r\n")
+        await reader.readexactly(2)
+        while b"connection: close" not in head.lower():
+            head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async def hangs_up(way: RuntimeChannel) -> None:
+        call = way.call("count", run_id="1", content_type="application/json", query="", body=b"{}")
+        async with call as response:
+            assert await anext(response.lines()) == b"{}"
+            async with asyncio.timeout(5):
+                await response.hang_up()
+
+    if through_gateway:
+        async with gateway({"tools.sock": ending}) as endpoint, channel(endpoint) as way:
+            await hangs_up(way)
+        return
+    async with (
+        await asyncio.start_unix_server(ending, tmp_path / "tools.sock"),
+        channel(UnixEndpoint(tmp_path)) as way,
+    ):
+        await hangs_up(way)
 
 
 async def test_an_answer_arrives_though_its_request_was_not_read_to_the_end() -> None:

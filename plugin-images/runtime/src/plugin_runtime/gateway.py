@@ -31,6 +31,8 @@ APPEAR_SECONDS = 1.0
 LINGER_SECONDS = 2.0
 POLL_SECONDS = 0.01
 RECEIVE_BYTES = 256 * 1024
+CLOSING_REQUEST = b"GET /runs/- HTTP/1.1\r\nHost: plugin\r\nConnection: close\r\n\r\n"
+"""For a plugin that had sent its whole answer before the hang-up, and so waits for the next request."""
 SWITCHED = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nLocation: %s\r\n\r\n"
 
 
@@ -72,6 +74,7 @@ class Tunnel:
             self._down.cancel()
         with contextlib.suppress(OSError):  # not connected: it has closed already
             self._plugin.shutdown(socket.SHUT_RD)
+            self._plugin.send(CLOSING_REQUEST)
         ends = select.poll()
         ends.register(self._plugin, 0)  # reports only that the other side is closed
         while self._plugin.fileno() >= 0 and not ends.poll(0):  # noqa: ASYNC110 - the loop cannot watch for this alone

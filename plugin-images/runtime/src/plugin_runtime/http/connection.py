@@ -108,6 +108,10 @@ class HttpServerConnection:
         except OSError as error:
             raise Disconnected from error
 
+    def close(self) -> None:
+        """Close at once: what the caller has not read may be lost."""
+        self._peer.close()
+
     def close_lingering(self) -> None:
         """Close once the caller has read the answer, or after LINGER_SECONDS."""
         # An unread byte of the body would turn the answer into a connection reset, on a Unix socket too.

@@ -49,7 +49,7 @@ def _read(tool: Tool, head: RequestHead, body: Iterator[bytes], folder: UploadFo
     if "content-encoding" in head.headers:
         body = decoded(body, head.headers["content-encoding"], folder.max_bytes)
         head = head._replace(length=None if head.length else head.length)  # that of the compressed body says nothing
-    if media_type == "application/json":
+    if media_type == "application/json" and not (head.query and head.length == 0):
         if head.query:
             raise Refused("invalid_arguments", "with a JSON body all arguments are in it, and none in the query string")
         return from_json(tool, _read_json(head, body))

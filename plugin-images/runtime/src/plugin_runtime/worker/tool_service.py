@@ -70,12 +70,13 @@ class ToolService:
     def serve(self, peer: socket.socket) -> None:
         """Serve one connection until either side ends it."""
         connection = HttpServerConnection(peer)
+        close = connection.close_lingering
         try:
             while self._serve_request(connection):
                 if connection.called and not self._threads.attend(connection, self._serve_request):
                     break
         except Disconnected:
-            pass
+            close = connection.close  # nobody reads an answer, and the caller may wait for the end
         except BadHead as error:
             self._refuse(connection, Refusal("bad_request", str(error), "BadRequest"), keep_alive=False)
         except Exception:  # noqa: BLE001 - a connection that closes without an answer looks like a dead worker
@@ -84,7 +85,7 @@ class ToolService:
             self._refuse(connection, Refusal("defect", text, "RuntimeDefect"), keep_alive=False)
         finally:
             connection.answer_taken()
-            connection.close_lingering()
+            close()
 
     def refuse_for_want_of_threads(self, peer: socket.socket, error: RuntimeError) -> None:
         """Answer the first request of a connection that no thread can serve, whatever it is, and close it."""
