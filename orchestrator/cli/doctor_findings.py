@@ -30,7 +30,8 @@ def unreachable(problem: str, others: Iterable[Path]) -> Finding:
     remedy = "Start it, or set DOCKER_HOST; `make up` sets up an engine"
     if "ermission denied" in problem:
         remedy = (
-            "This user may not use its socket: add it to the group docker (and log in again), or use another engine"
+            "This user may not use its socket: add it to the group docker (and log in again), or use another engine; "
+            "in a container on a host with SELinux, give it `security_opt: [label:disable]`"
         )
     found = " or ".join(f"unix://{path}" for path in others)
     return error(

@@ -19,11 +19,11 @@ from orchestrator.gpus.host_check import PERSISTENCE
 from orchestrator.gpus.losses import LossWatch
 from orchestrator.gpus.memory import Holding, memory_blame, over_budget
 from orchestrator.gpus.refusals import Refusal, judge_engine, without_names
-from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.registry import Check
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.instance import InstanceEndedError
+from orchestrator.supervisor.start_verdict import verdict_of_engine
 
 # A lost GPU is found within two reads of the inventory.
 _CHECK_INTERVAL: Final = 2.0  # seconds between reads while a GPU is granted
@@ -297,7 +297,11 @@ class GpuAllocator:
             return None
 
     async def _node_groups(self, info: EngineInfo) -> tuple[int, ...]:
-        if not same_groups(info, local=await self._engine.shares_sockets()):
+        try:
+            local = await self._engine.shares_sockets()
+        except EngineError as error:
+            raise InstanceEndedError(verdict_of_engine(error, "it was asked where it runs")) from error
+        if not same_groups(info, local=local):
             return self._groups
         access = await asyncio.to_thread(self._node_access)
         return tuple(dict.fromkeys((*access.groups, *self._groups)))
@@ -306,13 +310,7 @@ class GpuAllocator:
         try:
             return await self._engine.info()
         except EngineError as error:
-            raise InstanceEndedError(
-                Verdict(
-                    ReasonCode.ENGINE_UNREACHABLE,
-                    f"The container engine did not say whether it has GPUs: {error}. Start it, then restart the "
-                    "plugin.",
-                )
-            ) from error
+            raise InstanceEndedError(verdict_of_engine(error, "it was asked for its GPUs")) from error
 
 
 def engine_gpus(info: EngineInfo) -> EngineGpus:

@@ -78,6 +78,13 @@ def verdict_of_engine(error: EngineError, doing: str) -> Verdict:
     match error:
         case EngineAddressError():
             return Verdict(ReasonCode.ENGINE_UNREACHABLE, f"There is no container engine to speak to: {error}.")
+        case EngineUnreachableError() if "permission denied" in str(error).lower():
+            return Verdict(
+                ReasonCode.ENGINE_UNREACHABLE,
+                f"The orchestrator's user may not use the container engine's socket, as was seen while {doing}: {error}"
+                ". Give it that right (the group docker), start the orchestrator anew, then restart the plugin; "
+                "`orchestrator doctor` says more.",
+            )
         case EngineUnreachableError():
             return Verdict(
                 ReasonCode.ENGINE_UNREACHABLE,

@@ -242,6 +242,7 @@ def test_what_does_not_outlive_a_logout(problem, rootless, lingers, said):
 def test_an_engine_whose_socket_may_not_be_used_is_not_to_be_started():
     finding = doctor_findings.unreachable("cannot reach the container engine: Permission denied", ())
     assert "group docker" in finding.sentence and "Start it" not in finding.sentence
+    assert "label:disable" in finding.sentence
 
 
 def test_another_engines_socket_is_named():

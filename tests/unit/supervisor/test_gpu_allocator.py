@@ -7,11 +7,13 @@ from support.gpus import FakeGpus, device
 
 from orchestrator.containers.memory import MemoryEngine
 from orchestrator.containers.spec import EngineInfo
+from orchestrator.errors import EngineRefusedError
 from orchestrator.gpus import Grant
 from orchestrator.gpus.evidence import NodeAccess
 from orchestrator.gpus.refusals import judge_refusal
 from orchestrator.settings import Settings
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
+from orchestrator.supervisor.instance import InstanceEndedError
 
 UUID = device(0).uuid
 GRANT = Grant("i1", "tracker", (UUID,))
@@ -88,3 +90,20 @@ def test_groups_in_the_settings_are_numbers(monkeypatch):
         monkeypatch.setenv("ORCHESTRATOR_GPU_GROUPS", wrong)
         with pytest.raises(ValueError, match="gpu_groups"):
             Settings()
+
+
+@pytest.mark.parametrize("asked", ["info", "shares_sockets"])
+async def test_an_engine_that_refuses_a_question_is_not_one_that_is_to_be_started(asked, monkeypatch):
+    """Such as by a proxy of its socket."""
+    engine = Engine()
+
+    async def refuse():
+        raise EngineRefusedError(f"GET /{asked} was refused with 403")
+
+    monkeypatch.setattr(engine, asked, refuse)
+    with pytest.raises(InstanceEndedError) as ended:
+        await GpuAllocator(FakeGpus(device(0)).host(), engine).device_requests(GRANT, video=False)
+    assert ended.value.verdict.code == "INIT_ERROR"
+    assert "was refused with 403" in ended.value.verdict.reason
+    assert "Start it" not in ended.value.verdict.reason
+    await engine.close()
