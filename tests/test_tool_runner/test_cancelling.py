@@ -25,7 +25,8 @@ async def test_a_run_that_executes_is_requested_to_end(worker: Harness, tool: st
     assert (answer.status_code, answer.json()["error_type"]) == (409, "Cancelled")
     assert (await run_of(worker, run_id))["outcome"] == "cancelled"
     assert (await worker.client.delete(f"/v1/runs/{run_id}")).status_code == 200
-    assert (await worker.run("worker", "nap", size=1)).json()["result"] == "x"
+    again = await worker.run("worker", "nap", size=1)
+    assert again.json()["result"] == "x", again.text
     health = await worker.health("worker")
     assert (health["generation"], health["error_count"], health["in_flight"]) == (1, 0, 0)
 

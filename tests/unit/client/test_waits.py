@@ -139,7 +139,7 @@ async def test_an_instance_is_awaited_in_requests_that_no_proxy_cuts(make, metho
 async def test_a_proxy_that_never_reaches_an_orchestrator_ends_the_wait_for_an_instance(make):
     transport = ScriptedTransport(plugin("LOADED"), gateway(502))
     with pytest.raises(UnexpectedAnswer, match="502"):
-        await make("http://orchestrator", transport=transport)("restart", "echo", wait=0.05)
+        await make("http://orchestrator", transport=transport)("restart", "echo", wait=0.5)
     assert [request.method for request in transport.requests][:2] == ["POST", "GET"]
 
 
