@@ -19,6 +19,9 @@ MAX_PIPELINED: Final = 16
 MAX_TARGET_BYTES: Final = 16 * 1024
 HEAD_SECONDS: Final = 10.0
 """From the first byte of a request, or from the connection, to the end of its head."""
+KEEP_ALIVE_SECONDS: Final = 75
+"""Time that an idle connection stays open: longer than callers and proxies keep theirs (httpx 5 s, nginx 60 s), since
+who closes first never sends a request into a connection that is being closed. uvicorn's own, 5 s, is httpx's."""
 STALLED_SECONDS: Final = 60.0
 """Time within which a slow reader must take some of its response."""
 
@@ -52,6 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.timeout_keep_alive = KEEP_ALIVE_SECONDS
         self._start_head_timer()
         if len(self.connections) > self.max_connections:
             idle = (peer for peer in self.connections if isinstance(peer, BoundedProtocol) and peer.idle)

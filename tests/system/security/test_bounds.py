@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 from hypothesis import given
@@ -158,6 +159,19 @@ async def test_a_reader_that_takes_nothing_is_cut_off(harness: Harness, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+async def test_an_idle_connection_outlasts_its_caller(harness: Harness) -> None:
+    """httpx keeps one for five seconds. Closed at that moment, it would take a caller's next request with it."""
+    address = (await harness.open()).base_url
+    connections = set()
+    async with httpx.AsyncClient(base_url=address, limits=httpx.Limits(keepalive_expiry=60), trust_env=False) as client:
+        for pause in (0.0, 5.5):
+            await asyncio.sleep(pause)
+            response = await client.get("/healthz")
+            connections.add(response.extensions["network_stream"].get_extra_info("client_addr"))
+    assert len(connections) == 1
+
+
 async def test_idle_connections_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are silent, the next caller is answered."""
     monkeypatch.setattr(BoundedProtocol, "max_connections", 20)
