@@ -58,6 +58,7 @@ def call(name, kills):
         lambda: kills,
         scratch=scratch,
         advice=lambda _: "",
+        gpu_loss=lambda _: None,
         threads=ThreadPool(1),
     )
     near, far = socket.socketpair()
