@@ -7,7 +7,7 @@ from typing import Final, Literal
 from orchestrator.gpus.inventory import GpuDevice, GpuInventory
 
 Way = Literal["nvidia", "cdi", "runtime"]
-"""A device request for the driver `nvidia`, one for CDI devices, or the OCI runtime `nvidia`, which is told by
+"""A device request for the driver `nvidia`, one for CDI devices, or the OCI runtime `nvidia`, which learns of it by
 NVIDIA_VISIBLE_DEVICES.
 """
 WAY_NAMES: Final[Mapping[Way, str]] = {

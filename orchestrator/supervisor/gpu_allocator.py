@@ -58,7 +58,7 @@ class GpuAllocator:
         self._groups = tuple(groups)
         self._node_access = node_access
         self._engine_gpus: EngineGpus | None = None
-        """As the engine last told."""
+        """As the engine last reported."""
         self._served: Way | None = None
         """The way in which the engine handed out GPUs last."""
         self._refused: dict[Way, str] = {}

@@ -242,7 +242,7 @@ def _of_answer(error: docker_errors.APIError) -> EngineError:
     if _UNSEEN.search(message):
         return EngineRefusedError(
             "a folder that is to be mounted is not on the engine's machine, or not shared with it. Docker Desktop "
-            "shares /home alone unless told otherwise (Settings, Resources, File sharing): set ORCHESTRATOR_RUN_DIR "
+            "shares /home alone by default (Settings, Resources, File sharing): set ORCHESTRATOR_RUN_DIR "
             "and the folders of plugins, models and secrets to folders that it shares"
         )
     return (DeviceRequestError if _DEVICES.search(message) else EngineRefusedError)(message)

@@ -91,7 +91,7 @@ class Finding(NamedTuple):
 
 def judge(smi: SmiRun | None, cuda: CudaFacts, granted: Sequence[str] = ()) -> list[Finding]:
     """One finding per source, `nvidia-smi` first. `smi` is None where there is no such program; `granted` has the UUIDs
-    of the devices that the container is to have, as far as it was told.
+    of the devices that the container is to have, as far as that is known.
     """
     return [_smi(smi, cuda, granted), *_cuda(smi, cuda)]
 
