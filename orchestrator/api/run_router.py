@@ -148,7 +148,7 @@ async def _preferred_file(
 
 
 def _not_acceptable(result: RunResult, accept: str) -> RunResult:
-    """The answer to a caller that takes nothing of what its run gave. The run has ended well, so its result is there."""
+    """For a caller that takes nothing of what its run gave. The run has ended well, so its result is there."""
     given = ", ".join(sorted({file.media_type for file in result.files})) or "none"
     sentence = (
         f"The run has ended well, but not exactly one file of its result is of a type that Accept takes "
