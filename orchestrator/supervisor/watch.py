@@ -23,9 +23,8 @@ Observation = RuntimeStatus | Check | Verdict
 
 # The engine notes an exit some 40 ms after the connection broke.
 _EXIT_INSPECTIONS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)  # seconds between inspections
-_LOOK_PATIENCE: Final = (
-    3.0  # seconds for a look at a container whose end an event has reported: runs wait for the verdict
-)
+# Runs wait for the verdict meanwhile.
+_LOOK_PATIENCE: Final = 3.0  # seconds for a look at a container whose end an event has reported
 _EVENT_TIMEOUT: Final = 1.0  # seconds for the engine's event of an end, where it cannot be asked
 _MAX_STREAM_BREAKS: Final = 3  # in a row, from a container that runs
 # A runtime that reports every three seconds, as the protocol requires, is never probed: a hundred idle plugins cost a

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from support.waiting import eventually
@@ -21,15 +20,6 @@ from orchestrator.errors import (
 )
 
 from .fake_dockerd import TEST_BOUNDS, FakeDockerd, engine_threads, streamed
-
-
-@pytest.fixture
-async def dockerd(tmp_path: Path) -> AsyncIterator[FakeDockerd]:
-    dockerd = FakeDockerd(tmp_path / "docker.sock")
-    dockerd.answers["GET", "/info"] = {"ServerVersion": "fake"}
-    await dockerd.start()
-    yield dockerd
-    await dockerd.stop()
 
 
 @pytest.fixture

@@ -22,15 +22,6 @@ def refusing(status=403, text=HTML, content_type="text/html"):
 
 
 @pytest.fixture
-async def dockerd(tmp_path):
-    dockerd = FakeDockerd(tmp_path / "docker.sock")
-    dockerd.answers["GET", "/info"] = {"ServerVersion": "fake"}
-    await dockerd.start()
-    yield dockerd
-    await dockerd.stop()
-
-
-@pytest.fixture
 async def engine(dockerd):
     engine = DockerEngine(dockerd.environment)
     yield engine
