@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -60,6 +60,8 @@ class InstanceDriver:
         self._deps = deps
         self._record = RecordWriter(instance, deps.registry)
         self._watch: Watch | None = None
+        self._end_reports = _Coalesced(self._find_end)
+        self._pause_reports = _Coalesced(self._end_if_paused)
         self._tasks: set[asyncio.Task[None]] = set()
         # Not among the tasks, which `close` cancels: a teardown ends by its own bounds.
         self._teardown: asyncio.Task[None] | None = None
@@ -98,7 +100,7 @@ class InstanceDriver:
         if self.instance.ended is not None:
             self.retry_removal()
         elif self._watch is not None and self.instance.has_channel:
-            self._spawn(self._find_end(self._watch))
+            self._end_reports.request(self._spawn)
 
     def ran_out_of_memory(self) -> None:
         """The engine reports that a process in the container was killed for memory."""
@@ -107,7 +109,7 @@ class InstanceDriver:
     def container_paused(self) -> None:
         """The engine reports that the container is paused, or was."""
         if self.instance.ended is None:
-            self._spawn(self._end_if_paused())
+            self._pause_reports.request(self._spawn)
 
     def add_check(self, check: Check) -> None:
         self._record.add_checks(check)
@@ -205,6 +207,8 @@ class InstanceDriver:
         # The runtime counts from the container's start; only new kills are evidence.
         oom = status.oom_kills - instance.oom_kills
         instance.oom_kills, instance.runs = status.oom_kills, status.runs
+        # It lives, and counts its kills itself: what the engine reported of its end was not so.
+        instance.exit_code, instance.oom_reported = None, False
         peak = status.memory.get("peak_bytes")
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
         self._record.write_status(status)
@@ -242,9 +246,8 @@ class InstanceDriver:
         self._record.write_unlimited(missing_limits(instance.limits, status.limits))
         return None
 
-    async def _find_end(self, watch: Watch) -> None:
-        verdict = await watch.find_end()
-        if verdict is not None:
+    async def _find_end(self) -> None:
+        if self._watch is not None and (verdict := await self._watch.find_end()) is not None:
             self.end(verdict)
 
     async def _end_if_paused(self) -> None:
@@ -275,3 +278,28 @@ class InstanceDriver:
         if not task.cancelled() and (error := task.exception()) is not None and self.instance.ended is None:
             _log.error("%s: a defect in the orchestrator", self.instance.identity.plugin, exc_info=error)
             self.end(verdict_of_watch())
+
+
+class _Coalesced:
+    """Work that one task at a time does: all requests that come meanwhile are one more round. So a flood of the
+    engine's events costs no flood of questions.
+    """
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self._work = work
+        self._running = False
+        self._requested = False
+
+    def request(self, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
+        self._requested = True
+        if not self._running:
+            self._running = True
+            spawn(self._rounds())
+
+    async def _rounds(self) -> None:
+        try:
+            while self._requested:
+                self._requested = False
+                await self._work()
+        finally:
+            self._running = False

@@ -159,6 +159,38 @@ async def test_the_event_of_an_end_is_not_believed_of_a_plugin_that_answers(slow
     assert (await slow.health("reader"))["state"] == "INITIALIZED"
 
 
+async def test_a_flood_of_events_costs_no_flood_of_looks(slow: Harness) -> None:
+    """A hundred false reports of an end are looked into together."""
+    await opened(slow)
+    (container,) = await slow.containers("reader")
+    labels = (await slow.engine.inspect(container)).labels
+    looks, inspect = 0, slow.engine.inspect
+
+    async def counted(container_id: str) -> Any:
+        nonlocal looks
+        looks += 1
+        return await inspect(container_id)
+
+    slow.engine.inspect = counted
+    for _ in range(100):
+        slow.engine._events.emit(container, labels, "die", 137)
+        slow.engine._events.emit(container, labels, "pause", None)
+    await asyncio.sleep(4)  # two rounds of looks for an end take three seconds
+    assert (await slow.health("reader"))["state"] == "INITIALIZED"
+    assert 2 <= looks <= 20
+
+
+async def test_a_false_report_of_memory_is_forgotten(slow: Harness) -> None:
+    """The plugin's own count of kills, in its next status, is the better witness."""
+    await opened(slow, "30s")
+    (container,) = await slow.containers("reader")
+    slow.engine.out_of_memory(container)
+    await asyncio.sleep(3.5)  # a status comes every three seconds
+    slow.engine.inspect = never_answers
+    await slow.engine.kill_outside(container)
+    assert (await slow.until_state("reader", "FAILED"))["reason_code"] == "KILLED"
+
+
 async def test_an_operators_stop_that_is_not_answered_is_a_stop(slow: Harness) -> None:
     """STOPPED, since the container has ended."""
     await opened(slow)
