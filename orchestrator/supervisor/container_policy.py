@@ -154,8 +154,7 @@ class InstanceIdentity:
 
 
 def is_instance(labels: Mapping[str, str]) -> bool:
-    """Whether a container with these labels was made for an instance: it has all labels of one, whatever their values.
-    """
+    """Whether a container was made for an instance: it has all labels of one, whatever their values."""
     # A deployment's label alone may be on anything: on a container of an image that was derived from a plugin's, or
     # that somebody labelled to find it.
     return labels.keys() >= _IDENTITY_LABELS
