@@ -315,7 +315,7 @@ class GpuAllocator:
 def gpu_demand(manifest: Manifest) -> GpuDemand:
     """What one instance needs."""
     gpu = manifest.gpu
-    return GpuDemand(gpu.count, int(gpu.memory) if gpu.memory is not None else None, gpu.sharing)
+    return GpuDemand(gpu.count, int(gpu.memory) if gpu.memory is not None else None, gpu.sharing, manifest.spread)
 
 
 def engine_gpus(info: EngineInfo) -> EngineGpus:
