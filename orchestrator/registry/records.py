@@ -13,6 +13,7 @@ from orchestrator.lifecycle import FINAL_STATES, READY_STATES, PluginLifecycleSt
 _LIMIT_NAMES: Final = {
     "timeout": "timeout_seconds",
     "memory": "memory_bytes",
+    "swap": "swap_bytes",
     "shm": "shm_bytes",
     "scratch": "scratch_bytes",
     "output": "output_bytes",
@@ -39,9 +40,10 @@ class EffectiveLimits(msgspec.Struct, frozen=True, rename=_LIMIT_NAMES):
     """All files of one run; 0 in post-mortems from before there were any."""
 
     def report(self, unlimited: Collection[str] = ()) -> dict[str, Any]:
-        """As encoded; null for each that `unlimited` names, by its name in a manifest."""
-        encoded: dict[str, Any] = msgspec.to_builtins(self)
-        return encoded | {_LIMIT_NAMES.get(name, name): None for name in unlimited if name != "swap"}
+        """As encoded, and the swap beyond the memory; null for each that `unlimited` names (names as in a manifest)."""
+        encoded: dict[str, Any] = msgspec.to_builtins(self) | {"swap_bytes": 0}
+        names = {*unlimited, *(("swap",) if "memory" in unlimited else ())}
+        return encoded | {_LIMIT_NAMES.get(name, name): None for name in names}
 
 
 class ContainerFacts(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check, LifecycleEvent, PluginRecord
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted, adopt_all
-from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits, instances_of
+from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits, instances_of, is_instance
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.model_watch import watch_models
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
@@ -258,6 +258,8 @@ class Fleet:
             supervisor.add_check(check)
 
     def _on_engine_event(self, event: EngineEvent) -> None:
+        if not is_instance(event.labels):
+            return
         supervisor = self._supervisors.get(event.labels.get(PLUGIN_LABEL, ""))
         # By its token: a late event of an earlier instance ends nothing.
         token = event.labels.get(LABEL_INSTANCE, "")

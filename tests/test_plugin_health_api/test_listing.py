@@ -81,6 +81,7 @@ def test_typed_facts_are_objects_with_the_fields_of_the_contract() -> None:
         ("concurrency", 1),
         ("queue", 16),
         ("output_bytes", 2 << 30),
+        ("swap_bytes", 0),
     ]
 
 
