@@ -21,7 +21,15 @@ from orchestrator.cli.console import (
     show_json,
 )
 from orchestrator.cli.schema_text import parameter_lines, result_text
-from orchestrator.cli.tables import STATE_COLOURS, gpus_table, health_table, long_texts, plugins_table, reason_below
+from orchestrator.cli.tables import (
+    STATE_COLOURS,
+    gpus_table,
+    health_table,
+    long_texts,
+    plugins_table,
+    reason_below,
+    replicas_text,
+)
 from orchestrator.client import Client, LifecycleEvent, Plugin
 from orchestrator.formatting import NOTE
 
@@ -55,8 +63,10 @@ def _watch(changes: Iterable[Plugin], *, as_json: bool) -> None:
             elif plugin.get("removed"):
                 print_raw(f"{plugin['observed_at']}  {plugin['name']}  removed")
             else:
-                reason = "  " + ": ".join(filter(None, (plugin["reason_code"], plugin["reason"])))
-                print_raw(f"{plugin['observed_at']}  {plugin['name']}  {plugin['state']}{reason.rstrip()}")
+                state = " ".join(filter(None, (plugin["state"], replicas_text(plugin))))
+                reason = ": ".join(filter(None, (plugin["reason_code"], plugin["reason"])))
+                why = "  ".join(filter(None, (reason, plugin.get("degraded_reason"))))
+                print_raw(f"{plugin['observed_at']}  {plugin['name']}  {state}  {why}".rstrip())
         return
     known: dict[str, tuple[float, Plugin]] = {}
 
