@@ -1,11 +1,9 @@
 """plugin.yaml: the manifest of a plugin. An unknown field is an error, because a misspelt limit would be no limit."""
 
 import re
-from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,19 +16,14 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from yaml._yaml import CParser
-from yaml.composer import Composer, ComposerError
-from yaml.constructor import SafeConstructor
-from yaml.resolver import Resolver
 
 from orchestrator.errors import ManifestError
+from orchestrator.loader.yaml_file import explained, read_yaml, shortened
 from orchestrator.models.plan import Reference
-from orchestrator.models.sources import check_url, without_credentials
+from orchestrator.models.sources import check_url
 from orchestrator.settings import Duration, Size
 
 MANIFEST_FILE = "plugin.yaml"
-_MAX_MANIFEST_BYTES = 256 * 1024
-_MAX_SHOWN = 80  # characters of a wrong value in a message
 _MIN_MEMORY = 6 * 1024**2  # Docker Engine's minimum; Python alone needs more
 
 PluginName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -100,11 +93,11 @@ class Gpu(_Strict):
 def _check_model_path(value: str) -> str:
     if "://" in value:
         raise ValueError(
-            f"expected a path inside the plugin's folder; an address goes under `from`, not {_short(value)}"
+            f"expected a path inside the plugin's folder; an address goes under `from`, not {shortened(value)}"
         )
     path = PurePosixPath(value)
     if not value or path.is_absolute() or ".." in path.parts or "\0" in value:
-        raise ValueError(f"expected a path inside the plugin's folder, not {_short(value)}")
+        raise ValueError(f"expected a path inside the plugin's folder, not {shortened(value)}")
     return value
 
 
@@ -146,7 +139,7 @@ class Model(_Strict):
         if value is None:
             return None
         if not isinstance(value, str) or re.fullmatch(r"[0-9A-Fa-f]{64}", value) is None:
-            raise ValueError(f"expected 64 hexadecimal digits, as `sha256sum FILE` prints them, not {_short(value)}")
+            raise ValueError(f"expected 64 hexadecimal digits, as `sha256sum FILE` prints them, not {shortened(value)}")
         return value.lower()
 
     @model_validator(mode="after")
@@ -164,13 +157,7 @@ def _model(value: Any) -> Any:
         return {"path": _check_model_path(value)}
     if isinstance(value, dict | Model):
         return value
-    raise ValueError(f"expected a path, or `path`, `from` and `sha256`, not {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    """A value in a message."""
-    text = without_credentials(repr(value))  # before it is cut, which would hide where a URL's credentials end
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 11]}…{text[-10:]}"
+    raise ValueError(f"expected a path, or `path`, `from` and `sha256`, not {shortened(value)}")
 
 
 def _name_is_optional(schema: dict[str, Any]) -> None:
@@ -269,23 +256,7 @@ def declared_name(folder: Path) -> str | None:
 
 
 def _read_mapping(path: Path, label: str) -> dict[str, Any]:
-    try:
-        if not path.is_file():  # opening a named pipe would block
-            raise ManifestError(f"{label}: expected a file")
-        with path.open("rb") as file:
-            text = file.read(_MAX_MANIFEST_BYTES + 1)
-        if len(text) > _MAX_MANIFEST_BYTES:
-            raise ManifestError(f"{label}: expected at most {_MAX_MANIFEST_BYTES} bytes; is this really a manifest?")
-        content = _Loader(text.decode("utf-8")).get_single_data()
-    except OSError as error:
-        raise ManifestError(f"{label}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ManifestError(f"{label}: expected UTF-8 text") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise ManifestError(f"{label}: is not valid YAML{where}: {problem}") from None
+    content = read_yaml(path, label).content
     if not isinstance(content, dict):
         raise ManifestError(
             f"{label}: expected fields such as `version:` and `entrypoint:`, not a {type(content).__name__}"
@@ -293,52 +264,13 @@ def _read_mapping(path: Path, label: str) -> dict[str, Any]:
     return content
 
 
-class _Loader(Composer, CParser, SafeConstructor, Resolver):
-    """A safe loader without aliases: some hundred bytes of them expand to gigabytes."""
-
-    # libyaml parses, which is six times faster. Python composes the nodes, because it limits nesting: yaml.CSafeLoader
-    # overflows the stack of the process.
-
-    def __init__(self, text: str) -> None:
-        CParser.__init__(self, text)
-        Composer.__init__(self)
-        SafeConstructor.__init__(self)
-        Resolver.__init__(self)
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if isinstance(event := self.peek_event(), yaml.AliasEvent):
-            mark: Any = event.start_mark
-            raise ComposerError(problem="aliases (*name) are not supported", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-
 def _validate(content: dict[str, Any], label: str, folder: Path) -> Manifest:
     try:
         return Manifest.model_validate({"name": folder.name.replace("_", "-"), **content})
     except ValidationError as error:
-        raise ManifestError(f"{label}: " + "; ".join(_problem(item) for item in error.errors()[:5])) from None
+        raise ManifestError(f"{label}: " + explained(error, "manifest", _EXPECTED)) from None
     except TypeError:
         raise ManifestError(f"{label}: expected field names to be text") from None
-
-
-def _problem(item: Any) -> str:
-    field = ".".join(str(part) for part in item["loc"]) or "manifest"
-    match item["type"]:
-        case "extra_forbidden":
-            return f"{field}: unknown field"
-        case "missing":
-            return f"{field}: required field is missing"
-        case "value_error":
-            return f"{field}: {item['ctx']['error']}"
-        case "string_pattern_mismatch":
-            return (
-                f"{field}: {_short(item['input'])} does not fit; expected "
-                f"{_EXPECTED.get(field.split('.')[0], 'another form')}"
-            )
-        case "string_type" if isinstance(item["input"], int | float | date):
-            return f"{field}: expected a text, not {_short(item['input'])}; put it in quotes"
-        case _:
-            return f"{field}: {item['msg']}, not {_short(item['input'])}"
 
 
 _EXPECTED = {
