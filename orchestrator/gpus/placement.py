@@ -45,6 +45,24 @@ def choose(demand: GpuDemand, candidates: Sequence[DeviceClaims]) -> tuple[Devic
     return tuple(suitable[: demand.count]) if len(suitable) >= demand.count else None
 
 
+def most_instances(demand: GpuDemand, devices: Sequence[GpuDevice]) -> int:
+    """How many instances of `demand` these GPUs have room for when nothing else uses them."""
+    usable = [device for device in devices if device.grantable and (demand.count == 1 or device.parent_uuid is None)]
+    room = [_room(demand, device) for device in usable]
+    most = 0
+    # Each instance needs `count` different GPUs, so a GPU counts at most once for each.
+    while sum(min(each, most + 1) for each in room) >= (most + 1) * demand.count:
+        most += 1
+    return most
+
+
+def _room(demand: GpuDemand, device: GpuDevice) -> int:
+    total = device.usable_memory[0]
+    if demand.exclusive:
+        return 1 if demand.memory is None or total is None or demand.memory <= total else 0
+    return 0 if total is None or demand.memory is None else total // demand.memory
+
+
 def reason_against(demand: GpuDemand, candidate: DeviceClaims) -> str | None:
     """Why this device does not suit `demand`, as a clause to follow its name; None where it does."""
     device = candidate.device

@@ -84,8 +84,7 @@ class GpuAllocator:
 
     async def acquire(self, holder: str, manifest: Manifest) -> Grant:
         """Lease devices for this instance. Raises `InstanceEndedError`: GPU_BUSY, or a problem of the host."""
-        gpu = manifest.gpu
-        demand = GpuDemand(gpu.count, int(gpu.memory) if gpu.memory is not None else None, gpu.sharing)
+        demand = gpu_demand(manifest)
         begin = self._clock()
         # Leases depend on the memory in use: figures of an earlier probe would not do.
         await self._read()
@@ -315,6 +314,12 @@ class GpuAllocator:
             return await self._engine.info()
         except EngineError as error:
             raise InstanceEndedError(verdict_of_engine(error, "it was asked for its GPUs")) from error
+
+
+def gpu_demand(manifest: Manifest) -> GpuDemand:
+    """What one instance needs."""
+    gpu = manifest.gpu
+    return GpuDemand(gpu.count, int(gpu.memory) if gpu.memory is not None else None, gpu.sharing)
 
 
 def engine_gpus(info: EngineInfo) -> EngineGpus:
