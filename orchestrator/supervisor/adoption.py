@@ -13,6 +13,7 @@ from pathlib import Path
 from orchestrator.containers.spec import ContainerStatus
 from orchestrator.errors import EngineError, NotFoundError, OrchestratorError
 from orchestrator.gpus import Grant
+from orchestrator.gpus.device_requests import Way, way_of
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
@@ -126,7 +127,7 @@ async def _adopt(
         instance.oom_kills = status.oom_kills
         instance.grant = Grant.from_labels(container.labels, holder=identity.instance, plugin=identity.plugin)
         # Last: it leases them, and nothing after it may refuse.
-        _require_gpus(deps, instance.grant)
+        _require_gpus(deps, instance.grant, way_of(container.labels))
     except (OrchestratorError, OSError, ValueError) as error:
         _log.info("%s: the container %s is replaced: %s", identity.plugin, container.name, error)
         if instance is not None:
@@ -172,8 +173,8 @@ def _require_limits(deps: SupervisorDeps, limits: EffectiveLimits, status: Runti
         raise AdoptionRefusedError(f"it is not held to its limits of {', '.join(missing)}")
 
 
-def _require_gpus(deps: SupervisorDeps, grant: Grant | None) -> None:
-    if grant is not None and not deps.gpus.adopt(grant):
+def _require_gpus(deps: SupervisorDeps, grant: Grant | None, way: Way | None) -> None:
+    if grant is not None and not deps.gpus.adopt(grant, way):
         raise AdoptionRefusedError("another container has its GPU")
 
 

@@ -18,6 +18,7 @@ from plugin_runtime.startup.model_files import walk
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
 from orchestrator.errors import BuildError, ChannelError, EngineError, EngineRefusedError, EngineUnreachableError
+from orchestrator.gpus.device_requests import LABEL_WAY
 from orchestrator.gpus.refusals import Refusal, judge_refusal, worst
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
@@ -246,7 +247,8 @@ async def _launch(
         if refusals and (instance.ended is not None or not await _discard(deps, instance)):
             break
         try:
-            await _launch_once(deps, instance, replace(spec, devices=devices), on_start)
+            labels = {**spec.labels, LABEL_WAY: devices.driver}
+            await _launch_once(deps, instance, replace(spec, devices=devices, labels=labels), on_start)
         except EngineUnreachableError:
             raise
         except EngineError as error:
