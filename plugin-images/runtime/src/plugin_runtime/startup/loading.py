@@ -6,7 +6,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from plugin_runtime.authoring import TOOL_MARK
+from plugin_runtime.authoring import options_of
 from plugin_runtime.startup import failures
 from plugin_runtime.startup.checks import Check, check_cache, check_models, check_packages
 from plugin_runtime.startup.failures import Failure, explain_call, explain_gpu_memory, explain_import
@@ -158,7 +158,7 @@ def validate(start: Start, plugin: object) -> None:
 def find_close(plugin: object) -> Callable[[], Any] | None:
     """The plugin's method `close`, unless that is a tool."""
     method = getattr(type(plugin), "close", None)
-    if not callable(method) or getattr(method, TOOL_MARK, False):
+    if not callable(method) or options_of(method) is not None:
         return None
     close: Callable[[], Any] = plugin.close  # type: ignore[attr-defined]
     return close
