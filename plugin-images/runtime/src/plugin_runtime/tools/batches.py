@@ -16,8 +16,8 @@ MIN_SIZE, MAX_SIZE = 2, 1024
 MAX_WAIT = 60.0  # seconds
 DEFAULT_WAIT = "5ms"
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
-IN_TIME = 0.95
-"""Of the time that an item has: the rest is for the way back to the caller."""
+IN_TIME, START_IN_TIME = 0.95, 0.9
+"""Of the time that an item has: the rest is for the way back, and for a batch whose duration nobody knows yet."""
 REMEMBERED = 8
 """Batches by whose durations the next one's is judged."""
 EXACT = (str, bytes, bytearray, bool, int, type(None))
@@ -55,18 +55,19 @@ def batch_settings(options: ToolOptions) -> BatchSettings | None:
 
 
 class Item:
-    """One call's item, and the other arguments of its call. Times in seconds, by one clock.
+    """One call's item, and the other arguments of its call, whose caller waits for `seconds`. Times by one clock.
 
-    `deadline`: when its caller waits no longer, infinity where that is not known.
+    `deadline`: when its batch has to have ended; `latest`: when that has to have started, however short it may be.
     """
 
-    __slots__ = ("arrived", "deadline", "others", "value")
+    __slots__ = ("arrived", "deadline", "latest", "others", "value")
 
     def __init__(self, value: Any, others: Mapping[str, Any], *, arrived: float, seconds: float = math.inf) -> None:
         self.value = value
         self.others = others
         self.arrived = arrived
         self.deadline = arrived + seconds * IN_TIME
+        self.latest = arrived + seconds * START_IN_TIME
 
 
 ItemT = TypeVar("ItemT", bound=Item)
@@ -75,15 +76,17 @@ ItemT = TypeVar("ItemT", bound=Item)
 class _Group(Generic[ItemT]):
     """Items of one kind, in the order of arrival; they may be more than one batch."""
 
-    __slots__ = ("deadline", "items")
+    __slots__ = ("deadline", "items", "latest")
 
     def __init__(self, items: list[ItemT]) -> None:
         self.items = items
-        self.deadline = min(item.deadline for item in items)  # the earliest
+        self.deadline = min(item.deadline for item in items)  # the earliest, as the next one
+        self.latest = min(item.latest for item in items)
 
     def add(self, item: ItemT) -> None:
         self.items.append(item)
         self.deadline = min(self.deadline, item.deadline)
+        self.latest = min(self.latest, item.latest)
 
 
 class BatchQueue(Generic[ItemT]):
@@ -125,7 +128,7 @@ class BatchQueue(Generic[ItemT]):
 
     def last_start(self, item: ItemT) -> float:
         """When its batch has to start at the latest, to end in time as far as the last ones tell."""
-        return item.deadline - self._longest
+        return min(item.latest, item.deadline - self._longest)
 
     def starts_at(self, item: ItemT) -> float:
         """When it is due whatever else arrives, unless it is taken before."""
@@ -158,7 +161,7 @@ class BatchQueue(Generic[ItemT]):
     def _due_at(self, group: _Group[ItemT]) -> float:
         if len(group.items) >= self._size:
             return -math.inf
-        return min(group.items[0].arrived + self._wait, group.deadline - self._longest)
+        return min(group.items[0].arrived + self._wait, group.latest, group.deadline - self._longest)
 
 
 def same(one: Any, other: Any) -> bool:
