@@ -117,6 +117,8 @@ def tools(name: Name, *, as_json: AsJson = False) -> None:
             console.print(Text.assemble(f"    {line}  ", (description, "dim")), soft_wrap=True)
         if gives := result_text(tool):
             console.print(Text(f"    {'yields' if tool.get('streaming') else 'returns'} {gives}"), soft_wrap=True)
+        if notes := tool_notes(tool):
+            console.print(Text(f"    {notes}", "dim"), soft_wrap=True)
 
 
 def logs(

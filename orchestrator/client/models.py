@@ -101,6 +101,13 @@ class PluginDetail(Plugin):
     post_mortem: dict[str, Any] | None
 
 
+class Batch(TypedDict):
+    """At most `max_size` items at once; each waits for others for at most `max_wait_ms`."""
+
+    max_size: int
+    max_wait_ms: float
+
+
 class Tool(TypedDict):
     """A tool; `uploads` maps a parameter to `bytes` or `path`."""
 
@@ -111,6 +118,10 @@ class Tool(TypedDict):
     """Of the result, or of each item of a streaming tool; None where the plugin does not say."""
     streaming: bool
     uploads: dict[str, str]
+    batch: Batch | None
+    """Where items of several callers are worked on together; each caller sends one."""
+    idempotent: bool
+    """Whether a run that its instance did not survive may be made again, if its caller asks for that."""
 
 
 class FileReference(TypedDict):
