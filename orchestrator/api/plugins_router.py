@@ -116,6 +116,28 @@ async def scale(name: str, scale: Scale, context: Context, wait: Wait = 0) -> Pl
     return await _after(supervisor, context, wait)
 
 
+@router.post(
+    "/park",
+    response_model=PluginDetailResponse,
+    responses={409: {"description": "It cannot be parked now: a run executes or waits, or it is not ready"}},
+)
+async def park(name: str, context: Context) -> PluginDetailResponse | Response:
+    """Stop the plugin's instances until it is called again: a run starts new ones and waits for them.
+
+    Answers at once; the containers are stopped in the background.
+    """
+    supervisor = context.fleet.get(name)
+    if supervisor is None:
+        return unknown_plugin(name)
+    if not await supervisor.park():
+        record = context.registry.get(name)
+        why = "A run executes or waits for it; try again later, or stop it."
+        if record is not None and (record.ended or not record.ready):
+            why = f"It is {record.state}; only a plugin that takes runs can be parked."
+        return problem(409, f"{name} was not parked. {why}", error_type="NotParked", plugin=name)
+    return await _after(supervisor, context, 0)
+
+
 @router.post("/stop", response_model=PluginDetailResponse)
 async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
     """Stop all instances. Answers once their containers are removed."""

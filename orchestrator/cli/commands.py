@@ -25,6 +25,7 @@ _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
     "restart": ("operate", "Operate"),
     "start": ("operate", "Operate"),
     "scale": ("operate", "Operate"),
+    "park": ("operate", "Operate"),
     "stop": ("operate", "Operate"),
     "models": ("models", "Operate"),
     "image": ("images", "Operate"),

@@ -1,4 +1,4 @@
-"""`restart`, `start`, `scale`, `stop`: operate plugins."""
+"""`restart`, `start`, `scale`, `park`, `stop`: operate plugins."""
 
 from collections.abc import Callable
 from typing import Annotated, Final, Literal
@@ -100,6 +100,13 @@ def _next_step(name: str, refusal: RestartRefused) -> str:
 def activity_of(plugin: Plugin) -> str:
     """What goes on for the plugin, for how long, and the newest line of it; empty where nothing does."""
     return next((check["detail"] for check in plugin["checks"] if check["name"] == "activity"), "")
+
+
+def park(name: Name, *, as_json: AsJson = False) -> None:
+    """Stop a plugin's instances until it is called again: its next run starts new ones, and waits for them."""
+    with connected() as api:
+        plugin = api.park(name)
+    show_json(plugin) if as_json else console.print(plugins_table([plugin]))
 
 
 def stop(name: Name, *, as_json: AsJson = False) -> None:

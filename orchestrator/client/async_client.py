@@ -113,6 +113,9 @@ class AsyncClient:
     ) -> PluginDetail:
         return await self._do(operations.command(plugin, "scale", wait, on_wait, body={"replicas": replicas}))
 
+    async def park(self, plugin: str) -> PluginDetail:
+        return await self._do(operations.command(plugin, "park", 0))
+
     async def stop(self, plugin: str) -> PluginDetail:
         return await self._do(operations.command(plugin, "stop", 0))
 

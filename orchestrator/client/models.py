@@ -89,6 +89,8 @@ class Plugin(TypedDict):
     replicas: Replicas
     degraded: bool
     degraded_reason: str | None
+    parked_since: str | None
+    start_estimate_seconds: float | None
     instances: list[Instance]
     candidate: Instance | None
     removed: NotRequired[bool]

@@ -71,20 +71,21 @@ def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[Lifec
 
 def command(
     plugin: str,
-    action: Literal["restart", "start", "scale", "stop"],
+    action: Literal["restart", "start", "scale", "park", "stop"],
     wait: float,
     on_wait: Callable[[PluginDetail], object] | None = None,
     *,
     only: str | None = None,
     body: Mapping[str, Any] | None = None,
 ) -> Flow[PluginDetail]:
-    """Restart, start, scale or stop a plugin; its state at most `wait` seconds later. `on_wait` gets it about once a
+    """Restart, start, scale, park or stop a plugin; its state at most `wait` seconds later. `on_wait` gets it about once a
     second until then. Raises `RestartRefused`.
     """
     wait = _number(wait)
     end = time.monotonic() + wait
     params: dict[str, Any] = {}
-    if action != "stop":
+    at_once = action in ("park", "stop")
+    if not at_once:
         params["wait"] = min(max(0.0, wait), _SHOWN_WAIT if on_wait else _COMMAND_WAIT)
     if only is not None:
         params["only"] = only
@@ -92,7 +93,7 @@ def command(
     request = Request("POST", path, params=params, arguments=body, read_timeout=_COMMAND_WAIT + 120)
     found: PluginDetail = (yield request).as_object()
     trouble = _Trouble(end)
-    while action != "stop" and _under_way(found, action) and (left := end - time.monotonic()) > 0:
+    while not at_once and _under_way(found, action) and (left := end - time.monotonic()) > 0:
         if on_wait is not None:
             on_wait(found)
         delay = min(_POLL_INTERVAL, left)

@@ -128,6 +128,10 @@ class Client:
         """Set how many instances the plugin has at a time, in place of its manifest's number; see `restart`."""
         return self._do(operations.command(plugin, "scale", wait, on_wait, body={"replicas": replicas}))
 
+    def park(self, plugin: str) -> PluginDetail:
+        """Stop all instances until the next run, which starts new ones. Raises `ApiError` where a run is under way."""
+        return self._do(operations.command(plugin, "park", 0))
+
     def stop(self, plugin: str) -> PluginDetail:
         """Stop all instances; returns once their containers are removed."""
         return self._do(operations.command(plugin, "stop", 0))

@@ -122,6 +122,10 @@ class PluginHealthResponse(BaseModel):
         description="It lives, and fewer instances serve or start than are wanted. Never where one is wanted."
     )
     degraded_reason: str | None = Field(description="What is missing and why, as a sentence to act on.")
+    parked_since: AwareDatetime | None = Field(description="Since when it is PARKED: the next run starts it again.")
+    start_estimate_seconds: float | None = Field(
+        description="What its last start took; a run for a parked plugin waits."
+    )
     # The last two fields: the listing's text depends on that.
     instances: list[InstanceReport] = Field(
         description="The oldest first: those that live, and those that ended and are not replaced. The plugin's own "
@@ -185,6 +189,8 @@ def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
         "replicas": ReplicasReport(wanted=record.wanted, ready=record.ready),
         "degraded": record.degraded,
         "degraded_reason": record.degraded_reason,
+        "parked_since": record.parked_since,
+        "start_estimate_seconds": record.start_seconds,
         "instances": [_instance(instance, now) for instance in record.instances],
         "candidate": record.candidate and _instance(record.candidate, now),
     }

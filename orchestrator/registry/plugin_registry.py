@@ -168,6 +168,11 @@ class PluginRegistry:
             event = self._step(old, instance.state, ready)
         self._events.notify(event)
 
+    def set_start_seconds(self, name: str, seconds: float) -> None:
+        """What the last start took, from its command to INITIALIZED."""
+        with self._lock.gen_wlock():
+            self._put(replace(self._records[name], start_seconds=seconds))
+
     def mark_ended(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
         """To the final state of the reason code. Raises `TransitionError`, `StaleGenerationError`."""
         with self._lock.gen_wlock():
@@ -179,21 +184,23 @@ class PluginRegistry:
                 reason_code=code,
                 reason=reason,
                 ended_tick=self._ticks(),
+                ended_at=self._clock(),
                 in_flight=0,
             )
             event = self._step(old, instance.state, ended)
         self._events.notify(event)
 
     def amend_failure(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
-        """Give a FAILED instance another reason: KILL_FAILED, or, once its container is gone, the cause that this stood
-        before. Its state is final, but for KILL_FAILED, which becomes the state of its cause. Raises `TransitionError`
-        for an instance that is not FAILED or a code of another state, `StaleGenerationError`.
+        """Give an instance that ended another reason: a FAILED one KILL_FAILED, or, once its container is gone, the
+        cause that this stood before; a PARKED one STOPPED. Its state is final, but for KILL_FAILED, which becomes the
+        state of its cause. Raises `TransitionError` for any other change, `StaleGenerationError`.
         """
         failed = PluginLifecycleState.FAILED
         with self._lock.gen_wlock():
             old, instance = self._find(name, generation)
             restores = instance.reason_code is ReasonCode.KILL_FAILED
-            if instance.state is not failed or (code.final_state is not failed and not restores):
+            stops = (instance.reason_code, code) == (ReasonCode.PARKED, ReasonCode.STOPPED)
+            if not stops and (instance.state is not failed or (code.final_state is not failed and not restores)):
                 raise TransitionError(f"{name} is {instance.state}; {code} cannot be its reason")
             amended = replace(instance, state=code.final_state, reason_code=code, reason=reason)
             event = self._step(old, instance.state, amended)

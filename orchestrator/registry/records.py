@@ -140,6 +140,7 @@ class InstanceRecord(msgspec.Struct, frozen=True):
     reason: str | None = None
     ready_tick: float | None = None
     ended_tick: float | None = None
+    ended_at: datetime | None = None
     in_flight: int = 0
     checks: tuple[Check, ...] = ()
     container: ContainerFacts | None = None
@@ -213,6 +214,8 @@ class PluginRecord(msgspec.Struct, frozen=True):
     """It lives, and fewer instances serve than are wanted. Never where one is wanted."""
     degraded_reason: str | None = None
     """What is missing and why, as a sentence."""
+    start_seconds: float | None = None
+    """What the last start took, from its command to INITIALIZED; None before the first."""
 
     @property
     def first(self) -> bool:
@@ -230,6 +233,13 @@ class PluginRecord(msgspec.Struct, frozen=True):
     def alive(self) -> bool:
         """An instance of it has not ended, be it a candidate."""
         return not all(instance.ended for instance in self.instances)
+
+    @property
+    def parked_since(self) -> datetime | None:
+        """When it was parked; None where it is not."""
+        if self.reason_code is not ReasonCode.PARKED:
+            return None
+        return next((each.ended_at for each in self.instances if each.ended_at is not None), None)
 
     @property
     def ready(self) -> int:

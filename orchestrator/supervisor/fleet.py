@@ -23,6 +23,7 @@ from orchestrator.supervisor.adoption import Adopted, adopt_all, adopted_record
 from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits, instances_of, is_instance
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.model_watch import watch_models
+from orchestrator.supervisor.parking import starts_uncalled
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 _RECONNECT_PAUSE: Final = 1.0  # seconds between attempts to follow the engine's events
@@ -82,7 +83,7 @@ class Fleet:
         ]
         # What changed is restarted as a whole.
         changed = self._changed()
-        await asyncio.gather(*(each.start() for name, each in self._supervisors.items() if name not in changed))
+        await asyncio.gather(*(self._start(each) for name, each in self._supervisors.items() if name not in changed))
 
     def restart_changed(self) -> None:
         """Begin to restart the adopted instances that a start would make differently now. They serve meanwhile."""
@@ -107,6 +108,13 @@ class Fleet:
 
     def _changed(self) -> set[str]:
         return {adopted.instance.identity.plugin for adopted in self._adopted if adopted.changed}
+
+    async def _start(self, supervisor: PluginSupervisor) -> None:
+        manifest = supervisor.manifest
+        if not supervisor.instances and manifest is not None and not starts_uncalled(manifest, self._deps.settings):
+            supervisor.start_parked()
+        else:
+            await supervisor.start()
 
     def _folder_of(self, name: str) -> Path | None:
         supervisor = self._supervisors.get(name)

@@ -69,6 +69,8 @@ class InstanceDriver:
         self._teardown: asyncio.Task[None] | None = None
         self._left_behind = False
         """Its container could not be stopped, or not be removed."""
+        self._began = asyncio.get_running_loop().time()
+        """When all that it is made of was there."""
 
     def start(self, folder: Path, prepared: Prepared | None = None) -> None:
         """Start to bring it up from the plugin's folder, beginning with what is not prepared; returns at once."""
@@ -150,6 +152,13 @@ class InstanceDriver:
         self._teardown.add_done_callback(lambda _: self._on_change())
         self._on_change()
 
+    def stop_parked(self, verdict: Verdict) -> None:
+        """A parked instance is stopped: no run is to begin the plugin again."""
+        if self.instance.ended is not None and self.instance.ended.code is ReasonCode.PARKED:
+            self.instance.mark_ended(verdict)
+            self._record.restop(verdict)
+            self._on_change()
+
     async def torn_down(self) -> None:
         """Returns when it is removed, or could not be. At once for one that has not ended."""
         if self._teardown is not None:
@@ -178,6 +187,7 @@ class InstanceDriver:
                 prepared = await prepare(deps, instance.manifest, instance.limits, folder, on_checks=add_checks)
             else:
                 add_checks(*prepared.checks)
+            self._began = asyncio.get_running_loop().time()
             instance.identity = replace(instance.identity, content=prepared.content)
             instance.image_id = prepared.image_id
             # Set when the engine starts the container: to wait for a GPU or for other starts is not the plugin's time.
@@ -241,6 +251,7 @@ class InstanceDriver:
             self._record.write(tools=tuple(tools.values()))
             name, generation = instance.identity.plugin, instance.generation
             self._deps.registry.mark_initialized(name, generation)
+            self._deps.registry.set_start_seconds(name, asyncio.get_running_loop().time() - self._began)
             _log.info("%s: instance %d is ready", name, generation, extra={"plugin": name})
             instance.mark_ready(tools)
             self._on_change()

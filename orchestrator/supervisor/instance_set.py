@@ -95,6 +95,12 @@ class InstanceSet:
         return [placed.instance for placed in self._placed if placed.role == "serving" and _alive(placed.instance)]
 
     @property
+    def parked(self) -> bool:
+        """None lives, and the first that a run comes for begins them again."""
+        cause = self.cause
+        return not self.serving and cause is not None and cause.code is ReasonCode.PARKED
+
+    @property
     def draining(self) -> bool:
         return any(placed.role == "draining" for placed in self._placed)
 
@@ -154,13 +160,34 @@ class InstanceSet:
         self._want(replicas=replicas, owed=max(0, replicas - len(self.serving)))
 
     def begin_missing(self) -> None:
-        """The same, from the release that serves."""
+        """The same, from what the instances are that the set has."""
+        self._release = self._made_from()
         self._want(owed=max(0, self.replicas - len(self.serving)))
 
     def scale(self, replicas: int) -> None:
-        """Begin or drain as many as this number needs, from the release that serves; nothing begins where none does."""
+        """Begin or drain as many as this number needs; nothing begins where none serves."""
+        self._release = self._made_from()
         missing = max(0, replicas - len(self.serving))
         self._want(replicas=replicas, owed=missing if self.serving else 0)
+
+    def park(self, reason: str) -> None:
+        """End all. A run or a command begins them again."""
+        self._release = self._made_from()
+        # It is parked as a whole: one that failed before is no longer missing.
+        self.clear()
+        for placed in tuple(self._placed):
+            placed.driver.end(Verdict(ReasonCode.PARKED, reason))
+        for generation in self._recorded() - {instance.generation for instance in self}:
+            self._deps.registry.forget(self._plugin, generation)
+
+    def unpark(self) -> None:
+        """Begin as many as are wanted, as soon as those that were parked are removed."""
+        self._want(owed=self.replicas)
+
+    def stop_parked(self, verdict: Verdict) -> None:
+        """Let no run begin those again that are parked."""
+        for placed in tuple(self._placed):
+            placed.driver.stop_parked(verdict)
 
     async def end(self, verdict: Verdict) -> None:
         """End all, and return when they are removed, or could not be."""
@@ -176,8 +203,7 @@ class InstanceSet:
 
     def clear(self) -> None:
         """Take those that ended out of the set. What was left behind is removed later, by `retry_removal`."""
-        self._earlier = [d for d in self._drivers() if d.instance.ended is not None and not d.finished]
-        self._placed = [placed for placed in self._placed if placed.instance.ended is None]
+        self._clear(lambda _: True)
 
     def retry_removal(self) -> None:
         """Try again to remove containers that were left behind."""
@@ -214,6 +240,15 @@ class InstanceSet:
         self._deps.registry.set_wanted(self._plugin, self._wanted.replicas)
         self.advance()
 
+    def _made_from(self) -> Release | None:
+        """The release with what an instance of it was prepared from, whatever the plugin's folder has by now."""
+        release = self._release
+        if release is not None and release.prepared is None:
+            made = (each for each in self if each.manifest is release.manifest and each.image_id)
+            if (instance := next(made, None)) is not None:
+                return replace(release, prepared=Prepared((), instance.identity.content, instance.image_id or ""))
+        return release
+
     def _carry_out(self, action: Action) -> None:
         match action:
             case Begin():
@@ -234,6 +269,7 @@ class InstanceSet:
         assert release is not None  # noqa: S101 - commands set it before they owe an instance
         self._wanted = replace(self._wanted, owed=self._wanted.owed - 1)
         manifest, limits = release.manifest, release.limits
+        self._clear(lambda ended: ended.code is ReasonCode.PARKED)
         generation = deps.registry.renew(
             self._plugin,
             keep=[instance.generation for instance in self],
@@ -247,6 +283,11 @@ class InstanceSet:
         driver = InstanceDriver(instance, deps, self.advance)
         self._placed.append(_Placed(driver))
         driver.start(release.folder, release.prepared)
+
+    def _clear(self, which: Callable[[Verdict], bool]) -> None:
+        leaving = [p for p in self._placed if p.instance.ended is not None and which(p.instance.ended)]
+        self._placed = [placed for placed in self._placed if placed not in leaving]
+        self._earlier = [d for d in (*self._earlier, *(p.driver for p in leaving)) if not d.finished]
 
     def _forget(self, generation: int) -> None:
         placed = self._of(generation)
@@ -274,6 +315,9 @@ class InstanceSet:
             )
             for placed in self._placed
         )
+
+    def _recorded(self) -> set[int]:
+        return set(self._in_flight())
 
     def _in_flight(self) -> dict[int, int]:
         record = self._deps.registry.get(self._plugin)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from orchestrator.formatting import format_duration
 from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
@@ -24,6 +25,8 @@ from orchestrator.supervisor.log_follower import follow_logs
 from orchestrator.supervisor.restart import Restart
 from orchestrator.supervisor.start_verdict import verdict_of_manifest
 
+_NOT_CALLED: Final = "It has not been called yet, and starts with its first run (ORCHESTRATOR_PARKED)."
+_PARKED: Final = "An operator parked it. The next run starts it again."
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
 
 
@@ -77,7 +80,7 @@ class PluginSupervisor:
         self._deps = deps
         self._command = asyncio.Lock()
         self._restarts = 0
-        """Restarts under way."""
+        """Starts and restarts under way."""
         self._preparation: Restart | None = None
         """The restart that prepares the next instances."""
         self._tasks: set[asyncio.Task[Verdict | None]] = set()
@@ -85,6 +88,10 @@ class PluginSupervisor:
         self._changed = asyncio.Event()
         """Set, and replaced, when something may have an answer that had none."""
         self._removed = False
+        self._runs_waiting = 0
+        """Those for which `ready_instance` looks for an instance."""
+        self._idle: asyncio.TimerHandle | None = None
+        """Parks the instances when they have had no run for as long as the manifest says."""
         self._scaled: int | None = None
         """The number of instances that an operator has set, in place of the manifest's."""
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
@@ -111,8 +118,13 @@ class PluginSupervisor:
         return self._plugin.folder
 
     @property
+    def manifest(self) -> Manifest | None:
+        """As last read; None where it cannot be used."""
+        return self._plugin.manifest
+
+    @property
     def restarting(self) -> bool:
-        """An operator's restart is under way, its new instances not yet started."""
+        """A start or restart is under way, its new instances not yet started."""
         return self._restarts > 0
 
     @property
@@ -121,15 +133,37 @@ class PluginSupervisor:
         busy = self.restarting or self._command.locked() or self._set.beginning or bool(self._set.serving)
         return not busy and self._set.removed
 
+    @property
+    def parked(self) -> bool:
+        """A run begins its instances again."""
+        return self._set.parked or self._uncalled
+
+    @property
+    def busy(self) -> bool:
+        """A run executes in one of its instances, or waits for one."""
+        record = self._deps.registry.get(self.name)
+        return self._runs_waiting > 0 or (record is not None and record.in_flight + record.queued > 0)
+
     # Commands of operators
 
     async def start(self) -> None:
         """Start the instances that are missing. Returns without waiting for them; the registry has their progress."""
-        async with self._command:
-            if self._set.serving:
-                self._set.begin_missing()
-            elif not self._set.beginning:
-                await self._start_new()
+        self._restarts += 1
+        try:
+            async with self._command:
+                if self._set.serving:
+                    self._set.begin_missing()
+                elif not self._set.beginning:
+                    await self._start_new()
+        finally:
+            self._restarts -= 1
+            self._notify_changed()
+
+    def start_parked(self) -> None:
+        """Begin as parked: the first run, or a command, starts it."""
+        generation = self._deps.registry.renew(self.name)
+        self._refusal = Verdict(ReasonCode.PARKED, _NOT_CALLED)
+        self._deps.registry.mark_ended(self.name, generation, self._refusal.code, self._refusal.reason)
 
     async def restart(self, wait: float = 0.0) -> Verdict | None:
         """Replace all instances by new ones, from the manifest as it is now. Those that are ready serve on until the
@@ -163,7 +197,20 @@ class PluginSupervisor:
         self._refuse_restart()  # at once: what it builds holds up nothing
         async with self._command:
             self._refuse_restart()  # one that came before this, and has begun since
+            self._stop_parked(Verdict(ReasonCode.STOPPED, reason))
             await self._set.end(Verdict(ReasonCode.STOPPED, reason))
+
+    async def park(self, reason: str = _PARKED) -> bool:
+        """Stop the instances until a run comes for them, or a command. False, and nothing happens, where one executes a
+        run or a run waits, where one starts, and where none is alive for another reason than this.
+        """
+        async with self._command:
+            if self.parked:
+                return True
+            if self.busy or not self._set.serving or self._set.beginning or self.restarting:
+                return False
+            self._set.park(reason)
+            return True
 
     async def scale(self, replicas: int) -> None:
         """Set the number of instances at a time, in place of the manifest's. Returns without waiting for them."""
@@ -179,6 +226,8 @@ class PluginSupervisor:
 
     async def close(self) -> None:
         """Let go of the instances without ending them: their containers stay."""
+        if self._idle is not None:
+            self._idle.cancel()
         if self._preparation is not None:
             await self._preparation.close()
         for task in tuple(self._tasks):
@@ -234,12 +283,19 @@ class PluginSupervisor:
 
     async def ready_instance(self) -> Instance:
         """The instance that takes the next run, the least loaded; waits while none can: they start, are full, or a
-        restart is under way. Raises `InstanceEndedError`.
+        restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
         """
-        while (instance := self._set.free_instance()) is None:
-            if not (self._set.serving or self._set.beginning or self.restarting):
-                raise InstanceEndedError(self._set.cause or self._refusal)
-            await self._changed.wait()
+        self._runs_waiting += 1
+        try:
+            while (instance := self._set.free_instance()) is None:
+                if self.parked and not (self.restarting or self._set.beginning):
+                    self._unpark()
+                elif not (self._set.serving or self._set.beginning or self.restarting):
+                    raise InstanceEndedError(self._set.cause or self._refusal)
+                else:
+                    await self._changed.wait()
+        finally:
+            self._runs_waiting -= 1
         return instance
 
     def run_ended(self, instance: Instance, tool: str, result: RunResult) -> None:
@@ -293,6 +349,53 @@ class PluginSupervisor:
         self._set.retry_removal()
 
     # Inside
+
+    @property
+    def _uncalled(self) -> bool:
+        """It was parked before it ever had an instance."""
+        return self._set.newest is None and self._refusal.code is ReasonCode.PARKED
+
+    def _unpark(self) -> None:
+        if self._set.parked:
+            self._set.unpark()
+        else:
+            self._restarts += 1  # now: one start for all that wait
+            task = asyncio.create_task(self._start_uncalled(), name=f"start {self.name}")
+            self._tasks.add(task)
+            task.add_done_callback(self._restart_ended)
+
+    async def _start_uncalled(self) -> Verdict | None:
+        async with self._command:
+            if self._uncalled:
+                await self._start_new()
+        return None
+
+    def _stop_parked(self, verdict: Verdict) -> None:
+        if self._uncalled:
+            self._refusal = verdict
+            record = self._deps.registry.get(self.name)
+            assert record is not None  # noqa: S101 - it is registered as long as it has a supervisor
+            self._deps.registry.amend_failure(self.name, record.generation, verdict.code, verdict.reason)
+        self._set.stop_parked(verdict)
+
+    def _watch_idleness(self) -> None:
+        """Park when nothing happens for as long as the manifest says; from now on, since something has happened."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        manifest = self._plugin.manifest
+        if manifest is not None and manifest.idle.after is not None and self._set.serving:
+            seconds = manifest.idle.after.total_seconds()
+            self._idle = asyncio.get_running_loop().call_later(seconds, self._park_idle, seconds)
+
+    def _park_idle(self, seconds: float) -> None:
+        busy = self.busy or self._set.beginning or self.restarting or self._command.locked()
+        if self._set.serving and not busy:
+            self._set.park(
+                f"It had no run for {format_duration(seconds)} (`idle.after`). The next run starts it again."
+            )
+        elif self._set.serving:
+            self._watch_idleness()
 
     def _instance_of(self, generation: int) -> Instance | None:
         return next((instance for instance in self._set if instance.generation == generation), None)
@@ -366,6 +469,7 @@ class PluginSupervisor:
         self._set.begin(Release(manifest, limits, found.folder, prepared), self._replicas(manifest))
 
     def _notify_changed(self) -> None:
+        self._watch_idleness()
         self._changed.set()
         self._changed = asyncio.Event()
 

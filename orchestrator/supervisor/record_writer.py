@@ -62,8 +62,14 @@ class RecordWriter:
         # A second verdict is KILL_FAILED, a code of FAILED: an UNAVAILABLE instance stays as it is.
         elif record.state is PluginLifecycleState.FAILED:
             self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
-        level = logging.INFO if verdict.code is ReasonCode.STOPPED else logging.WARNING
+        meant = (ReasonCode.STOPPED, ReasonCode.PARKED)
+        level = logging.INFO if verdict.code in meant else logging.WARNING
         _log.log(level, "%s: %s: %s", self._plugin, verdict.code, verdict.reason, extra={"plugin": self._plugin})
+
+    def restop(self, verdict: Verdict) -> None:
+        """An operator stopped it while it was parked."""
+        with suppress(StaleGenerationError):
+            self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
 
     def restore_cause(self, verdict: Verdict) -> None:
         """The container that could not be ended is gone: the cause stands as the reason again, in place of
