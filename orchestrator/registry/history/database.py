@@ -33,6 +33,7 @@ from orchestrator.registry.history.writes import (
     latest_runs,
 )
 
+_RESTORED_GENERATIONS: Final = 1000  # of each plugin
 _MAX_ASYNCHRONOUS: Final = 1000  # runs in flight that are restored as such; older ones are recorded as interrupted
 
 JournalPosition = tuple[str, int]
@@ -66,6 +67,14 @@ _INTERRUPT_RUNS: Final = f"""
 """
 _RUNS_IN_FLIGHT: Final = f"SELECT {RUN_COLUMNS}, id FROM runs WHERE state = '{RunState.IN_FLIGHT}' ORDER BY id"
 _LAST_EVENTS: Final = f"SELECT {EVENT_COLUMNS} FROM events WHERE id IN (SELECT max(id) FROM events GROUP BY plugin)"
+# Of the newest generations alone: there are more of them than a plugin can have containers.
+_LAST_EVENTS_OF_INSTANCES: Final = f"""
+    SELECT {EVENT_COLUMNS} FROM events WHERE id IN (
+        SELECT max(events.id) FROM events JOIN counters ON counters.plugin = events.plugin
+        WHERE events.generation > counters.generation - {_RESTORED_GENERATIONS}
+        GROUP BY events.plugin, events.generation
+    )
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +119,10 @@ class HistoryDatabase:
             interrupted,
             asynchronous,
             {event.plugin: event for event in events},
+            {
+                (event.plugin, event.generation): event
+                for event in map(event_from_row, self.connection.execute(_LAST_EVENTS_OF_INSTANCES))
+            },
         )
 
     def last_applied(self, journal: str) -> int:

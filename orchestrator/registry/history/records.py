@@ -79,7 +79,9 @@ class Restored:
     asynchronous: tuple[RunRecord, ...] = ()
     """Asynchronous runs still recorded as in flight: each is to be found again, or recorded as interrupted."""
     last_events: Mapping[str, LifecycleEvent] = field(default_factory=lambda: MappingProxyType({}))
-    """The last retained event of each plugin: how far its newest instance had come."""
+    """The last retained event of each plugin."""
+    instance_events: Mapping[tuple[str, int], LifecycleEvent] = field(default_factory=lambda: MappingProxyType({}))
+    """By plugin and generation, the last retained event of each newer instance: how far that had come."""
     complete: bool = True
     """False: the history could not be opened; `HistoryStore.problem` says why."""
 
