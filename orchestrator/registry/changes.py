@@ -6,7 +6,7 @@ from typing import Any, TypedDict, Unpack
 
 from msgspec.structs import replace
 
-from orchestrator.lifecycle import PluginLifecycleState, check_transition
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition
 from orchestrator.registry.derived import adopted_instance, derive
 from orchestrator.registry.history.records import Counters
 from orchestrator.registry.records import (
@@ -121,6 +121,14 @@ def forgotten(old: PluginRecord, generation: int, now: datetime) -> PluginRecord
     if instance.role != "candidate" and all(other.role == "candidate" for other in rest):
         return None
     return derive(replace(old, instances=rest, observed_at=now))
+
+
+def noted(old: PluginRecord, reason: str, code: ReasonCode | None) -> PluginRecord:
+    """What an event about the plugin as a whole says. Its generation is that of an instance in the plugin's state: the
+    last event of each instance has to say how far that had come.
+    """
+    alike = [each for each in old.instances if each.state is old.state and each.role != "candidate"]
+    return replace(old, generation=alike[-1].generation if alike else old.generation, reason=reason, reason_code=code)
 
 
 def with_instance(old: PluginRecord, instance: InstanceRecord, now: datetime) -> PluginRecord:

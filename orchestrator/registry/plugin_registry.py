@@ -120,7 +120,7 @@ class PluginRegistry:
                 return False
             self._earlier[name] = changes.counters_of(old)
             self._records = {other: record for other, record in self._records.items() if other != name}
-            event = self._events.append(name, replace(old, reason=reason), old.state)
+            event = self._events.append(name, changes.noted(old, reason, old.reason_code), old.state)
         self._events.notify(event)
         return True
 
@@ -269,7 +269,7 @@ class PluginRegistry:
         """Publish an event about the plugin that changes no state."""
         with self._lock.gen_wlock():
             old = self._records[name]
-            event = self._events.append(name, replace(old, reason=reason, reason_code=code), old.state)
+            event = self._events.append(name, changes.noted(old, reason, code), old.state)
         self._events.notify(event)
 
     def mark_stale(self, *, stale: bool) -> None:

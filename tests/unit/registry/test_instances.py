@@ -413,6 +413,14 @@ def test_a_plugin_with_a_living_candidate_is_not_removed() -> None:
     assert registry.renew("reader") == 3
 
 
+def test_an_event_about_the_plugin_is_of_an_instance_in_its_state() -> None:
+    """So the last event of the one that failed still says that it failed."""
+    registry, _ = registry_of(None, ReasonCode.CRASHED)
+    registry.note("reader", "The update was rejected.", ReasonCode.INIT_ERROR)
+    note = registry.events()[-1]
+    assert (note.generation, note.state, note.reason_code) == (1, "INITIALIZED", "INIT_ERROR")
+
+
 def test_every_adopted_instance_is_an_event() -> None:
     """Each goes on where it was; the next is above all that ever were."""
     registry = PluginRegistry(clock=lambda: START, restored=Restored(counters={"reader": Counters(generation=9)}))
