@@ -133,7 +133,7 @@ def create_app(
                 _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, problem)
             # The fleet first: runs of an earlier orchestrator are found in the containers that it adopts.
             try:
-                await _unless(stop, fleet.open(restored.last_events))
+                await _unless(stop, fleet.open(restored.ended))
                 await runner.resume(restored.asynchronous, fleet.adopted())
                 fleet.restart_changed()
                 with feed.running():

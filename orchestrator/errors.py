@@ -18,7 +18,7 @@ OrchestratorError
 ├── access       KeyFileError
 ├── api          TooManyReadersError
 ├── deployment   StateFolderError
-├── loader       SecretMissingError
+├── loader       SamplesError, SecretMissingError
 ├── models       ModelStoreError, PullError
 ├── sandbox      BodyError
 ├── supervisor   AdoptionRefusedError, InstanceEndedError, SocketPathError

@@ -14,6 +14,7 @@ from orchestrator.loader.image_recipe import SHARED
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.requirements_file import REQUIREMENTS, Line, named_files, requirement_lines
+from orchestrator.loader.samples import SamplesError, read_samples
 from orchestrator.registry import EffectiveLimits
 from orchestrator.supervisor.container_policy import CACHE_FOLDER, cache_variables
 
@@ -214,6 +215,11 @@ def _limits(name: str, limits: EffectiveLimits) -> Iterator[Finding]:
 def _samples(name: str, folder: Path) -> Iterator[Finding]:
     if not _has_file(folder / "samples", "*"):
         yield warning(name, "samples and tests", "It has no samples/: add an input to try it with.")
+    try:
+        for sample in read_samples(folder):
+            sample.check_files()
+    except SamplesError as problem:
+        yield error(name, "samples and tests", str(problem))
     if not _has_file(folder / "tests", "test_*.py"):
         yield warning(name, "samples and tests", "It has no tests/test_*.py: add tests.")
 

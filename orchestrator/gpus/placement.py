@@ -39,9 +39,14 @@ class DeviceClaims:
         return max(0, total - max(promised, used or 0))
 
 
-def choose(demand: GpuDemand, candidates: Sequence[DeviceClaims]) -> tuple[DeviceClaims, ...] | None:
-    """The devices for `demand`, or None where too few suit it."""
-    suitable = sorted((each for each in candidates if reason_against(demand, each) is None), key=_rank)
+def choose(demand: GpuDemand, candidates: Sequence[DeviceClaims], plugin: str = "") -> tuple[DeviceClaims, ...] | None:
+    """The devices for another instance of `plugin`, or None where too few suit its demand."""
+    sign = 1 if demand.spread == "gpu" else -1
+
+    def rank(candidate: DeviceClaims) -> tuple[float, ...]:
+        return sign * sum(claim.plugin == plugin for claim in candidate.claims), *_rank(candidate)
+
+    suitable = sorted((each for each in candidates if reason_against(demand, each) is None), key=rank)
     return tuple(suitable[: demand.count]) if len(suitable) >= demand.count else None
 
 

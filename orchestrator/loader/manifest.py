@@ -1,7 +1,7 @@
 """plugin.yaml: the manifest of a plugin. An unknown field is an error, because a misspelt limit would be no limit."""
 
 import re
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -19,13 +19,12 @@ from pydantic import (
 )
 
 from orchestrator.errors import ManifestError
-from orchestrator.loader.yaml_file import read_mapping
+from orchestrator.loader.yaml_file import explained, read_yaml, shortened
 from orchestrator.models.plan import Reference
-from orchestrator.models.sources import check_url, without_credentials
+from orchestrator.models.sources import check_url
 from orchestrator.settings import Duration, Size
 
 MANIFEST_FILE = "plugin.yaml"
-_MAX_SHOWN = 80  # characters of a wrong value in a message
 _MIN_MEMORY = 6 * 1024**2  # Docker Engine's minimum; Python alone needs more
 
 PluginName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -131,31 +130,31 @@ class Idle(_Strict):
 def _update(value: Any) -> Any:
     if isinstance(value, dict | Update):
         return value
-    raise ValueError(f"expected `strategy`, `drain` or both, such as update: {{drain: 60s}}, not {_short(value)}")
+    raise ValueError(f"expected `strategy`, `drain` or both, such as update: {{drain: 60s}}, not {shortened(value)}")
 
 
 def _idle(value: Any) -> Any:
     if isinstance(value, dict | Idle):
         return value
-    raise ValueError(f"expected `after`, `keep` or both, such as idle: {{after: 10m}}, not {_short(value)}")
+    raise ValueError(f"expected `after`, `keep` or both, such as idle: {{after: 10m}}, not {shortened(value)}")
 
 
 def _replicas(value: Any) -> Any:
     if value == 0 and type(value) is int:
         raise ValueError(f"expected 1 to {MAX_REPLICAS}, not 0; to run none, use `orchestrator stop`")
     if type(value) is not int or not 1 <= value <= MAX_REPLICAS:
-        raise ValueError(f"expected a whole number from 1 to {MAX_REPLICAS}, not {_short(value)}")
+        raise ValueError(f"expected a whole number from 1 to {MAX_REPLICAS}, not {shortened(value)}")
     return value
 
 
 def _check_model_path(value: str) -> str:
     if "://" in value:
         raise ValueError(
-            f"expected a path inside the plugin's folder; an address goes under `from`, not {_short(value)}"
+            f"expected a path inside the plugin's folder; an address goes under `from`, not {shortened(value)}"
         )
     path = PurePosixPath(value)
     if not value or path.is_absolute() or ".." in path.parts or "\0" in value:
-        raise ValueError(f"expected a path inside the plugin's folder, not {_short(value)}")
+        raise ValueError(f"expected a path inside the plugin's folder, not {shortened(value)}")
     return value
 
 
@@ -197,7 +196,7 @@ class Model(_Strict):
         if value is None:
             return None
         if not isinstance(value, str) or re.fullmatch(r"[0-9A-Fa-f]{64}", value) is None:
-            raise ValueError(f"expected 64 hexadecimal digits, as `sha256sum FILE` prints them, not {_short(value)}")
+            raise ValueError(f"expected 64 hexadecimal digits, as `sha256sum FILE` prints them, not {shortened(value)}")
         return value.lower()
 
     @model_validator(mode="after")
@@ -215,13 +214,7 @@ def _model(value: Any) -> Any:
         return {"path": _check_model_path(value)}
     if isinstance(value, dict | Model):
         return value
-    raise ValueError(f"expected a path, or `path`, `from` and `sha256`, not {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    """A value in a message."""
-    text = without_credentials(repr(value))  # before it is cut, which would hide where a URL's credentials end
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 11]}…{text[-10:]}"
+    raise ValueError(f"expected a path, or `path`, `from` and `sha256`, not {shortened(value)}")
 
 
 def _name_is_optional(schema: dict[str, Any]) -> None:
@@ -326,45 +319,34 @@ class Manifest(_Strict):
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the plugin in `folder`. Raises `ManifestError` with file, field and expectation."""
     label = f"{folder.name}/{MANIFEST_FILE}"
-    return _validate(read_mapping(folder / MANIFEST_FILE, label), label, folder)
+    return _validate(_read_mapping(folder / MANIFEST_FILE, label), label, folder)
 
 
 def declared_name(folder: Path) -> str | None:
     """The name in a manifest that may be broken otherwise; None where it cannot be read."""
     try:
-        name = read_mapping(folder / MANIFEST_FILE, "").get("name", folder.name.replace("_", "-"))
+        name = _read_mapping(folder / MANIFEST_FILE, "").get("name", folder.name.replace("_", "-"))
     except ManifestError:
         return None
     return name if isinstance(name, str) else None
+
+
+def _read_mapping(path: Path, label: str) -> dict[str, Any]:
+    content = read_yaml(path, label).content
+    if not isinstance(content, dict):
+        raise ManifestError(
+            f"{label}: expected fields such as `version:` and `entrypoint:`, not a {type(content).__name__}"
+        )
+    return content
 
 
 def _validate(content: dict[str, Any], label: str, folder: Path) -> Manifest:
     try:
         return Manifest.model_validate({"name": folder.name.replace("_", "-"), **content})
     except ValidationError as error:
-        raise ManifestError(f"{label}: " + "; ".join(_problem(item) for item in error.errors()[:5])) from None
+        raise ManifestError(f"{label}: " + explained(error, "manifest", _EXPECTED)) from None
     except TypeError:
         raise ManifestError(f"{label}: expected field names to be text") from None
-
-
-def _problem(item: Any) -> str:
-    field = ".".join(str(part) for part in item["loc"]) or "manifest"
-    match item["type"]:
-        case "extra_forbidden":
-            return f"{field}: unknown field"
-        case "missing":
-            return f"{field}: required field is missing"
-        case "value_error":
-            return f"{field}: {item['ctx']['error']}"
-        case "string_pattern_mismatch":
-            return (
-                f"{field}: {_short(item['input'])} does not fit; expected "
-                f"{_EXPECTED.get(field.split('.')[0], 'another form')}"
-            )
-        case "string_type" if isinstance(item["input"], int | float | date):
-            return f"{field}: expected a text, not {_short(item['input'])}; put it in quotes"
-        case _:
-            return f"{field}: {item['msg']}, not {_short(item['input'])}"
 
 
 _EXPECTED = {

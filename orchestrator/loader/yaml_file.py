@@ -1,29 +1,45 @@
-"""A mapping from a YAML file that anybody may have written: bounded, and without aliases."""
+"""Reads a YAML file that a plugin's author wrote, bounded and without aliases, and says what is wrong with it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import yaml
+from pydantic import ValidationError
 from yaml._yaml import CParser
 from yaml.composer import Composer, ComposerError
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
 
 from orchestrator.errors import ManifestError
+from orchestrator.models.sources import without_credentials
 
-_MAX_BYTES: Final = 256 * 1024
+_MAX_BYTES = 256 * 1024
+_MAX_SHOWN = 80  # characters of a wrong value in a message
 
 
-def read_mapping(path: Path, label: str) -> dict[str, Any]:
-    """The mapping in the file at `path`. Raises `ManifestError`, in which the file is called `label`."""
+@dataclass(frozen=True, slots=True)
+class YamlFile:
+    """`content` is of YAML's own types. `item_lines`: the lines on which the items begin, where it is a list."""
+
+    content: Any
+    item_lines: tuple[int, ...] = ()
+
+
+def read_yaml(path: Path, label: str) -> YamlFile:
+    """Raises `ManifestError`, which calls the file by its `label`."""
     try:
         if not path.is_file():  # opening a named pipe would block
             raise ManifestError(f"{label}: expected a file")
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
         if len(text) > _MAX_BYTES:
-            raise ManifestError(f"{label}: expected at most {_MAX_BYTES} bytes; is this really a manifest?")
-        content = _Loader(text.decode("utf-8")).get_single_data()
+            raise ManifestError(f"{label}: expected at most {_MAX_BYTES} bytes")
+        loader = _Loader(text.decode("utf-8"))
+        node = loader.get_single_node()
+        content = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise ManifestError(f"{label}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -33,11 +49,39 @@ def read_mapping(path: Path, label: str) -> dict[str, Any]:
         where = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
         raise ManifestError(f"{label}: is not valid YAML{where}: {problem}") from None
-    if not isinstance(content, dict):
-        raise ManifestError(
-            f"{label}: expected fields such as `version:` and `entrypoint:`, not a {type(content).__name__}"
-        )
-    return content
+    items = node.value if isinstance(node, yaml.SequenceNode) else ()
+    return YamlFile(content, tuple(item.start_mark.line + 1 for item in items))
+
+
+def shortened(value: Any) -> str:
+    """A value in a message."""
+    text = without_credentials(repr(value))  # before it is cut, which would hide where a URL's credentials end
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 11]}…{text[-10:]}"
+
+
+def explained(error: ValidationError, whole: str, expected: Mapping[str, str]) -> str:
+    """The first five problems, each with its field. `whole` stands for the file itself; `expected`: by field, the form
+    of texts that have one.
+    """
+    return "; ".join(_problem(item, whole, expected) for item in error.errors()[:5])
+
+
+def _problem(item: Any, whole: str, expected: Mapping[str, str]) -> str:
+    field = ".".join(str(part) for part in item["loc"]) or whole
+    match item["type"]:
+        case "extra_forbidden":
+            return f"{field}: unknown field"
+        case "missing":
+            return f"{field}: required field is missing"
+        case "value_error":
+            return f"{field}: {item['ctx']['error']}"
+        case "string_pattern_mismatch":
+            form = expected.get(field.split(".")[0], "another form")
+            return f"{field}: {shortened(item['input'])} does not fit; expected {form}"
+        case "string_type" if isinstance(item["input"], int | float | date):
+            return f"{field}: expected a text, not {shortened(item['input'])}; put it in quotes"
+        case _:
+            return f"{field}: {item['msg']}, not {shortened(item['input'])}"
 
 
 class _Loader(Composer, CParser, SafeConstructor, Resolver):

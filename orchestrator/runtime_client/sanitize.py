@@ -12,6 +12,10 @@ MAX_TEXT: Final = 4 * 1024
 """Characters of a sentence."""
 MAX_TRACEBACK: Final = 64 * 1024
 """Characters."""
+MAX_BATCH: Final = 1024
+"""Items."""
+MAX_BATCH_WAIT: Final = 60_000.0
+"""Milliseconds."""
 MAX_SCHEMA_DEPTH: Final = 32
 """Levels; what writes JSON gives up somewhere beyond 900."""
 _MAX_SCHEMA: Final = 256 * 1024  # bytes as JSON
@@ -54,6 +58,8 @@ def tools(value: Any) -> tuple[Mapping[str, Any], ...]:
                 else None,
                 "streaming": item.get("streaming") is True,
                 "uploads": _uploads(item.get("uploads")),
+                "batch": _batch(item.get("batch")),
+                "idempotent": item.get("idempotent") is True,
             }
     return tuple(found.values())
 
@@ -72,6 +78,14 @@ def _schema(value: Any) -> Mapping[str, Any]:
 def _uploads(value: Any) -> Mapping[str, str]:
     items = value.items() if isinstance(value, dict) else ()
     return {name: kind for name, kind in tuple(items)[:MAX_ITEMS] if kind in ("bytes", "path")}
+
+
+def _batch(value: Any) -> Mapping[str, Any] | None:
+    size, wait = (value.get("max_size"), value.get("max_wait_ms")) if isinstance(value, dict) else (None, None)
+    if type(size) is not int or not 0 < size <= MAX_BATCH:
+        return None
+    known = isinstance(wait, int | float) and not isinstance(wait, bool) and 0 <= wait <= MAX_BATCH_WAIT
+    return {"max_size": size, "max_wait_ms": float(wait) if known else 0.0}
 
 
 def _depth(value: Any) -> int:

@@ -166,6 +166,7 @@ class PluginSandboxRunner:
                 trace=call.trace,
                 body_headers=call.body_headers,
                 keep=call.keep,
+                time_limit=deadline.seconds,
             ) as response:
                 if response.content_type == "application/x-ndjson":
                     result, killed = await self._stream(response, deadline, sink, fetcher)

@@ -55,8 +55,10 @@ class InstanceDriver:
     first verdict counts; only KILL_FAILED may stand in its place, as long as the container lives.
     """
 
-    def __init__(self, instance: Instance, deps: SupervisorDeps) -> None:
+    def __init__(self, instance: Instance, deps: SupervisorDeps, on_change: Callable[[], None] = lambda: None) -> None:
+        """`on_change` is called when the instance is ready, has ended, is torn down or removed."""
         self.instance = instance
+        self._on_change = on_change
         self._deps = deps
         self._record = RecordWriter(instance, deps.registry)
         self._watch: Watch | None = None
@@ -86,6 +88,11 @@ class InstanceDriver:
     def finished(self) -> bool:
         """No task of it runs, and its container is removed."""
         return not self._tasks and self.removed
+
+    @property
+    def torn_down_or_left(self) -> bool:
+        """It has ended, and its container is removed or left behind."""
+        return self._teardown is not None and self._teardown.done()
 
     @property
     def removed(self) -> bool:
@@ -139,6 +146,9 @@ class InstanceDriver:
         self._teardown = asyncio.get_running_loop().create_task(
             self._tear_down(verdict), name=f"teardown {instance.identity.plugin}"
         )
+        # Only when it is done: `_tear_down` itself is not, where it could call this.
+        self._teardown.add_done_callback(lambda _: self._on_change())
+        self._on_change()
 
     async def torn_down(self) -> None:
         """Returns when it is removed, or could not be. At once for one that has not ended."""
@@ -149,6 +159,7 @@ class InstanceDriver:
         """Try again to remove a container that was left behind."""
         if self._left_behind and self._teardown is not None and self._teardown.done():
             self._teardown = asyncio.get_running_loop().create_task(self._retry_removal())
+            self._teardown.add_done_callback(lambda _: self._on_change())
 
     async def close(self) -> None:
         """Let go of the instance without ending it: its container stays."""
@@ -232,6 +243,7 @@ class InstanceDriver:
             self._deps.registry.mark_initialized(name, generation)
             _log.info("%s: instance %d is ready", name, generation, extra={"plugin": name})
             instance.mark_ready(tools)
+            self._on_change()
 
     def _judge_limits(self, status: RuntimeStatus) -> Verdict | None:
         """The verdict on a container that is not held to its limits; what need not hold is recorded."""

@@ -65,6 +65,20 @@ def test_a_good_plugin_passes(plugins):
     assert {finding.level for finding in report.findings} == {Level.OK}
 
 
+@pytest.mark.parametrize(
+    ("calls", "phrase"),
+    [
+        ("- tools: read", "reader/samples/calls.yaml, line 1: tool: required field is missing"),
+        ("- {tool: read, files: {image: page.jpg}}", "samples/page.jpg cannot be read on this host"),
+    ],
+)
+def test_sample_calls_that_cannot_be_made_are_found(plugins, calls, phrase):
+    write(plugins, files={"samples/calls.yaml": calls})
+    (problem,) = found(plugins)
+    assert problem[0] == "samples and tests"
+    assert phrase in problem[1]
+
+
 @pytest.mark.parametrize("folder", ["ocr", "motion_detector", "video_tracker"])
 def test_the_shipped_plugins_pass(folder):
     report = audited(Path("plugins"))

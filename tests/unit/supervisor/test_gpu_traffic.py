@@ -63,7 +63,8 @@ def check(outcome: Outcome, count: int) -> None:
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 def test_six_plugins_on_two_gpus(weights: list[float], reliability: ReliabilityTable) -> None:
     """16 callers, 10,000 calls in random order. Compared with two that know the future: the fewest swaps in which the
-    calls can be answered in the order of their arrival, and in the order in which they were executed here.
+    calls can be answered in the order of their arrival, and in the order in which they were executed here, where all
+    that is left to choose is whom to park.
     """
     for seed in range(2):
         random_ = random.Random(seed)
@@ -75,8 +76,10 @@ def test_six_plugins_on_two_gpus(weights: list[float], reliability: ReliabilityT
         assert max(max(waits) for waits in outcome.waits.values()) <= longest_wait(made, 2, 16)
         came, served = best_swaps(outcome.came, 2), best_swaps(outcome.served, 2)
         case = "GPU plugins, 6 on 2 GPUs, 16 callers"
-        reliability.at_most(f"{case}: swaps for each of the best in the order of arrival", outcome.starts / came, 1.2)
-        reliability.at_most(f"{case}: the same in the order of execution", outcome.starts / served, 1.2)
+        reliability.at_most(
+            f"{case}: swaps for each of the best in the order of arrival", outcome.starts / came, limit=1.2
+        )
+        reliability.at_most(f"{case}: the same in the order of execution", outcome.starts / served, limit=1.25)
 
 
 @pytest.mark.parametrize("callers", [4, 64])
