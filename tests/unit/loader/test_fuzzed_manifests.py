@@ -78,10 +78,10 @@ def test_any_value_in_any_field(field: str, value: Any, tmp_path_factory: pytest
 
 @FUZZED
 @given(value=anything | st.integers(-2, 66))
-@example(0)
-@example(64)
-@example(65)
-@example(True)
+@example(value=0)
+@example(value=64)
+@example(value=65)
+@example(value=True)
 def test_replicas_are_a_whole_number_from_1_to_64(value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     """All else is refused with file, field and what was expected."""
     folder = tmp_path_factory.mktemp("fuzzed")
