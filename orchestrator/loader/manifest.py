@@ -1,6 +1,7 @@
 """plugin.yaml: the manifest of a plugin. An unknown field is an error, because a misspelt limit would be no limit."""
 
 import re
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -88,6 +89,19 @@ class Gpu(_Strict):
         if value == "shared" and info.data.get("memory") is None:
             raise ValueError("expected `memory` beside `sharing: shared`, such as memory: 4GiB")
         return value
+
+
+class UpdatePolicy(_Strict):
+    """How `update` brings up a new version."""
+
+    strategy: Literal["auto", "overlap", "replace"] = Field(
+        "auto",
+        description="`overlap`: the new instance is proven beside the old one. `replace`: the old one is stopped "
+        "first. `auto`: overlap where GPU and memory allow it.",
+    )
+    drain: Duration = Field(
+        timedelta(seconds=60), description="How long runs that the old instance executes may go on, e.g. 60s."
+    )
 
 
 def _check_model_path(value: str) -> str:
@@ -204,6 +218,7 @@ class Manifest(_Strict):
     startup_timeout: Duration | None = Field(None, description="From container start to INITIALIZED, e.g. 120s.")
     concurrency: int = Field(1, ge=1, le=256, description="Runs executed at once.")
     queue: int = Field(16, ge=0, le=10000, description="Runs that may wait.")
+    update: UpdatePolicy = Field(UpdatePolicy(), description="How `update` brings up a new version.")
     network: Literal["none", "egress"] = Field("none", description="`egress` if the plugin must reach out.")
     failure_policy: Literal["strict", "tolerant"] = Field(
         "strict",
