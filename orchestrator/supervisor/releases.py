@@ -42,7 +42,7 @@ class Release(msgspec.Struct, frozen=True):
     content: str
     image_id: str
     manifest: Mapping[str, Any]
-    """As it was, in its JSON form."""
+    """The fields that were set in plugin.yaml, in their JSON form."""
     folder: str
 
     @property
@@ -56,7 +56,7 @@ class Release(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, manifest: Manifest, *, content: str, image_id: str, folder: Path) -> "Release":
-        return cls(content, image_id, manifest.model_dump(mode="json"), str(folder))
+        return cls(content, image_id, manifest.model_dump(mode="json", exclude_unset=True), str(folder))
 
     def read_manifest(self) -> Manifest:
         """Raises `ValueError` where this program no longer takes what an earlier one did."""
