@@ -105,7 +105,7 @@ class Gpu(_Strict):
         return value
 
 
-class Update(_Strict):
+class UpdatePolicy(_Strict):
     """How `orchestrator update` replaces instances."""
 
     strategy: Literal["auto", "overlap", "replace"] = Field(
@@ -128,7 +128,7 @@ class Idle(_Strict):
 
 
 def _update(value: Any) -> Any:
-    if isinstance(value, dict | Update):
+    if isinstance(value, dict | UpdatePolicy):
         return value
     raise ValueError(f"expected `strategy`, `drain` or both, such as update: {{drain: 60s}}, not {shortened(value)}")
 
@@ -269,8 +269,8 @@ class Manifest(_Strict):
         description="`gpu`: each instance gets a GPU of its own before any GPU gets two. `pack`: as few GPUs as "
         "`gpu.memory` allows, with `gpu.sharing: shared`.",
     )
-    update: Annotated[Update, BeforeValidator(_update)] = Field(
-        Update(), description="How a new version takes over: `strategy` and `drain`."
+    update: Annotated[UpdatePolicy, BeforeValidator(_update)] = Field(
+        UpdatePolicy(), description="How a new version takes over: `strategy` and `drain`."
     )
     idle: Annotated[Idle, BeforeValidator(_idle)] = Field(
         Idle(), description="When an instance without runs is parked: stopped, until the next run begins a new one."
