@@ -36,7 +36,8 @@ _NETWORK_OPTIONS: Final = {
     "com.docker.network.bridge.enable_icc": "false",  # gateways cannot reach each other
     "com.docker.network.bridge.enable_ip_masquerade": "false",  # nor anything outside
 }
-_VOLUME_OPTIONS: Final = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=1777,nosuid,nodev,noexec"}
+# A MiB, by pages of 4 KiB: Podman 4 takes a `size` for a quota of its disk, which few disks have.
+_VOLUME_OPTIONS: Final = {"type": "tmpfs", "device": "tmpfs", "o": "nr_blocks=256,mode=1777,nosuid,nodev,noexec"}
 _MAX_NETWORK_TRIES: Final = 3  # another orchestrator may remove the network after it was found and before it is joined
 _PORT_SECONDS: Final = 5.0  # wait for the engine to publish a gateway's port
 _PORT_POLL_SECONDS: Final = 0.02
