@@ -158,7 +158,8 @@ def _rows(plugin: Mapping[str, Any], name: str, value: Any) -> Iterator[tuple[st
         yield from ((f"check {check['name']}", _check(check)) for check in value)
     elif name == "replicas":
         if replicas := replicas_text(plugin):
-            yield name, Text(f"{replicas} ready", style="yellow" if plugin["degraded"] else "")
+            other = "" if value["wanted"] == value["in_manifest"] else f" (the manifest says {value['in_manifest']})"
+            yield name, Text(f"{replicas} ready{other}", style="yellow" if plugin["degraded"] else "")
     elif name == "instances":
         # A single one is what all the other rows show.
         yield from ((f"instance {each['generation']}", _instance(each)) for each in value if len(value) > 1)

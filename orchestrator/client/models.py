@@ -42,6 +42,7 @@ class Replicas(TypedDict):
 
     wanted: int
     ready: int
+    in_manifest: int
 
 
 class Instance(TypedDict):

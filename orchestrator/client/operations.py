@@ -78,8 +78,8 @@ def command(
     only: str | None = None,
     body: Mapping[str, Any] | None = None,
 ) -> Flow[PluginDetail]:
-    """Restart, start, scale, park or stop a plugin; its state at most `wait` seconds later. `on_wait` gets it about once a
-    second until then. Raises `RestartRefused`.
+    """Restart, start, scale, park or stop a plugin; its state at most `wait` seconds later. `on_wait` gets it about
+    once a second until then. Raises `RestartRefused`.
     """
     wait = _number(wait)
     end = time.monotonic() + wait

@@ -44,6 +44,7 @@ class ReplicasReport(BaseModel):
 
     wanted: int
     ready: int
+    in_manifest: int = Field(description="The manifest's number, which `wanted` is unless an operator has set another.")
 
 
 class InstanceReport(BaseModel):
@@ -186,7 +187,7 @@ def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
         "limits": {} if record.limits is None else record.limits.report(record.unlimited),
         "activity": record.activity and ActivityReport.model_validate(record.activity, from_attributes=True),
         "restart": record.restart and _restart(record.restart),
-        "replicas": ReplicasReport(wanted=record.wanted, ready=record.ready),
+        "replicas": ReplicasReport(wanted=record.wanted, ready=record.ready, in_manifest=record.manifest_replicas),
         "degraded": record.degraded,
         "degraded_reason": record.degraded_reason,
         "parked_since": record.parked_since,

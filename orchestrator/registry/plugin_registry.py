@@ -154,10 +154,11 @@ class PluginRegistry:
             old, instance = self._find(name, generation)
             self._put(changes.with_instance(old, replace(instance, role=role), self._clock()))
 
-    def set_wanted(self, name: str, wanted: int) -> None:
-        """How many instances are to serve at a time."""
+    def set_wanted(self, name: str, wanted: int, in_manifest: int | None = None) -> None:
+        """How many instances are to serve at a time, and the manifest's number where that is another."""
         with self._lock.gen_wlock():
-            self._put(derive(replace(self._records[name], wanted=wanted, observed_at=self._clock())))
+            old, own = self._records[name], wanted if in_manifest is None else in_manifest
+            self._put(derive(replace(old, wanted=wanted, manifest_replicas=own, observed_at=self._clock())))
 
     def mark_initialized(self, name: str, generation: int) -> None:
         """LOADED → INITIALIZED. Raises `TransitionError`, `StaleGenerationError`."""

@@ -210,6 +210,8 @@ class PluginRecord(msgspec.Struct, frozen=True):
     """The highest that any instance has had, also a candidate or one that is forgotten."""
     wanted: int = 1
     """Instances that are to serve at a time."""
+    manifest_replicas: int = 1
+    """The manifest's number, which `wanted` is unless an operator has set another."""
     degraded: bool = False
     """It lives, and fewer instances serve than are wanted. Never where one is wanted."""
     degraded_reason: str | None = None

@@ -237,7 +237,9 @@ class InstanceSet:
         self._wanted = replace(self._wanted, **wanted)
         if self._release is not None:
             self._wanted = replace(self._wanted, drain=self._release.manifest.update.drain.total_seconds())
-        self._deps.registry.set_wanted(self._plugin, self._wanted.replicas)
+            self._deps.registry.set_wanted(
+                self._plugin, self._wanted.replicas, in_manifest=self._release.manifest.replicas
+            )
         self.advance()
 
     def _made_from(self) -> Release | None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from orchestrator.formatting import format_duration
 from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
@@ -92,8 +94,6 @@ class PluginSupervisor:
         """Those for which `ready_instance` looks for an instance."""
         self._idle: asyncio.TimerHandle | None = None
         """Parks the instances when they have had no run for as long as the manifest says."""
-        self._scaled: int | None = None
-        """The number of instances that an operator has set, in place of the manifest's."""
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
         """Why there is no instance, where there is none."""
 
@@ -213,9 +213,15 @@ class PluginSupervisor:
             return True
 
     async def scale(self, replicas: int) -> None:
-        """Set the number of instances at a time, in place of the manifest's. Returns without waiting for them."""
+        """Set the number of instances at a time, in place of the manifest's: it is on file before it takes effect.
+        Returns without waiting for them. Raises `ReleaseStoreError`.
+        """
         async with self._command:
-            self._scaled = replicas
+            releases, manifest = self._deps.releases, self._plugin.manifest
+            own = None if manifest is not None and manifest.replicas == replicas else replicas
+            await asyncio.to_thread(
+                releases.write, self.name, msgspec.structs.replace(releases.get(self.name), replicas=own)
+            )
             self._set.scale(replicas)
 
     def adopt(self, adopted: Sequence[Adopted]) -> None:
@@ -401,7 +407,8 @@ class PluginSupervisor:
         return next((instance for instance in self._set if instance.generation == generation), None)
 
     def _replicas(self, manifest: Manifest) -> int:
-        return manifest.replicas if self._scaled is None else self._scaled
+        scaled = self._deps.releases.get(self.name).replicas
+        return manifest.replicas if scaled is None else scaled
 
     async def _restart(self, slow: asyncio.Event) -> Verdict | None:
         async with self._command:

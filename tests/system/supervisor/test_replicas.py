@@ -74,7 +74,7 @@ async def test_all_come_up_and_share_the_runs(harness: Harness) -> None:
     health = await harness.health("reader")
     assert (health["state"], health["replicas"], health["degraded"]) == (
         "INITIALIZED",
-        {"wanted": 3, "ready": 3},
+        {"wanted": 3, "ready": 3, "in_manifest": 3},
         False,
     )
     assert generations(health) == [1, 2, 3]
@@ -94,7 +94,7 @@ async def test_one_that_ends_ends_alone(harness: Harness) -> None:
     health = await harness.until("reader", lambda health: health["degraded"])
     assert health["state"] == "INITIALIZED"
     assert health["reason_code"] is None
-    assert health["replicas"] == {"wanted": 3, "ready": 2}
+    assert health["replicas"] == {"wanted": 3, "ready": 2, "in_manifest": 3}
     assert states(health) == ["INITIALIZED", "FAILED", "INITIALIZED"]
     assert "2 of 3" in health["degraded_reason"]
     assert "KILLED" in health["degraded_reason"]
@@ -139,7 +139,7 @@ async def test_more_and_fewer(harness: Harness) -> None:
     gate = await opened(harness, 1)
     harness.write("reader", image="harness/reader", version="2.0.0")
     grown = await post(harness, "scale", json={"replicas": 3}, params={"wait": 5})
-    assert (grown.status_code, grown.json()["replicas"]) == (200, {"wanted": 3, "ready": 3})
+    assert (grown.status_code, grown.json()["replicas"]) == (200, {"wanted": 3, "ready": 3, "in_manifest": 1})
     assert {instance["version"] for instance in grown.json()["instances"]} == {"1.0.0"}
     runs = [asyncio.create_task(harness.run("reader", "read")) for _ in range(3)]
     await harness.until("reader", lambda health: health["in_flight"] == 3)
@@ -173,7 +173,7 @@ async def test_a_number_that_cannot_be(harness: Harness, body: Any) -> None:
     answer = await post(harness, "scale", json=body)
     assert answer.status_code == 422, answer.text
     assert "replicas" in answer.text or "object" in answer.text
-    assert (await harness.health("reader"))["replicas"] == {"wanted": 2, "ready": 2}
+    assert (await harness.health("reader"))["replicas"] == {"wanted": 2, "ready": 2, "in_manifest": 2}
 
 
 async def test_scaling_what_is_not_there(harness: Harness) -> None:
@@ -182,7 +182,7 @@ async def test_scaling_what_is_not_there(harness: Harness) -> None:
     assert (await harness.client.post("/v1/plugins/nobody/scale", json={"replicas": 2})).status_code == 404
     await post(harness, "stop")
     stopped = (await post(harness, "scale", json={"replicas": 2})).json()
-    assert (stopped["state"], stopped["replicas"]) == ("UNAVAILABLE", {"wanted": 2, "ready": 0})
+    assert (stopped["state"], stopped["replicas"]) == ("UNAVAILABLE", {"wanted": 2, "ready": 0, "in_manifest": 1})
     await post(harness, "start", params={"wait": 5})
     assert len((await whole(harness))["instances"]) == 2
 
