@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from pydantic import AwareDatetime, BaseModel, Field
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
-from orchestrator.registry import Check, PendingRestart, PluginRecord, PostMortem
+from orchestrator.registry import Check, ContainerFacts, PendingRestart, PluginRecord, PostMortem
 
 _UPTIME: Final = b'"uptime_seconds":'
 _GAP: Final = _UPTIME + b"null"  # inside a text its quotes would be escaped, so the first match is the field
@@ -148,7 +148,7 @@ def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
             CheckReport(name=check.name, ok=check.ok, detail=check.detail, source=check.source)
             for check in _checks(record, now)
         ],
-        "container": _object(record.container),
+        "container": _container(record.container),
         "gpus": [dict(gpu) for gpu in record.gpus],
         "limits": {} if record.limits is None else record.limits.report(record.unlimited),
         "activity": record.activity and ActivityReport.model_validate(record.activity, from_attributes=True),
@@ -186,9 +186,13 @@ def _checks(record: PluginRecord, now: float) -> tuple[Check, ...]:
     return checks
 
 
-def _object(facts: msgspec.Struct | None) -> dict[str, Any]:
-    """A JSON object of the struct's encoded names; empty where nothing is known."""
-    return {} if facts is None else msgspec.to_builtins(facts)
+def _container(facts: ContainerFacts | None) -> dict[str, Any]:
+    """Empty where nothing is known. Without what only the metrics show."""
+    if facts is None:
+        return {}
+    encoded: dict[str, Any] = msgspec.to_builtins(facts)
+    del encoded["batches"]
+    return encoded
 
 
 def uptime_seconds(record: PluginRecord, now: float) -> float | None:

@@ -3,14 +3,16 @@
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any, Final, Protocol, TypeVar
 
 from plugin_runtime import __version__
 from prometheus_client import CollectorRegistry, Gauge, GCCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.health.health_model import uptime_seconds
@@ -137,6 +139,7 @@ class _PluginMetrics(Collector):
             yield _filled(GaugeMetricFamily(PREFIX + name, help_text, labels=("plugin",)), records, value)
         for name, help_text, value in _COUNTERS:
             yield _filled(CounterMetricFamily(PREFIX + name, help_text, labels=("plugin",)), records, value)
+        yield from _batch_families(records)
         yield from _gpu_families(self._gpus().get("devices", ()))
 
 
@@ -156,6 +159,31 @@ def _filled(family: _Family, records: Iterable[PluginRecord], value: _Value) -> 
         if figure is not None:
             family.add_metric((record.name,), float(figure))
     return family
+
+
+def _batch_families(records: Iterable[PluginRecord]) -> Iterator[Metric]:
+    sizes = HistogramMetricFamily(
+        PREFIX + "plugin_batch_size", "Items that a batched tool was called with.", labels=("plugin", "tool")
+    )
+    waits = HistogramMetricFamily(
+        PREFIX + "plugin_batch_wait_seconds",
+        "Time that an item waited in the container for its batch to start.",
+        labels=("plugin", "tool"),
+    )
+    for record in records:
+        batched = {tool["name"] for tool in record.tools if tool.get("batch")}
+        for found in record.container.batches if record.container is not None and not record.ended else ():
+            if found["tool"] in batched:  # a plugin must not be able to create time series
+                labels = (record.name, found["tool"])
+                sizes.add_metric(labels, _buckets(found["sizes"]), sum_value=sum(found["waits"]["counts"]))
+                waits.add_metric(labels, _buckets(found["waits"]), sum_value=found["sum_seconds"])
+    yield sizes
+    yield waits
+
+
+def _buckets(histogram: Mapping[str, Any]) -> list[tuple[str, float]]:
+    bounds = [*map(floatToGoString, histogram["bounds"]), "+Inf"]
+    return list(zip(bounds, map(float, accumulate(histogram["counts"])), strict=True))
 
 
 def _gpu_families(devices: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
