@@ -20,7 +20,7 @@ from orchestrator.cli.console import (
     print_raw,
     show_json,
 )
-from orchestrator.cli.schema_text import parameter_lines, result_text
+from orchestrator.cli.schema_text import parameter_lines, result_text, tool_notes
 from orchestrator.cli.tables import (
     STATE_COLOURS,
     gpus_table,

@@ -117,13 +117,14 @@ def _under_way(plugin: PluginDetail, action: str) -> bool:
     return preparing or "LOADED" in (plugin.get("state"), *(each.get("state") for each in instances))
 
 
-def call(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Envelope]:
-    return whole_run((yield stream_request(plugin, tool, arguments)))
+def call(plugin: str, tool: str, arguments: Mapping[str, Any], *, retry: bool) -> Flow[Envelope]:
+    return whole_run((yield stream_request(plugin, tool, arguments, retry=retry)))
 
 
-def start_run(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+def start_run(plugin: str, tool: str, arguments: Mapping[str, Any], *, retry: bool) -> Flow[Run]:
     """Start an asynchronous run."""
-    request = run_request(plugin, tool, arguments, headers={"Prefer": "respond-async"})
+    prefer = "respond-async, retry" if retry else "respond-async"
+    request = run_request(plugin, tool, arguments, headers={"Prefer": prefer})
     found: Run = (yield request).as_object()
     if "run_id" not in found or "state" not in found:
         raise UnexpectedAnswer("The orchestrator executed the run at once. It may be too old for asynchronous runs.")
@@ -224,8 +225,8 @@ def run_request(
     return Request("POST", path, headers=headers or {}, arguments=prepared(arguments), read_timeout=None)
 
 
-def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Request:
-    return run_request(plugin, tool, arguments, headers=_STREAMED)
+def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any], *, retry: bool) -> Request:
+    return run_request(plugin, tool, arguments, headers={**_STREAMED, "Prefer": "retry"} if retry else _STREAMED)
 
 
 def logs_request(plugin: str, tail: int, *, follow: bool, build: bool) -> Request:

@@ -52,13 +52,18 @@ class Client:
         api_key: str | None = None,
         *,
         retries: int = 3,
+        retry_idempotent: bool = False,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`base_url` is by default ORCHESTRATOR_URL, else http://127.0.0.1:8000; `api_key` ORCHESTRATOR_API_KEY."""
+        """`base_url` is by default ORCHESTRATOR_URL, else http://127.0.0.1:8000; `api_key` ORCHESTRATOR_API_KEY.
+
+        `retry_idempotent`: the orchestrator makes a run of an idempotent tool once more where its instance dies.
+        """
         options = connection_options(base_url, api_key)
         with preparing():  # certificates and proxies that the environment names may be none
             self._http = httpx.Client(**options, transport=transport)
         self._retries = retries
+        self._retry_idempotent = retry_idempotent
         self._files = FilesOf(lambda reference: ResultFile(reference, self))
 
     def __enter__(self) -> Self:
@@ -145,14 +150,14 @@ class Client:
 
     def call(self, plugin: str, tool: str, /, **arguments: Any) -> Envelope:
         """Like `run`, with the run's id and duration."""
-        return self._files.envelope(self._do(operations.call(plugin, tool, arguments)))
+        return self._files.envelope(self._do(operations.call(plugin, tool, arguments, retry=self._retry_idempotent)))
 
     def stream(self, plugin: str, tool: str, /, **arguments: Any) -> Generator[StreamEvent, None, None]:
         """The run's events as they arrive: `Begun`, any number of `Item` and `Progress`, `End`.
 
         Closing it cancels the run: a streaming tool is stopped at its next event.
         """
-        request = operations.stream_request(plugin, tool, arguments)
+        request = operations.stream_request(plugin, tool, arguments, retry=self._retry_idempotent)
         with closing(self._send(request, retries=self._retries)) as response:
             events = RunEvents(response.headers.get("content-type", ""), response.headers.get("x-run-id", ""))
             yield events.first()
@@ -168,7 +173,9 @@ class Client:
 
     def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "RunHandle":
         """Start an asynchronous run: it continues whether or not anyone waits for it."""
-        return RunHandle(self, self._do(operations.start_run(plugin, tool, arguments))["run_id"])
+        return RunHandle(
+            self, self._do(operations.start_run(plugin, tool, arguments, retry=self._retry_idempotent))["run_id"]
+        )
 
     def handle(self, run_id: str) -> "RunHandle":
         """A run that was started elsewhere."""

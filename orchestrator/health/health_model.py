@@ -7,7 +7,7 @@ import msgspec
 from pydantic import AwareDatetime, BaseModel, Field
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
-from orchestrator.registry import Check, InstanceRecord, PendingRestart, PluginRecord, PostMortem, Role
+from orchestrator.registry import Check, ContainerFacts, InstanceRecord, PendingRestart, PluginRecord, PostMortem, Role
 
 
 class CheckReport(BaseModel):
@@ -182,7 +182,7 @@ def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
         "observed_at": record.observed_at,
         "stale": record.stale,
         "checks": _check_reports(_checks(record, now)),
-        "container": _object(record.container),
+        "container": _container(record.container),
         "gpus": [dict(gpu) for gpu in record.gpus],
         "limits": {} if record.limits is None else record.limits.report(record.unlimited),
         "activity": record.activity and ActivityReport.model_validate(record.activity, from_attributes=True),
@@ -207,7 +207,7 @@ def _instance(instance: InstanceRecord, now: float) -> InstanceReport:
         reason=instance.reason,
         uptime_seconds=uptime_seconds(instance, now),
         in_flight=instance.in_flight,
-        container=_object(instance.container),
+        container=_container(instance.container),
         gpus=[dict(gpu) for gpu in instance.gpus],
         checks=_check_reports(instance.checks),
     )
@@ -249,9 +249,13 @@ def _checks(record: PluginRecord, now: float) -> tuple[Check, ...]:
     return checks
 
 
-def _object(facts: msgspec.Struct | None) -> dict[str, Any]:
-    """A JSON object of the struct's encoded names; empty where nothing is known."""
-    return {} if facts is None else msgspec.to_builtins(facts)
+def _container(facts: ContainerFacts | None) -> dict[str, Any]:
+    """Empty where nothing is known. Without what only the metrics show."""
+    if facts is None:
+        return {}
+    encoded: dict[str, Any] = msgspec.to_builtins(facts)
+    del encoded["batches"]
+    return encoded
 
 
 def uptime_seconds(record: PluginRecord | InstanceRecord, now: float) -> float | None:

@@ -57,6 +57,8 @@ class ContainerFacts(msgspec.Struct, frozen=True):
     memory_peak_bytes: int | None = None
     cpu_seconds: float | None = None
     oom_kills: int | None = None
+    batches: tuple[Mapping[str, Any], ...] = ()
+    """Of each batched tool: how large its batches were, how long their items waited."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,8 +132,9 @@ class RuntimeChannel:
         time_limit: float | None = None,
     ) -> AbstractAsyncContextManager[ToolResponse]:
         """Call a tool and wait for the head of its response. `trace` are headers of the W3C trace context,
-        `body_headers` describe the body beside its type; with `keep` the run
-        goes on when the connection breaks; `time_limit` tells the runtime the seconds that the run has. Raises `ChannelError` where no answer comes; sets no time limit.
+        `body_headers` describe the body beside its type; with `keep` the run goes on when the connection breaks;
+        `time_limit` tells the runtime how many seconds the run has, and sets none here. Raises `ChannelError` where no
+        answer comes.
         """
         fields = {"X-Run-Id": run_id, "Content-Type": content_type}
         if trace:

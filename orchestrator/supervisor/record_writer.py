@@ -123,4 +123,5 @@ def _container_facts(instance: Instance, status: RuntimeStatus | None) -> Contai
         memory_peak_bytes=memory.get("peak_bytes"),
         cpu_seconds=status.cpu_seconds if status else None,
         oom_kills=status.oom_kills if status else None,
+        batches=status.batches if status else (),
     )

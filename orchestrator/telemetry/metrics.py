@@ -3,14 +3,16 @@
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any, Final, Protocol, TypeVar
 
 from plugin_runtime import __version__
 from prometheus_client import CollectorRegistry, Gauge, GCCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.health.health_model import uptime_seconds
@@ -209,6 +211,7 @@ class _PluginMetrics(Collector):
         for name, help_text, value in _COUNTERS:
             yield _filled(CounterMetricFamily(PREFIX + name, help_text, labels=("plugin",)), records, value)
         yield from _instance_families(records)
+        yield from _batch_families(records)
         yield from _gpu_families(self._gpus().get("devices", ()))
 
 
@@ -256,6 +259,44 @@ def _filled_by_instance(
         if figure is not None:
             family.add_metric((plugin, str(instance.generation)), float(figure))
     return family
+
+
+def _batch_families(records: Iterable[PluginRecord]) -> Iterator[Metric]:
+    sizes = HistogramMetricFamily(
+        PREFIX + "plugin_batch_size", "Items that a batched tool was called with.", labels=("plugin", "tool")
+    )
+    waits = HistogramMetricFamily(
+        PREFIX + "plugin_batch_wait_seconds",
+        "Time that an item waited in the container for its batch to start.",
+        labels=("plugin", "tool"),
+    )
+    for record in records:
+        batched = {tool["name"] for tool in record.tools if tool.get("batch")}
+        alive = (each.container for each in record.instances if not each.ended and each.container is not None)
+        by_tool: dict[str, list[Mapping[str, Any]]] = {}
+        for found in (found for container in alive for found in container.batches):
+            if found["tool"] in batched:  # a plugin must not be able to create time series
+                by_tool.setdefault(found["tool"], []).append(found)
+        for tool, each in by_tool.items():
+            size, wait = _together(found["sizes"] for found in each), _together(found["waits"] for found in each)
+            sizes.add_metric((record.name, tool), _buckets(size), sum_value=sum(wait["counts"]))
+            waits.add_metric((record.name, tool), _buckets(wait), sum_value=sum(found["sum_seconds"] for found in each))
+    yield sizes
+    yield waits
+
+
+def _together(histograms: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The histograms of a plugin's instances, which have the same bounds, added up."""
+    first, *others = histograms
+    counts = list(first["counts"])
+    for other in (other for other in others if other["bounds"] == first["bounds"]):
+        counts = [one + more for one, more in zip(counts, other["counts"], strict=True)]
+    return {"bounds": first["bounds"], "counts": counts}
+
+
+def _buckets(histogram: Mapping[str, Any]) -> list[tuple[str, float]]:
+    bounds = [*map(floatToGoString, histogram["bounds"]), "+Inf"]
+    return list(zip(bounds, map(float, accumulate(histogram["counts"])), strict=True))
 
 
 def _gpu_families(devices: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:

@@ -5,7 +5,6 @@ share.
 from __future__ import annotations
 
 import mmap
-import threading
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,9 @@ _COUNTS = len(SIZES) + 1 + len(WAITS) + 1
 
 
 class SharedBatchCounts:
-    """Create it before the fork. The worker counts, the supervisor reads; tools are numbered from 0."""
+    """Create it before the fork. The worker counts, for each tool in one thread at a time; the supervisor reads. Tools
+    are numbered from 0.
+    """
 
     # A reader may see a batch counted in one place and not yet in the other: the next status has both.
 
@@ -32,18 +33,16 @@ class SharedBatchCounts:
         memory = memoryview(mmap.mmap(-1, MAX_TOOLS * (_COUNTS + 1) * _WIDTH))
         self._counts = memory[: MAX_TOOLS * _COUNTS * _WIDTH].cast("Q")
         self._seconds = memory[MAX_TOOLS * _COUNTS * _WIDTH :].cast("d")
-        self._lock = threading.Lock()
 
     def add(self, tool: int, waits: Sequence[float]) -> None:
         """A batch starts, whose items have waited for so many seconds each."""
         if tool >= MAX_TOOLS:
             return
         sizes = tool * _COUNTS
-        with self._lock:
-            self._counts[sizes + bisect_left(SIZES, len(waits))] += 1
-            for seconds in waits:
-                self._counts[sizes + len(SIZES) + 1 + bisect_left(WAITS, seconds)] += 1
-            self._seconds[tool] += sum(waits)
+        self._counts[sizes + bisect_left(SIZES, len(waits))] += 1
+        for seconds in waits:
+            self._counts[sizes + len(SIZES) + 1 + bisect_left(WAITS, seconds)] += 1
+        self._seconds[tool] += sum(waits)
 
     def documents(self, tools: Iterable[str]) -> list[dict[str, Any]]:
         """As the status object has them; `tools` are the names by number."""
