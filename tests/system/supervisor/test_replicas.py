@@ -134,6 +134,53 @@ async def test_a_run_whose_instance_died_is_sent_to_no_other(harness: Harness) -
     assert gate.peak == 1
 
 
+@pytest.mark.parametrize(
+    ("idempotent", "preference", "status", "calls"),
+    [(True, "retry", 200, 2), (True, "", 502, 1), (False, "retry", 502, 1)],
+)
+async def test_an_idempotent_run_whose_instance_died(
+    harness: Harness, idempotent: bool, preference: str, status: int, calls: int
+) -> None:
+    """It is sent again, once, where its caller asks for it and its tool may be."""
+    gate, called = Gate(), 0
+
+    async def read() -> str:
+        nonlocal called
+        called += 1
+        return await gate.read()
+
+    read.idempotent = idempotent  # type: ignore[attr-defined]
+    harness.add("reader", tools={"read": read}, replicas=2)
+    await harness.open()
+    await whole(harness)
+    run = asyncio.create_task(post(harness, "tools/read/run", json={}, headers={"Prefer": preference}))
+    busy = await harness.until("reader", lambda health: health["in_flight"] == 1)
+    await kill(harness, next(each["generation"] for each in busy["instances"] if each["in_flight"]))
+    await harness.until("reader", lambda health: health["degraded"])
+    await asyncio.sleep(0.1)
+    gate.open.set()
+    assert (await run).status_code == status
+    assert called == calls
+
+
+async def test_an_idempotent_run_without_another_instance(harness: Harness) -> None:
+    """The end of its own instance is its answer."""
+    gate = Gate()
+
+    async def read() -> str:
+        return await gate.read()
+
+    read.idempotent = True  # type: ignore[attr-defined]
+    harness.add("reader", tools={"read": read})
+    await harness.open()
+    await whole(harness)
+    run = asyncio.create_task(post(harness, "tools/read/run", json={}, headers={"Prefer": "retry"}))
+    await harness.until("reader", lambda health: health["in_flight"] == 1)
+    await kill(harness, 1)
+    answer = await run
+    assert (answer.status_code, answer.json()["reason_code"]) == (502, "KILLED")
+
+
 async def test_more_and_fewer(harness: Harness) -> None:
     """More begin from what the others were made from. Of too many, one with a run ends when the run has ended."""
     gate = await opened(harness, 1)
