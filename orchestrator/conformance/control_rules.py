@@ -31,6 +31,7 @@ _TOOL: Final[Mapping[str, tuple[type, ...]]] = {
     "streaming": (bool,),
     "uploads": (dict,),
 }
+_BATCH: Final[Mapping[str, tuple[type, ...]]] = {"max_size": (int,), "max_wait_ms": _NUMBER}
 _PHASES: Final = ("starting", "ready", "failed", "exited")
 _POLL_SECONDS: Final = 0.05
 _MAX_DIAGNOSIS: Final = 1.2  # seconds: the protocol's one second, and the transfer
@@ -96,6 +97,10 @@ async def tools_are_described(subject: Subject) -> None:
         demand(schema.get("type") == "object", f"{where}: type is {schema.get('type')!r}, not 'object'")
         demand(schema.get("additionalProperties") is False, f"{where}: additionalProperties is not false")
         demand(isinstance(schema.get("properties", {}), dict), f"{where}: properties is no object")
+        demand(isinstance(tool.get("idempotent", False), bool), f"idempotent of {tool['name']} is not a bool")
+        if tool.get("batch") is not None:
+            _fits(f"batch of {tool['name']}", tool["batch"], _BATCH)
+            demand(not tool["streaming"], f"{tool['name']} is batched, and cannot be streaming")
         for parameter, kind in tool["uploads"].items():
             demand(kind in {"bytes", "path"}, f"uploads of {tool['name']}: {parameter} is {kind!r}, not bytes or path")
 

@@ -42,6 +42,8 @@ KINDS = [
     ("exception", 500, Outcome.PLUGIN_FAILED, ReasonCode.TOOL_ERROR),
     ("invalid_output", 500, Outcome.PLUGIN_FAILED, ReasonCode.INVALID_OUTPUT),
     ("defect", 500, Outcome.PLUGIN_FAILED, None),
+    ("cancelled", 409, Outcome.CANCELLED, None),
+    ("too_busy", 503, Outcome.QUEUE_FULL, None),
 ]
 
 
@@ -54,6 +56,25 @@ async def test_every_kind_of_refusal_has_its_outcome(
     result = await run(http(json.dumps(body).encode(), status=f"{status} X"))
     assert (result.outcome, result.reason_code) == (outcome, code)
     assert (result.error, result.error_type, result.traceback, result.from_plugin) == ("no", "E", "File x", True)
+
+
+async def test_a_run_that_its_batch_had_no_time_for_may_be_tried_again() -> None:
+    """Nothing of it was executed: as for a full queue."""
+    body = b'{"ok": false, "kind": "too_busy", "error": "no", "error_type": "TooBusy"}'
+    assert (await run(http(body, status="503 X"))).retry_after == 1.0
+    assert (await run(http(b'{"ok": false, "kind": "invalid_input", "error": "no"}'))).retry_after is None
+
+
+async def test_a_runtime_hears_of_the_time_limit() -> None:
+    """In seconds; it may start no batch that would end too late."""
+    heads: list[bytes] = []
+
+    async def plugin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(http(b'{"ok": true, "result": 1}'))
+
+    assert (await run(plugin, timeout=2.5)).ok
+    assert b"x-time-limit: 2.5\r\n" in heads[0].lower()
 
 
 async def test_a_stream_without_a_reader_is_collected() -> None:

@@ -25,6 +25,10 @@ SOURCE = """
             there(until)
             return "x" * size
 
+        @tool(idempotent=True)
+        def again(self) -> str:
+            return "again"
+
         @tool
         async def wait(self, seconds: float) -> str:
             await asyncio.sleep(seconds)

@@ -18,6 +18,24 @@ FIELDS = {
 }  # fmt: skip
 
 
+async def test_a_preference_for_retries_is_applied_to_idempotent_tools(worker: Harness) -> None:
+    """`Preference-Applied` says so, beside that of the asynchronous run."""
+    await worker.open()
+    await worker.settled("worker")
+    for tool, prefer, applied in (
+        ("again", "retry", "retry"),
+        ("again", "respond-async, retry", "respond-async, retry"),
+        ("nap", "retry", None),
+        ("nap", "retry, respond-async", "respond-async"),
+        ("again", "wait=3", None),
+    ):
+        answer = await worker.client.post(f"/v1/plugins/worker/tools/{tool}/run", json={}, headers={"Prefer": prefer})
+        assert answer.status_code in (200, 202)
+        assert answer.headers.get("Preference-Applied") == applied
+    tools = {tool["name"]: tool for tool in (await worker.client.get("/v1/plugins/worker/tools")).json()}
+    assert (tools["again"]["idempotent"], tools["nap"]["idempotent"]) == (True, False)
+
+
 async def test_a_run_that_nobody_waits_for_is_accepted_at_once(worker: Harness) -> None:
     """202, where it is to be found, and the run itself; its result when it has ended."""
     await worker.open()

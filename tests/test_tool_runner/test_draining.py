@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,17 @@ async def test_a_waiting_run_whose_plugin_was_removed_has_a_result(worker: Harne
     await worker.open()
     answer = await result(worker, waiting)
     assert (answer.status_code, answer.json()["error_type"]) == (404, "UnknownPlugin")
+
+
+async def test_a_stored_call_keeps_what_its_caller_prefers(tmp_path: Path) -> None:
+    """Also one that an older orchestrator stored, which knew no retries."""
+    store = CallStore(tmp_path)
+    call = ToolCall("cut", "a" * 32, "application/json", b"{}", keep=True, retry=True)
+    assert await store.save(call)
+    stored = (tmp_path / call.run_id).read_bytes()
+    assert store.take() == {call.run_id: call}
+    (tmp_path / call.run_id).write_bytes(stored.replace(b',"retry":true', b""))
+    assert store.take() == {call.run_id: replace(call, retry=False)}
 
 
 async def test_files_of_another_form_are_no_calls(tmp_path: Path) -> None:

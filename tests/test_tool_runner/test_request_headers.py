@@ -1,8 +1,8 @@
-"""The stream that an `Accept` header requests."""
+"""The stream that an `Accept` header requests, and what a `Prefer` header holds."""
 
 import pytest
 
-from orchestrator.api.request_headers import wanted_stream
+from orchestrator.api.request_headers import preferences, wanted_stream
 
 NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 
@@ -28,3 +28,20 @@ NDJSON, SSE = "application/x-ndjson", "text/event-stream"
 )
 def test_the_stream_that_is_named_is_wanted(accept: str, wanted: str | None) -> None:
     assert wanted_stream(accept) == wanted
+
+
+@pytest.mark.parametrize(
+    ("prefer", "names"),
+    [
+        ("", set()),
+        ("retry", {"retry"}),
+        ("respond-async, retry", {"respond-async", "retry"}),
+        ("Retry ; x=1,wait=10", {"retry", "wait"}),
+        ('note="a, retry", respond-async', {"note", "respond-async"}),
+        (' retry="", ,', {"retry", ""}),
+        ("retrying", {"retrying"}),
+    ],
+)
+def test_preferences_are_known_by_their_names(prefer: str, names: set[str]) -> None:
+    """Several in one header, parameters and values beside them, and texts that hold a comma (RFC 7240)."""
+    assert preferences(prefer) - {""} == names - {""}

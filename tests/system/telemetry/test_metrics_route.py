@@ -167,6 +167,34 @@ async def test_a_container_has_metrics_while_it_lives(lived_in: Harness) -> None
         assert scrape.value(name, plugin="broken") is None
 
 
+async def test_batches_are_counted_by_plugin_and_tool(harness: Harness) -> None:
+    """How large they were, and how long items waited for them; only of tools that are batched."""
+    runtime = harness.add("reader", start=[])
+    await harness.open()
+    await harness.until("reader", lambda _: bool(runtime.instances))
+    tool = {"name": "read", "description": "", "input_schema": {"type": "object"}, "streaming": False, "uploads": {}}
+    tools = [{**tool, "batch": {"max_size": 4, "max_wait_ms": 5}}, {**tool, "name": "plain"}]
+    counts = {
+        "sizes": {"bounds": [1, 2, 4], "counts": [1, 0, 2, 0]},
+        "waits": {"bounds": [0.001, 0.005], "counts": [2, 6, 1], "sum_seconds": 0.25},
+    }
+    batches = [{"tool": name, **counts} for name in ("read", "plain", "unknown")]
+    harness.instance("reader").set_status(phase="ready", tools=tools, batches=batches)
+    await harness.settled("reader")
+    scrape = await scraped(harness.client)
+    labels = {"plugin": "reader", "tool": "read"}
+    sizes = [scrape.value("plugin_batch_size_bucket", **labels, le=le) for le in ("1.0", "2.0", "4.0", "+Inf")]
+    assert sizes == [1, 1, 3, 3]
+    assert scrape.value("plugin_batch_size_count", **labels) == 3
+    assert scrape.value("plugin_batch_size_sum", **labels) == 9
+    waits = [scrape.value("plugin_batch_wait_seconds_bucket", **labels, le=le) for le in ("0.001", "0.005", "+Inf")]
+    assert waits == [2, 8, 9]
+    assert scrape.value("plugin_batch_wait_seconds_sum", **labels) == 0.25
+    assert scrape.value("plugin_batch_size_count", plugin="reader", tool="plain") is None
+    assert scrape.value("plugin_batch_size_count", plugin="reader", tool="unknown") is None
+    assert "batches" not in (await harness.health("reader"))["container"]
+
+
 async def test_restarts_are_counted(lived_in: Harness) -> None:
     await lived_in.client.post("/v1/plugins/broken/restart", params={"wait": 5})
     scrape = await scraped(lived_in.client)

@@ -24,6 +24,8 @@ class Api:
     def __init__(self, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers: dict[str, tuple[int, Any]] = {}
         self.bodies: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
+        """Of every request, by name in lower case."""
         self.port = server.server_address[1]
         self._monkeypatch = monkeypatch
 
@@ -59,6 +61,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            api.headers.append({name.lower(): value for name, value in self.headers.items()})
             if body:
                 api.bodies.append(body)
             status, answer = api.answers.get(self.path.partition("?")[0], (404, {}))

@@ -30,6 +30,16 @@ def test_a_result_is_printed(api):
     assert api.call("run", "x", "t").stdout == "[/text]\n"
 
 
+@pytest.mark.parametrize(
+    ("options", "prefer"),
+    [((), None), (("--retry",), "retry"), (("--retry", "--async"), "respond-async, retry")],
+)
+def test_a_run_is_to_be_made_again_only_if_it_says_so(api, options, prefer):
+    api.says("/v1/plugins/x/tools/t/run", {"ok": True, "result": 1, "run_id": "a", "state": "queued"})
+    api.call("run", "x", "t", *options)
+    assert api.headers[-1].get("prefer") == prefer
+
+
 @pytest.fixture
 def sent(api, tmp_path, monkeypatch):
     """Runs a tool with two files `a`, `b` in the current folder; the body that was sent."""

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from orchestrator.cli.schema_text import parameter_lines, result_text
+from orchestrator.cli.schema_text import parameter_lines, result_text, tool_notes
 
 
 class Mode(enum.Enum):
@@ -208,6 +208,14 @@ def test_descriptions_stand_beside_their_parameters_and_results_below(api):
         "    box: Box {x: integer}  where to look",
         "    yields list of Box {x: integer}",
     ]
+
+
+def test_what_is_special_about_a_tool_is_said():
+    batch = {"max_size": 16, "max_wait_ms": 5.0}
+    assert tool_notes({"batch": batch}) == "batched: up to 16 callers' items at once, after 5 ms at most"
+    assert tool_notes({"idempotent": True}) == "may be made again after its instance died (--retry)"
+    assert tool_notes({"batch": batch, "idempotent": True}).count(";") == 1
+    assert tool_notes({"batch": None, "idempotent": False}) == tool_notes({}) == ""
 
 
 def test_a_tool_without_an_output_schema_shows_no_result():

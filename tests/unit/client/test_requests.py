@@ -30,6 +30,24 @@ async def test_without_a_key_none_is_sent(make, monkeypatch):
     assert transport.requests[0].url == "http://127.0.0.1:8000/v1/plugins"
 
 
+@pytest.mark.parametrize(
+    ("method", "retry", "prefer"),
+    [
+        ("run", False, None),
+        ("run", True, "retry"),
+        ("stream", True, "retry"),
+        ("run_async", True, "respond-async, retry"),
+        ("run_async", False, "respond-async"),
+    ],
+)
+async def test_a_run_is_to_be_made_again_only_by_clients_that_want_it(make, method, retry, prefer):
+    answer = {"ok": True, "result": 1, "run_id": "a", "state": "queued"}
+    transport = ScriptedTransport(httpx.Response(200, json=answer))
+    await make("http://orchestrator", transport=transport, retry_idempotent=retry)(method, "p", "t", retry=1)
+    assert transport.requests[0].headers.get("prefer") == prefer
+    assert json.loads(transport.requests[0].content) == {"retry": 1}
+
+
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "a?b=c", "a#b", "a b", "%2e%2e", "\u00e4"])
 async def test_a_name_leads_to_no_other_route(make, name):
     transport = ScriptedTransport(httpx.Response(404, json={"error": "no"}))

@@ -11,7 +11,7 @@ from orchestrator.runtime_client.status import RunInContainer, RuntimeStatus
 
 FIELDS = [
     "phase", "reason_code", "reason", "traceback", "checks", "tools", "worker", "memory", "cpu_seconds",
-    "ready_seconds", "runs_begun", "runs",
+    "ready_seconds", "runs_begun", "runs", "batches",
 ]  # fmt: skip
 
 
@@ -49,6 +49,63 @@ def test_unchanged_tools_are_not_parsed_again() -> None:
     assert RuntimeStatus.parse(line, first).tools is first.tools
     assert RuntimeStatus.parse(b'{"tools": [{"name": "write"}]}', first).tools[0]["name"] == "write"
     assert RuntimeStatus.parse(b"{}", first).tools == ()
+
+
+HISTOGRAM = {"bounds": [1, 2], "counts": [3, 0, 1]}
+BATCH = {"tool": "detect", "sizes": HISTOGRAM, "waits": {**HISTOGRAM, "sum_seconds": 1.5}}
+
+
+def test_the_counts_of_batches_are_taken() -> None:
+    """With the bounds that the runtime has."""
+    taken = {"bounds": (1.0, 2.0), "counts": (3, 0, 1)}
+    found = {"tool": "detect", "sizes": taken, "waits": taken, "sum_seconds": 1.5}
+    assert parse(batches=[BATCH, {**BATCH, "sizes": {"bounds": [5], "counts": [1, 2]}}]).batches == (found,)
+    assert parse().batches == ()
+
+
+@pytest.mark.parametrize(
+    "histogram",
+    [
+        None,
+        {},
+        {"bounds": [], "counts": [1]},
+        {"bounds": [1, 2], "counts": [1, 2]},
+        {"bounds": [2, 1], "counts": [1, 2, 3]},
+        {"bounds": [1, 1], "counts": [1, 2, 3]},
+        {"bounds": ["1", None], "counts": [1, 2, 3]},
+        {"bounds": [1, 2], "counts": [1, 2, -3]},
+        {"bounds": [1, 2], "counts": [1, 2, 3.5]},
+        {"bounds": [1, 2], "counts": [1, 2, True]},
+        {"bounds": [1, 2], "counts": [1, 2, 10**400]},
+        {"bounds": [1, 10**400], "counts": [1, 2, 3]},
+        {"bounds": list(range(100)), "counts": [1] * 101},
+    ],
+)
+def test_what_is_no_histogram_is_left_out(histogram: Any) -> None:
+    """Metrics are made of it, for every reader."""
+    assert parse(batches=[{**BATCH, "sizes": histogram}]).batches == ()
+    assert parse(batches=[{**BATCH, "tool": "a b"}, {**BATCH, "waits": histogram}, 3]).batches == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({"max_size": 16, "max_wait_ms": 5}, {"max_size": 16, "max_wait_ms": 5.0}),
+        ({"max_size": 16, "max_wait_ms": -1}, {"max_size": 16, "max_wait_ms": 0.0}),
+        ({"max_size": 16, "max_wait_ms": 10**400}, {"max_size": 16, "max_wait_ms": 0.0}),
+        ({"max_size": 10**9}, None),
+        ({"max_size": True}, None),
+        ({}, None),
+        (16, None),
+        (None, None),
+    ],
+)
+def test_a_tool_says_how_it_is_batched(given: Any, taken: Any) -> None:
+    """Within bounds: how many runs are let into the container goes by it."""
+    (tool,) = parse(tools=[{"name": "read", "batch": given, "idempotent": "yes"}]).tools
+    assert (tool["batch"], tool["idempotent"]) == (taken, False)
+    (tool,) = parse(tools=[{"name": "read", "idempotent": True}]).tools
+    assert (tool["batch"], tool["idempotent"]) == (None, True)
 
 
 def test_the_runs_in_a_container_are_taken() -> None:
