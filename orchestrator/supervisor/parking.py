@@ -247,6 +247,7 @@ class _Host:
         self._leaving = [tenant for tenant in self.tenants if tenant.state == "closing"]
         self._gpus = gpus
         self._reserved: dict[str, list[Claim]] = {gpu.uuid: [] for gpu in gpus}
+        self._found: dict[tuple[bool, bool], Sequence[tuple[Gpu, Sequence[Claim]]]] = {}
         self._weights = {tenant.holder: _weight(tenant) for tenant in tenants}
 
     @property
@@ -256,6 +257,7 @@ class _Host:
     def reserve(self, need: Need, uuids: Iterable[str], parked: Collection[Holder]) -> None:
         for uuid in uuids:
             self._reserved[uuid].append(Claim(None, None if need.demand.exclusive else need.demand.memory))
+        self._found.clear()
         self._leaving += [tenant for tenant in self.staying if tenant.holder in parked]
         self.staying = [tenant for tenant in self.staying if tenant.holder not in parked]
 
@@ -263,24 +265,31 @@ class _Host:
         self, need: Need, removable: Collection[Holder] = (), *, gone: bool = False, promises: bool = True
     ) -> Room | None:
         """`gone`: as if those that are leaving were; not `promises`: as if nothing was promised to others."""
-        present = self.staying if gone else [*self.staying, *self._leaving]
-        claims = {gpu.uuid: list(self._reserved[gpu.uuid]) if promises else [] for gpu in self._gpus}
-        for tenant in present:
-            for uuid in tenant.uuids:
-                if uuid in claims:
-                    claims[uuid].append(Claim(tenant.holder, tenant.memory))
         spaces = [
             Space(
                 gpu.uuid,
                 gpu.memory,
                 gpu.single,
-                tuple(claim for claim in claims[gpu.uuid] if claim.holder not in removable),
-                tuple(claim for claim in claims[gpu.uuid] if claim.holder in removable),
+                tuple(claim for claim in claims if claim.holder not in removable),
+                tuple(claim for claim in claims if claim.holder in removable),
             )
-            # As a lease is placed: where others share already, then the smallest.
-            for gpu in sorted(self._gpus, key=lambda each: (not claims[each.uuid], each.memory or inf, each.uuid))
+            for gpu, claims in self._claimed(gone=gone, promises=promises)
         ]
         return cheapest_room(need.demand, spaces, self._weights)
+
+    def _claimed(self, *, gone: bool, promises: bool) -> Sequence[tuple[Gpu, Sequence[Claim]]]:
+        """Each GPU with the claims on it, in the order in which a lease is placed."""
+        if (found := self._found.get((gone, promises))) is not None:
+            return found
+        claims = {gpu.uuid: list(self._reserved[gpu.uuid]) if promises else [] for gpu in self._gpus}
+        for tenant in self.staying if gone else [*self.staying, *self._leaving]:
+            for uuid in tenant.uuids:
+                if uuid in claims:
+                    claims[uuid].append(Claim(tenant.holder, tenant.memory))
+        # Where others share already, then the smallest.
+        order = sorted(self._gpus, key=lambda each: (not claims[each.uuid], each.memory or inf, each.uuid))
+        found = self._found[gone, promises] = [(gpu, claims[gpu.uuid]) for gpu in order]
+        return found
 
 
 def _weight(tenant: Tenant) -> Weight:

@@ -13,7 +13,7 @@ import pytest
 from support.gpu_traffic import Host, Outcome, Plugin, best_swaps
 from support.reliability import ReliabilityTable
 
-from orchestrator.gpus import GpuDemand
+from orchestrator.gpus.claims import GpuDemand, Sharing
 from orchestrator.supervisor.parking import MAX_RESIDENCE, PATIENCE, Gpu
 
 pytestmark = pytest.mark.slow
@@ -144,7 +144,7 @@ def test_hosts_of_every_kind_answer_every_call(seed: int) -> None:
     gpus = [Gpu(f"GPU-{n}", random_.choice([16, 24, 40]) * GIB) for n in range(random_.randint(1, 4))]
     made = []
     for number in range(8):
-        sharing = random_.choice(["shared", "shared", "exclusive"])
+        sharing: Sharing = random_.choice(["shared", "shared", "exclusive"])
         memory = random_.choice([2, 4, 8, 12, 24, 80]) * GIB
         made.append(
             Plugin(

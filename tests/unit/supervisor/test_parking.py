@@ -3,7 +3,7 @@
 from dataclasses import replace
 from itertools import combinations
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -261,7 +261,8 @@ def hosts(draw: st.DrawFn) -> tuple[list[Gpu], list[Tenant], list[Need]]:
         ((_, granted),) = plan_room(gpus, tenants, [need(demand=demand)], NOW)
         if not isinstance(granted, Start):
             continue
-        state = draw(st.sampled_from(["starting", "ready", "ready", "ready", "closing"]))
+        states: list[Literal["starting", "ready", "closing"]] = ["starting", "ready", "ready", "ready", "closing"]
+        state = draw(st.sampled_from(states))
         tenants.append(
             Tenant(
                 f"p{draw(st.integers(0, 4))}",
