@@ -46,11 +46,16 @@ def run_headers(raw: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
     return found
 
 
-def responds_async(prefer: str) -> bool:
-    """Whether the `Prefer` headers, joined by commas, hold `respond-async`: the caller does not wait for the result."""
-    return any(
-        re.split(r"[=;]", preference, maxsplit=1)[0].strip().lower() == "respond-async"
-        for preference in _PREFERENCE.findall(prefer)
+RESPOND_ASYNC: Final = "respond-async"
+"""Preference of a caller that does not wait for the result."""
+RETRY: Final = "retry"
+"""Preference of a caller whose run may be made again, if its tool is idempotent and its instance dies under it."""
+
+
+def preferences(prefer: str) -> frozenset[str]:
+    """The names, in lower case, of what the `Prefer` headers, joined by commas, hold."""
+    return frozenset(
+        re.split(r"[=;]", preference, maxsplit=1)[0].strip().lower() for preference in _PREFERENCE.findall(prefer)
     )
 
 

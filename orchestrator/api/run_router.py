@@ -15,10 +15,12 @@ from orchestrator.api.file_response import StoredFileResponse
 from orchestrator.api.problems import problem, respond, unknown_plugin
 from orchestrator.api.request_headers import (
     CODINGS,
+    RESPOND_ASYNC,
+    RETRY,
     AcceptedFile,
     UnknownCodingError,
     body_headers,
-    responds_async,
+    preferences,
     run_headers,
     trace_context,
     wanted_stream,
@@ -58,7 +60,8 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
     """Run a tool. JSON or multipart in; the result envelope out, or its events as NDJSON or SSE where `Accept` names
     one of them, with a heartbeat after 15 s of silence. Where `Accept` prefers another media type and one file of the
     result has it, that file is the answer. With `Prefer: respond-async` 202 and the run at once:
-    `GET /v1/runs/{run_id}/result` has its result.
+    `GET /v1/runs/{run_id}/result` has its result. With `Prefer: retry` a run of an idempotent tool whose instance dies
+    under it is made once more, within its time limit and unless a part of its stream has been sent.
 
     `X-Run-Id` in the request, 32 hexadecimal digits, becomes the run's id. Without it, a caller that disconnects
     cancels its run: an async tool and a generator stop, a tool that calls `cancelled()` sees it, any other goes on.
@@ -85,7 +88,8 @@ async def _run(
     request: Request, headers: Mapping[str, str], record: PluginRecord, tool: str, *, run_id: str, context: ApiContext
 ) -> Response:
     name = record.name
-    asynchronous = "prefer" in headers and responds_async(headers["prefer"])
+    preferred = preferences(headers["prefer"]) if "prefer" in headers else frozenset()
+    asynchronous = RESPOND_ASYNC in preferred
     try:
         about_body = body_headers(headers)
     except UnknownCodingError as error:
@@ -106,7 +110,27 @@ async def _run(
         trace=trace_context(headers),
         body_headers=about_body,
         id_chosen="x-run-id" in headers,
+        retry=RETRY in preferred,
     )
+    answer = await _answered(request, headers, record, call, context, asynchronous=asynchronous)
+    applied = [RESPOND_ASYNC] if answer.status_code == 202 else []
+    if call.retry and any(known["name"] == tool and known.get("idempotent") for known in record.tools):
+        applied.append(RETRY)
+    if applied:
+        answer.headers["Preference-Applied"] = ", ".join(applied)
+    return answer
+
+
+async def _answered(
+    request: Request,
+    headers: Mapping[str, str],
+    record: PluginRecord,
+    call: ToolCall,
+    context: ApiContext,
+    *,
+    asynchronous: bool,
+) -> Response:
+    name = record.name
     if asynchronous:
         return await _start(name, call, context)
     accept = headers.get("accept", "")
@@ -181,7 +205,6 @@ async def _start(name: str, call: ToolCall, context: ApiContext) -> Response:
         return respond(accepted, plugin=name, tool=call.tool, run_id=call.run_id)
     headers = {
         "Location": f"/v1/runs/{call.run_id}",
-        "Preference-Applied": "respond-async",
         "X-Run-Id": call.run_id,
     }
     return JSONResponse(run_response(accepted).model_dump(mode="json"), status_code=202, headers=headers)

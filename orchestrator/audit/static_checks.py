@@ -40,6 +40,7 @@ def check_folder(plugin: DiscoveredPlugin, limits: EffectiveLimits | None) -> It
         yield from _check_class(plugin.name, plugin.folder, manifest.entrypoint)
         yield from findings_or_ok(plugin.name, "requirements", list(_requirements(plugin.name, plugin.folder)))
         yield from findings_or_ok(plugin.name, "gpu", list(_gpu(manifest, plugin.folder)))
+    yield from findings_or_ok(plugin.name, "instances", list(_instances(manifest)))
     if manifest.cache:
         yield from findings_or_ok(plugin.name, "cache", list(_cache(manifest)))
     if limits is not None:
@@ -54,6 +55,20 @@ def _cache(manifest: Manifest) -> Iterator[Finding]:
                 f"`env` sets {variable} to a folder outside of {CACHE_FOLDER}: what it holds ends with the instance."
             )
             yield warning(manifest.name, "cache", sentence)
+
+
+def _instances(manifest: Manifest) -> Iterator[Finding]:
+    if "spread" in manifest.model_fields_set and not manifest.requires_gpu:
+        sentence = "spread is set without requires_gpu: true. It spreads instances over GPUs and does nothing here."
+        yield warning(manifest.name, "instances", sentence)
+    elif manifest.spread == "pack" and manifest.gpu.sharing == "exclusive":
+        sentence = (
+            "spread: pack needs gpu.sharing: shared. Each instance has its GPUs for itself, so none can be packed."
+        )
+        yield warning(manifest.name, "instances", sentence)
+    if manifest.idle.keep and not manifest.requires_gpu:
+        sentence = "idle.keep is set without requires_gpu: true. Only plugins with GPUs are parked for another plugin."
+        yield warning(manifest.name, "instances", sentence)
 
 
 def _check_class(name: str, folder: Path, entrypoint: str) -> Iterator[Finding]:

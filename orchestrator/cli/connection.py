@@ -55,10 +55,10 @@ def credentials() -> dict[str, str]:
 
 
 @contextmanager
-def connected() -> Iterator[Client]:
+def connected(*, retry_idempotent: bool = False) -> Iterator[Client]:
     """A client of the API. Its errors end the program with a sentence and an exit code."""
     # No retries: an operator is waiting.
-    with explained(), Client(_checked(address()), retries=0) as client:
+    with explained(), Client(_checked(address()), retries=0, retry_idempotent=retry_idempotent) as client:
         yield client
 
 

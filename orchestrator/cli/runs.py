@@ -66,11 +66,15 @@ def run(
     asynchronous: Annotated[
         bool, typer.Option("--async", help="Start the run, print its id and do not wait for it.")
     ] = False,
+    retry: Annotated[
+        bool,
+        typer.Option("--retry", help="Have the run made once more if its instance dies and the tool is idempotent."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a tool. Exit code 1 if it gave no result, 4 if the plugin takes no runs, 5 if its queue is full."""
     arguments = _arguments(inputs, parameters)
-    with connected() as api:
+    with connected(retry_idempotent=retry) as api:
         _check_files(tool_of(api, plugin, tool), arguments)
         if asynchronous:
             handle = api.run_async(plugin, tool, **arguments)

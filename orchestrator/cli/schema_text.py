@@ -26,6 +26,15 @@ def result_text(tool: Mapping[str, Any]) -> str | None:
     return Words(schema).of(schema) if schema else None
 
 
+def tool_notes(tool: Mapping[str, Any]) -> str:
+    """How a tool is run, where that is not as with most; else empty."""
+    notes = ["may be made again after its instance died (--retry)"] if tool.get("idempotent") else []
+    if batch := _mapping(tool.get("batch")):
+        wait = f"{batch.get('max_wait_ms', 0):g} ms"
+        notes.insert(0, f"batched: up to {batch.get('max_size')} callers' items at once, after {wait} at most")
+    return "; ".join(notes)
+
+
 class Words:
     """The words for one parameter.
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 from httpx_sse import EventSource
@@ -51,13 +51,18 @@ class AsyncClient:
         api_key: str | None = None,
         *,
         retries: int = 3,
+        retry_idempotent: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`base_url` is by default ORCHESTRATOR_URL, else http://127.0.0.1:8000; `api_key` ORCHESTRATOR_API_KEY."""
+        """`base_url` is by default ORCHESTRATOR_URL, else http://127.0.0.1:8000; `api_key` ORCHESTRATOR_API_KEY.
+
+        `retry_idempotent`: the orchestrator makes a run of an idempotent tool once more where its instance dies.
+        """
         options = connection_options(base_url, api_key)
         with preparing():  # certificates and proxies that the environment names may be none
             self._http = httpx.AsyncClient(**options, transport=transport)
         self._retries = retries
+        self._retry_idempotent = retry_idempotent
         self._files = FilesOf(lambda reference: AsyncResultFile(reference, self))
 
     async def __aenter__(self) -> Self:
@@ -89,14 +94,32 @@ class AsyncClient:
         return await self._do(operations.release_gpu(uuid))
 
     async def restart(
-        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+        self,
+        plugin: str,
+        *,
+        wait: float = 120.0,
+        only: Literal["failed"] | None = None,
+        on_wait: Callable[[PluginDetail], object] | None = None,
     ) -> PluginDetail:
-        return await self._do(operations.command(plugin, "restart", wait, on_wait))
+        return await self._do(operations.command(plugin, "restart", wait, on_wait, only=only))
 
     async def start(
         self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
     ) -> PluginDetail:
         return await self._do(operations.command(plugin, "start", wait, on_wait))
+
+    async def scale(
+        self,
+        plugin: str,
+        replicas: int,
+        *,
+        wait: float = 120.0,
+        on_wait: Callable[[PluginDetail], object] | None = None,
+    ) -> PluginDetail:
+        return await self._do(operations.command(plugin, "scale", wait, on_wait, body={"replicas": replicas}))
+
+    async def park(self, plugin: str) -> PluginDetail:
+        return await self._do(operations.command(plugin, "park", 0))
 
     async def stop(self, plugin: str) -> PluginDetail:
         return await self._do(operations.command(plugin, "stop", 0))
@@ -105,10 +128,12 @@ class AsyncClient:
         return (await self.call(plugin, tool, **arguments))["result"]
 
     async def call(self, plugin: str, tool: str, /, **arguments: Any) -> Envelope:
-        return self._files.envelope(await self._do(operations.call(plugin, tool, arguments)))
+        return self._files.envelope(
+            await self._do(operations.call(plugin, tool, arguments, retry=self._retry_idempotent))
+        )
 
     async def stream(self, plugin: str, tool: str, /, **arguments: Any) -> AsyncGenerator[StreamEvent, None]:
-        request = operations.stream_request(plugin, tool, arguments)
+        request = operations.stream_request(plugin, tool, arguments, retry=self._retry_idempotent)
         async with aclosing(await self._send(request, retries=self._retries)) as response:
             events = RunEvents(response.headers.get("content-type", ""), response.headers.get("x-run-id", ""))
             yield events.first()
@@ -123,7 +148,10 @@ class AsyncClient:
                 events.finish()
 
     async def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "AsyncRunHandle":
-        return AsyncRunHandle(self, (await self._do(operations.start_run(plugin, tool, arguments)))["run_id"])
+        return AsyncRunHandle(
+            self,
+            (await self._do(operations.start_run(plugin, tool, arguments, retry=self._retry_idempotent)))["run_id"],
+        )
 
     def handle(self, run_id: str) -> "AsyncRunHandle":
         return AsyncRunHandle(self, run_id)

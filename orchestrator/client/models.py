@@ -37,6 +37,30 @@ class Restart(TypedDict):
     reason: str | None
 
 
+class Replicas(TypedDict):
+    """How many instances are to serve at a time, and how many do."""
+
+    wanted: int
+    ready: int
+    in_manifest: int
+
+
+class Instance(TypedDict):
+    """One instance of a plugin; the fields as the plugin's, of this instance alone."""
+
+    generation: int
+    state: State
+    role: Literal["serving", "draining", "candidate"]
+    version: str
+    reason_code: str | None
+    reason: str | None
+    uptime_seconds: float | None
+    in_flight: int
+    container: dict[str, Any]
+    gpus: list[dict[str, Any]]
+    checks: list[Check]
+
+
 class Plugin(TypedDict):
     """One plugin, as in the list. Times are ISO 8601 with a time zone."""
 
@@ -63,6 +87,13 @@ class Plugin(TypedDict):
     limits: dict[str, Any]
     activity: Activity | None
     restart: Restart | None
+    replicas: Replicas
+    degraded: bool
+    degraded_reason: str | None
+    parked_since: str | None
+    start_estimate_seconds: float | None
+    instances: list[Instance]
+    candidate: Instance | None
     removed: NotRequired[bool]
     """True in `watch()` of a plugin that is no longer listed; else absent."""
 
@@ -71,6 +102,13 @@ class PluginDetail(Plugin):
     """As in the list, with the post-mortem of an instance that ended."""
 
     post_mortem: dict[str, Any] | None
+
+
+class Batch(TypedDict):
+    """At most `max_size` items at once; each waits for others for at most `max_wait_ms`."""
+
+    max_size: int
+    max_wait_ms: float
 
 
 class Tool(TypedDict):
@@ -83,6 +121,10 @@ class Tool(TypedDict):
     """Of the result, or of each item of a streaming tool; None where the plugin does not say."""
     streaming: bool
     uploads: dict[str, str]
+    batch: Batch | None
+    """Where items of several callers are worked on together; each caller sends one."""
+    idempotent: bool
+    """Whether a run that its instance did not survive may be made again, if its caller asks for that."""
 
 
 class FileReference(TypedDict):

@@ -71,20 +71,29 @@ def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[Lifec
 
 def command(
     plugin: str,
-    action: Literal["restart", "start", "stop"],
+    action: Literal["restart", "start", "scale", "park", "stop"],
     wait: float,
     on_wait: Callable[[PluginDetail], object] | None = None,
+    *,
+    only: str | None = None,
+    body: Mapping[str, Any] | None = None,
 ) -> Flow[PluginDetail]:
-    """Restart, start or stop a plugin; its state at most `wait` seconds later. `on_wait` gets it about once a second
-    until then. Raises `RestartRefused`.
+    """Restart, start, scale, park or stop a plugin; its state at most `wait` seconds later. `on_wait` gets it about
+    once a second until then. Raises `RestartRefused`.
     """
     wait = _number(wait)
     end = time.monotonic() + wait
-    params = {} if action == "stop" else {"wait": min(max(0.0, wait), _SHOWN_WAIT if on_wait else _COMMAND_WAIT)}
+    params: dict[str, Any] = {}
+    at_once = action in ("park", "stop")
+    if not at_once:
+        params["wait"] = min(max(0.0, wait), _SHOWN_WAIT if on_wait else _COMMAND_WAIT)
+    if only is not None:
+        params["only"] = only
     path = f"/v1/plugins/{segment(plugin)}/{action}"
-    found: PluginDetail = (yield Request("POST", path, params=params, read_timeout=_COMMAND_WAIT + 120)).as_object()
+    request = Request("POST", path, params=params, arguments=body, read_timeout=_COMMAND_WAIT + 120)
+    found: PluginDetail = (yield request).as_object()
     trouble = _Trouble(end)
-    while action != "stop" and _under_way(found, action) and (left := end - time.monotonic()) > 0:
+    while not at_once and _under_way(found, action) and (left := end - time.monotonic()) > 0:
         if on_wait is not None:
             on_wait(found)
         delay = min(_POLL_INTERVAL, left)
@@ -104,16 +113,18 @@ def command(
 def _under_way(plugin: PluginDetail, action: str) -> bool:
     restart = plugin.get("restart")  # an older orchestrator sends none
     preparing = action == "restart" and isinstance(restart, dict) and restart.get("state") == "preparing"
-    return preparing or plugin.get("state") == "LOADED"
+    instances: Any = plugin.get("instances", ())
+    return preparing or "LOADED" in (plugin.get("state"), *(each.get("state") for each in instances))
 
 
-def call(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Envelope]:
-    return whole_run((yield stream_request(plugin, tool, arguments)))
+def call(plugin: str, tool: str, arguments: Mapping[str, Any], *, retry: bool) -> Flow[Envelope]:
+    return whole_run((yield stream_request(plugin, tool, arguments, retry=retry)))
 
 
-def start_run(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Flow[Run]:
+def start_run(plugin: str, tool: str, arguments: Mapping[str, Any], *, retry: bool) -> Flow[Run]:
     """Start an asynchronous run."""
-    request = run_request(plugin, tool, arguments, headers={"Prefer": "respond-async"})
+    prefer = "respond-async, retry" if retry else "respond-async"
+    request = run_request(plugin, tool, arguments, headers={"Prefer": prefer})
     found: Run = (yield request).as_object()
     if "run_id" not in found or "state" not in found:
         raise UnexpectedAnswer("The orchestrator executed the run at once. It may be too old for asynchronous runs.")
@@ -214,8 +225,8 @@ def run_request(
     return Request("POST", path, headers=headers or {}, arguments=prepared(arguments), read_timeout=None)
 
 
-def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any]) -> Request:
-    return run_request(plugin, tool, arguments, headers=_STREAMED)
+def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any], *, retry: bool) -> Request:
+    return run_request(plugin, tool, arguments, headers={**_STREAMED, "Prefer": "retry"} if retry else _STREAMED)
 
 
 def logs_request(plugin: str, tail: int, *, follow: bool, build: bool) -> Request:

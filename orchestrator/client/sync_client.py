@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, suppress
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 from httpx_sse import EventSource
@@ -52,13 +52,18 @@ class Client:
         api_key: str | None = None,
         *,
         retries: int = 3,
+        retry_idempotent: bool = False,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`base_url` is by default ORCHESTRATOR_URL, else http://127.0.0.1:8000; `api_key` ORCHESTRATOR_API_KEY."""
+        """`base_url` is by default ORCHESTRATOR_URL, else http://127.0.0.1:8000; `api_key` ORCHESTRATOR_API_KEY.
+
+        `retry_idempotent`: the orchestrator makes a run of an idempotent tool once more where its instance dies.
+        """
         options = connection_options(base_url, api_key)
         with preparing():  # certificates and proxies that the environment names may be none
             self._http = httpx.Client(**options, transport=transport)
         self._retries = retries
+        self._retry_idempotent = retry_idempotent
         self._files = FilesOf(lambda reference: ResultFile(reference, self))
 
     def __enter__(self) -> Self:
@@ -95,23 +100,45 @@ class Client:
         return self._do(operations.release_gpu(uuid))
 
     def restart(
-        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+        self,
+        plugin: str,
+        *,
+        wait: float = 120.0,
+        only: Literal["failed"] | None = None,
+        on_wait: Callable[[PluginDetail], object] | None = None,
     ) -> PluginDetail:
-        """Replace the instance; the plugin once the new one is ready or has failed, or after `wait` seconds.
+        """Replace the instances; the plugin once the new ones are ready or have failed, or after `wait` seconds.
+
+        With `only="failed"` those that serve go on, and new ones start in place of those that ended.
 
         `on_wait` is called with the plugin about once a second until then: its `activity` and `reason` say what goes
         on. Raises `RestartRefused` where there can be no new instance: then the old one goes on.
         """
-        return self._do(operations.command(plugin, "restart", wait, on_wait))
+        return self._do(operations.command(plugin, "restart", wait, on_wait, only=only))
 
     def start(
         self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
     ) -> PluginDetail:
-        """Start an instance if none is alive; see `restart`."""
+        """Start the instances that are missing; see `restart`."""
         return self._do(operations.command(plugin, "start", wait, on_wait))
 
+    def scale(
+        self,
+        plugin: str,
+        replicas: int,
+        *,
+        wait: float = 120.0,
+        on_wait: Callable[[PluginDetail], object] | None = None,
+    ) -> PluginDetail:
+        """Set how many instances the plugin has at a time, in place of its manifest's number; see `restart`."""
+        return self._do(operations.command(plugin, "scale", wait, on_wait, body={"replicas": replicas}))
+
+    def park(self, plugin: str) -> PluginDetail:
+        """Stop all instances until the next run, which starts new ones. Raises `ApiError` where a run is under way."""
+        return self._do(operations.command(plugin, "park", 0))
+
     def stop(self, plugin: str) -> PluginDetail:
-        """Stop the instance; returns once its container is removed."""
+        """Stop all instances; returns once their containers are removed."""
         return self._do(operations.command(plugin, "stop", 0))
 
     def run(self, plugin: str, tool: str, /, **arguments: Any) -> Any:
@@ -123,14 +150,14 @@ class Client:
 
     def call(self, plugin: str, tool: str, /, **arguments: Any) -> Envelope:
         """Like `run`, with the run's id and duration."""
-        return self._files.envelope(self._do(operations.call(plugin, tool, arguments)))
+        return self._files.envelope(self._do(operations.call(plugin, tool, arguments, retry=self._retry_idempotent)))
 
     def stream(self, plugin: str, tool: str, /, **arguments: Any) -> Generator[StreamEvent, None, None]:
         """The run's events as they arrive: `Begun`, any number of `Item` and `Progress`, `End`.
 
         Closing it cancels the run: a streaming tool is stopped at its next event.
         """
-        request = operations.stream_request(plugin, tool, arguments)
+        request = operations.stream_request(plugin, tool, arguments, retry=self._retry_idempotent)
         with closing(self._send(request, retries=self._retries)) as response:
             events = RunEvents(response.headers.get("content-type", ""), response.headers.get("x-run-id", ""))
             yield events.first()
@@ -146,7 +173,9 @@ class Client:
 
     def run_async(self, plugin: str, tool: str, /, **arguments: Any) -> "RunHandle":
         """Start an asynchronous run: it continues whether or not anyone waits for it."""
-        return RunHandle(self, self._do(operations.start_run(plugin, tool, arguments))["run_id"])
+        return RunHandle(
+            self, self._do(operations.start_run(plugin, tool, arguments, retry=self._retry_idempotent))["run_id"]
+        )
 
     def handle(self, run_id: str) -> "RunHandle":
         """A run that was started elsewhere."""

@@ -45,9 +45,21 @@ _EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
 _SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 _ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
+MAX_REPLICAS = 64
+
 _RESERVED_ENV = frozenset(
     {"NOTIFY_SOCKET", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PATH", "PYTHONPATH", "HOME", "TMPDIR"}
 )
+
+
+def _number(value: Any) -> Any:
+    # YAML reads `yes` and `on` as true, which pydantic takes for 1.
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, not {str(value).lower()}")  # noqa: TRY004  pydantic reports ValueErrors
+    return value
+
+
+_Number = BeforeValidator(_number)
 
 
 class _Strict(BaseModel):
@@ -62,8 +74,10 @@ class Limits(_Strict):
     memory: Annotated[Size, Field(ge=_MIN_MEMORY, lt=2**50)] | None = Field(
         None, description="Memory of the whole container, swap included, e.g. 1GiB."
     )
-    cpus: float | None = Field(None, ge=0.01, le=4096, allow_inf_nan=False, description="CPU cores.")
-    pids: int | None = Field(None, ge=8, le=32768, description="Processes and threads.")
+    cpus: Annotated[float, _Number] | None = Field(
+        None, ge=0.01, le=4096, allow_inf_nan=False, description="CPU cores."
+    )
+    pids: Annotated[int, _Number] | None = Field(None, ge=8, le=32768, description="Processes and threads.")
     shm: Annotated[Size, Field(lt=2**50)] | None = Field(
         None, description="Size of /dev/shm; counts against the memory."
     )
@@ -76,7 +90,7 @@ class Limits(_Strict):
 class Gpu(_Strict):
     """The demand of a plugin with `requires_gpu: true`."""
 
-    count: int = Field(1, ge=1, le=16, description="GPUs that the plugin needs.")
+    count: Annotated[int, _Number] = Field(1, ge=1, le=16, description="GPUs that the plugin needs.")
     memory: Size | None = Field(None, description="Memory needed on each GPU.")
     sharing: Literal["exclusive", "shared"] = Field(
         "exclusive", description="`shared` needs `memory`, the budget on each GPU."
@@ -92,16 +106,45 @@ class Gpu(_Strict):
 
 
 class UpdatePolicy(_Strict):
-    """How `update` brings up a new version."""
+    """How `orchestrator update` replaces instances."""
 
     strategy: Literal["auto", "overlap", "replace"] = Field(
         "auto",
-        description="`overlap`: the new instance is proven beside the old one. `replace`: the old one is stopped "
-        "first. `auto`: overlap where GPU and memory allow it.",
+        description="`overlap`: the new instance is proven beside the old one, which serves until then. `replace`: the "
+        "old one is stopped first. `auto`: overlap where memory and GPUs allow it.",
     )
     drain: Duration = Field(
-        timedelta(seconds=60), description="How long runs that the old instance executes may go on, e.g. 60s."
+        timedelta(seconds=60), description="How long runs under way in the old instance may take to end, e.g. 60s."
     )
+
+
+class Idle(_Strict):
+    """When an instance without runs is parked."""
+
+    after: Duration | None = Field(
+        None, description="Parked after so long without a run, e.g. 10m; never for that reason where it is left out."
+    )
+    keep: bool = Field(default=False, description="Never parked so that another plugin gets its GPU.")
+
+
+def _update(value: Any) -> Any:
+    if isinstance(value, dict | UpdatePolicy):
+        return value
+    raise ValueError(f"expected `strategy`, `drain` or both, such as update: {{drain: 60s}}, not {shortened(value)}")
+
+
+def _idle(value: Any) -> Any:
+    if isinstance(value, dict | Idle):
+        return value
+    raise ValueError(f"expected `after`, `keep` or both, such as idle: {{after: 10m}}, not {shortened(value)}")
+
+
+def _replicas(value: Any) -> Any:
+    if value == 0 and type(value) is int:
+        raise ValueError(f"expected 1 to {MAX_REPLICAS}, not 0; to run none, use `orchestrator stop`")
+    if type(value) is not int or not 1 <= value <= MAX_REPLICAS:
+        raise ValueError(f"expected a whole number from 1 to {MAX_REPLICAS}, not {shortened(value)}")
+    return value
 
 
 def _check_model_path(value: str) -> str:
@@ -216,9 +259,22 @@ class Manifest(_Strict):
     gpu: Gpu = Field(Gpu(), description="Which GPUs; only with `requires_gpu: true`.")
     limits: Limits = Field(Limits(), description="What the container may use; the operator's defaults where left out.")
     startup_timeout: Duration | None = Field(None, description="From container start to INITIALIZED, e.g. 120s.")
-    concurrency: int = Field(1, ge=1, le=256, description="Runs executed at once.")
-    queue: int = Field(16, ge=0, le=10000, description="Runs that may wait.")
-    update: UpdatePolicy = Field(UpdatePolicy(), description="How `update` brings up a new version.")
+    concurrency: Annotated[int, _Number] = Field(1, ge=1, le=256, description="Runs executed at once by an instance.")
+    queue: Annotated[int, _Number] = Field(16, ge=0, le=10000, description="Runs that may wait.")
+    replicas: Annotated[int, BeforeValidator(_replicas)] = Field(
+        1, ge=1, le=MAX_REPLICAS, description="Instances at a time, each in a container with these limits and GPUs."
+    )
+    spread: Literal["gpu", "pack"] = Field(
+        "gpu",
+        description="`gpu`: each instance gets a GPU of its own before any GPU gets two. `pack`: as few GPUs as "
+        "`gpu.memory` allows, with `gpu.sharing: shared`.",
+    )
+    update: Annotated[UpdatePolicy, BeforeValidator(_update)] = Field(
+        UpdatePolicy(), description="How a new version takes over: `strategy` and `drain`."
+    )
+    idle: Annotated[Idle, BeforeValidator(_idle)] = Field(
+        Idle(), description="When an instance without runs is parked: stopped, until the next run begins a new one."
+    )
     network: Literal["none", "egress"] = Field("none", description="`egress` if the plugin must reach out.")
     failure_policy: Literal["strict", "tolerant"] = Field(
         "strict",
@@ -247,6 +303,11 @@ class Manifest(_Strict):
         if not self.requires_gpu and "gpu" in self.model_fields_set:
             raise ValueError("gpu: is set, but requires_gpu is not true")
         return self
+
+    @property
+    def may_be_parked(self) -> bool:
+        """Its instances may be stopped while they have no runs: by `idle.after`, or so that another gets their GPUs."""
+        return self.idle.after is not None or (self.requires_gpu and not self.idle.keep)
 
     def references(self) -> list[Reference]:
         """Its models, as the store of fetched models needs them."""

@@ -129,10 +129,12 @@ class RuntimeChannel:
         trace: Mapping[str, str] = MappingProxyType({}),
         body_headers: Mapping[str, str] = MappingProxyType({}),
         keep: bool = False,
+        time_limit: float | None = None,
     ) -> AbstractAsyncContextManager[ToolResponse]:
         """Call a tool and wait for the head of its response. `trace` are headers of the W3C trace context,
-        `body_headers` describe the body beside its type; with `keep` the run
-        goes on when the connection breaks. Raises `ChannelError` where no answer comes; sets no time limit.
+        `body_headers` describe the body beside its type; with `keep` the run goes on when the connection breaks;
+        `time_limit` tells the runtime how many seconds the run has, and sets none here. Raises `ChannelError` where no
+        answer comes.
         """
         fields = {"X-Run-Id": run_id, "Content-Type": content_type}
         if trace:
@@ -141,6 +143,8 @@ class RuntimeChannel:
             fields.update(body_headers)
         if keep:
             fields["X-Run-Keep"] = "1"
+        if time_limit is not None:
+            fields["X-Time-Limit"] = f"{time_limit:g}"
         return self._exchange("POST", target("tools", tool, query=query), fields, body)
 
     def answer_of(self, run_id: str) -> AbstractAsyncContextManager[ToolResponse]:

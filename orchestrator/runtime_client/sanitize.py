@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,13 @@ MAX_TEXT: Final = 4 * 1024
 """Characters of a sentence."""
 MAX_TRACEBACK: Final = 64 * 1024
 """Characters."""
+MAX_NUMBER: Final = 2**53
+MAX_BOUNDS: Final = 64
+"""Of a histogram."""
+MAX_BATCH: Final = 1024
+"""Items."""
+MAX_BATCH_WAIT: Final = 60_000.0
+"""Milliseconds."""
 MAX_SCHEMA_DEPTH: Final = 32
 """Levels; what writes JSON gives up somewhere beyond 900."""
 _MAX_SCHEMA: Final = 256 * 1024  # bytes as JSON
@@ -54,7 +62,20 @@ def tools(value: Any) -> tuple[Mapping[str, Any], ...]:
                 else None,
                 "streaming": item.get("streaming") is True,
                 "uploads": _uploads(item.get("uploads")),
+                "batch": _batch(item.get("batch")),
+                "idempotent": item.get("idempotent") is True,
             }
+    return tuple(found.values())
+
+
+def batches(value: Any) -> tuple[Mapping[str, Any], ...]:
+    """The counts of batched tools, by size and by wait; of each tool once, and none that are no counts."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for item in mappings(value)[:MAX_ITEMS]:
+        name, sizes, waits = item.get("tool"), _histogram(item.get("sizes")), _histogram(item.get("waits"))
+        if isinstance(name, str) and _TOOL_NAME.fullmatch(name) and sizes and waits:
+            seconds = max(0.0, _number(item["waits"].get("sum_seconds")))
+            found.setdefault(name, {"tool": name, "sizes": sizes, "waits": waits, "sum_seconds": seconds})
     return tuple(found.values())
 
 
@@ -72,6 +93,35 @@ def _schema(value: Any) -> Mapping[str, Any]:
 def _uploads(value: Any) -> Mapping[str, str]:
     items = value.items() if isinstance(value, dict) else ()
     return {name: kind for name, kind in tuple(items)[:MAX_ITEMS] if kind in ("bytes", "path")}
+
+
+def _batch(value: Any) -> Mapping[str, Any] | None:
+    size, wait = (value.get("max_size"), value.get("max_wait_ms")) if isinstance(value, dict) else (None, None)
+    if type(size) is not int or not 0 < size <= MAX_BATCH:
+        return None
+    milliseconds = _number(wait)
+    return {"max_size": size, "max_wait_ms": milliseconds if 0 <= milliseconds <= MAX_BATCH_WAIT else 0.0}
+
+
+def _histogram(value: Any) -> Mapping[str, Any] | None:
+    """`bounds` that rise, and one count more than them; None for anything else."""
+    bounds, counts = (value.get("bounds"), value.get("counts")) if isinstance(value, dict) else (None, None)
+    if not isinstance(bounds, list) or not isinstance(counts, list):
+        return None
+    if not 0 < len(bounds) <= MAX_BOUNDS or len(counts) != len(bounds) + 1:
+        return None
+    limits = tuple(map(_number, bounds))
+    if any(one >= other for one, other in pairwise(limits)):
+        return None
+    if not all(type(count) is int and 0 <= count < MAX_NUMBER for count in counts):
+        return None
+    return {"bounds": limits, "counts": tuple(counts)}
+
+
+def _number(value: Any) -> float:
+    """0 for what is none, or too large to be summed up."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
+    return float(value) if known else 0.0
 
 
 def _depth(value: Any) -> int:

@@ -60,6 +60,8 @@ class RuntimeStatus:
     runs_begun: int
     runs: tuple[RunInContainer, ...]
     """The runs that execute now, also those whose caller has disconnected."""
+    batches: tuple[Mapping[str, Any], ...]
+    """Counts of the batched tools, since the container's start."""
     tools_text: bytes
     """The JSON that `tools` was parsed from."""
 
@@ -96,6 +98,7 @@ class RuntimeStatus:
             ready_seconds=_number(content.ready_seconds),
             runs_begun=_integer(content.runs_begun) or 0,
             runs=tuple(run for item in sanitize.mappings(content.runs) if (run := _run(item)) is not None),
+            batches=sanitize.batches(content.batches),
             tools_text=tools_text,
         )
 
@@ -119,6 +122,7 @@ class _RawStatus(msgspec.Struct):
     ready_seconds: Any = None
     runs_begun: Any = None
     runs: Any = None
+    batches: Any = None
 
 
 def decode_json(text: bytes, type: Any = Any) -> Any:  # noqa: A002 - msgspec's own name of it

@@ -19,6 +19,7 @@ _KINDS: Final[Mapping[str, Outcome]] = {
     "invalid_output": Outcome.PLUGIN_FAILED,
     "defect": Outcome.PLUGIN_FAILED,
     "cancelled": Outcome.CANCELLED,
+    "too_busy": Outcome.QUEUE_FULL,
 }
 
 
@@ -110,6 +111,7 @@ def result_of(answer: Answer, result: bytes | None = None) -> RunResult:
         reason_code=codes.get(answer.kind),
         traceback=answer.traceback,
         from_plugin=True,
+        retry_after=1.0 if outcome is Outcome.QUEUE_FULL else None,
     )
 
 

@@ -120,6 +120,8 @@ class ToolCall:
     """Whether the container goes on with it when the connection breaks, and retains its answer."""
     id_chosen: bool = False
     """Whether its caller chose the run's id, by which it can look for the run later."""
+    retry: bool = False
+    """Whether its caller wants it to be made again where its instance dies under it, and its tool is idempotent."""
 
 
 @dataclass(frozen=True, slots=True)

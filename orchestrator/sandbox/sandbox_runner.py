@@ -28,9 +28,10 @@ _EMITTED: Final = ("item", "progress")
 _HANG_UP_SECONDS: Final = 2.5
 # Bytes that an answer may have beside its result: the announcements of its files, most of all.
 _ENVELOPE_ROOM: Final = 64 * 1024 + MAX_FILES * 400
-_ENDED_BY_PLUGIN: Final = frozenset(
+ENDED_BY_PLUGIN: Final = frozenset(
     {ReasonCode.CRASHED, ReasonCode.EXITED, ReasonCode.KILLED, ReasonCode.OUT_OF_MEMORY, ReasonCode.UNRESPONSIVE}
 )
+"""Verdicts on an instance by which a run in it failed; by all others it had bad luck."""
 
 
 class SandboxedInstance(Protocol):
@@ -166,6 +167,7 @@ class PluginSandboxRunner:
                 trace=call.trace,
                 body_headers=call.body_headers,
                 keep=call.keep,
+                time_limit=deadline.seconds,
             ) as response:
                 if response.content_type == "application/x-ndjson":
                     result, killed = await self._stream(response, deadline, sink, fetcher)
@@ -301,5 +303,5 @@ def not_stored(error: StorageError) -> RunResult:
 
 def ended_by(verdict: Verdict) -> RunResult:
     """The result of a run whose instance ended under it."""
-    outcome = Outcome.PLUGIN_FAILED if verdict.code in _ENDED_BY_PLUGIN else Outcome.UNAVAILABLE
+    outcome = Outcome.PLUGIN_FAILED if verdict.code in ENDED_BY_PLUGIN else Outcome.UNAVAILABLE
     return RunResult(outcome, error=verdict.reason, reason_code=verdict.code)

@@ -35,6 +35,7 @@ class _Head(msgspec.Struct):
     body_headers: dict[str, str]
     keep: bool
     id_chosen: bool
+    retry: bool = False  # not in what an older orchestrator has stored
 
 
 _MEMBERS: Final = _Head.__struct_fields__

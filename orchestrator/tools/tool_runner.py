@@ -177,7 +177,7 @@ class ToolRunner:
             return refusals.stopping()
         if call.run_id in self._live or self.idempotency_keys.used(call.run_id):
             return refusals.run_id_taken()
-        ended = record.ended and not supervisor.restarting
+        ended = record.ended and not (supervisor.restarting or supervisor.parked)
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)
         run = accepted(plugin, call, watch, earlier)
@@ -344,18 +344,19 @@ class ToolRunner:
             self._queues.release(run)
 
     async def _answer(self, orphan: OrphanedRun) -> RunResult:
-        result = await self._sandbox.resume(
-            orphan.instance,
-            orphan.run_id,
-            orphan.tool,
-            timeout=orphan.instance.limits.timeout,
-            elapsed=orphan.seconds,
-            # Nobody waits for those of a synchronous run.
-            files=self.results.files_of(orphan.run_id) if orphan.record is not None else None,
-        )
-        if result is None:
-            raise RunLostError
-        return result
+        for instance in (orphan.instance, *orphan.elsewhere):
+            result = await self._sandbox.resume(
+                instance,
+                orphan.run_id,
+                orphan.tool,
+                timeout=instance.limits.timeout,
+                elapsed=orphan.seconds,
+                # Nobody waits for those of a synchronous run.
+                files=self.results.files_of(orphan.run_id) if orphan.record is not None else None,
+            )
+            if result is not None:
+                return result
+        raise RunLostError
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

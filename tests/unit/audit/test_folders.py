@@ -191,3 +191,22 @@ def test_a_bad_manifest_hides_no_other_plugin(plugins):
     report = audited(plugins)
     assert not report.passed
     assert {finding.subject for finding in report.findings} == {"broken", "reader"}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ({"replicas": 3, "update": {"strategy": "replace"}, "idle": {"after": "10m"}}, None),
+        ({"requires_gpu": True, "spread": "gpu", "idle": {"keep": True}}, None),
+        ({"requires_gpu": True, "spread": "pack", "gpu": {"sharing": "shared", "memory": "2GiB"}}, None),
+        ({"requires_gpu": True, "spread": "pack"}, "needs gpu.sharing: shared"),
+        ({"spread": "gpu"}, "spread is set without requires_gpu"),
+        ({"idle": {"keep": True}}, "idle.keep is set without requires_gpu"),
+    ],
+)
+def test_what_says_nothing_about_instances_is_a_warning(plugins, manifest, said):
+    """Its author expects an effect that it does not have."""
+    write(plugins, **manifest)
+    sentences = [sentence for check, sentence in found(plugins, Level.WARNING) if check == "instances"]
+    assert len(sentences) == (0 if said is None else 1)
+    assert said is None or said in sentences[0]

@@ -336,3 +336,22 @@ def test_an_engine_of_unknown_form_is_docker() -> None:
     known = engine_info(None)
     assert known == replace(known, product="Docker")
     assert isinstance(known, EngineInfo)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (500, "can only create exec sessions on running containers: container state improper"),
+        (409, "can only create exec sessions on running containers: container state improper"),
+        (404, "no such container"),
+    ],
+)
+async def test_a_container_that_cannot_be_looked_into_is_judged_by_what_podman_says(
+    service: FakeDockerd, engine: DockerEngine, refusal: tuple[int, str]
+) -> None:
+    """It has not started, or has ended."""
+    service.answers["GET", "/containers/c/json"] = {"Id": "c", "HostConfig": {"Memory": 5}, "Config": {"User": "1"}}
+    service.answers["POST", "/containers/c/exec"] = refusal
+    service.answers["GET", "/libpod/containers/c/json"] = {}
+    found = await engine.isolation("c")
+    assert (found.memory, found.user, found.capabilities) == (5, "1", None)

@@ -8,7 +8,7 @@ TYPE_CHECKING = False  # not typing's: importing that costs the supervisor and t
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import Any, BinaryIO, TypeVar
+    from typing import Any, BinaryIO, TypeVar, overload
 
     F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +23,8 @@ _last_model: list[str] = []
 class InvalidInput(ValueError):  # noqa: N818 - part of the public API; it is an answer to the caller more than an error
     """Raised by a tool whose arguments have the right types and still make no sense.
 
-    The caller gets 422 with the message; the plugin goes on and no error is counted.
+    The caller gets 422 with the message; the plugin goes on and no error is counted. A batched tool returns one in the
+    place of the item that it refuses; where it raises one, all callers of the batch get it.
     """
 
 
@@ -112,16 +113,54 @@ def is_media_type(text: object) -> bool:
     return bool(slash) and MEDIA_TYPE_CHARACTERS.issuperset(kind + subtype) and bool(kind) and bool(subtype)
 
 
-def tool(method: F) -> F:
+class ToolOptions:
+    """What `tool` was given, as it stands in the author's code: it is judged when the plugin starts."""
+
+    __slots__ = ("batch", "idempotent", "wait")
+
+    def __init__(self, batch: object, wait: object, idempotent: object) -> None:
+        self.batch = batch
+        self.wait = wait
+        self.idempotent = idempotent
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def tool(method: F, /) -> F: ...
+
+    @overload
+    def tool(*, batch: int | None = None, wait: str | None = None, idempotent: bool = False) -> Callable[[F], F]: ...
+
+
+def tool(
+    method: F | None = None, /, *, batch: int | None = None, wait: str | None = None, idempotent: bool = False
+) -> F | Callable[[F], F]:
     """Mark a method as a tool that callers run.
 
     The input schema comes from its type hints, the description from the first paragraph of its docstring. It may be a
     plain method, `async`, a generator or an async generator. What a generator yields is streamed to the caller: a
     `Progress` as progress, anything else as an item; its return value is dropped. For cancelled runs see
     `plugin_runtime.cancelled`.
+
+    `batch`: each caller sends one item for the first parameter, a list, and gets one result; the tool is called with
+    up to so many items, whose other arguments are equal, and returns a list of as many results. An item waits for at
+    most `wait` ("5ms" by default) for others. `idempotent`: a run that its instance did not survive may be made again.
     """
-    setattr(method, TOOL_MARK, True)
-    return method
+    options = ToolOptions(batch, wait, idempotent)
+
+    def mark(method: F) -> F:
+        setattr(method, TOOL_MARK, options)
+        return method
+
+    return mark if method is None else mark(method)
+
+
+def options_of(*functions: object) -> ToolOptions | None:
+    """Those of the first that is marked as a tool; None where none is."""
+    # By their type: an object that makes up its attributes, such as a mock, is no tool.
+    found = [getattr(function, TOOL_MARK, None) for function in functions]
+    return next((options for options in found if isinstance(options, ToolOptions)), None)
 
 
 def models() -> dict[str, Path]:

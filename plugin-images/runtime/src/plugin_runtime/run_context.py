@@ -7,7 +7,7 @@ from contextvars import ContextVar
 TYPE_CHECKING = False  # see authoring
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 TRACE_HEADERS = ("traceparent", "tracestate")  # https://www.w3.org/TR/trace-context/
 
@@ -22,11 +22,13 @@ class Cancellation:
     `requested`: somebody wants the run to end. `observed`: its tool called `cancelled()` since and saw that.
     """
 
-    __slots__ = ("_loop", "_task", "observed", "requested")
+    __slots__ = ("_loop", "_task", "observed", "on_request", "requested")
 
     def __init__(self) -> None:
         self.requested = False
         self.observed = False
+        self.on_request: Callable[[], None] | None = None
+        """Called after each request, in any thread and in signal handlers."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[object] | None = None
 
@@ -35,6 +37,9 @@ class Cancellation:
         self.requested = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel)
+        on_request = self.on_request
+        if on_request is not None:
+            on_request()
 
     def attach(self) -> None:
         """Make the current task the one to cancel: it runs the tool's code from now on."""
@@ -62,7 +67,7 @@ class Cancellation:
 executing: set[Cancellation] = set()
 """Those of all runs that execute now."""
 current: ContextVar[Cancellation | None] = ContextVar("current", default=None)
-"""That of the run whose code executes in this context."""
+"""That of the run, or of the batch of runs, whose code executes in this context."""
 _trace: ContextVar[dict[str, str] | None] = ContextVar("trace", default=None)
 
 
@@ -71,8 +76,8 @@ def cancelled() -> bool:
     raises once it is true: what it returns then is dropped, and the plugin goes on.
 
     `async` tools need no call: they are cancelled where they await; nor do generators, which are closed where they
-    yield. In a thread that the tool started itself this speaks of the run that executes; where several execute, it is
-    true once all of them are cancelled.
+    yield. In a batch this is true once all of its runs are cancelled. In a thread that the tool started itself this
+    speaks of the run that executes; where several execute, it is true once all of them are cancelled.
     """
     own = current.get()
     runs = {own} if own is not None else executing.copy()
@@ -92,6 +97,7 @@ def trace_context() -> dict[str, str]:
     """The headers `traceparent` and, if any, `tracestate` of the run whose code executes here; empty where its caller
     does not trace. For a tracer to continue, or to send along with a request.
 
-    Empty in a thread that the tool started itself: call this before, and pass the result on.
+    Empty in a batch whose runs belong to several traces. Empty in a thread that the tool started itself: call this
+    before, and pass the result on.
     """
     return dict(_trace.get() or {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -44,6 +45,12 @@ class HttpServerConnection:
     def has_unread_bytes(self) -> bool:
         """Of a request that came together with the one before."""
         return bool(self._buffer)
+
+    def is_closed(self) -> bool:
+        """Whether the caller has closed the connection; without waiting."""
+        poll = select.poll()
+        poll.register(self._peer, 0)
+        return bool(poll.poll(0))
 
     def receive_call(self) -> bool:
         """Receive what has come, without waiting; whether a whole call of a tool is there, for `read_head`."""

@@ -10,6 +10,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from plugin_runtime.shared.batch_counts import SharedBatchCounts
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -35,6 +37,7 @@ class SharedRunTable:
     def __init__(self) -> None:
         # Two counters, of runs started and of slots ever used, then the slots.
         self._memory = mmap.mmap(-1, 2 * _COUNTER.size + SLOTS * _SLOT_BYTES)
+        self.batches = SharedBatchCounts()
         self._lock = threading.Lock()
         self._free: list[int] = []
         self._taken = 0

@@ -6,7 +6,8 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from plugin_runtime.authoring import TOOL_MARK
+from plugin_runtime.authoring import options_of
+from plugin_runtime.shared.limits import SPARE_PIDS, runs_let_in
 from plugin_runtime.startup import failures
 from plugin_runtime.startup.checks import Check, check_cache, check_models, check_packages
 from plugin_runtime.startup.failures import Failure, explain_call, explain_gpu_memory, explain_import
@@ -73,9 +74,25 @@ def start_plugin(
     plugin = construct(start, plugin_class)
     validate(start, plugin)
     try:
-        return StartedPlugin(collect_tools(plugin), find_close(plugin))
+        tools = collect_tools(plugin)
+        require_pids(tools, environment)
     except UnfitTool as error:
         raise start.failed("tools", Failure(failures.INIT_ERROR, str(error))) from None
+    return StartedPlugin(tools, find_close(plugin))
+
+
+def require_pids(tools: Mapping[str, Tool], environment: Environment) -> None:
+    """Raises UnfitTool where the container has no room for the threads of a batched tool's calls."""
+    limit = environment.limits.get("pids")
+    for tool in tools.values():
+        size = tool.batch.size if tool.batch is not None else 0
+        needed = runs_let_in(environment.concurrency, size) + SPARE_PIDS
+        if limit is not None and size and needed > limit:
+            raise UnfitTool(
+                f"tool {tool.name}: with `batch` {size} and `concurrency` {environment.concurrency} up to "
+                f"{needed - SPARE_PIDS} calls wait or execute at once, each in a thread; set `limits.pids` in "
+                f"plugin.yaml, which is {limit:g}, to at least {needed}, or a smaller `batch`"
+            )
 
 
 def check_surroundings(start: Start) -> None:
@@ -158,7 +175,7 @@ def validate(start: Start, plugin: object) -> None:
 def find_close(plugin: object) -> Callable[[], Any] | None:
     """The plugin's method `close`, unless that is a tool."""
     method = getattr(type(plugin), "close", None)
-    if not callable(method) or getattr(method, TOOL_MARK, False):
+    if not callable(method) or options_of(method) is not None:
         return None
     close: Callable[[], Any] = plugin.close  # type: ignore[attr-defined]
     return close

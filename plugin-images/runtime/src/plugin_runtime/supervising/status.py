@@ -107,5 +107,6 @@ class Status:
             "uptime_seconds": round(uptime_seconds, 3),
             "ready_seconds": None if ready_seconds is None else round(ready_seconds, 3),
             "runs_begun": runs.started,
+            "batches": runs.batches.documents(tool["name"] for tool in self._reported["tools"] if tool.get("batch")),
             "runs": [] if self.worker_exited else runs.executing(),
         }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union
 
 import msgspec
 
-from plugin_runtime.authoring import File, Progress
+from plugin_runtime.authoring import File, InvalidInput, Progress
 from plugin_runtime.tools.parameters import UnfitTool
 from plugin_runtime.tools.plain_values import ADVICE, SCALARS, WRITTEN_BY_MSGSPEC
 
@@ -64,11 +64,17 @@ class Output(NamedTuple):
     streamed: bool
 
 
-def output_schema(tool: str, method: Callable[..., Any], *, streaming: bool) -> dict[str, Any] | None:
-    """None where the hint says nothing, or nothing that a schema could. Raises UnfitTool for what no result can be."""
+def output_schema(
+    tool: str, method: Callable[..., Any], *, streaming: bool, batched: bool = False
+) -> dict[str, Any] | None:
+    """None where the hint says nothing, or nothing that a schema could. Of a batched tool that of one item's result.
+    Raises UnfitTool for what no result can be.
+    """
     output = _output(method, streaming=streaming)
     if output is None or output.hint in (Any, object, inspect.Signature.empty):
         return None
+    if batched:
+        output = output._replace(hint=_item_of(tool, output.hint))
     try:
         hint = _known(output.hint, 0)
     except _Unfit as unfit:
@@ -79,6 +85,16 @@ def output_schema(tool: str, method: Callable[..., Any], *, streaming: bool) -> 
         return None
     # Bytes that are yielded are a part of one whole, and stay base64.
     return _with_bytes_as_files(schema) if not output.streamed or not _is_part(schema) else schema
+
+
+def _item_of(tool: str, hint: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is list:
+        return Any
+    if origin is not list:
+        text = f"a batched tool returns a list with a result for each item, not a {_name(hint)}"
+        raise UnfitTool(f"tool {tool}: {text}; write it as in `-> list[dict[str, float]]`")
+    return _without(InvalidInput, arguments[0])
 
 
 def _is_part(schema: dict[str, Any]) -> bool:
@@ -130,17 +146,18 @@ def _output(method: Callable[..., Any], *, streaming: bool) -> Output | None:
         hint = arguments[-1]
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in STREAMED or (streaming and origin in YIELDED):
-        return Output(_without_progress(arguments[0]), streamed=True) if arguments else None
+        return Output(_without(Progress, arguments[0]), streamed=True) if arguments else None
     if streaming or hint in YIELDED:
         return None  # a bare Iterator; or a generator whose hint is none of its kind
     return Output(hint, streamed=False)
 
 
-def _without_progress(hint: Any) -> Any:
-    if hint is Progress:
+def _without(kind: type, hint: Any) -> Any:
+    """The hint of what is left where such values mean something else."""
+    if hint is kind:
         return Any
     if typing.get_origin(hint) in (Union, types.UnionType):
-        rest = tuple(option for option in typing.get_args(hint) if option is not Progress)
+        rest = tuple(option for option in typing.get_args(hint) if option is not kind)
         return Union[rest] if rest else Any  # noqa: UP007 - of a tuple
     return hint
 

@@ -51,6 +51,7 @@ ADVICE = {
     **dict.fromkeys(("typing.IO", "typing.BinaryIO", "typing.TextIO", "io.IOBase", "_io._IOBase"), _OF_FILE),
 }
 """By package and name of a type that authors write for what callers send otherwise."""
+ITEMS_ADVICE = "write it as in `images: list[bytes]`, and what describes or bounds an item inside the brackets"
 NO_NAME = re.compile(r"__|_[A-Za-z0-9_]*[A-Za-z0-9]__")
 """Names that Python changes inside a class, or that mean something to it."""
 
@@ -108,21 +109,26 @@ class Parameter(NamedTuple):
     """Whether it accepts an empty string."""
 
 
-def read_parameters(tool: str, method: Callable[..., Any]) -> list[Parameter]:
-    """The parameters of a bound method. Raises UnfitTool, which names tool and parameters."""
+def read_parameters(tool: str, method: Callable[..., Any], *, batched: bool = False) -> list[Parameter]:
+    """The parameters of a bound method. The first of a batched one is what a caller sends: one item of its list.
+    Raises UnfitTool, which names tool and parameters.
+    """
     function = inspect.unwrap(method)
     names = getattr(function, "__globals__", {})
     parameters: list[Parameter] = []
     faults: list[str] = []
-    for parameter in inspect.signature(method).parameters.values():
+    for index, parameter in enumerate(inspect.signature(method).parameters.values()):
+        where = f"tool {tool}, parameter {parameter.name}"
         with gathering(faults):
-            parameters.append(_read_parameter(f"tool {tool}, parameter {parameter.name}", parameter, names))
+            parameters.append(_read_parameter(where, parameter, names, is_items=batched and index == 0))
+    if batched and not parameters and not faults:
+        faults = [f"tool {tool}: a batched tool has a first parameter, the list of items; {ITEMS_ADVICE}"]
     if faults:
         raise UnfitTool(*faults)
     return parameters
 
 
-def _read_parameter(where: str, parameter: inspect.Parameter, names: dict[str, Any]) -> Parameter:
+def _read_parameter(where: str, parameter: inspect.Parameter, names: dict[str, Any], *, is_items: bool) -> Parameter:
     if parameter.kind in VARIABLE or parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
         raise UnfitTool(f"{where}: *args, **kwargs and positional-only parameters cannot be called by name")
     if NO_NAME.match(parameter.name):
@@ -130,6 +136,8 @@ def _read_parameter(where: str, parameter: inspect.Parameter, names: dict[str, A
     if parameter.annotation is inspect.Parameter.empty:
         raise UnfitTool(f"{where} has no type hint; its JSON Schema is made from it")
     hint = _resolve(where, parameter.annotation, names)
+    if is_items:
+        hint = _item_of(where, parameter, hint)
     try:
         return _parameter(where, parameter, hint)
     except UnfitTool:
@@ -139,6 +147,13 @@ def _read_parameter(where: str, parameter: inspect.Parameter, names: dict[str, A
     except Exception as error:  # metadata are the author's objects: comparing them may raise anything
         text = f"{where}: its type hint cannot be read: {type(error).__name__}: {message_of(error)}"
         raise UnfitTool(text) from error
+
+
+def _item_of(where: str, parameter: inspect.Parameter, hint: Any) -> Any:
+    if typing.get_origin(hint) is not list or parameter.default is not inspect.Parameter.empty:
+        text = "it is the items of a batch, so it has to be a list without a default"
+        raise UnfitTool(f"{where}: {text}; {ITEMS_ADVICE}")
+    return typing.get_args(hint)[0]
 
 
 def input_schema(parameters: list[Parameter]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ Kind = Literal[
     "unknown_file",
     "cancelled",
     "not_kept",
+    "too_busy",
     "defect",
 ]
 STATUS: dict[Kind, int] = {
@@ -32,6 +33,7 @@ STATUS: dict[Kind, int] = {
     "unknown_file": 404,
     "cancelled": 409,
     "not_kept": 410,
+    "too_busy": 503,
     "defect": 500,
 }
 
@@ -73,5 +75,6 @@ _TYPE_NAMES: dict[Kind, str] = {
     "unknown_file": "UnknownFile",
     "cancelled": "Cancelled",
     "not_kept": "NotKept",
+    "too_busy": "TooBusy",
     "defect": "RuntimeDefect",
 }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import msgspec
 
-from plugin_runtime.authoring import TOOL_MARK
+from plugin_runtime.authoring import ToolOptions, options_of
+from plugin_runtime.tools.batches import BatchFault, BatchSettings, batch_settings
 from plugin_runtime.tools.output_schema import output_schema
 from plugin_runtime.tools.parameters import Parameter, UnfitTool, gathering, input_schema, read_parameters
 
@@ -32,6 +34,11 @@ class Tool(NamedTuple):
     """Whether values need be read by their parameters before msgspec converts them, also where it would take them."""
     completes: bool = False
     """Whether arguments are checked or completed after msgspec."""
+    batch: BatchSettings | None = None
+    """Where it is called with a list of items, of which each caller sends one: as its first parameter."""
+    idempotent: bool = False
+    defaults: Mapping[str, Any] = MappingProxyType({})
+    """Of a batched tool: the method's own, by which equal arguments are known."""
 
     @property
     def uploads(self) -> dict[str, str]:
@@ -47,6 +54,8 @@ class Tool(NamedTuple):
             "output_schema": self.output_schema,
             "streaming": self.streaming,
             "uploads": self.uploads,
+            "batch": self.batch.document() if self.batch else None,
+            "idempotent": self.idempotent,
         }
 
 
@@ -57,23 +66,27 @@ def collect_tools(plugin: object) -> dict[str, Tool]:
     for name in dir(type(plugin)):
         static = inspect.getattr_static(type(plugin), name)
         function = getattr(static, "__func__", static)  # of a static or class method, marked inside or outside
-        if True in {getattr(static, TOOL_MARK, False), getattr(function, TOOL_MARK, False)}:
+        if (options := options_of(static, function)) is not None:
             with gathering(faults):
-                tools[name] = _tool(name, getattr(plugin, name))
+                tools[name] = _tool(name, getattr(plugin, name), options)
     if faults:
         raise UnfitTool(*faults)
     return tools
 
 
-def _tool(name: str, method: Callable[..., Any]) -> Tool:
+def _tool(name: str, method: Callable[..., Any], options: ToolOptions) -> Tool:
     streaming = _yields(method) or _yields(inspect.unwrap(method))
     parameters: dict[str, Parameter] = {}
     output: dict[str, Any] | None = None
+    batch: BatchSettings | None = None
     faults: list[str] = []
     with gathering(faults):
-        parameters = {parameter.name: parameter for parameter in read_parameters(name, method)}
+        batch = _batch(name, options, streaming=streaming)
+    batched = options.batch is not None and not streaming
     with gathering(faults):
-        output = output_schema(name, method, streaming=streaming)
+        parameters = {parameter.name: parameter for parameter in read_parameters(name, method, batched=batched)}
+    with gathering(faults):
+        output = output_schema(name, method, streaming=streaming, batched=batched)
     if faults:
         raise UnfitTool(*faults)
     arguments = _arguments_struct(name, parameters)
@@ -88,7 +101,29 @@ def _tool(name: str, method: Callable[..., Any]) -> Tool:
         output_schema=output,
         reads_all=any(parameter.read.has_objects for parameter in parameters.values()),
         completes=any(map(needs_completion, parameters.values())),
+        batch=batch,
+        idempotent=options.idempotent is True,
+        defaults=_defaults(method) if batch else {},
     )
+
+
+def _batch(tool: str, options: ToolOptions, *, streaming: bool) -> BatchSettings | None:
+    """Raises UnfitTool."""
+    if options.idempotent not in (True, False):
+        raise UnfitTool(f"tool {tool}: `idempotent` is {options.idempotent!r}, and has to be True or False")
+    try:
+        settings = batch_settings(options)
+    except BatchFault as fault:
+        raise UnfitTool(f"tool {tool}: {fault}") from None
+    if settings is not None and streaming:
+        text = "a generator cannot be batched, since each caller has a stream of its own; return a list, or leave out"
+        raise UnfitTool(f"tool {tool}: {text} `batch`")
+    return settings
+
+
+def _defaults(method: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(method).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
 
 
 def _arguments_struct(name: str, parameters: Mapping[str, Parameter]) -> type[msgspec.Struct]:

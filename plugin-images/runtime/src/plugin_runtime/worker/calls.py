@@ -19,6 +19,7 @@ from plugin_runtime.worker.execution import GeneratorSteps, ToolExecution, is_ge
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from plugin_runtime.run_context import Cancellation
     from plugin_runtime.startup.failures import Failure
     from plugin_runtime.tools.awaiting import Outcome
     from plugin_runtime.tools.toolset import Tool
@@ -44,9 +45,11 @@ class Call(NamedTuple):
     has_gpu: bool
     gpu_loss: Callable[[BaseException], Failure | None]
 
-    def refusal_of(self, tool: Tool, error: BaseException) -> Refusal:
-        """The answer to the caller; the traceback goes to the container's log."""
-        if self.run.cancellation.explains(error):
+    def refusal_of(
+        self, tool: Tool, error: BaseException, *, cancellation: Cancellation | None = None, runs: str = ""
+    ) -> Refusal:
+        """The answer to the caller; the traceback goes to the container's log. The last two are of a batch."""
+        if (cancellation or self.run.cancellation).explains(error):
             return CANCELLED
         refusal = refusal_of(error, has_gpu=self.has_gpu)
         if refusal.traceback is not None:
@@ -57,7 +60,8 @@ class Call(NamedTuple):
                 refusal = refusal._replace(error=said, reason_code=loss.code)
             else:
                 refusal = refusal._replace(error=refusal.error + self.advice(error))
-            write_log(f"run {self.run.run_id}: tool {tool.name} raised {refusal.error_type}\n{refusal.traceback}")
+            runs = runs or self.run.run_id
+            write_log(f"run {runs}: tool {tool.name} raised {refusal.error_type}\n{refusal.traceback}")
         return refusal
 
     def refused(self, refusal: Refusal) -> Refusal:
@@ -76,7 +80,7 @@ def answer_call(call: Call, tool: Tool, arguments: dict[str, Any]) -> Refusal | 
     if call.run.cancellation.requested:
         raise Refused("cancelled", "the run was cancelled before its tool started")
     set_trace(call.head.headers)
-    with call.runs.executing(call.run, tool.name):
+    with call.runs.executing(tool.name, call.run, cancellation=call.run.cancellation):
         outcome = call.execution.run(tool.call, arguments)
         # Judged by what came back: a decorated generator is a plain function that returns one.
         streams = outcome.error is None and is_generator(outcome.value)
@@ -96,12 +100,16 @@ def _answer(call: Call, tool: Tool, outcome: Outcome) -> Refusal | None:
         return call.refused(CANCELLED if outcome.error is None else call.refusal_of(tool, outcome.error))
     files = call.run.files
     encoded = encode_result(outcome.value, call.max_result, files)
-    body = result_body(encoded, call.execution.milliseconds, files)
+    send_result(call, result_body(encoded, call.execution.milliseconds, files))
+    return None
+
+
+def send_result(call: Call, body: bytes) -> None:
+    """Retain the answer if it is to be, and send it. Raises Disconnected."""
     kills = call.oom_kills()
     # Before the answer is sent: a caller that has it must not find the run in flight.
     call.runs.finish(call.run, retained(call.scratch, 200, body, kills) if call.run.retain else None)
     call.connection.send(response_head(200, JSON, len(body), keep_alive=call.head.keep_alive, oom_kills=kills) + body)
-    return None
 
 
 class _Stream:

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import NoReturn
 
+    from plugin_runtime.shared.batch_counts import SharedBatchCounts
     from plugin_runtime.shared.cgroup import Cgroup
     from plugin_runtime.shared.environment import Environment
     from plugin_runtime.shared.run_table import SharedRunTable
     from plugin_runtime.startup.checks import Check
     from plugin_runtime.startup.failures import Failure
+    from plugin_runtime.tools.toolset import Tool
+    from plugin_runtime.worker.batching import Batches
+    from plugin_runtime.worker.threads import AuthorThreads
 
 ACCEPT_RETRY_SECONDS = 0.1
 THREAD_RETRIES = 10
@@ -170,11 +175,27 @@ def run(environment: Environment, cgroup: Cgroup, runs: SharedRunTable, reports:
         advice=advice,
         gpu_loss=find_gpu_loss(environment),
         threads=threads,
+        batches=batches_of(plugin.tools, threads, table, runs.batches, at_once=environment.concurrency),
     )
     listener = listen(environment.tools_socket)
     threading.Thread(target=accept_for_ever, args=(listener, service), name="accept", daemon=True).start()
     link.report(phase=READY, tools=[tool.document() for tool in plugin.tools.values()])
     main_thread.run_jobs()
+
+
+def batches_of(
+    tools: Mapping[str, Tool], threads: AuthorThreads, runs: RunTable, counts: SharedBatchCounts, *, at_once: int
+) -> dict[str, Batches]:
+    """Those of every batched tool."""
+    batched = {name: tool for name, tool in tools.items() if tool.batch is not None}
+    if not batched:
+        return {}
+    from plugin_runtime.worker.batching import Batches  # noqa: PLC0415 - most plugins need not pay for it
+
+    return {
+        name: Batches(tool, threads, runs, partial(counts.add, number), at_once=at_once)
+        for number, (name, tool) in enumerate(batched.items())
+    }
 
 
 def require_limits(wanted: Mapping[str, float], found: Mapping[str, float | None]) -> None:

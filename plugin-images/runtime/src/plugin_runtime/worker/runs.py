@@ -54,18 +54,20 @@ class RunTable:
         return run
 
     @contextmanager
-    def executing(self, run: Run, tool: str) -> Iterator[None]:
-        """While its tool's code executes, in this thread or on its behalf."""
-        run.slot = self._shared.add(run.run_id, tool)
-        run_context.executing.add(run.cancellation)
-        token = run_context.current.set(run.cancellation)
+    def executing(self, tool: str, *runs: Run, cancellation: Cancellation) -> Iterator[None]:
+        """While the tool's code executes for these runs, in this thread or on its behalf."""
+        for run in runs:
+            run.slot = self._shared.add(run.run_id, tool)
+        run_context.executing.add(cancellation)
+        token = run_context.current.set(cancellation)
         try:
             yield
         finally:
             run_context.current.reset(token)
-            run_context.executing.discard(run.cancellation)
-            slot, run.slot = run.slot, None
-            self._shared.remove(slot)
+            run_context.executing.discard(cancellation)
+            for run in runs:
+                slot, run.slot = run.slot, None
+                self._shared.remove(slot)
 
     def note_progress(self, run: Run, progress: Progress) -> None:
         """Show it in the status object."""

@@ -62,11 +62,20 @@ class Job:
         return self._value
 
 
+class Runnable(Protocol):
+    """Work that nobody waits for here. It may be run again where a signal handler of the plugin raised in it."""
+
+    def run(self) -> None: ...
+
+
 class AuthorThreads(Protocol):
     """Runs work in a thread of the author's code."""
 
     def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """The result of the work. Raises what it raises."""
+
+    def submit(self, job: Runnable) -> None:
+        """Have the job run after those submitted before, or beside them."""
 
     def attend(self, connection: HttpServerConnection, serve: Callable[[HttpServerConnection], bool]) -> bool:
         """Perhaps serve the connection's next calls. False where it is over."""
@@ -80,7 +89,7 @@ class MainThread:
 
     def __init__(self) -> None:
         self._ident = threading.get_ident()
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Runnable] = deque()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # The kernel may deliver a signal to another thread. Its handler runs in this one, which a byte then wakes.
         self._signals, self._signal_sink = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -94,7 +103,7 @@ class MainThread:
         self.submit(job)
         return job.result()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Runnable) -> None:
         """Have the job run after those submitted before."""
         self._jobs.append(job)
         os.eventfd_write(self._wakeup, 1)
@@ -175,7 +184,7 @@ class ThreadPool:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._jobs: SimpleQueue[Runnable] = SimpleQueue()
         self._idle = 0
         self._threads = 0
         self._lock = threading.Lock()
@@ -184,6 +193,11 @@ class ThreadPool:
     def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """The result of the work. Raises what it raises."""
         job = Job(work, arguments)
+        self.submit(job)
+        return job.result()
+
+    def submit(self, job: Runnable) -> None:
+        """Have the job run as soon as a thread is free."""
         with self._lock:
             if self._idle <= 0 and self._threads < self._size:
                 try:
@@ -192,7 +206,6 @@ class ThreadPool:
                     write_log(f"no thread could be started for a call, which waits for another: {error}\n")
             self._idle -= 1
         self._jobs.put(job)
-        return job.result()
 
     def attend(self, connection: HttpServerConnection, serve: Callable[[HttpServerConnection], bool]) -> bool:
         """Leave it to the connection's own thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from plugin_runtime.startup.failures import Failure
     from plugin_runtime.tools.scratch import Scratch
     from plugin_runtime.tools.toolset import Tool
+    from plugin_runtime.worker.batching import Batches
     from plugin_runtime.worker.runs import Run, RunTable
     from plugin_runtime.worker.threads import AuthorThreads
 
@@ -55,11 +57,13 @@ class ToolService:
         advice: Callable[[BaseException], str],
         gpu_loss: Callable[[BaseException], Failure | None],
         threads: AuthorThreads,
+        batches: Mapping[str, Batches],
     ) -> None:
         self._advice = advice
         self._gpu_loss = gpu_loss
         self._threads = threads
         self._tools = tools
+        self._batches = batches
         self._runs = runs
         self._scratch = scratch
         self._max_result = environment.max_result
@@ -73,7 +77,12 @@ class ToolService:
         close = connection.close_lingering
         try:
             while self._serve_request(connection):
-                if connection.called and not self._threads.attend(connection, self._serve_request):
+                # Where calls wait for each other, none may wait in an author's thread.
+                if (
+                    connection.called
+                    and not self._batches
+                    and not self._threads.attend(connection, self._serve_request)
+                ):
                     break
         except Disconnected:
             close = connection.close  # nobody reads an answer, and the caller may wait for the end
@@ -154,8 +163,11 @@ class ToolService:
     def _run(self, call: Call) -> Refusal | None:
         """Raises Refused before the tool's code runs."""
         tool = self._find_tool(call.head)
-        with UploadFolder(self._scratch, call.run.run_id) as folder:
+        with ExitStack() as uploads:
+            folder = uploads.enter_context(UploadFolder(self._scratch, call.run.run_id))
             arguments = read_arguments(tool, call.head, call.connection.read_body(call.head), folder)
+            if tool.batch is not None:
+                return self._batches[tool.name].answer(call, arguments, uploads)
             # In one hand-over to and fro: it executes the tool, and encodes and sends the answer.
             refusal: Refusal | None = self._threads.run(answer_call, call, tool, arguments)
             return refusal
