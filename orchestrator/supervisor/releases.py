@@ -234,7 +234,9 @@ def resume(state: PluginReleases, running: Iterable[int], now: datetime) -> Resu
 
 
 class ReleaseStore:
-    """The files. For one thread at a time; each write returns when it is on the disk, after some milliseconds."""
+    """The files. A write returns when it is on the disk, after some milliseconds. Threads may write at the same time,
+    each for another plugin.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
