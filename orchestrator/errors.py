@@ -21,7 +21,7 @@ OrchestratorError
 ├── loader       SamplesError, SecretMissingError
 ├── models       ModelStoreError, PullError
 ├── sandbox      BodyError
-├── supervisor   AdoptionRefusedError, InstanceEndedError, ReleaseStoreError, SocketPathError
+├── supervisor   AdoptionRefusedError, InstanceEndedError, ReleaseStoreError, SocketPathError, UpdateRefusedError
 └── tools        QueueFullError, RunLostError
 
 Foreign exceptions (docker, httptools, requests, OSError) are turned into these where they arise and nowhere else.

@@ -36,6 +36,14 @@ class ReleaseStoreError(OrchestratorError):
     """The file cannot be written; the text says where and why. What was to be done must not be."""
 
 
+class UpdateRefusedError(OrchestratorError):
+    """A command that the plugin's releases do not allow now. `kind` is the API's `error_type`."""
+
+    def __init__(self, message: str, kind: Literal["UpdateUnderWay", "NothingToRevert"]) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 class Release(msgspec.Struct, frozen=True):
     """What instances are made from. `content` is the fingerprint of its configuration, `folder` the plugin's."""
 
@@ -111,6 +119,22 @@ class PluginReleases(msgspec.Struct, frozen=True):
 def release_id(content: str, image_id: str) -> str:
     """Also for a container, from the label of its content and the id of its image."""
     return hashlib.sha256(f"{content}\n{image_id}".encode()).hexdigest()[:12]
+
+
+def require_allowed(command: Literal["update", "revert", "scale", "restart"], state: PluginReleases) -> None:
+    """Raises `UpdateRefusedError`. A stop is always allowed, and ends an update that is under way."""
+    if (update := state.under_way) is not None:
+        raise UpdateRefusedError(
+            f"The {update.kind} {update.id} of {update.plugin} is under way: {update.step} since "
+            f"{update.times[update.step.value]:%H:%M:%S} UTC. Wait for its end, or stop the plugin, which ends it, "
+            f"then {command} again.",
+            "UpdateUnderWay",
+        )
+    if command == "revert" and state.former is None:
+        raise UpdateRefusedError(
+            "There is nothing to revert to: no other release of the plugin has served since its releases are recorded.",
+            "NothingToRevert",
+        )
 
 
 # Changes, pure
@@ -210,7 +234,9 @@ def resume(state: PluginReleases, running: Iterable[int], now: datetime) -> Resu
 
 
 class ReleaseStore:
-    """The files. For one thread at a time; each write returns when it is on the disk, after some milliseconds."""
+    """The files. A write returns when it is on the disk, after some milliseconds. Threads may write at the same time,
+    each for another plugin.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
