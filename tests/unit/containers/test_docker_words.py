@@ -49,7 +49,7 @@ def test_cpus_without_a_limit_are_not_mentioned():
         (("memory",), 0, 0, 1),
         (("swap",), 1, -1, 1),
         (("memory", "swap"), 0, -1, 1),
-        (("pids",), 1, 1, -1),
+        (("pids",), 1, 1, 0),
     ],
 )
 def test_an_engine_that_refuses_a_limit_is_not_asked_for_it(unlimited, memory, swap, pids):

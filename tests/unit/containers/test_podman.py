@@ -355,3 +355,15 @@ async def test_a_container_that_cannot_be_looked_into_is_judged_by_what_podman_s
     service.answers["GET", "/libpod/containers/c/json"] = {}
     found = await engine.isolation("c")
     assert (found.memory, found.user, found.capabilities) == (5, "1", None)
+
+
+async def test_a_container_that_is_removed_while_it_is_asked_about_is_not_found(
+    service: FakeDockerd, engine: DockerEngine
+) -> None:
+    """Podman 4.3 has lost it between two looks of its own, and answers with 500."""
+    service.answers["GET", "/containers/5f/json"] = 500, "container 5f does not exist in database: no such container"
+    with pytest.raises(NotFoundError):
+        await engine.inspect("5f")
+    service.answers["GET", "/containers/5f/json"] = 500, "no such container to share a network with: 6a"
+    with pytest.raises(EngineRefusedError):
+        await engine.inspect("5f")
