@@ -65,6 +65,7 @@ SEVERAL = replace(
     UP,
     name="several",
     wanted=2,
+    manifest_replicas=3,
     degraded=True,
     degraded_reason="1 of 2 instances serves.",
     instances=(
@@ -120,7 +121,7 @@ def uptimes(value: Any) -> list[Any]:
 def test_the_fields_of_several_instances_are_those_of_the_contract() -> None:
     """Each instance has its own state, reason, container, GPUs and checks; with none they are empty."""
     shown, unknown = modelled([SEVERAL, PLAIN], TICK)
-    assert shown["replicas"] == {"wanted": 2, "ready": 1}
+    assert shown["replicas"] == {"wanted": 2, "ready": 1, "in_manifest": 3}
     assert (shown["degraded"], shown["degraded_reason"]) == (True, "1 of 2 instances serves.")
     assert [(each["generation"], each["role"], each["state"]) for each in shown["instances"]] == [
         (4, "serving", "RUNNING"),
@@ -137,7 +138,7 @@ def test_the_fields_of_several_instances_are_those_of_the_contract() -> None:
         shown["checks"],
     )
     assert (unknown["replicas"], unknown["degraded"], unknown["degraded_reason"]) == (
-        {"wanted": 1, "ready": 0},
+        {"wanted": 1, "ready": 0, "in_manifest": 1},
         False,
         None,
     )

@@ -32,7 +32,7 @@ def several(api):
     candidate = instance(7, role="candidate", version="1.3.0", state="LOADED", uptime_seconds=None, gpus=[])
     plugin = api.plugin(
         name="detector",
-        replicas={"wanted": 3, "ready": 2},
+        replicas={"wanted": 3, "ready": 2, "in_manifest": 1},
         degraded=True,
         degraded_reason=WHY,
         instances=[instance(4), instance(5, **ended), instance(6), candidate],
@@ -56,7 +56,7 @@ def test_health_has_a_row_for_each_instance(several):
     result = several.call("health", "detector", columns=120)
     rows = [re.sub(r"\s+", " ", line).strip() for line in result.stdout.splitlines()]
     assert result.exit_code == 0
-    assert "replicas 2/3 ready" in rows
+    assert "replicas 2/3 ready (the manifest says 1)" in rows
     assert f"degraded_reason {WHY}" in rows
     assert "instance 4 RUNNING up 1m15s, GPU 0, 4 in flight, version 1.2.0, detector-4" in rows
     at = rows.index("instance 5 FAILED GPU 1, 5 in flight, version 1.2.0, detector-5")
@@ -68,7 +68,12 @@ def test_health_has_a_row_for_each_instance(several):
 def test_a_single_instance_is_shown_as_ever(api):
     """Its fields are the plugin's; nothing stands twice."""
     plain = api.plugin(name="reader", **UP)
-    more = {"replicas": {"wanted": 1, "ready": 1}, "degraded": False, "degraded_reason": None, "candidate": None}
+    more = {
+        "replicas": {"wanted": 1, "ready": 1, "in_manifest": 1},
+        "degraded": False,
+        "degraded_reason": None,
+        "candidate": None,
+    }
     shown = []
     for plugin in (plain, {**plain, **more, "instances": [instance(1)]}):
         api.says("/v1/plugins", [plugin])
