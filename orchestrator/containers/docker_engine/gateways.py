@@ -86,6 +86,9 @@ class Gateways:
         if not answers.carries(answers.labels_of(await self._calls.change(create_volume)), labels):
             raise EngineRefusedError(f"another volume is called {name}: remove it")
         try:
+            if info.product == "Podman":  # it looks for the network at the creation, Docker at the start
+                async with self._network:
+                    await self._create_network()
             await self._calls.change(lambda client: create_container(client, beside, name))
             with_sockets = _with_sockets(body, spec, gateway, selinux=info.selinux)
             container_id = await self._calls.change(

@@ -69,12 +69,16 @@ class RecordingClient:
     """An engine's client that creates whatever is asked for."""
 
     def __init__(self):
-        self.bodies = {}
+        self.bodies, self.networks = {}, []
+
+    def create_network(self, name, **_):
+        self.networks.append(name)
 
     def create_volume(self, name, *, labels, **_):
         return {"Name": name, "Labels": labels}
 
     def create_container_from_config(self, body, name):
+        self.networks_then = [*self.networks]
         self.bodies[name] = body
         return {"Id": name}
 
@@ -104,6 +108,16 @@ async def test_a_gateway_has_its_plugins_selinux_level_which_no_other_has():
     assert levels == [options[f"{name}-gateway"][1] for name in names]
     assert all(re.fullmatch(r"label=level:s0:c\d{1,4},c\d{1,4}", level) for level in levels)
     assert len(set(levels)) == len(names)
+
+
+@pytest.mark.parametrize(("product", "networks"), [("Podman", ["plugin-orchestrator"]), ("Docker", [])])
+async def test_podman_has_a_gateways_network_before_the_gateway(product, networks):
+    client = RecordingClient()
+    info = EngineInfo("4", "Linux", "overlay", "2", (), rootless=False, selinux=False, product=product)
+    spec = ContainerSpec(**SPEC, gateway=Gateway("runtime", Path("/run/x/token"), "/run/plugin"))
+    body = bodies.create_body(spec, selinux=False)
+    await Gateways(client).create(spec, spec.gateway, body, [], extra_labels={}, info=info)
+    assert client.networks_then == networks
 
 
 async def test_without_selinux_no_level_is_asked_for():
