@@ -243,7 +243,7 @@ class PluginRecord(msgspec.Struct, frozen=True):
         """When it was parked; None where it is not."""
         if self.reason_code is not ReasonCode.PARKED:
             return None
-        return next((each.ended_at for each in self.instances if each.ended_at is not None), None)
+        return next((each.ended_at for each in self.instances if each.reason_code is ReasonCode.PARKED), None)
 
     @property
     def ready(self) -> int:

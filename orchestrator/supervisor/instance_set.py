@@ -237,10 +237,18 @@ class InstanceSet:
         self._wanted = replace(self._wanted, **wanted)
         if self._release is not None:
             self._wanted = replace(self._wanted, drain=self._release.manifest.update.drain.total_seconds())
-            self._deps.registry.set_wanted(
-                self._plugin, self._wanted.replicas, in_manifest=self._release.manifest.replicas
-            )
-        self.advance()
+        record = self._deps.registry.get(self._plugin)
+        grows = record is not None and self._wanted.replicas > record.wanted
+        # In this order the plugin is not shown as degraded in between.
+        if grows:
+            self.advance()
+        self._show_wanted()
+        if not grows:
+            self.advance()
+
+    def _show_wanted(self) -> None:
+        own = None if self._release is None else self._release.manifest.replicas
+        self._deps.registry.set_wanted(self._plugin, self._wanted.replicas, in_manifest=own)
 
     def _made_from(self) -> Release | None:
         """The release with what an instance of it was prepared from, whatever the plugin's folder has by now."""
