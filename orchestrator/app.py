@@ -46,6 +46,7 @@ from orchestrator.settings import Settings
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
+from orchestrator.supervisor.releases import ReleaseStore
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together, tracing
@@ -133,7 +134,7 @@ def create_app(
                 _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, problem)
             # The fleet first: runs of an earlier orchestrator are found in the containers that it adopts.
             try:
-                await _unless(stop, fleet.open(restored.last_events))
+                await _unless(stop, fleet.open(restored.ended))
                 await runner.resume(restored.asynchronous, fleet.adopted())
                 fleet.restart_changed()
                 with feed.running():
@@ -261,6 +262,8 @@ def _supervisor_deps(
     history: HistoryStore,
     gpu_host: GpuHost | None,
 ) -> SupervisorDeps:
+    releases = ReleaseStore(settings.state_dir / "releases")
+    releases.load()
     return SupervisorDeps(
         settings=settings,
         engine=engine,
@@ -275,6 +278,7 @@ def _supervisor_deps(
             groups=settings.gpu_groups,
         ),
         history=history,
+        releases=releases,
         deployment=claimed.id,
         run_dir=claimed.run_dir,
     )

@@ -18,10 +18,10 @@ OrchestratorError
 ├── access       KeyFileError
 ├── api          TooManyReadersError
 ├── deployment   StateFolderError
-├── loader       SecretMissingError
+├── loader       SamplesError, SecretMissingError
 ├── models       ModelStoreError, PullError
 ├── sandbox      BodyError
-├── supervisor   AdoptionRefusedError, InstanceEndedError, SocketPathError
+├── supervisor   AdoptionRefusedError, InstanceEndedError, ReleaseStoreError, SocketPathError, UpdateRefusedError
 └── tools        QueueFullError, RunLostError
 
 Foreign exceptions (docker, httptools, requests, OSError) are turned into these where they arise and nowhere else.

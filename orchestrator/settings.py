@@ -132,6 +132,8 @@ class Settings(BaseSettings):
     """Concurrent followers of the events; one more is answered 429."""
     container_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(default_factory=dict)
     """Additional labels for plugins' containers, as name=value, separated by commas."""
+    parked: bool = False
+    """Start no plugin that may be parked (`idle.after`, or GPUs without `idle.keep`) until it is called."""
     start_concurrency: int = Field(4, ge=1)
     """Bound on containers that are started at the same time."""
     cancel_grace: Duration = timedelta(seconds=5)

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 from orchestrator.api.body import UploadPace
 from orchestrator.api.event_feed import EventFeed
-from orchestrator.health.health_model import HealthListing
+from orchestrator.health.listing import HealthListing
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
 from orchestrator.supervisor.fleet import Fleet

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
-from msgspec.structs import replace
-
 from orchestrator.api import sse
 from orchestrator.errors import OrchestratorError
 from orchestrator.health.health_model import health_response
@@ -263,4 +261,5 @@ class EventFeed:
 
 def _unchanged(sent: PluginRecord, record: PluginRecord) -> bool:
     """Whether the two differ in nothing but the time of observation."""
-    return sent is record or sent == replace(record, observed_at=sent.observed_at)
+    at = sent.observed_at
+    return sent is record or sent.observed(at) == record.observed(at)

@@ -4,17 +4,21 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import problem, respond, unknown_plugin
 from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse, beating
 from orchestrator.errors import EngineError
 from orchestrator.health.health_model import PluginDetailResponse, PostMortemReport, detail_response, post_mortem_report
+from orchestrator.loader.manifest import MAX_REPLICAS
+from orchestrator.registry import PluginRecord, PostMortem
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
+from orchestrator.supervisor.releases import ReleaseStoreError
 from orchestrator.tools import refusals
 
 T = TypeVar("T")
@@ -24,10 +28,22 @@ router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404
 Wait = Annotated[
     float, Query(ge=0, le=600, description="Seconds to wait until the new instance is ready or has failed.")
 ]
+Only = Annotated[
+    Literal["failed"] | None, Query(description="`failed`: start new instances in place of those that ended alone.")
+]
 Build = Annotated[
     bool, Query(description="The output of the last build of its image instead, without times; not followed.")
 ]
 Tail = Annotated[int, Query(ge=1, le=10_000, description="Number of lines, counted from the end.")]
+Generation = Annotated[int | None, Query(ge=1, description="Of the instance; the newest without it.")]
+
+
+class Scale(BaseModel):
+    """How many instances a plugin is to have at a time."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    replicas: int = Field(ge=1, le=MAX_REPLICAS, strict=True)
 
 
 @router.get("/tools")
@@ -45,16 +61,23 @@ async def tools(name: str, context: Context) -> Any:
         409: {"description": "Refused: there can be no new instance. The old one serves on"},
     },
 )
-async def restart(name: str, context: Context, response: Response, wait: Wait = 0) -> PluginDetailResponse | Response:
-    """Replace the instance by a new one, from the current manifest.
+async def restart(
+    name: str, context: Context, response: Response, wait: Wait = 0, only: Only = None
+) -> PluginDetailResponse | Response:
+    """Replace the instances by new ones, from the current manifest.
 
-    One that serves is stopped only when all that can fail before is done: manifest, models, secrets, GPU, image.
+    Those that serve are stopped only when all that can fail before is done: manifest, models, secrets, GPU, image. With
+    `only=failed` those that serve stay, and new ones are started from what they were made from in place of those that
+    ended.
     """
     if context.shutdown.requested.is_set():
         return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name)
+    if only is not None:
+        await supervisor.start()
+        return await _after(supervisor, context, wait)
     end = time.monotonic() + wait
     try:
         refusal = await _unless_stopping(context, supervisor.restart(wait))
@@ -68,7 +91,7 @@ async def restart(name: str, context: Context, response: Response, wait: Wait = 
 
 @router.post("/start", response_model=PluginDetailResponse)
 async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
-    """Start an instance unless one is alive. Also registers a plugin whose folder is new."""
+    """Start the instances that are missing: one, or as many as wanted. Also registers a plugin whose folder is new."""
     if context.shutdown.requested.is_set():
         return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
@@ -78,9 +101,50 @@ async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResp
     return await _after(supervisor, context, wait)
 
 
+@router.post("/scale", response_model=PluginDetailResponse)
+async def scale(name: str, scale: Scale, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
+    """Set the number of instances at a time, in place of the manifest's `replicas`. It outlives restarts.
+
+    More are started from what the others were made from. Of too many, the least busy get no new runs and end when those
+    under way have ended, within the manifest's `update.drain`. A plugin without an instance stays so until its start.
+    """
+    if context.shutdown.requested.is_set():
+        return respond(refusals.stopping(), plugin=name)
+    supervisor = context.fleet.get(name)
+    if supervisor is None:
+        return unknown_plugin(name)
+    try:
+        await supervisor.scale(scale.replicas)
+    except ReleaseStoreError as error:
+        return problem(503, f"{name} was not scaled. {error}", error_type="NotStored", plugin=name)
+    return await _after(supervisor, context, wait)
+
+
+@router.post(
+    "/park",
+    response_model=PluginDetailResponse,
+    responses={409: {"description": "It cannot be parked now: a run executes or waits, or it is not ready"}},
+)
+async def park(name: str, context: Context) -> PluginDetailResponse | Response:
+    """Stop the plugin's instances until it is called again: a run starts new ones and waits for them.
+
+    Answers at once; the containers are stopped in the background.
+    """
+    supervisor = context.fleet.get(name)
+    if supervisor is None:
+        return unknown_plugin(name)
+    if not await supervisor.park():
+        record = context.registry.get(name)
+        why = "A run executes or waits for it; try again later, or stop it."
+        if record is not None and (record.ended or not record.ready):
+            why = f"It is {record.state}; only a plugin that takes runs can be parked."
+        return problem(409, f"{name} was not parked. {why}", error_type="NotParked", plugin=name)
+    return await _after(supervisor, context, 0)
+
+
 @router.post("/stop", response_model=PluginDetailResponse)
 async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
-    """Stop the instance. Answers once its container is removed."""
+    """Stop all instances. Answers once their containers are removed."""
     supervisor = context.fleet.get(name)
     if supervisor is None:
         return unknown_plugin(name)
@@ -107,10 +171,17 @@ async def post_mortem(
 
 @router.get("/logs", response_class=PlainTextResponse)
 async def logs(
-    name: str, context: Context, *, tail: Tail = 100, follow: bool = False, build: Build = False
+    name: str,
+    context: Context,
+    *,
+    tail: Tail = 100,
+    follow: bool = False,
+    build: Build = False,
+    generation: Generation = None,
 ) -> Response:
     """The container's output, each line with its time; the last lines only if the instance has ended. While an image is
-    built for it and there is no container yet, the output of that.
+    built for it and there is no container yet, the output of that. Of several instances the newest's, or that of
+    `generation`.
 
     With `follow` it goes on, with that of the next instances too, and with an empty line after 15 s of silence. A line
     that begins with `--- ` says that an instance is awaited, has ended, or is the next; no line of a container does.
@@ -125,13 +196,24 @@ async def logs(
         followed = beating(supervisor.follow_logs(tail=tail), "\n")
         return UntilShutdownResponse(followed, context.shutdown.requested, headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
-    if record.post_mortem is not None:
-        lines = (record.post_mortem.log_tail or record.post_mortem.build_output).splitlines(keepends=True)
+    report = await _post_mortem_of(record, generation, context)
+    if report is not None:
+        lines = (report.log_tail or report.build_output).splitlines(keepends=True)
         return PlainTextResponse("".join(lines[-tail:]))
     try:
-        return PlainTextResponse(await supervisor.logs(tail=tail))
+        return PlainTextResponse(await supervisor.logs(tail=tail, generation=generation))
     except EngineError as error:
         return problem(503, f"The logs are unavailable: {error}.", error_type="LogsUnavailable", plugin=name)
+
+
+async def _post_mortem_of(record: PluginRecord, generation: int | None, context: ApiContext) -> PostMortem | None:
+    """Of the newest instance, or of this one; None while it is alive."""
+    if generation is None:
+        return record.instances[-1].post_mortem if record.instances else record.post_mortem
+    for instance in record.instances:
+        if instance.generation == generation:
+            return instance.post_mortem
+    return await context.history.post_mortem_of(record.name, generation)
 
 
 async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:

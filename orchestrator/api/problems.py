@@ -12,28 +12,8 @@ from starlette.exceptions import HTTPException
 
 from orchestrator.formatting import MAX_NAME_LENGTH, quoted
 from orchestrator.lifecycle import ReasonCode
-from orchestrator.sandbox.call import Outcome, RunResult
+from orchestrator.sandbox.call import STATUS, Outcome, RunResult
 from orchestrator.tools import refusals
-
-STATUS: Final[Mapping[Outcome, int]] = {
-    Outcome.OK: 200,
-    Outcome.BAD_REQUEST: 400,
-    Outcome.CALLER_DISCONNECTED: 400,
-    Outcome.UNKNOWN_PLUGIN: 404,
-    Outcome.UNKNOWN_TOOL: 404,
-    Outcome.UPLOAD_STALLED: 408,
-    Outcome.TOO_LARGE: 413,
-    Outcome.CANCELLED: 409,
-    Outcome.RUN_ID_TAKEN: 409,
-    Outcome.UNSUPPORTED_MEDIA_TYPE: 415,
-    Outcome.INVALID_ARGUMENTS: 422,
-    Outcome.INVALID_INPUT: 422,
-    Outcome.QUEUE_FULL: 429,
-    Outcome.PLUGIN_FAILED: 502,
-    Outcome.UNAVAILABLE: 503,
-    Outcome.TIMEOUT: 504,
-}
-
 
 _ERROR_TYPES: Final[Mapping[Outcome, str]] = {
     Outcome.UNKNOWN_TOOL: "UnknownTool",

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from orchestrator.api.body import MAX_SHORT_BODY, QueuedBody, RequestBody, read_short_body, too_large
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.file_response import StoredFileResponse
-from orchestrator.api.problems import STATUS, problem, respond, unknown_plugin
+from orchestrator.api.problems import problem, respond, unknown_plugin
 from orchestrator.api.request_headers import (
     CODINGS,
     RESPOND_ASYNC,
@@ -29,7 +29,7 @@ from orchestrator.api.run_model import RunResponse, run_response
 from orchestrator.api.run_stream import streamed
 from orchestrator.formatting import quoted
 from orchestrator.registry import PluginRecord
-from orchestrator.sandbox.call import BodyError, Outcome, RunResult, StreamedBody, ToolCall, is_run_id
+from orchestrator.sandbox.call import STATUS, BodyError, Outcome, RunResult, StreamedBody, ToolCall, is_run_id
 from orchestrator.tools import refusals
 
 router = APIRouter(tags=["tools"])

@@ -10,9 +10,9 @@ from fastapi.responses import StreamingResponse
 
 from orchestrator.api import sse
 from orchestrator.api.context import ApiContext
-from orchestrator.api.problems import STATUS, envelope, respond
+from orchestrator.api.problems import envelope, respond
 from orchestrator.api.request_headers import SSE
-from orchestrator.sandbox.call import RunResult, ToolCall
+from orchestrator.sandbox.call import STATUS, RunResult, ToolCall
 
 _QUEUE: Final = 16  # lines buffered for a slow reader before the tool must wait
 _HEARTBEAT: Final = b'{"event":"heartbeat"}'

@@ -8,8 +8,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from orchestrator.api.context import Context
 from orchestrator.api.file_response import StoredFileResponse
-from orchestrator.api.problems import STATUS, envelope_around, problem, result_headers
+from orchestrator.api.problems import envelope_around, problem, result_headers
 from orchestrator.api.run_model import RunResponse, run_response
+from orchestrator.sandbox.call import STATUS
 from orchestrator.tools.result_store import StoredResult
 from orchestrator.tools.run_lookup import RunPhase, RunView
 

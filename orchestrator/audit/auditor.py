@@ -26,7 +26,7 @@ from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.settings import Settings
-from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT, effective_limits
+from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT, effective_limits, instances_of
 
 _MAX_POLLS: Final = 200
 _POLL_SECONDS: Final = 0.1
@@ -89,7 +89,7 @@ async def audit_running(client: httpx.AsyncClient, engine: ContainerEngine, depl
             sentence = "Its containers cannot be identified here: set ORCHESTRATOR_STATE_DIR to the orchestrator's."
             findings.append(warning(ORCHESTRATOR, "orphans", sentence))
         else:
-            ours = await engine.list({LABEL_DEPLOYMENT: deployment})
+            ours = instances_of(await engine.list({LABEL_DEPLOYMENT: deployment}))
             since = await _get(client, "/v1/plugins", answers)  # includes instances started meanwhile
             known = [*details, *(since if isinstance(since, list) else [])]
             findings += check_orphans({container.name: container.id for container in ours}, _container_ids(known))

@@ -68,13 +68,15 @@ def check_plugin(listed: Mapping[str, Any], detail: Mapping[str, Any]) -> Iterat
 def check_isolation(health: Mapping[str, Any], held: ContainerIsolation) -> list[Finding]:
     """The container's limits and isolation in the engine, against what the API claims."""
     name = str(health.get("name"))
-    return findings_or_ok(
-        name, "isolation", [error(name, "isolation", f"{problem}.") for problem in _lax(health, held)]
-    )
+    found = [error(name, "isolation", f"{problem}.") for problem in _lax(health, held)]
+    if _without_swap_limit(health, held):
+        sentence = "The engine does not limit its swap: it has none only as long as the engine's machine has none."
+        found.append(warning(name, "isolation", sentence))
+    return findings_or_ok(name, "isolation", found)
 
 
 def check_orphans(containers: Mapping[str, str], known: Collection[str]) -> list[Finding]:
-    """`containers`: name → id of those with the deployment's label; `known`: ids in the API's answers."""
+    """`containers`: name → id of those that were made for an instance; `known`: ids in the API's answers."""
     unknown = [
         error(
             ORCHESTRATOR,
@@ -128,13 +130,14 @@ def _lax(health: Mapping[str, Any], held: ContainerIsolation) -> Iterator[str]:
     limits = health.get("limits", {})
     claims: Sequence[tuple[str, object, object]] = (
         ("memory", held.memory, limits.get("memory_bytes")),
-        ("memory and swap together", held.memory_and_swap, limits.get("memory_bytes")),
+        ("memory and swap together", held.memory_and_swap, _memory_and_swap(limits)),
         ("pids", held.pids, limits.get("pids")),
         ("cpus", held.cpus, limits.get("cpus")),
         ("shared memory", held.shm, limits.get("shm_bytes")),
     )
+    without_swap_limit = _without_swap_limit(health, held)
     for what, found, claimed in claims:
-        if found != claimed:
+        if found != claimed and not (what == "memory and swap together" and without_swap_limit):
             yield f"The engine limits its {what} to {found}, the API claims {claimed}"
     loose: Mapping[str, bool] = {
         "It runs as root": held.user in {"", "0", "root"} or held.user.startswith("0:"),
@@ -156,6 +159,18 @@ def _lax(health: Mapping[str, Any], held: ContainerIsolation) -> Iterator[str]:
     if added := set(held.writable) - given:
         yield f"It can write to folders in memory that are not its own: {', '.join(sorted(added))}"
     yield from _gpu_leaks(health, held)
+
+
+def _memory_and_swap(limits: Mapping[str, Any]) -> int | None:
+    """What the API claims of both together; None where one of them is not limited."""
+    memory, swap = limits.get("memory_bytes"), limits.get("swap_bytes")
+    return None if memory is None or swap is None else memory + swap
+
+
+def _without_swap_limit(health: Mapping[str, Any], held: ContainerIsolation) -> bool:
+    """The API claims no swap, and that is not the engine's doing: the runtime has found none on its machine."""
+    claimed = _memory_and_swap(health.get("limits", {}))
+    return held.memory is not None and held.memory_and_swap is None and claimed is not None
 
 
 def _gpu_leaks(health: Mapping[str, Any], held: ContainerIsolation) -> Iterator[str]:

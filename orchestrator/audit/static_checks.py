@@ -14,6 +14,7 @@ from orchestrator.loader.image_recipe import SHARED
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.requirements_file import REQUIREMENTS, Line, named_files, requirement_lines
+from orchestrator.loader.samples import SamplesError, read_samples
 from orchestrator.registry import EffectiveLimits
 from orchestrator.supervisor.container_policy import CACHE_FOLDER, cache_variables
 
@@ -39,6 +40,7 @@ def check_folder(plugin: DiscoveredPlugin, limits: EffectiveLimits | None) -> It
         yield from _check_class(plugin.name, plugin.folder, manifest.entrypoint)
         yield from findings_or_ok(plugin.name, "requirements", list(_requirements(plugin.name, plugin.folder)))
         yield from findings_or_ok(plugin.name, "gpu", list(_gpu(manifest, plugin.folder)))
+    yield from findings_or_ok(plugin.name, "instances", list(_instances(manifest)))
     if manifest.cache:
         yield from findings_or_ok(plugin.name, "cache", list(_cache(manifest)))
     if limits is not None:
@@ -53,6 +55,20 @@ def _cache(manifest: Manifest) -> Iterator[Finding]:
                 f"`env` sets {variable} to a folder outside of {CACHE_FOLDER}: what it holds ends with the instance."
             )
             yield warning(manifest.name, "cache", sentence)
+
+
+def _instances(manifest: Manifest) -> Iterator[Finding]:
+    if "spread" in manifest.model_fields_set and not manifest.requires_gpu:
+        sentence = "spread is set without requires_gpu: true. It spreads instances over GPUs and does nothing here."
+        yield warning(manifest.name, "instances", sentence)
+    elif manifest.spread == "pack" and manifest.gpu.sharing == "exclusive":
+        sentence = (
+            "spread: pack needs gpu.sharing: shared. Each instance has its GPUs for itself, so none can be packed."
+        )
+        yield warning(manifest.name, "instances", sentence)
+    if manifest.idle.keep and not manifest.requires_gpu:
+        sentence = "idle.keep is set without requires_gpu: true. Only plugins with GPUs are parked for another plugin."
+        yield warning(manifest.name, "instances", sentence)
 
 
 def _check_class(name: str, folder: Path, entrypoint: str) -> Iterator[Finding]:
@@ -199,6 +215,11 @@ def _limits(name: str, limits: EffectiveLimits) -> Iterator[Finding]:
 def _samples(name: str, folder: Path) -> Iterator[Finding]:
     if not _has_file(folder / "samples", "*"):
         yield warning(name, "samples and tests", "It has no samples/: add an input to try it with.")
+    try:
+        for sample in read_samples(folder):
+            sample.check_files()
+    except SamplesError as problem:
+        yield error(name, "samples and tests", str(problem))
     if not _has_file(folder / "tests", "test_*.py"):
         yield warning(name, "samples and tests", "It has no tests/test_*.py: add tests.")
 

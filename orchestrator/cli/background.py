@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import yaml
 from rich.markup import escape
 
 from orchestrator.app import docker_engine
@@ -20,9 +19,9 @@ from orchestrator.cli.connection import address, connected
 from orchestrator.cli.console import complain, console, errors, fail, program_name
 from orchestrator.cli.settings import read_settings
 from orchestrator.cli.tables import plugins_table
-from orchestrator.client import FormText
 from orchestrator.deployment import read_identity
 from orchestrator.errors import EngineError
+from orchestrator.loader.samples import SamplesError, read_samples
 from orchestrator.run_folder import logout_warning
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT, instances_of
@@ -163,17 +162,17 @@ def _wait_for_plugins(settings: Settings, process: subprocess.Popen[bytes] | Non
 
 def _first_call(settings: Settings) -> None:
     """Make the first sample call of the ocr plugin, if that is among the plugins."""
-    folder = next(
-        (d / "ocr" / "samples" for d in settings.plugins_dirs if (d / "ocr" / "samples" / "calls.yaml").exists()), None
-    )
-    if folder is None:
+    found = (sample for folder in settings.plugins_dirs for sample in read_samples(folder / "ocr"))
+    try:
+        sample = next(found, None)
+    except SamplesError as error:
+        complain("No call was made", str(error), style="yellow")
         return
-    call = yaml.safe_load((folder / "calls.yaml").read_text("utf-8"))[0]
-    files = {name: folder / file for name, file in (call.get("files") or {}).items()}
-    texts = {name: FormText(value) for name, value in (call.get("arguments") or {}).items()}
+    if sample is None:
+        return
     with connected() as api:
-        envelope = api.call("ocr", call["tool"], **files, **texts)
-    names = ", ".join(str(file) for file in (call.get("files") or {}).values())
+        envelope = api.call("ocr", sample.call.tool, **sample.files(), **sample.call.arguments)
+    names = ", ".join(name for _, name in sample.call.named_files())
     console.print(f"\n[bold]ocr read {escape(names)}[/] in {envelope['execution_time_ms']:.0f} ms:")
     console.print(envelope["result"]["text"].strip(), markup=False, soft_wrap=True)
 

@@ -21,7 +21,7 @@ from orchestrator.audit.findings import Finding, Level, error, ok, warning
 from orchestrator.cli import doctor_findings, doctor_gpus
 from orchestrator.cli.connection import address, credentials
 from orchestrator.cli.console import EXIT_FAILED, AsJson, console, show_json
-from orchestrator.cli.doctor_gpus import GpuFacts
+from orchestrator.cli.doctor_gpus import GpuFacts, GpuNeed
 from orchestrator.cli.settings import read_settings
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import EngineInfo
@@ -33,7 +33,7 @@ from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.registry import EffectiveLimits
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import effective_limits
-from orchestrator.supervisor.gpu_allocator import engine_gpus, same_groups
+from orchestrator.supervisor.gpu_allocator import engine_gpus, gpu_demand, same_groups
 
 _SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("note", "yellow"), Level.ERROR: ("FAIL", "bold red")}
 
@@ -67,13 +67,19 @@ async def examine(settings: Settings) -> list[Finding]:
         *findings,
         *_folders(settings, info),
         *doctor_findings.plugins(found, loader.unusable_directories()),
-        doctor_findings.memory_sum(info.memory if info else 0, {name: each.memory for name, each in limits.items()}),
+        doctor_findings.memory_sum(info.memory if info else 0, _memory_of_all(found, limits)),
         *await asyncio.to_thread(lambda: list(_dependencies(settings, found))),
         *await _gpus(settings, info, found, local=shared),
         _keys(settings),
         await asyncio.to_thread(_running),
         *doctor_findings.network(os.environ, ca_bundle(settings, os.environ)),
     ]
+
+
+def _memory_of_all(found: Iterable[DiscoveredPlugin], limits: Mapping[str, EffectiveLimits]) -> dict[str, int]:
+    """Plugin → bytes that its instances may use together."""
+    replicas = {plugin.name: plugin.manifest.replicas for plugin in found if plugin.manifest}
+    return {name: each.memory * replicas[name] for name, each in limits.items()}
 
 
 async def _engine(
@@ -164,7 +170,8 @@ def _dependencies(settings: Settings, found: Iterable[DiscoveredPlugin]) -> Iter
 async def _gpus(
     settings: Settings, info: EngineInfo | None, found: Iterable[DiscoveredPlugin], *, local: bool
 ) -> Iterable[Finding]:
-    needing = [plugin.name for plugin in found if plugin.manifest is not None and plugin.manifest.requires_gpu]
+    manifests = [plugin.manifest for plugin in found if plugin.manifest is not None and plugin.manifest.requires_gpu]
+    needs = [GpuNeed(each.name, gpu_demand(each), each.replicas) for each in manifests]
     facts = GpuFacts(
         await GpuHost.bounded(settings.gpu_first_look.total_seconds()).check(),
         engine_gpus(info) if info is not None else None,
@@ -174,7 +181,7 @@ async def _gpus(
         same_groups=info is not None and same_groups(info, local=local),
         reported=await asyncio.to_thread(_reported_gpus),
     )
-    return doctor_gpus.gpus(facts, needing)
+    return doctor_gpus.gpus(facts, needs)
 
 
 def _reported_gpus() -> Mapping[str, Any] | None:

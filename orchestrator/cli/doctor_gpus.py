@@ -1,14 +1,16 @@
 """What `doctor` reports of GPUs: the host's, and whether and how the engine can hand them out. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from orchestrator.audit.findings import Finding, error, ok, warning
-from orchestrator.gpus import GpuInventory
+from orchestrator.formatting import gib
+from orchestrator.gpus import GpuDemand, GpuInventory
 from orchestrator.gpus.device_requests import WAY_NAMES, EngineGpus, Way, device_requests
 from orchestrator.gpus.evidence import NodeAccess
 from orchestrator.gpus.host_check import PERSISTENCE, sick_gpu
+from orchestrator.gpus.placement import most_instances
 from orchestrator.gpus.probe import PROBE_SECONDS
 from orchestrator.gpus.refusals import INSTALL_TOOLKIT, judge_engine, without_names
 
@@ -30,9 +32,18 @@ class GpuFacts:
     reported: Mapping[str, Any] | None = None
 
 
-def gpus(facts: GpuFacts, needed_by: Iterable[str]) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class GpuNeed:
+    """What a plugin needs of GPUs: `demand` for each of its `replicas`."""
+
+    plugin: str
+    demand: GpuDemand
+    replicas: int
+
+
+def gpus(facts: GpuFacts, needs: Sequence[GpuNeed]) -> Iterator[Finding]:
     """A missing GPU is a warning only if a plugin needs one."""
-    needing = ", ".join(needed_by)
+    needing = ", ".join(need.plugin for need in needs)
     inventory = facts.inventory
     if inventory.old_binding is not None:
         yield warning(
@@ -55,10 +66,28 @@ def gpus(facts: GpuFacts, needed_by: Iterable[str]) -> Iterator[Finding]:
         yield warning("gpus", "driver", f"it took {inventory.seconds:.0f} s to answer: {PERSISTENCE}")
     names = ", ".join(device.label for device in inventory.devices if device.fault is None)
     yield ok("gpus", "host", f"{names}; driver {inventory.driver_version}, CUDA {inventory.cuda_version}")
+    for need in needs:
+        yield from _room(inventory, need)
     if facts.engine is not None:
         yield _engine(inventory, facts.engine, facts.forced)
     yield from _nodes(facts)
     yield from _reported(facts.reported or {})
+
+
+def _room(inventory: GpuInventory, need: GpuNeed) -> Iterator[Finding]:
+    most = most_instances(need.demand, inventory.devices)
+    if need.replicas <= most:
+        return
+    wanted = "one instance" if need.replicas == 1 else f"{need.replicas} instances (`replicas`)"
+    count = need.demand.count
+    each = f"{count} GPU{'s' if count > 1 else ''}{'' if need.replicas == 1 else ' each'}"
+    memory = "" if need.demand.memory is None else f" with {gib(need.demand.memory)}{' on each' if count > 1 else ''}"
+    yield warning(
+        "gpus",
+        need.plugin,
+        f"it wants {wanted} with {each}{memory}, and the usable GPUs of this host have room for {most or 'none'}, even "
+        f"when nothing else uses them. Lower {'`replicas` or ' if need.replicas > 1 else ''}what it needs under `gpu`",
+    )
 
 
 def _engine(inventory: GpuInventory, engine: EngineGpus, forced: Way | None) -> Finding:

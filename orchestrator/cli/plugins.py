@@ -1,9 +1,9 @@
-"""`plugins`, `health`, `tools`, `logs`, `events`, `gpus`, `restart`, `start`, `stop`: show and operate plugins."""
+"""`plugins`, `health`, `tools`, `logs`, `events`, `gpus`: show plugins."""
 
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated
 
 import typer
 from rich.live import Live
@@ -13,7 +13,6 @@ from orchestrator.cli.connection import Name, complete_plugin, connected
 from orchestrator.cli.console import (
     EXIT_FAILED,
     AsJson,
-    busy,
     console,
     errors,
     misused,
@@ -22,30 +21,23 @@ from orchestrator.cli.console import (
     show_json,
 )
 from orchestrator.cli.schema_text import parameter_lines, result_text, tool_notes
-from orchestrator.cli.tables import STATE_COLOURS, gpus_table, health_table, long_texts, plugins_table, reason_below
-from orchestrator.client import Client, LifecycleEvent, Plugin, PluginDetail, RestartRefused
+from orchestrator.cli.tables import (
+    STATE_COLOURS,
+    gpus_table,
+    health_table,
+    long_texts,
+    plugins_table,
+    reason_below,
+    replicas_text,
+)
+from orchestrator.client import Client, LifecycleEvent, Plugin
 from orchestrator.formatting import NOTE
 
 Follow = Annotated[bool, typer.Option("-f", "--follow", help="Follow until Ctrl-C.")]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the new instance.")]
-_DEFAULT_WAIT = 120.0
 _POLL_INTERVAL = 1.0  # seconds
 _TAIL = 100  # lines
 _FOLLOWED_TAIL = 10  # lines: one follows a log for what comes, as with journalctl
 _MAX_TAIL = 10_000  # lines
-_HOST: Final = "doctor` checks secrets, images and the engine of this host"
-_MODELS: Final = "models list` shows the models, and where they are"
-_NEXT_STEPS: Final = {
-    "BUILD_FAILED": "logs {name} --build` prints its last build",
-    "MANIFEST_INVALID": "audit` shows what is wrong in the plugins' folders",
-    "MODEL_MISSING": _MODELS,
-    "MODEL_CORRUPT": _MODELS,
-    "SECRET_MISSING": _HOST,
-    "IMAGE_MISSING": _HOST,
-    "ENGINE_UNREACHABLE": _HOST,
-    "STOPPED": "start {name}` starts it",
-}
-"""What to do after a restart that was refused, by the reason code."""
 
 
 def plugins(
@@ -71,8 +63,10 @@ def _watch(changes: Iterable[Plugin], *, as_json: bool) -> None:
             elif plugin.get("removed"):
                 print_raw(f"{plugin['observed_at']}  {plugin['name']}  removed")
             else:
-                reason = "  " + ": ".join(filter(None, (plugin["reason_code"], plugin["reason"])))
-                print_raw(f"{plugin['observed_at']}  {plugin['name']}  {plugin['state']}{reason.rstrip()}")
+                state = " ".join(filter(None, (plugin["state"], replicas_text(plugin))))
+                reason = ": ".join(filter(None, (plugin["reason_code"], plugin["reason"])))
+                why = "  ".join(filter(None, (reason, plugin.get("degraded_reason"))))
+                print_raw(f"{plugin['observed_at']}  {plugin['name']}  {state}  {why}".rstrip())
         return
     known: dict[str, tuple[float, Plugin]] = {}
 
@@ -224,60 +218,3 @@ def gpus(
         console.print(Text(f"refused by the engine ({way}): {sentence}", style="yellow"), soft_wrap=True)
     for sentence in listed["quarantines"]:
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
-
-
-def restart(name: Name, *, wait: Wait = _DEFAULT_WAIT, as_json: AsJson = False) -> None:
-    """Start a new instance of a plugin and wait for it. Exit code 1 if it failed."""
-    _start_instance(name, "restart", wait, as_json=as_json)
-
-
-def start(name: Name, *, wait: Wait = _DEFAULT_WAIT, as_json: AsJson = False) -> None:
-    """Start an instance of a plugin that has none and wait for it. Exit code 1 if it failed."""
-    _start_instance(name, "start", wait, as_json=as_json)
-
-
-def _start_instance(name: str, action: Literal["restart", "start"], wait: float, *, as_json: bool) -> None:
-    with connected() as api, busy(f"{name}: waiting for the new instance …") as say:
-
-        def show(plugin: PluginDetail) -> None:
-            if doing := activity_of(plugin):
-                say(f"{name}: {doing}")
-
-        command = api.restart if action == "restart" else api.start
-        try:
-            plugin = command(name, wait=wait, on_wait=show)
-        except RestartRefused as refusal:
-            errors.print(
-                f"[bold]{name} was not restarted: the instance that runs goes on.[/] {_next_step(name, refusal)}",
-                soft_wrap=True,
-            )
-            raise
-    show_json(plugin) if as_json else console.print(plugins_table([plugin]))
-    if plugin["reason_code"] is not None:
-        errors.print(f"[dim]`orchestrator health {name}` shows all details.[/]", soft_wrap=True)
-        raise typer.Exit(EXIT_FAILED)
-    preparing = plugin.get("restart") is not None and action == "restart"
-    if wait and (plugin["state"] == "LOADED" or preparing):
-        what = "The new instance is still prepared; the old one serves until then." if preparing else "It still starts."
-        errors.print(f"[yellow]{what}[/] `orchestrator events -f` follows it.", soft_wrap=True)
-
-
-def _next_step(name: str, refusal: RestartRefused) -> str:
-    """Where to look, by what is broken."""
-    code = refusal.reason_code or ""
-    fallback = (
-        "gpus` shows the GPUs and who has them" if code.startswith("GPU_") else "health {name}` shows all details"
-    )
-    return f"`orchestrator {_NEXT_STEPS.get(code, fallback).format(name=name)}."
-
-
-def activity_of(plugin: Plugin) -> str:
-    """What goes on for the plugin, for how long, and the newest line of it; empty where nothing does."""
-    return next((check["detail"] for check in plugin["checks"] if check["name"] == "activity"), "")
-
-
-def stop(name: Name, *, as_json: AsJson = False) -> None:
-    """Stop a plugin's instance and wait until its container is removed."""
-    with connected() as api, busy(f"stopping {name} …"):
-        plugin = api.stop(name)
-    show_json(plugin) if as_json else console.print(plugins_table([plugin]))

@@ -19,6 +19,7 @@ STATE_COLOURS = {
 _OUTCOME_COLOURS = {"ok": "green", "cancelled": "yellow", "interrupted": "yellow"}
 _LEFT_ALIGNED = 2
 RUN_DIGITS = 8  # of a run's id: enough to distinguish runs, and a row fits 80 columns
+_SHOWN_BY_INSTANCES = frozenset({"candidate", "degraded"})  # the candidate is one of them; why it is degraded is a row
 _LONG_TEXTS = frozenset({"stacks", "traceback", "build_output", "log_tail"})
 
 
@@ -30,7 +31,7 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
         rows.append(
             [
                 Text(plugin["name"]),
-                Text(plugin["state"] + ("?" if plugin["stale"] else ""), style=STATE_COLOURS.get(plugin["state"], "")),
+                _state(plugin),
                 Text(format_duration(plugin["uptime_seconds"])),
                 Text(str(plugin["success_count"])),
                 Text(str(plugin["error_count"])),
@@ -50,7 +51,22 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
         lines.append(line)
         if shown is not None and shown["reason"]:
             lines.append(reason_below(shown["reason_code"], shown["reason"]))
+        if shown is not None and shown.get("degraded_reason"):
+            lines.append(reason_below("degraded", shown["degraded_reason"]))
     return Group(*lines)
+
+
+def _state(plugin: Mapping[str, Any]) -> Text:
+    """`RUNNING`, or `RUNNING 2/3` where more than one instance is wanted; with a question mark where it is stale."""
+    replicas = replicas_text(plugin)
+    text = plugin["state"] + ("?" if plugin["stale"] else "") + (f" {replicas}" if replicas else "")
+    return Text(text, style="yellow" if plugin.get("degraded") else STATE_COLOURS.get(plugin["state"], ""))
+
+
+def replicas_text(plugin: Mapping[str, Any]) -> str:
+    """`2/3`: so many instances take runs of those that are wanted. Empty where one is wanted."""
+    replicas = plugin.get("replicas") or {"wanted": 1}
+    return f"{replicas['ready']}/{replicas['wanted']}" if replicas["wanted"] > 1 else ""
 
 
 def reason_below(code: str | None, reason: str | None) -> Padding:
@@ -129,18 +145,48 @@ def health_table(plugin: Mapping[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in plugin.items():
-        if name == "checks":
-            for check in value:
-                mark = Text("ok  " if check["ok"] else "FAIL", style="green" if check["ok"] else "red")
-                detail = Text.assemble(mark, f" {check['detail']} ({check['source']})")
-                table.add_row(Text(f"check {check['name']}"), detail)
-        elif isinstance(value, Mapping):
-            for key, inner in value.items():
-                if inner not in (None, "", [], {}) and not _is_long(key, inner):
-                    table.add_row(Text(f"{name}.{key}"), Text(_plain(inner)))
-        elif value not in (None, [], "") and not _is_long(name, value):
-            table.add_row(Text(name), Text(_plain(value), style=STATE_COLOURS.get(str(value), "")))
+        for heading, text in _rows(plugin, name, value):
+            table.add_row(Text(heading), text)
     return table
+
+
+def _rows(plugin: Mapping[str, Any], name: str, value: Any) -> Iterator[tuple[str, Text]]:
+    """Those of one field."""
+    if name in _SHOWN_BY_INSTANCES:
+        return
+    if name == "checks":
+        yield from ((f"check {check['name']}", _check(check)) for check in value)
+    elif name == "replicas":
+        if replicas := replicas_text(plugin):
+            other = "" if value["wanted"] == value["in_manifest"] else f" (the manifest says {value['in_manifest']})"
+            yield name, Text(f"{replicas} ready{other}", style="yellow" if plugin["degraded"] else "")
+    elif name == "instances":
+        # A single one is what all the other rows show.
+        yield from ((f"instance {each['generation']}", _instance(each)) for each in value if len(value) > 1)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if inner not in (None, "", [], {}) and not _is_long(key, inner):
+                yield f"{name}.{key}", Text(_plain(inner))
+    elif value not in (None, [], "") and not _is_long(name, value):
+        yield name, Text(_plain(value), style=STATE_COLOURS.get(str(value), ""))
+
+
+def _check(check: Mapping[str, Any]) -> Text:
+    mark = Text("ok  " if check["ok"] else "FAIL", style="green" if check["ok"] else "red")
+    return Text.assemble(mark, f" {check['detail']} ({check['source']})")
+
+
+def _instance(instance: Mapping[str, Any]) -> Text:
+    """Its state, what it does, where, and why it ended."""
+    words = [] if instance["role"] == "serving" else [instance["role"]]
+    if instance["uptime_seconds"] is not None and instance["reason_code"] is None:
+        words.append(f"up {format_duration(instance['uptime_seconds'])}")
+    words += [f"GPU {gpu['uuid'] if gpu.get('index') is None else gpu['index']}" for gpu in instance["gpus"]]
+    words.append(f"{instance['in_flight']} in flight")
+    words += [f"version {instance['version']}"] if instance["version"] else []
+    words += [instance["container"]["name"]] if instance["container"].get("name") else []
+    reason = f"\n{instance['reason_code']}: {instance['reason']}" if instance["reason_code"] else ""
+    return Text.assemble((instance["state"], STATE_COLOURS.get(instance["state"], "")), f"  {', '.join(words)}{reason}")
 
 
 def _plain(value: Any) -> str:

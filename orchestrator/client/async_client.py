@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 from httpx_sse import EventSource
@@ -94,14 +94,32 @@ class AsyncClient:
         return await self._do(operations.release_gpu(uuid))
 
     async def restart(
-        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+        self,
+        plugin: str,
+        *,
+        wait: float = 120.0,
+        only: Literal["failed"] | None = None,
+        on_wait: Callable[[PluginDetail], object] | None = None,
     ) -> PluginDetail:
-        return await self._do(operations.command(plugin, "restart", wait, on_wait))
+        return await self._do(operations.command(plugin, "restart", wait, on_wait, only=only))
 
     async def start(
         self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
     ) -> PluginDetail:
         return await self._do(operations.command(plugin, "start", wait, on_wait))
+
+    async def scale(
+        self,
+        plugin: str,
+        replicas: int,
+        *,
+        wait: float = 120.0,
+        on_wait: Callable[[PluginDetail], object] | None = None,
+    ) -> PluginDetail:
+        return await self._do(operations.command(plugin, "scale", wait, on_wait, body={"replicas": replicas}))
+
+    async def park(self, plugin: str) -> PluginDetail:
+        return await self._do(operations.command(plugin, "park", 0))
 
     async def stop(self, plugin: str) -> PluginDetail:
         return await self._do(operations.command(plugin, "stop", 0))

@@ -37,6 +37,30 @@ class Restart(TypedDict):
     reason: str | None
 
 
+class Replicas(TypedDict):
+    """How many instances are to serve at a time, and how many do."""
+
+    wanted: int
+    ready: int
+    in_manifest: int
+
+
+class Instance(TypedDict):
+    """One instance of a plugin; the fields as the plugin's, of this instance alone."""
+
+    generation: int
+    state: State
+    role: Literal["serving", "draining", "candidate"]
+    version: str
+    reason_code: str | None
+    reason: str | None
+    uptime_seconds: float | None
+    in_flight: int
+    container: dict[str, Any]
+    gpus: list[dict[str, Any]]
+    checks: list[Check]
+
+
 class Plugin(TypedDict):
     """One plugin, as in the list. Times are ISO 8601 with a time zone."""
 
@@ -63,6 +87,13 @@ class Plugin(TypedDict):
     limits: dict[str, Any]
     activity: Activity | None
     restart: Restart | None
+    replicas: Replicas
+    degraded: bool
+    degraded_reason: str | None
+    parked_since: str | None
+    start_estimate_seconds: float | None
+    instances: list[Instance]
+    candidate: Instance | None
     removed: NotRequired[bool]
     """True in `watch()` of a plugin that is no longer listed; else absent."""
 

@@ -71,20 +71,29 @@ def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[Lifec
 
 def command(
     plugin: str,
-    action: Literal["restart", "start", "stop"],
+    action: Literal["restart", "start", "scale", "park", "stop"],
     wait: float,
     on_wait: Callable[[PluginDetail], object] | None = None,
+    *,
+    only: str | None = None,
+    body: Mapping[str, Any] | None = None,
 ) -> Flow[PluginDetail]:
-    """Restart, start or stop a plugin; its state at most `wait` seconds later. `on_wait` gets it about once a second
-    until then. Raises `RestartRefused`.
+    """Restart, start, scale, park or stop a plugin; its state at most `wait` seconds later. `on_wait` gets it about
+    once a second until then. Raises `RestartRefused`.
     """
     wait = _number(wait)
     end = time.monotonic() + wait
-    params = {} if action == "stop" else {"wait": min(max(0.0, wait), _SHOWN_WAIT if on_wait else _COMMAND_WAIT)}
+    params: dict[str, Any] = {}
+    at_once = action in ("park", "stop")
+    if not at_once:
+        params["wait"] = min(max(0.0, wait), _SHOWN_WAIT if on_wait else _COMMAND_WAIT)
+    if only is not None:
+        params["only"] = only
     path = f"/v1/plugins/{segment(plugin)}/{action}"
-    found: PluginDetail = (yield Request("POST", path, params=params, read_timeout=_COMMAND_WAIT + 120)).as_object()
+    request = Request("POST", path, params=params, arguments=body, read_timeout=_COMMAND_WAIT + 120)
+    found: PluginDetail = (yield request).as_object()
     trouble = _Trouble(end)
-    while action != "stop" and _under_way(found, action) and (left := end - time.monotonic()) > 0:
+    while not at_once and _under_way(found, action) and (left := end - time.monotonic()) > 0:
         if on_wait is not None:
             on_wait(found)
         delay = min(_POLL_INTERVAL, left)
@@ -104,7 +113,8 @@ def command(
 def _under_way(plugin: PluginDetail, action: str) -> bool:
     restart = plugin.get("restart")  # an older orchestrator sends none
     preparing = action == "restart" and isinstance(restart, dict) and restart.get("state") == "preparing"
-    return preparing or plugin.get("state") == "LOADED"
+    instances: Any = plugin.get("instances", ())
+    return preparing or "LOADED" in (plugin.get("state"), *(each.get("state") for each in instances))
 
 
 def call(plugin: str, tool: str, arguments: Mapping[str, Any], *, retry: bool) -> Flow[Envelope]:

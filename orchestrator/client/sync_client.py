@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, suppress
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 from httpx_sse import EventSource
@@ -100,23 +100,45 @@ class Client:
         return self._do(operations.release_gpu(uuid))
 
     def restart(
-        self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
+        self,
+        plugin: str,
+        *,
+        wait: float = 120.0,
+        only: Literal["failed"] | None = None,
+        on_wait: Callable[[PluginDetail], object] | None = None,
     ) -> PluginDetail:
-        """Replace the instance; the plugin once the new one is ready or has failed, or after `wait` seconds.
+        """Replace the instances; the plugin once the new ones are ready or have failed, or after `wait` seconds.
+
+        With `only="failed"` those that serve go on, and new ones start in place of those that ended.
 
         `on_wait` is called with the plugin about once a second until then: its `activity` and `reason` say what goes
         on. Raises `RestartRefused` where there can be no new instance: then the old one goes on.
         """
-        return self._do(operations.command(plugin, "restart", wait, on_wait))
+        return self._do(operations.command(plugin, "restart", wait, on_wait, only=only))
 
     def start(
         self, plugin: str, *, wait: float = 120.0, on_wait: Callable[[PluginDetail], object] | None = None
     ) -> PluginDetail:
-        """Start an instance if none is alive; see `restart`."""
+        """Start the instances that are missing; see `restart`."""
         return self._do(operations.command(plugin, "start", wait, on_wait))
 
+    def scale(
+        self,
+        plugin: str,
+        replicas: int,
+        *,
+        wait: float = 120.0,
+        on_wait: Callable[[PluginDetail], object] | None = None,
+    ) -> PluginDetail:
+        """Set how many instances the plugin has at a time, in place of its manifest's number; see `restart`."""
+        return self._do(operations.command(plugin, "scale", wait, on_wait, body={"replicas": replicas}))
+
+    def park(self, plugin: str) -> PluginDetail:
+        """Stop all instances until the next run, which starts new ones. Raises `ApiError` where a run is under way."""
+        return self._do(operations.command(plugin, "park", 0))
+
     def stop(self, plugin: str) -> PluginDetail:
-        """Stop the instance; returns once its container is removed."""
+        """Stop all instances; returns once their containers are removed."""
         return self._do(operations.command(plugin, "stop", 0))
 
     def run(self, plugin: str, tool: str, /, **arguments: Any) -> Any:

@@ -14,11 +14,14 @@ LABEL_GPUS: Final = "plugin-orchestrator.gpus"
 
 @dataclass(frozen=True, slots=True)
 class GpuDemand:
-    """A plugin's demand: `count` GPUs with `memory` bytes free on each (None: any amount)."""
+    """A plugin's demand: `count` GPUs with `memory` bytes free on each (None: any amount). `spread` counts where they
+    are shared: a plugin's instances go to GPUs that have fewest of them, or most.
+    """
 
     count: int = 1
     memory: int | None = None
     sharing: Sharing = "exclusive"
+    spread: Literal["gpu", "pack"] = "gpu"
 
     @property
     def exclusive(self) -> bool:

@@ -15,6 +15,8 @@ WAY_NAMES: Final[Mapping[Way, str]] = {
     "cdi": "CDI devices",
     "runtime": "the runtime `nvidia`",
 }
+LABEL_WAY: Final = "plugin-orchestrator.gpu-way"
+"""The way in which a container's GPUs were requested."""
 CDI_KIND: Final = "nvidia.com/gpu"
 _CAPABILITIES: Final = ("gpu", "compute", "utility")
 
@@ -40,6 +42,11 @@ class DeviceRequestFields:
     driver: Way
     device_ids: tuple[str, ...]
     capabilities: tuple[str, ...]
+
+
+def way_of(labels: Mapping[str, str]) -> Way | None:
+    """The way in which the GPUs of a container with these labels were requested; None where they do not say it."""
+    return next((way for way in WAY_NAMES if way == labels.get(LABEL_WAY)), None)
 
 
 def device_requests(

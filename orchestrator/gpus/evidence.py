@@ -18,6 +18,8 @@ _XID: Final = re.compile(
 )
 # Those that a process opens which computes: of the driver, of Tegra, of WSL2.
 _NODE: Final = re.compile(r"nvidia\d+|nvidiactl|nvidia-uvm|nvhost-.*|nvmap|dxg")
+_TEGRA_CHIP: Final = re.compile(r"nvidia,tegra\d+")
+_TEGRA_RELEASE: Final = re.compile(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)")
 _OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
 _GROUP: Final = stat.S_IRGRP | stat.S_IWGRP
 _RECORD_BYTES: Final = 8192  # the kernel's own bound on one record of its log
@@ -28,17 +30,19 @@ _MAX_RECORDS: Final = 200_000
 class HardwareHints:
     """`pci_gpus`: NVIDIA GPUs on the PCI bus, None where the bus cannot be read. `module_version`: version of the
     loaded kernel module, None where none is loaded. `device_nodes`: number of /dev/nvidia<number> nodes. `container`:
-    this process runs in a container, of Docker or Podman.
+    this process runs in a container, of Docker or Podman. `tegra`: what this machine is called where its GPU is part of
+    an NVIDIA Tegra chip (Jetson), which is on no PCI bus; empty elsewhere.
     """
 
     pci_gpus: int | None = None
     module_version: str | None = None
     device_nodes: int = 0
     container: bool = False
+    tegra: str = ""
 
     @property
     def hardware(self) -> bool:
-        return bool(self.pci_gpus) or self.module_version is not None or self.device_nodes > 0
+        return bool(self.pci_gpus or self.tegra) or self.module_version is not None or self.device_nodes > 0
 
     @property
     def lost_to_container(self) -> bool:
@@ -71,6 +75,7 @@ def read_hardware_hints(root: Path = Path("/")) -> HardwareHints:
         module_version=_module_version(root / "proc/driver/nvidia/version"),
         device_nodes=sum(1 for node in _entries(root / "dev") or () if re.fullmatch(r"nvidia\d+", node.name)),
         container=any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv")),
+        tegra=_tegra(root),
     )
 
 
@@ -143,6 +148,18 @@ def _module_version(file: Path) -> str | None:
         return None
     found = _MODULE_VERSION.search(text)
     return found[1] if found else "unknown"
+
+
+def _tegra(root: Path) -> str:
+    release = _read(root / "etc/nv_tegra_release")
+    chip = _TEGRA_CHIP.search(_read(root / "proc/device-tree/compatible"))
+    # Containers have neither of the two, but this.
+    if not (release or chip or _read(root / "sys/devices/soc0/family") == "Tegra"):
+        return ""
+    named = (_read(root / file).strip("\0") for file in ("proc/device-tree/model", "sys/devices/soc0/machine"))
+    model = next(filter(None, named), "") or (chip[0] if chip else "Tegra")
+    version = _TEGRA_RELEASE.search(release)
+    return f"{model}, L4T {version[1]}.{version[2]}" if version else model
 
 
 def _entries(folder: Path) -> list[Path] | None:

@@ -120,6 +120,8 @@ def _without_usable_device(evidence: HostEvidence) -> GpuProblem | None:
             "kernel's log for NVRM, and check whether the GPUs are assigned to virtual machines (vfio-pci) or too new "
             f"for driver {inventory.driver_version or hints.module_version or ''}".rstrip()
         )
+    if hints.tegra:
+        return _driver_error(_on_tegra(hints, "NVML, by which GPUs are found, counts none"))
     return _not_found("the NVIDIA driver is loaded and counts no GPU")
 
 
@@ -149,11 +151,7 @@ def _sentence(fault: GpuFault, evidence: HostEvidence) -> str:
             why = f": {fault.message}" if fault.message else ""
             what = f"the Python package nvidia-ml-py is missing beside the orchestrator{why}. Install it"
         case FaultKind.DRIVER_NOT_LOADED:
-            where = {None: "", 0: " (and no NVIDIA device is on the PCI bus)"}.get(hints.pci_gpus, "")
-            what = (
-                f"the NVIDIA driver is installed and its kernel module is not loaded{where}. Load it (modprobe "
-                "nvidia); where that fails, reinstall the driver for this kernel (DKMS, Secure Boot signature)"
-            )
+            what = _not_loaded(hints)
         case FaultKind.VERSION_MISMATCH:
             module = hints.module_version or "of one version"
             library = inventory.library_version or "of another"
@@ -200,6 +198,8 @@ def _library_missing(evidence: HostEvidence) -> str:
             "nvidia-smi works, but libnvidia-ml.so.1 cannot be loaded by the orchestrator. Put the driver's library "
             "folder on the loader's path (ldconfig)"
         )
+    elif evidence.hints.tegra:
+        what = _on_tegra(evidence.hints, "NVML, by which GPUs are found, is not installed (libnvidia-ml.so.1)")
     elif evidence.hints.pci_gpus:
         what = (
             f"{evidence.hints.pci_gpus} NVIDIA GPUs are on the PCI bus and no driver is installed (libnvidia-ml.so.1 "
@@ -208,6 +208,25 @@ def _library_missing(evidence: HostEvidence) -> str:
     else:
         what = "the driver's library libnvidia-ml.so.1 is missing. Reinstall the NVIDIA driver with its libraries"
     return _driver_error(what).sentence
+
+
+def _not_loaded(hints: HardwareHints) -> str:
+    if hints.tegra:
+        return _on_tegra(hints, "NVML, by which GPUs are found, does not find its driver")
+    where = {None: "", 0: " (and no NVIDIA device is on the PCI bus)"}.get(hints.pci_gpus, "")
+    return (
+        f"the NVIDIA driver is installed and its kernel module is not loaded{where}. Load it (modprobe nvidia); where "
+        "that fails, reinstall the driver for this kernel (DKMS, Secure Boot signature)"
+    )
+
+
+def _on_tegra(hints: HardwareHints, why: str) -> str:
+    return (
+        f"this machine is a Jetson or another Tegra ({hints.tegra}), and {why}. Plugins without `requires_gpu` are "
+        "served here as everywhere; those with it need an NVML for this chip, which JetPack has from version 6 (L4T "
+        "36) on. Upgrade JetPack; an orchestrator in a container needs that library in it, as the runtime `nvidia` "
+        "mounts it"
+    )
 
 
 def _driver_traces(evidence: HostEvidence) -> bool:

@@ -134,7 +134,7 @@ class LeaseTable:
         if self._inventory.problem is not None:
             return self._inventory.problem
         candidates = [self._device_claims(device.uuid) for device in self._inventory.devices]
-        chosen = choose(demand, candidates)
+        chosen = choose(demand, candidates, plugin)
         if chosen is None:
             return refusal(demand, candidates, self._inventory.unreadable)
         for each in chosen:

@@ -39,10 +39,33 @@ class DeviceClaims:
         return max(0, total - max(promised, used or 0))
 
 
-def choose(demand: GpuDemand, candidates: Sequence[DeviceClaims]) -> tuple[DeviceClaims, ...] | None:
-    """The devices for `demand`, or None where too few suit it."""
-    suitable = sorted((each for each in candidates if reason_against(demand, each) is None), key=_rank)
+def choose(demand: GpuDemand, candidates: Sequence[DeviceClaims], plugin: str = "") -> tuple[DeviceClaims, ...] | None:
+    """The devices for another instance of `plugin`, or None where too few suit its demand."""
+    sign = 1 if demand.spread == "gpu" else -1
+
+    def rank(candidate: DeviceClaims) -> tuple[float, ...]:
+        return sign * sum(claim.plugin == plugin for claim in candidate.claims), *_rank(candidate)
+
+    suitable = sorted((each for each in candidates if reason_against(demand, each) is None), key=rank)
     return tuple(suitable[: demand.count]) if len(suitable) >= demand.count else None
+
+
+def most_instances(demand: GpuDemand, devices: Sequence[GpuDevice]) -> int:
+    """How many instances of `demand` these GPUs have room for when nothing else uses them."""
+    usable = [device for device in devices if device.grantable and (demand.count == 1 or device.parent_uuid is None)]
+    room = [_room(demand, device) for device in usable]
+    most = 0
+    # Each instance needs `count` different GPUs, so a GPU counts at most once for each.
+    while sum(min(each, most + 1) for each in room) >= (most + 1) * demand.count:
+        most += 1
+    return most
+
+
+def _room(demand: GpuDemand, device: GpuDevice) -> int:
+    total = device.usable_memory[0]
+    if demand.exclusive:
+        return 1 if demand.memory is None or total is None or demand.memory <= total else 0
+    return 0 if total is None or demand.memory is None else total // demand.memory
 
 
 def reason_against(demand: GpuDemand, candidate: DeviceClaims) -> str | None:

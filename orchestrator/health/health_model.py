@@ -1,20 +1,13 @@
-"""The health API's answers: `PluginHealthResponse` for one plugin, `HealthListing` for all as JSON text. Pure."""
+"""The health API's answers: models of a plugin and its instances, made from their records. Pure."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from operator import is_
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import msgspec
-from msgspec.structs import replace
 from pydantic import AwareDatetime, BaseModel, Field
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
-from orchestrator.registry import Check, ContainerFacts, PendingRestart, PluginRecord, PostMortem
-
-_UPTIME: Final = b'"uptime_seconds":'
-_GAP: Final = _UPTIME + b"null"  # inside a text its quotes would be escaped, so the first match is the field
-_MAX_UPTIME_LAG: Final = 0.05  # seconds that an uptime may be behind where nothing else has changed
+from orchestrator.registry import Check, ContainerFacts, InstanceRecord, PendingRestart, PluginRecord, PostMortem, Role
 
 
 class CheckReport(BaseModel):
@@ -44,6 +37,33 @@ class RestartReport(BaseModel):
     reason_code: ReasonCode | None
     """Why it was refused."""
     reason: str | None
+
+
+class ReplicasReport(BaseModel):
+    """How many instances are to serve at a time, and how many do: INITIALIZED or RUNNING."""
+
+    wanted: int
+    ready: int
+    in_manifest: int = Field(description="The manifest's number, which `wanted` is unless an operator has set another.")
+
+
+class InstanceReport(BaseModel):
+    """One instance of a plugin."""
+
+    generation: int
+    state: PluginLifecycleState
+    role: Role = Field(
+        description="`draining`: it takes no new runs and ends after those it has; `candidate`: it is proven beside "
+        "those that serve."
+    )
+    version: str
+    reason_code: ReasonCode | None
+    reason: str | None
+    uptime_seconds: float | None = Field(description="As the plugin's.")
+    in_flight: int
+    container: dict[str, Any]
+    gpus: list[dict[str, Any]]
+    checks: list[CheckReport]
 
 
 class PostMortemReport(BaseModel):
@@ -98,6 +118,23 @@ class PluginHealthResponse(BaseModel):
     restart: RestartReport | None = Field(
         description="A restart that has not replaced the instance: `preparing` while that serves on, or `refused`."
     )
+    replicas: ReplicasReport
+    degraded: bool = Field(
+        description="It lives, and fewer instances serve or start than are wanted. Never where one is wanted."
+    )
+    degraded_reason: str | None = Field(description="What is missing and why, as a sentence to act on.")
+    parked_since: AwareDatetime | None = Field(description="Since when it is PARKED: the next run starts it again.")
+    start_estimate_seconds: float | None = Field(
+        description="What its last start took; a run for a parked plugin waits."
+    )
+    # The last two fields: the listing's text depends on that.
+    instances: list[InstanceReport] = Field(
+        description="The oldest first: those that live, and those that ended and are not replaced. The plugin's own "
+        "state, container and checks are those of the best that serves; `in_flight` and `gpus` are of all."
+    )
+    candidate: InstanceReport | None = Field(
+        description="The one of `instances` that is proven beside those that serve."
+    )
 
 
 class PluginDetailResponse(PluginHealthResponse):
@@ -144,16 +181,40 @@ def _fields(record: PluginRecord, now: float) -> Mapping[str, Any]:
         "generation": record.generation,
         "observed_at": record.observed_at,
         "stale": record.stale,
-        "checks": [
-            CheckReport(name=check.name, ok=check.ok, detail=check.detail, source=check.source)
-            for check in _checks(record, now)
-        ],
+        "checks": _check_reports(_checks(record, now)),
         "container": _container(record.container),
         "gpus": [dict(gpu) for gpu in record.gpus],
         "limits": {} if record.limits is None else record.limits.report(record.unlimited),
         "activity": record.activity and ActivityReport.model_validate(record.activity, from_attributes=True),
         "restart": record.restart and _restart(record.restart),
+        "replicas": ReplicasReport(wanted=record.wanted, ready=record.ready, in_manifest=record.manifest_replicas),
+        "degraded": record.degraded,
+        "degraded_reason": record.degraded_reason,
+        "parked_since": record.parked_since,
+        "start_estimate_seconds": record.start_seconds,
+        "instances": [_instance(instance, now) for instance in record.instances],
+        "candidate": record.candidate and _instance(record.candidate, now),
     }
+
+
+def _instance(instance: InstanceRecord, now: float) -> InstanceReport:
+    return InstanceReport(
+        generation=instance.generation,
+        state=instance.state,
+        role=instance.role,
+        version=instance.version,
+        reason_code=instance.reason_code,
+        reason=instance.reason,
+        uptime_seconds=uptime_seconds(instance, now),
+        in_flight=instance.in_flight,
+        container=_container(instance.container),
+        gpus=[dict(gpu) for gpu in instance.gpus],
+        checks=_check_reports(instance.checks),
+    )
+
+
+def _check_reports(checks: Iterable[Check]) -> list[CheckReport]:
+    return [CheckReport(name=check.name, ok=check.ok, detail=check.detail, source=check.source) for check in checks]
 
 
 def _restart(restart: PendingRestart) -> RestartReport:
@@ -169,7 +230,9 @@ def _reason(record: PluginRecord, now: float) -> str | None:
     """Why it ended or was not restarted, and what goes on."""
     reason, restart = record.reason, record.restart
     if reason is None and restart is not None and restart.reason_code is not None:
-        reason = f"Its restart was refused, so instance {record.generation} goes on. {restart.reason}"
+        alive = sum(not instance.ended for instance in record.instances)
+        which = f"instance {record.generation} goes" if alive <= 1 else f"its {alive} instances go"
+        reason = f"Its restart was refused, so {which} on. {restart.reason}"
     if record.activity is None:
         return reason
     doing = record.activity.sentence(now)
@@ -195,67 +258,9 @@ def _container(facts: ContainerFacts | None) -> dict[str, Any]:
     return encoded
 
 
-def uptime_seconds(record: PluginRecord, now: float) -> float | None:
+def uptime_seconds(record: PluginRecord | InstanceRecord, now: float) -> float | None:
     """Seconds since the instance was ready, up to its end; None before. `now`: the monotonic clock, seconds."""
     if record.ready_tick is None:
         return None
     until = now if record.ended_tick is None else record.ended_tick
     return round(max(0.0, until - record.ready_tick), 6)
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A record's JSON before and after its uptime, which alone changes between two requests."""
-
-    record: PluginRecord
-    before: bytes
-    after: bytes
-
-
-class _Answer(NamedTuple):
-    """The list as it was answered last, and when (monotonic clock, seconds)."""
-
-    records: Sequence[PluginRecord]
-    text: bytes
-    at: float
-
-
-class HealthListing:
-    """Encodes each record once, for as long as it is the plugin's newest."""
-
-    # With many plugins and many readers, encoding is what the list costs.
-
-    def __init__(self) -> None:
-        self._encoded: dict[str, _Encoded] = {}
-        self._last = _Answer((), b"[]", float("-inf"))
-
-    def encode(self, records: Sequence[PluginRecord], now: float) -> bytes:
-        """The JSON list of `PluginHealthResponse` objects, in the order of `records`."""
-        last = self._last
-        if (
-            # Records are immutable: the same objects make the same text.
-            now - last.at > _MAX_UPTIME_LAG
-            or len(records) != len(last.records)
-            or not all(map(is_, records, last.records))
-        ):
-            if len(self._encoded) > len(records):
-                self._encoded.clear()  # of plugins that were removed
-            text = b"[" + b",".join([self._one(record, now) for record in records]) + b"]"
-            self._last = last = _Answer(records, text, now)
-        return last.text
-
-    def _one(self, record: PluginRecord, now: float) -> bytes:
-        if record.activity is not None:  # its sentence changes with the time
-            return health_response(record, now).model_dump_json().encode()
-        known = self._encoded.get(record.name)
-        if known is None or known.record is not record:
-            known = self._encoded[record.name] = _encoded(record, now)
-        seconds = uptime_seconds(record, now)
-        return known.before + (b"null" if seconds is None else repr(seconds).encode()) + known.after
-
-
-def _encoded(record: PluginRecord, now: float) -> _Encoded:
-    # With a null for its uptime, which each answer fills in.
-    text = health_response(replace(record, ready_tick=None), now).model_dump_json().encode()
-    before, _, after = text.partition(_GAP)
-    return _Encoded(record, before + _UPTIME, after)

@@ -3,6 +3,12 @@ error tree.
 """
 
 from orchestrator.lifecycle.reasons import ReasonCode
-from orchestrator.lifecycle.states import FINAL_STATES, TRANSITIONS, PluginLifecycleState, check_transition
+from orchestrator.lifecycle.states import (
+    FINAL_STATES,
+    READY_STATES,
+    TRANSITIONS,
+    PluginLifecycleState,
+    check_transition,
+)
 
-__all__ = ["FINAL_STATES", "TRANSITIONS", "PluginLifecycleState", "ReasonCode", "check_transition"]
+__all__ = ["FINAL_STATES", "READY_STATES", "TRANSITIONS", "PluginLifecycleState", "ReasonCode", "check_transition"]

@@ -27,6 +27,8 @@ TRANSITIONS: Mapping[PluginLifecycleState, frozenset[PluginLifecycleState]] = {
 }
 
 FINAL_STATES = frozenset(state for state, steps in TRANSITIONS.items() if not steps)
+READY_STATES = frozenset({_S.INITIALIZED, _S.RUNNING})
+"""Those in which an instance takes runs."""
 
 
 def check_transition(current: PluginLifecycleState, target: PluginLifecycleState) -> None:

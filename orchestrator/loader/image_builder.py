@@ -65,8 +65,10 @@ class ImageBuilder:
         ca_bundle: Path | None,
         build_settings: Mapping[str, str],
         python_image: str,
+        in_use: Callable[[str], Collection[str]] = lambda _: (),
     ) -> None:
         """`images_dir` has base/, cuda/ and runtime/; `logs_dir` gets the output of every build as <name>.log.
+        `in_use`: by the plugin's name, ids of images that are never removed, however old.
 
         `ca_bundle`: CA certificates that builds trust. `build_settings`: those of `BUILD_VARIABLES` that are set; no
         image, log or error has their credentials. `python_image`: the image under `base`.
@@ -82,6 +84,7 @@ class ImageBuilder:
         self._owner = {INSTALLATION_LABEL: hashlib.sha256(str(logs_dir.absolute()).encode()).hexdigest()[:12]}
         self._credentials = Credentials(build_settings)
         self._python_image = python_image
+        self._in_use = in_use
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT_BUILDS)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._listeners: defaultdict[str, list[Output]] = defaultdict(list)
@@ -310,11 +313,12 @@ class ImageBuilder:
         return await self._engine.install(installation, on_output)
 
     async def _prune(self, plan: ImagePlan, image: ImageStatus, retained: int) -> None:
-        """Remove earlier versions of `image`, except the newest `retained` including itself."""
+        """Remove earlier versions of `image`, except those in use and the newest `retained` including itself."""
         with suppress(EngineError):
             family = [other for other in await self._engine.images(plan.family_labels) if plan.in_family(other)]
             others = sorted((other for other in family if other.id != image.id), key=_created, reverse=True)
-            for old in others[retained - 1 :]:
+            in_use = self._in_use(plan.name)
+            for old in (other for other in others[retained - 1 :] if other.id not in in_use):
                 with suppress(EngineRefusedError, NotFoundError):  # the engine refuses while a container uses it
                     for tag in plan.family_tags(old):
                         await self._engine.remove_image(tag)

@@ -1,11 +1,10 @@
 """plugin.yaml: the manifest of a plugin. An unknown field is an error, because a misspelt limit would be no limit."""
 
 import re
-from datetime import date
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -18,19 +17,14 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from yaml._yaml import CParser
-from yaml.composer import Composer, ComposerError
-from yaml.constructor import SafeConstructor
-from yaml.resolver import Resolver
 
 from orchestrator.errors import ManifestError
+from orchestrator.loader.yaml_file import explained, read_yaml, shortened
 from orchestrator.models.plan import Reference
-from orchestrator.models.sources import check_url, without_credentials
+from orchestrator.models.sources import check_url
 from orchestrator.settings import Duration, Size
 
 MANIFEST_FILE = "plugin.yaml"
-_MAX_MANIFEST_BYTES = 256 * 1024
-_MAX_SHOWN = 80  # characters of a wrong value in a message
 _MIN_MEMORY = 6 * 1024**2  # Docker Engine's minimum; Python alone needs more
 
 PluginName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -51,9 +45,21 @@ _EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
 _SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 _ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
+MAX_REPLICAS = 64
+
 _RESERVED_ENV = frozenset(
     {"NOTIFY_SOCKET", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PATH", "PYTHONPATH", "HOME", "TMPDIR"}
 )
+
+
+def _number(value: Any) -> Any:
+    # YAML reads `yes` and `on` as true, which pydantic takes for 1.
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, not {str(value).lower()}")  # noqa: TRY004  pydantic reports ValueErrors
+    return value
+
+
+_Number = BeforeValidator(_number)
 
 
 class _Strict(BaseModel):
@@ -68,8 +74,10 @@ class Limits(_Strict):
     memory: Annotated[Size, Field(ge=_MIN_MEMORY, lt=2**50)] | None = Field(
         None, description="Memory of the whole container, swap included, e.g. 1GiB."
     )
-    cpus: float | None = Field(None, ge=0.01, le=4096, allow_inf_nan=False, description="CPU cores.")
-    pids: int | None = Field(None, ge=8, le=32768, description="Processes and threads.")
+    cpus: Annotated[float, _Number] | None = Field(
+        None, ge=0.01, le=4096, allow_inf_nan=False, description="CPU cores."
+    )
+    pids: Annotated[int, _Number] | None = Field(None, ge=8, le=32768, description="Processes and threads.")
     shm: Annotated[Size, Field(lt=2**50)] | None = Field(
         None, description="Size of /dev/shm; counts against the memory."
     )
@@ -82,7 +90,7 @@ class Limits(_Strict):
 class Gpu(_Strict):
     """The demand of a plugin with `requires_gpu: true`."""
 
-    count: int = Field(1, ge=1, le=16, description="GPUs that the plugin needs.")
+    count: Annotated[int, _Number] = Field(1, ge=1, le=16, description="GPUs that the plugin needs.")
     memory: Size | None = Field(None, description="Memory needed on each GPU.")
     sharing: Literal["exclusive", "shared"] = Field(
         "exclusive", description="`shared` needs `memory`, the budget on each GPU."
@@ -97,14 +105,56 @@ class Gpu(_Strict):
         return value
 
 
+class UpdatePolicy(_Strict):
+    """How `orchestrator update` replaces instances."""
+
+    strategy: Literal["auto", "overlap", "replace"] = Field(
+        "auto",
+        description="`overlap`: the new instance is proven beside the old one, which serves until then. `replace`: the "
+        "old one is stopped first. `auto`: overlap where memory and GPUs allow it.",
+    )
+    drain: Duration = Field(
+        timedelta(seconds=60), description="How long runs under way in the old instance may take to end, e.g. 60s."
+    )
+
+
+class Idle(_Strict):
+    """When an instance without runs is parked."""
+
+    after: Duration | None = Field(
+        None, description="Parked after so long without a run, e.g. 10m; never for that reason where it is left out."
+    )
+    keep: bool = Field(default=False, description="Never parked so that another plugin gets its GPU.")
+
+
+def _update(value: Any) -> Any:
+    if isinstance(value, dict | UpdatePolicy):
+        return value
+    raise ValueError(f"expected `strategy`, `drain` or both, such as update: {{drain: 60s}}, not {shortened(value)}")
+
+
+def _idle(value: Any) -> Any:
+    if isinstance(value, dict | Idle):
+        return value
+    raise ValueError(f"expected `after`, `keep` or both, such as idle: {{after: 10m}}, not {shortened(value)}")
+
+
+def _replicas(value: Any) -> Any:
+    if value == 0 and type(value) is int:
+        raise ValueError(f"expected 1 to {MAX_REPLICAS}, not 0; to run none, use `orchestrator stop`")
+    if type(value) is not int or not 1 <= value <= MAX_REPLICAS:
+        raise ValueError(f"expected a whole number from 1 to {MAX_REPLICAS}, not {shortened(value)}")
+    return value
+
+
 def _check_model_path(value: str) -> str:
     if "://" in value:
         raise ValueError(
-            f"expected a path inside the plugin's folder; an address goes under `from`, not {_short(value)}"
+            f"expected a path inside the plugin's folder; an address goes under `from`, not {shortened(value)}"
         )
     path = PurePosixPath(value)
     if not value or path.is_absolute() or ".." in path.parts or "\0" in value:
-        raise ValueError(f"expected a path inside the plugin's folder, not {_short(value)}")
+        raise ValueError(f"expected a path inside the plugin's folder, not {shortened(value)}")
     return value
 
 
@@ -146,7 +196,7 @@ class Model(_Strict):
         if value is None:
             return None
         if not isinstance(value, str) or re.fullmatch(r"[0-9A-Fa-f]{64}", value) is None:
-            raise ValueError(f"expected 64 hexadecimal digits, as `sha256sum FILE` prints them, not {_short(value)}")
+            raise ValueError(f"expected 64 hexadecimal digits, as `sha256sum FILE` prints them, not {shortened(value)}")
         return value.lower()
 
     @model_validator(mode="after")
@@ -164,13 +214,7 @@ def _model(value: Any) -> Any:
         return {"path": _check_model_path(value)}
     if isinstance(value, dict | Model):
         return value
-    raise ValueError(f"expected a path, or `path`, `from` and `sha256`, not {_short(value)}")
-
-
-def _short(value: Any) -> str:
-    """A value in a message."""
-    text = without_credentials(repr(value))  # before it is cut, which would hide where a URL's credentials end
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 11]}…{text[-10:]}"
+    raise ValueError(f"expected a path, or `path`, `from` and `sha256`, not {shortened(value)}")
 
 
 def _name_is_optional(schema: dict[str, Any]) -> None:
@@ -215,8 +259,22 @@ class Manifest(_Strict):
     gpu: Gpu = Field(Gpu(), description="Which GPUs; only with `requires_gpu: true`.")
     limits: Limits = Field(Limits(), description="What the container may use; the operator's defaults where left out.")
     startup_timeout: Duration | None = Field(None, description="From container start to INITIALIZED, e.g. 120s.")
-    concurrency: int = Field(1, ge=1, le=256, description="Runs executed at once.")
-    queue: int = Field(16, ge=0, le=10000, description="Runs that may wait.")
+    concurrency: Annotated[int, _Number] = Field(1, ge=1, le=256, description="Runs executed at once by an instance.")
+    queue: Annotated[int, _Number] = Field(16, ge=0, le=10000, description="Runs that may wait.")
+    replicas: Annotated[int, BeforeValidator(_replicas)] = Field(
+        1, ge=1, le=MAX_REPLICAS, description="Instances at a time, each in a container with these limits and GPUs."
+    )
+    spread: Literal["gpu", "pack"] = Field(
+        "gpu",
+        description="`gpu`: each instance gets a GPU of its own before any GPU gets two. `pack`: as few GPUs as "
+        "`gpu.memory` allows, with `gpu.sharing: shared`.",
+    )
+    update: Annotated[UpdatePolicy, BeforeValidator(_update)] = Field(
+        UpdatePolicy(), description="How a new version takes over: `strategy` and `drain`."
+    )
+    idle: Annotated[Idle, BeforeValidator(_idle)] = Field(
+        Idle(), description="When an instance without runs is parked: stopped, until the next run begins a new one."
+    )
     network: Literal["none", "egress"] = Field("none", description="`egress` if the plugin must reach out.")
     failure_policy: Literal["strict", "tolerant"] = Field(
         "strict",
@@ -246,6 +304,11 @@ class Manifest(_Strict):
             raise ValueError("gpu: is set, but requires_gpu is not true")
         return self
 
+    @property
+    def may_be_parked(self) -> bool:
+        """Its instances may be stopped while they have no runs: by `idle.after`, or so that another gets their GPUs."""
+        return self.idle.after is not None or (self.requires_gpu and not self.idle.keep)
+
     def references(self) -> list[Reference]:
         """Its models, as the store of fetched models needs them."""
         return [
@@ -269,23 +332,7 @@ def declared_name(folder: Path) -> str | None:
 
 
 def _read_mapping(path: Path, label: str) -> dict[str, Any]:
-    try:
-        if not path.is_file():  # opening a named pipe would block
-            raise ManifestError(f"{label}: expected a file")
-        with path.open("rb") as file:
-            text = file.read(_MAX_MANIFEST_BYTES + 1)
-        if len(text) > _MAX_MANIFEST_BYTES:
-            raise ManifestError(f"{label}: expected at most {_MAX_MANIFEST_BYTES} bytes; is this really a manifest?")
-        content = _Loader(text.decode("utf-8")).get_single_data()
-    except OSError as error:
-        raise ManifestError(f"{label}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ManifestError(f"{label}: expected UTF-8 text") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise ManifestError(f"{label}: is not valid YAML{where}: {problem}") from None
+    content = read_yaml(path, label).content
     if not isinstance(content, dict):
         raise ManifestError(
             f"{label}: expected fields such as `version:` and `entrypoint:`, not a {type(content).__name__}"
@@ -293,52 +340,13 @@ def _read_mapping(path: Path, label: str) -> dict[str, Any]:
     return content
 
 
-class _Loader(Composer, CParser, SafeConstructor, Resolver):
-    """A safe loader without aliases: some hundred bytes of them expand to gigabytes."""
-
-    # libyaml parses, which is six times faster. Python composes the nodes, because it limits nesting: yaml.CSafeLoader
-    # overflows the stack of the process.
-
-    def __init__(self, text: str) -> None:
-        CParser.__init__(self, text)
-        Composer.__init__(self)
-        SafeConstructor.__init__(self)
-        Resolver.__init__(self)
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if isinstance(event := self.peek_event(), yaml.AliasEvent):
-            mark: Any = event.start_mark
-            raise ComposerError(problem="aliases (*name) are not supported", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-
 def _validate(content: dict[str, Any], label: str, folder: Path) -> Manifest:
     try:
         return Manifest.model_validate({"name": folder.name.replace("_", "-"), **content})
     except ValidationError as error:
-        raise ManifestError(f"{label}: " + "; ".join(_problem(item) for item in error.errors()[:5])) from None
+        raise ManifestError(f"{label}: " + explained(error, "manifest", _EXPECTED)) from None
     except TypeError:
         raise ManifestError(f"{label}: expected field names to be text") from None
-
-
-def _problem(item: Any) -> str:
-    field = ".".join(str(part) for part in item["loc"]) or "manifest"
-    match item["type"]:
-        case "extra_forbidden":
-            return f"{field}: unknown field"
-        case "missing":
-            return f"{field}: required field is missing"
-        case "value_error":
-            return f"{field}: {item['ctx']['error']}"
-        case "string_pattern_mismatch":
-            return (
-                f"{field}: {_short(item['input'])} does not fit; expected "
-                f"{_EXPECTED.get(field.split('.')[0], 'another form')}"
-            )
-        case "string_type" if isinstance(item["input"], int | float | date):
-            return f"{field}: expected a text, not {_short(item['input'])}; put it in quotes"
-        case _:
-            return f"{field}: {item['msg']}, not {_short(item['input'])}"
 
 
 _EXPECTED = {

@@ -6,10 +6,12 @@ from orchestrator.registry.records import (
     Check,
     ContainerFacts,
     EffectiveLimits,
+    InstanceRecord,
     LifecycleEvent,
     PendingRestart,
     PluginRecord,
     PostMortem,
+    Role,
 )
 
 __all__ = [
@@ -17,9 +19,11 @@ __all__ = [
     "Check",
     "ContainerFacts",
     "EffectiveLimits",
+    "InstanceRecord",
     "LifecycleEvent",
     "PendingRestart",
     "PluginRecord",
     "PluginRegistry",
     "PostMortem",
+    "Role",
 ]

@@ -1,53 +1,30 @@
 """The thread-safe registry: records behind a reader-writer lock, and an event for every state change."""
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
-from itertools import takewhile
-from typing import Any, Final, TypedDict, Unpack
+from typing import Final, Unpack
 
 from msgspec.structs import replace
 from readerwriterlock import rwlock
 
 from orchestrator.errors import StaleGenerationError, TransitionError
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition
+from orchestrator.registry import changes
+from orchestrator.registry.changes import InstanceFacts, ManifestFacts
+from orchestrator.registry.derived import derive
+from orchestrator.registry.event_log import EventLog, Listener
 from orchestrator.registry.history.records import NOTHING_RESTORED, Counters, Restored
 from orchestrator.registry.records import (
     Activity,
-    Check,
-    ContainerFacts,
-    EffectiveLimits,
+    InstanceRecord,
     LifecycleEvent,
     PendingRestart,
     PluginRecord,
-    PostMortem,
+    Role,
 )
 
-Listener = Callable[[LifecycleEvent], object]
-
-_MAX_EVENTS: Final = 10_000
 _READ_TIMEOUT: Final = 0.02  # seconds that a reader waits for the lock before it takes the last snapshot instead
-
-
-class ManifestFacts(TypedDict, total=False):
-    """Fields of a record that a new instance takes from its manifest."""
-
-    version: str
-    description: str
-    limits: EffectiveLimits | None
-    tools: tuple[Mapping[str, Any], ...]
-
-
-class InstanceFacts(TypedDict, total=False):
-    """Fields of a record that change while an instance stays in its state."""
-
-    checks: tuple[Check, ...]
-    container: ContainerFacts
-    gpus: tuple[Mapping[str, Any], ...]
-    unlimited: tuple[str, ...]
-    tools: tuple[Mapping[str, Any], ...]
-    post_mortem: PostMortem
 
 
 def _now() -> datetime:
@@ -55,8 +32,10 @@ def _now() -> datetime:
 
 
 class PluginRegistry:
-    """Every plugin's record. A write that the lifecycle table does not allow is refused; a read never fails and hardly
-    waits: without the lock in time it returns the last snapshot, with `stale=True`.
+    """Every plugin's record, with those of its instances. A write that the lifecycle table does not allow is refused; a
+    read never fails and hardly waits: without the lock in time it returns the last snapshot, with `stale=True`.
+
+    What is written of an instance raises `StaleGenerationError` where the plugin or this instance is no longer there.
     """
 
     # The snapshot is consistent, only perhaps not the newest: records are immutable and replaced whole.
@@ -78,11 +57,9 @@ class PluginRegistry:
         self._read_timeout = read_timeout
         self._records: Mapping[str, PluginRecord] = {}
         """Sorted by name. Replaced whole, never changed."""
-        self._events: deque[LifecycleEvent] = deque(events, maxlen=_MAX_EVENTS)
-        self._event_count = restored.last_event_id
+        self._events = EventLog(last_id=restored.last_event_id, events=events, clock=clock)
         self._earlier = dict(restored.counters)
         """Of plugins that are not registered now too."""
-        self._listeners: tuple[Listener, ...] = ()
 
     # Reading
 
@@ -91,6 +68,12 @@ class PluginRegistry:
         with self._reading() as fresh:
             record = self._records.get(name)
         return record if fresh or record is None else replace(record, stale=True)
+
+    def instance(self, name: str, generation: int) -> InstanceRecord | None:
+        """None for one that is not there any more, or never was."""
+        with self._reading():
+            record = self._records.get(name)
+        return None if record is None else record.instance(generation)
 
     def list(self) -> list[PluginRecord]:
         """All records, sorted by name."""
@@ -101,46 +84,31 @@ class PluginRegistry:
     def events(self, *, plugin: str | None = None, after: int = 0) -> tuple[LifecycleEvent, ...]:
         """The retained events with an id above `after`, oldest first."""
         with self._reading():
-            # Copied in one call of C, so consistent even without the lock; filtered outside it.
-            newest_first = reversed(self._events.copy())
-        later = [e for e in takewhile(lambda e: e.id > after, newest_first) if plugin in (None, e.plugin)]
-        return tuple(reversed(later))
+            return self._events.since(after, plugin)
 
     @property
     def first_event_id(self) -> int:
         """Id of the oldest retained event, or of the next one if none is retained."""
-        return self._events[0].id if self._events else self._event_count + 1
+        return self._events.first_id
 
     @property
     def last_event_id(self) -> int:
         """Id of the newest event; 0 before the first."""
-        return self._event_count
+        return self._events.last_id
 
     # Writing
 
     def register(self, record: PluginRecord) -> None:
         """Add a plugin, or replace its record. Counters and generation from before the orchestrator's start are
-        restored. It is an event only where an adopted instance goes on: else its first step is its start.
+        restored. It is an event only where adopted instances go on, for each: else its first step is its start.
+
+        A record with a generation and no `instances` speaks of one adopted instance.
         """
-        adopted = record.generation > 0
-        earlier = self._earlier.get(record.name)
-        if earlier is not None:
-            record = replace(
-                record,
-                # An adopted instance brings its own.
-                generation=record.generation or earlier.generation,
-                earlier_generations=earlier.generation,
-                last_used=earlier.last_used,
-                success_count=earlier.success,
-                error_count=earlier.error,
-                last_execution_ms=earlier.last_ms,
-                total_execution_ms=earlier.total_ms,
-            )
+        record = changes.registered(record, self._earlier.get(record.name))
         with self._lock.gen_wlock():
             self._put(record)
-            event = self._append_event(record, None) if adopted else None
-        if event is not None:
-            self._notify(event)
+            events = [self._events.append(record.name, instance, None) for instance in record.instances]
+        self._events.notify(*events)
 
     def remove(self, name: str, reason: str) -> bool:
         """Take a plugin off the list, which is an event with the state that it had; a later `register` continues its
@@ -148,93 +116,96 @@ class PluginRegistry:
         """
         with self._lock.gen_wlock():
             old = self._records[name]
-            if not old.ended or old.queued:
+            if not old.ended or old.alive or old.queued:
                 return False
-            self._earlier[name] = Counters(
-                success=old.success_count,
-                error=old.error_count,
-                total_ms=old.total_execution_ms,
-                last_ms=old.last_execution_ms,
-                last_used=old.last_used,
-                generation=old.generation,
-            )
+            self._earlier[name] = changes.counters_of(old)
             self._records = {other: record for other, record in self._records.items() if other != name}
-            event = self._append_event(replace(old, reason=reason), old.state)
-        self._notify(event)
+            event = self._events.append(name, changes.noted(old, reason, old.reason_code), old.state)
+        self._events.notify(event)
         return True
 
-    def renew(self, name: str, **manifest: Unpack[ManifestFacts]) -> int:
-        """Begin a new instance at LOADED; the counters stay. Returns its generation."""
+    def renew(
+        self, name: str, *, keep: Collection[int] = (), role: Role = "serving", **manifest: Unpack[ManifestFacts]
+    ) -> int:
+        """Begin a new instance at LOADED and forget those whose generations are not in `keep`; the counters stay.
+        Returns its generation, one above the highest that any had.
+        """
         with self._lock.gen_wlock():
             old = self._records[name]
-            record = replace(
-                old,
-                state=PluginLifecycleState.LOADED,
-                generation=old.generation + 1,
-                reason_code=None,
-                reason=None,
-                ready_tick=None,
-                ended_tick=None,
-                # `queued` stays: those runs wait for the plugin, and now for this instance.
-                in_flight=0,
-                stale=False,
-                checks=(),
-                container=None,
-                gpus=(),
-                unlimited=(),
-                post_mortem=None,
-                restart=None,
-                observed_at=self._clock(),
-            )
-            record = replace(record, **manifest)
+            record, instance = changes.renewed(old, self._clock(), keep, role, **manifest)
             self._put(record)
-            started = old.generation > old.earlier_generations
-            event = self._append_event(record, old.state if started else None)
-        self._notify(event)
-        return record.generation
+            event = self._events.append(name, instance, changes.state_replaced(old, keep))
+        self._events.notify(event)
+        return instance.generation
+
+    def forget(self, name: str, generation: int) -> bool:
+        """Drop the record of an instance that has ended. False, and nothing happens, for one that is alive or not
+        there, and for the plugin's last but candidates: it says why nothing serves.
+        """
+        with self._lock.gen_wlock():
+            record = changes.forgotten(self._records[name], generation, self._clock())
+            if record is not None:
+                self._put(record)
+        return record is not None
+
+    def set_role(self, name: str, generation: int, role: Role) -> None:
+        """Let an instance serve, or drain. Raises `StaleGenerationError`."""
+        with self._lock.gen_wlock():
+            old, instance = self._find(name, generation)
+            self._put(changes.with_instance(old, replace(instance, role=role), self._clock()))
+
+    def set_wanted(self, name: str, wanted: int, in_manifest: int | None = None) -> None:
+        """How many instances are to serve at a time, and the manifest's number where that is another."""
+        with self._lock.gen_wlock():
+            old, own = self._records[name], wanted if in_manifest is None else in_manifest
+            self._put(derive(replace(old, wanted=wanted, manifest_replicas=own, observed_at=self._clock())))
 
     def mark_initialized(self, name: str, generation: int) -> None:
         """LOADED → INITIALIZED. Raises `TransitionError`, `StaleGenerationError`."""
         with self._lock.gen_wlock():
-            old = self._current(name, generation)
-            now, tick = self._clock(), self._ticks()
-            event = self._step(
-                old, replace(old, state=PluginLifecycleState.INITIALIZED, ready_tick=tick, observed_at=now)
-            )
-        self._notify(event)
+            old, instance = self._find(name, generation)
+            check_transition(instance.state, PluginLifecycleState.INITIALIZED)
+            ready = replace(instance, state=PluginLifecycleState.INITIALIZED, ready_tick=self._ticks())
+            event = self._step(old, instance.state, ready)
+        self._events.notify(event)
+
+    def set_start_seconds(self, name: str, seconds: float) -> None:
+        """What the last start took, from its command to INITIALIZED."""
+        with self._lock.gen_wlock():
+            self._put(replace(self._records[name], start_seconds=seconds))
 
     def mark_ended(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
         """To the final state of the reason code. Raises `TransitionError`, `StaleGenerationError`."""
         with self._lock.gen_wlock():
-            old = self._current(name, generation)
-            record = replace(
-                old,
+            old, instance = self._find(name, generation)
+            check_transition(instance.state, code.final_state)
+            ended = replace(
+                instance,
                 state=code.final_state,
                 reason_code=code,
                 reason=reason,
                 ended_tick=self._ticks(),
+                ended_at=self._clock(),
                 in_flight=0,
-                observed_at=self._clock(),
             )
-            event = self._step(old, record)
-        self._notify(event)
+            event = self._step(old, instance.state, ended)
+        self._events.notify(event)
 
     def amend_failure(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
-        """Give a FAILED instance another reason: KILL_FAILED, or, once its container is gone, the cause that this stood
-        before. Its state is final, but for KILL_FAILED, which becomes the state of its cause. Raises `TransitionError`
-        for an instance that is not FAILED or a code of another state, `StaleGenerationError`.
+        """Give an instance that ended another reason: a FAILED one KILL_FAILED, or, once its container is gone, the
+        cause that this stood before; a PARKED one STOPPED. Its state is final, but for KILL_FAILED, which becomes the
+        state of its cause. Raises `TransitionError` for any other change, `StaleGenerationError`.
         """
         failed = PluginLifecycleState.FAILED
         with self._lock.gen_wlock():
-            old = self._current(name, generation)
-            restores = old.reason_code is ReasonCode.KILL_FAILED
-            if old.state is not failed or (code.final_state is not failed and not restores):
-                raise TransitionError(f"{name} is {old.state}; {code} cannot be its reason")
-            state = code.final_state
-            record = replace(old, state=state, reason_code=code, reason=reason, observed_at=self._clock())
-            self._put(record)
-            event = self._append_event(record, old.state)
-        self._notify(event)
+            old, instance = self._find(name, generation)
+            restores = instance.reason_code is ReasonCode.KILL_FAILED
+            stops = (instance.reason_code, code) == (ReasonCode.PARKED, ReasonCode.STOPPED)
+            if not stops and (instance.state is not failed or (code.final_state is not failed and not restores)):
+                raise TransitionError(f"{name} is {instance.state}; {code} cannot be its reason")
+            amended = replace(instance, state=code.final_state, reason_code=code, reason=reason)
+            event = self._step(old, instance.state, amended)
+        self._events.notify(event)
 
     def begin_run(self, name: str, generation: int) -> datetime:
         """Count a run in and return the time of that; the first makes the instance RUNNING. Raises `TransitionError`
@@ -242,42 +213,28 @@ class PluginRegistry:
         """
         event = None
         with self._lock.gen_wlock():
-            old = self._current(name, generation)
-            state = PluginLifecycleState.RUNNING
-            if old.state is not state:
-                check_transition(old.state, state)
+            old, instance = self._find(name, generation)
             now = self._clock()
-            record = replace(old, state=state, in_flight=old.in_flight + 1, last_used=now, observed_at=now)
+            record = changes.run_begun(old, instance, now)
             self._put(record)
-            if old.state is not state:
-                event = self._append_event(record, old.state)
+            if instance.state is not PluginLifecycleState.RUNNING:
+                event = self._events.append(name, record.instance(generation) or instance, instance.state)
         if event is not None:
-            self._notify(event)
+            self._events.notify(event)
         return now
 
     def finish_run(self, name: str, generation: int, *, ok: bool | None, execution_ms: float) -> None:
-        """Count a run out, also where its instance has ended or been replaced. With `ok` None it counts neither as
-        success nor as error.
+        """Count a run out, also where its instance has ended or is forgotten. With `ok` None, and of a candidate, it
+        counts neither as success nor as error.
         """
         with self._lock.gen_wlock():
             old = self._records.get(name)
-            if old is None:  # the plugin was removed after its instance had ended
+            if old is not None:
+                instance, now = old.instance(generation), self._clock()
+                self._put(changes.run_finished(old, instance, now, ok=ok, execution_ms=execution_ms))
+            elif ok is not None:  # the plugin was removed after its instance had ended
                 delta = Counters(success=ok is True, error=ok is False, total_ms=execution_ms, last_ms=execution_ms)
-                if ok is not None:
-                    self._earlier[name] = self._earlier.get(name, Counters()).plus(delta)
-                return
-            # Where it is not, the count was cleared at its end, and may be a newer instance's by now.
-            alive = old.generation == generation and not old.ended
-            record = replace(old, in_flight=old.in_flight - 1 if alive else old.in_flight, observed_at=self._clock())
-            if ok is not None:
-                record = replace(
-                    record,
-                    success_count=old.success_count + ok,
-                    error_count=old.error_count + (not ok),
-                    last_execution_ms=execution_ms,
-                    total_execution_ms=old.total_execution_ms + execution_ms,
-                )
-            self._put(record)
+                self._earlier[name] = self._earlier.get(name, Counters()).plus(delta)
 
     def count_queued(self, name: str, change: int) -> None:
         """Change the number of waiting runs, which wait for the plugin and not for one instance."""
@@ -286,9 +243,10 @@ class PluginRegistry:
             self._put(replace(old, queued=old.queued + change))
 
     def update(self, name: str, generation: int, **facts: Unpack[InstanceFacts]) -> None:
-        """Change fields without a change of state. Raises `StaleGenerationError`."""
+        """Change fields of an instance without a change of its state. Raises `StaleGenerationError`."""
         with self._lock.gen_wlock():
-            self._put(replace(self._current(name, generation), observed_at=self._clock(), **facts))
+            old, instance = self._find(name, generation)
+            self._put(changes.with_instance(old, replace(instance, **facts), self._clock()))
 
     def set_activity(self, name: str, activity: Activity) -> None:
         """Show that this goes on for the plugin, in place of what was shown. Nothing for an unknown name."""
@@ -312,15 +270,15 @@ class PluginRegistry:
         """Publish an event about the plugin that changes no state."""
         with self._lock.gen_wlock():
             old = self._records[name]
-            event = self._append_event(replace(old, reason=reason, reason_code=code), old.state)
-        self._notify(event)
+            event = self._events.append(name, changes.noted(old, reason, code), old.state)
+        self._events.notify(event)
 
     def mark_stale(self, *, stale: bool) -> None:
         """Mark every record by whether the engine can be reached. A stale one keeps its `observed_at`."""
         with self._lock.gen_wlock():
             now = self._clock()
             self._records = {
-                name: replace(record, stale=stale, observed_at=record.observed_at if stale else now)
+                name: replace(record if stale else record.observed(now), stale=stale)
                 for name, record in self._records.items()
             }
 
@@ -329,11 +287,11 @@ class PluginRegistry:
         unsubscribes it.
         """
         with self._lock.gen_wlock():
-            self._listeners = (*self._listeners, listener)
+            self._events.subscribe(listener)
 
         def unsubscribe() -> None:
             with self._lock.gen_wlock():
-                self._listeners = tuple(known for known in self._listeners if known is not listener)
+                self._events.unsubscribe(listener)
 
         return unsubscribe
 
@@ -342,18 +300,18 @@ class PluginRegistry:
     def _reading(self) -> "_Reading":
         return _Reading(self._lock.gen_rlock(), self._read_timeout)
 
-    def _current(self, name: str, generation: int) -> PluginRecord:
+    def _find(self, name: str, generation: int) -> tuple[PluginRecord, InstanceRecord]:
         record = self._records.get(name)
         if record is None:
             raise StaleGenerationError(f"{name}: the plugin was removed")
-        if record.generation != generation:
+        instance = record.instance(generation)
+        if instance is None:
             raise StaleGenerationError(f"{name}: generation {generation} has been replaced by {record.generation}")
-        return record
+        return record, instance
 
-    def _step(self, old: PluginRecord, record: PluginRecord) -> LifecycleEvent:
-        check_transition(old.state, record.state)
-        self._put(record)
-        return self._append_event(record, old.state)
+    def _step(self, old: PluginRecord, previous: PluginLifecycleState, instance: InstanceRecord) -> LifecycleEvent:
+        self._put(changes.with_instance(old, instance, self._clock()))
+        return self._events.append(old.name, instance, previous)
 
     def _put(self, record: PluginRecord) -> None:
         known = record.name in self._records
@@ -361,26 +319,6 @@ class PluginRegistry:
         # twice.
         records = {**self._records, record.name: record}
         self._records = records if known else dict(sorted(records.items()))
-
-    def _append_event(self, record: PluginRecord, previous: PluginLifecycleState | None) -> LifecycleEvent:
-        self._event_count += 1
-        event = LifecycleEvent(
-            id=self._event_count,
-            time=self._clock(),
-            plugin=record.name,
-            generation=record.generation,
-            previous=previous,
-            state=record.state,
-            reason_code=record.reason_code,
-            reason=record.reason,
-        )
-        self._events.append(event)
-        return event
-
-    def _notify(self, event: LifecycleEvent) -> None:
-        # Outside the lock: a listener may read the registry.
-        for listener in self._listeners:
-            listener(event)
 
 
 class _Reading:

@@ -3,16 +3,17 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from orchestrator.formatting import format_duration
-from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode
+from orchestrator.lifecycle import FINAL_STATES, READY_STATES, PluginLifecycleState, ReasonCode
 
 _LIMIT_NAMES: Final = {
     "timeout": "timeout_seconds",
     "memory": "memory_bytes",
+    "swap": "swap_bytes",
     "shm": "shm_bytes",
     "scratch": "scratch_bytes",
     "output": "output_bytes",
@@ -39,9 +40,10 @@ class EffectiveLimits(msgspec.Struct, frozen=True, rename=_LIMIT_NAMES):
     """All files of one run; 0 in post-mortems from before there were any."""
 
     def report(self, unlimited: Collection[str] = ()) -> dict[str, Any]:
-        """As encoded; null for each that `unlimited` names, by its name in a manifest."""
-        encoded: dict[str, Any] = msgspec.to_builtins(self)
-        return encoded | {_LIMIT_NAMES.get(name, name): None for name in unlimited if name != "swap"}
+        """As encoded, and the swap beyond the memory; null for each that `unlimited` names (names as in a manifest)."""
+        encoded: dict[str, Any] = msgspec.to_builtins(self) | {"swap_bytes": 0}
+        names = {*unlimited, *(("swap",) if "memory" in unlimited else ())}
+        return encoded | {_LIMIT_NAMES.get(name, name): None for name in names}
 
 
 class ContainerFacts(msgspec.Struct, frozen=True):
@@ -121,10 +123,53 @@ class PendingRestart:
     reason: str | None = None
 
 
-class PluginRecord(msgspec.Struct, frozen=True):
-    """The state of one plugin's current instance, and the counters of the plugin over all its instances."""
+Role = Literal["serving", "draining", "candidate"]
+"""`draining`: it takes no new runs, and ends after those that it has. `candidate`: it is proven beside those that
+serve.
+"""
 
-    # A msgspec struct, since each call of a tool makes two new ones: a dataclass takes some fifteen times as long.
+
+class InstanceRecord(msgspec.Struct, frozen=True):
+    """One instance of a plugin. The fields mean what the plugin's do, of this instance alone."""
+
+    generation: int
+    state: PluginLifecycleState
+    observed_at: datetime
+    role: Role = "serving"
+    version: str = ""
+    description: str = ""
+    reason_code: ReasonCode | None = None
+    reason: str | None = None
+    ready_tick: float | None = None
+    ended_tick: float | None = None
+    ended_at: datetime | None = None
+    in_flight: int = 0
+    checks: tuple[Check, ...] = ()
+    container: ContainerFacts | None = None
+    gpus: tuple[Mapping[str, Any], ...] = ()
+    limits: EffectiveLimits | None = None
+    unlimited: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    post_mortem: PostMortem | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in FINAL_STATES
+
+    @property
+    def ready(self) -> bool:
+        """It takes runs, as far as its role lets it."""
+        return self.state in READY_STATES
+
+
+class PluginRecord(msgspec.Struct, frozen=True):
+    """The state of one plugin, and its counters over all its instances.
+
+    The fields that an `InstanceRecord` has too follow from `instances`, by `derived.derive`. A plugin without any
+    keeps those that it was registered with.
+    """
+
+    # Msgspec structs, since each call of a tool makes two new ones: a dataclass takes some fifteen times as long.
 
     name: str
     version: str
@@ -133,6 +178,7 @@ class PluginRecord(msgspec.Struct, frozen=True):
     observed_at: datetime
     """When any of this was last confirmed."""
     generation: int = 0
+    """Of the newest instance that is no candidate; 0 before the first."""
     earlier_generations: int = 0
     """Those from before the orchestrator's start."""
     reason_code: ReasonCode | None = None
@@ -160,15 +206,70 @@ class PluginRecord(msgspec.Struct, frozen=True):
     activity: Activity | None = None
     """Of the plugin and not of one instance: a new instance leaves it as it is."""
     restart: PendingRestart | None = None
+    instances: tuple[InstanceRecord, ...] = ()
+    """The oldest first: those that live, and those that ended and are not forgotten."""
+    highest_generation: int = 0
+    """The highest that any instance has had, also a candidate or one that is forgotten."""
+    wanted: int = 1
+    """Instances that are to serve at a time."""
+    manifest_replicas: int = 1
+    """The manifest's number, which `wanted` is unless an operator has set another."""
+    degraded: bool = False
+    """It lives, and fewer instances serve than are wanted. Never where one is wanted."""
+    degraded_reason: str | None = None
+    """What is missing and why, as a sentence."""
+    start_seconds: float | None = None
+    """What the last start took, from its command to INITIALIZED; None before the first."""
 
     @property
     def first(self) -> bool:
         """No instance has ended since the orchestrator's start."""
-        return self.generation <= self.earlier_generations + 1
+        first = self.earlier_generations + 1
+        return not self.instances or (
+            self.instances[0].generation <= first and not any(instance.ended for instance in self.instances)
+        )
 
     @property
     def ended(self) -> bool:
         return self.state in FINAL_STATES
+
+    @property
+    def alive(self) -> bool:
+        """An instance of it has not ended, be it a candidate."""
+        return not all(instance.ended for instance in self.instances)
+
+    @property
+    def parked_since(self) -> datetime | None:
+        """When it was parked; None where it is not."""
+        if self.reason_code is not ReasonCode.PARKED:
+            return None
+        return next((each.ended_at for each in self.instances if each.ended_at is not None), None)
+
+    @property
+    def ready(self) -> int:
+        """Serving instances that take runs."""
+        return sum(instance.role == "serving" and instance.ready for instance in self.instances)
+
+    @property
+    def draining_in_flight(self) -> int:
+        """Those of `in_flight` that an instance executes which takes no new ones."""
+        return sum(instance.in_flight for instance in self.instances if instance.role == "draining")
+
+    @property
+    def candidate(self) -> InstanceRecord | None:
+        """The instance that is proven beside those that serve. It shows in no other field of the plugin."""
+        return next((instance for instance in reversed(self.instances) if instance.role == "candidate"), None)
+
+    def observed(self, at: datetime) -> "PluginRecord":
+        """The same, last confirmed at this time."""
+        instances = tuple(msgspec.structs.replace(instance, observed_at=at) for instance in self.instances)
+        return msgspec.structs.replace(self, observed_at=at, instances=instances)
+
+    def instance(self, generation: int) -> InstanceRecord | None:
+        for instance in self.instances:  # a loop, since every call of a tool comes here
+            if instance.generation == generation:
+                return instance
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,27 @@ class Outcome(StrEnum):
     """The plugin was FAILED or UNAVAILABLE, or became so through no fault of this run."""
 
 
+STATUS: Final[Mapping[Outcome, int]] = {
+    Outcome.OK: 200,
+    Outcome.BAD_REQUEST: 400,
+    Outcome.CALLER_DISCONNECTED: 400,
+    Outcome.UNKNOWN_PLUGIN: 404,
+    Outcome.UNKNOWN_TOOL: 404,
+    Outcome.UPLOAD_STALLED: 408,
+    Outcome.TOO_LARGE: 413,
+    Outcome.CANCELLED: 409,
+    Outcome.RUN_ID_TAKEN: 409,
+    Outcome.UNSUPPORTED_MEDIA_TYPE: 415,
+    Outcome.INVALID_ARGUMENTS: 422,
+    Outcome.INVALID_INPUT: 422,
+    Outcome.QUEUE_FULL: 429,
+    Outcome.PLUGIN_FAILED: 502,
+    Outcome.UNAVAILABLE: 503,
+    Outcome.TIMEOUT: 504,
+}
+"""The HTTP status of each outcome."""
+
+
 class BodyError(OrchestratorError):
     """The caller's body cannot be passed on to its end; the run ends with `outcome`."""
 

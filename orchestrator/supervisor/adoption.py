@@ -4,19 +4,21 @@ import asyncio
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.containers.spec import ContainerStatus
 from orchestrator.errors import EngineError, NotFoundError, OrchestratorError
 from orchestrator.gpus import Grant
-from orchestrator.lifecycle import FINAL_STATES
+from orchestrator.gpus.device_requests import Way, way_of
+from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.loader.image_recipe import ImageRecipe
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.registry import EffectiveLimits, LifecycleEvent
+from orchestrator.registry import EffectiveLimits, InstanceRecord
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.supervisor.bring_up import content_of
@@ -48,23 +50,27 @@ class AdoptionRefusedError(OrchestratorError):
     """A container cannot be adopted; the message says why, for the log."""
 
 
-def newest_running(containers: Iterable[ContainerStatus]) -> dict[str, tuple[ContainerStatus, InstanceIdentity]]:
-    """By plugin, its running container of the highest generation. Pure."""
-    found: defaultdict[str, list[tuple[InstanceIdentity, ContainerStatus]]] = defaultdict(list)
-    for container in containers:
-        identity = InstanceIdentity.from_labels(container.labels)
-        if identity is not None and container.state == "running":
-            found[identity.plugin].append((identity, container))
-    # An older one is still there where its removal had failed.
-    newest = {name: max(each, key=lambda pair: pair[0].generation) for name, each in found.items()}
-    return {name: (container, identity) for name, (identity, container) in newest.items()}
+def adopted_record(adopted: Adopted, now: float) -> InstanceRecord:
+    """As the registry has it. `now`: the monotonic clock, seconds."""
+    instance, status = adopted.instance, adopted.status
+    return InstanceRecord(
+        generation=instance.generation,
+        state=PluginLifecycleState.RUNNING if status.runs_begun else PluginLifecycleState.INITIALIZED,
+        version=instance.manifest.version,
+        description=instance.manifest.description,
+        observed_at=datetime.now(UTC),
+        limits=instance.limits,
+        # Its uptime goes on: it was ready before this process began.
+        ready_tick=now - (status.ready_seconds or 0),
+        tools=status.tools,
+    )
 
 
 async def adopt_all(
-    deps: SupervisorDeps, plugins: Iterable[DiscoveredPlugin], last_events: Mapping[str, LifecycleEvent]
-) -> dict[str, Adopted]:
+    deps: SupervisorDeps, plugins: Iterable[DiscoveredPlugin], ended: Collection[tuple[str, int]]
+) -> dict[str, list[Adopted]]:
     """Adopt or remove the containers of an earlier orchestrator, and remove unused socket folders. Returns the adopted
-    instances by plugin. `last_events`: by plugin, the newest in the history.
+    instances by plugin, oldest first. `ended`: plugin and generation of instances that had ended.
     """
     await deps.builder.clear_leftovers()
     try:
@@ -74,19 +80,27 @@ async def adopt_all(
         _log.warning("leftover containers could not be listed: %s", error)
         return {}
     by_name = {plugin.name: plugin for plugin in plugins}
-    chosen = {name: pair for name, pair in newest_running(leftovers).items() if name in by_name}
     attempts = await asyncio.gather(
-        *(_adopt(deps, by_name[name], *pair, last_events.get(name)) for name, pair in chosen.items())
+        *(
+            _adopt(deps, by_name[identity.plugin], container, identity, ended)
+            for container in leftovers
+            if container.state == "running"
+            and (identity := InstanceIdentity.from_labels(container.labels)) is not None
+            and identity.plugin in by_name
+        )
     )
-    adopted = {found.instance.identity.plugin: found for found in attempts if found is not None}
-    ids = {found.instance.container_id for found in adopted.values()}
+    adopted = sorted((found for found in attempts if found is not None), key=lambda found: found.instance.generation)
+    ids = {found.instance.container_id for found in adopted}
     # Before any start: they may hold what the new instances need.
     await asyncio.gather(*(_remove(deps, container) for container in leftovers if container.id not in ids))
     with suppress(EngineError):
         await deps.engine.sweep(deps.labels)
-    in_use = {found.instance.run_folder.name for found in adopted.values()}
+    in_use = {found.instance.run_folder.name for found in adopted}
     await asyncio.to_thread(_remove_folders, deps.run_dir, in_use)
-    return adopted
+    by_plugin: defaultdict[str, list[Adopted]] = defaultdict(list)
+    for found in adopted:
+        by_plugin[found.instance.identity.plugin].append(found)
+    return by_plugin
 
 
 async def _adopt(
@@ -94,11 +108,12 @@ async def _adopt(
     plugin: DiscoveredPlugin,
     container: ContainerStatus,
     identity: InstanceIdentity,
-    last_event: LifecycleEvent | None,
+    ended: Collection[tuple[str, int]],
 ) -> Adopted | None:
     instance: Instance | None = None
     try:
-        _require_alive(identity, last_event)
+        if (identity.plugin, identity.generation) in ended:
+            raise AdoptionRefusedError("it had ended")
         changed = not await _unchanged(deps, plugin, container, identity)
         manifest, limits = _made_from(deps, plugin, container, changed=changed)
         instance = Instance(manifest, limits, identity, deps.run_dir / identity.instance)
@@ -112,7 +127,7 @@ async def _adopt(
         instance.oom_kills = status.oom_kills
         instance.grant = Grant.from_labels(container.labels, holder=identity.instance, plugin=identity.plugin)
         # Last: it leases them, and nothing after it may refuse.
-        _require_gpus(deps, instance.grant)
+        _require_gpus(deps, instance.grant, way_of(container.labels))
     except (OrchestratorError, OSError, ValueError) as error:
         _log.info("%s: the container %s is replaced: %s", identity.plugin, container.name, error)
         if instance is not None:
@@ -120,16 +135,6 @@ async def _adopt(
         return None
     _log.info("%s: the container %s is adopted", identity.plugin, container.name)
     return Adopted(instance, status, changed)
-
-
-def _require_alive(identity: InstanceIdentity, last_event: LifecycleEvent | None) -> None:
-    """By what the earlier orchestrator recorded of the instance."""
-    if last_event is None:
-        return
-    if last_event.generation > identity.generation:
-        raise AdoptionRefusedError("a newer instance had started")
-    if last_event.generation == identity.generation and last_event.state in FINAL_STATES:
-        raise AdoptionRefusedError(f"it had ended: {last_event.reason_code}")
 
 
 async def _unchanged(
@@ -168,8 +173,8 @@ def _require_limits(deps: SupervisorDeps, limits: EffectiveLimits, status: Runti
         raise AdoptionRefusedError(f"it is not held to its limits of {', '.join(missing)}")
 
 
-def _require_gpus(deps: SupervisorDeps, grant: Grant | None) -> None:
-    if grant is not None and not deps.gpus.adopt(grant):
+def _require_gpus(deps: SupervisorDeps, grant: Grant | None, way: Way | None) -> None:
+    if grant is not None and not deps.gpus.adopt(grant, way):
         raise AdoptionRefusedError("another container has its GPU")
 
 

@@ -18,6 +18,7 @@ from plugin_runtime.startup.model_files import walk
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
 from orchestrator.errors import BuildError, ChannelError, EngineError, EngineRefusedError, EngineUnreachableError
+from orchestrator.gpus.device_requests import LABEL_WAY
 from orchestrator.gpus.refusals import Refusal, judge_refusal, worst
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.image_recipe import ImageRecipe
@@ -50,6 +51,8 @@ _log = logging.getLogger(__name__)
 # A container that has not notified may have died unnoticed, or its image never notifies.
 _INSPECT_INTERVAL: Final = 1.0  # seconds
 _SLOW_LOOK: Final = 1.0  # seconds from which on a look at the GPUs is shown
+_OF_THE_SET: Final = {"replicas", "spread", "update", "idle"}
+"""Fields of a manifest that say how many instances there are and when, not what one is made of."""
 # Through a gateway comes no notification.
 _GATEWAY_POLL_INTERVAL: Final = 0.03  # seconds between status requests
 
@@ -120,7 +123,7 @@ def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> tuple[
 def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimits, folder: Path) -> str:
     """SHA-256 over everything that an instance is made from. Raises `BuildError`, `OSError`."""
     content = {
-        "manifest": manifest.model_dump(mode="json"),
+        "manifest": manifest.model_dump(mode="json", exclude=_OF_THE_SET),
         "limits": msgspec.structs.asdict(limits),
         "image": deps.builder.fingerprint(ImageRecipe.of(manifest, folder)),
         "models": {model.name: _model_stamp(model.path) for model in deps.checker.models(manifest, folder)},
@@ -244,7 +247,8 @@ async def _launch(
         if refusals and (instance.ended is not None or not await _discard(deps, instance)):
             break
         try:
-            await _launch_once(deps, instance, replace(spec, devices=devices), on_start)
+            labels = {**spec.labels, LABEL_WAY: devices.driver}
+            await _launch_once(deps, instance, replace(spec, devices=devices, labels=labels), on_start)
         except EngineUnreachableError:
             raise
         except EngineError as error:

@@ -153,11 +153,16 @@ class InstanceIdentity:
         return f"plugin-{self.plugin}-{self.instance}"
 
 
-def instances_of(containers: Iterable[ContainerStatus]) -> list[ContainerStatus]:
-    """The containers that were made for an instance: those with all labels of one, whatever their values."""
+def is_instance(labels: Mapping[str, str]) -> bool:
+    """Whether a container was made for an instance: it has all labels of one, whatever their values."""
     # A deployment's label alone may be on anything: on a container of an image that was derived from a plugin's, or
     # that somebody labelled to find it.
-    return [container for container in containers if container.labels.keys() >= _IDENTITY_LABELS]
+    return labels.keys() >= _IDENTITY_LABELS
+
+
+def instances_of(containers: Iterable[ContainerStatus]) -> list[ContainerStatus]:
+    """The containers that were made for an instance."""
+    return [container for container in containers if is_instance(container.labels)]
 
 
 def made_from(labels: Mapping[str, str]) -> tuple[Manifest, EffectiveLimits] | None:

@@ -17,6 +17,7 @@ from orchestrator.registry.history import HistoryStore
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
+from orchestrator.supervisor.releases import ReleaseStore
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class SupervisorDeps:
     builder: ImageBuilder
     gpus: GpuAllocator
     history: HistoryStore
+    releases: ReleaseStore
     deployment: str
     run_dir: Path
 

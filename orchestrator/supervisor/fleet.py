@@ -6,12 +6,10 @@ import itertools
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-
-from msgspec.structs import replace
 
 from orchestrator.containers.spec import ContainerStatus, EngineEvent
 from orchestrator.errors import EngineError, EngineUnreachableError
@@ -19,12 +17,13 @@ from orchestrator.gpus import Grant, LeaseChange
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.registry import Check, LifecycleEvent, PluginRecord
+from orchestrator.registry import Check, PluginRecord
 from orchestrator.sandbox.verdict import Verdict
-from orchestrator.supervisor.adoption import Adopted, adopt_all
-from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits, instances_of
+from orchestrator.supervisor.adoption import Adopted, adopt_all, adopted_record
+from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits, instances_of, is_instance
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.model_watch import watch_models
+from orchestrator.supervisor.parking import starts_uncalled
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 _RECONNECT_PAUSE: Final = 1.0  # seconds between attempts to follow the engine's events
@@ -62,17 +61,17 @@ class Fleet:
                     self._register(plugin)
         return self._supervisors.get(name)
 
-    async def open(self, last_events: Mapping[str, LifecycleEvent]) -> None:
-        """Register every plugin, adopt the containers of an earlier orchestrator, and start the others;
-        returns without waiting for any. `last_events`: by plugin, the newest in the history. Those that would be made
-        differently now are restarted by `restart_changed`.
+    async def open(self, ended: Collection[tuple[str, int]]) -> None:
+        """Register every plugin, adopt the containers of an earlier orchestrator, and start what is missing;
+        returns without waiting for any. `ended`: plugin and generation of instances that had ended, by the history.
+        Those that would be made differently now are restarted by `restart_changed`.
         """
         plugins = await asyncio.to_thread(self._deps.loader.discover)
         # Before the registration: the registry shall have an adopted plugin in its state, never as LOADED.
-        adopted = await adopt_all(self._deps, plugins, last_events)
-        self._adopted = tuple(adopted.values())
+        adopted = await adopt_all(self._deps, plugins, ended)
+        self._adopted = tuple(found for each in adopted.values() for found in each)
         for plugin in plugins:
-            self._register(plugin, adopted.get(plugin.name))
+            self._register(plugin, adopted.get(plugin.name, ()))
         self._tasks = [
             asyncio.create_task(self._follow_engine_events(), name="engine events"),
             asyncio.create_task(self._ping_engine(), name="engine ping"),
@@ -82,13 +81,14 @@ class Fleet:
                 watch_models(self._deps.registry, self._deps.checker.store, self._folder_of), name="models"
             ),
         ]
-        await asyncio.gather(*(supervisor.start() for supervisor in self._supervisors.values()))
+        # What changed is restarted as a whole.
+        changed = self._changed()
+        await asyncio.gather(*(self._start(each) for name, each in self._supervisors.items() if name not in changed))
 
     def restart_changed(self) -> None:
         """Begin to restart the adopted instances that a start would make differently now. They serve meanwhile."""
-        for adopted in self._adopted:
-            if adopted.changed:
-                self._supervisors[adopted.instance.identity.plugin].begin_restart(asyncio.Event())
+        for name in sorted(self._changed()):
+            self._supervisors[name].begin_restart(asyncio.Event())
 
     def adopted(self) -> list[tuple[PluginSupervisor, Adopted]]:
         """What `open` adopted, with its status at that time."""
@@ -106,14 +106,23 @@ class Fleet:
         if stop_plugins:
             shutil.rmtree(self._deps.run_dir, ignore_errors=True)
 
+    def _changed(self) -> set[str]:
+        return {adopted.instance.identity.plugin for adopted in self._adopted if adopted.changed}
+
+    async def _start(self, supervisor: PluginSupervisor) -> None:
+        manifest = supervisor.manifest
+        if not supervisor.instances and manifest is not None and not starts_uncalled(manifest, self._deps.settings):
+            supervisor.start_parked()
+        else:
+            await supervisor.start()
+
     def _folder_of(self, name: str) -> Path | None:
         supervisor = self._supervisors.get(name)
         return None if supervisor is None else supervisor.folder
 
-    def _register(self, plugin: DiscoveredPlugin, adopted: Adopted | None = None) -> None:
-        manifest = plugin.manifest if adopted is None else adopted.instance.manifest
+    def _register(self, plugin: DiscoveredPlugin, adopted: Sequence[Adopted] = ()) -> None:
+        manifest = adopted[-1].instance.manifest if adopted else plugin.manifest
         good = manifest is not None
-        now = datetime.now(UTC)
         record = PluginRecord(
             name=plugin.name,
             version=manifest.version if manifest else "",
@@ -121,23 +130,13 @@ class Fleet:
             state=PluginLifecycleState.LOADED if good else PluginLifecycleState.FAILED,
             reason_code=None if good else ReasonCode.MANIFEST_INVALID,
             reason=None if good else plugin.error,
-            observed_at=now,
+            observed_at=datetime.now(UTC),
             limits=effective_limits(manifest, self._deps.settings) if manifest else None,
+            instances=tuple(adopted_record(found, time.monotonic()) for found in adopted),
         )
-        if adopted is not None:
-            status = adopted.status
-            record = replace(
-                record,
-                state=PluginLifecycleState.RUNNING if status.runs_begun else PluginLifecycleState.INITIALIZED,
-                limits=adopted.instance.limits,
-                generation=adopted.instance.generation,
-                # Its uptime goes on: it was ready before this process began.
-                ready_tick=time.monotonic() - (status.ready_seconds or 0),
-                tools=status.tools,
-            )
         self._deps.registry.register(record)
         supervisor = self._supervisors[plugin.name] = PluginSupervisor(plugin, self._deps)
-        if adopted is not None:
+        if adopted:
             supervisor.adopt(adopted)
 
     async def _watch_folders(self) -> None:
@@ -207,7 +206,7 @@ class Fleet:
         """
         containers = instances_of(await self._deps.engine.list(self._deps.labels))
         # After the list: an instance that began while it was on its way is expected too.
-        expected = {token for s in self._supervisors.values() if (token := s.expected_token) is not None}
+        expected = {token for s in self._supervisors.values() for token in s.expected_tokens}
         for container in containers:
             token = container.labels.get(LABEL_INSTANCE, "")
             if token not in expected:
@@ -218,12 +217,13 @@ class Fleet:
         running = {c.labels.get(LABEL_INSTANCE) for c in containers if not c.over}
         paused = {c.labels.get(LABEL_INSTANCE) for c in containers if c.state == "paused"}
         for supervisor in self._supervisors.values():
-            instance = supervisor.instance
-            if instance is not None and instance.container_id is not None and instance.identity.instance not in running:
-                # No verdict yet: its driver inspects the container first.
-                supervisor.container_died(instance.identity.instance)
-            elif instance is not None and instance.identity.instance in paused:
-                supervisor.container_paused(instance.identity.instance)
+            for instance in supervisor.instances:
+                token = instance.identity.instance
+                if instance.container_id is not None and token not in running:
+                    # No verdict yet: its driver inspects the container first.
+                    supervisor.container_died(token)
+                elif token in paused:
+                    supervisor.container_paused(token)
             supervisor.retry_removal()
 
     async def _remove_orphan(self, container: ContainerStatus, token: str) -> None:
@@ -258,6 +258,8 @@ class Fleet:
             supervisor.add_check(check)
 
     def _on_engine_event(self, event: EngineEvent) -> None:
+        if not is_instance(event.labels):
+            return
         supervisor = self._supervisors.get(event.labels.get(PLUGIN_LABEL, ""))
         # By its token: a late event of an earlier instance ends nothing.
         token = event.labels.get(LABEL_INSTANCE, "")

@@ -84,8 +84,7 @@ class GpuAllocator:
 
     async def acquire(self, holder: str, manifest: Manifest) -> Grant:
         """Lease devices for this instance. Raises `InstanceEndedError`: GPU_BUSY, or a problem of the host."""
-        gpu = manifest.gpu
-        demand = GpuDemand(gpu.count, int(gpu.memory) if gpu.memory is not None else None, gpu.sharing)
+        demand = gpu_demand(manifest)
         begin = self._clock()
         # Leases depend on the memory in use: figures of an earlier probe would not do.
         await self._read()
@@ -109,8 +108,9 @@ class GpuAllocator:
         """
         info = await self._engine_info()
         engine = engine_gpus(info)
-        if engine != self._engine_gpus:  # another engine, or another configuration
-            self._engine_gpus, self._served, self._refused = engine, None, {}
+        if self._engine_gpus not in (None, engine):  # another engine, or another configuration
+            self._served, self._refused = None, {}
+        self._engine_gpus = engine
         requests = device_requests(
             grant.uuids, engine, self._host.latest, forced=self._forced_driver, worked=self._served, video=video
         )
@@ -144,10 +144,13 @@ class GpuAllocator:
         if self._leases.release(holder, self._clock()):
             self._changed.set()
 
-    def adopt(self, grant: Grant) -> bool:
-        """Restore the lease of an adopted container. False where another instance has its devices."""
+    def adopt(self, grant: Grant, way: Way | None = None) -> bool:
+        """Restore the lease of an adopted container, which was handed its GPUs in this `way`. False where another
+        instance has its devices.
+        """
         adopted = self._leases.adopt(grant)
         if adopted:
+            self._served = way or self._served
             self._changed.set()
         return adopted
 
@@ -311,6 +314,12 @@ class GpuAllocator:
             return await self._engine.info()
         except EngineError as error:
             raise InstanceEndedError(verdict_of_engine(error, "it was asked for its GPUs")) from error
+
+
+def gpu_demand(manifest: Manifest) -> GpuDemand:
+    """What one instance needs."""
+    gpu = manifest.gpu
+    return GpuDemand(gpu.count, int(gpu.memory) if gpu.memory is not None else None, gpu.sharing, manifest.spread)
 
 
 def engine_gpus(info: EngineInfo) -> EngineGpus:

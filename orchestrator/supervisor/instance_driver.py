@@ -55,8 +55,10 @@ class InstanceDriver:
     first verdict counts; only KILL_FAILED may stand in its place, as long as the container lives.
     """
 
-    def __init__(self, instance: Instance, deps: SupervisorDeps) -> None:
+    def __init__(self, instance: Instance, deps: SupervisorDeps, on_change: Callable[[], None] = lambda: None) -> None:
+        """`on_change` is called when the instance is ready, has ended, is torn down or removed."""
         self.instance = instance
+        self._on_change = on_change
         self._deps = deps
         self._record = RecordWriter(instance, deps.registry)
         self._watch: Watch | None = None
@@ -67,6 +69,8 @@ class InstanceDriver:
         self._teardown: asyncio.Task[None] | None = None
         self._left_behind = False
         """Its container could not be stopped, or not be removed."""
+        self._began = asyncio.get_running_loop().time()
+        """When all that it is made of was there."""
 
     def start(self, folder: Path, prepared: Prepared | None = None) -> None:
         """Start to bring it up from the plugin's folder, beginning with what is not prepared; returns at once."""
@@ -86,6 +90,11 @@ class InstanceDriver:
     def finished(self) -> bool:
         """No task of it runs, and its container is removed."""
         return not self._tasks and self.removed
+
+    @property
+    def torn_down_or_left(self) -> bool:
+        """It has ended, and its container is removed or left behind."""
+        return self._teardown is not None and self._teardown.done()
 
     @property
     def removed(self) -> bool:
@@ -139,6 +148,16 @@ class InstanceDriver:
         self._teardown = asyncio.get_running_loop().create_task(
             self._tear_down(verdict), name=f"teardown {instance.identity.plugin}"
         )
+        # Only when it is done: `_tear_down` itself is not, where it could call this.
+        self._teardown.add_done_callback(lambda _: self._on_change())
+        self._on_change()
+
+    def stop_parked(self, verdict: Verdict) -> None:
+        """A parked instance is stopped: no run is to begin the plugin again."""
+        if self.instance.ended is not None and self.instance.ended.code is ReasonCode.PARKED:
+            self.instance.mark_ended(verdict)
+            self._record.restop(verdict)
+            self._on_change()
 
     async def torn_down(self) -> None:
         """Returns when it is removed, or could not be. At once for one that has not ended."""
@@ -149,6 +168,7 @@ class InstanceDriver:
         """Try again to remove a container that was left behind."""
         if self._left_behind and self._teardown is not None and self._teardown.done():
             self._teardown = asyncio.get_running_loop().create_task(self._retry_removal())
+            self._teardown.add_done_callback(lambda _: self._on_change())
 
     async def close(self) -> None:
         """Let go of the instance without ending it: its container stays."""
@@ -167,6 +187,7 @@ class InstanceDriver:
                 prepared = await prepare(deps, instance.manifest, instance.limits, folder, on_checks=add_checks)
             else:
                 add_checks(*prepared.checks)
+            self._began = asyncio.get_running_loop().time()
             instance.identity = replace(instance.identity, content=prepared.content)
             instance.image_id = prepared.image_id
             # Set when the engine starts the container: to wait for a GPU or for other starts is not the plugin's time.
@@ -230,8 +251,10 @@ class InstanceDriver:
             self._record.write(tools=tuple(tools.values()))
             name, generation = instance.identity.plugin, instance.generation
             self._deps.registry.mark_initialized(name, generation)
+            self._deps.registry.set_start_seconds(name, asyncio.get_running_loop().time() - self._began)
             _log.info("%s: instance %d is ready", name, generation, extra={"plugin": name})
             instance.mark_ready(tools)
+            self._on_change()
 
     def _judge_limits(self, status: RuntimeStatus) -> Verdict | None:
         """The verdict on a container that is not held to its limits; what need not hold is recorded."""

@@ -1,14 +1,18 @@
-"""PluginSupervisor: owns one plugin's instances on the event loop. It alone starts and ends them."""
+"""PluginSupervisor: one plugin's commands and events, one after the other on the event loop."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from orchestrator.formatting import format_duration
 from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check
 from orchestrator.sandbox.call import RunResult
@@ -17,43 +21,48 @@ from orchestrator.supervisor.adoption import Adopted
 from orchestrator.supervisor.bring_up import Prepared, content_of
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
-from orchestrator.supervisor.instance import Instance, InstanceEndedError, new_identity
-from orchestrator.supervisor.instance_driver import InstanceDriver
+from orchestrator.supervisor.instance import Instance, InstanceEndedError
+from orchestrator.supervisor.instance_set import InstanceSet, Release
 from orchestrator.supervisor.log_follower import follow_logs
 from orchestrator.supervisor.restart import Restart
 from orchestrator.supervisor.start_verdict import verdict_of_manifest
 
+_NOT_CALLED: Final = "It has not been called yet, and starts with its first run (ORCHESTRATOR_PARKED)."
+_PARKED: Final = "An operator parked it. The next run starts it again."
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
 
 
 class PluginSupervisor:
-    """One plugin, and at most one live instance of it at a time.
+    """One plugin: commands of operators, runs, and events of its instances.
 
     ================  =======================  ===========================  ==============================
     command or event  no instance              starting or ready            ended
     ================  =======================  ===========================  ==============================
-    `start`           start a new one          -                            start a new one
-    `restart`         start a new one          starting: end it, start a    start a new one
-                                               new one; ready: prepare one,
-                                               then end it, start the new
-    `stop`            -                        end it, wait for removal     wait for removal
-    `ready_instance`  refuse: never started,   wait until it is ready       refuse by its verdict; during a
-                      or manifest invalid                                   restart wait for the new one
+    `start`           start as many as wanted  start those that are missing start as many as wanted
+    `restart`         start as many as wanted  none ready: end them, start  start as many as wanted
+                                               new ones; else prepare,
+                                               then end them, start new
+    `restart_failed`  start as many as wanted  start those that are missing start as many as wanted
+    `scale`           note the number          start or drain               note the number
+    `stop`            -                        end them, wait for removal   wait for removal
+    `ready_instance`  refuse: never started,   the free one with the        refuse by the verdict; during a
+                      or manifest invalid      fewest runs; else wait       restart wait for a new one
     `run_ended`       -                        end it, if the result says   -
     container died    -                        the driver finds out why     -
     container paused  -                        the driver looks, ends it    -
     GPU lost          -                        end it                       -
     engine's check    -                        record                       -
     `retry_removal`   what is left behind      what is left behind          what is left behind
-    `close`           -                        let go, the container stays  wait for removal
+    `close`           -                        let go, containers stay      wait for removal
     ================  =======================  ===========================  ==============================
 
-    "Start a new one" waits until the last instance is removed or left behind, then reads the manifest: with an invalid
-    one there is no instance, and the plugin is FAILED. No instance starts without a command. Commands wait for one
-    another; the end of an instance waits for none of them. `InstanceDriver` has the table of one instance.
+    "Start as many as wanted" waits until the last instances are removed or left behind, then reads the manifest: with
+    an invalid one there is no instance, and the plugin is FAILED. Those that are missing are started from what the
+    others were. Commands wait for one another; the end of an instance waits for none of them. `plan` decides which
+    instances begin, are drained and end, `InstanceDriver` has the table of one instance.
 
     To prepare an instance is all that can be done and can fail before another is stopped: manifest, host checks, image.
-    The ready one serves meanwhile, and no command waits for it:
+    The ready ones serve meanwhile, and no command waits for it:
 
     ==========================  =====================================================================
     while a restart prepares    then
@@ -61,9 +70,9 @@ class PluginSupervisor:
     `restart`, same content     it joins: both end as the first does
     `restart`, another content  it begins anew, and the earlier one ends as this one does
     `stop`                      the restart is refused
-    the instance ends           the restart goes on; runs wait for the new instance
-    it cannot be prepared       the restart is refused; the instance stays as it is
-    `close`                     let go, the container stays
+    an instance ends            the restart goes on; runs wait for a new one where none is left
+    it cannot be prepared       the restart is refused; the instances stay as they are
+    `close`                     let go, the containers stay
     ==========================  =====================================================================
     """
 
@@ -73,32 +82,35 @@ class PluginSupervisor:
         self._deps = deps
         self._command = asyncio.Lock()
         self._restarts = 0
-        """Restarts under way."""
+        """Starts and restarts under way."""
         self._preparation: Restart | None = None
-        """The restart that prepares the next instance."""
+        """The restart that prepares the next instances."""
         self._tasks: set[asyncio.Task[Verdict | None]] = set()
-        self._driver: InstanceDriver | None = None
-        """Of the newest instance."""
-        self._earlier: list[InstanceDriver] = []
-        """Of instances that ended, until nothing remains to be done for them."""
+        self._set = InstanceSet(plugin.name, deps, self._notify_changed)
         self._changed = asyncio.Event()
-        """Set, and replaced, when `next_instance` has an answer."""
+        """Set, and replaced, when something may have an answer that had none."""
         self._removed = False
+        self._runs_waiting = 0
+        """Those for which `ready_instance` looks for an instance."""
+        self._idle: asyncio.TimerHandle | None = None
+        """Parks the instances when they have had no run for as long as the manifest says."""
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
         """Why there is no instance, where there is none."""
 
     @property
-    def instance(self) -> Instance | None:
-        """The newest instance, also where it has ended."""
-        return None if self._driver is None else self._driver.instance
+    def instances(self) -> Collection[Instance]:
+        """Oldest first; those that ended are among them until they are replaced."""
+        return tuple(self._set)
 
     @property
-    def expected_token(self) -> str | None:
-        """The token of an instance that has a container, or may get one; None where there is none."""
-        # A container that the engine made without an answer appears when its instance has long ended: nobody has it.
-        if self._driver is None or (self._driver.instance.ended is not None and self._driver.removed):
-            return None
-        return self._driver.instance.identity.instance
+    def instance(self) -> Instance | None:
+        """The newest instance, also where it has ended."""
+        return self._set.newest
+
+    @property
+    def expected_tokens(self) -> set[str]:
+        """The tokens of instances that have a container, or may get one."""
+        return self._set.tokens
 
     @property
     def folder(self) -> Path:
@@ -106,30 +118,59 @@ class PluginSupervisor:
         return self._plugin.folder
 
     @property
+    def manifest(self) -> Manifest | None:
+        """As last read; None where it cannot be used."""
+        return self._plugin.manifest
+
+    @property
     def restarting(self) -> bool:
-        """An operator's restart is under way, its new instance not yet started."""
+        """A start or restart is under way, its new instances not yet started."""
         return self._restarts > 0
 
     @property
     def idle(self) -> bool:
         """It has no instance, nothing is left of one, and no command is under way."""
-        busy = self.restarting or self._command.locked() or self._alive()
-        return not busy and all(driver.removed for driver in self._drivers())
+        busy = self.restarting or self._command.locked() or self._set.beginning or bool(self._set.serving)
+        return not busy and self._set.removed
+
+    @property
+    def parked(self) -> bool:
+        """A run begins its instances again."""
+        return self._set.parked or self._uncalled
+
+    @property
+    def busy(self) -> bool:
+        """A run executes in one of its instances, or waits for one."""
+        record = self._deps.registry.get(self.name)
+        return self._runs_waiting > 0 or (record is not None and record.in_flight + record.queued > 0)
 
     # Commands of operators
 
     async def start(self) -> None:
-        """Start a new instance unless one is alive. Returns without waiting for it; the registry has its progress."""
-        async with self._command:
-            if not self._alive():
-                await self._start_new()
+        """Start the instances that are missing. Returns without waiting for them; the registry has their progress."""
+        self._restarts += 1
+        try:
+            async with self._command:
+                if self._set.serving:
+                    self._set.begin_missing()
+                elif not self._set.beginning:
+                    await self._start_new()
+        finally:
+            self._restarts -= 1
+            self._notify_changed()
+
+    def start_parked(self) -> None:
+        """Begin as parked: the first run, or a command, starts it."""
+        generation = self._deps.registry.renew(self.name)
+        self._refusal = Verdict(ReasonCode.PARKED, _NOT_CALLED)
+        self._deps.registry.mark_ended(self.name, generation, self._refusal.code, self._refusal.reason)
 
     async def restart(self, wait: float = 0.0) -> Verdict | None:
-        """Replace the instance by a new one, from the manifest as it is now. One that is ready serves on until the new
-        one is prepared.
+        """Replace all instances by new ones, from the manifest as it is now. Those that are ready serve on until the
+        new ones are prepared.
 
-        Returns why that was refused: then the instance serves on. None once the new instance has begun. Raises
-        `TimeoutError` after `wait` seconds where an image is built: the restart goes on.
+        Returns why that was refused: then they serve on. None once new instances have begun. Raises `TimeoutError`
+        after `wait` seconds where an image is built: the restart goes on.
         """
         slow = asyncio.Event()
         restart = self.begin_restart(slow)
@@ -144,7 +185,7 @@ class PluginSupervisor:
 
     def begin_restart(self, slow: asyncio.Event) -> asyncio.Task[Verdict | None]:
         """As `restart`, which goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
-        # Before the lock: runs that come while this waits for it are to wait for the new instance.
+        # Before the lock: runs that come while this waits for it are to wait for the new instances.
         self._restarts += 1
         restart = asyncio.create_task(self._restart(slow), name=f"restart {self.name}")
         self._tasks.add(restart)
@@ -152,46 +193,72 @@ class PluginSupervisor:
         return restart
 
     async def stop(self, reason: str = "An operator stopped it. Start it again with a restart.") -> None:
-        """End the instance and return when its container is removed."""
+        """End the instances and return when their containers are removed."""
         self._refuse_restart()  # at once: what it builds holds up nothing
         async with self._command:
             self._refuse_restart()  # one that came before this, and has begun since
-            await self._stop(reason)
+            self._stop_parked(Verdict(ReasonCode.STOPPED, reason))
+            await self._set.end(Verdict(ReasonCode.STOPPED, reason))
 
-    def adopt(self, adopted: Adopted) -> None:
-        """Continue with an instance that an earlier orchestrator started; the registry has it already."""
-        self._plugin = replace(self._plugin, manifest=adopted.instance.manifest, error=None)
-        self._driver = InstanceDriver(adopted.instance, self._deps)
-        self._driver.adopt(adopted.status)
+    async def park(self, reason: str = _PARKED) -> bool:
+        """Stop the instances until a run comes for them, or a command. False, and nothing happens, where one executes a
+        run or a run waits, where one starts, and where none is alive for another reason than this.
+        """
+        async with self._command:
+            if self.parked:
+                return True
+            if self.busy or not self._set.serving or self._set.beginning or self.restarting:
+                return False
+            self._set.park(reason)
+            return True
+
+    async def scale(self, replicas: int) -> None:
+        """Set the number of instances at a time, in place of the manifest's: it is on file before it takes effect.
+        Returns without waiting for them. Raises `ReleaseStoreError`.
+        """
+        async with self._command:
+            releases, manifest = self._deps.releases, self._plugin.manifest
+            own = None if manifest is not None and manifest.replicas == replicas else replicas
+            await asyncio.to_thread(
+                releases.write, self.name, msgspec.structs.replace(releases.get(self.name), replicas=own)
+            )
+            self._set.scale(replicas)
+
+    def adopt(self, adopted: Sequence[Adopted]) -> None:
+        """Continue with instances that an earlier orchestrator started; the registry has them already."""
+        manifest = adopted[-1].instance.manifest
+        self._plugin = replace(self._plugin, manifest=manifest, error=None)
+        self._set.adopt(adopted, self._replicas(manifest), self.folder)
 
     async def close(self) -> None:
-        """Let go of the instance without ending it: its container stays."""
+        """Let go of the instances without ending them: their containers stay."""
+        if self._idle is not None:
+            self._idle.cancel()
         if self._preparation is not None:
             await self._preparation.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(driver.close() for driver in self._drivers()))
+        await self._set.close()
 
     async def wait_ready(self, timeout: float) -> None:
-        """Returns when the newest instance takes runs or has ended, after `timeout` seconds at the latest."""
+        """Returns when no instance starts any more, after `timeout` seconds at the latest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                newest = None
-                while newest is not self.instance:
-                    async with self._command:  # a restart that overtook this one has its own instance
-                        newest = self.instance
-                    if newest is not None:
-                        with contextlib.suppress(InstanceEndedError):
-                            await newest.wait_ready()
+                while True:
+                    async with self._command:  # a restart that overtook this one has instances of its own
+                        changed = self._changed
+                        if not self._set.beginning:
+                            return
+                    await changed.wait()
 
-    async def logs(self, *, tail: int) -> str:
-        """The last lines that the container printed; while there is none, those of the build for it. Raises
-        `EngineError`.
+    async def logs(self, *, tail: int, generation: int | None = None) -> str:
+        """The last lines that a container printed: that of the newest instance, or of this generation. While there is
+        none, those of the build for it. Raises `EngineError`.
         """
-        container = self.instance.container_id if self.instance else None
-        if container:
-            return await self._deps.engine.logs(container, tail=tail)
+        chosen = self.instance if generation is None else self._instance_of(generation)
+        if chosen is not None and chosen.container_id:
+            return await self._deps.engine.logs(chosen.container_id, tail=tail)
         return await self.build_output(tail=tail) if self._building() else ""
 
     async def build_output(self, *, tail: int) -> str:
@@ -221,88 +288,132 @@ class PluginSupervisor:
     # Runs
 
     async def ready_instance(self) -> Instance:
-        """The instance, once it can take runs; waits while it starts, and for the new one during a restart. Raises
-        `InstanceEndedError`.
+        """The instance that takes the next run, the least loaded; waits while none can: they start, are full, or a
+        restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
         """
-        while True:
-            instance = self.instance
-            if instance is None:
-                raise InstanceEndedError(self._refusal)
-            try:
-                await instance.wait_ready()
-            except InstanceEndedError:
-                if not self.restarting:
-                    raise
-                if self._preparation is not None:
-                    await asyncio.wait({self._preparation.outcome})
-                async with self._command:  # the restart's, until it has started the new instance
-                    pass
-                # The restart ended without a new instance.
-                if self.instance is instance:
-                    raise
-            else:
-                return instance
+        self._runs_waiting += 1
+        try:
+            while (instance := self._set.free_instance()) is None:
+                if self.parked and not (self.restarting or self._set.beginning):
+                    self._unpark()
+                elif not (self._set.serving or self._set.beginning or self.restarting):
+                    raise InstanceEndedError(self._set.cause or self._refusal)
+                else:
+                    await self._changed.wait()
+        finally:
+            self._runs_waiting -= 1
+        return instance
 
     def run_ended(self, instance: Instance, tool: str, result: RunResult) -> None:
         """Take account of a run's result: it may end its instance."""
-        manifest = self._plugin.manifest
-        tolerant = manifest is not None and manifest.failure_policy == "tolerant"
+        tolerant = instance.manifest.failure_policy == "tolerant"
         verdict = verdict_of_run(tool, result, tolerant=tolerant)
         # A run may return after its instance was replaced, and must not end the new one.
-        if verdict is not None and self._driver is not None and self._driver.instance is instance:
-            self._driver.end(verdict)
+        driver = self._set.driver_of(instance.identity.instance)
+        if verdict is not None and driver is not None:
+            driver.end(verdict)
+        # Its place is free: for a run that waits, or for the end of an instance that is drained.
+        if self._set.draining:
+            self._set.advance()
+        else:
+            self._notify_changed()
 
     # Events of the engine and the GPUs; `token`: the `instance` of an identity
 
     def container_died(self, token: str, exit_code: int | None = None) -> None:
-        if (driver := self._driver_of(token)) is not None:
+        if (driver := self._set.driver_of(token)) is not None:
             driver.container_died(exit_code)
 
     def ran_out_of_memory(self, token: str) -> None:
-        if (driver := self._driver_of(token)) is not None:
+        if (driver := self._set.driver_of(token)) is not None:
             driver.ran_out_of_memory()
 
     def container_paused(self, token: str) -> None:
-        if (driver := self._driver_of(token)) is not None:
+        if (driver := self._set.driver_of(token)) is not None:
             driver.container_paused()
 
     def add_engine_check(self, token: str, check: Check) -> None:
-        if (driver := self._driver_of(token)) is not None and driver.instance.ended is None:
+        if (driver := self._set.driver_of(token)) is not None and driver.instance.ended is None:
             driver.add_check(check)
 
     def gpu_lost(self, token: str, verdict: Verdict) -> None:
-        if (driver := self._driver_of(token)) is not None:
+        if (driver := self._set.driver_of(token)) is not None:
             driver.end(verdict)
 
     def gpus_seen(self, grant: Grant) -> None:
         """Its GPUs were looked at."""
-        if (driver := self._driver_of(grant.holder)) is not None:
+        if (driver := self._set.driver_of(grant.holder)) is not None:
             driver.gpus_seen(grant)
 
     def add_check(self, check: Check) -> None:
         """A finding about the newest instance, ended or not."""
-        if self._driver is not None:
-            self._driver.add_check(check)
+        if self.instance is not None and (driver := self._set.driver_of(self.instance.identity.instance)) is not None:
+            driver.add_check(check)
 
     def retry_removal(self) -> None:
         """Try again to remove containers that were left behind."""
-        for driver in self._drivers():
-            driver.retry_removal()
+        self._set.retry_removal()
 
     # Inside
 
-    def _drivers(self) -> list[InstanceDriver]:
-        return self._earlier if self._driver is None else [*self._earlier, self._driver]
+    @property
+    def _uncalled(self) -> bool:
+        """It was parked before it ever had an instance."""
+        return self._set.newest is None and self._refusal.code is ReasonCode.PARKED
 
-    def _driver_of(self, token: str) -> InstanceDriver | None:
-        driver = self._driver
-        return driver if driver is not None and driver.instance.identity.instance == token else None
+    def _unpark(self) -> None:
+        if self._set.parked:
+            self._set.unpark()
+        else:
+            self._restarts += 1  # now: one start for all that wait
+            task = asyncio.create_task(self._start_uncalled(), name=f"start {self.name}")
+            self._tasks.add(task)
+            task.add_done_callback(self._restart_ended)
+
+    async def _start_uncalled(self) -> Verdict | None:
+        async with self._command:
+            if self._uncalled:
+                await self._start_new()
+        return None
+
+    def _stop_parked(self, verdict: Verdict) -> None:
+        if self._uncalled:
+            self._refusal = verdict
+            record = self._deps.registry.get(self.name)
+            assert record is not None  # noqa: S101 - it is registered as long as it has a supervisor
+            self._deps.registry.amend_failure(self.name, record.generation, verdict.code, verdict.reason)
+        self._set.stop_parked(verdict)
+
+    def _watch_idleness(self) -> None:
+        """Park when nothing happens for as long as the manifest says; from now on, since something has happened."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        manifest = self._plugin.manifest
+        if manifest is not None and manifest.idle.after is not None and self._set.serving:
+            seconds = manifest.idle.after.total_seconds()
+            self._idle = asyncio.get_running_loop().call_later(seconds, self._park_idle, seconds)
+
+    def _park_idle(self, seconds: float) -> None:
+        busy = self.busy or self._set.beginning or self.restarting or self._command.locked()
+        if self._set.serving and not busy:
+            self._set.park(
+                f"It had no run for {format_duration(seconds)} (`idle.after`). The next run starts it again."
+            )
+        elif self._set.serving:
+            self._watch_idleness()
+
+    def _instance_of(self, generation: int) -> Instance | None:
+        return next((instance for instance in self._set if instance.generation == generation), None)
+
+    def _replicas(self, manifest: Manifest) -> int:
+        scaled = self._deps.releases.get(self.name).replicas
+        return manifest.replicas if scaled is None else scaled
 
     async def _restart(self, slow: asyncio.Event) -> Verdict | None:
         async with self._command:
-            instance = self.instance
-            if instance is None or not instance.ready:
-                await self._stop(_RESTARTED)
+            if not any(instance.ready for instance in self._set.serving):
+                await self._set.end(Verdict(ReasonCode.STOPPED, _RESTARTED))
                 await self._start_new()
                 return None
             plugin = await asyncio.to_thread(self._deps.loader.reload, self._plugin)
@@ -320,7 +431,7 @@ class PluginSupervisor:
         return await asyncio.shield(restart.outcome)
 
     async def _replace(self, restart: Restart) -> None:
-        """Replace the instance once a restart is prepared, unless it ends otherwise."""
+        """Replace the instances once a restart is prepared, unless it ends otherwise."""
         prepared = await restart.prepared()
         async with self._command:
             if self._preparation is not restart:
@@ -328,7 +439,7 @@ class PluginSupervisor:
             self._preparation = None
             if prepared is not None:
                 try:
-                    await self._stop(_RESTARTED)
+                    await self._set.end(Verdict(ReasonCode.STOPPED, _RESTARTED))
                     await self._start_new(restart.plugin, prepared)
                 finally:
                     restart.end(None)
@@ -336,38 +447,25 @@ class PluginSupervisor:
     def _restart_ended(self, task: asyncio.Task[Verdict | None]) -> None:
         self._restarts -= 1
         self._tasks.discard(task)
+        self._notify_changed()
 
     def _building(self) -> bool:
         record = self._deps.registry.get(self.name)
         return record is not None and record.activity is not None
-
-    def _alive(self) -> bool:
-        return self._driver is not None and self._driver.instance.ended is None
 
     def _refuse_restart(self) -> None:
         if self._preparation is not None:
             self._preparation.stop()
             self._preparation = None
 
-    async def _stop(self, reason: str) -> None:
-        if self._driver is not None:
-            self._driver.end(Verdict(ReasonCode.STOPPED, reason))
-        await self._torn_down()
-
-    async def _torn_down(self) -> None:
-        for driver in self._drivers():
-            await driver.torn_down()
-
     async def _start_new(self, plugin: DiscoveredPlugin | None = None, prepared: Prepared | None = None) -> None:
-        """Without `plugin` it is read anew."""
-        # Else the new instance would find the GPUs of the old one leased.
-        await self._torn_down()
+        """Start as many as wanted. Without `plugin` it is read anew."""
+        # Else the new instances would find the GPUs of the old ones leased.
+        await self._set.torn_down()
         deps, name = self._deps, self.name
         found = await asyncio.to_thread(deps.loader.reload, self._plugin) if plugin is None else plugin
         self._plugin = found
-        # What was left behind is removed later, by `retry_removal`.
-        self._earlier = [driver for driver in self._drivers() if not driver.finished]
-        self._driver = None
+        self._set.clear()
         manifest = found.manifest
         if manifest is None:
             self._refusal = verdict_of_manifest(found.error)
@@ -375,16 +473,10 @@ class PluginSupervisor:
             deps.registry.mark_ended(name, generation, self._refusal.code, self._refusal.reason)
             return
         limits = effective_limits(manifest, deps.settings)
-        generation = deps.registry.renew(
-            name, version=manifest.version, description=manifest.description, limits=limits, tools=()
-        )
-        identity = new_identity(deps.deployment, name, generation)
-        instance = Instance(manifest, limits, identity, deps.run_dir / identity.instance)
-        self._driver = InstanceDriver(instance, deps)
-        self._driver.start(found.folder, prepared)
-        self._notify_changed()
+        self._set.begin(Release(manifest, limits, found.folder, prepared), self._replicas(manifest))
 
     def _notify_changed(self) -> None:
+        self._watch_idleness()
         self._changed.set()
         self._changed = asyncio.Event()
 

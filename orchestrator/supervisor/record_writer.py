@@ -8,8 +8,8 @@ from typing import Any, Final, Unpack
 from orchestrator.errors import StaleGenerationError
 from orchestrator.formatting import format_size
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
-from orchestrator.registry import Check, ContainerFacts, PluginRegistry
-from orchestrator.registry.plugin_registry import InstanceFacts
+from orchestrator.registry import Check, ContainerFacts, InstanceRecord, PluginRegistry
+from orchestrator.registry.changes import InstanceFacts
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.instance import Instance
@@ -19,7 +19,7 @@ _log: Final = logging.getLogger(__name__)
 
 
 class RecordWriter:
-    """Writes for one instance, until a newer one replaces it in the registry."""
+    """Writes for one instance, until it is forgotten by the registry."""
 
     def __init__(self, instance: Instance, registry: PluginRegistry) -> None:
         self._instance = instance
@@ -27,7 +27,7 @@ class RecordWriter:
         self._registry = registry
 
     def write(self, **facts: Unpack[InstanceFacts]) -> None:
-        # A container that was left behind may be removed when a newer instance has the record.
+        # A container that was left behind may be removed long after a newer instance has taken this one's place.
         with suppress(StaleGenerationError):
             self._registry.update(self._plugin, self._instance.generation, **facts)
 
@@ -56,23 +56,32 @@ class RecordWriter:
 
     def end(self, verdict: Verdict) -> None:
         """Record the end, or a graver reason for it."""
-        record = self._registry.get(self._plugin)
+        record = self._record()
         if record is None or not record.ended:
             self._registry.mark_ended(self._plugin, self._instance.generation, verdict.code, verdict.reason)
         # A second verdict is KILL_FAILED, a code of FAILED: an UNAVAILABLE instance stays as it is.
         elif record.state is PluginLifecycleState.FAILED:
             self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
-        level = logging.INFO if verdict.code is ReasonCode.STOPPED else logging.WARNING
+        meant = (ReasonCode.STOPPED, ReasonCode.PARKED)
+        level = logging.INFO if verdict.code in meant else logging.WARNING
         _log.log(level, "%s: %s: %s", self._plugin, verdict.code, verdict.reason, extra={"plugin": self._plugin})
+
+    def restop(self, verdict: Verdict) -> None:
+        """An operator stopped it while it was parked."""
+        with suppress(StaleGenerationError):
+            self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
 
     def restore_cause(self, verdict: Verdict) -> None:
         """The container that could not be ended is gone: the cause stands as the reason again, in place of
         KILL_FAILED.
         """
-        record = self._registry.get(self._plugin)
+        record = self._record()
         if record is not None and record.reason_code is ReasonCode.KILL_FAILED:
             with suppress(StaleGenerationError):
                 self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
+
+    def _record(self) -> InstanceRecord | None:
+        return self._registry.instance(self._plugin, self._instance.generation)
 
     def _replace_checks(self, checks: Iterable[Check]) -> None:
         for check in checks:

@@ -17,44 +17,115 @@ from prometheus_client.utils import floatToGoString
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.health.health_model import uptime_seconds
 from orchestrator.lifecycle import PluginLifecycleState
-from orchestrator.registry import PluginRecord, PluginRegistry
+from orchestrator.registry import InstanceRecord, PluginRecord, PluginRegistry
 from orchestrator.telemetry.observed_engine import ObservedEngine
 from orchestrator.telemetry.run_metrics import PREFIX, RunMetrics
 
 _Family = TypeVar("_Family", GaugeMetricFamily, CounterMetricFamily)
-_Value = Callable[[PluginRecord], float | int | None]
+_Subject = TypeVar("_Subject", PluginRecord, InstanceRecord)
+_Value = Callable[[_Subject], float | int | None]
 
 
-def _in_container(field: str) -> _Value:
+def _in_container(field: str) -> Callable[[PluginRecord | InstanceRecord], float | int | None]:
     """A figure of the container as last reported; none once the instance has ended."""
     return lambda record: None if record.ended else getattr(record.container, field, None)
 
 
-_GAUGES: Final[tuple[tuple[str, str, _Value], ...]] = (
+def _in_all(figure: _Value[InstanceRecord]) -> _Value[PluginRecord]:
+    """The sum over the instances that serve or drain; none where no figure is known."""
+
+    def total(record: PluginRecord) -> float | int | None:
+        figures = [figure(each) for each in record.instances if not each.ended and each.role != "candidate"]
+        known = [each for each in figures if each is not None]
+        return sum(known) if known else None
+
+    return total
+
+
+def _memory_limit(record: PluginRecord | InstanceRecord) -> int | None:
+    return None if record.limits is None else record.limits.memory
+
+
+_GAUGES: Final[tuple[tuple[str, str, _Value[PluginRecord]], ...]] = (
     (
         "plugin_generation",
-        "Generation of the plugin's instance: 1 for the first, counted up with each new one.",
+        "Generation of the plugin's newest instance: 1 for the first, counted up with each new one.",
         lambda r: r.generation,
+    ),
+    ("plugin_replicas_wanted", "Instances of the plugin that are to serve at a time.", lambda r: r.wanted),
+    ("plugin_replicas_ready", "Instances of the plugin that take runs.", lambda r: r.ready),
+    (
+        "plugin_degraded",
+        "1 if fewer instances of the plugin serve or start than are wanted, though it lives, else 0.",
+        lambda r: r.degraded,
     ),
     ("plugin_in_flight", "Runs that are executing now.", lambda r: r.in_flight),
     ("plugin_queued", "Runs that are waiting in the plugin's queue now.", lambda r: r.queued),
     ("plugin_stale", "1 if what is known of the plugin may be out of date, else 0.", lambda r: r.stale),
     (
         "plugin_uptime_seconds",
-        "Time since the instance became ready; absent before that and after it has ended.",
+        "Time since the instance that has been ready longest became so; absent before that and after the end.",
         lambda r: None if r.ended else uptime_seconds(r, time.monotonic()),
     ),
-    ("plugin_memory_usage_bytes", "Memory that the container is using.", _in_container("memory_usage_bytes")),
-    ("plugin_memory_peak_bytes", "Peak of the memory that the container has used.", _in_container("memory_peak_bytes")),
-    ("plugin_memory_limit_bytes", "Memory limit of the container.", lambda r: r.limits.memory if r.limits else None),
+    (
+        "plugin_memory_usage_bytes",
+        "Memory that the plugin's containers are using.",
+        _in_all(_in_container("memory_usage_bytes")),
+    ),
+    (
+        "plugin_memory_peak_bytes",
+        "Peak of the memory that the container has used; of several containers, the sum of their peaks.",
+        _in_all(_in_container("memory_peak_bytes")),
+    ),
+    (
+        "plugin_memory_limit_bytes",
+        "Memory limit of the container; of several containers, the sum of their limits.",
+        lambda r: _memory_limit(r) if r.ended else _in_all(_memory_limit)(r) or _memory_limit(r),
+    ),
 )
-_COUNTERS: Final[tuple[tuple[str, str, _Value], ...]] = (
-    ("plugin_restarts", "Instances that were started after the first.", lambda r: max(0, r.generation - 1)),
-    ("plugin_cpu_seconds", "CPU time that the instance's container has used.", _in_container("cpu_seconds")),
+# Sums over instances would fall when one of them ends, which no counter may: `plugin_instance_…` has each.
+_COUNTERS: Final[tuple[tuple[str, str, _Value[PluginRecord]], ...]] = (
+    ("plugin_restarts", "Instances that were started after the first.", lambda r: max(0, r.highest_generation - 1)),
+    (
+        "plugin_cpu_seconds",
+        "CPU time that the container has used; of several containers, that of the one which was ready first.",
+        _in_container("cpu_seconds"),
+    ),
     (
         "plugin_oom_kills",
-        "Processes in the instance's container that the kernel killed for lack of memory.",
+        "Processes in that container that the kernel killed for lack of memory.",
         lambda r: r.container.oom_kills if r.container else None,
+    ),
+)
+_INSTANCE_GAUGES: Final[tuple[tuple[str, str, _Value[InstanceRecord]], ...]] = (
+    ("plugin_instance_in_flight", "Runs that the instance is executing now.", lambda i: i.in_flight),
+    (
+        "plugin_instance_uptime_seconds",
+        "Time since the instance became ready; absent before that.",
+        lambda i: uptime_seconds(i, time.monotonic()),
+    ),
+    (
+        "plugin_instance_memory_usage_bytes",
+        "Memory that the instance's container is using.",
+        _in_container("memory_usage_bytes"),
+    ),
+    (
+        "plugin_instance_memory_peak_bytes",
+        "Peak of the memory that the instance's container has used.",
+        _in_container("memory_peak_bytes"),
+    ),
+    ("plugin_instance_memory_limit_bytes", "Memory limit of the instance's container.", _memory_limit),
+)
+_INSTANCE_COUNTERS: Final[tuple[tuple[str, str, _Value[InstanceRecord]], ...]] = (
+    (
+        "plugin_instance_cpu_seconds",
+        "CPU time that the instance's container has used.",
+        _in_container("cpu_seconds"),
+    ),
+    (
+        "plugin_instance_oom_kills",
+        "Processes in the instance's container that the kernel killed for lack of memory.",
+        _in_container("oom_kills"),
     ),
 )
 _GPUS: Final[tuple[tuple[str, str, str], ...]] = (
@@ -139,6 +210,7 @@ class _PluginMetrics(Collector):
             yield _filled(GaugeMetricFamily(PREFIX + name, help_text, labels=("plugin",)), records, value)
         for name, help_text, value in _COUNTERS:
             yield _filled(CounterMetricFamily(PREFIX + name, help_text, labels=("plugin",)), records, value)
+        yield from _instance_families(records)
         yield from _batch_families(records)
         yield from _gpu_families(self._gpus().get("devices", ()))
 
@@ -153,11 +225,39 @@ def _states(records: Iterable[PluginRecord]) -> Metric:
     return family
 
 
-def _filled(family: _Family, records: Iterable[PluginRecord], value: _Value) -> _Family:
+def _filled(family: _Family, records: Iterable[PluginRecord], value: _Value[PluginRecord]) -> _Family:
     for record in records:
         figure = value(record)
         if figure is not None:
             family.add_metric((record.name,), float(figure))
+    return family
+
+
+def _instance_families(records: Iterable[PluginRecord]) -> Iterator[Metric]:
+    """Of the instances that live: a generation is a label only as long, so there are no more than instances."""
+    alive = [(record.name, each) for record in records for each in record.instances if not each.ended]
+    info = GaugeMetricFamily(
+        PREFIX + "plugin_instance_info",
+        "Always 1: state, role (serving, draining, candidate) and version of each instance that lives.",
+        labels=("plugin", "generation", "state", "role", "version"),
+    )
+    for plugin, each in alive:
+        info.add_metric((plugin, str(each.generation), each.state.value, each.role, each.version), 1.0)
+    yield info
+    labels = ("plugin", "generation")
+    for name, help_text, value in _INSTANCE_GAUGES:
+        yield _filled_by_instance(GaugeMetricFamily(PREFIX + name, help_text, labels=labels), alive, value)
+    for name, help_text, value in _INSTANCE_COUNTERS:
+        yield _filled_by_instance(CounterMetricFamily(PREFIX + name, help_text, labels=labels), alive, value)
+
+
+def _filled_by_instance(
+    family: _Family, alive: Iterable[tuple[str, InstanceRecord]], value: _Value[InstanceRecord]
+) -> _Family:
+    for plugin, instance in alive:
+        figure = value(instance)
+        if figure is not None:
+            family.add_metric((plugin, str(instance.generation)), float(figure))
     return family
 
 
@@ -172,13 +272,26 @@ def _batch_families(records: Iterable[PluginRecord]) -> Iterator[Metric]:
     )
     for record in records:
         batched = {tool["name"] for tool in record.tools if tool.get("batch")}
-        for found in record.container.batches if record.container is not None and not record.ended else ():
+        alive = (each.container for each in record.instances if not each.ended and each.container is not None)
+        by_tool: dict[str, list[Mapping[str, Any]]] = {}
+        for found in (found for container in alive for found in container.batches):
             if found["tool"] in batched:  # a plugin must not be able to create time series
-                labels = (record.name, found["tool"])
-                sizes.add_metric(labels, _buckets(found["sizes"]), sum_value=sum(found["waits"]["counts"]))
-                waits.add_metric(labels, _buckets(found["waits"]), sum_value=found["sum_seconds"])
+                by_tool.setdefault(found["tool"], []).append(found)
+        for tool, each in by_tool.items():
+            size, wait = _together(found["sizes"] for found in each), _together(found["waits"] for found in each)
+            sizes.add_metric((record.name, tool), _buckets(size), sum_value=sum(wait["counts"]))
+            waits.add_metric((record.name, tool), _buckets(wait), sum_value=sum(found["sum_seconds"] for found in each))
     yield sizes
     yield waits
+
+
+def _together(histograms: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The histograms of a plugin's instances, which have the same bounds, added up."""
+    first, *others = histograms
+    counts = list(first["counts"])
+    for other in (other for other in others if other["bounds"] == first["bounds"]):
+        counts = [one + more for one, more in zip(counts, other["counts"], strict=True)]
+    return {"bounds": first["bounds"], "counts": counts}
 
 
 def _buckets(histogram: Mapping[str, Any]) -> list[tuple[str, float]]:

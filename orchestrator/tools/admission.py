@@ -17,15 +17,15 @@ class Admission(Enum):
 
 @dataclass(slots=True)
 class AdmissionQueue:
-    """First come, first served: `concurrency` runs at once, `capacity` more may wait."""
+    """First come, first served: `slots` runs at once, `capacity` more may wait."""
 
-    concurrency: int
+    slots: int
     capacity: int
     running: set[str] = field(default_factory=set)
     waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def admit(self, run_id: str, *, beyond_capacity: bool = False) -> Admission:
-        if len(self.running) < self.concurrency and not self.waiting:
+        if len(self.running) < self.slots and not self.waiting:
             self.running.add(run_id)
             return Admission.START
         if beyond_capacity or len(self.waiting) < self.capacity:
@@ -33,12 +33,15 @@ class AdmissionQueue:
             return Admission.WAIT
         return Admission.REFUSE
 
-    def release(self, run_id: str) -> list[str]:
-        """Remove a run that ended or stopped waiting. Returns the runs that start: they count as running now."""
+    def release(self, run_id: str) -> None:
+        """Remove a run that ended or stopped waiting."""
         self.running.discard(run_id)
         self.waiting.pop(run_id, None)
+
+    def start_next(self) -> list[str]:
+        """The runs that start, from the front of the queue: they count as running now."""
         started = []
-        while self.waiting and len(self.running) < self.concurrency:
+        while self.waiting and len(self.running) < self.slots:
             next_run, _ = self.waiting.popitem(last=False)
             self.running.add(next_run)
             started.append(next_run)
@@ -48,9 +51,9 @@ class AdmissionQueue:
         """1 for the next; None for a run that does not wait."""
         return next((position for position, waiting in enumerate(self.waiting, 1) if waiting == run_id), None)
 
-    def resize(self, concurrency: int, capacity: int) -> None:
+    def resize(self, slots: int, capacity: int) -> None:
         """Set new limits for the runs to come; those that run or wait stay."""
-        self.concurrency, self.capacity = concurrency, capacity
+        self.slots, self.capacity = slots, capacity
 
 
 class IdempotencyKeys:

@@ -1,5 +1,6 @@
 """Pure: runs that an earlier orchestrator left in containers, matched with their records in the history."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,8 @@ class OrphanedRun:
     seconds: float
     record: RunRecord | None
     """None for a synchronous run: its caller was disconnected with the earlier orchestrator."""
+    elsewhere: tuple[Instance, ...] = ()
+    """Other instances that may have it, where the history does not say which one does."""
 
     def live(self) -> LiveRun:
         now = datetime.now(UTC)
@@ -53,6 +56,10 @@ def match_runs(asynchronous: Iterable[RunRecord], adopted: Iterable[AdoptedInsta
     """`asynchronous`: the runs that are in flight by the history."""
     awaited = {record.run_id: record for record in asynchronous}
     found: dict[str, OrphanedRun] = {}
+    instances: defaultdict[str, list[Instance]] = defaultdict(list)
+    adopted = list(adopted)
+    for _, adoption in adopted:
+        instances[adoption.instance.identity.plugin].append(adoption.instance)
     for supervisor, adoption in adopted:
         instance = adoption.instance
         for run in adoption.status.runs:
@@ -62,6 +69,10 @@ def match_runs(asynchronous: Iterable[RunRecord], adopted: Iterable[AdoptedInsta
             # Generation 0: the container may have started it before the history recorded that.
             ours = record.plugin == supervisor.name and record.generation in (0, instance.generation)
             if ours and record.run_id not in found:
-                found[record.run_id] = OrphanedRun(supervisor, instance, record.run_id, record.tool, 0.0, record)
+                others = tuple(each for each in instances[supervisor.name] if each is not instance)
+                elsewhere = () if record.generation else others
+                found[record.run_id] = OrphanedRun(
+                    supervisor, instance, record.run_id, record.tool, 0.0, record, elsewhere
+                )
     lost = tuple(record for record in awaited.values() if record.run_id not in found)
     return MatchedRuns(tuple(found.values()), lost)

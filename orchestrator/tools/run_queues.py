@@ -3,7 +3,7 @@
 import asyncio
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.registry import PluginRecord, PluginRegistry
+from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
 from orchestrator.tools.admission import Admission, AdmissionQueue
 from orchestrator.tools.live_run import LiveRun
 
@@ -13,10 +13,14 @@ class QueueFullError(OrchestratorError):
 
 
 class RunQueues:
-    """Lets runs start in the order of their admission. The registry counts those that wait."""
+    """Lets runs start in the order of their admission: as many as a plugin's ready instances take together. The
+    registry counts those that wait.
+    """
 
     def __init__(self, registry: PluginRegistry) -> None:
         self._registry = registry
+        # On the event loop, where instances change.
+        registry.subscribe(self._instances_changed)
         self._queues: dict[str, AdmissionQueue] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
@@ -28,7 +32,7 @@ class RunQueues:
         match queue.admit(run_id, beyond_capacity=beyond_capacity):
             case Admission.REFUSE:
                 raise QueueFullError(
-                    f"The queue of {record.name} is full: {queue.concurrency} executing, {queue.capacity} waiting. Try "
+                    f"The queue of {record.name} is full: {queue.slots} executing, {queue.capacity} waiting. Try "
                     "again later."
                 )
             case Admission.WAIT:
@@ -61,16 +65,37 @@ class RunQueues:
     def release(self, run: LiveRun) -> None:
         """Remove a run that has ended or waits no longer, and let the next ones start."""
         self._waiting.pop(run.run_id, None)  # of one that ended before it came to `wait`
-        for next_run in self._queues[run.record.plugin].release(run.run_id):
-            admitted = self._waiting.get(next_run)
+        queue = self._queues[run.record.plugin]
+        queue.release(run.run_id)
+        self._start_next(run.record.plugin, queue)
+
+    def _instances_changed(self, event: LifecycleEvent) -> None:
+        queue = self._queues.get(event.plugin)
+        if queue is not None and queue.waiting:
+            self._start_next(event.plugin, queue)
+
+    def _start_next(self, plugin: str, queue: AdmissionQueue) -> None:
+        record = self._registry.get(plugin)
+        if record is not None and record.limits is not None:
+            queue.resize(slots(record), record.limits.queue)
+        for run_id in queue.start_next():
+            admitted = self._waiting.get(run_id)
             if admitted is not None and not admitted.done():
                 admitted.set_result(None)
 
     def _queue(self, record: PluginRecord) -> AdmissionQueue:
         assert record.limits is not None  # noqa: S101 - a plugin without a valid manifest is refused before
-        concurrency, capacity = record.limits.concurrency, record.limits.queue
+        capacity = record.limits.queue
         queue = self._queues.get(record.name)
         if queue is None:
-            queue = self._queues[record.name] = AdmissionQueue(concurrency, capacity)
-        queue.resize(concurrency, capacity)
+            queue = self._queues[record.name] = AdmissionQueue(slots(record), capacity)
+        queue.resize(slots(record), capacity)
         return queue
+
+
+def slots(record: PluginRecord) -> int:
+    """How many runs may execute: what the ready instances take, and one's worth while none is ready; besides those
+    that an instance ends which takes no new ones.
+    """
+    assert record.limits is not None  # noqa: S101 - a plugin without a valid manifest is refused before
+    return record.limits.concurrency * max(1, record.ready) + record.draining_in_flight

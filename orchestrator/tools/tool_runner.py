@@ -20,6 +20,7 @@ from orchestrator.tools.admission import IdempotencyKeys
 from orchestrator.tools.call_store import CallStore
 from orchestrator.tools.draining import Drain
 from orchestrator.tools.live_run import Abort, LiveRun, accepted
+from orchestrator.tools.resending import may_be_sent_again
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.resumption import AdoptedInstance, OrphanedRun, match_runs
 from orchestrator.tools.run_lookup import RunLookup, RunView
@@ -177,7 +178,7 @@ class ToolRunner:
             return refusals.stopping()
         if call.run_id in self._live or self.idempotency_keys.used(call.run_id):
             return refusals.run_id_taken()
-        ended = record.ended and not supervisor.restarting
+        ended = record.ended and not (supervisor.restarting or supervisor.parked)
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)
         run = accepted(plugin, call, watch, earlier)
@@ -267,11 +268,17 @@ class ToolRunner:
                 if call.tool not in instance.tools:
                     return refusals.unknown_tool(supervisor.name, call.tool, instance.tools)
                 call = run.watch.started(call)
-                now = self._registry.begin_run(run.record.plugin, instance.generation)
-                self._history.run_started(run.start(instance, call, now))
-                sink = run.sink(emit, self.results.files_of(run.run_id))
-                execution = self._sandbox.run(instance, call, timeout=instance.limits.timeout, sink=sink)
-                return _cause_named(run, await self._reported(run, instance, supervisor, execution))
+                clock, time_limit = asyncio.get_running_loop().time, instance.limits.timeout
+                end = clock() + time_limit
+                result = await self._send(run, supervisor, instance, call, emit, time_limit=time_limit)
+                if _may_be_sent_again(run, instance, call, result, end - clock()):
+                    # Without another in time the first result stands.
+                    with suppress(InstanceEndedError, TimeoutError):
+                        async with asyncio.timeout_at(end):
+                            instance = await supervisor.ready_instance()
+                        left = round(end - clock(), 1)
+                        result = await self._send(run, supervisor, instance, call, emit, time_limit=left)
+                return _cause_named(run, result)
         except RunAbortedError:
             return self._aborted(run, supervisor)
         except CallerDisconnectedError as error:
@@ -280,6 +287,23 @@ class ToolRunner:
             return refusals.unavailable(error.verdict.reason, error.verdict.code)
         finally:
             self._queues.release(run)
+
+    async def _send(
+        self,
+        run: LiveRun,
+        supervisor: PluginSupervisor,
+        instance: Instance,
+        call: ToolCall,
+        emit: Emit | None,
+        *,
+        time_limit: float,
+    ) -> RunResult:
+        """The result of the call in this instance. `time_limit`: seconds."""
+        now = self._registry.begin_run(run.record.plugin, instance.generation)
+        self._history.run_started(run.start(instance, call, now))
+        sink = run.sink(emit, self.results.files_of(run.run_id))
+        execution = self._sandbox.run(instance, call, timeout=time_limit, sink=sink)
+        return await self._reported(run, instance, supervisor, execution)
 
     async def _reported(
         self,
@@ -344,18 +368,19 @@ class ToolRunner:
             self._queues.release(run)
 
     async def _answer(self, orphan: OrphanedRun) -> RunResult:
-        result = await self._sandbox.resume(
-            orphan.instance,
-            orphan.run_id,
-            orphan.tool,
-            timeout=orphan.instance.limits.timeout,
-            elapsed=orphan.seconds,
-            # Nobody waits for those of a synchronous run.
-            files=self.results.files_of(orphan.run_id) if orphan.record is not None else None,
-        )
-        if result is None:
-            raise RunLostError
-        return result
+        for instance in (orphan.instance, *orphan.elsewhere):
+            result = await self._sandbox.resume(
+                instance,
+                orphan.run_id,
+                orphan.tool,
+                timeout=instance.limits.timeout,
+                elapsed=orphan.seconds,
+                # Nobody waits for those of a synchronous run.
+                files=self.results.files_of(orphan.run_id) if orphan.record is not None else None,
+            )
+            if result is not None:
+                return result
+        raise RunLostError
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -372,6 +397,18 @@ class ToolRunner:
 def _resolve(answer: asyncio.Future[RunView | RunResult], value: RunView | RunResult) -> None:
     if not answer.done():  # cancelled, where the caller has disconnected
         answer.set_result(value)
+
+
+def _may_be_sent_again(run: LiveRun, instance: Instance, call: ToolCall, result: RunResult, left: float) -> bool:
+    return may_be_sent_again(
+        result,
+        # A body that was passed on as it came is not there any more.
+        wanted=call.retry and isinstance(call.body, bytes) and not run.caller_disconnected.done(),
+        idempotent=instance.tools[call.tool].get("idempotent") is True,
+        sent=1,
+        seconds_left=left,
+        passed_on=run.response_bytes > 0,
+    )
 
 
 def _cause_named(run: LiveRun, result: RunResult) -> RunResult:

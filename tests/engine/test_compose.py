@@ -95,7 +95,11 @@ def test_up_and_down(composed: Composed, engine: docker.DockerClient) -> None:
     started = time.monotonic()
     composed("up", "--detach")
     (container,) = engine.containers.list(filters=composed.labels)
+    # Podman runs no health checks without systemd: here the test does.
+    podman = "podman" in str(engine.version().get("Components")).lower()
     while (health := container.attrs["State"]["Health"]["Status"]) != "healthy":
+        if podman and container.exec_run(["python", "-I", "-m", "orchestrator.own_image.healthcheck"]).exit_code == 0:
+            break
         assert time.monotonic() - started < 60 * PATIENCE, (health, container.logs().decode())
         time.sleep(0.1)
         container.reload()

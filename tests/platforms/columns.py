@@ -143,8 +143,12 @@ COLUMNS = {
     "escape": Column("escape probe", suite("tests/engine/security"), 600),
     "adoption": Column(
         "adoption",
-        suite("tests/engine/end_to_end/test_process.py", "tests/engine/end_to_end/test_runs_after_a_kill.py"),
-        600,
+        suite(
+            "tests/engine/end_to_end/test_process.py",
+            "tests/engine/end_to_end/test_runs_after_a_kill.py",
+            "tests/engine/end_to_end/test_lookalikes.py",
+        ),
+        900,
     ),
     "compose": Column("compose v2", suite("tests/engine/test_compose.py"), 900),
     "up": Column("`make up`", make_up, 1500),

@@ -48,6 +48,7 @@ ROWS = {
         "Docker 26.1, userns-remap",
         "Debian 13's packages, unpacked",
         lambda: docker_native(settings={"userns-remap": "default"}),
+        not_for={"compose": "such an engine shares the host's network, which compose.yaml uses, with no container"},
     ),
     "podman-4.3": Row("Podman 4.3, root", "`tests/platforms/podman-native`", podman_native, patience=2),
     "guest-docker-26": Row(

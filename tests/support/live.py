@@ -80,7 +80,13 @@ class LiveOrchestrator:
         engine = docker.from_env()
         try:
             label = f"plugin-orchestrator.deployment={self.deployment}"
-            return engine.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+            while True:
+                try:
+                    return engine.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+                except docker.errors.APIError as error:
+                    # Podman's answer about one that was removed since the list is no 404.
+                    if "no such container" not in str(error):
+                        raise
         finally:
             engine.close()
 

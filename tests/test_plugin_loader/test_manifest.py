@@ -32,6 +32,9 @@ def test_three_fields_are_enough(tmp_path: Path) -> None:
     assert (manifest.image, manifest.network, manifest.failure_policy) == ("base", "none", "strict")
     assert (manifest.concurrency, manifest.queue, manifest.requires_gpu) == (1, 16, False)
     assert (manifest.gpu.count, manifest.gpu.memory, manifest.gpu.sharing) == (1, None, "exclusive")
+    assert (manifest.replicas, manifest.spread) == (1, "gpu")
+    assert (manifest.update.strategy, manifest.update.drain) == ("auto", timedelta(seconds=60))
+    assert (manifest.idle.after, manifest.idle.keep, manifest.may_be_parked) == (None, False, False)
     assert manifest.limits.model_dump(exclude_none=True) == {}
     assert not any((manifest.models, manifest.packages, manifest.env, manifest.secrets, manifest.system_packages))
 
@@ -57,6 +60,10 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
             "startup_timeout": "500ms",
             "concurrency": 4,
             "queue": 0,
+            "replicas": 64,
+            "spread": "pack",
+            "update": {"strategy": "replace", "drain": "2m"},
+            "idle": {"after": "10m", "keep": True},
             "network": "egress",
             "failure_policy": "tolerant",
         },
@@ -68,6 +75,24 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
     assert manifest.startup_timeout == timedelta(milliseconds=500)
     assert manifest.gpu.memory == 8 * 1024**3
     assert (manifest.queue, manifest.failure_policy) == (0, "tolerant")
+    assert (manifest.replicas, manifest.spread) == (64, "pack")
+    assert (manifest.update.strategy, manifest.update.drain) == ("replace", timedelta(minutes=2))
+    assert (manifest.idle.after, manifest.idle.keep) == (timedelta(minutes=10), True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "parked"),
+    [
+        ({}, False),
+        ({"idle": {"after": "10m"}}, True),
+        ({"idle": {"after": "10m", "keep": True}}, True),
+        ({"requires_gpu": True}, True),
+        ({"requires_gpu": True, "idle": {"keep": True}}, False),
+    ],
+)
+def test_what_may_be_parked(tmp_path: Path, fields: dict[str, Any], parked: bool) -> None:
+    """By its own idleness, or for another plugin's GPU unless it is kept."""
+    assert read(tmp_path / "reader", {**MINIMAL, **fields}).may_be_parked is parked
 
 
 HASH = "ab" * 32
@@ -95,6 +120,29 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("no CPU", {"limits": {"cpus": 0}}, "limits.cpus", "greater than or equal to 0.01"),
     ("too few processes", {"limits": {"pids": 1}}, "limits.pids", "greater than or equal to 8"),
     ("text for a number", {"concurrency": "many"}, "concurrency", "valid integer"),
+    ("a truth for a number", {"concurrency": True}, "concurrency", "expected a number, not true"),
+    ("a truth for a number of runs", {"queue": True}, "queue", "expected a number, not true"),
+    ("a truth for cores", {"limits": {"cpus": True}}, "limits.cpus", "expected a number, not true"),
+    ("a truth for GPUs", {"requires_gpu": True, "gpu": {"count": True}}, "gpu.count", "expected a number, not true"),
+    ("no instance", {"replicas": 0}, "replicas", "1 to 64, not 0; to run none, use `orchestrator stop`"),
+    ("too many instances", {"replicas": 65}, "replicas", "a whole number from 1 to 64, not 65"),
+    ("less than no instance", {"replicas": -1}, "replicas", "a whole number from 1 to 64, not -1"),
+    ("half an instance", {"replicas": 1.5}, "replicas", "a whole number from 1 to 64, not 1.5"),
+    ("a number of instances as text", {"replicas": "2"}, "replicas", "a whole number from 1 to 64, not '2'"),
+    ("a truth for instances", {"replicas": True}, "replicas", "a whole number from 1 to 64, not True"),
+    ("nothing for instances", {"replicas": None}, "replicas", "a whole number from 1 to 64, not None"),
+    ("another spread", {"spread": "wide"}, "spread", "'gpu' or 'pack'"),
+    ("a strategy alone", {"update": "replace"}, "update", "expected `strategy`, `drain` or both"),
+    ("another strategy", {"update": {"strategy": "canary"}}, "update.strategy", "'auto', 'overlap' or 'replace'"),
+    ("no drain", {"update": {"drain": "0s"}}, "update.drain", "above zero"),
+    ("a misspelt drain", {"update": {"drian": "5s"}}, "update.drian", "unknown field"),
+    ("a time alone", {"idle": "10m"}, "idle", "or both, such as idle: {after: 10m}, not '10m'"),
+    ("never", {"idle": "never"}, "idle", "expected `after`, `keep` or both"),
+    ("nothing for idle", {"idle": None}, "idle", "expected `after`, `keep` or both"),
+    ("a bare number of idle seconds", {"idle": {"after": 600}}, "idle.after", "duration with its unit"),
+    ("idle at once", {"idle": {"after": "0s"}}, "idle.after", "above zero"),
+    ("a word for keep", {"idle": {"keep": "always"}}, "idle.keep", "valid boolean"),
+    ("a misspelt idle field", {"idle": {"afer": "5m"}}, "idle.afer", "unknown field"),
     ("nothing at once", {"concurrency": 0}, "concurrency", "greater than or equal to 1"),
     ("a model above the folder", {"models": {"w": "../w.pt"}}, "models", "inside the plugin's folder"),
     ("a model above, hidden", {"models": {"w": "a/../../w.pt"}}, "models", "inside the plugin's folder"),
@@ -290,8 +338,10 @@ def _described_in(schema: dict[str, Any], where: str = "") -> Iterator[tuple[str
 def test_the_published_schema_describes_every_field() -> None:
     """An editor shows it where the field is written."""
     fields = dict(_described_in(Manifest.model_json_schema()))
-    assert {"failure_policy", "Limits.memory", "Gpu.sharing"} <= set(fields)
+    assert {"failure_policy", "Limits.memory", "Gpu.sharing", "replicas", "Update.drain", "Idle.after"} <= set(fields)
     assert [name for name, described in fields.items() if not described] == []
+    replicas = Manifest.model_json_schema()["properties"]["replicas"]
+    assert (replicas["type"], replicas["minimum"], replicas["maximum"]) == ("integer", 1, 64)
     policy = Manifest.model_json_schema()["properties"]["failure_policy"]
     assert {"strict", "tolerant"} == set(policy["enum"]) and "tolerant" in policy["description"]
 

@@ -80,7 +80,7 @@ def _host_config(spec: ContainerSpec, *, selinux: bool) -> dict[str, Any]:
         "Memory": memory,
         "MemorySwap": -1 if "swap" in spec.unlimited else memory,  # both together: no swap beyond the limit
         "OomKillDisable": False,
-        "PidsLimit": -1 if "pids" in spec.unlimited else spec.pids,
+        "PidsLimit": 0 if "pids" in spec.unlimited else spec.pids,  # not -1, which crun would write down as it is
         **({"NanoCpus": round(spec.cpus * 1e9)} if spec.cpus is not None else {}),
         "ShmSize": spec.shm,
         "NetworkMode": spec.network,

@@ -45,6 +45,8 @@ _DEVICES = re.compile(
     r"|/dev/nvidia|runtime.*\bnvidia\b|\bCDI\b.*device|device.*\bCDI\b",
     re.IGNORECASE,
 )
+# Podman's words, with status 500, for a container that is removed while it is asked about.
+_GONE: Final = re.compile(r"does not exist in database: no such \w+$|no such container$")
 # Errors of Docker, and of Docker Desktop, about a folder that is not on the engine's machine.
 _UNSEEN: Final = re.compile(r"bind source path does not exist|mounts denied|not shared from the host", re.IGNORECASE)
 _CREDENTIALS_SECONDS: Final = 15.0
@@ -237,7 +239,7 @@ def _of_answer(error: docker_errors.APIError) -> EngineError:
     outage = permissions.proxys_outage(error.response.status_code, content_type)
     if outage is not None:
         return EngineUnreachableError(outage)
-    if isinstance(error, docker_errors.NotFound):
+    if isinstance(error, docker_errors.NotFound) or _GONE.search(message):
         return NotFoundError(message)
     if _UNSEEN.search(message):
         return EngineRefusedError(

@@ -5,6 +5,7 @@ mounts too; only the gateway is on a network, and its one port is published on t
 """
 
 import asyncio
+import random
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from time import monotonic
@@ -35,7 +36,8 @@ _NETWORK_OPTIONS: Final = {
     "com.docker.network.bridge.enable_icc": "false",  # gateways cannot reach each other
     "com.docker.network.bridge.enable_ip_masquerade": "false",  # nor anything outside
 }
-_VOLUME_OPTIONS: Final = {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=1777,nosuid,nodev,noexec"}
+# A MiB, by pages of 4 KiB: Podman 4 takes a `size` for a quota of its disk, which few disks have.
+_VOLUME_OPTIONS: Final = {"type": "tmpfs", "device": "tmpfs", "o": "nr_blocks=256,mode=1777,nosuid,nodev,noexec"}
 _MAX_NETWORK_TRIES: Final = 3  # another orchestrator may remove the network after it was found and before it is joined
 _PORT_SECONDS: Final = 5.0  # wait for the engine to publish a gateway's port
 _PORT_POLL_SECONDS: Final = 0.02
@@ -85,7 +87,7 @@ class Gateways:
             raise EngineRefusedError(f"another volume is called {name}: remove it")
         try:
             await self._calls.change(lambda client: create_container(client, beside, name))
-            with_sockets = _with_sockets(body, spec, gateway)
+            with_sockets = _with_sockets(body, spec, gateway, selinux=info.selinux)
             container_id = await self._calls.change(
                 lambda client: create_container(client, with_sockets, spec.name, warnings)
             )
@@ -208,7 +210,8 @@ def gateway_body(
     )
     if info.product == "Podman":
         own = podman.adapted(own, info)
-    body = _with_sockets(bodies.create_body(own, selinux=info.selinux), spec, gateway)
+    body = bodies.create_body(own, selinux=info.selinux)
+    body = _with_sockets(body, spec, gateway, selinux=info.selinux)
     del body["Labels"][LABEL_GATEWAY]
     host = {
         **body["HostConfig"],
@@ -219,7 +222,7 @@ def gateway_body(
     return {**body, "Healthcheck": {"Test": ["NONE"]}, "ExposedPorts": {_PORT: {}}, "HostConfig": host}
 
 
-def _with_sockets(body: dict[str, Any], spec: ContainerSpec, gateway: Gateway) -> dict[str, Any]:
+def _with_sockets(body: dict[str, Any], spec: ContainerSpec, gateway: Gateway, *, selinux: bool) -> dict[str, Any]:
     """`body` with the volume that holds the sockets of `spec`'s container."""
     name = _name(spec.name)
     # NoCopy: else the engine copies what the image has at this path into the volume.
@@ -228,8 +231,20 @@ def _with_sockets(body: dict[str, Any], spec: ContainerSpec, gateway: Gateway) -
     return {
         **body,
         "Labels": {**body["Labels"], LABEL_GATEWAY: name},
-        "HostConfig": {**host, "Mounts": [*host.get("Mounts", ()), volume]},
+        "HostConfig": {
+            **host,
+            "Mounts": [*host.get("Mounts", ()), volume],
+            "SecurityOpt": [*host["SecurityOpt"], *([f"label=level:{_selinux_level(name)}"] if selinux else [])],
+        },
     }
+
+
+def _selinux_level(name: str) -> str:
+    """The level of a gateway and of its plugin's container, which no others have. Each would get one of its own, and
+    SELinux lets none connect to a socket of another level.
+    """
+    first, second = sorted(random.Random(name).sample(range(1024), 2))  # noqa: S311 - to tell apart, as engines do
+    return f"s0:c{first},c{second}"
 
 
 def _name(container_name: str) -> str:

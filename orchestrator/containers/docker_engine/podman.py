@@ -9,7 +9,7 @@ from operator import or_
 from typing import Any, Final
 
 from orchestrator.containers.docker_engine.answers import mapping, text
-from orchestrator.containers.docker_engine.client import Client, raise_for_status
+from orchestrator.containers.docker_engine.client import Client, engine_errors, raise_for_status
 from orchestrator.containers.spec import ContainerIsolation, ContainerSpec, EngineInfo
 from orchestrator.errors import DeviceRequestError, EngineRefusedError, NotFoundError
 
@@ -44,7 +44,8 @@ def isolation(client: Client, container_id: str, reported: ContainerIsolation) -
     """`reported` completed by what a process in the container sees, and by Podman's own API."""
     # Docker's API has the dropped capabilities by their names, which are never all, and nothing of the log's bound.
     seen = reported
-    with suppress(EngineRefusedError, NotFoundError):  # it has ended, or its image has no `cat`: nothing is known then
+    # It has not started, has ended, or its image has no `cat`: nothing is known then.
+    with suppress(EngineRefusedError, NotFoundError), engine_errors():
         capabilities, writable = seen_inside(_output(client, container_id))
         seen = replace(reported, capabilities=capabilities, writable=writable)
     return replace(seen, bounded_logs=_log_is_bounded(_libpod_inspection(client, container_id)))

@@ -56,6 +56,20 @@ export function numberIn(record, name) {
 /** Whether the instance has ended. @param {Pick<Plugin, "state">} plugin */
 export const hasEnded = (plugin) => plugin.state === "FAILED" || plugin.state === "UNAVAILABLE";
 
-/** The state that its reason is shown as: a plugin whose restart was refused is well, but needs somebody. @param {Plugin} plugin */
-export const reasonState = (plugin) =>
-  plugin.restart?.state === "refused" && !hasEnded(plugin) ? "UNAVAILABLE" : plugin.state;
+/**
+ * What somebody should read about it, and the state that this is shown as: a plugin that is degraded, or whose restart
+ * was refused, is well, but needs somebody.
+ * @param {Plugin} plugin
+ */
+export function reasonOf(plugin) {
+  const needy = plugin.degraded || plugin.restart?.state === "refused";
+  return {
+    state: needy && !hasEnded(plugin) ? "UNAVAILABLE" : plugin.state,
+    code: plugin.reason_code ?? (plugin.degraded ? "degraded" : ""),
+    text: [plugin.degraded_reason, plugin.reason].filter(Boolean).join(" "),
+  };
+}
+
+/** `2 of 3 ready`, where more than one instance is wanted; else empty. @param {Plugin} plugin */
+export const replicasOf = ({ replicas }) =>
+  replicas.wanted > 1 ? `${replicas.ready} of ${replicas.wanted} ready` : "";

@@ -40,8 +40,10 @@ export const live = {
   /** Seconds until now, or until the instance ended. Null before it was ready. @param {Plugin} plugin */
   uptime(plugin) {
     if (plugin.uptime_seconds === null || hasEnded(plugin)) return plugin.uptime_seconds;
-    return plugin.uptime_seconds + (performance.now() - (updatedAt.get(plugin.name) ?? performance.now())) / 1000;
+    return plugin.uptime_seconds + live.since(plugin);
   },
+  /** Seconds since it was reported. @param {Plugin} plugin */
+  since: (plugin) => (performance.now() - (updatedAt.get(plugin.name) ?? performance.now())) / 1000,
   /** Milliseconds of the last runs, oldest first. @param {string} name */
   latencies: (name) => latencies.get(name) ?? [],
   /** Whether the plugins were loaded at least once. */

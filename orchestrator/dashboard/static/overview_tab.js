@@ -5,6 +5,7 @@
 import { json, pluginPath } from "./api.js";
 import { facts, h, setText, timeOf } from "./dom.js";
 import { bytes, hasEnded, milliseconds, numberIn } from "./format.js";
+import { instancesTable } from "./instances.js";
 import { live } from "./live.js";
 import { earlierPostMortem, postMortem } from "./post_mortem.js";
 import { runsTable } from "./runs_view.js";
@@ -16,12 +17,14 @@ const POST_MORTEM_DELAYS = [300, 1000, 2000, 4000, 8000]; // milliseconds; it ex
 /** @param {string} name */
 export function overviewTab(name) {
   const figures = figuresOf(name);
+  const instances = instancesTable(name);
   const [postMortemBox, checks, events, environment] = [h("div"), h("div"), h("div"), h("div")];
   const runs = runsTable(name, 10);
   const element = h(
     "div",
     { class: "overview" },
     figures.element,
+    instances.element,
     postMortemBox,
     h(
       "div",
@@ -74,7 +77,9 @@ export function overviewTab(name) {
     const plugin = live.get(name);
     if (!plugin) return;
     figures.show(plugin);
-    const step = [plugin.generation, plugin.state, plugin.activity?.what, plugin.restart?.state].join(" ");
+    instances.show(plugin);
+    const each = plugin.instances.map((instance) => [instance.generation, instance.state, instance.role]);
+    const step = [plugin.generation, plugin.state, plugin.activity?.what, plugin.restart?.state, each].join(" ");
     if (step !== loaded) {
       loaded = step;
       void load(step);
@@ -156,7 +161,10 @@ function historyOf(events, plugin) {
           h("span", { class: "sub" }, `instance ${event.generation}`),
         ),
         event.reason && h("p", {}, h("strong", { class: "code" }, event.reason_code), " ", event.reason),
-        hasEnded(event) && event.generation < plugin.generation && earlierPostMortem(plugin.name, event.generation),
+        // The last one's is shown above, unless others serve on.
+        hasEnded(event) &&
+          (event.generation < plugin.generation || plugin.instances.length > 1) &&
+          earlierPostMortem(plugin.name, event.generation),
       ),
     ),
   );

@@ -5,7 +5,7 @@
 import { json, pluginPath } from "./api.js";
 import { confirm, notice } from "./dialogs.js";
 import { h, setAttribute, setText } from "./dom.js";
-import { hasEnded, reasonState, seconds } from "./format.js";
+import { hasEnded, reasonOf, replicasOf, seconds } from "./format.js";
 import { live } from "./live.js";
 import { logsTab } from "./logs_tab.js";
 import { overviewTab } from "./overview_tab.js";
@@ -17,7 +17,9 @@ const COMMANDS = {
   restart: {
     label: "Restart",
     warning: (plugin) =>
-      `Once everything for a new container is there, this one is stopped and the new one started.${runsLost(plugin)}`,
+      plugin.replicas.wanted > 1
+        ? `Its ${plugin.replicas.wanted} instances are replaced by new ones.${runsLost(plugin)}`
+        : `Once everything for a new container is there, this one is stopped and the new one started.${runsLost(plugin)}`,
     done: "A new instance is on its way.",
   },
   start: {
@@ -28,7 +30,7 @@ const COMMANDS = {
   stop: {
     label: "Stop",
     warning: (plugin) =>
-      `Its container is stopped and the plugin takes no runs until somebody starts it.${runsLost(plugin)}`,
+      `${plugin.replicas.wanted > 1 ? "All its containers are" : "Its container is"} stopped and the plugin takes no runs until somebody starts it.${runsLost(plugin)}`,
     done: "It is stopped.",
   },
 };
@@ -93,15 +95,15 @@ export function pluginView(name, tab) {
       return;
     }
     setAttribute(element, "data-state", plugin.state);
-    setAttribute(reason, "data-state", reasonState(plugin));
+    const { state: reasonState, code, text } = reasonOf(plugin);
+    setAttribute(reason, "data-state", reasonState);
     state.show(plugin.state);
     setText(description, plugin.description);
     setText(meta, metaOf(plugin));
-    const text = plugin.reason ?? "";
     reason.hidden = text === "";
     if (reason.dataset["text"] !== text) {
       reason.dataset["text"] = text;
-      reason.replaceChildren(h("strong", { class: "code" }, plugin.reason_code), " ", text);
+      reason.replaceChildren(h("strong", { class: "code" }, code), " ", text);
     }
     const ended = hasEnded(plugin);
     for (const { command, button } of buttons) {
@@ -139,7 +141,7 @@ function metaOf(plugin) {
   const up = live.uptime(plugin);
   return [
     plugin.version && `v${plugin.version}`,
-    `instance ${plugin.generation}`,
+    replicasOf(plugin) || `instance ${plugin.generation}`,
     up !== null && `${hasEnded(plugin) ? "was up" : "up"} ${seconds(up)}`,
     plugin.stale && "last known state: the engine does not answer",
   ]

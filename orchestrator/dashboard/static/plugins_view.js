@@ -3,7 +3,7 @@
 /** @import { Plugin, State } from "./types.js" */
 
 import { h, setAttribute, setText } from "./dom.js";
-import { hasEnded, milliseconds, reasonState, seconds } from "./format.js";
+import { hasEnded, milliseconds, reasonOf, replicasOf, seconds } from "./format.js";
 import { live } from "./live.js";
 import { badge, bar, gpuMemoryOf, memoryOf, sparkline } from "./widgets.js";
 
@@ -108,13 +108,14 @@ function row(name) {
   const memory = bar(`Memory of ${name}`);
   const gpu = bar(`GPU memory of ${name}`);
   const latency = sparkline();
-  const [version, description, runs, now, average, uptime] = [
+  const [version, description, runs, now, average, uptime, replicas] = [
     h("span", { class: "version" }),
     h("span"),
     h("span"),
     h("span"),
     h("span"),
     h("span"),
+    h("span", { class: "version" }),
   ];
   const [errors, code, sentence] = [h("span", { class: "errors" }), h("strong", { class: "code" }), h("span")];
   const stale = h(
@@ -133,7 +134,7 @@ function row(name) {
       h("h2", {}, h("a", { href: `#/plugins/${encodeURIComponent(name)}` }, name)),
       h("p", { class: "description" }, description, " ", version),
     ),
-    h("div", { class: "how" }, state.element, stale, h("span", { class: "uptime" }, uptime)),
+    h("div", { class: "how" }, state.element, stale, replicas, h("span", { class: "uptime" }, uptime)),
     h(
       "dl",
       { class: "figures" },
@@ -164,10 +165,12 @@ function row(name) {
       const gpuMemory = gpuMemoryOf(plugin);
       gpuFigure.hidden = gpuMemory === null;
       if (gpuMemory) gpu.show(...gpuMemory);
-      reason.hidden = plugin.reason === null;
-      setAttribute(reason, "data-state", reasonState(plugin));
-      setText(code, plugin.reason_code ?? "");
-      setText(sentence, plugin.reason ?? "");
+      setText(replicas, replicasOf(plugin));
+      const why = reasonOf(plugin);
+      reason.hidden = why.text === "";
+      setAttribute(reason, "data-state", why.state);
+      setText(code, why.code);
+      setText(sentence, why.text);
     },
   };
 }

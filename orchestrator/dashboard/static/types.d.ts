@@ -35,6 +35,20 @@ export interface Restart {
   reason: string | null;
 }
 
+export interface Instance {
+  generation: number;
+  state: State;
+  role: "serving" | "draining" | "candidate";
+  version: string;
+  reason: string | null;
+  reason_code: string | null;
+  uptime_seconds: number | null;
+  in_flight: number;
+  container: Record<string, unknown>;
+  gpus: Gpu[];
+  checks: Check[];
+}
+
 export interface Plugin {
   name: string;
   state: State;
@@ -59,6 +73,11 @@ export interface Plugin {
   limits: Record<string, unknown>;
   activity: Activity | null;
   restart: Restart | null;
+  replicas: { wanted: number; ready: number };
+  degraded: boolean;
+  degraded_reason: string | null;
+  instances: Instance[];
+  candidate: Instance | null;
 }
 
 export interface PostMortem {

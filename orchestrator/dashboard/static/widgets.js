@@ -51,11 +51,15 @@ export function bar(label) {
   };
 }
 
-/** Memory in use, null once the instance has ended; memory limit. @param {Plugin} plugin @returns {[number | null, number | null]} */
-export const memoryOf = (plugin) => [
-  hasEnded(plugin) ? null : numberIn(plugin.container, "memory_usage_bytes"),
-  numberIn(plugin.limits, "memory_bytes"),
-];
+/** Memory in use by all instances that serve or drain, null once none does; their memory limit. @param {Plugin} plugin @returns {[number | null, number | null]} */
+export function memoryOf(plugin) {
+  const alive = plugin.instances.filter((instance) => !hasEnded(instance) && instance.role !== "candidate");
+  const limit = numberIn(plugin.limits, "memory_bytes");
+  return [
+    alive.length ? sum(alive.map((instance) => numberIn(instance.container, "memory_usage_bytes"))) : null,
+    limit === null ? null : limit * Math.max(1, alive.length),
+  ];
+}
 
 /** Memory in use and in total over all GPUs of the plugin; null if it has none. @param {Plugin} plugin @returns {[number | null, number | null] | null} */
 export function gpuMemoryOf(plugin) {

@@ -17,7 +17,6 @@ from orchestrator.registry.history.schema import (
     EVENT_COLUMNS,
     RUN_COLUMNS,
     counters_from_row,
-    event_from_row,
     row_of_counters,
     row_of_event,
     row_of_run,
@@ -65,7 +64,8 @@ _INTERRUPT_RUNS: Final = f"""
     )
 """
 _RUNS_IN_FLIGHT: Final = f"SELECT {RUN_COLUMNS}, id FROM runs WHERE state = '{RunState.IN_FLIGHT}' ORDER BY id"
-_LAST_EVENTS: Final = f"SELECT {EVENT_COLUMNS} FROM events WHERE id IN (SELECT max(id) FROM events GROUP BY plugin)"
+_ENDED_STATES: Final = ", ".join(f"'{state}'" for state in sorted(FINAL_STATES))
+_ENDED: Final = f"SELECT DISTINCT plugin, generation FROM events WHERE state IN ({_ENDED_STATES})"
 
 _log = logging.getLogger(__name__)
 
@@ -103,13 +103,13 @@ class HistoryDatabase:
         with _Transaction(self.connection):
             interrupted = self.connection.execute(_INTERRUPT_RUNS, (_MAX_ASYNCHRONOUS,)).rowcount
         asynchronous = tuple(run_from_row(row) for row in self.connection.execute(_RUNS_IN_FLIGHT))
-        events = [event_from_row(row) for row in self.connection.execute(_LAST_EVENTS)]
+        ended = frozenset((plugin, generation) for plugin, generation in self.connection.execute(_ENDED))
         return Restored(
             dict(self.counters),
             self.last_event_id,
             interrupted,
             asynchronous,
-            {event.plugin: event for event in events},
+            ended,
         )
 
     def last_applied(self, journal: str) -> int:

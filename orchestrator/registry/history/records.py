@@ -9,8 +9,6 @@ from typing import Final
 
 import msgspec
 
-from orchestrator.registry.records import LifecycleEvent
-
 
 class RunState(StrEnum):
     """Of a run in the history."""
@@ -78,8 +76,8 @@ class Restored:
     """Synchronous runs that were in flight; they are recorded as interrupted now."""
     asynchronous: tuple[RunRecord, ...] = ()
     """Asynchronous runs still recorded as in flight: each is to be found again, or recorded as interrupted."""
-    last_events: Mapping[str, LifecycleEvent] = field(default_factory=lambda: MappingProxyType({}))
-    """The last retained event of each plugin: how far its newest instance had come."""
+    ended: frozenset[tuple[str, int]] = frozenset()
+    """Plugin and generation of the instances that had ended, by the retained events."""
     complete: bool = True
     """False: the history could not be opened; `HistoryStore.problem` says why."""
 

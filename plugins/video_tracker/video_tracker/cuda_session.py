@@ -1,4 +1,4 @@
-"""ONNX Runtime on CUDA: the only module that knows the GPU.
+"""ONNX Runtime on CUDA.
 
 ONNX Runtime rather than torch: the image is 3 GB smaller, every model family exports to it, and tests run the same
 graphs on a CPU.

@@ -10,11 +10,10 @@ import numpy as np
 from plugin_runtime import InvalidInput, Progress, model_path, tool
 
 from video_tracker.annotation import Painter
-from video_tracker.cuda_session import open_on_cuda
+from video_tracker.batches import BATCH
 from video_tracker.detection import Box, Detector, box_of, label_of
 from video_tracker.encoding import MEDIA_TYPE, Mp4Stream
 from video_tracker.media import Video, open_video, read_picture
-from video_tracker.onnx_detector import BATCH, OnnxDetector
 from video_tracker.options import check_labels, check_range
 from video_tracker.tracking import BATCH_FRAMES, Track, TrackedFrame, TrackingOptions, track_frames
 
@@ -54,9 +53,19 @@ class VideoPart(TypedDict):
     data: str
 
 
+TORCHSCRIPT = (".pt", ".torchscript")
+
+
 def load_detector() -> Detector:
-    """The operator's model on the GPU."""
-    return OnnxDetector(open_on_cuda(model_path("detector")))
+    """The operator's model on the GPU, by the library that its suffix names: only that one needs to be installed."""
+    model = model_path("detector")
+    if model.suffix.lower() in TORCHSCRIPT:
+        from video_tracker import torch_detector  # noqa: PLC0415 - torch takes the place of onnxruntime
+
+        return torch_detector.open_on_cuda(model)
+    from video_tracker import cuda_session, onnx_detector  # noqa: PLC0415 - not installed beside torch
+
+    return onnx_detector.OnnxDetector(cuda_session.open_on_cuda(model))
 
 
 class VideoTracker:

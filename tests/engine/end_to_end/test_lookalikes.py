@@ -3,6 +3,7 @@
 Some have some of our labels, some our names, some were made from our images.
 """
 
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ import docker
 import pytest
 from support.checkout import TESTS
 from support.live import LiveOrchestrator, live_orchestrator
+from support.waiting import PATIENCE
 
 from orchestrator.supervisor.container_policy import LABEL_CONTENT, LABEL_DEPLOYMENT, LABEL_GENERATION, LABEL_INSTANCE
 
@@ -34,9 +36,11 @@ class OtherSoftware:
     networks: list[Any] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
 
-    def run(self, image: str, labels: dict[str, str], name: str | None = None) -> Any:
+    def run(self, image: str, labels: dict[str, str], name: str | None = None, **options: Any) -> Any:
+        """A container that sleeps, or what `options` say."""
+        options.setdefault("entrypoint", ["sleep", "900"])
         container = self.engine.containers.run(
-            image, labels=labels, name=name, entrypoint=["sleep", "900"], network_mode="none", detach=True
+            image, labels=labels, name=name, network_mode="none", detach=True, **options
         )
         self.containers.append(container)
         return container
@@ -83,22 +87,45 @@ def identity(container: Any) -> dict[str, str]:
     return {name: container.labels[name] for name in OURS}
 
 
+def instances(live: LiveOrchestrator) -> list[Any]:
+    return [container for container in live.containers() if container.labels.keys() >= {*OURS}]
+
+
+def lookalikes(ours: dict[str, str]) -> dict[str, dict[str, str]]:
+    """What it lacks, or has of its own → the labels of a container of other software."""
+    without = {f"without-{name.rpartition('.')[2]}": {k: v for k, v in ours.items() if k != name} for name in OURS}
+    return {
+        **without,
+        "of-another-deployment": {**ours, LABEL_DEPLOYMENT: "00000000"},
+        "with-values-of-its-own": dict.fromkeys(OURS, "latest"),
+        "gateway": {LABEL_DEPLOYMENT: ours[LABEL_DEPLOYMENT]},
+    }
+
+
 def planted(others: OtherSoftware, live: LiveOrchestrator) -> None:
     """Every kind of look-alike."""
-    (ours,) = live.containers()
-    all_labels = identity(ours)
-    for missing in OURS:
-        labels = {name: value for name, value in all_labels.items() if name != missing}
-        others.run(PYTHON, labels, f"{ours.name}-without-{missing.rpartition('.')[2]}")
-    others.run(PYTHON, {**all_labels, LABEL_DEPLOYMENT: "00000000"}, f"{ours.name}-of-another-deployment")
-    others.run(PYTHON, {LABEL_DEPLOYMENT: all_labels[LABEL_DEPLOYMENT]}, f"{ours.name}-gateway")
+    (ours,) = instances(live)
+    labels = identity(ours)
+    for kind, each in lookalikes(labels).items():
+        others.run(PYTHON, each, f"{ours.name}-{kind}")
     # An image that somebody derived from a plugin's hands its labels on; and its name.
     derived = f"other-software/{live.deployment}"
     others.engine.images.get(ours.image.id).tag(derived, "1")
     others.images.append(f"{derived}:1")
-    others.run(f"{derived}:1", {LABEL_DEPLOYMENT: all_labels[LABEL_DEPLOYMENT]})
+    others.run(f"{derived}:1", {LABEL_DEPLOYMENT: labels[LABEL_DEPLOYMENT]})
     others.volumes.append(others.engine.volumes.create(f"{ours.name}-gateway", labels={PLUGIN: "echo"}))
     others.volumes.append(others.engine.volumes.create("plugin-orchestrator-quota-trial"))
+    name = f"{ours.name}-network"
+    others.networks.append(others.engine.networks.create(name, driver="bridge", labels={PLUGIN: "echo"}))
+
+
+def end_by_memory(others: OtherSoftware, ours: Any) -> None:
+    """Containers that look like this one are killed for their memory, and removed: `oom`, `die` and `destroy`."""
+    greedy = ["python3", "-c", "held = bytearray(1 << 29)"]
+    for labels in lookalikes(identity(ours)).values():
+        container = others.run(PYTHON, labels, entrypoint=greedy, mem_limit="32m", memswap_limit="32m")
+        assert container.wait(timeout=60 * PATIENCE)["StatusCode"] == 137
+        others.containers.pop().remove(v=True)
 
 
 def settle(live: LiveOrchestrator) -> None:
@@ -107,8 +134,19 @@ def settle(live: LiveOrchestrator) -> None:
     assert live.run("echo", "echo", {"text": "x"}).status_code == 200
 
 
+def wait_until_removed(container: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds * PATIENCE
+    with suppress(docker.errors.NotFound):
+        while time.monotonic() < end:
+            container.reload()
+            time.sleep(0.2)
+        pytest.fail(f"{container.name} is still there")
+
+
 def test_nothing_of_other_software_is_touched(others: OtherSoftware, only_echo: Path) -> None:
-    """Not by a restart, an adoption after SIGKILL, a list of all containers, an end with `--stop-plugins`."""
+    """Not by a restart, a stop and a start, an adoption after SIGKILL, a list of all containers that removes an orphan,
+    an end with `--stop-plugins`, `down`; and nothing that becomes of it ends our plugin.
+    """
     with live_orchestrator([only_echo]) as live:
         try:
             settle(live)
@@ -116,22 +154,34 @@ def test_nothing_of_other_software_is_touched(others: OtherSoftware, only_echo: 
             before = others.state()
             assert {status for _, status, _ in before} >= {"running"}
             live.restart("echo")
+            live.client.post("/v1/plugins/echo/stop").raise_for_status()
+            assert instances(live) == []
+            live.client.post("/v1/plugins/echo/start", params={"wait": 60 * PATIENCE}).raise_for_status()
+            assert others.state() == before
             generation = live.health("echo")["generation"]
             live.kill()
             live.start()
             settle(live)
             assert live.health("echo")["generation"] == generation  # adopted, whatever looks like it
-            # Two full lists: the first at the start, another after 15 pings.
-            time.sleep(35)
-            assert live.health("echo")["generation"] == generation
-            assert live.health("echo")["state"] == "RUNNING"
-            assert others.state() == before
-            # Their ends are not our plugin's.
-            others.containers[-1].kill()
-            others.containers.pop().remove(force=True, v=True)
-            before = others.state()
+            (ours,) = instances(live)
+            end_by_memory(others, ours)
+            # The list of all containers, which comes twice a minute, removes this one: it has all labels.
+            orphan = others.run(PYTHON, {**identity(ours), LABEL_INSTANCE: "0123abcd", LABEL_GENERATION: "1"})
+            others.containers.pop()
+            wait_until_removed(orphan, 90)
+            health = live.health("echo")
+            assert (health["generation"], health["state"]) == (generation, "RUNNING")
             assert live.run("echo", "echo", {"text": "y"}).status_code == 200
+            assert others.state() == before
             live.stop()
+            assert instances(live) == []
+            assert others.state() == before
+            live.start()
+            settle(live)
+            live.kill()
+            command = [live.python, "-m", "orchestrator", "down"]
+            subprocess.run(command, env=live.environment, check=True, capture_output=True, timeout=120 * PATIENCE)
+            assert instances(live) == []
             assert others.state() == before
         finally:
             others.remove()  # before the context ends: it removes what has the deployment's label

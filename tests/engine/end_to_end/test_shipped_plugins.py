@@ -4,19 +4,21 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from support.checkout import PROJECT
 from support.live import LiveOrchestrator, live_orchestrator
+from support.sample_calls import answer_to, unexpected
+
+from orchestrator.loader.manifest import read_manifest
+from orchestrator.loader.samples import Sample, read_samples
 
 PLUGINS = PROJECT / "plugins"
 CASES = [
-    pytest.param(folder, call, id=f"{folder.name}-{number}-{call['tool']}")
+    pytest.param(folder, sample, id=f"{folder.name}-{sample.number}-{sample.call.tool}")
     for folder in sorted(PLUGINS.iterdir())
     if (folder / "plugin.yaml").exists()
-    for number, call in enumerate(yaml.safe_load((folder / "samples" / "calls.yaml").read_text()), 1)
+    for sample in read_samples(folder)
 ]
 
 pytestmark = pytest.mark.engine
@@ -35,27 +37,17 @@ def test_every_shipped_plugin_has_samples() -> None:
     assert {case.values[0] for case in CASES} == folders != set()
 
 
-@pytest.mark.parametrize(("folder", "call"), CASES)
-def test_a_sample_call_returns_what_its_author_expects(
-    live: LiveOrchestrator, folder: Path, call: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize(("folder", "sample"), CASES)
+def test_a_sample_call_returns_what_its_author_expects(live: LiveOrchestrator, folder: Path, sample: Sample) -> None:
     """As a client calls it: multipart in, envelope out."""
-    manifest = yaml.safe_load((folder / "plugin.yaml").read_text())
-    name = manifest.get("name", folder.name.replace("_", "-"))
-    files = {field: (file, (folder / "samples" / file).read_bytes()) for field, file in call.get("files", {}).items()}
-    arguments = {key: str(value) for key, value in call.get("arguments", {}).items()}
-    response = live.run(name, call["tool"], arguments, files=files)
-    envelope, expect = response.json(), call["expect"]
-    if manifest.get("requires_gpu") and live.health(name)["state"] == "UNAVAILABLE":
+    manifest = read_manifest(folder)
+    response = answer_to(live, manifest.name, sample)
+    if manifest.requires_gpu and live.health(manifest.name)["state"] == "UNAVAILABLE":
         # Without a GPU the call must be refused with the reason, before gigabytes are built.
-        assert (response.status_code, envelope["reason_code"]) == (503, "GPU_NOT_FOUND")
+        assert (response.status_code, response.json()["reason_code"]) == (503, "GPU_NOT_FOUND")
         return
-    assert response.status_code == expect.get("status", 200), envelope
-    if "contains" in expect:
-        assert expect["contains"] in str(envelope["result"] or envelope["error"])
-    if "min_items" in expect:
-        assert len(envelope["result"]) >= expect["min_items"]
-    assert live.health(name)["state"] == "RUNNING" or response.status_code != 200
+    assert unexpected(sample, response) is None
+    assert live.health(manifest.name)["state"] == "RUNNING" or response.status_code != 200
 
 
 def test_the_audit_finds_no_error_in_the_shipped_plugins(live: LiveOrchestrator) -> None:

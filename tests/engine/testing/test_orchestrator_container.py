@@ -6,11 +6,12 @@ from pathlib import Path
 import docker
 import httpx
 import pytest
-import yaml
 from support.checkout import PROJECT
 from testcontainers.core.config import testcontainers_config
 
 from orchestrator.client import AccessDenied, Client, PluginTimeout, PluginUnavailable
+from orchestrator.loader.expectations import difference
+from orchestrator.loader.samples import read_samples
 from orchestrator.testing import OrchestratorContainer, OrchestratorNotReadyError
 from orchestrator.testing.orchestrator_container import LABEL
 
@@ -44,10 +45,9 @@ def engine() -> Iterator[docker.DockerClient]:
 
 def test_a_real_plugin_does_its_real_work(orchestrator: OrchestratorContainer) -> None:
     """OCR of its sample page, over the published port."""
-    (call, *_) = yaml.safe_load((OCR / "samples" / "calls.yaml").read_text())
-    files = {name: OCR / "samples" / file for name, file in call["files"].items()}
-    result = orchestrator.client.run("ocr", call["tool"], **files)
-    assert call["expect"]["contains"] in result["text"]
+    (sample, *_) = read_samples(OCR)
+    result = orchestrator.client.run("ocr", sample.call.tool, **sample.files())
+    assert difference(sample.call.expect, status=200, result=result, error=None) is None
 
 
 def test_a_tool_that_hangs_is_ended_and_explained(orchestrator: OrchestratorContainer) -> None:

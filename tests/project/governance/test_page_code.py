@@ -21,6 +21,7 @@ from orchestrator.audit.auditor import audit_folders
 from orchestrator.audit.findings import Level
 from orchestrator.cli.commands import command_line
 from orchestrator.loader.manifest import Manifest, read_manifest
+from orchestrator.loader.samples import SampleCall
 from orchestrator.settings import Settings
 
 OURS = ("orchestrator", "plugin_runtime")
@@ -44,9 +45,11 @@ def test_python_parses_and_what_it_imports_exists(block: Block) -> None:
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_parses_and_a_manifest_is_one(block: Block) -> None:
-    """Whole manifests, and excerpts of one."""
+    """Whole manifests, and excerpts of one; sample calls."""
     content = yaml.safe_load(block.text)
-    if set(content) <= set(Manifest.model_fields):
+    if isinstance(content, list):
+        assert [SampleCall.model_validate(call) for call in content]
+    elif set(content) <= set(Manifest.model_fields):
         Manifest.model_validate(_MINIMAL | content)
     else:
         assert "scrape_configs" in content, "a block that is neither a manifest nor for Prometheus"

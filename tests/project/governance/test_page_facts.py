@@ -5,12 +5,12 @@ from pathlib import Path
 
 from support.pages import text_of
 
-from orchestrator.api.problems import STATUS
 from orchestrator.app import create_app
 from orchestrator.cli import console
 from orchestrator.cli.commands import command_line
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.manifest import Limits, Manifest
+from orchestrator.sandbox.call import STATUS
 from orchestrator.settings import Settings
 
 API, OPERATING, PLUGINS = "orchestrator/api/README.md", "orchestrator/cli/README.md", "plugins/README.md"

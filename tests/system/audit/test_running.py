@@ -18,6 +18,7 @@ from orchestrator.audit.live_checks import (
     check_statuses,
 )
 from orchestrator.containers.spec import BindMount, ContainerIsolation, ContainerSpec
+from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT, InstanceIdentity
 
 HELD = ContainerIsolation(
     user="65532:65532",
@@ -64,8 +65,11 @@ async def test_a_sound_orchestrator_passes(harness, health):
 
 async def test_an_orphaned_container_is_found(harness, health):
     deployment = (harness.settings.state_dir / "deployment-id").read_text().strip()
-    labels = {"plugin-orchestrator.deployment": deployment}
+    labels = InstanceIdentity(deployment, "ghost", 1, "0123abcd").labels()
     await harness.engine.create(ContainerSpec("stray", "harness/reader", labels, {}, 1 << 26, 64))
+    # Somebody's container of an image that was derived from a plugin's.
+    some = {LABEL_DEPLOYMENT: deployment}
+    await harness.engine.create(ContainerSpec("other", "harness/reader", some, {}, 1 << 26, 64))
     (sentence,) = errors(await audit_running(harness.client, harness.engine, deployment))
     assert "docker rm --force stray" in sentence
 
@@ -100,6 +104,22 @@ async def test_a_container_that_is_laxer_than_claimed_is_named(health, change, p
     assert errors(check_isolation(health, HELD)) == []
     (sentence,) = errors(check_isolation(health, replace(HELD, **change)))
     assert phrase in sentence
+
+
+@pytest.mark.parametrize(
+    ("claimed", "held", "level"),
+    [
+        ({"swap_bytes": None}, {"memory_and_swap": None}, Level.OK),  # as ORCHESTRATOR_ALLOW_UNLIMITED allows
+        ({"swap_bytes": None, "memory_bytes": None}, {"memory_and_swap": None, "memory": None}, Level.OK),
+        ({}, {"memory_and_swap": None}, Level.WARNING),  # no swap on its machine
+        ({"swap_bytes": None}, {}, Level.ERROR),
+    ],
+)
+async def test_swap_that_is_not_limited_is_no_fault_where_health_says_so(health, claimed, held, level):
+    limits = {**health["limits"], **claimed}
+    (finding,) = check_isolation({**health, "limits": limits}, replace(HELD, **held))
+    assert finding.level is level
+    assert ("swap" in finding.sentence) == (level is not Level.OK)
 
 
 GRANTED, OTHER = "GPU-5c1b0000-1111-2222-3333-444455556666", "GPU-aaaa0000-1111-2222-3333-444455556666"

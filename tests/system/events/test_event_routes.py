@@ -89,7 +89,7 @@ async def test_events_that_the_registry_dropped_come_from_the_history(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In lists and streams, of all plugins and of one; also events from before the orchestrator was started."""
-    monkeypatch.setattr("orchestrator.registry.plugin_registry._MAX_EVENTS", 4)
+    monkeypatch.setattr("orchestrator.registry.event_log._MAX_EVENTS", 4)
     monkeypatch.setattr("orchestrator.app._RESTORED_EVENTS", 2)
     await opened(harness, "reader", "writer")
     await harness.shut()

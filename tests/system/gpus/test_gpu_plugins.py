@@ -200,6 +200,24 @@ async def test_a_hook_that_refuses_leaves_cdi_to_be_tried(harness: Harness, gpus
     assert harness.engine.calls.count("start") == starts + 1
 
 
+async def test_the_way_that_served_outlives_the_orchestrator(harness: Harness, gpus: FakeGpus) -> None:
+    """The container says it: it is shown, and is the first of the next start."""
+    harness.engine.device_drivers = ("nvidia", "cdi")
+    harness.engine.cdi_devices = ("nvidia.com/gpu=0", "nvidia.com/gpu=1")
+    harness.engine.device_refusals = {"nvidia": HOOK_IN_MODE_CDI}
+    _add(harness, "first")
+    await harness.open()
+    await harness.until_state("first", "INITIALIZED")
+    await harness.shut(containers_stay=True)
+    client = await harness.open()
+    await harness.until_state("first", "INITIALIZED")
+    assert (await client.get("/v1/gpus")).json()["engine"]["served_by"] == "cdi"
+    starts = harness.engine.calls.count("start")
+    await client.post("/v1/plugins/first/restart", params={"wait": 5})
+    await harness.until_state("first", "INITIALIZED")
+    assert harness.engine.calls.count("start") == starts + 1
+
+
 async def test_a_hook_that_refuses_and_no_cdi_leave_the_runtime(harness: Harness, gpus: FakeGpus) -> None:
     """The runtime `nvidia` takes UUIDs."""
     harness.engine.device_refusals = {"nvidia": HOOK_IN_MODE_CDI}

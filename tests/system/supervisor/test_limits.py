@@ -70,8 +70,9 @@ async def test_a_setting_allows_it_and_health_says_what_is_true(tmp_path: Path) 
         await harness.open()
         health = await harness.settled("reader")
         assert health["state"] == "INITIALIZED"
-        assert (health["limits"]["memory_bytes"], health["limits"]["pids"]) == (None, None)
-        assert health["limits"]["timeout_seconds"] == 60
+        limits = health["limits"]
+        assert (limits["memory_bytes"], limits["swap_bytes"], limits["pids"]) == (None, None, None)
+        assert limits["timeout_seconds"] == 60
         found = check(health)
         assert found is not None
         assert not found["ok"]

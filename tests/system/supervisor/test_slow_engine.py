@@ -12,6 +12,7 @@ from support.harness import Harness
 
 from orchestrator.containers.spec import ContainerSpec
 from orchestrator.errors import EngineRefusedError, EngineUnreachableError
+from orchestrator.supervisor.container_policy import LABEL_CONTENT
 
 PODMAN_43 = "can only kill running containers. 2f1b is in state exited: container state improper"
 PODMAN_54 = "container 2f1b is in state stopping: can only kill running containers"
@@ -186,6 +187,19 @@ async def test_a_false_report_of_memory_is_forgotten(slow: Harness) -> None:
     (container,) = await slow.containers("reader")
     slow.engine.out_of_memory(container)
     await asyncio.sleep(3.5)  # a status comes every three seconds
+    slow.engine.inspect = never_answers
+    await slow.engine.kill_outside(container)
+    assert (await slow.until_state("reader", "FAILED"))["reason_code"] == "KILLED"
+
+
+async def test_what_becomes_of_other_softwares_container_is_none_of_the_plugins(slow: Harness) -> None:
+    """It has our plugin's token among its labels, and not all the others."""
+    await opened(slow, "30s")
+    (container,) = await slow.containers("reader")
+    labels = (await slow.engine.inspect(container)).labels
+    other = {name: value for name, value in labels.items() if name != LABEL_CONTENT}
+    slow.engine._events.emit("other", other, "oom", None)
+    await asyncio.sleep(0.1)  # for the event, which nothing shows to be dropped
     slow.engine.inspect = never_answers
     await slow.engine.kill_outside(container)
     assert (await slow.until_state("reader", "FAILED"))["reason_code"] == "KILLED"

@@ -65,6 +65,20 @@ def test_a_good_plugin_passes(plugins):
     assert {finding.level for finding in report.findings} == {Level.OK}
 
 
+@pytest.mark.parametrize(
+    ("calls", "phrase"),
+    [
+        ("- tools: read", "reader/samples/calls.yaml, line 1: tool: required field is missing"),
+        ("- {tool: read, files: {image: page.jpg}}", "samples/page.jpg cannot be read on this host"),
+    ],
+)
+def test_sample_calls_that_cannot_be_made_are_found(plugins, calls, phrase):
+    write(plugins, files={"samples/calls.yaml": calls})
+    (problem,) = found(plugins)
+    assert problem[0] == "samples and tests"
+    assert phrase in problem[1]
+
+
 @pytest.mark.parametrize("folder", ["ocr", "motion_detector", "video_tracker"])
 def test_the_shipped_plugins_pass(folder):
     report = audited(Path("plugins"))
@@ -177,3 +191,22 @@ def test_a_bad_manifest_hides_no_other_plugin(plugins):
     report = audited(plugins)
     assert not report.passed
     assert {finding.subject for finding in report.findings} == {"broken", "reader"}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ({"replicas": 3, "update": {"strategy": "replace"}, "idle": {"after": "10m"}}, None),
+        ({"requires_gpu": True, "spread": "gpu", "idle": {"keep": True}}, None),
+        ({"requires_gpu": True, "spread": "pack", "gpu": {"sharing": "shared", "memory": "2GiB"}}, None),
+        ({"requires_gpu": True, "spread": "pack"}, "needs gpu.sharing: shared"),
+        ({"spread": "gpu"}, "spread is set without requires_gpu"),
+        ({"idle": {"keep": True}}, "idle.keep is set without requires_gpu"),
+    ],
+)
+def test_what_says_nothing_about_instances_is_a_warning(plugins, manifest, said):
+    """Its author expects an effect that it does not have."""
+    write(plugins, **manifest)
+    sentences = [sentence for check, sentence in found(plugins, Level.WARNING) if check == "instances"]
+    assert len(sentences) == (0 if said is None else 1)
+    assert said is None or said in sentences[0]

@@ -324,3 +324,16 @@ async def test_a_plugin_may_not_have_more_memory_than_there_is(dockerd, tmp_path
     found = await examined(tmp_path)
     assert found["plugins", "memory limits"].level is Level.WARNING, found["plugins", "memory limits"]
     assert "refuses to start big" in found["engine", "CPU limit"].sentence
+
+
+async def test_each_replica_may_use_the_memory(dockerd, tmp_path, monkeypatch):
+    """One instance would fit the machine, twelve do not."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{dockerd.path}")
+    for name, replicas in (("one", 1), ("many", 12)):
+        (tmp_path / "plugins" / name).mkdir(parents=True)
+        (tmp_path / "plugins" / name / "plugin.yaml").write_text(
+            f"version: 0.1.0\ndescription: B.\nentrypoint: b.p:B\nlimits: {{memory: 100MiB}}\nreplicas: {replicas}\n"
+        )
+    found = await examined(tmp_path)
+    assert "1.27 GiB together" in found["plugins", "memory limits"].sentence
+    assert found["plugins", "memory limits"].level is Level.WARNING

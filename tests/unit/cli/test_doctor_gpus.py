@@ -7,25 +7,26 @@ from datetime import UTC, datetime
 import pytest
 
 from orchestrator.audit.findings import Finding, Level
-from orchestrator.cli.doctor_gpus import GpuFacts, gpus
-from orchestrator.gpus import GpuDevice, GpuInventory, GpuProblem
+from orchestrator.cli.doctor_gpus import GpuFacts, GpuNeed, gpus
+from orchestrator.gpus import GpuDemand, GpuDevice, GpuInventory, GpuProblem
 from orchestrator.gpus.device_requests import EngineGpus
 from orchestrator.gpus.evidence import NodeAccess
 from orchestrator.gpus.inventory import FaultKind, GpuFault
 from orchestrator.lifecycle import ReasonCode
 
 LOOK = GpuInventory((GpuDevice("GPU-a", 0), GpuDevice("GPU-b", 1)), datetime.now(UTC), time.monotonic(), "550", "12.4")
+NEEDS = [GpuNeed("tracker", GpuDemand(), 1)]
 GOOD = GpuFacts(LOOK, EngineGpus(("nvidia",)))
 
 
 def found(check: str, **facts: object) -> Finding | None:
-    return next((each for each in gpus(replace(GOOD, **facts), ["tracker"]) if each.check == check), None)
+    return next((each for each in gpus(replace(GOOD, **facts), NEEDS) if each.check == check), None)
 
 
 def test_a_host_without_a_gpu_says_so_and_no_more():
     problem = GpuProblem(ReasonCode.GPU_NOT_FOUND, "This host has no NVIDIA GPU, then restart the plugin.")
     facts = replace(GOOD, inventory=replace(LOOK, devices=(), problem=problem), nodes=NodeAccess((44,)))
-    (finding,) = gpus(facts, ["tracker"])
+    (finding,) = gpus(facts, NEEDS)
     assert (finding.level, "needed by tracker" in finding.sentence) == (Level.WARNING, True)
     assert [each.level for each in gpus(facts, [])] == [Level.OK]
 
@@ -88,7 +89,7 @@ def test_what_a_running_orchestrator_met_is_told():
 def test_a_sick_gpu_is_named_beside_the_ones_that_serve():
     sick = {1: GpuFault(FaultKind.UNKNOWN, "Unknown Error", 999)}
     facts = replace(GOOD, inventory=replace(LOOK, devices=(GpuDevice("GPU-a", 0),), unidentified=sick))
-    findings = list(gpus(facts, ["tracker"]))
+    findings = list(gpus(facts, NEEDS))
     (named,) = [finding for finding in findings if finding.level is Level.WARNING]
     assert "Unknown Error" in str(named)
     assert any("GPU 0; driver 550" in str(finding) for finding in findings)
@@ -106,3 +107,28 @@ def test_a_slow_driver_and_an_old_binding_are_named_with_the_remedy(look, said):
     findings = gpus(replace(GOOD, inventory=replace(LOOK, **look)), [])
     named = [finding.sentence for finding in findings if finding.level is Level.WARNING]
     assert [said in sentence for sentence in named] == ([True] if said else [])
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("replicas", "demand", "said"),
+    [
+        (2, GpuDemand(), None),
+        (3, GpuDemand(), "it wants 3 instances (`replicas`) with 1 GPU each, and the usable GPUs"),
+        (1, GpuDemand(2), None),
+        (2, GpuDemand(2), "with 2 GPUs each, and the usable GPUs of this host have room for 1,"),
+        (1, GpuDemand(3), "it wants one instance with 3 GPUs, and the usable GPUs of this host have room for none"),
+        (4, GpuDemand(1, 8 * GIB, "shared"), None),
+        (5, GpuDemand(1, 8 * GIB, "shared"), "with 1 GPU each with 8.0 GiB, and the usable GPUs"),
+        (1, GpuDemand(1, 25 * GIB), "room for none"),
+    ],
+)
+def test_replicas_that_the_host_has_no_room_for_are_a_warning(replicas, demand, said):
+    """Not an error: those that fit serve, and the plugin is degraded."""
+    devices = tuple(GpuDevice(f"GPU-{n}", n, memory_total=total * GIB) for n, total in enumerate((24, 12)))
+    facts = replace(GOOD, inventory=replace(LOOK, devices=devices))
+    findings = [each for each in gpus(facts, [GpuNeed("reader", demand, replicas)]) if each.check == "reader"]
+    assert [each.level for each in findings] == ([] if said is None else [Level.WARNING])
+    assert said is None or said in findings[0].sentence

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,16 @@ from orchestrator.containers.docker_engine import answers, bodies
 from orchestrator.containers.docker_engine.build import tar_stream
 from orchestrator.containers.docker_engine.capabilities import engine_info
 from orchestrator.containers.docker_engine.decoding import BuildOutput, LogLines
-from orchestrator.containers.spec import BindMount, ContainerSpec, DeviceGrant, Volume, VolumeStatus
+from orchestrator.containers.docker_engine.gateways import Gateways
+from orchestrator.containers.spec import (
+    BindMount,
+    ContainerSpec,
+    DeviceGrant,
+    EngineInfo,
+    Gateway,
+    Volume,
+    VolumeStatus,
+)
 
 SPEC = {"name": "n", "image": "i", "labels": {}, "environment": {}, "memory": 1, "pids": 1}
 
@@ -39,7 +49,7 @@ def test_cpus_without_a_limit_are_not_mentioned():
         (("memory",), 0, 0, 1),
         (("swap",), 1, -1, 1),
         (("memory", "swap"), 0, -1, 1),
-        (("pids",), 1, 1, -1),
+        (("pids",), 1, 1, 0),
     ],
 )
 def test_an_engine_that_refuses_a_limit_is_not_asked_for_it(unlimited, memory, swap, pids):
@@ -53,6 +63,52 @@ def test_selinux_hosts_relabel_mounts():
     body = bodies.create_body(ContainerSpec(**SPEC, mounts=mounts), selinux=True)["HostConfig"]
     assert body["Binds"] == ["/models:/models:ro,z", "/run/x:/run/plugin:rw,Z"]
     assert "Mounts" not in body
+
+
+class RecordingClient:
+    """An engine's client that creates whatever is asked for."""
+
+    def __init__(self):
+        self.bodies = {}
+
+    def create_volume(self, name, *, labels, **_):
+        return {"Name": name, "Labels": labels}
+
+    def create_container_from_config(self, body, name):
+        self.bodies[name] = body
+        return {"Id": name}
+
+    async def change(self, function):
+        return function(self)
+
+
+async def created_with_gateway(*names, selinux):
+    """The bodies of these containers and of their gateways."""
+    client = RecordingClient()
+    info = EngineInfo("28", "Linux", "overlay2", "2", (), rootless=False, selinux=selinux)
+    gateway = Gateway("runtime", Path("/run/x/token"), "/run/plugin")
+    for name in names:
+        spec = ContainerSpec(**{**SPEC, "name": name}, gateway=gateway)
+        body = bodies.create_body(spec, selinux=selinux)
+        await Gateways(client).create(spec, gateway, body, [], extra_labels={}, info=info)
+    return client.bodies
+
+
+async def test_a_gateway_has_its_plugins_selinux_level_which_no_other_has():
+    """SELinux lets a container connect to sockets of its own level alone."""
+    names = [f"plugin-{number}" for number in range(20)]
+    found = await created_with_gateway(*names, selinux=True)
+    options = {name: body["HostConfig"]["SecurityOpt"] for name, body in found.items()}
+    assert all(option[0] == "no-new-privileges" for option in options.values())
+    levels = [options[name][1] for name in names]
+    assert levels == [options[f"{name}-gateway"][1] for name in names]
+    assert all(re.fullmatch(r"label=level:s0:c\d{1,4},c\d{1,4}", level) for level in levels)
+    assert len(set(levels)) == len(names)
+
+
+async def test_without_selinux_no_level_is_asked_for():
+    found = await created_with_gateway("plugin-1", selinux=False)
+    assert [body["HostConfig"]["SecurityOpt"] for body in found.values()] == [["no-new-privileges"]] * 2
 
 
 def test_a_volume_is_anonymous_named_or_held_to_a_size():

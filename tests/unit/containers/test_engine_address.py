@@ -175,3 +175,22 @@ async def test_a_context_that_does_not_exist_fails_the_calls_until_it_does(tmp_p
     finally:
         await engine.close()
         await dockerd.stop()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+async def test_an_engine_of_docker_cert_path_has_its_own_authority(tmp_path, certificates, variable, monkeypatch):
+    """Whatever authorities the environment names for registries and the like."""
+    monkeypatch.setenv(variable, certifi.where())
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates / "ca.pem")
+    tls.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    dockerd = FakeDockerd(tmp_path / "docker.sock")
+    dockerd.answers["GET", "/info"] = {"ServerVersion": "by TLS"}
+    await dockerd.start(tls)
+    variables = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(certificates)}
+    engine = DockerEngine({"DOCKER_HOST": dockerd.address, **variables})
+    try:
+        assert (await engine.info()).version == "by TLS"
+    finally:
+        await engine.close()
+        await dockerd.stop()

@@ -336,3 +336,34 @@ def test_an_engine_of_unknown_form_is_docker() -> None:
     known = engine_info(None)
     assert known == replace(known, product="Docker")
     assert isinstance(known, EngineInfo)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        (500, "can only create exec sessions on running containers: container state improper"),
+        (409, "can only create exec sessions on running containers: container state improper"),
+        (404, "no such container"),
+    ],
+)
+async def test_a_container_that_cannot_be_looked_into_is_judged_by_what_podman_says(
+    service: FakeDockerd, engine: DockerEngine, refusal: tuple[int, str]
+) -> None:
+    """It has not started, or has ended."""
+    service.answers["GET", "/containers/c/json"] = {"Id": "c", "HostConfig": {"Memory": 5}, "Config": {"User": "1"}}
+    service.answers["POST", "/containers/c/exec"] = refusal
+    service.answers["GET", "/libpod/containers/c/json"] = {}
+    found = await engine.isolation("c")
+    assert (found.memory, found.user, found.capabilities) == (5, "1", None)
+
+
+async def test_a_container_that_is_removed_while_it_is_asked_about_is_not_found(
+    service: FakeDockerd, engine: DockerEngine
+) -> None:
+    """Podman 4.3 has lost it between two looks of its own, and answers with 500."""
+    service.answers["GET", "/containers/5f/json"] = 500, "container 5f does not exist in database: no such container"
+    with pytest.raises(NotFoundError):
+        await engine.inspect("5f")
+    service.answers["GET", "/containers/5f/json"] = 500, "no such container to share a network with: 6a"
+    with pytest.raises(EngineRefusedError):
+        await engine.inspect("5f")

@@ -21,6 +21,7 @@ FAULTY = GpuDevice(B, 1, fault=LOST, last_xid=79)
 NOTHING = HardwareHints(pci_gpus=0)
 ON_THE_BUS = HardwareHints(pci_gpus=2)
 LOADED = HardwareHints(pci_gpus=2, module_version="535.129.03", device_nodes=2)
+JETSON = HardwareHints(tegra="NVIDIA Orin Nano Developer Kit, L4T 35.4.1")
 NO_SMI = SmiResult("missing")
 WORKS = SmiResult("works", "GPU 0: A100")
 
@@ -47,6 +48,24 @@ CASES = [
     (fault(FaultKind.LIBRARY_MISSING), NOTHING, None, "GPU_NOT_FOUND", ("no NVIDIA GPU",)),
     (fault(FaultKind.BINDING_MISSING), NOTHING, NO_SMI, "GPU_NOT_FOUND", ("no NVIDIA GPU",)),
     (probed(), NOTHING, WORKS, "GPU_NOT_FOUND", ("no NVIDIA GPU", "counts no GPU")),
+    # a GPU that is on no bus, and that NVML knows from JetPack 6 on
+    *(
+        (
+            found,
+            hints,
+            NO_SMI,
+            "GPU_DRIVER_ERROR",
+            ("Orin Nano", "L4T 35.4.1", words, "without `requires_gpu`", "JetPack"),
+        )
+        for found, words in (
+            (fault(FaultKind.LIBRARY_MISSING), "libnvidia-ml.so.1"),
+            (fault(FaultKind.DRIVER_NOT_LOADED), "does not find its driver"),
+            (probed(), "counts none"),
+        )
+        for hints in (JETSON, replace(JETSON, pci_gpus=0))
+    ),
+    (fault(FaultKind.LIBRARY_MISSING), JETSON, WORKS, "GPU_DRIVER_ERROR", ("nvidia-smi works", "ldconfig")),
+    (probed(replace(GOOD, system_memory_total=8 << 30)), JETSON, NO_SMI, None, ()),
     # hardware, and no driver or half of one
     (
         fault(FaultKind.LIBRARY_MISSING),
@@ -321,6 +340,42 @@ def test_hardware_is_found_on_the_pci_bus_without_any_driver(nvidia):
     nvidia.plug_in(address="0000:66:00.0")
     nvidia.plug_in(address="0000:65:00.1", pci_class="0x040300")  # its audio function
     assert read_hardware_hints(nvidia.root) == HardwareHints(pci_gpus=2)
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (
+            {
+                "etc/nv_tegra_release": "# R35 (release), REVISION: 4.1, BOARD: t186ref, EABI: aarch64\n",
+                "proc/device-tree/model": "NVIDIA Orin Nano Developer Kit\0",
+                "proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005\0nvidia,tegra234\0",
+            },
+            "NVIDIA Orin Nano Developer Kit, L4T 35.4.1",
+        ),
+        ({"proc/device-tree/compatible": "nvidia,p3509-0000\0nvidia,tegra194\0"}, "nvidia,tegra194"),
+        (
+            {"sys/devices/soc0/family": "Tegra\n", "sys/devices/soc0/machine": "NVIDIA Jetson AGX Orin\n"},
+            "NVIDIA Jetson AGX Orin",
+        ),
+        ({"etc/nv_tegra_release": "# R36\n"}, "Tegra"),
+        (
+            {
+                "proc/device-tree/compatible": "raspberrypi,4-model-b\0brcm,bcm2711\0",
+                "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
+                "sys/devices/soc0/family": "Broadcom\n",
+            },
+            "",
+        ),
+        ({}, ""),
+    ],
+)
+def test_a_jetson_is_known_by_its_release_its_device_tree_or_its_chip(tmp_path, files, named):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    hints = read_hardware_hints(tmp_path)
+    assert (hints.tegra, hints.hardware) == (named, bool(named))
 
 
 def test_the_version_of_the_loaded_module_is_read(nvidia):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.mutations import mutated_content
 
@@ -34,6 +34,10 @@ VALID: dict[str, Any] = {
     "startup_timeout": "20s",
     "concurrency": 2,
     "queue": 4,
+    "replicas": 3,
+    "spread": "pack",
+    "update": {"strategy": "overlap", "drain": "30s"},
+    "idle": {"after": "10m", "keep": False},
     "network": "none",
     "failure_policy": "tolerant",
 }
@@ -70,6 +74,23 @@ def test_any_value_in_any_field(field: str, value: Any, tmp_path_factory: pytest
     except ManifestError as error:
         refusal = str(error)
     assert refusal == "" or field in refusal or "plugin.yaml" in refusal
+
+
+@FUZZED
+@given(value=anything | st.integers(-2, 66))
+@example(value=0)
+@example(value=64)
+@example(value=65)
+@example(value=True)
+def test_replicas_are_a_whole_number_from_1_to_64(value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All else is refused with file, field and what was expected."""
+    folder = tmp_path_factory.mktemp("fuzzed")
+    (folder / "plugin.yaml").write_text(yaml.safe_dump(VALID | {"replicas": value}))
+    if type(value) is int and 1 <= value <= 64:
+        assert read_manifest(folder).replicas == value
+    else:
+        with pytest.raises(ManifestError, match=r"/plugin.yaml: (replicas: expected .*1 to 64|is not valid YAML)"):
+            read_manifest(folder)
 
 
 @FUZZED

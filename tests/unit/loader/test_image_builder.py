@@ -359,6 +359,20 @@ async def test_the_newest_image_of_a_plugin_and_the_previous_one_are_retained(wo
     assert len(await workshop.engine.images({"plugin-orchestrator.shared-image": "base"})) == 1
 
 
+async def test_an_image_that_may_be_begun_again_is_retained_however_old(workshop):
+    """What a plugin was made from before its last update, and can go back to."""
+    in_use: dict[str, set[str]] = {}
+    builder = workshop.builder(in_use=lambda name: in_use.get(name, ()))
+    first = await builder.ensure_plugin(workshop.recipe())
+    in_use["reader"] = {first.id}
+    for number in range(4):
+        (workshop.plugin() / "package" / "__init__.py").write_text(f"number = {number}")
+        await builder.ensure_plugin(workshop.recipe())
+    kept = await workshop.engine.images({"plugin-orchestrator.plugin": "reader"})
+    assert len(kept) == 3
+    assert first.id in {image.id for image in kept}
+
+
 async def test_an_image_that_a_container_uses_is_retained(workshop):
     builder = workshop.builder()
     images = []

@@ -78,3 +78,7 @@ def test_no_cell_is_a_claim():
         for column, cell in entry["cells"].items():
             assert date.fromisoformat(cell["date"][:10])
             assert cell.get("not_run") or cell["passed"] + cell["failed"] + cell["skipped"] > 0, (name, column)
+
+
+def test_what_a_row_is_not_for_is_a_column():
+    assert {column for row in ROWS.values() for column in row.not_for} <= COLUMNS.keys()

@@ -4,6 +4,8 @@ import errno
 import os
 import stat
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -270,6 +272,34 @@ class TestLoss:
         loss = GpuLoss(str(dev))
         (dev / "nvidia0").unlink()
         assert loss.after(error) is None
+
+    def test_a_driver_that_hangs_costs_each_look_together_two_seconds(self, dev, monkeypatch):
+        """The run's deadline passes meanwhile, and its tool's own error would be lost."""
+        opened, looks = threading.Event(), []
+
+        def hangs(folder):
+            looks.append(folder)
+            opened.wait()
+            return NodeFacts((f"{folder}/nvidia0",), {f"{folder}/nvidia0": errno.EPERM})
+
+        monkeypatch.setattr(gpu_probe, "observe_nodes", hangs)
+        loss, error = GpuLoss(str(dev)), RuntimeError("CUDA error: unknown error")
+        began = time.monotonic()
+        assert [loss.after(error) for _ in range(20)] == [None] * 20
+        assert time.monotonic() - began < 2 * gpu_probe.LOSS_SECONDS
+        assert len(looks) == 1
+        opened.set()
+        loss._look.thread.join()
+        assert loss.after(error).code == "GPU_LOST"
+        assert len(looks) == 2
+
+    def test_a_node_that_is_gone_is_a_loss_though_the_others_cannot_be_opened(self, dev, monkeypatch):
+        opened = threading.Event()
+        monkeypatch.setattr(gpu_probe, "observe_nodes", lambda _: opened.wait() and None)
+        loss = GpuLoss(str(dev))
+        (dev / "nvidia0").unlink()
+        assert loss.after(RuntimeError("CUDA error: unknown error")).code == "GPU_LOST"
+        opened.set()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
     def test_a_node_without_its_driver_is_a_loss(self, tmp_path):

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from msgspec.structs import replace
 
-from orchestrator.health.health_model import HealthListing, health_response
+from orchestrator.health.health_model import health_response
+from orchestrator.health.listing import HealthListing
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry import Activity, PluginRecord, PluginRegistry
 from orchestrator.supervisor import activity as activity_module

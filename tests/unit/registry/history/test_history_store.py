@@ -197,6 +197,26 @@ async def test_after_close_nothing_is_stored_and_nothing_raises(tmp_path: Path) 
     assert await store.runs() == []
 
 
+async def test_the_last_event_of_each_instance_is_restored(tmp_path: Path) -> None:
+    """Of instances that lived at the same time, whichever came to its end first; of each plugin apart."""
+    first = store_in(tmp_path)
+    await first.restore()
+    ready = {"previous": PluginLifecycleState.LOADED, "state": PluginLifecycleState.INITIALIZED}
+    events = [
+        event(1, generation=1),
+        event(2, generation=2),
+        event(3, "other", generation=2),
+        event(4, generation=2, **ready),
+        event(5, generation=1, **ready),
+        failed_event(6, generation=2),
+    ]
+    for each in events:
+        first.event(each)
+    await first.close()
+    restored = await store_in(tmp_path).restore()
+    assert restored.ended == {("reader", 2)}
+
+
 async def test_the_store_can_subscribe_to_the_registry(store: HistoryStore) -> None:
     """Its method is the listener."""
     registry = PluginRegistry()

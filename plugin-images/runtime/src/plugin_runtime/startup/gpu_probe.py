@@ -16,6 +16,8 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,6 +41,7 @@ SMI = ("nvidia-smi", "--query-gpu=name,uuid,driver_version", "--format=csv,nohea
 SMI_SECONDS = 20.0  # without persistence mode it wakes every GPU of the host, a few seconds each
 CUDA_SECONDS = 60.0  # importing torch from a cold disk takes most of it
 NODES_SECONDS = 10.0
+LOSS_SECONDS = 2.0  # a run's caller waits, and its deadline passes
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 NO_DEVICE = 100
 GPU_WORDS = r"cuda|cudnn|cublas|cufft|nvml|nccl|nvrtc|nvidia|tensorrt|\bgpu\b"
@@ -78,15 +81,48 @@ class GpuLoss:
     def __init__(self, folder: str = "/dev") -> None:
         self._folder = folder
         self._nodes = node_paths(folder)
+        self._look: _NodesLook | None = None
+        self._lock = threading.Lock()
 
     def after(self, error: BaseException) -> Failure | None:
-        """The loss that led to what a tool raised; None where that does not speak of the GPU, or nothing is lost."""
+        """The loss that led to what a tool raised; None where that does not speak of the GPU, or nothing is lost.
+        Takes `LOSS_SECONDS` at most.
+        """
         # By words alone nobody is judged: the driver says "unknown error" for much else.
         spoken = " ".join(f"{type(link).__name__} {message_of(link)}" for link in links(error))
         if not re.search(GPU_WORDS, spoken, re.IGNORECASE) or "out of memory" in spoken:
             return None
-        nodes = probe_nodes(self._folder)
-        return None if nodes is None else judge_loss(nodes, self._nodes)
+        # Nodes that are gone show without the driver, which may hang.
+        nodes = self._opened() or NodeFacts(node_paths(self._folder))
+        return judge_loss(nodes, self._nodes)
+
+    def _opened(self) -> NodeFacts | None:
+        """None where they cannot be opened in time. Threads whose tools fail together share one look."""
+        with self._lock:
+            if self._look is None or not self._look.thread.is_alive():
+                try:
+                    self._look = _NodesLook(self._folder)
+                except RuntimeError:  # the container's limit on processes and threads
+                    return None
+            look = self._look
+        look.thread.join(max(0, look.until - time.monotonic()))
+        return look.found
+
+
+class _NodesLook:
+    """Opens the device nodes in a thread, which is left behind where the driver hangs: a process would take longer to
+    start than the rest takes.
+    """
+
+    def __init__(self, folder: str) -> None:
+        """Raises RuntimeError where no thread can be started."""
+        self.found: NodeFacts | None = None
+        self.until = time.monotonic() + LOSS_SECONDS
+        self.thread = threading.Thread(target=self._look, args=(folder,), name="gpu nodes", daemon=True)
+        self.thread.start()
+
+    def _look(self, folder: str) -> None:
+        self.found = observe_nodes(folder)
 
 
 def _without_names(cuda: CudaFacts, count: int) -> CudaFacts:

@@ -1,0 +1,345 @@
+"""InstanceSet: the instances of one plugin. Carries out what `plan` decides, at once and on the event loop."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from typing import Final, assert_never
+
+from orchestrator.errors import StaleGenerationError
+from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.loader.manifest import Manifest
+from orchestrator.registry import EffectiveLimits, Role
+from orchestrator.sandbox.verdict import Verdict
+from orchestrator.supervisor.adoption import Adopted
+from orchestrator.supervisor.bring_up import Prepared
+from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.instance import Instance, new_identity
+from orchestrator.supervisor.instance_driver import InstanceDriver
+from orchestrator.supervisor.plan import (
+    Action,
+    Begin,
+    Drain,
+    End,
+    Forget,
+    Member,
+    Phase,
+    Wanted,
+    least_loaded,
+    next_deadline,
+    plan,
+)
+
+_NOT_WANTED: Final = "It is no longer wanted: the plugin was scaled to fewer instances."
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What instances are made from."""
+
+    manifest: Manifest
+    limits: EffectiveLimits
+    folder: Path
+    prepared: Prepared | None = None
+    """None: each instance prepares itself."""
+
+
+@dataclass(eq=False, slots=True)
+class _Placed:
+    """An instance in the set."""
+
+    driver: InstanceDriver
+    role: Role = "serving"
+    drain_until: float = inf
+
+    @property
+    def instance(self) -> Instance:
+        return self.driver.instance
+
+
+class InstanceSet:
+    """`on_change` is called whenever an instance begins, is ready, ends or is removed."""
+
+    def __init__(self, plugin: str, deps: SupervisorDeps, on_change: Callable[[], None]) -> None:
+        self._plugin = plugin
+        self._deps = deps
+        self._on_change = on_change
+        self._placed: list[_Placed] = []
+        """Oldest first."""
+        self._earlier: list[InstanceDriver] = []
+        """Of instances that are in the set no longer, until nothing remains to be done for them."""
+        self._wanted = Wanted()
+        self._release: Release | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._advancing = False
+        self._closed = False
+
+    # Reading
+
+    def __iter__(self) -> Iterator[Instance]:
+        """Oldest first; those that ended are among them until they are replaced."""
+        return (placed.instance for placed in self._placed)
+
+    @property
+    def newest(self) -> Instance | None:
+        return self._placed[-1].instance if self._placed else None
+
+    @property
+    def replicas(self) -> int:
+        return self._wanted.replicas
+
+    @property
+    def serving(self) -> list[Instance]:
+        """Those that take runs, or will."""
+        return [placed.instance for placed in self._placed if placed.role == "serving" and _alive(placed.instance)]
+
+    @property
+    def parked(self) -> bool:
+        """None lives, and the first that a run comes for begins them again."""
+        cause = self.cause
+        return not self.serving and cause is not None and cause.code is ReasonCode.PARKED
+
+    @property
+    def draining(self) -> bool:
+        return any(placed.role == "draining" for placed in self._placed)
+
+    @property
+    def beginning(self) -> bool:
+        """An instance is to begin, or starts."""
+        return self._wanted.owed > 0 or any(not instance.ready for instance in self.serving)
+
+    @property
+    def removed(self) -> bool:
+        """No container of any is left."""
+        return all(driver.removed for driver in self._drivers())
+
+    @property
+    def tokens(self) -> set[str]:
+        """Of instances that have a container, or may get one."""
+        # A container that the engine made without an answer appears when its instance has long ended: nobody has it.
+        return {
+            driver.instance.identity.instance
+            for driver in (placed.driver for placed in self._placed)
+            if _alive(driver.instance) or not driver.removed
+        }
+
+    @property
+    def cause(self) -> Verdict | None:
+        """Why none serves: the first that failed, else the first that ended. None where there never was one."""
+        ended = [instance.ended for instance in self if instance.ended is not None]
+        failed = [verdict for verdict in ended if verdict.code.final_state is PluginLifecycleState.FAILED]
+        return next(iter(failed or ended), None)
+
+    def free_instance(self) -> Instance | None:
+        """The one that takes the next run; None while none can."""
+        concurrency = 0 if self._release is None else self._release.limits.concurrency
+        generation = least_loaded(self._members(), concurrency)
+        return next((instance for instance in self if instance.generation == generation), None)
+
+    def driver_of(self, token: str) -> InstanceDriver | None:
+        """`token`: the `instance` of an identity."""
+        return next((p.driver for p in self._placed if p.instance.identity.instance == token), None)
+
+    # Commands
+
+    def adopt(self, adopted: Iterable[Adopted], replicas: int, folder: Path) -> None:
+        """Continue with instances that an earlier orchestrator started; the registry has them already."""
+        for found in sorted(adopted, key=lambda found: found.instance.generation):
+            instance = found.instance
+            driver = InstanceDriver(instance, self._deps, self.advance)
+            self._placed.append(_Placed(driver))
+            prepared = Prepared((), instance.identity.content, instance.image_id or "")
+            self._release = Release(instance.manifest, instance.limits, folder, prepared)
+            driver.adopt(found.status)
+        self._want(replicas=replicas)
+
+    def begin(self, release: Release, replicas: int) -> None:
+        """Begin as many as are missing, from this release."""
+        self._release = release
+        self._want(replicas=replicas, owed=max(0, replicas - len(self.serving)))
+
+    def begin_missing(self) -> None:
+        """The same, from what the instances are that the set has."""
+        self._release = self._made_from()
+        self._want(owed=max(0, self.replicas - len(self.serving)))
+
+    def scale(self, replicas: int) -> None:
+        """Begin or drain as many as this number needs; nothing begins where none serves."""
+        self._release = self._made_from()
+        missing = max(0, replicas - len(self.serving))
+        self._want(replicas=replicas, owed=missing if self.serving else 0)
+
+    def park(self, reason: str) -> None:
+        """End all. A run or a command begins them again."""
+        self._release = self._made_from()
+        # It is parked as a whole: one that failed before is no longer missing.
+        self.clear()
+        for placed in tuple(self._placed):
+            placed.driver.end(Verdict(ReasonCode.PARKED, reason))
+        for generation in self._recorded() - {instance.generation for instance in self}:
+            self._deps.registry.forget(self._plugin, generation)
+
+    def unpark(self) -> None:
+        """Begin as many as are wanted, as soon as those that were parked are removed."""
+        self._want(owed=self.replicas)
+
+    def stop_parked(self, verdict: Verdict) -> None:
+        """Let no run begin those again that are parked."""
+        for placed in tuple(self._placed):
+            placed.driver.stop_parked(verdict)
+
+    async def end(self, verdict: Verdict) -> None:
+        """End all, and return when they are removed, or could not be."""
+        self._wanted = replace(self._wanted, owed=0)
+        for placed in tuple(self._placed):
+            placed.driver.end(verdict)
+        await self.torn_down()
+
+    async def torn_down(self) -> None:
+        """Returns when those that ended are removed, or could not be."""
+        for driver in self._drivers():
+            await driver.torn_down()
+
+    def clear(self) -> None:
+        """Take those that ended out of the set. What was left behind is removed later, by `retry_removal`."""
+        self._clear(lambda _: True)
+
+    def retry_removal(self) -> None:
+        """Try again to remove containers that were left behind."""
+        for driver in self._drivers():
+            driver.retry_removal()
+
+    async def close(self) -> None:
+        """Let go of the instances without ending them: their containers stay."""
+        self._closed = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        await asyncio.gather(*(driver.close() for driver in self._drivers()))
+
+    def advance(self) -> None:
+        """Carry out what `plan` says, until it says nothing."""
+        if self._closed or self._advancing:  # an action's effect called: the loop below looks again
+            return
+        self._advancing = True
+        try:
+            while actions := plan(self._wanted, self._members(), asyncio.get_running_loop().time()):
+                for action in actions:
+                    self._carry_out(action)
+        finally:
+            self._advancing = False
+        self._wait_for_deadline()
+        self._on_change()
+
+    # Inside
+
+    def _want(self, **wanted: int) -> None:
+        self._wanted = replace(self._wanted, **wanted)
+        if self._release is not None:
+            self._wanted = replace(self._wanted, drain=self._release.manifest.update.drain.total_seconds())
+            self._deps.registry.set_wanted(
+                self._plugin, self._wanted.replicas, in_manifest=self._release.manifest.replicas
+            )
+        self.advance()
+
+    def _made_from(self) -> Release | None:
+        """The release with what an instance of it was prepared from, whatever the plugin's folder has by now."""
+        release = self._release
+        if release is not None and release.prepared is None:
+            made = (each for each in self if each.manifest is release.manifest and each.image_id)
+            if (instance := next(made, None)) is not None:
+                return replace(release, prepared=Prepared((), instance.identity.content, instance.image_id or ""))
+        return release
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Begin():
+                self._begin()
+            case Drain(generation, until):
+                placed = self._of(generation)
+                placed.role, placed.drain_until = "draining", until
+                self._deps.registry.set_role(self._plugin, generation, "draining")
+            case End(generation):
+                self._of(generation).driver.end(Verdict(ReasonCode.STOPPED, _NOT_WANTED))
+            case Forget(generation):
+                self._forget(generation)
+            case _ as never:
+                assert_never(never)
+
+    def _begin(self) -> None:
+        release, deps = self._release, self._deps
+        assert release is not None  # noqa: S101 - commands set it before they owe an instance
+        self._wanted = replace(self._wanted, owed=self._wanted.owed - 1)
+        manifest, limits = release.manifest, release.limits
+        self._clear(lambda ended: ended.code is ReasonCode.PARKED)
+        generation = deps.registry.renew(
+            self._plugin,
+            keep=[instance.generation for instance in self],
+            version=manifest.version,
+            description=manifest.description,
+            limits=limits,
+            tools=(),
+        )
+        identity = new_identity(deps.deployment, self._plugin, generation)
+        instance = Instance(manifest, limits, identity, deps.run_dir / identity.instance)
+        driver = InstanceDriver(instance, deps, self.advance)
+        self._placed.append(_Placed(driver))
+        driver.start(release.folder, release.prepared)
+
+    def _clear(self, which: Callable[[Verdict], bool]) -> None:
+        leaving = [p for p in self._placed if p.instance.ended is not None and which(p.instance.ended)]
+        self._placed = [placed for placed in self._placed if placed not in leaving]
+        self._earlier = [d for d in (*self._earlier, *(p.driver for p in leaving)) if not d.finished]
+
+    def _forget(self, generation: int) -> None:
+        placed = self._of(generation)
+        self._placed.remove(placed)
+        if not placed.driver.finished:
+            self._earlier.append(placed.driver)
+        self._deps.registry.forget(self._plugin, generation)
+
+    def _wait_for_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if (deadline := next_deadline(self._members())) is not None:
+            self._deadline = asyncio.get_running_loop().call_at(deadline, self.advance)
+
+    def _members(self) -> tuple[Member, ...]:
+        in_flight = self._in_flight()
+        return tuple(
+            Member(
+                placed.instance.generation,
+                _phase(placed.driver),
+                placed.role,
+                in_flight.get(placed.instance.generation, 0),
+                placed.drain_until,
+            )
+            for placed in self._placed
+        )
+
+    def _recorded(self) -> set[int]:
+        return set(self._in_flight())
+
+    def _in_flight(self) -> dict[int, int]:
+        record = self._deps.registry.get(self._plugin)
+        return {} if record is None else {each.generation: each.in_flight for each in record.instances}
+
+    def _of(self, generation: int) -> _Placed:
+        for placed in self._placed:
+            if placed.instance.generation == generation:
+                return placed
+        raise StaleGenerationError(f"{self._plugin}: the set has no instance {generation}")
+
+    def _drivers(self) -> list[InstanceDriver]:
+        return [*self._earlier, *(placed.driver for placed in self._placed)]
+
+
+def _alive(instance: Instance) -> bool:
+    return instance.ended is None
+
+
+def _phase(driver: InstanceDriver) -> Phase:
+    if driver.instance.ended is not None:
+        return Phase.REMOVED if driver.torn_down_or_left else Phase.ENDED
+    return Phase.READY if driver.instance.ready else Phase.STARTING

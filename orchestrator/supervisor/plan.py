@@ -1,0 +1,131 @@
+"""Plan: which instances of one plugin begin, are drained and end next. Pure; `PluginSupervisor` carries it out.
+
+No instance begins without a command: commands raise `Wanted.owed`, and an instance that ends lowers nothing and raises
+nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from math import inf
+
+from orchestrator.registry import Role
+
+
+class Phase(Enum):
+    """Where an instance is on its way."""
+
+    STARTING = auto()
+    READY = auto()
+    ENDED = auto()
+    """Its container, and the GPUs that it has, may still be there."""
+    REMOVED = auto()
+    """Or left behind: nothing of it is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One instance of the set."""
+
+    generation: int
+    phase: Phase
+    role: Role = "serving"
+    in_flight: int = 0
+    drain_until: float = inf
+    """For a draining one, by the clock of `plan`."""
+
+    @property
+    def alive(self) -> bool:
+        return self.phase in (Phase.STARTING, Phase.READY)
+
+    @property
+    def serves(self) -> bool:
+        """It takes new runs now, or will when it is ready."""
+        return self.alive and self.role == "serving"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What commands ask for. `drain`: seconds that the runs of an instance have which is not wanted any more."""
+
+    replicas: int = 1
+    owed: int = 0
+    """Instances that commands begin and that have not begun."""
+    drain: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A new instance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """It gets no new runs; those under way have until then."""
+
+    generation: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A drained one."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """It belongs to the set no longer."""
+
+    generation: int
+
+
+Action = Begin | Drain | End | Forget
+
+
+def plan(wanted: Wanted, members: Sequence[Member], now: float) -> tuple[Action, ...]:
+    """What to do next; nothing where only time or an instance can change something. Call it again after each action's
+    effect: `now` is any clock that does not jump, seconds.
+    """
+    serving = [member for member in members if member.serves]
+    missing = wanted.replicas - len(serving)
+    return (
+        *(Drain(member.generation, now + wanted.drain) for member in _surplus(serving, -missing)),
+        *(End(member.generation) for member in members if _drained(member, now)),
+        *(Forget(member.generation) for member in members if _forgettable(member, missing)),
+        *(Begin() for _ in range(_beginnings(wanted, members, missing))),
+    )
+
+
+def next_deadline(members: Iterable[Member]) -> float | None:
+    """When `plan` is to be called again although nothing has happened."""
+    return min((m.drain_until for m in members if m.alive and m.drain_until < inf), default=None)
+
+
+def least_loaded(members: Iterable[Member], concurrency: int) -> int | None:
+    """The generation of the instance that takes the next run; None while all have as many as they may."""
+    free = [m for m in members if m.phase is Phase.READY and m.role == "serving" and m.in_flight < concurrency]
+    return min(free, key=lambda member: (member.in_flight, member.generation)).generation if free else None
+
+
+def _surplus(serving: Sequence[Member], count: int) -> Sequence[Member]:
+    # Those go first that nobody misses: one that is not ready, then the least busy, then the newest.
+    leaving = sorted(serving, key=lambda m: (m.phase is Phase.READY, m.in_flight, -m.generation))
+    return leaving[: max(0, count)]
+
+
+def _drained(member: Member, now: float) -> bool:
+    return member.alive and member.role == "draining" and (member.in_flight == 0 or now >= member.drain_until)
+
+
+def _forgettable(member: Member, missing: int) -> bool:
+    # One that failed says why the set is degraded, as long as it is.
+    return member.phase is Phase.REMOVED and (member.role == "draining" or missing <= 0)
+
+
+def _beginnings(wanted: Wanted, members: Sequence[Member], missing: int) -> int:
+    # A new one would find the GPUs of those that end still leased.
+    if any(member.phase is Phase.ENDED for member in members):
+        return 0
+    return max(0, min(wanted.owed, missing))

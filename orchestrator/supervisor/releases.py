@@ -1,0 +1,300 @@
+"""Releases: per plugin a small file that says what its instances are made from, and how far an update has come.
+
+The history would be the wrong place: it groups its writes, goes on without a disk, and forgets. This must be on the
+disk before it takes effect, and stay. So each plugin has a JSON file of its own in the state folder, which is replaced
+as a whole, and synced, with every change; a broken one costs one plugin's memory and no other's.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.loader.manifest import Manifest
+from orchestrator.supervisor.rollout import abandoned
+from orchestrator.supervisor.update import ReleaseName, Update, UpdateStep, stepped
+
+_MAX_UPDATES: Final = 20
+"""Of one plugin that are retained, the newest."""
+_SUFFIX: Final = ".json"
+
+_log = logging.getLogger(__name__)
+
+
+class ReleaseStoreError(OrchestratorError):
+    """The file cannot be written; the text says where and why. What was to be done must not be."""
+
+
+class UpdateRefusedError(OrchestratorError):
+    """A command that the plugin's releases do not allow now. `kind` is the API's `error_type`."""
+
+    def __init__(self, message: str, kind: Literal["UpdateUnderWay", "NothingToRevert"]) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Release(msgspec.Struct, frozen=True):
+    """What instances are made from. `content` is the fingerprint of its configuration, `folder` the plugin's."""
+
+    content: str
+    image_id: str
+    manifest: Mapping[str, Any]
+    """The fields that were set in plugin.yaml, in their JSON form."""
+    folder: str
+
+    @property
+    def id(self) -> str:
+        """The same for the same content and image."""
+        return release_id(self.content, self.image_id)
+
+    @property
+    def name(self) -> ReleaseName:
+        return ReleaseName(self.id, str(self.manifest.get("version", "")), self.content)
+
+    @classmethod
+    def of(cls, manifest: Manifest, *, content: str, image_id: str, folder: Path) -> "Release":
+        return cls(content, image_id, manifest.model_dump(mode="json", exclude_unset=True), str(folder))
+
+    def read_manifest(self) -> Manifest:
+        """Raises `ValueError` where this program no longer takes what an earlier one did."""
+        return Manifest.model_validate(dict(self.manifest))
+
+
+class PluginReleases(msgspec.Struct, frozen=True):
+    """What is on file of one plugin."""
+
+    current: Release | None = None
+    """Of the instances that serve, or have last."""
+    former: Release | None = None
+    """What `revert` goes back to."""
+    proposed: Release | None = None
+    """What an update brings up, as long as it is under way."""
+    pinned: bool = False
+    """`current` is begun again whatever the plugin's folder has: an operator went back to it."""
+    replicas: int | None = None
+    """By an operator's `scale`; None where the manifest's number holds."""
+    update: Update | None = None
+    """The one under way, or the last."""
+    earlier: tuple[Update, ...] = ()
+    """Updates before that, the oldest first."""
+
+    @property
+    def under_way(self) -> Update | None:
+        return None if self.update is None or self.update.ended else self.update
+
+    @property
+    def updates(self) -> tuple[Update, ...]:
+        """The newest first."""
+        newest = () if self.update is None else (self.update,)
+        return (*newest, *reversed(self.earlier))
+
+    @property
+    def last_generation(self) -> int:
+        """The highest that an update speaks of: one that was allotted is not to be used again."""
+        named = () if self.update is None else (*self.update.candidates, *self.update.switched, *self.update.retired)
+        return max(named, default=0)
+
+    def named(self, wanted: ReleaseName | None) -> Release | None:
+        """The release that an update names; None where it is no longer on file."""
+        known = (each for each in (self.proposed, self.current, self.former) if each is not None)
+        return None if wanted is None else next((each for each in known if each.id == wanted.id), None)
+
+    @property
+    def images(self) -> frozenset[str]:
+        """Ids of the images that no clean-up may remove."""
+        return frozenset(each.image_id for each in (self.current, self.former, self.proposed) if each is not None)
+
+
+def release_id(content: str, image_id: str) -> str:
+    """Also for a container, from the label of its content and the id of its image."""
+    return hashlib.sha256(f"{content}\n{image_id}".encode()).hexdigest()[:12]
+
+
+def require_allowed(command: Literal["update", "revert", "scale", "restart"], state: PluginReleases) -> None:
+    """Raises `UpdateRefusedError`. A stop is always allowed, and ends an update that is under way."""
+    if (update := state.under_way) is not None:
+        raise UpdateRefusedError(
+            f"The {update.kind} {update.id} of {update.plugin} is under way: {update.step} since "
+            f"{update.times[update.step.value]:%H:%M:%S} UTC. Wait for its end, or stop the plugin, which ends it, "
+            f"then {command} again.",
+            "UpdateUnderWay",
+        )
+    if command == "revert" and state.former is None:
+        raise UpdateRefusedError(
+            "There is nothing to revert to: no other release of the plugin has served since its releases are recorded.",
+            "NothingToRevert",
+        )
+
+
+# Changes, pure
+
+
+def started(state: PluginReleases, release: Release) -> PluginReleases:
+    """A `start` or `restart` brought up an instance of `release`, which is ready."""
+    if state.current is not None and state.current.id == release.id:
+        return state
+    return replace(state, current=release, former=state.current or state.former, pinned=False)
+
+
+def with_proposed(state: PluginReleases, update: Update, release: Release | None = None) -> PluginReleases:
+    """A new update is under way, or has its release now."""
+    if state.update is not None and state.update.id != update.id:
+        earlier = (*state.earlier, state.update)[-(_MAX_UPDATES - 1) :]
+        state = replace(state, earlier=earlier, proposed=None)
+    return replace(state, update=update, proposed=release or state.proposed)
+
+
+def advanced(state: PluginReleases, update: Update) -> PluginReleases:
+    """The update under way has come further. At its first switch the releases change places."""
+    before, release = state.update, state.proposed
+    state = replace(state, update=update, proposed=None if update.ended else release)
+    switched = update.step is UpdateStep.SWITCHED and (before is None or before.step is not UpdateStep.SWITCHED)
+    if not switched or release is None:
+        return state
+    state = replace(state, pinned=update.kind == "revert")
+    if state.current is None or state.current.id == release.id:  # a rollout that stopped goes on
+        return replace(state, current=release)
+    earlier = _reverted(state.earlier, update, state.current) if update.kind == "revert" else state.earlier
+    return replace(state, current=release, former=state.current, earlier=earlier)
+
+
+def _reverted(earlier: tuple[Update, ...], revert: Update, left: Release) -> tuple[Update, ...]:
+    """With the update that had brought up the release which the plugin leaves."""
+    step = UpdateStep.REVERTED
+    for at in range(len(earlier) - 1, -1, -1):
+        update = earlier[at]
+        if update.step is UpdateStep.SETTLED and update.to_release is not None and update.to_release.id == left.id:
+            reverted = stepped(update, step, revert.times[UpdateStep.SWITCHED.value])
+            return (*earlier[:at], reverted, *earlier[at + 1 :])
+    return earlier
+
+
+def begins_from(state: PluginReleases, folder_content: str | None) -> Literal["folder", "current"]:
+    """What a start of the orchestrator begins instances from. `folder_content`: the fingerprint of what the plugin's
+    folder has now; None where that cannot be used.
+    """
+    if state.current is None:
+        return "folder"
+    if state.pinned:
+        return "current"
+    # What an update was rejected for is not begun, unproven, because the orchestrator was started.
+    last = state.update
+    rejected = last.to_release if last is not None and last.step is UpdateStep.REJECTED else None
+    return "current" if rejected is not None and rejected.content == folder_content else "folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What becomes of the containers of an earlier orchestrator, by their generations, and of its update."""
+
+    state: PluginReleases
+    serves: tuple[int, ...]
+    drains: tuple[int, ...]
+    """They take no new runs, and end when those under way have."""
+    removes: tuple[int, ...]
+
+
+def resume(state: PluginReleases, running: Iterable[int], now: datetime) -> Resumption:
+    """After the orchestrator ended, at whatever moment. `running`: the generations of the plugin's containers that run.
+
+    An update under way goes on if an instance of its release serves; else it is REJECTED, and the former one serves.
+    """
+    found, update = sorted(set(running)), state.update
+    if update is None:
+        return Resumption(state, tuple(found), (), ())
+    unproven = {*update.candidates} - {*update.switched}
+    removes = {*found} & (unproven | {*update.retired})
+    draining = update.draining
+    if not update.ended and update.step is not UpdateStep.SWITCHED:
+        reason = f"The orchestrator ended while the update was {update.step}."
+        update, draining = abandoned(update, ReasonCode.STOPPED, reason, now), None
+    elif not update.ended:
+        lost = [each for each in update.switched if each in update.candidates and each not in found]
+        if lost:
+            reason = f"The orchestrator ended during the rollout, and instance {lost[0]} of the new release with it."
+            update = abandoned(update, ReasonCode.KILLED, reason, now)
+        else:
+            update = replace(update, dropped=tuple(sorted(unproven)))
+    # What does not run is begun by the start of the orchestrator.
+    update = replace(update, restores=False)
+    drains = {draining} & {*found} if draining is not None else set()
+    serves = tuple(each for each in found if each not in removes and each not in drains)
+    return Resumption(advanced(state, update), serves, tuple(drains), tuple(sorted(removes)))
+
+
+class ReleaseStore:
+    """The files. A write returns when it is on the disk, after some milliseconds. Threads may write at the same time,
+    each for another plugin.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._states: dict[str, PluginReleases] = {}
+
+    def load(self) -> None:
+        """Read all files. One that cannot be read is set aside, with a line in the log."""
+        with suppress(OSError):
+            for path in sorted(self._folder.iterdir()):
+                if path.name.startswith("."):  # what a killed orchestrator had begun to write
+                    path.unlink(missing_ok=True)
+                elif path.suffix == _SUFFIX:
+                    self._load(path)
+
+    def get(self, plugin: str) -> PluginReleases:
+        return self._states.get(plugin, PluginReleases())
+
+    def images(self, plugin: str) -> frozenset[str]:
+        """Ids of the plugin's images that no clean-up may remove."""
+        return self.get(plugin).images
+
+    def write(self, plugin: str, state: PluginReleases) -> None:
+        """Raises `ReleaseStoreError`, with what was on file still there."""
+        if state == self.get(plugin):
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor, temporary = tempfile.mkstemp(dir=self._folder, prefix=f".{plugin}.")  # mode 0600
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
+                    file.flush()
+                    os.fsync(descriptor)
+                Path(temporary).replace(self._folder / f"{plugin}{_SUFFIX}")
+            except BaseException:
+                with suppress(OSError):
+                    Path(temporary).unlink()
+                raise
+            _sync_folder(self._folder)
+        except OSError as error:
+            raise ReleaseStoreError(
+                f"The releases of {plugin} cannot be written to the state folder: {error.strerror}. Make room there, "
+                "or correct its permissions."
+            ) from None
+        self._states[plugin] = state
+
+    def _load(self, path: Path) -> None:
+        try:
+            self._states[path.stem] = msgspec.json.decode(path.read_bytes(), type=PluginReleases)
+        except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+            _log.warning("%s cannot be read, and is set aside: %s", path, error)
+            with suppress(OSError):
+                path.replace(path.with_suffix(".unreadable"))
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

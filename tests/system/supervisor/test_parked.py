@@ -1,0 +1,180 @@
+"""Parked: a plugin that nobody calls has no instance, and its next run starts one."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.gpus import FakeGpus, device
+from support.harness import Harness
+
+SOON = {"idle": {"after": "300ms"}}
+
+
+async def opened(harness: Harness, **manifest: Any) -> None:
+    harness.add("reader", tools={"read": lambda: "text", "fail": lambda: 1 / 0}, **manifest)
+    await harness.open()
+    await harness.settled("reader")
+
+
+async def post(harness: Harness, action: str, **options: Any) -> httpx.Response:
+    return await harness.client.post(f"/v1/plugins/reader/{action}", **options)
+
+
+async def until_parked(harness: Harness) -> dict[str, Any]:
+    return await harness.until("reader", lambda health: health["reason_code"] == "PARKED")
+
+
+async def test_an_idle_plugin_is_parked_and_its_next_run_starts_it(harness: Harness) -> None:
+    """UNAVAILABLE, PARKED, no container left, no fault; then a new instance answers."""
+    await opened(harness, **SOON)
+    assert (await harness.health("reader"))["parked_since"] is None
+    parked = await until_parked(harness)
+    assert parked["state"] == "UNAVAILABLE"
+    assert "idle.after" in parked["reason"]
+    assert parked["parked_since"] is not None
+    assert parked["start_estimate_seconds"] > 0
+    assert not parked["degraded"]
+    await harness.until_removed("reader")
+    assert await harness.containers("reader") == []
+    answer = await harness.run("reader", "read")
+    assert (answer.status_code, answer.json()["result"]) == (200, "text")
+    health = await harness.health("reader")
+    assert (health["state"], health["generation"]) == ("RUNNING", 2)
+    assert health["parked_since"] is None
+    assert [instance["generation"] for instance in health["instances"]] == [2]
+
+
+async def test_one_start_for_all_who_wait(harness: Harness) -> None:
+    await opened(harness)
+    assert (await post(harness, "park")).json()["reason_code"] == "PARKED"
+    answers = await asyncio.gather(*(harness.run("reader", "read") for _ in range(10)))
+    assert [answer.status_code for answer in answers] == [200] * 10
+    assert (await harness.health("reader"))["generation"] == 2
+
+
+async def test_one_that_is_called_is_not_parked(harness: Harness) -> None:
+    """Nor one whose run takes longer than that."""
+    harness.add("reader", tools={"read": lambda: asyncio.sleep(0.9, "text")}, **SOON)
+    await harness.open()
+    await harness.settled("reader")
+    assert (await harness.run("reader", "read")).status_code == 200
+    assert (await harness.health("reader"))["generation"] == 1
+    await until_parked(harness)
+
+
+async def test_a_busy_plugin_is_not_parked(harness: Harness) -> None:
+    """A 409 that says why; the run goes on."""
+    reading = asyncio.Event()
+    harness.add("reader", tools={"read": reading.wait})
+    await harness.open()
+    await harness.settled("reader")
+    run = asyncio.create_task(harness.run("reader", "read"))
+    await harness.until("reader", lambda health: health["in_flight"] == 1)
+    refused = await post(harness, "park")
+    assert (refused.status_code, refused.json()["error_type"]) == (409, "NotParked")
+    assert "run" in refused.json()["error"]
+    reading.set()
+    assert (await run).status_code == 200
+
+
+async def test_only_what_is_parked_is_started_by_a_run(harness: Harness) -> None:
+    """FAILED and STOPPED are started by an operator alone; parking them is refused, or leaves them what they are."""
+    await opened(harness)
+    await harness.run("reader", "fail")
+    assert (await post(harness, "park")).status_code == 409
+    assert (await harness.run("reader", "read")).status_code == 503
+    await post(harness, "restart", params={"wait": 5})
+    await post(harness, "stop")
+    assert (await post(harness, "park")).status_code == 409
+    assert (await harness.run("reader", "read")).json()["reason_code"] == "STOPPED"
+
+
+async def test_a_stop_of_a_parked_plugin_is_a_stop(harness: Harness) -> None:
+    """No run starts it then; a start does."""
+    await opened(harness)
+    await post(harness, "park")
+    stopped = (await post(harness, "stop")).json()
+    assert (stopped["state"], stopped["reason_code"], stopped["parked_since"]) == ("UNAVAILABLE", "STOPPED", None)
+    assert (await harness.run("reader", "read")).json()["reason_code"] == "STOPPED"
+    assert (await post(harness, "start", params={"wait": 5})).json()["state"] == "INITIALIZED"
+
+
+@pytest.mark.parametrize("command", ["start", "restart"])
+async def test_a_command_starts_what_is_parked(harness: Harness, command: str) -> None:
+    await opened(harness)
+    await post(harness, "park")
+    assert (await post(harness, command, params={"wait": 5})).json()["state"] == "INITIALIZED"
+
+
+async def test_a_start_that_fails_is_the_answer_of_the_runs_that_wait(harness: Harness) -> None:
+    """With its cause, and it is not tried again by the next run."""
+    runtime = harness.add("reader", tools={"read": lambda: "text"})
+    await harness.open()
+    await harness.settled("reader")
+    await post(harness, "park")
+    await harness.until_removed("reader")
+    runtime.start = [(0, {"phase": "failed", "failure": {"code": "INIT_ERROR", "reason": "It broke."}})]
+    answers = await asyncio.gather(*(harness.run("reader", "read") for _ in range(3)))
+    assert {(answer.status_code, answer.json()["reason_code"]) for answer in answers} == {(503, "INIT_ERROR")}
+    assert (await harness.run("reader", "read")).status_code == 503
+    assert (await harness.health("reader"))["generation"] == 2
+
+
+async def test_parked_replicas_come_back_as_a_whole(harness: Harness) -> None:
+    """One that had failed before is not what the plugin is remembered by."""
+    await opened(harness, replicas=3)
+    await harness.until("reader", lambda health: health["replicas"]["ready"] == 3)
+    await harness.engine.kill_outside((await harness.containers("reader"))[0])
+    await harness.until("reader", lambda health: health["degraded"])
+    parked = (await post(harness, "park")).json()
+    assert (parked["state"], parked["reason_code"]) == ("UNAVAILABLE", "PARKED")
+    assert (await harness.run("reader", "read")).status_code == 200
+    health = await harness.until("reader", lambda health: health["replicas"]["ready"] == 3)
+    assert [instance["generation"] for instance in health["instances"]] == [4, 5, 6]
+
+
+async def test_a_parked_plugin_gives_its_gpu_back(harness: Harness) -> None:
+    harness.gpus = FakeGpus(device(0))
+    harness.engine.device_drivers = ("nvidia",)
+    await opened(harness, requires_gpu=True)
+    await post(harness, "park")
+    harness.add("writer", tools={"read": lambda: "text"}, requires_gpu=True)
+    started = await harness.client.post("/v1/plugins/writer/start", params={"wait": 9})
+    assert started.json()["state"] == "INITIALIZED", started.text
+
+
+async def test_a_park_and_a_run_in_the_same_instant(harness: Harness) -> None:
+    """Whichever comes first: every run is answered."""
+    await opened(harness)
+    for _ in range(15):
+        park, run = await asyncio.gather(post(harness, "park"), harness.run("reader", "read"))
+        assert park.status_code in (200, 409)
+        assert run.status_code == 200, run.text
+        assert (await harness.run("reader", "read")).status_code == 200
+
+
+async def test_nothing_is_started_before_it_is_called(tmp_path: Path) -> None:
+    """With ORCHESTRATOR_PARKED, of what may be parked; the rest starts."""
+    async with Harness(tmp_path, parked=True) as harness:
+        harness.add("reader", tools={"read": lambda: "text"}, idle={"after": "1h"})
+        harness.add("writer", tools={"read": lambda: "text"})
+        await harness.open()
+        await harness.until_state("writer", "INITIALIZED")
+        parked = await harness.health("reader")
+        assert (parked["reason_code"], await harness.containers("reader")) == ("PARKED", [])
+        answers = await asyncio.gather(*(harness.run("reader", "read") for _ in range(4)))
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert len(await harness.containers("reader")) == 1
+
+
+async def test_a_plugin_that_was_never_called_can_be_stopped(tmp_path: Path) -> None:
+    async with Harness(tmp_path, parked=True) as harness:
+        harness.add("reader", tools={"read": lambda: "text"}, idle={"after": "1h"})
+        await harness.open()
+        await until_parked(harness)
+        assert (await post(harness, "stop")).json()["reason_code"] == "STOPPED"
+        assert (await harness.run("reader", "read")).json()["reason_code"] == "STOPPED"
+        await post(harness, "start", params={"wait": 5})
+        assert (await harness.run("reader", "read")).status_code == 200
