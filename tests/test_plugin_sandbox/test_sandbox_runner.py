@@ -68,12 +68,8 @@ async def test_a_run_that_its_batch_had_no_time_for_may_be_tried_again() -> None
 async def test_a_runtime_hears_of_the_time_limit() -> None:
     """In seconds; it may start no batch that would end too late."""
     heads: list[bytes] = []
-
-    async def plugin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(http(b'{"ok": true, "result": 1}'))
-
-    assert (await run(plugin, timeout=2.5)).ok
+    async with raw_instance(http(b'{"ok": true, "result": 1}'), heads=heads.append) as instance:
+        assert (await sandbox().run(instance, CALL, timeout=2.5)).ok
     assert b"x-time-limit: 2.5\r\n" in heads[0].lower()
 
 

@@ -83,4 +83,5 @@ def test_every_member_of_the_protocol_is_there():
         "uptime_seconds": 1.235,
         "ready_seconds": 0.568,
         "runs_begun": 2,
+        "batches": [],
     }
