@@ -7,6 +7,8 @@ from math import inf
 from pathlib import Path
 from typing import Final, assert_never
 
+from plugin_runtime.shared.limits import runs_let_in
+
 from orchestrator.errors import StaleGenerationError
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.manifest import Manifest
@@ -131,11 +133,16 @@ class InstanceSet:
         failed = [verdict for verdict in ended if verdict.code.final_state is PluginLifecycleState.FAILED]
         return next(iter(failed or ended), None)
 
-    def free_instance(self) -> Instance | None:
-        """The one that takes the next run; None while none can."""
+    def free_instance(self, tool: str) -> Instance | None:
+        """The one that takes the next run, of this tool; None while none can."""
         concurrency = 0 if self._release is None else self._release.limits.concurrency
-        generation = least_loaded(self._members(), concurrency)
+        generation = least_loaded(self._members(), concurrency * self._let_in(tool))
         return next((instance for instance in self if instance.generation == generation), None)
+
+    def _let_in(self, tool: str) -> int:
+        """Runs of this tool that are in an instance for each that executes: of a batched one more than a batch."""
+        found = next((each.tools[tool].get("batch") for each in self.serving if tool in each.tools), None)
+        return 1 if found is None else runs_let_in(1, found["max_size"])
 
     def driver_of(self, token: str) -> InstanceDriver | None:
         """`token`: the `instance` of an identity."""

@@ -287,13 +287,13 @@ class PluginSupervisor:
 
     # Runs
 
-    async def ready_instance(self) -> Instance:
-        """The instance that takes the next run, the least loaded; waits while none can: they start, are full, or a
-        restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
+    async def ready_instance(self, tool: str = "") -> Instance:
+        """The instance that takes the next run, of `tool`, the least loaded; waits while none can: they start, are
+        full, or a restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
         """
         self._runs_waiting += 1
         try:
-            while (instance := self._set.free_instance()) is None:
+            while (instance := self._set.free_instance(tool)) is None:
                 if self.parked and not (self.restarting or self._set.beginning):
                     self._unpark()
                 elif not (self._set.serving or self._set.beginning or self.restarting):

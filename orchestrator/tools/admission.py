@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Final
+
+_ROUNDING: Final = 1e-6  # of a slot: parts of one add up to a little more than it
 
 
 class Admission(Enum):
@@ -17,35 +20,39 @@ class Admission(Enum):
 
 @dataclass(slots=True)
 class AdmissionQueue:
-    """First come, first served: `slots` runs at once, `capacity` more may wait."""
+    """First come, first served: runs that take `slots` together at once, `capacity` more may wait."""
 
     slots: int
     capacity: int
-    running: set[str] = field(default_factory=set)
-    waiting: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    running: dict[str, float] = field(default_factory=dict)
+    """Run → what it takes of a slot: a whole one, or less where a batch of several takes one."""
+    waiting: OrderedDict[str, float] = field(default_factory=OrderedDict)
 
-    def admit(self, run_id: str, *, beyond_capacity: bool = False) -> Admission:
-        if len(self.running) < self.slots and not self.waiting:
-            self.running.add(run_id)
+    def admit(self, run_id: str, *, takes: float = 1.0, beyond_capacity: bool = False) -> Admission:
+        if not self.waiting and self._has_room(takes):
+            self.running[run_id] = takes
             return Admission.START
         if beyond_capacity or len(self.waiting) < self.capacity:
-            self.waiting[run_id] = None
+            self.waiting[run_id] = takes
             return Admission.WAIT
         return Admission.REFUSE
 
     def release(self, run_id: str) -> None:
         """Remove a run that ended or stopped waiting."""
-        self.running.discard(run_id)
+        self.running.pop(run_id, None)
         self.waiting.pop(run_id, None)
 
     def start_next(self) -> list[str]:
         """The runs that start, from the front of the queue: they count as running now."""
         started = []
-        while self.waiting and len(self.running) < self.slots:
-            next_run, _ = self.waiting.popitem(last=False)
-            self.running.add(next_run)
+        while self.waiting and self._has_room(next(iter(self.waiting.values()))):
+            next_run, takes = self.waiting.popitem(last=False)
+            self.running[next_run] = takes
             started.append(next_run)
         return started
+
+    def _has_room(self, takes: float) -> bool:
+        return sum(self.running.values()) + takes <= self.slots + _ROUNDING
 
     def position(self, run_id: str) -> int | None:
         """1 for the next; None for a run that does not wait."""

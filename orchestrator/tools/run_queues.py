@@ -1,6 +1,10 @@
 """Every plugin's queue, and the waiting in it."""
 
 import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from plugin_runtime.shared.limits import runs_let_in
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
@@ -24,12 +28,12 @@ class RunQueues:
         self._queues: dict[str, AdmissionQueue] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
-    def admit(self, record: PluginRecord, run_id: str, *, beyond_capacity: bool = False) -> bool:
-        """Queue a run; True where it has to wait. `release` must follow. Raises `QueueFullError`, but not for one that
-        may wait `beyond_capacity`.
+    def admit(self, record: PluginRecord, run_id: str, tool: str, *, beyond_capacity: bool = False) -> bool:
+        """Queue a run of `tool`; True where it has to wait. `release` must follow. Raises `QueueFullError`, but not for
+        one that may wait `beyond_capacity`.
         """
         queue = self._queue(record)
-        match queue.admit(run_id, beyond_capacity=beyond_capacity):
+        match queue.admit(run_id, takes=1 / let_in(record.tools, tool), beyond_capacity=beyond_capacity):
             case Admission.REFUSE:
                 raise QueueFullError(
                     f"The queue of {record.name} is full: {queue.slots} executing, {queue.capacity} waiting. Try "
@@ -43,7 +47,7 @@ class RunQueues:
 
     def occupy(self, record: PluginRecord, run_id: str) -> None:
         """Count a run that executes already, whatever the limits say. `release` must follow."""
-        self._queue(record).running.add(run_id)
+        self._queue(record).running[run_id] = 1.0
 
     def position(self, plugin: str, run_id: str) -> int | None:
         """1 for the next; None for a run that does not wait."""
@@ -91,6 +95,16 @@ class RunQueues:
             queue = self._queues[record.name] = AdmissionQueue(slots(record), capacity)
         queue.resize(slots(record), capacity)
         return queue
+
+
+def let_in(tools: Iterable[Mapping[str, Any]], tool: str) -> int:
+    """How many runs of this tool an instance takes in place of one: so many that a batch is formed while another
+    executes.
+    """
+    for known in tools:
+        if known["name"] == tool and known.get("batch") is not None:
+            return runs_let_in(1, known["batch"]["max_size"])
+    return 1
 
 
 def slots(record: PluginRecord) -> int:

@@ -183,7 +183,7 @@ class ToolRunner:
             return refusals.ended(record)
         run = accepted(plugin, call, watch, earlier)
         try:
-            if self._queues.admit(record, run.run_id, beyond_capacity=earlier is not None):
+            if self._queues.admit(record, run.run_id, call.tool, beyond_capacity=earlier is not None):
                 self._history.run_accepted(run.record)
         except QueueFullError as error:
             return refusals.queue_full(record, str(error))
@@ -264,7 +264,7 @@ class ToolRunner:
             with cancel_when(run.aborted, RunAbortedError):
                 with cancel_when(run.caller_disconnected, CallerDisconnectedError, _TOO_EARLY):
                     await self._queues.wait(run)
-                    instance = await supervisor.ready_instance()
+                    instance = await supervisor.ready_instance(call.tool)
                 if call.tool not in instance.tools:
                     return refusals.unknown_tool(supervisor.name, call.tool, instance.tools)
                 call = run.watch.started(call)
@@ -275,7 +275,7 @@ class ToolRunner:
                     # Without another in time the first result stands.
                     with suppress(InstanceEndedError, TimeoutError):
                         async with asyncio.timeout_at(end):
-                            instance = await supervisor.ready_instance()
+                            instance = await supervisor.ready_instance(call.tool)
                         left = round(end - clock(), 1)
                         result = await self._send(run, supervisor, instance, call, emit, time_limit=left)
                 return _cause_named(run, result)

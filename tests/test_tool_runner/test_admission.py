@@ -66,6 +66,17 @@ def test_a_smaller_limit_ends_no_run_that_runs() -> None:
     assert left(queue, "2") == ["3"]
 
 
+def test_runs_that_share_a_batch_take_a_part_of_a_slot_each() -> None:
+    """Two batches of 16 are in, one forms while the other executes; a whole run then waits, and nobody overtakes it."""
+    queue = AdmissionQueue(1, 3)
+    assert [queue.admit(f"item-{n}", takes=1 / 32).name for n in range(33)] == ["START"] * 32 + ["WAIT"]
+    assert queue.admit("whole").name == "WAIT"
+    assert left(queue, "item-0") == ["item-32"]
+    for n in range(1, 32):
+        assert left(queue, f"item-{n}") == []
+    assert left(queue, "item-32") == ["whole"]
+
+
 steps = st.lists(st.tuples(st.sampled_from(["admit", "release", "resize"]), st.integers(0, 12)), max_size=60)
 
 
@@ -95,7 +106,7 @@ def test_whatever_happens_nobody_is_lost_and_nobody_overtakes(
         elif wish == "resize":
             queue.resize(1 + number % 4, capacity)
             widest = max(widest, queue.slots)
-        assert not queue.running & set(queue.waiting)
+        assert not set(queue.running) & set(queue.waiting)
         assert len(queue.running) <= widest
         assert len(queue.waiting) <= capacity
     assert started == [run for run in admitted if run in started]
