@@ -137,7 +137,7 @@ async def park(name: str, context: Context) -> PluginDetailResponse | Response:
         record = context.registry.get(name)
         why = "A run executes or waits for it; try again later, or stop it."
         if record is not None and (record.ended or not record.ready):
-            why = f"It is {record.state}; only a plugin that takes runs can be parked."
+            why = f"It is {record.reason_code or record.state}; only a plugin that takes runs can be parked."
         return problem(409, f"{name} was not parked. {why}", error_type="NotParked", plugin=name)
     return await _after(supervisor, context, 0)
 

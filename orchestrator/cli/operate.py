@@ -79,7 +79,9 @@ def _operate(
             )
             raise
     show_json(plugin) if as_json else console.print(plugins_table([plugin]))
-    if plugin["reason_code"] is not None:
+    # A number is noted of whatever the plugin is.
+    bad = plugin["degraded"] if action == "scale" else plugin["reason_code"] is not None
+    if bad:
         errors.print(f"[dim]`orchestrator health {name}` shows all details.[/]", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
     preparing = plugin.get("restart") is not None and action == "restart"

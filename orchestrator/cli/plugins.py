@@ -133,6 +133,9 @@ def logs(
     whole: Annotated[bool, typer.Option("--all", help="All lines that are there.")] = False,
     follow: Follow = False,
     build: Annotated[bool, typer.Option("--build", help="Print the last build of its image instead.")] = False,
+    instance: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="That of this instance; the newest without it.")
+    ] = None,
 ) -> None:
     """Print the log of a plugin's container. With --follow it goes on with the next instance after a restart, and says
     so on stderr.
@@ -141,11 +144,15 @@ def logs(
     """
     if build and follow:
         misused("--follow", "a build is not followed; `orchestrator health` shows its newest line")
+    if instance is not None and (build or follow):
+        misused("--instance", "the log of one instance is neither followed nor a build")
     if whole and tail is not None:
         misused("--all", "--tail is given, too")
     tail = tail or (_MAX_TAIL if whole else _FOLLOWED_TAIL if follow else _TAIL)
     with connected() as api:
-        for line in _followed(api, name, tail) if follow else api.logs(name, tail=tail, build=build):
+        for line in (
+            _followed(api, name, tail) if follow else api.logs(name, tail=tail, build=build, generation=instance)
+        ):
             print_raw(line)
 
 

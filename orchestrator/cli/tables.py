@@ -157,7 +157,8 @@ def _rows(plugin: Mapping[str, Any], name: str, value: Any) -> Iterator[tuple[st
     if name == "checks":
         yield from ((f"check {check['name']}", _check(check)) for check in value)
     elif name == "replicas":
-        if replicas := replicas_text(plugin):
+        replicas = replicas_text(plugin) or f"{value['ready']}/{value['wanted']}"
+        if value["wanted"] > 1 or value["wanted"] != value["in_manifest"]:
             other = "" if value["wanted"] == value["in_manifest"] else f" (the manifest says {value['in_manifest']})"
             yield name, Text(f"{replicas} ready{other}", style="yellow" if plugin["degraded"] else "")
     elif name == "instances":

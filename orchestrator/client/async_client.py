@@ -180,9 +180,15 @@ class AsyncClient:
                 yield plugin
 
     async def logs(
-        self, plugin: str, *, tail: int = 100, follow: bool = False, build: bool = False
+        self,
+        plugin: str,
+        *,
+        tail: int = 100,
+        follow: bool = False,
+        build: bool = False,
+        generation: int | None = None,
     ) -> AsyncGenerator[str, None]:
-        request = operations.logs_request(plugin, tail, follow=follow, build=build)
+        request = operations.logs_request(plugin, tail, follow=follow, build=build, generation=generation)
         async with aclosing(await self._send(request, retries=self._retries)) as response:
             head_of(response).expect_text()
             lines = Lines(skip_empty=follow)

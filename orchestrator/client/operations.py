@@ -229,9 +229,10 @@ def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any], *, retr
     return run_request(plugin, tool, arguments, headers={**_STREAMED, "Prefer": "retry"} if retry else _STREAMED)
 
 
-def logs_request(plugin: str, tail: int, *, follow: bool, build: bool) -> Request:
+def logs_request(plugin: str, tail: int, *, follow: bool, build: bool, generation: int | None = None) -> Request:
     wanted = {"follow": follow and not build, "build": build}
-    params = {"tail": tail, **{name: "true" for name, yes in wanted.items() if yes}}
+    chosen = {} if generation is None else {"generation": generation}
+    params = {"tail": tail, **chosen, **{name: "true" for name, yes in wanted.items() if yes}}
     return Request("GET", f"/v1/plugins/{segment(plugin)}/logs", params=params, read_timeout=None if follow else 30)
 
 

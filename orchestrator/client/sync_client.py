@@ -205,14 +205,21 @@ class Client:
         yield from self._follow(EventFeed("/v1/events", kind="health"))
 
     def logs(
-        self, plugin: str, *, tail: int = 100, follow: bool = False, build: bool = False
+        self,
+        plugin: str,
+        *,
+        tail: int = 100,
+        follow: bool = False,
+        build: bool = False,
+        generation: int | None = None,
     ) -> Generator[str, None, None]:
         """The container's log, line by line; with `follow` that of the next instances too, without end. With `build`
-        the output of the last build of its image instead, which is not followed.
+        the output of the last build of its image instead, which is not followed. Of several instances the newest's, or
+        that of `generation`.
 
         A line that begins with `--- ` is none of a container: it says that an instance is awaited, ended or is next.
         """
-        request = operations.logs_request(plugin, tail, follow=follow, build=build)
+        request = operations.logs_request(plugin, tail, follow=follow, build=build, generation=generation)
         with closing(self._send(request, retries=self._retries)) as response:
             head_of(response).expect_text()
             lines = Lines(skip_empty=follow)

@@ -150,7 +150,9 @@ def health_response(record: PluginRecord, now: float) -> PluginHealthResponse:
 
 def detail_response(record: PluginRecord, now: float) -> PluginDetailResponse:
     """A record as the plugin's own health route shows it. `now`: the monotonic clock, seconds."""
-    report = record.post_mortem
+    # While others live, that of the last which ended says why the plugin is degraded.
+    ended = (each.post_mortem for each in reversed(record.instances) if each.post_mortem is not None)
+    report = record.post_mortem or next(ended, None)
     return PluginDetailResponse(
         **_fields(record, now),
         post_mortem=None if report is None else post_mortem_report(report),

@@ -27,7 +27,7 @@ def derive(record: PluginRecord) -> PluginRecord:
         return replace(record, degraded=False, degraded_reason=None) if record.degraded else record
     group = own if len(own) == 1 else _deciding(own)
     shown = group[0] if len(group) == 1 else _representative(group)
-    degraded_reason = None if record.wanted <= 1 or shown.ended else _what_is_missing(own, record.wanted)
+    degraded_reason = None if record.wanted <= 1 or shown.ended else _what_is_missing(record.name, own, record.wanted)
     return replace(
         record,
         version=shown.version,
@@ -106,7 +106,7 @@ def _gpus(group: Sequence[InstanceRecord]) -> tuple[Mapping[str, Any], ...]:
     return tuple(by_uuid.values())
 
 
-def _what_is_missing(own: Sequence[InstanceRecord], wanted: int) -> str | None:
+def _what_is_missing(name: str, own: Sequence[InstanceRecord], wanted: int) -> str | None:
     """None where as many serve, or will once they have started, as are wanted."""
     serving = [instance for instance in own if instance.role == "serving"]
     ended = [instance for instance in serving if instance.ended]
@@ -124,7 +124,9 @@ def _what_is_missing(own: Sequence[InstanceRecord], wanted: int) -> str | None:
     causes = _causes(ended[-missing:])
     if (unborn := missing - len(ended)) > 0:
         causes.append(f"{unborn} {_verb(unborn, 'has', 'have')} not been started")
-    return f"{', '.join(counts)}: {'; '.join(causes)}."
+    sentence = f"{', '.join(counts)}: {'; '.join(causes)}."
+    # A restart of the whole plugin would end those that serve.
+    return f"{sentence} Then run `orchestrator restart {name} --only failed`." if ended else sentence
 
 
 def _causes(ended: Sequence[InstanceRecord]) -> list[str]:
@@ -138,7 +140,7 @@ def _causes(ended: Sequence[InstanceRecord]) -> list[str]:
         first = group[0]
         numbers = _listed(sorted(each.generation for each in group))
         named = f"{_verb(len(group), 'instance', 'instances')} {numbers} {_verb(len(group), 'is', 'are')} {first.state}"
-        reason = (first.reason or "").rstrip(". ")
+        reason = (first.reason or "").rstrip(". ").removesuffix(", then restart the plugin")
         clauses.append(": ".join(filter(None, (f"{named} {code or ''}".rstrip(), reason))))
     return clauses
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -180,12 +181,7 @@ class InstanceSet:
     def park(self, reason: str) -> None:
         """End all. A run or a command begins them again."""
         self._release = self._made_from()
-        # It is parked as a whole: one that failed before is no longer missing.
-        self.clear()
-        for placed in tuple(self._placed):
-            placed.driver.end(Verdict(ReasonCode.PARKED, reason))
-        for generation in self._recorded() - {instance.generation for instance in self}:
-            self._deps.registry.forget(self._plugin, generation)
+        self._end_those_that_live(Verdict(ReasonCode.PARKED, reason))
 
     def unpark(self) -> None:
         """Begin as many as are wanted, as soon as those that were parked are removed."""
@@ -199,8 +195,7 @@ class InstanceSet:
     async def end(self, verdict: Verdict) -> None:
         """End all, and return when they are removed, or could not be."""
         self._wanted = replace(self._wanted, owed=0)
-        for placed in tuple(self._placed):
-            placed.driver.end(verdict)
+        self._end_those_that_live(verdict)
         await self.torn_down()
 
     async def torn_down(self) -> None:
@@ -256,6 +251,16 @@ class InstanceSet:
     def _show_wanted(self) -> None:
         own = None if self._release is None else self._release.manifest.replicas
         self._deps.registry.set_wanted(self._plugin, self._wanted.replicas, in_manifest=own)
+
+    def _end_those_that_live(self, verdict: Verdict) -> None:
+        if not self.serving:
+            return
+        # They end as a whole: one that failed before is no longer missing.
+        self.clear()
+        for placed in tuple(self._placed):
+            placed.driver.end(verdict)
+        for generation in self._recorded() - {instance.generation for instance in self}:
+            self._deps.registry.forget(self._plugin, generation)
 
     def _made_from(self) -> Release | None:
         """The release with what an instance of it was prepared from, whatever the plugin's folder has by now."""
@@ -318,7 +323,7 @@ class InstanceSet:
             self._deadline.cancel()
             self._deadline = None
         if (deadline := next_deadline(self._members())) is not None:
-            self._deadline = asyncio.get_running_loop().call_at(deadline, self.advance)
+            self._deadline = asyncio.get_running_loop().call_at(deadline, self.advance, context=Context())
 
     def _members(self) -> tuple[Member, ...]:
         in_flight = self._in_flight()

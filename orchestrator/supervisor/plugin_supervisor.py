@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Collection, Sequence
+from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -362,11 +363,12 @@ class PluginSupervisor:
         return self._set.newest is None and self._refusal.code is ReasonCode.PARKED
 
     def _unpark(self) -> None:
+        # In a context of its own: what it logs is not the run's that came first.
         if self._set.parked:
-            self._set.unpark()
+            Context().run(self._set.unpark)
         else:
             self._restarts += 1  # now: one start for all that wait
-            task = asyncio.create_task(self._start_uncalled(), name=f"start {self.name}")
+            task = asyncio.create_task(self._start_uncalled(), name=f"start {self.name}", context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._restart_ended)
 
@@ -392,7 +394,8 @@ class PluginSupervisor:
         manifest = self._plugin.manifest
         if manifest is not None and manifest.idle.after is not None and self._set.serving:
             seconds = manifest.idle.after.total_seconds()
-            self._idle = asyncio.get_running_loop().call_later(seconds, self._park_idle, seconds)
+            loop = asyncio.get_running_loop()
+            self._idle = loop.call_later(seconds, self._park_idle, seconds, context=Context())
 
     def _park_idle(self, seconds: float) -> None:
         busy = self.busy or self._set.beginning or self.restarting or self._command.locked()

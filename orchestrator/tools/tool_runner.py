@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from orchestrator.errors import CallerDisconnectedError, ChannelError, OrchestratorError, RunAbortedError
-from orchestrator.registry import PluginRegistry
+from orchestrator.registry import PluginRecord, PluginRegistry
 from orchestrator.registry.history import HistoryStore, RunRecord
 from orchestrator.sandbox.call import Outcome, RunResult, ToolCall
 from orchestrator.sandbox.cancel_when import cancel_when
@@ -174,13 +174,8 @@ class ToolRunner:
         record, supervisor = self._registry.get(plugin), self._find(plugin)
         if record is None or supervisor is None:
             return refusals.unknown_plugin(plugin)
-        if self.draining:
-            return refusals.stopping()
-        if call.run_id in self._live or self.idempotency_keys.used(call.run_id):
-            return refusals.run_id_taken()
-        ended = record.ended and not (supervisor.restarting or supervisor.parked)
-        if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
-            return refusals.ended(record)
+        if (refusal := self._refusal(record, supervisor, call)) is not None:
+            return refusal
         run = accepted(plugin, call, watch, earlier)
         try:
             if self._queues.admit(record, run.run_id, call.tool, beyond_capacity=earlier is not None):
@@ -189,6 +184,19 @@ class ToolRunner:
             return refusals.queue_full(record, str(error))
         self.idempotency_keys.use(run.run_id)
         return run, supervisor
+
+    def _refusal(self, record: PluginRecord, supervisor: PluginSupervisor, call: ToolCall) -> RunResult | None:
+        if self.draining:
+            return refusals.stopping()
+        if call.run_id in self._live or self.idempotency_keys.used(call.run_id):
+            return refusals.run_id_taken()
+        ended = record.ended and not (supervisor.restarting or supervisor.parked)
+        if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
+            return refusals.ended(record)
+        # Nothing is started for a name that is none.
+        if supervisor.parked and record.tools and all(known["name"] != call.tool for known in record.tools):
+            return refusals.unknown_tool(record.name, call.tool, [known["name"] for known in record.tools])
+        return None
 
     async def _in_background(
         self,
@@ -270,12 +278,19 @@ class ToolRunner:
                 call = run.watch.started(call)
                 clock, time_limit = asyncio.get_running_loop().time, instance.limits.timeout
                 end = clock() + time_limit
-                result = await self._send(run, supervisor, instance, call, emit, time_limit=time_limit)
-                if _may_be_sent_again(run, instance, call, result, end - clock()):
-                    # Without another in time the first result stands.
-                    with suppress(InstanceEndedError, TimeoutError):
+                first = instance
+
+                def again(result: RunResult) -> bool:
+                    return _may_be_sent_again(run, first, call, result, end - clock())
+
+                result = await self._send(run, supervisor, first, call, emit, time_limit=time_limit, uncounted=again)
+                if again(result):
+                    try:
                         async with asyncio.timeout_at(end):
                             instance = await supervisor.ready_instance(call.tool)
+                    except (InstanceEndedError, TimeoutError):  # without another in time the first result stands
+                        self._count(supervisor.name, first, result)
+                    else:
                         left = round(end - clock(), 1)
                         result = await self._send(run, supervisor, instance, call, emit, time_limit=left)
                 return _cause_named(run, result)
@@ -297,13 +312,16 @@ class ToolRunner:
         emit: Emit | None,
         *,
         time_limit: float,
+        uncounted: Callable[[RunResult], bool] = lambda _: False,
     ) -> RunResult:
-        """The result of the call in this instance. `time_limit`: seconds."""
+        """The result of the call in this instance. `time_limit`: seconds. `uncounted`: whether it is not the run's
+        end.
+        """
         now = self._registry.begin_run(run.record.plugin, instance.generation)
         self._history.run_started(run.start(instance, call, now))
         sink = run.sink(emit, self.results.files_of(run.run_id))
         execution = self._sandbox.run(instance, call, timeout=time_limit, sink=sink)
-        return await self._reported(run, instance, supervisor, execution)
+        return await self._reported(run, instance, supervisor, execution, uncounted=uncounted)
 
     async def _reported(
         self,
@@ -312,23 +330,27 @@ class ToolRunner:
         supervisor: PluginSupervisor,
         execution: Awaitable[RunResult],
         *,
-        counts: bool = True,
+        uncounted: Callable[[RunResult], bool] = lambda _: False,
     ) -> RunResult:
         """The result of `execution`, reported to the registry and to the instance's supervisor."""
         result: RunResult | None = None
         try:
             result = await execution
         finally:
-            self._registry.finish_run(
-                supervisor.name,
-                instance.generation,
-                ok=_success(result) if counts else None,
-                execution_ms=result.execution_time_ms if result else 0.0,
-            )
+            counts = result is None or not uncounted(result)
+            self._count(supervisor.name, instance, result, counts=counts)
         supervisor.run_ended(instance, run.record.tool, result)
         if result.traceback:
             _log.warning("%s.%s raised\n%s", supervisor.name, run.record.tool, result.traceback)
         return result
+
+    def _count(self, plugin: str, instance: Instance, result: RunResult | None, *, counts: bool = True) -> None:
+        self._registry.finish_run(
+            plugin,
+            instance.generation,
+            ok=_success(result) if counts else None,
+            execution_ms=result.execution_time_ms if result else 0.0,
+        )
 
     def _aborted(self, run: LiveRun, supervisor: PluginSupervisor) -> RunResult:
         """The result of an aborted run. Raises `RunHandedOverError`."""
@@ -360,7 +382,11 @@ class ToolRunner:
             self._registry.begin_run(orphan.supervisor.name, orphan.instance.generation)
             with cancel_when(run.aborted, RunAbortedError):
                 return await self._reported(
-                    run, orphan.instance, orphan.supervisor, self._answer(orphan), counts=orphan.record is not None
+                    run,
+                    orphan.instance,
+                    orphan.supervisor,
+                    self._answer(orphan),
+                    uncounted=lambda _: orphan.record is None,
                 )
         except RunAbortedError:
             return self._aborted(run, orphan.supervisor)

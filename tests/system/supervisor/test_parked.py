@@ -91,6 +91,13 @@ async def test_only_what_is_parked_is_started_by_a_run(harness: Harness) -> None
     assert (await harness.run("reader", "read")).json()["reason_code"] == "STOPPED"
 
 
+async def test_a_tool_that_it_does_not_have_starts_nothing(harness: Harness) -> None:
+    await opened(harness)
+    await post(harness, "park")
+    assert (await harness.run("reader", "nosuch")).status_code == 404
+    assert (await harness.health("reader"))["reason_code"] == "PARKED"
+
+
 async def test_a_stop_of_a_parked_plugin_is_a_stop(harness: Harness) -> None:
     """No run starts it then; a start does."""
     await opened(harness)

@@ -98,6 +98,12 @@ async def test_one_that_ends_ends_alone(harness: Harness) -> None:
     assert states(health) == ["INITIALIZED", "FAILED", "INITIALIZED"]
     assert "2 of 3" in health["degraded_reason"]
     assert "KILLED" in health["degraded_reason"]
+    assert "restart reader --only failed" in health["degraded_reason"]
+    assert "then restart the plugin" not in health["degraded_reason"]
+    # Why it ended is in the plugin's health while the others live, and its log is there by its number.
+    reported = await harness.until("reader", lambda health: health["post_mortem"] is not None)
+    assert reported["post_mortem"]["container"] == health["instances"][1]["container"]["name"]
+    assert (await harness.client.get("/v1/plugins/reader/logs", params={"generation": 2})).status_code == 200
     await asyncio.sleep(0.2)
     assert generations(await harness.health("reader")) == [1, 2, 3]
     answer = await post(harness, "restart", params={"only": "failed", "wait": 5})
@@ -161,6 +167,9 @@ async def test_an_idempotent_run_whose_instance_died(
     gate.open.set()
     assert (await run).status_code == status
     assert called == calls
+    # One run, however often it was sent.
+    counted = await harness.health("reader")
+    assert (counted["success_count"], counted["error_count"]) == ((1, 0) if status == 200 else (0, 1))
 
 
 async def test_an_idempotent_run_without_another_instance(harness: Harness) -> None:
@@ -179,6 +188,7 @@ async def test_an_idempotent_run_without_another_instance(harness: Harness) -> N
     await kill(harness, 1)
     answer = await run
     assert (answer.status_code, answer.json()["reason_code"]) == (502, "KILLED")
+    assert (await harness.health("reader"))["error_count"] == 1
 
 
 async def test_more_and_fewer(harness: Harness) -> None:
@@ -239,6 +249,15 @@ async def test_a_stop_ends_all(harness: Harness) -> None:
     stopped = (await post(harness, "stop")).json()
     assert (stopped["state"], stopped["reason_code"], stopped["degraded"]) == ("UNAVAILABLE", "STOPPED", False)
     assert await harness.containers("reader") == []
+
+
+async def test_a_stop_of_a_degraded_plugin_is_a_stop(harness: Harness) -> None:
+    """The one that had failed is not what the plugin is remembered by."""
+    await opened(harness)
+    await kill(harness, 2)
+    await harness.until("reader", lambda health: health["degraded"])
+    stopped = (await post(harness, "stop")).json()
+    assert (stopped["state"], stopped["reason_code"]) == ("UNAVAILABLE", "STOPPED")
 
 
 async def test_a_restart_replaces_all(harness: Harness) -> None:

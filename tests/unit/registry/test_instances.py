@@ -20,6 +20,8 @@ START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CODES = [ReasonCode.OUT_OF_MEMORY, ReasonCode.CRASHED, ReasonCode.GPU_LOST, ReasonCode.STOPPED, ReasonCode.KILL_FAILED]
 LOADED, INITIALIZED, RUNNING = "LOADED", "INITIALIZED", "RUNNING"
 
+REMEDY = "Then run `orchestrator restart reader --only failed`."
+
 
 def plugin(**facts: Any) -> PluginRecord:
     return PluginRecord("reader", "1", "Reads.", PluginLifecycleState.LOADED, START, **facts)
@@ -494,7 +496,8 @@ def test_degraded_says_what_is_missing_and_why(
 ) -> None:
     """As long as it lives; where as many serve as are wanted, or none is alive, nothing."""
     _, look = registry_of(*endings, wanted=wanted)
-    assert (look().degraded_reason, look().degraded) == (expected, expected is not None)
+    remedy = f" {REMEDY}" if any(endings) else ""
+    assert (look().degraded_reason, look().degraded) == (expected and expected + remedy, expected is not None)
 
 
 def test_degraded_says_what_starts_and_what_drains() -> None:
@@ -503,11 +506,12 @@ def test_degraded_says_what_starts_and_what_drains() -> None:
     registry.set_role("reader", 1, "draining")
     assert look().degraded_reason == (
         "1 of 3 instances serves, 1 is draining: instance 2 is FAILED CRASHED: It ended as number 2; "
-        "1 has not been started."
+        f"1 has not been started. {REMEDY}"
     )
     registry.renew("reader", keep=(1, 2, 3))
     assert look().degraded_reason == (
-        "1 of 3 instances serves, 1 is starting, 1 is draining: instance 2 is FAILED CRASHED: It ended as number 2."
+        "1 of 3 instances serves, 1 is starting, 1 is draining: instance 2 is FAILED CRASHED: It ended as number 2. "
+        f"{REMEDY}"
     )
     registry.renew("reader", keep=(1, 3, 4))
     assert look().degraded_reason is None
