@@ -79,7 +79,9 @@ def _operate(
             )
             raise
     show_json(plugin) if as_json else console.print(plugins_table([plugin]))
-    if plugin["reason_code"] is not None:
+    # The number of what is stopped or parked is noted, and counts at its next start.
+    noted = action == "scale" and plugin["reason_code"] in ("STOPPED", "PARKED")
+    if plugin["reason_code"] is not None and not noted:
         errors.print(f"[dim]`orchestrator health {name}` shows all details.[/]", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
     preparing = plugin.get("restart") is not None and action == "restart"

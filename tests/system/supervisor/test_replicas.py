@@ -389,6 +389,27 @@ async def test_an_adopted_surplus_is_drained(harness: Harness, lost: bool) -> No
     assert generations(await whole(harness)) == [1]
 
 
+async def test_logs_of_an_instance_that_never_was(harness: Harness) -> None:
+    """Not empty ones, as if it had printed nothing."""
+    await opened(harness, 2)
+    logs = "/v1/plugins/reader/logs"
+    assert (await harness.client.get(logs, params={"generation": 1})).status_code == 200
+    answer = await harness.client.get(logs, params={"generation": 9})
+    assert (answer.status_code, answer.json()["error_type"]) == (404, "NoInstance")
+
+
+async def test_a_park_while_one_of_several_starts(harness: Harness) -> None:
+    """It is refused, with a reason that is so."""
+    runtime = harness.add("reader", tools={"read": lambda: "text"})
+    await harness.open()
+    await harness.settled("reader")
+    runtime.start = [(60, {"phase": "ready"})]
+    await post(harness, "scale", json={"replicas": 2})
+    answer = await post(harness, "park")
+    assert (answer.status_code, answer.json()["error_type"]) == (409, "NotParked")
+    assert "an instance is on its way" in answer.json()["error"]
+
+
 STEPS = 400
 
 
