@@ -338,7 +338,7 @@ def _described_in(schema: dict[str, Any], where: str = "") -> Iterator[tuple[str
 def test_the_published_schema_describes_every_field() -> None:
     """An editor shows it where the field is written."""
     fields = dict(_described_in(Manifest.model_json_schema()))
-    assert {"failure_policy", "Limits.memory", "Gpu.sharing", "replicas", "Update.drain", "Idle.after"} <= set(fields)
+    assert {"failure_policy", "Limits.memory", "Gpu.sharing", "replicas", "UpdatePolicy.drain", "Idle.after"} <= set(fields)
     assert [name for name, described in fields.items() if not described] == []
     replicas = Manifest.model_json_schema()["properties"]["replicas"]
     assert (replicas["type"], replicas["minimum"], replicas["maximum"]) == ("integer", 1, 64)

@@ -34,6 +34,17 @@ async def never_answers(*_: Any, **__: Any) -> None:
     await asyncio.sleep(3600)
 
 
+class Silence:
+    """A call that is not answered until the test breaks it off: the orchestrator's own end need not wait for it."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    async def __call__(self, *_: Any, **__: Any) -> None:
+        await self.over.wait()
+        raise EngineUnreachableError("no answer")
+
+
 def done_without_answer(call: Callable[..., Any]) -> Callable[..., Any]:
     """The engine does what it was told, and its answer does not come."""
 
@@ -137,7 +148,7 @@ async def test_an_end_from_outside_that_cannot_be_looked_at(slow: Harness) -> No
 async def test_a_run_is_answered_before_a_slow_look_is(slow: Harness, oom: bool, code: str) -> None:
     """With the cause that the engine's events tell, also where the kernel killed for memory."""
     await opened(slow, "30s")
-    slow.engine.inspect = never_answers
+    slow.engine.inspect = silence = Silence()
     (container,) = await slow.containers("reader")
     run = asyncio.create_task(slow.run("reader", "read"))
     await slow.until("reader", lambda health: health["in_flight"] == 1)
@@ -147,6 +158,7 @@ async def test_a_run_is_answered_before_a_slow_look_is(slow: Harness, oom: bool,
     answer = await run
     assert (answer.status_code, answer.json()["reason_code"]) == (502, code)
     assert (await slow.until_state("reader", "FAILED"))["reason_code"] == code
+    silence.over.set()
 
 
 async def test_the_event_of_an_end_is_not_believed_of_a_plugin_that_answers(slow: Harness) -> None:
@@ -187,9 +199,10 @@ async def test_a_false_report_of_memory_is_forgotten(slow: Harness) -> None:
     (container,) = await slow.containers("reader")
     slow.engine.out_of_memory(container)
     await asyncio.sleep(3.5)  # a status comes every three seconds
-    slow.engine.inspect = never_answers
+    slow.engine.inspect = silence = Silence()
     await slow.engine.kill_outside(container)
     assert (await slow.until_state("reader", "FAILED"))["reason_code"] == "KILLED"
+    silence.over.set()
 
 
 async def test_what_becomes_of_other_softwares_container_is_none_of_the_plugins(slow: Harness) -> None:
@@ -200,9 +213,10 @@ async def test_what_becomes_of_other_softwares_container_is_none_of_the_plugins(
     other = {name: value for name, value in labels.items() if name != LABEL_CONTENT}
     slow.engine._events.emit("other", other, "oom", None)
     await asyncio.sleep(0.1)  # for the event, which nothing shows to be dropped
-    slow.engine.inspect = never_answers
+    slow.engine.inspect = silence = Silence()
     await slow.engine.kill_outside(container)
     assert (await slow.until_state("reader", "FAILED"))["reason_code"] == "KILLED"
+    silence.over.set()
 
 
 async def test_an_operators_stop_that_is_not_answered_is_a_stop(slow: Harness) -> None:

@@ -60,6 +60,7 @@ def call(name, kills):
         advice=lambda _: "",
         gpu_loss=lambda _: None,
         threads=ThreadPool(1),
+        batches={},
     )
     near, far = socket.socketpair()
     thread = threading.Thread(target=service.serve, args=(far,))
