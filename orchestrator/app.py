@@ -136,6 +136,7 @@ def create_app(
             try:
                 await _unless(stop, fleet.open(restored.ended))
                 await runner.resume(restored.asynchronous, fleet.adopted())
+                fleet.drain_surplus()
                 fleet.restart_changed()
                 with feed.running():
                     yield

@@ -135,7 +135,7 @@ async def park(name: str, context: Context) -> PluginDetailResponse | Response:
         return unknown_plugin(name)
     if not await supervisor.park():
         record = context.registry.get(name)
-        why = "A run executes or waits for it; try again later, or stop it."
+        why = "A run executes or waits for it, or an instance is on its way; try again later, or stop it."
         if record is not None and (record.ended or not record.ready):
             why = f"It is {record.reason_code or record.state}; only a plugin that takes runs can be parked."
         return problem(409, f"{name} was not parked. {why}", error_type="NotParked", plugin=name)
@@ -170,7 +170,7 @@ async def post_mortem(
 
 
 @router.get("/logs", response_class=PlainTextResponse)
-async def logs(
+async def logs(  # noqa: PLR0911 - one per answer
     name: str,
     context: Context,
     *,
@@ -197,6 +197,9 @@ async def logs(
         return UntilShutdownResponse(followed, context.shutdown.requested, headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
     report = await _post_mortem_of(record, generation, context)
+    if report is None and generation is not None and record.instance(generation) is None:
+        sentence = f"No instance of generation {generation} of {name} is there, or in the history."
+        return problem(404, sentence, error_type="NoInstance", plugin=name)
     if report is not None:
         lines = (report.log_tail or report.build_output).splitlines(keepends=True)
         return PlainTextResponse("".join(lines[-tail:]))

@@ -251,11 +251,6 @@ class PluginRecord(msgspec.Struct, frozen=True):
         return sum(instance.role == "serving" and instance.ready for instance in self.instances)
 
     @property
-    def draining_in_flight(self) -> int:
-        """Those of `in_flight` that an instance executes which takes no new ones."""
-        return sum(instance.in_flight for instance in self.instances if instance.role == "draining")
-
-    @property
     def candidate(self) -> InstanceRecord | None:
         """The instance that is proven beside those that serve. It shows in no other field of the plugin."""
         return next((instance for instance in reversed(self.instances) if instance.role == "candidate"), None)

@@ -90,6 +90,11 @@ class Fleet:
         for name in sorted(self._changed()):
             self._supervisors[name].begin_restart(asyncio.Event())
 
+    def drain_surplus(self) -> None:
+        """Drain the adopted instances that are too many, once the runs that they have are counted."""
+        for supervisor in self._supervisors.values():
+            supervisor.drain_surplus()
+
     def adopted(self) -> list[tuple[PluginSupervisor, Adopted]]:
         """What `open` adopted, with its status at that time."""
         return [(self._supervisors[found.instance.identity.plugin], found) for found in self._adopted]
@@ -112,7 +117,7 @@ class Fleet:
     async def _start(self, supervisor: PluginSupervisor) -> None:
         manifest = supervisor.manifest
         if not supervisor.instances and manifest is not None and not starts_uncalled(manifest, self._deps.settings):
-            supervisor.start_parked()
+            supervisor.start_parked(manifest)
         else:
             await supervisor.start()
 

@@ -28,6 +28,7 @@ from orchestrator.supervisor.plan import (
     Forget,
     Member,
     Phase,
+    Return,
     Wanted,
     least_loaded,
     next_deadline,
@@ -121,11 +122,8 @@ class InstanceSet:
     def tokens(self) -> set[str]:
         """Of instances that have a container, or may get one."""
         # A container that the engine made without an answer appears when its instance has long ended: nobody has it.
-        return {
-            driver.instance.identity.instance
-            for driver in (placed.driver for placed in self._placed)
-            if _alive(driver.instance) or not driver.removed
-        }
+        drivers = [p.driver for p in self._placed if _alive(p.instance) or not p.driver.removed]
+        return {driver.instance.identity.instance for driver in (*drivers, *self._ending())}
 
     @property
     def cause(self) -> Verdict | None:
@@ -160,6 +158,11 @@ class InstanceSet:
             prepared = Prepared((), instance.identity.content, instance.image_id or "")
             self._release = Release(instance.manifest, instance.limits, folder, prepared)
             driver.adopt(found.status)
+        self._want(replicas=replicas)
+
+    def expect(self, release: Release, replicas: int) -> None:
+        """Begin none: a later command may, as many and from this."""
+        self._release = release
         self._want(replicas=replicas)
 
     def begin(self, release: Release, replicas: int) -> None:
@@ -275,16 +278,22 @@ class InstanceSet:
         match action:
             case Begin():
                 self._begin()
+            case Return(generation):
+                self._wanted = replace(self._wanted, owed=self._wanted.owed - 1)
+                self._place(generation, "serving", inf)
             case Drain(generation, until):
-                placed = self._of(generation)
-                placed.role, placed.drain_until = "draining", until
-                self._deps.registry.set_role(self._plugin, generation, "draining")
+                self._place(generation, "draining", until)
             case End(generation):
                 self._of(generation).driver.end(Verdict(ReasonCode.STOPPED, _NOT_WANTED))
             case Forget(generation):
                 self._forget(generation)
             case _ as never:
                 assert_never(never)
+
+    def _place(self, generation: int, role: Role, drain_until: float) -> None:
+        placed = self._of(generation)
+        placed.role, placed.drain_until = role, drain_until
+        self._deps.registry.set_role(self._plugin, generation, role)
 
     def _begin(self) -> None:
         release, deps = self._release, self._deps
@@ -327,16 +336,23 @@ class InstanceSet:
 
     def _members(self) -> tuple[Member, ...]:
         in_flight = self._in_flight()
-        return tuple(
-            Member(
-                placed.instance.generation,
-                _phase(placed.driver),
-                placed.role,
-                in_flight.get(placed.instance.generation, 0),
-                placed.drain_until,
-            )
-            for placed in self._placed
+        return (
+            *(Member(driver.instance.generation, Phase.ENDED, "draining") for driver in self._ending()),
+            *(
+                Member(
+                    placed.instance.generation,
+                    _phase(placed.driver),
+                    placed.role,
+                    in_flight.get(placed.instance.generation, 0),
+                    placed.drain_until,
+                )
+                for placed in self._placed
+            ),
         )
+
+    def _ending(self) -> Iterator[InstanceDriver]:
+        """Of instances that are in the set no longer, while they still have their container and GPUs."""
+        return (driver for driver in self._earlier if not driver.torn_down_or_left)
 
     def _recorded(self) -> set[int]:
         return set(self._in_flight())

@@ -60,6 +60,13 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class Return:
+    """A draining one gets new runs again, in place of a new one."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """It gets no new runs; those under way have until then."""
 
@@ -81,7 +88,7 @@ class Forget:
     generation: int
 
 
-Action = Begin | Drain | End | Forget
+Action = Begin | Return | Drain | End | Forget
 
 
 def plan(wanted: Wanted, members: Sequence[Member], now: float) -> tuple[Action, ...]:
@@ -90,6 +97,8 @@ def plan(wanted: Wanted, members: Sequence[Member], now: float) -> tuple[Action,
     """
     serving = [member for member in members if member.serves]
     missing = wanted.replicas - len(serving)
+    if returning := _returning(wanted, members, missing):
+        return tuple(Return(member.generation) for member in returning)
     return (
         *(Drain(member.generation, now + wanted.drain) for member in _surplus(serving, -missing)),
         *(End(member.generation) for member in members if _drained(member, now)),
@@ -113,6 +122,12 @@ def _surplus(serving: Sequence[Member], count: int) -> Sequence[Member]:
     # Those go first that nobody misses: one that is not ready, then the least busy, then the newest.
     leaving = sorted(serving, key=lambda m: (m.phase is Phase.READY, m.in_flight, -m.generation))
     return leaving[: max(0, count)]
+
+
+def _returning(wanted: Wanted, members: Sequence[Member], missing: int) -> Sequence[Member]:
+    # A new one would need the GPUs that it has.
+    draining = [member for member in members if member.alive and member.role == "draining"]
+    return draining[: max(0, min(wanted.owed, missing))]
 
 
 def _drained(member: Member, now: float) -> bool:

@@ -160,8 +160,10 @@ class PluginSupervisor:
             self._restarts -= 1
             self._notify_changed()
 
-    def start_parked(self) -> None:
+    def start_parked(self, manifest: Manifest) -> None:
         """Begin as parked: the first run, or a command, starts it."""
+        limits = effective_limits(manifest, self._deps.settings)
+        self._set.expect(Release(manifest, limits, self.folder), self._replicas(manifest))
         generation = self._deps.registry.renew(self.name)
         self._refusal = Verdict(ReasonCode.PARKED, _NOT_CALLED)
         self._deps.registry.mark_ended(self.name, generation, self._refusal.code, self._refusal.reason)
@@ -229,18 +231,25 @@ class PluginSupervisor:
         """Continue with instances that an earlier orchestrator started; the registry has them already."""
         manifest = adopted[-1].instance.manifest
         self._plugin = replace(self._plugin, manifest=manifest, error=None)
-        self._set.adopt(adopted, self._replicas(manifest), self.folder)
+        # Of too many, none is drained yet: which of them have runs is not known.
+        self._set.adopt(adopted, max(self._replicas(manifest), len(adopted)), self.folder)
+
+    def drain_surplus(self) -> None:
+        """Drain those of the adopted instances that are not wanted, now that their runs are counted."""
+        manifest = self._plugin.manifest
+        if manifest is not None and self._set.replicas > (replicas := self._replicas(manifest)):
+            self._set.scale(replicas)
 
     async def close(self) -> None:
         """Let go of the instances without ending them: their containers stay."""
-        if self._idle is not None:
-            self._idle.cancel()
         if self._preparation is not None:
             await self._preparation.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._set.close()
+        if self._idle is not None:  # last: the end of each task begins it anew
+            self._idle.cancel()
 
     async def wait_ready(self, timeout: float) -> None:
         """Returns when no instance starts any more, after `timeout` seconds at the latest."""
@@ -313,7 +322,10 @@ class PluginSupervisor:
         driver = self._set.driver_of(instance.identity.instance)
         if verdict is not None and driver is not None:
             driver.end(verdict)
-        # Its place is free: for a run that waits, or for the end of an instance that is drained.
+        self.run_left()
+
+    def run_left(self) -> None:
+        """The place of a run is free: for one that waits, or for the end of an instance that is drained."""
         if self._set.draining:
             self._set.advance()
         else:

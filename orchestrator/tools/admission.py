@@ -22,7 +22,7 @@ class Admission(Enum):
 class AdmissionQueue:
     """First come, first served: runs that take `slots` together at once, `capacity` more may wait."""
 
-    slots: int
+    slots: float
     capacity: int
     running: dict[str, float] = field(default_factory=dict)
     """Run → what it takes of a slot: a whole one, or less where a batch of several takes one."""
@@ -58,7 +58,7 @@ class AdmissionQueue:
         """1 for the next; None for a run that does not wait."""
         return next((position for position, waiting in enumerate(self.waiting, 1) if waiting == run_id), None)
 
-    def resize(self, slots: int, capacity: int) -> None:
+    def resize(self, slots: float, capacity: int) -> None:
         """Set new limits for the runs to come; those that run or wait stay."""
         self.slots, self.capacity = slots, capacity
 

@@ -27,13 +27,20 @@ class RunQueues:
         registry.subscribe(self._instances_changed)
         self._queues: dict[str, AdmissionQueue] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._tools: dict[str, str] = {}
+        """Run → tool, of those that are admitted and do not execute yet."""
+        self._generations: dict[str, int] = {}
+        """Run → instance, of those that execute."""
 
     def admit(self, record: PluginRecord, run_id: str, tool: str, *, beyond_capacity: bool = False) -> bool:
         """Queue a run of `tool`; True where it has to wait. `release` must follow. Raises `QueueFullError`, but not for
         one that may wait `beyond_capacity`.
         """
         queue = self._queue(record)
-        match queue.admit(run_id, takes=1 / let_in(record.tools, tool), beyond_capacity=beyond_capacity):
+        admission = queue.admit(run_id, takes=1 / let_in(record.tools, tool), beyond_capacity=beyond_capacity)
+        if admission is not Admission.REFUSE:
+            self._tools[run_id] = tool
+        match admission:
             case Admission.REFUSE:
                 raise QueueFullError(
                     f"The queue of {record.name} is full: {queue.slots} executing, {queue.capacity} waiting. Try "
@@ -45,9 +52,15 @@ class RunQueues:
             case Admission.START:
                 return False
 
-    def occupy(self, record: PluginRecord, run_id: str) -> None:
+    def occupy(self, record: PluginRecord, run_id: str, generation: int) -> None:
         """Count a run that executes already, whatever the limits say. `release` must follow."""
         self._queue(record).running[run_id] = 1.0
+        self._generations[run_id] = generation
+
+    def executes(self, run_id: str, generation: int) -> None:
+        """An admitted run executes in this instance now."""
+        self._tools.pop(run_id, None)
+        self._generations[run_id] = generation
 
     def position(self, plugin: str, run_id: str) -> int | None:
         """1 for the next; None for a run that does not wait."""
@@ -71,17 +84,29 @@ class RunQueues:
         self._waiting.pop(run.run_id, None)  # of one that ended before it came to `wait`
         queue = self._queues[run.record.plugin]
         queue.release(run.run_id)
+        self._tools.pop(run.run_id, None)
+        self._generations.pop(run.run_id, None)
         self._start_next(run.record.plugin, queue)
 
     def _instances_changed(self, event: LifecycleEvent) -> None:
-        queue = self._queues.get(event.plugin)
+        # Not for a sentence about the plugin, which a build may write on a thread of its own.
+        queue = self._queues.get(event.plugin) if event.previous is not event.state else None
         if queue is not None and queue.waiting:
+            self._know_batches(event.plugin, queue)
             self._start_next(event.plugin, queue)
+
+    def _know_batches(self, plugin: str, queue: AdmissionQueue) -> None:
+        # Those that came before an instance was ready took a whole place each: which tools are batched it says itself.
+        if (record := self._registry.get(plugin)) is not None:
+            for runs in (queue.running, queue.waiting):
+                for run_id in runs:
+                    if (tool := self._tools.get(run_id)) is not None:
+                        runs[run_id] = 1 / let_in(record.tools, tool)
 
     def _start_next(self, plugin: str, queue: AdmissionQueue) -> None:
         record = self._registry.get(plugin)
         if record is not None and record.limits is not None:
-            queue.resize(slots(record), record.limits.queue)
+            queue.resize(self._slots(record, queue), record.limits.queue)
         for run_id in queue.start_next():
             admitted = self._waiting.get(run_id)
             if admitted is not None and not admitted.done():
@@ -92,9 +117,20 @@ class RunQueues:
         capacity = record.limits.queue
         queue = self._queues.get(record.name)
         if queue is None:
-            queue = self._queues[record.name] = AdmissionQueue(slots(record), capacity)
-        queue.resize(slots(record), capacity)
+            queue = self._queues[record.name] = AdmissionQueue(0, capacity)
+        queue.resize(self._slots(record, queue), capacity)
         return queue
+
+    def _slots(self, record: PluginRecord, queue: AdmissionQueue) -> float:
+        """How many runs may execute: what the ready instances take, and one's worth while none is ready; besides those
+        that an instance ends which takes no new ones.
+        """
+        assert record.limits is not None  # noqa: S101 - a plugin without a valid manifest is refused before
+        taken = record.limits.concurrency * max(1, record.ready)
+        drained = {instance.generation for instance in record.instances if instance.role == "draining"}
+        if not drained:
+            return taken
+        return taken + sum(takes for run, takes in queue.running.items() if self._generations.get(run) in drained)
 
 
 def let_in(tools: Iterable[Mapping[str, Any]], tool: str) -> int:
@@ -105,11 +141,3 @@ def let_in(tools: Iterable[Mapping[str, Any]], tool: str) -> int:
         if known["name"] == tool and known.get("batch") is not None:
             return runs_let_in(1, known["batch"]["max_size"])
     return 1
-
-
-def slots(record: PluginRecord) -> int:
-    """How many runs may execute: what the ready instances take, and one's worth while none is ready; besides those
-    that an instance ends which takes no new ones.
-    """
-    assert record.limits is not None  # noqa: S101 - a plugin without a valid manifest is refused before
-    return record.limits.concurrency * max(1, record.ready) + record.draining_in_flight

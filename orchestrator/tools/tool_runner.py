@@ -143,13 +143,14 @@ class ToolRunner:
         for orphan in matched.orphans:
             plugin = self._registry.get(orphan.supervisor.name)
             if plugin is not None and plugin.limits:
-                self._queues.occupy(plugin, orphan.run_id)
+                self._queues.occupy(plugin, orphan.run_id, orphan.instance.generation)
                 self._spawn(self._adopt(orphan))
         # In the order in which they came, behind those that execute.
         for record in records.values():
             if record.run_id in waiting:
                 unheard: asyncio.Future[RunView | RunResult] = asyncio.get_running_loop().create_future()
                 self._spawn(self._in_background(record.plugin, waiting[record.run_id], unheard, record))
+        await asyncio.sleep(0)  # those that execute are counted then
 
     @property
     def busy_plugins(self) -> list[str]:
@@ -319,6 +320,7 @@ class ToolRunner:
         """
         now = self._registry.begin_run(run.record.plugin, instance.generation)
         self._history.run_started(run.start(instance, call, now))
+        self._queues.executes(run.run_id, instance.generation)
         sink = run.sink(emit, self.results.files_of(run.run_id))
         execution = self._sandbox.run(instance, call, timeout=time_limit, sink=sink)
         return await self._reported(run, instance, supervisor, execution, uncounted=uncounted)
@@ -339,6 +341,8 @@ class ToolRunner:
         finally:
             counts = result is None or not uncounted(result)
             self._count(supervisor.name, instance, result, counts=counts)
+            if result is None:
+                supervisor.run_left()
         supervisor.run_ended(instance, run.record.tool, result)
         if result.traceback:
             _log.warning("%s.%s raised\n%s", supervisor.name, run.record.tool, result.traceback)

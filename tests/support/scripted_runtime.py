@@ -86,6 +86,8 @@ class ScriptedInstance:
         """The trace context of every tool call so far."""
         self.questions = 0
         """How often the status was requested on the control socket."""
+        self.answers: dict[str, asyncio.Future[Any]] = {}
+        """Results of runs that an earlier orchestrator began, by their ids; they execute until they are set."""
         self.deaf = False
         """Requests for the status are not answered."""
         self.status: dict[str, Any] = {
@@ -150,6 +152,7 @@ class ScriptedInstance:
         control.router.add_post("/diagnose", self._post_diagnose)
         tools = web.Application(client_max_size=1 << 30)
         tools.router.add_post("/tools/{name}", self._post_tool)
+        tools.router.add_get("/runs/{run_id}", self._get_answer)
         self._tools = await _listen(tools, self.folder / "tools.sock")
         self._control = await _listen(control, self.folder / "control.sock")
         if "NOTIFY_SOCKET" in self.spec.environment:
@@ -195,6 +198,12 @@ class ScriptedInstance:
         )
         self.status = {**self.status, "runs_begun": len(self.run_ids)}
         return await answer_call(request, self.runtime.tools)
+
+    async def _get_answer(self, request: web.Request) -> web.StreamResponse:
+        answer = self.answers.get(request.match_info["run_id"])
+        if answer is None:
+            return web.json_response({}, status=404)
+        return web.json_response({"ok": True, "result": await answer, "execution_time_ms": 1.0})
 
     async def _notify_watchers(self) -> None:
         async with self._changed:

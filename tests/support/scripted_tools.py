@@ -33,10 +33,10 @@ class BadRequest(Exception):  # noqa: N818
 
 
 def describe_tool(name: str, function: Callable[..., Any]) -> dict[str, Any]:
-    """A tool as the status object lists it. A function may carry its `input_schema`, and `idempotent`."""
+    """A tool as the status object lists it. A function may carry its `input_schema`, `batch` and `idempotent`."""
     parameters = inspect.signature(function).parameters.values()
     streaming = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-    given = {key: value for key, value in vars(function).items() if key in ("input_schema", "idempotent")}
+    given = {key: value for key, value in vars(function).items() if key in ("input_schema", "batch", "idempotent")}
     return {
         "name": name,
         "description": inspect.getdoc(function) or "",

@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 from support.gpus import FakeGpus, device
-from support.harness import Harness
+from support.harness import Harness, eventually
+from support.slow_builds import SlowBuilds
 
 SOON = {"idle": {"after": "300ms"}}
 
@@ -185,3 +186,73 @@ async def test_a_plugin_that_was_never_called_can_be_stopped(tmp_path: Path) -> 
         assert (await harness.run("reader", "read")).json()["reason_code"] == "STOPPED"
         await post(harness, "start", params={"wait": 5})
         assert (await harness.run("reader", "read")).status_code == 200
+
+
+async def test_numbers_of_one_that_was_never_called(tmp_path: Path) -> None:
+    """The manifest's number of instances, and beside it the one that it was scaled to."""
+    async with Harness(tmp_path, parked=True) as harness:
+        harness.add("reader", tools={"read": lambda: "text"}, idle={"after": "1h"}, replicas=2)
+        await harness.open()
+        parked = await until_parked(harness)
+        assert parked["replicas"] == {"wanted": 2, "ready": 0, "in_manifest": 2}
+        scaled = (await post(harness, "scale", json={"replicas": 3})).json()
+        assert scaled["replicas"] == {"wanted": 3, "ready": 0, "in_manifest": 2}
+        assert (await harness.run("reader", "read")).status_code == 200
+        await harness.until("reader", lambda health: health["replicas"]["ready"] == 3)
+
+
+async def test_a_closed_orchestrator_parks_nothing(harness: Harness) -> None:
+    """Also where a restart was under way at its end: the next one has the instances."""
+    await opened(harness, image="base", idle={"after": "1s"})
+    builds = SlowBuilds(harness)
+    (harness.plugins / "reader" / "requirements.txt").write_text("torch\n")
+    await post(harness, "restart")
+    await eventually(lambda: bool(builds.begun), "a build")
+    await harness.shut(containers_stay=True)
+    await asyncio.sleep(1.5)
+    assert len([c for c in harness.engine._containers.values() if c.running]) == 1
+
+
+async def test_a_wake_waits_until_all_that_ended_are_removed(harness: Harness) -> None:
+    """Also one that had failed before the others were parked: it may have a GPU still."""
+    harness.gpus = FakeGpus(device(0), device(1))
+    harness.engine.device_drivers = ("nvidia",)
+    await opened(harness, replicas=2, requires_gpu=True, gpu={"count": 1})
+    await harness.until("reader", lambda health: health["replicas"]["ready"] == 2)
+    remove, go_on = harness.engine.remove, asyncio.Event()
+
+    async def slow(container: str, **options: Any) -> None:
+        await go_on.wait()
+        await remove(container, **options)
+
+    harness.engine.remove = slow  # type: ignore[method-assign]
+    await harness.engine.kill_outside((await harness.containers("reader"))[0])
+    await harness.until("reader", lambda health: health["degraded"])
+    harness.engine.remove = remove  # type: ignore[method-assign]
+    await post(harness, "park")
+    run = asyncio.create_task(harness.run("reader", "read"))
+    await asyncio.sleep(0.3)
+    go_on.set()
+    assert (await run).status_code == 200
+    health = await harness.until("reader", lambda health: health["replicas"]["ready"] == 2)
+    assert not health["degraded"]
+
+
+async def test_runs_that_wake_a_batched_tool_are_batched(harness: Harness) -> None:
+    """Though nobody knew that it is one when they came."""
+    release = asyncio.Event()
+
+    async def read() -> str:
+        await release.wait()
+        return "text"
+
+    read.batch = {"max_size": 4, "max_wait_ms": 1.0}  # type: ignore[attr-defined]
+    harness.add("reader", tools={"read": read})
+    await harness.open()
+    await harness.settled("reader")
+    await post(harness, "park")
+    await harness.until_removed("reader")
+    runs = [asyncio.create_task(harness.run("reader", "read")) for _ in range(4)]
+    await harness.until("reader", lambda health: health["in_flight"] == 4)
+    release.set()
+    assert [answer.status_code for answer in await asyncio.gather(*runs)] == [200] * 4

@@ -6,8 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from plugin_runtime.shared.limits import runs_let_in
 from support.gpus import FakeGpus, device
-from support.harness import Harness
+from support.harness import Harness, eventually
 
 GPU = {"requires_gpu": True, "gpu": {"count": 1}}
 
@@ -342,6 +343,90 @@ async def test_where_instances_share_gpus(harness: Harness, spread: str, expecte
     await opened(harness, 4, **shared)
     devices = (await harness.client.get("/v1/gpus")).json()["devices"]
     assert sorted(len(each["holders"]) for each in devices if each["holders"]) == expected
+
+
+async def test_more_wanted_again_while_one_drains(harness: Harness) -> None:
+    """It serves again: a new one would find its GPU leased."""
+    harness.engine.device_drivers = ("nvidia",)
+    harness.gpus = FakeGpus(device(0), device(1))
+    gate = await opened(harness, 2, **GPU)
+    runs = [asyncio.create_task(harness.run("reader", "read")) for _ in range(2)]
+    await harness.until("reader", lambda health: health["in_flight"] == 2)
+    await post(harness, "scale", json={"replicas": 1})
+    await harness.until("reader", lambda h: [i["role"] for i in h["instances"]].count("draining") == 1)
+    await post(harness, "scale", json={"replicas": 2}, params={"wait": 5})
+    gate.open.set()
+    assert [answer.status_code for answer in await asyncio.gather(*runs)] == [200] * 2
+    health = await whole(harness)
+    assert not health["degraded"], health["degraded_reason"]
+
+
+async def test_a_batch_that_drains_opens_no_places(harness: Harness) -> None:
+    """Its runs took less than a place each, and no more runs come in for it than it took."""
+    gate = Gate()
+
+    async def read() -> str:
+        return await gate.read()
+
+    read.batch = {"max_size": 8, "max_wait_ms": 1.0}  # type: ignore[attr-defined]
+    harness.add("reader", tools={"read": read}, replicas=2, queue=4)
+    await harness.open()
+    await whole(harness)
+    let_in = runs_let_in(1, 8)
+    runs = [asyncio.create_task(harness.run("reader", "read")) for _ in range(2 * let_in)]
+    await harness.until("reader", lambda health: health["in_flight"] == 2 * let_in)
+    await post(harness, "scale", json={"replicas": 1})
+    more = [asyncio.create_task(harness.run("reader", "read")) for _ in range(10)]
+    await eventually(lambda: sum(task.done() for task in more) == 6, "six are refused")
+    assert {task.result().status_code for task in more if task.done()} == {429}
+    assert (await harness.health("reader"))["queued"] == 4
+    gate.open.set()
+    answers = await asyncio.gather(*runs, *more)
+    assert sum(answer.status_code == 200 for answer in answers) == 2 * let_in + 4
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_an_adopted_surplus_is_drained(harness: Harness, lost: bool) -> None:
+    """As after a kill of the orchestrator while it scaled: runs under way have their time, a lost one has none."""
+    await opened(harness, 2)
+    older, newer = harness.runtimes["reader"].instances  # type: ignore[attr-defined]
+    answer = asyncio.get_running_loop().create_future()
+    for instance, run_id in ((older, "a" * 32), (newer, "b" * 32)):
+        if not lost:
+            instance.answers[run_id] = answer
+        instance.set_status(runs_begun=1, runs=[{"run_id": run_id, "tool": "read", "seconds": 1.0}])
+    await harness.shut(containers_stay=True)
+    harness.write("reader", image="harness/reader", replicas=1)
+    await harness.open()
+    if not lost:
+        await harness.until("reader", lambda health: health["in_flight"] == 2)
+        await asyncio.sleep(0.2)
+        health = await harness.health("reader")
+        assert [instance["role"] for instance in health["instances"]] == ["serving", "draining"]
+        assert health["in_flight"] == 2
+        answer.set_result("text")
+    assert generations(await whole(harness)) == [1]
+
+
+async def test_logs_of_an_instance_that_never_was(harness: Harness) -> None:
+    """Not empty ones, as if it had printed nothing."""
+    await opened(harness, 2)
+    logs = "/v1/plugins/reader/logs"
+    assert (await harness.client.get(logs, params={"generation": 1})).status_code == 200
+    answer = await harness.client.get(logs, params={"generation": 9})
+    assert (answer.status_code, answer.json()["error_type"]) == (404, "NoInstance")
+
+
+async def test_a_park_while_one_of_several_starts(harness: Harness) -> None:
+    """It is refused, with a reason that is so."""
+    runtime = harness.add("reader", tools={"read": lambda: "text"})
+    await harness.open()
+    await harness.settled("reader")
+    runtime.start = [(60, {"phase": "ready"})]
+    await post(harness, "scale", json={"replicas": 2})
+    answer = await post(harness, "park")
+    assert (answer.status_code, answer.json()["error_type"]) == (409, "NotParked")
+    assert "an instance is on its way" in answer.json()["error"]
 
 
 STEPS = 400

@@ -87,3 +87,11 @@ def test_watched_without_a_terminal_a_line_has_them_too(several, capsys):
     plugin = several.answers["/v1/plugins"][1][0] | {"observed_at": "2026-03-01T12:00:00Z"}
     plugins._watch([plugin], as_json=False)
     assert capsys.readouterr().out == f"2026-03-01T12:00:00Z  detector  RUNNING 2/3  {WHY}\n"
+
+
+@pytest.mark.parametrize("code", ["STOPPED", "PARKED"])
+def test_a_number_that_is_noted_is_no_failure(api, code):
+    """Nothing begins where none serves: that is what the command says it does."""
+    plugin = api.plugin(name="reader", **{**UP, "state": "UNAVAILABLE", "reason_code": code, "reason": "Why."})
+    api.says("/v1/plugins/reader/scale", plugin)
+    assert api.call("scale", "reader", "3").exit_code == 0

@@ -94,7 +94,6 @@ class Model:
             "error_count": self.error,
             "highest_generation": self.highest,
             "ready": sum(each.state in (INITIALIZED, RUNNING) for each in serving),
-            "draining_in_flight": sum(each.in_flight for each in own if each.role == "draining"),
             "candidate": next((e.generation for e in reversed(self.instances) if e.role == "candidate"), None),
         }
         if not own:
@@ -121,7 +120,7 @@ class Model:
 
 
 def shown(record: PluginRecord) -> dict[str, Any]:
-    names = ("success_count", "error_count", "highest_generation", "ready", "draining_in_flight", "state")
+    names = ("success_count", "error_count", "highest_generation", "ready", "state")
     return {
         **{name: getattr(record, name) for name in (*names, "reason_code", "reason", "generation", "in_flight")},
         "degraded": record.degraded,

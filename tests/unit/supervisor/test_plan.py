@@ -14,6 +14,7 @@ from orchestrator.supervisor.plan import (
     Forget,
     Member,
     Phase,
+    Return,
     Wanted,
     least_loaded,
     next_deadline,
@@ -54,6 +55,12 @@ class World:
                 self.begun += 1
                 self.wanted = replace(self.wanted, owed=self.wanted.owed - 1)
                 self.members.append(Member(self.generation, STARTING))
+            case Return(generation):
+                assert self.wanted.owed > 0, "an instance that no command asked for"
+                assert self._of(generation).alive
+                self.wanted = replace(self.wanted, owed=self.wanted.owed - 1)
+                self._change(generation, role="serving", drain_until=inf)
+                self.begun += 1
             case Drain(generation, until):
                 assert self._of(generation).serves
                 self._change(generation, role="draining", drain_until=until)
