@@ -256,7 +256,7 @@ class InstanceSet:
         self._deps.registry.set_wanted(self._plugin, self._wanted.replicas, in_manifest=own)
 
     def _end_those_that_live(self, verdict: Verdict) -> None:
-        if not self.serving:
+        if not any(_alive(instance) for instance in self):
             return
         # They end as a whole: one that failed before is no longer missing.
         self.clear()
