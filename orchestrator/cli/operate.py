@@ -80,7 +80,7 @@ def _operate(
             raise
     show_json(plugin) if as_json else console.print(plugins_table([plugin]))
     # The number of what does not run is noted, and counts at its next start.
-    bad = plugin["degraded"] if action == "scale" else plugin["reason_code"] is not None
+    bad = plugin.get("degraded") if action == "scale" else plugin["reason_code"] is not None
     if bad:
         errors.print(f"[dim]`orchestrator health {name}` shows all details.[/]", soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
