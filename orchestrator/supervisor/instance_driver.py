@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ _NO_GPU_GRANTED: Final = (
     "It has no GPU of the orchestrator's: use less memory, or set `requires_gpu` and `gpu.memory` in the manifest, "
     "then restart the plugin."
 )
+
+_STATUS_DELAY: Final = 1.0  # seconds that a status may be on its way
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ class InstanceDriver:
         self._deps = deps
         self._record = RecordWriter(instance, deps.registry)
         self._watch: Watch | None = None
+        self._reported_at = -inf
+        """When the engine last reported its end, or a kill in it; the loop's clock."""
         self._end_reports = _Coalesced(self._find_end)
         self._pause_reports = _Coalesced(self._end_if_paused)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,6 +110,7 @@ class InstanceDriver:
         """The engine reports the container's end, or no longer knows it."""
         if exit_code is not None:
             self.instance.exit_code = exit_code
+            self._reported_at = asyncio.get_running_loop().time()
         self.instance.container_died.set()  # the start and the teardown wait for it too
         if self.instance.ended is not None:
             self.retry_removal()
@@ -114,6 +120,7 @@ class InstanceDriver:
     def ran_out_of_memory(self) -> None:
         """The engine reports that a process in the container was killed for memory."""
         self.instance.oom_reported = True
+        self._reported_at = asyncio.get_running_loop().time()
 
     def container_paused(self) -> None:
         """The engine reports that the container is paused, or was."""
@@ -228,8 +235,10 @@ class InstanceDriver:
         # The runtime counts from the container's start; only new kills are evidence.
         oom = status.oom_kills - instance.oom_kills
         instance.oom_kills, instance.runs = status.oom_kills, status.runs
-        # It lives, and counts its kills itself: what the engine reported of its end was not so.
-        instance.exit_code, instance.oom_reported = None, False
+        # It lives, and counts its kills itself: what the engine reported of its end was not so. One that has just been
+        # reported may be right all the same, and this status from before it.
+        if asyncio.get_running_loop().time() > self._reported_at + _STATUS_DELAY:
+            instance.exit_code, instance.oom_reported = None, False
         peak = status.memory.get("peak_bytes")
         instance.peak_memory = peak if isinstance(peak, int) else instance.peak_memory
         self._record.write_status(status)

@@ -74,7 +74,16 @@ def test_a_status_of_any_shape_can_be_read_and_shown(content: dict[str, Any]) ->
 def test_only_names_that_are_valid_in_a_url_are_tools(items: list[dict[str, Any]]) -> None:
     """`../containers/x/kill` would lead elsewhere."""
     for tool in sanitize.tools(items):
-        assert set(tool) == {"name", "description", "input_schema", "output_schema", "streaming", "uploads"}
+        assert set(tool) == {
+            "name",
+            "description",
+            "input_schema",
+            "output_schema",
+            "streaming",
+            "uploads",
+            "batch",
+            "idempotent",
+        }
         assert not set(tool["name"]) & set("/\\?#%: \t\r\n\0") and tool["name"] not in (".", "..")
 
 
