@@ -46,8 +46,8 @@ async def test_each_instance_has_a_row_and_what_is_missing_a_sentence(lived_in: 
     await expect(rows.nth(3)).to_contain_text("300 MiB3")
     await expect(rows.nth(4)).to_contain_text("4LOADED candidate2.0.0")
     why = (
-        "2 of 3 instances serve: instance 2 is FAILED OUT_OF_MEMORY: It used more than 1 GiB. Raise limits.memory. Then "
-        "run `orchestrator restart ocr --only failed`."
+        "2 of 3 instances serve: instance 2 is FAILED OUT_OF_MEMORY: It used more than 1 GiB. Raise limits.memory. "
+        "Then run `orchestrator restart ocr --only failed`."
     )
     await expect(page.locator(".plugin-page > .reason")).to_have_text(f"degraded {why}")
     await expect(page.locator(".meta")).to_contain_text("2 of 3 ready")
