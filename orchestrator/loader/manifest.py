@@ -106,7 +106,7 @@ class Gpu(_Strict):
 
 
 class UpdatePolicy(_Strict):
-    """How `orchestrator update` replaces instances."""
+    """How instances that are not wanted any more are replaced."""
 
     strategy: Literal["auto", "overlap", "replace"] = Field(
         "auto",
@@ -124,7 +124,7 @@ class Idle(_Strict):
     after: Duration | None = Field(
         None, description="Parked after so long without a run, e.g. 10m; never for that reason where it is left out."
     )
-    keep: bool = Field(default=False, description="Never parked so that another plugin gets its GPU.")
+    keep: bool = Field(default=False, description="With GPUs: started although ORCHESTRATOR_PARKED is set.")
 
 
 def _update(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""EventLog: the newest lifecycle events, their ids, and who is told of each."""
+"""EventLog: the newest lifecycle events, their ids, and the listeners of each."""
 
 from collections import deque
 from collections.abc import Callable, Iterable

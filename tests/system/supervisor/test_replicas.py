@@ -235,6 +235,16 @@ async def test_a_number_that_cannot_be(harness: Harness, body: Any) -> None:
     assert (await harness.health("reader"))["replicas"] == {"wanted": 2, "ready": 2, "in_manifest": 2}
 
 
+async def test_a_number_that_cannot_be_stored(harness: Harness) -> None:
+    """It is on file first, so it does not take effect; the answer says what to see to, without a path of the host."""
+    await opened(harness, 1)
+    (harness.settings.state_dir / "releases").write_text("in the way")
+    answer = await post(harness, "scale", json={"replicas": 2})
+    assert (answer.status_code, answer.json()["error_type"]) == (503, "NotStored")
+    assert str(harness.settings.state_dir) not in answer.text
+    assert (await harness.health("reader"))["replicas"]["wanted"] == 1
+
+
 async def test_scaling_what_is_not_there(harness: Harness) -> None:
     """An unknown plugin is 404; of a stopped one the number is noted, and counts at its start."""
     await opened(harness, 1)
