@@ -142,7 +142,7 @@ def test_a_candidate_that_fails_is_the_update_s_failure() -> None:
     finish = Finish(ReasonCode.MODEL_MISSING, "No.")
     assert next_action(update, [old, failed], NOW) == finish
     update = recorded(update, finish, NOW)
-    assert (update.step, update.reason_code, update.reason) == (UpdateStep.REJECTED, "MODEL_MISSING", "No model.")
+    assert (update.step, update.reason_code, update.reason) == (UpdateStep.REJECTED, "MODEL_MISSING", "No.")
     assert update.failed_candidate == 2
     assert next_action(update, [old], NOW) is None
 
