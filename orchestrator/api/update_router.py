@@ -98,7 +98,7 @@ async def _begun(
     except UpdateRefusedError as error:
         return problem(409, str(error), error_type=error.kind, plugin=name)
     except ReleaseStoreError as error:
-        return problem(503, str(error), plugin=name)
+        return problem(503, str(error), error_type="NotStored", plugin=name)
     if wait and not begun.ended:
         ended = asyncio.create_task(plugin.wait_updated(begun.id))
         stopping = asyncio.create_task(context.shutdown.requested.wait())
