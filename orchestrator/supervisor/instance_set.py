@@ -56,6 +56,10 @@ class _Placed:
     driver: InstanceDriver
     role: Role = "serving"
     drain_until: float = inf
+    parks: Verdict | None = None
+    """Its end, where it makes room for another plugin once its runs have ended."""
+    last_runs: int = 0
+    """Runs that it takes before that."""
 
     @property
     def instance(self) -> Instance:
@@ -63,12 +67,17 @@ class _Placed:
 
 
 class InstanceSet:
-    """`on_change` is called whenever an instance begins, is ready, ends or is removed."""
+    """`on_change` is called whenever an instance begins, is ready, ends or is removed. `waiting` returns how many runs
+    wait for one.
+    """
 
-    def __init__(self, plugin: str, deps: SupervisorDeps, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, plugin: str, deps: SupervisorDeps, on_change: Callable[[], None], waiting: Callable[[], int]
+    ) -> None:
         self._plugin = plugin
         self._deps = deps
         self._on_change = on_change
+        self._waiting = waiting
         self._placed: list[_Placed] = []
         """Oldest first."""
         self._earlier: list[InstanceDriver] = []
@@ -102,11 +111,16 @@ class InstanceSet:
     def parked(self) -> bool:
         """None lives, and the first that a run comes for begins them again."""
         cause = self.cause
-        return not self.serving and cause is not None and cause.code is ReasonCode.PARKED
+        return not (self.serving or self.closing) and cause is not None and cause.code is ReasonCode.PARKED
 
     @property
     def draining(self) -> bool:
         return any(placed.role == "draining" for placed in self._placed)
+
+    @property
+    def closing(self) -> bool:
+        """One makes room for another plugin as soon as its runs have ended: then a run may begin the set again."""
+        return any(placed.parks is not None and _alive(placed.instance) for placed in self._placed)
 
     @property
     def beginning(self) -> bool:
@@ -127,16 +141,23 @@ class InstanceSet:
 
     @property
     def cause(self) -> Verdict | None:
-        """Why none serves: the first that failed, else the first that ended. None where there never was one."""
+        """Why none serves: the first that failed, else the first that ended, but for parked ones, which say nothing
+        against the others. None where there never was one.
+        """
         ended = [instance.ended for instance in self if instance.ended is not None]
         failed = [verdict for verdict in ended if verdict.code.final_state is PluginLifecycleState.FAILED]
-        return next(iter(failed or ended), None)
+        missed = [verdict for verdict in ended if verdict.code is not ReasonCode.PARKED]
+        return next(iter(failed or missed or ended), None)
 
     def free_instance(self, tool: str) -> Instance | None:
-        """The one that takes the next run, of this tool; None while none can."""
+        """The one that takes the next run, of this tool, which counts as taken; None while none can."""
         concurrency = 0 if self._release is None else self._release.limits.concurrency
         generation = least_loaded(self._members(), concurrency * self._let_in(tool))
-        return next((instance for instance in self if instance.generation == generation), None)
+        if generation is None:
+            return None
+        chosen = self._of(generation)
+        chosen.last_runs = max(0, chosen.last_runs - 1)
+        return chosen.instance
 
     def _let_in(self, tool: str) -> int:
         """Runs of this tool that are in an instance for each that executes: of a batched one more than a batch."""
@@ -146,6 +167,10 @@ class InstanceSet:
     def driver_of(self, token: str) -> InstanceDriver | None:
         """`token`: the `instance` of an identity."""
         return next((p.driver for p in self._placed if p.instance.identity.instance == token), None)
+
+    def instance_with(self, token: str) -> Instance | None:
+        """As long as its container may be there, also where it is in the set no longer."""
+        return next((d.instance for d in self._drivers() if d.instance.identity.instance == token), None)
 
     # Commands
 
@@ -185,6 +210,17 @@ class InstanceSet:
         """End all. A run or a command begins them again."""
         self._release = self._made_from()
         self._end_those_that_live(Verdict(ReasonCode.PARKED, reason))
+
+    def close_for(self, generation: int, verdict: Verdict) -> None:
+        """Let an instance make room for another plugin: it ends by this verdict (PARKED) when its runs have ended.
+        Where no other serves, those that wait now are among them; those that come later wait for the next instance.
+        """
+        placed = self._of(generation)
+        if placed.parks is None and _alive(placed.instance):
+            placed.parks = verdict
+            placed.last_runs = 0 if any(each is not placed.instance for each in self.serving) else self._waiting()
+            self._place(generation, "draining", inf)
+            self.advance()
 
     def unpark(self) -> None:
         """Begin as many as are wanted, as soon as those that were parked are removed."""
@@ -228,15 +264,24 @@ class InstanceSet:
             return
         self._advancing = True
         try:
-            while actions := plan(self._wanted, self._members(), asyncio.get_running_loop().time()):
+            while actions := self._next_actions():
                 for action in actions:
                     self._carry_out(action)
+                    if isinstance(action, End):  # it may be the end of the set as a whole
+                        break
         finally:
             self._advancing = False
         self._wait_for_deadline()
         self._on_change()
 
     # Inside
+
+    def _next_actions(self) -> tuple[Action, ...]:
+        for placed in self._placed:
+            # Whatever ended one that made room for another: it is wanted, and missing.
+            if placed.parks is not None and placed.role == "draining" and not _alive(placed.instance):
+                self._place(placed.instance.generation, "serving", inf)
+        return plan(self._wanted, self._members(), asyncio.get_running_loop().time())
 
     def _want(self, **wanted: int) -> None:
         self._wanted = replace(self._wanted, **wanted)
@@ -284,11 +329,21 @@ class InstanceSet:
             case Drain(generation, until):
                 self._place(generation, "draining", until)
             case End(generation):
-                self._of(generation).driver.end(Verdict(ReasonCode.STOPPED, _NOT_WANTED))
+                self._end_drained(self._of(generation))
             case Forget(generation):
                 self._forget(generation)
             case _ as never:
                 assert_never(never)
+
+    def _end_drained(self, placed: _Placed) -> None:
+        verdict = placed.parks
+        if verdict is None:
+            placed.driver.end(Verdict(ReasonCode.STOPPED, _NOT_WANTED))
+            return
+        if any(_alive(instance) and instance is not placed.instance for instance in self):
+            placed.driver.end(verdict)
+        else:
+            self.park(verdict.reason)
 
     def _place(self, generation: int, role: Role, drain_until: float) -> None:
         placed = self._of(generation)
@@ -345,6 +400,8 @@ class InstanceSet:
                     placed.role,
                     in_flight.get(placed.instance.generation, 0),
                     placed.drain_until,
+                    last_runs=None if placed.parks is None else min(placed.last_runs, self._waiting()),
+                    used_at=placed.instance.used_at,
                 )
                 for placed in self._placed
             ),

@@ -25,6 +25,7 @@ from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.instance_set import InstanceSet, Release
 from orchestrator.supervisor.log_follower import follow_logs
+from orchestrator.supervisor.parking import RecentUse
 from orchestrator.supervisor.restart import Restart
 from orchestrator.supervisor.start_verdict import verdict_of_manifest
 
@@ -87,12 +88,17 @@ class PluginSupervisor:
         self._preparation: Restart | None = None
         """The restart that prepares the next instances."""
         self._tasks: set[asyncio.Task[Verdict | None]] = set()
-        self._set = InstanceSet(plugin.name, deps, self._notify_changed)
+        self._set = InstanceSet(plugin.name, deps, self._notify_changed, lambda: self.runs_waiting)
         self._changed = asyncio.Event()
         """Set, and replaced, when something may have an answer that had none."""
         self._removed = False
         self._runs_waiting = 0
         """Those for which `ready_instance` looks for an instance."""
+        self.waiting_since = 0.0
+        """When the first of the runs that wait for an instance came; the event loop's clock."""
+        self.asked = False
+        """An operator's command began the last instances: it waits for them."""
+        self._recent = RecentUse()
         self._idle: asyncio.TimerHandle | None = None
         """Parks the instances when they have had no run for as long as the manifest says."""
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
@@ -145,10 +151,41 @@ class PluginSupervisor:
         record = self._deps.registry.get(self.name)
         return self._runs_waiting > 0 or (record is not None and record.in_flight + record.queued > 0)
 
+    # For the plan of the GPUs
+
+    @property
+    def unsettled(self) -> bool:
+        """A command is under way, which may replace or end its instances."""
+        return self.restarting or self._command.locked()
+
+    @property
+    def runs_waiting(self) -> int:
+        """Runs that no instance has taken yet."""
+        record = self._deps.registry.get(self.name)
+        return self._runs_waiting + (0 if record is None else record.queued)
+
+    @property
+    def recent_runs(self) -> float:
+        """Its runs, by `RecentUse`."""
+        return self._recent.value(asyncio.get_running_loop().time())
+
+    def instance_with(self, token: str) -> Instance | None:
+        """`token`: the `instance` of an identity. Also one that has ended, as long as its container may be there."""
+        return self._set.instance_with(token)
+
+    def close_for(self, generation: int, reason: str) -> None:
+        """Let an instance go for another plugin: it takes no new runs, and is parked when those that it has, and those
+        that wait for it now, have ended.
+        """
+        self._set.close_for(generation, Verdict(ReasonCode.PARKED, reason))
+
     # Commands of operators
 
-    async def start(self) -> None:
-        """Start the instances that are missing. Returns without waiting for them; the registry has their progress."""
+    async def start(self, *, asked: bool = True) -> None:
+        """Start the instances that are missing. Returns without waiting for them; the registry has their progress.
+        `asked`: by an operator, who waits for them.
+        """
+        self.asked = asked
         self._restarts += 1
         try:
             async with self._command:
@@ -189,6 +226,7 @@ class PluginSupervisor:
     def begin_restart(self, slow: asyncio.Event) -> asyncio.Task[Verdict | None]:
         """As `restart`, which goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
         # Before the lock: runs that come while this waits for it are to wait for the new instances.
+        self.asked = True
         self._restarts += 1
         restart = asyncio.create_task(self._restart(slow), name=f"restart {self.name}")
         self._tasks.add(restart)
@@ -225,6 +263,7 @@ class PluginSupervisor:
             await asyncio.to_thread(
                 releases.write, self.name, msgspec.structs.replace(releases.get(self.name), replicas=own)
             )
+            self.asked = True
             self._set.scale(replicas)
 
     def adopt(self, adopted: Sequence[Adopted]) -> None:
@@ -301,14 +340,19 @@ class PluginSupervisor:
         """The instance that takes the next run, of `tool`, the least loaded; waits while none can: they start, are
         full, or a restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
         """
+        now = asyncio.get_running_loop().time()
+        self._recent = self._recent.counted(now)
+        if self._runs_waiting == 0:
+            self.waiting_since = now
         self._runs_waiting += 1
         try:
             while (instance := self._set.free_instance(tool)) is None:
                 if self.parked and not (self.restarting or self._set.beginning):
                     self._unpark()
-                elif not (self._set.serving or self._set.beginning or self.restarting):
+                elif not (self._set.serving or self._set.closing or self._set.beginning or self.restarting):
                     raise InstanceEndedError(self._set.cause or self._refusal)
                 else:
+                    self._deps.gpus.changed()
                     await self._changed.wait()
         finally:
             self._runs_waiting -= 1
@@ -318,6 +362,7 @@ class PluginSupervisor:
         """Take account of a run's result: it may end its instance."""
         tolerant = instance.manifest.failure_policy == "tolerant"
         verdict = verdict_of_run(tool, result, tolerant=tolerant)
+        instance.used_at = asyncio.get_running_loop().time()
         # A run may return after its instance was replaced, and must not end the new one.
         driver = self._set.driver_of(instance.identity.instance)
         if verdict is not None and driver is not None:
@@ -375,6 +420,7 @@ class PluginSupervisor:
         return self._set.newest is None and self._refusal.code is ReasonCode.PARKED
 
     def _unpark(self) -> None:
+        self.asked = False
         # In a context of its own: what it logs is not the run's that came first.
         if self._set.parked:
             Context().run(self._set.unpark)
@@ -492,6 +538,7 @@ class PluginSupervisor:
 
     def _notify_changed(self) -> None:
         self._watch_idleness()
+        self._deps.gpus.changed()
         self._changed.set()
         self._changed = asyncio.Event()
 

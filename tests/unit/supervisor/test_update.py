@@ -138,9 +138,7 @@ def test_one_instance_with_room_for_two() -> None:
 def test_a_candidate_that_fails_is_the_update_s_failure() -> None:
     update = recorded(under_way(), BeginCandidate(), NOW, 2)
     old = Member(1, Phase.READY, "serving", release=OLD.id)
-    failed = Member(
-        2, Phase.ENDED, "candidate", release=NEW.id, reason_code=ReasonCode.MODEL_MISSING, reason="No."
-    )
+    failed = Member(2, Phase.ENDED, "candidate", release=NEW.id, reason_code=ReasonCode.MODEL_MISSING, reason="No.")
     finish = Finish(ReasonCode.MODEL_MISSING, "No model.")
     assert next_action(update, [old, failed], NOW) == finish
     update = recorded(update, finish, NOW)
