@@ -45,6 +45,7 @@ class Fleet:
 
     def __init__(self, deps: SupervisorDeps) -> None:
         self._deps = deps
+        deps.gpus.meet(self.get, deps.registry)
         self._supervisors: dict[str, PluginSupervisor] = {}
         self._adopted: tuple[Adopted, ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
@@ -123,7 +124,7 @@ class Fleet:
         if not supervisor.instances and manifest is not None and not starts_uncalled(manifest, self._deps.settings):
             supervisor.start_parked(manifest)
         else:
-            await supervisor.start()
+            await supervisor.start(asked=False)
 
     def _folder_of(self, name: str) -> Path | None:
         supervisor = self._supervisors.get(name)
