@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -23,10 +24,24 @@ from orchestrator.supervisor.bring_up import Prepared, content_of
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
-from orchestrator.supervisor.instance_set import InstanceSet, Release
+from orchestrator.supervisor.instance_set import InstanceSet, Template
 from orchestrator.supervisor.log_follower import follow_logs
+from orchestrator.supervisor.releases import (
+    Command,
+    Release,
+    ReleaseFile,
+    ReleaseStoreError,
+    UpdateRefusedError,
+    begins_from,
+    require_allowed,
+    started,
+)
 from orchestrator.supervisor.restart import Restart
-from orchestrator.supervisor.start_verdict import verdict_of_manifest
+from orchestrator.supervisor.start_verdict import verdict_of_manifest, verdict_of_preparation
+from orchestrator.supervisor.update import AskedStrategy, Update
+from orchestrator.supervisor.updater import Updater, template_of
+
+_log = logging.getLogger(__name__)
 
 _NOT_CALLED: Final = "It has not been called yet, and starts with its first run (ORCHESTRATOR_PARKED)."
 _PARKED: Final = "An operator parked it. The next run starts it again."
@@ -86,8 +101,12 @@ class PluginSupervisor:
         """Starts and restarts under way."""
         self._preparation: Restart | None = None
         """The restart that prepares the next instances."""
-        self._tasks: set[asyncio.Task[Verdict | None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._set = InstanceSet(plugin.name, deps, self._notify_changed)
+        self._file = ReleaseFile(deps.releases, plugin.name)
+        self._updater = Updater(
+            plugin.name, deps, self._set, self._file, on_switch=self._switched, on_change=self._notify_changed
+        )
         self._changed = asyncio.Event()
         """Set, and replaced, when something may have an answer that had none."""
         self._removed = False
@@ -97,6 +116,8 @@ class PluginSupervisor:
         """Parks the instances when they have had no run for as long as the manifest says."""
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
         """Why there is no instance, where there is none."""
+        self._to_drain: frozenset[int] = frozenset()
+        """The generations of adopted instances that are to end with their runs."""
 
     @property
     def instances(self) -> Collection[Instance]:
@@ -132,7 +153,17 @@ class PluginSupervisor:
     def idle(self) -> bool:
         """It has no instance, nothing is left of one, and no command is under way."""
         busy = self.restarting or self._command.locked() or self._set.beginning or bool(self._set.serving)
-        return not busy and self._set.removed
+        return not busy and not self._updater.running and self._set.removed
+
+    @property
+    def returning(self) -> bool:
+        """Where none takes runs, they wait: instances are on their way, or a run begins them."""
+        return self.parked or self._coming
+
+    @property
+    def updating(self) -> bool:
+        """An update is under way."""
+        return self._updater.under_way is not None
 
     @property
     def parked(self) -> bool:
@@ -148,10 +179,13 @@ class PluginSupervisor:
     # Commands of operators
 
     async def start(self) -> None:
-        """Start the instances that are missing. Returns without waiting for them; the registry has their progress."""
+        """Start the instances that are missing. Returns without waiting for them; the registry has their progress.
+        Raises `UpdateRefusedError`.
+        """
         self._restarts += 1
         try:
             async with self._command:
+                self._require_allowed("start")
                 if self._set.serving:
                     self._set.begin_missing()
                 elif not self._set.beginning:
@@ -163,7 +197,7 @@ class PluginSupervisor:
     def start_parked(self, manifest: Manifest) -> None:
         """Begin as parked: the first run, or a command, starts it."""
         limits = effective_limits(manifest, self._deps.settings)
-        self._set.expect(Release(manifest, limits, self.folder), self._replicas(manifest))
+        self._set.expect(Template(manifest, limits, self.folder), self._replicas(manifest))
         generation = self._deps.registry.renew(self.name)
         self._refusal = Verdict(ReasonCode.PARKED, _NOT_CALLED)
         self._deps.registry.mark_ended(self.name, generation, self._refusal.code, self._refusal.reason)
@@ -173,8 +207,9 @@ class PluginSupervisor:
         new ones are prepared.
 
         Returns why that was refused: then they serve on. None once new instances have begun. Raises `TimeoutError`
-        after `wait` seconds where an image is built: the restart goes on.
+        after `wait` seconds where an image is built: the restart goes on; and `UpdateRefusedError`.
         """
+        self._require_allowed("restart")
         slow = asyncio.Event()
         restart = self.begin_restart(slow)
         patience = asyncio.create_task(_elapsed(slow, wait))
@@ -200,14 +235,18 @@ class PluginSupervisor:
         self._refuse_restart()  # at once: what it builds holds up nothing
         async with self._command:
             self._refuse_restart()  # one that came before this, and has begun since
+            if self._updater.running:
+                await self._updater.stop(reason)
             self._stop_parked(Verdict(ReasonCode.STOPPED, reason))
             await self._set.end(Verdict(ReasonCode.STOPPED, reason))
 
     async def park(self, reason: str = _PARKED) -> bool:
         """Stop the instances until a run comes for them, or a command. False, and nothing happens, where one executes a
-        run or a run waits, where one starts, and where none is alive for another reason than this.
+        run or a run waits, where one starts, and where none is alive for another reason than this. Raises
+        `UpdateRefusedError`.
         """
         async with self._command:
+            self._require_allowed("park")
             if self.parked:
                 return True
             if self.busy or not self._set.serving or self._set.beginning or self.restarting:
@@ -217,33 +256,71 @@ class PluginSupervisor:
 
     async def scale(self, replicas: int) -> None:
         """Set the number of instances at a time, in place of the manifest's: it is on file before it takes effect.
-        Returns without waiting for them. Raises `ReleaseStoreError`.
+        Returns without waiting for them. Raises `ReleaseStoreError`, `UpdateRefusedError`.
         """
         async with self._command:
-            releases, manifest = self._deps.releases, self._plugin.manifest
+            self._require_allowed("scale")
+            manifest = self._plugin.manifest
             own = None if manifest is not None and manifest.replicas == replicas else replicas
-            await asyncio.to_thread(
-                releases.write, self.name, msgspec.structs.replace(releases.get(self.name), replicas=own)
-            )
+            await self._file.change(lambda state: msgspec.structs.replace(state, replicas=own))
             self._set.scale(replicas)
 
-    def adopt(self, adopted: Sequence[Adopted]) -> None:
-        """Continue with instances that an earlier orchestrator started; the registry has them already."""
+    async def update(self, strategy: AskedStrategy) -> Update:
+        """Begin to bring up what the plugin's folder has now, proven before it takes runs. It goes on by itself.
+        Raises `UpdateRefusedError`, `ReleaseStoreError`.
+        """
+        async with self._command:
+            self._require_no_restart("update")
+            return await self._updater.begin("update", strategy, self._plugin)
+
+    async def revert(self) -> Update:
+        """As `update`, to the former release."""
+        async with self._command:
+            self._require_no_restart("revert")
+            return await self._updater.begin("revert", "auto", self._plugin)
+
+    def updates(self) -> Sequence[Update]:
+        """The newest first."""
+        return self._file.state.updates
+
+    async def wait_updated(self, update_id: str) -> None:
+        """Returns when this update has ended."""
+        while any(each.id == update_id and not each.ended for each in self.updates()):
+            await self._changed.wait()
+
+    def adopt(self, adopted: Sequence[Adopted], drains: Collection[int] = ()) -> None:
+        """Continue with instances that an earlier orchestrator started; the registry has them already. `drains`: the
+        generations of those that are to end with their runs.
+        """
+        self._updater.newest_seen = max(found.instance.generation for found in adopted)
+        self._to_drain = frozenset(drains)
         manifest = adopted[-1].instance.manifest
         self._plugin = replace(self._plugin, manifest=manifest, error=None)
         # Of too many, none is drained yet: which of them have runs is not known.
         self._set.adopt(adopted, max(self._replicas(manifest), len(adopted)), self.folder)
 
-    def drain_surplus(self) -> None:
-        """Drain those of the adopted instances that are not wanted, now that their runs are counted."""
+    def settle_adopted(self) -> None:
+        """Drain those of the adopted instances that are not wanted, now that their runs are counted, and go on with an
+        update.
+        """
         manifest = self._plugin.manifest
-        if manifest is not None and self._set.replicas > (replicas := self._replicas(manifest)):
+        if self._updater.under_way is not None:
+            self._set.hold()
+        for generation in self._to_drain:
+            self._set.drain(generation)
+        self._updater.resume()
+        if (
+            self._updater.under_way is None
+            and manifest is not None
+            and self._set.replicas > (replicas := self._replicas(manifest))
+        ):
             self._set.scale(replicas)
 
     async def close(self) -> None:
         """Let go of the instances without ending them: their containers stay."""
         if self._preparation is not None:
             await self._preparation.close()
+        await self._updater.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -304,9 +381,9 @@ class PluginSupervisor:
         self._runs_waiting += 1
         try:
             while (instance := self._set.free_instance(tool)) is None:
-                if self.parked and not (self.restarting or self._set.beginning):
+                if self.parked and not self._coming:
                     self._unpark()
-                elif not (self._set.serving or self._set.beginning or self.restarting):
+                elif not (self._set.serving or self._coming):
                     raise InstanceEndedError(self._set.cause or self._refusal)
                 else:
                     await self._changed.wait()
@@ -370,6 +447,10 @@ class PluginSupervisor:
     # Inside
 
     @property
+    def _coming(self) -> bool:
+        return self.restarting or self._set.beginning or self._updater.brings_up
+
+    @property
     def _uncalled(self) -> bool:
         """It was parked before it ever had an instance."""
         return self._set.newest is None and self._refusal.code is ReasonCode.PARKED
@@ -410,7 +491,7 @@ class PluginSupervisor:
             self._idle = loop.call_later(seconds, self._park_idle, seconds, context=Context())
 
     def _park_idle(self, seconds: float) -> None:
-        busy = self.busy or self._set.beginning or self.restarting or self._command.locked()
+        busy = self.busy or self._coming or self._updater.running or self._command.locked()
         if self._set.serving and not busy:
             self._set.park(
                 f"It had no run for {format_duration(seconds)} (`idle.after`). The next run starts it again."
@@ -422,14 +503,50 @@ class PluginSupervisor:
         return next((instance for instance in self._set if instance.generation == generation), None)
 
     def _replicas(self, manifest: Manifest) -> int:
-        scaled = self._deps.releases.get(self.name).replicas
+        scaled = self._file.state.replicas
         return manifest.replicas if scaled is None else scaled
+
+    def _require_allowed(self, command: Command) -> None:
+        require_allowed(command, self._file.state)
+
+    def _require_no_restart(self, command: Literal["update", "revert"]) -> None:
+        if self._preparation is not None:
+            raise UpdateRefusedError(
+                f"A restart of {self.name} prepares its new instances. Wait for its end, or stop the plugin, then "
+                f"{command} again.",
+                "RestartUnderWay",
+            )
+
+    def _switched(self, manifest: Manifest) -> None:
+        self._plugin = replace(self._plugin, manifest=manifest, error=None)
+
+    def _note_release(self) -> None:
+        """An instance that became ready without an update is of the release that a revert leaves, or that the next
+        start begins: have it on file.
+        """
+        ready = [instance for instance in self._set.serving if instance.ready and instance.image_id]
+        newest = max(ready, key=lambda instance: instance.generation, default=None)
+        if newest is None or newest.generation <= self._updater.newest_seen or self._updater.running:
+            return
+        self._updater.newest_seen = newest.generation
+        content, image_id = newest.identity.content, newest.image_id or ""
+        release = Release.of(newest.manifest, content=content, image_id=image_id, folder=self.folder)
+        task = asyncio.create_task(self._record_release(release), context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _record_release(self, release: Release) -> None:
+        try:
+            await self._file.change(lambda state: started(state, release))
+        except ReleaseStoreError as error:
+            _log.warning("%s: a revert will not know this release: %s", self.name, error)
 
     async def _restart(self, slow: asyncio.Event) -> Verdict | None:
         async with self._command:
+            self._require_allowed("restart")
             if not any(instance.ready for instance in self._set.serving):
                 await self._set.end(Verdict(ReasonCode.STOPPED, _RESTARTED))
-                await self._start_new()
+                await self._start_new(anew=True)
                 return None
             plugin = await asyncio.to_thread(self._deps.loader.reload, self._plugin)
             content = await asyncio.to_thread(content_of, plugin, self._deps)
@@ -473,25 +590,55 @@ class PluginSupervisor:
             self._preparation.stop()
             self._preparation = None
 
-    async def _start_new(self, plugin: DiscoveredPlugin | None = None, prepared: Prepared | None = None) -> None:
-        """Start as many as wanted. Without `plugin` it is read anew."""
+    async def _start_new(
+        self, plugin: DiscoveredPlugin | None = None, prepared: Prepared | None = None, *, anew: bool = False
+    ) -> None:
+        """Start as many as wanted. Without `plugin` from its folder as it is now or, unless `anew`, from the release on
+        file where `begins_from` says so.
+        """
         # Else the new instances would find the GPUs of the old ones leased.
         await self._set.torn_down()
-        deps, name = self._deps, self.name
-        found = await asyncio.to_thread(deps.loader.reload, self._plugin) if plugin is None else plugin
-        self._plugin = found
+        deps = self._deps
+        if plugin is None:
+            plugin = await asyncio.to_thread(deps.loader.reload, self._plugin)
+            current = None if anew else await self._current(plugin)
+            if current is not None:
+                self._set.clear()
+                try:
+                    template = await template_of(deps, current, plugin.folder)
+                except (InstanceEndedError, OSError) as error:
+                    self._fail(verdict_of_preparation(error))
+                else:
+                    self._plugin = replace(plugin, manifest=template.manifest, error=None)
+                    self._set.begin(template, self._replicas(template.manifest))
+                return
+        self._plugin = plugin
         self._set.clear()
-        manifest = found.manifest
+        manifest = plugin.manifest
         if manifest is None:
-            self._refusal = verdict_of_manifest(found.error)
-            generation = deps.registry.renew(name)
-            deps.registry.mark_ended(name, generation, self._refusal.code, self._refusal.reason)
+            self._fail(verdict_of_manifest(plugin.error))
             return
         limits = effective_limits(manifest, deps.settings)
-        self._set.begin(Release(manifest, limits, found.folder, prepared), self._replicas(manifest))
+        self._set.begin(Template(manifest, limits, plugin.folder, prepared), self._replicas(manifest))
+
+    async def _current(self, plugin: DiscoveredPlugin) -> Release | None:
+        """The release on file, where a start begins instances from that and not from the folder."""
+        state = self._file.state
+        if not state.may_begin_current:
+            return None
+        content = await asyncio.to_thread(content_of, plugin, self._deps)
+        return state.current if begins_from(state, content) == "current" else None
+
+    def _fail(self, verdict: Verdict) -> None:
+        """There can be no instance."""
+        self._refusal = verdict
+        generation = self._deps.registry.renew(self.name)
+        self._deps.registry.mark_ended(self.name, generation, verdict.code, verdict.reason)
 
     def _notify_changed(self) -> None:
         self._watch_idleness()
+        self._note_release()
+        self._updater.look()
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -191,7 +191,7 @@ class ToolRunner:
             return refusals.stopping()
         if call.run_id in self._live or self.idempotency_keys.used(call.run_id):
             return refusals.run_id_taken()
-        ended = record.ended and not (supervisor.restarting or supervisor.parked)
+        ended = record.ended and not supervisor.returning
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)
         # Nothing is started for a name that is none.
