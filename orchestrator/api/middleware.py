@@ -10,9 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.access.gate import Caller, Gate, Refusal
 from orchestrator.access.key_store import KeyStore
+from orchestrator.access.principal import Principal
 from orchestrator.api import route_table
 from orchestrator.api.context import api_context
-from orchestrator.api.problems import problem
+from orchestrator.api.problems import problem, unknown_plugin
 from orchestrator.api.route_table import Route
 
 _RANGE: Final = re.compile(rb"bytes\s*=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*", re.IGNORECASE)
@@ -37,11 +38,15 @@ class RequestMiddleware:
         # One middleware for all steps, so that a request's route is looked up once.
         route, values = route_table.find(scope["path"])
         # Before the count: callers without a key must not use up the maximum of requests.
-        if not route.open:
-            refusal = self._gate.judge(_caller(scope), self._store.ring(), datetime.now(UTC))
-            if refusal is not None:
-                await _refuse(refusal, scope, receive, send)
-                return
+        judged = self._judge(route, scope)
+        if isinstance(judged, Refusal):
+            await _refuse(judged, scope, receive, send)
+            return
+        name = route_table.named_plugin(scope["path"])
+        if name is not None and not judged.sees(name):
+            await _unknown(name, scope, receive, send)
+            return
+        scope["principal"] = judged
         if not route.counted:
             await self._answer(route, values, scope, receive, send)
         elif self._requests >= self._max_requests:
@@ -52,6 +57,12 @@ class RequestMiddleware:
                 await self._answer(route, values, scope, receive, send)
             finally:
                 self._requests -= 1
+
+    def _judge(self, route: Route, scope: Scope) -> Principal | Refusal:
+        caller, ring, now = _caller(scope), self._store.ring(), datetime.now(UTC)
+        if route.open:
+            return self._gate.visitor(caller, ring, now)
+        return self._gate.judge(caller, route.needs(scope["method"]), ring, now)
 
     async def _answer(self, route: Route, values: tuple[str, ...], scope: Scope, receive: Receive, send: Send) -> None:
         if route.hot is None or scope["method"] != route.method:
@@ -126,6 +137,14 @@ async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) 
         response.headers["WWW-Authenticate"] = "Bearer"
     if refusal.retry_after is not None:
         response.headers["Retry-After"] = str(refusal.retry_after)
+    if scope["method"] not in ("GET", "HEAD"):
+        response.headers["Connection"] = "close"  # its body is not read
+    await response(scope, receive, send)
+
+
+async def _unknown(plugin: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer for a plugin that the caller does not see: the same as for one that there is not."""
+    response = unknown_plugin(plugin)
     if scope["method"] not in ("GET", "HEAD"):
         response.headers["Connection"] = "close"  # its body is not read
     await response(scope, receive, send)
