@@ -5,13 +5,14 @@ from datetime import UTC, datetime
 from typing import Final
 
 from fastapi import Request
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.access.gate import Caller, Gate, Refusal
 from orchestrator.access.key_store import KeyStore
 from orchestrator.access.principal import Principal
 from orchestrator.api import route_table
+from orchestrator.api.concealment import Concealment
 from orchestrator.api.context import api_context
 from orchestrator.api.problems import problem, unknown_plugin
 from orchestrator.api.route_table import Route
@@ -68,6 +69,9 @@ class RequestMiddleware:
         if route.hot is None or scope["method"] != route.method:
             if any(name == b"range" for name, _ in scope["headers"]):
                 scope, send = _without_malformed_range(scope), _ranges_in_envelope(scope, receive, send)
+            who: Principal = scope["principal"]
+            if not who.sees_every_plugin and _says_why(scope["path"]):
+                send = _concealed(Concealment(who, scope["app"].state.context.registry), send)
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive, send)
@@ -111,6 +115,37 @@ def _ranges_in_envelope(scope: Scope, receive: Receive, send: Send) -> Send:
             await send(message)
 
     return send_envelope
+
+
+def _says_why(path: str) -> bool:
+    """Whether answers of this route have sentences about a plugin, and are none of a plugin's own."""
+    return route_table.named_plugin(path) is not None and not path.endswith("/tools")
+
+
+def _concealed(shown: Concealment, send: Send) -> Send:
+    """Passes JSON on as the caller may see it: one place for all routes of a plugin, new ones included."""
+    start: Message | None = None
+    body = b""
+
+    async def send_concealed(message: Message) -> None:
+        nonlocal start, body
+        if message["type"] == "http.response.start" and b"application/json" in dict(message["headers"]).get(
+            b"content-type", b""
+        ):
+            start = message
+        elif start is None:
+            await send(message)
+        else:
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                text = shown.json(body) if body else body  # none for HEAD
+                headers = MutableHeaders(raw=list(start["headers"]))
+                if body:
+                    headers["content-length"] = str(len(text))
+                await send({**start, "headers": headers.raw})
+                await send({**message, "body": text})
+
+    return send_concealed
 
 
 def _caller(scope: Scope) -> Caller:

@@ -11,7 +11,7 @@ from typing import Final
 from fastapi import Request, Response
 
 from orchestrator.access.principal import Right
-from orchestrator.api.context import ApiContext
+from orchestrator.api.context import ApiContext, principal_of
 from orchestrator.api.health_router import list_plugins, plugin_health
 from orchestrator.api.run_router import run_tool
 
@@ -49,16 +49,16 @@ class Route:
         return Right.READ if method in _READS else self.right
 
 
-def _list(_: Request, context: ApiContext) -> Awaitable[Response]:
-    return list_plugins(context)
+def _list(request: Request, context: ApiContext) -> Awaitable[Response]:
+    return list_plugins(context, principal_of(request))
 
 
-def _health(_: Request, context: ApiContext, name: str) -> Awaitable[Response]:
-    return plugin_health(name, context)
+def _health(request: Request, context: ApiContext, name: str) -> Awaitable[Response]:
+    return plugin_health(name, context, principal_of(request))
 
 
 def _run(request: Request, context: ApiContext, name: str, tool: str) -> Awaitable[Response]:
-    return run_tool(name, tool, request, context)
+    return run_tool(name, tool, request, context, principal_of(request))
 
 
 ROUTES: Final = (
