@@ -4,6 +4,7 @@
 # reads its response, for ever.
 
 import asyncio
+from collections.abc import Callable
 from typing import ClassVar, Final
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -24,6 +25,9 @@ KEEP_ALIVE_SECONDS: Final = 75
 who closes first never sends a request into a connection that is being closed. uvicorn's own, 5 s, is httpx's."""
 STALLED_SECONDS: Final = 60.0
 """Time within which a slow reader must take some of its response."""
+LINGER_SECONDS: Final = 30.0
+"""Time that the rest of a request may take which was answered, with a close, before it had arrived (nginx has the
+same)."""
 
 
 class _RefusedError(Exception):
@@ -45,6 +49,9 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
+    _linger_timer: asyncio.TimerHandle | None = None
+    _request_arrives = False
+    """A request has begun, and not all of it has arrived."""
 
     @classmethod
     def limited_to(cls, max_connections: int) -> type["BoundedProtocol"]:
@@ -56,6 +63,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.timeout_keep_alive = KEEP_ALIVE_SECONDS
+        self._answering = _AnsweringTransport(transport, self._close_after_answer)
         self._start_head_timer()
         if len(self.connections) > self.max_connections:
             idle = (peer for peer in self.connections if isinstance(peer, BoundedProtocol) and peer.idle)
@@ -67,21 +75,39 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head_timer, self._stall_timer):
+        for timer in (self._head_timer, self._stall_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._linger_timer is not None:
+            return
         self._unparsed += len(data)
         super().data_received(data)
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._linger_timer is not None:
             return
         if self._unparsed > MAX_HEAD_BYTES:
             self._refused = _RefusedError(431, f"The request head is larger than {MAX_HEAD_BYTES} bytes.")
             self.send_400_response("")
         elif self.idle:
             self._start_head_timer()
+
+    def on_response_complete(self) -> None:
+        if self._linger_timer is None:
+            super().on_response_complete()
+
+    def _close_after_answer(self) -> None:
+        """Close; while the request still arrives, once the client has closed. What it sends until then is dropped: a
+        connection that is closed with bytes unread is reset, and the answer lost to a client that is not that far.
+        """
+        if not self._request_arrives or self.transport.is_closing():
+            self.transport.close()
+        elif self._linger_timer is None:
+            self._linger_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+            self.flow.resume_reading()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
 
     def _start_head_timer(self) -> None:
         if self._head_timer is None:
@@ -97,6 +123,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
+        self._request_arrives = True
 
     def on_url(self, url: bytes) -> None:
         if len(self.url) + len(url) > MAX_TARGET_BYTES:
@@ -120,6 +147,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(400, f"More than {MAX_PIPELINED} requests were pipelined on one connection.")
         super().on_headers_complete()
+        self.cycle.transport = self._answering  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -134,6 +162,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._unparsed = 0
+        self._request_arrives = False
         super().on_message_complete()
 
     def _has_body(self) -> bool:
@@ -155,7 +184,9 @@ class BoundedProtocol(HttpToolsProtocol):
         answer.headers["connection"] = "close"
         headers = (b"%b: %b\r\n" % header for header in answer.raw_headers)
         self.transport.write(b"".join((STATUS_LINE[refused.status], *headers, b"\r\n", answer.body)))
-        self.transport.close()
+        # Where an earlier request is being answered its answer ends here: nothing may follow this one.
+        self._request_arrives = self.idle
+        self._close_after_answer()
 
     # Slow readers
 
@@ -177,3 +208,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self._watch_reader()
+
+
+class _AnsweringTransport:
+    """What uvicorn's answer has for its transport: another `close`."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close

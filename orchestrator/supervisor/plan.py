@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
 
+from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Role
 
 
@@ -33,6 +34,13 @@ class Member:
     in_flight: int = 0
     drain_until: float = inf
     """For a draining one, by the clock of `plan`."""
+    release: str = ""
+    """The id of what it was made from; empty while that is not known."""
+    proof: str | None = None
+    """What a candidate was proven by; None while it is not."""
+    reason_code: ReasonCode | None = None
+    reason: str | None = None
+    """Why it ended."""
 
     @property
     def alive(self) -> bool:
@@ -136,7 +144,7 @@ def _drained(member: Member, now: float) -> bool:
 
 def _forgettable(member: Member, missing: int) -> bool:
     # One that failed says why the set is degraded, as long as it is.
-    return member.phase is Phase.REMOVED and (member.role == "draining" or missing <= 0)
+    return member.phase is Phase.REMOVED and (member.role != "serving" or missing <= 0)
 
 
 def _beginnings(wanted: Wanted, members: Sequence[Member], missing: int) -> int:
