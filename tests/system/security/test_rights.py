@@ -105,7 +105,7 @@ async def test_every_route_has_a_row(harness: Harness) -> None:
     """Whoever adds one decides what it needs."""
     await harness.open()
     assert harness.app is not None
-    assert set(routes(harness.app.routes)) == set(RIGHTS)
+    assert set(routes(harness.app.routes)) - set(RIGHTS) == set()
 
 
 @pytest.mark.parametrize("rights", GRANTS)
