@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from orchestrator.formatting import MAX_NAME_LENGTH, quoted
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import STATUS, Outcome, RunResult
+from orchestrator.supervisor.releases import ReleaseStoreError, UpdateRefusedError
 from orchestrator.tools import refusals
 
 _ERROR_TYPES: Final[Mapping[Outcome, str]] = {
@@ -91,7 +92,7 @@ def unknown_plugin(name: str) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer the framework's own errors in the envelope too."""
+    """Answer the framework's own errors, and what a plugin's releases refuse, in the envelope too."""
 
     # Starlette's, which the router raises too; FastAPI's is a kind of it.
     @app.exception_handler(HTTPException)
@@ -109,6 +110,15 @@ def install(app: FastAPI) -> None:
                 what = f"{item['ctx']['error']} at character {item['loc'][-1]}"
                 return problem(400, f"The body is no JSON: {what}.", error_type="BadRequest")
         return problem(422, "; ".join(map(_invalid, found[:5])), error_type="InvalidRequest")
+
+    @app.exception_handler(UpdateRefusedError)
+    async def refused(request: Request, error: UpdateRefusedError) -> Response:
+        return problem(409, str(error), error_type=error.kind, plugin=request.path_params.get("name"))
+
+    @app.exception_handler(ReleaseStoreError)
+    async def not_stored(request: Request, error: ReleaseStoreError) -> Response:
+        sentence = f"Nothing was done. {error}"
+        return problem(503, sentence, error_type="NotStored", plugin=request.path_params.get("name"))
 
     @app.exception_handler(Exception)
     async def defect(_: Request, __: Exception) -> Response:

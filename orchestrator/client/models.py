@@ -214,6 +214,7 @@ class Run(TypedDict):
     queue_position: int | None
     cancel_requested: bool
     progress: dict[str, Any] | None
+    caller: str | None
 
 
 class LifecycleEvent(TypedDict):

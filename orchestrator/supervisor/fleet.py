@@ -45,6 +45,7 @@ class Fleet:
 
     def __init__(self, deps: SupervisorDeps) -> None:
         self._deps = deps
+        deps.gpus.meet(self.get, deps.registry)
         self._supervisors: dict[str, PluginSupervisor] = {}
         self._adopted: tuple[Adopted, ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,10 +91,12 @@ class Fleet:
         for name in sorted(self._changed()):
             self._supervisors[name].begin_restart(asyncio.Event())
 
-    def drain_surplus(self) -> None:
-        """Drain the adopted instances that are too many, once the runs that they have are counted."""
+    def settle_adopted(self) -> None:
+        """Drain the adopted instances that are not wanted, once the runs that they have are counted, and go on with
+        updates.
+        """
         for supervisor in self._supervisors.values():
-            supervisor.drain_surplus()
+            supervisor.settle_adopted()
 
     def adopted(self) -> list[tuple[PluginSupervisor, Adopted]]:
         """What `open` adopted, with its status at that time."""
@@ -116,10 +119,12 @@ class Fleet:
 
     async def _start(self, supervisor: PluginSupervisor) -> None:
         manifest = supervisor.manifest
+        if supervisor.updating:
+            return
         if not supervisor.instances and manifest is not None and not starts_uncalled(manifest, self._deps.settings):
             supervisor.start_parked(manifest)
         else:
-            await supervisor.start()
+            await supervisor.start(asked=False)
 
     def _folder_of(self, name: str) -> Path | None:
         supervisor = self._supervisors.get(name)
@@ -137,12 +142,13 @@ class Fleet:
             reason=None if good else plugin.error,
             observed_at=datetime.now(UTC),
             limits=effective_limits(manifest, self._deps.settings) if manifest else None,
+            highest_generation=self._deps.releases.get(plugin.name).last_generation,
             instances=tuple(adopted_record(found, time.monotonic()) for found in adopted),
         )
         self._deps.registry.register(record)
         supervisor = self._supervisors[plugin.name] = PluginSupervisor(plugin, self._deps)
         if adopted:
-            supervisor.adopt(adopted)
+            supervisor.adopt(adopted, [found.instance.generation for found in adopted if found.drains])
 
     async def _watch_folders(self) -> None:
         """For ever: a plugin whose folder was removed leaves the list, once nothing is left of its instance."""

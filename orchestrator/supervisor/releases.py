@@ -5,11 +5,12 @@ disk before it takes effect, and stay. So each plugin has a JSON file of its own
 as a whole, and synced, with every change; a broken one costs one plugin's memory and no other's.
 """
 
+import asyncio
 import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,7 +40,7 @@ class ReleaseStoreError(OrchestratorError):
 class UpdateRefusedError(OrchestratorError):
     """A command that the plugin's releases do not allow now. `kind` is the API's `error_type`."""
 
-    def __init__(self, message: str, kind: Literal["UpdateUnderWay", "NothingToRevert"]) -> None:
+    def __init__(self, message: str, kind: Literal["UpdateUnderWay", "RestartUnderWay", "NothingToRevert"]) -> None:
         super().__init__(message)
         self.kind = kind
 
@@ -100,6 +101,12 @@ class PluginReleases(msgspec.Struct, frozen=True):
         return (*newest, *reversed(self.earlier))
 
     @property
+    def may_begin_current(self) -> bool:
+        """A start may begin `current` and not what the folder has: see `begins_from`."""
+        rejected = self.update is not None and self.update.step is UpdateStep.REJECTED
+        return self.current is not None and (self.pinned or rejected)
+
+    @property
     def last_generation(self) -> int:
         """The highest that an update speaks of: one that was allotted is not to be used again."""
         named = () if self.update is None else (*self.update.candidates, *self.update.switched, *self.update.retired)
@@ -121,7 +128,10 @@ def release_id(content: str, image_id: str) -> str:
     return hashlib.sha256(f"{content}\n{image_id}".encode()).hexdigest()[:12]
 
 
-def require_allowed(command: Literal["update", "revert", "scale", "restart"], state: PluginReleases) -> None:
+Command = Literal["update", "revert", "scale", "restart", "start", "park"]
+
+
+def require_allowed(command: Command, state: PluginReleases) -> None:
     """Raises `UpdateRefusedError`. A stop is always allowed, and ends an update that is under way."""
     if (update := state.under_way) is not None:
         raise UpdateRefusedError(
@@ -290,6 +300,24 @@ class ReleaseStore:
             _log.warning("%s cannot be read, and is set aside: %s", path, error)
             with suppress(OSError):
                 path.replace(path.with_suffix(".unreadable"))
+
+
+class ReleaseFile:
+    """One plugin's file. Its changes are made one after the other."""
+
+    def __init__(self, store: ReleaseStore, plugin: str) -> None:
+        self._store = store
+        self._plugin = plugin
+        self._alone = asyncio.Lock()
+
+    @property
+    def state(self) -> PluginReleases:
+        return self._store.get(self._plugin)
+
+    async def change(self, change: Callable[[PluginReleases], PluginReleases]) -> None:
+        """Returns when `change` of the state is on the disk. Raises `ReleaseStoreError`, with nothing changed."""
+        async with self._alone:
+            await asyncio.shield(asyncio.to_thread(self._store.write, self._plugin, change(self.state)))
 
 
 def _sync_folder(folder: Path) -> None:
