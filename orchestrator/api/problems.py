@@ -127,7 +127,7 @@ def install(app: FastAPI) -> None:
         return problem(500, sentence, error_type="InternalError")
 
 
-def _invalid(item: Mapping[str, Any]) -> str:
+def _invalid(item: Mapping[str, Any]) -> str:  # noqa: PLR0911 - one per kind
     """What pydantic found, in the words that the rest of the API has."""
     names = [part for part in item["loc"][1:] if isinstance(part, str)]
     name, got, limits = names[-1] if names else "the body", quoted(str(item.get("input"))), item.get("ctx") or {}
