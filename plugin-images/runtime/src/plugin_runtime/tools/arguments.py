@@ -84,7 +84,7 @@ def _refuse_repeated(tool: Tool, body: bytes) -> None:
 
 
 def _times(count: int) -> str:
-    return "twice" if count == 2 else f"{count} times"  # noqa: PLR2004
+    return "twice" if count == 2 else f"{count} times"
 
 
 def from_form(tool: Tool, texts: Mapping[str, list[str]], uploads: Mapping[str, File | list[File]]) -> dict[str, Any]:
