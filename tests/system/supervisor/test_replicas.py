@@ -169,7 +169,10 @@ async def test_an_idempotent_run_whose_instance_died(
     gate.open.set()
     assert (await run).status_code == status
     assert called == calls
-    # One run, however often it was sent.
+    # One run, however often it was sent; where it was before is told.
+    recorded = (await harness.client.get("/v1/runs")).json()[0]
+    assert (recorded["retried_from"] is not None) == (calls == 2)
+    assert recorded["retried_from"] != recorded["generation"]
     counted = await harness.health("reader")
     assert (counted["success_count"], counted["error_count"]) == ((1, 0) if status == 200 else (0, 1))
 
