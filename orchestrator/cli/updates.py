@@ -24,6 +24,7 @@ from orchestrator.cli.operate import activity_of, next_step
 from orchestrator.cli.tables import fields_table, long_texts
 from orchestrator.cli.update_rows import step_lines, update_failed, update_fields, update_sentence, updates_table
 from orchestrator.client import Client, PluginDetail, Update
+from orchestrator.client.models import AskedStrategy
 
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Begin it, and do not wait for its end.")]
 Show = Callable[[Update, PluginDetail], None]
@@ -48,7 +49,7 @@ def update(
     """
     if overlap and replace:
         misused("--replace", "--overlap is given, too")
-    strategy = "overlap" if overlap else "replace" if replace else "auto"
+    strategy: AskedStrategy = "overlap" if overlap else "replace" if replace else "auto"
     wait = 0.0 if no_wait else _FOR_EVER
     _carry_out(name, "update", lambda api, show: api.update(name, strategy, wait=wait, on_wait=show), as_json)
 
