@@ -10,7 +10,7 @@ from support.gpus import FakeGpus, device
 from support.harness import Harness, eventually
 from support.slow_builds import SlowBuilds
 
-SOON = {"idle": {"after": "300ms"}}
+SOON = {"idle": {"after": "1s"}}
 
 
 async def opened(harness: Harness, **manifest: Any) -> None:
