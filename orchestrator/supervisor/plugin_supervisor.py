@@ -114,6 +114,8 @@ class PluginSupervisor:
         """Those for which `ready_instance` looks for an instance."""
         self._idle: asyncio.TimerHandle | None = None
         """Parks the instances when they have had no run for as long as the manifest says."""
+        self._woken = False
+        """A run began the instances that start."""
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
         """Why there is no instance, where there is none."""
         self._to_drain: frozenset[int] = frozenset()
@@ -171,6 +173,11 @@ class PluginSupervisor:
         return self._set.parked or self._uncalled
 
     @property
+    def waking(self) -> bool:
+        """It is parked, or starts because a run came."""
+        return self.parked or (self._woken and self._coming)
+
+    @property
     def busy(self) -> bool:
         """A run executes in one of its instances, or waits for one."""
         record = self._deps.registry.get(self.name)
@@ -186,7 +193,7 @@ class PluginSupervisor:
         try:
             async with self._command:
                 self._require_allowed("start")
-                if self._set.serving:
+                if self._set.serving or self._set.draining:
                     self._set.begin_missing()
                 elif not self._set.beginning:
                     await self._start_new()
@@ -405,8 +412,9 @@ class PluginSupervisor:
         """The place of a run is free: for one that waits, or for the end of an instance that is drained."""
         if self._set.draining:
             self._set.advance()
-        else:
-            self._notify_changed()
+        else:  # nothing has become of an instance
+            self._watch_idleness()
+            self._wake()
 
     # Events of the engine and the GPUs; `token`: the `instance` of an identity
 
@@ -456,6 +464,7 @@ class PluginSupervisor:
         return self._set.newest is None and self._refusal.code is ReasonCode.PARKED
 
     def _unpark(self) -> None:
+        self._woken = True
         # In a context of its own: what it logs is not the run's that came first.
         if self._set.parked:
             Context().run(self._set.unpark)
@@ -636,9 +645,14 @@ class PluginSupervisor:
         self._deps.registry.mark_ended(self.name, generation, verdict.code, verdict.reason)
 
     def _notify_changed(self) -> None:
+        self._woken = self._woken and self._coming
         self._watch_idleness()
         self._note_release()
         self._updater.look()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let those look again that wait for something here."""
         self._changed.set()
         self._changed = asyncio.Event()
 
