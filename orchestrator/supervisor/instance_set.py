@@ -127,7 +127,8 @@ class InstanceSet:
 
     @property
     def draining(self) -> bool:
-        return any(placed.role == "draining" for placed in self._placed)
+        """One lives that takes no new runs."""
+        return any(placed.role == "draining" and _alive(placed.instance) for placed in self._placed)
 
     @property
     def beginning(self) -> bool:
@@ -156,14 +157,14 @@ class InstanceSet:
 
     def free_instance(self, tool: str) -> Instance | None:
         """The one that takes the next run, of this tool; None while none can."""
-        concurrency = 0 if self._template is None else self._template.limits.concurrency
-        generation = least_loaded(self.members(), concurrency * self._let_in(tool))
-        return next((instance for instance in self if instance.generation == generation), None)
-
-    def _let_in(self, tool: str) -> int:
-        """Runs of this tool that are in an instance for each that executes: of a batched one more than a batch."""
-        found = next((each.tools[tool].get("batch") for each in self.serving if tool in each.tools), None)
-        return 1 if found is None else runs_let_in(1, found["max_size"])
+        if self._template is None:
+            return None
+        # With every run: those alone, and of them alone what counts.
+        taking = [each.instance for each in self._placed if each.role == "serving" and each.instance.ready]
+        in_flight = self._in_flight()
+        members = (Member(each.generation, Phase.READY, in_flight=in_flight.get(each.generation, 0)) for each in taking)
+        generation = least_loaded(members, self._template.limits.concurrency * _let_in(taking, tool))
+        return next((each for each in taking if each.generation == generation), None)
 
     def driver_of(self, token: str) -> InstanceDriver | None:
         """`token`: the `instance` of an identity."""
@@ -436,6 +437,12 @@ class InstanceSet:
 
     def _drivers(self) -> list[InstanceDriver]:
         return [*self._earlier, *(placed.driver for placed in self._placed)]
+
+
+def _let_in(instances: Iterable[Instance], tool: str) -> int:
+    """Runs of this tool that are in an instance for each that executes: of a batched one more than a batch."""
+    found = next((each.tools[tool].get("batch") for each in instances if tool in each.tools), None)
+    return 1 if found is None else runs_let_in(1, found["max_size"])
 
 
 def _alive(instance: Instance) -> bool:
