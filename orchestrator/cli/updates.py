@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.text import Text
@@ -25,6 +25,9 @@ from orchestrator.cli.tables import fields_table, long_texts
 from orchestrator.cli.update_rows import step_lines, update_failed, update_fields, update_sentence, updates_table
 from orchestrator.client import Client, PluginDetail, Update
 from orchestrator.client.models import AskedStrategy
+
+if TYPE_CHECKING:
+    from orchestrator.client.models import AskedStrategy
 
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Begin it, and do not wait for its end.")]
 Show = Callable[[Update, PluginDetail], None]

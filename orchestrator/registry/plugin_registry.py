@@ -59,6 +59,7 @@ class PluginRegistry:
         self._records: Mapping[str, PluginRecord] = {}
         """Sorted by name. Replaced whole, never changed."""
         self._events = EventLog(last_id=restored.last_event_id, events=events, clock=clock)
+        self._role_listeners: list[Callable[[str], None]] = []
         self._earlier = dict(restored.counters)
         """Of plugins that are not registered now too."""
 
@@ -155,6 +156,8 @@ class PluginRegistry:
         with self._lock.gen_wlock():
             old, instance = self._find(name, generation)
             self._put(changes.with_instance(old, replace(instance, role=role), self._clock()))
+        for listener in self._role_listeners:
+            listener(name)
 
     def set_wanted(self, name: str, wanted: int, in_manifest: int | None = None) -> None:
         """How many instances are to serve at a time, and the manifest's number where that is another."""
@@ -296,6 +299,10 @@ class PluginRegistry:
                 self._events.unsubscribe(listener)
 
         return unsubscribe
+
+    def subscribe_roles(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with a plugin's name after each `set_role`, which is no event, on the thread of that."""
+        self._role_listeners.append(listener)
 
     # Inside
 

@@ -136,7 +136,8 @@ class InstanceSet:
 
     @property
     def draining(self) -> bool:
-        return any(placed.role == "draining" for placed in self._placed)
+        """One lives that takes no new runs."""
+        return any(placed.role == "draining" and _alive(placed.instance) for placed in self._placed)
 
     @property
     def closing(self) -> bool:
@@ -173,18 +174,19 @@ class InstanceSet:
 
     def free_instance(self, tool: str) -> Instance | None:
         """The one that takes the next run, of this tool, which counts as taken; None while none can."""
-        concurrency = 0 if self._template is None else self._template.limits.concurrency
-        generation = least_loaded(self.members(), concurrency * self._let_in(tool))
-        if generation is None:
+        if self._template is None:
             return None
-        chosen = self._of(generation)
+        # With every run: those alone, and of them alone what counts.
+        taking = [each for each in self._placed if each.instance.ready and (each.role == "serving" or each.parks)]
+        in_flight = self._in_flight()
+        members = [self._member(each, in_flight.get(each.instance.generation, 0)) for each in taking]
+        let_in = _let_in((each.instance for each in taking), tool)
+        generation = least_loaded(members, self._template.limits.concurrency * let_in)
+        chosen = next((each for each in taking if each.instance.generation == generation), None)
+        if chosen is None:
+            return None
         chosen.last_runs = max(0, chosen.last_runs - 1)
         return chosen.instance
-
-    def _let_in(self, tool: str) -> int:
-        """Runs of this tool that are in an instance for each that executes: of a batched one more than a batch."""
-        found = next((each.tools[tool].get("batch") for each in self.serving if tool in each.tools), None)
-        return 1 if found is None else runs_let_in(1, found["max_size"])
 
     def driver_of(self, token: str) -> InstanceDriver | None:
         """`token`: the `instance` of an identity."""
@@ -506,6 +508,12 @@ class InstanceSet:
 
     def _drivers(self) -> list[InstanceDriver]:
         return [*self._earlier, *(placed.driver for placed in self._placed)]
+
+
+def _let_in(instances: Iterable[Instance], tool: str) -> int:
+    """Runs of this tool that are in an instance for each that executes: of a batched one more than a batch."""
+    found = next((each.tools[tool].get("batch") for each in instances if tool in each.tools), None)
+    return 1 if found is None else runs_let_in(1, found["max_size"])
 
 
 def _alive(instance: Instance) -> bool:

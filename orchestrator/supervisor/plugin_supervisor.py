@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +46,8 @@ _log = logging.getLogger(__name__)
 
 _NOT_CALLED: Final = "It has not been called yet, and starts with its first run (ORCHESTRATOR_PARKED)."
 _PARKED: Final = "An operator parked it. The next run starts it again."
+_STILL_PARKED: Final = "It was parked before the orchestrator was started anew. The next run starts it again."
+_STOPPED: Final = "An operator stopped it. Start it again with a restart."
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
 
 
@@ -120,6 +122,8 @@ class PluginSupervisor:
         self._recent = RecentUse()
         self._idle: asyncio.TimerHandle | None = None
         """Parks the instances when they have had no run for as long as the manifest says."""
+        self._woken = False
+        """A run began the instances that start."""
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
         """Why there is no instance, where there is none."""
         self._to_drain: frozenset[int] = frozenset()
@@ -167,6 +171,11 @@ class PluginSupervisor:
         return self.parked or self._coming
 
     @property
+    def held(self) -> Literal["stopped", "parked"] | None:
+        """Why the orchestrator's start begins none."""
+        return self._file.state.held
+
+    @property
     def updating(self) -> bool:
         """An update is under way."""
         return self._updater.under_way is not None
@@ -175,6 +184,11 @@ class PluginSupervisor:
     def parked(self) -> bool:
         """A run begins its instances again."""
         return self._set.parked or self._uncalled
+
+    @property
+    def waking(self) -> bool:
+        """It is parked, or starts because a run came."""
+        return self.parked or (self._woken and self._coming)
 
     @property
     def busy(self) -> bool:
@@ -221,7 +235,8 @@ class PluginSupervisor:
         try:
             async with self._command:
                 self._require_allowed("start")
-                if self._set.serving:
+                await self._hold(None)
+                if self._set.serving or self._set.draining:
                     self._set.begin_missing()
                 elif not self._set.beginning:
                     await self._start_new()
@@ -231,11 +246,16 @@ class PluginSupervisor:
 
     def start_parked(self, manifest: Manifest) -> None:
         """Begin as parked: the first run, or a command, starts it."""
-        limits = effective_limits(manifest, self._deps.settings)
-        self._set.expect(Template(manifest, limits, self.folder), self._replicas(manifest))
-        generation = self._deps.registry.renew(self.name)
-        self._refusal = Verdict(ReasonCode.PARKED, _NOT_CALLED)
-        self._deps.registry.mark_ended(self.name, generation, self._refusal.code, self._refusal.reason)
+        self._begin_without(
+            Verdict(ReasonCode.PARKED, _STILL_PARKED if self.held == "parked" else _NOT_CALLED), manifest
+        )
+
+    async def start_stopped(self) -> None:
+        """Begin as stopped, as an operator left it: a command starts it."""
+        if self._set.serving or self._set.draining:  # the orchestrator was killed before it had stopped them
+            await self.stop()
+        else:
+            self._begin_without(Verdict(ReasonCode.STOPPED, _STOPPED), self.manifest)
 
     async def restart(self, wait: float = 0.0) -> Verdict | None:
         """Replace all instances by new ones, from the manifest as it is now. Those that are ready serve on until the
@@ -266,13 +286,17 @@ class PluginSupervisor:
         restart.add_done_callback(self._restart_ended)
         return restart
 
-    async def stop(self, reason: str = "An operator stopped it. Start it again with a restart.") -> None:
-        """End the instances and return when their containers are removed."""
+    async def stop(self, reason: str = _STOPPED, *, lasts: bool = True) -> None:
+        """End the instances and return when their containers are removed. `lasts`: the orchestrator's next start begins
+        none.
+        """
         self._refuse_restart()  # at once: what it builds holds up nothing
         async with self._command:
             self._refuse_restart()  # one that came before this, and has begun since
             if self._updater.running:
                 await self._updater.stop(reason)
+            if lasts:
+                await self._hold("stopped")
             self._stop_parked(Verdict(ReasonCode.STOPPED, reason))
             await self._set.end(Verdict(ReasonCode.STOPPED, reason))
 
@@ -288,6 +312,7 @@ class PluginSupervisor:
             if self.busy or not self._set.serving or self._set.beginning or self.restarting:
                 return False
             self._set.park(reason)
+            await self._hold("parked")
             return True
 
     async def scale(self, replicas: int) -> None:
@@ -450,8 +475,9 @@ class PluginSupervisor:
         """The place of a run is free: for one that waits, or for the end of an instance that is drained."""
         if self._set.draining:
             self._set.advance()
-        else:
-            self._notify_changed()
+        else:  # nothing has become of an instance
+            self._watch_idleness()
+            self._wake()
 
     # Events of the engine and the GPUs; `token`: the `instance` of an identity
 
@@ -502,6 +528,8 @@ class PluginSupervisor:
 
     def _unpark(self) -> None:
         self.asked = False
+        self._woken = True
+        self._spawn(self._hold(None))
         # In a context of its own: what it logs is not the run's that came first.
         if self._set.parked:
             Context().run(self._set.unpark)
@@ -542,6 +570,7 @@ class PluginSupervisor:
             self._set.park(
                 f"It had no run for {format_duration(seconds)} (`idle.after`). The next run starts it again."
             )
+            self._spawn(self._hold("parked"))
         elif self._set.serving:
             self._watch_idleness()
 
@@ -565,6 +594,7 @@ class PluginSupervisor:
 
     def _switched(self, manifest: Manifest) -> None:
         self._plugin = replace(self._plugin, manifest=manifest, error=None)
+        self._spawn(self._hold(None))
 
     def _note_release(self) -> None:
         """An instance that became ready without an update is of the release that a revert leaves, or that the next
@@ -577,7 +607,27 @@ class PluginSupervisor:
         self._updater.newest_seen = newest.generation
         content, image_id = newest.identity.content, newest.image_id or ""
         release = Release.of(newest.manifest, content=content, image_id=image_id, folder=self.folder)
-        task = asyncio.create_task(self._record_release(release), context=Context())
+        self._spawn(self._record_release(release))
+
+    async def _hold(self, held: Literal["stopped", "parked"] | None) -> None:
+        """Have it on file whether the orchestrator's next start begins instances. A command is obeyed without."""
+        if self.held == held:
+            return
+        try:
+            await self._file.change(lambda state: msgspec.structs.replace(state, held=held))
+        except ReleaseStoreError as error:
+            _log.warning("%s: the orchestrator's next start will not know that it is %s: %s", self.name, held, error)
+
+    def _begin_without(self, verdict: Verdict, manifest: Manifest | None) -> None:
+        """No instance begins, for this reason."""
+        if manifest is not None:
+            limits = effective_limits(manifest, self._deps.settings)
+            self._set.expect(Template(manifest, limits, self.folder), self._replicas(manifest))
+        self._fail(verdict)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        # In a context of its own: what it logs is not the run's that happens to come.
+        task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -590,6 +640,7 @@ class PluginSupervisor:
     async def _restart(self, slow: asyncio.Event) -> Verdict | None:
         async with self._command:
             self._require_allowed("restart")
+            await self._hold(None)
             if not any(instance.ready for instance in self._set.serving):
                 await self._set.end(Verdict(ReasonCode.STOPPED, _RESTARTED))
                 await self._start_new(anew=True)
@@ -682,10 +733,15 @@ class PluginSupervisor:
         self._deps.registry.mark_ended(self.name, generation, verdict.code, verdict.reason)
 
     def _notify_changed(self) -> None:
+        self._woken = self._woken and self._coming
         self._watch_idleness()
         self._note_release()
         self._updater.look()
         self._deps.gpus.changed()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let those look again that wait for something here."""
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -85,6 +85,10 @@ class PluginReleases(msgspec.Struct, frozen=True):
     """`current` is begun again whatever the plugin's folder has: an operator went back to it."""
     replicas: int | None = None
     """By an operator's `scale`; None where the manifest's number holds."""
+    held: Literal["stopped", "parked"] | None = None
+    """The orchestrator's start begins none: an operator stopped it, or it is parked, and no command or run has come
+    since.
+    """
     update: Update | None = None
     """The one under way, or the last."""
     earlier: tuple[Update, ...] = ()
@@ -172,7 +176,7 @@ def advanced(state: PluginReleases, update: Update) -> PluginReleases:
     switched = update.step is UpdateStep.SWITCHED and (before is None or before.step is not UpdateStep.SWITCHED)
     if not switched or release is None:
         return state
-    state = replace(state, pinned=update.kind == "revert")
+    state = replace(state, pinned=update.kind == "revert", held=None)
     if state.current is None or state.current.id == release.id:  # a rollout that stopped goes on
         return replace(state, current=release)
     earlier = _reverted(state.earlier, update, state.current) if update.kind == "revert" else state.earlier
