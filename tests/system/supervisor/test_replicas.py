@@ -1,6 +1,7 @@
 """Several instances of one plugin: one queue, ends of their own, commands for all of them."""
 
 import asyncio
+import shutil
 import random
 from typing import Any
 
@@ -240,7 +241,9 @@ async def test_a_number_that_cannot_be(harness: Harness, body: Any) -> None:
 async def test_a_number_that_cannot_be_stored(harness: Harness) -> None:
     """It is on file first, so it does not take effect; the answer says what to see to, without a path of the host."""
     await opened(harness, 1)
-    (harness.settings.state_dir / "releases").write_text("in the way")
+    folder = harness.settings.state_dir / "releases"
+    shutil.rmtree(folder, ignore_errors=True)  # what the start wrote
+    folder.write_text("in the way")
     answer = await post(harness, "scale", json={"replicas": 2})
     assert (answer.status_code, answer.json()["error_type"]) == (503, "NotStored")
     assert str(harness.settings.state_dir) not in answer.text
