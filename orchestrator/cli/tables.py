@@ -39,21 +39,27 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
                 Text(" ".join((plugin["description"] or "").split()), style="dim"),
             ]
         )
-    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
     lines: list[RenderableType] = []
-    for row, shown in zip(rows, (None, *plugins), strict=True):
-        # Padded here: a rich table has no rows across all columns, which the reasons need.
-        for at, cell in enumerate(row[:-1]):
-            pad = cell.pad_right if at < _LEFT_ALIGNED else cell.pad_left
-            pad(widths[at] - cell.cell_len)
-        line = Text("  ").join(row)
-        line.no_wrap, line.overflow = True, "ellipsis"
+    for line, shown in zip(aligned(rows, _LEFT_ALIGNED), (None, *plugins), strict=True):
         lines.append(line)
         if shown is not None and shown["reason"]:
             lines.append(reason_below(shown["reason_code"], shown["reason"]))
         if shown is not None and shown.get("degraded_reason"):
             lines.append(reason_below("degraded", shown["degraded_reason"]))
     return Group(*lines)
+
+
+def aligned(rows: Sequence[Sequence[Text]], left: int) -> Iterator[Text]:
+    """A line per row, in columns of which the first `left` are aligned there; the last is cut at the edge."""
+    # A rich table has no rows across all columns, which the reasons below a line need.
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        for at, cell in enumerate(row[:-1]):
+            pad = cell.pad_right if at < left else cell.pad_left
+            pad(widths[at] - cell.cell_len)
+        line = Text("  ").join(row)
+        line.no_wrap, line.overflow = True, "ellipsis"
+        yield line
 
 
 def _state(plugin: Mapping[str, Any]) -> Text:

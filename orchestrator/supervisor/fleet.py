@@ -47,6 +47,7 @@ class Fleet:
 
     def __init__(self, deps: SupervisorDeps) -> None:
         self._deps = deps
+        deps.gpus.meet(self.get, deps.registry)
         self._supervisors: dict[str, PluginSupervisor] = {}
         self._adopted: tuple[Adopted, ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
@@ -128,7 +129,7 @@ class Fleet:
         elif not supervisor.instances and manifest is not None and self._waits_for_a_run(held, manifest):
             supervisor.start_parked(manifest)
         else:
-            await supervisor.start()
+            await supervisor.start(asked=False)
 
     def _waits_for_a_run(self, held: str | None, manifest: Manifest) -> bool:
         return held == "parked" or not starts_uncalled(manifest, self._deps.settings)

@@ -59,6 +59,10 @@ class _Placed:
     drain_until: float = inf
     proof: str | None = None
     """What it was proven by, before it took runs."""
+    parks: Verdict | None = None
+    """Its end, where it makes room for another plugin once its runs have ended."""
+    last_runs: int = 0
+    """Runs that it takes before that."""
     _release: str = ""
 
     @property
@@ -75,12 +79,17 @@ class _Placed:
 
 
 class InstanceSet:
-    """`on_change` is called whenever an instance begins, is ready, ends or is removed."""
+    """`on_change` is called whenever an instance begins, is ready, ends or is removed. `waiting` returns how many runs
+    wait for one.
+    """
 
-    def __init__(self, plugin: str, deps: SupervisorDeps, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, plugin: str, deps: SupervisorDeps, on_change: Callable[[], None], waiting: Callable[[], int]
+    ) -> None:
         self._plugin = plugin
         self._deps = deps
         self._on_change = on_change
+        self._waiting = waiting
         self._placed: list[_Placed] = []
         """Oldest first."""
         self._earlier: list[InstanceDriver] = []
@@ -123,12 +132,17 @@ class InstanceSet:
     def parked(self) -> bool:
         """None lives, and the first that a run comes for begins them again."""
         cause = self.cause
-        return not self.serving and cause is not None and cause.code is ReasonCode.PARKED
+        return not (self.serving or self.closing) and cause is not None and cause.code is ReasonCode.PARKED
 
     @property
     def draining(self) -> bool:
         """One lives that takes no new runs."""
         return any(placed.role == "draining" and _alive(placed.instance) for placed in self._placed)
+
+    @property
+    def closing(self) -> bool:
+        """One makes room for another plugin as soon as its runs have ended: then a run may begin the set again."""
+        return any(placed.parks is not None and _alive(placed.instance) for placed in self._placed)
 
     @property
     def beginning(self) -> bool:
@@ -149,22 +163,39 @@ class InstanceSet:
 
     @property
     def cause(self) -> Verdict | None:
-        """Why none serves: the first that failed, else the first that ended. None where there never was one."""
+        """Why none serves: the first that failed, else the first that ended, but for parked ones, which say nothing
+        against the others. None where there never was one.
+        """
         shown = [placed.instance for placed in self._placed if placed.role != "candidate"]
         ended = [instance.ended for instance in shown if instance.ended is not None]
         failed = [verdict for verdict in ended if verdict.code.final_state is PluginLifecycleState.FAILED]
-        return next(iter(failed or ended), None)
+        missed = [verdict for verdict in ended if verdict.code is not ReasonCode.PARKED]
+        return next(iter(failed or missed or ended), None)
 
     def free_instance(self, tool: str) -> Instance | None:
-        """The one that takes the next run, of this tool; None while none can."""
+        """The one that takes the next run, of this tool, which counts as taken; None while none can."""
         if self._template is None:
             return None
-        # With every run: those alone, and of them alone what counts.
-        taking = [each.instance for each in self._placed if each.role == "serving" and each.instance.ready]
+        # With every run: of those alone that may take one, and of them alone what counts.
+        ready = [each for each in self._placed if each.instance.ready and (each.role == "serving" or each.last_runs)]
         in_flight = self._in_flight()
-        members = (Member(each.generation, Phase.READY, in_flight=in_flight.get(each.generation, 0)) for each in taking)
-        generation = least_loaded(members, self._template.limits.concurrency * _let_in(taking, tool))
-        return next((each for each in taking if each.generation == generation), None)
+        members = [
+            Member(
+                each.instance.generation,
+                Phase.READY,
+                each.role,
+                in_flight.get(each.instance.generation, 0),
+                last_runs=self._last_runs(each),
+                used_at=each.instance.used_at,
+            )
+            for each in ready
+        ]
+        generation = least_loaded(members, self._template.limits.concurrency * _let_in(ready, tool))
+        if generation is None:
+            return None
+        chosen = self._of(generation)
+        chosen.last_runs = max(0, chosen.last_runs - 1)
+        return chosen.instance
 
     def driver_of(self, token: str) -> InstanceDriver | None:
         """`token`: the `instance` of an identity."""
@@ -175,8 +206,12 @@ class InstanceSet:
         in_flight = self._in_flight()
         return (
             *(Member(driver.instance.generation, Phase.ENDED, "draining") for driver in self._ending()),
-            *(_member(placed, in_flight.get(placed.instance.generation, 0)) for placed in self._placed),
+            *(self._member(placed, in_flight.get(placed.instance.generation, 0)) for placed in self._placed),
         )
+
+    def instance_with(self, token: str) -> Instance | None:
+        """As long as its container may be there, also where it is in the set no longer."""
+        return next((d.instance for d in self._drivers() if d.instance.identity.instance == token), None)
 
     # Commands
 
@@ -216,6 +251,17 @@ class InstanceSet:
         """End all. A run or a command begins them again."""
         self._template = self._made_from()
         self._end_those_that_live(Verdict(ReasonCode.PARKED, reason))
+
+    def close_for(self, generation: int, verdict: Verdict) -> None:
+        """Let an instance make room for another plugin: it ends by this verdict (PARKED) when its runs have ended.
+        Where no other serves, those that wait now are among them; those that come later wait for the next instance.
+        """
+        placed = self._of(generation)
+        if placed.parks is None and _alive(placed.instance):
+            placed.parks = verdict
+            placed.last_runs = 0 if any(each is not placed.instance for each in self.serving) else self._waiting()
+            self._place(generation, "draining", inf)
+            self.advance()
 
     def unpark(self) -> None:
         """Begin as many as are wanted, as soon as those that were parked are removed."""
@@ -310,6 +356,8 @@ class InstanceSet:
             while actions := self._planned():
                 for action in actions:
                     self._carry_out(action)
+                    if isinstance(action, End):  # it may be the end of the set as a whole
+                        break
         finally:
             self._advancing = False
         self._wait_for_deadline()
@@ -318,7 +366,13 @@ class InstanceSet:
     # Inside
 
     def _planned(self) -> tuple[Action, ...]:
-        return () if self._rolling else plan(self._wanted, self.members(), asyncio.get_running_loop().time())
+        if self._rolling:
+            return ()
+        for placed in self._placed:
+            # Whatever ended one that made room for another: it is wanted, and missing.
+            if placed.parks is not None and placed.role == "draining" and not _alive(placed.instance):
+                self._place(placed.instance.generation, "serving", inf)
+        return plan(self._wanted, self.members(), asyncio.get_running_loop().time())
 
     def _want(self, **wanted: int) -> None:
         self._wanted = replace(self._wanted, **wanted)
@@ -369,11 +423,21 @@ class InstanceSet:
             case Drain(generation, until):
                 self._place(generation, "draining", until)
             case End(generation):
-                self._of(generation).driver.end(Verdict(ReasonCode.STOPPED, _NOT_WANTED))
+                self._end_drained(self._of(generation))
             case Forget(generation):
                 self._forget(generation)
             case _ as never:
                 assert_never(never)
+
+    def _end_drained(self, placed: _Placed) -> None:
+        verdict = placed.parks
+        if verdict is None:
+            placed.driver.end(Verdict(ReasonCode.STOPPED, _NOT_WANTED))
+            return
+        if any(_alive(instance) and instance is not placed.instance for instance in self):
+            placed.driver.end(verdict)
+        else:
+            self.park(verdict.reason)
 
     def _place(self, generation: int, role: Role, drain_until: float) -> None:
         placed = self._of(generation)
@@ -418,12 +482,31 @@ class InstanceSet:
         if (deadline := next_deadline(self.members())) is not None:
             self._deadline = asyncio.get_running_loop().call_at(deadline, self.advance, context=Context())
 
+    def _member(self, placed: _Placed, in_flight: int) -> Member:
+        instance, ended = placed.instance, placed.instance.ended
+        return Member(
+            instance.generation,
+            _phase(placed.driver),
+            placed.role,
+            in_flight,
+            placed.drain_until,
+            last_runs=self._last_runs(placed),
+            used_at=instance.used_at,
+            release=placed.release,
+            proof=placed.proof,
+            reason_code=None if ended is None else ended.code,
+            reason=None if ended is None else ended.reason,
+        )
+
     def _ending(self) -> Iterator[InstanceDriver]:
         """Of instances that are in the set no longer, while they still have their container and GPUs."""
         return (driver for driver in self._earlier if not driver.torn_down_or_left)
 
     def _recorded(self) -> set[int]:
         return set(self._in_flight())
+
+    def _last_runs(self, placed: _Placed) -> int | None:
+        return None if placed.parks is None else min(placed.last_runs, self._waiting())
 
     def _in_flight(self) -> dict[int, int]:
         record = self._deps.registry.get(self._plugin)
@@ -439,9 +522,10 @@ class InstanceSet:
         return [*self._earlier, *(placed.driver for placed in self._placed)]
 
 
-def _let_in(instances: Iterable[Instance], tool: str) -> int:
+def _let_in(instances: Iterable[_Placed], tool: str) -> int:
     """Runs of this tool that are in an instance for each that executes: of a batched one more than a batch."""
-    found = next((each.tools[tool].get("batch") for each in instances if tool in each.tools), None)
+    serving = (each.instance.tools for each in instances if each.role == "serving")
+    found = next((tools[tool].get("batch") for tools in serving if tool in tools), None)
     return 1 if found is None else runs_let_in(1, found["max_size"])
 
 
@@ -453,18 +537,3 @@ def _phase(driver: InstanceDriver) -> Phase:
     if driver.instance.ended is not None:
         return Phase.REMOVED if driver.torn_down_or_left else Phase.ENDED
     return Phase.READY if driver.instance.ready else Phase.STARTING
-
-
-def _member(placed: _Placed, in_flight: int) -> Member:
-    instance = placed.instance
-    return Member(
-        instance.generation,
-        _phase(placed.driver),
-        placed.role,
-        in_flight,
-        placed.drain_until,
-        placed.release,
-        placed.proof,
-        instance.ended.code if instance.ended else None,
-        instance.ended.reason if instance.ended else None,
-    )

@@ -26,6 +26,7 @@ from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.instance_set import InstanceSet, Template
 from orchestrator.supervisor.log_follower import follow_logs
+from orchestrator.supervisor.parking import RecentUse
 from orchestrator.supervisor.releases import (
     Command,
     Release,
@@ -104,7 +105,7 @@ class PluginSupervisor:
         self._preparation: Restart | None = None
         """The restart that prepares the next instances."""
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._set = InstanceSet(plugin.name, deps, self._notify_changed)
+        self._set = InstanceSet(plugin.name, deps, self._notify_changed, lambda: self.runs_waiting)
         self._file = ReleaseFile(deps.releases, plugin.name)
         self._updater = Updater(
             plugin.name, deps, self._set, self._file, on_switch=self._switched, on_change=self._notify_changed
@@ -114,6 +115,11 @@ class PluginSupervisor:
         self._removed = False
         self._runs_waiting = 0
         """Those for which `ready_instance` looks for an instance."""
+        self.waiting_since = 0.0
+        """When the first of the runs that wait for an instance came; the event loop's clock."""
+        self.asked = False
+        """An operator's command began the last instances: it waits for them."""
+        self._recent = RecentUse()
         self._idle: asyncio.TimerHandle | None = None
         """Parks the instances when they have had no run for as long as the manifest says."""
         self._woken = False
@@ -190,18 +196,47 @@ class PluginSupervisor:
         record = self._deps.registry.get(self.name)
         return self._runs_waiting > 0 or (record is not None and record.in_flight + record.queued > 0)
 
+    # For the plan of the GPUs
+
+    @property
+    def unsettled(self) -> bool:
+        """A command is under way, which may replace or end its instances."""
+        return self.restarting or self._updater.running or self._command.locked()
+
+    @property
+    def runs_waiting(self) -> int:
+        """Runs that no instance has taken yet."""
+        record = self._deps.registry.get(self.name)
+        return self._runs_waiting + (0 if record is None else record.queued)
+
+    @property
+    def recent_runs(self) -> float:
+        """Its runs, by `RecentUse`."""
+        return self._recent.value(asyncio.get_running_loop().time())
+
+    def instance_with(self, token: str) -> Instance | None:
+        """`token`: the `instance` of an identity. Also one that has ended, as long as its container may be there."""
+        return self._set.instance_with(token)
+
+    def close_for(self, generation: int, reason: str) -> None:
+        """Let an instance go for another plugin: it takes no new runs, and is parked when those that it has, and those
+        that wait for it now, have ended.
+        """
+        self._set.close_for(generation, Verdict(ReasonCode.PARKED, reason))
+
     # Commands of operators
 
-    async def start(self) -> None:
+    async def start(self, *, asked: bool = True) -> None:
         """Start the instances that are missing. Returns without waiting for them; the registry has their progress.
-        Raises `UpdateRefusedError`.
+        `asked`: by an operator, who waits for them. Raises `UpdateRefusedError`.
         """
+        self.asked = asked
         self._restarts += 1
         try:
             async with self._command:
                 self._require_allowed("start")
                 await self._hold(None)
-                if self._set.serving or self._set.draining:
+                if self._set.serving or (self._set.draining and not self._set.closing):
                     self._set.begin_missing()
                 elif not self._set.beginning:
                     await self._start_new()
@@ -244,6 +279,7 @@ class PluginSupervisor:
     def begin_restart(self, slow: asyncio.Event) -> asyncio.Task[Verdict | None]:
         """As `restart`, which goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
         # Before the lock: runs that come while this waits for it are to wait for the new instances.
+        self.asked = True
         self._restarts += 1
         restart = asyncio.create_task(self._restart(slow), name=f"restart {self.name}")
         self._tasks.add(restart)
@@ -288,6 +324,7 @@ class PluginSupervisor:
             manifest = self._plugin.manifest
             own = None if manifest is not None and manifest.replicas == replicas else replicas
             await self._file.change(lambda state: msgspec.structs.replace(state, replicas=own))
+            self.asked = True
             self._set.scale(replicas)
 
     async def update(self, strategy: AskedStrategy) -> Update:
@@ -296,12 +333,14 @@ class PluginSupervisor:
         """
         async with self._command:
             self._require_no_restart("update")
+            self.asked = True
             return await self._updater.begin("update", strategy, self._plugin)
 
     async def revert(self) -> Update:
         """As `update`, to the former release."""
         async with self._command:
             self._require_no_restart("revert")
+            self.asked = True
             return await self._updater.begin("revert", "auto", self._plugin)
 
     def updates(self) -> Sequence[Update]:
@@ -403,14 +442,19 @@ class PluginSupervisor:
         """The instance that takes the next run, of `tool`, the least loaded; waits while none can: they start, are
         full, or a restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
         """
+        now = asyncio.get_running_loop().time()
+        self._recent = self._recent.counted(now)
+        if self._runs_waiting == 0:
+            self.waiting_since = now
         self._runs_waiting += 1
         try:
             while (instance := self._set.free_instance(tool)) is None:
                 if self.parked and not self._coming:
                     self._unpark()
-                elif not (self._set.serving or self._coming):
+                elif not (self._set.serving or self._set.closing or self._coming):
                     raise InstanceEndedError(self._set.cause or self._refusal)
                 else:
+                    self._deps.gpus.changed()
                     await self._changed.wait()
         finally:
             self._runs_waiting -= 1
@@ -420,6 +464,7 @@ class PluginSupervisor:
         """Take account of a run's result: it may end its instance."""
         tolerant = instance.manifest.failure_policy == "tolerant"
         verdict = verdict_of_run(tool, result, tolerant=tolerant)
+        instance.used_at = asyncio.get_running_loop().time()
         # A run may return after its instance was replaced, and must not end the new one.
         driver = self._set.driver_of(instance.identity.instance)
         if verdict is not None and driver is not None:
@@ -483,6 +528,7 @@ class PluginSupervisor:
 
     def _unpark(self) -> None:
         self._woken = True
+        self.asked = False
         self._spawn(self._hold(None))
         # In a context of its own: what it logs is not the run's that came first.
         if self._set.parked:
@@ -524,7 +570,6 @@ class PluginSupervisor:
             self._set.park(
                 f"It had no run for {format_duration(seconds)} (`idle.after`). The next run starts it again."
             )
-            self._spawn(self._hold("parked"))
         elif self._set.serving:
             self._watch_idleness()
 
@@ -564,8 +609,6 @@ class PluginSupervisor:
 
     async def _hold(self, held: Literal["stopped", "parked"] | None) -> None:
         """Have it on file whether the orchestrator's next start begins instances. A command is obeyed without."""
-        if self.held == held:
-            return
         try:
             await self._file.change(lambda state: msgspec.structs.replace(state, held=held))
         except ReleaseStoreError as error:
@@ -686,14 +729,18 @@ class PluginSupervisor:
         self._deps.registry.mark_ended(self.name, generation, verdict.code, verdict.reason)
 
     def _notify_changed(self) -> None:
-        self._woken = self._woken and self._coming
+        coming = self._coming
+        self._woken = self._woken and coming
+        if self._set.parked and not coming and self.held is None:
+            self._spawn(self._hold("parked"))
         self._watch_idleness()
         self._note_release()
         self._updater.look()
         self._wake()
 
     def _wake(self) -> None:
-        """Let those look again that wait for something here."""
+        """Let those look again that wait for something here, or for its GPUs."""
+        self._deps.gpus.changed()
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from orchestrator.access.principal import ANYONE, Principal
 from orchestrator.registry.history import HistoryStore, RunRecord, RunState
 from orchestrator.sandbox.call import Progress
 from orchestrator.tools.live_run import LiveRun
@@ -75,19 +76,37 @@ class RunLookup:
         self._position = position
         self._starting = starting
 
-    async def one(self, run_id: str) -> RunView | None:
-        """None for an unknown run, and for one whose record has expired."""
+    async def one(self, run_id: str, principal: Principal = ANYONE) -> RunView | None:
+        """None for an unknown run, for one whose record has expired, and for one that `principal` does not see."""
         live, record = self._live.get(run_id), await self._history.run(run_id)
+        known = record if live is None else live.record
+        if known is None or not principal.sees_run(known.plugin, known.caller):
+            return None
         if live is not None:
             return self._view(live, record.id if record else 0)
-        return None if record is None else RunView(record, _OF_RECORD[record.state])
+        return RunView(known, _OF_RECORD[known.state])
 
     async def page(
-        self, *, plugin: str | None, phase: RunPhase | None, before: int | None, limit: int
+        self,
+        *,
+        plugin: str | None,
+        phase: RunPhase | None,
+        before: int | None,
+        limit: int,
+        principal: Principal = ANYONE,
     ) -> list[RunView]:
-        """Newest first. Runs that are not yet in the history come on the first page, with the id 0."""
+        """Newest first, of those that `principal` sees. Runs that are not yet in the history come on the first page,
+        with the id 0.
+        """
         live = dict(self._live)
-        records = await self._history.runs(plugin=plugin, state=_STATE[phase], before=before, limit=limit)
+        records = await self._history.runs(
+            plugin=plugin,
+            state=_STATE[phase],
+            before=before,
+            limit=limit,
+            among=() if principal.sees_every_plugin else principal.grant.plugins,
+            caller=None if principal.sees_every_run else principal.name,
+        )
         live |= self._live  # with those that were accepted, or ended, while the history was read
         views = []
         if before is None:
@@ -96,7 +115,10 @@ class RunLookup:
             views = [
                 self._view(run, 0)
                 for run in reversed(live.values())
-                if run.run_id not in known and run.record.accepted_at >= since and plugin in (None, run.record.plugin)
+                if run.run_id not in known
+                and run.record.accepted_at >= since
+                and plugin in (None, run.record.plugin)
+                and principal.sees_run(run.record.plugin, run.record.caller)
             ]
         views += [
             self._view(live[record.run_id], record.id)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from orchestrator.access.principal import ANYONE, Principal
 from orchestrator.errors import CallerDisconnectedError, ChannelError, OrchestratorError, RunAbortedError
 from orchestrator.registry import PluginRecord, PluginRegistry
 from orchestrator.registry.history import HistoryStore, RunRecord
@@ -101,11 +102,13 @@ class ToolRunner:
             task.result()  # raises the defect that ended it
         return accepted.result()
 
-    async def cancel(self, run_id: str) -> RunView | None:
+    async def cancel(self, run_id: str, principal: Principal = ANYONE) -> RunView | None:
         """Cancel a run: at once where it waits, else by a request to its container, which is stopped where the run does
-        not end within the grace. Returns the run as it is then, None for an unknown one.
+        not end within the grace. Returns the run as it is then, None for one that `principal` does not see.
         """
         run = self._live.get(run_id)
+        if run is not None and not principal.sees_run(run.record.plugin, run.record.caller):
+            return None
         if run is not None and run.record.finished_at is None and not run.cancel_requested:
             run.cancel_requested = True
             if run.instance is None:
@@ -113,7 +116,7 @@ class ToolRunner:
                 await run.ended.wait()
             else:
                 self._spawn(run.cancel_with_grace(run.instance, self._cancel_grace))
-        return await self.lookup.one(run_id)
+        return await self.lookup.one(run_id, principal)
 
     async def wait(self, run_id: str, seconds: float) -> None:
         """Wait until the run has ended, for at most so many seconds."""
