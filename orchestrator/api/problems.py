@@ -104,7 +104,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(_: Request, error: RequestValidationError) -> Response:
-        return problem(422, "; ".join(_invalid(item) for item in error.errors()[:5]), error_type="InvalidRequest")
+        found = error.errors()
+        for item in found:
+            if item["type"] == "json_invalid":
+                what = f"{item['ctx']['error']} at character {item['loc'][-1]}"
+                return problem(400, f"The body is no JSON: {what}.", error_type="BadRequest")
+        return problem(422, "; ".join(map(_invalid, found[:5])), error_type="InvalidRequest")
 
     @app.exception_handler(UpdateRefusedError)
     async def refused(request: Request, error: UpdateRefusedError) -> Response:
@@ -122,6 +127,23 @@ def install(app: FastAPI) -> None:
         return problem(500, sentence, error_type="InternalError")
 
 
-def _invalid(item: Mapping[str, Any]) -> str:
-    name = next((part for part in reversed(item["loc"]) if isinstance(part, str)), "")
-    return f"{name}: {item['msg']}, not {quoted(str(item.get('input')))}"
+def _invalid(item: Mapping[str, Any]) -> str:  # noqa: PLR0911 - one per kind
+    """What pydantic found, in the words that the rest of the API has."""
+    names = [part for part in item["loc"][1:] if isinstance(part, str)]
+    name, got, limits = names[-1] if names else "the body", quoted(str(item.get("input"))), item.get("ctx") or {}
+    match item["type"]:
+        case "missing":
+            return f"{name} is missing"
+        case "extra_forbidden":
+            return f"{name}: unknown field"
+        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
+            return f"{name}: expected a whole number, not {got}"
+        case "greater_than_equal":
+            return f"{name}: expected {limits['ge']:g} or more, not {got}"
+        case "less_than_equal":
+            return f"{name}: expected {limits['le']:g} or less, not {got}"
+        case "model_attributes_type" | "model_type" | "dict_type":
+            return f"{name}: expected a JSON object, sent as application/json, not {got}"
+        case _:
+            said = str(item["msg"]).replace("Input should be", "expected", 1)
+            return f"{name}: {said[:1].lower()}{said[1:]}, not {got}"

@@ -66,6 +66,8 @@ def _state(plugin: Mapping[str, Any]) -> Text:
     """`RUNNING`, or `RUNNING 2/3` where more than one instance is wanted; with a question mark where it is stale."""
     replicas = replicas_text(plugin)
     text = plugin["state"] + ("?" if plugin["stale"] else "") + (f" {replicas}" if replicas else "")
+    if plugin["reason_code"] == "PARKED":  # at rest, and no trouble
+        return Text(text, style="dim")
     return Text(text, style="yellow" if plugin.get("degraded") else STATE_COLOURS.get(plugin["state"], ""))
 
 
@@ -172,9 +174,9 @@ def _rows(plugin: Mapping[str, Any], name: str, value: Any) -> Iterator[tuple[st
         yield from ((f"instance {each['generation']}", _instance(each)) for each in value if len(value) > 1)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            if inner not in (None, "", [], {}) and not _is_long(key, inner):
+            if inner not in (None, "", [], {}) and not is_long(key, inner):
                 yield f"{name}.{key}", Text(_plain(inner))
-    elif value not in (None, [], "") and not _is_long(name, value):
+    elif value not in (None, [], "") and not is_long(name, value):
         yield name, Text(_plain(value), style=STATE_COLOURS.get(str(value), ""))
 
 
@@ -209,12 +211,12 @@ def long_texts(plugin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Heading and text of stacks, tracebacks and output, which are too long for a table."""
     for name, value in plugin.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name}.{key}", inner) for key, inner in value.items() if _is_long(key, inner))
-        elif _is_long(name, value):
+            yield from ((f"{name}.{key}", inner) for key, inner in value.items() if is_long(key, inner))
+        elif is_long(name, value):
             yield name, value
 
 
-def _is_long(name: str, value: Any) -> bool:
+def is_long(name: str, value: Any) -> bool:
     return isinstance(value, str) and bool(value) and (name in _LONG_TEXTS or "\n" in value)
 
 

@@ -7,14 +7,15 @@ from typing import Any, Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from orchestrator.cli.tables import aligned, local_time, reason_below
+from orchestrator.cli.tables import aligned, is_long, local_time, reason_below
 
 _COLOURS: Final = {"SETTLED": "green", "REJECTED": "bold red", "REVERTED": "yellow"}
 _STEP_WIDTH: Final = max(map(len, ("PROPOSED", "STARTING", "REVERTED")))
 
 
-def step_lines(update: Mapping[str, Any], seen: set[str]) -> Iterator[Text]:
-    """A line for each step that it has reached and that is not in `seen`, which has it then; the last is the end's.
+def step_lines(update: Mapping[str, Any], seen: set[str], *, whole: bool = True) -> Iterator[Text]:
+    """A line for each step that it has reached and that is not in `seen`, which has it then. The end has its reason
+    only in the `whole`: else it is followed by `update_sentence`.
 
     While it is SWITCHED, there is a line for each instance that has taken over.
     """
@@ -27,8 +28,12 @@ def step_lines(update: Mapping[str, Any], seen: set[str]) -> Iterator[Text]:
             clock = f"{datetime.fromisoformat(time).astimezone():%H:%M:%S}"
         except ValueError:
             clock = time
-        style = _step_style(update) if step == update["step"] else "cyan"
-        yield Text.assemble((clock, "dim"), "  ", (f"{step:<{_STEP_WIDTH}}", style), f"  {_of_step(update, step)}")
+        ends = step == update["step"]
+        style = _step_style(update) if ends else "cyan"
+        text = _of_step(update, step) if whole or not (ends and update["ended"]) else ""
+        line = Text.assemble((clock, "dim"), "  ", (f"{step:<{_STEP_WIDTH}}", style), f"  {text}")
+        line.rstrip()
+        yield line
 
 
 def update_sentence(update: Mapping[str, Any]) -> str:
@@ -77,7 +82,7 @@ def updates_table(updates: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def update_fields(update: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of one, for a table of them; without its steps and its post-mortem."""
+    """The fields of one, for a table of them; without its steps, and what is too long for a table."""
     names = {"from_release": "from", "to_release": "to"}
     hidden = {"plugin", "step_times", "post_mortem", "ended", "requested_at", "strategy_asked"}
     fields: dict[str, Any] = {}
@@ -89,7 +94,8 @@ def update_fields(update: Mapping[str, Any]) -> dict[str, Any]:
     fields["replicas"] = f"{update['replicas_updated']} of {update['replicas']}"
     for shown_elsewhere in ("strategy_reason", "replicas_updated"):
         fields.pop(shown_elsewhere, None)
-    return fields
+    report = update["post_mortem"] or {}
+    return fields | {f"post_mortem.{key}": value for key, value in report.items() if not is_long(key, value)}
 
 
 def _of_step(update: Mapping[str, Any], step: str) -> str:  # noqa: PLR0911 - one per step

@@ -160,7 +160,7 @@ class _Steps:
         return bool(self._seen)
 
     def update(self, update: Update, plugin: PluginDetail | None) -> None:
-        for line in step_lines(update, self._seen):
+        for line in step_lines(update, self._seen, whole=False):
             errors.print(line, soft_wrap=True)
         if plugin is not None and (doing := _doing(update, plugin)):
             self._say(f"{update['plugin']}: {doing}")
@@ -173,7 +173,9 @@ def _doing(update: Update, plugin: PluginDetail) -> str:
     instances = {each["generation"]: each for each in plugin.get("instances", ())}
     draining = update["draining"]
     if draining is not None and draining in instances:
-        return f"instance {draining} ends {instances[draining]['in_flight']} runs"
+        runs = instances[draining]["in_flight"]
+        what = f"takes no new runs; {runs} are under way" if runs else "is being stopped"
+        return f"instance {draining} {what}"
     candidate = update["candidate"]
     if candidate is not None and candidate in instances:
         return f"instance {candidate} is {instances[candidate]['state']}"

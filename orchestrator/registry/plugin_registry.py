@@ -24,6 +24,7 @@ from orchestrator.registry.records import (
     Role,
 )
 
+_ADOPTED: Final = "adopted: an earlier orchestrator started it"
 _READ_TIMEOUT: Final = 0.02  # seconds that a reader waits for the lock before it takes the last snapshot instead
 
 
@@ -108,7 +109,8 @@ class PluginRegistry:
         record = changes.registered(record, self._earlier.get(record.name))
         with self._lock.gen_wlock():
             self._put(record)
-            events = [self._events.append(record.name, instance, None) for instance in record.instances]
+            adopted = [replace(each, reason=each.reason or _ADOPTED) for each in record.instances]
+            events = [self._events.append(record.name, instance, None) for instance in adopted]
         self._events.notify(*events)
 
     def remove(self, name: str, reason: str) -> bool:

@@ -176,24 +176,15 @@ class InstanceSet:
         """The one that takes the next run, of this tool, which counts as taken; None while none can."""
         if self._template is None:
             return None
-        # With every run: of those alone that may take one, and of them alone what counts.
-        ready = [each for each in self._placed if each.instance.ready and (each.role == "serving" or each.last_runs)]
+        # With every run: those alone, and of them alone what counts.
+        taking = [each for each in self._placed if each.instance.ready and (each.role == "serving" or each.parks)]
         in_flight = self._in_flight()
-        members = [
-            Member(
-                each.instance.generation,
-                Phase.READY,
-                each.role,
-                in_flight.get(each.instance.generation, 0),
-                last_runs=self._last_runs(each),
-                used_at=each.instance.used_at,
-            )
-            for each in ready
-        ]
-        generation = least_loaded(members, self._template.limits.concurrency * _let_in(ready, tool))
-        if generation is None:
+        members = [self._member(each, in_flight.get(each.instance.generation, 0)) for each in taking]
+        let_in = _let_in((each.instance for each in taking), tool)
+        generation = least_loaded(members, self._template.limits.concurrency * let_in)
+        chosen = next((each for each in taking if each.instance.generation == generation), None)
+        if chosen is None:
             return None
-        chosen = self._of(generation)
         chosen.last_runs = max(0, chosen.last_runs - 1)
         return chosen.instance
 
@@ -490,7 +481,7 @@ class InstanceSet:
             placed.role,
             in_flight,
             placed.drain_until,
-            last_runs=self._last_runs(placed),
+            last_runs=None if placed.parks is None else min(placed.last_runs, self._waiting()),
             used_at=instance.used_at,
             release=placed.release,
             proof=placed.proof,
@@ -504,9 +495,6 @@ class InstanceSet:
 
     def _recorded(self) -> set[int]:
         return set(self._in_flight())
-
-    def _last_runs(self, placed: _Placed) -> int | None:
-        return None if placed.parks is None else min(placed.last_runs, self._waiting())
 
     def _in_flight(self) -> dict[int, int]:
         record = self._deps.registry.get(self._plugin)
@@ -522,10 +510,9 @@ class InstanceSet:
         return [*self._earlier, *(placed.driver for placed in self._placed)]
 
 
-def _let_in(instances: Iterable[_Placed], tool: str) -> int:
+def _let_in(instances: Iterable[Instance], tool: str) -> int:
     """Runs of this tool that are in an instance for each that executes: of a batched one more than a batch."""
-    serving = (each.instance.tools for each in instances if each.role == "serving")
-    found = next((tools[tool].get("batch") for tools in serving if tool in tools), None)
+    found = next((each.tools[tool].get("batch") for each in instances if tool in each.tools), None)
     return 1 if found is None else runs_let_in(1, found["max_size"])
 
 

@@ -527,8 +527,8 @@ class PluginSupervisor:
         return self._set.newest is None and self._refusal.code is ReasonCode.PARKED
 
     def _unpark(self) -> None:
-        self._woken = True
         self.asked = False
+        self._woken = True
         self._spawn(self._hold(None))
         # In a context of its own: what it logs is not the run's that came first.
         if self._set.parked:
@@ -593,6 +593,7 @@ class PluginSupervisor:
 
     def _switched(self, manifest: Manifest) -> None:
         self._plugin = replace(self._plugin, manifest=manifest, error=None)
+        self._spawn(self._hold(None))
 
     def _note_release(self) -> None:
         """An instance that became ready without an update is of the release that a revert leaves, or that the next
@@ -739,7 +740,7 @@ class PluginSupervisor:
         self._wake()
 
     def _wake(self) -> None:
-        """Let those look again that wait for something here, or for its GPUs."""
+        """Let those look again that wait for something here, or for GPUs that it has."""
         self._deps.gpus.changed()
         self._changed.set()
         self._changed = asyncio.Event()

@@ -43,9 +43,10 @@ class RunQueues:
             self._tools[run_id] = tool
         match admission:
             case Admission.REFUSE:
+                executing = sum(run in self._generations for run in queue.running)
+                waiting = len(queue.running) - executing + len(queue.waiting)
                 raise QueueFullError(
-                    f"The queue of {record.name} is full: {queue.slots} executing, {queue.capacity} waiting. Try "
-                    "again later."
+                    f"The queue of {record.name} is full: {executing} executing, {waiting} waiting. Try again later."
                 )
             case Admission.WAIT:
                 self._waiting[run_id] = asyncio.get_running_loop().create_future()

@@ -77,7 +77,7 @@ def test_each_step_is_a_line_and_the_end_a_sentence(reader):
         "STARTING  an instance of 1.3.0 starts",
         "PROVING   1.3.0 is being proven",
         "SWITCHED  1 of 1 instances are of 1.3.0",
-        "SETTLED   3 calls of samples/calls.yaml passed.",
+        "SETTLED",
     ]
     assert result.stdout == "echo is 1.3.0 now. 3 calls of samples/calls.yaml passed.\n"
 
@@ -198,6 +198,7 @@ def test_one_is_shown_with_its_steps_and_its_post_mortem(reader):
     result = reader.call("updates", "echo", "4f", columns=200)
     assert "INVALID_OUTPUT" in result.stdout
     assert "post_mortem.log_tail\ncannot count\n" in result.stdout
+    assert "post_mortem.exit_code  3" in result.stdout
     assert "PROVING" in result.stdout
     assert reader.call("updates", "echo", "77").exit_code == 1
 
