@@ -11,7 +11,8 @@ def write_certificate(folder: Path, name: str, *, password: str = "") -> tuple[P
     subprocess.run(
         [
             "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-days", "2",
-            "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-out", certificate, "-keyout", key,
+            "-subj", f"/CN={name}",
+            "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-out", certificate, "-keyout", key,
             *(("-passout", f"pass:{password}") if password else ("-noenc",)),
         ],
         check=True,
