@@ -36,6 +36,8 @@ class RunResponse(BaseModel):
     """1 for the next; null for a run that does not wait."""
     cancel_requested: bool
     progress: ProgressResponse | None
+    caller: str | None
+    """The name of the key that it was called with; null where no key is needed."""
     id: int
     """Its number in the history, for `before`; 0 for a run that is not yet in it."""
 
@@ -61,5 +63,6 @@ def run_response(view: RunView) -> RunResponse:
         queue_position=view.queue_position if view.phase is RunPhase.QUEUED else None,
         cancel_requested=view.cancel_requested,
         progress=None if progress is None else ProgressResponse(fraction=progress.fraction, message=progress.message),
+        caller=record.caller,
         id=record.id,
     )

@@ -7,7 +7,7 @@ operator releases it (`release_quarantine`).
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -147,13 +147,9 @@ class LeaseTable:
             return GpuProblem(
                 ReasonCode.GPU_BUSY, "This instance has released its GPUs; restart the plugin for a new one."
             )
-        if self._inventory is None:
-            return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, "The host's GPUs have not been probed yet; try again.")
-        if self._inventory.problem is not None:
-            return self._inventory.problem
-        chosen = choose(demand, [each for each in self.devices() if among is None or each.uuid in among], plugin)
-        if chosen is None:
-            return self.refusal(demand)
+        chosen = self._chosen(plugin, demand, among)
+        if isinstance(chosen, GpuProblem):
+            return chosen
         for each in chosen:
             # Only before the first claim: later figures contain what the plugins use.
             if each.uuid not in self._baselines:
@@ -161,6 +157,11 @@ class LeaseTable:
                 self._listed[each.uuid] = listed_bytes(each.device)
             self._put(Claim(holder, plugin, each.uuid, "exclusive" if demand.exclusive else "shared", demand.memory))
         return self._as_grant(self._of(holder))
+
+    def missing(self, plugin: str, demand: GpuDemand) -> GpuProblem | None:
+        """Why there are no devices for one more instance; None where there are."""
+        chosen = self._chosen(plugin, demand)
+        return chosen if isinstance(chosen, GpuProblem) else None
 
     def release(self, holder: str, now: float) -> bool:
         """The instance's container is removed, or was never made. False where the holder has no claims. Idempotent."""
@@ -188,6 +189,16 @@ class LeaseTable:
         quarantined = [c for c in self._claims.values() if c.uuid == uuid and c.phase is Phase.QUARANTINED]
         self._drop(quarantined)
         return bool(quarantined)
+
+    def _chosen(
+        self, plugin: str, demand: GpuDemand, among: Collection[str] | None = None
+    ) -> Sequence[DeviceClaims] | GpuProblem:
+        if self._inventory is None:
+            return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, "The host's GPUs have not been probed yet; try again.")
+        if self._inventory.problem is not None:
+            return self._inventory.problem
+        candidates = [each for each in self.devices() if among is None or each.uuid in among]
+        return choose(demand, candidates, plugin) or self.refusal(demand)
 
     def _settle(self, uuid: str, leaving: list[Claim], now: float) -> Iterable[LeaseChange]:
         probe_started = self._inventory.probe_started if self._inventory else 0.0

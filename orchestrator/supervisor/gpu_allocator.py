@@ -94,6 +94,14 @@ class GpuAllocator:
         self._changed.set()
         return grant
 
+    async def missing(self, manifest: Manifest) -> str | None:
+        """Why there are no GPUs for one more instance now, as a phrase; None where there are, or none are needed."""
+        if not manifest.requires_gpu:
+            return None
+        await self._read()
+        problem = self._leases.missing(manifest.name, gpu_demand(manifest))
+        return None if problem is None else problem.sentence.rstrip(".")
+
     def track(self, holder: str, container_id: str) -> None:
         """The container of a holder: its processes are those of the plugin."""
         self._containers[holder] = container_id

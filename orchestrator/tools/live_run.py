@@ -179,6 +179,7 @@ def accepted(plugin: str, call: ToolCall, watch: RunWatch, record: RunRecord | N
             tool=call.tool[:MAX_NAME_LENGTH],
             accepted_at=datetime.now(UTC),
             asynchronous=call.keep,
+            caller=call.caller,
         ),
         watch,
         request_bytes=len(call.body) if isinstance(call.body, bytes) else None,

@@ -25,6 +25,7 @@ class RunQueues:
         self._registry = registry
         # On the event loop, where instances change.
         registry.subscribe(self._instances_changed)
+        registry.subscribe_roles(self._look)
         self._queues: dict[str, AdmissionQueue] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._tools: dict[str, str] = {}
@@ -42,9 +43,10 @@ class RunQueues:
             self._tools[run_id] = tool
         match admission:
             case Admission.REFUSE:
+                executing = sum(run in self._generations for run in queue.running)
+                waiting = len(queue.running) - executing + len(queue.waiting)
                 raise QueueFullError(
-                    f"The queue of {record.name} is full: {queue.slots} executing, {queue.capacity} waiting. Try "
-                    "again later."
+                    f"The queue of {record.name} is full: {executing} executing, {waiting} waiting. Try again later."
                 )
             case Admission.WAIT:
                 self._waiting[run_id] = asyncio.get_running_loop().create_future()
@@ -86,14 +88,19 @@ class RunQueues:
         queue.release(run.run_id)
         self._tools.pop(run.run_id, None)
         self._generations.pop(run.run_id, None)
-        self._start_next(run.record.plugin, queue)
+        if queue.waiting:
+            self._start_next(run.record.plugin, queue)
 
     def _instances_changed(self, event: LifecycleEvent) -> None:
         # Not for a sentence about the plugin, which a build may write on a thread of its own.
-        queue = self._queues.get(event.plugin) if event.previous is not event.state else None
+        if event.previous is not event.state:
+            self._look(event.plugin)
+
+    def _look(self, plugin: str) -> None:
+        queue = self._queues.get(plugin)
         if queue is not None and queue.waiting:
-            self._know_batches(event.plugin, queue)
-            self._start_next(event.plugin, queue)
+            self._know_batches(plugin, queue)
+            self._start_next(plugin, queue)
 
     def _know_batches(self, plugin: str, queue: AdmissionQueue) -> None:
         # Those that came before an instance was ready took a whole place each: which tools are batched it says itself.
@@ -127,7 +134,7 @@ class RunQueues:
         """
         assert record.limits is not None  # noqa: S101 - a plugin without a valid manifest is refused before
         taken = record.limits.concurrency * max(1, record.ready)
-        drained = {instance.generation for instance in record.instances if instance.role == "draining"}
+        drained = [instance.generation for instance in record.instances if instance.role == "draining"]
         if not drained:
             return taken
         return taken + sum(takes for run, takes in queue.running.items() if self._generations.get(run) in drained)

@@ -1,6 +1,7 @@
 """Parked: a plugin that nobody calls has no instance, and its next run starts one."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from support.gpus import FakeGpus, device
 from support.harness import Harness, eventually
 from support.slow_builds import SlowBuilds
 
-SOON = {"idle": {"after": "300ms"}}
+SOON = {"idle": {"after": "1s"}}
 
 
 async def opened(harness: Harness, **manifest: Any) -> None:
@@ -383,3 +384,35 @@ async def test_one_that_was_parked_hides_no_reason_of_the_others(harness: Harnes
     await post(harness, "stop")
     assert (await harness.run("reader", "read")).json()["reason_code"] == "STOPPED"
     assert (await harness.health("reader"))["reason_code"] == "STOPPED"
+
+
+async def test_a_run_that_waits_for_a_start_says_so(harness: Harness) -> None:
+    """In its own record, in a stream by an event of its own; also one that waits behind another."""
+    runtime = harness.add("reader", tools={"read": lambda: "text"})
+    await harness.open()
+    await harness.settled("reader")
+    await post(harness, "park")
+    await harness.until_removed("reader")
+    ready = asyncio.Event()
+    runtime.before_ready = ready.wait
+    runs = [
+        (await post(harness, "tools/read/run", json={}, headers={"Prefer": "respond-async"})).json() for _ in range(2)
+    ]
+
+    async def progress(run: dict[str, Any]) -> Any:
+        return (await harness.client.get(f"/v1/runs/{run['run_id']}")).json()["progress"]
+
+    assert [await progress(run) for run in runs] == [{"fraction": None, "message": "starting"}] * 2
+    lines = []
+    async with harness.client.stream(
+        "POST", "/v1/plugins/reader/tools/read/run", json={}, headers={"Accept": "application/x-ndjson"}
+    ) as stream:
+        async for line in stream.aiter_lines():
+            lines.append(json.loads(line))
+            ready.set()
+    assert lines[0] == {"event": "progress", "fraction": None, "message": "starting"}
+    assert (lines[-1]["event"], lines[-1]["status"]) == ("end", 200)
+    # None where an instance is there.
+    answer = await post(harness, "tools/read/run", json={}, headers={"Accept": "application/x-ndjson"})
+    assert answer.headers["content-type"] == "application/json"
+    assert [await progress(run) for run in runs] == [None] * 2
