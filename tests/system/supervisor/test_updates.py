@@ -31,7 +31,13 @@ class Versions:
         if version not in self.runtimes:
             runtime = self.runtimes[version] = ScriptedRuntime(tools={"read": lambda: f"v{version}"})
             self.harness.engine.add_image(f"harness/reader:{version}", runtime)
-        fields = {"image": f"harness/reader:{version}", "version": f"{version}.0.0", **self.manifest, **manifest}
+        fields: dict[str, Any] = {
+            "image": f"harness/reader:{version}",
+            "version": f"{version}.0.0",
+            **self.manifest,
+            **manifest,
+        }
+        fields["update"] = {"observe": "1ms", **fields.get("update", {})}
         self.harness.write("reader", **fields)
         if calls is not None:
             folder = self.harness.plugins / "reader" / "samples"
@@ -269,6 +275,25 @@ async def test_a_candidate_that_is_killed_while_it_is_proven(harness: Harness) -
     found = await plugin.until_step("REJECTED")
     assert found["reason_code"] in {"KILLED", "CRASHED", "OUT_OF_MEMORY"}, found
     assert (await plugin.whole())["generation"] == 1
+
+
+async def test_a_candidate_that_ends_soon_after_its_calls_is_rejected(harness: Harness) -> None:
+    """It is observed for a while before it takes runs; one that stays well takes them after that."""
+    plugin = await Versions(harness).serve()
+    new = plugin.write(2, calls=CALLS, update={"observe": "30s"})
+
+    def read() -> str:
+        asyncio.get_running_loop().call_later(0.2, new.instance.leave, 3)
+        return "v2"
+
+    new.tools["read"] = read
+    found = await plugin.update()
+    assert (found["step"], found["reason_code"]) == ("REJECTED", "EXITED"), found
+    assert "exit code 3" in found["reason"]
+    plugin.write(3, calls=b"- tool: read\n  arguments: {}\n", update={"observe": "500ms"})
+    begun = asyncio.get_running_loop().time()
+    assert (await plugin.update())["step"] == "SETTLED"
+    assert asyncio.get_running_loop().time() - begun >= 0.5
 
 
 async def test_commands_during_an_update_have_one_answer_each(harness: Harness) -> None:
