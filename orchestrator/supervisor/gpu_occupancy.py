@@ -106,6 +106,12 @@ class GpuOccupancy:
             found.append((need, each))
         return found
 
+    def ended(self, applicant: Applicant) -> bool:
+        """It needs no GPUs any more."""
+        plugin = self.find(applicant.plugin)
+        instance = None if plugin is None else plugin.instance_with(applicant.holder)
+        return instance is not None and instance.ended is not None
+
     def closing(self) -> list[Plugin]:
         """The plugins of instances that make room and have no run: those that they wait for may be gone by now."""
         found = []

@@ -77,6 +77,8 @@ class GpuPlanner:
         finally:
             self._applicants.pop(applicant.holder, None)
             self._wake.set()
+            if applicant.grant.done() and not applicant.grant.cancelled():
+                applicant.grant.exception()  # of one that is cancelled in this instant nobody asks for it
 
     def report(self) -> list[dict[str, Any]]:
         """The instances that wait for GPUs, as in the API."""
@@ -151,7 +153,8 @@ class GpuPlanner:
         was to get them.
         """
         tenants = self._occupancy.tenants()
-        seen = [each for each in self._applicants.values() if each.seen]
+        # One that has just been stopped is about to be cancelled.
+        seen = [each for each in self._applicants.values() if each.seen and not self._occupancy.ended(each)]
         needs = self._occupancy.needs(seen, tenants)
         applicants = {need.holder: applicant for need, applicant in needs}
         plan = plan_room(self._occupancy.gpus(refused), tenants, [need for need, _ in needs], now)
