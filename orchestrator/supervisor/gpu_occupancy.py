@@ -28,6 +28,8 @@ class Plugin(Protocol):
     @property
     def asked(self) -> bool: ...
     @property
+    def updating(self) -> bool: ...
+    @property
     def unsettled(self) -> bool: ...
     @property
     def recent_runs(self) -> float: ...
@@ -93,8 +95,8 @@ class GpuOccupancy:
             plugin, record = self.find(each.plugin), self._record(each.plugin)
             runs = 0 if plugin is None or each.plugin in served else plugin.runs_waiting
             served.add(each.plugin)
-            # What is kept is to be there without being called.
-            asked = each.manifest.idle.keep or (plugin is not None and plugin.asked)
+            # What is kept is to be there without being called; an update is an operator's command, whoever resumes it.
+            asked = each.manifest.idle.keep or (plugin is not None and (plugin.asked or plugin.updating))
             need = Need(
                 each.plugin,
                 each.demand,
