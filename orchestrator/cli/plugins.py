@@ -240,5 +240,7 @@ def gpus(
         console.print(gpus_table(listed["devices"]))
     for way, sentence in (listed.get("engine") or {}).get("refused", {}).items():
         console.print(Text(f"refused by the engine ({way}): {sentence}", style="yellow"), soft_wrap=True)
+    for each in listed.get("waiting") or ():
+        console.print(Text(f"{each['plugin']} waits for a GPU: {each['reason']}"), soft_wrap=True)
     for sentence in listed["quarantines"]:
         console.print(Text(sentence, style="yellow"), soft_wrap=True)

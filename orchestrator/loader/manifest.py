@@ -138,7 +138,10 @@ class Idle(_Strict):
         description="Parked after so long without a run, e.g. 10m, at least 1s; never for that reason where it is left "
         "out.",
     )
-    keep: bool = Field(default=False, description="With GPUs: started although ORCHESTRATOR_PARKED is set.")
+    keep: bool = Field(
+        default=False,
+        description="With GPUs: never parked for another plugin, and started although ORCHESTRATOR_PARKED is set.",
+    )
 
 
 def _update(value: Any) -> Any:
