@@ -16,7 +16,7 @@ from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.registry import Check
+from orchestrator.registry import Check, PluginRecord
 from orchestrator.sandbox.call import RunResult
 from orchestrator.sandbox.verdict import Verdict, verdict_of_run
 from orchestrator.supervisor.adoption import Adopted
@@ -199,6 +199,10 @@ class PluginSupervisor:
     # For the plan of the GPUs
 
     @property
+    def record(self) -> PluginRecord | None:
+        return self._deps.registry.get(self.name)
+
+    @property
     def unsettled(self) -> bool:
         """A command is under way, which may replace or end its instances."""
         return self.restarting or self._updater.running or self._command.locked()
@@ -206,7 +210,7 @@ class PluginSupervisor:
     @property
     def runs_waiting(self) -> int:
         """Runs that no instance has taken yet."""
-        record = self._deps.registry.get(self.name)
+        record = self.record
         return self._runs_waiting + (0 if record is None else record.queued)
 
     @property
@@ -223,6 +227,8 @@ class PluginSupervisor:
         that wait for it now, have ended.
         """
         self._set.close_for(generation, Verdict(ReasonCode.PARKED, reason))
+        if not self._set.serving:
+            self._spawn(self._hold("parked"))
 
     # Commands of operators
 
