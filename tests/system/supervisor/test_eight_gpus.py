@@ -19,7 +19,7 @@ from orchestrator.containers.memory.container import MemoryContainer
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.registry import InstanceRecord, LifecycleEvent, PluginRecord
 from orchestrator.sandbox.call import Outcome, ToolCall
-from orchestrator.supervisor import gpu_allocator
+from orchestrator.supervisor import gpu_allocator, gpu_planner
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 STEPS = 10_000
@@ -278,11 +278,12 @@ async def test_ten_thousand_steps_on_eight_gpus(harness: Harness, monkeypatch: p
     """Kills, losses of GPUs, runs, commands (several at once), successors. After each step: no GPU has two containers,
     no run was sent twice, and state, reason, `degraded` and what is missing are right.
     """
-    monkeypatch.setattr(gpu_allocator, "_CHECK_INTERVAL", 0.05)
-    monkeypatch.setattr(gpu_allocator, "_DRAIN_INTERVAL", 0.01)
+    for module in (gpu_allocator, gpu_planner):
+        monkeypatch.setattr(module, "LOOK_INTERVAL", 0.05)
+        monkeypatch.setattr(module, "DRAIN_INTERVAL", 0.01)
     # A start waits no longer for a GPU that is being released, since it may be lost.
-    monkeypatch.setattr(gpu_allocator, "_DRAIN_TIMEOUT", 0.2)
-    monkeypatch.setattr(gpu_allocator, "_UNSURE_TIMEOUT", 0.2)
+    for patience in ("_DRAIN_TIMEOUT", "_UNSURE_TIMEOUT"):
+        monkeypatch.setattr(gpu_planner, patience, 0.2)
     harness.engine.device_drivers = ("nvidia",)
     harness.gpus = FakeGpus(*(device(index) for index in range(GPUS)))
     world = World(harness, seed=11)
