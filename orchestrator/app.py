@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from orchestrator.api import (
     run_router,
     runs_router,
     system_router,
+    update_router,
 )
 from orchestrator.api.body import UploadPace
 from orchestrator.api.context import ApiContext
@@ -94,13 +95,13 @@ def create_app(
             registry = PluginRegistry(restored=restored, events=await history.latest_events(_RESTORED_EVENTS))
             # Before the fleet, whose registration of each plugin is an event.
             registry.subscribe(history.event)
-            deps = _supervisor_deps(
-                settings, containers, claimed, registry=registry, history=history, gpu_host=gpu_host
-            )
-            fleet = Fleet(deps)
             sandbox = PluginSandboxRunner(
                 max_result=int(settings.max_result), reader_idle=settings.upload_idle_timeout.total_seconds()
             )
+            deps = _supervisor_deps(
+                settings, containers, claimed, registry=registry, history=history, sandbox=sandbox, gpu_host=gpu_host
+            )
+            fleet = Fleet(deps)
             # In this order: the log takes its trace id from the call, where the traces have put it.
             observers = [*([traces.watch] if traces else []), within_run, metrics.observe_runs(registry).watch]
             observe = together(*observers)
@@ -136,7 +137,7 @@ def create_app(
             try:
                 await _unless(stop, fleet.open(restored.ended))
                 await runner.resume(restored.asynchronous, fleet.adopted())
-                fleet.drain_surplus()
+                fleet.settle_adopted()
                 fleet.restart_changed()
                 with feed.running():
                     yield
@@ -186,6 +187,7 @@ def _add_routes(app: FastAPI) -> None:
     for module in (
         health_router,
         plugins_router,
+        update_router,
         events_router,
         run_router,
         runs_router,
@@ -226,10 +228,13 @@ def docker_engine(settings: Settings) -> DockerEngine:
     )
 
 
-def image_builder(settings: Settings, engine: ContainerEngine) -> ImageBuilder:
-    """The image builder by the settings and the host's environment."""
+def image_builder(
+    settings: Settings, engine: ContainerEngine, in_use: Callable[[str], Collection[str]] = lambda _: ()
+) -> ImageBuilder:
+    """The image builder by the settings and the host's environment. `in_use`: ids of a plugin's images that stay."""
     return ImageBuilder(
         engine,
+        in_use=in_use,
         images_dir=images_dir(),
         logs_dir=settings.state_dir / "builds",
         ca_bundle=ca_bundle(settings, os.environ),
@@ -261,6 +266,7 @@ def _supervisor_deps(
     *,
     registry: PluginRegistry,
     history: HistoryStore,
+    sandbox: PluginSandboxRunner,
     gpu_host: GpuHost | None,
 ) -> SupervisorDeps:
     releases = ReleaseStore(settings.state_dir / "releases")
@@ -271,7 +277,7 @@ def _supervisor_deps(
         registry=registry,
         loader=PluginLoader(settings.plugins_dirs),
         checker=dependency_checker(settings),
-        builder=image_builder(settings, engine),
+        builder=image_builder(settings, engine, in_use=releases.images),
         gpus=GpuAllocator(
             gpu_host or GpuHost.bounded(settings.gpu_first_look.total_seconds()),
             engine,
@@ -280,6 +286,7 @@ def _supervisor_deps(
         ),
         history=history,
         releases=releases,
+        sandbox=sandbox,
         deployment=claimed.id,
         run_dir=claimed.run_dir,
     )

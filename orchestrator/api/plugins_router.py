@@ -19,7 +19,6 @@ from orchestrator.health.health_model import PluginDetailResponse, PostMortemRep
 from orchestrator.loader.manifest import MAX_REPLICAS
 from orchestrator.registry import PluginRecord, PostMortem
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
-from orchestrator.supervisor.releases import ReleaseStoreError
 from orchestrator.tools import refusals
 
 T = TypeVar("T")
@@ -114,10 +113,7 @@ async def scale(name: str, scale: Scale, context: Context, wait: Wait = 0) -> Pl
     supervisor = context.fleet.get(name)
     if supervisor is None:
         return unknown_plugin(name)
-    try:
-        await supervisor.scale(scale.replicas)
-    except ReleaseStoreError as error:
-        return problem(503, f"{name} was not scaled. {error}", error_type="NotStored", plugin=name)
+    await supervisor.scale(scale.replicas)
     return await _after(supervisor, context, wait)
 
 

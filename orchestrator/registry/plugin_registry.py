@@ -24,6 +24,7 @@ from orchestrator.registry.records import (
     Role,
 )
 
+_ADOPTED: Final = "adopted: an earlier orchestrator started it"
 _READ_TIMEOUT: Final = 0.02  # seconds that a reader waits for the lock before it takes the last snapshot instead
 
 
@@ -58,6 +59,7 @@ class PluginRegistry:
         self._records: Mapping[str, PluginRecord] = {}
         """Sorted by name. Replaced whole, never changed."""
         self._events = EventLog(last_id=restored.last_event_id, events=events, clock=clock)
+        self._role_listeners: list[Callable[[str], None]] = []
         self._earlier = dict(restored.counters)
         """Of plugins that are not registered now too."""
 
@@ -107,7 +109,8 @@ class PluginRegistry:
         record = changes.registered(record, self._earlier.get(record.name))
         with self._lock.gen_wlock():
             self._put(record)
-            events = [self._events.append(record.name, instance, None) for instance in record.instances]
+            adopted = [replace(each, reason=each.reason or _ADOPTED) for each in record.instances]
+            events = [self._events.append(record.name, instance, None) for instance in adopted]
         self._events.notify(*events)
 
     def remove(self, name: str, reason: str) -> bool:
@@ -153,6 +156,8 @@ class PluginRegistry:
         with self._lock.gen_wlock():
             old, instance = self._find(name, generation)
             self._put(changes.with_instance(old, replace(instance, role=role), self._clock()))
+        for listener in self._role_listeners:
+            listener(name)
 
     def set_wanted(self, name: str, wanted: int, in_manifest: int | None = None) -> None:
         """How many instances are to serve at a time, and the manifest's number where that is another."""
@@ -294,6 +299,10 @@ class PluginRegistry:
                 self._events.unsubscribe(listener)
 
         return unsubscribe
+
+    def subscribe_roles(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with a plugin's name after each `set_role`, which is no event, on the thread of that."""
+        self._role_listeners.append(listener)
 
     # Inside
 

@@ -100,6 +100,18 @@ async def prepare(
     return Prepared(checks, content, await _ensure_image(deps, manifest, folder, on_build))
 
 
+async def prepare_from(
+    deps: SupervisorDeps, manifest: Manifest, folder: Path, *, content: str, image_id: str
+) -> Prepared:
+    """As `prepare`, for what was made before: nothing is built. Raises `InstanceEndedError`, `OSError`."""
+    if manifest.requires_gpu:
+        await _check_gpus(deps, manifest.name)
+    checks = await asyncio.to_thread(check_host, deps, manifest, folder)
+    async with engine_verdicts("its image was looked up"):
+        await deps.engine.image(image_id)
+    return Prepared(checks, content, image_id)
+
+
 async def _check_gpus(deps: SupervisorDeps, plugin: str) -> None:
     async with activity(deps.registry, plugin, f"waiting {deps.gpus.waits_for_driver()}") as say:
         waits = asyncio.get_running_loop().call_later(_SLOW_LOOK, say, "")

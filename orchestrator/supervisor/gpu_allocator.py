@@ -20,7 +20,7 @@ from orchestrator.gpus.losses import LossWatch
 from orchestrator.gpus.memory import Holding, memory_blame, over_budget
 from orchestrator.gpus.refusals import Refusal, judge_engine, without_names
 from orchestrator.loader.manifest import Manifest
-from orchestrator.registry import Check
+from orchestrator.registry import Check, PluginRegistry
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.instance import InstanceEndedError
 from orchestrator.supervisor.start_verdict import verdict_of_engine
@@ -74,6 +74,12 @@ class GpuAllocator:
         self._losses = LossWatch()
         self._withheld: dict[str, str] = {}
         """Holder → why its GPUs are not granted to others: its container could not be stopped or removed."""
+
+    def meet(self, find: Callable[[str], object], registry: PluginRegistry) -> None:
+        """Know the plugins: `find` returns the supervisor of a name."""
+
+    def changed(self) -> None:
+        """An instance, a run or a command may have changed who is to get a GPU."""
 
     async def check(self) -> None:
         """Require a usable GPU and an engine that can hand it out. Raises `InstanceEndedError`."""

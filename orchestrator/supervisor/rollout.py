@@ -178,9 +178,9 @@ def _next_replica(update: Update, instances: Sequence[Member]) -> Action | None:
 
 def _of_candidate(update: Update, found: Member | None, instances: Sequence[Member]) -> Action | None:
     generation = update.candidates[-1]
-    if found is None or not found.alive:
+    if found is None or found.phase is Phase.REMOVED:
         return _stopped(update, generation, found, instances)
-    if found.phase is Phase.STARTING:
+    if found.phase is not Phase.READY:  # one that ended may hold the GPU of the one that begins again
         return None
     if found.proof is None:
         return None if update.proving == generation else Prove(generation)

@@ -13,6 +13,9 @@ from orchestrator.registry.history import HistoryStore, RunRecord, RunState
 from orchestrator.sandbox.call import Progress
 from orchestrator.tools.live_run import LiveRun
 
+STARTING: Final = "starting"
+"""The progress of a run that waits for an instance to start."""
+
 
 class RunPhase(StrEnum):
     """The state of a run as the API shows it."""
@@ -57,14 +60,21 @@ _STATE: Final = {
 
 
 class RunLookup:
-    """`live`: the runs in memory; `position`: of a plugin's run in the queue."""
+    """`live`: the runs in memory; `position`: of a plugin's run in the queue; `starting`: whether a plugin's runs that
+    have no instance wait for one to start.
+    """
 
     def __init__(
-        self, live: Mapping[str, LiveRun], history: HistoryStore, position: Callable[[str, str], int | None]
+        self,
+        live: Mapping[str, LiveRun],
+        history: HistoryStore,
+        position: Callable[[str, str], int | None],
+        starting: Callable[[str], bool],
     ) -> None:
         self._live = live
         self._history = history
         self._position = position
+        self._starting = starting
 
     async def one(self, run_id: str, principal: Principal = ANYONE) -> RunView | None:
         """None for an unknown run, for one whose record has expired, and for one that `principal` does not see."""
@@ -125,10 +135,11 @@ class RunLookup:
         record = replace(run.record, id=record_id)
         if record.finished_at is not None:
             return RunView(record, RunPhase.FINISHED, cancel_requested=run.cancel_requested)
+        waits = run.instance is None
         return RunView(
             record,
-            RunPhase.QUEUED if run.instance is None else RunPhase.RUNNING,
+            RunPhase.QUEUED if waits else RunPhase.RUNNING,
             self._position(record.plugin, record.run_id),
             run.cancel_requested,
-            run.reported_progress,
+            Progress(None, STARTING) if waits and self._starting(record.plugin) else run.reported_progress,
         )

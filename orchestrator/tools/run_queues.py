@@ -48,6 +48,7 @@ class RunQueues:
         self._rates: dict[str, RunRate] = {}
         # On the event loop, where instances change.
         registry.subscribe(self._instances_changed)
+        registry.subscribe_roles(self._look)
         self._queues: dict[str, AdmissionQueue] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._tools: dict[str, str] = {}
@@ -65,7 +66,8 @@ class RunQueues:
         takes = 1 / let_in(record.tools, call.tool)
         admission = queue.admit(call.run_id, takes=takes, beyond_capacity=beyond_capacity, caller=caller, share=share)
         if admission is Admission.REFUSE:
-            raise _queue_full(record, queue, caller)
+            executing = sum(run in self._generations for run in queue.running)
+            raise _queue_full(record, queue, caller, executing)
         self._tools[call.run_id] = call.tool
         if share.rate is not None:
             self._rates[caller].count(self._clock())
@@ -115,7 +117,8 @@ class RunQueues:
         bounded = queue.release(run.run_id)
         self._tools.pop(run.run_id, None)
         self._generations.pop(run.run_id, None)
-        self._start_next(run.record.plugin, queue)
+        if queue.waiting:
+            self._start_next(run.record.plugin, queue)
         if bounded is not None:  # it may wait for other plugins, where nothing else happens
             for plugin, other in self._queues.items():
                 if other is not queue and other.waiting.length(bounded):
@@ -123,10 +126,14 @@ class RunQueues:
 
     def _instances_changed(self, event: LifecycleEvent) -> None:
         # Not for a sentence about the plugin, which a build may write on a thread of its own.
-        queue = self._queues.get(event.plugin) if event.previous is not event.state else None
+        if event.previous is not event.state:
+            self._look(event.plugin)
+
+    def _look(self, plugin: str) -> None:
+        queue = self._queues.get(plugin)
         if queue is not None and queue.waiting:
-            self._know_batches(event.plugin, queue)
-            self._start_next(event.plugin, queue)
+            self._know_batches(plugin, queue)
+            self._start_next(plugin, queue)
 
     def _know_batches(self, plugin: str, queue: AdmissionQueue) -> None:
         # Those that came before an instance was ready took a whole place each: which tools are batched it says itself.
@@ -159,17 +166,18 @@ class RunQueues:
         """
         assert record.limits is not None  # noqa: S101 - a plugin without a valid manifest is refused before
         taken = record.limits.concurrency * max(1, record.ready)
-        drained = {instance.generation for instance in record.instances if instance.role == "draining"}
+        drained = [instance.generation for instance in record.instances if instance.role == "draining"]
         if not drained:
             return taken
         return taken + sum(takes for run, takes in queue.running.items() if self._generations.get(run) in drained)
 
 
-def _queue_full(record: PluginRecord, queue: AdmissionQueue, caller: str) -> QueueFullError:
+def _queue_full(record: PluginRecord, queue: AdmissionQueue, caller: str, executing: int) -> QueueFullError:
+    waiting = len(queue.running) - executing + len(queue.waiting)
     first = queue.waiting.next_of(caller)
     turns = (queue.position(first) or 1) / max(1.0, queue.slots) if first is not None else 1.0
     if not caller:
-        sentence = f"The queue of {record.name} is full: {queue.slots} executing, {queue.capacity} waiting."
+        sentence = f"The queue of {record.name} is full: {executing} executing, {waiting} waiting."
     else:
         sentence = (
             f"The queue of {record.name} is full for the key {caller!r}: {queue.capacity} of its runs wait, as many as "

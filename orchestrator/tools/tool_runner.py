@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
+
 from orchestrator.access.principal import ANYONE, Principal
 from orchestrator.errors import CallerDisconnectedError, ChannelError, OrchestratorError, RunAbortedError
 from orchestrator.registry import PluginRecord, PluginRegistry
@@ -24,7 +26,7 @@ from orchestrator.tools.live_run import Abort, LiveRun, accepted
 from orchestrator.tools.resending import may_be_sent_again
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.resumption import AdoptedInstance, OrphanedRun, match_runs
-from orchestrator.tools.run_lookup import RunLookup, RunView
+from orchestrator.tools.run_lookup import STARTING, RunLookup, RunView
 from orchestrator.tools.run_observer import RunObserver, RunWatch, unobserved
 from orchestrator.tools.run_queues import QueueFullError, RateExceededError, RunQueues
 
@@ -32,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 _TOO_EARLY: Final = "the caller disconnected before the run started"
 _WHILE_IT_RAN: Final = "the caller disconnected, and the run was cancelled"
+_STARTING: Final = msgspec.json.encode({"event": "progress", "fraction": None, "message": STARTING})
 _COUNTED_AS_ERROR: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT})
 
 
@@ -74,7 +77,7 @@ class ToolRunner:
         """No run is accepted any more."""
         self.idempotency_keys = IdempotencyKeys()
         self.results = results
-        self.lookup = RunLookup(self._live, history, self._queues.position)
+        self.lookup = RunLookup(self._live, history, self._queues.position, self._waits_for_start)
 
     async def run(self, plugin: str, call: ToolCall, emit: Emit | None = None) -> RunResult:
         """The result of `call`. Never raises, except where it is cancelled."""
@@ -155,6 +158,11 @@ class ToolRunner:
                 self._spawn(self._in_background(record.plugin, waiting[record.run_id], unheard, record))
         await asyncio.sleep(0)  # those that execute are counted then
 
+    def _waits_for_start(self, plugin: str) -> bool:
+        """Whether an accepted run that has no instance waits for one to start."""
+        record = self._registry.get(plugin)
+        return record is not None and record.ready == 0
+
     @property
     def busy_plugins(self) -> list[str]:
         """Names of plugins with runs that have not ended."""
@@ -196,7 +204,7 @@ class ToolRunner:
             return refusals.stopping()
         if call.run_id in self._live or self.idempotency_keys.used(call.run_id):
             return refusals.run_id_taken()
-        ended = record.ended and not (supervisor.restarting or supervisor.parked)
+        ended = record.ended and not supervisor.returning
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)
         # Nothing is started for a name that is none.
@@ -277,6 +285,9 @@ class ToolRunner:
         try:
             with cancel_when(run.aborted, RunAbortedError):
                 with cancel_when(run.caller_disconnected, CallerDisconnectedError, _TOO_EARLY):
+                    # Once its body is here: a proxy may stop sending it when the response begins.
+                    if emit is not None and supervisor.waking and _received(call):
+                        await emit(_STARTING)
                     await self._queues.wait(run)
                     instance = await supervisor.ready_instance(call.tool)
                 if call.tool not in instance.tools:
@@ -427,6 +438,10 @@ class ToolRunner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a defect in the orchestrator", exc_info=error)
+
+
+def _received(call: ToolCall) -> bool:
+    return isinstance(call.body, bytes) or call.body.received
 
 
 def _resolve(answer: asyncio.Future[RunView | RunResult], value: RunView | RunResult) -> None:

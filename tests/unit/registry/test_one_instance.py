@@ -30,7 +30,7 @@ class OneInstance:
         self.register(earlier)
         if adopted:
             self.fields["state"] = "RUNNING"
-            self.event(None)
+            self.event(None, reason="adopted: an earlier orchestrator started it")
 
     def register(self, generation: int) -> None:
         counters = {key: self.fields[key] for key in ("success_count", "error_count", "total_execution_ms")}

@@ -334,7 +334,8 @@ def test_a_candidate_that_fails_costs_no_instance(replicas: int, strategy: Strat
         update = world.update
         assert update is not None
         candidate = update.candidate
-        if len(update.candidates) == failing and candidate is not None and (not proof or update.proving == candidate):
+        fails = len(update.candidates) == failing and (not proof or update.proving == candidate)
+        if fails and candidate is not None and world.instances[candidate].alive:
             world.end(candidate, ReasonCode.OUT_OF_MEMORY)
         else:
             world.progress()

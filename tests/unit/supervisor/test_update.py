@@ -1,5 +1,6 @@
 """Steps of an update, the choice of its strategy, and what it does in plain cases."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -138,8 +139,10 @@ def test_one_instance_with_room_for_two() -> None:
 def test_a_candidate_that_fails_is_the_update_s_failure() -> None:
     update = recorded(under_way(), BeginCandidate(), NOW, 2)
     old = Member(1, Phase.READY, "serving", release=OLD.id)
-    failed = Member(2, Phase.ENDED, "candidate", release=NEW.id, reason_code=ReasonCode.MODEL_MISSING, reason="No.")
+    failed = Member(2, Phase.REMOVED, "candidate", release=NEW.id, reason_code=ReasonCode.MODEL_MISSING, reason="No.")
     finish = Finish(ReasonCode.MODEL_MISSING, "No.")
+    still_there = replace(failed, phase=Phase.ENDED)
+    assert next_action(update, [old, still_there], NOW) is None, "the one that begins again may need its GPU"
     assert next_action(update, [old, failed], NOW) == finish
     update = recorded(update, finish, NOW)
     assert (update.step, update.reason_code, update.reason) == (UpdateStep.REJECTED, "MODEL_MISSING", "No.")
@@ -160,7 +163,7 @@ def test_on_a_full_gpu_the_old_one_makes_room_and_begins_again_if_that_was_in_va
     update = recorded(update, Forget(1), NOW)
     assert next_action(update, [], NOW) == BeginCandidate()
     update = recorded(update, BeginCandidate(), NOW, 2)
-    failed = Member(2, Phase.ENDED, "candidate", release=NEW.id, reason_code=ReasonCode.CRASHED, reason="It crashed.")
+    failed = Member(2, Phase.REMOVED, "candidate", release=NEW.id, reason_code=ReasonCode.CRASHED, reason="It crashed.")
     finish = next_action(update, [failed], NOW)
     assert finish == Finish(ReasonCode.CRASHED, "It crashed.", restores=True)
     update = recorded(update, finish, NOW)
@@ -203,7 +206,7 @@ def test_a_plugin_without_an_instance_gets_one() -> None:
     update = under_way("replace", alive=0)
     assert next_action(update, [], NOW) == BeginCandidate()
     update = recorded(update, BeginCandidate(), NOW, 4)
-    failed = Member(4, Phase.ENDED, "candidate", release=NEW.id, reason_code=ReasonCode.CRASHED, reason="x")
+    failed = Member(4, Phase.REMOVED, "candidate", release=NEW.id, reason_code=ReasonCode.CRASHED, reason="x")
     assert next_action(update, [failed], NOW) == Finish(ReasonCode.CRASHED, "x", restores=False)
 
 
