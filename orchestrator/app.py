@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from plugin_runtime import __version__
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from orchestrator import dashboard, deployment
 from orchestrator.access.gate import Gate
@@ -202,7 +203,7 @@ def _add_routes(app: FastAPI) -> None:
 
 
 def _guard(app: FastAPI, settings: Settings) -> None:
-    """Put the middleware before every route: API keys, and the maximum of concurrent requests."""
+    """Put the middleware before all of the framework's own: API keys, and the maximum of concurrent requests."""
     store = configured_keys(settings)
     # Now, so that a file of keys that cannot be read ends the start.
     store.load()
@@ -213,8 +214,8 @@ def _guard(app: FastAPI, settings: Settings) -> None:
     )
     # Fewer requests than connections, so that there is always room for those of monitoring.
     max_requests = settings.max_connections * 3 // 4
-    app.add_middleware(
-        RequestMiddleware,
+    stack: ASGIApp = RequestMiddleware(
+        app.build_middleware_stack(),
         store=store,
         gate=gate,
         max_requests=max_requests,
@@ -223,13 +224,14 @@ def _guard(app: FastAPI, settings: Settings) -> None:
     )
     if settings.allowed_origins:
         # Before the keys: a browser asks without one whether its page may send one.
-        app.add_middleware(
-            CORSMiddleware,
+        stack = CORSMiddleware(
+            stack,
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "HEAD", "POST", "DELETE"),
             allow_headers=CORS_REQUEST_HEADERS,
             expose_headers=CORS_RESPONSE_HEADERS,
         )
+    app.middleware_stack = stack
 
 
 def secret_source(settings: Settings) -> SecretSource:

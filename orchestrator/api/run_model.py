@@ -38,6 +38,8 @@ class RunResponse(BaseModel):
     progress: ProgressResponse | None
     caller: str | None
     """The name of the key that it was called with; null where no key is needed."""
+    retried_from: int | None
+    """The generation of the instance that ended under it: it was made once more, in `generation`."""
     id: int
     """Its number in the history, for `before`; 0 for a run that is not yet in it."""
 
@@ -64,5 +66,6 @@ def run_response(view: RunView) -> RunResponse:
         cancel_requested=view.cancel_requested,
         progress=None if progress is None else ProgressResponse(fraction=progress.fraction, message=progress.message),
         caller=record.caller,
+        retried_from=record.retried_from,
         id=record.id,
     )

@@ -24,6 +24,7 @@ from orchestrator.cli.operate import activity_of, next_step
 from orchestrator.cli.tables import fields_table, long_texts
 from orchestrator.cli.update_rows import step_lines, update_failed, update_fields, update_sentence, updates_table
 from orchestrator.client import Client, PluginDetail, Update
+from orchestrator.client.models import AskedStrategy
 
 if TYPE_CHECKING:
     from orchestrator.client.models import AskedStrategy

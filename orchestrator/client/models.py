@@ -215,6 +215,8 @@ class Run(TypedDict):
     cancel_requested: bool
     progress: dict[str, Any] | None
     caller: str | None
+    retried_from: int | None
+    """The generation of the instance that ended under it, where it was made again (`retry_idempotent`)."""
 
 
 class LifecycleEvent(TypedDict):

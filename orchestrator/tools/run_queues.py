@@ -173,10 +173,10 @@ class RunQueues:
 
 
 def _queue_full(record: PluginRecord, queue: AdmissionQueue, caller: str, executing: int) -> QueueFullError:
-    waiting = len(queue.running) - executing + len(queue.waiting)
     first = queue.waiting.next_of(caller)
     turns = (queue.position(first) or 1) / max(1.0, queue.slots) if first is not None else 1.0
     if not caller:
+        waiting = len(queue.running) - executing + len(queue.waiting)
         sentence = f"The queue of {record.name} is full: {executing} executing, {waiting} waiting."
     else:
         sentence = (

@@ -52,12 +52,13 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         "ALTER TABLE runs ADD COLUMN caller TEXT",
         "CREATE INDEX runs_of_caller ON runs (caller, id) WHERE caller IS NOT NULL",
     ),
+    ("ALTER TABLE runs ADD COLUMN retried_from INTEGER",),
 )
 """Each leads from one version to the next; a file's version is the number of migrations applied to it."""
 
 RUN_COLUMNS: Final = (
     "run_id, plugin, tool, generation, asynchronous, state, accepted, started, finished, outcome, reason_code, "
-    "execution_ms, request_bytes, response_bytes, caller"
+    "execution_ms, request_bytes, response_bytes, caller, retried_from"
 )
 EVENT_COLUMNS: Final = "id, time, plugin, generation, previous, state, reason_code, reason"
 COUNTER_COLUMNS: Final = "plugin, success, error, total_ms, last_ms, last_used, generation"
@@ -129,6 +130,7 @@ def row_of_run(write: RunWrite) -> tuple[Any, ...]:
         run.request_bytes,
         run.response_bytes,
         text(run.caller),
+        run.retried_from,
     )
 
 
@@ -150,7 +152,8 @@ def run_from_row(row: Sequence[Any]) -> RunRecord:
         request_bytes=row[12],
         response_bytes=row[13],
         caller=row[14],
-        id=row[15],
+        retried_from=row[15],
+        id=row[16],
     )
 
 

@@ -209,3 +209,23 @@ async def test_a_parked_plugin_is_at_rest(kit: Page, harness: Harness) -> None:
     await expect(kit.locator(".plugin .badge")).to_have_text("PARKED")
     assert json.loads((await harness.run("kit", "count", start=1)).text)["ok"]
     await expect(kit.locator(".plugin")).to_have_count(0)
+
+
+async def test_a_plugin_is_updated_and_brought_back(harness: Harness, look: Look) -> None:
+    """Nothing scripted: the whole orchestrator."""
+    harness.add("kit", tools={"count": count}, description="Counts.")
+    await harness.open()
+    await harness.settled("kit")
+    harness.write("kit", image="harness/kit", version="2.0.0", description="Counts.")
+    page = await look("/plugins/kit/tools")
+    panel = page.get_by_role("region", name="Update of kit")
+    await press(page, "Update")
+    await expect(panel.get_by_role("heading")).to_have_text("Last update to 2.0.0")
+    await expect(panel.get_by_role("status")).to_contain_text("It is 2.0.0 now.")
+    await expect(page.locator(".meta")).to_contain_text("v2.0.0")
+    await press(page, "Revert")
+    await expect(panel.get_by_role("heading")).to_have_text("Last revert to 1.0.0")
+    await expect(page.locator(".meta")).to_contain_text("v1.0.0")
+    await page.goto(f"{harness.client.base_url}#/plugins/kit")
+    await panel.get_by_text("Earlier ones").click()
+    await expect(panel.locator("details").last).to_contain_text("REVERTED")

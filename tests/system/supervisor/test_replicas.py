@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 from typing import Any
 
 import httpx
@@ -168,7 +169,10 @@ async def test_an_idempotent_run_whose_instance_died(
     gate.open.set()
     assert (await run).status_code == status
     assert called == calls
-    # One run, however often it was sent.
+    # One run, however often it was sent; where it was before is told.
+    recorded = (await harness.client.get("/v1/runs")).json()[0]
+    assert (recorded["retried_from"] is not None) == (calls == 2)
+    assert recorded["retried_from"] != recorded["generation"]
     counted = await harness.health("reader")
     assert (counted["success_count"], counted["error_count"]) == ((1, 0) if status == 200 else (0, 1))
 
@@ -237,7 +241,9 @@ async def test_a_number_that_cannot_be(harness: Harness, body: Any) -> None:
 async def test_a_number_that_cannot_be_stored(harness: Harness) -> None:
     """It is on file first, so it does not take effect; the answer says what to see to, without a path of the host."""
     await opened(harness, 1)
-    (harness.settings.state_dir / "releases").write_text("in the way")
+    folder = harness.settings.state_dir / "releases"
+    shutil.rmtree(folder, ignore_errors=True)  # what the start wrote
+    folder.write_text("in the way")
     answer = await post(harness, "scale", json={"replicas": 2})
     assert (answer.status_code, answer.json()["error_type"]) == (503, "NotStored")
     assert str(harness.settings.state_dir) not in answer.text
