@@ -11,6 +11,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from plugin_runtime import __version__
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from orchestrator import dashboard, deployment
 from orchestrator.access.gate import Gate
@@ -30,6 +32,7 @@ from orchestrator.api.body import UploadPace
 from orchestrator.api.context import ApiContext
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.api.middleware import RequestMiddleware
+from orchestrator.api.request_headers import CORS_REQUEST_HEADERS, CORS_RESPONSE_HEADERS
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
@@ -204,12 +207,31 @@ def _guard(app: FastAPI, settings: Settings) -> None:
     store = configured_keys(settings)
     # Now, so that a file of keys that cannot be read ends the start.
     store.load()
-    gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
+    gate = Gate(
+        HostRule(settings.allowed_hosts, settings.allowed_origins),
+        exposed=not is_loopback(settings.host),
+        proxies=settings.trusted_proxies,
+    )
     # Fewer requests than connections, so that there is always room for those of monitoring.
     max_requests = settings.max_connections * 3 // 4
-    app.middleware_stack = RequestMiddleware(
-        app.build_middleware_stack(), store=store, gate=gate, max_requests=max_requests
+    stack: ASGIApp = RequestMiddleware(
+        app.build_middleware_stack(),
+        store=store,
+        gate=gate,
+        max_requests=max_requests,
+        root=settings.root_path,
+        user_header=settings.proxy_user_header if settings.trusted_proxies else "",
     )
+    if settings.allowed_origins:
+        # Before the keys: a browser asks without one whether its page may send one.
+        stack = CORSMiddleware(
+            stack,
+            allow_origins=settings.allowed_origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=CORS_REQUEST_HEADERS,
+            expose_headers=CORS_RESPONSE_HEADERS,
+        )
+    app.middleware_stack = stack
 
 
 def secret_source(settings: Settings) -> SecretSource:
