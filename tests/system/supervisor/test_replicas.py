@@ -1,8 +1,8 @@
 """Several instances of one plugin: one queue, ends of their own, commands for all of them."""
 
 import asyncio
-import shutil
 import random
+import shutil
 from typing import Any
 
 import httpx
