@@ -200,14 +200,16 @@ def _add_routes(app: FastAPI) -> None:
 
 
 def _guard(app: FastAPI, settings: Settings) -> None:
-    """Put the middleware before every route: API keys, and the maximum of concurrent requests."""
+    """Put the middleware before all of the framework's own: API keys, and the maximum of concurrent requests."""
     store = configured_keys(settings)
     # Now, so that a file of keys that cannot be read ends the start.
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
     # Fewer requests than connections, so that there is always room for those of monitoring.
     max_requests = settings.max_connections * 3 // 4
-    app.add_middleware(RequestMiddleware, store=store, gate=gate, max_requests=max_requests)
+    app.middleware_stack = RequestMiddleware(
+        app.build_middleware_stack(), store=store, gate=gate, max_requests=max_requests
+    )
 
 
 def secret_source(settings: Settings) -> SecretSource:

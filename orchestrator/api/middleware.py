@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.access.gate import Caller, Gate, Refusal
 from orchestrator.access.key_store import KeyStore
 from orchestrator.access.principal import Principal
-from orchestrator.api import route_table
+from orchestrator.api import problems, route_table
 from orchestrator.api.concealment import Concealment
 from orchestrator.api.context import api_context
 from orchestrator.api.problems import problem, unknown_plugin
@@ -23,7 +23,9 @@ _HEADERS: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorizat
 
 
 class RequestMiddleware:
-    """ASGI middleware, the outermost. `max_requests`: at once, not including routes that are not counted."""
+    """ASGI middleware, before all of the framework's own. `max_requests`: at once, not including routes that are not
+    counted.
+    """
 
     def __init__(self, app: ASGIApp, *, store: KeyStore, gate: Gate, max_requests: int) -> None:
         self._app = app
@@ -75,7 +77,12 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive, send)
-        response = await route.hot(request, api_context(request), *values)
+        try:
+            response = await route.hot(request, api_context(request), *values)
+        except Exception:
+            # As the framework does for its own routes: the caller is answered, and the server logs it.
+            await problems.defect()(scope, receive, send)
+            raise
         await response(scope, receive, send)
 
     async def _refuse_for_load(self, scope: Scope, receive: Receive, send: Send) -> None:

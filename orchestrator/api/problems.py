@@ -91,6 +91,10 @@ def unknown_plugin(name: str) -> Response:
     return respond(refusals.unknown_plugin(name), plugin=name)
 
 
+def defect() -> Response:
+    return problem(500, "A defect in the orchestrator; its log has the details.", error_type="InternalError")
+
+
 def install(app: FastAPI) -> None:
     """Answer the framework's own errors, and what a plugin's releases refuse, in the envelope too."""
 
@@ -121,10 +125,9 @@ def install(app: FastAPI) -> None:
         return problem(503, sentence, error_type="NotStored", plugin=request.path_params.get("name"))
 
     @app.exception_handler(Exception)
-    async def defect(_: Request, __: Exception) -> Response:
+    async def internal_error(_: Request, __: Exception) -> Response:
         # The framework raises it again once this is sent, so the server logs it.
-        sentence = "A defect in the orchestrator; its log has the details."
-        return problem(500, sentence, error_type="InternalError")
+        return defect()
 
 
 def _invalid(item: Mapping[str, Any]) -> str:  # noqa: PLR0911 - one per kind

@@ -206,7 +206,7 @@ async def _body(
     if length is not None and (not length.isdigit() or int(length) > limit):
         raise too_large(limit)
     if length is not None and int(length) <= MAX_SHORT_BODY:
-        return await read_short_body(request.receive, context.pace)
+        return await read_short_body(request.scope, request.receive, context.pace)
     body = RequestBody(request.receive, limit=limit, pace=context.pace)
     # The caller of an asynchronous run does not stay to send its body later.
     return await body.spool(context.spool) if asynchronous else QueuedBody(body, context.spool)

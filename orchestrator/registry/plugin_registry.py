@@ -67,20 +67,18 @@ class PluginRegistry:
 
     def get(self, name: str) -> PluginRecord | None:
         """The plugin's record; None for an unknown name."""
-        with self._reading() as fresh:
-            record = self._records.get(name)
+        records, fresh = self._snapshot()
+        record = records.get(name)
         return record if fresh or record is None else replace(record, stale=True)
 
     def instance(self, name: str, generation: int) -> InstanceRecord | None:
         """None for one that is not there any more, or never was."""
-        with self._reading():
-            record = self._records.get(name)
+        record = self._snapshot()[0].get(name)
         return None if record is None else record.instance(generation)
 
     def list(self) -> list[PluginRecord]:
         """All records, sorted by name."""
-        with self._reading() as fresh:
-            records = self._records
+        records, fresh = self._snapshot()
         return list(records.values()) if fresh else [replace(record, stale=True) for record in records.values()]
 
     def events(self, *, plugin: str | None = None, after: int = 0) -> tuple[LifecycleEvent, ...]:
@@ -305,6 +303,14 @@ class PluginRegistry:
         self._role_listeners.append(listener)
 
     # Inside
+
+    def _snapshot(self) -> tuple[Mapping[str, PluginRecord], bool]:
+        """All records, and whether no write was under way for longer than a reader waits."""
+        # They are replaced as a whole, so that a reader needs the lock for nothing but to wait for a writer.
+        if not self._lock.v_write_count:
+            return self._records, True
+        with self._reading() as fresh:
+            return self._records, fresh
 
     def _reading(self) -> "_Reading":
         return _Reading(self._lock.gen_rlock(), self._read_timeout)

@@ -47,7 +47,7 @@ class Fleet:
 
     def __init__(self, deps: SupervisorDeps) -> None:
         self._deps = deps
-        deps.gpus.meet(self.get, deps.registry)
+        deps.gpus.meet(self.get)
         self._supervisors: dict[str, PluginSupervisor] = {}
         self._adopted: tuple[Adopted, ...] = ()
         self._tasks: list[asyncio.Task[None]] = []

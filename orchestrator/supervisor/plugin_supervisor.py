@@ -16,7 +16,7 @@ from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.registry import Check
+from orchestrator.registry import Check, PluginRecord
 from orchestrator.sandbox.call import RunResult
 from orchestrator.sandbox.verdict import Verdict, verdict_of_run
 from orchestrator.supervisor.adoption import Adopted
@@ -199,6 +199,10 @@ class PluginSupervisor:
     # For the plan of the GPUs
 
     @property
+    def record(self) -> PluginRecord | None:
+        return self._deps.registry.get(self.name)
+
+    @property
     def unsettled(self) -> bool:
         """A command is under way, which may replace or end its instances."""
         return self.restarting or self._updater.running or self._command.locked()
@@ -206,7 +210,7 @@ class PluginSupervisor:
     @property
     def runs_waiting(self) -> int:
         """Runs that no instance has taken yet."""
-        record = self._deps.registry.get(self.name)
+        record = self.record
         return self._runs_waiting + (0 if record is None else record.queued)
 
     @property
@@ -223,6 +227,8 @@ class PluginSupervisor:
         that wait for it now, have ended.
         """
         self._set.close_for(generation, Verdict(ReasonCode.PARKED, reason))
+        if not self._set.serving:
+            self._spawn(self._hold("parked"))
 
     # Commands of operators
 
@@ -236,7 +242,7 @@ class PluginSupervisor:
             async with self._command:
                 self._require_allowed("start")
                 await self._hold(None)
-                if self._set.serving or self._set.draining:
+                if self._set.serving or (self._set.draining and not self._set.closing):
                     self._set.begin_missing()
                 elif not self._set.beginning:
                     await self._start_new()
@@ -573,7 +579,6 @@ class PluginSupervisor:
             self._set.park(
                 f"It had no run for {format_duration(seconds)} (`idle.after`). The next run starts it again."
             )
-            self._spawn(self._hold("parked"))
         elif self._set.serving:
             self._watch_idleness()
 
@@ -614,8 +619,6 @@ class PluginSupervisor:
 
     async def _hold(self, held: Literal["stopped", "parked"] | None) -> None:
         """Have it on file whether the orchestrator's next start begins instances. A command is obeyed without."""
-        if self.held == held:
-            return
         try:
             await self._file.change(lambda state: msgspec.structs.replace(state, held=held))
         except ReleaseStoreError as error:
@@ -736,15 +739,18 @@ class PluginSupervisor:
         self._deps.registry.mark_ended(self.name, generation, verdict.code, verdict.reason)
 
     def _notify_changed(self) -> None:
-        self._woken = self._woken and self._coming
+        coming = self._coming
+        self._woken = self._woken and coming
+        if self._set.parked and not coming and self.held is None:
+            self._spawn(self._hold("parked"))
         self._watch_idleness()
         self._note_release()
         self._updater.look()
-        self._deps.gpus.changed()
         self._wake()
 
     def _wake(self) -> None:
-        """Let those look again that wait for something here."""
+        """Let those look again that wait for something here, or for GPUs that it has."""
+        self._deps.gpus.changed()
         self._changed.set()
         self._changed = asyncio.Event()
 

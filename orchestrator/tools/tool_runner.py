@@ -28,7 +28,7 @@ from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.resumption import AdoptedInstance, OrphanedRun, match_runs
 from orchestrator.tools.run_lookup import STARTING, RunLookup, RunView
 from orchestrator.tools.run_observer import RunObserver, RunWatch, unobserved
-from orchestrator.tools.run_queues import QueueFullError, RunQueues
+from orchestrator.tools.run_queues import QueueFullError, RateExceededError, RunQueues
 
 _log = logging.getLogger(__name__)
 
@@ -190,10 +190,12 @@ class ToolRunner:
             return refusal
         run = accepted(plugin, call, watch, earlier)
         try:
-            if self._queues.admit(record, run.run_id, call.tool, beyond_capacity=earlier is not None):
+            if self._queues.admit(record, call, beyond_capacity=earlier is not None):
                 self._history.run_accepted(run.record)
         except QueueFullError as error:
-            return refusals.queue_full(record, str(error))
+            return refusals.queue_full(record, str(error), error.turns)
+        except RateExceededError as error:
+            return refusals.rate_exceeded(str(error), error.wait)
         self.idempotency_keys.use(run.run_id)
         return run, supervisor
 

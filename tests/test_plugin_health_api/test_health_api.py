@@ -251,6 +251,23 @@ async def test_what_a_route_cannot_answer_says_so_in_the_envelope(harness: Harne
         assert "secret" not in answer.text and len(answer.text) < 600
 
 
+async def test_a_defect_on_the_way_of_a_hot_route_is_answered_too(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its way passes none of the framework's layers, whose answer to a defect is the same."""
+    client = await harness.open()
+
+    def defect(_: str) -> None:
+        raise RuntimeError("secret")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(harness.registry, "get", defect)
+        answer = await client.post("/v1/plugins/reader/tools/read/run", json={})
+    assert (answer.status_code, answer.json()["error_type"]) == (500, "InternalError")
+    assert "secret" not in answer.text
+    assert (await client.get("/v1/plugins")).status_code == 200
+
+
 async def test_the_description_of_the_api_needs_no_internet(harness: Harness) -> None:
     """What /docs loads comes from here."""
     await harness.open()

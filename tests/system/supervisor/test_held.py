@@ -101,7 +101,7 @@ async def test_a_park_that_the_orchestrator_did_not_live_to_end(harness: Harness
 
 
 async def test_one_that_is_parked_for_idleness_stays_parked(harness: Harness) -> None:
-    await opened(harness, idle={"after": "200ms"})
+    await opened(harness, idle={"after": "1s"})
     await harness.until("reader", lambda health: health["reason_code"] == "PARKED")
     await harness.until_removed("reader")
     assert (await started_anew(harness))["reason_code"] == "PARKED"
