@@ -41,7 +41,9 @@ def update(
     overlap: Annotated[
         bool, typer.Option("--overlap", help="Beside the old instance, whatever the manifest says.")
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Stop the old instance first, at the cost of a gap.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Stop the old instance first, at the cost of a gap.")
+    ] = False,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
