@@ -25,7 +25,7 @@ from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.instance_set import InstanceSet, Template
-from orchestrator.supervisor.log_follower import follow_logs
+from orchestrator.supervisor.log_follower import follow_instance, follow_logs
 from orchestrator.supervisor.parking import RecentUse
 from orchestrator.supervisor.releases import (
     Command,
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 _NOT_CALLED: Final = "It has not been called yet, and starts with its first run (ORCHESTRATOR_PARKED)."
 _PARKED: Final = "An operator parked it. The next run starts it again."
 _STILL_PARKED: Final = "It was parked before the orchestrator was started anew. The next run starts it again."
-_STOPPED: Final = "An operator stopped it. Start it again with a restart."
+_STOPPED: Final = "An operator stopped it. A start brings it back."
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
 
 
@@ -423,10 +423,13 @@ class PluginSupervisor:
         build_output = self._deps.builder.build_output
         return await asyncio.to_thread(build_output, self.name, lines=tail, running=self._building())
 
-    def follow_logs(self, *, tail: int) -> AsyncGenerator[str, None]:
-        """The last lines and those to come, then those of the next instances, until the plugin is removed. See
-        `log_follower`.
+    def follow_logs(self, *, tail: int, generation: int | None = None) -> AsyncGenerator[str, None]:
+        """The last lines and those to come: of the newest instance and of the next ones, until the plugin is removed;
+        or of this generation, until its end. See `log_follower`.
         """
+        chosen = None if generation is None else self._instance_of(generation)
+        if chosen is not None:
+            return follow_instance(self._deps.engine, chosen, tail=tail)
         return follow_logs(self._deps.engine, self, tail=tail)
 
     async def next_instance(self, after: Instance | None) -> Instance | None:
