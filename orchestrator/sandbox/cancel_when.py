@@ -1,9 +1,38 @@
-"""`cancel_when`: cancels the code inside it when a future is done."""
+"""`cancel_when`: cancels the code inside it when a signal is done."""
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 
 from orchestrator.errors import OrchestratorError
+
+
+class Signal:
+    """Something that happens once, or never."""
+
+    # A future would do, and be asked for the running loop, twice each run.
+    __slots__ = ("_callbacks", "_done")
+
+    def __init__(self) -> None:
+        self._done = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def done(self) -> bool:
+        return self._done
+
+    def set(self) -> None:
+        """It has happened: those that wait for it are called in the loop's next turn."""
+        if not self._done:
+            self._done = True
+            for callback in self._callbacks:
+                asyncio.get_running_loop().call_soon(callback)
+
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        """Call it once the signal is set, if that is not yet so."""
+        self._callbacks.append(callback)
+
+    def remove_callback(self, callback: Callable[[], None]) -> None:
+        self._callbacks.remove(callback)
 
 
 class cancel_when:  # noqa: N801 - reads as what it is where it is used
@@ -12,7 +41,7 @@ class cancel_when:  # noqa: N801 - reads as what it is where it is used
     # A class, as `asyncio.timeout` is one, since each run enters some: a generator takes four times as long.
     __slots__ = ("_cancelled", "_cancelling", "_done", "_error", "_sentence", "_task")
 
-    def __init__(self, done: asyncio.Future[None] | None, error: type[OrchestratorError], sentence: str = "") -> None:
+    def __init__(self, done: Signal | None, error: type[OrchestratorError], sentence: str = "") -> None:
         self._done = done
         self._error = error
         self._sentence = sentence
@@ -28,9 +57,9 @@ class cancel_when:  # noqa: N801 - reads as what it is where it is used
             raise RuntimeError("only a task can be cancelled")
         self._task: asyncio.Task[object] | None = task
         self._cancelling = task.cancelling()
-        self._done.add_done_callback(self._cancel)
+        self._done.add_callback(self._cancel)
 
-    def _cancel(self, _: asyncio.Future[None]) -> None:
+    def _cancel(self) -> None:
         if self._task is not None:
             self._cancelled = True
             self._task.cancel()
@@ -41,7 +70,7 @@ class cancel_when:  # noqa: N801 - reads as what it is where it is used
         if self._done is None:
             return
         task, self._task = self._task, None
-        self._done.remove_done_callback(self._cancel)
+        self._done.remove_callback(self._cancel)
         # A cancellation by somebody else at the same moment stays one.
         if (
             self._cancelled

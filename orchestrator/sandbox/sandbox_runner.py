@@ -14,7 +14,7 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.runtime_client.client import RuntimeChannel, ToolResponse
 from orchestrator.sandbox.answers import ANSWER, LINE, decode, invalid_output, progress_of, result_of
 from orchestrator.sandbox.call import BodyError, FileStore, Outcome, Progress, RunResult, StorageError, ToolCall
-from orchestrator.sandbox.cancel_when import cancel_when
+from orchestrator.sandbox.cancel_when import Signal, cancel_when
 from orchestrator.sandbox.deadline import Deadline
 from orchestrator.sandbox.file_fetcher import MAX_FILES, FileFetcher, OutputRefusedError
 from orchestrator.sandbox.verdict import Verdict, out_of_memory
@@ -59,7 +59,7 @@ class ResultSink:
 
     emit: Emit | None = None
     """Receives a streaming tool's lines as they come; without it its items are collected into a list."""
-    disconnected: asyncio.Future[None] | None = None
+    disconnected: Signal | None = None
     """Done when nobody receives the lines any more."""
     progress: Callable[[Progress], None] = lambda _: None
     files: FileStore | None = None

@@ -14,6 +14,7 @@ from orchestrator.formatting import MAX_NAME_LENGTH
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry.history import RunRecord
 from orchestrator.sandbox.call import FileStore, Outcome, Progress, RunResult, StreamedBody, ToolCall
+from orchestrator.sandbox.cancel_when import Signal
 from orchestrator.sandbox.sandbox_runner import Emit, ResultSink
 from orchestrator.supervisor.instance import Instance
 from orchestrator.tools.run_observer import RunWatch
@@ -33,19 +34,15 @@ class Abort(Enum):
     """The orchestrator stops, and the next one goes on with it: its record stays in flight."""
 
 
-def _future() -> asyncio.Future[None]:
-    return asyncio.get_running_loop().create_future()
-
-
 @dataclass(eq=False, slots=True)
 class LiveRun:
     """Mutable, and changed only within `tools`."""
 
     record: RunRecord
     watch: RunWatch
-    caller_disconnected: asyncio.Future[None] = field(default_factory=_future)
+    caller_disconnected: Signal = field(default_factory=Signal)
     """Done when the caller no longer waits for the answer: a run that waits does not start, a stream ends."""
-    aborted: asyncio.Future[None] = field(default_factory=_future)
+    aborted: Signal = field(default_factory=Signal)
     """Done when the run must end at once; `abort_reason` says why."""
     abort_reason: Abort = Abort.CANCELLED
     cut_short: bool = False
@@ -105,14 +102,13 @@ class LiveRun:
         return self.record
 
     def note_disconnect(self) -> None:
-        if not self.caller_disconnected.done():
-            self.caller_disconnected.set_result(None)
+        self.caller_disconnected.set()
 
     def abort(self, reason: Abort = Abort.CANCELLED) -> None:
         """End it at once. The first reason counts."""
         if not self.aborted.done():
             self.abort_reason = reason
-            self.aborted.set_result(None)
+            self.aborted.set()
 
     async def cancel_with_grace(self, instance: Instance, grace: float) -> None:
         """Request the run's end from its container, and abort it where it has not ended within `grace` seconds."""

@@ -102,7 +102,7 @@ class ResultStore:
 
     def files_of(self, run_id: str) -> RunFiles:
         """Where a run that goes on stores its files. `store` keeps them with its result; `end_run` removes others."""
-        files = self._live[run_id] = RunFiles(self._folder / (run_id + _FILES), self._reserve)
+        files = self._live[run_id] = RunFiles(f"{self._folder}/{run_id}{_FILES}", self._reserve)
         return files
 
     def end_run(self, run_id: str) -> None:

@@ -25,18 +25,22 @@ class RunFiles:
     # A write that was cancelled goes on in its thread. So whatever touches the folder takes the lock, and nothing makes
     # the folder anew once it is removed.
 
-    def __init__(self, folder: Path, reserve: Callable[[int], None]) -> None:
+    def __init__(self, folder: str | Path, reserve: Callable[[int], None]) -> None:
         self.finished: dict[str, OutputFile] = {}
         """By name; these can be read."""
         self.reserved = 0
         """Bytes."""
         self.used = False
         """Whether any was ever started."""
-        self.folder = folder
+        self._folder = folder
         self._reserve = reserve
         self._lock = threading.Lock()
         self._removed = False
         self._file: IO[bytes] | None = None  # that is being written
+
+    @property
+    def folder(self) -> Path:
+        return Path(self._folder)  # made when it is needed: few runs have files
 
     async def write(self, name: str, media_type: str, size: int, chunks: AsyncIterator[bytes]) -> OutputFile:
         self._reserve(size + OVERHEAD)

@@ -208,7 +208,7 @@ class ToolRunner:
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)
         # Nothing is started for a name that is none.
-        if supervisor.parked and record.tools and all(known["name"] != call.tool for known in record.tools):
+        if record.tools and all(known["name"] != call.tool for known in record.tools) and supervisor.parked:
             return refusals.unknown_tool(record.name, call.tool, [known["name"] for known in record.tools])
         return None
 

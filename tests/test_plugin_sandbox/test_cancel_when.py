@@ -1,18 +1,18 @@
-"""`cancel_when`: work that is cancelled when a future is done."""
+"""`cancel_when`: work that is cancelled when a signal is done."""
 
 import asyncio
 
 import pytest
 
 from orchestrator.errors import CallerDisconnectedError, OrchestratorError, RunAbortedError
-from orchestrator.sandbox.cancel_when import cancel_when
+from orchestrator.sandbox.cancel_when import Signal, cancel_when
 
 
 @pytest.mark.parametrize("error", [CallerDisconnectedError, RunAbortedError])
-async def test_it_is_cancelled_as_soon_as_the_future_is_done(error: type[OrchestratorError]) -> None:
+async def test_it_is_cancelled_as_soon_as_the_signal_is_done(error: type[OrchestratorError]) -> None:
     """The error and the sentence are those that were given, and its task goes on as one that was never cancelled."""
-    done = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(0.01, done.set_result, None)
+    done = Signal()
+    asyncio.get_running_loop().call_later(0.01, done.set)
     with pytest.raises(error, match="the caller left"), cancel_when(done, error, "the caller left"):
         await asyncio.sleep(5)
     task = asyncio.current_task()
@@ -20,28 +20,28 @@ async def test_it_is_cancelled_as_soon_as_the_future_is_done(error: type[Orchest
     assert task.cancelling() == 0
 
 
-async def test_nothing_starts_where_the_future_is_done_already() -> None:
+async def test_nothing_starts_where_the_signal_is_done_already() -> None:
     """Not even up to where it first waits."""
-    done = asyncio.get_running_loop().create_future()
-    done.set_result(None)
+    done = Signal()
+    done.set()
     with pytest.raises(CallerDisconnectedError), cancel_when(done, CallerDisconnectedError):
         pytest.fail("it was started")
 
 
 async def test_nothing_is_cancelled_once_it_has_ended() -> None:
     """Nor is what comes after it."""
-    done = asyncio.get_running_loop().create_future()
+    done = Signal()
     with cancel_when(done, CallerDisconnectedError):
         await asyncio.sleep(0)
-    done.set_result(None)
+    done.set()
     await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("outer", [True, False])
-async def test_of_two_the_one_whose_future_is_done_raises(outer: bool) -> None:
+async def test_of_two_the_one_whose_signal_is_done_raises(outer: bool) -> None:
     """Each its own error, wherever it stands."""
-    disconnected, aborted = (asyncio.get_running_loop().create_future() for _ in range(2))
-    asyncio.get_running_loop().call_later(0.01, (aborted if outer else disconnected).set_result, None)
+    disconnected, aborted = (Signal() for _ in range(2))
+    asyncio.get_running_loop().call_later(0.01, (aborted if outer else disconnected).set)
     with (
         pytest.raises(RunAbortedError if outer else CallerDisconnectedError),
         cancel_when(aborted, RunAbortedError),
@@ -54,8 +54,8 @@ async def test_of_two_the_one_whose_future_is_done_raises(outer: bool) -> None:
 
 
 async def test_another_s_cancellation_stays_one() -> None:
-    """It is not taken for the future's, though that is done at the same moment."""
-    done = asyncio.get_running_loop().create_future()
+    """It is not taken for the signal's, though that is done at the same moment."""
+    done = Signal()
 
     async def work() -> None:
         with cancel_when(done, CallerDisconnectedError):
@@ -64,17 +64,17 @@ async def test_another_s_cancellation_stays_one() -> None:
     task = asyncio.create_task(work())
     await asyncio.sleep(0)
     task.cancel()
-    done.set_result(None)
+    done.set()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
 async def test_its_own_error_comes_first() -> None:
     """It had failed already."""
-    done = asyncio.get_running_loop().create_future()
+    done = Signal()
 
     def fail() -> None:
-        done.set_result(None)
+        done.set()
         raise ValueError("its own")
 
     with pytest.raises(ValueError, match="its own"), cancel_when(done, CallerDisconnectedError):

@@ -8,6 +8,7 @@ from support.raw_runtime import Answer, http_stream, raw_instance
 
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import Outcome, ToolCall
+from orchestrator.sandbox.cancel_when import Signal
 from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner, ResultSink
 
 LIMIT = 0.2
@@ -99,11 +100,11 @@ async def test_a_slow_reader_gives_the_tool_no_more_time() -> None:
 )
 async def test_a_reader_that_leaves_frees_the_tool_only_when_it_has_ended(answer: Answer, outcome: Outcome) -> None:
     """It is stopped at its next line; one that never comes there is found soon after the deadline."""
-    disconnected = asyncio.get_running_loop().create_future()
+    disconnected = Signal()
 
     async def emit(_: bytes) -> None:
         if not disconnected.done():
-            disconnected.set_result(None)
+            disconnected.set()
 
     async with raw_instance(answer) as instance:
         sandbox = PluginSandboxRunner(max_result=10**6, reader_idle=1)

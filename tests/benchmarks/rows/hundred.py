@@ -21,7 +21,7 @@ CALLERS = 16
 _MEGA = 1_000_000
 _SETTLE = 5.0
 """Seconds until the work after a start is done."""
-_PROBE_EVERY: Final = 30.0
+_PROBE_EVERY: Final = 300.0
 """Seconds between two of the engine's probes of one container's health."""
 _EXECS: Final = 20
 

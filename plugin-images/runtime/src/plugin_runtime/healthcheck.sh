@@ -1,8 +1,8 @@
 # The engine's probe: 0 while the plugin is starting or ready, else 1 and a line that says why.
 #
 # A fresh note of the supervisor (HealthNote in supervising/supervisor.py) is believed. Where there is none, or it is old or says
-# anything else, healthcheck.py requests the supervisor's status. Shell builtins only: an interpreter every half minute in each
-# container would be most of what an idle plugin costs.
+# anything else, healthcheck.py requests the supervisor's status. Shell builtins only: an interpreter
+# costs more than the exec itself.
 age_limit=10 # seconds; the supervisor writes a note every three
 
 if { read -r written phase <"$PLUGIN_HEALTH_FILE" && read -r now _ </proc/uptime; } 2>/dev/null; then
