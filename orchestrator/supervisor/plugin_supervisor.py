@@ -12,7 +12,6 @@ from typing import Any, Final, Literal
 import msgspec
 
 from orchestrator.formatting import format_duration
-from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
@@ -21,9 +20,11 @@ from orchestrator.sandbox.call import RunResult
 from orchestrator.sandbox.verdict import Verdict, verdict_of_run
 from orchestrator.supervisor.adoption import Adopted
 from orchestrator.supervisor.bring_up import Prepared, content_of
+from orchestrator.supervisor.candidate import template_of
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
+from orchestrator.supervisor.instance_driver import InstanceDriver
 from orchestrator.supervisor.instance_set import InstanceSet, Template
 from orchestrator.supervisor.log_follower import follow_instance, follow_logs
 from orchestrator.supervisor.parking import RecentUse
@@ -35,12 +36,11 @@ from orchestrator.supervisor.releases import (
     UpdateRefusedError,
     begins_from,
     require_allowed,
-    started,
 )
 from orchestrator.supervisor.restart import Restart
 from orchestrator.supervisor.start_verdict import verdict_of_manifest, verdict_of_preparation
 from orchestrator.supervisor.update import AskedStrategy, Update
-from orchestrator.supervisor.updater import Updater, template_of
+from orchestrator.supervisor.updater import Updater
 
 _log = logging.getLogger(__name__)
 
@@ -488,32 +488,11 @@ class PluginSupervisor:
             self._watch_idleness()
             self._wake()
 
-    # Events of the engine and the GPUs; `token`: the `instance` of an identity
+    # Events of the engine and the GPUs
 
-    def container_died(self, token: str, exit_code: int | None = None) -> None:
-        if (driver := self._set.driver_of(token)) is not None:
-            driver.container_died(exit_code)
-
-    def ran_out_of_memory(self, token: str) -> None:
-        if (driver := self._set.driver_of(token)) is not None:
-            driver.ran_out_of_memory()
-
-    def container_paused(self, token: str) -> None:
-        if (driver := self._set.driver_of(token)) is not None:
-            driver.container_paused()
-
-    def add_engine_check(self, token: str, check: Check) -> None:
-        if (driver := self._set.driver_of(token)) is not None and driver.instance.ended is None:
-            driver.add_check(check)
-
-    def gpu_lost(self, token: str, verdict: Verdict) -> None:
-        if (driver := self._set.driver_of(token)) is not None:
-            driver.end(verdict)
-
-    def gpus_seen(self, grant: Grant) -> None:
-        """Its GPUs were looked at."""
-        if (driver := self._set.driver_of(grant.holder)) is not None:
-            driver.gpus_seen(grant)
+    def driver_of(self, token: str) -> InstanceDriver | None:
+        """`token`: the `instance` of an identity."""
+        return self._set.driver_of(token)
 
     def add_check(self, check: Check) -> None:
         """A finding about the newest instance, ended or not."""
@@ -604,19 +583,6 @@ class PluginSupervisor:
         self._plugin = replace(self._plugin, manifest=manifest, error=None)
         self._spawn(self._hold(None))
 
-    def _note_release(self) -> None:
-        """An instance that became ready without an update is of the release that a revert leaves, or that the next
-        start begins: have it on file.
-        """
-        ready = [instance for instance in self._set.serving if instance.ready and instance.image_id]
-        newest = max(ready, key=lambda instance: instance.generation, default=None)
-        if newest is None or newest.generation <= self._updater.newest_seen or self._updater.running:
-            return
-        self._updater.newest_seen = newest.generation
-        content, image_id = newest.identity.content, newest.image_id or ""
-        release = Release.of(newest.manifest, content=content, image_id=image_id, folder=self.folder)
-        self._spawn(self._record_release(release))
-
     async def _hold(self, held: Literal["stopped", "parked"] | None) -> None:
         """Have it on file whether the orchestrator's next start begins instances. A command is obeyed without."""
         try:
@@ -636,12 +602,6 @@ class PluginSupervisor:
         task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _record_release(self, release: Release) -> None:
-        try:
-            await self._file.change(lambda state: started(state, release))
-        except ReleaseStoreError as error:
-            _log.warning("%s: a revert will not know this release: %s", self.name, error)
 
     async def _restart(self, slow: asyncio.Event) -> Verdict | None:
         async with self._command:
@@ -744,7 +704,8 @@ class PluginSupervisor:
         if self._set.parked and not coming and self.held is None:
             self._spawn(self._hold("parked"))
         self._watch_idleness()
-        self._note_release()
+        if (release := self._updater.unrecorded()) is not None:
+            self._spawn(self._updater.record(release))
         self._updater.look()
         self._wake()
 

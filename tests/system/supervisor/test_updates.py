@@ -59,14 +59,14 @@ class Versions:
 
         return await self.harness.until("reader", is_whole)
 
-    async def update(self, wait: float = 10, **request: Any) -> dict[str, Any]:
+    async def update(self, wait: float = 30, **request: Any) -> dict[str, Any]:
         answer = await self.post("update", params={"wait": wait}, json=request)
         assert answer.status_code in {200, 202}, answer.text
         found: dict[str, Any] = answer.json()
         return found
 
     async def post(self, action: str, **options: Any) -> httpx.Response:
-        return await self.harness.client.post(f"/v1/plugins/reader/{action}", **options)
+        return await self.harness.client.post(f"/v1/plugins/reader/{action}", timeout=40, **options)
 
     async def updates(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await self.harness.client.get("/v1/plugins/reader/updates")).json()
@@ -221,10 +221,10 @@ def hangs_in_its_proof(new: ScriptedRuntime) -> None:
 
 BAD = [
     (fails_to_start, "IMPORT_ERROR", "cv3"),
-    (hangs_in_its_start, "STARTUP_TIMEOUT", "1 s"),
+    (hangs_in_its_start, "STARTUP_TIMEOUT", "3 s"),
     (answers_otherwise, "INVALID_OUTPUT", "something else"),
     (raises, "TOOL_ERROR", "the lens is broken"),
-    (hangs_in_its_proof, "TIMEOUT", "1 s"),
+    (hangs_in_its_proof, "TIMEOUT", "3 s"),
 ]
 
 
@@ -234,7 +234,7 @@ async def test_a_candidate_that_fails_is_rejected(
     harness: Harness, spoil: Callable[[ScriptedRuntime], None], code: str, text: str, strategy: str
 ) -> None:
     """The plugin is what it was: no call is lost, nothing is left, and the candidate's post-mortem says why."""
-    limits = {"limits": {"timeout": "1s"}, "startup_timeout": "1s"}
+    limits = {"limits": {"timeout": "3s"}, "startup_timeout": "3s"}  # also for one that is well
     plugin = await Versions(harness, **limits).serve()
     spoil(plugin.write(2, calls=CALLS))
     async with plugin.callers() as answers:
