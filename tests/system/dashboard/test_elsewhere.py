@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 from support.harness import Harness
 from support.nginx import needs_nginx, nginx_before
 from system.dashboard.conftest import TIMEOUT
@@ -104,9 +104,11 @@ async def test_the_page_works_below_a_path(tmp_path: Path, browser: Browser, *, 
                 page = await context.new_page()
                 page.set_default_timeout(TIMEOUT)
                 page.on("response", lambda answer: missed.append(answer.url) if answer.status >= 400 else None)
-                await page.goto(f"{address}/tools/one#/plugins/reader")
-                await page.get_by_role("button", name="Run").first.click()
-                await page.get_by_text("seventeen").first.wait_for()
+                await page.goto(f"{address}/tools/one#/plugins/reader/tools")
+                await page.locator(".card.tool").get_by_role("button", name="Run").click()
+                await expect(page.locator(".card.tool .verdict")).to_contain_text("Done in")
+                result = page.locator(".card.tool").get_by_role("region", name="Result as JSON")
+                assert "seventeen" in await result.inner_text()
                 await page.goto(f"{address}/tools/one/docs")
                 await page.get_by_text("/v1/plugins/{name}/health").first.wait_for()
             finally:
