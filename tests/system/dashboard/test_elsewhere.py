@@ -93,8 +93,10 @@ async def test_the_page_works_below_a_path(tmp_path: Path, browser: Browser, *, 
         await harness.settled("reader")
         upstream = str(client.base_url).rstrip("/")
         onward = upstream if passed_on else f"{upstream}/"
+        # Without keys the page has to be seen as the orchestrator's own, by the host that its browser names.
         settings = (
-            f"location /tools/one/ {{ proxy_pass {onward}; }} location = /tools/one {{ return 301 /tools/one/; }}"
+            f"location /tools/one/ {{ proxy_pass {onward}; proxy_set_header Host $http_host; }}"
+            "location = /tools/one { return 301 $scheme://$http_host/tools/one/; }"
         )
         elsewhere = "http://127.0.0.1:1"  # whatever is not below the path goes astray
         with nginx_before(elsewhere, settings) as address:
