@@ -216,7 +216,7 @@ def _guard(app: FastAPI, settings: Settings) -> None:
     )
     # Fewer requests than connections, so that there is always room for those of monitoring.
     max_requests = settings.max_connections * 3 // 4
-    stack: ASGIApp = RequestMiddleware(
+    guard = RequestMiddleware(
         app.build_middleware_stack(),
         store=store,
         gate=gate,
@@ -226,14 +226,15 @@ def _guard(app: FastAPI, settings: Settings) -> None:
     )
     if settings.allowed_origins:
         # Before the keys: a browser asks without one whether its page may send one.
-        stack = CORSMiddleware(
-            stack,
+        app.middleware_stack = CORSMiddleware(
+            guard,
             allow_origins=settings.allowed_origins,
             allow_methods=("GET", "HEAD", "POST", "DELETE"),
             allow_headers=CORS_REQUEST_HEADERS,
             expose_headers=CORS_RESPONSE_HEADERS,
         )
-    app.middleware_stack = stack
+    else:
+        app.middleware_stack = guard
 
 
 def secret_source(settings: Settings) -> SecretSource:
