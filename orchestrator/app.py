@@ -11,11 +11,12 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from plugin_runtime import __version__
+from starlette.routing import Route
 
 from orchestrator import dashboard, deployment
 from orchestrator.access.gate import Gate
 from orchestrator.access.hosts import HostRule, is_loopback
-from orchestrator.access.key_store import configured_keys
+from orchestrator.access.key_store import KeyStore, configured_keys
 from orchestrator.api import (
     events_router,
     health_router,
@@ -38,6 +39,8 @@ from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
 from orchestrator.loader.plugin_secrets import SecretSource
+from orchestrator.mcp import endpoint
+from orchestrator.mcp.endpoint import McpEndpoint
 from orchestrator.models.store import model_store
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
@@ -138,10 +141,12 @@ def create_app(
                 await runner.resume(restored.asynchronous, fleet.adopted())
                 fleet.drain_surplus()
                 fleet.restart_changed()
+                mcp.open(app.state.context)
                 with feed.running():
                     yield
             finally:
                 await shutdown.complete()
+                await mcp.close()
         finally:
             if traces is not None:
                 await traces.close()
@@ -150,6 +155,8 @@ def create_app(
             # Last: the next orchestrator must find all of this closed.
             claimed.lock.release()
 
+    keys = configured_keys(settings)
+    mcp = McpEndpoint(keys, max_sessions=settings.mcp_sessions)
     app = FastAPIOffline(
         redoc_url=None,
         static_url="/docs-assets",
@@ -162,8 +169,8 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # ours follows runs
     )
     system_router.document_api_keys(app)
-    _add_routes(app)
-    _guard(app, settings)
+    _add_routes(app, mcp)
+    _guard(app, keys, settings)
     return app
 
 
@@ -182,7 +189,7 @@ async def _unless(stop: asyncio.Event | None, work: Coroutine[Any, Any, None]) -
         working.result()
 
 
-def _add_routes(app: FastAPI) -> None:
+def _add_routes(app: FastAPI, mcp: McpEndpoint) -> None:
     for module in (
         health_router,
         plugins_router,
@@ -194,12 +201,12 @@ def _add_routes(app: FastAPI) -> None:
         app.include_router(module.router)
     app.include_router(dashboard.router)
     app.mount("/assets", dashboard.assets)
+    app.router.routes.append(Route(endpoint.PATH, mcp, include_in_schema=False))
     problems.install(app)
 
 
-def _guard(app: FastAPI, settings: Settings) -> None:
+def _guard(app: FastAPI, store: KeyStore, settings: Settings) -> None:
     """Put the middleware before every route: API keys, and the maximum of concurrent requests."""
-    store = configured_keys(settings)
     # Now, so that a file of keys that cannot be read ends the start.
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))

@@ -30,6 +30,8 @@ class Caller(NamedTuple):
     origin: str | None = None
     fetch_site: str | None = None
     authorization: str | None = None
+    reads: bool = False
+    """The route itself judges what else than reading a key may do, whatever the method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ class Gate:
                 return Refusal(429, sentence, "TooManyWrongKeys", wait)
             sentence = "This API key is not known" if key is None else f"The API key {key.name!r} has expired"
             return Refusal(401, f"{sentence}. With another key, {_HOW}.", "KeyRefused")
-        if not key.role.may(caller.method):
+        if not (caller.reads or key.role.may(caller.method)):
             return Refusal(
                 403,
                 f"The API key {key.name!r} has the role {key.role}; this needs the role operator.",

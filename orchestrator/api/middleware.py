@@ -38,7 +38,8 @@ class RequestMiddleware:
         route, values = route_table.find(scope["path"])
         # Before the count: callers without a key must not use up the maximum of requests.
         if not route.open:
-            refusal = self._gate.judge(_caller(scope), self._store.ring(), datetime.now(UTC))
+            caller = _caller(scope)._replace(reads=route.reads)
+            refusal = self._gate.judge(caller, self._store.ring(), datetime.now(UTC))
             if refusal is not None:
                 await _refuse(refusal, scope, receive, send)
                 return

@@ -25,6 +25,8 @@ class Route:
     `hot` answers `method` directly. It must not raise `HTTPException`, which only the framework handles. The routers
     have the route too: they describe it, and answer other methods.
 
+    `reads`: a key that reads may send any method; the handler judges what else it may do.
+
     `open`: answered without an API key. `counted`: refused while the maximum of requests are being answered. Both hold
     for every method.
     """
@@ -33,6 +35,7 @@ class Route:
     method: str | None = None
     # The framework's own steps take longer than these handlers.
     hot: HotHandler | None = None
+    reads: bool = False
     open: bool = False
     counted: bool = True
 
@@ -54,6 +57,8 @@ ROUTES: Final = (
     # Monitoring must be answered under any load, and waits for nothing itself.
     Route("/v1/plugins", "GET", hot=_list, counted=False),
     Route("/v1/plugins/{name}/health", "GET", hot=_health, counted=False),
+    # Every method of MCP is a POST, listing tools too.
+    Route("/mcp", reads=True),
     # Probes have no key. They show nothing of this host but the names of plugins that are starting.
     Route("/healthz", open=True, counted=False),
     Route("/readyz", open=True, counted=False),
