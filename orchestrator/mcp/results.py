@@ -57,7 +57,8 @@ def failure(envelope: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to a run that ended badly, or was refused: why, with what names it, and what can be done."""
     sentence = str(envelope.get("error") or "The run gave no result.")
     raised = envelope.get("error_type")
-    if envelope.get("source") == "plugin" and raised and str(raised) not in sentence:
+    by_tool = envelope.get("source") == "plugin" and envelope.get("reason_code") == "TOOL_ERROR"
+    if by_tool and raised and str(raised) not in sentence:
         sentence = f"{raised}: {sentence}"  # of many an exception the message says little without its type
     meta = _meta(envelope)
     named = "; ".join(f"{name.partition('/')[2]}: {value}" for name, value in meta.items())

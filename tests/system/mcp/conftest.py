@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx2
@@ -11,6 +11,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from support.harness import Harness
 from support.real_runtime import RealRuntime
 
@@ -113,6 +114,8 @@ async def connected(
         }
         command = StdioServerParameters(command=sys.executable, args=["-m", "orchestrator", "mcp"], env=environment)
         async with Client(stdio_client(command), mode=mode, cache=None, **options) as client:
+            with suppress(MCPError):
+                await client.list_tools()  # until its process has started, which a busy machine takes seconds for
             yield client
         return
     headers = {"Authorization": f"Bearer {key}"} if key else {}

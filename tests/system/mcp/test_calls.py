@@ -98,10 +98,10 @@ async def test_a_client_that_cancels_cancels_its_run(lab: Harness, kind: str) ->
         with anyio.move_on_after(30) as scope:
             async with anyio.create_task_group() as group:
                 group.start_soon(client.call_tool, "lab.wait", {"seconds": 60})
-                await lab.until("lab", lambda health: health["in_flight"] == 1)
+                await lab.until("lab", lambda health: health["in_flight"] == 1, timeout=30)
                 group.cancel_scope.cancel()
         assert not scope.cancelled_caught
-        await lab.until("lab", lambda health: health["in_flight"] == 0)
+        await lab.until("lab", lambda health: health["in_flight"] == 0, timeout=30)
         run = (await lab.client.get("/v1/runs")).json()[0]
         assert (run["tool"], run["outcome"]) == ("wait", "caller_gone")
         assert (await client.call_tool("lab.add", {"a": 1})).structured_content == {"result": 2}
@@ -114,9 +114,9 @@ async def test_a_cancel_does_not_cost_a_plugin_its_container(lab: Harness, kind:
     async with connected(lab, kind) as client:
         async with anyio.create_task_group() as group:
             group.start_soon(client.call_tool, "lab.nap", {"seconds": 1})
-            await lab.until("lab", lambda health: health["in_flight"] == 1)
+            await lab.until("lab", lambda health: health["in_flight"] == 1, timeout=30)
             group.cancel_scope.cancel()
-        await lab.until("lab", lambda health: health["in_flight"] == 0)
+        await lab.until("lab", lambda health: health["in_flight"] == 0, timeout=30)
         assert (await client.call_tool("lab.add", {"a": 1})).structured_content == {"result": 2}
     assert (await lab.health("lab"))["generation"] == 1
 
@@ -125,12 +125,12 @@ async def test_a_run_that_waits_leaves_the_queue_with_its_client(lab: Harness, k
     """And so its place is free for others."""
     async with connected(lab, kind) as client, connected(lab) as other, anyio.create_task_group() as others:
         others.start_soon(other.call_tool, "lab.wait", {"seconds": 60})
-        await lab.until("lab", lambda health: health["in_flight"] == 1)
+        await lab.until("lab", lambda health: health["in_flight"] == 1, timeout=30)
         async with anyio.create_task_group() as group:
             group.start_soon(client.call_tool, "lab.add", {"a": 1})
-            await lab.until("lab", lambda health: health["queued"] == 1)
+            await lab.until("lab", lambda health: health["queued"] == 1, timeout=30)
             group.cancel_scope.cancel()
-        await lab.until("lab", lambda health: health["queued"] == 0)
+        await lab.until("lab", lambda health: health["queued"] == 0, timeout=30)
         others.cancel_scope.cancel()
 
 
@@ -146,7 +146,7 @@ async def test_a_client_that_is_gone_leaves_nothing(lab: Harness, kind: str) -> 
     calling.cancel()
     with suppress(asyncio.CancelledError):
         await calling
-    await lab.until("lab", lambda health: health["in_flight"] == 0)
+    await lab.until("lab", lambda health: health["in_flight"] == 0, timeout=30)
     run = (await lab.client.get("/v1/runs")).json()[0]
     assert run["outcome"] == "caller_gone"
 
@@ -220,7 +220,7 @@ async def test_a_plugin_that_fails_under_a_call(harness: Harness, kind: str) -> 
 async def test_a_full_queue_says_when_to_try_again(lab: Harness, kind: str) -> None:
     """In seconds."""
     busy = [asyncio.create_task(lab.run("lab", "wait", seconds=60)) for _ in range(3)]
-    await lab.until("lab", lambda health: health["queued"] == 2)
+    await lab.until("lab", lambda health: health["queued"] == 2, timeout=30)
     async with connected(lab, kind) as client:
         result = await client.call_tool("lab.add", {"a": 1})
     for call in busy:
@@ -236,7 +236,7 @@ async def test_a_parked_plugin_is_listed_and_brought_back_by_a_call(lab: Harness
     """A stopped one is neither."""
     async with connected(lab, kind) as client:
         assert (await lab.client.post("/v1/plugins/lab/park")).status_code == 200
-        await lab.until("lab", lambda health: health["reason_code"] == "PARKED")
+        await lab.until("lab", lambda health: health["reason_code"] == "PARKED", timeout=30)
         assert "lab.add" in {tool.name for tool in (await client.list_tools()).tools}
         assert (await client.call_tool("lab.add", {"a": 1})).structured_content == {"result": 2}
         await lab.client.post("/v1/plugins/lab/stop")
@@ -254,7 +254,7 @@ async def test_a_long_silence_is_broken_by_what_the_run_does(lab: Harness, monke
         told.append(message)
 
     busy = asyncio.create_task(lab.run("lab", "wait", seconds=1))
-    await lab.until("lab", lambda health: health["in_flight"] == 1)
+    await lab.until("lab", lambda health: health["in_flight"] == 1, timeout=30)
     async with connected(lab) as client:
         await client.call_tool("lab.wait", {"seconds": 1}, progress_callback=progress)
     await busy

@@ -76,7 +76,7 @@ async def test_fifty_clients_while_plugins_restart(harness: Harness) -> None:
 
     *_, slowest = await asyncio.gather(*(client(number) for number in range(CLIENTS)), restart(), watch())
     assert wrong == []
-    assert counts["right"] > CLIENTS and counts["restarts"] >= 3, counts
+    assert counts["right"] > 0 and counts["right"] + counts["refused"] >= CLIENTS and counts["restarts"] >= 3, counts
     # Clients and server share this process and its loop: what a client takes counts here too.
     assert slowest < 2 * PATIENCE, slowest
     print(counts, f"health's slowest answer: {slowest:.3f} s")  # noqa: T201
