@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from starlette.routing import Route
 from orchestrator import dashboard, deployment
 from orchestrator.access.gate import Gate
 from orchestrator.access.hosts import HostRule, is_loopback
-from orchestrator.access.key_store import KeyStore, configured_keys
+from orchestrator.access.key_store import configured_keys
 from orchestrator.api import (
     events_router,
     health_router,
@@ -25,6 +25,7 @@ from orchestrator.api import (
     run_router,
     runs_router,
     system_router,
+    update_router,
 )
 from orchestrator.api.body import UploadPace
 from orchestrator.api.context import ApiContext
@@ -97,13 +98,13 @@ def create_app(
             registry = PluginRegistry(restored=restored, events=await history.latest_events(_RESTORED_EVENTS))
             # Before the fleet, whose registration of each plugin is an event.
             registry.subscribe(history.event)
-            deps = _supervisor_deps(
-                settings, containers, claimed, registry=registry, history=history, gpu_host=gpu_host
-            )
-            fleet = Fleet(deps)
             sandbox = PluginSandboxRunner(
                 max_result=int(settings.max_result), reader_idle=settings.upload_idle_timeout.total_seconds()
             )
+            deps = _supervisor_deps(
+                settings, containers, claimed, registry=registry, history=history, sandbox=sandbox, gpu_host=gpu_host
+            )
+            fleet = Fleet(deps)
             # In this order: the log takes its trace id from the call, where the traces have put it.
             observers = [*([traces.watch] if traces else []), within_run, metrics.observe_runs(registry).watch]
             observe = together(*observers)
@@ -139,7 +140,7 @@ def create_app(
             try:
                 await _unless(stop, fleet.open(restored.ended))
                 await runner.resume(restored.asynchronous, fleet.adopted())
-                fleet.drain_surplus()
+                fleet.settle_adopted()
                 fleet.restart_changed()
                 mcp.open(app.state.context)
                 with feed.running():
@@ -155,8 +156,7 @@ def create_app(
             # Last: the next orchestrator must find all of this closed.
             claimed.lock.release()
 
-    keys = configured_keys(settings)
-    mcp = McpEndpoint(keys, max_sessions=settings.mcp_sessions)
+    mcp = McpEndpoint(max_sessions=settings.mcp_sessions)
     app = FastAPIOffline(
         redoc_url=None,
         static_url="/docs-assets",
@@ -170,7 +170,7 @@ def create_app(
     )
     system_router.document_api_keys(app)
     _add_routes(app, mcp)
-    _guard(app, keys, settings)
+    _guard(app, settings)
     return app
 
 
@@ -193,6 +193,7 @@ def _add_routes(app: FastAPI, mcp: McpEndpoint) -> None:
     for module in (
         health_router,
         plugins_router,
+        update_router,
         events_router,
         run_router,
         runs_router,
@@ -205,14 +206,17 @@ def _add_routes(app: FastAPI, mcp: McpEndpoint) -> None:
     problems.install(app)
 
 
-def _guard(app: FastAPI, store: KeyStore, settings: Settings) -> None:
-    """Put the middleware before every route: API keys, and the maximum of concurrent requests."""
+def _guard(app: FastAPI, settings: Settings) -> None:
+    """Put the middleware before all of the framework's own: API keys, and the maximum of concurrent requests."""
+    store = configured_keys(settings)
     # Now, so that a file of keys that cannot be read ends the start.
     store.load()
     gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
     # Fewer requests than connections, so that there is always room for those of monitoring.
     max_requests = settings.max_connections * 3 // 4
-    app.add_middleware(RequestMiddleware, store=store, gate=gate, max_requests=max_requests)
+    app.middleware_stack = RequestMiddleware(
+        app.build_middleware_stack(), store=store, gate=gate, max_requests=max_requests
+    )
 
 
 def secret_source(settings: Settings) -> SecretSource:
@@ -233,10 +237,13 @@ def docker_engine(settings: Settings) -> DockerEngine:
     )
 
 
-def image_builder(settings: Settings, engine: ContainerEngine) -> ImageBuilder:
-    """The image builder by the settings and the host's environment."""
+def image_builder(
+    settings: Settings, engine: ContainerEngine, in_use: Callable[[str], Collection[str]] = lambda _: ()
+) -> ImageBuilder:
+    """The image builder by the settings and the host's environment. `in_use`: ids of a plugin's images that stay."""
     return ImageBuilder(
         engine,
+        in_use=in_use,
         images_dir=images_dir(),
         logs_dir=settings.state_dir / "builds",
         ca_bundle=ca_bundle(settings, os.environ),
@@ -268,6 +275,7 @@ def _supervisor_deps(
     *,
     registry: PluginRegistry,
     history: HistoryStore,
+    sandbox: PluginSandboxRunner,
     gpu_host: GpuHost | None,
 ) -> SupervisorDeps:
     releases = ReleaseStore(settings.state_dir / "releases")
@@ -278,7 +286,7 @@ def _supervisor_deps(
         registry=registry,
         loader=PluginLoader(settings.plugins_dirs),
         checker=dependency_checker(settings),
-        builder=image_builder(settings, engine),
+        builder=image_builder(settings, engine, in_use=releases.images),
         gpus=GpuAllocator(
             gpu_host or GpuHost.bounded(settings.gpu_first_look.total_seconds()),
             engine,
@@ -287,6 +295,7 @@ def _supervisor_deps(
         ),
         history=history,
         releases=releases,
+        sandbox=sandbox,
         deployment=claimed.id,
         run_dir=claimed.run_dir,
     )

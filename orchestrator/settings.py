@@ -96,6 +96,10 @@ class Settings(BaseSettings):
     """Sockets. Keep it short: a socket's path has at most 107 bytes. /run/plugin-orchestrator for root; for a user
     below XDG_RUNTIME_DIR if that outlives a logout (`loginctl enable-linger`), else <state_dir>/run."""
 
+    tls_cert: Path | None = None
+    """A certificate with its chain, in PEM: the API is served by TLS alone. Read again when it changes."""
+    tls_key: Path | None = None
+    """The key of `tls_cert`; not needed where that file has it too."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     """Host names, separated by commas, that requests may name while no API key is configured; loopback always may."""
     operator_key_file: Path | None = None

@@ -26,6 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="wait for as long as nginx does by default: two minutes and a half",
     )
+    parser.addoption(
+        "--all-candidates",
+        action="store_true",
+        help="update a plugin to each of the fault fixtures, not to one of each kind only: some minutes",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

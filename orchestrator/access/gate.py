@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 from cachetools import TTLCache  # `limits` retains every address that ever calls; this drops the oldest
 
 from orchestrator.access.hosts import HostRule
-from orchestrator.access.keys import KeyRing
+from orchestrator.access.keys import ApiKey, KeyRing
+from orchestrator.access.principal import ANYONE, STRANGER, Principal, Right
 from orchestrator.formatting import quoted
 
 MAX_WRONG_KEYS: Final = 10
@@ -30,8 +31,6 @@ class Caller(NamedTuple):
     origin: str | None = None
     fetch_site: str | None = None
     authorization: str | None = None
-    reads: bool = False
-    """The route itself judges what else than reading a key may do, whatever the method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +81,10 @@ class Gate:
         self._exposed = exposed
         self._failures = failures or FailedKeys()
 
-    def judge(self, caller: Caller, ring: KeyRing, now: datetime) -> Refusal | None:
-        """Returns None if the request may go on."""
+    def judge(self, caller: Caller, right: Right, ring: KeyRing, now: datetime) -> Principal | Refusal:
+        """Who calls, or why the request may not go on. `right`: what it needs, on whatever plugin it names."""
         if ring:
-            return self._judge_key(caller, ring, now)
+            return self._judge_key(caller, right, ring, now)
         if self._exposed:
             return Refusal(
                 401,
@@ -95,7 +94,15 @@ class Gate:
             )
         return self._judge_page(caller)
 
-    def _judge_page(self, caller: Caller) -> Refusal | None:
+    def visitor(self, caller: Caller, ring: KeyRing, now: datetime) -> Principal:
+        """Who calls a route that needs no key."""
+        if not ring.scoped:
+            return ANYONE
+        text = _key_text(caller)
+        key = None if text is None else ring.find(text)
+        return STRANGER if key is None or key.expired(now) else key.principal
+
+    def _judge_page(self, caller: Caller) -> Principal | Refusal:
         if not self._hosts.host_allowed(caller.host):
             return Refusal(
                 403,
@@ -111,13 +118,13 @@ class Gate:
                 "API key only the orchestrator's own page may send it.",
                 "ForeignPage",
             )
-        return None
+        return ANYONE
 
-    def _judge_key(self, caller: Caller, ring: KeyRing, now: datetime) -> Refusal | None:
-        scheme, _, text = (caller.authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not text.strip():
+    def _judge_key(self, caller: Caller, right: Right, ring: KeyRing, now: datetime) -> Principal | Refusal:
+        text = _key_text(caller)
+        if text is None:
             return Refusal(401, f"An API key is required: {_HOW}.", "KeyRequired")
-        key = ring.find(text.strip())
+        key = ring.find(text)
         # A right key passes however many wrong ones its address has sent: 256 bits are not found by trying, and a
         # caller that shares an address with a mistaken script must not be locked out by it.
         if key is None or key.expired(now):
@@ -126,10 +133,19 @@ class Gate:
                 return Refusal(429, sentence, "TooManyWrongKeys", wait)
             sentence = "This API key is not known" if key is None else f"The API key {key.name!r} has expired"
             return Refusal(401, f"{sentence}. With another key, {_HOW}.", "KeyRefused")
-        if not (caller.reads or key.role.may(caller.method)):
-            return Refusal(
-                403,
-                f"The API key {key.name!r} has the role {key.role}; this needs the role operator.",
-                "RoleTooSmall",
-            )
-        return None
+        principal = key.principal
+        return principal if principal.may(right) else _too_small(key, right)
+
+
+def _key_text(caller: Caller) -> str | None:
+    scheme, _, text = (caller.authorization or "").partition(" ")
+    return text.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _too_small(key: ApiKey, right: Right) -> Refusal:
+    has = f"has the role {key.role}" if key.role else f"may {', '.join(sorted(key.grant.rights))}"
+    return Refusal(
+        403,
+        f"The API key {key.name!r} {has}; this needs the right to {right}, which the role operator has too.",
+        "RoleTooSmall",
+    )

@@ -9,12 +9,32 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 from filelock import FileLock
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from orchestrator.access.keys import ApiKey, KeyRing, Role, issue, stored_key
+from orchestrator.access.principal import (
+    EQUAL_SHARE,
+    EVERY_PLUGIN,
+    MAX_WEIGHT,
+    Grant,
+    Priority,
+    Rate,
+    Right,
+    Share,
+    plugin_patterns,
+)
 from orchestrator.errors import OrchestratorError
 from orchestrator.settings import Settings
 
@@ -31,15 +51,39 @@ class KeyFileError(OrchestratorError):
     """A file of keys cannot be read or written, or does not hold keys."""
 
 
+def _rate(value: Any) -> Any:
+    return Rate.parse(value) if isinstance(value, str) else value
+
+
 class _StoredKey(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    role: Role
+    role: Role | None = None
+    """Instead of `rights`, where they are those of a role."""
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     hint: str
     created: AwareDatetime
     expires: AwareDatetime | None = None
+    rights: Annotated[list[Right], Field(min_length=1)] | None = None
+    plugins: Annotated[tuple[str, ...], Field(min_length=1)] = EVERY_PLUGIN
+    priority: Priority = EQUAL_SHARE.priority
+    weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = EQUAL_SHARE.weight
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    rate: Annotated[Rate | None, BeforeValidator(_rate)] = None
+
+    @model_validator(mode="after")
+    def _role_or_rights(self) -> Self:
+        if (self.role is None) is (self.rights is None):
+            raise ValueError("expected either a role or rights")
+        plugin_patterns(",".join(self.plugins))
+        return self
+
+    def key(self) -> ApiKey:
+        rights = self.role.rights if self.role else frozenset(self.rights or ())
+        share = Share(self.priority, self.weight, self.concurrency, self.rate)
+        grant = Grant(rights, self.plugins, share)
+        return ApiKey(self.name, grant, self.sha256, self.hint, self.created, self.expires)
 
 
 class _File(BaseModel):
@@ -99,11 +143,11 @@ class KeyStore:
             raise KeyFileError(
                 f"{self._path} does not hold API keys. Move it away, then make new keys with `orchestrator keys add`."
             ) from None
-        return [ApiKey(**dict(key)) for key in stored]
+        return [key.key() for key in stored]
 
-    def add(self, name: str, role: Role, expires: datetime | None = None) -> str:
+    def add(self, name: str, granted: Role | Grant, expires: datetime | None = None) -> str:
         """Make and store a key. Returns its text, which cannot be read again. Raises `ValueError`, `KeyFileError`."""
-        text, key = issue(name, role, datetime.now(UTC), expires)
+        text, key = issue(name, granted, datetime.now(UTC), expires)
         with self._locked():
             keys = self.listed()
             if any(other.name == name for other in keys):
@@ -112,6 +156,19 @@ class KeyStore:
                 raise ValueError(f"the maximum of {_MAX_KEYS} keys already exist; remove unused ones")
             self._write([*keys, key])
         return text
+
+    def change(self, name: str, changed: Callable[[ApiKey], ApiKey]) -> ApiKey | None:
+        """Replace the key by `changed` of it. Returns the new one, None where there is no such key. Raises
+        `KeyFileError`, and what `changed` raises.
+        """
+        with self._locked():
+            keys = self.listed()
+            at = next((at for at, key in enumerate(keys) if key.name == name), None)
+            if at is None:
+                return None
+            keys[at] = changed(keys[at])
+            self._write(keys)
+            return keys[at]
 
     def remove(self, name: str) -> bool:
         """Remove the key. Returns whether it existed. Raises `KeyFileError`."""
@@ -191,11 +248,18 @@ def _read_key_file(role: Role, path: Path) -> ApiKey:
 
 
 def _fields(key: ApiKey) -> dict[str, Any]:
+    """What is as it always was takes the form that it always had: older programs read it."""
+    grant, share = key.grant, key.grant.share
     return {
         "name": key.name,
-        "role": key.role,
+        **({"role": key.role} if key.role else {"rights": sorted(grant.rights)}),
         "sha256": key.sha256,
         "hint": key.hint,
         "created": key.created.isoformat(),
         "expires": key.expires and key.expires.isoformat(),
+        **({} if grant.sees_every_plugin else {"plugins": grant.plugins}),
+        **({} if share.priority is EQUAL_SHARE.priority else {"priority": share.priority}),
+        **({} if share.weight == EQUAL_SHARE.weight else {"weight": share.weight}),
+        **({} if share.concurrency is None else {"concurrency": share.concurrency}),
+        **({} if share.rate is None else {"rate": str(share.rate)}),
     }

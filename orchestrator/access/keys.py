@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from orchestrator.access.principal import ALL_RIGHTS, Grant, Principal, Right
 from orchestrator.formatting import quoted
 
 PREFIX: Final = "po_"  # lets secret scanners recognize a leaked key
@@ -19,13 +20,18 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
 
 
 class Role(StrEnum):
-    """VIEWER reads (GET, HEAD); OPERATOR does everything."""
+    """Names of sets of rights: VIEWER reads, OPERATOR does everything."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
 
-    def may(self, method: str) -> bool:
-        return self is Role.OPERATOR or method in ("GET", "HEAD")
+    @property
+    def rights(self) -> frozenset[Right]:
+        return ALL_RIGHTS if self is Role.OPERATOR else frozenset({Right.READ})
+
+    @property
+    def grant(self) -> Grant:
+        return Grant(self.rights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +39,32 @@ class ApiKey:
     """The stored form of a key. `hint`: its last characters, by which people recognize it."""
 
     name: str
-    role: Role
+    grant: Grant
     sha256: str = field(repr=False)
     hint: str
     created: datetime
     expires: datetime | None = None
 
+    @property
+    def principal(self) -> Principal:
+        return Principal(self.name, self.grant)
+
+    @property
+    def role(self) -> Role | None:
+        """The role with these rights; None where they have no such name."""
+        return next((role for role in Role if role.rights == self.grant.rights), None)
+
     def expired(self, now: datetime) -> bool:
         return self.expires is not None and now >= self.expires
 
 
-def issue(name: str, role: Role, now: datetime, expires: datetime | None = None) -> tuple[str, ApiKey]:
+def issue(name: str, granted: Role | Grant, now: datetime, expires: datetime | None = None) -> tuple[str, ApiKey]:
     """Make a new key. Returns its text and its stored form. Raises `ValueError` for an invalid name."""
     text = PREFIX + secrets.token_urlsafe(32)
-    return text, stored_key(text, name, role, now, expires)
+    return text, stored_key(text, name, granted, now, expires)
 
 
-def stored_key(text: str, name: str, role: Role, now: datetime, expires: datetime | None = None) -> ApiKey:
+def stored_key(text: str, name: str, granted: Role | Grant, now: datetime, expires: datetime | None = None) -> ApiKey:
     """The stored form of the key `text`. Raises `ValueError` for an invalid name or key."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"expected a name of letters, digits and _ . @ - (at most 64), not {quoted(name)}")
@@ -57,7 +72,8 @@ def stored_key(text: str, name: str, role: Role, now: datetime, expires: datetim
         raise ValueError(
             f"expected a key of at least {MIN_LENGTH} ASCII characters without spaces; `openssl rand -hex 32` makes one"
         )
-    return ApiKey(name, role, _digest(text), text[-_HINT_LENGTH:], now, expires)
+    grant = granted.grant if isinstance(granted, Role) else granted
+    return ApiKey(name, grant, _digest(text), text[-_HINT_LENGTH:], now, expires)
 
 
 class KeyRing:
@@ -65,6 +81,8 @@ class KeyRing:
 
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
         self.keys = tuple(keys)
+        self.scoped = any(not key.grant.sees_every_plugin for key in self.keys)
+        """Whether there are plugins that one of them must learn nothing of."""
 
     def __bool__(self) -> bool:
         return bool(self.keys)

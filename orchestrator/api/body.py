@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 from orchestrator.formatting import format_size
 from orchestrator.registry import PluginRecord
@@ -19,6 +19,8 @@ MAX_SHORT_BODY: Final = 256 * 1024
 """Bytes up to which a body is read whole before the call, which is quicker than streaming it."""
 _BODY_ROOM: Final = 1024 * 1024
 """Bytes that a body may have beside the uploads: field names, boundaries, other arguments."""
+WHOLE_BODY: Final = "orchestrator.whole_body"
+"""The extension of an ASGI scope that has the whole body as bytes, where that came together with the request's head."""
 SPOOL_AFTER: Final = 10.0
 """Seconds that a body waits to be read, before it is stored. Proxies wait for 30 s and more."""
 
@@ -49,9 +51,12 @@ class UploadPace:
         )
 
 
-async def read_short_body(receive: Receive, pace: UploadPace) -> bytes:
+async def read_short_body(scope: Scope, receive: Receive, pace: UploadPace) -> bytes:
     """The whole of a body of at most `MAX_SHORT_BODY` bytes. Raises `BodyError`."""
-    # Most come in one message, and pass without a `RequestBody`.
+    # Most are there already, others come in one message, and pass without a `RequestBody`.
+    if (whole := scope.get("extensions", {}).get(WHOLE_BODY)) is not None:
+        assert isinstance(whole, bytes)  # noqa: S101 - the server's side of the connection sets it
+        return whole
     try:
         async with asyncio.timeout(pace.idle):
             message = await receive()

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from orchestrator.access.principal import Principal
 from orchestrator.api.body import UploadPace
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.health.listing import HealthListing
@@ -47,3 +48,17 @@ async def _context(connection: HTTPConnection) -> ApiContext:
 
 
 Context = Annotated[ApiContext, Depends(_context)]
+
+
+def principal_of(connection: HTTPConnection) -> Principal:
+    """Who sent a request."""
+    principal = connection.scope["principal"]
+    assert isinstance(principal, Principal)  # noqa: S101 - the middleware sets it
+    return principal
+
+
+async def _principal(connection: HTTPConnection) -> Principal:
+    return principal_of(connection)
+
+
+Who = Annotated[Principal, Depends(_principal)]

@@ -69,9 +69,9 @@ class Subscription:
     Bounded, however slow the reader is.
     """
 
-    def __init__(self, plugin: str | None, after: int, *, on_close: Callable[["Subscription"], None]) -> None:
+    def __init__(self, sees: Callable[[str], bool], after: int, *, on_close: Callable[["Subscription"], None]) -> None:
         self.wants_health = False
-        self._plugin = plugin
+        self._sees = sees
         self.after = after
         self._on_close = on_close
         self._events: deque[_EncodedEvent] = deque()
@@ -81,7 +81,7 @@ class Subscription:
         self._wake = asyncio.Event()
 
     def push_event(self, event: _EncodedEvent) -> None:
-        if self._overflowed or self._plugin not in (None, event.plugin):
+        if self._overflowed or not self._sees(event.plugin):
             return
         if len(self._events) >= _MAX_BACKLOG:
             self._overflowed = True
@@ -92,7 +92,7 @@ class Subscription:
         self._wake.set()
 
     def push_health(self, plugin: str, frame: bytes) -> None:
-        if self._overflowed or self._plugin not in (None, plugin):
+        if self._overflowed or not self._sees(plugin):
             return
         self._health[plugin] = frame
         self._wake.set()
@@ -174,8 +174,9 @@ class EventFeed:
             unsubscribe()
             self._stop_health()
 
-    def subscribe(self, *, plugin: str | None, after: int | None, health: bool) -> Subscription:
-        """Subscribe to all plugins or to one, from the event after `after`, or from the next one. The caller closes it.
+    def subscribe(self, *, sees: Callable[[str], bool], after: int | None, health: bool) -> Subscription:
+        """Subscribe to the plugins that `sees` names, from the event after `after`, or from the next one. The caller
+        closes it.
 
         Raises `TooManyReadersError`.
         """
@@ -187,7 +188,7 @@ class EventFeed:
         newest = self._registry.last_event_id
         if after is not None and after > newest:
             after = 0  # an id from an earlier orchestrator whose history was removed
-        subscription = Subscription(plugin, newest if after is None else after, on_close=self._remove)
+        subscription = Subscription(sees, newest if after is None else after, on_close=self._remove)
         self._subscriptions.add(subscription)
         if health:
             subscription.wants_health = True

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from orchestrator.api.context import ApiContext, Context
+from orchestrator.access.principal import Principal
+from orchestrator.api.concealment import concealment
+from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.event_feed import TooManyReadersError, event_fields
 from orchestrator.api.problems import problem, unknown_plugin
 from orchestrator.api.request_headers import SSE, wanted_stream
@@ -46,69 +48,90 @@ LastEventId = Annotated[str | None, Header(description="Overrides `after`; brows
 
 
 @router.get("/v1/events", responses=_RESPONSES)
-async def events(request: Request, context: Context, which: Which, last_event_id: LastEventId = None) -> Any:
+async def events(request: Request, context: Context, who: Who, which: Which, last_event_id: LastEventId = None) -> Any:
     """State changes of all plugins, oldest first; with `Accept: text/event-stream` an open stream of them."""
-    return await _respond(request, context, which, last_event_id, plugin=None)
+    return await _respond(request, EventsSeen(context, who, None), which, last_event_id)
 
 
 @router.get(
     "/v1/plugins/{name}/events", responses={**_RESPONSES, 404: {"description": "No such plugin"}}, tags=["plugins"]
 )
 async def plugin_events(
-    name: str, request: Request, context: Context, which: Which, last_event_id: LastEventId = None
+    name: str, request: Request, context: Context, who: Who, *, which: Which, last_event_id: LastEventId = None
 ) -> Any:
     """As /v1/events, for one plugin; also for one that was removed, as far as the history has it."""
-    if context.registry.get(name) is None and not await _page(context, name, None, 1):
+    seen = EventsSeen(context, who, name)
+    if context.registry.get(name) is None and not await seen.page(None, 1):
         return unknown_plugin(name)
-    return await _respond(request, context, which, last_event_id, plugin=name)
+    return await _respond(request, seen, which, last_event_id)
 
 
-async def _respond(
-    request: Request, context: ApiContext, which: EventQuery, last_event_id: str | None, *, plugin: str | None
-) -> Any:
+class EventsSeen:
+    """The events of all plugins that a caller sees, or of `plugin`."""
+
+    def __init__(self, context: ApiContext, who: Principal, plugin: str | None) -> None:
+        self.plugin = plugin
+        self.context = context
+        self.shown = concealment(who, context)
+        self._among = () if who.sees_every_plugin else who.grant.plugins
+
+    def sees(self, plugin: str) -> bool:
+        return self.plugin in (None, plugin) and self.shown.principal.sees(plugin)
+
+    async def page(self, after: int | None, limit: int) -> list[LifecycleEvent]:
+        """The next `limit` events after `after`, or the newest ones where it is None; oldest first."""
+        # The registry retains the newest events only; older ones are in the history.
+        registry, history = self.context.registry, self.context.history
+        first, plugin, among = registry.first_event_id, self.plugin, self._among
+        recent = registry.events(plugin=plugin, after=after or 0)
+        if among:
+            recent = tuple(event for event in recent if self.sees(event.plugin))
+        older: list[LifecycleEvent] = []
+        if after is None:
+            if len(recent) < limit and first > 1:
+                older = await history.latest_events(limit - len(recent), plugin=plugin, before=first, among=among)
+            return [*older, *recent][-limit:]
+        if after + 1 < first:
+            found = await history.events(plugin=plugin, after=after, limit=limit, among=among)
+            older = [event for event in found if event.id < first]
+        return [*older, *recent][:limit]
+
+    async def earlier(self, after: int) -> AsyncIterator[LifecycleEvent]:
+        while page := await self.page(after, _PAGE):
+            for event in page:
+                yield event
+            after = page[-1].id
+
+    async def frames(self, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Server-sent events as the caller may see them."""
+        async for frame in frames:
+            before, data, text = frame.partition(b"data: ")
+            yield before + data + self.shown.json(text) + b"\n\n" if data else frame
+
+
+async def _respond(request: Request, seen: EventsSeen, which: EventQuery, last_event_id: str | None) -> Any:
     if wanted_stream(",".join(request.headers.getlist("accept"))) != SSE:
-        found = await _page(context, plugin, which.after, which.limit)
-        return [event_fields(event) for event in found]
+        found = await seen.page(which.after, which.limit)
+        return seen.shown.value([event_fields(event) for event in found])
     # No more digits than fit into SQLite's 64 bits. Anything else is not one of our ids.
     resumed = last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id)
     after = int(resumed[0]) if resumed else which.after
-    return _stream(context, plugin, after, health="health" in which.include)
+    return _stream(seen, after, health="health" in which.include)
 
 
-def _stream(context: ApiContext, plugin: str | None, after: int | None, *, health: bool) -> Response:
+def _stream(seen: EventsSeen, after: int | None, *, health: bool) -> Response:
     try:
-        subscription = context.feed.subscribe(plugin=plugin, after=after, health=health)
+        subscription = seen.context.feed.subscribe(sees=seen.sees, after=after, health=health)
     except TooManyReadersError as error:
-        refusal = problem(429, str(error), error_type="TooManyReaders", plugin=plugin)
+        refusal = problem(429, str(error), error_type="TooManyReaders", plugin=seen.plugin)
         refusal.headers["Retry-After"] = str(_RETRY_AFTER)
         return refusal
+    frames = subscription.frames(seen.earlier(subscription.after))
     return UntilShutdownResponse(
-        subscription.frames(_earlier(context, plugin, subscription.after)),
-        context.shutdown.requested,
+        frames if seen.shown.principal.sees_every_plugin else seen.frames(frames),
+        seen.context.shutdown.requested,
         media_type=SSE,
         headers=STREAM_HEADERS,
         write_timeout=_WRITE_TIMEOUT,
         on_end=subscription.close,
     )
-
-
-async def _earlier(context: ApiContext, plugin: str | None, after: int) -> AsyncIterator[LifecycleEvent]:
-    while page := await _page(context, plugin, after, _PAGE):
-        for event in page:
-            yield event
-        after = page[-1].id
-
-
-async def _page(context: ApiContext, plugin: str | None, after: int | None, limit: int) -> list[LifecycleEvent]:
-    """The next `limit` events after `after`, or the newest ones where it is None; oldest first."""
-    # The registry retains the newest events only; older ones are in the history.
-    history, first = context.history, context.registry.first_event_id
-    recent = context.registry.events(plugin=plugin, after=after or 0)
-    older: list[LifecycleEvent] = []
-    if after is None:
-        if len(recent) < limit and first > 1:
-            older = await history.latest_events(limit - len(recent), plugin=plugin, before=first)
-        return [*older, *recent][-limit:]
-    if after + 1 < first:
-        older = [event for event in await history.events(plugin=plugin, after=after, limit=limit) if event.id < first]
-    return [*older, *recent][:limit]

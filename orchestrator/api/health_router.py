@@ -7,26 +7,40 @@ import time
 
 from fastapi import APIRouter, Response
 
-from orchestrator.api.context import Context
+from orchestrator.api.concealment import concealment
+from orchestrator.api.context import Context, Who
 from orchestrator.api.problems import unknown_plugin
-from orchestrator.health.health_model import PluginDetailResponse, PluginHealthResponse, detail_response
+from orchestrator.health.health_model import (
+    PluginDetailResponse,
+    PluginHealthResponse,
+    detail_response,
+    health_response,
+)
 
 router = APIRouter(prefix="/v1/plugins", tags=["health"])
 
 
 @router.head("", response_model=list[PluginHealthResponse], include_in_schema=False)
 @router.get("", response_model=list[PluginHealthResponse])
-async def list_plugins(context: Context) -> Response:
-    """All plugins, failed ones included."""
-    text = context.listing.encode(context.registry.list(), time.monotonic())
-    return Response(text, media_type="application/json")
+async def list_plugins(context: Context, who: Who) -> Response:
+    """All plugins that the caller's key is for, failed ones included."""
+    if who.sees_every_plugin:
+        text = context.listing.encode(context.registry.list(), time.monotonic())
+        return Response(text, media_type="application/json")
+    shown = concealment(who, context)
+    # Not by the listing, which holds what it has encoded for as long as all are listed.
+    texts = [
+        shown.json(health_response(record, time.monotonic()).model_dump_json().encode()) for record in shown.records()
+    ]
+    return Response(b"[" + b",".join(texts) + b"]", media_type="application/json")
 
 
 @router.head("/{name}/health", response_model=PluginDetailResponse, include_in_schema=False)
 @router.get("/{name}/health", response_model=PluginDetailResponse, responses={404: {"description": "No such plugin"}})
-async def plugin_health(name: str, context: Context) -> Response:
+async def plugin_health(name: str, context: Context, who: Who) -> Response:
     """One plugin, with the post-mortem of an instance that has ended."""
     record = context.registry.get(name)
     if record is None:
         return unknown_plugin(name)
-    return Response(detail_response(record, time.monotonic()).model_dump_json(), media_type="application/json")
+    text = detail_response(record, time.monotonic()).model_dump_json().encode()
+    return Response(concealment(who, context).json(text), media_type="application/json")

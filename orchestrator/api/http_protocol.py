@@ -1,15 +1,28 @@
 """BoundedProtocol: HTTP/1.1 with a bound on everything that a caller can make the server hold."""
 
 # uvicorn's own protocol (0.54) has no bounds: it would hold an unbounded head, a silent connection, or one that never
-# reads its response, for ever.
+# reads its response, for ever. And it costs each request what a connection need have but once: a timer, two packets.
 
 import asyncio
-from collections.abc import Callable
-from typing import ClassVar, Final
+import math
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, ClassVar, Final
+from urllib.parse import unquote
 
+from httptools import parse_url
+from starlette.types import Message
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
+from orchestrator.api.body import WHOLE_BODY
 from orchestrator.api.problems import problem
 
 MAX_HEADERS: Final = 100
@@ -28,6 +41,7 @@ STALLED_SECONDS: Final = 60.0
 LINGER_SECONDS: Final = 30.0
 """Time that the rest of a request may take which was answered, with a close, before it had arrived (nginx has the
 same)."""
+_COPIED_BYTES: Final = 64 * 1024  # of a body, up to which it is copied behind its head rather than sent beside it
 
 
 class _RefusedError(Exception):
@@ -52,6 +66,19 @@ class BoundedProtocol(HttpToolsProtocol):
     _linger_timer: asyncio.TimerHandle | None = None
     _request_arrives = False
     """A request has begun, and not all of it has arrived."""
+    _idle_until = math.inf
+    """When it is closed, by the loop's time, if no data comes until then."""
+    _behind_proxy = False
+    """The request has headers of a proxy."""
+    _head_came_now = False
+    """Its head was complete in the data that is being parsed: nobody has read any of its body."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # Only requests that came through a proxy need to pass what reads its headers.
+        self._proxied_app = self.app
+        if isinstance(self.app, ProxyHeadersMiddleware):
+            self.app = self.app.app
 
     @classmethod
     def limited_to(cls, max_connections: int) -> type["BoundedProtocol"]:
@@ -63,7 +90,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.timeout_keep_alive = KEEP_ALIVE_SECONDS
-        self._answering = _AnsweringTransport(transport, self._close_after_answer)
         self._start_head_timer()
         if len(self.connections) > self.max_connections:
             idle = (peer for peer in self.connections if isinstance(peer, BoundedProtocol) and peer.idle)
@@ -75,7 +101,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head_timer, self._stall_timer, self._linger_timer):
+        for timer in (self._head_timer, self._stall_timer, self._linger_timer, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -84,6 +110,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._linger_timer is not None:
             return
         self._unparsed += len(data)
+        self._head_came_now = False
         super().data_received(data)
         if self.transport.is_closing() or self._linger_timer is not None:
             return
@@ -92,10 +119,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_400_response("")
         elif self.idle:
             self._start_head_timer()
-
-    def on_response_complete(self) -> None:
-        if self._linger_timer is None:
-            super().on_response_complete()
 
     def _close_after_answer(self) -> None:
         """Close; while the request still arrives, once the client has closed. What it sends until then is dropped: a
@@ -118,12 +141,36 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.idle:
             self.transport.close()
 
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_until = math.inf
+
+    def timeout_keep_alive_handler(self) -> None:
+        # One timer for all requests of the connection, since to set one for each takes longer than to parse it.
+        self.timeout_keep_alive_task = None
+        if self.loop.time() >= self._idle_until:
+            super().timeout_keep_alive_handler()
+        elif self._idle_until < math.inf:
+            self.timeout_keep_alive_task = self.loop.call_at(self._idle_until, self.timeout_keep_alive_handler)
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing() or self._linger_timer is not None:
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_until = self.loop.time() + self.timeout_keep_alive
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_at(self._idle_until, self.timeout_keep_alive_handler)
+
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
         self._request_arrives = True
+        self._behind_proxy = False
 
     def on_url(self, url: bytes) -> None:
         if len(self.url) + len(url) > MAX_TARGET_BYTES:
@@ -135,6 +182,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.headers) >= MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, f"The request has more than {MAX_HEADERS} headers or {MAX_HEAD_BYTES} bytes of them.")
         super().on_header(name, value)
+        if self.headers[-1][0].startswith(b"x-forwarded-"):
+            self._behind_proxy = True
 
     def on_headers_complete(self) -> None:
         self._unparsed = 0
@@ -146,8 +195,39 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(400, "This server speaks HTTP/1.1 only. Send requests with a body without `Upgrade`.")
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(400, f"More than {MAX_PIPELINED} requests were pipelined on one connection.")
-        super().on_headers_complete()
-        self.cycle.transport = self._answering  # type: ignore[assignment]
+        self._head_came_now = True
+        app = self._proxied_app if self._behind_proxy else self.app
+        earlier, self.cycle = self.cycle, self._exchange()
+        if earlier is None or earlier.response_complete:
+            self._start_asgi_task(self.cycle, app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, app))
+
+    def _exchange(self) -> "HttpExchange":
+        """Of the request whose head has been parsed."""
+        version, scope, target = self.parser.get_http_version(), self.scope, parse_url(self.url)
+        path = target.path.decode("ascii")
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
+        scope["raw_path"] = self.root_path.encode("ascii") + target.path
+        scope["query_string"] = target.query or b""
+        exchange = HttpExchange(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        exchange.close = self._close_after_answer
+        return exchange
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -163,6 +243,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._unparsed = 0
         self._request_arrives = False
+        exchange = self.cycle
+        if self._head_came_now and isinstance(exchange.body, bytes) and not self.flow.read_paused:
+            exchange.scope["extensions"] = {WHOLE_BODY: exchange.body}
         super().on_message_complete()
 
     def _has_body(self) -> bool:
@@ -210,10 +293,86 @@ class BoundedProtocol(HttpToolsProtocol):
             self._watch_reader()
 
 
-class _AnsweringTransport:
-    """What uvicorn's answer has for its transport: another `close`."""
+class HttpExchange(RequestResponseCycle):
+    """One request and its response. The head of a response that says how long its body is waits for the body's start:
+    both are one packet then.
+    """
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close
+    _held = b""
+    close: Callable[[], None]
+    """Called after a response that is the connection's last."""
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]
+        """Raises `RuntimeError` for a response that is none of HTTP, or messages in another order than ASGI's."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if kind == "http.response.start" and not self.response_started:
+            self._start(message["status"], message.get("headers", ()))
+        elif kind == "http.response.body" and self.response_started and not self.response_complete:
+            self._write(message.get("body", b""), more=message.get("more_body", False))
+        else:
+            raise RuntimeError(f"no {kind!r} may be sent now")
+
+    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        head = [STATUS_LINE[status]]
+        closes = False
+        for given, value in (*self.default_headers, *headers):
+            name = _field_name(given)
+            if HEADER_VALUE_RE.search(value):
+                raise RuntimeError(f"an invalid value of the header {name!r}")
+            if name == b"content-length" and self.chunked_encoding is None:
+                self.expected_content_length, self.chunked_encoding = int(value), False
+            elif name == b"transfer-encoding" and value.lower() == b"chunked":
+                self.expected_content_length, self.chunked_encoding = 0, True
+            elif name == b"connection":
+                closes = b"close" in [token.lower().strip() for token in value.split(b",")]
+            head += (name, b": ", value, b"\r\n")
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            head.append(b"connection: close\r\n")
+        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in (204, 304):
+            self.chunked_encoding = True
+            head.append(b"transfer-encoding: chunked\r\n")
+        head.append(b"\r\n")
+        if self.chunked_encoding:
+            self.transport.write(b"".join(head))
+        else:
+            self._held = b"".join(head)
+
+    def _write(self, body: bytes, *, more: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length, body = 0, b""
+        elif self.chunked_encoding:
+            body = b"".join((b"%x\r\n" % len(body), body, b"\r\n") if body else ()) + (b"" if more else b"0\r\n\r\n")
+        elif len(body) > self.expected_content_length:
+            raise RuntimeError("the body is longer than its Content-Length")
+        else:
+            self.expected_content_length -= len(body)
+        if self._held and len(body) > _COPIED_BYTES:
+            self.transport.writelines((self._held, body))
+        else:
+            self.transport.write(self._held + body)
+        self._held = b""
+        if more:
+            return
+        if self.expected_content_length:
+            raise RuntimeError("the body is shorter than its Content-Length")
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.close()
+        self.on_response()
+
+
+@lru_cache(maxsize=512)
+def _field_name(name: bytes) -> bytes:
+    """In lower case. Raises `RuntimeError` for what is none."""
+    if HEADER_RE.search(name):
+        raise RuntimeError(f"an invalid header name {name!r}")
+    return name.lower()

@@ -5,14 +5,16 @@ from datetime import UTC, datetime
 from typing import Final
 
 from fastapi import Request
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.access.gate import Caller, Gate, Refusal
 from orchestrator.access.key_store import KeyStore
-from orchestrator.api import route_table
+from orchestrator.access.principal import Principal
+from orchestrator.api import problems, route_table
+from orchestrator.api.concealment import Concealment
 from orchestrator.api.context import api_context
-from orchestrator.api.problems import problem
+from orchestrator.api.problems import problem, unknown_plugin
 from orchestrator.api.route_table import Route
 
 _RANGE: Final = re.compile(rb"bytes\s*=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*", re.IGNORECASE)
@@ -21,7 +23,9 @@ _HEADERS: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorizat
 
 
 class RequestMiddleware:
-    """ASGI middleware, the outermost. `max_requests`: at once, not including routes that are not counted."""
+    """ASGI middleware, before all of the framework's own. `max_requests`: at once, not including routes that are not
+    counted.
+    """
 
     def __init__(self, app: ASGIApp, *, store: KeyStore, gate: Gate, max_requests: int) -> None:
         self._app = app
@@ -37,12 +41,15 @@ class RequestMiddleware:
         # One middleware for all steps, so that a request's route is looked up once.
         route, values = route_table.find(scope["path"])
         # Before the count: callers without a key must not use up the maximum of requests.
-        if not route.open:
-            caller = _caller(scope)._replace(reads=route.reads)
-            refusal = self._gate.judge(caller, self._store.ring(), datetime.now(UTC))
-            if refusal is not None:
-                await _refuse(refusal, scope, receive, send)
-                return
+        judged = self._judge(route, scope)
+        if isinstance(judged, Refusal):
+            await _refuse(judged, scope, receive, send)
+            return
+        name = route_table.named_plugin(scope["path"])
+        if name is not None and not judged.sees(name):
+            await _unknown(name, scope, receive, send)
+            return
+        scope["principal"] = judged
         if not route.counted:
             await self._answer(route, values, scope, receive, send)
         elif self._requests >= self._max_requests:
@@ -54,14 +61,28 @@ class RequestMiddleware:
             finally:
                 self._requests -= 1
 
+    def _judge(self, route: Route, scope: Scope) -> Principal | Refusal:
+        caller, ring, now = _caller(scope), self._store.ring(), datetime.now(UTC)
+        if route.open:
+            return self._gate.visitor(caller, ring, now)
+        return self._gate.judge(caller, route.needs(scope["method"]), ring, now)
+
     async def _answer(self, route: Route, values: tuple[str, ...], scope: Scope, receive: Receive, send: Send) -> None:
         if route.hot is None or scope["method"] != route.method:
             if any(name == b"range" for name, _ in scope["headers"]):
                 scope, send = _without_malformed_range(scope), _ranges_in_envelope(scope, receive, send)
+            who: Principal = scope["principal"]
+            if not who.sees_every_plugin and _says_why(scope["path"]):
+                send = _concealed(Concealment(who, scope["app"].state.context.registry), send)
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive, send)
-        response = await route.hot(request, api_context(request), *values)
+        try:
+            response = await route.hot(request, api_context(request), *values)
+        except Exception:
+            # As the framework does for its own routes: the caller is answered, and the server logs it.
+            await problems.defect()(scope, receive, send)
+            raise
         await response(scope, receive, send)
 
     async def _refuse_for_load(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,6 +124,37 @@ def _ranges_in_envelope(scope: Scope, receive: Receive, send: Send) -> Send:
     return send_envelope
 
 
+def _says_why(path: str) -> bool:
+    """Whether answers of this route have sentences about a plugin, and are none of a plugin's own."""
+    return route_table.named_plugin(path) is not None and not path.endswith("/tools")
+
+
+def _concealed(shown: Concealment, send: Send) -> Send:
+    """Passes JSON on as the caller may see it: one place for all routes of a plugin, new ones included."""
+    start: Message | None = None
+    body = b""
+
+    async def send_concealed(message: Message) -> None:
+        nonlocal start, body
+        if message["type"] == "http.response.start" and b"application/json" in dict(message["headers"]).get(
+            b"content-type", b""
+        ):
+            start = message
+        elif start is None:
+            await send(message)
+        else:
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                text = shown.json(body) if body else body  # none for HEAD
+                headers = MutableHeaders(raw=list(start["headers"]))
+                if body:
+                    headers["content-length"] = str(len(text))
+                await send({**start, "headers": headers.raw})
+                await send({**message, "body": text})
+
+    return send_concealed
+
+
 def _caller(scope: Scope) -> Caller:
     host = origin = fetch_site = authorization = None
     for name, value in scope["headers"]:
@@ -127,6 +179,14 @@ async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) 
         response.headers["WWW-Authenticate"] = "Bearer"
     if refusal.retry_after is not None:
         response.headers["Retry-After"] = str(refusal.retry_after)
+    if scope["method"] not in ("GET", "HEAD"):
+        response.headers["Connection"] = "close"  # its body is not read
+    await response(scope, receive, send)
+
+
+async def _unknown(plugin: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer for a plugin that the caller does not see: the same as for one that there is not."""
+    response = unknown_plugin(plugin)
     if scope["method"] not in ("GET", "HEAD"):
         response.headers["Connection"] = "close"  # its body is not read
     await response(scope, receive, send)

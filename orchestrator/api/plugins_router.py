@@ -10,7 +10,8 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.api.context import ApiContext, Context
+from orchestrator.api.concealment import concealment
+from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.problems import problem, respond, unknown_plugin
 from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse, beating
 from orchestrator.errors import EngineError
@@ -18,7 +19,6 @@ from orchestrator.health.health_model import PluginDetailResponse, PostMortemRep
 from orchestrator.loader.manifest import MAX_REPLICAS
 from orchestrator.registry import PluginRecord, PostMortem
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
-from orchestrator.supervisor.releases import ReleaseStoreError
 from orchestrator.tools import refusals
 
 T = TypeVar("T")
@@ -113,10 +113,7 @@ async def scale(name: str, scale: Scale, context: Context, wait: Wait = 0) -> Pl
     supervisor = context.fleet.get(name)
     if supervisor is None:
         return unknown_plugin(name)
-    try:
-        await supervisor.scale(scale.replicas)
-    except ReleaseStoreError as error:
-        return problem(503, f"{name} was not scaled. {error}", error_type="NotStored", plugin=name)
+    await supervisor.scale(scale.replicas)
     return await _after(supervisor, context, wait)
 
 
@@ -173,6 +170,7 @@ async def post_mortem(
 async def logs(  # noqa: PLR0911 - one per answer
     name: str,
     context: Context,
+    who: Who,
     *,
     tail: Tail = 100,
     follow: bool = False,
@@ -193,7 +191,8 @@ async def logs(  # noqa: PLR0911 - one per answer
         return PlainTextResponse(await supervisor.build_output(tail=tail))
     if follow:
         # An empty line as the heartbeat: each line of a log begins with its time.
-        followed = beating(supervisor.follow_logs(tail=tail), "\n")
+        lines = concealment(who, context).lines(supervisor.follow_logs(tail=tail))
+        followed = beating(lines, "\n")
         return UntilShutdownResponse(followed, context.shutdown.requested, headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
     report = await _post_mortem_of(record, generation, context)
@@ -201,8 +200,8 @@ async def logs(  # noqa: PLR0911 - one per answer
         sentence = f"No instance of generation {generation} of {name} is there, or in the history."
         return problem(404, sentence, error_type="NoInstance", plugin=name)
     if report is not None:
-        lines = (report.log_tail or report.build_output).splitlines(keepends=True)
-        return PlainTextResponse("".join(lines[-tail:]))
+        output = (report.log_tail or report.build_output).splitlines(keepends=True)
+        return PlainTextResponse("".join(output[-tail:]))
     try:
         return PlainTextResponse(await supervisor.logs(tail=tail, generation=generation))
     except EngineError as error:

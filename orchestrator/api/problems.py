@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from orchestrator.formatting import MAX_NAME_LENGTH, quoted
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import STATUS, Outcome, RunResult
+from orchestrator.supervisor.releases import ReleaseStoreError, UpdateRefusedError
 from orchestrator.tools import refusals
 
 _ERROR_TYPES: Final[Mapping[Outcome, str]] = {
@@ -90,8 +91,12 @@ def unknown_plugin(name: str) -> Response:
     return respond(refusals.unknown_plugin(name), plugin=name)
 
 
+def defect() -> Response:
+    return problem(500, "A defect in the orchestrator; its log has the details.", error_type="InternalError")
+
+
 def install(app: FastAPI) -> None:
-    """Answer the framework's own errors in the envelope too."""
+    """Answer the framework's own errors, and what a plugin's releases refuse, in the envelope too."""
 
     # Starlette's, which the router raises too; FastAPI's is a kind of it.
     @app.exception_handler(HTTPException)
@@ -103,15 +108,45 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(_: Request, error: RequestValidationError) -> Response:
-        return problem(422, "; ".join(_invalid(item) for item in error.errors()[:5]), error_type="InvalidRequest")
+        found = error.errors()
+        for item in found:
+            if item["type"] == "json_invalid":
+                what = f"{item['ctx']['error']} at character {item['loc'][-1]}"
+                return problem(400, f"The body is no JSON: {what}.", error_type="BadRequest")
+        return problem(422, "; ".join(map(_invalid, found[:5])), error_type="InvalidRequest")
+
+    @app.exception_handler(UpdateRefusedError)
+    async def refused(request: Request, error: UpdateRefusedError) -> Response:
+        return problem(409, str(error), error_type=error.kind, plugin=request.path_params.get("name"))
+
+    @app.exception_handler(ReleaseStoreError)
+    async def not_stored(request: Request, error: ReleaseStoreError) -> Response:
+        sentence = f"Nothing was done. {error}"
+        return problem(503, sentence, error_type="NotStored", plugin=request.path_params.get("name"))
 
     @app.exception_handler(Exception)
-    async def defect(_: Request, __: Exception) -> Response:
+    async def internal_error(_: Request, __: Exception) -> Response:
         # The framework raises it again once this is sent, so the server logs it.
-        sentence = "A defect in the orchestrator; its log has the details."
-        return problem(500, sentence, error_type="InternalError")
+        return defect()
 
 
-def _invalid(item: Mapping[str, Any]) -> str:
-    name = next((part for part in reversed(item["loc"]) if isinstance(part, str)), "")
-    return f"{name}: {item['msg']}, not {quoted(str(item.get('input')))}"
+def _invalid(item: Mapping[str, Any]) -> str:  # noqa: PLR0911 - one per kind
+    """What pydantic found, in the words that the rest of the API has."""
+    names = [part for part in item["loc"][1:] if isinstance(part, str)]
+    name, got, limits = names[-1] if names else "the body", quoted(str(item.get("input"))), item.get("ctx") or {}
+    match item["type"]:
+        case "missing":
+            return f"{name} is missing"
+        case "extra_forbidden":
+            return f"{name}: unknown field"
+        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
+            return f"{name}: expected a whole number, not {got}"
+        case "greater_than_equal":
+            return f"{name}: expected {limits['ge']:g} or more, not {got}"
+        case "less_than_equal":
+            return f"{name}: expected {limits['le']:g} or less, not {got}"
+        case "model_attributes_type" | "model_type" | "dict_type":
+            return f"{name}: expected a JSON object, sent as application/json, not {got}"
+        case _:
+            said = str(item["msg"]).replace("Input should be", "expected", 1)
+            return f"{name}: {said[:1].lower()}{said[1:]}, not {got}"

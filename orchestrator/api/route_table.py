@@ -10,9 +10,13 @@ from typing import Final
 
 from fastapi import Request, Response
 
-from orchestrator.api.context import ApiContext
+from orchestrator.access.principal import Right
+from orchestrator.api.context import ApiContext, principal_of
 from orchestrator.api.health_router import list_plugins, plugin_health
 from orchestrator.api.run_router import run_tool
+
+_READS: Final = frozenset({"GET", "HEAD"})
+_PLUGINS: Final = "/v1/plugins/"
 
 HotHandler = Callable[..., Awaitable[Response]]
 """Called with the request, the context, and the values of the braces in the path."""
@@ -25,7 +29,8 @@ class Route:
     `hot` answers `method` directly. It must not raise `HTTPException`, which only the framework handles. The routers
     have the route too: they describe it, and answer other methods.
 
-    `reads`: a key that reads may send any method; the handler judges what else it may do.
+    `right`: what a request that changes something needs; reading needs `READ` everywhere. A plugin that the path names
+    has to be one that the caller sees.
 
     `open`: answered without an API key. `counted`: refused while the maximum of requests are being answered. Both hold
     for every method.
@@ -35,30 +40,34 @@ class Route:
     method: str | None = None
     # The framework's own steps take longer than these handlers.
     hot: HotHandler | None = None
-    reads: bool = False
+    right: Right = Right.OPERATE
     open: bool = False
     counted: bool = True
 
+    def needs(self, method: str) -> Right:
+        """What a request with this method needs."""
+        return Right.READ if method in _READS else self.right
 
-def _list(_: Request, context: ApiContext) -> Awaitable[Response]:
-    return list_plugins(context)
+
+def _list(request: Request, context: ApiContext) -> Awaitable[Response]:
+    return list_plugins(context, principal_of(request))
 
 
-def _health(_: Request, context: ApiContext, name: str) -> Awaitable[Response]:
-    return plugin_health(name, context)
+def _health(request: Request, context: ApiContext, name: str) -> Awaitable[Response]:
+    return plugin_health(name, context, principal_of(request))
 
 
 def _run(request: Request, context: ApiContext, name: str, tool: str) -> Awaitable[Response]:
-    return run_tool(name, tool, request, context)
+    return run_tool(name, tool, request, context, principal_of(request))
 
 
 ROUTES: Final = (
-    Route("/v1/plugins/{name}/tools/{tool}/run", "POST", hot=_run),
+    Route("/v1/plugins/{name}/tools/{tool}/run", "POST", hot=_run, right=Right.RUN),
+    Route("/v1/runs/{run_id}", right=Right.RUN),  # DELETE, of a run that the caller sees
+    Route("/mcp", right=Right.READ),  # every method of MCP is a POST, listing too; its own handler asks for the rest
     # Monitoring must be answered under any load, and waits for nothing itself.
     Route("/v1/plugins", "GET", hot=_list, counted=False),
     Route("/v1/plugins/{name}/health", "GET", hot=_health, counted=False),
-    # Every method of MCP is a POST, listing tools too.
-    Route("/mcp", reads=True),
     # Probes have no key. They show nothing of this host but the names of plugins that are starting.
     Route("/healthz", open=True, counted=False),
     Route("/readyz", open=True, counted=False),
@@ -90,3 +99,8 @@ def find(path: str) -> tuple[Route, tuple[str, ...]]:
         if path.startswith(prefix):
             return route, ()
     return _DEFAULT, ()
+
+
+def named_plugin(path: str) -> str | None:
+    """The plugin that a path names."""
+    return path[len(_PLUGINS) :].partition("/")[0] if path.startswith(_PLUGINS) else None

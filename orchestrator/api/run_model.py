@@ -36,6 +36,10 @@ class RunResponse(BaseModel):
     """1 for the next; null for a run that does not wait."""
     cancel_requested: bool
     progress: ProgressResponse | None
+    caller: str | None
+    """The name of the key that it was called with; null where no key is needed."""
+    retried_from: int | None
+    """The generation of the instance that ended under it: it was made once more, in `generation`."""
     id: int
     """Its number in the history, for `before`; 0 for a run that is not yet in it."""
 
@@ -61,5 +65,7 @@ def run_response(view: RunView) -> RunResponse:
         queue_position=view.queue_position if view.phase is RunPhase.QUEUED else None,
         cancel_requested=view.cancel_requested,
         progress=None if progress is None else ProgressResponse(fraction=progress.fraction, message=progress.message),
+        caller=record.caller,
+        retried_from=record.retried_from,
         id=record.id,
     )

@@ -9,8 +9,10 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from orchestrator.access.principal import Principal
 from orchestrator.api.body import MAX_SHORT_BODY, QueuedBody, RequestBody, body_limit, read_short_body, too_large
-from orchestrator.api.context import ApiContext, Context
+from orchestrator.api.concealment import Concealment, concealment
+from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.file_response import StoredFileResponse
 from orchestrator.api.problems import problem, respond, unknown_plugin
 from orchestrator.api.request_headers import (
@@ -54,7 +56,7 @@ _DISCONNECT_WATCH_DELAY: Final = 0.05  # seconds until a run's caller is watched
         }
     },
 )
-async def run_tool(name: str, tool: str, request: Request, context: Context) -> Response:
+async def run_tool(name: str, tool: str, request: Request, context: Context, who: Who) -> Response:
     """Run a tool. JSON or multipart in; the result envelope out, or its events as NDJSON or SSE where `Accept` names
     one of them, with a heartbeat after 15 s of silence. Where `Accept` prefers another media type and one file of the
     result has it, that file is the answer. With `Prefer: respond-async` 202 and the run at once:
@@ -72,18 +74,25 @@ async def run_tool(name: str, tool: str, request: Request, context: Context) -> 
     headers = run_headers(request.scope["headers"])
     chosen_id = headers.get("x-run-id")
     if chosen_id is None:
-        return await _run(request, headers, record, tool, run_id=secrets.token_hex(16), context=context)
+        return await _run(request, headers, record, tool, run_id=secrets.token_hex(16), context=context, who=who)
     if not is_run_id(chosen_id):
         sentence = "X-Run-Id has to be 32 hexadecimal digits in lower case; without it the run is given an id."
         return problem(422, sentence, error_type="InvalidRunId", plugin=name)
     with context.tool_runner.idempotency_keys.request(chosen_id):
         if await context.tool_runner.lookup.one(chosen_id) is not None:
             return respond(refusals.run_id_taken(), plugin=name)
-        return await _run(request, headers, record, tool, run_id=chosen_id, context=context)
+        return await _run(request, headers, record, tool, run_id=chosen_id, context=context, who=who)
 
 
 async def _run(
-    request: Request, headers: Mapping[str, str], record: PluginRecord, tool: str, *, run_id: str, context: ApiContext
+    request: Request,
+    headers: Mapping[str, str],
+    record: PluginRecord,
+    tool: str,
+    *,
+    run_id: str,
+    context: ApiContext,
+    who: Principal,
 ) -> Response:
     name = record.name
     preferred = preferences(headers["prefer"]) if "prefer" in headers else frozenset()
@@ -108,9 +117,12 @@ async def _run(
         trace=trace_context(headers),
         body_headers=about_body,
         id_chosen="x-run-id" in headers,
+        caller=who.name,
+        share=who.grant.share,
         retry=RETRY in preferred,
     )
-    answer = await _answered(request, headers, record, call, context, asynchronous=asynchronous)
+    shown = concealment(who, context)
+    answer = await _answered(request, headers, record, call, context, shown=shown, asynchronous=asynchronous)
     applied = [RESPOND_ASYNC] if answer.status_code == 202 else []
     if call.retry and any(known["name"] == tool and known.get("idempotent") for known in record.tools):
         applied.append(RETRY)
@@ -126,17 +138,18 @@ async def _answered(
     call: ToolCall,
     context: ApiContext,
     *,
+    shown: Concealment,
     asynchronous: bool,
 ) -> Response:
     name = record.name
     if asynchronous:
-        return await _start(name, call, context)
+        return await _start(name, call, context, shown)
     accept = headers.get("accept", "")
     media_type = wanted_stream(accept)
     with _DisconnectWatch(request, call, context):
         if media_type is not None:
-            return await streamed(name, call, context, media_type)
-        result = await context.tool_runner.run(name, call)
+            return await streamed(name, call, context, media_type, shown)
+        result = shown.result(await context.tool_runner.run(name, call))
     return await _answer(result, name, call, accept, context)
 
 
@@ -191,16 +204,16 @@ async def _body(
     if length is not None and (not length.isdigit() or int(length) > limit):
         raise too_large(limit)
     if length is not None and int(length) <= MAX_SHORT_BODY:
-        return await read_short_body(request.receive, context.pace)
+        return await read_short_body(request.scope, request.receive, context.pace)
     body = RequestBody(request.receive, limit=limit, pace=context.pace)
     # The caller of an asynchronous run does not stay to send its body later.
     return await body.spool(context.spool) if asynchronous else QueuedBody(body, context.spool)
 
 
-async def _start(name: str, call: ToolCall, context: ApiContext) -> Response:
+async def _start(name: str, call: ToolCall, context: ApiContext, shown: Concealment) -> Response:
     accepted = await context.tool_runner.start(name, call)
     if isinstance(accepted, RunResult):
-        return respond(accepted, plugin=name, tool=call.tool, run_id=call.run_id)
+        return respond(shown.result(accepted), plugin=name, tool=call.tool, run_id=call.run_id)
     headers = {
         "Location": f"/v1/runs/{call.run_id}",
         "X-Run-Id": call.run_id,

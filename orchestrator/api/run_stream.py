@@ -9,6 +9,7 @@ from fastapi import Response
 from fastapi.responses import StreamingResponse
 
 from orchestrator.api import sse
+from orchestrator.api.concealment import Concealment
 from orchestrator.api.context import ApiContext
 from orchestrator.api.problems import envelope, respond
 from orchestrator.api.request_headers import SSE
@@ -19,13 +20,13 @@ _HEARTBEAT: Final = b'{"event":"heartbeat"}'
 _RUNS: Final[set[asyncio.Task[RunResult]]] = set()  # the loop itself has weak references alone
 
 
-async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: str) -> Response:
+async def streamed(name: str, call: ToolCall, context: ApiContext, media_type: str, shown: Concealment) -> Response:
     """The run's events as they come; a plain response for a run that ends before its first event or heartbeat."""
     lines: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE)
 
     async def work() -> RunResult:
         try:
-            return await context.tool_runner.run(name, call, emit=lines.put)
+            return shown.result(await context.tool_runner.run(name, call, emit=lines.put))
         finally:
             await lines.put(None)
 

@@ -6,7 +6,9 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from orchestrator.api.context import Context
+from orchestrator.access.principal import Principal
+from orchestrator.api.concealment import Concealment, concealment
+from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.file_response import StoredFileResponse
 from orchestrator.api.problems import envelope_around, problem, result_headers
 from orchestrator.api.run_model import RunResponse, run_response
@@ -27,21 +29,22 @@ Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait for the
 @router.get("")
 async def runs(
     context: Context,
+    who: Who,
     *,
     plugin: str | None = None,
     state: RunPhase | None = None,
     limit: Limit = 100,
     before: Before = None,
 ) -> list[RunResponse]:
-    """Runs that were admitted, newest first."""
-    views = await context.tool_runner.lookup.page(plugin=plugin, phase=state, before=before, limit=limit)
+    """Runs that were admitted, newest first. A key that may run, but not operate, sees its own."""
+    views = await context.tool_runner.lookup.page(plugin=plugin, phase=state, before=before, limit=limit, principal=who)
     return [run_response(view) for view in views]
 
 
 @router.get("/{run_id}", response_model=RunResponse, responses={404: {"description": "No such run"}})
-async def run(run_id: str, context: Context) -> RunResponse | Response:
+async def run(run_id: str, context: Context, who: Who) -> RunResponse | Response:
     """One run, from its acceptance until the history forgets it."""
-    view = await context.tool_runner.lookup.one(run_id)
+    view = await context.tool_runner.lookup.one(run_id, who)
     return _unknown() if view is None else run_response(view)
 
 
@@ -54,21 +57,23 @@ async def run(run_id: str, context: Context) -> RunResponse | Response:
         409: {"description": "The run has not ended (`Retry-After`), or it was cancelled"},
     },
 )
-async def result(run_id: str, context: Context, wait: Wait = 0) -> Response:
+async def result(run_id: str, context: Context, who: Who, wait: Wait = 0) -> Response:
     """The result of an asynchronous run, or of one that gave files: the envelope, with the status that the synchronous
     run would have had.
     """
+    if not await _visible(run_id, context, who):
+        return _unknown()
     if wait:
         await context.tool_runner.wait(run_id, wait)
-    results = context.tool_runner.results
+    results, shown = context.tool_runner.results, concealment(who, context)
     if (stored := await results.find(run_id)) is not None:
-        return _envelope(run_id, stored)
+        return _envelope(run_id, stored, shown)
     view = await context.tool_runner.lookup.one(run_id)
     if view is None:
         return _unknown()
     # It may have ended between the two looks: its result is stored before its end shows.
     if view.ended and (stored := await results.find(run_id)) is not None:
-        return _envelope(run_id, stored)
+        return _envelope(run_id, stored, shown)
     return _without_result(view)
 
 
@@ -85,8 +90,10 @@ async def result(run_id: str, context: Context, wait: Wait = 0) -> Response:
     },
 )
 @router.head("/{run_id}/files/{name}", include_in_schema=False)
-async def file(run_id: str, name: str, context: Context) -> Response:
+async def file(run_id: str, name: str, context: Context, who: Who) -> Response:
     """A file that a run gave, also while the run goes on; stored as long as the run's result."""
+    if not await _visible(run_id, context, who):
+        return _unknown()
     stored = await context.tool_runner.results.find_file(run_id, name)
     if stored is not None:
         return StoredFileResponse(stored, {"X-Run-Id": run_id})
@@ -108,18 +115,25 @@ async def file(run_id: str, name: str, context: Context) -> Response:
         404: {"description": "No such run"},
     },
 )
-async def cancel(run_id: str, context: Context) -> Response:
+async def cancel(run_id: str, context: Context, who: Who) -> Response:
     """Cancel a run. One that waits leaves the queue at once; one that executes is requested to end, and its container
     is stopped where it does not within `ORCHESTRATOR_CANCEL_GRACE`.
     """
-    view = await context.tool_runner.cancel(run_id)
+    view = await context.tool_runner.cancel(run_id, who)
     if view is None:
         return _unknown()
     return JSONResponse(run_response(view).model_dump(mode="json"), status_code=200 if view.ended else 202)
 
 
-def _envelope(run_id: str, stored: StoredResult) -> Response:
-    before, after = envelope_around(stored.result, plugin=stored.plugin, tool=stored.tool, run_id=run_id)
+async def _visible(run_id: str, context: ApiContext, who: Principal) -> bool:
+    """Whether the caller may see this run; where there is none of this id, whether it would be told so."""
+    if who.sees_every_plugin and who.sees_every_run:
+        return True
+    return await context.tool_runner.lookup.one(run_id, who) is not None
+
+
+def _envelope(run_id: str, stored: StoredResult, shown: Concealment) -> Response:
+    before, after = envelope_around(shown.result(stored.result), plugin=stored.plugin, tool=stored.tool, run_id=run_id)
 
     # Not a coroutine: the framework reads the file in a thread.
     def body() -> Iterator[bytes]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
-from orchestrator.api.context import Context
+from orchestrator.api.concealment import concealment, gpus_seen
+from orchestrator.api.context import Context, Who
 from orchestrator.api.problems import problem
 from orchestrator.lifecycle import PluginLifecycleState
 
@@ -23,16 +24,16 @@ async def healthz(context: Context) -> dict[str, object]:
 
 
 @router.get("/readyz", tags=["orchestrator"])
-async def readyz(context: Context, response: Response) -> dict[str, object]:
+async def readyz(context: Context, who: Who, response: Response) -> dict[str, object]:
     """200 once every plugin has started or failed once; 503 before, with the names of those that have not, and while
-    the orchestrator stops.
+    the orchestrator stops. Where keys are for some plugins only, names come with a key that sees them.
     """
     if context.shutdown.requested.is_set():
         response.status_code = 503
-        return {"status": "stopping", "waiting_for": context.tool_runner.busy_plugins}
+        return {"status": "stopping", "waiting_for": list(filter(who.sees, context.tool_runner.busy_plugins))}
     starting = [r.name for r in context.registry.list() if r.state is PluginLifecycleState.LOADED and r.first]
     response.status_code = 503 if starting else 200
-    return {"status": "starting" if starting else "ready", "waiting_for": starting}
+    return {"status": "starting" if starting else "ready", "waiting_for": list(filter(who.sees, starting))}
 
 
 @router.get(
@@ -41,16 +42,20 @@ async def readyz(context: Context, response: Response) -> dict[str, object]:
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}}},
 )
-async def metrics(request: Request, context: Context) -> Response:
-    """Prometheus text, or OpenMetrics if `Accept` requests it."""
-    text, content_type = context.metrics.text(",".join(request.headers.getlist("accept")))
+async def metrics(request: Request, context: Context, who: Who) -> Response:
+    """Prometheus text, or OpenMetrics if `Accept` requests it. A key for some plugins gets the series of those alone,
+    one that sees only its own runs those of no other caller.
+    """
+    text, content_type = context.metrics.text(",".join(request.headers.getlist("accept")), who)
     return Response(text, headers={"Content-Type": content_type})
 
 
 @router.get("/v1/gpus", tags=["gpus"])
-async def gpus(context: Context) -> Mapping[str, Any]:
-    """All GPUs and MIG instances of this host with their holders, as last observed: it does not query the driver."""
-    return context.fleet.gpus()
+async def gpus(context: Context, who: Who) -> Mapping[str, Any]:
+    """All GPUs and MIG instances of this host with their holders, as last observed: it does not query the driver. For a
+    key for some plugins, the devices that those hold.
+    """
+    return gpus_seen(context.fleet.gpus(), concealment(who, context))
 
 
 @router.post(
@@ -59,15 +64,19 @@ async def gpus(context: Context) -> Mapping[str, Any]:
     response_model=None,
     responses={409: {"description": "Not in a quarantine that an operator can end"}},
 )
-async def release(uuid: str, context: Context) -> Mapping[str, Any] | Response:
+async def release(uuid: str, context: Context, who: Who) -> Mapping[str, Any] | Response:
     """End a GPU's quarantine whatever memory is in use on it, after an operator has checked what uses it."""
-    if not context.fleet.clear_gpu(uuid):
+    shown = concealment(who, context)
+    seen = who.sees_every_plugin or any(
+        device["uuid"] == uuid for device in gpus_seen(context.fleet.gpus(), shown)["devices"]
+    )
+    if not seen or not context.fleet.clear_gpu(uuid):
         sentence = (
             "This GPU is not in a quarantine that an operator can end. A GPU whose container could not be stopped is "
             "released once the container is removed. GET /v1/gpus lists all quarantines."
         )
         return problem(409, sentence, error_type="NotQuarantined")
-    return context.fleet.gpus()
+    return gpus_seen(context.fleet.gpus(), shown)
 
 
 def document_api_keys(app: FastAPI) -> None:

@@ -8,9 +8,8 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.api.context import ApiContext, Context
-from orchestrator.api.problems import problem, respond, unknown_plugin
+from orchestrator.api.problems import respond, unknown_plugin
 from orchestrator.health.update_report import UpdateReport, update_report
-from orchestrator.supervisor.releases import ReleaseStoreError, UpdateRefusedError
 from orchestrator.supervisor.update import AskedStrategy, Update
 from orchestrator.tools import refusals
 
@@ -93,12 +92,7 @@ async def _begun(
     plugin = await _find(context, name)
     if plugin is None:
         return unknown_plugin(name)
-    try:
-        begun = await begin(plugin)
-    except UpdateRefusedError as error:
-        return problem(409, str(error), error_type=error.kind, plugin=name)
-    except ReleaseStoreError as error:
-        return problem(503, str(error), plugin=name)
+    begun = await begin(plugin)
     if wait and not begun.ended:
         ended = asyncio.create_task(plugin.wait_updated(begun.id))
         stopping = asyncio.create_task(context.shutdown.requested.wait())

@@ -44,8 +44,9 @@ def address() -> str:
     """The orchestrator's URL: ORCHESTRATOR_URL, else the host and port that `serve` would use."""
     host = os.environ.get("ORCHESTRATOR_HOST", "127.0.0.1")
     port = os.environ.get("ORCHESTRATOR_PORT", "8000")
+    scheme = "https" if os.environ.get("ORCHESTRATOR_TLS_CERT") else "http"
     # 0.0.0.0 and :: are addresses to listen on, not to connect to.
-    return os.environ.get("ORCHESTRATOR_URL", f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}")
+    return os.environ.get("ORCHESTRATOR_URL", f"{scheme}://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}")
 
 
 def credentials() -> dict[str, str]:

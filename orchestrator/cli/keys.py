@@ -1,7 +1,8 @@
 """`keys`: API keys in the state folder. A running orchestrator applies a change within a second."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
@@ -9,28 +10,78 @@ from rich.text import Text
 
 from orchestrator.access.key_store import KeyFileError, KeyStore
 from orchestrator.access.keys import ApiKey, Role
+from orchestrator.access.principal import (
+    EQUAL_SHARE,
+    MAX_WEIGHT,
+    Grant,
+    Priority,
+    Rate,
+    Right,
+    Share,
+    plugin_patterns,
+)
 from orchestrator.cli.console import complain, console, fail
 from orchestrator.cli.settings import read_settings
+from orchestrator.formatting import quoted
 
-keys = typer.Typer(help="Add, list and remove API keys in the state folder.", no_args_is_help=True)
+keys = typer.Typer(help="Add, list, change and remove API keys in the state folder.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The key's name: who uses it, or for what.")]
+AsRole = Annotated[
+    Role | None, typer.Option("--role", help="viewer: reads. operator: also runs tools, restarts and stops plugins.")
+]
+May = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RIGHTS",
+        help="Instead of a role: of read, run and operate, separated by commas. run and operate bring read.",
+    ),
+]
+Plugins = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERNS", help="Only these plugins, such as 'det-*,ocr'; others do not exist for it. '*' for all."
+    ),
+]
+OfPriority = Annotated[
+    Priority | None, typer.Option("--priority", help="Whose runs a busy plugin takes first: high, normal or low.")
+]
+Weight = Annotated[
+    int | None, typer.Option(min=1, max=MAX_WEIGHT, help="2: twice the runs of a key of weight 1 and its priority.")
+]
+Concurrency = Annotated[
+    int | None, typer.Option(min=0, help="How many of its runs may execute at once; others wait. 0: no bound.")
+]
+OfRate = Annotated[
+    str | None, typer.Option("--rate", metavar="RATE", help="Runs in a time: 10/s, 60/min, 1000/h. none: no bound.")
+]
+Days = Annotated[int | None, typer.Option(min=1, max=36500, help="Days until it expires; never by default.")]
+
+
+_UNKNOWN: Final = "No key named {name!r}. `orchestrator keys list` lists all keys."
 
 
 @keys.command()
 def add(
     name: Name,
     *,
-    role: Annotated[
-        Role, typer.Option(help="viewer: reads. operator: also runs tools, restarts and stops plugins.")
-    ] = Role.VIEWER,
-    days: Annotated[int | None, typer.Option(min=1, max=36500, help="Days until it expires; never by default.")] = None,
+    role: AsRole = None,
+    may: May = None,
+    plugins: Plugins = None,
+    priority: OfPriority = None,
+    weight: Weight = None,
+    concurrency: Concurrency = None,
+    rate: OfRate = None,
+    days: Days = None,
 ) -> None:
-    """Create a key and print it. It cannot be shown again: only its hash is stored."""
+    """Create a key and print it. It cannot be shown again: only its hash is stored. It is a viewer's by default."""
     store = _store()
     try:
+        grant = _granted(
+            Role.VIEWER.grant, role, may, plugins, _shared(EQUAL_SHARE, priority, weight, concurrency, rate)
+        )
         first = not store.listed()
-        key = store.add(name, role, None if days is None else datetime.now(UTC) + timedelta(days=days))
+        key = store.add(name, grant, _expiry(days))
     except (KeyFileError, ValueError) as error:
         fail(str(error))
     print(key)  # noqa: T201 - raw and alone on stdout, for scripts
@@ -42,17 +93,56 @@ def add(
         )
 
 
+@keys.command()
+def change(
+    name: Name,
+    *,
+    role: AsRole = None,
+    may: May = None,
+    plugins: Plugins = None,
+    priority: OfPriority = None,
+    weight: Weight = None,
+    concurrency: Concurrency = None,
+    rate: OfRate = None,
+    days: Days = None,
+) -> None:
+    """Change what a key may do, from the next call on: what is given, nothing else. The key itself stays the same."""
+
+    def changed(key: ApiKey) -> ApiKey:
+        share = _shared(key.grant.share, priority, weight, concurrency, rate)
+        grant = _granted(key.grant, role, may, plugins, share)
+        return replace(key, grant=grant, expires=key.expires if days is None else _expiry(days))
+
+    if all(each is None for each in (role, may, plugins, priority, weight, concurrency, rate, days)):
+        fail("Nothing to change is given. `orchestrator keys change --help` lists what can be.")
+    try:
+        found = _store().change(name, changed)
+    except (KeyFileError, ValueError) as error:
+        fail(str(error))
+    if found is None:
+        fail(_UNKNOWN.format(name=name))
+
+
 @keys.command("list")
 def list_keys() -> None:
     """List the keys without their secrets."""
     found = _listed(_store())
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("NAME", "ROLE", "ENDS WITH", "CREATED", "EXPIRES"):
+    for heading in ("NAME", "MAY", "PLUGINS", "SHARE", "ENDS WITH", "CREATED", "EXPIRES"):
         table.add_column(heading)
     now = datetime.now(UTC)
     for key in found:
         expires = "" if key.expires is None else f"{key.expires:%Y-%m-%d}{' (expired)' if key.expired(now) else ''}"
-        table.add_row(Text(key.name), key.role, Text(f"…{key.hint}"), f"{key.created:%Y-%m-%d}", expires)
+        may = key.role or ",".join(right for right in Right if right in key.grant.rights)
+        table.add_row(
+            Text(key.name),
+            may,
+            Text(",".join(key.grant.plugins)),
+            _share_words(key.grant.share),
+            Text(f"…{key.hint}"),
+            f"{key.created:%Y-%m-%d}",
+            expires,
+        )
     if found:
         console.print(table)
     else:
@@ -68,9 +158,53 @@ def remove(name: Name) -> None:
     except KeyFileError as error:
         fail(str(error))
     if not found:
-        fail(f"No key named {name!r}. `orchestrator keys list` lists all keys.")
+        fail(_UNKNOWN.format(name=name))
     if not _listed(store):
         complain("That was the last key", "an orchestrator on loopback now needs no key.", style="yellow")
+
+
+def _granted(grant: Grant, role: Role | None, may: str | None, plugins: str | None, share: Share) -> Grant:
+    """`grant` with what is given. Raises `ValueError`."""
+    if role is not None and may is not None:
+        raise ValueError("give either --role or --may: a role is a name for rights")
+    rights = grant.rights
+    if role is not None:
+        rights = role.rights
+    elif may is not None:
+        rights = _rights(may)
+    return Grant(rights, grant.plugins if plugins is None else plugin_patterns(plugins), share)
+
+
+def _rights(text: str) -> frozenset[Right]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names or not set(names) <= set(Right):
+        raise ValueError(f"expected rights of {', '.join(Right)}, separated by commas, not {quoted(text)}")
+    return frozenset(map(Right, names))
+
+
+def _shared(
+    share: Share, priority: Priority | None, weight: int | None, concurrency: int | None, rate: str | None
+) -> Share:
+    """`share` with what is given. Raises `ValueError`."""
+    if concurrency is not None:
+        share = replace(share, concurrency=concurrency or None)
+    if rate is not None:
+        share = replace(share, rate=None if rate == "none" else Rate.parse(rate))
+    return replace(share, priority=priority or share.priority, weight=weight or share.weight)
+
+
+def _share_words(share: Share) -> str:
+    words = [
+        "" if share.priority is EQUAL_SHARE.priority else share.priority.value,
+        "" if share.weight == EQUAL_SHARE.weight else f"weight {share.weight}",
+        "" if share.concurrency is None else f"{share.concurrency} at once",
+        "" if share.rate is None else str(share.rate),
+    ]
+    return ", ".join(word for word in words if word)
+
+
+def _expiry(days: int | None) -> datetime | None:
+    return None if days is None else datetime.now(UTC) + timedelta(days=days)
 
 
 def _store() -> KeyStore:

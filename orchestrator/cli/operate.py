@@ -25,7 +25,9 @@ _NEXT_STEPS: Final = {
     "ENGINE_UNREACHABLE": _HOST,
     "STOPPED": "start {name}` starts it",
 }
-"""What to do after a restart that was refused, by the reason code."""
+"""What to do after a restart that was refused, or an update that was rejected before it had a candidate, by the reason
+code.
+"""
 
 
 def restart(
@@ -73,8 +75,9 @@ def _operate(
         try:
             plugin = command(api, show)
         except RestartRefused as refusal:
+            advice = next_step(name, refusal.reason_code)
             errors.print(
-                f"[bold]{name} was not restarted: the instance that runs goes on.[/] {_next_step(name, refusal)}",
+                f"[bold]{name} was not restarted: what runs goes on.[/] {advice}",
                 soft_wrap=True,
             )
             raise
@@ -90,9 +93,9 @@ def _operate(
         errors.print(f"[yellow]{what}[/] `orchestrator events -f` follows it.", soft_wrap=True)
 
 
-def _next_step(name: str, refusal: RestartRefused) -> str:
+def next_step(name: str, reason_code: str | None) -> str:
     """Where to look, by what is broken."""
-    code = refusal.reason_code or ""
+    code = reason_code or ""
     fallback = (
         "gpus` shows the GPUs and who has them" if code.startswith("GPU_") else "health {name}` shows all details"
     )

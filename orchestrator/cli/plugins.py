@@ -108,9 +108,12 @@ def tools(name: Name, *, as_json: AsJson = False) -> None:
     """List a plugin's tools with their parameters."""
     with connected() as api:
         listed = api.tools(name)
+        plugin = None if listed or as_json else api.health(name)
     if as_json:
         show_json(listed)
         return
+    if plugin is not None:
+        errors.print(_why_no_tools(plugin), soft_wrap=True)
     for tool in listed:
         console.print(Text.assemble((tool["name"], "bold"), f"  {tool.get('description') or ''}"), soft_wrap=True)
         for line, description in parameter_lines(tool):
@@ -119,6 +122,20 @@ def tools(name: Name, *, as_json: AsJson = False) -> None:
             console.print(Text(f"    {'yields' if tool.get('streaming') else 'returns'} {gives}"), soft_wrap=True)
         if notes := tool_notes(tool):
             console.print(Text(f"    {notes}", "dim"), soft_wrap=True)
+
+
+def _why_no_tools(plugin: Plugin) -> str:
+    """A plugin itself says which tools it has, once it is ready."""
+    name, code = plugin["name"], plugin["reason_code"]
+    if code is None and plugin["state"] != "LOADED":
+        return f"{name} has no tools."
+    what = "It still starts." if code is None else f"It is {plugin['state']}: {code}."
+    then = {
+        None: f"`orchestrator health {name}` says what goes on.",
+        "PARKED": f"`orchestrator start {name}` starts it; so does its first run.",
+        "STOPPED": f"`orchestrator start {name}` starts it.",
+    }.get(code, f"`orchestrator health {name}` says why.")
+    return f"The tools of {name} are not known before it has been ready once. {what} {then}"
 
 
 def logs(

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.api.http_protocol import BoundedProtocol
+from orchestrator.api.tls import Certificate, CertificateError
 from orchestrator.app import create_app
 from orchestrator.cli.settings import read_settings
 from orchestrator.deployment import StateFolderError, claim
@@ -46,6 +47,7 @@ def serve(
     except StateFolderError as error:
         _exit(str(error))
     _require_keys(settings)
+    certificate = _certificate(settings)
     if (problem := logout_warning(settings.run_dir)) is not None:
         _log.warning("%s", problem)
     sockets = _bind_sockets(settings)
@@ -58,8 +60,9 @@ def serve(
         http=BoundedProtocol.limited_to(settings.max_connections),
         ws="none",
         server_header=False,
+        ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
     )
-    _Server(config, app, signals, longest_stop=longest_stop(settings)).run(sockets)
+    _Server(config, app, signals, longest_stop=longest_stop(settings), certificate=certificate).run(sockets)
 
 
 def _require_keys(settings: Settings) -> None:
@@ -74,6 +77,17 @@ def _require_keys(settings: Settings) -> None:
             "caller could run and stop every plugin. Add a key with `orchestrator keys add NAME --role operator` (or "
             "set ORCHESTRATOR_OPERATOR_KEY_FILE), or listen on 127.0.0.1 only."
         )
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert is None:
+        if settings.tls_key is not None:
+            _exit("ORCHESTRATOR_TLS_KEY is set, and ORCHESTRATOR_TLS_CERT is not: set both, or none.")
+        return None
+    try:
+        return Certificate(settings.tls_cert, settings.tls_key)
+    except CertificateError as error:
+        _exit(str(error))
 
 
 def _exit(sentence: str) -> NoReturn:
@@ -140,8 +154,17 @@ class _StopSignals:
 class _Server(uvicorn.Server):
     """Stops in this order: runs and instances, then everything else, then the port and with it the process."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, signals: _StopSignals, *, longest_stop: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        app: FastAPI,
+        signals: _StopSignals,
+        *,
+        longest_stop: float,
+        certificate: Certificate | None,
+    ) -> None:
         super().__init__(config)
+        self._certificate = certificate
         self._app = app
         self._signals = signals
         self._longest_stop = longest_stop
@@ -154,8 +177,10 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         serving = asyncio.create_task(super().main_loop())
+        watching = asyncio.create_task(self._certificate.watch()) if self._certificate else None
+        scheme = "https" if self._certificate else "http"
         addresses = [listener.getsockname()[:2] for server in self.servers for listener in server.sockets]
-        _log.info("serving on %s", ", ".join(f"http://{_written(*address)}" for address in addresses))
+        _log.info("serving on %s", ", ".join(f"{scheme}://{_written(*address)}" for address in addresses))
         _notify("READY=1")
         await self._signals.first.wait()
         _notify("STOPPING=1")
@@ -167,6 +192,8 @@ class _Server(uvicorn.Server):
         if answering := set(self.server_state.tasks):
             await asyncio.wait(answering, timeout=TRANSFER_SECONDS)
         hurrying.cancel()
+        if watching is not None:
+            watching.cancel()
         self.should_exit = True
         await serving
 

@@ -39,15 +39,8 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
                 Text(" ".join((plugin["description"] or "").split()), style="dim"),
             ]
         )
-    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
     lines: list[RenderableType] = []
-    for row, shown in zip(rows, (None, *plugins), strict=True):
-        # Padded here: a rich table has no rows across all columns, which the reasons need.
-        for at, cell in enumerate(row[:-1]):
-            pad = cell.pad_right if at < _LEFT_ALIGNED else cell.pad_left
-            pad(widths[at] - cell.cell_len)
-        line = Text("  ").join(row)
-        line.no_wrap, line.overflow = True, "ellipsis"
+    for line, shown in zip(aligned(rows, _LEFT_ALIGNED), (None, *plugins), strict=True):
         lines.append(line)
         if shown is not None and shown["reason"]:
             lines.append(reason_below(shown["reason_code"], shown["reason"]))
@@ -56,10 +49,25 @@ def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
     return Group(*lines)
 
 
+def aligned(rows: Sequence[Sequence[Text]], left: int) -> Iterator[Text]:
+    """A line per row, in columns of which the first `left` are aligned there; the last is cut at the edge."""
+    # A rich table has no rows across all columns, which the reasons below a line need.
+    widths = [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        for at, cell in enumerate(row[:-1]):
+            pad = cell.pad_right if at < left else cell.pad_left
+            pad(widths[at] - cell.cell_len)
+        line = Text("  ").join(row)
+        line.no_wrap, line.overflow = True, "ellipsis"
+        yield line
+
+
 def _state(plugin: Mapping[str, Any]) -> Text:
     """`RUNNING`, or `RUNNING 2/3` where more than one instance is wanted; with a question mark where it is stale."""
     replicas = replicas_text(plugin)
     text = plugin["state"] + ("?" if plugin["stale"] else "") + (f" {replicas}" if replicas else "")
+    if plugin["reason_code"] == "PARKED":  # at rest, and no trouble
+        return Text(text, style="dim")
     return Text(text, style="yellow" if plugin.get("degraded") else STATE_COLOURS.get(plugin["state"], ""))
 
 
@@ -166,9 +174,9 @@ def _rows(plugin: Mapping[str, Any], name: str, value: Any) -> Iterator[tuple[st
         yield from ((f"instance {each['generation']}", _instance(each)) for each in value if len(value) > 1)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            if inner not in (None, "", [], {}) and not _is_long(key, inner):
+            if inner not in (None, "", [], {}) and not is_long(key, inner):
                 yield f"{name}.{key}", Text(_plain(inner))
-    elif value not in (None, [], "") and not _is_long(name, value):
+    elif value not in (None, [], "") and not is_long(name, value):
         yield name, Text(_plain(value), style=STATE_COLOURS.get(str(value), ""))
 
 
@@ -203,12 +211,12 @@ def long_texts(plugin: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Heading and text of stacks, tracebacks and output, which are too long for a table."""
     for name, value in plugin.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name}.{key}", inner) for key, inner in value.items() if _is_long(key, inner))
-        elif _is_long(name, value):
+            yield from ((f"{name}.{key}", inner) for key, inner in value.items() if is_long(key, inner))
+        elif is_long(name, value):
             yield name, value
 
 
-def _is_long(name: str, value: Any) -> bool:
+def is_long(name: str, value: Any) -> bool:
     return isinstance(value, str) and bool(value) and (name in _LONG_TEXTS or "\n" in value)
 
 

@@ -8,9 +8,12 @@ from orchestrator.client.async_client import AsyncClient, AsyncRunHandle
 from orchestrator.client.errors import (
     AccessDenied,
     ApiError,
+    CommandRefused,
     FileNotSaved,
     InvalidRequest,
     NotFound,
+    NothingToRevert,
+    NotParked,
     PluginError,
     PluginTimeout,
     PluginUnavailable,
@@ -22,6 +25,7 @@ from orchestrator.client.errors import (
     TooManyRequests,
     UnexpectedAnswer,
     Unreachable,
+    UpdateUnderWay,
 )
 from orchestrator.client.files import AsyncResultFile, ResultFile
 from orchestrator.client.models import (
@@ -37,9 +41,11 @@ from orchestrator.client.models import (
     Plugin,
     PluginDetail,
     Progress,
+    Release,
     Run,
     StreamEvent,
     Tool,
+    Update,
     Upload,
 )
 from orchestrator.client.sync_client import Client, RunHandle
@@ -52,6 +58,7 @@ __all__ = [
     "AsyncRunHandle",
     "Begun",
     "Client",
+    "CommandRefused",
     "End",
     "Envelope",
     "FileNotSaved",
@@ -63,6 +70,8 @@ __all__ = [
     "Item",
     "LifecycleEvent",
     "NotFound",
+    "NotParked",
+    "NothingToRevert",
     "Plugin",
     "PluginDetail",
     "PluginError",
@@ -70,6 +79,7 @@ __all__ = [
     "PluginUnavailable",
     "Progress",
     "QueueFull",
+    "Release",
     "RestartRefused",
     "ResultFile",
     "Run",
@@ -82,5 +92,7 @@ __all__ = [
     "Tool",
     "UnexpectedAnswer",
     "Unreachable",
+    "Update",
+    "UpdateUnderWay",
     "Upload",
 ]

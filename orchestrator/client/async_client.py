@@ -14,6 +14,7 @@ from orchestrator.client.downloads import Download
 from orchestrator.client.errors import ApiError, Unreachable
 from orchestrator.client.files import AsyncResultFile, FilesOf
 from orchestrator.client.models import (
+    AskedStrategy,
     Envelope,
     Gpus,
     LifecycleEvent,
@@ -22,6 +23,7 @@ from orchestrator.client.models import (
     Run,
     StreamEvent,
     Tool,
+    Update,
 )
 from orchestrator.client.operations import Flow, T
 from orchestrator.client.streams import EventFeed, Lines, RunEvents
@@ -117,6 +119,24 @@ class AsyncClient:
         on_wait: Callable[[PluginDetail], object] | None = None,
     ) -> PluginDetail:
         return await self._do(operations.command(plugin, "scale", wait, on_wait, body={"replicas": replicas}))
+
+    async def update(
+        self,
+        plugin: str,
+        strategy: AskedStrategy = "auto",
+        *,
+        wait: float = 600.0,
+        on_wait: Callable[[Update, PluginDetail], object] | None = None,
+    ) -> Update:
+        return await self._do(operations.update(plugin, strategy, wait, on_wait))
+
+    async def revert(
+        self, plugin: str, *, wait: float = 600.0, on_wait: Callable[[Update, PluginDetail], object] | None = None
+    ) -> Update:
+        return await self._do(operations.revert(plugin, wait, on_wait))
+
+    async def updates(self, plugin: str) -> list[Update]:
+        return await self._do(operations.updates(plugin))
 
     async def park(self, plugin: str) -> PluginDetail:
         return await self._do(operations.command(plugin, "park", 0))

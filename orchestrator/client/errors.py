@@ -7,7 +7,11 @@ ApiError                 base of all: status, error_type, reason_code, plugin, t
 ├── NotFound                 404: no such plugin, tool, run or route
 ├── InvalidRequest           400, 408, 413, 415, 422: the arguments do not fit, or the tool refused its input
 ├── RunNotFinished           409: the run has no result yet
-├── RestartRefused           409: there can be no new instance; the old one goes on. reason_code says why
+├── CommandRefused           409: it cannot be done now
+│   ├── RestartRefused           there can be no new instance; the old one goes on. reason_code says why
+│   ├── UpdateUnderWay           an update is under way; nothing else is begun before its end
+│   ├── NothingToRevert          no other release of the plugin has served
+│   └── NotParked                a run executes or waits, or the plugin takes none
 ├── TooManyRequests          429: too many readers or wrong keys
 │   └── QueueFull                the plugin's queue is full
 ├── PluginError              502: the tool raised, crashed, ran out of memory, or its result is no JSON
@@ -76,8 +80,24 @@ class RunNotFinished(ApiError):
     """The run is still queued or executing."""
 
 
-class RestartRefused(ApiError):
+class CommandRefused(ApiError):
+    """What was asked for cannot be done now. Nothing has changed."""
+
+
+class RestartRefused(CommandRefused):
     """There can be no new instance, so the old one was not stopped. Fix what the reason names, and restart again."""
+
+
+class UpdateUnderWay(CommandRefused):
+    """An update of the plugin is under way. Wait for its end, or stop the plugin, which ends it."""
+
+
+class NothingToRevert(CommandRefused):
+    """The plugin has no former release."""
+
+
+class NotParked(CommandRefused):
+    """A run of the plugin executes or waits, or the plugin takes none."""
 
 
 class TooManyRequests(ApiError):
@@ -116,7 +136,7 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
     **dict.fromkeys((400, 408, 413, 415, 422), InvalidRequest),
     **dict.fromkeys((401, 403), AccessDenied),
     404: NotFound,
-    409: RunNotFinished,
+    409: CommandRefused,
     429: TooManyRequests,
     502: PluginError,
     503: PluginUnavailable,
@@ -125,7 +145,11 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
 _BY_TYPE: Mapping[str, type[ApiError]] = {
     "QueueFull": QueueFull,
     "Cancelled": RunCancelled,
+    "RunNotFinished": RunNotFinished,
     "RestartRefused": RestartRefused,
+    "UpdateUnderWay": UpdateUnderWay,
+    "NothingToRevert": NothingToRevert,
+    "NotParked": NotParked,
 }
 
 

@@ -9,6 +9,8 @@ from orchestrator.client.errors import UnexpectedAnswer
 
 State = Literal["LOADED", "INITIALIZED", "RUNNING", "FAILED", "UNAVAILABLE"]
 RunState = Literal["queued", "running", "finished", "interrupted"]
+AskedStrategy = Literal["auto", "overlap", "replace"]
+UpdateStep = Literal["PROPOSED", "BUILT", "STARTING", "PROVING", "SWITCHED", "SETTLED", "REJECTED", "REVERTED"]
 
 
 class Check(TypedDict):
@@ -104,6 +106,44 @@ class PluginDetail(Plugin):
     post_mortem: dict[str, Any] | None
 
 
+class Release(TypedDict):
+    """What instances are made from; two releases of one version may differ in everything else."""
+
+    id: str
+    version: str
+
+
+class Update(TypedDict):
+    """An update or a revert. `step_times`: when each step was reached, in their order."""
+
+    id: str
+    plugin: str
+    kind: Literal["update", "revert"]
+    step: UpdateStep
+    ended: bool
+    """Whether nothing more will be done: SETTLED, REJECTED or REVERTED."""
+    requested_at: str
+    step_times: dict[str, str]
+    strategy_asked: AskedStrategy
+    strategy: Literal["overlap", "replace"] | None
+    strategy_reason: str | None
+    from_release: Release | None
+    to_release: Release | None
+    replicas: int
+    """Instances of the new release that it brings up."""
+    replicas_updated: int
+    candidate: int | None
+    """The generation of the instance that starts or is proven."""
+    draining: int | None
+    proof: str | None
+    """What the first instance was proven by."""
+    reason_code: str | None
+    """Why it was REJECTED; with SETTLED, why the rollout stopped before its last instance."""
+    reason: str | None
+    post_mortem: dict[str, Any] | None
+    """Of the candidate that it failed for."""
+
+
 class Batch(TypedDict):
     """At most `max_size` items at once; each waits for others for at most `max_wait_ms`."""
 
@@ -174,6 +214,9 @@ class Run(TypedDict):
     queue_position: int | None
     cancel_requested: bool
     progress: dict[str, Any] | None
+    caller: str | None
+    retried_from: int | None
+    """The generation of the instance that ended under it, where it was made again (`retry_idempotent`)."""
 
 
 class LifecycleEvent(TypedDict):

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 from orchestrator.client.arguments import prepared
 from orchestrator.client.errors import ApiError, InvalidRequest, RunNotFinished, UnexpectedAnswer, error_of
 from orchestrator.client.models import (
+    AskedStrategy,
     Envelope,
     Gpus,
     LifecycleEvent,
@@ -18,6 +19,7 @@ from orchestrator.client.models import (
     PluginDetail,
     Run,
     Tool,
+    Update,
 )
 from orchestrator.client.streams import NDJSON, whole_run
 from orchestrator.client.transport import MAX_RETRYING, Answer, Request, of_gateway, segment
@@ -43,7 +45,7 @@ def plugins() -> Flow[list[Plugin]]:
 
 
 def health(plugin: str) -> Flow[PluginDetail]:
-    found: PluginDetail = (yield Request("GET", f"/v1/plugins/{segment(plugin)}/health")).as_object()
+    found: PluginDetail = (yield Request("GET", health_path(plugin))).as_object()
     return found
 
 
@@ -98,7 +100,7 @@ def command(
             on_wait(found)
         delay = min(_POLL_INTERVAL, left)
         try:
-            answer = yield Request("GET", f"/v1/plugins/{segment(plugin)}/health", delay=delay, waits=True)
+            answer = yield Request("GET", health_path(plugin), delay=delay, waits=True)
         except UnexpectedAnswer as error:
             trouble.bear(error)
         else:
@@ -107,6 +109,53 @@ def command(
     if action == "restart" and isinstance(restart, dict) and restart.get("state") == "refused":
         envelope = {"error": restart.get("reason"), "error_type": "RestartRefused", "plugin": plugin}
         raise error_of(409, {**envelope, "reason_code": restart.get("reason_code")})
+    return found
+
+
+def update(
+    plugin: str, strategy: AskedStrategy, wait: float, on_wait: Callable[[Update, PluginDetail], object] | None
+) -> Flow[Update]:
+    """Begin an update, and wait for its end. Raises `UpdateUnderWay`."""
+    return _updating(plugin, "update", {"strategy": strategy}, wait, on_wait)
+
+
+def revert(plugin: str, wait: float, on_wait: Callable[[Update, PluginDetail], object] | None) -> Flow[Update]:
+    """The same, to the former release. Raises `UpdateUnderWay`, `NothingToRevert`."""
+    return _updating(plugin, "revert", None, wait, on_wait)
+
+
+def updates(plugin: str) -> Flow[list[Update]]:
+    return (yield Request("GET", updates_path(plugin))).as_list()
+
+
+def _updating(
+    plugin: str,
+    action: Literal["update", "revert"],
+    body: Mapping[str, Any] | None,
+    wait: float,
+    on_wait: Callable[[Update, PluginDetail], object] | None,
+) -> Flow[Update]:
+    end = time.monotonic() + _number(wait)
+    # Who wants to see what goes on sees it from the beginning.
+    params = {"wait": 0 if on_wait else min(max(0.0, wait), _COMMAND_WAIT)}
+    path = f"/v1/plugins/{segment(plugin)}/{action}"
+    request = Request("POST", path, params=params, arguments=body, read_timeout=_COMMAND_WAIT + 120)
+    found: Update = (yield request).as_object()
+    if not isinstance(found.get("id"), str) or "ended" not in found:
+        raise UnexpectedAnswer("The answer is no update. Is that the orchestrator?")
+    trouble = _Trouble(end)
+    while not found["ended"] and (left := end - time.monotonic()) > 0:
+        try:
+            if on_wait is not None:
+                shown: PluginDetail = (yield Request("GET", health_path(plugin), waits=True)).as_object()
+                on_wait(found, shown)
+            delay = min(_POLL_INTERVAL, left)
+            answer = yield Request("GET", updates_path(plugin), delay=delay, waits=True)
+        except UnexpectedAnswer as error:
+            trouble.bear(error)
+        else:
+            listed: list[Update] = answer.as_list()
+            found = next((each for each in listed if each["id"] == found["id"]), found)
     return found
 
 
@@ -234,6 +283,14 @@ def logs_request(plugin: str, tail: int, *, follow: bool, build: bool, generatio
     chosen = {} if generation is None else {"generation": generation}
     params = {"tail": tail, **chosen, **{name: "true" for name, yes in wanted.items() if yes}}
     return Request("GET", f"/v1/plugins/{segment(plugin)}/logs", params=params, read_timeout=None if follow else 30)
+
+
+def health_path(plugin: str) -> str:
+    return f"/v1/plugins/{segment(plugin)}/health"
+
+
+def updates_path(plugin: str) -> str:
+    return f"/v1/plugins/{segment(plugin)}/updates"
 
 
 def events_path(plugin: str | None) -> str:

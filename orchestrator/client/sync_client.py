@@ -14,6 +14,7 @@ from orchestrator.client.downloads import Download
 from orchestrator.client.errors import ApiError, Unreachable
 from orchestrator.client.files import FilesOf, ResultFile
 from orchestrator.client.models import (
+    AskedStrategy,
     Envelope,
     Gpus,
     LifecycleEvent,
@@ -22,6 +23,7 @@ from orchestrator.client.models import (
     Run,
     StreamEvent,
     Tool,
+    Update,
 )
 from orchestrator.client.operations import Flow, T
 from orchestrator.client.streams import EventFeed, Lines, RunEvents
@@ -133,8 +135,34 @@ class Client:
         """Set how many instances the plugin has at a time, in place of its manifest's number; see `restart`."""
         return self._do(operations.command(plugin, "scale", wait, on_wait, body={"replicas": replicas}))
 
+    def update(
+        self,
+        plugin: str,
+        strategy: AskedStrategy = "auto",
+        *,
+        wait: float = 600.0,
+        on_wait: Callable[[Update, PluginDetail], object] | None = None,
+    ) -> Update:
+        """Bring up the plugin as its folder has it now, without a gap; the update once it has ended, or after `wait`
+        seconds. One that was REJECTED is no error here: its `reason_code` says why, and the plugin is what it was.
+
+        `on_wait` is called with the update and the plugin at once, and about once a second until its end. Raises
+        `UpdateUnderWay`.
+        """
+        return self._do(operations.update(plugin, strategy, wait, on_wait))
+
+    def revert(
+        self, plugin: str, *, wait: float = 600.0, on_wait: Callable[[Update, PluginDetail], object] | None = None
+    ) -> Update:
+        """Go back to the former release, which stays until the next update; see `update`. Raises `NothingToRevert`."""
+        return self._do(operations.revert(plugin, wait, on_wait))
+
+    def updates(self, plugin: str) -> list[Update]:
+        """The last updates and reverts, the newest first."""
+        return self._do(operations.updates(plugin))
+
     def park(self, plugin: str) -> PluginDetail:
-        """Stop all instances until the next run, which starts new ones. Raises `ApiError` where a run is under way."""
+        """Stop all instances until the next run, which starts new ones. Raises `NotParked`."""
         return self._do(operations.command(plugin, "park", 0))
 
     def stop(self, plugin: str) -> PluginDetail:

@@ -7,7 +7,7 @@ operator releases it (`release_quarantine`).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -15,7 +15,7 @@ from orchestrator.formatting import gib
 from orchestrator.gpus.claims import Claim, GpuDemand, Grant, Phase
 from orchestrator.gpus.inventory import GpuDevice, GpuInventory, GpuProblem
 from orchestrator.gpus.memory import Holding, listed_bytes
-from orchestrator.gpus.placement import DeviceClaims, choose, refusal
+from orchestrator.gpus.placement import DeviceClaims, choose, refusal, why_busy
 from orchestrator.lifecycle import ReasonCode
 
 DRAIN_SECONDS: Final = 30.0
@@ -121,22 +121,35 @@ class LeaseTable:
                 leaving[claim.uuid].append(claim)
         return tuple(change for uuid, claims in leaving.items() for change in self._settle(uuid, claims, now))
 
-    def grant(self, holder: str, plugin: str, demand: GpuDemand) -> Grant | GpuProblem:
-        """Devices for a new instance according to the last inventory, or why there are none. Idempotent per holder."""
+    def devices(self) -> tuple[DeviceClaims, ...]:
+        """The devices of the last inventory, with the claims on them."""
+        return tuple(
+            self._device_claims(device.uuid) for device in (self._inventory.devices if self._inventory else ())
+        )
+
+    def refusal(self, demand: GpuDemand) -> GpuProblem:
+        """Why `demand` cannot be met now."""
+        return refusal(demand, self.devices(), self._inventory.unreadable if self._inventory else ())
+
+    def why_busy(self, demand: GpuDemand) -> str:
+        """The same of leased GPUs, without what to do."""
+        return why_busy(demand, self.devices(), self._inventory.unreadable if self._inventory else ())
+
+    def grant(
+        self, holder: str, plugin: str, demand: GpuDemand, among: Collection[str] | None = None
+    ) -> Grant | GpuProblem:
+        """Devices for a new instance according to the last inventory, or why there are none; `among` these UUIDs, where
+        they are given. Idempotent per holder.
+        """
         if (held := self.grant_of(holder)) is not None:
             return held
         if self._of(holder):
             return GpuProblem(
                 ReasonCode.GPU_BUSY, "This instance has released its GPUs; restart the plugin for a new one."
             )
-        if self._inventory is None:
-            return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, "The host's GPUs have not been probed yet; try again.")
-        if self._inventory.problem is not None:
-            return self._inventory.problem
-        candidates = [self._device_claims(device.uuid) for device in self._inventory.devices]
-        chosen = choose(demand, candidates, plugin)
-        if chosen is None:
-            return refusal(demand, candidates, self._inventory.unreadable)
+        chosen = self._chosen(plugin, demand, among)
+        if isinstance(chosen, GpuProblem):
+            return chosen
         for each in chosen:
             # Only before the first claim: later figures contain what the plugins use.
             if each.uuid not in self._baselines:
@@ -144,6 +157,11 @@ class LeaseTable:
                 self._listed[each.uuid] = listed_bytes(each.device)
             self._put(Claim(holder, plugin, each.uuid, "exclusive" if demand.exclusive else "shared", demand.memory))
         return self._as_grant(self._of(holder))
+
+    def missing(self, plugin: str, demand: GpuDemand) -> GpuProblem | None:
+        """Why there are no devices for one more instance; None where there are."""
+        chosen = self._chosen(plugin, demand)
+        return chosen if isinstance(chosen, GpuProblem) else None
 
     def release(self, holder: str, now: float) -> bool:
         """The instance's container is removed, or was never made. False where the holder has no claims. Idempotent."""
@@ -171,6 +189,16 @@ class LeaseTable:
         quarantined = [c for c in self._claims.values() if c.uuid == uuid and c.phase is Phase.QUARANTINED]
         self._drop(quarantined)
         return bool(quarantined)
+
+    def _chosen(
+        self, plugin: str, demand: GpuDemand, among: Collection[str] | None = None
+    ) -> Sequence[DeviceClaims] | GpuProblem:
+        if self._inventory is None:
+            return GpuProblem(ReasonCode.GPU_DRIVER_ERROR, "The host's GPUs have not been probed yet; try again.")
+        if self._inventory.problem is not None:
+            return self._inventory.problem
+        candidates = [each for each in self.devices() if among is None or each.uuid in among]
+        return choose(demand, candidates, plugin) or self.refusal(demand)
 
     def _settle(self, uuid: str, leaving: list[Claim], now: float) -> Iterable[LeaseChange]:
         probe_started = self._inventory.probe_started if self._inventory else 0.0

@@ -106,18 +106,22 @@ def refusal(demand: GpuDemand, candidates: Sequence[DeviceClaims], unreadable: S
 
 def busy_sentence(demand: GpuDemand, candidates: Sequence[DeviceClaims], unreadable: Sequence[GpuDevice] = ()) -> str:
     """Why `demand` cannot be met now: each device with its reason, and what to do."""
+    if any(each.claims or each.related for each in candidates):
+        cure = "Stop a plugin that has one"
+    else:
+        cure = "Free a GPU, or demand less under `gpu` in the manifest"
+    return f"{why_busy(demand, candidates, unreadable)} {cure}, then restart the plugin."
+
+
+def why_busy(demand: GpuDemand, candidates: Sequence[DeviceClaims], unreadable: Sequence[GpuDevice] = ()) -> str:
+    """As `busy_sentence`, without what to do."""
     # A split GPU is left out: its MIG instances have reasons of their own.
     split = {each.device.parent_uuid for each in candidates if each.device is not None}
     reasons = [
         f"{each.name} {reason_against(demand, each) or 'would do'}" for each in candidates if each.uuid not in split
     ]
     reasons += [sick_gpu(device) for device in unreadable]
-    if any(each.claims or each.related for each in candidates):
-        cure = "Stop a plugin that has one"
-    else:
-        cure = "Free a GPU, or demand less under `gpu` in the manifest"
-    which = "; ".join(reasons)
-    return f"No GPU is free for a plugin that needs {_demand(demand)}: {which}. {cure}, then restart the plugin."
+    return f"No GPU is free for a plugin that needs {_demand(demand)}: {'; '.join(reasons)}."
 
 
 def _too_little_memory(demand: GpuDemand, candidate: DeviceClaims) -> str | None:
@@ -154,13 +158,11 @@ def _rank(candidate: DeviceClaims) -> tuple[float, ...]:
     device = candidate.device
     if device is None:
         return (inf,)
+    # Sharers go where others already share, so that whole GPUs stay free.
+    return (0 if candidate.claims else 1, *size_rank(device))
+
+
+def size_rank(device: GpuDevice) -> tuple[float, ...]:
+    """The smallest GPU that suffices is taken, so that MIG instances go before whole GPUs."""
     total, used = device.usable_memory
-    # Sharers go where others already share, so that whole GPUs stay free. Then the smallest that suffices is taken, so
-    # that MIG instances go before whole GPUs.
-    return (
-        0 if candidate.claims else 1,
-        inf if total is None else total,
-        used or 0,
-        device.index,
-        device.mig_index or 0,
-    )
+    return (inf if total is None else total, used or 0, device.index, device.mig_index or 0)

@@ -46,6 +46,7 @@ _SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0
 _ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 MAX_REPLICAS = 64
+MIN_IDLE = timedelta(seconds=1)
 
 _RESERVED_ENV = frozenset(
     {"NOTIFY_SOCKET", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "PATH", "PYTHONPATH", "HOME", "TMPDIR"}
@@ -118,11 +119,19 @@ class UpdatePolicy(_Strict):
     )
 
 
+def _long_enough(value: timedelta) -> timedelta:
+    if value < MIN_IDLE:
+        raise ValueError("expected at least 1s: a start takes longer than that")
+    return value
+
+
 class Idle(_Strict):
     """When an instance without runs is parked."""
 
-    after: Duration | None = Field(
-        None, description="Parked after so long without a run, e.g. 10m; never for that reason where it is left out."
+    after: Annotated[Duration, AfterValidator(_long_enough)] | None = Field(
+        None,
+        description="Parked after so long without a run, e.g. 10m, at least 1s; never for that reason where it is left "
+        "out.",
     )
     keep: bool = Field(default=False, description="With GPUs: started although ORCHESTRATOR_PARKED is set.")
 

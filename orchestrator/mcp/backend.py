@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from orchestrator.access.keys import ApiKey
+from orchestrator.access.principal import ANYONE, Principal
 from orchestrator.errors import OrchestratorError
 
 MAX_CONTENT: Final = 4 * 1024 * 1024
@@ -18,11 +18,11 @@ class BackendError(OrchestratorError):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request of a client. `caller`: the API key that it came with; `base_url`: where the HTTP API is, for links to
+    """One request of a client. `base_url`: where the HTTP API is, for links to
     files; `closed`: its connection is, so that nobody waits for the answer.
     """
 
-    caller: ApiKey | None = None
+    caller: Principal = ANYONE
     base_url: str = ""
     trace: Mapping[str, str] = field(default_factory=dict)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -59,10 +59,10 @@ class RunListener(Protocol):
 class Backend(Protocol):
     """Methods raise `BackendError` where there is no orchestrator to answer."""
 
-    async def tools(self, caller: ApiKey | None) -> list[ListedTool]:
+    async def tools(self, caller: Principal) -> list[ListedTool]:
         """Those that the caller may see, of all plugins that take runs, in the plugins' order."""
 
-    async def tool(self, caller: ApiKey | None, plugin: str, tool: str) -> Mapping[str, Any] | None:
+    async def tool(self, caller: Principal, plugin: str, tool: str) -> Mapping[str, Any] | None:
         """What is known of one; None where it is not there, or not to be seen, or its plugin has yet to say."""
 
     async def run(
@@ -75,7 +75,7 @@ class Backend(Protocol):
     async def standing(self, run_id: str) -> str:
         """What a run that has not ended does, as a clause."""
 
-    async def file(self, caller: ApiKey | None, run_id: str, name: str) -> StoredContent | None:
+    async def file(self, caller: Principal, run_id: str, name: str) -> StoredContent | None:
         """None where there is none, or none that the caller may see."""
 
     def subscribe(self, changed: Callable[[], object]) -> Callable[[], None]:

@@ -6,7 +6,6 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from orchestrator.access.key_store import KeyStore
 from orchestrator.api.context import ApiContext
 
 PATH: Final = "/mcp"
@@ -16,8 +15,7 @@ _HTTP: Final = "orchestrator.mcp.http"
 class McpEndpoint:
     """An ASGI application. `open` it before its first request, and `close` it in the end."""
 
-    def __init__(self, keys: KeyStore, *, max_sessions: int) -> None:
-        self._keys = keys
+    def __init__(self, *, max_sessions: int) -> None:
         self._max_sessions = max_sessions
         self._context: ApiContext | None = None
         self._loading: asyncio.Task[ASGIApp] | None = None
@@ -43,7 +41,7 @@ class McpEndpoint:
     async def _load(self) -> ASGIApp:
         # In a thread: it takes a second or more, in which health is answered.
         module = await asyncio.to_thread(import_module, _HTTP)
-        server = module.HttpServer(self._context, self._keys.ring, max_sessions=self._max_sessions)
+        server = module.HttpServer(self._context, max_sessions=self._max_sessions)
         ready = asyncio.Event()
         self._serving = asyncio.create_task(server.serve(ready, self._closed), name="MCP")
         await ready.wait()

@@ -1,8 +1,6 @@
 """HttpServer: MCP over HTTP (Streamable HTTP), within bounds on what a client can make the server hold."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -13,9 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from orchestrator.access.keys import ApiKey, KeyRing
 from orchestrator.api.body import RequestBody, UploadPace
-from orchestrator.api.context import ApiContext
+from orchestrator.api.context import ApiContext, principal_of
 from orchestrator.api.request_headers import run_headers, trace_context
 from orchestrator.formatting import format_size
 from orchestrator.mcp.backend import Exchange
@@ -34,8 +31,7 @@ _INVALID_REQUEST: Final = -32600
 class HttpServer:
     """An ASGI application for one path, while its `serve` runs. `max_sessions`: of older clients, at a time."""
 
-    def __init__(self, context: ApiContext, ring: Callable[[], KeyRing], *, max_sessions: int) -> None:
-        self._ring = ring
+    def __init__(self, context: ApiContext, *, max_sessions: int) -> None:
         self._pace: UploadPace = context.pace
         self._stopping = context.shutdown.requested
         self._held = 0
@@ -63,17 +59,13 @@ class HttpServer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        ring = self._ring()
-        caller = _key(request, ring)
-        if ring and caller is None:  # it was removed since it passed the gate
-            await Response(status_code=401)(scope, receive, send)
-            return
+        caller = principal_of(request)
         exchange = Exchange(
             caller, str(request.base_url).rstrip("/"), trace_context(run_headers(scope["headers"])), asyncio.Event()
         )
         scope = {**scope, EXCHANGE: exchange}
-        if caller is not None:  # a session is for the key that began it
-            scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=caller.sha256, scopes=[]))
+        if caller.name is not None:  # a session is for the key that began it
+            scope["user"] = AuthenticatedUser(AccessToken(token="", client_id=caller.name, scopes=[]))
         held = 0
         try:
             if request.method == "POST":
@@ -137,11 +129,6 @@ class HttpServer:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         else:
             await _refuse(BodyError(Outcome.UNAVAILABLE, "The orchestrator is stopping."), scope, receive, send)
-
-
-def _key(request: Request, ring: KeyRing) -> ApiKey | None:
-    key = ring.find(request.headers.get("authorization", "").partition(" ")[2].strip())
-    return None if key is None or key.expired(datetime.now(UTC)) else key
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

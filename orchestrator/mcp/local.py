@@ -1,4 +1,4 @@
-"""LocalBackend: tools of the orchestrator in this process. Also the one place that knows what a caller may do here."""
+"""LocalBackend: tools of the orchestrator in this process, as far as their caller sees them and may run them."""
 
 import asyncio
 import secrets
@@ -9,8 +9,9 @@ from typing import Any, Final
 import httpx
 import msgspec
 
-from orchestrator.access.keys import ApiKey
+from orchestrator.access.principal import Principal, Right
 from orchestrator.api.body import body_limit, too_large
+from orchestrator.api.concealment import concealment
 from orchestrator.api.context import ApiContext
 from orchestrator.api.problems import envelope
 from orchestrator.client import InvalidRequest
@@ -23,16 +24,6 @@ from orchestrator.tools import refusals
 from orchestrator.tools.result_store import StoredFile
 
 _RUNS: Final[set[asyncio.Task[RunResult]]] = set()  # the loop itself has weak references alone
-
-
-def may_see(caller: ApiKey | None, plugin: str) -> bool:  # noqa: ARG001 - keys are for all plugins
-    """Whether a caller learns of this plugin. `caller`: None where no key is configured."""
-    return True
-
-
-def may_run(caller: ApiKey | None, plugin: str) -> bool:
-    """Whether a caller may run the plugin's tools."""
-    return caller is None or (may_see(caller, plugin) and caller.role.may("POST"))
 
 
 class _Line(msgspec.Struct):
@@ -53,18 +44,18 @@ class LocalBackend:
     def __init__(self, context: ApiContext) -> None:
         self._context = context
 
-    async def tools(self, caller: ApiKey | None) -> list[ListedTool]:
+    async def tools(self, caller: Principal) -> list[ListedTool]:
         return [
             ListedTool(record.name, about)
-            for record in self._context.registry.list()
-            if may_see(caller, record.name) and self._takes_runs(record)
+            for record in concealment(caller, self._context).records()
+            if self._takes_runs(record)
             for about in record.tools
             if fits(tool_name(record.name, about["name"]))
         ]
 
-    async def tool(self, caller: ApiKey | None, plugin: str, tool: str) -> Mapping[str, Any] | None:
+    async def tool(self, caller: Principal, plugin: str, tool: str) -> Mapping[str, Any] | None:
         record = self._context.registry.get(plugin)
-        if record is None or not may_see(caller, plugin):
+        if record is None or not caller.sees(plugin):
             return None
         return next((about for about in record.tools if about["name"] == tool), None)
 
@@ -79,7 +70,15 @@ class LocalBackend:
         except (BodyError, InvalidRequest) as error:
             outcome = error.outcome if isinstance(error, BodyError) else Outcome.BAD_REQUEST
             return _envelope(RunResult(outcome, error=str(error)), plugin, tool, None)
-        call = ToolCall(tool, run_id, content_type, body, trace=exchange.trace)
+        call = ToolCall(
+            tool,
+            run_id,
+            content_type,
+            body,
+            trace=exchange.trace,
+            caller=exchange.caller.name,
+            share=exchange.caller.grant.share,
+        )
 
         async def emit(line: bytes) -> None:
             event = _LINE.decode(line)
@@ -98,7 +97,7 @@ class LocalBackend:
         except asyncio.CancelledError:
             self._context.tool_runner.caller_disconnected(run_id)
             raise
-        return _envelope(result, plugin, tool, run_id)
+        return _envelope(concealment(exchange.caller, self._context).result(result), plugin, tool, run_id)
 
     async def standing(self, run_id: str) -> str:
         view = await self._context.tool_runner.lookup.one(run_id)
@@ -112,10 +111,9 @@ class LocalBackend:
             return f"waiting for {view.record.plugin}: {activity}"
         return "running"
 
-    async def file(self, caller: ApiKey | None, run_id: str, name: str) -> StoredContent | None:
+    async def file(self, caller: Principal, run_id: str, name: str) -> StoredContent | None:
         runner = self._context.tool_runner
-        view = await runner.lookup.one(run_id)
-        if view is None or not may_see(caller, view.record.plugin):
+        if await runner.lookup.one(run_id, caller) is None:
             return None
         stored = await runner.results.find_file(run_id, name)
         return None if stored is None else await asyncio.to_thread(_content, stored)
@@ -134,13 +132,13 @@ class LocalBackend:
         supervisor = self._context.fleet.get(record.name)
         return supervisor is not None and (not record.ended or supervisor.parked or supervisor.restarting)
 
-    def _refusal(self, caller: ApiKey | None, plugin: str, tool: str) -> RunResult | None:
+    def _refusal(self, caller: Principal, plugin: str, tool: str) -> RunResult | None:
         record = self._context.registry.get(plugin)
-        if record is None or not may_see(caller, plugin):
+        if record is None or not caller.sees(plugin):
             return refusals.unknown_plugin(plugin)
         if record.tools and all(known["name"] != tool for known in record.tools):
             return refusals.unknown_tool(plugin, tool, [known["name"] for known in record.tools])
-        if caller is not None and not may_run(caller, plugin):
+        if not caller.may(Right.RUN, plugin):
             sentence = (
                 f"The API key {caller.name!r} may list tools and not run them. Ask an operator for a key that may run."
             )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, Final
 
-from orchestrator.access.keys import ApiKey
+from orchestrator.access.principal import Principal
 from orchestrator.client import (
     AccessDenied,
     ApiError,
@@ -36,7 +36,7 @@ class RemoteBackend:
         # Of each plugin: the generation that they are of, and its tools.
         self._tools: dict[str, tuple[int, list[ListedTool]]] = {}
 
-    async def tools(self, caller: ApiKey | None) -> list[ListedTool]:  # noqa: ARG002
+    async def tools(self, caller: Principal) -> list[ListedTool]:  # noqa: ARG002
         try:
             plugins = [plugin for plugin in await self._client.plugins() if _takes_runs(plugin)]
             listed = await asyncio.gather(*(self._tools_of(plugin) for plugin in plugins))
@@ -44,7 +44,7 @@ class RemoteBackend:
             raise self._without_answer(error) from error
         return [tool for tools in listed for tool in tools]
 
-    async def tool(self, caller: ApiKey | None, plugin: str, tool: str) -> Mapping[str, Any] | None:
+    async def tool(self, caller: Principal, plugin: str, tool: str) -> Mapping[str, Any] | None:
         if plugin not in self._tools:
             await self.tools(caller)
         _, tools = self._tools.get(plugin, (0, ()))
@@ -86,7 +86,7 @@ class RemoteBackend:
             return f"waiting in the queue of {run['plugin']}, at {run['queue_position']}"
         return "running" if run["started_at"] else f"waiting for {run['plugin']}"
 
-    async def file(self, caller: ApiKey | None, run_id: str, name: str) -> StoredContent | None:  # noqa: ARG002
+    async def file(self, caller: Principal, run_id: str, name: str) -> StoredContent | None:  # noqa: ARG002
         try:
             envelope = await self._client.handle(run_id).envelope(timeout=0)
             # The client lists them as objects that can be read.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from orchestrator.access.keys import ApiKey
+from orchestrator.access.principal import Principal
 from orchestrator.mcp.backend import Backend, BackendError, ListedTool
 
 _SETTLE: Final = 0.1
@@ -17,13 +17,13 @@ class ToolListWatch:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._watchers: dict[object, tuple[ApiKey | None, Callable[[], object]]] = {}
-        self._seen: dict[ApiKey | None, list[ListedTool]] = {}
+        self._watchers: dict[object, tuple[Principal, Callable[[], object]]] = {}
+        self._seen: dict[Principal, list[ListedTool]] = {}
         self._changed = asyncio.Event()
         self._unsubscribe: Callable[[], None] = lambda: None
         self._comparing: asyncio.Task[None] | None = None
 
-    async def watch(self, caller: ApiKey | None, notify: Callable[[], object]) -> Callable[[], None]:
+    async def watch(self, caller: Principal, notify: Callable[[], object]) -> Callable[[], None]:
         """Call `notify` whenever what `caller` sees changes. Returns what ends that."""
         if caller not in self._seen:
             with suppress(BackendError):
@@ -54,7 +54,7 @@ class ToolListWatch:
             await self._changed.wait()
             await asyncio.sleep(_SETTLE)
             self._changed.clear()
-            now: dict[ApiKey | None, list[ListedTool]] = {}
+            now: dict[Principal, list[ListedTool]] = {}
             with suppress(BackendError):
                 for caller in {caller for caller, _ in self._watchers.values()}:
                     now[caller] = await self._backend.tools(caller)

@@ -48,8 +48,10 @@ def registered(record: PluginRecord, earlier: Counters | None) -> PluginRecord:
         record,
         # Adopted instances bring their own.
         generation=record.generation or before.generation,
-        earlier_generations=before.generation,
-        highest_generation=max(before.generation, *(each.generation for each in instances), 0),
+        earlier_generations=max(before.generation, record.highest_generation),
+        highest_generation=max(
+            before.generation, record.highest_generation, *(each.generation for each in instances), 0
+        ),
         instances=tuple(sorted(instances, key=lambda each: each.generation)),
     )
     if earlier is not None:

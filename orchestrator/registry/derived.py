@@ -20,7 +20,8 @@ def derive(record: PluginRecord) -> PluginRecord:
     """The record with all that follows from its `instances` and `wanted`. A candidate counts for nothing, and where
     there is no other instance the plugin's own state stays as it is.
 
-    The plugin is what its best instance is: one that serves, else one that drains, else the one whose end came first.
+    The plugin is what its best instance is: one that serves, else one that drains, else the one whose end came first, a
+    parked one only where all are.
     """
     own = [instance for instance in record.instances if instance.role != "candidate"]
     if not own:
@@ -88,7 +89,9 @@ def _representative(group: Sequence[InstanceRecord]) -> InstanceRecord:
     if not group[0].ended:
         return min(group, key=lambda each: (_BEST_FIRST[each.state], _or_inf(each.ready_tick), each.generation))
     failed = [instance for instance in group if instance.state is PluginLifecycleState.FAILED]
-    return min(failed or group, key=lambda each: (_or_inf(each.ended_tick), each.generation))
+    # One that was parked says nothing against the others.
+    missed = [instance for instance in group if instance.reason_code is not ReasonCode.PARKED]
+    return min(failed or missed or group, key=lambda each: (_or_inf(each.ended_tick), each.generation))
 
 
 def _or_inf(tick: float | None) -> float:

@@ -24,6 +24,7 @@ from orchestrator.registry.records import (
     Role,
 )
 
+_ADOPTED: Final = "adopted: an earlier orchestrator started it"
 _READ_TIMEOUT: Final = 0.02  # seconds that a reader waits for the lock before it takes the last snapshot instead
 
 
@@ -58,6 +59,7 @@ class PluginRegistry:
         self._records: Mapping[str, PluginRecord] = {}
         """Sorted by name. Replaced whole, never changed."""
         self._events = EventLog(last_id=restored.last_event_id, events=events, clock=clock)
+        self._role_listeners: list[Callable[[str], None]] = []
         self._earlier = dict(restored.counters)
         """Of plugins that are not registered now too."""
 
@@ -65,20 +67,18 @@ class PluginRegistry:
 
     def get(self, name: str) -> PluginRecord | None:
         """The plugin's record; None for an unknown name."""
-        with self._reading() as fresh:
-            record = self._records.get(name)
+        records, fresh = self._snapshot()
+        record = records.get(name)
         return record if fresh or record is None else replace(record, stale=True)
 
     def instance(self, name: str, generation: int) -> InstanceRecord | None:
         """None for one that is not there any more, or never was."""
-        with self._reading():
-            record = self._records.get(name)
+        record = self._snapshot()[0].get(name)
         return None if record is None else record.instance(generation)
 
     def list(self) -> list[PluginRecord]:
         """All records, sorted by name."""
-        with self._reading() as fresh:
-            records = self._records
+        records, fresh = self._snapshot()
         return list(records.values()) if fresh else [replace(record, stale=True) for record in records.values()]
 
     def events(self, *, plugin: str | None = None, after: int = 0) -> tuple[LifecycleEvent, ...]:
@@ -107,7 +107,8 @@ class PluginRegistry:
         record = changes.registered(record, self._earlier.get(record.name))
         with self._lock.gen_wlock():
             self._put(record)
-            events = [self._events.append(record.name, instance, None) for instance in record.instances]
+            adopted = [replace(each, reason=each.reason or _ADOPTED) for each in record.instances]
+            events = [self._events.append(record.name, instance, None) for instance in adopted]
         self._events.notify(*events)
 
     def remove(self, name: str, reason: str) -> bool:
@@ -153,6 +154,8 @@ class PluginRegistry:
         with self._lock.gen_wlock():
             old, instance = self._find(name, generation)
             self._put(changes.with_instance(old, replace(instance, role=role), self._clock()))
+        for listener in self._role_listeners:
+            listener(name)
 
     def set_wanted(self, name: str, wanted: int, in_manifest: int | None = None) -> None:
         """How many instances are to serve at a time, and the manifest's number where that is another."""
@@ -295,7 +298,19 @@ class PluginRegistry:
 
         return unsubscribe
 
+    def subscribe_roles(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with a plugin's name after each `set_role`, which is no event, on the thread of that."""
+        self._role_listeners.append(listener)
+
     # Inside
+
+    def _snapshot(self) -> tuple[Mapping[str, PluginRecord], bool]:
+        """All records, and whether no write was under way for longer than a reader waits."""
+        # They are replaced as a whole, so that a reader needs the lock for nothing but to wait for a writer.
+        if not self._lock.v_write_count:
+            return self._records, True
+        with self._reading() as fresh:
+            return self._records, fresh
 
     def _reading(self) -> "_Reading":
         return _Reading(self._lock.gen_rlock(), self._read_timeout)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 from urllib.parse import quote
 
+from orchestrator.access.principal import EQUAL_SHARE, Share
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import ReasonCode
 
@@ -120,6 +121,10 @@ class ToolCall:
     """Whether the container goes on with it when the connection breaks, and retains its answer."""
     id_chosen: bool = False
     """Whether its caller chose the run's id, by which it can look for the run later."""
+    caller: str | None = None
+    """The name of the key that it came with; None where no key is needed."""
+    share: Share = EQUAL_SHARE
+    """Its caller's part of the plugin."""
     retry: bool = False
     """Whether its caller wants it to be made again where its instance dies under it, and its tool is idempotent."""
 

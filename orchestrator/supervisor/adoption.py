@@ -4,7 +4,7 @@ import asyncio
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from orchestrator.supervisor.container_policy import (
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.limits import missing_limits
+from orchestrator.supervisor.releases import ReleaseStoreError, Resumption, begins_from, resume
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Adopted:
     status: RuntimeStatus
     changed: bool
     """A start would make it differently now: a restart is due."""
+    drains: bool = False
+    """It ends with the runs that it has: an update has replaced it."""
 
 
 class AdoptionRefusedError(OrchestratorError):
@@ -80,9 +83,10 @@ async def adopt_all(
         _log.warning("leftover containers could not be listed: %s", error)
         return {}
     by_name = {plugin.name: plugin for plugin in plugins}
+    resumed = await _resume_updates(deps, by_name, leftovers)
     attempts = await asyncio.gather(
         *(
-            _adopt(deps, by_name[identity.plugin], container, identity, ended)
+            _adopt(deps, by_name[identity.plugin], container, ended=ended, resumed=resumed[identity.plugin])
             for container in leftovers
             if container.state == "running"
             and (identity := InstanceIdentity.from_labels(container.labels)) is not None
@@ -107,15 +111,21 @@ async def _adopt(
     deps: SupervisorDeps,
     plugin: DiscoveredPlugin,
     container: ContainerStatus,
-    identity: InstanceIdentity,
+    *,
     ended: Collection[tuple[str, int]],
+    resumed: Resumption,
 ) -> Adopted | None:
+    identity = InstanceIdentity.from_labels(container.labels)
+    assert identity is not None  # noqa: S101 - else it is no instance of ours
     instance: Instance | None = None
     try:
         if (identity.plugin, identity.generation) in ended:
             raise AdoptionRefusedError("it had ended")
-        changed = not await _unchanged(deps, plugin, container, identity)
-        manifest, limits = _made_from(deps, plugin, container, changed=changed)
+        if identity.generation in resumed.removes:
+            raise AdoptionRefusedError("an update had begun it, and had not proven it, or had replaced it")
+        content = await asyncio.to_thread(content_of, plugin, deps)
+        same = identity.content == content and await _is_current(deps, plugin, container)
+        manifest, limits = _made_from(deps, plugin, container, changed=not same)
         instance = Instance(manifest, limits, identity, deps.run_dir / identity.instance)
         instance.container_id, instance.image_id = container.id, container.image_id
         instance.scratch_quota = LABEL_QUOTA in container.labels
@@ -134,16 +144,35 @@ async def _adopt(
             await instance.close_channel()
         return None
     _log.info("%s: the container %s is adopted", identity.plugin, container.name)
-    return Adopted(instance, status, changed)
+    # What an update has brought up, or an operator went back to, is right, whatever the folder has.
+    state = resumed.state
+    stays = state.under_way is not None or begins_from(state, content) == "current"
+    return Adopted(instance, status, changed=not (same or stays), drains=identity.generation in resumed.drains)
 
 
-async def _unchanged(
-    deps: SupervisorDeps, plugin: DiscoveredPlugin, container: ContainerStatus, identity: InstanceIdentity
-) -> bool:
-    """Whether a start would make the same instance now."""
-    if identity.content != await asyncio.to_thread(content_of, plugin, deps):
+async def _resume_updates(
+    deps: SupervisorDeps, plugins: Mapping[str, DiscoveredPlugin], containers: Iterable[ContainerStatus]
+) -> Mapping[str, Resumption]:
+    """What becomes of each plugin's containers by its releases on file: of an update that was under way."""
+    running: defaultdict[str, list[int]] = defaultdict(list)
+    for container in containers:
+        identity = InstanceIdentity.from_labels(container.labels)
+        if container.state == "running" and identity is not None:
+            running[identity.plugin].append(identity.generation)
+    resumed, now = {}, datetime.now(UTC)
+    for name in plugins:
+        resumed[name] = found = resume(deps.releases.get(name), running[name], now)
+        try:
+            await asyncio.to_thread(deps.releases.write, name, found.state)
+        except ReleaseStoreError as error:
+            _log.warning("%s: %s", name, error)
+    return resumed
+
+
+async def _is_current(deps: SupervisorDeps, plugin: DiscoveredPlugin, container: ContainerStatus) -> bool:
+    """Whether the plugin's prebuilt image, if it has one, is still this."""
+    if plugin.manifest is None:
         return False
-    assert plugin.manifest is not None  # noqa: S101 - else there is no content
     try:
         return await deps.builder.is_current(ImageRecipe.of(plugin.manifest, plugin.folder), container.image_id)
     except NotFoundError:

@@ -51,6 +51,7 @@ _log = logging.getLogger(__name__)
 # A container that has not notified may have died unnoticed, or its image never notifies.
 _INSPECT_INTERVAL: Final = 1.0  # seconds
 _SLOW_LOOK: Final = 1.0  # seconds from which on a look at the GPUs is shown
+_WAITING_FOR_GPU: Final = "waiting for a GPU"
 _OF_THE_SET: Final = {"replicas", "spread", "update", "idle"}
 """Fields of a manifest that say how many instances there are and when, not what one is made of."""
 # Through a gateway comes no notification.
@@ -98,6 +99,18 @@ async def prepare(
     # Before the build: after a change in between, the next orchestrator replaces the container and does not adopt it.
     content = await asyncio.to_thread(fingerprint, deps, manifest, limits, folder)
     return Prepared(checks, content, await _ensure_image(deps, manifest, folder, on_build))
+
+
+async def prepare_from(
+    deps: SupervisorDeps, manifest: Manifest, folder: Path, *, content: str, image_id: str
+) -> Prepared:
+    """As `prepare`, for what was made before: nothing is built. Raises `InstanceEndedError`, `OSError`."""
+    if manifest.requires_gpu:
+        await _check_gpus(deps, manifest.name)
+    checks = await asyncio.to_thread(check_host, deps, manifest, folder)
+    async with engine_verdicts("its image was looked up"):
+        await deps.engine.image(image_id)
+    return Prepared(checks, content, image_id)
 
 
 async def _check_gpus(deps: SupervisorDeps, plugin: str) -> None:
@@ -228,7 +241,9 @@ async def _device_requests(deps: SupervisorDeps, instance: Instance) -> Sequence
     """
     if not instance.manifest.requires_gpu:
         return ()
-    instance.grant = await deps.gpus.acquire(instance.identity.instance, instance.manifest)
+    async with activity(deps.registry, instance.identity.plugin, _WAITING_FOR_GPU) as say:
+        instance.grant = await deps.gpus.acquire(instance.identity, instance.manifest, say)
+    instance.granted_at = asyncio.get_running_loop().time()
     return await deps.gpus.device_requests(instance.grant, video=instance.manifest.gpu.video)
 
 

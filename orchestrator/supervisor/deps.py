@@ -17,6 +17,7 @@ from orchestrator.registry.history import HistoryStore
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
+from orchestrator.supervisor.proof import Runner
 from orchestrator.supervisor.releases import ReleaseStore
 
 
@@ -35,6 +36,8 @@ class SupervisorDeps:
     gpus: GpuAllocator
     history: HistoryStore
     releases: ReleaseStore
+    sandbox: Runner
+    """Makes the sample calls that prove a release."""
     deployment: str
     run_dir: Path
 

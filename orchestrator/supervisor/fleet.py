@@ -16,6 +16,7 @@ from orchestrator.errors import EngineError, EngineUnreachableError
 from orchestrator.gpus import Grant, LeaseChange
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.loader.image_recipe import PLUGIN_LABEL
+from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import Check, PluginRecord
 from orchestrator.sandbox.verdict import Verdict
@@ -32,6 +33,7 @@ _PINGS_PER_RELIST: Final = 15  # between two lists, which repair what no event r
 _FOLDERS_INTERVAL: Final = 2.0  # seconds between looks for plugin folders that were removed
 _LOST_ACTIONS: Final = frozenset({"die", "destroy"})
 _HEALTH_ACTION: Final = "health_status:"
+_ORCHESTRATOR_STOPPED: Final = "The orchestrator was stopped."
 _FOLDER_REMOVED: Final = (
     "The plugin's folder was removed, and the plugin is no longer listed. Its history stays; put the folder back and "
     "start it to have it again."
@@ -45,6 +47,7 @@ class Fleet:
 
     def __init__(self, deps: SupervisorDeps) -> None:
         self._deps = deps
+        deps.gpus.meet(self.get)
         self._supervisors: dict[str, PluginSupervisor] = {}
         self._adopted: tuple[Adopted, ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,10 +93,12 @@ class Fleet:
         for name in sorted(self._changed()):
             self._supervisors[name].begin_restart(asyncio.Event())
 
-    def drain_surplus(self) -> None:
-        """Drain the adopted instances that are too many, once the runs that they have are counted."""
+    def settle_adopted(self) -> None:
+        """Drain the adopted instances that are not wanted, once the runs that they have are counted, and go on with
+        updates.
+        """
         for supervisor in self._supervisors.values():
-            supervisor.drain_surplus()
+            supervisor.settle_adopted()
 
     def adopted(self) -> list[tuple[PluginSupervisor, Adopted]]:
         """What `open` adopted, with its status at that time."""
@@ -102,7 +107,7 @@ class Fleet:
     async def close(self, *, stop_plugins: bool) -> None:
         """Let go of every instance; with `stop_plugins` the containers are stopped and removed too."""
         if stop_plugins:
-            await asyncio.gather(*(s.stop("The orchestrator was stopped.") for s in self._supervisors.values()))
+            await asyncio.gather(*(s.stop(_ORCHESTRATOR_STOPPED, lasts=False) for s in self._supervisors.values()))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -112,14 +117,22 @@ class Fleet:
             shutil.rmtree(self._deps.run_dir, ignore_errors=True)
 
     def _changed(self) -> set[str]:
-        return {adopted.instance.identity.plugin for adopted in self._adopted if adopted.changed}
+        names = {adopted.instance.identity.plugin for adopted in self._adopted if adopted.changed}
+        return {name for name in names if self._supervisors[name].held != "stopped"}
 
     async def _start(self, supervisor: PluginSupervisor) -> None:
-        manifest = supervisor.manifest
-        if not supervisor.instances and manifest is not None and not starts_uncalled(manifest, self._deps.settings):
+        manifest, held = supervisor.manifest, supervisor.held
+        if supervisor.updating:
+            return
+        if held == "stopped":
+            await supervisor.start_stopped()
+        elif not supervisor.instances and manifest is not None and self._waits_for_a_run(held, manifest):
             supervisor.start_parked(manifest)
         else:
-            await supervisor.start()
+            await supervisor.start(asked=False)
+
+    def _waits_for_a_run(self, held: str | None, manifest: Manifest) -> bool:
+        return held == "parked" or not starts_uncalled(manifest, self._deps.settings)
 
     def _folder_of(self, name: str) -> Path | None:
         supervisor = self._supervisors.get(name)
@@ -137,12 +150,13 @@ class Fleet:
             reason=None if good else plugin.error,
             observed_at=datetime.now(UTC),
             limits=effective_limits(manifest, self._deps.settings) if manifest else None,
+            highest_generation=self._deps.releases.get(plugin.name).last_generation,
             instances=tuple(adopted_record(found, time.monotonic()) for found in adopted),
         )
         self._deps.registry.register(record)
         supervisor = self._supervisors[plugin.name] = PluginSupervisor(plugin, self._deps)
         if adopted:
-            supervisor.adopt(adopted)
+            supervisor.adopt(adopted, [found.instance.generation for found in adopted if found.drains])
 
     async def _watch_folders(self) -> None:
         """For ever: a plugin whose folder was removed leaves the list, once nothing is left of its instance."""

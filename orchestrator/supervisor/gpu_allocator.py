@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from typing import Any, Final
 
 from orchestrator.containers.engine import ContainerEngine
@@ -22,16 +21,12 @@ from orchestrator.gpus.refusals import Refusal, judge_engine, without_names
 from orchestrator.loader.manifest import Manifest
 from orchestrator.registry import Check
 from orchestrator.sandbox.verdict import Verdict
+from orchestrator.supervisor.container_policy import InstanceIdentity
+from orchestrator.supervisor.gpu_occupancy import Plugin
+from orchestrator.supervisor.gpu_planner import DRAIN_INTERVAL, LOOK_INTERVAL, GpuPlanner
 from orchestrator.supervisor.instance import InstanceEndedError
 from orchestrator.supervisor.start_verdict import verdict_of_engine
 
-# A lost GPU is found within two reads of the inventory.
-_CHECK_INTERVAL: Final = 2.0  # seconds between reads while a GPU is granted
-_DRAIN_INTERVAL: Final = 0.25  # the same while the memory of a GPU is waited for
-# A driver takes one or two seconds to free the memory of a container that was removed.
-_DRAIN_TIMEOUT: Final = 3.0  # seconds that a new instance waits for that
-# Where the driver does not say whose memory is in use, only time shows that it is not the container's.
-_UNSURE_TIMEOUT: Final = 10.0
 _NO_PLUGIN: Final = ""  # the owner of a process that runs in no plugin's container
 
 _UNREADABLE: Final[dict[str, Any]] = {"state": "unusable", "memory_available_bytes": None, "holders": []}
@@ -74,6 +69,15 @@ class GpuAllocator:
         self._losses = LossWatch()
         self._withheld: dict[str, str] = {}
         """Holder → why its GPUs are not granted to others: its container could not be stopped or removed."""
+        self._planner = GpuPlanner(self._leases, self._read, self._withheld, clock)
+
+    def meet(self, find: Callable[[str], Plugin | None]) -> None:
+        """Know the plugins: `find` returns the supervisor of a name."""
+        self._planner.meet(find)
+
+    def changed(self) -> None:
+        """An instance, a run or a command may have changed who is to get a GPU."""
+        self._planner.changed()
 
     async def check(self) -> None:
         """Require a usable GPU and an engine that can hand it out. Raises `InstanceEndedError`."""
@@ -82,21 +86,21 @@ class GpuAllocator:
         if problem is not None:
             raise InstanceEndedError(gpu_verdict(problem))
 
-    async def acquire(self, holder: str, manifest: Manifest) -> Grant:
-        """Lease devices for this instance. Raises `InstanceEndedError`: GPU_BUSY, or a problem of the host."""
-        demand = gpu_demand(manifest)
-        begin = self._clock()
-        # Leases depend on the memory in use: figures of an earlier probe would not do.
-        await self._read()
-        while isinstance(answer := self._leases.grant(holder, manifest.name, demand), GpuProblem):
-            # Only a GPU that is being released is worth a wait.
-            patience = _UNSURE_TIMEOUT if self._leases.unsure else _DRAIN_TIMEOUT
-            if not self._leases.reclaiming or self._clock() > begin + patience:
-                raise InstanceEndedError(gpu_verdict(self._explained(answer)))
-            await asyncio.sleep(_DRAIN_INTERVAL)
-            await self._read()
+    async def acquire(
+        self, identity: InstanceIdentity, manifest: Manifest, say: Callable[[str], None] = lambda _: None
+    ) -> Grant:
+        """Lease devices for this instance, as soon as the plan gives it some; see `GpuPlanner.acquire`."""
+        grant = await self._planner.acquire(identity, manifest, gpu_demand(manifest), say)
         self._changed.set()
-        return answer
+        return grant
+
+    async def missing(self, manifest: Manifest) -> str | None:
+        """Why there are no GPUs for one more instance now, as a phrase; None where there are, or none are needed."""
+        if not manifest.requires_gpu:
+            return None
+        await self._read()
+        problem = self._leases.missing(manifest.name, gpu_demand(manifest))
+        return None if problem is None else problem.sentence.rstrip(".")
 
     def track(self, holder: str, container_id: str) -> None:
         """The container of a holder: its processes are those of the plugin."""
@@ -143,6 +147,7 @@ class GpuAllocator:
         self._containers.pop(holder, None)
         if self._leases.release(holder, self._clock()):
             self._changed.set()
+        self._planner.changed()
 
     def adopt(self, grant: Grant, way: Way | None = None) -> bool:
         """Restore the lease of an adopted container, which was handed its GPUs in this `way`. False where another
@@ -158,10 +163,13 @@ class GpuAllocator:
         """Withhold the GPUs of an instance whose container could not be stopped or removed, until `release`."""
         if self._leases.grant_of(holder) is not None:
             self._withheld[holder] = sentence
+            self._planner.changed()
 
     def clear(self, uuid: str) -> bool:
         """Take a GPU out of quarantine. False where it is in none, or its container still exists."""
-        return self._leases.release_quarantine(uuid)
+        cleared = self._leases.release_quarantine(uuid)
+        self._planner.changed()
+        return cleared
 
     def facts(self, grant: Grant) -> tuple[dict[str, Any], ...]:
         """The granted devices, as in the health API."""
@@ -210,7 +218,7 @@ class GpuAllocator:
         ]
         engine = {"served_by": self._served, "refused": dict(self._refused)}
         quarantines = [*self._leases.quarantines(), *self._withheld.values()]
-        return {**report, "engine": engine, "quarantines": quarantines}
+        return {**report, "engine": engine, "quarantines": quarantines, "waiting": self._planner.report()}
 
     def waits_for_driver(self) -> str:
         """What a start that waits for the driver's answer waits for."""
@@ -223,15 +231,6 @@ class GpuAllocator:
     def _used(self, uuid: str | None) -> dict[str, int | None]:
         holdings, _ = self._leases.holdings(uuid or "")
         return {plugin: holding.held_bytes for plugin, holding in holdings.items()}
-
-    def _explained(self, problem: GpuProblem) -> GpuProblem:
-        if not self._leases.unsure:
-            return problem
-        return replace(
-            problem,
-            sentence=f"{problem.sentence} It was waited for {_UNSURE_TIMEOUT:g} s: whose memory is in use on the GPU "
-            "that is being released cannot be known, since the driver does not name the processes that hold it.",
-        )
 
     async def watch(
         self,
@@ -249,7 +248,7 @@ class GpuAllocator:
             if not self._leases.claims:
                 self._changed.clear()
                 await self._changed.wait()
-            await asyncio.sleep(_DRAIN_INTERVAL if self._leases.reclaiming else _CHECK_INTERVAL)
+            await asyncio.sleep(DRAIN_INTERVAL if self._leases.reclaiming else LOOK_INTERVAL)
             inventory = await self._read()
             grants = [self._leases.grant_of(holder) for holder in {claim.holder for claim in self._leases.claims}]
             held = [grant for grant in grants if grant is not None]
@@ -266,6 +265,7 @@ class GpuAllocator:
         for change in self._leases.observe(inventory, self._clock(), dict(self._owners)):
             _log.log(logging.WARNING if change.state == "quarantined" else logging.INFO, change.sentence)
             self._on_change(change)
+            self._planner.changed()
         return inventory
 
     async def _find_owners(self, inventory: GpuInventory) -> None:

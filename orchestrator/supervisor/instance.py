@@ -41,6 +41,10 @@ class Instance:
     tools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     grant: Grant | None = None
     """The GPUs it holds."""
+    granted_at: float | None = None
+    """When it got them; by the event loop's clock, as the next."""
+    used_at: float | None = None
+    """When its last run ended."""
     runs: tuple[RunInContainer, ...] = ()
     """Those that execute in it, by its last status."""
     oom_kills: int = 0

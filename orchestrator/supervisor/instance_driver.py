@@ -260,7 +260,9 @@ class InstanceDriver:
             self._record.write(tools=tuple(tools.values()))
             name, generation = instance.identity.plugin, instance.generation
             self._deps.registry.mark_initialized(name, generation)
-            self._deps.registry.set_start_seconds(name, asyncio.get_running_loop().time() - self._began)
+            # To wait for others to leave a GPU is no part of it.
+            began = max(self._began, instance.granted_at or -inf)
+            self._deps.registry.set_start_seconds(name, asyncio.get_running_loop().time() - began)
             _log.info("%s: instance %d is ready", name, generation, extra={"plugin": name})
             instance.mark_ready(tools)
             self._on_change()

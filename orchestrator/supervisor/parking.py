@@ -49,12 +49,13 @@ class RecentUse:
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """A GPU that may be granted. `memory`: its bytes without what other programs had before the first lease, None where
-    the driver does not say; `single`: a MIG instance.
+    the driver does not say; `single`: a MIG instance; `rank`: of several that would do, the lowest is taken.
     """
 
     uuid: str
     memory: int | None = None
     single: bool = False
+    rank: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,8 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A plugin that has no instance, or too few, and wants one. `waiting`: runs that wait for it, or an operator's
-    command; where it is 0 nobody is parked for it. `since`: when the first of them came.
+    """An instance that has no GPUs yet. `waiting`: runs that wait for its plugin, or an operator's command; where it is
+    0 nobody is parked for it. `since`: when the first of them came.
     """
 
     plugin: str
@@ -121,6 +122,11 @@ class Need:
     since: float
     waiting: int = 1
     start_seconds: float | None = None
+    generation: int = 0
+
+    @property
+    def holder(self) -> Holder:
+        return self.plugin, self.generation
 
     @property
     def patient_until(self) -> float:
@@ -144,7 +150,9 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Plan again at `until`, or when something changes. `behind`: the plugins whose GPUs it will get."""
+    """Plan again at `until`, or when something changes. `behind`: the plugins whose GPUs it will get, none where nobody
+    waits for it, or where others come first.
+    """
 
     until: float
     behind: tuple[str, ...]
@@ -187,14 +195,14 @@ def plan_room(
     return tuple(answers)
 
 
-def _turn(need: Need, now: float) -> tuple[int, float, float, str]:
+def _turn(need: Need, now: float) -> tuple[int, float, float, str, int]:
     """Those whose patience is over come first, the oldest of them before the others. Then the one with most runs
     waiting for each second that its start takes: a start answers all of them.
     """
     overdue = need.waiting > 0 and now >= need.patient_until
     start = UNKNOWN_START if need.start_seconds is None else need.start_seconds
     first = (0, need.since, 0.0) if overdue else (1, -need.waiting / max(start, 0.1), need.since)
-    return (*first, need.plugin)
+    return (*first, *need.holder)
 
 
 def _answer(host: "_Host", need: Need, now: float) -> tuple[Answer, tuple[str, ...]]:
@@ -204,7 +212,7 @@ def _answer(host: "_Host", need: Need, now: float) -> tuple[Answer, tuple[str, .
     if (room := host.room(need, gone=True)) is not None:
         return Wait(inf, host.leaving), room.uuids
     if need.waiting == 0:
-        return Wait(inf, ()), ()
+        return _without_promises(host, need), ()
     others = [tenant for tenant in host.staying if tenant.plugin != need.plugin and not tenant.keep]
     eligible = sorted((_eligible_at(tenant, need, now), tenant.holder) for tenant in others)
     for moment in sorted({max(at, now) for at, _ in eligible}):
@@ -256,7 +264,7 @@ class _Host:
 
     def reserve(self, need: Need, uuids: Iterable[str], parked: Collection[Holder]) -> None:
         for uuid in uuids:
-            self._reserved[uuid].append(Claim(None, None if need.demand.exclusive else need.demand.memory))
+            self._reserved[uuid].append(Claim(need.holder, None if need.demand.exclusive else need.demand.memory))
         self._found.clear()
         self._leaving += [tenant for tenant in self.staying if tenant.holder in parked]
         self.staying = [tenant for tenant in self.staying if tenant.holder not in parked]
@@ -273,7 +281,7 @@ class _Host:
                 tuple(claim for claim in claims if claim.holder not in removable),
                 tuple(claim for claim in claims if claim.holder in removable),
             )
-            for gpu, claims in self._claimed(gone=gone, promises=promises)
+            for gpu, claims in sorted(self._claimed(gone=gone, promises=promises), key=lambda each: _own(need, each[1]))
         ]
         return cheapest_room(need.demand, spaces, self._weights)
 
@@ -287,9 +295,17 @@ class _Host:
                 if uuid in claims:
                     claims[uuid].append(Claim(tenant.holder, tenant.memory))
         # Where others share already, then the smallest.
-        order = sorted(self._gpus, key=lambda each: (not claims[each.uuid], each.memory or inf, each.uuid))
+        order = sorted(
+            self._gpus, key=lambda each: (not claims[each.uuid], each.rank or (each.memory or inf,), each.uuid)
+        )
         found = self._found[gone, promises] = [(gpu, claims[gpu.uuid]) for gpu in order]
         return found
+
+
+def _own(need: Need, claims: Sequence[Claim]) -> int:
+    """A plugin's own instances on a GPU: first where fewest are, or most (`spread: pack`)."""
+    own = sum(claim.holder is not None and claim.holder[0] == need.plugin for claim in claims)
+    return own if need.demand.spread == "gpu" else -own
 
 
 def _weight(tenant: Tenant) -> Weight:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
 
+from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Role
 
 
@@ -33,6 +34,17 @@ class Member:
     in_flight: int = 0
     drain_until: float = inf
     """For a draining one, by the clock of `plan`."""
+    last_runs: int | None = None
+    """For a draining one that makes room for another plugin: runs that it takes before it ends. It is not returned."""
+    used_at: float | None = None
+    """When its last run ended, by the clock of `plan`."""
+    release: str = ""
+    """The id of what it was made from; empty while that is not known."""
+    proof: str | None = None
+    """What a candidate was proven by; None while it is not."""
+    reason_code: ReasonCode | None = None
+    reason: str | None = None
+    """Why it ended."""
 
     @property
     def alive(self) -> bool:
@@ -113,9 +125,12 @@ def next_deadline(members: Iterable[Member]) -> float | None:
 
 
 def least_loaded(members: Iterable[Member], concurrency: int) -> int | None:
-    """The generation of the instance that takes the next run; None while all have as many as they may."""
-    free = [m for m in members if m.phase is Phase.READY and m.role == "serving" and m.in_flight < concurrency]
-    return min(free, key=lambda member: (member.in_flight, member.generation)).generation if free else None
+    """The generation of the instance that takes the next run; None while all have as many as they may. Of those with
+    equally many it is the one that was used last, so that the others are idle and can be parked.
+    """
+    takes = [m for m in members if m.phase is Phase.READY and (m.role == "serving" or m.last_runs)]
+    free = [m for m in takes if m.in_flight < concurrency]
+    return min(free, key=lambda m: (m.in_flight, -(m.used_at or 0.0), m.generation)).generation if free else None
 
 
 def _surplus(serving: Sequence[Member], count: int) -> Sequence[Member]:
@@ -126,17 +141,18 @@ def _surplus(serving: Sequence[Member], count: int) -> Sequence[Member]:
 
 def _returning(wanted: Wanted, members: Sequence[Member], missing: int) -> Sequence[Member]:
     # A new one would need the GPUs that it has.
-    draining = [member for member in members if member.alive and member.role == "draining"]
+    draining = [member for member in members if member.alive and member.role == "draining" and member.last_runs is None]
     return draining[: max(0, min(wanted.owed, missing))]
 
 
 def _drained(member: Member, now: float) -> bool:
-    return member.alive and member.role == "draining" and (member.in_flight == 0 or now >= member.drain_until)
+    unused = member.in_flight == 0 and not member.last_runs
+    return member.alive and member.role == "draining" and (unused or now >= member.drain_until)
 
 
 def _forgettable(member: Member, missing: int) -> bool:
     # One that failed says why the set is degraded, as long as it is.
-    return member.phase is Phase.REMOVED and (member.role == "draining" or missing <= 0)
+    return member.phase is Phase.REMOVED and (member.role != "serving" or missing <= 0)
 
 
 def _beginnings(wanted: Wanted, members: Sequence[Member], missing: int) -> int:

@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Collection, Sequence
+import logging
+from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -15,7 +16,7 @@ from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
-from orchestrator.registry import Check
+from orchestrator.registry import Check, PluginRecord
 from orchestrator.sandbox.call import RunResult
 from orchestrator.sandbox.verdict import Verdict, verdict_of_run
 from orchestrator.supervisor.adoption import Adopted
@@ -23,13 +24,30 @@ from orchestrator.supervisor.bring_up import Prepared, content_of
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
-from orchestrator.supervisor.instance_set import InstanceSet, Release
+from orchestrator.supervisor.instance_set import InstanceSet, Template
 from orchestrator.supervisor.log_follower import follow_logs
+from orchestrator.supervisor.parking import RecentUse
+from orchestrator.supervisor.releases import (
+    Command,
+    Release,
+    ReleaseFile,
+    ReleaseStoreError,
+    UpdateRefusedError,
+    begins_from,
+    require_allowed,
+    started,
+)
 from orchestrator.supervisor.restart import Restart
-from orchestrator.supervisor.start_verdict import verdict_of_manifest
+from orchestrator.supervisor.start_verdict import verdict_of_manifest, verdict_of_preparation
+from orchestrator.supervisor.update import AskedStrategy, Update
+from orchestrator.supervisor.updater import Updater, template_of
+
+_log = logging.getLogger(__name__)
 
 _NOT_CALLED: Final = "It has not been called yet, and starts with its first run (ORCHESTRATOR_PARKED)."
 _PARKED: Final = "An operator parked it. The next run starts it again."
+_STILL_PARKED: Final = "It was parked before the orchestrator was started anew. The next run starts it again."
+_STOPPED: Final = "An operator stopped it. Start it again with a restart."
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
 
 
@@ -86,17 +104,30 @@ class PluginSupervisor:
         """Starts and restarts under way."""
         self._preparation: Restart | None = None
         """The restart that prepares the next instances."""
-        self._tasks: set[asyncio.Task[Verdict | None]] = set()
-        self._set = InstanceSet(plugin.name, deps, self._notify_changed)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._set = InstanceSet(plugin.name, deps, self._notify_changed, lambda: self.runs_waiting)
+        self._file = ReleaseFile(deps.releases, plugin.name)
+        self._updater = Updater(
+            plugin.name, deps, self._set, self._file, on_switch=self._switched, on_change=self._notify_changed
+        )
         self._changed = asyncio.Event()
         """Set, and replaced, when something may have an answer that had none."""
         self._removed = False
         self._runs_waiting = 0
         """Those for which `ready_instance` looks for an instance."""
+        self.waiting_since = 0.0
+        """When the first of the runs that wait for an instance came; the event loop's clock."""
+        self.asked = False
+        """An operator's command began the last instances: it waits for them."""
+        self._recent = RecentUse()
         self._idle: asyncio.TimerHandle | None = None
         """Parks the instances when they have had no run for as long as the manifest says."""
+        self._woken = False
+        """A run began the instances that start."""
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
         """Why there is no instance, where there is none."""
+        self._to_drain: frozenset[int] = frozenset()
+        """The generations of adopted instances that are to end with their runs."""
 
     @property
     def instances(self) -> Collection[Instance]:
@@ -132,7 +163,22 @@ class PluginSupervisor:
     def idle(self) -> bool:
         """It has no instance, nothing is left of one, and no command is under way."""
         busy = self.restarting or self._command.locked() or self._set.beginning or bool(self._set.serving)
-        return not busy and self._set.removed
+        return not busy and not self._updater.running and self._set.removed
+
+    @property
+    def returning(self) -> bool:
+        """Where none takes runs, they wait: instances are on their way, or a run begins them."""
+        return self.parked or self._coming
+
+    @property
+    def held(self) -> Literal["stopped", "parked"] | None:
+        """Why the orchestrator's start begins none."""
+        return self._file.state.held
+
+    @property
+    def updating(self) -> bool:
+        """An update is under way."""
+        return self._updater.under_way is not None
 
     @property
     def parked(self) -> bool:
@@ -140,19 +186,63 @@ class PluginSupervisor:
         return self._set.parked or self._uncalled
 
     @property
+    def waking(self) -> bool:
+        """It is parked, or starts because a run came."""
+        return self.parked or (self._woken and self._coming)
+
+    @property
     def busy(self) -> bool:
         """A run executes in one of its instances, or waits for one."""
         record = self._deps.registry.get(self.name)
         return self._runs_waiting > 0 or (record is not None and record.in_flight + record.queued > 0)
 
+    # For the plan of the GPUs
+
+    @property
+    def record(self) -> PluginRecord | None:
+        return self._deps.registry.get(self.name)
+
+    @property
+    def unsettled(self) -> bool:
+        """A command is under way, which may replace or end its instances."""
+        return self.restarting or self._updater.running or self._command.locked()
+
+    @property
+    def runs_waiting(self) -> int:
+        """Runs that no instance has taken yet."""
+        record = self.record
+        return self._runs_waiting + (0 if record is None else record.queued)
+
+    @property
+    def recent_runs(self) -> float:
+        """Its runs, by `RecentUse`."""
+        return self._recent.value(asyncio.get_running_loop().time())
+
+    def instance_with(self, token: str) -> Instance | None:
+        """`token`: the `instance` of an identity. Also one that has ended, as long as its container may be there."""
+        return self._set.instance_with(token)
+
+    def close_for(self, generation: int, reason: str) -> None:
+        """Let an instance go for another plugin: it takes no new runs, and is parked when those that it has, and those
+        that wait for it now, have ended.
+        """
+        self._set.close_for(generation, Verdict(ReasonCode.PARKED, reason))
+        if not self._set.serving:
+            self._spawn(self._hold("parked"))
+
     # Commands of operators
 
-    async def start(self) -> None:
-        """Start the instances that are missing. Returns without waiting for them; the registry has their progress."""
+    async def start(self, *, asked: bool = True) -> None:
+        """Start the instances that are missing. Returns without waiting for them; the registry has their progress.
+        `asked`: by an operator, who waits for them. Raises `UpdateRefusedError`.
+        """
+        self.asked = asked
         self._restarts += 1
         try:
             async with self._command:
-                if self._set.serving:
+                self._require_allowed("start")
+                await self._hold(None)
+                if self._set.serving or (self._set.draining and not self._set.closing):
                     self._set.begin_missing()
                 elif not self._set.beginning:
                     await self._start_new()
@@ -162,19 +252,25 @@ class PluginSupervisor:
 
     def start_parked(self, manifest: Manifest) -> None:
         """Begin as parked: the first run, or a command, starts it."""
-        limits = effective_limits(manifest, self._deps.settings)
-        self._set.expect(Release(manifest, limits, self.folder), self._replicas(manifest))
-        generation = self._deps.registry.renew(self.name)
-        self._refusal = Verdict(ReasonCode.PARKED, _NOT_CALLED)
-        self._deps.registry.mark_ended(self.name, generation, self._refusal.code, self._refusal.reason)
+        self._begin_without(
+            Verdict(ReasonCode.PARKED, _STILL_PARKED if self.held == "parked" else _NOT_CALLED), manifest
+        )
+
+    async def start_stopped(self) -> None:
+        """Begin as stopped, as an operator left it: a command starts it."""
+        if self._set.serving or self._set.draining:  # the orchestrator was killed before it had stopped them
+            await self.stop()
+        else:
+            self._begin_without(Verdict(ReasonCode.STOPPED, _STOPPED), self.manifest)
 
     async def restart(self, wait: float = 0.0) -> Verdict | None:
         """Replace all instances by new ones, from the manifest as it is now. Those that are ready serve on until the
         new ones are prepared.
 
         Returns why that was refused: then they serve on. None once new instances have begun. Raises `TimeoutError`
-        after `wait` seconds where an image is built: the restart goes on.
+        after `wait` seconds where an image is built: the restart goes on; and `UpdateRefusedError`.
         """
+        self._require_allowed("restart")
         slow = asyncio.Event()
         restart = self.begin_restart(slow)
         patience = asyncio.create_task(_elapsed(slow, wait))
@@ -189,61 +285,112 @@ class PluginSupervisor:
     def begin_restart(self, slow: asyncio.Event) -> asyncio.Task[Verdict | None]:
         """As `restart`, which goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
         # Before the lock: runs that come while this waits for it are to wait for the new instances.
+        self.asked = True
         self._restarts += 1
         restart = asyncio.create_task(self._restart(slow), name=f"restart {self.name}")
         self._tasks.add(restart)
         restart.add_done_callback(self._restart_ended)
         return restart
 
-    async def stop(self, reason: str = "An operator stopped it. Start it again with a restart.") -> None:
-        """End the instances and return when their containers are removed."""
+    async def stop(self, reason: str = _STOPPED, *, lasts: bool = True) -> None:
+        """End the instances and return when their containers are removed. `lasts`: the orchestrator's next start begins
+        none.
+        """
         self._refuse_restart()  # at once: what it builds holds up nothing
         async with self._command:
             self._refuse_restart()  # one that came before this, and has begun since
+            if self._updater.running:
+                await self._updater.stop(reason)
+            if lasts:
+                await self._hold("stopped")
             self._stop_parked(Verdict(ReasonCode.STOPPED, reason))
             await self._set.end(Verdict(ReasonCode.STOPPED, reason))
 
     async def park(self, reason: str = _PARKED) -> bool:
         """Stop the instances until a run comes for them, or a command. False, and nothing happens, where one executes a
-        run or a run waits, where one starts, and where none is alive for another reason than this.
+        run or a run waits, where one starts, and where none is alive for another reason than this. Raises
+        `UpdateRefusedError`.
         """
         async with self._command:
+            self._require_allowed("park")
             if self.parked:
                 return True
             if self.busy or not self._set.serving or self._set.beginning or self.restarting:
                 return False
             self._set.park(reason)
+            await self._hold("parked")
             return True
 
     async def scale(self, replicas: int) -> None:
         """Set the number of instances at a time, in place of the manifest's: it is on file before it takes effect.
-        Returns without waiting for them. Raises `ReleaseStoreError`.
+        Returns without waiting for them. Raises `ReleaseStoreError`, `UpdateRefusedError`.
         """
         async with self._command:
-            releases, manifest = self._deps.releases, self._plugin.manifest
+            self._require_allowed("scale")
+            manifest = self._plugin.manifest
             own = None if manifest is not None and manifest.replicas == replicas else replicas
-            await asyncio.to_thread(
-                releases.write, self.name, msgspec.structs.replace(releases.get(self.name), replicas=own)
-            )
+            await self._file.change(lambda state: msgspec.structs.replace(state, replicas=own))
+            self.asked = True
             self._set.scale(replicas)
 
-    def adopt(self, adopted: Sequence[Adopted]) -> None:
-        """Continue with instances that an earlier orchestrator started; the registry has them already."""
+    async def update(self, strategy: AskedStrategy) -> Update:
+        """Begin to bring up what the plugin's folder has now, proven before it takes runs. It goes on by itself.
+        Raises `UpdateRefusedError`, `ReleaseStoreError`.
+        """
+        async with self._command:
+            self._require_no_restart("update")
+            self.asked = True
+            return await self._updater.begin("update", strategy, self._plugin)
+
+    async def revert(self) -> Update:
+        """As `update`, to the former release."""
+        async with self._command:
+            self._require_no_restart("revert")
+            self.asked = True
+            return await self._updater.begin("revert", "auto", self._plugin)
+
+    def updates(self) -> Sequence[Update]:
+        """The newest first."""
+        return self._file.state.updates
+
+    async def wait_updated(self, update_id: str) -> None:
+        """Returns when this update has ended."""
+        while any(each.id == update_id and not each.ended for each in self.updates()):
+            await self._changed.wait()
+
+    def adopt(self, adopted: Sequence[Adopted], drains: Collection[int] = ()) -> None:
+        """Continue with instances that an earlier orchestrator started; the registry has them already. `drains`: the
+        generations of those that are to end with their runs.
+        """
+        self._updater.newest_seen = max(found.instance.generation for found in adopted)
+        self._to_drain = frozenset(drains)
         manifest = adopted[-1].instance.manifest
         self._plugin = replace(self._plugin, manifest=manifest, error=None)
         # Of too many, none is drained yet: which of them have runs is not known.
         self._set.adopt(adopted, max(self._replicas(manifest), len(adopted)), self.folder)
 
-    def drain_surplus(self) -> None:
-        """Drain those of the adopted instances that are not wanted, now that their runs are counted."""
+    def settle_adopted(self) -> None:
+        """Drain those of the adopted instances that are not wanted, now that their runs are counted, and go on with an
+        update.
+        """
         manifest = self._plugin.manifest
-        if manifest is not None and self._set.replicas > (replicas := self._replicas(manifest)):
+        if self._updater.under_way is not None:
+            self._set.hold()
+        for generation in self._to_drain:
+            self._set.drain(generation)
+        self._updater.resume()
+        if (
+            self._updater.under_way is None
+            and manifest is not None
+            and self._set.replicas > (replicas := self._replicas(manifest))
+        ):
             self._set.scale(replicas)
 
     async def close(self) -> None:
         """Let go of the instances without ending them: their containers stay."""
         if self._preparation is not None:
             await self._preparation.close()
+        await self._updater.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -301,14 +448,19 @@ class PluginSupervisor:
         """The instance that takes the next run, of `tool`, the least loaded; waits while none can: they start, are
         full, or a restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
         """
+        now = asyncio.get_running_loop().time()
+        self._recent = self._recent.counted(now)
+        if self._runs_waiting == 0:
+            self.waiting_since = now
         self._runs_waiting += 1
         try:
             while (instance := self._set.free_instance(tool)) is None:
-                if self.parked and not (self.restarting or self._set.beginning):
+                if self.parked and not self._coming:
                     self._unpark()
-                elif not (self._set.serving or self._set.beginning or self.restarting):
+                elif not (self._set.serving or self._set.closing or self._coming):
                     raise InstanceEndedError(self._set.cause or self._refusal)
                 else:
+                    self._deps.gpus.changed()
                     await self._changed.wait()
         finally:
             self._runs_waiting -= 1
@@ -318,6 +470,7 @@ class PluginSupervisor:
         """Take account of a run's result: it may end its instance."""
         tolerant = instance.manifest.failure_policy == "tolerant"
         verdict = verdict_of_run(tool, result, tolerant=tolerant)
+        instance.used_at = asyncio.get_running_loop().time()
         # A run may return after its instance was replaced, and must not end the new one.
         driver = self._set.driver_of(instance.identity.instance)
         if verdict is not None and driver is not None:
@@ -328,8 +481,9 @@ class PluginSupervisor:
         """The place of a run is free: for one that waits, or for the end of an instance that is drained."""
         if self._set.draining:
             self._set.advance()
-        else:
-            self._notify_changed()
+        else:  # nothing has become of an instance
+            self._watch_idleness()
+            self._wake()
 
     # Events of the engine and the GPUs; `token`: the `instance` of an identity
 
@@ -370,11 +524,18 @@ class PluginSupervisor:
     # Inside
 
     @property
+    def _coming(self) -> bool:
+        return self.restarting or self._set.beginning or self._updater.brings_up
+
+    @property
     def _uncalled(self) -> bool:
         """It was parked before it ever had an instance."""
         return self._set.newest is None and self._refusal.code is ReasonCode.PARKED
 
     def _unpark(self) -> None:
+        self.asked = False
+        self._woken = True
+        self._spawn(self._hold(None))
         # In a context of its own: what it logs is not the run's that came first.
         if self._set.parked:
             Context().run(self._set.unpark)
@@ -410,7 +571,7 @@ class PluginSupervisor:
             self._idle = loop.call_later(seconds, self._park_idle, seconds, context=Context())
 
     def _park_idle(self, seconds: float) -> None:
-        busy = self.busy or self._set.beginning or self.restarting or self._command.locked()
+        busy = self.busy or self._coming or self._updater.running or self._command.locked()
         if self._set.serving and not busy:
             self._set.park(
                 f"It had no run for {format_duration(seconds)} (`idle.after`). The next run starts it again."
@@ -422,14 +583,70 @@ class PluginSupervisor:
         return next((instance for instance in self._set if instance.generation == generation), None)
 
     def _replicas(self, manifest: Manifest) -> int:
-        scaled = self._deps.releases.get(self.name).replicas
+        scaled = self._file.state.replicas
         return manifest.replicas if scaled is None else scaled
+
+    def _require_allowed(self, command: Command) -> None:
+        require_allowed(command, self._file.state)
+
+    def _require_no_restart(self, command: Literal["update", "revert"]) -> None:
+        if self._preparation is not None:
+            raise UpdateRefusedError(
+                f"A restart of {self.name} prepares its new instances. Wait for its end, or stop the plugin, then "
+                f"{command} again.",
+                "RestartUnderWay",
+            )
+
+    def _switched(self, manifest: Manifest) -> None:
+        self._plugin = replace(self._plugin, manifest=manifest, error=None)
+        self._spawn(self._hold(None))
+
+    def _note_release(self) -> None:
+        """An instance that became ready without an update is of the release that a revert leaves, or that the next
+        start begins: have it on file.
+        """
+        ready = [instance for instance in self._set.serving if instance.ready and instance.image_id]
+        newest = max(ready, key=lambda instance: instance.generation, default=None)
+        if newest is None or newest.generation <= self._updater.newest_seen or self._updater.running:
+            return
+        self._updater.newest_seen = newest.generation
+        content, image_id = newest.identity.content, newest.image_id or ""
+        release = Release.of(newest.manifest, content=content, image_id=image_id, folder=self.folder)
+        self._spawn(self._record_release(release))
+
+    async def _hold(self, held: Literal["stopped", "parked"] | None) -> None:
+        """Have it on file whether the orchestrator's next start begins instances. A command is obeyed without."""
+        try:
+            await self._file.change(lambda state: msgspec.structs.replace(state, held=held))
+        except ReleaseStoreError as error:
+            _log.warning("%s: the orchestrator's next start will not know that it is %s: %s", self.name, held, error)
+
+    def _begin_without(self, verdict: Verdict, manifest: Manifest | None) -> None:
+        """No instance begins, for this reason."""
+        if manifest is not None:
+            limits = effective_limits(manifest, self._deps.settings)
+            self._set.expect(Template(manifest, limits, self.folder), self._replicas(manifest))
+        self._fail(verdict)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        # In a context of its own: what it logs is not the run's that happens to come.
+        task = asyncio.create_task(work, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _record_release(self, release: Release) -> None:
+        try:
+            await self._file.change(lambda state: started(state, release))
+        except ReleaseStoreError as error:
+            _log.warning("%s: a revert will not know this release: %s", self.name, error)
 
     async def _restart(self, slow: asyncio.Event) -> Verdict | None:
         async with self._command:
+            self._require_allowed("restart")
+            await self._hold(None)
             if not any(instance.ready for instance in self._set.serving):
                 await self._set.end(Verdict(ReasonCode.STOPPED, _RESTARTED))
-                await self._start_new()
+                await self._start_new(anew=True)
                 return None
             plugin = await asyncio.to_thread(self._deps.loader.reload, self._plugin)
             content = await asyncio.to_thread(content_of, plugin, self._deps)
@@ -473,25 +690,64 @@ class PluginSupervisor:
             self._preparation.stop()
             self._preparation = None
 
-    async def _start_new(self, plugin: DiscoveredPlugin | None = None, prepared: Prepared | None = None) -> None:
-        """Start as many as wanted. Without `plugin` it is read anew."""
+    async def _start_new(
+        self, plugin: DiscoveredPlugin | None = None, prepared: Prepared | None = None, *, anew: bool = False
+    ) -> None:
+        """Start as many as wanted. Without `plugin` from its folder as it is now or, unless `anew`, from the release on
+        file where `begins_from` says so.
+        """
         # Else the new instances would find the GPUs of the old ones leased.
         await self._set.torn_down()
-        deps, name = self._deps, self.name
-        found = await asyncio.to_thread(deps.loader.reload, self._plugin) if plugin is None else plugin
-        self._plugin = found
+        deps = self._deps
+        if plugin is None:
+            plugin = await asyncio.to_thread(deps.loader.reload, self._plugin)
+            current = None if anew else await self._current(plugin)
+            if current is not None:
+                self._set.clear()
+                try:
+                    template = await template_of(deps, current, plugin.folder)
+                except (InstanceEndedError, OSError) as error:
+                    self._fail(verdict_of_preparation(error))
+                else:
+                    self._plugin = replace(plugin, manifest=template.manifest, error=None)
+                    self._set.begin(template, self._replicas(template.manifest))
+                return
+        self._plugin = plugin
         self._set.clear()
-        manifest = found.manifest
+        manifest = plugin.manifest
         if manifest is None:
-            self._refusal = verdict_of_manifest(found.error)
-            generation = deps.registry.renew(name)
-            deps.registry.mark_ended(name, generation, self._refusal.code, self._refusal.reason)
+            self._fail(verdict_of_manifest(plugin.error))
             return
         limits = effective_limits(manifest, deps.settings)
-        self._set.begin(Release(manifest, limits, found.folder, prepared), self._replicas(manifest))
+        self._set.begin(Template(manifest, limits, plugin.folder, prepared), self._replicas(manifest))
+
+    async def _current(self, plugin: DiscoveredPlugin) -> Release | None:
+        """The release on file, where a start begins instances from that and not from the folder."""
+        state = self._file.state
+        if not state.may_begin_current:
+            return None
+        content = await asyncio.to_thread(content_of, plugin, self._deps)
+        return state.current if begins_from(state, content) == "current" else None
+
+    def _fail(self, verdict: Verdict) -> None:
+        """There can be no instance."""
+        self._refusal = verdict
+        generation = self._deps.registry.renew(self.name)
+        self._deps.registry.mark_ended(self.name, generation, verdict.code, verdict.reason)
 
     def _notify_changed(self) -> None:
+        coming = self._coming
+        self._woken = self._woken and coming
+        if self._set.parked and not coming and self.held is None:
+            self._spawn(self._hold("parked"))
         self._watch_idleness()
+        self._note_release()
+        self._updater.look()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let those look again that wait for something here, or for GPUs that it has."""
+        self._deps.gpus.changed()
         self._changed.set()
         self._changed = asyncio.Event()
 

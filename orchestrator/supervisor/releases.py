@@ -5,11 +5,12 @@ disk before it takes effect, and stay. So each plugin has a JSON file of its own
 as a whole, and synced, with every change; a broken one costs one plugin's memory and no other's.
 """
 
+import asyncio
 import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,7 +40,7 @@ class ReleaseStoreError(OrchestratorError):
 class UpdateRefusedError(OrchestratorError):
     """A command that the plugin's releases do not allow now. `kind` is the API's `error_type`."""
 
-    def __init__(self, message: str, kind: Literal["UpdateUnderWay", "NothingToRevert"]) -> None:
+    def __init__(self, message: str, kind: Literal["UpdateUnderWay", "RestartUnderWay", "NothingToRevert"]) -> None:
         super().__init__(message)
         self.kind = kind
 
@@ -84,6 +85,10 @@ class PluginReleases(msgspec.Struct, frozen=True):
     """`current` is begun again whatever the plugin's folder has: an operator went back to it."""
     replicas: int | None = None
     """By an operator's `scale`; None where the manifest's number holds."""
+    held: Literal["stopped", "parked"] | None = None
+    """The orchestrator's start begins none: an operator stopped it, or it is parked, and no command or run has come
+    since.
+    """
     update: Update | None = None
     """The one under way, or the last."""
     earlier: tuple[Update, ...] = ()
@@ -98,6 +103,12 @@ class PluginReleases(msgspec.Struct, frozen=True):
         """The newest first."""
         newest = () if self.update is None else (self.update,)
         return (*newest, *reversed(self.earlier))
+
+    @property
+    def may_begin_current(self) -> bool:
+        """A start may begin `current` and not what the folder has: see `begins_from`."""
+        rejected = self.update is not None and self.update.step is UpdateStep.REJECTED
+        return self.current is not None and (self.pinned or rejected)
 
     @property
     def last_generation(self) -> int:
@@ -121,7 +132,10 @@ def release_id(content: str, image_id: str) -> str:
     return hashlib.sha256(f"{content}\n{image_id}".encode()).hexdigest()[:12]
 
 
-def require_allowed(command: Literal["update", "revert", "scale", "restart"], state: PluginReleases) -> None:
+Command = Literal["update", "revert", "scale", "restart", "start", "park"]
+
+
+def require_allowed(command: Command, state: PluginReleases) -> None:
     """Raises `UpdateRefusedError`. A stop is always allowed, and ends an update that is under way."""
     if (update := state.under_way) is not None:
         raise UpdateRefusedError(
@@ -162,7 +176,7 @@ def advanced(state: PluginReleases, update: Update) -> PluginReleases:
     switched = update.step is UpdateStep.SWITCHED and (before is None or before.step is not UpdateStep.SWITCHED)
     if not switched or release is None:
         return state
-    state = replace(state, pinned=update.kind == "revert")
+    state = replace(state, pinned=update.kind == "revert", held=None)
     if state.current is None or state.current.id == release.id:  # a rollout that stopped goes on
         return replace(state, current=release)
     earlier = _reverted(state.earlier, update, state.current) if update.kind == "revert" else state.earlier
@@ -290,6 +304,24 @@ class ReleaseStore:
             _log.warning("%s cannot be read, and is set aside: %s", path, error)
             with suppress(OSError):
                 path.replace(path.with_suffix(".unreadable"))
+
+
+class ReleaseFile:
+    """One plugin's file. Its changes are made one after the other."""
+
+    def __init__(self, store: ReleaseStore, plugin: str) -> None:
+        self._store = store
+        self._plugin = plugin
+        self._alone = asyncio.Lock()
+
+    @property
+    def state(self) -> PluginReleases:
+        return self._store.get(self._plugin)
+
+    async def change(self, change: Callable[[PluginReleases], PluginReleases]) -> None:
+        """Returns when `change` of the state is on the disk. Raises `ReleaseStoreError`, with nothing changed."""
+        async with self._alone:
+            await asyncio.shield(asyncio.to_thread(self._store.write, self._plugin, change(self.state)))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -21,35 +21,15 @@ An instance of the new release that ends after it has taken over stops the rollo
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
 from msgspec.structs import replace
 
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.supervisor.plan import End, Forget, Member, Phase
 from orchestrator.supervisor.update import ReleaseName, Strategy, Update, UpdateStep, stepped
 
 _NOTHING: Final = "Every instance is of this release already."
-
-Role = Literal["serving", "draining", "candidate"]
-Phase = Literal["starting", "ready", "ended"]
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceView:
-    """An instance, as far as an update looks at it."""
-
-    generation: int
-    role: Role
-    phase: Phase
-    release: str
-    """The id of its release."""
-    in_flight: int = 0
-    removed: bool = False
-    """Its container is removed and its GPUs are free; or it is left behind, and its removal tried again later."""
-    proof: str | None = None
-    """What it was proven by; None while it is not. A candidate whose proof fails is ended by its verdict."""
-    reason_code: ReasonCode | None = None
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +61,6 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """Stop it: its runs have ended, or have had their time."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """It is removed: drop its record."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
 class BeginFormer:
     """Begin an instance of the former release, in the role `serving`."""
 
@@ -115,14 +81,14 @@ def built(
     update: Update,
     to: ReleaseName,
     strategy: tuple[Strategy, str],
-    instances: Iterable[InstanceView],
+    instances: Iterable[Member],
     now: datetime,
     *,
     replicas: int,
     drain: timedelta,
 ) -> Update:
     """The update once there is a release. `strategy`: by `choose_strategy`."""
-    alive = [each for each in instances if each.phase != "ended"]
+    alive = [each for each in instances if each.alive]
     return stepped(
         update,
         UpdateStep.BUILT,
@@ -138,7 +104,7 @@ def built(
     )
 
 
-def next_action(update: Update, instances: Sequence[InstanceView], now: datetime) -> Action | None:
+def next_action(update: Update, instances: Sequence[Member], now: datetime) -> Action | None:
     """`instances`: all of the plugin, those that ended too as long as they are known."""
     if update.ended:
         return BeginFormer() if update.restores else None
@@ -193,8 +159,8 @@ def abandoned(update: Update, code: ReasonCode, reason: str, now: datetime) -> U
     return update if update.ended else _finished(update, Finish(code, reason), now)
 
 
-def _next_replica(update: Update, instances: Sequence[InstanceView]) -> Action | None:
-    alive = {each.generation for each in instances if each.phase != "ended"}
+def _next_replica(update: Update, instances: Sequence[Member]) -> Action | None:
+    alive = {each.generation for each in instances if each.alive}
     for generation in update.switched:
         if generation in update.candidates and generation not in alive:
             found = next((each for each in instances if each.generation == generation), None)
@@ -206,37 +172,37 @@ def _next_replica(update: Update, instances: Sequence[InstanceView]) -> Action |
     if old and (new >= update.replicas or makes_room):
         return Drain(_first(old).generation)
     # What ended and is not removed may hold the GPU that the candidate needs.
-    held = any(each.phase == "ended" and not each.removed for each in instances)
+    held = any(each.phase is Phase.ENDED for each in instances)
     return None if held else BeginCandidate()
 
 
-def _of_candidate(update: Update, found: InstanceView | None, instances: Sequence[InstanceView]) -> Action | None:
+def _of_candidate(update: Update, found: Member | None, instances: Sequence[Member]) -> Action | None:
     generation = update.candidates[-1]
-    if found is None or found.phase == "ended":
+    if found is None or found.phase is Phase.REMOVED:
         return _stopped(update, generation, found, instances)
-    if found.phase == "starting":
+    if found.phase is not Phase.READY:  # one that ended may hold the GPU of the one that begins again
         return None
     if found.proof is None:
         return None if update.proving == generation else Prove(generation)
-    serving = [each for each in instances if each.role == "serving" and each.phase != "ended"]
+    serving = [each for each in instances if each.serves]
     old = _old(update, instances)
     drains = _first(old).generation if old and len(serving) + 1 > update.replicas else None
     return Switch(generation, found.proof, drains)
 
 
-def _of_draining(update: Update, found: InstanceView | None, now: datetime) -> Action | None:
+def _of_draining(update: Update, found: Member | None, now: datetime) -> Action | None:
     generation = update.draining
     assert generation is not None  # noqa: S101 - only called where there is one
-    if found is None or (found.phase == "ended" and found.removed):
+    if found is None or found.phase is Phase.REMOVED:
         return Forget(generation)
-    if found.phase == "ended":
+    if not found.alive:
         return None
     wakes = wakes_at(update)
     over = wakes is not None and now >= wakes
     return End(generation) if over or not found.in_flight else None
 
 
-def _stopped(update: Update, generation: int, found: InstanceView | None, instances: Sequence[InstanceView]) -> Finish:
+def _stopped(update: Update, generation: int, found: Member | None, instances: Sequence[Member]) -> Finish:
     """The end of an update for the end of an instance of the new release."""
     code = (found and found.reason_code) or ReasonCode.KILLED
     cause = (found and found.reason) or "It is no longer there, and nothing says why."
@@ -245,7 +211,7 @@ def _stopped(update: Update, generation: int, found: InstanceView | None, instan
     if update.step is not UpdateStep.SWITCHED:
         return Finish(code, cause, restores)
     to, old = update.to_release, update.from_release
-    alive = {each.generation for each in instances if each.phase != "ended" and each.role == "serving"}
+    alive = {each.generation for each in instances if each.serves}
     of_new = len(alive.intersection(update.switched))
     counts = f"{of_new} of {update.replicas} instances are of {to.version if to else 'the new version'}"
     others = len(alive) - of_new + restores
@@ -272,14 +238,10 @@ def _draining(update: Update, generation: int, now: datetime) -> Update:
     return replace(update, draining=generation, draining_since=now)
 
 
-def _old(update: Update, instances: Iterable[InstanceView]) -> list[InstanceView]:
-    return [
-        each
-        for each in instances
-        if each.role == "serving" and each.phase != "ended" and each.generation not in update.switched
-    ]
+def _old(update: Update, instances: Iterable[Member]) -> list[Member]:
+    return [each for each in instances if each.serves and each.generation not in update.switched]
 
 
-def _first(old: Iterable[InstanceView]) -> InstanceView:
+def _first(old: Iterable[Member]) -> Member:
     """The one to end next: that with the fewest runs, among equals the oldest."""
     return min(old, key=lambda each: (each.in_flight, each.generation))

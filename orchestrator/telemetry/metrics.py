@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from orchestrator.access.principal import ANYONE, Principal
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.health.health_model import uptime_seconds
 from orchestrator.lifecycle import PluginLifecycleState
@@ -184,13 +185,16 @@ class Metrics:
         problem.set_function(lambda: history.problem is not None)
         self._registry.register(_Lost(history))
 
-    def text(self, accept: str) -> tuple[bytes, str]:
-        """The metrics in the format that an `Accept` header requests, and its content type."""
+    def text(self, accept: str, principal: Principal = ANYONE) -> tuple[bytes, str]:
+        """The metrics that `principal` sees, in the format that an `Accept` header requests, and its content type."""
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # an invalid version
             encode, content_type = choose_encoder("")
-        return encode(_WithoutCreated(self._registry)), content_type
+        found: Collector = _WithoutCreated(self._registry)
+        if not (principal.sees_every_plugin and principal.sees_every_run):
+            found = _Seen(found, principal)
+        return encode(found), content_type
 
 
 class _PluginMetrics(Collector):
@@ -342,3 +346,25 @@ class _WithoutCreated(Collector):
         for metric in self._registry.collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
+
+
+class _Seen(Collector):
+    """The series that a caller sees: those of its plugins, and of its own runs where it sees no others."""
+
+    def __init__(self, metrics: Collector, principal: Principal) -> None:
+        self._metrics = metrics
+        self._principal = principal
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._metrics.collect():
+            metric.samples = [sample for sample in metric.samples if self._sees(sample.labels)]
+            if metric.samples:
+                yield metric
+
+    def _sees(self, labels: Mapping[str, str]) -> bool:
+        who = self._principal
+        # What has no plugin is of the orchestrator and its host, and sums up what others do.
+        plugin = labels.get("plugin")
+        if not (who.sees_every_plugin if plugin is None else who.sees(plugin)):
+            return False
+        return who.sees_every_run or labels.get("caller", who.name) == who.name

@@ -38,6 +38,13 @@ class RunMetrics:
         self._runs = Counter(
             f"{PREFIX}runs", "Runs that ended, by outcome.", ("plugin", "tool", "outcome"), registry=metrics
         )
+        self._callers: dict[tuple[str, str, str], Counter] = {}
+        self._caller_runs = Counter(
+            f"{PREFIX}plugin_caller_runs",
+            "Runs that ended, by the name of the key that they were called with, and by outcome.",
+            ("plugin", "caller", "outcome"),
+            registry=metrics,
+        )
         self._durations = Histogram(
             f"{PREFIX}run_duration_seconds",
             "Execution time of runs that started, from the call to its answer.",
@@ -54,13 +61,15 @@ class RunMetrics:
         )
 
     def watch(self, plugin: str, call: ToolCall) -> RunWatch:
-        return _TimedRun(plugin, call.tool, self._clock, self._count)
+        return _TimedRun(plugin, call, self._clock, self._count)
 
     def _count(self, run: "_TimedRun") -> None:
         outcome = run.result.outcome.value if run.result else CANCELLED
         key = (run.plugin, run.tool, outcome)
         counter = self._counters.get(key) or self._counter(*key)
         counter.inc()
+        if run.caller is not None:
+            self._of_caller(run.plugin, run.caller, outcome).inc()
         if run.started_at is not None:
             waits, durations = self._histograms.get((run.plugin, run.tool)) or self._histograms_of(run.plugin, run.tool)
             waits.observe(run.started_at - run.accepted_at)
@@ -72,6 +81,16 @@ class RunMetrics:
         if labels == (plugin, tool):  # other names are unbounded
             self._counters[plugin, tool, outcome] = counter
         return counter
+
+    def _of_caller(self, plugin: str, caller: str, outcome: str) -> Counter:
+        """By the names of keys, of which there are as many as the operator has made."""
+        found = self._callers.get((plugin, caller, outcome))
+        if found is None:
+            known = self._plugins.get(plugin) is not None
+            found = self._caller_runs.labels(plugin if known else UNKNOWN, caller, outcome)
+            if known:
+                self._callers[plugin, caller, outcome] = found
+        return found
 
     def _histograms_of(self, plugin: str, tool: str) -> tuple[Histogram, Histogram]:
         labels = self.labels(plugin, tool)
@@ -96,10 +115,11 @@ class RunMetrics:
 
 class _TimedRun(RunWatch):
     def __init__(
-        self, plugin: str, tool: str, clock: Callable[[], float], on_end: "Callable[[_TimedRun], None]"
+        self, plugin: str, call: ToolCall, clock: Callable[[], float], on_end: "Callable[[_TimedRun], None]"
     ) -> None:
         self.plugin = plugin
-        self.tool = tool
+        self.tool = call.tool
+        self.caller = call.caller
         self._on_end = on_end
         self._clock = clock
         self.accepted_at = clock()

@@ -14,6 +14,7 @@ from typing import Final, Self
 
 import msgspec
 
+from orchestrator.access.principal import EQUAL_SHARE, Share
 from orchestrator.sandbox.call import BodyError, Outcome, StreamedBody, ToolCall, is_run_id
 
 _CHUNK: Final = 256 * 1024
@@ -35,7 +36,10 @@ class _Head(msgspec.Struct):
     body_headers: dict[str, str]
     keep: bool
     id_chosen: bool
-    retry: bool = False  # not in what an older orchestrator has stored
+    # Not in what an older orchestrator has stored.
+    retry: bool = False
+    caller: str | None = None
+    share: Share = EQUAL_SHARE
 
 
 _MEMBERS: Final = _Head.__struct_fields__

@@ -81,11 +81,14 @@ class LiveRun:
         return next((Progress(*progress) for progress in found), None)
 
     def start(self, instance: Instance, call: ToolCall, now: datetime) -> RunRecord:
-        """Mark it as executing."""
+        """Mark it as executing; once more, where it has been before."""
+        earlier = None if self.instance is None else self.record.generation
         self.instance = instance
         if not isinstance(call.body, bytes):
             self.body = call.body
-        self.record = msgspec.structs.replace(self.record, generation=instance.generation, started_at=now)
+        self.record = msgspec.structs.replace(
+            self.record, generation=instance.generation, started_at=now, retried_from=earlier
+        )
         return self.record
 
     def end(self, result: RunResult) -> RunRecord:
@@ -179,6 +182,7 @@ def accepted(plugin: str, call: ToolCall, watch: RunWatch, record: RunRecord | N
             tool=call.tool[:MAX_NAME_LENGTH],
             accepted_at=datetime.now(UTC),
             asynchronous=call.keep,
+            caller=call.caller,
         ),
         watch,
         request_bytes=len(call.body) if isinstance(call.body, bytes) else None,

@@ -1,5 +1,6 @@
 """Pure: results of runs that are refused."""
 
+import math
 from collections.abc import Iterable
 
 from orchestrator.formatting import quoted
@@ -66,8 +67,18 @@ def files_not_stored() -> RunResult:
     )
 
 
-def queue_full(record: PluginRecord, sentence: str) -> RunResult:
-    """To be tried again after the mean execution time, at least one second: the queue has probably moved by then."""
+def queue_full(record: PluginRecord, sentence: str, turns: float = 1.0) -> RunResult:
+    """To be tried again after so many mean execution times, at least one second: the queue has probably moved then."""
     runs = record.success_count + record.error_count
     mean = record.total_execution_ms / runs / 1000 if runs else 0.0
-    return RunResult(Outcome.QUEUE_FULL, error=sentence, error_type="QueueFull", retry_after=max(1.0, mean))
+    return RunResult(Outcome.QUEUE_FULL, error=sentence, error_type="QueueFull", retry_after=max(1.0, mean * turns))
+
+
+def rate_exceeded(sentence: str, wait: float) -> RunResult:
+    """`wait`: seconds, after which it may be tried again."""
+    return RunResult(
+        Outcome.QUEUE_FULL,
+        error=f"{sentence} Try again in {math.ceil(wait)} s.",
+        error_type="RateExceeded",
+        retry_after=wait,
+    )

@@ -8,9 +8,13 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from orchestrator.access.principal import ANYONE, Principal
 from orchestrator.registry.history import HistoryStore, RunRecord, RunState
 from orchestrator.sandbox.call import Progress
 from orchestrator.tools.live_run import LiveRun
+
+STARTING: Final = "starting"
+"""The progress of a run that waits for an instance to start."""
 
 
 class RunPhase(StrEnum):
@@ -56,28 +60,53 @@ _STATE: Final = {
 
 
 class RunLookup:
-    """`live`: the runs in memory; `position`: of a plugin's run in the queue."""
+    """`live`: the runs in memory; `position`: of a plugin's run in the queue; `starting`: whether a plugin's runs that
+    have no instance wait for one to start.
+    """
 
     def __init__(
-        self, live: Mapping[str, LiveRun], history: HistoryStore, position: Callable[[str, str], int | None]
+        self,
+        live: Mapping[str, LiveRun],
+        history: HistoryStore,
+        position: Callable[[str, str], int | None],
+        starting: Callable[[str], bool],
     ) -> None:
         self._live = live
         self._history = history
         self._position = position
+        self._starting = starting
 
-    async def one(self, run_id: str) -> RunView | None:
-        """None for an unknown run, and for one whose record has expired."""
+    async def one(self, run_id: str, principal: Principal = ANYONE) -> RunView | None:
+        """None for an unknown run, for one whose record has expired, and for one that `principal` does not see."""
         live, record = self._live.get(run_id), await self._history.run(run_id)
+        known = record if live is None else live.record
+        if known is None or not principal.sees_run(known.plugin, known.caller):
+            return None
         if live is not None:
             return self._view(live, record.id if record else 0)
-        return None if record is None else RunView(record, _OF_RECORD[record.state])
+        return RunView(known, _OF_RECORD[known.state])
 
     async def page(
-        self, *, plugin: str | None, phase: RunPhase | None, before: int | None, limit: int
+        self,
+        *,
+        plugin: str | None,
+        phase: RunPhase | None,
+        before: int | None,
+        limit: int,
+        principal: Principal = ANYONE,
     ) -> list[RunView]:
-        """Newest first. Runs that are not yet in the history come on the first page, with the id 0."""
+        """Newest first, of those that `principal` sees. Runs that are not yet in the history come on the first page,
+        with the id 0.
+        """
         live = dict(self._live)
-        records = await self._history.runs(plugin=plugin, state=_STATE[phase], before=before, limit=limit)
+        records = await self._history.runs(
+            plugin=plugin,
+            state=_STATE[phase],
+            before=before,
+            limit=limit,
+            among=() if principal.sees_every_plugin else principal.grant.plugins,
+            caller=None if principal.sees_every_run else principal.name,
+        )
         live |= self._live  # with those that were accepted, or ended, while the history was read
         views = []
         if before is None:
@@ -86,7 +115,10 @@ class RunLookup:
             views = [
                 self._view(run, 0)
                 for run in reversed(live.values())
-                if run.run_id not in known and run.record.accepted_at >= since and plugin in (None, run.record.plugin)
+                if run.run_id not in known
+                and run.record.accepted_at >= since
+                and plugin in (None, run.record.plugin)
+                and principal.sees_run(run.record.plugin, run.record.caller)
             ]
         views += [
             self._view(live[record.run_id], record.id)
@@ -103,10 +135,11 @@ class RunLookup:
         record = replace(run.record, id=record_id)
         if record.finished_at is not None:
             return RunView(record, RunPhase.FINISHED, cancel_requested=run.cancel_requested)
+        waits = run.instance is None
         return RunView(
             record,
-            RunPhase.QUEUED if run.instance is None else RunPhase.RUNNING,
+            RunPhase.QUEUED if waits else RunPhase.RUNNING,
             self._position(record.plugin, record.run_id),
             run.cancel_requested,
-            run.reported_progress,
+            Progress(None, STARTING) if waits and self._starting(record.plugin) else run.reported_progress,
         )

@@ -1,30 +1,54 @@
 """Every plugin's queue, and the waiting in it."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
 from typing import Any
 
 from plugin_runtime.shared.limits import runs_let_in
 
+from orchestrator.access.principal import Rate
 from orchestrator.errors import OrchestratorError
 from orchestrator.registry import LifecycleEvent, PluginRecord, PluginRegistry
-from orchestrator.tools.admission import Admission, AdmissionQueue
+from orchestrator.sandbox.call import ToolCall
+from orchestrator.tools.admission import Admission, AdmissionQueue, RunRate
 from orchestrator.tools.live_run import LiveRun
 
 
 class QueueFullError(OrchestratorError):
-    """A run that was refused because the plugin's queue is full."""
+    """A run that was refused because as many of its caller wait for the plugin as may. `turns`: how many runs of the
+    mean length pass until one of them starts.
+    """
+
+    def __init__(self, sentence: str, turns: float) -> None:
+        super().__init__(sentence)
+        self.turns = turns
+
+
+class RateExceededError(OrchestratorError):
+    """A run that was refused because its caller has made as many as it may. `wait`: seconds until it may again."""
+
+    def __init__(self, sentence: str, wait: float) -> None:
+        super().__init__(sentence)
+        self.wait = wait
 
 
 class RunQueues:
-    """Lets runs start in the order of their admission: as many as a plugin's ready instances take together. The
-    registry counts those that wait.
+    """Lets runs start, as many as a plugin's ready instances take together: each caller's in the order of their
+    admission, those of several callers by their shares. The registry counts those that wait. `clock`: monotonic, in
+    seconds.
     """
 
-    def __init__(self, registry: PluginRegistry) -> None:
+    def __init__(self, registry: PluginRegistry, clock: Callable[[], float] = monotonic) -> None:
         self._registry = registry
+        self._clock = clock
+        self._executing: Counter[str] = Counter()
+        """Runs of each caller that has a bound on them, over all plugins."""
+        self._rates: dict[str, RunRate] = {}
         # On the event loop, where instances change.
         registry.subscribe(self._instances_changed)
+        registry.subscribe_roles(self._look)
         self._queues: dict[str, AdmissionQueue] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._tools: dict[str, str] = {}
@@ -32,25 +56,32 @@ class RunQueues:
         self._generations: dict[str, int] = {}
         """Run → instance, of those that execute."""
 
-    def admit(self, record: PluginRecord, run_id: str, tool: str, *, beyond_capacity: bool = False) -> bool:
-        """Queue a run of `tool`; True where it has to wait. `release` must follow. Raises `QueueFullError`, but not for
-        one that may wait `beyond_capacity`.
+    def admit(self, record: PluginRecord, call: ToolCall, *, beyond_capacity: bool = False) -> bool:
+        """Queue a run; True where it has to wait. `release` must follow. Raises `QueueFullError` and
+        `RateExceededError`, but not for one that may wait `beyond_capacity`.
         """
-        queue = self._queue(record)
-        admission = queue.admit(run_id, takes=1 / let_in(record.tools, tool), beyond_capacity=beyond_capacity)
-        if admission is not Admission.REFUSE:
-            self._tools[run_id] = tool
-        match admission:
-            case Admission.REFUSE:
-                raise QueueFullError(
-                    f"The queue of {record.name} is full: {queue.slots} executing, {queue.capacity} waiting. Try "
-                    "again later."
-                )
-            case Admission.WAIT:
-                self._waiting[run_id] = asyncio.get_running_loop().create_future()
-                return True
-            case Admission.START:
-                return False
+        queue, share, caller = self._queue(record), call.share, call.caller or ""
+        if share.rate is not None and not beyond_capacity:
+            self._check_rate(caller, share.rate)
+        takes = 1 / let_in(record.tools, call.tool)
+        admission = queue.admit(call.run_id, takes=takes, beyond_capacity=beyond_capacity, caller=caller, share=share)
+        if admission is Admission.REFUSE:
+            executing = sum(run in self._generations for run in queue.running)
+            raise _queue_full(record, queue, caller, executing)
+        self._tools[call.run_id] = call.tool
+        if share.rate is not None:
+            self._rates[caller].count(self._clock())
+        if admission is Admission.START:
+            return False
+        self._waiting[call.run_id] = asyncio.get_running_loop().create_future()
+        return True
+
+    def _check_rate(self, caller: str, rate: Rate) -> None:
+        known = self._rates.get(caller)
+        if known is None or known.rate != rate:  # its key was changed
+            known = self._rates[caller] = RunRate(rate)
+        if wait := known.wait(self._clock()):
+            raise RateExceededError(f"The key {caller!r} may make {rate} runs, and has made them.", wait)
 
     def occupy(self, record: PluginRecord, run_id: str, generation: int) -> None:
         """Count a run that executes already, whatever the limits say. `release` must follow."""
@@ -83,25 +114,33 @@ class RunQueues:
         """Remove a run that has ended or waits no longer, and let the next ones start."""
         self._waiting.pop(run.run_id, None)  # of one that ended before it came to `wait`
         queue = self._queues[run.record.plugin]
-        queue.release(run.run_id)
+        bounded = queue.release(run.run_id)
         self._tools.pop(run.run_id, None)
         self._generations.pop(run.run_id, None)
-        self._start_next(run.record.plugin, queue)
+        if queue.waiting:
+            self._start_next(run.record.plugin, queue)
+        if bounded is not None:  # it may wait for other plugins, where nothing else happens
+            for plugin, other in self._queues.items():
+                if other is not queue and other.waiting.length(bounded):
+                    self._start_next(plugin, other)
 
     def _instances_changed(self, event: LifecycleEvent) -> None:
         # Not for a sentence about the plugin, which a build may write on a thread of its own.
-        queue = self._queues.get(event.plugin) if event.previous is not event.state else None
+        if event.previous is not event.state:
+            self._look(event.plugin)
+
+    def _look(self, plugin: str) -> None:
+        queue = self._queues.get(plugin)
         if queue is not None and queue.waiting:
-            self._know_batches(event.plugin, queue)
-            self._start_next(event.plugin, queue)
+            self._know_batches(plugin, queue)
+            self._start_next(plugin, queue)
 
     def _know_batches(self, plugin: str, queue: AdmissionQueue) -> None:
         # Those that came before an instance was ready took a whole place each: which tools are batched it says itself.
         if (record := self._registry.get(plugin)) is not None:
-            for runs in (queue.running, queue.waiting):
-                for run_id in runs:
-                    if (tool := self._tools.get(run_id)) is not None:
-                        runs[run_id] = 1 / let_in(record.tools, tool)
+            for run_id in (*queue.running, *queue.waiting):
+                if (tool := self._tools.get(run_id)) is not None:
+                    queue.resize_run(run_id, 1 / let_in(record.tools, tool))
 
     def _start_next(self, plugin: str, queue: AdmissionQueue) -> None:
         record = self._registry.get(plugin)
@@ -117,7 +156,7 @@ class RunQueues:
         capacity = record.limits.queue
         queue = self._queues.get(record.name)
         if queue is None:
-            queue = self._queues[record.name] = AdmissionQueue(0, capacity)
+            queue = self._queues[record.name] = AdmissionQueue(0, capacity, self._executing)
         queue.resize(self._slots(record, queue), capacity)
         return queue
 
@@ -127,10 +166,24 @@ class RunQueues:
         """
         assert record.limits is not None  # noqa: S101 - a plugin without a valid manifest is refused before
         taken = record.limits.concurrency * max(1, record.ready)
-        drained = {instance.generation for instance in record.instances if instance.role == "draining"}
+        drained = [instance.generation for instance in record.instances if instance.role == "draining"]
         if not drained:
             return taken
         return taken + sum(takes for run, takes in queue.running.items() if self._generations.get(run) in drained)
+
+
+def _queue_full(record: PluginRecord, queue: AdmissionQueue, caller: str, executing: int) -> QueueFullError:
+    first = queue.waiting.next_of(caller)
+    turns = (queue.position(first) or 1) / max(1.0, queue.slots) if first is not None else 1.0
+    if not caller:
+        waiting = len(queue.running) - executing + len(queue.waiting)
+        sentence = f"The queue of {record.name} is full: {executing} executing, {waiting} waiting."
+    else:
+        sentence = (
+            f"The queue of {record.name} is full for the key {caller!r}: {queue.capacity} of its runs wait, as many as "
+            "may for one caller."
+        )
+    return QueueFullError(f"{sentence} Try again later.", turns)
 
 
 def let_in(tools: Iterable[Mapping[str, Any]], tool: str) -> int:

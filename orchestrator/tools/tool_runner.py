@@ -7,6 +7,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+import msgspec
+
+from orchestrator.access.principal import ANYONE, Principal
 from orchestrator.errors import CallerDisconnectedError, ChannelError, OrchestratorError, RunAbortedError
 from orchestrator.registry import PluginRecord, PluginRegistry
 from orchestrator.registry.history import HistoryStore, RunRecord
@@ -23,14 +26,15 @@ from orchestrator.tools.live_run import Abort, LiveRun, accepted
 from orchestrator.tools.resending import may_be_sent_again
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.resumption import AdoptedInstance, OrphanedRun, match_runs
-from orchestrator.tools.run_lookup import RunLookup, RunView
+from orchestrator.tools.run_lookup import STARTING, RunLookup, RunView
 from orchestrator.tools.run_observer import RunObserver, RunWatch, unobserved
-from orchestrator.tools.run_queues import QueueFullError, RunQueues
+from orchestrator.tools.run_queues import QueueFullError, RateExceededError, RunQueues
 
 _log = logging.getLogger(__name__)
 
 _TOO_EARLY: Final = "the caller disconnected before the run started"
 _WHILE_IT_RAN: Final = "the caller disconnected, and the run was cancelled"
+_STARTING: Final = msgspec.json.encode({"event": "progress", "fraction": None, "message": STARTING})
 _COUNTED_AS_ERROR: Final = frozenset({Outcome.PLUGIN_FAILED, Outcome.TIMEOUT})
 
 
@@ -73,7 +77,7 @@ class ToolRunner:
         """No run is accepted any more."""
         self.idempotency_keys = IdempotencyKeys()
         self.results = results
-        self.lookup = RunLookup(self._live, history, self._queues.position)
+        self.lookup = RunLookup(self._live, history, self._queues.position, self._waits_for_start)
 
     async def run(self, plugin: str, call: ToolCall, emit: Emit | None = None) -> RunResult:
         """The result of `call`. Never raises, except where it is cancelled."""
@@ -98,11 +102,13 @@ class ToolRunner:
             task.result()  # raises the defect that ended it
         return accepted.result()
 
-    async def cancel(self, run_id: str) -> RunView | None:
+    async def cancel(self, run_id: str, principal: Principal = ANYONE) -> RunView | None:
         """Cancel a run: at once where it waits, else by a request to its container, which is stopped where the run does
-        not end within the grace. Returns the run as it is then, None for an unknown one.
+        not end within the grace. Returns the run as it is then, None for one that `principal` does not see.
         """
         run = self._live.get(run_id)
+        if run is not None and not principal.sees_run(run.record.plugin, run.record.caller):
+            return None
         if run is not None and run.record.finished_at is None and not run.cancel_requested:
             run.cancel_requested = True
             if run.instance is None:
@@ -110,7 +116,7 @@ class ToolRunner:
                 await run.ended.wait()
             else:
                 self._spawn(run.cancel_with_grace(run.instance, self._cancel_grace))
-        return await self.lookup.one(run_id)
+        return await self.lookup.one(run_id, principal)
 
     async def wait(self, run_id: str, seconds: float) -> None:
         """Wait until the run has ended, for at most so many seconds."""
@@ -152,6 +158,11 @@ class ToolRunner:
                 self._spawn(self._in_background(record.plugin, waiting[record.run_id], unheard, record))
         await asyncio.sleep(0)  # those that execute are counted then
 
+    def _waits_for_start(self, plugin: str) -> bool:
+        """Whether an accepted run that has no instance waits for one to start."""
+        record = self._registry.get(plugin)
+        return record is not None and record.ready == 0
+
     @property
     def busy_plugins(self) -> list[str]:
         """Names of plugins with runs that have not ended."""
@@ -179,10 +190,12 @@ class ToolRunner:
             return refusal
         run = accepted(plugin, call, watch, earlier)
         try:
-            if self._queues.admit(record, run.run_id, call.tool, beyond_capacity=earlier is not None):
+            if self._queues.admit(record, call, beyond_capacity=earlier is not None):
                 self._history.run_accepted(run.record)
         except QueueFullError as error:
-            return refusals.queue_full(record, str(error))
+            return refusals.queue_full(record, str(error), error.turns)
+        except RateExceededError as error:
+            return refusals.rate_exceeded(str(error), error.wait)
         self.idempotency_keys.use(run.run_id)
         return run, supervisor
 
@@ -191,7 +204,7 @@ class ToolRunner:
             return refusals.stopping()
         if call.run_id in self._live or self.idempotency_keys.used(call.run_id):
             return refusals.run_id_taken()
-        ended = record.ended and not (supervisor.restarting or supervisor.parked)
+        ended = record.ended and not supervisor.returning
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)
         # Nothing is started for a name that is none.
@@ -272,6 +285,9 @@ class ToolRunner:
         try:
             with cancel_when(run.aborted, RunAbortedError):
                 with cancel_when(run.caller_disconnected, CallerDisconnectedError, _TOO_EARLY):
+                    # Once its body is here: a proxy may stop sending it when the response begins.
+                    if emit is not None and supervisor.waking and _received(call):
+                        await emit(_STARTING)
                     await self._queues.wait(run)
                     instance = await supervisor.ready_instance(call.tool)
                 if call.tool not in instance.tools:
@@ -422,6 +438,10 @@ class ToolRunner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a defect in the orchestrator", exc_info=error)
+
+
+def _received(call: ToolCall) -> bool:
+    return isinstance(call.body, bytes) or call.body.received
 
 
 def _resolve(answer: asyncio.Future[RunView | RunResult], value: RunView | RunResult) -> None:

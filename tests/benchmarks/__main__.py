@@ -22,6 +22,7 @@ _HELP = {
     "idle_seconds": "length of the measurement at rest; 60",
     "scale_minutes": "length of the row `scale`; 10",
     "seed": "seed of everything random; 1",
+    "before": "commit that the row `cpu` measures beside today's code; none",
 }
 _BUSY = 0.5
 """Load for each core before the start, above which the figures say little."""

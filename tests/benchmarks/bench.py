@@ -37,6 +37,7 @@ class Options:
     idle_seconds: float = 60.0
     scale_minutes: float = 10.0
     seed: int = 1
+    before: str = ""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,15 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) / _TICKS
 
 
+def cpu_nanoseconds(pid: int) -> int:
+    """CPU time of the process's threads that there are now; finer than `cpu_seconds`, which counts ticks."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has ended
+            total += int((thread / "schedstat").read_text().split()[0])
+    return total
+
+
 def _status(pid: int, key: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         name, _, value = line.partition(":")

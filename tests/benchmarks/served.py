@@ -27,9 +27,14 @@ _POLL = 0.002
 
 
 class Served:
-    """`engine`: environment variables that name the engine; none for the default one."""
+    """`engine`: environment variables that name the engine; none for the default one. `code`: where the code is, if not
+    here.
+    """
 
-    def __init__(self, home: Path, plugins: Path, engine: Mapping[str, str], **settings: str) -> None:
+    def __init__(
+        self, home: Path, plugins: Path, engine: Mapping[str, str], code: Path | None = None, **settings: str
+    ) -> None:
+        self._code = code
         self.port = free_port()
         self.home = home
         self.run_dir = home / "run"
@@ -60,7 +65,9 @@ class Served:
         """Start the process, without waiting for an answer."""
         with (self.home / "log").open("ab") as log:
             command = [sys.executable, "-m", "orchestrator", "serve", "--stop-plugins"]
-            self.process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, cwd=self._code, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+            )
 
     def kill(self) -> None:
         assert self.process is not None
@@ -175,11 +182,16 @@ class Served:
 
 @contextmanager
 def served(
-    plugins: Path, engine: Mapping[str, str] | None = None, *, start: bool = True, **settings: str
+    plugins: Path,
+    engine: Mapping[str, str] | None = None,
+    *,
+    start: bool = True,
+    code: Path | None = None,
+    **settings: str,
 ) -> Iterator[Served]:
     """Run an orchestrator over the plugins of a folder, with folders of its own; remove everything afterwards."""
     home = Path(tempfile.mkdtemp(prefix="po-", dir="/tmp"))  # a socket's path must be short
-    orchestrator = Served(home, plugins, engine or {}, **settings)
+    orchestrator = Served(home, plugins, engine or {}, code, **settings)
     try:
         if start:
             orchestrator.start()

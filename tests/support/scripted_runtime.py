@@ -8,7 +8,7 @@ runtime.instance.set_status(phase="exited", worker={"pid": 7, "exit_code": 3, "s
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class ScriptedRuntime:
         self.exit_code = exit_code
         self.silent = silent
         self.instances: list[ScriptedInstance] = []
+        self.before_ready: Callable[[], Awaitable[Any]] | None = None
+        """Each awaits it before its way to readiness begins."""
 
     @property
     def instance(self) -> "ScriptedInstance":
@@ -133,7 +135,7 @@ class ScriptedInstance:
     async def run(self) -> int:
         try:
             if not self.runtime.silent:
-                await self._serve()
+                await _to_its_end(self._serve())
                 self._spawn(self._become_ready())
             if not self.runtime.ignore_sigterm:
                 self._spawn(self._leave_on_sigterm())
@@ -161,6 +163,8 @@ class ScriptedInstance:
                 sender.sendto(b"READY=1", str(notify))
 
     async def _become_ready(self) -> None:
+        if self.runtime.before_ready is not None:
+            await self.runtime.before_ready()
         for seconds, changes in self.runtime.start:
             await asyncio.sleep(seconds)
             if changes.get("phase") == "ready":
@@ -215,11 +219,27 @@ class ScriptedInstance:
         task.add_done_callback(self._tasks.discard)
 
 
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Also where this is cancelled meanwhile: sockets that nobody knows of would go on listening."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
+
+
 async def _cut(runner: web.AppRunner) -> None:
-    if runner.server is not None:
-        for connection in runner.server.connections:
+    server = runner.server
+    if server is not None:
+        for connection in server.connections:
             connection.force_close()
     await runner.cleanup()
+    # One that was only just accepted is among them a moment later: left open, it would look like a runtime that hangs.
+    for _ in range(3):
+        await asyncio.sleep(0)
+        for connection in server.connections if server is not None else ():
+            connection.force_close()
 
 
 async def _listen(app: web.Application, path: Path) -> web.AppRunner:

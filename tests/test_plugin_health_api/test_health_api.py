@@ -251,6 +251,23 @@ async def test_what_a_route_cannot_answer_says_so_in_the_envelope(harness: Harne
         assert "secret" not in answer.text and len(answer.text) < 600
 
 
+async def test_a_defect_on_the_way_of_a_hot_route_is_answered_too(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its way passes none of the framework's layers, whose answer to a defect is the same."""
+    client = await harness.open()
+
+    def defect(_: str) -> None:
+        raise RuntimeError("secret")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(harness.registry, "get", defect)
+        answer = await client.post("/v1/plugins/reader/tools/read/run", json={})
+    assert (answer.status_code, answer.json()["error_type"]) == (500, "InternalError")
+    assert "secret" not in answer.text
+    assert (await client.get("/v1/plugins")).status_code == 200
+
+
 async def test_the_description_of_the_api_needs_no_internet(harness: Harness) -> None:
     """What /docs loads comes from here."""
     await harness.open()
@@ -260,3 +277,27 @@ async def test_the_description_of_the_api_needs_no_internet(harness: Harness) ->
     for path in loaded:
         assert path.startswith("/docs-assets/")
         assert (await harness.client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error_type", "sentence"),
+    [
+        (b'{"replicas": 3', 400, "BadRequest", "The body is no JSON: Expecting ',' delimiter at character 14."),
+        (b"", 422, "InvalidRequest", "the body is missing"),
+        (b"{}", 422, "InvalidRequest", "replicas is missing"),
+        (b'{"replicas": "3"}', 422, "InvalidRequest", "replicas: expected a whole number, not '3'"),
+        (b'{"replicas": 1.5}', 422, "InvalidRequest", "replicas: expected a whole number, not '1.5'"),
+        (b'{"replicas": 0}', 422, "InvalidRequest", "replicas: expected 1 or more, not '0'"),
+        (b'{"replicas": 65}', 422, "InvalidRequest", "replicas: expected 64 or less, not '65'"),
+        (b'{"replicas": 2, "instances": 3}', 422, "InvalidRequest", "instances: unknown field"),
+        (b"[3]", 422, "InvalidRequest", "the body: expected a JSON object, sent as application/json, not '[3]'"),
+    ],
+)
+async def test_a_command_s_body_is_refused_in_our_words(
+    harness: Harness, body: bytes, status: int, error_type: str, sentence: str
+) -> None:
+    """Which field, and what was expected."""
+    client = await harness.open()
+    answer = await client.post("/v1/plugins/x/scale", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error_type"]) == (status, error_type)
+    assert answer.json()["error"] == sentence

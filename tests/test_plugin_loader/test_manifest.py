@@ -141,6 +141,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("nothing for idle", {"idle": None}, "idle", "expected `after`, `keep` or both"),
     ("a bare number of idle seconds", {"idle": {"after": 600}}, "idle.after", "duration with its unit"),
     ("idle at once", {"idle": {"after": "0s"}}, "idle.after", "above zero"),
+    ("idle too soon", {"idle": {"after": "999ms"}}, "idle.after", "expected at least 1s"),
     ("a word for keep", {"idle": {"keep": "always"}}, "idle.keep", "valid boolean"),
     ("a misspelt idle field", {"idle": {"afer": "5m"}}, "idle.afer", "unknown field"),
     ("nothing at once", {"concurrency": 0}, "concurrency", "greater than or equal to 1"),

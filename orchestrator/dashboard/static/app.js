@@ -1,9 +1,10 @@
 /** The page: the view that the address names, the state of the connection, announcements for screen readers. */
 
-/** @import { State } from "./types.js" */
+/** @import { ShownState } from "./types.js" */
 
 import { offerKey } from "./dialogs.js";
 import { setAttribute, setText } from "./dom.js";
+import { stateOf } from "./format.js";
 import { gpusView } from "./gpus_view.js";
 import { follow, live } from "./live.js";
 import { pluginView } from "./plugin_view.js";
@@ -65,7 +66,7 @@ function showConnection() {
   setAttribute(document.body, "data-connection", connection);
 }
 
-/** The last announced state of each plugin. @type {Map<string, State>} */
+/** The last announced state of each plugin. @type {Map<string, ShownState>} */
 const announced = new Map();
 
 /** Has screen readers read changes of state aloud. */
@@ -73,8 +74,9 @@ function announce() {
   const news = [];
   for (const plugin of live.list()) {
     const before = announced.get(plugin.name);
-    announced.set(plugin.name, plugin.state);
-    if (before && before !== plugin.state) news.push(`${plugin.name} is now ${plugin.state}. ${plugin.reason ?? ""}`);
+    const state = stateOf(plugin);
+    announced.set(plugin.name, state);
+    if (before && before !== state) news.push(`${plugin.name} is now ${state}. ${plugin.reason ?? ""}`);
   }
   if (news.length) setText(find("announcer"), news.slice(0, 3).join(" "));
 }

@@ -1,6 +1,6 @@
 /** Numbers as text. */
 
-/** @import { Plugin } from "./types.js" */
+/** @import { Plugin, ShownState, State } from "./types.js" */
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
@@ -56,6 +56,9 @@ export function numberIn(record, name) {
 /** Whether the instance has ended. @param {Pick<Plugin, "state">} plugin */
 export const hasEnded = (plugin) => plugin.state === "FAILED" || plugin.state === "UNAVAILABLE";
 
+/** The state that it is shown as. @param {{ state: State, reason_code: string | null }} subject @returns {ShownState} */
+export const stateOf = (subject) => (subject.reason_code === "PARKED" ? "PARKED" : subject.state);
+
 /**
  * What somebody should read about it, and the state that this is shown as: a plugin that is degraded, or whose restart
  * was refused, is well, but needs somebody.
@@ -64,7 +67,7 @@ export const hasEnded = (plugin) => plugin.state === "FAILED" || plugin.state ==
 export function reasonOf(plugin) {
   const needy = plugin.degraded || plugin.restart?.state === "refused";
   return {
-    state: needy && !hasEnded(plugin) ? "UNAVAILABLE" : plugin.state,
+    state: needy && !hasEnded(plugin) ? "UNAVAILABLE" : stateOf(plugin),
     code: plugin.reason_code ?? (plugin.degraded ? "degraded" : ""),
     text: [plugin.degraded_reason, plugin.reason].filter(Boolean).join(" "),
   };
@@ -73,3 +76,9 @@ export function reasonOf(plugin) {
 /** `2 of 3 ready`, where more than one instance is wanted; else empty. @param {Plugin} plugin */
 export const replicasOf = ({ replicas }) =>
   replicas.wanted > 1 ? `${replicas.ready} of ${replicas.wanted} ready` : "";
+
+/** How long a run for it waits while it starts; empty unless it is parked. @param {Plugin} plugin */
+export const startEstimateOf = (plugin) =>
+  stateOf(plugin) === "PARKED" && plugin.start_estimate_seconds !== null
+    ? `starts in about ${milliseconds(plugin.start_estimate_seconds * 1000)}`
+    : "";

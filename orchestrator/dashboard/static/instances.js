@@ -3,7 +3,7 @@
 /** @import { Instance, Plugin } from "./types.js" */
 
 import { h } from "./dom.js";
-import { bytes, hasEnded, numberIn, seconds } from "./format.js";
+import { bytes, hasEnded, numberIn, seconds, stateOf } from "./format.js";
 import { live } from "./live.js";
 
 const COLUMNS = ["Instance", "State", "Version", "Up", "Runs now", "Memory", "GPU"];
@@ -59,7 +59,7 @@ function rowsOf(instance, cells) {
     h(
       "td",
       {},
-      h("span", { class: "badge small", "data-state": instance.state }, instance.state),
+      h("span", { class: "badge small", "data-state": stateOf(instance) }, stateOf(instance)),
       instance.role !== "serving" && h("span", { class: "sub" }, ` ${instance.role}`),
     ),
     ...cells.map((text) => h("td", { class: "number" }, text)),

@@ -4,7 +4,7 @@
 
 import { json, pluginPath } from "./api.js";
 import { facts, h, setText, timeOf } from "./dom.js";
-import { bytes, hasEnded, milliseconds, numberIn } from "./format.js";
+import { bytes, hasEnded, milliseconds, numberIn, stateOf } from "./format.js";
 import { instancesTable } from "./instances.js";
 import { live } from "./live.js";
 import { earlierPostMortem, postMortem } from "./post_mortem.js";
@@ -51,7 +51,7 @@ export function overviewTab(name) {
         json(pluginPath(name, "events"), { signal: closing.signal }),
       ]);
       if (loaded !== step) return;
-      const report = detail.post_mortem;
+      const report = stateOf(detail) === "PARKED" ? null : detail.post_mortem; // at rest: the history has it
       postMortemBox.replaceChildren(
         ...(report ? [h("section", { class: "post-mortem" }, h("h2", {}, "Post-mortem"), ...postMortem(report))] : []),
       );
@@ -152,18 +152,18 @@ function historyOf(events, plugin) {
     ...newest.map((event) =>
       h(
         "li",
-        { "data-state": event.state },
+        { "data-state": stateOf(event) },
         timeOf(event.time),
         h(
           "span",
           { class: "step" },
-          h("span", { class: "badge small", "data-state": event.state }, event.state),
+          h("span", { class: "badge small", "data-state": stateOf(event) }, stateOf(event)),
           h("span", { class: "sub" }, `instance ${event.generation}`),
         ),
         event.reason && h("p", {}, h("strong", { class: "code" }, event.reason_code), " ", event.reason),
-        // The last one's is shown above, unless others serve on.
+        // The last one's is shown above, unless others serve on, or it is parked.
         hasEnded(event) &&
-          (event.generation < plugin.generation || plugin.instances.length > 1) &&
+          (event.generation < plugin.generation || plugin.instances.length > 1 || stateOf(plugin) === "PARKED") &&
           earlierPostMortem(plugin.name, event.generation),
       ),
     ),

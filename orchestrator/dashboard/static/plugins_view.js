@@ -1,19 +1,19 @@
 /** The view of all plugins: one row each, which later updates reuse. */
 
-/** @import { Plugin, State } from "./types.js" */
+/** @import { Plugin, ShownState } from "./types.js" */
 
 import { h, setAttribute, setText } from "./dom.js";
-import { hasEnded, milliseconds, reasonOf, replicasOf, seconds } from "./format.js";
+import { hasEnded, milliseconds, reasonOf, replicasOf, seconds, startEstimateOf, stateOf } from "./format.js";
 import { live } from "./live.js";
 import { badge, bar, gpuMemoryOf, memoryOf, sparkline } from "./widgets.js";
 
-/** @type {State[]} */
-const STATES = ["RUNNING", "INITIALIZED", "LOADED", "FAILED", "UNAVAILABLE"];
+/** @type {ShownState[]} */
+const STATES = ["RUNNING", "INITIALIZED", "LOADED", "PARKED", "FAILED", "UNAVAILABLE"];
 
 export function pluginsView() {
   /** @type {Map<string, ReturnType<typeof row>>} */
   const rows = new Map();
-  /** @type {State | null} */
+  /** @type {ShownState | null} */
   let only = null;
   const list = h("ul", { class: "plugins" });
   const nothing = h("p", { class: "empty" });
@@ -60,14 +60,14 @@ export function pluginsView() {
   function update() {
     const plugins = live.list();
     for (const { state, count, button } of filters) {
-      const number = plugins.filter((plugin) => plugin.state === state).length;
+      const number = plugins.filter((plugin) => stateOf(plugin) === state).length;
       setText(count, String(number));
       setAttribute(button, "aria-pressed", String(only === state));
       button.hidden = number === 0 && only !== state;
     }
     const filter = search.value.trim().toLowerCase();
     const shown = plugins.filter(
-      (plugin) => (!only || plugin.state === only) && plugin.name.toLowerCase().includes(filter),
+      (plugin) => (!only || stateOf(plugin) === only) && plugin.name.toLowerCase().includes(filter),
     );
     showRows(shown);
     nothing.hidden = shown.length > 0;
@@ -150,8 +150,8 @@ function row(name) {
     /** @param {Plugin} plugin */
     show(plugin) {
       const up = live.uptime(plugin);
-      setAttribute(element, "data-state", plugin.state);
-      state.show(plugin.state);
+      setAttribute(element, "data-state", stateOf(plugin));
+      state.show(plugin);
       stale.hidden = !plugin.stale;
       setText(version, plugin.version && `v${plugin.version}`);
       setText(description, plugin.description);
@@ -159,7 +159,10 @@ function row(name) {
       setText(errors, plugin.error_count ? `${plugin.error_count.toLocaleString()} failed` : "");
       setText(now, activity(plugin));
       setText(average, plugin.avg_execution_time_ms === null ? "—" : milliseconds(plugin.avg_execution_time_ms));
-      setText(uptime, up === null ? "" : `${hasEnded(plugin) ? "was up" : "up"} ${seconds(up)}`);
+      setText(
+        uptime,
+        startEstimateOf(plugin) || (up === null ? "" : `${hasEnded(plugin) ? "was up" : "up"} ${seconds(up)}`),
+      );
       latency.show(live.latencies(plugin.name));
       memory.show(...memoryOf(plugin));
       const gpuMemory = gpuMemoryOf(plugin);

@@ -2,6 +2,9 @@
 
 export type State = "LOADED" | "INITIALIZED" | "RUNNING" | "FAILED" | "UNAVAILABLE";
 
+/** What the page shows: a plugin or instance that is parked is at rest, and no trouble. */
+export type ShownState = State | "PARKED";
+
 export interface Check {
   name: string;
   ok: boolean;
@@ -73,9 +76,11 @@ export interface Plugin {
   limits: Record<string, unknown>;
   activity: Activity | null;
   restart: Restart | null;
-  replicas: { wanted: number; ready: number };
+  replicas: { wanted: number; ready: number; in_manifest: number };
   degraded: boolean;
   degraded_reason: string | null;
+  parked_since: string | null;
+  start_estimate_seconds: number | null;
   instances: Instance[];
   candidate: Instance | null;
 }
@@ -92,6 +97,36 @@ export interface PostMortem {
 }
 
 export interface PluginDetail extends Plugin {
+  post_mortem: PostMortem | null;
+}
+
+export type UpdateStep =
+  "PROPOSED" | "BUILT" | "STARTING" | "PROVING" | "SWITCHED" | "SETTLED" | "REJECTED" | "REVERTED";
+
+export interface Release {
+  id: string;
+  version: string;
+}
+
+/** An update or a revert. `step_times`: when each step was reached, in their order. */
+export interface Update {
+  id: string;
+  kind: "update" | "revert";
+  step: UpdateStep;
+  ended: boolean;
+  requested_at: string;
+  step_times: Partial<Record<UpdateStep, string>>;
+  strategy: "overlap" | "replace" | null;
+  strategy_reason: string | null;
+  from_release: Release | null;
+  to_release: Release | null;
+  replicas: number;
+  replicas_updated: number;
+  candidate: number | null;
+  draining: number | null;
+  proof: string | null;
+  reason_code: string | null;
+  reason: string | null;
   post_mortem: PostMortem | null;
 }
 

@@ -1,17 +1,18 @@
 /** Badge, bar and sparkline. Each is updated by `show`. */
 
-/** @import { Plugin, State } from "./types.js" */
+/** @import { Plugin, ShownState, State } from "./types.js" */
 
 import { h, setAttribute, setText, svg } from "./dom.js";
-import { bytes, hasEnded, milliseconds, numberIn } from "./format.js";
+import { bytes, hasEnded, milliseconds, numberIn, stateOf } from "./format.js";
 
-/** The meaning of each state, shown on hover. @type {Record<State, string>} */
+/** The meaning of each state, shown on hover. @type {Record<ShownState, string>} */
 const MEANING = {
   LOADED: "starting",
   INITIALIZED: "ready, not used yet",
   RUNNING: "ready and used",
   FAILED: "something broke",
   UNAVAILABLE: "something is missing, or it was stopped",
+  PARKED: "at rest: its next run starts it",
 };
 
 /** The state in its colour. */
@@ -19,8 +20,9 @@ export function badge() {
   const element = h("span", { class: "badge" });
   return {
     element,
-    /** @param {State} state */
-    show(state) {
+    /** @param {{ state: State, reason_code: string | null }} subject */
+    show(subject) {
+      const state = stateOf(subject);
       setText(element, state);
       setAttribute(element, "data-state", state);
       setAttribute(element, "title", MEANING[state]);

@@ -26,6 +26,8 @@ _PROBLEM_SHOWN_FOR: Final = 5.0
 _INSTRUCTIONS_PER_CHECK: Final = 100_000  # of SQLite's, between checks of the deadline: some milliseconds
 
 _T = TypeVar("_T")
+Patterns = tuple[str, ...]
+"""Of names of plugins, with `*` and `?`; all where it is empty."""
 Query = Callable[[sqlite3.Connection], _T]
 
 _log = logging.getLogger(__name__)
@@ -81,9 +83,18 @@ def runs(
     before: int | None,
     since: int | None,
     limit: int,
+    among: Patterns = (),
+    caller: str | None = None,
 ) -> list[RunRecord]:
     """Newest first; `before`: the id of the previous page's last run; `since`: in microseconds."""
-    where, values = _where(("plugin = ?", plugin), ("state = ?", state), ("id < ?", before), ("accepted >= ?", since))
+    where, values = _where(
+        ("plugin = ?", plugin),
+        ("state = ?", state),
+        ("id < ?", before),
+        ("accepted >= ?", since),
+        ("caller = ?", caller),
+        among=among,
+    )
     rows = connection.execute(
         f"SELECT {RUN_COLUMNS}, id FROM runs {where} ORDER BY id DESC LIMIT ?",
         (*values, _page_rows(limit)),
@@ -96,9 +107,11 @@ def run(connection: sqlite3.Connection, run_id: str) -> RunRecord | None:
     return run_from_row(row) if row else None
 
 
-def events(connection: sqlite3.Connection, *, plugin: str | None, after: int, limit: int) -> list[LifecycleEvent]:
+def events(
+    connection: sqlite3.Connection, *, plugin: str | None, after: int, limit: int, among: Patterns = ()
+) -> list[LifecycleEvent]:
     """Oldest first; `after`: the id of the previous page's last event."""
-    where, values = _where(("id > ?", after), ("plugin = ?", plugin))
+    where, values = _where(("id > ?", after), ("plugin = ?", plugin), among=among)
     rows = connection.execute(
         f"SELECT {EVENT_COLUMNS} FROM events {where} ORDER BY id LIMIT ?",
         (*values, _page_rows(limit)),
@@ -107,10 +120,10 @@ def events(connection: sqlite3.Connection, *, plugin: str | None, after: int, li
 
 
 def latest_events(
-    connection: sqlite3.Connection, *, plugin: str | None, before: int | None, limit: int
+    connection: sqlite3.Connection, *, plugin: str | None, before: int | None, limit: int, among: Patterns = ()
 ) -> list[LifecycleEvent]:
     """The last ones, or the last with ids below `before`; oldest first."""
-    where, values = _where(("id < ?", before), ("plugin = ?", plugin))
+    where, values = _where(("id < ?", before), ("plugin = ?", plugin), among=among)
     rows = connection.execute(
         f"SELECT {EVENT_COLUMNS} FROM events {where} ORDER BY id DESC LIMIT ?", (*values, _page_rows(limit))
     )
@@ -127,11 +140,14 @@ def post_mortem(connection: sqlite3.Connection, plugin: str, generation: int | N
     return row[0] if row else None
 
 
-def _where(*conditions: tuple[str, str | int | None]) -> tuple[str, list[str | int]]:
-    """A clause of the conditions that have a value, and those values."""
+def _where(*conditions: tuple[str, str | int | None], among: Patterns = ()) -> tuple[str, list[str | int]]:
+    """A clause of the conditions that have a value, and those values. `among`: of plugins that one of these matches."""
     given = [(condition, value) for condition, value in conditions if value is not None]
-    clause = " AND ".join(condition for condition, _ in given)
-    return f"WHERE {clause}" if clause else "", [value for _, value in given]
+    clauses = [condition for condition, _ in given]
+    if among:
+        clauses.append(f"({' OR '.join(['plugin GLOB ?'] * len(among))})")
+    clause = " AND ".join(clauses)
+    return f"WHERE {clause}" if clause else "", [*(value for _, value in given), *among]
 
 
 def _page_rows(limit: int) -> int:

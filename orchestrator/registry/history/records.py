@@ -38,6 +38,10 @@ class RunRecord(msgspec.Struct, frozen=True):
     execution_ms: float | None = None
     request_bytes: int | None = None
     response_bytes: int | None = None
+    caller: str | None = None
+    """The name of the key that it was called with; None where no key is needed."""
+    retried_from: int | None = None
+    """The generation of the instance that ended under it; then it was made again, in `generation`."""
     id: int = 0
     """Its row id: the order in which runs came. 0 until it is read back."""
 

@@ -48,12 +48,17 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         """,
     ),
     ("CREATE TABLE journals (id TEXT PRIMARY KEY, applied INTEGER NOT NULL) WITHOUT ROWID",),
+    (
+        "ALTER TABLE runs ADD COLUMN caller TEXT",
+        "CREATE INDEX runs_of_caller ON runs (caller, id) WHERE caller IS NOT NULL",
+    ),
+    ("ALTER TABLE runs ADD COLUMN retried_from INTEGER",),
 )
 """Each leads from one version to the next; a file's version is the number of migrations applied to it."""
 
 RUN_COLUMNS: Final = (
     "run_id, plugin, tool, generation, asynchronous, state, accepted, started, finished, outcome, reason_code, "
-    "execution_ms, request_bytes, response_bytes"
+    "execution_ms, request_bytes, response_bytes, caller, retried_from"
 )
 EVENT_COLUMNS: Final = "id, time, plugin, generation, previous, state, reason_code, reason"
 COUNTER_COLUMNS: Final = "plugin, success, error, total_ms, last_ms, last_used, generation"
@@ -124,6 +129,8 @@ def row_of_run(write: RunWrite) -> tuple[Any, ...]:
         run.execution_ms,
         run.request_bytes,
         run.response_bytes,
+        text(run.caller),
+        run.retried_from,
     )
 
 
@@ -144,7 +151,9 @@ def run_from_row(row: Sequence[Any]) -> RunRecord:
         execution_ms=row[11],
         request_bytes=row[12],
         response_bytes=row[13],
-        id=row[14],
+        caller=row[14],
+        retried_from=row[15],
+        id=row[16],
     )
 
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from orchestrator.registry.history import queries
 from orchestrator.registry.history.database_file import FILE_NAME
 from orchestrator.registry.history.journal import Journal
-from orchestrator.registry.history.queries import HistoryReader, Query
+from orchestrator.registry.history.queries import HistoryReader, Patterns, Query
 from orchestrator.registry.history.records import Restored, RunRecord, RunState
 from orchestrator.registry.history.recovering_database import RecoveringDatabase
 from orchestrator.registry.history.retention import Retention, RetentionLimits
@@ -125,8 +125,12 @@ class HistoryStore:
         before: int | None = None,
         since: datetime | None = None,
         limit: int = 100,
+        among: Patterns = (),
+        caller: str | None = None,
     ) -> list[RunRecord]:
-        """A page, newest first. `before`: the `id` of the previous page's last run; `since`: accepted then or later."""
+        """A page, newest first. `before`: the `id` of the previous page's last run; `since`: accepted then or later;
+        `among`: patterns, of plugins that one of them matches; `caller`: only its own.
+        """
         return await self._read(
             partial(
                 queries.runs,
@@ -135,6 +139,8 @@ class HistoryStore:
                 before=before,
                 since=microseconds(since) if since else None,
                 limit=limit,
+                among=among,
+                caller=caller,
             ),
             [],
         )
@@ -142,15 +148,17 @@ class HistoryStore:
     async def run(self, run_id: str) -> RunRecord | None:
         return await self._read(partial(queries.run, run_id=run_id), None)
 
-    async def events(self, *, plugin: str | None = None, after: int = 0, limit: int = 100) -> list[LifecycleEvent]:
+    async def events(
+        self, *, plugin: str | None = None, after: int = 0, limit: int = 100, among: Patterns = ()
+    ) -> list[LifecycleEvent]:
         """A page, oldest first. `after`: the id of the previous page's last event."""
-        return await self._read(partial(queries.events, plugin=plugin, after=after, limit=limit), [])
+        return await self._read(partial(queries.events, plugin=plugin, after=after, limit=limit, among=among), [])
 
     async def latest_events(
-        self, limit: int = 100, *, plugin: str | None = None, before: int | None = None
+        self, limit: int = 100, *, plugin: str | None = None, before: int | None = None, among: Patterns = ()
     ) -> list[LifecycleEvent]:
         """The last ones, or the last with ids below `before`; oldest first."""
-        query = partial(queries.latest_events, plugin=plugin, before=before, limit=limit)
+        query = partial(queries.latest_events, plugin=plugin, before=before, limit=limit, among=among)
         return await self._read(query, [])
 
     async def post_mortem_of(self, plugin: str, generation: int | None = None) -> PostMortem | None:

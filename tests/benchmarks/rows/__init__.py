@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure
-from benchmarks.rows import adoption, calls, ends, hundred, neighbours, scale, starts, upload
+from benchmarks.rows import adoption, calls, cpu, ends, hundred, instances, neighbours, scale, starts, upload
 
 
 class Row(NamedTuple):
@@ -19,7 +19,12 @@ class Row(NamedTuple):
 
 ROWS: Final[Mapping[str, Row]] = {
     "calls": Row(calls.one_caller, "a small call, one caller: p50"),
+    "cpu": Row(
+        cpu.measure, "a small call: CPU of orchestrator and container, with --before beside an earlier commit's"
+    ),
     "throughput": Row(calls.many_callers, "small calls, 16 callers: calls a second"),
+    "replicas": Row(instances.replicas, "a tool of 10 ms CPU with one instance and with two: calls a second"),
+    "batches": Row(instances.batches, "a batched tool and one that is not: calls a second"),
     "upload": Row(upload.measure, "10 MB: time, and the orchestrator's memory"),
     "starts": Row(starts.measure, "20 plugins from nothing to INITIALIZED"),
     "adoption": Row(adoption.measure, "the orchestrator killed and started over 20 plugins"),

@@ -77,7 +77,7 @@ async def test_a_refused_restart_says_why_and_that_the_old_instance_goes_on(begi
     harness.write("echo", image="base", secrets=["TOKEN"])
     result = await begin("restart", "echo")
     assert result.exit_code == 1
-    assert "echo was not restarted: the instance that runs goes on." in result.stderr
+    assert "echo was not restarted: what runs goes on." in result.stderr
     assert "SECRET_MISSING: The secret 'TOKEN'" in result.stderr
     shown = (await begin("health", "echo")).stdout
     assert "Its restart was refused, so instance 1 goes on." in shown

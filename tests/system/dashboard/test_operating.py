@@ -315,7 +315,7 @@ async def test_a_key_is_required_and_its_role_holds(harness: Harness, look: Look
     await expect(page.locator(".title .badge")).to_have_text("INITIALIZED")
     await page.get_by_role("button", name="Restart", exact=True).click()
     await page.get_by_role("dialog", name="Restart kit?").get_by_role("button", name="Restart").click()
-    await expect(page.locator(".notice").first).to_contain_text("needs the role operator")
+    await expect(page.locator(".notice").first).to_contain_text("needs the right to operate")
     await page.get_by_role("button", name="API key").click()
     await dialog.get_by_label("Key").fill(operator)
     await page.keyboard.press("Enter")

@@ -71,13 +71,16 @@ async def test_an_engine_without_the_container_toolkit_is_named(harness: Harness
 
 
 async def test_two_exclusive_plugins_get_two_gpus_and_a_third_none(harness: Harness, gpus: FakeGpus) -> None:
-    """By UUID, never the same; the third is GPU_BUSY and gets the one that is freed."""
-    _add(harness, "first", "second", "third")
+    """By UUID, never the same; where none may be parked the third is GPU_BUSY, and gets the one that is freed."""
+    _add(harness, "first", "second", "third", idle={"keep": True})
     client = await harness.open()
     states = {name: await harness.settled(name) for name in ("first", "second", "third")}
     up = [name for name, health in states.items() if health["state"] == "INITIALIZED"]
     (busy,) = states.keys() - set(up)
     assert states[busy]["reason_code"] == "GPU_BUSY"
+    for name in up:
+        assert f"held by the plugin {name}" in states[busy]["reason"]
+    assert f"Never parked for another (`idle.keep`): {', '.join(sorted(up))}." in states[busy]["reason"]
     assert {_devices(harness, name) for name in up} == {(device(0).uuid,), (device(1).uuid,)}
     assert [gpu["uuid"] for gpu in (await harness.health(up[0]))["gpus"]] == list(_devices(harness, up[0]))
 
@@ -106,10 +109,10 @@ async def test_a_gpu_whose_memory_is_not_freed_is_granted_to_nobody(harness: Har
 
 
 async def test_shared_plugins_split_a_gpus_memory(harness: Harness, gpus: FakeGpus) -> None:
-    """Each within its budget; one that no longer fits is GPU_BUSY."""
+    """Each within its budget; one that no longer fits is GPU_BUSY, where none may be parked."""
     gpus.devices = (device(0),)
     for name in ("one", "two", "three"):
-        _add(harness, name, gpu={"sharing": "shared", "memory": "6GiB"})
+        _add(harness, name, gpu={"sharing": "shared", "memory": "6GiB"}, idle={"keep": True})
     await harness.open()
     codes = [(await harness.settled(name))["reason_code"] for name in ("one", "two", "three")]
     assert sorted(codes, key=str) == ["GPU_BUSY", None, None]

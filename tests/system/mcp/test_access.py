@@ -11,6 +11,7 @@ from system.mcp.conftest import connected, texts
 
 from orchestrator.access.key_store import KeyStore
 from orchestrator.access.keys import Role
+from orchestrator.access.principal import Grant, Right
 
 pytestmark = pytest.mark.slow
 
@@ -119,3 +120,25 @@ async def test_a_host_that_the_operator_allows_is_answered(harness: Harness) -> 
     templates = {"jsonrpc": "2.0", "id": 2, "method": "resources/templates/list"}
     answer = await harness.client.post("/mcp", json=templates, headers=session)
     assert "http://tools.example/v1/runs/{run_id}" in answer.text
+
+
+async def test_a_key_for_some_plugins_learns_nothing_of_others(harness: Harness, kind: str) -> None:
+    """Not that they are there, by no list and no answer; its own runs' files alone are read."""
+    harness.add("secret", tools={"hide": lambda: 1})
+    _, operator = await with_keys(harness)
+    narrow = KeyStore(harness.settings.state_dir).add("narrow", Grant(frozenset({Right.RUN}), plugins=("add*",)))
+    while (await harness.client.get("/v1/plugins", headers=bearer(narrow))).status_code == 401:
+        pass  # known within a second
+    async with connected(harness, kind, operator) as client:
+        assert {tool.name for tool in (await client.list_tools()).tools} == {"adder.add", "secret.hide"}
+    async with connected(harness, kind, narrow) as client:
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["adder.add"]
+        assert (await client.call_tool("adder.add", {"a": 1, "b": 2})).structured_content == {"result": 3}
+        answers = []
+        for name in ("secret.hide", "secret.nope", "nothing.hide"):
+            with pytest.raises(MCPError) as raised:
+                await client.call_tool(name, {})
+            answers.append(str(raised.value).replace(name, "X"))
+        assert len(set(answers)) == 1
+    runs = (await harness.client.get("/v1/runs", headers=bearer(operator))).json()
+    assert [(run["caller"], run["tool"]) for run in runs] == [("narrow", "add")]

@@ -327,6 +327,6 @@ async def test_a_short_body_that_trickles_is_refused() -> None:
     pace = UploadPace(idle=1, min_rate=1000, grace=0.2)
     with pytest.raises(BodyError, match="1000 bytes a second") as refused:
         async with asyncio.timeout(5):
-            await read_short_body(receive, pace)
+            await read_short_body({}, receive, pace)
     assert refused.value.outcome is Outcome.UPLOAD_STALLED
     assert sent < 100

@@ -248,7 +248,7 @@ async def test_leases_are_restored(harness: Harness) -> None:
     states = [await harness.health(name) for name in ("one", "two", "three")]
     assert states[0]["state"] == "INITIALIZED"
     assert [gpu["uuid"] for gpu in states[0]["gpus"]] == list(granted)
-    assert sorted(state["reason_code"] or "" for state in states[1:]) == ["", "GPU_BUSY"]
+    assert sorted(state["reason_code"] or "" for state in states[1:]) == ["", "PARKED"]
     answer = (await harness.client.get("/v1/gpus")).json()
     holders = [held["plugin"] for gpu in answer["devices"] for held in gpu["holders"]]
     assert min(holders) == "one"

@@ -1,6 +1,7 @@
 """Parked: a plugin that nobody calls has no instance, and its next run starts one."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from support.gpus import FakeGpus, device
 from support.harness import Harness, eventually
 from support.slow_builds import SlowBuilds
 
-SOON = {"idle": {"after": "300ms"}}
+SOON = {"idle": {"after": "1s"}}
 
 
 async def opened(harness: Harness, **manifest: Any) -> None:
@@ -256,3 +257,162 @@ async def test_runs_that_wake_a_batched_tool_are_batched(harness: Harness) -> No
     await harness.until("reader", lambda health: health["in_flight"] == 4)
     release.set()
     assert [answer.status_code for answer in await asyncio.gather(*runs)] == [200] * 4
+
+
+# Closed for another plugin: `close_for` is what the plan of the GPUs calls.
+
+
+def close(harness: Harness, generation: int = 1) -> None:
+    assert harness.app is not None
+    supervisor = harness.app.state.context.fleet.get("reader")
+    supervisor.close_for(generation, "Parked to make room.")
+
+
+async def busy_reader(harness: Harness, release: asyncio.Event, runs: int, **manifest: Any) -> list[asyncio.Task[Any]]:
+    """With one run in each instance, and the others waiting."""
+
+    async def read() -> str:
+        await release.wait()
+        return "text"
+
+    harness.add("reader", tools={"read": read}, **manifest)
+    await harness.open()
+    replicas = manifest.get("replicas", 1)
+    await harness.until("reader", lambda health: health["replicas"]["ready"] == replicas)
+    started = [asyncio.create_task(harness.run("reader", "read")) for _ in range(runs)]
+    await harness.until("reader", lambda health: health["in_flight"] + health["queued"] == runs)
+    return started
+
+
+async def test_an_idle_one_is_parked_at_once(harness: Harness) -> None:
+    """In the same step: a run that comes next finds it parked, and starts it."""
+    await opened(harness)
+    close(harness)
+    record = harness.registry.get("reader")
+    assert record is not None
+    assert (record.reason_code, record.reason) == ("PARKED", "Parked to make room.")
+    assert (await harness.run("reader", "read")).status_code == 200
+    assert (await harness.health("reader"))["generation"] == 2
+
+
+async def test_a_busy_one_executes_what_waits_and_nothing_that_comes_later(harness: Harness) -> None:
+    """Later runs wait for the plugin's next instance."""
+    release = asyncio.Event()
+    first = await busy_reader(harness, release, 3)
+    close(harness)
+    close(harness)  # once is enough
+    health = await harness.health("reader")
+    assert (health["state"], health["instances"][0]["role"]) == ("RUNNING", "draining")
+    later = [asyncio.create_task(harness.run("reader", "read")) for _ in range(3)]
+    await harness.until("reader", lambda health: health["in_flight"] + health["queued"] >= 5)
+    made = harness.runtimes["reader"].instances  # type: ignore[attr-defined]
+    release.set()
+    assert [answer.status_code for answer in await asyncio.gather(*first, *later)] == [200] * 6
+    assert (await harness.health("reader"))["generation"] == 2
+    assert len(made) == 2
+
+
+async def test_runs_that_wait_no_longer_hold_up_no_park(harness: Harness) -> None:
+    """A caller in the queue went away after the instance was closed."""
+    release = asyncio.Event()
+    running, waiting = await busy_reader(harness, release, 2)
+    close(harness)
+    waiting.cancel()
+    await harness.until("reader", lambda health: health["queued"] == 0)
+    release.set()
+    assert (await running).status_code == 200
+    await until_parked(harness)
+
+
+async def test_one_that_is_killed_while_it_makes_room_has_failed(harness: Harness) -> None:
+    """Nothing of a park hides it: no run starts it again."""
+    runs = await busy_reader(harness, asyncio.Event(), 1)
+    close(harness)
+    await harness.engine.kill_outside((await harness.containers("reader"))[0])
+    health = await harness.until_state("reader", "FAILED")
+    assert health["reason_code"] == "KILLED"
+    assert (await runs[0]).status_code == 502
+    assert (await harness.run("reader", "read")).status_code == 503
+    await harness.until_removed("reader")
+    assert (await harness.run("reader", "read")).json()["reason_code"] == "KILLED"
+    assert (await post(harness, "start", params={"wait": 5})).json()["state"] == "INITIALIZED"
+
+
+@pytest.mark.parametrize(("command", "state"), [("stop", "UNAVAILABLE"), ("restart", "INITIALIZED")])
+async def test_a_command_while_it_makes_room(harness: Harness, command: str, state: str) -> None:
+    runs = await busy_reader(harness, asyncio.Event(), 1)
+    close(harness)
+    answer = await post(harness, command, params={"wait": 5} if command == "restart" else {})
+    assert answer.json()["state"] == state, answer.text
+    assert (await runs[0]).status_code == 503
+
+
+async def test_a_start_while_it_makes_room_begins_the_next_one_beside_it(harness: Harness) -> None:
+    release = asyncio.Event()
+    runs = await busy_reader(harness, release, 1)
+    close(harness)
+    assert (await post(harness, "start", params={"wait": 5})).json()["replicas"]["ready"] == 1
+    release.set()
+    assert (await runs[0]).status_code == 200
+    health = await harness.until("reader", lambda health: health["in_flight"] == 0)
+    assert (await harness.run("reader", "read")).status_code == 200, health
+
+
+async def test_one_of_several_makes_room(harness: Harness) -> None:
+    """The others serve, and what is missing is named; it takes no run that waits. Those that are parked say nothing
+    against others: one that fails later is the reason.
+    """
+    release = asyncio.Event()
+    runs = await busy_reader(harness, release, 5, replicas=2)
+    close(harness)
+    release.set()
+    assert [answer.status_code for answer in await asyncio.gather(*runs)] == [200] * 5
+    health = await harness.until("reader", lambda health: health["degraded"] and health["replicas"]["ready"] == 1)
+    assert "instance 1 is UNAVAILABLE PARKED: Parked to make room" in health["degraded_reason"]
+    assert (await harness.run("reader", "read")).status_code == 200
+    close(harness, 2)
+    health = await until_parked(harness)
+    assert (await harness.run("reader", "read")).status_code == 200
+    await harness.until("reader", lambda health: health["replicas"]["ready"] == 2)
+
+
+async def test_one_that_was_parked_hides_no_reason_of_the_others(harness: Harness) -> None:
+    await opened(harness, replicas=2)
+    await harness.until("reader", lambda health: health["replicas"]["ready"] == 2)
+    close(harness)
+    await harness.until("reader", lambda health: health["degraded"])
+    await post(harness, "stop")
+    assert (await harness.run("reader", "read")).json()["reason_code"] == "STOPPED"
+    assert (await harness.health("reader"))["reason_code"] == "STOPPED"
+
+
+async def test_a_run_that_waits_for_a_start_says_so(harness: Harness) -> None:
+    """In its own record, in a stream by an event of its own; also one that waits behind another."""
+    runtime = harness.add("reader", tools={"read": lambda: "text"})
+    await harness.open()
+    await harness.settled("reader")
+    await post(harness, "park")
+    await harness.until_removed("reader")
+    ready = asyncio.Event()
+    runtime.before_ready = ready.wait
+    runs = [
+        (await post(harness, "tools/read/run", json={}, headers={"Prefer": "respond-async"})).json() for _ in range(2)
+    ]
+
+    async def progress(run: dict[str, Any]) -> Any:
+        return (await harness.client.get(f"/v1/runs/{run['run_id']}")).json()["progress"]
+
+    assert [await progress(run) for run in runs] == [{"fraction": None, "message": "starting"}] * 2
+    lines = []
+    async with harness.client.stream(
+        "POST", "/v1/plugins/reader/tools/read/run", json={}, headers={"Accept": "application/x-ndjson"}
+    ) as stream:
+        async for line in stream.aiter_lines():
+            lines.append(json.loads(line))
+            ready.set()
+    assert lines[0] == {"event": "progress", "fraction": None, "message": "starting"}
+    assert (lines[-1]["event"], lines[-1]["status"]) == ("end", 200)
+    # None where an instance is there.
+    answer = await post(harness, "tools/read/run", json={}, headers={"Accept": "application/x-ndjson"})
+    assert answer.headers["content-type"] == "application/json"
+    assert [await progress(run) for run in runs] == [None] * 2

@@ -56,10 +56,10 @@ async def test_events_of_many_threads_are_sent_once_and_in_order() -> None:
     feed = EventFeed(registry, max_readers=10)
     last = len(names) * ROUNDS
     with feed.running(), ThreadPoolExecutor(len(names)) as threads:
-        first = asyncio.create_task(read(feed.subscribe(plugin=None, after=0, health=False), registry, last))
+        first = asyncio.create_task(read(feed.subscribe(sees=bool, after=0, health=False), registry, last))
         writing = [threads.submit(lambda n=name: [registry.renew(n) for _ in range(ROUNDS)]) for name in names]
         await asyncio.sleep(0.01)
-        second = asyncio.create_task(read(feed.subscribe(plugin=None, after=5, health=False), registry, last))
+        second = asyncio.create_task(read(feed.subscribe(sees=bool, after=5, health=False), registry, last))
         for work in writing:
             await asyncio.wrap_future(work)
         assert await first == list(range(1, last + 1))
@@ -71,7 +71,7 @@ async def test_a_slow_reader_is_cut_with_a_reason() -> None:
     registry = registry_with("reader")
     feed = EventFeed(registry, max_readers=1)
     with feed.running():
-        subscription = feed.subscribe(plugin=None, after=None, health=True)
+        subscription = feed.subscribe(sees=bool, after=None, health=True)
         stream = subscription.frames(nothing())
         await anext(stream)
         for _ in range(1200):
@@ -88,7 +88,7 @@ async def test_a_reader_of_one_plugin_gets_no_events_of_others() -> None:
     registry = registry_with("busy", "quiet")
     feed = EventFeed(registry, max_readers=1)
     with feed.running():
-        subscription = feed.subscribe(plugin="quiet", after=None, health=False)
+        subscription = feed.subscribe(sees="quiet".__eq__, after=None, health=False)
         for _ in range(1200):
             registry.renew("busy")
         registry.renew("quiet")
@@ -98,12 +98,12 @@ async def test_a_reader_of_one_plugin_gets_no_events_of_others() -> None:
 async def test_readers_are_bounded_and_a_closed_one_makes_room() -> None:
     feed = EventFeed(registry_with(), max_readers=1)
     with feed.running():
-        subscription = feed.subscribe(plugin=None, after=None, health=True)
+        subscription = feed.subscribe(sees=bool, after=None, health=True)
         with pytest.raises(TooManyReadersError):
-            feed.subscribe(plugin=None, after=None, health=False)
+            feed.subscribe(sees=bool, after=None, health=False)
         subscription.close()
         subscription.close()
-        feed.subscribe(plugin=None, after=None, health=False)
+        feed.subscribe(sees=bool, after=None, health=False)
     assert feed._health_task is None
 
 

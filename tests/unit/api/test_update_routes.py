@@ -153,7 +153,10 @@ def test_other_commands_wait_for_an_update_too(command: str) -> None:
 async def test_a_disk_that_takes_nothing_is_503(client: httpx.AsyncClient, plugin: Plugin) -> None:
     plugin.fault = ReleaseStoreError("The releases of reader cannot be written.")
     answer = await client.post("/reader/update")
-    assert (answer.status_code, answer.json()["error"]) == (503, "The releases of reader cannot be written.")
+    assert (answer.status_code, answer.json()["error"]) == (
+        503,
+        "Nothing was done. The releases of reader cannot be written.",
+    )
 
 
 @pytest.mark.parametrize("body", [{"strategy": "both"}, {"strategies": "auto"}, []])

@@ -23,6 +23,7 @@ class Api:
 
     def __init__(self, server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers: dict[str, tuple[int, Any]] = {}
+        self.turns: dict[str, list[tuple[int, Any]]] = {}
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         """Of every request, by name in lower case."""
@@ -31,6 +32,16 @@ class Api:
 
     def says(self, path: str, body: Any, status: int = 200) -> None:
         self.answers[path] = (status, body)
+
+    def says_in_turn(self, path: str, *bodies: Any) -> None:
+        """The last one again and again."""
+        self.turns[path] = [(200, body) for body in bodies]
+
+    def answer(self, path: str) -> tuple[int, Any]:
+        turns = self.turns.get(path)
+        if turns:
+            return turns.pop(0) if len(turns) > 1 else turns[0]
+        return self.answers.get(path, (404, {}))
 
     @staticmethod
     def plugin(**rest: Any) -> dict[str, Any]:
@@ -64,7 +75,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
             api.headers.append({name.lower(): value for name, value in self.headers.items()})
             if body:
                 api.bodies.append(body)
-            status, answer = api.answers.get(self.path.partition("?")[0], (404, {}))
+            status, answer = api.answer(self.path.partition("?")[0])
             content = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))

@@ -50,3 +50,26 @@ def test_nested_values_are_written_without_programming_syntax(api):
     shown = api.call("health", "echo").stdout
     assert "tool: greet, execution_ms: 11.775" in shown
     assert "gpus" not in shown and "None" not in shown
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "said"),
+    [
+        (
+            "UNAVAILABLE",
+            "PARKED",
+            "It is UNAVAILABLE: PARKED. `orchestrator start echo` starts it; so does its first run.",
+        ),
+        ("UNAVAILABLE", "STOPPED", "`orchestrator start echo` starts it."),
+        ("FAILED", "INIT_ERROR", "It is FAILED: INIT_ERROR. `orchestrator health echo` says why."),
+        ("LOADED", None, "It still starts. `orchestrator health echo` says what goes on."),
+        ("RUNNING", None, "echo has no tools."),
+    ],
+)
+def test_tools_that_are_not_known_are_said_to_be(api, state, code, said):
+    api.says("/v1/plugins/echo/tools", [])
+    api.says("/v1/plugins/echo/health", api.plugin(state=state, reason_code=code))
+    result = api.call("tools", "echo", columns=200)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.strip().endswith(said)
+    assert api.call("tools", "echo", "--json").stdout.strip() == "[]"

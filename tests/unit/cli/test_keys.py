@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from orchestrator.access.key_store import KeyStore
 from orchestrator.access.keys import Role
+from orchestrator.access.principal import Grant, Priority, Rate, Right, Share
 from orchestrator.cli import commands
 
 
@@ -19,6 +20,10 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def keys(*arguments: str) -> Result:
     return CliRunner().invoke(commands.command_line("keys"), ["keys", *arguments])
+
+
+def keys_line(line: str) -> Result:
+    return keys(*line.split())
 
 
 def test_add_prints_the_key_alone_for_scripts(state: Path) -> None:
@@ -66,3 +71,58 @@ def test_mistakes_are_reported_in_a_sentence(state: Path) -> None:
     (state / "keys.json").write_text("{")
     broken = keys("list")
     assert broken.exit_code == 1 and "keys.json" in broken.stderr
+
+
+def test_a_key_may_what_its_options_say(state: Path) -> None:
+    """And `list` says it."""
+    made = keys_line("add ci --may run --plugins det-*,ocr --concurrency 2 --rate 60/min --priority low")
+    assert made.exit_code == 0
+    (key,) = KeyStore(state).listed()
+    share = Share(Priority.LOW, concurrency=2, rate=Rate(60, 60.0))
+    assert key.grant == Grant(frozenset({Right.READ, Right.RUN}), ("det-*", "ocr"), share)
+    listed = " ".join(keys("list").stdout.split())
+    for words in ("read,run", "det-*,ocr", "low, 2 at once,", "60/min"):
+        assert words in listed
+
+
+def test_change_changes_what_is_given_and_nothing_else(state: Path) -> None:
+    """The key's text stays: whoever has it goes on."""
+    text = keys_line("add ci --may run --plugins det-* --concurrency 2 --rate 60/min --days 3").stdout.strip()
+    before = KeyStore(state).load().find(text)
+    assert before is not None
+    assert keys("change", "ci", "--concurrency", "0", "--weight", "3").exit_code == 0
+    after = KeyStore(state).load().find(text)
+    assert after is not None and after.expires == before.expires
+    assert after.grant == Grant(before.grant.rights, ("det-*",), Share(weight=3, rate=Rate(60, 60.0)))
+    keys("change", "ci", "--role", "operator", "--plugins", "*", "--rate", "none", "--weight", "1")
+    (key,) = KeyStore(state).listed()
+    assert key.grant == Role.OPERATOR.grant
+
+
+@pytest.mark.parametrize(
+    ("options", "phrase"),
+    [
+        ("--role viewer --may run", "either --role or --may"),
+        ("--may everything", "read, run, operate"),
+        ("--may ,", "read, run, operate"),
+        ("--plugins Det", "det-*"),
+        ("--rate 60", "60/min"),
+        ("--concurrency -1", "--concurrency"),
+        ("--priority top", "--priority"),
+    ],
+)
+def test_what_makes_no_key_is_refused(state: Path, options: str, phrase: str) -> None:
+    """By `add` and by `change`; nothing is stored."""
+    refused = keys("add", "odd", *options.split())
+    assert refused.exit_code != 0 and phrase in refused.stderr
+    keys("add", "ci")
+    before = (state / "keys.json").read_bytes()
+    assert keys("change", "ci", *options.split()).exit_code != 0
+    assert (state / "keys.json").read_bytes() == before
+
+
+def test_change_says_what_it_misses(state: Path) -> None:
+    """A key of this name, or something to change."""
+    assert "No key named 'ci'" in keys("change", "ci", "--weight", "2").stderr
+    keys("add", "ci")
+    assert "Nothing to change" in keys("change", "ci").stderr

@@ -25,6 +25,6 @@ def test_the_advice_fits_the_cause(api, code, advice):
     api.says("/v1/plugins/echo/health", api.plugin(state="RUNNING", reason_code=None))
     result = api.call("restart", "echo", columns=200)
     assert result.exit_code == 1
-    assert "the instance that runs goes on" in result.stderr and "what is broken" in result.stderr
+    assert "what runs goes on" in result.stderr and "what is broken" in result.stderr
     assert f"`{advice}`" in result.stderr
     assert sum(f"`{other}`" in result.stderr for other in set(ADVICE.values())) == 1

@@ -36,8 +36,8 @@ FAILED = {"reason_code": ReasonCode.TIMEOUT, "reason": "It hung."}
 @pytest.mark.parametrize(
     ("step", "changes", "sentence"),
     [
-        ("PROPOSED", {}, "reader: checked and built."),
-        ("STARTING", {}, "reader: 1.3.0 starts (overlap: there is room for a second instance)."),
+        ("PROPOSED", {}, "reader: its folder is checked, its image is built."),
+        ("STARTING", {}, "reader: an instance of 1.3.0 starts."),
         ("PROVING", {}, "reader: 1.3.0 is being proven."),
         ("SWITCHED", {"replicas": 3, "switched": (4, 5)}, "reader: 2 of 3 instances are of 1.3.0."),
         ("SETTLED", {"proof": "3 calls passed."}, "reader is 1.3.0 now. 3 calls passed."),

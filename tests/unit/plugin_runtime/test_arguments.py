@@ -89,6 +89,9 @@ REFUSED_JSON = [
     ("t", b"[1e400]", "invalid_arguments", ["one JSON object", "got a JSON array"]),
     ("t", b"1e400", "invalid_arguments", ["one JSON object", "got a JSON number"]),
     ("t", b'{"n": "3"} junk', "bad_request", ["no JSON", "trailing"]),
+    ("t", b'{"n": 1, "n": 2}', "invalid_arguments", ["parameter 'n' was sent twice in one object"]),
+    ("t", b'{"n": 1, "s": "x", "n" : 2, "n":3}', "invalid_arguments", ["parameter 'n' was sent 3 times"]),
+    ("t", b'{"n": 1, "n": 2', "bad_request", ["no JSON"]),
 ]
 
 
@@ -99,6 +102,18 @@ def test_json_arguments_that_do_not_fit_are_refused_with_a_sentence(name, body, 
     assert refused.value.refusal.kind == kind
     for phrase in phrases:
         assert phrase in refused.value.refusal.error
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"n": 1, "table": {"n": 2}}', {"n": 1, "table": {"n": 2.0}}),
+        (b'{"n": 1, "any_": [{"n": 2, "n": 3}]}', {"n": 1, "any_": [{"n": 3}]}),
+        (b'{"s": "\\"n\\"", "n": 1, "names": ["n", "n"]}', {"s": '"n"', "n": 1, "names": ["n", "n"]}),
+    ],
+)
+def test_a_name_within_a_value_is_no_second_argument(body, expected):
+    assert from_json(TOOLS["t"], body) == expected
 
 
 def test_what_came_is_shown_in_bounds():
@@ -135,7 +150,8 @@ def test_form_values_become_what_the_parameter_takes(texts, expected):
 
 REFUSED_FORM = [
     ("t", {"n": ["x"]}, {}, ["parameter 'n'", "`int`", "'x'"]),
-    ("t", {"n": ["1", "2"]}, {}, ["parameter 'n'", "array"]),
+    ("t", {"n": ["1", "2"]}, {}, ["parameter 'n' takes one value, and was sent twice: '1', '2'"]),
+    ("t", {"s": ["a", "b", "c"]}, {}, ["parameter 's' takes one value, and was sent 3 times"]),
     ("t", {"other": ["1"]}, {}, ["no parameter named 'other'"]),
     ("t", {"image": ["x"]}, {"image": b"y"}, ["parameter 'image' was sent twice"]),
     ("video", {"file": ["/etc/passwd"]}, {}, ["parameter 'file' is an upload"]),

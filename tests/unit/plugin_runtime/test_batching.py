@@ -217,6 +217,8 @@ def test_an_item_is_refused_alone_by_an_invalid_input_in_its_place(runtime):
     assert fine["result"] == "OK"
     assert (bad["kind"], bad["error"], bad["error_type"]) == ("invalid_input", "bad is bad", "InvalidInput")
     assert nan["kind"] == "invalid_output"
+    # The batch's own time, and not how long each has waited for it.
+    assert {bad["execution_time_ms"], nan["execution_time_ms"]} == {fine["execution_time_ms"]}
 
 
 @pytest.mark.parametrize(
@@ -233,6 +235,7 @@ def test_an_item_is_refused_alone_by_an_invalid_input_in_its_place(runtime):
 def test_what_is_wrong_with_the_whole_batch_is_every_caller_s(runtime, how, kind, phrase):
     answers = [answer.json() for answer in together(runtime, "odd", *({"names": how} for _ in range(3)))]
     assert [answer["kind"] for answer in answers] == [kind] * 3
+    assert len({answer["execution_time_ms"] for answer in answers}) == 1
     assert all(phrase in answer["error"] for answer in answers)
     assert all(("traceback" in answer) is (kind == "exception") for answer in answers)
 

@@ -394,6 +394,15 @@ def test_where_none_is_alive_the_first_failure_is_the_reason() -> None:
     assert not record.degraded
 
 
+@pytest.mark.parametrize("codes", [(ReasonCode.PARKED, ReasonCode.GPU_LOST), (ReasonCode.GPU_LOST, ReasonCode.PARKED)])
+def test_one_that_was_parked_is_the_reason_only_where_all_are(codes: tuple[ReasonCode, ReasonCode]) -> None:
+    """Else a run would start again what only an operator may."""
+    _, look = registry_of(*codes, wanted=2)
+    assert look().reason_code == "GPU_LOST"
+    _, look = registry_of(ReasonCode.PARKED, ReasonCode.PARKED, wanted=2)
+    assert look().reason_code == "PARKED"
+
+
 def test_the_end_of_one_that_drained_is_not_the_plugins_reason() -> None:
     """An old instance was stopped as it should be; the new one is why nothing serves."""
     registry, look = registry_of(None, None)

@@ -30,7 +30,7 @@ class OneInstance:
         self.register(earlier)
         if adopted:
             self.fields["state"] = "RUNNING"
-            self.event(None)
+            self.event(None, reason="adopted: an earlier orchestrator started it")
 
     def register(self, generation: int) -> None:
         counters = {key: self.fields[key] for key in ("success_count", "error_count", "total_execution_ms")}
@@ -140,7 +140,8 @@ class Both:
             case "end run" if self.runs:
                 of, ok = self.runs.pop(how % len(self.runs)), (True, False, None)[how % 3]
                 registry.finish_run("reader", of, ok=ok, execution_ms=how)
-                fields["in_flight"] -= of == fields["generation"] and not reference.ended
+                of_this = of == fields["generation"] and of >= self.oldest  # else of before its removal
+                fields["in_flight"] -= of_this and not reference.ended
                 fields["success_count"] += ok is True
                 fields["error_count"] += ok is False
                 fields["total_execution_ms"] += 0 if ok is None else how

@@ -209,10 +209,14 @@ def test_to_be_registered_is_no_event(clock: Clock) -> None:
 
 
 def test_an_adopted_instance_is_an_event(clock: Clock) -> None:
-    """It goes on where it was."""
+    """It goes on where it was, and the event says how it came here; the plugin's own reason is none."""
     registry = PluginRegistry(clock=clock)
     registry.register(replace(record("reader"), generation=7, state=PluginLifecycleState.RUNNING))
     assert [(e.previous, e.state, e.generation) for e in registry.events()] == [(None, "RUNNING", 7)]
+    assert registry.events()[0].reason == "adopted: an earlier orchestrator started it"
+    found = registry.get("reader")
+    assert found is not None
+    assert (found.reason, found.instances[0].reason) == (None, None)
 
 
 def test_listeners_are_called_outside_the_lock(registry: PluginRegistry) -> None:

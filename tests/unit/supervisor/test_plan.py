@@ -178,3 +178,21 @@ def test_the_next_deadline_is_the_earliest_of_those_that_drain() -> None:
     drained = [Member(1, READY, "draining", 1, 9.0), Member(2, READY, "draining", 1, 7.0), Member(3, READY)]
     assert next_deadline(drained) == 7.0
     assert Member(1, READY).drain_until == inf
+
+
+def test_of_equally_loaded_ones_the_one_used_last_takes_the_next_run() -> None:
+    """So that the others are idle, and can be parked."""
+    used = [Member(1, READY, used_at=5.0), Member(2, READY, used_at=9.0), Member(3, READY)]
+    assert least_loaded(used, 2) == 2
+    assert least_loaded([*used[:1], replace(used[1], in_flight=1)], 2) == 1
+
+
+def test_one_that_makes_room_takes_the_runs_that_waited_and_is_not_returned() -> None:
+    """Another plugin has been promised its GPUs."""
+    closing = Member(1, READY, "draining", in_flight=1, last_runs=2)
+    assert least_loaded([closing], 2) == 1
+    assert least_loaded([replace(closing, last_runs=0)], 2) is None
+    assert plan(Wanted(1, 0), [closing], 0.0) == ()
+    assert plan(Wanted(1, 0), [replace(closing, in_flight=0)], 0.0) == ()
+    assert plan(Wanted(1, 0), [replace(closing, in_flight=0, last_runs=0)], 0.0) == (End(1),)
+    assert plan(Wanted(1, 1), [closing], 0.0) == (Begin(),)

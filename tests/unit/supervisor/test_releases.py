@@ -13,6 +13,7 @@ from support.checkout import PROJECT
 
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
+from orchestrator.supervisor.plan import Member, Phase
 from orchestrator.supervisor.releases import (
     PluginReleases,
     Release,
@@ -25,7 +26,7 @@ from orchestrator.supervisor.releases import (
     started,
     with_proposed,
 )
-from orchestrator.supervisor.rollout import BeginCandidate, Finish, InstanceView, Prove, Switch, built, recorded
+from orchestrator.supervisor.rollout import BeginCandidate, Finish, Prove, Switch, built, recorded
 from orchestrator.supervisor.update import UpdateStep, proposed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -45,7 +46,7 @@ def updated(state: PluginReleases, to: Release, *, kind: str = "update", fails: 
     """The state after a whole update."""
     update = proposed(f"u{len(state.updates)}", "reader", NOW, kind=kind, current=state.current and state.current.name)
     state = with_proposed(state, update)
-    old = InstanceView(1, "serving", "ready", state.current.id if state.current else "")
+    old = Member(1, Phase.READY, "serving", release=state.current.id if state.current else "")
     update = built(update, to.name, ("overlap", ""), [old], NOW, replicas=1, drain=timedelta(seconds=1))
     state = with_proposed(state, update, to)
     actions = [BeginCandidate(), Prove(2), Finish(ReasonCode.TIMEOUT, "Slow.")]
@@ -129,7 +130,7 @@ def halfway(step: UpdateStep) -> PluginReleases:
         state.update or proposed("", "", NOW),
         TWO.name,
         ("overlap", ""),
-        [InstanceView(1, "serving", "ready", ONE.id)],
+        [Member(1, Phase.READY, "serving", release=ONE.id)],
         NOW,
         replicas=1,
         drain=timedelta(seconds=60),

@@ -7,16 +7,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.registry import Role
+from orchestrator.supervisor.plan import End, Forget, Member, Phase
 from orchestrator.supervisor.releases import PluginReleases, Release, advanced, resume, with_proposed
 from orchestrator.supervisor.rollout import (
     Action,
     BeginCandidate,
     BeginFormer,
     Drain,
-    End,
     Finish,
-    Forget,
-    InstanceView,
     Prove,
     Switch,
     abandoned,
@@ -52,12 +51,12 @@ class World:
     """Steps until the orchestrator is killed."""
 
     def __post_init__(self) -> None:
-        self.instances: dict[int, InstanceView] = {}
+        self.instances: dict[int, Member] = {}
         self.killed_here = 0
         for _ in range(self.replicas):
             self.begin("serving", release(1))
         for generation in self.instances:
-            self.change(generation, phase="ready")
+            self.change(generation, phase=Phase.READY)
 
     # What the world does
 
@@ -66,20 +65,20 @@ class World:
         self.last_generation = max(self.last_generation, self.state.last_generation) + 1
         return self.last_generation
 
-    def begin(self, role: str, of: Release, generation: int | None = None) -> None:
+    def begin(self, role: Role, of: Release, generation: int | None = None) -> None:
         number = generation or self.allotted()
-        self.instances[number] = InstanceView(number, role, "starting", of.id)
+        self.instances[number] = Member(number, Phase.STARTING, role, release=of.id)
 
     def change(self, generation: int, **changes: object) -> None:
         if generation in self.instances:
             self.instances[generation] = replace(self.instances[generation], **changes)
 
     def serving(self) -> list[int]:
-        return [each.generation for each in self.instances.values() if each.role == "serving" and each.phase != "ended"]
+        return [each.generation for each in self.instances.values() if each.serves]
 
     def end(self, generation: int, code: ReasonCode = ReasonCode.STOPPED) -> None:
-        if self.instances[generation].phase != "ended":
-            self.change(generation, phase="ended", reason_code=code, reason=f"It is {code}.", in_flight=0)
+        if self.instances[generation].alive:
+            self.change(generation, phase=Phase.ENDED, reason_code=code, reason=f"It is {code}.", in_flight=0)
 
     # What the orchestrator does
 
@@ -140,7 +139,7 @@ class World:
                 assert update.strategy == "replace"
                 self.begin("serving", of, generation)
             case Prove(generation=number):
-                assert self.instances[number].phase == "ready"
+                assert self.instances[number].phase is Phase.READY
             case Switch(generation=number, drains=drains):
                 assert self.instances[number].proof is not None
                 self.change(number, role="serving")
@@ -164,10 +163,10 @@ class World:
 
     def check_room(self, update: Update) -> None:
         """What a candidate needs is free: with `replace`, the place of the instance that it replaces."""
-        held = [each for each in self.instances.values() if each.phase != "ended" or not each.removed]
+        held = [each for each in self.instances.values() if each.phase is not Phase.REMOVED]
         if update.strategy == "replace" and [each for each in held if each.generation not in update.switched]:
             assert len(held) < update.served_before
-        assert not [each for each in held if each.phase == "ended"]
+        assert not [each for each in held if each.phase is Phase.ENDED]
         # One of the new release that ended after it had taken over stops the rollout.
         assert not {*update.switched} & {*update.candidates} - {*self.serving()}
 
@@ -184,7 +183,7 @@ class World:
     def resume(self) -> None:
         """The next orchestrator: adopts what runs, removes what must not, begins what is missing."""
         self.killed_here += 1
-        running = [each.generation for each in self.instances.values() if each.phase != "ended"]
+        running = [each.generation for each in self.instances.values() if each.alive]
         before = self.update
         found = resume(self.state, running, self.now)
         assert sorted((*found.serves, *found.drains, *found.removes)) == sorted(running)
@@ -228,7 +227,7 @@ class World:
     # Histories
 
     def step(self, choice: int, pick: int) -> None:
-        alive = [each for each in self.instances.values() if each.phase != "ended"]
+        alive = [each for each in self.instances.values() if each.alive]
         each = alive[pick % len(alive)] if alive else None
         match choice:
             case 0:
@@ -245,7 +244,7 @@ class World:
                 self.kill_in = 1 + pick % 4
             case 6 if pick % 3 == 0:
                 self.stop()
-            case 7 if each is not None and each.role == "candidate" and each.phase == "ready":
+            case 7 if each is not None and each.role == "candidate" and each.phase is Phase.READY:
                 self.end(each.generation, ReasonCode.INVALID_OUTPUT)  # its proof failed
             case _:
                 self.progress()
@@ -255,10 +254,10 @@ class World:
         """What goes on by itself, one step of each."""
         for each in list(self.instances.values()):
             update = self.update
-            if each.phase == "starting":
-                self.change(each.generation, phase="ready")
-            elif each.phase == "ended":
-                self.change(each.generation, removed=True)
+            if each.phase is Phase.STARTING:
+                self.change(each.generation, phase=Phase.READY)
+            elif each.phase is Phase.ENDED:
+                self.change(each.generation, phase=Phase.REMOVED)
             elif each.role == "candidate" and update is not None and update.proving == each.generation:
                 self.change(each.generation, proof="3 calls passed.")
 
@@ -288,7 +287,7 @@ def test_no_history_breaks_an_update(replicas: int, strategy: Strategy, history:
         world.now += timedelta(seconds=10)
         world.drive()
     assert world.state.under_way is None
-    assert not [each for each in world.instances.values() if each.role == "candidate" and each.phase != "ended"]
+    assert not [each for each in world.instances.values() if each.role == "candidate" and each.alive]
     assert len(world.state.updates) <= 20
 
 
@@ -335,7 +334,8 @@ def test_a_candidate_that_fails_costs_no_instance(replicas: int, strategy: Strat
         update = world.update
         assert update is not None
         candidate = update.candidate
-        if len(update.candidates) == failing and candidate is not None and (not proof or update.proving == candidate):
+        fails = len(update.candidates) == failing and (not proof or update.proving == candidate)
+        if fails and candidate is not None and world.instances[candidate].alive:
             world.end(candidate, ReasonCode.OUT_OF_MEMORY)
         else:
             world.progress()

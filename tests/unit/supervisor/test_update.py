@@ -1,5 +1,6 @@
 """Steps of an update, the choice of its strategy, and what it does in plain cases."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,14 +8,12 @@ import pytest
 from orchestrator.errors import TransitionError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import UpdatePolicy
+from orchestrator.supervisor.plan import End, Forget, Member, Phase
 from orchestrator.supervisor.rollout import (
     BeginCandidate,
     BeginFormer,
     Drain,
-    End,
     Finish,
-    Forget,
-    InstanceView,
     Prove,
     Switch,
     abandoned,
@@ -43,7 +42,7 @@ WAY = ["PROPOSED", "BUILT", "STARTING", "PROVING", "SWITCHED", "SETTLED", "REVER
 
 
 def under_way(strategy: Strategy = "overlap", *, replicas: int = 1, alive: int = 1) -> Update:
-    instances = [InstanceView(number, "serving", "ready", OLD.id) for number in range(1, alive + 1)]
+    instances = [Member(number, Phase.READY, "serving", release=OLD.id) for number in range(1, alive + 1)]
     update = proposed("u", "x", NOW, current=OLD)
     return built(update, NEW, (strategy, "why"), instances, NOW, replicas=replicas, drain=timedelta(seconds=60))
 
@@ -106,30 +105,30 @@ def test_the_strategy_has_a_reason(policy: str, asked: str, room: dict, strategy
 
 def test_one_instance_with_room_for_two() -> None:
     """The new one takes over in one step; the old one's runs may end, within the drain."""
-    update, old = under_way(), InstanceView(1, "serving", "ready", OLD.id, in_flight=1)
+    update, old = under_way(), Member(1, Phase.READY, "serving", release=OLD.id, in_flight=1)
     assert next_action(update, [old], NOW) == BeginCandidate()
     update = recorded(update, BeginCandidate(), NOW, 2)
-    new = InstanceView(2, "candidate", "starting", NEW.id)
+    new = Member(2, Phase.STARTING, "candidate", release=NEW.id)
     assert (update.step, next_action(update, [old, new], NOW)) == (UpdateStep.STARTING, None)
-    new = InstanceView(2, "candidate", "ready", NEW.id)
+    new = Member(2, Phase.READY, "candidate", release=NEW.id)
     assert next_action(update, [old, new], NOW) == Prove(2)
     update = recorded(update, Prove(2), NOW)
     assert (update.step, next_action(update, [old, new], NOW)) == (UpdateStep.PROVING, None)
-    new = InstanceView(2, "candidate", "ready", NEW.id, proof="2 calls passed.")
+    new = Member(2, Phase.READY, "candidate", release=NEW.id, proof="2 calls passed.")
     switch = Switch(2, "2 calls passed.", drains=1)
     assert next_action(update, [old, new], NOW) == switch
     update = recorded(update, switch, NOW)
     assert (update.step, update.proof, update.candidate) == (UpdateStep.SWITCHED, "2 calls passed.", None)
-    new = InstanceView(2, "serving", "ready", NEW.id)
-    old = InstanceView(1, "draining", "ready", OLD.id, in_flight=1)
+    new = Member(2, Phase.READY, "serving", release=NEW.id)
+    old = Member(1, Phase.READY, "draining", release=OLD.id, in_flight=1)
     late = NOW + timedelta(seconds=60)
     assert wakes_at(update) == late
     assert next_action(update, [old, new], NOW + timedelta(seconds=59)) is None
     assert next_action(update, [old, new], late) == End(1)
-    assert next_action(update, [InstanceView(1, "draining", "ready", OLD.id), new], NOW) == End(1)
-    ended = InstanceView(1, "draining", "ended", OLD.id)
+    assert next_action(update, [Member(1, Phase.READY, "draining", release=OLD.id), new], NOW) == End(1)
+    ended = Member(1, Phase.ENDED, "draining", release=OLD.id)
     assert next_action(update, [ended, new], late) is None
-    assert next_action(update, [InstanceView(1, "draining", "ended", OLD.id, removed=True), new], late) == Forget(1)
+    assert next_action(update, [Member(1, Phase.REMOVED, "draining", release=OLD.id), new], late) == Forget(1)
     update = recorded(update, Forget(1), NOW)
     assert next_action(update, [new], NOW) == Finish()
     update = recorded(update, Finish(), NOW)
@@ -139,34 +138,38 @@ def test_one_instance_with_room_for_two() -> None:
 
 def test_a_candidate_that_fails_is_the_update_s_failure() -> None:
     update = recorded(under_way(), BeginCandidate(), NOW, 2)
-    old = InstanceView(1, "serving", "ready", OLD.id)
-    failed = InstanceView(2, "candidate", "ended", NEW.id, reason_code=ReasonCode.MODEL_MISSING, reason="No model.")
-    finish = Finish(ReasonCode.MODEL_MISSING, "No model.")
+    old = Member(1, Phase.READY, "serving", release=OLD.id)
+    failed = Member(2, Phase.REMOVED, "candidate", release=NEW.id, reason_code=ReasonCode.MODEL_MISSING, reason="No.")
+    finish = Finish(ReasonCode.MODEL_MISSING, "No.")
+    still_there = replace(failed, phase=Phase.ENDED)
+    assert next_action(update, [old, still_there], NOW) is None, "the one that begins again may need its GPU"
     assert next_action(update, [old, failed], NOW) == finish
     update = recorded(update, finish, NOW)
-    assert (update.step, update.reason_code, update.reason) == (UpdateStep.REJECTED, "MODEL_MISSING", "No model.")
+    assert (update.step, update.reason_code, update.reason) == (UpdateStep.REJECTED, "MODEL_MISSING", "No.")
     assert update.failed_candidate == 2
     assert next_action(update, [old], NOW) is None
 
 
 def test_on_a_full_gpu_the_old_one_makes_room_and_begins_again_if_that_was_in_vain() -> None:
-    update, old = under_way("replace"), InstanceView(1, "serving", "ready", OLD.id)
+    update, old = under_way("replace"), Member(1, Phase.READY, "serving", release=OLD.id)
     assert next_action(update, [old], NOW) == Drain(1)
     update = recorded(update, Drain(1), NOW)
     assert update.step is UpdateStep.STARTING
-    assert next_action(update, [InstanceView(1, "draining", "ready", OLD.id)], NOW) == End(1)
-    assert next_action(update, [InstanceView(1, "draining", "ended", OLD.id)], NOW) is None  # its GPU is not free yet
-    assert next_action(update, [InstanceView(1, "draining", "ended", OLD.id, removed=True)], NOW) == Forget(1)
+    assert next_action(update, [Member(1, Phase.READY, "draining", release=OLD.id)], NOW) == End(1)
+    assert (
+        next_action(update, [Member(1, Phase.ENDED, "draining", release=OLD.id)], NOW) is None
+    )  # its GPU is not free yet
+    assert next_action(update, [Member(1, Phase.REMOVED, "draining", release=OLD.id)], NOW) == Forget(1)
     update = recorded(update, Forget(1), NOW)
     assert next_action(update, [], NOW) == BeginCandidate()
     update = recorded(update, BeginCandidate(), NOW, 2)
-    failed = InstanceView(2, "candidate", "ended", NEW.id, reason_code=ReasonCode.CRASHED, reason="It crashed.")
+    failed = Member(2, Phase.REMOVED, "candidate", release=NEW.id, reason_code=ReasonCode.CRASHED, reason="It crashed.")
     finish = next_action(update, [failed], NOW)
     assert finish == Finish(ReasonCode.CRASHED, "It crashed.", restores=True)
     update = recorded(update, finish, NOW)
     assert next_action(update, [failed], NOW) == BeginFormer()
     update = recorded(update, BeginFormer(), NOW, 3)
-    assert next_action(update, [failed, InstanceView(3, "serving", "ended", OLD.id)], NOW) is None  # once
+    assert next_action(update, [failed, Member(3, Phase.ENDED, "serving", release=OLD.id)], NOW) is None  # once
 
 
 def test_an_instance_that_ends_after_it_took_over_stops_the_rollout() -> None:
@@ -175,8 +178,8 @@ def test_an_instance_that_ends_after_it_took_over_stops_the_rollout() -> None:
     for action in (BeginCandidate(), Prove(3), Switch(3, "proven", drains=1), Forget(1)):
         update = recorded(update, action, NOW, 3)
     instances = [
-        InstanceView(2, "serving", "ready", OLD.id),
-        InstanceView(3, "serving", "ended", NEW.id, removed=True, reason_code=ReasonCode.TIMEOUT, reason="It hung."),
+        Member(2, Phase.READY, "serving", release=OLD.id),
+        Member(3, Phase.REMOVED, "serving", release=NEW.id, reason_code=ReasonCode.TIMEOUT, reason="It hung."),
     ]
     finish = next_action(update, instances, NOW)
     assert isinstance(finish, Finish)
@@ -189,7 +192,7 @@ def test_an_instance_that_ends_after_it_took_over_stops_the_rollout() -> None:
 
 
 def test_where_every_instance_is_of_the_release_there_is_nothing_to_do() -> None:
-    instances = [InstanceView(1, "serving", "ready", NEW.id)]
+    instances = [Member(1, Phase.READY, "serving", release=NEW.id)]
     update = built(
         proposed("u", "x", NOW, current=NEW), NEW, ("overlap", ""), instances, NOW, replicas=1, drain=timedelta(1)
     )
@@ -203,7 +206,7 @@ def test_a_plugin_without_an_instance_gets_one() -> None:
     update = under_way("replace", alive=0)
     assert next_action(update, [], NOW) == BeginCandidate()
     update = recorded(update, BeginCandidate(), NOW, 4)
-    failed = InstanceView(4, "candidate", "ended", NEW.id, reason_code=ReasonCode.CRASHED, reason="x")
+    failed = Member(4, Phase.REMOVED, "candidate", release=NEW.id, reason_code=ReasonCode.CRASHED, reason="x")
     assert next_action(update, [failed], NOW) == Finish(ReasonCode.CRASHED, "x", restores=False)
 
 

@@ -52,8 +52,6 @@ async def test_every_metric_it_names_exists(harness: Harness) -> None:
             "plugin_stale",
             "plugin_uptime_seconds",
             "plugin_degraded",
-            "plugin_batch_size",
-            "plugin_batch_wait_seconds",
             "plugin_cpu_seconds",
             "gpu_healthy",
         )

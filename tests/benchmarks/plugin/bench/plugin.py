@@ -8,6 +8,9 @@ from plugin_runtime import tool
 if os.environ.get("BENCH_DEAF"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
+_CALL, _EACH_MORE = 0.005, 0.003 / 15
+"""Seconds on a device: of one item, and of each other of a batch; 16 take 8 ms."""
+
 
 class Bench:
     """Tools that cost next to nothing, so that the way to them is measured; and tools that end the plugin."""
@@ -35,6 +38,28 @@ class Bench:
         """Wait."""
         time.sleep(seconds)
         return seconds
+
+    @tool
+    def burn(self, milliseconds: float) -> float:
+        """Compute for so long, by this thread's own clock."""
+        end = time.thread_time() + milliseconds / 1000
+        while time.thread_time() < end:
+            pass
+        return milliseconds
+
+    @tool
+    def single(self, texts: str) -> str:
+        """One call on a device that takes one after the other."""
+        return self._on_device([texts])[0]
+
+    @tool(batch=16, wait="5ms")
+    def batched(self, texts: list[str]) -> list[str]:
+        """Up to 16 at once."""
+        return self._on_device(texts)
+
+    def _on_device(self, items: list[str]) -> list[str]:
+        time.sleep(_CALL + _EACH_MORE * (len(items) - 1))
+        return [item.upper() for item in items]
 
     @tool
     def hang(self) -> str:

@@ -15,7 +15,7 @@ from orchestrator.registry.history.retention import Retention, RetentionLimits
 from orchestrator.registry.history.schema import MIGRATIONS, migrate
 from orchestrator.registry.history.write_queue import WriteBatch
 
-NEXT = (*MIGRATIONS, ("ALTER TABLE runs ADD COLUMN caller TEXT", "CREATE INDEX runs_of_caller ON runs (caller)"))
+NEXT = (*MIGRATIONS, ("ALTER TABLE runs ADD COLUMN newer TEXT", "CREATE INDEX runs_of_newer ON runs (newer)"))
 """The migrations of a later program."""
 
 
@@ -34,7 +34,7 @@ async def test_a_file_of_the_previous_version_is_migrated(tmp_path: Path) -> Non
     database, notice = open_database(await old_file(tmp_path), NEXT)
     database.close()
     assert notice is None
-    assert rows(tmp_path, "SELECT plugin, caller FROM runs") == [("reader", None)]
+    assert rows(tmp_path, "SELECT plugin, newer FROM runs") == [("reader", None)]
     assert rows(tmp_path, "PRAGMA user_version") == [(len(NEXT),)]
     assert (database.counters["reader"].success, database.last_event_id) == (1, 4)
 
@@ -42,11 +42,11 @@ async def test_a_file_of_the_previous_version_is_migrated(tmp_path: Path) -> Non
 async def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     """There is no half-migrated file."""
     path = await old_file(tmp_path)
-    broken = (*MIGRATIONS, ("ALTER TABLE runs ADD COLUMN caller TEXT", "CREATE INDEX nonsense ON nothing (caller)"))
+    broken = (*MIGRATIONS, ("ALTER TABLE runs ADD COLUMN newer TEXT", "CREATE INDEX nonsense ON nothing (newer)"))
     with pytest.raises(sqlite3.OperationalError):
         open_database(path, broken)
     assert rows(tmp_path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
-    assert "caller" not in str(rows(tmp_path, "SELECT sql FROM sqlite_master WHERE name = 'runs'"))
+    assert "newer" not in str(rows(tmp_path, "SELECT sql FROM sqlite_master WHERE name = 'runs'"))
 
 
 @pytest.mark.parametrize("version", range(len(MIGRATIONS) + 1))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 import reprlib
@@ -44,6 +45,7 @@ WORDS = {"on": "true", "yes": "true", "off": "false", "no": "false"}
 def from_json(tool: Tool, body: bytes) -> dict[str, Any]:
     """The arguments of a body that is a JSON object, or empty. Raises Refused."""
     body = body or b"{}"
+    _refuse_repeated(tool, body)
     if not tool.reads_all:
         try:
             arguments = tool.decoder.decode(body)
@@ -57,6 +59,32 @@ def from_json(tool: Tool, body: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise Refused("invalid_arguments", f"the arguments have to be one JSON object, got a JSON {json_name(values)}")
     return _convert(tool, values, BY_JSON, strict=True)
+
+
+def _refuse_repeated(tool: Tool, body: bytes) -> None:
+    """Raises Refused for an argument that stands twice in a JSON object: decoders take the last, without a word."""
+    # Nearly no body has a name twice, also not within other values: those are read once more.
+    if not any(body.count(b'"%b"' % name.encode()) > 1 for name in tool.parameters):
+        return
+    pairs: list[tuple[str, Any]] = []
+
+    def remember(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal pairs
+        pairs = found  # the outermost object is the last to end
+        return {}
+
+    try:
+        outermost = json.loads(body, object_pairs_hook=remember)
+    except (ValueError, RecursionError):
+        return  # what is wrong with it is said later
+    names = [name for name, _ in pairs] if isinstance(outermost, dict) else []
+    for name in tool.parameters:
+        if names.count(name) > 1:
+            raise Refused("invalid_arguments", f"parameter {name!r} was sent {_times(names.count(name))} in one object")
+
+
+def _times(count: int) -> str:
+    return "twice" if count == 2 else f"{count} times"
 
 
 def from_form(tool: Tool, texts: Mapping[str, list[str]], uploads: Mapping[str, File | list[File]]) -> dict[str, Any]:
@@ -143,6 +171,10 @@ def _value(parameter: Parameter | None, texts: list[str]) -> Any:
         return _text_of_files(parameter, texts)
     if parameter.takes_bool:
         texts = [WORDS.get(text.strip().lower(), text) for text in texts]
+    if len(texts) > 1 and not parameter.takes_list:
+        shown = ", ".join(_short.repr(text) for text in texts[:MAX_ALLOWED])
+        sentence = f"parameter {parameter.name!r} takes one value, and was sent {_times(len(texts))}: {shown}"
+        raise Refused("invalid_arguments", sentence)
     values = [text if parameter.takes_text else _json_or_text(text) for text in texts]
     if parameter.takes_number:
         values = [_number(value) if isinstance(value, str) else value for value in values]

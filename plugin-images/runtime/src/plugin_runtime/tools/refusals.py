@@ -47,6 +47,8 @@ class Refusal(NamedTuple):
     traceback: str | None = None
     reason_code: str | None = None
     """What an exception is known to be of."""
+    execution_time_ms: float | None = None
+    """Of the tool, where that is not how long its caller waited."""
 
     @property
     def status(self) -> int:

@@ -27,7 +27,7 @@ def refusal_body(refusal: Refusal) -> bytes:
 def refusal_members(refusal: Refusal) -> dict[str, Any]:
     """The members of an answer that a refusal fills."""
     members = refusal._asdict()
-    for optional in ("traceback", "reason_code"):
+    for optional in ("traceback", "reason_code", "execution_time_ms"):
         if members[optional] is None:
             del members[optional]
     return members

@@ -38,6 +38,11 @@ TOO_BUSY = Refused(
 ).refusal
 
 
+def _timed(refusal: Refusal, milliseconds: float) -> Refusal:
+    """With the batch's own duration: its caller has waited for the batch before, too."""
+    return refusal._replace(execution_time_ms=milliseconds)
+
+
 class _Member(Item):
     """One call. `batch`: None while it waits for one."""
 
@@ -230,24 +235,24 @@ class Batches:
         if error is not None:
             names = ", ".join(member.call.run.run_id for member in members)
             refusal = members[0].call.refusal_of(tool, error, cancellation=batch.cancellation, runs=names)
-            return [refusal] * len(members)
+            return [_timed(refusal, milliseconds)] * len(members)
         results = outcome.value
         if not isinstance(results, list | tuple) or len(results) != len(members):
             got = f"{len(results)} results" if isinstance(results, list | tuple) else f"a {type(results).__name__}"
             text = f"a batched tool returns a list with a result for each item: got {got} for {len(members)} items"
-            return [Refused("invalid_output", text).refusal] * len(members)
+            return [_timed(Refused("invalid_output", text).refusal, milliseconds)] * len(members)
         return [self._answer(*pair, milliseconds) for pair in zip(members, results, strict=True)]
 
     @staticmethod
     def _answer(member: _Member, result: Any, milliseconds: float) -> Answer:
         # Here, since it runs the author's code: properties, `tolist` and the like.
         if isinstance(result, InvalidInput):
-            return refusal_of(result)
+            return _timed(refusal_of(result), milliseconds)
         files = member.call.run.files
         try:
             encoded = encode_result(result, member.call.max_result, files)
         except Refused as refused:
-            return refused.refusal
+            return _timed(refused.refusal, milliseconds)
         return result_body(encoded, milliseconds, files)
 
     def _end(self, batch: _Batch | None) -> None:

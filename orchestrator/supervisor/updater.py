@@ -1,0 +1,417 @@
+"""Updater: one plugin's updates, one at a time. Carries out what `rollout` decides: each action is on file before it
+takes effect, so that an orchestrator that is killed at any moment leaves one release that serves, and says which.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal, assert_never
+
+import msgspec
+
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.loader.manifest import Manifest
+from orchestrator.loader.plugin_loader import DiscoveredPlugin
+from orchestrator.loader.samples import Sample
+from orchestrator.sandbox.verdict import Verdict
+from orchestrator.supervisor.bring_up import prepare, prepare_from
+from orchestrator.supervisor.container_policy import effective_limits
+from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.instance import InstanceEndedError
+from orchestrator.supervisor.instance_set import InstanceSet, Template
+from orchestrator.supervisor.plan import End, Forget
+from orchestrator.supervisor.proof import prove, samples_of
+from orchestrator.supervisor.releases import (
+    PluginReleases,
+    Release,
+    ReleaseFile,
+    ReleaseStoreError,
+    advanced,
+    require_allowed,
+    with_proposed,
+)
+from orchestrator.supervisor.rollout import (
+    Action,
+    BeginCandidate,
+    BeginFormer,
+    Drain,
+    Finish,
+    Prove,
+    Switch,
+    abandoned,
+    built,
+    next_action,
+    recorded,
+    wakes_at,
+)
+from orchestrator.supervisor.start_verdict import is_defect, verdict_of_manifest, verdict_of_preparation
+from orchestrator.supervisor.update import (
+    AskedStrategy,
+    Strategy,
+    Update,
+    UpdateStep,
+    choose_strategy,
+    proposed,
+)
+
+_WRITE_AGAIN: Final = 5.0  # seconds until another try to write the file
+_MEMINFO: Final = Path("/proc/meminfo")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """What an update brings up, and the calls that prove it."""
+
+    release: Release
+    template: Template
+    samples: tuple[Sample, ...]
+
+
+class Updater:
+    """`on_switch` is called with the manifest of the release whose instance takes new runs, `on_change` whenever an
+    update has come further.
+    """
+
+    def __init__(
+        self,
+        plugin: str,
+        deps: SupervisorDeps,
+        instances: InstanceSet,
+        file: ReleaseFile,
+        *,
+        on_switch: Callable[[Manifest], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._plugin = plugin
+        self._deps = deps
+        self._set = instances
+        self._file = file
+        self._on_switch = on_switch
+        self._on_change = on_change
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._proof: asyncio.Task[None] | None = None
+        self._new: _New | None = None
+        """None where an earlier orchestrator began the update."""
+        self.newest_seen = 0
+        """The generation of the newest instance whose release is on file, or need not be."""
+
+    @property
+    def under_way(self) -> Update | None:
+        return self._file.state.under_way
+
+    @property
+    def running(self) -> bool:
+        """An update is under way, or an instance that it ended is to begin again."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def brings_up(self) -> bool:
+        """An instance that takes runs may come of an update: one that serves nothing waits for it."""
+        update = self._file.state.update
+        return self.running and update is not None and update.step is not UpdateStep.PROPOSED
+
+    def look(self) -> None:
+        """Something has changed that may be waited for."""
+        self._changed.set()
+
+    # Commands
+
+    async def begin(self, kind: Literal["update", "revert"], asked: AskedStrategy, plugin: DiscoveredPlugin) -> Update:
+        """Begin an update to what the plugin's folder has, or back to the former release. It goes on by itself. Raises
+        `UpdateRefusedError`, `ReleaseStoreError`.
+        """
+        state = self._file.state
+        require_allowed(kind, state)
+        former = state.former
+        current = None if state.current is None else state.current.name
+        update = proposed(secrets.token_hex(4), self._plugin, _now(), asked=asked, kind=kind, current=current)
+        await self._file.change(lambda state: with_proposed(state, update))
+        self._say(update)
+        making = self._former(former, plugin) if kind == "revert" and former is not None else self._from_folder(plugin)
+        self._task = asyncio.create_task(self._bring_up(update, making), name=f"{kind} {self._plugin}")
+        return update
+
+    def resume(self) -> None:
+        """Go on with what an earlier orchestrator began; its instances are adopted."""
+        update = self._file.state.update
+        if update is not None and not update.ended:
+            self._task = asyncio.create_task(self._roll(), name=f"update {self._plugin}")
+
+    async def stop(self, reason: str) -> None:
+        """End an update that is under way, and what it does for its end: the instances end too, by their owner."""
+        await self._cancel()
+        self._set.let_go(self._set.replicas)
+        now = _now()
+
+        def ended(state: PluginReleases) -> PluginReleases:
+            if state.update is None:
+                return state
+            update = abandoned(state.update, ReasonCode.STOPPED, reason, now)
+            return advanced(state, msgspec.structs.replace(update, restores=False))
+
+        try:
+            await self._file.change(ended)
+        except ReleaseStoreError as error:
+            _log.warning("%s: %s", self._plugin, error)
+        self._on_change()
+
+    async def close(self) -> None:
+        """Leave everything as it is, for the next orchestrator."""
+        await self._cancel()
+
+    # Inside: the new release
+
+    async def _bring_up(self, update: Update, making: Coroutine[Any, Any, _New]) -> None:
+        try:
+            new = self._new = await making
+            strategy = await self._strategy(update, new.template.manifest)
+        except Exception as error:  # noqa: BLE001 - else the update would stay PROPOSED for ever
+            if is_defect(error):
+                _log.exception("%s: a defect in the orchestrator", self._plugin)
+            verdict = verdict_of_preparation(error)
+            await self._write(abandoned(update, verdict.code, verdict.reason, _now()))
+            return
+        manifest = new.template.manifest
+        self._set.hold()
+        with_release = built(
+            update,
+            new.release.name,
+            strategy,
+            self._set.members(),
+            _now(),
+            replicas=self._replicas(manifest),
+            drain=manifest.update.drain,
+        )
+        await self._write(with_release, new.release)
+        await self._roll()
+
+    async def _from_folder(self, plugin: DiscoveredPlugin) -> _New:
+        deps = self._deps
+        found = await asyncio.to_thread(deps.loader.reload, plugin)
+        manifest = found.manifest
+        if manifest is None:
+            raise InstanceEndedError(verdict_of_manifest(found.error))
+        # Before the build, which may take minutes.
+        samples = await asyncio.to_thread(samples_of, found.folder)
+        limits = effective_limits(manifest, deps.settings)
+        prepared = await prepare(deps, manifest, limits, found.folder)
+        release = Release.of(manifest, content=prepared.content, image_id=prepared.image_id, folder=found.folder)
+        return _New(release, Template(manifest, limits, found.folder, prepared), samples)
+
+    async def _former(self, release: Release, plugin: DiscoveredPlugin) -> _New:
+        # Proven by its start alone: the folder's sample calls are those of the release that is left.
+        return _New(release, await template_of(self._deps, release, plugin.folder), ())
+
+    async def _strategy(self, update: Update, manifest: Manifest) -> tuple[Strategy, str]:
+        if not self._set.serving:
+            return "overlap", "no instance serves that could be in its way"
+        return choose_strategy(
+            manifest.update,
+            update.asked,
+            gpu_missing=await self._deps.gpus.missing(manifest),
+            memory_needed=effective_limits(manifest, self._deps.settings).memory,
+            memory_free=_available_memory(),
+        )
+
+    # Inside: the rollout
+
+    async def _roll(self) -> None:
+        self._set.hold()
+        while True:
+            self._changed.clear()
+            update = self._file.state.update
+            assert update is not None  # noqa: S101 - there is one as long as this runs
+            action = next_action(update, self._set.members(), _now())
+            if action is not None:
+                await self._take(update, action)
+            elif update.ended:
+                break
+            else:
+                await self._wait(wakes_at(update))
+        template = self._set.template
+        self._set.let_go(self._replicas(None if template is None else template.manifest))
+
+    async def _wait(self, until: datetime | None) -> None:
+        seconds = None if until is None else max(0.0, (until - _now()).total_seconds())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    async def _take(self, update: Update, action: Action) -> None:
+        begins = isinstance(action, BeginCandidate | BeginFormer)
+        generation = self._set.next_generation if begins else None
+        template = None
+        if begins or isinstance(action, Switch):
+            try:
+                template = await self._template(update, former=isinstance(action, BeginFormer))
+            except InstanceEndedError as error:
+                await self._give_up(update, error.verdict)
+                return
+        after = recorded(update, action, _now(), generation)
+        await self._write(after)
+        match action:
+            case BeginCandidate() | BeginFormer():
+                assert template is not None and generation is not None  # noqa: S101, PT018 - as above
+                self.newest_seen = generation
+                self._set.begin_one(template, "candidate" if isinstance(action, BeginCandidate) else "serving")
+            case Prove():
+                self._proof = asyncio.create_task(self._prove(action.generation), name=f"proof {self._plugin}")
+            case Switch():
+                assert template is not None  # noqa: S101 - as above
+                await self._switch(after, action, template)
+            case Drain():
+                self._set.drain(action.generation)
+            case End():
+                self._set.end_one(action.generation, Verdict(ReasonCode.STOPPED, _replaced(update)))
+            case Forget():
+                self._set.forget(action.generation)
+            case Finish():
+                pass
+            case _ as never:
+                assert_never(never)
+
+    async def _switch(self, update: Update, action: Switch, template: Template) -> None:
+        found = next(each for each in self._set.members() if each.generation == action.generation)
+        if not found.alive:  # it ended while that was written: whoever serves goes on
+            await self._write(msgspec.structs.replace(update, draining=None, draining_since=None))
+            return
+        self._on_switch(template.manifest)
+        self._set.switch(action.generation, action.drains, template)
+
+    async def _prove(self, generation: int) -> None:
+        instance = next((each for each in self._set if each.generation == generation), None)
+        if instance is None:
+            return
+        try:
+            proof = await prove(self._deps.sandbox, instance, await self._samples())
+        except Exception as error:  # noqa: BLE001 - else the update would stay PROVING for ever
+            if is_defect(error):
+                _log.exception("%s: a defect in the orchestrator", self._plugin)
+            self._set.end_one(generation, verdict_of_preparation(error))
+            return
+        if proof.verdict is not None:
+            self._set.end_one(generation, proof.verdict)
+        else:
+            self._set.proven(generation, proof.sentence)
+
+    async def _samples(self) -> Sequence[Sample]:
+        if self._new is not None:
+            return self._new.samples
+        update = self._file.state.update
+        if update is None or update.kind == "revert":
+            return ()
+        template = self._set.template
+        return () if template is None else await asyncio.to_thread(samples_of, template.folder)
+
+    async def _template(self, update: Update, *, former: bool) -> Template:
+        """Raises `InstanceEndedError`."""
+        wanted = update.from_release if former else update.to_release
+        new = self._new
+        if new is not None and wanted is not None and new.release.id == wanted.id:
+            return new.template
+        release = self._file.state.named(wanted)
+        if release is None:
+            which = wanted.version if wanted is not None else "the former release"
+            raise InstanceEndedError(Verdict(ReasonCode.IMAGE_MISSING, f"Nothing is on file of {which}; restart it."))
+        return await template_of(self._deps, release, Path(release.folder))
+
+    async def _give_up(self, update: Update, verdict: Verdict) -> None:
+        """Its release can be begun no longer: its image or its models were removed."""
+        now = _now()
+        ended = abandoned(update, verdict.code, verdict.reason, now)
+        await self._write(msgspec.structs.replace(ended, restores=False))
+
+    def _replicas(self, manifest: Manifest | None) -> int:
+        scaled = self._file.state.replicas
+        if scaled is not None:
+            return scaled
+        return self._set.replicas if manifest is None else manifest.replicas
+
+    # Inside: the file
+
+    async def _write(self, update: Update, release: Release | None = None) -> None:
+        """Returns when it is on the disk, however long that takes: nothing may happen before."""
+        before = self._file.state.update
+        while True:
+            try:
+                await self._file.change(
+                    lambda state: (
+                        with_proposed(state, update, release) if release is not None else advanced(state, update)
+                    )
+                )
+                break
+            except ReleaseStoreError as error:
+                _log.error("%s: the %s %s waits: %s", self._plugin, update.kind, update.id, error)
+                await asyncio.sleep(_WRITE_AGAIN)
+        if before is None or before.step is not update.step or before.id != update.id:
+            self._say(update)
+        self._on_change()
+
+    def _say(self, update: Update) -> None:
+        """An event for each step."""
+        sentence = _sentence(update)
+        self._deps.registry.note(self._plugin, sentence, update.reason_code)
+        level = logging.WARNING if update.reason_code is not None else logging.INFO
+        _log.log(level, "%s: %s", self._plugin, sentence, extra={"plugin": self._plugin})
+
+    async def _cancel(self) -> None:
+        tasks = [task for task in (self._task, self._proof) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def template_of(deps: SupervisorDeps, release: Release, folder: Path) -> Template:
+    """What instances of a release on file are made from, its image and what it needs of the host being there. Raises
+    `InstanceEndedError`.
+    """
+    try:
+        manifest = release.read_manifest()
+    except ValueError:
+        sentence = (
+            f"The manifest of {release.name.version} on file is one that this program takes no longer; restart it."
+        )
+        raise InstanceEndedError(Verdict(ReasonCode.MANIFEST_INVALID, sentence)) from None
+    prepared = await prepare_from(deps, manifest, folder, content=release.content, image_id=release.image_id)
+    return Template(manifest, effective_limits(manifest, deps.settings), folder, prepared)
+
+
+def _sentence(update: Update) -> str:
+    to = f" to {update.to_release.version}" if update.to_release is not None else ""
+    text = f"{update.kind} {update.id}{to}: {update.step}"
+    match update.step:
+        case UpdateStep.BUILT:
+            text += f" ({update.strategy}: {update.strategy_reason})"
+        case UpdateStep.STARTING | UpdateStep.PROVING if update.candidates:
+            text += f" instance {update.candidates[-1]}"
+        case UpdateStep.SWITCHED:
+            text += f" to instance {update.switched[-1]}: {update.proof}"
+    return f"{text}: {update.reason}" if update.reason else text
+
+
+def _replaced(update: Update) -> str:
+    to = update.to_release.version if update.to_release is not None else "another release"
+    return f"The {update.kind} {update.id} replaced it by {to}."
+
+
+def _available_memory() -> int | None:
+    """Bytes, of this host; None where it does not say."""
+    try:
+        for line in _MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

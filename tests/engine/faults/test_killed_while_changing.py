@@ -1,0 +1,206 @@
+"""SIGKILL of the orchestrator at every step of a change to a plugin's instances: the next process leaves nothing
+behind, and serves as many as are wanted from one release.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from engine.faults.conftest import ECHO, nothing_left_but
+from support.engine_proxy import EngineProxy, EngineRequest
+from support.live import LiveOrchestrator, live_orchestrator
+from support.reliability import ReliabilityTable
+from support.waiting import PATIENCE
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.timeout(1800),
+]
+
+NAME = "ada"
+CONTENT_LABEL = "plugin-orchestrator.content"
+
+
+@dataclass(frozen=True)
+class AtRequest:
+    """It dies at the `number`th request of this kind: before the engine has it, after the answer, or 0.1 s later."""
+
+    method: str
+    path_ends: str
+    when: str = "before"
+    number: int = 1
+
+    def matches(self, request: EngineRequest) -> bool:
+        path = request.path.partition("?")[0]
+        return request.method == self.method and path.endswith(tuple(self.path_ends.split("|")))
+
+
+@dataclass(frozen=True)
+class OnFile:
+    """It dies as soon as the plugin's file of releases is so: each step is there before it takes effect."""
+
+    reached: Callable[[dict[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """`before`: commands that bring about what the change begins from; `change`: the command that is cut short, as
+    (path below the plugin's, body).
+    """
+
+    before: tuple[tuple[str, Any], ...]
+    change: tuple[str, Any]
+    dies: AtRequest | OnFile
+    wanted: tuple[int, ...]
+    """Numbers of instances that may be wanted afterwards: by how far it came."""
+    may_be_parked: bool = False
+
+
+CREATE, START = ("POST", "/containers/create"), ("POST", "/start")
+STOP, REMOVE = ("POST", "/stop|/kill"), ("DELETE", "")
+TWO, FOUR = ("scale", {"replicas": 2}), ("scale", {"replicas": 4})
+RUN = ("tools/echo/run", {"text": "on"})
+
+ROWS: dict[str, Row] = {
+    "scale up, its number on file": Row((TWO,), FOUR, OnFile(lambda file: file.get("replicas") == 4), (4,)),
+    "scale down, its number on file": Row((FOUR,), TWO, OnFile(lambda file: file.get("replicas") == 2), (2,)),
+    **{
+        f"scale up, {when} {what} {number}": Row((TWO,), FOUR, AtRequest(*request, when, number), (4,))
+        for what, request in (("create", CREATE), ("start", START))
+        for when, number in (("before", 1), ("after", 1), ("before", 2), ("after", 2))
+    },
+    "scale up, soon after start 1": Row((TWO,), FOUR, AtRequest(*START, "soon"), (4,)),
+    **{
+        f"scale down, {when} {what} {number}": Row((FOUR,), TWO, AtRequest(*request, when, number), (2,))
+        for what, request in (("stop", STOP), ("removal", REMOVE))
+        for when, number in (("before", 1), ("after", 1), ("after", 2))
+    },
+    **{
+        f"park, {when} {what} {number}": Row((TWO,), ("park", None), AtRequest(*request, when, number), (2,), True)
+        for what, request in (("stop", STOP), ("removal", REMOVE))
+        for when, number in (("before", 1), ("after", 1), ("after", 2))
+    },
+    **{
+        f"wake, {when} {what} 1": Row((TWO, ("park", None)), RUN, AtRequest(*request, when), (2,), True)
+        for what, request in (("create", CREATE), ("start", START))
+        for when in ("before", "after")
+    },
+}
+"""What is cut short, and where → how. Steps of an update are `OnFile(lambda file: file["update"]["step"] == …)`."""
+
+
+@pytest.fixture(scope="module")
+def live(proxy: EngineProxy, echo_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveOrchestrator]:
+    folder = tmp_path_factory.mktemp("one")
+    (folder / NAME).mkdir()
+    manifest = yaml.safe_load((ECHO / "plugin.yaml").read_text())
+    (folder / NAME / "plugin.yaml").write_text(yaml.safe_dump(manifest | {"name": NAME, "image": echo_image}))
+    with live_orchestrator([folder], variables=proxy.environment, stop_grace="500ms") as live:
+        live.wait_ready(60)
+        yield live
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_sigkill_during_a_change(
+    name: str, live: LiveOrchestrator, proxy: EngineProxy, reliability: ReliabilityTable
+) -> None:
+    """Afterwards every container is that of an instance, all are of one release, and there are as many as are wanted,
+    or the plugin is parked and its next run starts it.
+    """
+    row = ROWS[name]
+    for command in (("start", None), *row.before):
+        _post(live, *command, wait=60)
+    _until_whole(live)
+    _cut_short(live, proxy, row)
+    live.start()
+    live.wait_until_serving()
+    live.wait_ready(60)
+    health = _until_whole(live)
+    assert health["replicas"]["wanted"] in row.wanted, health
+    if health["reason_code"] == "PARKED":
+        assert row.may_be_parked
+        nothing_left_but(live, 0)
+    assert live.run(NAME, "echo", {"text": "on"}).json()["ok"]
+    nothing_left_but(live, _until_whole(live)["replicas"]["wanted"])
+    assert len({container.labels[CONTENT_LABEL] for container in live.containers()}) == 1
+    reliability.count("orchestrator SIGKILLed at a step of scale or park: nothing left behind", right=1, of=1)
+
+
+def _cut_short(live: LiveOrchestrator, proxy: EngineProxy, row: Row) -> None:
+    """Send the command, and kill the orchestrator where the row says."""
+    dies = row.dies
+    if isinstance(dies, AtRequest):
+        _kill_at(live, proxy, dies)
+        watcher = None
+    else:
+        watcher = threading.Thread(target=_kill_when, args=(live, dies))
+        watcher.start()
+    with suppress(httpx.TransportError):
+        _post(live, *row.change)
+    try:
+        live.process.wait(30 * PATIENCE)
+    finally:
+        proxy.on_request = proxy.on_response = lambda _: None
+        if watcher is not None:
+            watcher.join()
+
+
+def _kill_at(live: LiveOrchestrator, proxy: EngineProxy, dies: AtRequest) -> None:
+    left = [dies.number]
+
+    def strike(request: EngineRequest) -> None:
+        if dies.matches(request):
+            left[0] -= 1
+            if left[0] == 0 and dies.when == "soon":
+                threading.Timer(0.1, live.process.send_signal, (signal.SIGKILL,)).start()
+            elif left[0] == 0:
+                live.process.send_signal(signal.SIGKILL)
+
+    if dies.when == "before":
+        proxy.on_request = strike
+    else:
+        proxy.on_response = strike
+
+
+def _kill_when(live: LiveOrchestrator, dies: OnFile) -> None:
+    file, end = live.state_dir / "releases" / f"{NAME}.json", time.monotonic() + 30 * PATIENCE
+    while time.monotonic() < end and not _is(file, dies):
+        time.sleep(0.0005)
+    live.process.send_signal(signal.SIGKILL)
+
+
+def _is(file: Path, dies: OnFile) -> bool:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return dies.reached(json.loads(file.read_text()))
+    return False
+
+
+def _post(live: LiveOrchestrator, path: str, body: Any, wait: float = 0) -> httpx.Response:
+    options = {"json": body} if body is not None else {}
+    return live.client.post(f"/v1/plugins/{NAME}/{path}", params={"wait": wait * PATIENCE} if wait else {}, **options)
+
+
+def _until_whole(live: LiveOrchestrator) -> dict[str, Any]:
+    """The plugin's health once as many instances serve as are wanted, and no others are there, or it is parked."""
+    end = time.monotonic() + 60 * PATIENCE
+    while True:
+        health = live.health(NAME)
+        replicas, instances = health["replicas"], health["instances"]
+        if health["reason_code"] == "PARKED" and not live.containers():
+            return health
+        if replicas["ready"] == replicas["wanted"] == len(instances):
+            assert not health["degraded"]
+            return health
+        assert time.monotonic() < end, health
+        time.sleep(0.05)
