@@ -1,7 +1,9 @@
 """McpEndpoint: the route /mcp. Loads the rest of this package, and the package `mcp`, at its first request."""
 
 import asyncio
+import gc
 from importlib import import_module
+from types import ModuleType
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -40,10 +42,18 @@ class McpEndpoint:
 
     async def _load(self) -> ASGIApp:
         # In a thread: it takes a second or more, in which health is answered.
-        module = await asyncio.to_thread(import_module, _HTTP)
+        module = await asyncio.to_thread(_imported)
         server = module.HttpServer(self._context, max_sessions=self._max_sessions)
         ready = asyncio.Event()
         self._serving = asyncio.create_task(server.serve(ready, self._closed), name="MCP")
         await ready.wait()
         app: ASGIApp = server
         return app
+
+
+def _imported() -> ModuleType:
+    gc.disable()  # imported modules stay for good: a collection among them holds up every thread, and finds nothing
+    try:
+        return import_module(_HTTP)
+    finally:
+        gc.enable()
