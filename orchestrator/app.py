@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from plugin_runtime import __version__
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from orchestrator import dashboard, deployment
 from orchestrator.access.gate import Gate
@@ -41,6 +42,8 @@ from orchestrator.loader.dependency_checker import DependencyChecker
 from orchestrator.loader.image_builder import ImageBuilder
 from orchestrator.loader.plugin_loader import PluginLoader
 from orchestrator.loader.plugin_secrets import SecretSource
+from orchestrator.mcp import endpoint
+from orchestrator.mcp.endpoint import McpEndpoint
 from orchestrator.models.store import model_store
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
@@ -144,10 +147,12 @@ def create_app(
                 await runner.resume(restored.asynchronous, fleet.adopted())
                 fleet.settle_adopted()
                 fleet.restart_changed()
+                mcp.open(app.state.context)
                 with feed.running():
                     yield
             finally:
                 await shutdown.complete()
+                await mcp.close()
         finally:
             if traces is not None:
                 await traces.close()
@@ -156,6 +161,7 @@ def create_app(
             # Last: the next orchestrator must find all of this closed.
             claimed.lock.release()
 
+    mcp = McpEndpoint(max_sessions=settings.mcp_sessions)
     app = FastAPIOffline(
         redoc_url=None,
         static_url="/docs-assets",
@@ -168,7 +174,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},  # ours follows runs
     )
     system_router.document_api_keys(app)
-    _add_routes(app)
+    _add_routes(app, mcp)
     _guard(app, settings)
     return app
 
@@ -188,7 +194,7 @@ async def _unless(stop: asyncio.Event | None, work: Coroutine[Any, Any, None]) -
         working.result()
 
 
-def _add_routes(app: FastAPI) -> None:
+def _add_routes(app: FastAPI, mcp: McpEndpoint) -> None:
     for module in (
         health_router,
         plugins_router,
@@ -201,6 +207,7 @@ def _add_routes(app: FastAPI) -> None:
         app.include_router(module.router)
     app.include_router(dashboard.router)
     app.mount("/assets", dashboard.assets)
+    app.router.routes.append(Route(endpoint.PATH, mcp, include_in_schema=False))
     problems.install(app)
 
 

@@ -158,6 +158,8 @@ class Settings(BaseSettings):
     """Bytes a second: a caller that is more than half a minute behind this in its body is answered 408 too."""
     event_readers: int = Field(128, ge=1)
     """Concurrent followers of the events; one more is answered 429."""
+    mcp_sessions: int = Field(128, ge=1)
+    """Concurrent sessions of older MCP clients, and as many streams that tell current ones of changed tools."""
     container_labels: Annotated[dict[str, str], NoDecode, BeforeValidator(_labels)] = Field(default_factory=dict)
     """Additional labels for plugins' containers, as name=value, separated by commas."""
     parked: bool = False

@@ -11,11 +11,14 @@ from typing import Final, Self
 from starlette.types import Message, Receive, Scope
 
 from orchestrator.formatting import format_size
+from orchestrator.registry import PluginRecord
 from orchestrator.sandbox.call import BodyError, Outcome
 from orchestrator.tools.call_store import SpooledBody
 
 MAX_SHORT_BODY: Final = 256 * 1024
 """Bytes up to which a body is read whole before the call, which is quicker than streaming it."""
+_BODY_ROOM: Final = 1024 * 1024
+"""Bytes that a body may have beside the uploads: field names, boundaries, other arguments."""
 WHOLE_BODY: Final = "orchestrator.whole_body"
 """The extension of an ASGI scope that has the whole body as bytes, where that came together with the request's head."""
 SPOOL_AFTER: Final = 10.0
@@ -203,6 +206,11 @@ class QueuedBody:
         error = task.exception()  # is raised where the body is read
         if error is None or (isinstance(error, BodyError) and error.outcome is Outcome.CALLER_DISCONNECTED):
             self.on_stored()
+
+
+def body_limit(record: PluginRecord) -> int:
+    """Bytes that the body of a run of this plugin may have."""
+    return (record.limits.scratch if record.limits else 0) + _BODY_ROOM
 
 
 def too_large(limit: int) -> BodyError:

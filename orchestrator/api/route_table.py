@@ -64,6 +64,7 @@ def _run(request: Request, context: ApiContext, name: str, tool: str) -> Awaitab
 ROUTES: Final = (
     Route("/v1/plugins/{name}/tools/{tool}/run", "POST", hot=_run, right=Right.RUN),
     Route("/v1/runs/{run_id}", right=Right.RUN),  # DELETE, of a run that the caller sees
+    Route("/mcp", right=Right.READ),  # every method of MCP is a POST, listing too; its own handler asks for the rest
     # Monitoring must be answered under any load, and waits for nothing itself.
     Route("/v1/plugins", "GET", hot=_list, counted=False),
     Route("/v1/plugins/{name}/health", "GET", hot=_health, counted=False),

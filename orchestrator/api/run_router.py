@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from orchestrator.access.principal import Principal
-from orchestrator.api.body import MAX_SHORT_BODY, QueuedBody, RequestBody, read_short_body, too_large
+from orchestrator.api.body import MAX_SHORT_BODY, QueuedBody, RequestBody, body_limit, read_short_body, too_large
 from orchestrator.api.concealment import Concealment, concealment
 from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.file_response import StoredFileResponse
@@ -36,8 +36,6 @@ from orchestrator.tools import refusals
 
 router = APIRouter(tags=["tools"])
 
-# Bytes that a body may have beside the uploads: field names, boundaries, other arguments.
-_BODY_ROOM: Final = 1024 * 1024
 _DISCONNECT_WATCH_DELAY: Final = 0.05  # seconds until a run's caller is watched; most have ended by then
 
 
@@ -202,7 +200,7 @@ async def _body(
     request: Request, headers: Mapping[str, str], record: PluginRecord, context: ApiContext, *, asynchronous: bool
 ) -> bytes | StreamedBody:
     """Raises `BodyError`."""
-    limit = (record.limits.scratch if record.limits else 0) + _BODY_ROOM
+    limit = body_limit(record)
     length = headers.get("content-length")
     if length is None and "transfer-encoding" not in headers:
         return b""

@@ -16,6 +16,7 @@ from orchestrator.audit.live_checks import (
     check_orphans,
     check_plugin,
     check_statuses,
+    check_tools,
     no_container,
 )
 from orchestrator.audit.static_checks import check_folder
@@ -81,6 +82,8 @@ async def audit_running(client: httpx.AsyncClient, engine: ContainerEngine, depl
         if isinstance(detail, dict):
             details.append(detail)
             findings += check_plugin(health, detail)
+        tools = await _get(client, f"/v1/plugins/{health['name']}/tools", answers)
+        findings += check_tools(str(health["name"]), tools)
     for path in ("/v1/gpus", "/healthz"):
         await _get(client, path, answers)
     try:

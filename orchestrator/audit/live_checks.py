@@ -10,6 +10,7 @@ from orchestrator.audit.findings import Finding, error, findings_or_ok, ok, warn
 from orchestrator.containers.spec import ContainerIsolation
 from orchestrator.health.health_model import PluginHealthResponse
 from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode
+from orchestrator.mcp.names import misfit
 from orchestrator.supervisor.container_policy import RUN_FOLDER, TEMPORARY_FOLDER
 
 ORCHESTRATOR: Final = "orchestrator"
@@ -63,6 +64,13 @@ def check_plugin(listed: Mapping[str, Any], detail: Mapping[str, Any]) -> Iterat
     yield from findings_or_ok(name, "fields", list(_fields(name, listed)) + list(_fields(name, detail)))
     yield from findings_or_ok(name, "state", list(_state(name, detail)))
     yield from findings_or_ok(name, "agreement", list(_agreement(name, listed, detail)))
+
+
+def check_tools(name: str, tools: Any) -> list[Finding]:
+    """The tools of one plugin, as its route has them: those of a prebuilt image are known from nowhere else."""
+    listed = tools if isinstance(tools, list) else []
+    sentences = (misfit(name, str(tool.get("name"))) for tool in listed)
+    return findings_or_ok(name, "tools", [warning(name, "tools", sentence) for sentence in sentences if sentence])
 
 
 def check_isolation(health: Mapping[str, Any], held: ContainerIsolation) -> list[Finding]:

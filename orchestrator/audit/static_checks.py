@@ -15,6 +15,7 @@ from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.requirements_file import REQUIREMENTS, Line, named_files, requirement_lines
 from orchestrator.loader.samples import SamplesError, read_samples
+from orchestrator.mcp.names import misfit
 from orchestrator.registry import EffectiveLimits
 from orchestrator.supervisor.container_policy import CACHE_FOLDER, cache_variables
 
@@ -102,6 +103,8 @@ def _tools(name: str, found: PluginClass) -> Iterator[Finding]:
             yield error(name, "tools", f"The tool {tool.name} has parameters without type hints: {untyped}. Add them.")
         if tool.variadic:
             yield error(name, "tools", f"The tool {tool.name} takes *args or **kwargs: give it named parameters.")
+        if (sentence := misfit(name, tool.name)) is not None:
+            yield warning(name, "tools", sentence)
         if not tool.described:
             yield error(
                 name,

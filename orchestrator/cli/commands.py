@@ -22,6 +22,7 @@ _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
     "gpus": ("plugins", "Inspect"),
     "run": ("runs", "Run"),
     "runs": ("runs", "Run"),
+    "mcp": ("mcp", "Run"),
     "restart": ("operate", "Operate"),
     "start": ("operate", "Operate"),
     "update": ("updates", "Operate"),

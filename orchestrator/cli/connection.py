@@ -59,11 +59,13 @@ def credentials() -> dict[str, str]:
 def connected(*, retry_idempotent: bool = False) -> Iterator[Client]:
     """A client of the API. Its errors end the program with a sentence and an exit code."""
     # No retries: an operator is waiting.
-    with explained(), Client(_checked(address()), retries=0, retry_idempotent=retry_idempotent) as client:
+    with explained(), Client(checked_address(), retries=0, retry_idempotent=retry_idempotent) as client:
         yield client
 
 
-def _checked(url: str) -> str:
+def checked_address() -> str:
+    """`address()`; ends the program with a sentence where that is none."""
+    url = address()
     try:
         parsed = httpx.URL(url)
         fits = parsed.scheme in ("http", "https") and bool(parsed.host)

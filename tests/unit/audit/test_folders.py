@@ -210,3 +210,11 @@ def test_what_says_nothing_about_instances_is_a_warning(plugins, manifest, said)
     sentences = [sentence for check, sentence in found(plugins, Level.WARNING) if check == "instances"]
     assert len(sentences) == (0 if said is None else 1)
     assert said is None or said in sentences[0]
+
+
+def test_a_tool_that_mcp_clients_do_not_get_is_named(plugins: Path) -> None:
+    """A warning, not an error: over HTTP it works."""
+    write(plugins, GOOD.replace("def read(", "def größe("))
+    assert found(plugins) == []
+    ((check, sentence),) = [each for each in found(plugins, Level.WARNING) if "MCP" in each[1]]
+    assert check == "tools" and "'reader.größe'" in sentence
