@@ -6,11 +6,12 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from plugin_runtime import __version__
+from starlette.middleware.cors import CORSMiddleware
 
 from orchestrator import dashboard, deployment
 from orchestrator.access.gate import Gate
@@ -30,6 +31,7 @@ from orchestrator.api.body import UploadPace
 from orchestrator.api.context import ApiContext
 from orchestrator.api.event_feed import EventFeed
 from orchestrator.api.middleware import RequestMiddleware
+from orchestrator.api.request_headers import CORS_REQUEST_HEADERS, CORS_RESPONSE_HEADERS
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
@@ -55,6 +57,9 @@ from orchestrator.tools.call_store import CallStore
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.shutdown import Shutdown
 from orchestrator.tools.tool_runner import ToolRunner
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 _RESTORED_EVENTS: Final = 1000  # events from before the start that are held in memory; the history has more
 
@@ -204,12 +209,32 @@ def _guard(app: FastAPI, settings: Settings) -> None:
     store = configured_keys(settings)
     # Now, so that a file of keys that cannot be read ends the start.
     store.load()
-    gate = Gate(HostRule(settings.allowed_hosts), exposed=not is_loopback(settings.host))
+    gate = Gate(
+        HostRule(settings.allowed_hosts, settings.allowed_origins),
+        exposed=not is_loopback(settings.host),
+        proxies=settings.trusted_proxies,
+    )
     # Fewer requests than connections, so that there is always room for those of monitoring.
     max_requests = settings.max_connections * 3 // 4
-    app.middleware_stack = RequestMiddleware(
-        app.build_middleware_stack(), store=store, gate=gate, max_requests=max_requests
+    guard = RequestMiddleware(
+        app.build_middleware_stack(),
+        store=store,
+        gate=gate,
+        max_requests=max_requests,
+        root=settings.root_path,
+        user_header=settings.proxy_user_header if settings.trusted_proxies else "",
     )
+    if settings.allowed_origins:
+        # Before the keys: a browser asks without one whether its page may send one.
+        app.middleware_stack = CORSMiddleware(
+            guard,
+            allow_origins=settings.allowed_origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=CORS_REQUEST_HEADERS,
+            expose_headers=CORS_RESPONSE_HEADERS,
+        )
+    else:
+        app.middleware_stack = guard
 
 
 def secret_source(settings: Settings) -> SecretSource:

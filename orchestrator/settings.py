@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import durationpy
 import platformdirs
-from pydantic import BeforeValidator, ByteSize, Field, PlainSerializer, SecretStr
+from pydantic import BeforeValidator, ByteSize, Field, IPvAnyNetwork, PlainSerializer, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from orchestrator.run_folder import APP, default_run_dir
@@ -57,6 +57,22 @@ def _names(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _origin(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^/?#\s@*,]+", value):
+        raise ValueError(f"expected an origin such as https://app.example.org, without a path, not {value!r}")
+    return value.lower()
+
+
+Origin = Annotated[str, BeforeValidator(_origin)]
+
+
+def _root_path(value: Any) -> Any:
+    path = value.rstrip("/") if isinstance(value, str) else value
+    if path == "" or (isinstance(path, str) and re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path) and "/.." not in path):
+        return path
+    raise ValueError(f"expected a path such as /plugins, not {value!r}")
+
+
 def _labels(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -102,6 +118,14 @@ class Settings(BaseSettings):
     """The key of `tls_cert`; not needed where that file has it too."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     """Host names, separated by commas, that requests may name while no API key is configured; loopback always may."""
+    allowed_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_names)] = ()
+    """Origins, separated by commas, such as https://app.example.org, whose pages may call the API from a browser."""
+    root_path: Annotated[str, BeforeValidator(_root_path)] = ""
+    """The path below which a proxy shows the orchestrator, such as /plugins, whether or not the proxy passes it on."""
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode, BeforeValidator(_names)] = ()
+    """Addresses or networks, separated by commas, of proxies that say who calls, in the header `proxy_user_header`."""
+    proxy_user_header: str = Field("X-Forwarded-User", pattern=r"^[A-Za-z0-9-]{1,64}$")
+    """The header in which a trusted proxy names its user; such users are made by `keys add NAME --by-proxy`."""
     operator_key_file: Path | None = None
     """A file with an API key of the role operator, such as a compose secret; valid beside those of `keys add`."""
     viewer_key_file: Path | None = None

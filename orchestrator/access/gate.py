@@ -2,9 +2,11 @@
 
 import ipaddress
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -31,6 +33,8 @@ class Caller(NamedTuple):
     origin: str | None = None
     fetch_site: str | None = None
     authorization: str | None = None
+    user: str | None = None
+    """Whom a proxy names, trusted or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,17 @@ class Gate:
     request needs a key.
     """
 
-    def __init__(self, hosts: HostRule, *, exposed: bool, failures: FailedKeys | None = None) -> None:
+    def __init__(
+        self,
+        hosts: HostRule,
+        *,
+        exposed: bool,
+        failures: FailedKeys | None = None,
+        proxies: Iterable[IPv4Network | IPv6Network] = (),
+    ) -> None:
+        """`proxies`: those that are believed whom they name."""
+        self._proxies = tuple(proxies)
+        self._trusts = lru_cache(maxsize=256)(self._is_proxy)
         self._hosts = hosts
         self._exposed = exposed
         self._failures = failures or FailedKeys()
@@ -98,8 +112,11 @@ class Gate:
         """Who calls a route that needs no key."""
         if not ring.scoped:
             return ANYONE
-        text = _key_text(caller)
-        key = None if text is None else ring.find(text)
+        if caller.user is not None and self._trusts(caller.address):
+            key = ring.user(caller.user)
+        else:
+            text = _key_text(caller)
+            key = None if text is None else ring.find(text)
         return STRANGER if key is None or key.expired(now) else key.principal
 
     def _judge_page(self, caller: Caller) -> Principal | Refusal:
@@ -121,6 +138,8 @@ class Gate:
         return ANYONE
 
     def _judge_key(self, caller: Caller, right: Right, ring: KeyRing, now: datetime) -> Principal | Refusal:
+        if caller.user is not None and self._trusts(caller.address):
+            return _judge_user(caller.user, right, ring, now)
         text = _key_text(caller)
         if text is None:
             return Refusal(401, f"An API key is required: {_HOW}.", "KeyRequired")
@@ -135,6 +154,25 @@ class Gate:
             return Refusal(401, f"{sentence}. With another key, {_HOW}.", "KeyRefused")
         principal = key.principal
         return principal if principal.may(right) else _too_small(key, right)
+
+    def _is_proxy(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+        return any((mapped or parsed) in network for network in self._proxies)
+
+
+def _judge_user(user: str, right: Right, ring: KeyRing, now: datetime) -> Principal | Refusal:
+    """Of a user whom a trusted proxy names: the proxy has seen to who it is."""
+    key = ring.user(user)
+    if key is None or key.expired(now):
+        which = "is not known here" if key is None else "has expired"
+        how = "Add it with `orchestrator keys add NAME --by-proxy`."
+        return Refusal(403, f"The user {quoted(user)}, whom the proxy names, {which}. {how}", "UnknownUser")
+    principal = key.principal
+    return principal if principal.may(right) else _too_small(key, right)
 
 
 def _key_text(caller: Caller) -> str | None:

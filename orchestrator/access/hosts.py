@@ -20,8 +20,10 @@ class HostRule:
 
     # Listening on loopback does not keep web pages out: a browser of this machine is on it too.
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
+    def __init__(self, names: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+        """`origins`: of pages of other sites that may call, such as https://app.example.org."""
         self._names = frozenset(name.lower() for name in names)
+        self._origins = frozenset(origins)
         self.host_allowed = lru_cache(maxsize=256)(self._host_allowed)  # runs for every request, mostly for one host
 
     def _host_allowed(self, host: str | None) -> bool:
@@ -35,6 +37,8 @@ class HostRule:
     def page_allowed(self, origin: str | None, host: str | None, fetch_site: str | None) -> bool:
         """Whether a request comes from the orchestrator's own page, or from no page at all."""
         # A page may send POSTs to any address, but it cannot forge `Origin` and `Sec-Fetch-Site`.
+        if origin is not None and origin.lower() in self._origins:
+            return True
         if fetch_site is not None and fetch_site not in ("same-origin", "none"):
             return False
         if origin is None:

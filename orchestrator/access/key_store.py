@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from orchestrator.access.keys import ApiKey, KeyRing, Role, issue, stored_key
+from orchestrator.access.keys import ApiKey, KeyRing, Role, issue, proxy_user, stored_key
 from orchestrator.access.principal import (
     EQUAL_SHARE,
     EVERY_PLUGIN,
@@ -71,6 +71,7 @@ class _StoredKey(BaseModel):
     weight: Annotated[int, Field(ge=1, le=MAX_WEIGHT)] = EQUAL_SHARE.weight
     concurrency: Annotated[int, Field(ge=1)] | None = None
     rate: Annotated[Rate | None, BeforeValidator(_rate)] = None
+    by_proxy: bool = False
 
     @model_validator(mode="after")
     def _role_or_rights(self) -> Self:
@@ -83,7 +84,7 @@ class _StoredKey(BaseModel):
         rights = self.role.rights if self.role else frozenset(self.rights or ())
         share = Share(self.priority, self.weight, self.concurrency, self.rate)
         grant = Grant(rights, self.plugins, share)
-        return ApiKey(self.name, grant, self.sha256, self.hint, self.created, self.expires)
+        return ApiKey(self.name, grant, self.sha256, self.hint, self.created, self.expires, self.by_proxy)
 
 
 class _File(BaseModel):
@@ -148,6 +149,15 @@ class KeyStore:
     def add(self, name: str, granted: Role | Grant, expires: datetime | None = None) -> str:
         """Make and store a key. Returns its text, which cannot be read again. Raises `ValueError`, `KeyFileError`."""
         text, key = issue(name, granted, datetime.now(UTC), expires)
+        self._add(key)
+        return text
+
+    def add_user(self, name: str, granted: Role | Grant, expires: datetime | None = None) -> None:
+        """Store a user that trusted proxies name. Raises `ValueError`, `KeyFileError`."""
+        self._add(proxy_user(name, granted, datetime.now(UTC), expires))
+
+    def _add(self, key: ApiKey) -> None:
+        name = key.name
         with self._locked():
             keys = self.listed()
             if any(other.name == name for other in keys):
@@ -155,7 +165,6 @@ class KeyStore:
             if len(keys) >= _MAX_KEYS:
                 raise ValueError(f"the maximum of {_MAX_KEYS} keys already exist; remove unused ones")
             self._write([*keys, key])
-        return text
 
     def change(self, name: str, changed: Callable[[ApiKey], ApiKey]) -> ApiKey | None:
         """Replace the key by `changed` of it. Returns the new one, None where there is no such key. Raises
@@ -262,4 +271,5 @@ def _fields(key: ApiKey) -> dict[str, Any]:
         **({} if share.weight == EQUAL_SHARE.weight else {"weight": share.weight}),
         **({} if share.concurrency is None else {"concurrency": share.concurrency}),
         **({} if share.rate is None else {"rate": str(share.rate)}),
+        **({"by_proxy": True} if key.by_proxy else {}),
     }

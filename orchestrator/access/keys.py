@@ -5,7 +5,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -44,6 +44,8 @@ class ApiKey:
     hint: str
     created: datetime
     expires: datetime | None = None
+    by_proxy: bool = False
+    """It has no text that anybody knows: a trusted proxy says that its user calls, by the name."""
 
     @property
     def principal(self) -> Principal:
@@ -62,6 +64,12 @@ def issue(name: str, granted: Role | Grant, now: datetime, expires: datetime | N
     """Make a new key. Returns its text and its stored form. Raises `ValueError` for an invalid name."""
     text = PREFIX + secrets.token_urlsafe(32)
     return text, stored_key(text, name, granted, now, expires)
+
+
+def proxy_user(name: str, granted: Role | Grant, now: datetime, expires: datetime | None = None) -> ApiKey:
+    """The entry of a user that a trusted proxy names. Raises `ValueError` for an invalid name."""
+    _, key = issue(name, granted, now, expires)
+    return replace(key, by_proxy=True, hint="")
 
 
 def stored_key(text: str, name: str, granted: Role | Grant, now: datetime, expires: datetime | None = None) -> ApiKey:
@@ -86,6 +94,10 @@ class KeyRing:
 
     def __bool__(self) -> bool:
         return bool(self.keys)
+
+    def user(self, name: str) -> ApiKey | None:
+        """The entry of a trusted proxy's user."""
+        return next((key for key in self.keys if key.by_proxy and key.name == name), None)
 
     def find(self, text: str) -> ApiKey | None:
         """The key whose text this is, expired or not; None if there is none."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.access.gate import Caller, Gate, Refusal
@@ -24,11 +25,15 @@ _HEADERS: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorizat
 
 class RequestMiddleware:
     """ASGI middleware, before all of the framework's own. `max_requests`: at once, not including routes that are not
-    counted.
+    counted. `root`: the path below which a proxy shows all routes. `user_header`: in which proxies name their users.
     """
 
-    def __init__(self, app: ASGIApp, *, store: KeyStore, gate: Gate, max_requests: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, store: KeyStore, gate: Gate, max_requests: int, root: str = "", user_header: str = ""
+    ) -> None:
         self._app = app
+        self._root = root
+        self._user_header = user_header.lower().encode()
         self._store = store
         self._gate = gate
         self._max_requests = max_requests
@@ -39,13 +44,20 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         # One middleware for all steps, so that a request's route is looked up once.
-        route, values = route_table.find(scope["path"])
+        path = scope["path"]
+        if self._root:
+            if path == self._root:  # the page's own addresses are relative to it
+                await RedirectResponse(f"{self._root}/", 308)(scope, receive, send)
+                return
+            path = path.removeprefix(self._root) if path.startswith(f"{self._root}/") else path
+            scope["path"], scope["root_path"] = self._root + path, self._root  # as the framework expects it
+        route, values = route_table.find(path)
         # Before the count: callers without a key must not use up the maximum of requests.
         judged = self._judge(route, scope)
         if isinstance(judged, Refusal):
             await _refuse(judged, scope, receive, send)
             return
-        name = route_table.named_plugin(scope["path"])
+        name = route_table.named_plugin(path)
         if name is not None and not judged.sees(name):
             await _unknown(name, scope, receive, send)
             return
@@ -62,17 +74,37 @@ class RequestMiddleware:
                 self._requests -= 1
 
     def _judge(self, route: Route, scope: Scope) -> Principal | Refusal:
-        caller, ring, now = _caller(scope), self._store.ring(), datetime.now(UTC)
+        caller, ring, now = self._caller(scope), self._store.ring(), datetime.now(UTC)
         if route.open:
             return self._gate.visitor(caller, ring, now)
         return self._gate.judge(caller, route.needs(scope["method"]), ring, now)
+
+    def _caller(self, scope: Scope) -> Caller:
+        host = origin = fetch_site = authorization = user = None
+        for name, value in scope["headers"]:
+            if name in _HEADERS:  # of a repeated header the last counts: browsers send each once
+                text = value.decode("latin-1")
+                match name:
+                    case b"host":
+                        host = text[:300]  # a name has at most 253
+                    case b"origin":
+                        origin = text
+                    case b"sec-fetch-site":
+                        fetch_site = text
+                    case b"authorization":
+                        authorization = text
+            elif name == self._user_header:  # repeated it is nobody: one of the two may be the caller's own
+                text = value.decode("latin-1").strip()
+                user = text if user is None else f"{user}, {text}"
+        client = scope.get("client")
+        return Caller(scope["method"], client[0] if client else "", host, origin, fetch_site, authorization, user)
 
     async def _answer(self, route: Route, values: tuple[str, ...], scope: Scope, receive: Receive, send: Send) -> None:
         if route.hot is None or scope["method"] != route.method:
             if any(name == b"range" for name, _ in scope["headers"]):
                 scope, send = _without_malformed_range(scope), _ranges_in_envelope(scope, receive, send)
             who: Principal = scope["principal"]
-            if not who.sees_every_plugin and _says_why(scope["path"]):
+            if not who.sees_every_plugin and _says_why(scope["path"].removeprefix(self._root)):
                 send = _concealed(Concealment(who, scope["app"].state.context.registry), send)
             await self._app(scope, receive, send)
             return
@@ -153,24 +185,6 @@ def _concealed(shown: Concealment, send: Send) -> Send:
                 await send({**message, "body": text})
 
     return send_concealed
-
-
-def _caller(scope: Scope) -> Caller:
-    host = origin = fetch_site = authorization = None
-    for name, value in scope["headers"]:
-        if name in _HEADERS:  # of a repeated header the last counts: browsers send each once
-            text = value.decode("latin-1")
-            match name:
-                case b"host":
-                    host = text[:300]  # a name has at most 253
-                case b"origin":
-                    origin = text
-                case b"sec-fetch-site":
-                    fetch_site = text
-                case b"authorization":
-                    authorization = text
-    client = scope.get("client")
-    return Caller(scope["method"], client[0] if client else "", host, origin, fetch_site, authorization)
 
 
 async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:

@@ -181,17 +181,18 @@ async def logs(  # noqa: PLR0911 - one per answer
     built for it and there is no container yet, the output of that. Of several instances the newest's, or that of
     `generation`.
 
-    With `follow` it goes on, with that of the next instances too, and with an empty line after 15 s of silence. A line
-    that begins with `--- ` says that an instance is awaited, has ended, or is the next; no line of a container does.
+    With `follow` it goes on, with that of the next instances too (with `generation` until that one's end), and with an
+    empty line after 15 s of silence. A line that begins with `--- ` says which of several instances it is, or that one
+    is awaited, has ended, or is the next; no line of a container does.
     """
     supervisor, record = context.fleet.get(name), context.registry.get(name)
     if supervisor is None or record is None:
         return unknown_plugin(name)
     if build:
         return PlainTextResponse(await supervisor.build_output(tail=tail))
-    if follow:
+    if follow and (generation is None or any(each.generation == generation for each in supervisor.instances)):
         # An empty line as the heartbeat: each line of a log begins with its time.
-        lines = concealment(who, context).lines(supervisor.follow_logs(tail=tail))
+        lines = concealment(who, context).lines(supervisor.follow_logs(tail=tail, generation=generation))
         followed = beating(lines, "\n")
         return UntilShutdownResponse(followed, context.shutdown.requested, headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.

@@ -28,6 +28,34 @@ _READ: Final = frozenset(
     }
 )
 
+CORS_REQUEST_HEADERS: Final = (
+    "Accept",
+    "Authorization",
+    "Content-Disposition",
+    "Content-Encoding",
+    "Content-Type",
+    "Last-Event-ID",
+    "Prefer",
+    "Range",
+    "If-None-Match",
+    "traceparent",
+    "tracestate",
+    "X-Run-Id",
+)
+"""What pages of other sites may send, where they may call."""
+CORS_RESPONSE_HEADERS: Final = (
+    "Accept-Encoding",
+    "Content-Disposition",
+    "Content-Location",
+    "Content-Range",
+    "ETag",
+    "Location",
+    "Preference-Applied",
+    "Retry-After",
+    "X-Run-Id",
+)
+"""What they may read of an answer, beside its type and length."""
+
 CODINGS: Final = ("gzip", "deflate", "identity")
 """The content codings of bodies that a runtime decodes."""
 _DISPOSITION: Final = re.compile(r"[^\x00-\x1f\x7f]{1,2048}")  # that is passed on

@@ -145,14 +145,17 @@ async def _answered(
 ) -> Response:
     name = record.name
     if asynchronous:
-        return await _start(name, call, context, shown)
+        return await _start(name, call, context, shown, root=request.scope.get("root_path", ""))
     accept = headers.get("accept", "")
     media_type = wanted_stream(accept)
     with _DisconnectWatch(request, call, context):
         if media_type is not None:
             return await streamed(name, call, context, media_type, shown)
         result = shown.result(await context.tool_runner.run(name, call))
-    return await _answer(result, name, call, accept, context)
+    answer = await _answer(result, name, call, accept, context)
+    if (root := request.scope.get("root_path")) and "content-location" in answer.headers:
+        answer.headers["Content-Location"] = root + answer.headers["content-location"]
+    return answer
 
 
 async def _answer(result: RunResult, name: str, call: ToolCall, accept: str, context: ApiContext) -> Response:
@@ -212,12 +215,12 @@ async def _body(
     return await body.spool(context.spool) if asynchronous else QueuedBody(body, context.spool)
 
 
-async def _start(name: str, call: ToolCall, context: ApiContext, shown: Concealment) -> Response:
+async def _start(name: str, call: ToolCall, context: ApiContext, shown: Concealment, *, root: str) -> Response:
     accepted = await context.tool_runner.start(name, call)
     if isinstance(accepted, RunResult):
         return respond(shown.result(accepted), plugin=name, tool=call.tool, run_id=call.run_id)
     headers = {
-        "Location": f"/v1/runs/{call.run_id}",
+        "Location": f"{root}/v1/runs/{call.run_id}",
         "X-Run-Id": call.run_id,
     }
     return JSONResponse(run_response(accepted).model_dump(mode="json"), status_code=202, headers=headers)

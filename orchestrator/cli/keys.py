@@ -73,6 +73,9 @@ def add(
     concurrency: Concurrency = None,
     rate: OfRate = None,
     days: Days = None,
+    by_proxy: Annotated[
+        bool, typer.Option("--by-proxy", help="Make no key: a user whom a trusted proxy names (see its settings).")
+    ] = False,
 ) -> None:
     """Create a key and print it. It cannot be shown again: only its hash is stored. It is a viewer's by default."""
     store = _store()
@@ -81,10 +84,14 @@ def add(
             Role.VIEWER.grant, role, may, plugins, _shared(EQUAL_SHARE, priority, weight, concurrency, rate)
         )
         first = not store.listed()
-        key = store.add(name, grant, _expiry(days))
+        if by_proxy:
+            store.add_user(name, grant, _expiry(days))
+        else:
+            key = store.add(name, grant, _expiry(days))
     except (KeyFileError, ValueError) as error:
         fail(str(error))
-    print(key)  # noqa: T201 - raw and alone on stdout, for scripts
+    if not by_proxy:
+        print(key)  # noqa: T201 - raw and alone on stdout, for scripts
     if first:
         complain(
             "The first key",
@@ -139,7 +146,7 @@ def list_keys() -> None:
             may,
             Text(",".join(key.grant.plugins)),
             _share_words(key.grant.share),
-            Text(f"…{key.hint}"),
+            "by proxy" if key.by_proxy else Text(f"…{key.hint}"),
             f"{key.created:%Y-%m-%d}",
             expires,
         )

@@ -161,24 +161,26 @@ def logs(
     """
     if build and follow:
         misused("--follow", "a build is not followed; `orchestrator health` shows its newest line")
-    if instance is not None and (build or follow):
-        misused("--instance", "the log of one instance is neither followed nor a build")
+    if instance is not None and build:
+        misused("--instance", "a build is of no instance")
     if whole and tail is not None:
         misused("--all", "--tail is given, too")
     tail = tail or (_MAX_TAIL if whole else _FOLLOWED_TAIL if follow else _TAIL)
     with connected() as api:
         for line in (
-            _followed(api, name, tail) if follow else api.logs(name, tail=tail, build=build, generation=instance)
+            _followed(api, name, tail, instance)
+            if follow
+            else api.logs(name, tail=tail, build=build, generation=instance)
         ):
             print_raw(line)
 
 
-def _followed(api: Client, name: str, tail: int) -> Iterator[str]:
-    """The log's lines; its notes, such as which instance is next, go to stderr."""
+def _followed(api: Client, name: str, tail: int, instance: int | None) -> Iterator[str]:
+    """The log's lines; its notes, such as which instance is next, go to stderr. Of one instance until its end."""
     last = ""
     while True:
         seen = last
-        for line in api.logs(name, tail=tail, follow=True):
+        for line in api.logs(name, tail=tail, follow=True, generation=instance):
             if line.startswith(NOTE):
                 errors.print(Text(line, style="dim"), soft_wrap=True)
                 continue
@@ -186,9 +188,16 @@ def _followed(api: Client, name: str, tail: int) -> Iterator[str]:
             if time_of > seen or not seen:  # not printed before the stream ended
                 last = max(last, time_of)
                 yield line
+        if instance is not None and not _lives(api, name, instance):
+            return
         # The orchestrator was stopped; the next one may have adopted the instance.
         tail = _MAX_TAIL
         time.sleep(_POLL_INTERVAL)
+
+
+def _lives(api: Client, name: str, generation: int) -> bool:
+    alive = (each["generation"] for each in api.health(name)["instances"] if each["reason_code"] is None)
+    return generation in alive
 
 
 def events(
@@ -240,5 +249,7 @@ def gpus(
         console.print(gpus_table(listed["devices"]))
     for way, sentence in (listed.get("engine") or {}).get("refused", {}).items():
         console.print(Text(f"refused by the engine ({way}): {sentence}", style="yellow"), soft_wrap=True)
+    for each in listed.get("waiting") or ():
+        console.print(Text(f"{each['plugin']} waits for a GPU: {each['reason']}"), soft_wrap=True)
     for sentence in listed["quarantines"]:
         console.print(Text(sentence, style="yellow"), soft_wrap=True)

@@ -41,7 +41,9 @@ def update(
     overlap: Annotated[
         bool, typer.Option("--overlap", help="Beside the old instance, whatever the manifest says.")
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Stop the old instance first.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Stop the old instance first, at the cost of a gap.")
+    ] = False,
     no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
@@ -68,7 +70,7 @@ def revert(name: Name, *, no_wait: NoWait = False, as_json: AsJson = False) -> N
 def updates(
     name: Name,
     which: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="All about this one; the first characters are enough.")
+        str | None, typer.Argument(metavar="ID", help="All about this one; the first characters are enough.")
     ] = None,
     *,
     follow: Annotated[

@@ -234,7 +234,7 @@ class LifecycleEvent(TypedDict):
 
 class Gpus(TypedDict):
     """The host's GPUs; `reason` says why there is none. `engine`: in which way it hands them out (`served_by`), and why
-    it refused others.
+    it refused others. `waiting`: instances that wait for GPUs, and for whom.
     """
 
     reason_code: str | None
@@ -242,6 +242,7 @@ class Gpus(TypedDict):
     devices: list[dict[str, Any]]
     engine: dict[str, Any]
     quarantines: list[str]
+    waiting: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,8 @@ def connection_options(base_url: str | None, api_key: str | None) -> dict[str, A
         "base_url": url,
         "headers": {"Authorization": f"Bearer {key}"} if key else {},
         "trust_env": not here,  # no proxy stands between two programs of one host
-        "verify": url.scheme == "https",  # plain HTTP need not load the certificates
+        # Here too by SSL_CERT_FILE, which has nothing to do with proxies. Plain HTTP need not load the certificates.
+        "verify": httpx.create_ssl_context() if url.scheme == "https" else False,
     }
 
 

@@ -117,6 +117,11 @@ class UpdatePolicy(_Strict):
     drain: Duration = Field(
         timedelta(seconds=60), description="How long runs under way in the old instance may take to end, e.g. 60s."
     )
+    observe: Duration = Field(
+        timedelta(seconds=8),
+        description="How long a candidate that has answered its sample calls must stay well before it takes runs, e.g. "
+        "8s: a worker that deadlocks is found after 5 s.",
+    )
 
 
 def _long_enough(value: timedelta) -> timedelta:
@@ -133,7 +138,10 @@ class Idle(_Strict):
         description="Parked after so long without a run, e.g. 10m, at least 1s; never for that reason where it is left "
         "out.",
     )
-    keep: bool = Field(default=False, description="With GPUs: started although ORCHESTRATOR_PARKED is set.")
+    keep: bool = Field(
+        default=False,
+        description="With GPUs: never parked for another plugin, and started although ORCHESTRATOR_PARKED is set.",
+    )
 
 
 def _update(value: Any) -> Any:

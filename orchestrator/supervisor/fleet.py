@@ -23,6 +23,7 @@ from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.adoption import Adopted, adopt_all, adopted_record
 from orchestrator.supervisor.container_policy import LABEL_INSTANCE, effective_limits, instances_of, is_instance
 from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.instance_driver import InstanceDriver
 from orchestrator.supervisor.model_watch import watch_models
 from orchestrator.supervisor.parking import starts_uncalled
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
@@ -231,18 +232,19 @@ class Fleet:
             if token not in expected:
                 await self._remove_orphan(container, token)
             # A change of health during a gap in the events shows here alone.
-            elif container.health != "none":
-                self._on_healthcheck(container.labels, container.health)
+            elif container.health != "none" and (driver := self._driver_of(container.labels)) is not None:
+                _add_healthcheck(driver, container.health)
         running = {c.labels.get(LABEL_INSTANCE) for c in containers if not c.over}
         paused = {c.labels.get(LABEL_INSTANCE) for c in containers if c.state == "paused"}
         for supervisor in self._supervisors.values():
             for instance in supervisor.instances:
                 token = instance.identity.instance
-                if instance.container_id is not None and token not in running:
+                driver = supervisor.driver_of(token)
+                if driver is not None and instance.container_id is not None and token not in running:
                     # No verdict yet: its driver inspects the container first.
-                    supervisor.container_died(token)
-                elif token in paused:
-                    supervisor.container_paused(token)
+                    driver.container_died()
+                elif driver is not None and token in paused:
+                    driver.container_paused()
             supervisor.retry_removal()
 
     async def _remove_orphan(self, container: ContainerStatus, token: str) -> None:
@@ -264,11 +266,12 @@ class Fleet:
 
     def _gpu_lost(self, holder: str, verdict: Verdict) -> None:
         for supervisor in self._supervisors.values():
-            supervisor.gpu_lost(holder, verdict)
+            if (driver := supervisor.driver_of(holder)) is not None:
+                driver.end(verdict)
 
     def _gpus_seen(self, grant: Grant) -> None:
-        if (supervisor := self._supervisors.get(grant.plugin)) is not None:
-            supervisor.gpus_seen(grant)
+        if (driver := self._driver(grant.plugin, grant.holder)) is not None:
+            driver.gpus_seen(grant)
 
     def _gpu_changed(self, change: LeaseChange) -> None:
         # The plugin that had it shows in its health whether its GPU's memory came back.
@@ -279,22 +282,28 @@ class Fleet:
     def _on_engine_event(self, event: EngineEvent) -> None:
         if not is_instance(event.labels):
             return
-        supervisor = self._supervisors.get(event.labels.get(PLUGIN_LABEL, ""))
-        # By its token: a late event of an earlier instance ends nothing.
-        token = event.labels.get(LABEL_INSTANCE, "")
-        if supervisor is not None and event.action in _LOST_ACTIONS:
-            supervisor.container_died(token, event.exit_code)
-        elif supervisor is not None and event.action == "oom":
-            supervisor.ran_out_of_memory(token)
-        elif supervisor is not None and event.action == "pause":
-            supervisor.container_paused(token)
+        driver = self._driver_of(event.labels)
+        if driver is None:
+            return
+        if event.action in _LOST_ACTIONS:
+            driver.container_died(event.exit_code)
+        elif event.action == "oom":
+            driver.ran_out_of_memory()
+        elif event.action == "pause":
+            driver.container_paused()
         elif event.action.startswith(_HEALTH_ACTION):
-            self._on_healthcheck(event.labels, event.action.removeprefix(_HEALTH_ACTION).strip())
+            _add_healthcheck(driver, event.action.removeprefix(_HEALTH_ACTION).strip())
 
-    def _on_healthcheck(self, labels: Mapping[str, str], health: str) -> None:
-        supervisor = self._supervisors.get(labels.get(PLUGIN_LABEL, ""))
-        if supervisor is not None:
-            check = Check(
-                "healthcheck", ok=health != "unhealthy", detail=f"the engine's own probe: {health}", source="engine"
-            )
-            supervisor.add_engine_check(labels.get(LABEL_INSTANCE, ""), check)
+    def _driver_of(self, labels: Mapping[str, str]) -> InstanceDriver | None:
+        # By its token: a late event of an earlier instance ends nothing.
+        return self._driver(labels.get(PLUGIN_LABEL, ""), labels.get(LABEL_INSTANCE, ""))
+
+    def _driver(self, plugin: str, token: str) -> InstanceDriver | None:
+        supervisor = self._supervisors.get(plugin)
+        return None if supervisor is None else supervisor.driver_of(token)
+
+
+def _add_healthcheck(driver: InstanceDriver, health: str) -> None:
+    if driver.instance.ended is None:
+        detail = f"the engine's own probe: {health}"
+        driver.add_check(Check("healthcheck", ok=health != "unhealthy", detail=detail, source="engine"))

@@ -23,7 +23,7 @@ from orchestrator.registry import Check
 from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.container_policy import InstanceIdentity
 from orchestrator.supervisor.gpu_occupancy import Plugin
-from orchestrator.supervisor.gpu_planner import DRAIN_INTERVAL, LOOK_INTERVAL, GpuPlanner
+from orchestrator.supervisor.gpu_planner import GpuPlanner
 from orchestrator.supervisor.instance import InstanceEndedError
 from orchestrator.supervisor.start_verdict import verdict_of_engine
 
@@ -248,7 +248,7 @@ class GpuAllocator:
             if not self._leases.claims:
                 self._changed.clear()
                 await self._changed.wait()
-            await asyncio.sleep(DRAIN_INTERVAL if self._leases.reclaiming else LOOK_INTERVAL)
+            await asyncio.sleep(self._planner.look_interval)
             inventory = await self._read()
             grants = [self._leases.grant_of(holder) for holder in {claim.holder for claim in self._leases.claims}]
             held = [grant for grant in grants if grant is not None]

@@ -28,6 +28,8 @@ class Plugin(Protocol):
     @property
     def asked(self) -> bool: ...
     @property
+    def updating(self) -> bool: ...
+    @property
     def unsettled(self) -> bool: ...
     @property
     def recent_runs(self) -> float: ...
@@ -93,8 +95,8 @@ class GpuOccupancy:
             plugin, record = self.find(each.plugin), self._record(each.plugin)
             runs = 0 if plugin is None or each.plugin in served else plugin.runs_waiting
             served.add(each.plugin)
-            # What is kept is to be there without being called.
-            asked = each.manifest.idle.keep or (plugin is not None and plugin.asked)
+            # What is kept is to be there without being called; an update is an operator's command, whoever resumes it.
+            asked = each.manifest.idle.keep or (plugin is not None and (plugin.asked or plugin.updating))
             need = Need(
                 each.plugin,
                 each.demand,
@@ -105,6 +107,12 @@ class GpuOccupancy:
             )
             found.append((need, each))
         return found
+
+    def ended(self, applicant: Applicant) -> bool:
+        """It needs no GPUs any more."""
+        plugin = self.find(applicant.plugin)
+        instance = None if plugin is None else plugin.instance_with(applicant.holder)
+        return instance is not None and instance.ended is not None
 
     def closing(self) -> list[Plugin]:
         """The plugins of instances that make room and have no run: those that they wait for may be gone by now."""

@@ -77,6 +77,8 @@ class GpuPlanner:
         finally:
             self._applicants.pop(applicant.holder, None)
             self._wake.set()
+            if applicant.grant.done() and not applicant.grant.cancelled():
+                applicant.grant.exception()  # of one that is cancelled in this instant nobody asks for it
 
     def report(self) -> list[dict[str, Any]]:
         """The instances that wait for GPUs, as in the API."""
@@ -113,7 +115,7 @@ class GpuPlanner:
     async def _look(self) -> None:
         """Look at the GPUs, unless what is known is new enough: leases depend on the memory in use."""
         applicants = tuple(self._applicants.values())
-        if all(each.seen for each in applicants) and self._clock() < self._looked_at + self._interval:
+        if all(each.seen for each in applicants) and self._clock() < self._looked_at + self.look_interval:
             return
         inventory = await self._read()
         self._looked_at = self._clock()
@@ -125,7 +127,8 @@ class GpuPlanner:
             each.found_usable |= self._problem is None
 
     @property
-    def _interval(self) -> float:
+    def look_interval(self) -> float:
+        """Seconds between looks at the GPUs while any is leased, or waited for."""
         return DRAIN_INTERVAL if self._leases.reclaiming else LOOK_INTERVAL
 
     def _plan(self) -> float:
@@ -142,7 +145,7 @@ class GpuPlanner:
         refused: dict[str, Applicant] = {}
         while (until := self._carry_out(refused, now)) is None:
             pass
-        return min(until, now + self._interval)
+        return min(until, now + self.look_interval)
 
     def _carry_out(self, refused: dict[str, Applicant], now: float) -> float | None:
         """As `_plan`. None where leases were granted or refused: what others get is to be planned again. `refused`: the
@@ -150,7 +153,8 @@ class GpuPlanner:
         was to get them.
         """
         tenants = self._occupancy.tenants()
-        seen = [each for each in self._applicants.values() if each.seen]
+        # One that has just been stopped is about to be cancelled.
+        seen = [each for each in self._applicants.values() if each.seen and not self._occupancy.ended(each)]
         needs = self._occupancy.needs(seen, tenants)
         applicants = {need.holder: applicant for need, applicant in needs}
         plan = plan_room(self._occupancy.gpus(refused), tenants, [need for need, _ in needs], now)

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -129,6 +130,13 @@ class Instance:
         await self._ready_or_ended.wait()
         if self.ended is not None:
             raise InstanceEndedError(self.ended)
+
+    async def ends_within(self, seconds: float) -> Verdict | None:
+        """Why it ended; None where it lives as long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+        return self.ended
 
     async def verdict(self) -> Verdict:
         """Why it ended. Raises `TimeoutError` where there is no verdict within five seconds."""

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.errors import EngineError
 from orchestrator.formatting import NOTE
 from orchestrator.registry import PostMortem
+from orchestrator.sandbox.verdict import Verdict
 from orchestrator.supervisor.instance import Instance
 
 _USUAL_START: Final = 1.0  # seconds until a container whose image is there has started; of a longer wait a note says so
@@ -23,6 +25,10 @@ _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+ ")
 
 class Instances(Protocol):
     """The instances of one plugin, each in its turn."""
+
+    @property
+    def instances(self) -> Collection[Instance]:
+        """Oldest first; those that ended are among them until they are replaced."""
 
     @property
     def instance(self) -> Instance | None:
@@ -42,15 +48,42 @@ async def follow_logs(engine: ContainerEngine, instances: Instances, *, tail: in
     if instance is None:
         yield _note("no instance; waiting for one")
         instance = await instances.next_instance(None)
+    elif others := [other.generation for other in instances.instances if other.ended is None and other is not instance]:
+        listed = ", ".join(map(str, others))
+        yield _note(f"instance {instance.generation}, the newest; {listed} not followed")
     while instance is not None:
         async for line in _Log(engine, instances, instance).follow(tail):
             yield line
         if instance.ended is not None:
-            yield _note(f"instance {instance.generation} ended: {instance.ended.code}: {instance.ended.reason}")
+            yield _ended(instance, instance.ended)
         instance, tail = await instances.next_instance(instance), _ALL
         if instance is not None:
             yield _note(f"instance {instance.generation}")
     yield _note("the plugin was removed")
+
+
+async def follow_instance(engine: ContainerEngine, instance: Instance, *, tail: int) -> AsyncGenerator[str, None]:
+    """The last `tail` lines of this instance and those to come, until its end, which is a note."""
+    async for line in _Log(engine, _One(instance), instance).follow(tail):
+        yield line
+    if instance.ended is not None:
+        yield _ended(instance, instance.ended)
+
+
+@dataclass(frozen=True, slots=True)
+class _One:
+    """An instance, which none replaces."""
+
+    instance: Instance
+
+    @property
+    def instances(self) -> Collection[Instance]:
+        return (self.instance,)
+
+    async def next_instance(self, after: Instance | None) -> Instance | None:  # noqa: ARG002 - the protocol's
+        # Its container, too, may be one that cannot be stopped.
+        await self.instance.torn_down.wait()
+        return None
 
 
 class _Log:
@@ -136,6 +169,10 @@ async def _first_of(*events: asyncio.Event, seconds: float | None = None) -> Non
     finally:
         for each in waiting:
             each.cancel()
+
+
+def _ended(instance: Instance, why: Verdict) -> str:
+    return _note(f"instance {instance.generation} ended: {why.code}: {why.reason}")
 
 
 def _note(text: str) -> str:

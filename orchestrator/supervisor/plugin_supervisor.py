@@ -12,7 +12,6 @@ from typing import Any, Final, Literal
 import msgspec
 
 from orchestrator.formatting import format_duration
-from orchestrator.gpus import Grant
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
@@ -21,11 +20,13 @@ from orchestrator.sandbox.call import RunResult
 from orchestrator.sandbox.verdict import Verdict, verdict_of_run
 from orchestrator.supervisor.adoption import Adopted
 from orchestrator.supervisor.bring_up import Prepared, content_of
+from orchestrator.supervisor.candidate import template_of
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
+from orchestrator.supervisor.instance_driver import InstanceDriver
 from orchestrator.supervisor.instance_set import InstanceSet, Template
-from orchestrator.supervisor.log_follower import follow_logs
+from orchestrator.supervisor.log_follower import follow_instance, follow_logs
 from orchestrator.supervisor.parking import RecentUse
 from orchestrator.supervisor.releases import (
     Command,
@@ -35,19 +36,18 @@ from orchestrator.supervisor.releases import (
     UpdateRefusedError,
     begins_from,
     require_allowed,
-    started,
 )
 from orchestrator.supervisor.restart import Restart
 from orchestrator.supervisor.start_verdict import verdict_of_manifest, verdict_of_preparation
 from orchestrator.supervisor.update import AskedStrategy, Update
-from orchestrator.supervisor.updater import Updater, template_of
+from orchestrator.supervisor.updater import Updater
 
 _log = logging.getLogger(__name__)
 
 _NOT_CALLED: Final = "It has not been called yet, and starts with its first run (ORCHESTRATOR_PARKED)."
 _PARKED: Final = "An operator parked it. The next run starts it again."
 _STILL_PARKED: Final = "It was parked before the orchestrator was started anew. The next run starts it again."
-_STOPPED: Final = "An operator stopped it. Start it again with a restart."
+_STOPPED: Final = "An operator stopped it. A start brings it back."
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
 
 
@@ -423,10 +423,13 @@ class PluginSupervisor:
         build_output = self._deps.builder.build_output
         return await asyncio.to_thread(build_output, self.name, lines=tail, running=self._building())
 
-    def follow_logs(self, *, tail: int) -> AsyncGenerator[str, None]:
-        """The last lines and those to come, then those of the next instances, until the plugin is removed. See
-        `log_follower`.
+    def follow_logs(self, *, tail: int, generation: int | None = None) -> AsyncGenerator[str, None]:
+        """The last lines and those to come: of the newest instance and of the next ones, until the plugin is removed;
+        or of this generation, until its end. See `log_follower`.
         """
+        chosen = None if generation is None else self._instance_of(generation)
+        if chosen is not None:
+            return follow_instance(self._deps.engine, chosen, tail=tail)
         return follow_logs(self._deps.engine, self, tail=tail)
 
     async def next_instance(self, after: Instance | None) -> Instance | None:
@@ -485,32 +488,11 @@ class PluginSupervisor:
             self._watch_idleness()
             self._wake()
 
-    # Events of the engine and the GPUs; `token`: the `instance` of an identity
+    # Events of the engine and the GPUs
 
-    def container_died(self, token: str, exit_code: int | None = None) -> None:
-        if (driver := self._set.driver_of(token)) is not None:
-            driver.container_died(exit_code)
-
-    def ran_out_of_memory(self, token: str) -> None:
-        if (driver := self._set.driver_of(token)) is not None:
-            driver.ran_out_of_memory()
-
-    def container_paused(self, token: str) -> None:
-        if (driver := self._set.driver_of(token)) is not None:
-            driver.container_paused()
-
-    def add_engine_check(self, token: str, check: Check) -> None:
-        if (driver := self._set.driver_of(token)) is not None and driver.instance.ended is None:
-            driver.add_check(check)
-
-    def gpu_lost(self, token: str, verdict: Verdict) -> None:
-        if (driver := self._set.driver_of(token)) is not None:
-            driver.end(verdict)
-
-    def gpus_seen(self, grant: Grant) -> None:
-        """Its GPUs were looked at."""
-        if (driver := self._set.driver_of(grant.holder)) is not None:
-            driver.gpus_seen(grant)
+    def driver_of(self, token: str) -> InstanceDriver | None:
+        """`token`: the `instance` of an identity."""
+        return self._set.driver_of(token)
 
     def add_check(self, check: Check) -> None:
         """A finding about the newest instance, ended or not."""
@@ -601,19 +583,6 @@ class PluginSupervisor:
         self._plugin = replace(self._plugin, manifest=manifest, error=None)
         self._spawn(self._hold(None))
 
-    def _note_release(self) -> None:
-        """An instance that became ready without an update is of the release that a revert leaves, or that the next
-        start begins: have it on file.
-        """
-        ready = [instance for instance in self._set.serving if instance.ready and instance.image_id]
-        newest = max(ready, key=lambda instance: instance.generation, default=None)
-        if newest is None or newest.generation <= self._updater.newest_seen or self._updater.running:
-            return
-        self._updater.newest_seen = newest.generation
-        content, image_id = newest.identity.content, newest.image_id or ""
-        release = Release.of(newest.manifest, content=content, image_id=image_id, folder=self.folder)
-        self._spawn(self._record_release(release))
-
     async def _hold(self, held: Literal["stopped", "parked"] | None) -> None:
         """Have it on file whether the orchestrator's next start begins instances. A command is obeyed without."""
         try:
@@ -633,12 +602,6 @@ class PluginSupervisor:
         task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _record_release(self, release: Release) -> None:
-        try:
-            await self._file.change(lambda state: started(state, release))
-        except ReleaseStoreError as error:
-            _log.warning("%s: a revert will not know this release: %s", self.name, error)
 
     async def _restart(self, slow: asyncio.Event) -> Verdict | None:
         async with self._command:
@@ -741,7 +704,8 @@ class PluginSupervisor:
         if self._set.parked and not coming and self.held is None:
             self._spawn(self._hold("parked"))
         self._watch_idleness()
-        self._note_release()
+        if (release := self._updater.unrecorded()) is not None:
+            self._spawn(self._updater.record(release))
         self._updater.look()
         self._wake()
 

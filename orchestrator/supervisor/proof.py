@@ -58,8 +58,9 @@ def samples_of(folder: Path) -> tuple[Sample, ...]:
 async def prove(
     runner: Runner, instance: Instance, samples: Sequence[Sample], *, seconds: float = MAX_PROOF_SECONDS
 ) -> Proof:
-    """Make the calls one after the other on an instance that is ready, up to the first whose answer is unexpected.
-    Leaves the instance as it is, whatever comes of them.
+    """Make the calls one after the other on an instance that is ready, up to the first whose answer is unexpected; then
+    see that it stays well for as long as its manifest says (`update.observe`). Leaves the instance as it is, whatever
+    comes of them.
     """
     fitting = [sample for sample in samples if sample.call.needs is None or instance.grant is not None]
     if not fitting:
@@ -74,6 +75,9 @@ async def prove(
     except TimeoutError:
         reason = f"The calls of {CALLS_FILE} took longer than {seconds:g} s together; {sample.where} was being made."
         return Proof(Verdict(ReasonCode.TIMEOUT, f"{reason} Have fewer or smaller ones, then update again."), reason)
+    observed = instance.manifest.update.observe.total_seconds()
+    if (ended := await instance.ends_within(observed)) is not None:
+        return Proof(ended, f"It ended within {observed:g} s after it had answered the calls of {CALLS_FILE}.")
     skipped = len(samples) - len(fitting)
     left_out = f"; {skipped} were left out, since they need a GPU" if skipped else ""
     return Proof(None, f"{len(fitting)} calls of {CALLS_FILE} passed{left_out}.")

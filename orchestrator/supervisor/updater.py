@@ -7,7 +7,6 @@ import logging
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, assert_never
@@ -19,8 +18,7 @@ from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.samples import Sample
 from orchestrator.sandbox.verdict import Verdict
-from orchestrator.supervisor.bring_up import prepare, prepare_from
-from orchestrator.supervisor.container_policy import effective_limits
+from orchestrator.supervisor.candidate import Candidate, from_file, from_folder, strategy_for, template_of
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import InstanceEndedError
 from orchestrator.supervisor.instance_set import InstanceSet, Template
@@ -33,6 +31,7 @@ from orchestrator.supervisor.releases import (
     ReleaseStoreError,
     advanced,
     require_allowed,
+    started,
     with_proposed,
 )
 from orchestrator.supervisor.rollout import (
@@ -49,29 +48,21 @@ from orchestrator.supervisor.rollout import (
     recorded,
     wakes_at,
 )
-from orchestrator.supervisor.start_verdict import is_defect, verdict_of_manifest, verdict_of_preparation
+from orchestrator.supervisor.start_verdict import is_defect, verdict_of_preparation
 from orchestrator.supervisor.update import (
     AskedStrategy,
-    Strategy,
     Update,
     UpdateStep,
-    choose_strategy,
     proposed,
 )
 
 _WRITE_AGAIN: Final = 5.0  # seconds until another try to write the file
-_MEMINFO: Final = Path("/proc/meminfo")
+
+_BY_ITS_START: Final = (
+    "Proven by its start alone: the sample calls in the folder are those of the release that is left."
+)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _New:
-    """What an update brings up, and the calls that prove it."""
-
-    release: Release
-    template: Template
-    samples: tuple[Sample, ...]
 
 
 class Updater:
@@ -98,7 +89,7 @@ class Updater:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._proof: asyncio.Task[None] | None = None
-        self._new: _New | None = None
+        self._new: Candidate | None = None
         """None where an earlier orchestrator began the update."""
         self.newest_seen = 0
         """The generation of the newest instance whose release is on file, or need not be."""
@@ -135,7 +126,10 @@ class Updater:
         update = proposed(secrets.token_hex(4), self._plugin, _now(), asked=asked, kind=kind, current=current)
         await self._file.change(lambda state: with_proposed(state, update))
         self._say(update)
-        making = self._former(former, plugin) if kind == "revert" and former is not None else self._from_folder(plugin)
+        if kind == "revert" and former is not None:
+            making = from_file(self._deps, former, plugin.folder)
+        else:
+            making = from_folder(self._deps, plugin)
         self._task = asyncio.create_task(self._bring_up(update, making), name=f"{kind} {self._plugin}")
         return update
 
@@ -163,16 +157,36 @@ class Updater:
             _log.warning("%s: %s", self._plugin, error)
         self._on_change()
 
+    def unrecorded(self) -> Release | None:
+        """The release of an instance that became ready without an update, where it may not be on file: the next start
+        begins it, and a revert leaves it.
+        """
+        ready = [instance for instance in self._set.serving if instance.ready and instance.image_id]
+        newest = max(ready, key=lambda instance: instance.generation, default=None)
+        template = self._set.template
+        if newest is None or template is None or newest.generation <= self.newest_seen or self.running:
+            return None
+        self.newest_seen = newest.generation
+        content, image_id = newest.identity.content, newest.image_id or ""
+        return Release.of(newest.manifest, content=content, image_id=image_id, folder=template.folder)
+
+    async def record(self, release: Release) -> None:
+        """Have it on file."""
+        try:
+            await self._file.change(lambda state: started(state, release))
+        except ReleaseStoreError as error:
+            _log.warning("%s: a revert will not know this release: %s", self._plugin, error)
+
     async def close(self) -> None:
         """Leave everything as it is, for the next orchestrator."""
         await self._cancel()
 
     # Inside: the new release
 
-    async def _bring_up(self, update: Update, making: Coroutine[Any, Any, _New]) -> None:
+    async def _bring_up(self, update: Update, making: Coroutine[Any, Any, Candidate]) -> None:
         try:
             new = self._new = await making
-            strategy = await self._strategy(update, new.template.manifest)
+            strategy = await strategy_for(self._deps, new, update.asked, alone=not self._set.serving)
         except Exception as error:  # noqa: BLE001 - else the update would stay PROPOSED for ever
             if is_defect(error):
                 _log.exception("%s: a defect in the orchestrator", self._plugin)
@@ -192,34 +206,6 @@ class Updater:
         )
         await self._write(with_release, new.release)
         await self._roll()
-
-    async def _from_folder(self, plugin: DiscoveredPlugin) -> _New:
-        deps = self._deps
-        found = await asyncio.to_thread(deps.loader.reload, plugin)
-        manifest = found.manifest
-        if manifest is None:
-            raise InstanceEndedError(verdict_of_manifest(found.error))
-        # Before the build, which may take minutes.
-        samples = await asyncio.to_thread(samples_of, found.folder)
-        limits = effective_limits(manifest, deps.settings)
-        prepared = await prepare(deps, manifest, limits, found.folder)
-        release = Release.of(manifest, content=prepared.content, image_id=prepared.image_id, folder=found.folder)
-        return _New(release, Template(manifest, limits, found.folder, prepared), samples)
-
-    async def _former(self, release: Release, plugin: DiscoveredPlugin) -> _New:
-        # Proven by its start alone: the folder's sample calls are those of the release that is left.
-        return _New(release, await template_of(self._deps, release, plugin.folder), ())
-
-    async def _strategy(self, update: Update, manifest: Manifest) -> tuple[Strategy, str]:
-        if not self._set.serving:
-            return "overlap", "no instance serves that could be in its way"
-        return choose_strategy(
-            manifest.update,
-            update.asked,
-            gpu_missing=await self._deps.gpus.missing(manifest),
-            memory_needed=effective_limits(manifest, self._deps.settings).memory,
-            memory_free=_available_memory(),
-        )
 
     # Inside: the rollout
 
@@ -297,8 +283,11 @@ class Updater:
                 _log.exception("%s: a defect in the orchestrator", self._plugin)
             self._set.end_one(generation, verdict_of_preparation(error))
             return
+        update = self._file.state.update
         if proof.verdict is not None:
             self._set.end_one(generation, proof.verdict)
+        elif update is not None and update.kind == "revert":
+            self._set.proven(generation, _BY_ITS_START)
         else:
             self._set.proven(generation, proof.sentence)
 
@@ -369,21 +358,6 @@ class Updater:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def template_of(deps: SupervisorDeps, release: Release, folder: Path) -> Template:
-    """What instances of a release on file are made from, its image and what it needs of the host being there. Raises
-    `InstanceEndedError`.
-    """
-    try:
-        manifest = release.read_manifest()
-    except ValueError:
-        sentence = (
-            f"The manifest of {release.name.version} on file is one that this program takes no longer; restart it."
-        )
-        raise InstanceEndedError(Verdict(ReasonCode.MANIFEST_INVALID, sentence)) from None
-    prepared = await prepare_from(deps, manifest, folder, content=release.content, image_id=release.image_id)
-    return Template(manifest, effective_limits(manifest, deps.settings), folder, prepared)
-
-
 def _sentence(update: Update) -> str:
     to = f" to {update.to_release.version}" if update.to_release is not None else ""
     text = f"{update.kind} {update.id}{to}: {update.step}"
@@ -400,17 +374,6 @@ def _sentence(update: Update) -> str:
 def _replaced(update: Update) -> str:
     to = update.to_release.version if update.to_release is not None else "another release"
     return f"The {update.kind} {update.id} replaced it by {to}."
-
-
-def _available_memory() -> int | None:
-    """Bytes, of this host; None where it does not say."""
-    try:
-        for line in _MEMINFO.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
 
 
 def _now() -> datetime:

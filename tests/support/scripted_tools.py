@@ -7,6 +7,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ async def answer_call(request: web.Request, tools: Mapping[str, Callable[..., An
     name = request.match_info["name"]
     if (function := tools.get(name)) is None:
         return _failure(404, "unknown_tool", f"no tool named {name}", "LookupError")
-    with tempfile.TemporaryDirectory() as scratch:
+    stores = any(parameter.annotation is Path for parameter in _uploads(function))
+    with tempfile.TemporaryDirectory() if stores else nullcontext("") as scratch:
         try:
             arguments = await _arguments(request, function, Path(scratch))
             inspect.signature(function).bind(**arguments)

@@ -39,6 +39,9 @@ export const key = {
 let refused = null;
 const REFUSED_FOR = 15_000; // milliseconds
 
+/** Where a path of the API is for this page: below the page's own address, which a proxy may have put elsewhere. @param {string} path */
+export const urlOf = (path) => (path.startsWith("/") ? `.${path}` : path);
+
 /**
  * The response, whatever its status. Raises `ApiError` for 401, 403 and no response.
  * @param {string} path
@@ -50,7 +53,7 @@ export async function request(path, options = {}) {
   const headers = { ...(sent && { Authorization: `Bearer ${sent}` }), ...options.headers };
   let response;
   try {
-    response = await fetch(path, { cache: "no-store", ...options, headers });
+    response = await fetch(urlOf(path), { cache: "no-store", ...options, headers });
   } catch (error) {
     if (options.signal?.aborted) throw error;
     throw new ApiError(0, "The orchestrator does not answer.");

@@ -3,7 +3,7 @@
 /** @import { ResultFile } from "./types.js" */
 /** @typedef {ReturnType<typeof fileView>} FileView */
 
-import { failure, key, request } from "./api.js";
+import { failure, key, request, urlOf } from "./api.js";
 import { h, setText } from "./dom.js";
 import { bytes } from "./format.js";
 import { picture } from "./picture.js";
@@ -23,7 +23,7 @@ export function fileView(file, atOnce) {
   const visible = /^(image|video|audio)\//.test(file.type);
   const show = h("button", { type: "button", class: "small", onclick: () => void display() }, "Show");
   const save = file.url
-    ? h("a", { class: "button small", href: file.url, download: file.name, onclick: saveWithKey }, label)
+    ? h("a", { class: "button small", href: urlOf(file.url), download: file.name, onclick: saveWithKey }, label)
     : h("button", { type: "button", class: "small", onclick: () => saveAs(blob(INERT), file.name) }, label);
   const element = h("div", { class: "file" }, h("p", { class: "actions left" }, save, show, size, note));
   /** @type {{ element: HTMLElement, close: () => void } | null} */

@@ -25,7 +25,8 @@ export function toolsTab(name) {
       cards.forEach((card) => card.close());
       cards = tools.map((tool) => toolCard(name, tool));
       const none = "The tools are not known yet: the plugin has not been ready since the orchestrator started.";
-      const parked = live.get(name)?.reason_code === "PARKED" ? " It is parked: “Start” starts it, or its first run." : "";
+      const parked =
+        live.get(name)?.reason_code === "PARKED" ? " It is parked: “Start” starts it, or its first run." : "";
       element.replaceChildren(
         ...(cards.length ? cards.map((card) => card.element) : [h("p", { class: "empty" }, none + parked)]),
       );

@@ -101,15 +101,15 @@ SERVED_BY = {"toolkit": "nvidia", "cdi": "cdi", "cdi by index": "cdi", "hook in 
 def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(
     orchestrated: LiveOrchestrator, served_by: str
 ) -> None:
-    """Different UUIDs, seen from inside; the third is GPU_BUSY and gets the freed one once a plugin is stopped. After a
-    kill the next orchestrator resumes the leases.
+    """Different UUIDs, seen from inside; the third is parked, since nobody waits for it, and gets the freed one once a
+    plugin is stopped. After a kill the next orchestrator resumes the leases. A run makes room.
     """
     live = orchestrated
     states = {name: live.health(name) for name in NAMES}
     up = [name for name in NAMES if states[name]["state"] == "INITIALIZED"]
     assert len(up) == 2, [(health["reason_code"], health["reason"]) for health in states.values()]
     (busy,) = set(NAMES) - set(up)
-    assert states[busy]["reason_code"] == "GPU_BUSY", states
+    assert states[busy]["reason_code"] == "PARKED", states
     inside = {name: live.run(name, "devices").json()["result"] for name in up}
     got = {name: _uuid(seen["nvidia_smi"]) for name, seen in inside.items()}
     assert set(got.values()) == {A, B}
@@ -138,7 +138,16 @@ def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(
             before[name]["container"]["id"],
         )
         assert [gpu["uuid"] for gpu in health["gpus"]] == [gpu["uuid"] for gpu in before[name]["gpus"]]
-    assert live.health(up[0])["reason_code"] == "GPU_BUSY"  # it restarted, and the others still hold their leases
+    assert live.health(up[0])["reason_code"] == "STOPPED"  # and the others still hold their leases
+
+    # An operator's start parks one of them, and a run of that one parks another: the GPU is really free in between.
+    started = live.client.post(f"/v1/plugins/{up[0]}/start", params={"wait": 60}).json()
+    assert started["state"] == "INITIALIZED", started
+    (parked,) = [name for name in before if live.health(name)["reason_code"] == "PARKED"]
+    assert up[0] in live.health(parked)["reason"]
+    seen = live.run(parked, "devices").json()["result"]
+    assert _uuid(seen["nvidia_smi"]) in (A, B)
+    assert sorted(live.health(name)["reason_code"] or "" for name in NAMES) == ["", "", "PARKED"]
 
 
 @pytest.mark.parametrize("orchestrated", ["toolkit"], indirect=True)
@@ -199,7 +208,7 @@ def test_an_engine_without_the_toolkit_leaves_nothing_behind(orchestrated: LiveO
     live = orchestrated
     for name in NAMES:
         health = live.wait_for(name, "UNAVAILABLE")
-        assert health["reason_code"] == "GPU_RUNTIME_MISSING" or health["reason_code"] == "GPU_BUSY", health
+        assert health["reason_code"] in ("GPU_RUNTIME_MISSING", "PARKED"), health
     assert any(live.health(name)["reason_code"] == "GPU_RUNTIME_MISSING" for name in NAMES)
     end = time.monotonic() + 20
     while live.containers() or "held" in _lease_states(live):

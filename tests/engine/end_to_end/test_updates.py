@@ -58,7 +58,7 @@ def write(folder: Path, fixture: str, *, calls: object = None, **manifest: Any) 
 
 def good(folder: Path, number: int) -> None:
     calls = [{"tool": "echo", "arguments": {"text": "a"}, "expect": {"contains": "a"}}]
-    write(folder, "echo", calls=calls, version=f"2.0.{number}")
+    write(folder, "echo", calls=calls, version=f"2.0.{number}", update={"observe": "100ms"})
 
 
 def update(live: LiveOrchestrator, action: str = "update", **options: Any) -> dict[str, Any]:

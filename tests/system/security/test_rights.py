@@ -84,7 +84,7 @@ async def opened(harness: Harness) -> httpx.AsyncClient:
     """`det-a` and `det-gpu` beside `zebra`, which holds the only GPU and has been called."""
     harness.gpus = FakeGpus(device(0))
     harness.engine.device_drivers = ("nvidia",)
-    harness.add(HIDDEN, tools={"read": lambda: 1}, requires_gpu=True)
+    harness.add(HIDDEN, tools={"read": lambda: 1}, requires_gpu=True, idle={"keep": True})
     harness.add(SEEN, tools={"read": lambda: 1})
     KeyStore(harness.settings.state_dir).add("root", Role.OPERATOR)
     return await harness.open()
@@ -141,8 +141,12 @@ async def test_a_key_for_some_plugins_learns_nothing_of_others(harness: Harness)
     hidden_run = await client.post(f"/v1/plugins/{HIDDEN}/tools/read/run", json={}, headers=bearer(root))
     own_run = await client.post(f"/v1/plugins/{SEEN}/tools/read/run", json={}, headers=bearer(scoped))
     assert (hidden_run.status_code, own_run.status_code) == (200, 200)
-    everything = (await client.get("/v1/plugins", headers=bearer(root))).text
-    assert f"by the plugin {HIDDEN}" in everything, "the test needs a sentence that names another plugin"
+    reasons = {
+        text: (await client.get("/v1/plugins/det-gpu/health", headers=bearer(text))).json()["reason"]
+        for text in (root, scoped, reader)
+    }
+    assert HIDDEN in reasons[root], "the test needs a sentence that names another plugin"
+    assert reasons[scoped] == reasons[reader] and "another plugin" in reasons[scoped]
     ids = {"hidden": hidden_run.json()["run_id"], "own": own_run.json()["run_id"]}
     for text in (scoped, reader):
         for row, needed in RIGHTS.items():
@@ -170,7 +174,6 @@ async def test_a_key_for_some_plugins_learns_nothing_of_others(harness: Harness)
         assert await streamed(client, text) == {SEEN, "det-gpu"}
     metrics = (await client.get("/metrics", headers=bearer(scoped))).text
     assert f'plugin="{SEEN}"' in metrics and "process_cpu_seconds" not in metrics
-    assert "another plugin" in (await client.get("/v1/plugins/det-gpu/health", headers=bearer(scoped))).text
 
 
 async def streamed(client: httpx.AsyncClient, text: str) -> set[str]:

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from support.gpus import FakeGpus, device
 from support.harness import Harness
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 
 from orchestrator.containers.memory.container import MemoryContainer
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.registry import InstanceRecord, LifecycleEvent, PluginRecord
 from orchestrator.sandbox.call import Outcome, ToolCall
-from orchestrator.supervisor import gpu_allocator
+from orchestrator.supervisor import gpu_allocator, gpu_planner
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 STEPS = 10_000
@@ -28,6 +28,19 @@ BETWEEN_LULLS = 250
 """Steps after which everything under way is waited for."""
 BETWEEN_ORCHESTRATORS = 1000
 """Steps after which another orchestrator takes over."""
+WEIGHTS = {
+    "run": 70,
+    "wait": 14,
+    "kill": 7,
+    "start": 3,
+    "scale": 3,
+    "lose": 1,
+    "give_back": 1,
+    "stop": 0.3,
+    "restart": 0.3,
+    "park": 0.3,
+}
+"""How often each step is taken. To start an instance costs ten times what a run does."""
 ANSWERS = {Outcome.OK, Outcome.QUEUE_FULL, Outcome.PLUGIN_FAILED, Outcome.UNAVAILABLE}
 BEST_FIRST = ("RUNNING", "INITIALIZED", "LOADED")
 
@@ -83,9 +96,7 @@ class World:
     # Steps
 
     async def step(self, number: int) -> None:
-        weights = {"run": 50, "wait": 20, "kill": 12, "start": 6, "scale": 6, "lose": 2, "give_back": 2}
-        rare = {"stop": 1, "restart": 1, "park": 1}
-        (what,) = self.chosen.choices(list(weights | rare), list((weights | rare).values()))
+        (what,) = self.chosen.choices(list(WEIGHTS), list(WEIGHTS.values()))
         self.steps[what] += 1
         await getattr(self, f"_{what}")(number)
 
@@ -260,17 +271,19 @@ def _uuids(container: MemoryContainer) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900 * PATIENCE)  # on an idle machine it takes twenty seconds
 # The fake runtime leaves a socket open that it had only just accepted when it was killed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_ten_thousand_steps_on_eight_gpus(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kills, losses of GPUs, runs, commands (several at once), successors. After each step: no GPU has two containers,
     no run was sent twice, and state, reason, `degraded` and what is missing are right.
     """
-    monkeypatch.setattr(gpu_allocator, "_CHECK_INTERVAL", 0.02)
-    monkeypatch.setattr(gpu_allocator, "_DRAIN_INTERVAL", 0.005)
+    for module in (gpu_allocator, gpu_planner):
+        monkeypatch.setattr(module, "LOOK_INTERVAL", 0.05)
+        monkeypatch.setattr(module, "DRAIN_INTERVAL", 0.01)
     # A start waits no longer for a GPU that is being released, since it may be lost.
-    monkeypatch.setattr(gpu_allocator, "_DRAIN_TIMEOUT", 0.2)
-    monkeypatch.setattr(gpu_allocator, "_UNSURE_TIMEOUT", 0.2)
+    for patience in ("_DRAIN_TIMEOUT", "_UNSURE_TIMEOUT"):
+        monkeypatch.setattr(gpu_planner, patience, 0.2)
     harness.engine.device_drivers = ("nvidia",)
     harness.gpus = FakeGpus(*(device(index) for index in range(GPUS)))
     world = World(harness, seed=11)

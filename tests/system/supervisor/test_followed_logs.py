@@ -32,12 +32,12 @@ class Followed:
 
 
 @asynccontextmanager
-async def following(harness: Harness, name: str, tail: int = 100) -> AsyncIterator[Followed]:
+async def following(harness: Harness, name: str, tail: int = 100, **query: int) -> AsyncIterator[Followed]:
     followed = Followed()
 
     async def read() -> None:
-        url, query = f"/v1/plugins/{name}/logs", {"follow": "true", "tail": str(tail)}
-        async with harness.client.stream("GET", url, params=query, timeout=None) as answer:
+        url, params = f"/v1/plugins/{name}/logs", {"follow": "true", "tail": tail, **query}
+        async with harness.client.stream("GET", url, params=params, timeout=None) as answer:
             assert answer.status_code == 200
             async for line in answer.aiter_lines():
                 followed.lines.append(line)
@@ -241,3 +241,31 @@ async def test_the_last_lines_are_there_where_the_engine_gave_no_stream(harness:
     assert log.shown[0] == "last words"
     assert log.shown[1].startswith("--- instance 1 ended: EXITED: ")
     harness.engine.refuse = {}
+
+
+async def test_of_several_the_newest_is_followed_and_named(harness: Harness) -> None:
+    harness.add("reader", replicas=3)
+    await harness.open()
+    await harness.until("reader", lambda health: health["replicas"]["ready"] == 3)
+    async with following(harness, "reader") as log:
+        await log.until(lambda: log.shown[:1] == ["--- instance 3, the newest; 1, 2 not followed ---"])
+
+
+async def test_one_of_several_is_followed_to_its_end(harness: Harness) -> None:
+    """Its own lines alone; then the stream ends."""
+    runtime = harness.add("reader", replicas=2)
+    await harness.open()
+    health = await harness.until("reader", lambda health: health["replicas"]["ready"] == 2)
+    async with following(harness, "reader", generation=1) as log:
+        containers = {each["generation"]: each["container"] for each in health["instances"]}
+        for generation in (2, 1):
+            name = containers[generation]["name"]
+            next(each for each in runtime.instances if each.spec.name == name).handle.log(f"of {generation}")
+        await log.until(lambda: log.shown == ["of 1"])
+        await harness.engine.kill(containers[1]["name"])
+        await log.until(lambda: log.ended)
+        assert log.shown[0] == "of 1"
+        assert log.shown[-1].startswith("--- instance 1 ended: KILLED: ")
+        assert len(log.shown) == 2
+    answer = await harness.client.get("/v1/plugins/reader/logs", params={"follow": "true", "generation": 7})
+    assert (answer.status_code, answer.json()["error_type"]) == (404, "NoInstance")

@@ -31,7 +31,13 @@ class Versions:
         if version not in self.runtimes:
             runtime = self.runtimes[version] = ScriptedRuntime(tools={"read": lambda: f"v{version}"})
             self.harness.engine.add_image(f"harness/reader:{version}", runtime)
-        fields = {"image": f"harness/reader:{version}", "version": f"{version}.0.0", **self.manifest, **manifest}
+        fields: dict[str, Any] = {
+            "image": f"harness/reader:{version}",
+            "version": f"{version}.0.0",
+            **self.manifest,
+            **manifest,
+        }
+        fields["update"] = {"observe": "1ms", **fields.get("update", {})}
         self.harness.write("reader", **fields)
         if calls is not None:
             folder = self.harness.plugins / "reader" / "samples"
@@ -53,14 +59,14 @@ class Versions:
 
         return await self.harness.until("reader", is_whole)
 
-    async def update(self, wait: float = 10, **request: Any) -> dict[str, Any]:
+    async def update(self, wait: float = 30, **request: Any) -> dict[str, Any]:
         answer = await self.post("update", params={"wait": wait}, json=request)
         assert answer.status_code in {200, 202}, answer.text
         found: dict[str, Any] = answer.json()
         return found
 
     async def post(self, action: str, **options: Any) -> httpx.Response:
-        return await self.harness.client.post(f"/v1/plugins/reader/{action}", **options)
+        return await self.harness.client.post(f"/v1/plugins/reader/{action}", timeout=40, **options)
 
     async def updates(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await self.harness.client.get("/v1/plugins/reader/updates")).json()
@@ -215,10 +221,10 @@ def hangs_in_its_proof(new: ScriptedRuntime) -> None:
 
 BAD = [
     (fails_to_start, "IMPORT_ERROR", "cv3"),
-    (hangs_in_its_start, "STARTUP_TIMEOUT", "1 s"),
+    (hangs_in_its_start, "STARTUP_TIMEOUT", "3 s"),
     (answers_otherwise, "INVALID_OUTPUT", "something else"),
     (raises, "TOOL_ERROR", "the lens is broken"),
-    (hangs_in_its_proof, "TIMEOUT", "1 s"),
+    (hangs_in_its_proof, "TIMEOUT", "3 s"),
 ]
 
 
@@ -228,7 +234,7 @@ async def test_a_candidate_that_fails_is_rejected(
     harness: Harness, spoil: Callable[[ScriptedRuntime], None], code: str, text: str, strategy: str
 ) -> None:
     """The plugin is what it was: no call is lost, nothing is left, and the candidate's post-mortem says why."""
-    limits = {"limits": {"timeout": "1s"}, "startup_timeout": "1s"}
+    limits = {"limits": {"timeout": "3s"}, "startup_timeout": "3s"}  # also for one that is well
     plugin = await Versions(harness, **limits).serve()
     spoil(plugin.write(2, calls=CALLS))
     async with plugin.callers() as answers:
@@ -269,6 +275,25 @@ async def test_a_candidate_that_is_killed_while_it_is_proven(harness: Harness) -
     found = await plugin.until_step("REJECTED")
     assert found["reason_code"] in {"KILLED", "CRASHED", "OUT_OF_MEMORY"}, found
     assert (await plugin.whole())["generation"] == 1
+
+
+async def test_a_candidate_that_ends_soon_after_its_calls_is_rejected(harness: Harness) -> None:
+    """It is observed for a while before it takes runs; one that stays well takes them after that."""
+    plugin = await Versions(harness).serve()
+    new = plugin.write(2, calls=CALLS, update={"observe": "30s"})
+
+    def read() -> str:
+        asyncio.get_running_loop().call_later(0.2, new.instance.leave, 3)
+        return "v2"
+
+    new.tools["read"] = read
+    found = await plugin.update()
+    assert (found["step"], found["reason_code"]) == ("REJECTED", "EXITED"), found
+    assert "exit code 3" in found["reason"]
+    plugin.write(3, calls=b"- tool: read\n  arguments: {}\n", update={"observe": "500ms"})
+    begun = asyncio.get_running_loop().time()
+    assert (await plugin.update())["step"] == "SETTLED"
+    assert asyncio.get_running_loop().time() - begun >= 0.5
 
 
 async def test_commands_during_an_update_have_one_answer_each(harness: Harness) -> None:

@@ -126,3 +126,16 @@ def test_change_says_what_it_misses(state: Path) -> None:
     assert "No key named 'ci'" in keys("change", "ci", "--weight", "2").stderr
     keys("add", "ci")
     assert "Nothing to change" in keys("change", "ci").stderr
+
+
+def test_a_proxys_user_is_no_key(state: Path) -> None:
+    """Nothing is printed: there is nothing that anybody could send. It is listed, changed and removed as keys are."""
+    made = keys_line("add ann@example.org --by-proxy --may run")
+    assert made.exit_code == 0 and made.stdout == ""
+    (entry,) = KeyStore(state).listed()
+    assert entry.by_proxy and KeyStore(state).load().user("ann@example.org") == entry
+    assert "by proxy" in keys("list").stdout
+    assert keys_line("change ann@example.org --weight 2").exit_code == 0
+    changed = KeyStore(state).load().user("ann@example.org")
+    assert changed is not None and changed.grant.share.weight == 2
+    assert keys("remove", "ann@example.org").exit_code == 0

@@ -13,7 +13,7 @@ from orchestrator.client import Client
 class Story(ScriptedTransport):
     """The streams that the orchestrator answers, in turn; at the end of the story the operator presses Ctrl-C."""
 
-    def __init__(self, *streams: str) -> None:
+    def __init__(self, *streams: str | httpx.Response) -> None:
         super().__init__()
         self._streams = list(streams)
 
@@ -21,14 +21,15 @@ class Story(ScriptedTransport):
         self.requests.append(request)
         if not self._streams:
             raise KeyboardInterrupt
-        return httpx.Response(200, text=self._streams.pop(0))
+        stream = self._streams.pop(0)
+        return stream if isinstance(stream, httpx.Response) else httpx.Response(200, text=stream)
 
 
 @pytest.fixture
 def follow(api, monkeypatch):
     monkeypatch.setattr(plugins, "_POLL_INTERVAL", 0.0)
 
-    def follow(*streams: str, options: tuple[str, ...] = ()):
+    def follow(*streams: str | httpx.Response, options: tuple[str, ...] = ()):
         follow.story = story = Story(*streams)
         monkeypatch.setattr(connection, "Client", lambda *_, **__: Client("http://x", transport=story, retries=0))
         return api.call("logs", "echo", "-f", *options)
@@ -64,3 +65,16 @@ def test_a_followed_log_begins_with_its_last_lines(follow, options, tail):
 def test_all_lines_and_a_number_of_them_are_no_wish(api):
     result = api.call("logs", "echo", "--all", "-n", "5")
     assert (result.exit_code, result.stderr) == (2, "--all: --tail is given, too\n")
+
+
+def test_one_of_several_is_followed_to_its_end(follow):
+    line, note = "2026-1 one", "--- instance 2 ended: CRASHED: because ---"
+    instances = [{"generation": 2, "reason_code": "CRASHED"}, {"generation": 3, "reason_code": None}]
+    health = httpx.Response(200, json={"name": "echo", "instances": instances})
+    result = follow(f"{line}\n{note}\n", health, options=("--instance", "2"))
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"{line}\n", f"{note}\n")
+    assert follow.story.requests[0].url.params["generation"] == "2"
+
+
+def test_a_build_is_of_no_instance(api):
+    assert api.call("logs", "echo", "--build", "--instance", "2").exit_code == 2

@@ -164,3 +164,13 @@ def test_the_list_says_it_too_and_its_duration_grows() -> None:
     assert b"for 30 s: Collecting torch" in listing.encode([record], 1030.0)
     assert b"for 2 min: Collecting torch" in listing.encode([record], 1125.0)
     assert b'"activity":null' in listing.encode([RECORD], 1126.0)
+
+
+async def test_what_several_instances_do_at_once_is_said_once(registry: PluginRegistry) -> None:
+    """As replicas do that start together: one builds the image, all wait for it."""
+    async with activity(registry, "reader", BUILDING, done="built its image") as first:
+        first("Step 1/9")
+        async with activity(registry, "reader", BUILDING, done="built its image") as second:
+            second("")
+    reasons = [event.reason for event in registry.events()]
+    assert reasons == [BUILDING, "built its image in 0 s"]

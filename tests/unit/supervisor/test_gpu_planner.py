@@ -34,6 +34,7 @@ class FakePlugin:
     waiting_since: float = field(default_factory=time.monotonic)
     asked: bool = False
     unsettled: bool = False
+    updating: bool = False
     recent_runs: float = 1.0
     start_seconds: float = 0.01
     generation: int = 0
@@ -202,6 +203,14 @@ async def test_nobody_is_parked_for_one_that_nobody_waits_for() -> None:
     assert old.closed == []
     assert (await asyncio.wait_for(world.add("kept", keep=True).start(), 5)).plugin == "kept"
     assert len(old.closed) + len(other.closed) == 1
+
+
+async def test_an_update_makes_room_as_an_operators_command() -> None:
+    """Its candidate waits for the GPU that its predecessor left, and is not parked."""
+    world = World(gpu(0))
+    old = await world.up("old")
+    assert (await asyncio.wait_for(world.add("new", updating=True).start(), 5)).plugin == "new"
+    assert len(old.closed) == 1
 
 
 async def test_where_nothing_may_be_parked_all_that_are_kept_are_named() -> None:

@@ -135,6 +135,26 @@ def test_nobody_is_parked_where_nobody_waits() -> None:
     assert answer([A, B], [tenant("old")], need(waiting=0)) == Start(("GPU-b",))
 
 
+def test_where_nobody_waits_it_is_said_whether_anybody_could_be_parked() -> None:
+    """Else its own instances are in the way, or nothing would help."""
+    assert answer([A], [tenant("new")], need("new", waiting=0)) == Impossible()
+    assert answer([A], [tenant("old", keep=True)], need(waiting=0)) == Impossible(("old",))
+    assert answer([A], [tenant("old")], need(waiting=0, demand=GpuDemand(2))) == Impossible()
+
+
+def test_instances_of_one_plugin_are_spread_or_packed() -> None:
+    """Also those that are planned at once."""
+    gpus = [replace(A, rank=(2.0,)), replace(B, rank=(1.0,)), Gpu("GPU-c", 24 * GIB, rank=(3.0,))]
+    for spread, expected in (("gpu", ["GPU-b", "GPU-a", "GPU-c", "GPU-b"]), ("pack", ["GPU-b"] * 4)):
+        demand = GpuDemand(1, 4 * GIB, "shared", spread)
+        wanted = [need("new", demand, generation=number) for number in range(4)]
+        starts = [each for _, each in plan_room(gpus, [], wanted, NOW)]
+        assert starts == [Start((uuid,)) for uuid in expected]
+    first = tenant("new", "GPU-a", memory=4 * GIB)
+    assert answer(gpus, [first], need("new", GpuDemand(1, 4 * GIB, "shared", "pack"))) == Start(("GPU-a",))
+    assert answer(gpus, [first], need("new", GpuDemand(1, 4 * GIB, "shared", "gpu"))) == Start(("GPU-b",))
+
+
 def test_a_plugin_makes_no_room_for_itself() -> None:
     """A second instance in place of the first would be none more."""
     assert answer([A], [tenant("new")], need("new")) == Impossible()

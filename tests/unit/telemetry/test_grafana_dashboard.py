@@ -52,6 +52,7 @@ async def test_every_metric_it_names_exists(harness: Harness) -> None:
             "plugin_stale",
             "plugin_uptime_seconds",
             "plugin_degraded",
+            "plugin_caller_runs",
             "plugin_cpu_seconds",
             "gpu_healthy",
         )
