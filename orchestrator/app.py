@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -57,9 +57,6 @@ from orchestrator.tools.call_store import CallStore
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.shutdown import Shutdown
 from orchestrator.tools.tool_runner import ToolRunner
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
 
 _RESTORED_EVENTS: Final = 1000  # events from before the start that are held in memory; the history has more
 
