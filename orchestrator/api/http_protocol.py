@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
-from httptools import parse_url
 from starlette.types import Message
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -24,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from orchestrator.api.body import WHOLE_BODY
 from orchestrator.api.problems import problem
+from orchestrator.runtime_client.http_message import split_target
 
 MAX_HEADERS: Final = 100
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -206,13 +206,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _exchange(self) -> "HttpExchange":
         """Of the request whose head has been parsed."""
-        version, scope, target = self.parser.get_http_version(), self.scope, parse_url(self.url)
-        path = target.path.decode("ascii")
+        version, scope = self.parser.get_http_version(), self.scope
+        raw_path, query = split_target(self.url)
+        path = raw_path.decode("ascii")
         scope["method"] = self.parser.get_method().decode("ascii")
         scope["http_version"] = version
         scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
-        scope["raw_path"] = self.root_path.encode("ascii") + target.path
-        scope["query_string"] = target.query or b""
+        scope["raw_path"] = self.root_path.encode("ascii") + raw_path
+        scope["query_string"] = query
         exchange = HttpExchange(
             scope=scope,
             transport=self.transport,

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser, parse_url
 
 # A response comes from a plugin and may be anything. What the parser (llhttp) leaves unbounded, heads, trailers and the
 # extensions of chunks, is bounded here.
@@ -41,6 +41,17 @@ def target(*segments: str, query: str = "") -> str:
 @lru_cache(maxsize=512)
 def _quoted(segment: str) -> str:
     return quote(segment, safe="", errors="replace")
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request's target, in whichever form it is. Raises `ValueError` for one that has no path."""
+    try:
+        parsed = parse_url(target)
+    except HttpParserError as error:
+        raise ValueError("a malformed target") from error
+    if parsed.path is None:
+        raise ValueError("a target without a path")
+    return parsed.path, parsed.query or b""
 
 
 class HttpResponse:
