@@ -321,7 +321,13 @@ class ReleaseFile:
     async def change(self, change: Callable[[PluginReleases], PluginReleases]) -> None:
         """Returns when `change` of the state is on the disk. Raises `ReleaseStoreError`, with nothing changed."""
         async with self._alone:
-            await asyncio.shield(asyncio.to_thread(self._store.write, self._plugin, change(self.state)))
+            writing = asyncio.ensure_future(asyncio.to_thread(self._store.write, self._plugin, change(self.state)))
+            try:
+                await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await asyncio.wait((writing,))  # else the next change would be made beside this one
+                writing.exception()
+                raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,9 +1,11 @@
 """What is on file of a plugin's releases: after a kill, a full disk, a broken file; and what a start begins from."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from orchestrator.supervisor.plan import Member, Phase
 from orchestrator.supervisor.releases import (
     PluginReleases,
     Release,
+    ReleaseFile,
     ReleaseStore,
     ReleaseStoreError,
     advanced,
@@ -226,6 +229,7 @@ def test_what_cannot_be_written_has_not_happened(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
+import time
 from pathlib import Path
 from orchestrator.supervisor.releases import PluginReleases, ReleaseStore
 store = ReleaseStore(Path(sys.argv[1]))
@@ -248,3 +252,31 @@ def test_a_kill_leaves_the_last_state_or_the_one_that_was_being_written(tmp_path
         store.load()
         assert store.get("reader").replicas in (said[-1], said[-1] + 1)
         assert [path.name for path in tmp_path.iterdir()] == ["reader.json"]
+
+
+async def test_a_change_that_is_given_up_is_over_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread cannot be stopped: both at once would leave either of the two."""
+    store = ReleaseStore(tmp_path)
+    write, slow = ReleaseStore.write, True
+
+    def write_slowly(store: ReleaseStore, plugin: str, state: PluginReleases) -> None:
+        nonlocal slow
+        if slow:
+            slow = False
+            time.sleep(0.3)
+        write(store, plugin, state)
+
+    monkeypatch.setattr(ReleaseStore, "write", write_slowly)
+    file = ReleaseFile(store, "reader")
+    given_up = asyncio.create_task(file.change(lambda state: replace(state, replicas=2)))
+    await asyncio.sleep(0.05)
+    given_up.cancel()
+    await file.change(lambda state: replace(state, replicas=(state.replicas or 0) + 1))
+    assert file.state.replicas == 3
+    again = ReleaseStore(tmp_path)
+    again.load()
+    assert again.get("reader").replicas == 3
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
