@@ -240,7 +240,7 @@ class PluginSupervisor:
         self._restarts += 1
         try:
             async with self._command:
-                self._require_allowed("start")
+                await self._allowed("start")
                 await self._hold(None)
                 if self._set.serving or (self._set.draining and not self._set.closing):
                     self._set.begin_missing()
@@ -270,7 +270,7 @@ class PluginSupervisor:
         Returns why that was refused: then they serve on. None once new instances have begun. Raises `TimeoutError`
         after `wait` seconds where an image is built: the restart goes on; and `UpdateRefusedError`.
         """
-        self._require_allowed("restart")
+        require_allowed("restart", self._file.state)
         slow = asyncio.Event()
         restart = self.begin_restart(slow)
         patience = asyncio.create_task(_elapsed(slow, wait))
@@ -312,7 +312,7 @@ class PluginSupervisor:
         `UpdateRefusedError`.
         """
         async with self._command:
-            self._require_allowed("park")
+            await self._allowed("park")
             if self.parked:
                 return True
             if self.busy or not self._set.serving or self._set.beginning or self.restarting:
@@ -326,7 +326,7 @@ class PluginSupervisor:
         Returns without waiting for them. Raises `ReleaseStoreError`, `UpdateRefusedError`.
         """
         async with self._command:
-            self._require_allowed("scale")
+            await self._allowed("scale")
             manifest = self._plugin.manifest
             own = None if manifest is not None and manifest.replicas == replicas else replicas
             await self._file.change(lambda state: msgspec.structs.replace(state, replicas=own))
@@ -568,8 +568,10 @@ class PluginSupervisor:
         scaled = self._file.state.replicas
         return manifest.replicas if scaled is None else scaled
 
-    def _require_allowed(self, command: Command) -> None:
+    async def _allowed(self, command: Command) -> None:
+        """Raises `UpdateRefusedError`."""
         require_allowed(command, self._file.state)
+        await self._updater.settled()
 
     def _require_no_restart(self, command: Literal["update", "revert"]) -> None:
         if self._preparation is not None:
@@ -605,7 +607,7 @@ class PluginSupervisor:
 
     async def _restart(self, slow: asyncio.Event) -> Verdict | None:
         async with self._command:
-            self._require_allowed("restart")
+            await self._allowed("restart")
             await self._hold(None)
             if not any(instance.ready for instance in self._set.serving):
                 await self._set.end(Verdict(ReasonCode.STOPPED, _RESTARTED))

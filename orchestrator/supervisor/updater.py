@@ -109,6 +109,11 @@ class Updater:
         update = self._file.state.update
         return self.running and update is not None and update.step is not UpdateStep.PROPOSED
 
+    async def settled(self) -> None:
+        """Returns when an update that has ended leaves the instances alone: one may be about to begin again."""
+        if self._task is not None and self.under_way is None:
+            await asyncio.wait({self._task})
+
     def look(self) -> None:
         """Something has changed that may be waited for."""
         self._changed.set()
@@ -119,8 +124,9 @@ class Updater:
         """Begin an update to what the plugin's folder has, or back to the former release. It goes on by itself. Raises
         `UpdateRefusedError`, `ReleaseStoreError`.
         """
+        require_allowed(kind, self._file.state)
+        await self.settled()
         state = self._file.state
-        require_allowed(kind, state)
         former = state.former
         current = None if state.current is None else state.current.name
         update = proposed(secrets.token_hex(4), self._plugin, _now(), asked=asked, kind=kind, current=current)

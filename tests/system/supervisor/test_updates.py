@@ -1,6 +1,7 @@
 """Updates of a plugin that serves: proven beside it, taken over in one step, reverted; and whatever goes wrong."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -246,6 +247,31 @@ async def test_a_candidate_that_fails_is_rejected(
     assert set(results(answers)) == {"v1"}
     assert found["post_mortem"]["container"]
     assert len(await harness.containers("reader")) == 1
+
+
+@pytest.mark.parametrize("command", ["start", "scale", "park", "update"])
+async def test_a_command_right_after_a_rejection(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The former release is about to begin again in the place that it had made: the command finds it there."""
+    write = ReleaseStore.write
+
+    def write_slowly(store: ReleaseStore, name: str, state: PluginReleases) -> None:
+        if state.update is not None and state.update.step == "REJECTED" and not state.update.restores:
+            time.sleep(0.3)
+        write(store, name, state)
+
+    monkeypatch.setattr(ReleaseStore, "write", write_slowly)
+    plugin = await Versions(harness).serve()
+    answers_otherwise(plugin.write(2, calls=CALLS))
+    assert (await plugin.update(strategy="replace"))["step"] == "REJECTED"
+    body = {"replicas": 2} if command == "scale" else None
+    answer = await plugin.post(command, params={"wait": 10} if command != "park" else {}, json=body)
+    assert answer.status_code in {200, 409}, answer.text  # 409: it starts, and cannot be parked yet
+    health = await plugin.whole()
+    assert (health["version"], health["replicas"]["wanted"]) == ("1.0.0", 2 if command == "scale" else 1)
+    assert await plugin.read() == "v1"
+    assert (await plugin.post("park")).status_code == 200, "nothing is owed any more"
 
 
 async def test_what_cannot_even_be_prepared_is_rejected_before_anything_begins(harness: Harness) -> None:
