@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure
-from benchmarks.rows import adoption, calls, cpu, ends, hundred, instances, neighbours, scale, starts, upload
+from benchmarks.rows import adoption, calls, cpu, ends, hundred, instances, neighbours, scale, starts, updates, upload
 
 
 class Row(NamedTuple):
@@ -31,6 +31,7 @@ ROWS: Final[Mapping[str, Row]] = {
     "killed": Row(ends.killed, "a container killed from outside, until the health API says so"),
     "deadline": Row(ends.deadline, "a tool over its time: the caller's answer, the container's end"),
     "neighbours": Row(neighbours.measure, "a healthy plugin's calls while others time out, are killed and restart"),
+    "updates": Row(updates.measure, "a plugin's calls while it is updated without a pause"),
     "list": Row(hundred.listing, "GET /v1/plugins with 100 plugins, also while the engine is frozen", "hundred"),
     "hundred": Row(hundred.at_rest, "100 plugins at rest: memory, CPU", "hundred"),
     "scale": Row(scale.measure, "100 plugins started, used and killed at random for ten minutes", by_default=False),
