@@ -127,10 +127,18 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._request_arrives or self.transport.is_closing():
             self.transport.close()
         elif self._linger_timer is None:
-            self._linger_timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+            unsent = self.transport.get_write_buffer_size()
+            self._linger_timer = self.loop.call_later(LINGER_SECONDS, self._end_linger, unsent)
             self.flow.resume_reading()
             if self.transport.can_write_eof():
                 self.transport.write_eof()
+
+    def _end_linger(self, unsent_before: int) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent < unsent_before:  # a long answer is still being read
+            self._linger_timer = self.loop.call_later(LINGER_SECONDS, self._end_linger, unsent)
+        else:
+            self.transport.abort()
 
     def _start_head_timer(self) -> None:
         if self._head_timer is None:

@@ -24,7 +24,7 @@ from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import UNPRIVILEGED_USER, ContainerSpec
 from orchestrator.errors import BuildError, EngineError, NotFoundError
 from orchestrator.loader.image_builder import ImageBuilder
-from orchestrator.loader.image_recipe import ImageRecipe
+from orchestrator.loader.image_recipe import PLUGIN_LABEL, ImageRecipe
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT, effective_limits, instances_of
@@ -95,7 +95,11 @@ async def audit_running(client: httpx.AsyncClient, engine: ContainerEngine, depl
             ours = instances_of(await engine.list({LABEL_DEPLOYMENT: deployment}))
             since = await _get(client, "/v1/plugins", answers)  # includes instances started meanwhile
             known = [*details, *(since if isinstance(since, list) else [])]
-            findings += check_orphans({container.name: container.id for container in ours}, _container_ids(known))
+            ids = {found for health in known for found in _containers_in(health)}
+            hidden = "authorization" in client.headers  # a key may be for some plugins alone
+            names = {str(health["name"]) for health in known}
+            seen = [each for each in ours if not hidden or each.labels.get(PLUGIN_LABEL) in names]
+            findings += check_orphans({container.name: container.id for container in seen}, ids)
     except EngineError as problem:
         findings.append(warning(ORCHESTRATOR, "isolation", f"The container engine could not be queried: {problem}."))
     return [*check_statuses(answers), *findings]
@@ -111,20 +115,22 @@ async def _get(client: httpx.AsyncClient, path: str, answers: list[Answer]) -> A
 async def _isolation(engine: ContainerEngine, details: Sequence[Mapping[str, Any]]) -> list[Finding]:
     findings: list[Finding] = []
     for health in details:
-        container = health.get("container", {}).get("id")
-        try:
-            findings += (
-                check_isolation(health, await engine.isolation(container))
-                if container
-                else [no_container(str(health["name"]))]
-            )
-        except NotFoundError:  # it ended meanwhile and was removed
+        containers = _containers_in(health)
+        if not containers:
             findings.append(no_container(str(health["name"])))
+        for container in containers:
+            try:
+                findings += check_isolation(health, await engine.isolation(container))
+            except NotFoundError:  # it ended meanwhile and was removed
+                findings.append(no_container(str(health["name"])))
     return findings
 
 
-def _container_ids(details: Sequence[Mapping[str, Any]]) -> set[str]:
-    return {str(health["container"]["id"]) for health in details if health.get("container", {}).get("id")}
+def _containers_in(health: Mapping[str, Any]) -> list[str]:
+    """The ids of all its instances' containers, shortened."""
+    parts = (health, health.get("candidate") or {}, *health.get("instances", ()))
+    ids = ((part.get("container") or {}).get("id") for part in parts)
+    return list(dict.fromkeys(str(found) for found in ids if found))
 
 
 async def _licences(plugin: DiscoveredPlugin, engine: ContainerEngine, builder: ImageBuilder) -> list[Finding]:

@@ -6,7 +6,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,6 +48,10 @@ class Adopted:
     drains: bool = False
     """It ends with the runs that it has: an update has replaced it."""
 
+    @property
+    def plugin(self) -> str:
+        return self.instance.identity.plugin
+
 
 class AdoptionRefusedError(OrchestratorError):
     """A container cannot be adopted; the message says why, for the log."""
@@ -76,13 +80,14 @@ async def adopt_all(
     instances by plugin, oldest first. `ended`: plugin and generation of instances that had ended.
     """
     await deps.builder.clear_leftovers()
+    by_name = {plugin.name: plugin for plugin in plugins}
     try:
         leftovers = instances_of(await deps.engine.list(deps.labels))
     except EngineError as error:
         # The fleet removes them as orphans once the engine can be reached.
         _log.warning("leftover containers could not be listed: %s", error)
+        await _resume_updates(deps, by_name, ())
         return {}
-    by_name = {plugin.name: plugin for plugin in plugins}
     resumed = await _resume_updates(deps, by_name, leftovers)
     attempts = await asyncio.gather(
         *(
@@ -95,6 +100,12 @@ async def adopt_all(
     )
     adopted = sorted((found for found in attempts if found is not None), key=lambda found: found.instance.generation)
     ids = {found.instance.container_id for found in adopted}
+    # Once more, of what could be adopted: an update does not go on without an instance that it had switched to.
+    resumed = await _resume_updates(deps, by_name, [each for each in leftovers if each.id in ids])
+    adopted = [
+        replace(found, drains=found.drains and found.instance.generation in resumed[found.plugin].drains)
+        for found in adopted
+    ]
     # Before any start: they may hold what the new instances need.
     await asyncio.gather(*(_remove(deps, container) for container in leftovers if container.id not in ids))
     with suppress(EngineError):

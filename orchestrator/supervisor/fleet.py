@@ -27,6 +27,7 @@ from orchestrator.supervisor.instance_driver import InstanceDriver
 from orchestrator.supervisor.model_watch import watch_models
 from orchestrator.supervisor.parking import starts_uncalled
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
+from orchestrator.supervisor.update import step_sentence
 
 _RECONNECT_PAUSE: Final = 1.0  # seconds between attempts to follow the engine's events
 _PING_INTERVAL: Final = 2.0  # seconds
@@ -71,11 +72,15 @@ class Fleet:
         Those that would be made differently now are restarted by `restart_changed`.
         """
         plugins = await asyncio.to_thread(self._deps.loader.discover)
+        under_way = {plugin.name for plugin in plugins if self._deps.releases.get(plugin.name).under_way is not None}
         # Before the registration: the registry shall have an adopted plugin in its state, never as LOADED.
         adopted = await adopt_all(self._deps, plugins, ended)
         self._adopted = tuple(found for each in adopted.values() for found in each)
         for plugin in plugins:
             self._register(plugin, adopted.get(plugin.name, ()))
+            update = self._deps.releases.get(plugin.name).update
+            if plugin.name in under_way and update is not None and update.ended:
+                self._deps.registry.note(plugin.name, step_sentence(update), update.reason_code)
         self._tasks = [
             asyncio.create_task(self._follow_engine_events(), name="engine events"),
             asyncio.create_task(self._ping_engine(), name="engine ping"),
@@ -92,7 +97,7 @@ class Fleet:
     def restart_changed(self) -> None:
         """Begin to restart the adopted instances that a start would make differently now. They serve meanwhile."""
         for name in sorted(self._changed()):
-            self._supervisors[name].begin_restart(asyncio.Event())
+            self._supervisors[name].restart_changed()
 
     def settle_adopted(self) -> None:
         """Drain the adopted instances that are not wanted, once the runs that they have are counted, and go on with

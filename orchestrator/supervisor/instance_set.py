@@ -100,6 +100,8 @@ class InstanceSet:
         self._advancing = False
         self._rolling = False
         """A rollout decides, and `plan` does not."""
+        self._leaving: frozenset[int] = frozenset()
+        """The generations of those that drained before a rollout began: they are none of its own."""
         self._closed = False
 
     # Reading
@@ -181,7 +183,7 @@ class InstanceSet:
         in_flight = self._in_flight()
         members = [self._member(each, in_flight.get(each.instance.generation, 0)) for each in taking]
         let_in = _let_in((each.instance for each in taking), tool)
-        generation = least_loaded(members, self._template.limits.concurrency * let_in)
+        generation = least_loaded(members, let_in)
         chosen = next((each for each in taking if each.instance.generation == generation), None)
         if chosen is None:
             return None
@@ -293,13 +295,15 @@ class InstanceSet:
     # A rollout decides which instances begin, serve and end, in place of `plan`
 
     def hold(self) -> None:
-        """Leave what happens to a rollout, until `let_go`."""
+        """Leave what happens to a rollout, until `let_go`, but for the end of those that drain already."""
+        if not self._rolling:
+            self._leaving = frozenset(p.instance.generation for p in self._placed if p.role == "draining")
         self._rolling = True
         self._wanted = replace(self._wanted, owed=0)
 
     def let_go(self, replicas: int) -> None:
         self._rolling = False
-        self._want(replicas=replicas)
+        self._want(replicas=replicas, owed=0)
 
     @property
     def next_generation(self) -> int:
@@ -358,7 +362,8 @@ class InstanceSet:
 
     def _planned(self) -> tuple[Action, ...]:
         if self._rolling:
-            return ()
+            actions = plan(self._wanted, self.members(), asyncio.get_running_loop().time())
+            return tuple(each for each in actions if isinstance(each, End) and each.generation in self._leaving)
         for placed in self._placed:
             # Whatever ended one that made room for another: it is wanted, and missing.
             if placed.parks is not None and placed.role == "draining" and not _alive(placed.instance):
@@ -487,6 +492,7 @@ class InstanceSet:
             proof=placed.proof,
             reason_code=None if ended is None else ended.code,
             reason=None if ended is None else ended.reason,
+            concurrency=instance.limits.concurrency,
         )
 
     def _ending(self) -> Iterator[InstanceDriver]:

@@ -45,6 +45,8 @@ class Member:
     reason_code: ReasonCode | None = None
     reason: str | None = None
     """Why it ended."""
+    concurrency: int = 1
+    """Runs that it executes at once."""
 
     @property
     def alive(self) -> bool:
@@ -124,12 +126,13 @@ def next_deadline(members: Iterable[Member]) -> float | None:
     return min((m.drain_until for m in members if m.alive and m.drain_until < inf), default=None)
 
 
-def least_loaded(members: Iterable[Member], concurrency: int) -> int | None:
-    """The generation of the instance that takes the next run; None while all have as many as they may. Of those with
-    equally many it is the one that was used last, so that the others are idle and can be parked.
+def least_loaded(members: Iterable[Member], let_in: int = 1) -> int | None:
+    """The generation of the instance that takes the next run; None while all have as many as they may, `let_in` for
+    each that they execute at once. Of those with equally many it is the one that was used last, so that the others are
+    idle and can be parked.
     """
     takes = [m for m in members if m.phase is Phase.READY and (m.role == "serving" or m.last_runs)]
-    free = [m for m in takes if m.in_flight < concurrency]
+    free = [m for m in takes if m.in_flight < m.concurrency * let_in]
     return min(free, key=lambda m: (m.in_flight, -(m.used_at or 0.0), m.generation)).generation if free else None
 
 

@@ -49,6 +49,7 @@ _PARKED: Final = "An operator parked it. The next run starts it again."
 _STILL_PARKED: Final = "It was parked before the orchestrator was started anew. The next run starts it again."
 _STOPPED: Final = "An operator stopped it. A start brings it back."
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
+_CHANGED: Final = "The orchestrator was started anew, and its folder has changed: a new instance is on its way."
 
 
 class PluginSupervisor:
@@ -126,6 +127,8 @@ class PluginSupervisor:
         """A run began the instances that start."""
         self._refusal = Verdict(ReasonCode.STOPPED, "The plugin has not been started.")
         """Why there is no instance, where there is none."""
+        self._adopting = False
+        """The runs of adopted instances are not counted yet."""
         self._to_drain: frozenset[int] = frozenset()
         """The generations of adopted instances that are to end with their runs."""
 
@@ -205,7 +208,7 @@ class PluginSupervisor:
     @property
     def unsettled(self) -> bool:
         """A command is under way, which may replace or end its instances."""
-        return self.restarting or self._updater.running or self._command.locked()
+        return self.restarting or self._updater.brings_up or self._adopting or self._command.locked()
 
     @property
     def runs_waiting(self) -> int:
@@ -272,7 +275,7 @@ class PluginSupervisor:
         """
         require_allowed("restart", self._file.state)
         slow = asyncio.Event()
-        restart = self.begin_restart(slow)
+        restart = self._begin_restart(slow, _RESTARTED)
         patience = asyncio.create_task(_elapsed(slow, wait))
         try:
             await asyncio.wait({restart, patience}, return_when=asyncio.FIRST_COMPLETED)
@@ -282,12 +285,16 @@ class PluginSupervisor:
             raise TimeoutError
         return restart.result()
 
-    def begin_restart(self, slow: asyncio.Event) -> asyncio.Task[Verdict | None]:
-        """As `restart`, which goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
+    def restart_changed(self) -> None:
+        """Begin to replace adopted instances that a start would make differently now."""
+        self._begin_restart(asyncio.Event(), _CHANGED)
+
+    def _begin_restart(self, slow: asyncio.Event, why: str) -> asyncio.Task[Verdict | None]:
+        """It goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
         # Before the lock: runs that come while this waits for it are to wait for the new instances.
         self.asked = True
         self._restarts += 1
-        restart = asyncio.create_task(self._restart(slow), name=f"restart {self.name}")
+        restart = asyncio.create_task(self._restart(slow, why), name=f"restart {self.name}")
         self._tasks.add(restart)
         restart.add_done_callback(self._restart_ended)
         return restart
@@ -299,7 +306,7 @@ class PluginSupervisor:
         self._refuse_restart()  # at once: what it builds holds up nothing
         async with self._command:
             self._refuse_restart()  # one that came before this, and has begun since
-            if self._updater.running:
+            if self._updater.running or self.updating:  # its end may not have been written
                 await self._updater.stop(reason)
             if lasts:
                 await self._hold("stopped")
@@ -362,6 +369,7 @@ class PluginSupervisor:
         """Continue with instances that an earlier orchestrator started; the registry has them already. `drains`: the
         generations of those that are to end with their runs.
         """
+        self._adopting = True
         self._updater.newest_seen = max(found.instance.generation for found in adopted)
         self._to_drain = frozenset(drains)
         manifest = adopted[-1].instance.manifest
@@ -374,8 +382,11 @@ class PluginSupervisor:
         update.
         """
         manifest = self._plugin.manifest
+        self._adopting = False
         if self._updater.under_way is not None:
             self._set.hold()
+            if manifest is not None and self._set.template is not None:  # not those that it drains
+                self._set.expect(self._set.template, self._replicas(manifest))
         for generation in self._to_drain:
             self._set.drain(generation)
         self._updater.resume()
@@ -529,7 +540,7 @@ class PluginSupervisor:
 
     async def _start_uncalled(self) -> Verdict | None:
         async with self._command:
-            if self._uncalled:
+            if self._uncalled and not self._updater.brings_up:
                 await self._start_new()
         return None
 
@@ -605,12 +616,12 @@ class PluginSupervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _restart(self, slow: asyncio.Event) -> Verdict | None:
+    async def _restart(self, slow: asyncio.Event, why: str) -> Verdict | None:
         async with self._command:
             await self._allowed("restart")
             await self._hold(None)
             if not any(instance.ready for instance in self._set.serving):
-                await self._set.end(Verdict(ReasonCode.STOPPED, _RESTARTED))
+                await self._set.end(Verdict(ReasonCode.STOPPED, why))
                 await self._start_new(anew=True)
                 return None
             plugin = await asyncio.to_thread(self._deps.loader.reload, self._plugin)
@@ -624,10 +635,10 @@ class PluginSupervisor:
         if joins:
             slow.set()
         else:
-            await self._replace(restart)
+            await self._replace(restart, why)
         return await asyncio.shield(restart.outcome)
 
-    async def _replace(self, restart: Restart) -> None:
+    async def _replace(self, restart: Restart, why: str) -> None:
         """Replace the instances once a restart is prepared, unless it ends otherwise."""
         prepared = await restart.prepared()
         async with self._command:
@@ -636,7 +647,7 @@ class PluginSupervisor:
             self._preparation = None
             if prepared is not None:
                 try:
-                    await self._set.end(Verdict(ReasonCode.STOPPED, _RESTARTED))
+                    await self._set.end(Verdict(ReasonCode.STOPPED, why))
                     await self._start_new(restart.plugin, prepared)
                 finally:
                     restart.end(None)

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
+from orchestrator.supervisor.plan import Member
 from orchestrator.supervisor.rollout import abandoned
 from orchestrator.supervisor.update import ReleaseName, Update, UpdateStep, stepped
 
@@ -144,11 +145,22 @@ def require_allowed(command: Command, state: PluginReleases) -> None:
             f"then {command} again.",
             "UpdateUnderWay",
         )
-    if command == "revert" and state.former is None:
+
+
+def revert_target(state: PluginReleases, members: Iterable[Member]) -> Release:
+    """What a revert goes back to: the release that served last, where none of its instances is left and what took its
+    place, by a restart, does not serve; else the one before. Raises `UpdateRefusedError`.
+    """
+    shown = [member for member in members if member.role != "candidate"]
+    current = state.current
+    if current is not None and shown and not any(each.alive or each.release == current.id for each in shown):
+        return current
+    if state.former is None:
         raise UpdateRefusedError(
             "There is nothing to revert to: no other release of the plugin has served since its releases are recorded.",
             "NothingToRevert",
         )
+    return state.former
 
 
 # Changes, pure
@@ -174,6 +186,8 @@ def advanced(state: PluginReleases, update: Update) -> PluginReleases:
     before, release = state.update, state.proposed
     state = replace(state, update=update, proposed=None if update.ended else release)
     switched = update.step is UpdateStep.SWITCHED and (before is None or before.step is not UpdateStep.SWITCHED)
+    if release is not None and update.step is UpdateStep.SETTLED and release.id == (state.current and state.current.id):
+        return replace(state, current=release)  # its manifest may say something else of the set
     if not switched or release is None:
         return state
     state = replace(state, pinned=update.kind == "revert", held=None)
@@ -204,8 +218,10 @@ def begins_from(state: PluginReleases, folder_content: str | None) -> Literal["f
         return "current"
     # What an update was rejected for is not begun, unproven, because the orchestrator was started.
     last = state.update
-    rejected = last.to_release if last is not None and last.step is UpdateStep.REJECTED else None
-    return "current" if rejected is not None and rejected.content == folder_content else "folder"
+    if last is None or last.step is not UpdateStep.REJECTED:
+        return "folder"
+    rejected = last.content if last.to_release is None else last.to_release.content
+    return "current" if rejected == folder_content else "folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +248,15 @@ def resume(state: PluginReleases, running: Iterable[int], now: datetime) -> Resu
     draining = update.draining
     if not update.ended and update.step is not UpdateStep.SWITCHED:
         reason = f"The orchestrator ended while the update was {update.step}."
-        update, draining = abandoned(update, ReasonCode.STOPPED, reason, now), None
+        update = replace(abandoned(update, ReasonCode.STOPPED, reason, now), draining=None, draining_since=None)
+        draining = None
     elif not update.ended:
         lost = [each for each in update.switched if each in update.candidates and each not in found]
         if lost:
             reason = f"The orchestrator ended during the rollout, and instance {lost[0]} of the new release with it."
-            update = abandoned(update, ReasonCode.KILLED, reason, now)
+            # What is left serves on.
+            update = replace(abandoned(update, ReasonCode.KILLED, reason, now), draining=None, draining_since=None)
+            draining = None
         else:
             update = replace(update, dropped=tuple(sorted(unproven)))
     # What does not run is begun by the start of the orchestrator.

@@ -88,7 +88,7 @@ def built(
     drain: timedelta,
 ) -> Update:
     """The update once there is a release. `strategy`: by `choose_strategy`."""
-    alive = [each for each in instances if each.alive]
+    alive = [each for each in instances if each.serves]
     return stepped(
         update,
         UpdateStep.BUILT,
@@ -100,7 +100,7 @@ def built(
         drain_seconds=drain.total_seconds(),
         served_before=len(alive),
         # After a rollout that stopped, another one goes on with the rest.
-        switched=tuple(each.generation for each in alive if each.release == to.id and each.role == "serving"),
+        switched=tuple(each.generation for each in alive if each.release == to.id),
     )
 
 

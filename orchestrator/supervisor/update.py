@@ -86,6 +86,8 @@ class Update(msgspec.Struct, frozen=True):
     step: UpdateStep = _S.PROPOSED
     times: Mapping[str, datetime] = {}
     """When each step was reached."""
+    content: str | None = None
+    """The fingerprint of what the plugin's folder had when it was asked for; None where that could not be used."""
     from_release: ReleaseName | None = None
     """None where nothing has been started before."""
     to_release: ReleaseName | None = None
@@ -142,15 +144,31 @@ def proposed(
     asked: AskedStrategy = "auto",
     kind: Literal["update", "revert"] = "update",
     current: ReleaseName | None = None,
+    content: str | None = None,
 ) -> Update:
     """A new update of a plugin whose instances are of the release `current`."""
-    return Update(update_id, plugin, now, kind=kind, asked=asked, from_release=current, times={_S.PROPOSED.value: now})
+    times = {_S.PROPOSED.value: now}
+    return Update(update_id, plugin, now, kind=kind, asked=asked, times=times, content=content, from_release=current)
 
 
 def stepped(update: Update, step: UpdateStep, now: datetime, **changes: Any) -> Update:
     """The update at its next step. Raises `TransitionError`."""
     check_step(update.step, step)
     return replace(update, step=step, times={**update.times, step.value: now}, **changes)
+
+
+def step_sentence(update: Update) -> str:
+    """How far it has come, for events and the log."""
+    to = f" to {update.to_release.version}" if update.to_release is not None else ""
+    text = f"{update.kind} {update.id}{to}: {update.step}"
+    match update.step:
+        case UpdateStep.BUILT:
+            text += f" ({update.strategy}: {update.strategy_reason})"
+        case UpdateStep.STARTING | UpdateStep.PROVING if update.candidates:
+            text += f" instance {update.candidates[-1]}"
+        case UpdateStep.SWITCHED:
+            text += f" to instance {update.switched[-1]}: {update.proof}"
+    return f"{text}: {update.reason}" if update.reason else text
 
 
 def choose_strategy(

@@ -13,11 +13,13 @@ from typing import Any, Final, Literal, assert_never
 
 import msgspec
 
+from orchestrator.formatting import format_duration
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.samples import Sample
 from orchestrator.sandbox.verdict import Verdict
+from orchestrator.supervisor.bring_up import content_of
 from orchestrator.supervisor.candidate import Candidate, from_file, from_folder, strategy_for, template_of
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import InstanceEndedError
@@ -31,6 +33,7 @@ from orchestrator.supervisor.releases import (
     ReleaseStoreError,
     advanced,
     require_allowed,
+    revert_target,
     started,
     with_proposed,
 )
@@ -54,6 +57,7 @@ from orchestrator.supervisor.update import (
     Update,
     UpdateStep,
     proposed,
+    step_sentence,
 )
 
 _WRITE_AGAIN: Final = 5.0  # seconds until another try to write the file
@@ -104,6 +108,12 @@ class Updater:
         return self._task is not None and not self._task.done()
 
     @property
+    def _switching(self) -> bool:
+        """What serves is of its release, or is replaced: its own steps have it on file."""
+        update = self._file.state.update
+        return self.running and update is not None and update.step is UpdateStep.SWITCHED
+
+    @property
     def brings_up(self) -> bool:
         """An instance that takes runs may come of an update: one that serves nothing waits for it."""
         update = self._file.state.update
@@ -126,16 +136,17 @@ class Updater:
         """
         require_allowed(kind, self._file.state)
         await self.settled()
+        found = await asyncio.to_thread(self._deps.loader.reload, plugin)
+        content = await asyncio.to_thread(content_of, found, self._deps)
         state = self._file.state
-        former = state.former
+        former = revert_target(state, self._set.members()) if kind == "revert" else None
         current = None if state.current is None else state.current.name
-        update = proposed(secrets.token_hex(4), self._plugin, _now(), asked=asked, kind=kind, current=current)
+        update = proposed(
+            secrets.token_hex(4), self._plugin, _now(), asked=asked, kind=kind, current=current, content=content
+        )
         await self._file.change(lambda state: with_proposed(state, update))
         self._say(update)
-        if kind == "revert" and former is not None:
-            making = from_file(self._deps, former, plugin.folder)
-        else:
-            making = from_folder(self._deps, plugin)
+        making = from_file(self._deps, former, plugin.folder) if former is not None else from_folder(self._deps, plugin)
         self._task = asyncio.create_task(self._bring_up(update, making), name=f"{kind} {self._plugin}")
         return update
 
@@ -170,7 +181,7 @@ class Updater:
         ready = [instance for instance in self._set.serving if instance.ready and instance.image_id]
         newest = max(ready, key=lambda instance: instance.generation, default=None)
         template = self._set.template
-        if newest is None or template is None or newest.generation <= self.newest_seen or self.running:
+        if newest is None or template is None or newest.generation <= self.newest_seen or self._switching:
             return None
         self.newest_seen = newest.generation
         content, image_id = newest.identity.content, newest.image_id or ""
@@ -228,6 +239,11 @@ class Updater:
                 break
             else:
                 await self._wait(wakes_at(update))
+        new = self._new
+        if new is not None and update.step is UpdateStep.SETTLED and update.reason_code is None:
+            # Also where nothing had to begin: `replicas`, `spread`, `idle` and `update` make no other release.
+            self._on_switch(new.template.manifest)
+            self._set.expect(new.template, self._set.replicas)
         template = self._set.template
         self._set.let_go(self._replicas(None if template is None else template.manifest))
 
@@ -247,28 +263,39 @@ class Updater:
             except InstanceEndedError as error:
                 await self._give_up(update, error.verdict)
                 return
+        if isinstance(action, BeginFormer):  # what the plugin is from then on was decided
+            self.newest_seen = self._set.next_generation
         after = recorded(update, action, _now(), generation)
         await self._write(after)
+        await self._carry_out(after, action, template)
+
+    async def _carry_out(self, update: Update, action: Action, template: Template | None) -> None:
         match action:
-            case BeginCandidate() | BeginFormer():
-                assert template is not None and generation is not None  # noqa: S101, PT018 - as above
-                self.newest_seen = generation
-                self._set.begin_one(template, "candidate" if isinstance(action, BeginCandidate) else "serving")
+            case BeginCandidate():
+                assert template is not None  # noqa: S101 - `_take` has it
+                self._set.begin_one(template, "candidate")
+            case BeginFormer():
+                assert template is not None  # noqa: S101 - `_take` has it
+                self._set.begin_one(template, "serving")
             case Prove():
                 self._proof = asyncio.create_task(self._prove(action.generation), name=f"proof {self._plugin}")
             case Switch():
-                assert template is not None  # noqa: S101 - as above
-                await self._switch(after, action, template)
+                assert template is not None  # noqa: S101 - `_take` has it
+                await self._switch(update, action, template)
             case Drain():
                 self._set.drain(action.generation)
             case End():
-                self._set.end_one(action.generation, Verdict(ReasonCode.STOPPED, _replaced(update)))
+                self._end(update, action.generation)
             case Forget():
                 self._set.forget(action.generation)
             case Finish():
                 pass
             case _ as never:
                 assert_never(never)
+
+    def _end(self, update: Update, generation: int) -> None:
+        running = sum(each.in_flight for each in self._set.members() if each.generation == generation)
+        self._set.end_one(generation, Verdict(ReasonCode.STOPPED, _replaced(update, running)))
 
     async def _switch(self, update: Update, action: Switch, template: Template) -> None:
         found = next(each for each in self._set.members() if each.generation == action.generation)
@@ -352,7 +379,7 @@ class Updater:
 
     def _say(self, update: Update) -> None:
         """An event for each step."""
-        sentence = _sentence(update)
+        sentence = step_sentence(update)
         self._deps.registry.note(self._plugin, sentence, update.reason_code)
         level = logging.WARNING if update.reason_code is not None else logging.INFO
         _log.log(level, "%s: %s", self._plugin, sentence, extra={"plugin": self._plugin})
@@ -364,22 +391,13 @@ class Updater:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _sentence(update: Update) -> str:
-    to = f" to {update.to_release.version}" if update.to_release is not None else ""
-    text = f"{update.kind} {update.id}{to}: {update.step}"
-    match update.step:
-        case UpdateStep.BUILT:
-            text += f" ({update.strategy}: {update.strategy_reason})"
-        case UpdateStep.STARTING | UpdateStep.PROVING if update.candidates:
-            text += f" instance {update.candidates[-1]}"
-        case UpdateStep.SWITCHED:
-            text += f" to instance {update.switched[-1]}: {update.proof}"
-    return f"{text}: {update.reason}" if update.reason else text
-
-
-def _replaced(update: Update) -> str:
+def _replaced(update: Update, in_flight: int) -> str:
     to = update.to_release.version if update.to_release is not None else "another release"
-    return f"The {update.kind} {update.id} replaced it by {to}."
+    sentence = f"The {update.kind} {update.id} replaced it by {to}"
+    if not in_flight:
+        return f"{sentence}."
+    drain = format_duration(update.drain_seconds)
+    return f"{sentence}, and gave its runs {drain} to end (`update.drain`), which this one did not. Call again."
 
 
 def _now() -> datetime:

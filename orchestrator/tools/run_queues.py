@@ -165,7 +165,8 @@ class RunQueues:
         that an instance ends which takes no new ones.
         """
         assert record.limits is not None  # noqa: S101 - a plugin without a valid manifest is refused before
-        taken = record.limits.concurrency * max(1, record.ready)
+        ready = [each.limits or record.limits for each in record.instances if each.role == "serving" and each.ready]
+        taken = sum(limits.concurrency for limits in ready) or record.limits.concurrency
         drained = [instance.generation for instance in record.instances if instance.role == "draining"]
         if not drained:
             return taken

@@ -355,10 +355,12 @@ class ToolRunner:
         try:
             result = await execution
         finally:
-            counts = result is None or not uncounted(result)
-            self._count(supervisor.name, instance, result, counts=counts)
-            if result is None:
-                supervisor.run_left()
+            # One that the orchestrator leaves behind goes on in its container: that is not to end because it drains.
+            if result is not None or run.abort_reason is Abort.CANCELLED:
+                counts = result is None or not uncounted(result)
+                self._count(supervisor.name, instance, result, counts=counts)
+                if result is None:
+                    supervisor.run_left()
         supervisor.run_ended(instance, run.record.tool, result)
         if result.traceback:
             _log.warning("%s.%s raised\n%s", supervisor.name, run.record.tool, result.traceback)

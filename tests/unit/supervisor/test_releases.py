@@ -169,7 +169,7 @@ def test_from_the_switch_on_the_new_release_serves_and_the_rollout_goes_on() -> 
 
 def test_where_the_new_instance_died_too_that_is_said() -> None:
     found = resume(halfway(UpdateStep.SWITCHED), [1], NOW)
-    assert (found.serves, found.drains) == ((), (1,))
+    assert (found.serves, found.drains) == ((1,), ())
     update = found.state.update
     assert update is not None
     assert (update.step, update.reason_code) == (UpdateStep.SETTLED, ReasonCode.KILLED)
