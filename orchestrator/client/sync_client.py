@@ -61,8 +61,8 @@ class Client:
 
         `retry_idempotent`: the orchestrator makes a run of an idempotent tool once more where its instance dies.
         """
-        options = connection_options(base_url, api_key)
         with preparing():  # certificates and proxies that the environment names may be none
+            options = connection_options(base_url, api_key)
             self._http = httpx.Client(**options, transport=transport)
         self._retries = retries
         self._retry_idempotent = retry_idempotent
