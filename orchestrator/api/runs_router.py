@@ -126,7 +126,7 @@ async def cancel(run_id: str, context: Context, who: Who) -> Response:
 
 
 async def _visible(run_id: str, context: ApiContext, who: Principal) -> bool:
-    """Whether the caller may see this run; where there is none of this id, whether it would be told so."""
+    """Whether the caller may see this run; where there is none of this id, whether it may know that."""
     if who.sees_every_plugin and who.sees_every_run:
         return True
     return await context.tool_runner.lookup.one(run_id, who) is not None

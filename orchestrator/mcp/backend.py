@@ -13,7 +13,7 @@ MAX_CONTENT: Final = 4 * 1024 * 1024
 
 
 class BackendError(OrchestratorError):
-    """The orchestrator gave no answer that a client can be told but this sentence."""
+    """The orchestrator gave no answer that has more to say than this sentence."""
 
 
 @dataclass(frozen=True, slots=True)

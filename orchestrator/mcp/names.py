@@ -17,7 +17,7 @@ def fits(name: str) -> bool:
 
 
 def misfit(plugin: str, tool: str) -> str | None:
-    """What an operator is told of a tool that no MCP client gets; None for one that they do."""
+    """What `audit` says of a tool that no MCP client gets; None for one that they do."""
     name = tool_name(plugin, tool)
     if fits(name):
         return None

@@ -12,7 +12,7 @@ import msgspec
 from orchestrator.mcp.backend import MAX_CONTENT, BackendError
 
 SILENCE: Final = 10.0
-"""Seconds after which a client is told that its run still goes on: many give up after 60 without a word."""
+"""Seconds after which a client learns that its run still goes on: many give up after 60 without a word."""
 _MAX_WAITING: Final = 256  # notifications for a slow client; the oldest are dropped, for its tool never waits
 _MAX_MESSAGE: Final = 1000  # characters; the answer has whole items
 _LAST_SECONDS: Final = 2.0  # for notifications that are left when the run has ended

@@ -29,7 +29,7 @@ Context = ServerRequestContext[Any, Any]
 
 EXCHANGE: Final = "orchestrator.mcp.exchange"
 """Where a request's scope has its `Exchange`."""
-_MAX_BUFFERED: Final = 16  # changes of the list that a slow client has not been told of
+_MAX_BUFFERED: Final = 16  # changes of the list that a slow client has not learned of
 _INSTRUCTIONS: Final = (
     "Each tool is `plugin.tool` of a machine-learning plugin that runs in a container of its own. Files go in as "
     "base64 strings. Pictures and sounds of a result come as content, other files as links that resources/read reads. "
