@@ -1,5 +1,6 @@
 """Who may use /mcp: keys, hosts and pages are judged as for every other route."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -127,8 +128,8 @@ async def test_a_key_for_some_plugins_learns_nothing_of_others(harness: Harness,
     harness.add("secret", tools={"hide": lambda: 1})
     _, operator = await with_keys(harness)
     narrow = KeyStore(harness.settings.state_dir).add("narrow", Grant(frozenset({Right.RUN}), plugins=("add*",)))
-    while (await harness.client.get("/v1/plugins", headers=bearer(narrow))).status_code == 401:
-        pass  # known within a second
+    while (await harness.client.get("/v1/plugins", headers=bearer(narrow))).status_code != 200:
+        await asyncio.sleep(0.3)  # known within a second; too many wrong keys would be refused as such
     async with connected(harness, kind, operator) as client:
         assert {tool.name for tool in (await client.list_tools()).tools} == {"adder.add", "secret.hide"}
     async with connected(harness, kind, narrow) as client:

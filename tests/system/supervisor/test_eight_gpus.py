@@ -19,7 +19,7 @@ from orchestrator.containers.memory.container import MemoryContainer
 from orchestrator.lifecycle import PluginLifecycleState
 from orchestrator.registry import InstanceRecord, LifecycleEvent, PluginRecord
 from orchestrator.sandbox.call import Outcome, ToolCall
-from orchestrator.supervisor import gpu_allocator, gpu_planner
+from orchestrator.supervisor import gpu_planner
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 STEPS = 10_000
@@ -278,9 +278,8 @@ async def test_ten_thousand_steps_on_eight_gpus(harness: Harness, monkeypatch: p
     """Kills, losses of GPUs, runs, commands (several at once), successors. After each step: no GPU has two containers,
     no run was sent twice, and state, reason, `degraded` and what is missing are right.
     """
-    for module in (gpu_allocator, gpu_planner):
-        monkeypatch.setattr(module, "LOOK_INTERVAL", 0.05)
-        monkeypatch.setattr(module, "DRAIN_INTERVAL", 0.01)
+    monkeypatch.setattr(gpu_planner, "LOOK_INTERVAL", 0.05)
+    monkeypatch.setattr(gpu_planner, "DRAIN_INTERVAL", 0.01)
     # A start waits no longer for a GPU that is being released, since it may be lost.
     for patience in ("_DRAIN_TIMEOUT", "_UNSURE_TIMEOUT"):
         monkeypatch.setattr(gpu_planner, patience, 0.2)
@@ -307,4 +306,5 @@ async def test_ten_thousand_steps_on_eight_gpus(harness: Harness, monkeypatch: p
     await world.supervisor.start()
     await world.lull()
     assert (world.record.ready, world.record.degraded) == (GPUS, False)
+    await harness.shut()
     gc.collect()  # here, and in no later test
