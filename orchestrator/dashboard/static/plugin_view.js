@@ -26,13 +26,13 @@ const COMMANDS = {
     label: "Update",
     warning: () =>
       "A candidate is made from its folder as it is now and makes its sample calls; then it takes all new runs. One that fails is rejected, and the plugin stays what it was.",
-    done: "The update is under way.",
+    done: "The update has begun.",
     offered: () => true,
   },
   revert: {
     label: "Revert",
     warning: () => "It goes back to its former release, image and manifest, and stays there until the next update.",
-    done: "The revert is under way.",
+    done: "The revert has begun.",
     offered: () => true,
   },
   "restart-failed": {
