@@ -307,6 +307,9 @@ async def test_no_bytes_break_the_server(sent: bytes) -> None:
         def can_write_eof(self) -> bool:
             return True
 
+        def get_write_buffer_size(self) -> int:
+            return 0
+
     protocol = BoundedProtocol(CONFIG, ServerState(), {})
     protocol.connection_made(Transport())
     protocol.data_received(sent)

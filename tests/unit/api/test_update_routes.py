@@ -16,7 +16,14 @@ from orchestrator.api.context import _context
 from orchestrator.api.update_router import router
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import PostMortem
-from orchestrator.supervisor.releases import PluginReleases, Release, ReleaseStoreError, require_allowed, with_proposed
+from orchestrator.supervisor.releases import (
+    PluginReleases,
+    Release,
+    ReleaseStoreError,
+    require_allowed,
+    revert_target,
+    with_proposed,
+)
 from orchestrator.supervisor.rollout import abandoned
 from orchestrator.supervisor.update import AskedStrategy, ReleaseName, Update, proposed
 
@@ -36,6 +43,8 @@ class Plugin:
         if self.fault is not None:
             raise self.fault
         require_allowed(kind, self.state)
+        if kind == "revert":
+            revert_target(self.state, ())
         current = self.state.current
         update = proposed(f"u{len(self.state.updates)}", "reader", NOW, asked=strategy, kind=kind)
         update = replace(update, from_release=current and current.name)
