@@ -96,10 +96,11 @@ async def audit_running(client: httpx.AsyncClient, engine: ContainerEngine, depl
             since = await _get(client, "/v1/plugins", answers)  # includes instances started meanwhile
             known = [*details, *(since if isinstance(since, list) else [])]
             ids = {found for health in known for found in _containers_in(health)}
-            hidden = "authorization" in client.headers  # a key may be for some plugins alone
-            names = {str(health["name"]) for health in known}
-            seen = [each for each in ours if not hidden or each.labels.get(PLUGIN_LABEL) in names]
-            findings += check_orphans({container.name: container.id for container in seen}, ids)
+            # A key may be for some plugins alone: what it does not see may be well.
+            names = {str(health["name"]) for health in known} if "authorization" in client.headers else None
+            hidden = [each.name for each in ours if names is not None and each.labels.get(PLUGIN_LABEL) not in names]
+            seen = {container.name: container.id for container in ours if container.name not in hidden}
+            findings += [*check_orphans(seen, ids), *(_hidden(name) for name in hidden)]
     except EngineError as problem:
         findings.append(warning(ORCHESTRATOR, "isolation", f"The container engine could not be queried: {problem}."))
     return [*check_statuses(answers), *findings]
@@ -124,6 +125,11 @@ async def _isolation(engine: ContainerEngine, details: Sequence[Mapping[str, Any
             except NotFoundError:  # it ended meanwhile and was removed
                 findings.append(no_container(str(health["name"])))
     return findings
+
+
+def _hidden(container: str) -> Finding:
+    sentence = f"The container {container} belongs to no plugin that this key sees: audit with a key for all of them."
+    return warning(ORCHESTRATOR, "orphans", sentence)
 
 
 def _containers_in(health: Mapping[str, Any]) -> list[str]:

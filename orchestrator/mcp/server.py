@@ -184,7 +184,7 @@ class ToolServer(Server[Any]):
             self._listening.discard(handler)
 
     async def _session_begins(self, ctx: Context, _: types.NotificationParams) -> None:
-        """A client of an older protocol has opened a session: it is told until the session's end."""
+        """A client of an older protocol has opened a session: it is notified until the session's end."""
         changed = asyncio.Event()
 
         async def tell() -> None:
@@ -241,7 +241,7 @@ def _fitting(tool: ListedTool, version: str) -> dict[str, Any] | None:
 
 
 async def _answered(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; a `BackendError` as the client is to be told it."""
+    """The result of `work`; a `BackendError` as what the client gets in its place."""
     try:
         return await work
     except BackendError as error:

@@ -1,4 +1,4 @@
-"""ToolListWatch: which clients are to be told that their list of tools has changed."""
+"""ToolListWatch: which clients are to learn that their list of tools has changed."""
 
 import asyncio
 from collections.abc import Callable

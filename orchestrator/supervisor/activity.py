@@ -43,7 +43,7 @@ async def activity(
     and the log report the beginning and, unless an error leaves the context, how long it took.
     """
     shown: Activity | None = None
-    told = False
+    noted = False
     """Whether the events have the beginning of it: several instances that start at once do the same."""
     newest = ""
     beginning = threading.Lock()
@@ -53,15 +53,15 @@ async def activity(
         _log.info("%s: %s", plugin, sentence, extra={"plugin": plugin})
 
     def say(line: str) -> None:
-        nonlocal shown, newest, told
+        nonlocal shown, newest, noted
         newest = shown_line(line) or newest
         with beginning:
             if shown is None:
                 record = registry.get(plugin)
-                told = record is None or record.activity is None or record.activity.what != doing
+                noted = record is None or record.activity is None or record.activity.what != doing
                 shown = Activity(doing, datetime.now(UTC), time.monotonic(), newest)
                 registry.set_activity(plugin, shown)
-                if done is not None and told:
+                if done is not None and noted:
                     note(doing)
 
     async def write_newest() -> None:
@@ -75,7 +75,7 @@ async def activity(
     writing = asyncio.create_task(write_newest(), name=f"activity of {plugin}")
     try:
         yield say
-        if shown is not None and done is not None and told:
+        if shown is not None and done is not None and noted:
             note(f"{done} in {format_duration(time.monotonic() - shown.since_tick)}")
     finally:
         writing.cancel()

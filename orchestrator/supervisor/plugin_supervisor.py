@@ -275,6 +275,7 @@ class PluginSupervisor:
         """
         require_allowed("restart", self._file.state)
         slow = asyncio.Event()
+        self.asked = True
         restart = self._begin_restart(slow, _RESTARTED)
         patience = asyncio.create_task(_elapsed(slow, wait))
         try:
@@ -287,12 +288,12 @@ class PluginSupervisor:
 
     def restart_changed(self) -> None:
         """Begin to replace adopted instances that a start would make differently now."""
+        self.asked = False
         self._begin_restart(asyncio.Event(), _CHANGED)
 
     def _begin_restart(self, slow: asyncio.Event, why: str) -> asyncio.Task[Verdict | None]:
         """It goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
         # Before the lock: runs that come while this waits for it are to wait for the new instances.
-        self.asked = True
         self._restarts += 1
         restart = asyncio.create_task(self._restart(slow, why), name=f"restart {self.name}")
         self._tasks.add(restart)

@@ -147,14 +147,14 @@ class Updater:
         await self._file.change(lambda state: with_proposed(state, update))
         self._say(update)
         making = from_file(self._deps, former, plugin.folder) if former is not None else from_folder(self._deps, plugin)
-        self._task = asyncio.create_task(self._bring_up(update, making), name=f"{kind} {self._plugin}")
+        self._start(self._bring_up(update, making))
         return update
 
     def resume(self) -> None:
         """Go on with what an earlier orchestrator began; its instances are adopted."""
         update = self._file.state.update
         if update is not None and not update.ended:
-            self._task = asyncio.create_task(self._roll(), name=f"update {self._plugin}")
+            self._start(self._roll())
 
     async def stop(self, reason: str) -> None:
         """End an update that is under way, and what it does for its end: the instances end too, by their owner."""
@@ -197,6 +197,15 @@ class Updater:
     async def close(self) -> None:
         """Leave everything as it is, for the next orchestrator."""
         await self._cancel()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.create_task(work, name=f"update {self._plugin}")
+        self._task.add_done_callback(self._log_defect)
+
+    def _log_defect(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("%s: a defect in the orchestrator; a stop ends the update", self._plugin, exc_info=error)
 
     # Inside: the new release
 
@@ -260,8 +269,8 @@ class Updater:
         if begins or isinstance(action, Switch):
             try:
                 template = await self._template(update, former=isinstance(action, BeginFormer))
-            except InstanceEndedError as error:
-                await self._give_up(update, error.verdict)
+            except (InstanceEndedError, OSError) as error:
+                await self._give_up(update, verdict_of_preparation(error))
                 return
         if isinstance(action, BeginFormer):  # what the plugin is from then on was decided
             self.newest_seen = self._set.next_generation

@@ -74,6 +74,26 @@ async def test_an_orphaned_container_is_found(harness, health):
     assert "docker rm --force stray" in sentence
 
 
+async def test_a_container_of_each_instance_is_looked_at_and_is_no_orphan(harness, health):
+    deployment = (harness.settings.state_dir / "deployment-id").read_text().strip()
+    await harness.client.post("/v1/plugins/reader/scale", json={"replicas": 3}, params={"wait": 10})
+    findings = await audit_running(harness.client, harness.engine, deployment)
+    assert errors(findings) == []
+    assert len([each for each in findings if each.check == "isolation" and each.subject == "reader"]) == 3
+
+
+async def test_what_a_key_does_not_see_is_not_to_be_removed(harness, health):
+    """Nor is it passed over: it may be an orphan all the same."""
+    deployment = (harness.settings.state_dir / "deployment-id").read_text().strip()
+    labels = InstanceIdentity(deployment, "ghost", 1, "0123abcd").labels()
+    await harness.engine.create(ContainerSpec("stray", "harness/reader", labels, {}, 1 << 26, 64))
+    harness.client.headers["Authorization"] = "Bearer po_any"
+    findings = await audit_running(harness.client, harness.engine, deployment)
+    assert errors(findings) == []
+    (sentence,) = [f.sentence for f in findings if f.check == "orphans" and f.level is Level.WARNING]
+    assert "stray" in sentence and "docker rm" not in sentence
+
+
 @pytest.mark.parametrize(
     ("change", "phrase"),
     [
