@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -99,8 +99,8 @@ class ScriptedInstance:
         }
         self._changed = asyncio.Condition()
         self._left: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._control: web.AppRunner | None = None
-        self._tools: web.AppRunner | None = None
+        self._control: _Server | None = None
+        self._tools: _Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -119,7 +119,7 @@ class ScriptedInstance:
     ) -> None:
         """The worker exits in the middle of its calls, and the supervisor reports it."""
         if self._tools is not None:
-            await _cut(self._tools)
+            await self._tools.cut()
             self._tools = None
         self.set_status(
             phase="exited",
@@ -143,9 +143,9 @@ class ScriptedInstance:
         finally:
             for task in self._tasks:
                 task.cancel()
-            for runner in (self._control, self._tools):
-                if runner is not None:
-                    await _cut(runner)
+            for server in (self._control, self._tools):
+                if server is not None:
+                    await server.cut()
 
     async def _serve(self) -> None:
         control = web.Application()
@@ -155,8 +155,8 @@ class ScriptedInstance:
         tools = web.Application(client_max_size=1 << 30)
         tools.router.add_post("/tools/{name}", self._post_tool)
         tools.router.add_get("/runs/{run_id}", self._get_answer)
-        self._tools = await _listen(tools, self.folder / "tools.sock")
-        self._control = await _listen(control, self.folder / "control.sock")
+        self._tools = await _Server(tools).listen(self.folder / "tools.sock")
+        self._control = await _Server(control).listen(self.folder / "control.sock")
         if "NOTIFY_SOCKET" in self.spec.environment:
             notify = self.folder / Path(self.spec.environment["NOTIFY_SOCKET"]).name
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, suppress(OSError):
@@ -229,24 +229,46 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-async def _cut(runner: web.AppRunner) -> None:
-    server = runner.server
-    if server is not None:
-        for connection in server.connections:
-            connection.force_close()
-    await runner.cleanup()
-    # One that was only just accepted is among them a moment later: left open, it would look like a runtime that hangs.
-    for _ in range(3):
-        await asyncio.sleep(0)
-        for connection in server.connections if server is not None else ():
-            connection.force_close()
+class _Server:
+    """An application on a socket, which can end as a process does: with all its connections, whatever they are at."""
 
+    def __init__(self, app: web.Application) -> None:
+        # Connections are cut at once (0 would stand for no limit).
+        self._runner = web.AppRunner(app, shutdown_timeout=0.001, handler_cancellation=True, access_log=None)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._connecting: set[asyncio.Task[Any]] = set()
 
-async def _listen(app: web.Application, path: Path) -> web.AppRunner:
-    path.unlink(missing_ok=True)
-    # Connections are cut at once, as when a process dies (0 would stand for no limit).
-    runner = web.AppRunner(app, shutdown_timeout=0.001, handler_cancellation=True, access_log=None)
-    await runner.setup()
-    await web.UnixSite(runner, path).start()
-    path.chmod(0o666)
-    return runner
+    async def listen(self, path: Path) -> Self:
+        await self._runner.setup()
+        path.unlink(missing_ok=True)
+        self._socket.setblocking(False)
+        self._socket.bind(str(path))
+        self._socket.listen(128)
+        path.chmod(0o666)
+        asyncio.get_running_loop().add_reader(self._socket, self._accept)
+        return self
+
+    # A server of asyncio leaves a connection open, and unanswered, that it had only just accepted when it was closed:
+    # that would look like a runtime that hangs.
+    def _accept(self) -> None:
+        try:
+            peer, _ = self._socket.accept()
+        except BlockingIOError:
+            return
+        connected = asyncio.get_running_loop().connect_accepted_socket(self._factory, peer)
+        task = asyncio.ensure_future(connected)
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def _factory(self) -> asyncio.BaseProtocol:
+        assert self._runner.server is not None
+        return self._runner.server()
+
+    async def cut(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        assert self._runner.server is not None
+        for connection in self._runner.server.connections:
+            connection.force_close()
+        await self._runner.cleanup()

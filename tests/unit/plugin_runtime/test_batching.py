@@ -194,6 +194,7 @@ def test_uploads_and_files_are_each_call_s_own(runtime):
         for index, request in enumerate([*requests, raw])
     ]
     answers = [answer.json() for answer in Together(runtime, "uploads", *runs).ended()]
+    assert all(answer["ok"] for answer in answers), answers
     assert [answer["files"][0]["name"] for answer in answers] == ["one.txt", "two.txt", "three.txt", "four.txt"]
     content = [
         about(runtime, "GET", f"file-{index}", f"/files/{answer['files'][0]['name']}").text
@@ -270,8 +271,14 @@ def queued(runtime, *names):
     """Calls that wait for a batch, behind as many that execute as may."""
     first = [Caller(runtime, f"first-{number}", "held", names="first") for number in range(runtime.concurrency)]
     callers = [Waiting(runtime, name, "held", names=name) for name in names]
-    time.sleep(0.2)  # for them to arrive: nothing shows that
+    wait_for(lambda: all(arrived(runtime, name) for name in names))
+    time.sleep(0.1)  # for them to be read: nothing shows that
     return first, callers
+
+
+def arrived(runtime, run_id):
+    """A run that has arrived has no such file; one that has not is not known."""
+    return "no file of this name" in about(runtime, "GET", f"{run_id}/files/none").json()["error"]
 
 
 class Waiting(Caller):
@@ -310,7 +317,8 @@ def test_a_run_whose_caller_hangs_up_while_it_waits_leaves_the_batch_unless_its_
         head += f"X-Run-Keep: {keep}\r\n"
         with gate.connect("tools") as connection:
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            time.sleep(0.2)  # for it to arrive
+            wait_for(lambda: arrived(gate, name))  # noqa: B023 - before the next is sent
+            time.sleep(0.1)  # for it to be read
     open_gate(gate)
     assert sorted(a.ended().json()["result"][1:]) == ["a", "kept"]
     assert sorted(about(gate, "GET", "kept").json()["result"][1:]) == ["a", "kept"]
@@ -436,7 +444,8 @@ def test_a_stop_ends_what_waits_and_what_executes(launch_once):
     executing = [Waiting(runtime, name, "looks", names=name) for name in "ab"]
     wait_for(lambda: all(executes(runtime, name) for name in "ab"))
     waiting = Waiting(runtime, "c", "held", names="c")
-    time.sleep(0.1)  # for it to arrive
+    wait_for(lambda: arrived(runtime, "c"))
+    time.sleep(0.1)  # for it to be read
     runtime.process.terminate()
     assert runtime.process.wait(10) == 0
     assert {caller.ended().status_code for caller in (*executing, waiting)} == {409}

@@ -47,6 +47,9 @@ class RunTable:
         # Ended, not retained, with files that can be fetched as long as the caller attends to the answer.
         self._fetchable: dict[str, Run] = {}
         self._run_ended = threading.Condition()
+        # Connections with a request that is not answered yet: a run ends before its answer is sent.
+        self._answering: set[object] = set()
+        self._awaits_answers = False
 
     def add(self, run_id: str, files: OutputFiles, *, retain: bool) -> Run:
         """A call that has arrived. If two have one id, it then names the later one."""
@@ -105,10 +108,22 @@ class RunTable:
         for run in tuple(self._runs.values()):
             run.cancellation.request()
 
+    def request_came(self, connection: object) -> None:
+        """A request was read from `connection`, for or about a run."""
+        self._answering.add(connection)
+
+    def request_answered(self, connection: object) -> None:
+        """Its answer was sent, or cannot be."""
+        self._answering.discard(connection)
+        if self._awaits_answers:
+            with self._run_ended:
+                self._run_ended.notify_all()
+
     def wait_until_idle(self, seconds: float) -> bool:
-        """Wait until no run is in flight, for so many seconds; whether that is so."""
+        """Wait until no run is in flight and all are answered, for so many seconds; whether that is so."""
+        self._awaits_answers = True
         with self._run_ended:
-            return self._run_ended.wait_for(lambda: not self._runs, seconds)
+            return self._run_ended.wait_for(lambda: not self._runs and not self._answering, seconds)
 
     def discard(self, run: Run) -> None:
         """Drop its answer, also one that is still to come, and the files of an ended one."""

@@ -118,12 +118,20 @@ class ToolService:
             connection.send(ALIVE)
             return head.keep_alive
         connection.called = not head.path.startswith("/runs/")
+        self._runs.request_came(connection)
         try:
-            if not connection.called:
-                self._answer_about_run(connection, head)
-                refusal = None
-            else:
+            return self._answer(connection, head)
+        finally:
+            self._runs.request_answered(connection)
+
+    def _answer(self, connection: HttpServerConnection, head: RequestHead) -> bool:
+        """False where the connection is over."""
+        refusal = None
+        try:
+            if connection.called:
                 refusal = self._call(connection, head)
+            else:
+                self._answer_about_run(connection, head)
         except Refused as refused:
             refusal = refused.refusal
         keep_alive = head.keep_alive and not connection.has_unread_body
