@@ -230,6 +230,8 @@ class LifecycleEvent(TypedDict):
     state: State
     reason_code: str | None
     reason: str | None
+    caller: str | None
+    """The name of the key whose run or command it comes of, as far as yours may know it."""
 
 
 class Gpus(TypedDict):

@@ -233,9 +233,9 @@ class PluginSupervisor:
         if not self._set.serving:
             self._spawn(self._hold("parked"))
 
-    # Commands of operators
+    # Commands of operators. `caller`: the name of the key that they come with
 
-    async def start(self, *, asked: bool = True) -> None:
+    async def start(self, *, asked: bool = True, caller: str | None = None) -> None:
         """Start the instances that are missing. Returns without waiting for them; the registry has their progress.
         `asked`: by an operator, who waits for them. Raises `UpdateRefusedError`.
         """
@@ -245,6 +245,7 @@ class PluginSupervisor:
             async with self._command:
                 await self._allowed("start")
                 await self._hold(None)
+                self._set.caller = caller
                 if self._set.serving or (self._set.draining and not self._set.closing):
                     self._set.begin_missing()
                 elif not self._set.beginning:
@@ -266,7 +267,7 @@ class PluginSupervisor:
         else:
             self._begin_without(Verdict(ReasonCode.STOPPED, _STOPPED), self.manifest)
 
-    async def restart(self, wait: float = 0.0) -> Verdict | None:
+    async def restart(self, wait: float = 0.0, caller: str | None = None) -> Verdict | None:
         """Replace all instances by new ones, from the manifest as it is now. Those that are ready serve on until the
         new ones are prepared.
 
@@ -276,7 +277,7 @@ class PluginSupervisor:
         require_allowed("restart", self._file.state)
         slow = asyncio.Event()
         self.asked = True
-        restart = self._begin_restart(slow, _RESTARTED)
+        restart = self._begin_restart(slow, Verdict(ReasonCode.STOPPED, _RESTARTED, caller=caller))
         patience = asyncio.create_task(_elapsed(slow, wait))
         try:
             await asyncio.wait({restart, patience}, return_when=asyncio.FIRST_COMPLETED)
@@ -289,10 +290,12 @@ class PluginSupervisor:
     def restart_changed(self) -> None:
         """Begin to replace adopted instances that a start would make differently now."""
         self.asked = False
-        self._begin_restart(asyncio.Event(), _CHANGED)
+        self._begin_restart(asyncio.Event(), Verdict(ReasonCode.STOPPED, _CHANGED))
 
-    def _begin_restart(self, slow: asyncio.Event, why: str) -> asyncio.Task[Verdict | None]:
-        """It goes on when nobody waits for it. Sets `slow` when it begins what may take minutes."""
+    def _begin_restart(self, slow: asyncio.Event, why: Verdict) -> asyncio.Task[Verdict | None]:
+        """It goes on when nobody waits for it. Sets `slow` when it begins what may take minutes. `why`: by which those
+        that it replaces end.
+        """
         # Before the lock: runs that come while this waits for it are to wait for the new instances.
         self._restarts += 1
         restart = asyncio.create_task(self._restart(slow, why), name=f"restart {self.name}")
@@ -300,7 +303,7 @@ class PluginSupervisor:
         restart.add_done_callback(self._restart_ended)
         return restart
 
-    async def stop(self, reason: str = _STOPPED, *, lasts: bool = True) -> None:
+    async def stop(self, reason: str = _STOPPED, *, lasts: bool = True, caller: str | None = None) -> None:
         """End the instances and return when their containers are removed. `lasts`: the orchestrator's next start begins
         none.
         """
@@ -311,10 +314,11 @@ class PluginSupervisor:
                 await self._updater.stop(reason)
             if lasts:
                 await self._hold("stopped")
-            self._stop_parked(Verdict(ReasonCode.STOPPED, reason))
-            await self._set.end(Verdict(ReasonCode.STOPPED, reason))
+            verdict = Verdict(ReasonCode.STOPPED, reason, caller=caller)
+            self._stop_parked(verdict)
+            await self._set.end(verdict)
 
-    async def park(self, reason: str = _PARKED) -> bool:
+    async def park(self, reason: str = _PARKED, *, caller: str | None = None) -> bool:
         """Stop the instances until a run comes for them, or a command. False, and nothing happens, where one executes a
         run or a run waits, where one starts, and where none is alive for another reason than this. Raises
         `UpdateRefusedError`.
@@ -325,11 +329,11 @@ class PluginSupervisor:
                 return True
             if self.busy or not self._set.serving or self._set.beginning or self.restarting:
                 return False
-            self._set.park(reason)
+            self._set.park(reason, caller)
             await self._hold("parked")
             return True
 
-    async def scale(self, replicas: int) -> None:
+    async def scale(self, replicas: int, caller: str | None = None) -> None:
         """Set the number of instances at a time, in place of the manifest's: it is on file before it takes effect.
         Returns without waiting for them. Raises `ReleaseStoreError`, `UpdateRefusedError`.
         """
@@ -339,22 +343,23 @@ class PluginSupervisor:
             own = None if manifest is not None and manifest.replicas == replicas else replicas
             await self._file.change(lambda state: msgspec.structs.replace(state, replicas=own))
             self.asked = True
+            self._set.caller = caller
             self._set.scale(replicas)
 
-    async def update(self, strategy: AskedStrategy) -> Update:
+    async def update(self, strategy: AskedStrategy, caller: str | None = None) -> Update:
         """Begin to bring up what the plugin's folder has now, proven before it takes runs. It goes on by itself.
         Raises `UpdateRefusedError`, `ReleaseStoreError`.
         """
         async with self._command:
             self._require_no_restart("update")
-            self.asked = True
+            self.asked, self._set.caller = True, caller
             return await self._updater.begin("update", strategy, self._plugin)
 
-    async def revert(self) -> Update:
+    async def revert(self, caller: str | None = None) -> Update:
         """As `update`, to the former release."""
         async with self._command:
             self._require_no_restart("revert")
-            self.asked = True
+            self.asked, self._set.caller = True, caller
             return await self._updater.begin("revert", "auto", self._plugin)
 
     def updates(self) -> Sequence[Update]:
@@ -481,15 +486,15 @@ class PluginSupervisor:
             self._runs_waiting -= 1
         return instance
 
-    def run_ended(self, instance: Instance, tool: str, result: RunResult) -> None:
-        """Take account of a run's result: it may end its instance."""
+    def run_ended(self, instance: Instance, tool: str, result: RunResult, caller: str | None = None) -> None:
+        """Take account of the result of a run of `caller`: it may end its instance."""
         tolerant = instance.manifest.failure_policy == "tolerant"
         verdict = verdict_of_run(tool, result, tolerant=tolerant)
         instance.used_at = asyncio.get_running_loop().time()
         # A run may return after its instance was replaced, and must not end the new one.
         driver = self._set.driver_of(instance.identity.instance)
         if verdict is not None and driver is not None:
-            driver.end(verdict)
+            driver.end(replace(verdict, caller=caller))
         self.run_left()
 
     def run_left(self) -> None:
@@ -528,6 +533,7 @@ class PluginSupervisor:
 
     def _unpark(self) -> None:
         self.asked = False
+        self._set.caller = None
         self._woken = True
         self._spawn(self._hold(None))
         # In a context of its own: what it logs is not the run's that came first.
@@ -550,7 +556,9 @@ class PluginSupervisor:
             self._refusal = verdict
             record = self._deps.registry.get(self.name)
             assert record is not None  # noqa: S101 - it is registered as long as it has a supervisor
-            self._deps.registry.amend_failure(self.name, record.generation, verdict.code, verdict.reason)
+            self._deps.registry.amend_failure(
+                self.name, record.generation, verdict.code, verdict.reason, caller=verdict.caller
+            )
         self._set.stop_parked(verdict)
 
     def _watch_idleness(self) -> None:
@@ -617,12 +625,13 @@ class PluginSupervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _restart(self, slow: asyncio.Event, why: str) -> Verdict | None:
+    async def _restart(self, slow: asyncio.Event, why: Verdict) -> Verdict | None:
         async with self._command:
             await self._allowed("restart")
             await self._hold(None)
             if not any(instance.ready for instance in self._set.serving):
-                await self._set.end(Verdict(ReasonCode.STOPPED, why))
+                self._set.caller = why.caller
+                await self._set.end(why)
                 await self._start_new(anew=True)
                 return None
             plugin = await asyncio.to_thread(self._deps.loader.reload, self._plugin)
@@ -639,7 +648,7 @@ class PluginSupervisor:
             await self._replace(restart, why)
         return await asyncio.shield(restart.outcome)
 
-    async def _replace(self, restart: Restart, why: str) -> None:
+    async def _replace(self, restart: Restart, why: Verdict) -> None:
         """Replace the instances once a restart is prepared, unless it ends otherwise."""
         prepared = await restart.prepared()
         async with self._command:
@@ -647,8 +656,9 @@ class PluginSupervisor:
                 return
             self._preparation = None
             if prepared is not None:
+                self._set.caller = why.caller
                 try:
-                    await self._set.end(Verdict(ReasonCode.STOPPED, why))
+                    await self._set.end(why)
                     await self._start_new(restart.plugin, prepared)
                 finally:
                     restart.end(None)
@@ -709,8 +719,9 @@ class PluginSupervisor:
     def _fail(self, verdict: Verdict) -> None:
         """There can be no instance."""
         self._refusal = verdict
-        generation = self._deps.registry.renew(self.name)
-        self._deps.registry.mark_ended(self.name, generation, verdict.code, verdict.reason)
+        caller = self._set.caller
+        generation = self._deps.registry.renew(self.name, caller=caller)
+        self._deps.registry.mark_ended(self.name, generation, verdict.code, verdict.reason, caller=caller)
 
     def _notify_changed(self) -> None:
         coming = self._coming
