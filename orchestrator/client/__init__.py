@@ -8,6 +8,7 @@ from orchestrator.client.async_client import AsyncClient, AsyncRunHandle
 from orchestrator.client.errors import (
     AccessDenied,
     ApiError,
+    CertificateRefused,
     CommandRefused,
     FileNotSaved,
     InvalidRequest,
@@ -30,6 +31,7 @@ from orchestrator.client.errors import (
 from orchestrator.client.files import AsyncResultFile, ResultFile
 from orchestrator.client.models import (
     Begun,
+    Delivery,
     End,
     Envelope,
     FileReference,
@@ -47,6 +49,8 @@ from orchestrator.client.models import (
     Tool,
     Update,
     Upload,
+    Webhook,
+    WebhookTest,
 )
 from orchestrator.client.sync_client import Client, RunHandle
 
@@ -57,8 +61,10 @@ __all__ = [
     "AsyncResultFile",
     "AsyncRunHandle",
     "Begun",
+    "CertificateRefused",
     "Client",
     "CommandRefused",
+    "Delivery",
     "End",
     "Envelope",
     "FileNotSaved",
@@ -95,4 +101,6 @@ __all__ = [
     "Update",
     "UpdateUnderWay",
     "Upload",
+    "Webhook",
+    "WebhookTest",
 ]
