@@ -1,5 +1,7 @@
 """What an error means for an instance: one of ours, or of the container engine, in its start or its watch. Pure."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -71,6 +73,15 @@ def verdict_of_preparation(error: BaseException) -> Verdict:
         case OrchestratorError():
             return Verdict(ReasonCode.INIT_ERROR, str(error))
     return Verdict(ReasonCode.INIT_ERROR, f"The start met {_DEFECT}")
+
+
+@asynccontextmanager
+async def engine_verdicts(doing: str) -> AsyncIterator[None]:
+    """Raises `InstanceEndedError` for an engine's error; `doing` completes "while ..." in its reason."""
+    try:
+        yield
+    except EngineError as error:
+        raise InstanceEndedError(verdict_of_engine(error, doing)) from error
 
 
 def verdict_of_engine(error: EngineError, doing: str) -> Verdict:

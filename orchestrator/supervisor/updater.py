@@ -19,12 +19,12 @@ from orchestrator.loader.manifest import Manifest
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.samples import Sample
 from orchestrator.sandbox.verdict import Verdict
-from orchestrator.supervisor.bring_up import content_of
 from orchestrator.supervisor.candidate import Candidate, from_file, from_folder, strategy_for, template_of
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import InstanceEndedError
-from orchestrator.supervisor.instance_set import InstanceSet, Template
+from orchestrator.supervisor.instance_set import InstanceSet
 from orchestrator.supervisor.plan import End, Forget
+from orchestrator.supervisor.preparation import Template, content_of
 from orchestrator.supervisor.proof import prove, samples_of
 from orchestrator.supervisor.releases import (
     PluginReleases,
@@ -87,6 +87,7 @@ class Updater:
         self._plugin = plugin
         self._deps = deps
         self._set = instances
+        self._roster = instances.roster
         self._file = file
         self._on_switch = on_switch
         self._on_change = on_change
@@ -139,7 +140,7 @@ class Updater:
         found = await asyncio.to_thread(self._deps.loader.reload, plugin)
         content = await asyncio.to_thread(content_of, found, self._deps)
         state = self._file.state
-        former = revert_target(state, self._set.members()) if kind == "revert" else None
+        former = revert_target(state, self._roster.members()) if kind == "revert" else None
         current = None if state.current is None else state.current.name
         update = proposed(
             secrets.token_hex(4), self._plugin, _now(), asked=asked, kind=kind, current=current, content=content
@@ -178,7 +179,7 @@ class Updater:
         """The release of an instance that became ready without an update, where it may not be on file: the next start
         begins it, and a revert leaves it.
         """
-        ready = [instance for instance in self._set.serving if instance.ready and instance.image_id]
+        ready = [instance for instance in self._roster.serving if instance.ready and instance.image_id]
         newest = max(ready, key=lambda instance: instance.generation, default=None)
         template = self._set.template
         if newest is None or template is None or newest.generation <= self.newest_seen or self._switching:
@@ -212,7 +213,7 @@ class Updater:
     async def _bring_up(self, update: Update, making: Coroutine[Any, Any, Candidate]) -> None:
         try:
             new = self._new = await making
-            strategy = await strategy_for(self._deps, new, update.asked, alone=not self._set.serving)
+            strategy = await strategy_for(self._deps, new, update.asked, alone=not self._roster.serving)
         except Exception as error:  # noqa: BLE001 - else the update would stay PROPOSED for ever
             if is_defect(error):
                 _log.exception("%s: a defect in the orchestrator", self._plugin)
@@ -225,7 +226,7 @@ class Updater:
             update,
             new.release.name,
             strategy,
-            self._set.members(),
+            self._roster.members(),
             _now(),
             replicas=self._replicas(manifest),
             drain=manifest.update.drain,
@@ -241,7 +242,7 @@ class Updater:
             self._changed.clear()
             update = self._file.state.update
             assert update is not None  # noqa: S101 - there is one as long as this runs
-            action = next_action(update, self._set.members(), _now())
+            action = next_action(update, self._roster.members(), _now())
             if action is not None:
                 await self._take(update, action)
             elif update.ended:
@@ -303,11 +304,11 @@ class Updater:
                 assert_never(never)
 
     def _end(self, update: Update, generation: int) -> None:
-        running = sum(each.in_flight for each in self._set.members() if each.generation == generation)
+        running = sum(each.in_flight for each in self._roster.members() if each.generation == generation)
         self._set.end_one(generation, Verdict(ReasonCode.STOPPED, _replaced(update, running)))
 
     async def _switch(self, update: Update, action: Switch, template: Template) -> None:
-        found = next(each for each in self._set.members() if each.generation == action.generation)
+        found = next(each for each in self._roster.members() if each.generation == action.generation)
         if not found.alive:  # it ended while that was written: whoever serves goes on
             await self._write(msgspec.structs.replace(update, draining=None, draining_since=None))
             return
@@ -315,7 +316,7 @@ class Updater:
         self._set.switch(action.generation, action.drains, template)
 
     async def _prove(self, generation: int) -> None:
-        instance = next((each for each in self._set if each.generation == generation), None)
+        instance = next((each for each in self._roster if each.generation == generation), None)
         if instance is None:
             return
         try:
