@@ -158,7 +158,11 @@ class InstanceSet:
         self._wanted = replace(self._wanted, owed=0)
 
     def let_go(self, replicas: int) -> None:
+        """`plan` decides again. Those that drain have the manifest's `update.drain` from now on."""
         self._rolling = False
+        for placed in self.roster.placed:
+            if placed.role == "draining" and placed.parks is None and placed.drain_until == inf:
+                placed.drain_until = asyncio.get_running_loop().time() + self._wanted.drain
         self._want(replicas=replicas, owed=0)
 
     @property
@@ -181,6 +185,11 @@ class InstanceSet:
         self._place(generation, "serving", inf)
         if drains is not None:
             self._place(drains, "draining", inf)
+        self.advance()
+
+    def serve(self, generation: int) -> None:
+        """It takes new runs."""
+        self._place(generation, "serving", inf)
         self.advance()
 
     def drain(self, generation: int) -> None:

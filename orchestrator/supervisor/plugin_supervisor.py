@@ -372,7 +372,7 @@ class PluginSupervisor:
         generations of those that are to end with their runs.
         """
         self._adopting = True
-        self._updater.newest_seen = max(found.instance.generation for found in adopted)
+        self._updater.seen(max(found.instance.generation for found in adopted))
         self._to_drain = frozenset(drains)
         manifest = adopted[-1].instance.manifest
         self._plugin = replace(self._plugin, manifest=manifest, error=None)
@@ -586,8 +586,7 @@ class PluginSupervisor:
 
     async def _allowed(self, command: Command) -> None:
         """Raises `UpdateRefusedError`."""
-        require_allowed(command, self._file.state)
-        await self._updater.settled()
+        await self._updater.allow(command)
 
     def _require_no_restart(self, command: Literal["update", "revert"]) -> None:
         if self._preparation is not None:
