@@ -131,7 +131,7 @@ ERROR_TYPES: Final = (
         "RateExceeded",
         429,
         "the key has made as many runs as it may",
-        "try again after `Retry-After`; `keys change --rate`",
+        "try again after `Retry-After`; `orchestrator keys change NAME --rate …`",
     ),
     _of_type(
         "TooBusy",
@@ -162,7 +162,12 @@ ERROR_TYPES: Final = (
         "`orchestrator keys list`",
         "send another key",
     ),
-    _of_type("RoleTooSmall", 403, "the key does not have the right that this needs", "`orchestrator keys change`"),
+    _of_type(
+        "RoleTooSmall",
+        403,
+        "the key does not have the right that this needs",
+        "`orchestrator keys change NAME --may …`",
+    ),
     _of_type(
         "UnknownUser", 403, "the proxy names a user that no key stands for", "`orchestrator keys add NAME --by-proxy`"
     ),
@@ -188,6 +193,12 @@ ERROR_TYPES: Final = (
         "fix the cause, then restart the plugin; with `Retry-After` the orchestrator is stopping: call again",
         'with orchestrator.fault("detector", "STOPPED"): ...',
         happens="the plugin is stopped by the API",
+    ),
+    _of_type(
+        "InstanceEnded",
+        503,
+        "the run had begun, and its instance was ended under it; `reason_code` says why",
+        "call again if the tool may run twice; `@tool(idempotent=True)` and `Prefer: retry` have it sent again",
     ),
     _of_type("LogsUnavailable", 503, "the engine gives no logs now", "start the engine, then ask again"),
     _of_type("RuntimeDefect", 502, "a defect of the plugin runtime", "its container's log has the details; report it"),
