@@ -24,7 +24,8 @@ from orchestrator.supervisor.instance_set import InstanceSet
 from orchestrator.supervisor.plan import End, Forget
 from orchestrator.supervisor.preparation import Template
 from orchestrator.supervisor.proof import prove, samples_of
-from orchestrator.supervisor.releases import Release, ReleaseFile, ReleaseStoreError, advanced, with_proposed
+from orchestrator.supervisor.release_store import ReleaseFile, ReleaseStoreError
+from orchestrator.supervisor.releases import Release, advanced, with_proposed
 from orchestrator.supervisor.rollout import (
     Action,
     BeginCandidate,
@@ -80,13 +81,6 @@ class RolloutDriver:
     def look(self) -> None:
         """Something has changed that may be waited for."""
         self._changed.set()
-
-    def replicas(self, manifest: Manifest | None) -> int:
-        """How many instances are wanted at a time, of this release."""
-        scaled = self._file.state.replicas
-        if scaled is not None:
-            return scaled
-        return self._set.replicas if manifest is None else manifest.replicas
 
     async def close(self) -> None:
         """Leave the instances as they are."""
@@ -145,7 +139,8 @@ class RolloutDriver:
 
     def _let_go(self) -> None:
         template = self._set.template
-        self._set.let_go(self.replicas(None if template is None else template.manifest))
+        wanted = self._set.replicas if template is None else self._file.state.replicas_of(template.manifest)
+        self._set.let_go(wanted)
 
     async def _wait(self, until: datetime | None) -> None:
         seconds = None if until is None else max(0.0, (until - utc_now()).total_seconds())

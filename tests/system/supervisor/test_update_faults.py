@@ -12,7 +12,8 @@ from support.versions import Versions, gone_at
 from orchestrator.containers.spec import ContainerStatus
 from orchestrator.errors import EngineUnreachableError
 from orchestrator.supervisor.instance_set import InstanceSet
-from orchestrator.supervisor.releases import PluginReleases, ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.release_store import ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.releases import PluginReleases
 
 CALLS = b"- tool: read\n  arguments: {}\n  expect: {equals: v2}\n"
 

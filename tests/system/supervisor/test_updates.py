@@ -12,7 +12,8 @@ from support.scripted_runtime import ScriptedRuntime
 from support.versions import Versions, gone_at
 
 from orchestrator.supervisor import rollout_driver
-from orchestrator.supervisor.releases import PluginReleases, ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.release_store import ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.releases import PluginReleases
 
 CALLS = b"- tool: read\n  arguments: {}\n  expect: {equals: v2}\n"
 
