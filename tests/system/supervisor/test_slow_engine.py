@@ -201,9 +201,7 @@ async def test_a_false_report_of_memory_is_forgotten(slow: Harness) -> None:
     slow.engine.out_of_memory(container)
     await asyncio.sleep(2)  # one that comes within a second of the report may be from before it
     slow.instance("reader").set_status(memory={**READY["memory"], "usage_bytes": 5 << 20})
-    await eventually(
-        lambda: slow.registry.get("reader").container.memory_usage_bytes == 5 << 20, "a status"
-    )
+    await eventually(lambda: slow.registry.get("reader").container.memory_usage_bytes == 5 << 20, "a status")
     slow.engine.inspect = silence = Silence()
     await slow.engine.kill_outside(container)
     assert (await slow.until_state("reader", "FAILED"))["reason_code"] == "KILLED"
