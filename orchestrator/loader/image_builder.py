@@ -27,8 +27,8 @@ from orchestrator.loader.image_plan import (
     plugin_plan,
     runtime_packages,
     shared_plan,
+    simulation_image_plan,
     source_fingerprint,
-    testing_image_plan,
     write_texts,
 )
 from orchestrator.loader.image_recipe import (
@@ -176,7 +176,7 @@ class ImageBuilder:
         """The image for tests of other projects, on the orchestrator's own. Raises as `ensure_own`."""
         own = await self.ensure_own(on_output)
         async with self._alone("testing", on_output) as say:
-            return await self._ensure(partial(testing_image_plan, own), say, nullcontext(), _RETAINED)
+            return await self._ensure(partial(simulation_image_plan, own), say, nullcontext(), _RETAINED)
 
     async def _ensure_shared(self, kind: str, on_output: Output | None) -> ImageStatus:
         if kind != "base":

@@ -199,7 +199,7 @@ def own_image_plan(images_dir: Path, *, ca_bundle: Path | None, python_image: st
     )
 
 
-def testing_image_plan(own: ImageStatus) -> ImagePlan:
+def simulation_image_plan(own: ImageStatus) -> ImagePlan:
     """The plan of the image for tests of other projects: the own image with the package that makes faults. Raises
     `BuildError`.
     """

@@ -7,7 +7,7 @@ import pytest
 from support.checkout import PROJECT
 
 from orchestrator.containers.spec import ImageStatus
-from orchestrator.loader.image_plan import OWN_IMAGE_TAG, own_image_plan, pinned_requirements, testing_image_plan
+from orchestrator.loader.image_plan import OWN_IMAGE_TAG, own_image_plan, pinned_requirements, simulation_image_plan
 
 IMAGES = PROJECT / "plugin-images"
 
@@ -52,7 +52,7 @@ def test_it_has_nothing_that_makes_faults(tmp_path: Path) -> None:
     plan(IMAGES).write_context(tmp_path / "own")
     assert not (tmp_path / "own/site/orchestrator/simulation").exists()
     own = ImageStatus("sha256:1", ("plugin-orchestrator/orchestrator:1",), {})
-    testing = testing_image_plan(own)
+    testing = simulation_image_plan(own)
     testing.write_context(tmp_path / "testing")
     assert (tmp_path / "testing/simulation/worker.py").is_file()
     dockerfile = (tmp_path / "testing/Dockerfile").read_text()
