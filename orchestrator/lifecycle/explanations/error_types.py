@@ -131,7 +131,7 @@ ERROR_TYPES: Final = (
         "RateExceeded",
         429,
         "the key has made as many runs as it may",
-        "try again after `Retry-After`; `orchestrator keys change NAME --rate …`",
+        "try again after `Retry-After`; `orchestrator keys change NAME --rate 10/s`",
     ),
     _of_type(
         "TooBusy",
@@ -162,12 +162,7 @@ ERROR_TYPES: Final = (
         "`orchestrator keys list`",
         "send another key",
     ),
-    _of_type(
-        "RoleTooSmall",
-        403,
-        "the key does not have the right that this needs",
-        "`orchestrator keys change NAME --may …`",
-    ),
+    _of_type("RoleTooSmall", 403, "the key does not have the right that this needs", "`orchestrator keys change NAME`"),
     _of_type(
         "UnknownUser", 403, "the proxy names a user that no key stands for", "`orchestrator keys add NAME --by-proxy`"
     ),
