@@ -1,4 +1,4 @@
-"""Runs in real containers, the orchestrator killed under them again and again: each end reaches its webhook, in order."""
+"""Runs in real containers, the orchestrator killed under them: each end reaches its webhook, in order."""
 
 import random
 import shutil
