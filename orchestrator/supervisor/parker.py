@@ -71,9 +71,9 @@ class Parker:
         self._starter.begin_without(Verdict(ReasonCode.PARKED, reason), manifest)
 
     async def park(self, verdict: Verdict) -> bool:
-        """Stop the instances by this verdict until a run comes for them, or a command. False, and nothing happens, where one executes a
-        run or a run waits, where one starts, and where none is alive for another reason than this. Raises
-        `UpdateRefusedError`.
+        """Stop the instances by this verdict until a run comes for them, or a command. False, and nothing happens,
+        where one executes a run or a run waits, where one starts, and where none is alive for another reason than this.
+        Raises `UpdateRefusedError`.
         """
         async with self._command:
             await self._updater.allow("park")
