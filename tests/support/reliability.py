@@ -76,6 +76,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reliability-json", type=Path, help="write the reliability figures to this file")
     parser.addoption("--sigkills", type=int, default=10, help="how often the orchestrator is killed under busy plugins")
     parser.addoption("--sigterms", type=int, default=3, help="how often the orchestrator is stopped under load")
+    parser.addoption("--mcp-seconds", type=float, default=10, help="how long fifty MCP clients list and call")
     parser.addoption("--pull-kills", type=int, default=20, help="how often a pull of a model is killed")
 
 
