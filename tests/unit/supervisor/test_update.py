@@ -202,6 +202,26 @@ def test_where_every_instance_is_of_the_release_there_is_nothing_to_do() -> None
     assert recorded(update, finish, NOW).step is UpdateStep.SETTLED
 
 
+@pytest.mark.parametrize("strategy", ["overlap", "replace"])
+@pytest.mark.parametrize("drains", [OLD, NEW])
+def test_what_drains_already_is_none_of_the_update(strategy: Strategy, drains: ReleaseName) -> None:
+    """After a `scale` to fewer: it does not serve, whatever it is of, and makes no room."""
+    leaving = Member(1, Phase.READY, "draining", release=drains.id, in_flight=1)
+    serving = Member(2, Phase.READY, "serving", release=OLD.id)
+    update = built(
+        proposed("u", "x", NOW, current=OLD),
+        NEW,
+        (strategy, "why"),
+        [leaving, serving],
+        NOW,
+        replicas=1,
+        drain=timedelta(seconds=60),
+    )
+    assert (update.served_before, update.switched) == (1, ())
+    first = Drain(2) if strategy == "replace" else BeginCandidate()
+    assert next_action(update, [leaving, serving], NOW) == first
+
+
 def test_a_plugin_without_an_instance_gets_one() -> None:
     """And if that fails, none of the former release begins: there was none."""
     update = under_way("replace", alive=0)
