@@ -7,13 +7,19 @@ from typing import Annotated, Protocol, cast
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.api.command_body import CommandRoute
 from orchestrator.api.context import ApiContext, Context
 from orchestrator.api.problems import respond, unknown_plugin
 from orchestrator.health.update_report import UpdateReport, update_report
 from orchestrator.supervisor.update import AskedStrategy, Update
 from orchestrator.tools import refusals
 
-router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
+router = APIRouter(
+    prefix="/v1/plugins/{name}",
+    tags=["plugins"],
+    route_class=CommandRoute,
+    responses={404: {"description": "No such plugin"}},
+)
 
 Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait until the update has ended.")]
 

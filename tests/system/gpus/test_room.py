@@ -308,6 +308,30 @@ async def test_what_is_kept_is_there_without_being_called(harness: Harness) -> N
     assert (await harness.health("first"))["reason_code"] == "PARKED"
 
 
+async def test_an_update_parks_an_idle_plugin_and_leaves_no_gap(harness: Harness) -> None:
+    """`auto` counts on it; where all others are busy, the plugin's own instance makes room."""
+    on(harness, device(0), device(1))
+    gate = Gate()
+    gate.open.set()
+    add(harness, "reader")
+    add(harness, "other", tool=gate.run)
+    await opened(harness, "reader", "other")
+    await asyncio.sleep(0.2)  # its residence is over
+    harness.write("reader", version="2.0.0", image="harness/reader", requires_gpu=True)
+    found = await post(harness, "reader", "update", params={"wait": 15})
+    assert (found["step"], found["strategy"]) == ("SETTLED", "overlap"), found
+    assert found["strategy_reason"] == "other is idle, and parked for a second instance"
+    assert (await harness.health("other"))["reason_code"] == "PARKED"
+    gate.open.clear()
+    busy = asyncio.create_task(run(harness, "other"))
+    await harness.until("other", lambda health: health["in_flight"] == 1)
+    harness.write("reader", version="3.0.0", image="harness/reader", requires_gpu=True)
+    found = await post(harness, "reader", "update", params={"wait": 15})
+    assert (found["step"], found["strategy"]) == ("SETTLED", "replace"), found
+    gate.open.set()
+    assert (await busy).status_code == 200
+
+
 async def test_nobody_is_parked_before_the_runs_of_an_earlier_orchestrator_are_counted(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

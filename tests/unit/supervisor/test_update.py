@@ -90,6 +90,20 @@ def test_each_step_has_its_time() -> None:
         (
             "auto",
             "auto",
+            {"gpu_missing": "GPU 0 is held by reader", "parks": ("reader",)},
+            "overlap",
+            "reader is idle, and parked for a second instance",
+        ),
+        (
+            "auto",
+            "auto",
+            {"gpu_missing": "x", "parks": ("a", "b"), "memory_needed": 2 * GIB, "memory_free": GIB},
+            "replace",
+            "a second instance may take 2 GiB (`limits.memory`), and the host has 1 GiB available",
+        ),
+        (
+            "auto",
+            "auto",
             {"memory_needed": 2 * GIB, "memory_free": GIB},
             "replace",
             "a second instance may take 2 GiB (`limits.memory`), and the host has 1 GiB available",
