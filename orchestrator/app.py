@@ -283,6 +283,15 @@ async def own_image(settings: Settings) -> ImageStatus:
         await engine.close()
 
 
+async def testing_image(settings: Settings) -> ImageStatus:
+    """As `own_image`: the image for tests of other projects, which has `orchestrator.simulation`."""
+    engine = docker_engine(settings)
+    try:
+        return await image_builder(settings, engine).ensure_testing()
+    finally:
+        await engine.close()
+
+
 def images_dir() -> Path:
     """The folder of the base images and the runtime: beside the package in a checkout, inside it when installed."""
     package = Path(__file__).parent
