@@ -80,7 +80,7 @@ async def restart(
         return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     if only is not None:
         await supervisor.start()
         return await _after(supervisor, context, wait)
@@ -102,7 +102,7 @@ async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResp
         return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     await supervisor.start()
     return await _after(supervisor, context, wait)
 

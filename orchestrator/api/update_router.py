@@ -82,7 +82,7 @@ async def updates(name: str, context: Context) -> list[UpdateReport] | Response:
     """The last updates and reverts, the newest first; survives restarts of the orchestrator."""
     plugin = await _find(context, name)
     if plugin is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     return [await _report(each, context) for each in plugin.updates()]
 
 
@@ -97,7 +97,7 @@ async def _begun(
         return respond(refusals.stopping(), plugin=name)
     plugin = await _find(context, name)
     if plugin is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     begun = await begin(plugin)
     if wait and not begun.ended:
         ended = asyncio.create_task(plugin.wait_updated(begun.id))

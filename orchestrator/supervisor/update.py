@@ -109,6 +109,8 @@ class Update(msgspec.Struct, frozen=True):
     """The candidate whose proof was begun last."""
     switched: tuple[int, ...] = ()
     """Those of the new release that serve or have served, those from before the update included."""
+    switch_times: tuple[datetime, ...] = ()
+    """When those of them took over that it has begun."""
     draining: int | None = None
     """The former release's instance that takes no new runs, until it is removed."""
     draining_since: datetime | None = None

@@ -281,3 +281,19 @@ async def test_a_generation_that_is_taken_meanwhile(harness: Harness, monkeypatc
     assert (found["step"], found["reason"], taken) == ("SETTLED", None, 3)
     health = await plugin.whole()
     assert [(each["generation"], each["version"]) for each in health["instances"]] == [(2, "2.0.0")]
+
+
+@pytest.mark.parametrize("command", ["update", "start", "restart"])
+async def test_a_command_that_looks_for_a_new_folder_says_that_there_is_none(harness: Harness, command: str) -> None:
+    """The others say nothing of folders: they do not look."""
+    plugin = await Versions(harness).serve()
+    sentence = "No plugin named 'other'{}. GET /v1/plugins lists all plugins."
+    answer = await harness.client.post(f"/v1/plugins/other/{command}")
+    assert answer.status_code == 404
+    assert answer.json()["error"] == sentence.format(", and no folder of that name among the plugins' folders")
+    answer = await harness.client.post("/v1/plugins/other/stop")
+    assert answer.json()["error"] == sentence.format("")
+    harness.write("other", image="harness/reader:1")
+    answer = await harness.client.post(f"/v1/plugins/other/{command}", params={"wait": 10})
+    assert answer.status_code == 200
+    assert await plugin.read() == "v1"
