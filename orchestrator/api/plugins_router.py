@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.api.command_body import CommandRoute
 from orchestrator.api.concealment import concealment
 from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.problems import problem, respond, unknown_plugin
@@ -23,7 +24,12 @@ from orchestrator.tools import refusals
 
 T = TypeVar("T")
 
-router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
+router = APIRouter(
+    prefix="/v1/plugins/{name}",
+    tags=["plugins"],
+    route_class=CommandRoute,
+    responses={404: {"description": "No such plugin"}},
+)
 
 Wait = Annotated[
     float, Query(ge=0, le=600, description="Seconds to wait until the new instance is ready or has failed.")
@@ -74,7 +80,7 @@ async def restart(
         return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     if only is not None:
         await supervisor.start(caller=who.name)
         return await _after(supervisor, context, wait)
@@ -96,7 +102,7 @@ async def start(name: str, context: Context, who: Who, wait: Wait = 0) -> Plugin
         return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     await supervisor.start(caller=who.name)
     return await _after(supervisor, context, wait)
 

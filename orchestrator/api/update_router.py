@@ -7,13 +7,19 @@ from typing import Annotated, Protocol, cast
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.api.command_body import CommandRoute
 from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.problems import respond, unknown_plugin
 from orchestrator.health.update_report import UpdateReport, update_report
 from orchestrator.supervisor.update import AskedStrategy, Update
 from orchestrator.tools import refusals
 
-router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
+router = APIRouter(
+    prefix="/v1/plugins/{name}",
+    tags=["plugins"],
+    route_class=CommandRoute,
+    responses={404: {"description": "No such plugin"}},
+)
 
 Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait until the update has ended.")]
 
@@ -78,7 +84,7 @@ async def updates(name: str, context: Context) -> list[UpdateReport] | Response:
     """The last updates and reverts, the newest first; survives restarts of the orchestrator."""
     plugin = await _find(context, name)
     if plugin is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     return [await _report(each, context) for each in plugin.updates()]
 
 
@@ -93,7 +99,7 @@ async def _begun(
         return respond(refusals.stopping(), plugin=name)
     plugin = await _find(context, name)
     if plugin is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     begun = await begin(plugin)
     if wait and not begun.ended:
         ended = asyncio.create_task(plugin.wait_updated(begun.id))

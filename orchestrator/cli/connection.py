@@ -119,6 +119,9 @@ def report(error: ApiError) -> None:
             errors.print(Text.assemble((str(error), "red"), f" ({address()})"), soft_wrap=True)
         case _:
             complain(error.code, _in_commands(str(error)))
+            if error.error_type == "UnknownPlugin" and "no folder" not in str(error):
+                hint = f"If its folder is new, `orchestrator start {error.plugin}` registers it."
+                errors.print(Text(hint), soft_wrap=True)
 
 
 def _in_commands(sentence: str) -> str:

@@ -132,6 +132,8 @@ class Update(TypedDict):
     replicas: int
     """Instances of the new release that it brings up."""
     replicas_updated: int
+    switch_times: list[str]
+    """When each instance took over that it has begun, in their order."""
     candidate: int | None
     """The generation of the instance that starts or is proven."""
     draining: int | None

@@ -78,12 +78,24 @@ def counters_of(record: PluginRecord) -> Counters:
     )
 
 
+def allotted(old: PluginRecord) -> PluginRecord:
+    """With one more generation in use, the highest."""
+    return replace(old, highest_generation=old.highest_generation + 1)
+
+
 def renewed(
-    old: PluginRecord, now: datetime, keep: Collection[int], role: Role, **manifest: Unpack[ManifestFacts]
+    old: PluginRecord,
+    now: datetime,
+    keep: Collection[int],
+    role: Role,
+    generation: int,
+    **manifest: Unpack[ManifestFacts],
 ) -> tuple[PluginRecord, InstanceRecord]:
-    """With a new instance at LOADED, which is returned too, and of the others those whose generations are in `keep`."""
+    """With a new instance at LOADED, which is returned too, and of the others those whose generations are in `keep`.
+    Its own is an allotted one.
+    """
     instance = InstanceRecord(
-        generation=old.highest_generation + 1,
+        generation=generation,
         state=PluginLifecycleState.LOADED,
         observed_at=now,
         role=role,
@@ -96,7 +108,6 @@ def renewed(
     record = replace(
         old,
         instances=(*(each for each in old.instances if each.generation in keep), instance),
-        highest_generation=instance.generation,
         # `queued` stays: those runs wait for the plugin, whichever instance executes them.
         stale=False,
         restart=None,

@@ -127,21 +127,32 @@ class PluginRegistry:
         self._events.notify(event)
         return True
 
+    def allot(self, name: str) -> int:
+        """A generation for `renew`, one above the highest that any instance had: no other gets it meanwhile."""
+        with self._lock.gen_wlock():
+            record = changes.allotted(self._records[name])
+            self._put(record)
+        return record.highest_generation
+
     def renew(
         self,
         name: str,
         *,
         keep: Collection[int] = (),
         role: Role = "serving",
+        generation: int | None = None,
         caller: str | None = None,
         **manifest: Unpack[ManifestFacts],
     ) -> int:
         """Begin a new instance at LOADED and forget those whose generations are not in `keep`; the counters stay.
-        Returns its generation, one above the highest that any had. `caller`: whose command begins it.
+        Returns its generation, which is a new one unless it was allotted. `caller`: whose command begins it.
         """
         with self._lock.gen_wlock():
             old = self._records[name]
-            record, instance = changes.renewed(old, self._clock(), keep, role, **manifest)
+            known = changes.allotted(old) if generation is None else old
+            record, instance = changes.renewed(
+                known, self._clock(), keep, role, generation or known.highest_generation, **manifest
+            )
             self._put(record)
             previous = changes.state_replaced(old, keep)
             event = self._events.append(name, instance, previous, caller=caller, plugin_state=record.state)

@@ -167,14 +167,9 @@ class InstanceSet:
                 placed.drain_until = asyncio.get_running_loop().time() + self._wanted.drain
         self._want(replicas=replicas, owed=0)
 
-    @property
-    def next_generation(self) -> int:
-        """That of the instance that begins next."""
-        record = self._deps.registry.get(self._plugin)
-        return 1 if record is None else record.highest_generation + 1
-
-    def begin_one(self, template: Template, role: Role) -> None:
-        self._begin(template, role)
+    def begin_one(self, template: Template, role: Role, generation: int) -> None:
+        """`generation`: one that the registry has allotted."""
+        self._begin(template, role, generation)
         self.advance()
 
     def proven(self, generation: int, sentence: str) -> None:
@@ -307,7 +302,7 @@ class InstanceSet:
         placed.role, placed.drain_until = role, drain_until
         self._deps.registry.set_role(self._plugin, generation, role)
 
-    def _begin(self, template: Template, role: Role) -> None:
+    def _begin(self, template: Template, role: Role, generation: int | None = None) -> None:
         deps, manifest, limits = self._deps, template.manifest, template.limits
         if role == "serving":
             self._clear(lambda ended: ended.code is ReasonCode.PARKED)
@@ -316,6 +311,7 @@ class InstanceSet:
             keep=[instance.generation for instance in self.roster],
             role=role,
             caller=self.caller,
+            generation=generation,
             version=manifest.version,
             description=manifest.description,
             limits=limits,

@@ -70,7 +70,7 @@ class PluginSupervisor:
         self.name = plugin.name
         self._deps = deps
         self._command = asyncio.Lock()
-        self._demand = Demand()
+        self.demand = Demand()
         self._set = InstanceSet(plugin.name, deps, self._notify_changed, lambda: self.runs_waiting)
         self._roster = self._set.roster
         self._file = ReleaseFile(deps.releases, plugin.name)
@@ -85,7 +85,7 @@ class PluginSupervisor:
             self._file,
             self._starter,
             self._updater,
-            demand=self._demand,
+            demand=self.demand,
             registry=deps.registry,
             command=self._command,
         )
@@ -174,22 +174,22 @@ class PluginSupervisor:
     def runs_waiting(self) -> int:
         """Runs that no instance has taken yet."""
         record = self.record
-        return self._demand.waiting + (0 if record is None else record.queued)
+        return self.demand.waiting + (0 if record is None else record.queued)
 
     @property
     def waiting_since(self) -> float:
         """When the first of those came that look for an instance; the event loop's clock."""
-        return self._demand.waiting_since
+        return self.demand.waiting_since
 
     @property
     def asked(self) -> bool:
         """An operator's command began the last instances: it waits for them."""
-        return self._demand.asked
+        return self.demand.asked
 
     @property
     def recent_runs(self) -> float:
         """Its runs, by `RecentUse`."""
-        return self._demand.recent_runs
+        return self.demand.recent_runs
 
     def instance_with(self, token: str) -> Instance | None:
         """`token`: the `instance` of an identity. Also one that has ended, as long as its container may be there."""
@@ -207,7 +207,7 @@ class PluginSupervisor:
         """Start the instances that are missing. Returns without waiting for them; the registry has their progress.
         `asked`: by an operator, who waits for them. Raises `UpdateRefusedError`.
         """
-        self._demand.asked = asked
+        self.demand.asked = asked
         await self._starter.start(caller)
 
     def start_parked(self, manifest: Manifest) -> None:
@@ -230,7 +230,7 @@ class PluginSupervisor:
         """
         require_allowed("restart", self._file.state)
         slow = asyncio.Event()
-        self._demand.asked = True
+        self.demand.asked = True
         restart = self._starter.restart(slow, Verdict(ReasonCode.STOPPED, _RESTARTED, caller=caller))
         patience = asyncio.create_task(_elapsed(slow, wait))
         try:
@@ -243,7 +243,7 @@ class PluginSupervisor:
 
     def restart_changed(self) -> None:
         """Begin to replace adopted instances that a start would make differently now."""
-        self._demand.asked = False
+        self.demand.asked = False
         self._starter.restart(asyncio.Event(), Verdict(ReasonCode.STOPPED, _CHANGED))
 
     async def stop(self, reason: str = _STOPPED, *, lasts: bool = True, caller: str | None = None) -> None:
@@ -277,7 +277,7 @@ class PluginSupervisor:
             manifest = self.manifest
             own = None if manifest is not None and manifest.replicas == replicas else replicas
             await self._file.change(lambda state: replace(state, replicas=own))
-            self._demand.asked, self._set.caller = True, caller
+            self.demand.asked, self._set.caller = True, caller
             self._set.scale(replicas)
 
     async def update(self, strategy: AskedStrategy, caller: str | None = None) -> Update:
@@ -286,14 +286,14 @@ class PluginSupervisor:
         """
         async with self._command:
             self._require_no_restart("update")
-            self._demand.asked, self._set.caller = True, caller
+            self.demand.asked, self._set.caller = True, caller
             return await self._updater.begin("update", strategy, self._starter.plugin)
 
     async def revert(self, caller: str | None = None) -> Update:
         """As `update`, to the former release."""
         async with self._command:
             self._require_no_restart("revert")
-            self._demand.asked, self._set.caller = True, caller
+            self.demand.asked, self._set.caller = True, caller
             return await self._updater.begin("revert", "auto", self._starter.plugin)
 
     def updates(self) -> Sequence[Update]:
@@ -375,7 +375,7 @@ class PluginSupervisor:
         """The instance that takes the next run, of `tool`, the least loaded; waits while none can: they start, are
         full, or a restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
         """
-        self._demand.came()
+        self.demand.came()
         try:
             while (instance := self._roster.free_instance(tool)) is None:
                 if self.parked and not self._starter.coming:
@@ -386,7 +386,7 @@ class PluginSupervisor:
                     self._deps.gpus.changed()
                     await self._changed.wait()
         finally:
-            self._demand.left()
+            self.demand.left()
         return instance
 
     def run_ended(self, instance: Instance, tool: str, result: RunResult, caller: str | None = None) -> None:
@@ -402,7 +402,7 @@ class PluginSupervisor:
 
     def run_left(self) -> None:
         """The place of a run is free: for one that waits, or for the end of an instance that is drained."""
-        self._demand.served_at = asyncio.get_running_loop().time()
+        self.demand.served_at = asyncio.get_running_loop().time()
         if self._roster.draining:
             self._set.advance()
         else:  # nothing has become of an instance
