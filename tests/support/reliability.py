@@ -51,11 +51,10 @@ class ReliabilityTable:
         """A measured value, reported beside its target. It fails no test, since it depends on the machine."""
         self._worst(figure, value, target, unit)
 
-    def add(self, row: Row) -> None:
-        """A figure of another process of this session."""
-        if row.figure in self.rows:
-            raise ValueError(f"{row.figure!r} is measured in two processes")
-        self.rows[row.figure] = row
+    def add(self, other: "ReliabilityTable") -> None:
+        """The figures of another process of this session: others than those of this one."""
+        assert not self.rows.keys() & other.rows.keys()
+        self.rows |= other.rows
 
     def _count(self, figure: str, right: int, of: int) -> None:
         before = self.rows.get(figure)

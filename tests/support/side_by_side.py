@@ -4,7 +4,6 @@ Either kind waits for most of its time. Reports of the second process count as t
 of failures, one exit status. Where there is but one processor, or one kind of tests, all run in one process.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -13,13 +12,18 @@ import tempfile
 import threading
 from argparse import SUPPRESS
 from collections.abc import Iterator
-from dataclasses import asdict
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 import pytest
 
-from support.reliability import TABLE, Row
+from support.reliability import TABLE, ReliabilityTable
+
+_COMPLETE = {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
+"""Exit statuses of a session that came to its end."""
 
 _SHOWN = 4000
 """Characters of the second process's output, where it did not."""
@@ -46,25 +50,21 @@ def _needs_engine(item: pytest.Item) -> bool:
 
 
 class _Second:
-    """In the second process: sends its reports, a line each."""
+    """In the second process: sends its reports, then its reliability figures."""
 
     def __init__(self, config: pytest.Config, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
         self._config = config
-        self._lines = os.fdopen(descriptor, "w")
+        self._first = Connection(descriptor, readable=False)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = [item for item in items if not _needs_engine(item)]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._send(report=self._config.hook.pytest_report_to_serializable(config=self._config, report=report))
+        self._first.send(self._config.hook.pytest_report_to_serializable(config=self._config, report=report))
 
     def pytest_sessionfinish(self) -> None:
-        # The last message: without it the process broke off.
-        self._send(rows=[asdict(row) for row in self._config.stash[TABLE].rows.values()])
-
-    def _send(self, **message: Any) -> None:
-        self._lines.write(json.dumps(message) + "\n")
-        self._lines.flush()
+        self._first.send(self._config.stash[TABLE])
 
 
 class _First:
@@ -74,10 +74,10 @@ class _First:
         self._config = config
         self._beside = 0
         """How many tests the second process runs."""
-        self._whole = False
-        """It has come to its end."""
-        self._messages: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
-        """None: the second process has closed its end."""
+        self._ended = False
+        """All its messages have come."""
+        self._messages: SimpleQueue[Any] = SimpleQueue()
+        """None: it sends no more."""
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -95,64 +95,62 @@ class _First:
             process = self._start(output)
             try:
                 result = yield
-                while (message := self._messages.get()) is not None:
+                while not self._ended and (message := self._messages.get()) is not None:
                     self._take_in(message)
                     if session.shouldfail:
                         raise session.Failed(session.shouldfail)
-                if not self._whole:
+                status = process.wait()
+                if not self._ended or status not in _COMPLETE:
                     output.seek(0)
-                    said = output.read()[-_SHOWN:]
-                    reason = f"the second process ended with {process.wait()} before its tests did:\n{said}"
+                    reason = f"the second process ended with {status} before its tests did:\n{output.read()[-_SHOWN:]}"
                     pytest.exit(reason, returncode=pytest.ExitCode.INTERNAL_ERROR)
             finally:
-                process.send_signal(signal.SIGINT)  # where it has not ended: it leaves nothing behind
+                if process.poll() is None:
+                    process.send_signal(signal.SIGINT)  # it leaves nothing behind
                 process.wait()
         return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self) -> Iterator[None]:
         result = yield
-        try:
+        with suppress(Empty):
             while (message := self._messages.get_nowait()) is not None:
                 self._take_in(message)
             self._messages.put(None)  # for the end of the loop
-        except Empty:
-            pass
         return result
 
     def _start(self, output: IO[str]) -> subprocess.Popen[bytes]:
-        reading, writing = os.pipe()
+        reports, second = Pipe(duplex=False)
         invocation = self._config.invocation_params
-        arguments = [*map(str, invocation.args), f"--reports-to={writing}"]
+        arguments = [*map(str, invocation.args), f"--reports-to={second.fileno()}"]
         if folder := self._config.option.basetemp:  # each empties its own
             arguments.append(f"--basetemp={folder}-2")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *arguments],
-            cwd=invocation.dir,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=[writing],
-        )
-        os.close(writing)
-        threading.Thread(target=self._receive, args=(reading,), daemon=True).start()
+        with second:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *arguments],
+                cwd=invocation.dir,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[second.fileno()],
+                process_group=0,  # Ctrl-C is for the first, which passes it on
+            )
+        threading.Thread(target=self._receive, args=(reports,), daemon=True).start()
         return process
 
-    def _receive(self, reading: int) -> None:
-        with os.fdopen(reading) as lines:
-            for line in lines:
-                if line.endswith("\n"):  # else it broke off there
-                    self._messages.put(json.loads(line))
+    def _receive(self, reports: Connection) -> None:
+        with reports, suppress(OSError, EOFError):
+            while True:
+                self._messages.put(reports.recv())
         self._messages.put(None)
 
-    def _take_in(self, message: dict[str, Any]) -> None:
-        if "rows" in message:
-            self._whole = True
-            for row in message["rows"]:
-                self._config.stash[TABLE].add(Row(**row))
+    def _take_in(self, message: Any) -> None:
+        if isinstance(message, ReliabilityTable):
+            self._config.stash[TABLE].add(message)
+            self._ended = True
             return
         hook = self._config.hook
-        report = hook.pytest_report_from_serializable(config=self._config, data=message["report"])
+        report = hook.pytest_report_from_serializable(config=self._config, data=message)
         if report.when == "setup":
             hook.pytest_runtest_logstart(nodeid=report.nodeid, location=report.location)
         hook.pytest_runtest_logreport(report=report)
