@@ -1,6 +1,5 @@
 """An engine that answers 500, garbage or nothing to stop and kill: reported in time, and the other plugins run on."""
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +11,7 @@ from support.reliability import ReliabilityTable
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
 ]
 
 MAX_REPORT_DELAY = 15.0  # seconds from the end of the instance to KILL_FAILED
