@@ -63,7 +63,10 @@ class _Other:
         self._first = Connection(descriptor, readable=False)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        # From the last module to the first: else two processes would begin with building the same images.
+        places = {path: place for place, path in enumerate(dict.fromkeys(item.path for item in items))}
         items[:] = [item for item in items if _kind(item) == self._kind]
+        items.sort(key=lambda item: -places[item.path])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._first.send(self._config.hook.pytest_report_to_serializable(config=self._config, report=report))
