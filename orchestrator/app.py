@@ -52,7 +52,7 @@ from orchestrator.settings import Settings
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
-from orchestrator.supervisor.releases import ReleaseStore
+from orchestrator.supervisor.release_store import ReleaseStore
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together, tracing
@@ -279,6 +279,15 @@ async def own_image(settings: Settings) -> ImageStatus:
     engine = docker_engine(settings)
     try:
         return await image_builder(settings, engine).ensure_own()
+    finally:
+        await engine.close()
+
+
+async def testing_image(settings: Settings) -> ImageStatus:
+    """As `own_image`: the image for tests of other projects, which has `orchestrator.simulation`."""
+    engine = docker_engine(settings)
+    try:
+        return await image_builder(settings, engine).ensure_testing()
     finally:
         await engine.close()
 

@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Final, NoReturn
 
@@ -39,6 +39,11 @@ def serve(
     *, stop_plugins: Annotated[bool, typer.Option(help="On SIGTERM also stop the plugins' containers.")] = False
 ) -> None:
     """Run the orchestrator in the foreground until SIGTERM."""
+    run_server(create_app, stop_plugins=stop_plugins)
+
+
+def run_server(make_app: Callable[..., FastAPI], *, stop_plugins: bool) -> None:
+    """Serve what `make_app` makes of the settings, `stop_plugins` and `stop`, as `create_app` does, until SIGTERM."""
     signals = _StopSignals()
     settings = read_settings()
     logs.configure(settings.log_level, settings.log_format)
@@ -52,7 +57,7 @@ def serve(
         _log.warning("%s", problem)
     sockets = _bind_sockets(settings)
     _raise_descriptor_limit(settings.max_connections)
-    app = create_app(settings, stop_plugins=stop_plugins, stop=signals.first)
+    app = make_app(settings, stop_plugins=stop_plugins, stop=signals.first)
     config = uvicorn.Config(
         app,
         log_config=None,
