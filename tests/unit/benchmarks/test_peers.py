@@ -136,7 +136,7 @@ def test_the_tables() -> None:
     lines = text.splitlines()
     assert "| this project | - | 4 (3…5) | - | - | - | - | - | - | - | - |" in lines
     assert "| mosec 0.9.8 | - | 4 | - | - | - | - | - | - | - | - |" in lines
-    assert "| ours over mosec: p50, ms | ≤ 2 | 4 x | 3 … 5, n=2 | missed |" in lines
+    assert "| ours over mosec: small call, p50 | ≤ 2 | 4 x | 3 … 5, n=2 | missed |" in lines
     assert "| this project | 502 KILLED (0.01 s) | 503 | /health: 200 | 200 | runs | not within 20 s |" in lines
     assert "- mosec 0.9.8, start to first answer, s; memory of one plugin, MB: exited \\| with 1" in lines
     widths = {line.count(" | ") for line in lines if line.startswith("| mosec")}
