@@ -6,7 +6,7 @@ SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check lint types imports plugins scripts page bench test-packages test-platforms audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
+.PHONY: help up down test test-quick check lint types imports plugins scripts page bench bench-peers test-packages test-platforms audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ down: ## stop the orchestrator, remove its containers, stop the engine if make s
 	@$(BOOTSTRAP)/down
 
 test: python-env page-tools test-tools engine base-image ## run all tests (ARGS= goes to pytest); the engine keeps running, make down stops it
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --side-by-side $(ARGS)
 
 test-quick: python-env page-tools test-tools ## run the tests that need no engine (ARGS= goes to pytest)
 	$(BIN)/pytest -m "not engine" $(ARGS)
@@ -56,6 +56,9 @@ audit-deps: python-env ## look up known vulnerabilities in the lock and in the p
 
 bench: python-env test-tools engine base-image ## measure what calls, starts and idle plugins cost (ARGS= names rows, see tests/benchmarks/README.md)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: python-env engine base-image ## measure other servers of tools beside this one (ARGS= names them, see tests/benchmarks/README.md); some hundred MB, half an hour
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.peers $(ARGS)
 
 bare-trial: engine base-image ## test these targets on a bare machine, in a container (ARGS= names cases)
 	@tests/bare_machine/run $(ARGS)

@@ -52,7 +52,7 @@ from orchestrator.settings import Settings
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
-from orchestrator.supervisor.releases import ReleaseStore
+from orchestrator.supervisor.release_store import ReleaseStore
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together, tracing

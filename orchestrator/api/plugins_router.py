@@ -189,10 +189,10 @@ async def logs(  # noqa: PLR0911 - one per answer
     if supervisor is None or record is None:
         return unknown_plugin(name)
     if build:
-        return PlainTextResponse(await supervisor.build_output(tail=tail))
+        return PlainTextResponse(await supervisor.logs.build_output(tail=tail))
     if follow and (generation is None or any(each.generation == generation for each in supervisor.instances)):
         # An empty line as the heartbeat: each line of a log begins with its time.
-        lines = concealment(who, context).lines(supervisor.follow_logs(tail=tail, generation=generation))
+        lines = concealment(who, context).lines(supervisor.logs.follow(tail=tail, generation=generation))
         followed = beating(lines, "\n")
         return UntilShutdownResponse(followed, context.shutdown.requested, headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
@@ -204,7 +204,7 @@ async def logs(  # noqa: PLR0911 - one per answer
         output = (report.log_tail or report.build_output).splitlines(keepends=True)
         return PlainTextResponse("".join(output[-tail:]))
     try:
-        return PlainTextResponse(await supervisor.logs(tail=tail, generation=generation))
+        return PlainTextResponse(await supervisor.logs.last(tail=tail, generation=generation))
     except EngineError as error:
         return problem(503, f"The logs are unavailable: {error}.", error_type="LogsUnavailable", plugin=name)
 

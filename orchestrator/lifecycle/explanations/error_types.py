@@ -189,6 +189,12 @@ ERROR_TYPES: Final = (
         'with orchestrator.fault("detector", "STOPPED"): ...',
         happens="the plugin is stopped by the API",
     ),
+    _of_type(
+        "InstanceEnded",
+        503,
+        "the run had begun, and its instance was ended under it; `reason_code` says why",
+        "call again if the tool may run twice; `@tool(idempotent=True)` and `Prefer: retry` have it sent again",
+    ),
     _of_type("LogsUnavailable", 503, "the engine gives no logs now", "start the engine, then ask again"),
     _of_type("RuntimeDefect", 502, "a defect of the plugin runtime", "its container's log has the details; report it"),
     _of_type("InternalError", 500, "a defect in the orchestrator", "its log has the details; report it"),

@@ -151,7 +151,8 @@ async def test_pipelined_requests_are_bounded(harness: Harness) -> None:
         received = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000)
     assert received.count(b"HTTP/1.1 200") <= http_protocol.MAX_PIPELINED + 1
     async with connection(harness) as streams:
-        received = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
+        last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        received = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 9 + last)
     assert received.count(b"HTTP/1.1 200") == 10
 
 
@@ -223,7 +224,8 @@ async def test_idle_connections_make_room_for_new_ones(tmp_path: Path, monkeypat
         try:
             for _ in range(5):
                 async with connection(harness) as streams:
-                    received = await answer(streams, b"GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    request = b"GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                    received = await answer(streams, request)
                 assert received.startswith(b"HTTP/1.1 200")
             closed = sum(is_closed(peer) for peer in silent)
             assert closed >= 180

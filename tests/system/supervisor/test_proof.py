@@ -37,12 +37,14 @@ def slow() -> Any:
     return asyncio.sleep(30)
 
 
+SOON = {"update": {"observe": "50ms"}}
+"""Of a manifest: how long an instance must stay well after its calls."""
 TOOLS: dict[str, Callable[..., Any]] = {"double": double, "measure": measure, "fails": fails, "slow": slow}
 
 
 async def opened(harness: Harness, calls: str = "", *, tools: dict[str, Callable[..., Any]] | None = None) -> Instance:
     files = {"samples/page.png": b"PNG.......", "samples/calls.yaml": calls.encode()}
-    harness.add("reader", tools=tools or TOOLS, files=files if calls else {}, failure_policy="tolerant")
+    harness.add("reader", tools=tools or TOOLS, files=files if calls else {}, failure_policy="tolerant", **SOON)
     await harness.open()
     await harness.until_state("reader", "INITIALIZED")
     return instance_of(harness, "reader")
@@ -232,7 +234,7 @@ async def test_a_file_that_vanishes_meanwhile_is_no_defect(harness: Harness) -> 
 @pytest.mark.slow
 async def test_files_are_judged_by_kind_and_size(harness: Harness) -> None:
     """By the real runtime. Nothing of them is stored."""
-    await open_with_giver(harness)
+    await open_with_giver(harness, **SOON)
     instance = instance_of(harness, "giver")
     folder = harness.plugins / "giver"
     (folder / "samples").mkdir()
