@@ -22,6 +22,8 @@ from orchestrator.app import own_image, testing_image
 from orchestrator.client import Client
 from orchestrator.containers.docker_engine.capabilities import engine_info, shares_sockets
 from orchestrator.loader.build_settings import BUILD_VARIABLES
+from orchestrator.loader.image_plan import TESTING_IMAGE
+from orchestrator.loader.image_recipe import SHARED_LABEL
 from orchestrator.settings import Settings
 from orchestrator.simulation.gpus import Gpu, gpus_of
 from orchestrator.simulation.simulation import SimulationPlan
@@ -66,14 +68,16 @@ class OrchestratorContainer(DockerContainer, Orchestrator):
     ) -> None:
         """`plugins`: folders of plugin folders, and stand-ins. `gpus`: simulated ones, such as "2x24GiB". `faults`:
         plugin → reason code, from the start on. `image`: the orchestrator's; by default built from what is installed.
-        `simulation`: whether it is the testing image; by default, where no `image` is named.
+        `simulation`: whether that is the testing image; by default as its labels say, and True where none is named.
 
         `settings`: ORCHESTRATOR_<NAME> by name, such as {"default_timeout": "5s"}. `startup_timeout`: seconds for
         building and starting all plugins. `owner`: the process after whose end everything may be removed, this one by
         default. Other arguments go to testcontainers. Raises `ValueError` for what is no GPU, `FaultRefusedError`.
         """
-        self._simulated = image is None if simulation is None else simulation
-        super().__init__(image or _built_image(simulated=self._simulated), **kwargs)
+        super().__init__(image or _built_image(simulated=simulation is not False), **kwargs)
+        if simulation is None:
+            simulation = image is None or _makes_faults(self.get_docker_client(), image)
+        self._simulated = simulation
         folders = [plugins] if isinstance(plugins, str | Path | StandIn) else plugins
         self._plugins = [folder if isinstance(folder, StandIn) else Path(folder) for folder in folders]
         stand_ins = frozenset(folder.name for folder in self._plugins if isinstance(folder, StandIn))
@@ -227,6 +231,18 @@ def _built_image(*, simulated: bool) -> str:
         image = thread.submit(lambda: asyncio.run(build(Settings()))).result()
     # `latest` moves with the next build.
     return next((tag for tag in image.tags if not tag.endswith(":latest")), image.id)
+
+
+def _makes_faults(engine: DockerClient, image: str) -> bool:
+    """Whether it is the testing image; False for one that cannot be had, which the start will say."""
+    try:
+        found = engine.client.images.get(image)
+    except OSError:  # docker's errors are subclasses
+        try:
+            found = engine.client.images.pull(image)
+        except OSError:
+            return False
+    return bool(found.labels.get(SHARED_LABEL) == TESTING_IMAGE)
 
 
 def _use_reaper_if_available(engine: DockerClient) -> None:
