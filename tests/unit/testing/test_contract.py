@@ -47,6 +47,8 @@ def test_normalizing_takes_out_what_differs_and_nothing_else() -> None:
         "generation": 7,
         "log_tail": "anything",
         "stacks": "",
+        "last_used": "2026-11-28T11:42:25Z",
+        "checks": [{"name": "import", "ok": True}, {"name": "init", "ok": False}],
     }
     assert normalized(answer) == {
         "run_id": "0" * 32,
@@ -57,6 +59,8 @@ def test_normalizing_takes_out_what_differs_and_nothing_else() -> None:
         "generation": 1,
         "log_tail": "…",
         "stacks": "",
+        "last_used": None,
+        "checks": [{"name": "init", "ok": False}],
     }
 
 
