@@ -80,10 +80,8 @@ def normalized(value: Any, field: str = "") -> Any:
     """An answer without what differs from one run to the next, as the recorded ones are. Pure."""
     if field in _FIXED:
         return _FIXED[field]
-    if value is None:
-        return None
-    if field in _CHANGES:
-        return _CHANGES[field]
+    if value is None or field in _CHANGES:
+        return None if value is None else _CHANGES[field]
     if field in _LONG and value:
         return {} if isinstance(value, dict) else "…"
     if isinstance(value, dict):
@@ -92,7 +90,10 @@ def normalized(value: Any, field: str = "") -> Any:
         value = [check for check in value if not check["ok"]]
     if isinstance(value, list):
         return [normalized(each, field) for each in value]
-    if isinstance(value, str):
-        for pattern, stands_for in _PATTERNS:
-            value = pattern.sub(stands_for, value)
-    return value
+    return _sentence(value) if isinstance(value, str) else value
+
+
+def _sentence(text: str) -> str:
+    for pattern, stands_for in _PATTERNS:
+        text = pattern.sub(stands_for, text)
+    return text
