@@ -1,4 +1,4 @@
-"""The API's page lists every `error_type` that an answer may have, other than exceptions of tools and of a simulation."""
+"""The API's page lists every `error_type` that an answer may have, other than exceptions of tools and simulations."""
 
 import re
 from pathlib import Path
