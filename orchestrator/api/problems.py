@@ -88,8 +88,8 @@ def problem(
     return Response(body, status_code=status, media_type="application/json")
 
 
-def unknown_plugin(name: str) -> Response:
-    return respond(refusals.unknown_plugin(name), plugin=name)
+def unknown_plugin(name: str, *, searched: bool = False) -> Response:
+    return respond(refusals.unknown_plugin(name, searched=searched), plugin=name)
 
 
 def defect() -> Response:

@@ -150,7 +150,7 @@ class RolloutDriver:
 
     async def _take(self, update: Update, action: Action) -> None:
         begins = isinstance(action, BeginCandidate | BeginFormer)
-        generation = self._set.next_generation if begins else None
+        generation = self._deps.registry.allot(self._plugin) if begins else None
         template = None
         if begins or isinstance(action, Switch):
             try:
@@ -161,20 +161,20 @@ class RolloutDriver:
                 else:
                     await self._end_by(update, verdict_of_preparation(error))
                 return
-        if isinstance(action, BeginFormer):  # what the plugin is from then on was decided
-            self.newest_seen = self._set.next_generation
+        if isinstance(action, BeginFormer) and generation is not None:  # what the plugin is from then on was decided
+            self.newest_seen = generation
         after = recorded(update, action, utc_now(), generation)
         await self.write(after)
-        await self._carry_out(after, action, template)
+        await self._carry_out(after, action, template, generation)
 
-    async def _carry_out(self, update: Update, action: Action, template: Template | None) -> None:
+    async def _carry_out(
+        self, update: Update, action: Action, template: Template | None, generation: int | None
+    ) -> None:
         match action:
-            case BeginCandidate():
-                assert template is not None  # noqa: S101 - `_take` has it
-                self._set.begin_one(template, "candidate")
-            case BeginFormer():
-                assert template is not None  # noqa: S101 - `_take` has it
-                self._set.begin_one(template, "serving")
+            case BeginCandidate() | BeginFormer():
+                assert template is not None and generation is not None  # noqa: S101, PT018 - `_take` has them
+                former = isinstance(action, BeginFormer)
+                self._set.begin_one(template, "serving" if former else "candidate", generation)
             case Prove():
                 self._proof = asyncio.create_task(self._prove(action.generation), name=f"proof {self._plugin}")
             case Switch():
@@ -267,7 +267,7 @@ class RolloutDriver:
     def say(self, update: Update) -> None:
         """An event for each step."""
         sentence = step_sentence(update)
-        self._deps.registry.note(self._plugin, sentence, update.reason_code)
+        self._deps.registry.note(self._plugin, sentence, update.reason_code, caller=self._set.caller)
         level = logging.WARNING if update.reason_code is not None else logging.INFO
         _log.log(level, "%s: %s", self._plugin, sentence, extra={"plugin": self._plugin})
 

@@ -103,7 +103,7 @@ async def test_without_sample_calls_the_start_is_the_proof(harness: Harness) -> 
 async def test_calls_that_need_a_gpu_are_left_out_where_there_is_none(harness: Harness) -> None:
     instance = await opened(harness, "- {tool: fails, needs: gpu}\n- {tool: double, arguments: {number: 1}}")
     proof = await proof_of(harness, instance)
-    assert proof == Proof(None, "1 calls of samples/calls.yaml passed; 1 were left out, since they need a GPU.")
+    assert proof == Proof(None, "1 call of samples/calls.yaml passed; 1 was left out, since it needs a GPU.")
     instance.grant = Grant("x", "reader", ())
     proof = await proof_of(harness, instance)
     assert proof.verdict is not None
