@@ -29,6 +29,7 @@ def test_the_advice_fits_the_cause(api, code, advice):
     assert f"`{advice}`" in result.stderr
     assert sum(f"`{other}`" in result.stderr for other in set(ADVICE.values())) == 1
 
+
 @pytest.mark.parametrize(
     ("command", "sentence", "hint"),
     [
