@@ -83,7 +83,7 @@ def cpu_nanoseconds(pid: int) -> int:
 
     Raises OSError without such a process.
     """
-    # Linux numbers the CPU clock of a process so (clock_getcpuclockid(3), which Python does not have); 2 is the scheduler's.
+    # Linux numbers a process's CPU clock so (clock_getcpuclockid(3), which Python does not have); 2: the scheduler's.
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
