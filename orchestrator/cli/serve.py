@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Final, NoReturn
 
@@ -26,6 +26,7 @@ from orchestrator.run_folder import logout_warning
 from orchestrator.settings import Settings
 from orchestrator.telemetry import logs
 from orchestrator.tools.shutdown import EXIT_SECONDS, TRANSFER_SECONDS, Shutdown, longest_stop
+from orchestrator.webhooks.config import WebhooksFileError, load_webhooks
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS: Final = 1.0
@@ -39,6 +40,11 @@ def serve(
     *, stop_plugins: Annotated[bool, typer.Option(help="On SIGTERM also stop the plugins' containers.")] = False
 ) -> None:
     """Run the orchestrator in the foreground until SIGTERM."""
+    run_server(create_app, stop_plugins=stop_plugins)
+
+
+def run_server(make_app: Callable[..., FastAPI], *, stop_plugins: bool) -> None:
+    """Serve what `make_app` makes of the settings, `stop_plugins` and `stop`, as `create_app` does, until SIGTERM."""
     signals = _StopSignals()
     settings = read_settings()
     logs.configure(settings.log_level, settings.log_format)
@@ -47,12 +53,13 @@ def serve(
     except StateFolderError as error:
         _exit(str(error))
     _require_keys(settings)
+    _require_webhooks(settings)
     certificate = _certificate(settings)
     if (problem := logout_warning(settings.run_dir)) is not None:
         _log.warning("%s", problem)
     sockets = _bind_sockets(settings)
     _raise_descriptor_limit(settings.max_connections)
-    app = create_app(settings, stop_plugins=stop_plugins, stop=signals.first)
+    app = make_app(settings, stop_plugins=stop_plugins, stop=signals.first)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -77,6 +84,14 @@ def _require_keys(settings: Settings) -> None:
             "caller could run and stop every plugin. Add a key with `orchestrator keys add NAME --role operator` (or "
             "set ORCHESTRATOR_OPERATOR_KEY_FILE), or listen on 127.0.0.1 only."
         )
+
+
+def _require_webhooks(settings: Settings) -> None:
+    """Exit if the file of webhooks cannot be used."""
+    try:
+        load_webhooks(settings.webhooks)
+    except WebhooksFileError as error:
+        _exit(str(error))
 
 
 def _certificate(settings: Settings) -> Certificate | None:

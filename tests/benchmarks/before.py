@@ -35,7 +35,7 @@ def earlier(commit: str) -> Iterator[Earlier]:
     with tempfile.TemporaryDirectory(prefix="bench-before-") as name:
         folder = Path(name)
         with tarfile.open(fileobj=BytesIO(packed)) as archive:
-            archive.extractall(folder, filter="data")
+            archive.extractall(folder)
         shutil.copytree(_PLUGIN, folder / _PLUGIN.relative_to(PROJECT), dirs_exist_ok=True)
         paths = (folder, folder / "plugin-images" / "runtime" / "src", folder / "tests")
         environment = {"PYTHONPATH": os.pathsep.join(map(str, paths))}

@@ -31,3 +31,13 @@ def installed(uv: Uv, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     uv("venv", "--quiet", folder)
     uv("pip", "install", "--quiet", "--python", folder / "bin" / "python", wheel)
     return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def installed_for_tests(uv: Uv, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of another project's environment: the wheel with its extra for tests, and pytest-xdist."""
+    folder = tmp_path_factory.mktemp("another") / "venv"
+    uv("venv", "--quiet", folder)
+    python = folder / "bin" / "python"
+    uv("pip", "install", "--quiet", "--python", python, f"{wheel}[testing]", "pytest-xdist")
+    return python
