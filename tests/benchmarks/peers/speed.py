@@ -12,9 +12,9 @@ from benchmarks.peers.answers import fault_of, post, until_it_answers
 from benchmarks.peers.contestant import PLUGIN, Contestant, Setup, Tool
 from benchmarks.peers.process_tree import cpu
 from benchmarks.peers.samples import Samples
+from benchmarks.rows.calls import CALLERS
 
 UPLOAD: Final = 10_000_000
-CALLERS: Final = 16
 _WARM_UP: Final = 0.3
 
 

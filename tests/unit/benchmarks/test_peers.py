@@ -127,7 +127,9 @@ def test_an_answer_must_have_the_tools_result(tool: Tool, text: str, good: bool)
 def test_an_answer_is_one_short_line() -> None:
     assert str(Answer(502, "it\n was   killed", 0.0123)) == "502 it was killed (0.012 s)"
     assert str(Answer(None, "within 10 s", 10.0)) == "no answer within 10 s (10.0 s)"
-    assert len(str(Answer(500, "x" * 5000, 1))) < 220
+    assert len(str(Answer(500, "x" * 5000, 1))) < 200
+    assert Answer(200, f'{{"result": "{TEXT}"}}', 1.5).summary(Tool.ECHO) == "200 with its result (1.5 s)"
+    assert Answer(200, "failed", 1.5).summary(Tool.ECHO) == "200 failed (1.5 s)"
 
 
 def _contestant(name: str, title: str) -> Any:
