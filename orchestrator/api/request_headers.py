@@ -13,6 +13,8 @@ _STREAMS: Final = (NDJSON, SSE)
 _JSON: Final = "application/json"
 _JSON_RANGES: Final = frozenset({"", "*/*", "application/*", _JSON})
 _RANGE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+*-]+|\*/\*", re.ASCII)
+FRONT_RUN_ID: Final = "x-front-run-id"
+"""A new id that a front has made for a run whose caller chose none."""
 _READ: Final = frozenset(
     {
         b"accept",
@@ -24,6 +26,7 @@ _READ: Final = frozenset(
         b"traceparent",
         b"tracestate",
         b"transfer-encoding",
+        FRONT_RUN_ID.encode(),
         b"x-run-id",
     }
 )
