@@ -31,6 +31,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="update a plugin to each of the fault fixtures, not to one of each kind only: some minutes",
     )
+    parser.addoption(
+        "--through-front",
+        action="store_true",
+        help="have the clients of all in-memory orchestrators call a front over that one host",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    Harness.through_front = config.getoption("--through-front")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

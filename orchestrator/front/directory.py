@@ -123,6 +123,18 @@ def removed(host: KnownHost, plugin: str) -> KnownHost:
     return replace(host, plugins={name: known for name, known in host.plugins.items() if name != plugin})
 
 
+def observed(host: KnownHost, status: HostStatus) -> KnownHost:
+    """The host with this status."""
+    return host if status == host.status else replace(host, status=status)
+
+
+def readiness(host: KnownHost, waiting_for: tuple[str, ...], *, stopping: bool) -> KnownHost:
+    """The host has said for which plugins' first start it waits, or that it stops."""
+    if (waiting_for, stopping) == (host.waiting_for, host.stopping):
+        return host
+    return replace(host, waiting_for=waiting_for, stopping=stopping)
+
+
 def _out_of_date(known: KnownPlugin, report: PluginReport, now: float) -> bool:
     # ISO 8601 in UTC, written by one program: texts compare as times do.
     older = str(report["observed_at"]) < str(known.report["observed_at"])

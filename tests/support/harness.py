@@ -13,17 +13,20 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import httpx
 import uvicorn
 import yaml
 from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from orchestrator.api.http_protocol import BoundedProtocol
 from orchestrator.app import create_app
 from orchestrator.containers.memory import MemoryEngine, Program, ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
+from orchestrator.front.front_app import create_front
+from orchestrator.front.hosts_file import HostEntry
 from orchestrator.registry import PluginRegistry
 from orchestrator.settings import Settings
 from support.gpus import FakeGpus
@@ -48,6 +51,9 @@ class _Engine(MemoryEngine):
 class Harness:
     """Plugins in a folder, a memory engine whose images run what the test scripted, and the app over HTTP."""
 
+    through_front: ClassVar[bool] = False
+    """Whether the clients of all harnesses call a front over that one orchestrator (`--through-front`)."""
+
     def __init__(self, folder: Path, *, engine_bound: float = 0.3, **settings: Any) -> None:
         """`engine_bound`: timeout of a request to a frozen engine, in seconds."""
         self.plugins = folder / "plugins"
@@ -67,6 +73,8 @@ class Harness:
         self.engine.image_store.built_program = self._program
         self.runtimes: dict[str, Program] = {}
         self.app: FastAPI | None = None
+        self.address = ""
+        """Of the orchestrator itself, once it is open."""
         self._client: httpx.AsyncClient | None = None
         self._stack = AsyncExitStack()
 
@@ -135,7 +143,9 @@ class Harness:
         """Start the orchestrator behind a server on a loopback port; returns a client for it."""
         self.app = create_app(self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins)
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
-        address = await self._serve(self.app)
+        self.address = address = await serve_app(self._stack, self.app, self.app.state.context.shutdown.requested)
+        if Harness.through_front:
+            address = await open_front(self._stack, self._front_settings, [HostEntry(name="here", address=address)])
         self._client = await self._stack.enter_async_context(
             # Plain HTTP: without `verify` it need not read all the host's certificates each time.
             httpx.AsyncClient(base_url=address, timeout=TIMEOUT * 2, trust_env=False, verify=False)
@@ -206,27 +216,42 @@ class Harness:
     async def _program(self, spec: ContainerSpec, handle: ProgramHandle) -> int:
         return await self.runtimes[spec.environment["PLUGIN_NAME"]](spec, handle)
 
-    async def _serve(self, app: FastAPI) -> str:
-        listening = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(app, http=BoundedProtocol, lifespan="off", ws="none", log_config=None, access_log=False)
-        config.load()
-        server = uvicorn.Server(config)
-        server.lifespan = config.lifespan_class(config)
-        await server.startup(sockets=[listening])
+    @property
+    def _front_settings(self) -> Settings:
+        return self.settings.model_copy(update={"state_dir": self.settings.state_dir.with_name("front")})
 
-        async def stop() -> None:
-            # As `server.shutdown`, which always sleeps for a while.
-            app.state.context.shutdown.requested.set()
-            for accepting in server.servers:
-                accepting.close()
-                await accepting.wait_closed()
-            while connections := server.server_state.connections:
-                for connection in tuple(connections):
-                    connection.shutdown()
-                await asyncio.sleep(0.001)
 
-        self._stack.push_async_callback(stop)
-        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+async def serve_app(stack: AsyncExitStack, app: Starlette, stopping: asyncio.Event) -> str:
+    """Serve an application until `stack` is closed, which sets `stopping` first; returns its address."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, http=BoundedProtocol, lifespan="off", ws="none", log_config=None, access_log=False)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listening])
+
+    async def stop() -> None:
+        # As `server.shutdown`, which always sleeps for a while.
+        stopping.set()
+        for accepting in server.servers:
+            accepting.close()
+            await accepting.wait_closed()
+        while connections := server.server_state.connections:
+            for connection in tuple(connections):
+                connection.shutdown()
+            await asyncio.sleep(0.001)
+
+    stack.push_async_callback(stop)
+    return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def open_front(stack: AsyncExitStack, settings: Settings, hosts: list[HostEntry]) -> str:
+    """Serve a front over these hosts, and wait until it knows them; returns its address."""
+    front = create_front(settings, hosts)
+    await stack.enter_async_context(front.router.lifespan_context(front))
+    address = await serve_app(stack, front, front.state.shutdown.requested)
+    await eventually(lambda: all(host.status.answers for host in front.state.hosts.directory), "all hosts are known")
+    return address
 
 
 async def _nothing(_: ContainerSpec, __: ProgramHandle) -> int:
