@@ -71,6 +71,7 @@ class Harness:
             **settings,
         )
         self.gpus = FakeGpus()
+        self.make_app: Callable[..., FastAPI] = create_app
         self.engine = _Engine(bound=engine_bound)
         self.engine.add_image("python:test", _nothing)
         self.engine.image_store.built_program = self._program
@@ -146,7 +147,9 @@ class Harness:
         """Start the orchestrator behind a server on a loopback port; returns a client for it. `direct`: never through a
         front.
         """
-        self.app = create_app(self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins)
+        self.app = self.make_app(
+            self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins
+        )
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
         self.address = address = await serve_app(self._stack, self.app, self.app.state.context.shutdown.requested)
         if Harness.through_front and not direct:

@@ -35,6 +35,7 @@ def update(step: str, upto: int = 0, **rest: Any) -> dict[str, Any]:
         "to_release": {"id": "b", "version": "1.3.0"} if len(reached) > 1 else None,
         "replicas": 1,
         "replicas_updated": int("SWITCHED" in reached),
+        "switch_times": ["2026-03-01T12:00:04Z"] * ("SWITCHED" in reached),
         "candidate": None,
         "draining": None,
         "proof": "3 calls of samples/calls.yaml passed." if "SWITCHED" in reached else None,
@@ -135,9 +136,10 @@ async def test_an_update_is_followed_step_by_step_to_its_end(kit: Page, updates:
 
 
 async def test_a_rejection_has_its_reason_and_the_post_mortem(kit: Page, updates: Updates) -> None:
-    await press(kit, "Update")
-    updates.listed[:] = [REJECTED, update("SETTLED", id="9c")]
     panel = kit.get_by_role("region", name="Update of kit")
+    await press(kit, "Update")
+    await expect(panel.get_by_role("heading")).to_have_text("Update")
+    updates.listed[:] = [REJECTED, update("SETTLED", id="9c")]
     await expect(panel.get_by_role("status")).to_have_text(
         f"Rejected: the plugin stays what it was (1.2.0). INVALID_OUTPUT: {WHY}"
     )
