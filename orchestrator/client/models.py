@@ -242,7 +242,7 @@ class LifecycleEvent(TypedDict):
     """The name of the key whose run or command it comes of, as far as yours may know it."""
     host: str | None
     cursor: NotRequired[str]
-    """Behind a front over several hosts, what `after` takes; else that is the `id`, which each host counts by itself."""
+    """Behind a front over several hosts, what `after` takes; else that is the `id`, which is each host's own."""
 
 
 DeliveryState = Literal["pending", "delivered", "failed"]
