@@ -12,7 +12,6 @@ from orchestrator.cli.server import Server, StopSignals, exit_with
 from orchestrator.cli.settings import read_settings
 from orchestrator.deployment import StateFolderError, claim
 from orchestrator.run_folder import logout_warning
-from orchestrator.settings import Settings
 from orchestrator.telemetry import logs
 from orchestrator.tools.shutdown import longest_stop
 from orchestrator.webhooks.config import WebhooksFileError
