@@ -17,6 +17,7 @@ from orchestrator.supervisor.fleet import Fleet
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.shutdown import Shutdown
 from orchestrator.tools.tool_runner import ToolRunner
+from orchestrator.webhooks.service import WebhookService
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class ApiContext:
     metrics: Metrics
     history: HistoryStore
     shutdown: Shutdown
+    webhooks: WebhookService
     listing: HealthListing = field(default_factory=HealthListing)
 
 

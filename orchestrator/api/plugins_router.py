@@ -71,7 +71,7 @@ async def tools(name: str, context: Context) -> Any:
     },
 )
 async def restart(
-    name: str, context: Context, response: Response, wait: Wait = 0, only: Only = None
+    name: str, context: Context, who: Who, response: Response, *, wait: Wait = 0, only: Only = None
 ) -> PluginDetailResponse | Response:
     """Replace the instances by new ones, from the current manifest.
 
@@ -85,11 +85,11 @@ async def restart(
     if supervisor is None:
         return unknown_plugin(name, searched=True)
     if only is not None:
-        await supervisor.start()
+        await supervisor.start(caller=who.name)
         return await _after(supervisor, context, wait)
     end = time.monotonic() + wait
     try:
-        refusal = await _unless_stopping(context, supervisor.restart(wait))
+        refusal = await _unless_stopping(context, supervisor.restart(wait, who.name))
     except TimeoutError:
         response.status_code = 202
         return await _after(supervisor, context, 0)
@@ -99,19 +99,19 @@ async def restart(
 
 
 @router.post("/start", response_model=PluginDetailResponse)
-async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
+async def start(name: str, context: Context, who: Who, wait: Wait = 0) -> PluginDetailResponse | Response:
     """Start the instances that are missing: one, or as many as wanted. Also registers a plugin whose folder is new."""
     if context.shutdown.requested.is_set():
         return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
         return unknown_plugin(name, searched=True)
-    await supervisor.start()
+    await supervisor.start(caller=who.name)
     return await _after(supervisor, context, wait)
 
 
 @router.post("/scale", response_model=PluginDetailResponse)
-async def scale(name: str, scale: Scale, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
+async def scale(name: str, scale: Scale, context: Context, who: Who, wait: Wait = 0) -> PluginDetailResponse | Response:
     """Set the number of instances at a time, in place of the manifest's `replicas`. It outlives restarts.
 
     More are started from what the others were made from. Of too many, the least busy get no new runs and end when those
@@ -122,7 +122,7 @@ async def scale(name: str, scale: Scale, context: Context, wait: Wait = 0) -> Pl
     supervisor = context.fleet.get(name)
     if supervisor is None:
         return unknown_plugin(name)
-    await supervisor.scale(scale.replicas)
+    await supervisor.scale(scale.replicas, who.name)
     return await _after(supervisor, context, wait)
 
 
@@ -131,7 +131,7 @@ async def scale(name: str, scale: Scale, context: Context, wait: Wait = 0) -> Pl
     response_model=PluginDetailResponse,
     responses={409: {"description": "It cannot be parked now: a run executes or waits, or it is not ready"}},
 )
-async def park(name: str, context: Context) -> PluginDetailResponse | Response:
+async def park(name: str, context: Context, who: Who) -> PluginDetailResponse | Response:
     """Stop the plugin's instances until it is called again: a run starts new ones and waits for them.
 
     Answers at once; the containers are stopped in the background.
@@ -139,7 +139,7 @@ async def park(name: str, context: Context) -> PluginDetailResponse | Response:
     supervisor = context.fleet.get(name)
     if supervisor is None:
         return unknown_plugin(name)
-    if not await supervisor.park():
+    if not await supervisor.park(caller=who.name):
         record = context.registry.get(name)
         why = "A run executes or waits for it, or an instance is on its way; try again later, or stop it."
         if record is not None and (record.ended or not record.ready):
@@ -149,12 +149,12 @@ async def park(name: str, context: Context) -> PluginDetailResponse | Response:
 
 
 @router.post("/stop", response_model=PluginDetailResponse)
-async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
+async def stop(name: str, context: Context, who: Who) -> PluginDetailResponse | Response:
     """Stop all instances. Answers once their containers are removed."""
     supervisor = context.fleet.get(name)
     if supervisor is None:
         return unknown_plugin(name)
-    await supervisor.stop()
+    await supervisor.stop(caller=who.name)
     return await _after(supervisor, context, 0)
 
 

@@ -23,6 +23,7 @@ from orchestrator.cli.console import (
 from orchestrator.client import (
     AccessDenied,
     ApiError,
+    CertificateRefused,
     Client,
     InstanceEnded,
     PluginUnavailable,
@@ -109,6 +110,8 @@ def exit_code(error: ApiError) -> int:
 def report(error: ApiError) -> None:
     """Print what went wrong and, where the error does not say it, what to do."""
     match error:
+        case CertificateRefused():
+            errors.print(Text(f"{error}.", style="red"), soft_wrap=True)
         case Unreachable() if error.__cause__ is not None:
             hint = f"Start one with `orchestrator serve` (or `make up`), or set ORCHESTRATOR_URL (now {address()})."
             errors.print(Text.assemble((str(error), "red"), f". {hint}"), soft_wrap=True)

@@ -26,6 +26,7 @@ from orchestrator.run_folder import logout_warning
 from orchestrator.settings import Settings
 from orchestrator.telemetry import logs
 from orchestrator.tools.shutdown import EXIT_SECONDS, TRANSFER_SECONDS, Shutdown, longest_stop
+from orchestrator.webhooks.config import WebhooksFileError, load_webhooks
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS: Final = 1.0
@@ -52,6 +53,7 @@ def run_server(make_app: Callable[..., FastAPI], *, stop_plugins: bool) -> None:
     except StateFolderError as error:
         _exit(str(error))
     _require_keys(settings)
+    _require_webhooks(settings)
     certificate = _certificate(settings)
     if (problem := logout_warning(settings.run_dir)) is not None:
         _log.warning("%s", problem)
@@ -82,6 +84,14 @@ def _require_keys(settings: Settings) -> None:
             "caller could run and stop every plugin. Add a key with `orchestrator keys add NAME --role operator` (or "
             "set ORCHESTRATOR_OPERATOR_KEY_FILE), or listen on 127.0.0.1 only."
         )
+
+
+def _require_webhooks(settings: Settings) -> None:
+    """Exit if the file of webhooks cannot be used."""
+    try:
+        load_webhooks(settings.webhooks)
+    except WebhooksFileError as error:
+        _exit(str(error))
 
 
 def _certificate(settings: Settings) -> Certificate | None:

@@ -8,6 +8,7 @@ from orchestrator.client.async_client import AsyncClient, AsyncRunHandle
 from orchestrator.client.errors import (
     AccessDenied,
     ApiError,
+    CertificateRefused,
     CommandRefused,
     FileNotSaved,
     InstanceEnded,
@@ -31,6 +32,7 @@ from orchestrator.client.errors import (
 from orchestrator.client.files import AsyncResultFile, ResultFile
 from orchestrator.client.models import (
     Begun,
+    Delivery,
     End,
     Envelope,
     FileReference,
@@ -48,6 +50,8 @@ from orchestrator.client.models import (
     Tool,
     Update,
     Upload,
+    Webhook,
+    WebhookTest,
 )
 from orchestrator.client.sync_client import Client, RunHandle
 
@@ -58,8 +62,10 @@ __all__ = [
     "AsyncResultFile",
     "AsyncRunHandle",
     "Begun",
+    "CertificateRefused",
     "Client",
     "CommandRefused",
+    "Delivery",
     "End",
     "Envelope",
     "FileNotSaved",
@@ -97,4 +103,6 @@ __all__ = [
     "Update",
     "UpdateUnderWay",
     "Upload",
+    "Webhook",
+    "WebhookTest",
 ]

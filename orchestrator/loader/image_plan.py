@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OWN_IMAGE_TAG: Final = "plugin-orchestrator/orchestrator:latest"
 """The orchestrator's own image in compose.yaml."""
 _OWN_IMAGE: Final = "orchestrator"
-_TESTING_IMAGE: Final = "orchestrator-testing"
+TESTING_IMAGE: Final = "orchestrator-testing"
 _SIMULATION: Final = "simulation"
 """The package that the testing image has, and the orchestrator's own has not."""
 _DISTRIBUTION: Final = "plugin-orchestrator"
@@ -207,9 +207,9 @@ def simulation_image_plan(own: ImageStatus) -> ImagePlan:
     dockerfile = _TESTING_DOCKERFILE.format(base=own.tags[0] if own.tags else own.id)
     content = content_hash(package, dockerfile, own.labels.get(HASH_LABEL, own.id))
     return ImagePlan(
-        name=_TESTING_IMAGE,
-        tag=shared_tag(_TESTING_IMAGE, content),
-        family_labels={SHARED_LABEL: _TESTING_IMAGE},
+        name=TESTING_IMAGE,
+        tag=shared_tag(TESTING_IMAGE, content),
+        family_labels={SHARED_LABEL: TESTING_IMAGE},
         hashes={HASH_LABEL: content, SOURCE_LABEL: ""},
         folders={_SIMULATION: package},
         texts={"Dockerfile": dockerfile},

@@ -6,7 +6,7 @@ from typing import Any, TypedDict, Unpack
 
 from msgspec.structs import replace
 
-from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition
+from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode, check_transition
 from orchestrator.registry.derived import adopted_instance, derive
 from orchestrator.registry.history.records import Counters
 from orchestrator.registry.records import (
@@ -147,6 +147,15 @@ def noted(old: PluginRecord, reason: str, code: ReasonCode | None) -> PluginReco
 def with_instance(old: PluginRecord, instance: InstanceRecord, now: datetime) -> PluginRecord:
     """With this record of the instance in place of its earlier one."""
     return derive(replace(old, instances=_put(old, replace(instance, observed_at=now)), observed_at=now))
+
+
+def degrades(record: PluginRecord, previous: PluginLifecycleState, instance: InstanceRecord) -> bool:
+    """Whether by this end of an instance the plugin, which is `record` now, serves with fewer than are wanted, and
+    nobody meant it.
+    """
+    ends = instance.ended and previous not in FINAL_STATES
+    meant = instance.role == "candidate" or instance.reason_code in (ReasonCode.STOPPED, ReasonCode.PARKED)
+    return ends and record.degraded and not meant
 
 
 def run_begun(old: PluginRecord, instance: InstanceRecord, now: datetime) -> PluginRecord:

@@ -46,6 +46,8 @@ class InstanceSet:
         self._leaving: frozenset[int] = frozenset()
         """The generations of those that drained before a rollout began: they are none of its own."""
         self._closed = False
+        self.caller: str | None = None
+        """The name of the key whose command begins the next instances; None: a run, or the orchestrator itself."""
 
     @property
     def replicas(self) -> int:
@@ -95,10 +97,10 @@ class InstanceSet:
         missing = max(0, replicas - len(self.roster.serving))
         self._want(replicas=replicas, owed=missing if self.roster.serving else 0)
 
-    def park(self, reason: str) -> None:
+    def park(self, reason: str, caller: str | None = None) -> None:
         """End all. A run or a command begins them again."""
         self._template = self._made_from()
-        self._end_those_that_live(Verdict(ReasonCode.PARKED, reason))
+        self._end_those_that_live(Verdict(ReasonCode.PARKED, reason, caller=caller))
 
     def close_for(self, generation: int, verdict: Verdict) -> None:
         """Let an instance make room for another plugin: it ends by this verdict (PARKED) when its runs have ended.
@@ -308,6 +310,7 @@ class InstanceSet:
             self._plugin,
             keep=[instance.generation for instance in self.roster],
             role=role,
+            caller=self.caller,
             generation=generation,
             version=manifest.version,
             description=manifest.description,

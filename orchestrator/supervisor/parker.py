@@ -70,10 +70,10 @@ class Parker:
         reason = _STILL_PARKED if self._file.state.held == "parked" else _NOT_CALLED
         self._starter.begin_without(Verdict(ReasonCode.PARKED, reason), manifest)
 
-    async def park(self, reason: str) -> bool:
-        """Stop the instances until a run comes for them, or a command. False, and nothing happens, where one executes a
-        run or a run waits, where one starts, and where none is alive for another reason than this. Raises
-        `UpdateRefusedError`.
+    async def park(self, verdict: Verdict) -> bool:
+        """Stop the instances by this verdict until a run comes for them, or a command. False, and nothing happens,
+        where one executes a run or a run waits, where one starts, and where none is alive for another reason than this.
+        Raises `UpdateRefusedError`.
         """
         async with self._command:
             await self._updater.allow("park")
@@ -81,7 +81,7 @@ class Parker:
                 return True
             if self.busy or not self._roster.serving or self._starter.coming:
                 return False
-            self._set.park(reason)
+            self._set.park(verdict.reason, verdict.caller)
             await self._file.hold("parked")
             return True
 
@@ -95,7 +95,7 @@ class Parker:
 
     def unpark(self) -> None:
         """Begin instances for a run that waits."""
-        self._demand.asked = False
+        self._demand.asked, self._set.caller = False, None
         self._woken = True
         self._file.hold_soon(None)
         if self._roster.parked:
@@ -110,7 +110,9 @@ class Parker:
             self._starter.refusal = verdict
             record = self._registry.get(self._plugin)
             assert record is not None  # noqa: S101 - it is registered as long as it has a supervisor
-            self._registry.amend_failure(self._plugin, record.generation, verdict.code, verdict.reason)
+            self._registry.amend_failure(
+                self._plugin, record.generation, verdict.code, verdict.reason, caller=verdict.caller
+            )
         self._set.stop_parked(verdict)
 
     def look(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -200,14 +201,14 @@ class PluginSupervisor:
         """
         self._parker.close_for(generation, reason)
 
-    # Commands of operators
+    # Commands of operators. `caller`: the name of the key that they come with
 
-    async def start(self, *, asked: bool = True) -> None:
+    async def start(self, *, asked: bool = True, caller: str | None = None) -> None:
         """Start the instances that are missing. Returns without waiting for them; the registry has their progress.
         `asked`: by an operator, who waits for them. Raises `UpdateRefusedError`.
         """
         self.demand.asked = asked
-        await self._starter.start()
+        await self._starter.start(caller)
 
     def start_parked(self, manifest: Manifest) -> None:
         """Begin as parked: the first run, or a command, starts it."""
@@ -220,7 +221,7 @@ class PluginSupervisor:
         else:
             self._starter.begin_without(Verdict(ReasonCode.STOPPED, _STOPPED), self.manifest)
 
-    async def restart(self, wait: float = 0.0) -> Verdict | None:
+    async def restart(self, wait: float = 0.0, caller: str | None = None) -> Verdict | None:
         """Replace all instances by new ones, from the manifest as it is now. Those that are ready serve on until the
         new ones are prepared.
 
@@ -230,7 +231,7 @@ class PluginSupervisor:
         require_allowed("restart", self._file.state)
         slow = asyncio.Event()
         self.demand.asked = True
-        restart = self._starter.restart(slow, _RESTARTED)
+        restart = self._starter.restart(slow, Verdict(ReasonCode.STOPPED, _RESTARTED, caller=caller))
         patience = asyncio.create_task(_elapsed(slow, wait))
         try:
             await asyncio.wait({restart, patience}, return_when=asyncio.FIRST_COMPLETED)
@@ -243,9 +244,9 @@ class PluginSupervisor:
     def restart_changed(self) -> None:
         """Begin to replace adopted instances that a start would make differently now."""
         self.demand.asked = False
-        self._starter.restart(asyncio.Event(), _CHANGED)
+        self._starter.restart(asyncio.Event(), Verdict(ReasonCode.STOPPED, _CHANGED))
 
-    async def stop(self, reason: str = _STOPPED, *, lasts: bool = True) -> None:
+    async def stop(self, reason: str = _STOPPED, *, lasts: bool = True, caller: str | None = None) -> None:
         """End the instances and return when their containers are removed. `lasts`: the orchestrator's next start begins
         none.
         """
@@ -256,17 +257,18 @@ class PluginSupervisor:
                 await self._updater.stop(reason)
             if lasts:
                 await self._file.hold("stopped")
-            self._parker.stop(Verdict(ReasonCode.STOPPED, reason))
-            await self._set.end(Verdict(ReasonCode.STOPPED, reason))
+            verdict = Verdict(ReasonCode.STOPPED, reason, caller=caller)
+            self._parker.stop(verdict)
+            await self._set.end(verdict)
 
-    async def park(self, reason: str = _PARKED) -> bool:
+    async def park(self, reason: str = _PARKED, *, caller: str | None = None) -> bool:
         """Stop the instances until a run comes for them, or a command. False, and nothing happens, where one executes a
         run or a run waits, where one starts, and where none is alive for another reason than this. Raises
         `UpdateRefusedError`.
         """
-        return await self._parker.park(reason)
+        return await self._parker.park(Verdict(ReasonCode.PARKED, reason, caller=caller))
 
-    async def scale(self, replicas: int) -> None:
+    async def scale(self, replicas: int, caller: str | None = None) -> None:
         """Set the number of instances at a time, in place of the manifest's: it is on file before it takes effect.
         Returns without waiting for them. Raises `ReleaseStoreError`, `UpdateRefusedError`.
         """
@@ -275,23 +277,23 @@ class PluginSupervisor:
             manifest = self.manifest
             own = None if manifest is not None and manifest.replicas == replicas else replicas
             await self._file.change(lambda state: replace(state, replicas=own))
-            self.demand.asked = True
+            self.demand.asked, self._set.caller = True, caller
             self._set.scale(replicas)
 
-    async def update(self, strategy: AskedStrategy) -> Update:
+    async def update(self, strategy: AskedStrategy, caller: str | None = None) -> Update:
         """Begin to bring up what the plugin's folder has now, proven before it takes runs. It goes on by itself.
         Raises `UpdateRefusedError`, `ReleaseStoreError`.
         """
         async with self._command:
             self._require_no_restart("update")
-            self.demand.asked = True
+            self.demand.asked, self._set.caller = True, caller
             return await self._updater.begin("update", strategy, self._starter.plugin)
 
-    async def revert(self) -> Update:
+    async def revert(self, caller: str | None = None) -> Update:
         """As `update`, to the former release."""
         async with self._command:
             self._require_no_restart("revert")
-            self.demand.asked = True
+            self.demand.asked, self._set.caller = True, caller
             return await self._updater.begin("revert", "auto", self._starter.plugin)
 
     def updates(self) -> Sequence[Update]:
@@ -391,15 +393,15 @@ class PluginSupervisor:
             self.demand.left()
         return instance
 
-    def run_ended(self, instance: Instance, tool: str, result: RunResult) -> None:
-        """Take account of a run's result: it may end its instance."""
+    def run_ended(self, instance: Instance, tool: str, result: RunResult, caller: str | None = None) -> None:
+        """Take account of the result of a run of `caller`: it may end its instance."""
         tolerant = instance.manifest.failure_policy == "tolerant"
         verdict = verdict_of_run(tool, result, tolerant=tolerant)
         instance.used_at = asyncio.get_running_loop().time()
         # A run may return after its instance was replaced, and must not end the new one.
         driver = self._roster.driver_of(instance.identity.instance)
         if verdict is not None and driver is not None:
-            driver.end(verdict)
+            driver.end(dataclasses.replace(verdict, caller=caller))
         self.run_left()
 
     def run_left(self) -> None:

@@ -267,7 +267,7 @@ class RolloutDriver:
     def say(self, update: Update) -> None:
         """An event for each step."""
         sentence = step_sentence(update)
-        self._deps.registry.note(self._plugin, sentence, update.reason_code)
+        self._deps.registry.note(self._plugin, sentence, update.reason_code, caller=self._set.caller)
         level = logging.WARNING if update.reason_code is not None else logging.INFO
         _log.log(level, "%s: %s", self._plugin, sentence, extra={"plugin": self._plugin})
 

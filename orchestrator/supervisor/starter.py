@@ -96,13 +96,14 @@ class Starter:
         """Instances of this manifest serve."""
         self.plugin = replace(self.plugin, manifest=manifest, error=None)
 
-    async def start(self) -> None:
-        """Begin those that are missing. Raises `UpdateRefusedError`."""
+    async def start(self, caller: str | None) -> None:
+        """Begin those that are missing, by a command of `caller`. Raises `UpdateRefusedError`."""
         self.under_way += 1
         try:
             async with self._command:
                 await self._updater.allow("start")
                 await self._file.hold(None)
+                self._set.caller = caller
                 if self._roster.serving or (self._roster.draining and not self._roster.closing):
                     self._set.begin_missing()
                 elif not self._set.beginning:
@@ -115,7 +116,7 @@ class Starter:
         # Counted now: one start for all that wait. In a context of its own: what it logs is not the run's that came.
         self._spawn(self._start_if(wanted), f"start {self._name}", context=Context())
 
-    def restart(self, slow: asyncio.Event, why: str) -> asyncio.Task[Verdict | None]:
+    def restart(self, slow: asyncio.Event, why: Verdict) -> asyncio.Task[Verdict | None]:
         """Replace all instances by new ones; it goes on when nobody waits for it. Sets `slow` when it begins what may
         take minutes. `why`: what the old ones end by. Its result: why it was refused, None once new instances have
         begun; or it raises `UpdateRefusedError`.
@@ -151,12 +152,13 @@ class Starter:
             if wanted():
                 await self._begin()
 
-    async def _restart(self, slow: asyncio.Event, why: str) -> Verdict | None:
+    async def _restart(self, slow: asyncio.Event, why: Verdict) -> Verdict | None:
         async with self._command:
             await self._updater.allow("restart")
             await self._file.hold(None)
             if not any(instance.ready for instance in self._roster.serving):
-                await self._set.end(Verdict(ReasonCode.STOPPED, why))
+                self._set.caller = why.caller
+                await self._set.end(why)
                 await self._begin(anew=True)
                 return None
             plugin = await asyncio.to_thread(self._deps.loader.reload, self.plugin)
@@ -173,7 +175,7 @@ class Starter:
             await self._replace(restart, why)
         return await asyncio.shield(restart.outcome)
 
-    async def _replace(self, restart: Restart, why: str) -> None:
+    async def _replace(self, restart: Restart, why: Verdict) -> None:
         """Replace the instances once a restart is prepared, unless it ends otherwise."""
         prepared = await restart.prepared()
         async with self._command:
@@ -181,8 +183,9 @@ class Starter:
                 return
             self._preparation = None
             if prepared is not None:
+                self._set.caller = why.caller
                 try:
-                    await self._set.end(Verdict(ReasonCode.STOPPED, why))
+                    await self._set.end(why)
                     await self._begin_from(restart.plugin, prepared)
                 finally:
                     restart.end(None)
@@ -228,8 +231,9 @@ class Starter:
     def _fail(self, verdict: Verdict) -> None:
         """There can be no instance."""
         self.refusal = verdict
-        generation = self._deps.registry.renew(self._name)
-        self._deps.registry.mark_ended(self._name, generation, verdict.code, verdict.reason)
+        caller = self._set.caller
+        generation = self._deps.registry.renew(self._name, caller=caller)
+        self._deps.registry.mark_ended(self._name, generation, verdict.code, verdict.reason, caller=caller)
 
     def _spawn(self, work: Coroutine[Any, Any, T], name: str, *, context: Context | None = None) -> asyncio.Task[T]:
         self.under_way += 1

@@ -6,7 +6,8 @@ with OrchestratorContainer(plugins="./plugins") as orchestrator:
 
 from orchestrator.simulation.gpus import Gpu
 from orchestrator.testing.faults import Calls, FaultRefusedError, Item, Orchestrator, calls, item
-from orchestrator.testing.orchestrator_container import OrchestratorContainer, OrchestratorNotReadyError
+from orchestrator.testing.orchestrator_container import OrchestratorContainer
+from orchestrator.testing.readiness import OrchestratorNotReadyError, PluginsReady
 from orchestrator.testing.running import RunningOrchestrator
 from orchestrator.testing.stand_in import StandIn
 
@@ -18,6 +19,7 @@ __all__ = [
     "Orchestrator",
     "OrchestratorContainer",
     "OrchestratorNotReadyError",
+    "PluginsReady",
     "RunningOrchestrator",
     "StandIn",
     "calls",

@@ -115,25 +115,19 @@ class Orchestrator:
         Raises `FaultRefusedError` for one that the plugin cannot have, `TimeoutError` where it does not come to it.
         """
         wanted = fault_of(plugin, code, tool=tool, after=after, at=at, limit=limit)
-        if wanted.place is Place.COMMAND:
-            self.client.park(plugin) if wanted.code == "PARKED" else self.client.stop(plugin)
-            try:
+        try:
+            if wanted.place is Place.COMMAND:
+                self.client.park(plugin) if wanted.code == "PARKED" else self.client.stop(plugin)
                 yield
-            finally:
-                if restore:
-                    self._restore(plugin)
-            return
-        if wanted.restarts:
-            self.client.stop(plugin)
-        with self._armed(wanted):
-            try:
-                self._bring_about(wanted)
-                yield
-            finally:
-                if wanted.place is Place.HOLDER:
-                    self.client.stop(HOLDER)
-        if restore:
-            self._restore(plugin, anew=wanted.limit_name is not None)
+            else:
+                if wanted.restarts:
+                    self.client.stop(plugin)
+                with self._armed(wanted):
+                    self._bring_about(wanted)
+                    yield
+        finally:
+            if restore:
+                self._restore(plugin, anew=wanted.limit_name is not None)
 
     @contextmanager
     def slow(self, plugin: str, duration: str, *, tool: str | None = None) -> Iterator[None]:
@@ -192,7 +186,7 @@ class Orchestrator:
         """Start what has to be started, and wait for what comes without a call."""
         plugin = wanted.plugin
         if wanted.place is Place.HOLDER:
-            _until(lambda: self.client.start(HOLDER)["replicas"]["ready"] > 0, f"{HOLDER} does not get the GPUs")
+            _until(lambda: _is_complete(self.client.start(HOLDER)), f"{HOLDER} does not get the GPUs")
         if wanted.restarts:
             self.client.start(plugin, wait=_SECONDS)
         if wanted.place is not Place.CALL:
@@ -207,6 +201,8 @@ class Orchestrator:
         try:
             yield
         finally:
+            if wanted.place is Place.HOLDER:
+                self.client.stop(HOLDER)
             self._control("DELETE", f"/faults/{number}")
 
     def _restore(self, plugin: str, *, anew: bool = False) -> None:
@@ -249,6 +245,11 @@ class Orchestrator:
                 "This orchestrator makes no faults: it is not of the testing image. Leave out `image` and `simulation`."
             )
         raise RuntimeError(f"{method} /testing{path} was answered with {answer.status_code}: {content.get('error')}")
+
+
+def _is_complete(plugin: PluginDetail) -> bool:
+    """Whether all of its instances serve."""
+    return plugin["replicas"]["ready"] == plugin["replicas"]["wanted"]
 
 
 def _until(holds: Callable[[], bool], problem: str) -> None:

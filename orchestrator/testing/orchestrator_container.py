@@ -4,14 +4,13 @@ import asyncio
 import logging
 import os
 import secrets
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-import httpx
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer, Reaper
 from testcontainers.core.docker_client import DockerClient
@@ -22,27 +21,23 @@ from orchestrator.app import own_image, testing_image
 from orchestrator.client import Client
 from orchestrator.containers.docker_engine.capabilities import engine_info, shares_sockets
 from orchestrator.loader.build_settings import BUILD_VARIABLES
+from orchestrator.loader.image_plan import TESTING_IMAGE
+from orchestrator.loader.image_recipe import SHARED_LABEL
 from orchestrator.settings import Settings
 from orchestrator.simulation.gpus import Gpu, gpus_of
 from orchestrator.simulation.simulation import SimulationPlan
 from orchestrator.testing.archive import PLAN, build_archive
 from orchestrator.testing.faults import Orchestrator, fault_of
 from orchestrator.testing.leftovers import LABEL, OWNER, owner_of, remove_leftovers, remove_session
+from orchestrator.testing.readiness import PORT, PluginsReady
 from orchestrator.testing.stand_in import StandIn
 
-_PORT: Final = 8000
 _SOCKET: Final = "/var/run/docker.sock"
-_POLL_SECONDS: Final = 0.1
-_START_SECONDS: Final = 60.0  # limit until the orchestrator itself answers
 _REGISTRY_SECONDS: Final = 20  # limit for an answer of a registry
 MOUNT_POINT: Final = "/given"
 """The archive's folder in the container, with plugins/0, plugins/1, … and operator-key."""
 
 _log = logging.getLogger(__name__)
-
-
-class OrchestratorNotReadyError(RuntimeError):
-    """The orchestrator or one of its plugins did not start in time. The message holds the end of the log."""
 
 
 class OrchestratorContainer(DockerContainer, Orchestrator):
@@ -66,14 +61,12 @@ class OrchestratorContainer(DockerContainer, Orchestrator):
     ) -> None:
         """`plugins`: folders of plugin folders, and stand-ins. `gpus`: simulated ones, such as "2x24GiB". `faults`:
         plugin → reason code, from the start on. `image`: the orchestrator's; by default built from what is installed.
-        `simulation`: whether it is the testing image; by default, where no `image` is named.
+        `simulation`: whether that is the testing image; by default as its labels say, and True where none is named.
 
         `settings`: ORCHESTRATOR_<NAME> by name, such as {"default_timeout": "5s"}. `startup_timeout`: seconds for
         building and starting all plugins. `owner`: the process after whose end everything may be removed, this one by
         default. Other arguments go to testcontainers. Raises `ValueError` for what is no GPU, `FaultRefusedError`.
         """
-        self._simulated = image is None if simulation is None else simulation
-        super().__init__(image or _built_image(simulated=self._simulated), **kwargs)
         folders = [plugins] if isinstance(plugins, str | Path | StandIn) else plugins
         self._plugins = [folder if isinstance(folder, StandIn) else Path(folder) for folder in folders]
         stand_ins = frozenset(folder.name for folder in self._plugins if isinstance(folder, StandIn))
@@ -82,11 +75,16 @@ class OrchestratorContainer(DockerContainer, Orchestrator):
             tuple(fault_of(plugin, code) for plugin, code in faults.items()),
             stand_ins,
         )
+        super().__init__(image or _built_image(simulated=simulation is not False), **kwargs)
+        if simulation is None:
+            simulation = image is None or _makes_faults(self.get_docker_client(), image)
+        self._simulated = simulation
         if not self._simulated and (stand_ins or faults or gpus is not None):
             raise ValueError("gpus, faults and stand-ins need the testing image: leave out `image` and `simulation`")
         self._owner = owner_of(os.getpid() if owner is None else owner)
         self._settings = dict(settings)
-        self._startup_timeout = startup_timeout
+        if self._wait_strategy is None:
+            self.waiting_for(PluginsReady().with_startup_timeout(timedelta(seconds=startup_timeout)))
         self.token = secrets.token_hex(8)
         """The value of its label on everything that it has made."""
         self._volume = f"plugin-orchestrator-test-{self.token}"
@@ -103,7 +101,7 @@ class OrchestratorContainer(DockerContainer, Orchestrator):
     @property
     def address(self) -> str:
         """The URL of its HTTP API."""
-        return f"http://{self.get_container_host_ip()}:{self.get_exposed_port(_PORT)}"
+        return f"http://{self.get_container_host_ip()}:{self.get_exposed_port(PORT)}"
 
     @property
     def api_key(self) -> str:
@@ -120,7 +118,6 @@ class OrchestratorContainer(DockerContainer, Orchestrator):
         _use_reaper_if_available(self.get_docker_client())
         try:
             super().start()
-            self._wait_until_ready()
             self._client = Client(self.address, self.api_key)
         except BaseException:
             self.stop()
@@ -142,7 +139,7 @@ class OrchestratorContainer(DockerContainer, Orchestrator):
         labels = self._labels()
         own = {
             "host": "0.0.0.0",
-            "port": str(_PORT),
+            "port": str(PORT),
             "plugins_dirs": ":".join(f"{MOUNT_POINT}/plugins/{number}" for number in range(len(self._plugins))),
             "operator_key_file": f"{MOUNT_POINT}/operator-key",
             "container_labels": ",".join(f"{name}={value}" for name, value in labels.items()),
@@ -150,7 +147,7 @@ class OrchestratorContainer(DockerContainer, Orchestrator):
         for name, value in {**own, **self._settings}.items():
             self.with_env(f"ORCHESTRATOR_{name.upper()}", value)
         self.with_envs(**{name: os.environ[name] for name in BUILD_VARIABLES if os.environ.get(name)})
-        self.with_exposed_ports(_PORT)
+        self.with_exposed_ports(PORT)
         self.with_command(f"--plan {MOUNT_POINT}/{PLAN}" if self._simulated else "serve --stop-plugins")
         # A fault may be in a plugin's folder.
         self.with_volume_mapping(self._volume, MOUNT_POINT, "rw" if self._simulated else "ro")
@@ -192,25 +189,6 @@ class OrchestratorContainer(DockerContainer, Orchestrator):
     def _labels(self) -> dict[str, str]:
         return {LABEL: self.token, OWNER: self._owner, LABEL_SESSION_ID: SESSION_ID}
 
-    def _wait_until_ready(self) -> None:
-        started = time.monotonic()
-        answer_text = "it does not answer"
-        while True:
-            waited = time.monotonic() - started
-            try:
-                answer = httpx.get(f"{self.address}/readyz", timeout=5, trust_env=False)
-                if answer.status_code == httpx.codes.OK:
-                    return
-                answer_text = answer.text
-                limit = self._startup_timeout
-            except (httpx.TransportError, TimeoutError, ConnectionError):  # its port is not published yet
-                limit = min(_START_SECONDS, self._startup_timeout)
-            self.get_wrapped_container().reload()
-            if self.status == "exited" or waited > limit:
-                log = b"".join(self.get_logs()).decode(errors="replace")[-4000:]
-                raise OrchestratorNotReadyError(f"not ready after {waited:.0f} s: {answer_text}\n{log}")
-            time.sleep(_POLL_SECONDS)
-
 
 def engine_socket(info: Mapping[str, Any]) -> str:
     """The path of the engine's socket on the engine's machine. `info`: its answer to `GET /info`."""
@@ -227,6 +205,18 @@ def _built_image(*, simulated: bool) -> str:
         image = thread.submit(lambda: asyncio.run(build(Settings()))).result()
     # `latest` moves with the next build.
     return next((tag for tag in image.tags if not tag.endswith(":latest")), image.id)
+
+
+def _makes_faults(engine: DockerClient, image: str) -> bool:
+    """Whether it is the testing image; False for one that cannot be had, which the start will say."""
+    try:
+        found = engine.client.images.get(image)
+    except OSError:  # docker's errors are subclasses
+        try:
+            found = engine.client.images.pull(image)
+        except OSError:
+            return False
+    return bool(found.labels.get(SHARED_LABEL) == TESTING_IMAGE)
 
 
 def _use_reaper_if_available(engine: DockerClient) -> None:

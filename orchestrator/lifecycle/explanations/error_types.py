@@ -112,6 +112,14 @@ ERROR_TYPES: Final = (
     ),
     _of_type("UpdateUnderWay", 409, "an update of the plugin is under way", "wait for its end, or stop the plugin"),
     _of_type("NothingToRevert", 409, "the plugin has no former release", "`update` it first"),
+    _of_type("UnknownWebhook", 404, "no webhook has this name", "`orchestrator webhooks list`"),
+    _of_type(
+        "UnknownDelivery",
+        404,
+        "the webhook has no delivery of this id, or not any more",
+        "`orchestrator webhooks deliveries NAME`",
+    ),
+    _of_type("DeliveryPending", 409, "the delivery has not ended: it is attempted again by itself", "wait for its end"),
     _of_type("NotParked", 409, "a run executes or waits, or the plugin takes none", "park it when it is idle"),
     _of_type(
         "TooLarge",
@@ -161,6 +169,12 @@ ERROR_TYPES: Final = (
         "the API key is unknown, revoked or over its date",
         "`orchestrator keys list`",
         "send another key",
+    ),
+    _of_type(
+        "KeyForSomePlugins",
+        403,
+        "webhooks are of all plugins, and the key is for some alone",
+        "use a key with `--plugins '*'`",
     ),
     _of_type("RoleTooSmall", 403, "the key does not have the right that this needs", "`orchestrator keys change NAME`"),
     _of_type(

@@ -10,7 +10,7 @@ from benchmarks.load import Request
 from benchmarks.peers.contestant import ITEMS, TEXT, Contestant, Running, Tool
 
 _POLL = 0.005
-_EXCERPT = 160
+_EXCERPT = 200
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ class Column(NamedTuple):
 
 COLUMNS: Final = (
     Column("cpu", "small call, CPU of both ends, µs"),
-    Column("p50", "p50, ms"),
-    Column("p99", "p99, ms", in_table=False),
+    Column("p50", "small call, p50, ms"),
+    Column("p99", "small call, p99, ms", in_table=False),
     Column("rate", "16 callers, calls/s"),
     Column("upload", "10 MB up, ms"),
     Column("upload_cpu", "10 MB up, CPU, ms", in_table=False),
@@ -57,7 +57,7 @@ TARGETS: Final = (
 def targets(samples: Samples) -> list[Figure]:
     """Those of which there are samples, as in `make bench`."""
     return [
-        Figure(f"ours over {than}: {_TITLES[key]}", found, "x", target)
+        Figure(f"ours over {than}: {_TITLES[key].rpartition(', ')[0]}", found, "x", target)
         for key, than, target in TARGETS
         if (found := samples.ratios(OURS, than, key))
     ]

@@ -19,7 +19,7 @@ from support.live import LiveOrchestrator, live_orchestrator
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
 ]
 
 PLUGIN = TESTS / "fixtures" / "gpu_plugins" / "gpu-echo"

@@ -3,7 +3,6 @@ behind, and serves as many as are wanted from one release.
 """
 
 import json
-import os
 import signal
 import threading
 import time
@@ -27,7 +26,7 @@ from support.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
     pytest.mark.timeout(1800),
 ]
 

@@ -1,6 +1,12 @@
 """The recorded answers: one for each reason code, without anything that differs from run to run."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
+import yaml
+from support.checkout import TESTS
 
 from orchestrator.client.errors import error_of
 from orchestrator.lifecycle import ReasonCode
@@ -41,6 +47,8 @@ def test_normalizing_takes_out_what_differs_and_nothing_else() -> None:
         "generation": 7,
         "log_tail": "anything",
         "stacks": "",
+        "last_used": "2026-11-28T11:42:25Z",
+        "checks": [{"name": "import", "ok": True}, {"name": "init", "ok": False}],
     }
     assert normalized(answer) == {
         "run_id": "0" * 32,
@@ -51,12 +59,24 @@ def test_normalizing_takes_out_what_differs_and_nothing_else() -> None:
         "generation": 1,
         "log_tail": "…",
         "stacks": "",
+        "last_used": None,
+        "checks": [{"name": "init", "ok": False}],
     }
 
 
 def test_the_version_is_in_the_file() -> None:
-    import json
-    from pathlib import Path
-
     recorded = json.loads(Path(contract.__file__).with_name(contract.FILE).read_text())
     assert recorded["version"] == contract.VERSION
+
+
+CASES = yaml.safe_load((TESTS / "fixtures" / "expectations.yaml").read_text())["plugins"]
+OF_ONE_CODE = [case for case in CASES if isinstance(case["reason_code"], str)]
+
+
+@pytest.mark.parametrize("case", OF_ONE_CODE, ids=lambda case: case["plugin"])
+def test_a_fault_on_demand_is_answered_as_the_real_thing(case: dict[str, Any]) -> None:
+    """As the plugin that has this fault in its code: same state, same status."""
+    found = answers()[case["reason_code"]]
+    assert found["state"] == case["state"]
+    answer = found["refused"] if case["call"] is None else found["call"]
+    assert answer is not None and answer["status"] == case["http_status"]

@@ -55,8 +55,11 @@ def _gateway(services: dict[str, Any]) -> Any:
             await getattr(self, f"plugin{number}").to_async.die()
 
         members[f"plugin{number}"] = bentoml.depends(service)
-        members[f"echo{number}"] = bentoml.api(echo, route=f"/{plugin}/echo", name=f"echo{number}")
-        members[f"die{number}"] = bentoml.api(die, route=f"/{plugin}/die", name=f"die{number}")
+        for function in (echo, die):
+            name = f"{function.__name__}{number}"
+            route = f"/{plugin}/{function.__name__}"
+            function.__name__ = name  # the service finds its method by this name
+            members[name] = bentoml.api(function, route=route)
 
     for number, (plugin, service) in enumerate(services.items()):
         add(number, plugin, service)
