@@ -1,8 +1,10 @@
 """The front as an ASGI application: which route is answered from memory, from all hosts, or by one of them."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -24,6 +26,7 @@ from orchestrator.front.event_stream import EventStream
 from orchestrator.front.front_shutdown import FrontShutdown
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.hosts_file import HostEntry
+from orchestrator.front.hosts_watch import watch_hosts_file
 from orchestrator.front.merged_routes import MergedRoutes
 from orchestrator.front.plugin_forwarding import PluginForwarding
 from orchestrator.front.run_forwarding import RunForwarding
@@ -38,9 +41,9 @@ _READS: Final = frozenset({"GET", "HEAD"})
 _WRITE_TIMEOUT: Final = 30.0  # seconds before a reader of events that takes nothing is disconnected
 
 
-def create_front(settings: Settings, entries: Collection[HostEntry]) -> Starlette:
-    """The front over these hosts, for callers with the keys of `settings`. Its lifespan follows the hosts;
-    `state.hosts` has them, and `state.shutdown` ends it.
+def create_front(settings: Settings, entries: Collection[HostEntry], *, hosts_file: Path | None = None) -> Starlette:
+    """The front over these hosts, for callers with the keys of `settings`. Its lifespan follows the hosts, and
+    `hosts_file` where there is one; `state.hosts` has them, and `state.shutdown` ends it.
 
     Raises `KeyFileError` where the API keys cannot be read, and `HostsFileError` where a host's key or CA cannot.
     """
@@ -49,8 +52,12 @@ def create_front(settings: Settings, entries: Collection[HostEntry]) -> Starlett
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        watching = asyncio.create_task(watch_hosts_file(hosts_file, hosts)) if hosts_file else None
         async with hosts.running():
             yield
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait((watching,))
 
     app = Starlette(lifespan=lifespan)
     app.state.hosts, app.state.shutdown = hosts, shutdown
