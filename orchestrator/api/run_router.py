@@ -12,11 +12,12 @@ from fastapi.responses import JSONResponse
 from orchestrator.access.principal import Principal
 from orchestrator.api.body import MAX_SHORT_BODY, QueuedBody, RequestBody, body_limit, read_short_body, too_large
 from orchestrator.api.concealment import Concealment, concealment
-from orchestrator.api.context import ApiContext, Context, Who
+from orchestrator.api.context import FROM_FRONT, ApiContext, Context, Who
 from orchestrator.api.file_response import StoredFileResponse
 from orchestrator.api.problems import problem, respond, unknown_plugin
 from orchestrator.api.request_headers import (
     CODINGS,
+    FRONT_RUN_ID,
     RESPOND_ASYNC,
     RETRY,
     AcceptedFile,
@@ -74,7 +75,7 @@ async def run_tool(name: str, tool: str, request: Request, context: Context, who
     headers = run_headers(request.scope["headers"])
     chosen_id = headers.get("x-run-id")
     if chosen_id is None:
-        return await _run(request, headers, record, tool, run_id=secrets.token_hex(16), context=context, who=who)
+        return await _run(request, headers, record, tool, run_id=_new_id(request, headers), context=context, who=who)
     if not is_run_id(chosen_id):
         sentence = "X-Run-Id has to be 32 hexadecimal digits in lower case; without it the run is given an id."
         return problem(422, sentence, error_type="InvalidRunId", plugin=name)
@@ -82,6 +83,11 @@ async def run_tool(name: str, tool: str, request: Request, context: Context, who
         if await context.tool_runner.lookup.one(chosen_id) is not None:
             return respond(refusals.run_id_taken(), plugin=name)
         return await _run(request, headers, record, tool, run_id=chosen_id, context=context, who=who)
+
+
+def _new_id(request: Request, headers: Mapping[str, str]) -> str:
+    made = headers.get(FRONT_RUN_ID, "")
+    return made if request.scope.get(FROM_FRONT) and is_run_id(made) else secrets.token_hex(16)
 
 
 async def _run(
