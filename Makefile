@@ -18,7 +18,7 @@ down: ## stop the orchestrator, remove its containers, stop the engine if make s
 	@$(BOOTSTRAP)/down
 
 test: python-env page-tools test-tools engine base-image ## run all tests (ARGS= goes to pytest); the engine keeps running, make down stops it
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --side-by-side $(ARGS)
 
 test-quick: python-env page-tools test-tools ## run the tests that need no engine (ARGS= goes to pytest)
 	$(BIN)/pytest -m "not engine" $(ARGS)

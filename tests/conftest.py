@@ -10,7 +10,7 @@ from support.harness import Harness
 from support.own_image import build_own_image
 from support.waiting import PATIENCE
 
-pytest_plugins = ["support.reliability"]
+pytest_plugins = ["support.reliability", "support.side_by_side"]
 
 # On a busy machine an example may take long; pytest's own time limit applies.
 settings.register_profile("quick", deadline=None)

@@ -21,6 +21,7 @@ _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
     "logs": ("plugins", "Inspect"),
     "events": ("plugins", "Inspect"),
     "gpus": ("plugins", "Inspect"),
+    "explain": ("explain", "Inspect"),
     "run": ("runs", "Run"),
     "runs": ("runs", "Run"),
     "mcp": ("mcp", "Run"),

@@ -24,6 +24,7 @@ from orchestrator.client import (
     AccessDenied,
     ApiError,
     Client,
+    InstanceEnded,
     PluginUnavailable,
     TooManyRequests,
     UnexpectedAnswer,
@@ -93,6 +94,8 @@ def exit_code(error: ApiError) -> int:
     match error:
         case Unreachable():
             return EXIT_UNREACHABLE
+        case InstanceEnded():  # the run had begun: it gave no result
+            return EXIT_FAILED
         case PluginUnavailable():
             return EXIT_UNAVAILABLE
         case TooManyRequests():

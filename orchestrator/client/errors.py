@@ -17,6 +17,7 @@ ApiError                 base of all: status, error_type, reason_code, plugin, t
 ├── PluginError              502: the tool raised, crashed, ran out of memory, or its result is no JSON
 │   ├── PluginTimeout            504: over its time limit
 │   └── PluginUnavailable        503: the plugin is FAILED or UNAVAILABLE; reason_code says why
+│       └── InstanceEnded            its instance was ended under the run, by an operator, an update or the host
 ├── RunCancelled             409: the run was cancelled
 ├── FileNotSaved             a file of a result could not be written here
 └── ServerError              500 and any other status
@@ -120,6 +121,12 @@ class PluginUnavailable(PluginError):
     """The plugin is FAILED or UNAVAILABLE; it takes no runs until an operator restarts it."""
 
 
+class InstanceEnded(PluginUnavailable):
+    """The run had begun, and its instance was ended under it: by a stop, a restart or an update (`update.drain`) of an
+    operator, or by the host. The plugin may take runs nevertheless.
+    """
+
+
 class RunCancelled(ApiError):
     """The run was cancelled: it has no result."""
 
@@ -150,6 +157,7 @@ _BY_TYPE: Mapping[str, type[ApiError]] = {
     "UpdateUnderWay": UpdateUnderWay,
     "NothingToRevert": NothingToRevert,
     "NotParked": NotParked,
+    "InstanceEnded": InstanceEnded,
 }
 
 

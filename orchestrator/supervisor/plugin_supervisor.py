@@ -19,15 +19,15 @@ from orchestrator.registry import Check, PluginRecord
 from orchestrator.sandbox.call import RunResult
 from orchestrator.sandbox.verdict import Verdict, verdict_of_run
 from orchestrator.supervisor.adoption import Adopted
-from orchestrator.supervisor.bring_up import Prepared, content_of
 from orchestrator.supervisor.candidate import template_of
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.instance_driver import InstanceDriver
-from orchestrator.supervisor.instance_set import InstanceSet, Template
+from orchestrator.supervisor.instance_set import InstanceSet
 from orchestrator.supervisor.log_follower import follow_instance, follow_logs
 from orchestrator.supervisor.parking import RecentUse
+from orchestrator.supervisor.preparation import Prepared, Template, content_of
 from orchestrator.supervisor.releases import (
     Command,
     Release,
@@ -107,6 +107,7 @@ class PluginSupervisor:
         """The restart that prepares the next instances."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._set = InstanceSet(plugin.name, deps, self._notify_changed, lambda: self.runs_waiting)
+        self._roster = self._set.roster
         self._file = ReleaseFile(deps.releases, plugin.name)
         self._updater = Updater(
             plugin.name, deps, self._set, self._file, on_switch=self._switched, on_change=self._notify_changed
@@ -135,17 +136,17 @@ class PluginSupervisor:
     @property
     def instances(self) -> Collection[Instance]:
         """Oldest first; those that ended are among them until they are replaced."""
-        return tuple(self._set)
+        return tuple(self._roster)
 
     @property
     def instance(self) -> Instance | None:
         """The newest instance, also where it has ended."""
-        return self._set.newest
+        return self._roster.newest
 
     @property
     def expected_tokens(self) -> set[str]:
         """The tokens of instances that have a container, or may get one."""
-        return self._set.tokens
+        return self._roster.tokens
 
     @property
     def folder(self) -> Path:
@@ -165,8 +166,8 @@ class PluginSupervisor:
     @property
     def idle(self) -> bool:
         """It has no instance, nothing is left of one, and no command is under way."""
-        busy = self.restarting or self._command.locked() or self._set.beginning or bool(self._set.serving)
-        return not busy and not self._updater.running and self._set.removed
+        busy = self.restarting or self._command.locked() or self._set.beginning or bool(self._roster.serving)
+        return not busy and not self._updater.running and self._roster.removed
 
     @property
     def returning(self) -> bool:
@@ -186,7 +187,7 @@ class PluginSupervisor:
     @property
     def parked(self) -> bool:
         """A run begins its instances again."""
-        return self._set.parked or self._uncalled
+        return self._roster.parked or self._uncalled
 
     @property
     def waking(self) -> bool:
@@ -223,14 +224,14 @@ class PluginSupervisor:
 
     def instance_with(self, token: str) -> Instance | None:
         """`token`: the `instance` of an identity. Also one that has ended, as long as its container may be there."""
-        return self._set.instance_with(token)
+        return self._roster.instance_with(token)
 
     def close_for(self, generation: int, reason: str) -> None:
         """Let an instance go for another plugin: it takes no new runs, and is parked when those that it has, and those
         that wait for it now, have ended.
         """
         self._set.close_for(generation, Verdict(ReasonCode.PARKED, reason))
-        if not self._set.serving:
+        if not self._roster.serving:
             self._spawn(self._hold("parked"))
 
     # Commands of operators
@@ -245,7 +246,7 @@ class PluginSupervisor:
             async with self._command:
                 await self._allowed("start")
                 await self._hold(None)
-                if self._set.serving or (self._set.draining and not self._set.closing):
+                if self._roster.serving or (self._roster.draining and not self._roster.closing):
                     self._set.begin_missing()
                 elif not self._set.beginning:
                     await self._start_new()
@@ -261,7 +262,7 @@ class PluginSupervisor:
 
     async def start_stopped(self) -> None:
         """Begin as stopped, as an operator left it: a command starts it."""
-        if self._set.serving or self._set.draining:  # the orchestrator was killed before it had stopped them
+        if self._roster.serving or self._roster.draining:  # the orchestrator was killed before it had stopped them
             await self.stop()
         else:
             self._begin_without(Verdict(ReasonCode.STOPPED, _STOPPED), self.manifest)
@@ -323,7 +324,7 @@ class PluginSupervisor:
             await self._allowed("park")
             if self.parked:
                 return True
-            if self.busy or not self._set.serving or self._set.beginning or self.restarting:
+            if self.busy or not self._roster.serving or self._set.beginning or self.restarting:
                 return False
             self._set.park(reason)
             await self._hold("parked")
@@ -371,7 +372,7 @@ class PluginSupervisor:
         generations of those that are to end with their runs.
         """
         self._adopting = True
-        self._updater.newest_seen = max(found.instance.generation for found in adopted)
+        self._updater.seen(max(found.instance.generation for found in adopted))
         self._to_drain = frozenset(drains)
         manifest = adopted[-1].instance.manifest
         self._plugin = replace(self._plugin, manifest=manifest, error=None)
@@ -469,11 +470,11 @@ class PluginSupervisor:
             self.waiting_since = now
         self._runs_waiting += 1
         try:
-            while (instance := self._set.free_instance(tool)) is None:
+            while (instance := self._roster.free_instance(tool)) is None:
                 if self.parked and not self._coming:
                     self._unpark()
-                elif not (self._set.serving or self._set.closing or self._coming):
-                    raise InstanceEndedError(self._set.cause or self._refusal)
+                elif not (self._roster.serving or self._roster.closing or self._coming):
+                    raise InstanceEndedError(self._roster.cause or self._refusal)
                 else:
                     self._deps.gpus.changed()
                     await self._changed.wait()
@@ -487,14 +488,14 @@ class PluginSupervisor:
         verdict = verdict_of_run(tool, result, tolerant=tolerant)
         instance.used_at = asyncio.get_running_loop().time()
         # A run may return after its instance was replaced, and must not end the new one.
-        driver = self._set.driver_of(instance.identity.instance)
+        driver = self._roster.driver_of(instance.identity.instance)
         if verdict is not None and driver is not None:
             driver.end(verdict)
         self.run_left()
 
     def run_left(self) -> None:
         """The place of a run is free: for one that waits, or for the end of an instance that is drained."""
-        if self._set.draining:
+        if self._roster.draining:
             self._set.advance()
         else:  # nothing has become of an instance
             self._watch_idleness()
@@ -504,11 +505,14 @@ class PluginSupervisor:
 
     def driver_of(self, token: str) -> InstanceDriver | None:
         """`token`: the `instance` of an identity."""
-        return self._set.driver_of(token)
+        return self._roster.driver_of(token)
 
     def add_check(self, check: Check) -> None:
         """A finding about the newest instance, ended or not."""
-        if self.instance is not None and (driver := self._set.driver_of(self.instance.identity.instance)) is not None:
+        if (
+            self.instance is not None
+            and (driver := self._roster.driver_of(self.instance.identity.instance)) is not None
+        ):
             driver.add_check(check)
 
     def retry_removal(self) -> None:
@@ -524,14 +528,14 @@ class PluginSupervisor:
     @property
     def _uncalled(self) -> bool:
         """It was parked before it ever had an instance."""
-        return self._set.newest is None and self._refusal.code is ReasonCode.PARKED
+        return self._roster.newest is None and self._refusal.code is ReasonCode.PARKED
 
     def _unpark(self) -> None:
         self.asked = False
         self._woken = True
         self._spawn(self._hold(None))
         # In a context of its own: what it logs is not the run's that came first.
-        if self._set.parked:
+        if self._roster.parked:
             Context().run(self._set.unpark)
         else:
             self._restarts += 1  # now: one start for all that wait
@@ -559,22 +563,22 @@ class PluginSupervisor:
             self._idle.cancel()
             self._idle = None
         manifest = self._plugin.manifest
-        if manifest is not None and manifest.idle.after is not None and self._set.serving:
+        if manifest is not None and manifest.idle.after is not None and self._roster.serving:
             seconds = manifest.idle.after.total_seconds()
             loop = asyncio.get_running_loop()
             self._idle = loop.call_later(seconds, self._park_idle, seconds, context=Context())
 
     def _park_idle(self, seconds: float) -> None:
         busy = self.busy or self._coming or self._updater.running or self._command.locked()
-        if self._set.serving and not busy:
+        if self._roster.serving and not busy:
             self._set.park(
                 f"It had no run for {format_duration(seconds)} (`idle.after`). The next run starts it again."
             )
-        elif self._set.serving:
+        elif self._roster.serving:
             self._watch_idleness()
 
     def _instance_of(self, generation: int) -> Instance | None:
-        return next((instance for instance in self._set if instance.generation == generation), None)
+        return next((instance for instance in self._roster if instance.generation == generation), None)
 
     def _replicas(self, manifest: Manifest) -> int:
         scaled = self._file.state.replicas
@@ -582,8 +586,7 @@ class PluginSupervisor:
 
     async def _allowed(self, command: Command) -> None:
         """Raises `UpdateRefusedError`."""
-        require_allowed(command, self._file.state)
-        await self._updater.settled()
+        await self._updater.allow(command)
 
     def _require_no_restart(self, command: Literal["update", "revert"]) -> None:
         if self._preparation is not None:
@@ -621,7 +624,7 @@ class PluginSupervisor:
         async with self._command:
             await self._allowed("restart")
             await self._hold(None)
-            if not any(instance.ready for instance in self._set.serving):
+            if not any(instance.ready for instance in self._roster.serving):
                 await self._set.end(Verdict(ReasonCode.STOPPED, why))
                 await self._start_new(anew=True)
                 return None
@@ -715,7 +718,7 @@ class PluginSupervisor:
     def _notify_changed(self) -> None:
         coming = self._coming
         self._woken = self._woken and coming
-        if self._set.parked and not coming and self.held is None:
+        if self._roster.parked and not coming and self.held is None:
             self._spawn(self._hold("parked"))
         self._watch_idleness()
         if (release := self._updater.unrecorded()) is not None:

@@ -4,6 +4,7 @@ A *release* is what instances are made from: a manifest, an image, a fingerprint
 `releases` has it on file.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -43,6 +44,7 @@ class UpdateStep(StrEnum):
 
 
 _S = UpdateStep
+_RESTART: Final = re.compile(r"\brestart the plugin(?=[.;,]|$)|(?<=then )restart it(?=[.;,]|$)")
 
 STEPS: Final[Mapping[UpdateStep, frozenset[UpdateStep]]] = {
     _S.PROPOSED: frozenset({_S.BUILT, _S.REJECTED}),
@@ -155,6 +157,11 @@ def stepped(update: Update, step: UpdateStep, now: datetime, **changes: Any) -> 
     """The update at its next step. Raises `TransitionError`."""
     check_step(update.step, step)
     return replace(update, step=step, times={**update.times, step.value: now}, **changes)
+
+
+def remedied(reason: str, kind: Literal["update", "revert"]) -> str:
+    """The reason of an end of an instance as that of an update: once it is fixed, the next step is another update."""
+    return _RESTART.sub(f"{kind} again", reason)
 
 
 def step_sentence(update: Update) -> str:

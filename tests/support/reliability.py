@@ -51,6 +51,12 @@ class ReliabilityTable:
         """A measured value, reported beside its target. It fails no test, since it depends on the machine."""
         self._worst(figure, value, target, unit)
 
+    def add(self, row: Row) -> None:
+        """A figure of another process of this session."""
+        if row.figure in self.rows:
+            raise ValueError(f"{row.figure!r} is measured in two processes")
+        self.rows[row.figure] = row
+
     def _count(self, figure: str, right: int, of: int) -> None:
         before = self.rows.get(figure)
         right, of = right + int(before.value if before else 0), of + (before.of if before else 0)

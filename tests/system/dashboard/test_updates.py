@@ -135,9 +135,10 @@ async def test_an_update_is_followed_step_by_step_to_its_end(kit: Page, updates:
 
 
 async def test_a_rejection_has_its_reason_and_the_post_mortem(kit: Page, updates: Updates) -> None:
-    await press(kit, "Update")
-    updates.listed[:] = [REJECTED, update("SETTLED", id="9c")]
     panel = kit.get_by_role("region", name="Update of kit")
+    await press(kit, "Update")
+    await expect(panel.get_by_role("heading")).to_have_text("Update")
+    updates.listed[:] = [REJECTED, update("SETTLED", id="9c")]
     await expect(panel.get_by_role("status")).to_have_text(
         f"Rejected: the plugin stays what it was (1.2.0). INVALID_OUTPUT: {WHY}"
     )

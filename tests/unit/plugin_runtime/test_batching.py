@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import threading
 import time
 
@@ -271,14 +272,13 @@ def queued(runtime, *names):
     """Calls that wait for a batch, behind as many that execute as may."""
     first = [Caller(runtime, f"first-{number}", "held", names="first") for number in range(runtime.concurrency)]
     callers = [Waiting(runtime, name, "held", names=name) for name in names]
-    wait_for(lambda: all(arrived(runtime, name) for name in names))
-    time.sleep(0.1)  # for them to be read: nothing shows that
+    wait_until_read(runtime, len(first) + len(callers))
     return first, callers
 
 
-def arrived(runtime, run_id):
-    """A run that has arrived has no such file; one that has not is not known."""
-    return "no file of this name" in about(runtime, "GET", f"{run_id}/files/none").json()["error"]
+def wait_until_read(runtime, calls):
+    """Until so many calls of batched tools have been read and are not yet answered: their threads' stacks show it."""
+    wait_for(lambda: len(re.findall(r'batching\.py", line \d+ in _wait', runtime.diagnose())) == calls)
 
 
 class Waiting(Caller):
@@ -311,14 +311,13 @@ def test_a_run_that_is_cancelled_while_it_waits_leaves_the_batch(gate):
 
 def test_a_run_whose_caller_hangs_up_while_it_waits_leaves_the_batch_unless_its_answer_is_retained(gate):
     first, (a,) = queued(gate, "a")
-    for name, keep in (("gone", 0), ("kept", 1)):
+    for number, (name, keep) in enumerate((("gone", 0), ("kept", 1)), 1):
         body = json.dumps({"names": name}).encode()
         head = f"POST /tools/held HTTP/1.1\r\nContent-Type: application/json\r\nX-Run-Id: {name}\r\n"
         head += f"X-Run-Keep: {keep}\r\n"
         with gate.connect("tools") as connection:
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            wait_for(lambda: arrived(gate, name))  # noqa: B023 - before the next is sent
-            time.sleep(0.1)  # for it to be read
+            wait_until_read(gate, len(first) + 1 + number)  # before the next is sent
     open_gate(gate)
     assert sorted(a.ended().json()["result"][1:]) == ["a", "kept"]
     assert sorted(about(gate, "GET", "kept").json()["result"][1:]) == ["a", "kept"]
@@ -393,7 +392,7 @@ def test_a_time_limit_shorter_than_the_wait_starts_the_batch(launch_once):
     """
     runtime = launch_once(source).ready()
     patient = Waiting(runtime, "patient", "size", names="a")
-    time.sleep(0.1)  # for it to arrive first
+    wait_until_read(runtime, 1)
     with runtime.new_client("tools") as client:
         answer = client.post("/tools/size", json={"names": "b"}, headers={"X-Time-Limit": "1"})
     assert answer.json()["result"] == 2
@@ -444,8 +443,7 @@ def test_a_stop_ends_what_waits_and_what_executes(launch_once):
     executing = [Waiting(runtime, name, "looks", names=name) for name in "ab"]
     wait_for(lambda: all(executes(runtime, name) for name in "ab"))
     waiting = Waiting(runtime, "c", "held", names="c")
-    wait_for(lambda: arrived(runtime, "c"))
-    time.sleep(0.1)  # for it to be read
+    wait_until_read(runtime, 3)
     runtime.process.terminate()
     assert runtime.process.wait(10) == 0
     assert {caller.ended().status_code for caller in (*executing, waiting)} == {409}

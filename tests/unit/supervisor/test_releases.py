@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -259,19 +260,20 @@ async def test_a_change_that_is_given_up_is_over_before_the_next(
 ) -> None:
     """Its thread cannot be stopped: both at once would leave either of the two."""
     store = ReleaseStore(tmp_path)
-    write, slow = ReleaseStore.write, True
+    write, slow, writes = ReleaseStore.write, True, threading.Event()
 
     def write_slowly(store: ReleaseStore, plugin: str, state: PluginReleases) -> None:
         nonlocal slow
         if slow:
             slow = False
+            writes.set()
             time.sleep(0.3)
         write(store, plugin, state)
 
     monkeypatch.setattr(ReleaseStore, "write", write_slowly)
     file = ReleaseFile(store, "reader")
     given_up = asyncio.create_task(file.change(lambda state: replace(state, replicas=2)))
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(writes.wait, 10)
     given_up.cancel()
     await file.change(lambda state: replace(state, replicas=(state.replicas or 0) + 1))
     assert file.state.replicas == 3

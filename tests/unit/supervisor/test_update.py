@@ -32,6 +32,7 @@ from orchestrator.supervisor.update import (
     check_step,
     choose_strategy,
     proposed,
+    remedied,
     stepped,
 )
 
@@ -220,3 +221,21 @@ def test_a_stop_ends_it_at_every_step(steps: int) -> None:
     assert stopped.step is (UpdateStep.SETTLED if steps >= 3 else UpdateStep.REJECTED)
     assert (stopped is update) == (steps == 4)
     assert next_action(stopped, [], NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("It left by itself. Fix it, then restart the plugin.", "It left by itself. Fix it, then update again."),
+        ("Do this; then restart the plugin. Or that.", "Do this; then update again. Or that."),
+        ("Fix the plugin, then restart it.", "Fix the plugin, then update again."),
+        ("pull it, then restart the plugin", "pull it, then update again"),
+        # Another plugin, the engine, the plugin's own words.
+        ("then restart the plugin reader.", "then restart the plugin reader."),
+        ("and restart the engine.", "and restart the engine."),
+        ("Nothing is on file of 2.0.0; restart it.", "Nothing is on file of 2.0.0; restart it."),
+    ],
+)
+def test_what_to_do_about_a_rejection_is_another_update(said: str, shown: str) -> None:
+    assert remedied(said, "update") == shown
+    assert remedied("Fix it, then restart the plugin.", "revert") == "Fix it, then revert again."
