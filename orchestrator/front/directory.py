@@ -54,8 +54,8 @@ class KnownPlugin:
 class KnownHost:
     """One host, and its plugins by name.
 
-    `waiting_for`: plugins in their first start, None until it has said so; `stopping`: its orchestrator is on its way
-    out.
+    `waiting_for`: plugins in their first start, None until it has said so; where its orchestrator is `stopping`, those
+    with runs under way.
     """
 
     name: str

@@ -21,7 +21,6 @@ from orchestrator.api.request_headers import SSE, wanted_stream
 from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse
 from orchestrator.front.cursors import Cursor, CursorError
 from orchestrator.front.event_stream import EventStream
-from orchestrator.front.front_answers import json_response
 from orchestrator.front.front_shutdown import FrontShutdown
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.hosts_file import HostEntry
@@ -128,7 +127,7 @@ class _Front:
             "/v1/events": lambda: self._events(scope, path, None, principal),
             "/v1/hosts": lambda: _ready(merged.hosts()),
             "/metrics": lambda: merged.metrics(principal),
-            "/healthz": lambda: _ready(json_response({"status": "ok"})),
+            "/healthz": merged.liveness,
             "/readyz": lambda: merged.readiness(principal, stopping=self._shutdown.requested.is_set()),
         }
         if path in fixed:

@@ -97,7 +97,7 @@ class HostFeed:
             raise _FeedError(f"What answers as the host {self._link.name} is no orchestrator ({answer.status}).")
         known, now = self._record.known, self._record.now()
         stopping = found["status"] == "stopping"
-        known = directory.readiness(known, () if stopping else tuple(found["waiting_for"]), stopping=stopping)
+        known = directory.readiness(known, tuple(found["waiting_for"]), stopping=stopping)
         # One whose plugins are not known yet, or not any more, has to list them first.
         self._record.put(directory.observed(known, heard(known.status, now)) if self._synced else known)
 

@@ -77,16 +77,27 @@ class MergedRoutes:
         asked = [host for host in self._hosts.names if self._hosts.worth_waiting(host)]
         await self._hosts.within_health([self._hosts.ask_readiness(host) for host in asked], asked)
         known = list(self._hosts.directory)
-        joining = [host.name for host in known if host.status.state is HostState.JOINING and not host.status.problem]
+        joining = any(host.status.state is HostState.JOINING and host.status.problem is None for host in known)
         answering = [host for host in known if host.status.answers]
-        waiting = sorted({name for host in answering for name in host.waiting_for or () if principal.sees(name)})
-        status = "stopping" if stopping else "ready" if answering and not (waiting or joining) else "starting"
-        found = {
-            "status": status,
-            "waiting_for": waiting,
-            "hosts": {host.name: host.status.state for host in known},
-        }
-        return json_response(found, 200 if status == "ready" else 503)
+        waiting = sorted({name for host in answering for name in host.waiting_for or ()})
+        if stopping or (answering and all(host.stopping for host in answering)):
+            status = "stopping"
+        else:
+            status = "ready" if answering and not (waiting or joining) else "starting"
+        seen = [name for name in waiting if principal.sees(name)]
+        return json_response({"status": status, "waiting_for": seen}, 200 if status == "ready" else 503)
+
+    async def liveness(self) -> Response:
+        """GET /healthz: 200 while the front serves, with what is wrong with any host's history."""
+        histories: dict[str, Mapping[str, Any]] = {}
+
+        async def ask(host: str) -> None:
+            answer = (await self._hosts.link(host).get("/healthz", within=2 * FRESH_SECONDS)).json()
+            histories[host] = answer["history"]
+
+        asked = [host for host in self._hosts.names if self._hosts.worth_waiting(host)]
+        await self._hosts.within_health([ask(host) for host in asked], asked)
+        return json_response({"status": "ok", "history": merging.history_report(histories)})
 
     # From all hosts' answers
 

@@ -104,6 +104,19 @@ def gpu_report(reports: Mapping[str, Mapping[str, Any]], silent: Iterable[str] =
     }
 
 
+def history_report(histories: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `GET /healthz` says of history, from that of each host."""
+    several = len(histories) > 1
+    sentences = {
+        name: [f"{host}: {text}" if several else text for host, history in histories.items() if (text := history[name])]
+        for name in ("problem", "notice")
+    }
+    return {
+        **{name: " ".join(each) or None for name, each in sentences.items()},
+        "lost": sum(history["lost"] for history in histories.values()),
+    }
+
+
 def _of_all(reports: Iterable[tuple[str, Mapping[str, Any]]], name: str) -> list[Any]:
     return [{**each, "host": host} for host, report in reports for each in report.get(name) or ()]
 

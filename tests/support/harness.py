@@ -21,6 +21,8 @@ import yaml
 from fastapi import FastAPI
 from starlette.applications import Starlette
 
+from orchestrator.access.key_store import KeyStore
+from orchestrator.access.keys import Role
 from orchestrator.api.http_protocol import BoundedProtocol
 from orchestrator.app import create_app
 from orchestrator.containers.memory import MemoryEngine, Program, ProgramHandle
@@ -145,7 +147,7 @@ class Harness:
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
         self.address = address = await serve_app(self._stack, self.app, self.app.state.context.shutdown.requested)
         if Harness.through_front:
-            address = await open_front(self._stack, self._front_settings, [HostEntry(name="here", address=address)])
+            address = await open_front(self._stack, self.settings, [self.host_entry("here")])
         self._client = await self._stack.enter_async_context(
             # Plain HTTP: without `verify` it need not read all the host's certificates each time.
             httpx.AsyncClient(base_url=address, timeout=TIMEOUT * 2, trust_env=False, verify=False)
@@ -216,9 +218,14 @@ class Harness:
     async def _program(self, spec: ContainerSpec, handle: ProgramHandle) -> int:
         return await self.runtimes[spec.environment["PLUGIN_NAME"]](spec, handle)
 
-    @property
-    def _front_settings(self) -> Settings:
-        return self.settings.model_copy(update={"state_dir": self.settings.state_dir.with_name("front")})
+    def host_entry(self, name: str) -> HostEntry:
+        """The open orchestrator as a front's host; where it has keys, with one for the front."""
+        store = KeyStore(self.settings.state_dir)
+        file = None
+        if store.listed():
+            file = self.settings.state_dir / "front-key"
+            file.write_text(store.add(f"front-{len(store.listed())}", Role.OPERATOR))
+        return HostEntry(name=name, address=self.address + self.settings.root_path, key_file=file)
 
 
 async def serve_app(stack: AsyncExitStack, app: Starlette, stopping: asyncio.Event) -> str:
