@@ -17,6 +17,7 @@ from orchestrator import dashboard, deployment
 from orchestrator.api import (
     events_router,
     health_router,
+    host_router,
     plugins_router,
     problems,
     run_router,
@@ -46,6 +47,7 @@ from orchestrator.registry.history import HistoryStore
 from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
 from orchestrator.settings import Settings
 from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.drain_mark import DrainMark
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
 from orchestrator.supervisor.releases import ReleaseStore
@@ -131,6 +133,7 @@ def create_app(
                 metrics=metrics,
                 history=history,
                 shutdown=shutdown,
+                drain_mark=DrainMark(settings.state_dir),
             )
             for folder, problem in deps.loader.unusable_directories().items():
                 _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, problem)
@@ -196,6 +199,7 @@ def _add_routes(app: FastAPI, mcp: McpEndpoint) -> None:
         events_router,
         run_router,
         runs_router,
+        host_router,
         system_router,
     ):
         app.include_router(module.router)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -21,15 +22,21 @@ from orchestrator.api.request_headers import SSE, wanted_stream
 from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse
 from orchestrator.front.cursors import Cursor, CursorError
 from orchestrator.front.event_stream import EventStream
+from orchestrator.front.fencing import Fencing
 from orchestrator.front.front_shutdown import FrontShutdown
+from orchestrator.front.host_commands import HostCommands
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.hosts_file import HostEntry
+from orchestrator.front.hosts_file_watch import following
 from orchestrator.front.merged_routes import MergedRoutes
+from orchestrator.front.moving import Moving
+from orchestrator.front.placing import Placing
 from orchestrator.front.plugin_forwarding import PluginForwarding
 from orchestrator.front.run_forwarding import RunForwarding
 from orchestrator.settings import Settings
 
 _RUN: Final = re.compile(r"/v1/plugins/([^/]+)/tools/([^/]+)/run")
+_COMMAND: Final = re.compile(r"/v1/(?:plugins/(?P<plugin>[^/]+)/move|hosts(?:/(?P<host>[^/]+)/(?P<action>[^/]+))?)")
 _PLUGIN: Final = re.compile(r"/v1/plugins/([^/]+)/([^/]+)(?:/.*)?")
 _ONE_RUN: Final = re.compile(r"/v1/runs/([^/]+)(?:/.*)?")
 _GPU: Final = re.compile(r"/v1/gpus/([^/]+)/release")
@@ -37,9 +44,9 @@ _READS: Final = frozenset({"GET", "HEAD"})
 _WRITE_TIMEOUT: Final = 30.0  # seconds before a reader of events that takes nothing is disconnected
 
 
-def create_front(settings: Settings, entries: Collection[HostEntry]) -> Starlette:
-    """The front over these hosts, for callers with the keys of `settings`. Its lifespan follows the hosts;
-    `state.hosts` has them, and `state.shutdown` ends it.
+def create_front(settings: Settings, entries: Collection[HostEntry], file: Path | None = None) -> Starlette:
+    """The front over these hosts, for callers with the keys of `settings`. Its lifespan follows the hosts, and what is
+    changed in their `file`; `state.hosts` has them, and `state.shutdown` ends it.
 
     Raises `KeyFileError` where the API keys cannot be read, and `HostsFileError` where a host's key or CA cannot.
     """
@@ -48,7 +55,7 @@ def create_front(settings: Settings, entries: Collection[HostEntry]) -> Starlett
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with hosts.running():
+        async with hosts.running(), Fencing(hosts).running(), following(file, hosts):
             yield
 
     app = Starlette(lifespan=lifespan)
@@ -72,7 +79,9 @@ class _Front:
         dropped = frozenset({settings.proxy_user_header.lower().encode()})
         self._merged = MergedRoutes(hosts)
         self._runs = RunForwarding(hosts, pace, dropped=dropped)
-        self._plugins = PluginForwarding(hosts, pace, dropped=dropped)
+        self._placing = Placing(hosts)
+        self._plugins = PluginForwarding(hosts, self._placing, pace, dropped=dropped)
+        self._commands = HostCommands(hosts, Moving(hosts, self._placing), pace)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -102,6 +111,8 @@ class _Front:
                 await _stopping()(scope, receive, send)
             else:
                 await self._runs.run(found[1], found[2], scope, receive, send)
+        elif method == "POST" and (found := _COMMAND.fullmatch(path)):
+            await self._commands.answer(found, scope, receive, send)
         elif method in _READS and (response := self._own(path, scope)) is not None:
             await (await response)(scope, receive, send)
         elif found := _ONE_RUN.fullmatch(path):
@@ -138,6 +149,8 @@ class _Front:
         name, action = found[1], found[2]
         if action == "health":
             return merged.plugin_health(name, principal)
+        if action == "placement" and len(self._hosts.names) > 1:
+            return self._placing.report(name)
         if action == "events" and len(self._hosts.directory.holding(name)) > 0:
             return self._events(scope, path, name, principal)
         return None

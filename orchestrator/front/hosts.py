@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, Final
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.front import directory
+from orchestrator.front import directory, host_state
 from orchestrator.front.directory import Directory, KnownHost
 from orchestrator.front.host_feed import HostFeed
 from orchestrator.front.host_link import HostLink
@@ -31,25 +31,50 @@ class Hosts:
         self.clock = clock
         self._directory = Directory()
         self._members: dict[str, _Member] = {}
-        for entry in entries:
-            self._members[entry.name] = _Member(entry, self)
-            known = directory.joined(entry.name, entry.address, entry.labels, clock())
-            self._directory = self._directory.with_host(known)
         self._listeners: set[Callable[[], None]] = set()
+        self._feeds: dict[str, asyncio.Task[None]] | None = None
+        """While the hosts are followed."""
+        for entry in entries:
+            self.add(entry)
+        self.leaving: set[tuple[str, str]] = set()
+        """Host and plugin of moves under way: new runs go to the plugin's other hosts."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Follow all hosts while entered."""
-        tasks = [asyncio.create_task(member.feed.follow()) for member in self._members.values()]
-        tasks.append(asyncio.create_task(self._tick()))
+        self._feeds = {name: asyncio.create_task(member.feed.follow()) for name, member in self._members.items()}
+        tick = asyncio.create_task(self._tick())
         try:
             yield
         finally:
+            tasks = (tick, *self._feeds.values())
+            self._feeds = None
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for member in self._members.values():
                 await member.close()
+
+    def add(self, entry: HostEntry) -> None:
+        """Another host, JOINING. Raises `HostsFileError` where its key or certificates cannot be read."""
+        member = self._members[entry.name] = _Member(entry, self)
+        known = directory.joined(entry.name, entry.address, entry.labels, self.clock())
+        self._directory = self._directory.with_host(known)
+        if self._feeds is not None:
+            self._feeds[entry.name] = asyncio.create_task(member.feed.follow())
+        self._changed()
+
+    async def forget(self, host: str) -> None:
+        """It is no host of this front any more. Nothing there is ended."""
+        known, member = self.directory.hosts[host], self._members.pop(host)
+        self.put(directory.observed(known, host_state.forgotten(known.status, self.clock())))
+        self._directory = self._directory.without_host(host)
+        feed = None if self._feeds is None else self._feeds.pop(host, None)
+        if feed is not None:
+            feed.cancel()
+            await asyncio.gather(feed, return_exceptions=True)
+        await member.close()
+        self._changed()
 
     # What is known
 
@@ -64,6 +89,11 @@ class Hosts:
         return self._directory
 
     @property
+    def entries(self) -> tuple[HostEntry, ...]:
+        """As they were listed."""
+        return tuple(member.link.entry for member in self._members.values())
+
+    @property
     def names(self) -> list[str]:
         return list(self._members)
 
@@ -76,8 +106,17 @@ class Hosts:
             why = f": {host.status.problem}" if host.status.problem else ""
             _log.info("the host %s is %s%s", host.name, host.status.state, why)
         self._directory = self._directory.with_host(host)
+        self._changed()
+
+    def _changed(self) -> None:
         for listener in self._listeners:
             listener()
+
+    def mark(self, host: str, *, drained: bool) -> None:
+        """An operator has drained or resumed it, which the host itself has on file."""
+        known, now = self.directory.hosts[host], self.clock()
+        change = host_state.drained if drained else host_state.resumed
+        self.put(directory.observed(known, change(known.status, now)))
 
     @contextmanager
     def listening(self, listener: Callable[[], None]) -> Iterator[None]:

@@ -93,7 +93,9 @@ class PlacementField(BaseModel):
     def labels(self) -> dict[str, str]:
         """Labels that a host must have, with their values."""
         prefix = LABEL
-        return {name.removeprefix(prefix): str(value) for name, value in self.requires.items() if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): str(value) for name, value in self.requires.items() if name.startswith(prefix)
+        }
 
 
 def placement_field(value: Any) -> Any:

@@ -22,6 +22,7 @@ from orchestrator.supervisor.adoption import Adopted
 from orchestrator.supervisor.candidate import template_of
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.hand_over import Epoch, moved_sentence
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.instance_driver import InstanceDriver
 from orchestrator.supervisor.instance_set import InstanceSet
@@ -30,6 +31,7 @@ from orchestrator.supervisor.parking import RecentUse
 from orchestrator.supervisor.preparation import Prepared, Template, content_of
 from orchestrator.supervisor.releases import (
     Command,
+    PluginReleases,
     Release,
     ReleaseFile,
     ReleaseStoreError,
@@ -48,6 +50,7 @@ _NOT_CALLED: Final = "It has not been called yet, and starts with its first run 
 _PARKED: Final = "An operator parked it. The next run starts it again."
 _STILL_PARKED: Final = "It was parked before the orchestrator was started anew. The next run starts it again."
 _STOPPED: Final = "An operator stopped it. A start brings it back."
+_NOT_PLACED: Final = "It was never started on this host, where only what a command starts serves (ORCHESTRATOR_PLACED)."
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
 _CHANGED: Final = "The orchestrator was started anew, and its folder has changed: a new instance is on its way."
 
@@ -180,6 +183,21 @@ class PluginSupervisor:
         return self._file.state.held
 
     @property
+    def unplaced(self) -> bool:
+        """It waits for a command that starts it here: a front places plugins, and has not placed it on this host."""
+        return self._deps.settings.placed and not self._file.state.placed
+
+    @property
+    def moved_to(self) -> str | None:
+        """The host that it was handed over to, or is being: it takes no new runs here."""
+        return self._file.state.moved_to
+
+    @property
+    def epoch(self) -> Epoch:
+        """The highest seen."""
+        return self._file.state.epoch
+
+    @property
     def updating(self) -> bool:
         """An update is under way."""
         return self._updater.under_way is not None
@@ -265,7 +283,10 @@ class PluginSupervisor:
         if self._roster.serving or self._roster.draining:  # the orchestrator was killed before it had stopped them
             await self.stop()
         else:
-            self._begin_without(Verdict(ReasonCode.STOPPED, _STOPPED), self.manifest)
+            to = self.moved_to
+            reason = _STOPPED if self.held else _NOT_PLACED
+            reason = reason if to is None else moved_sentence(self.name, to)
+            self._begin_without(Verdict(ReasonCode.STOPPED, reason), self.manifest)
 
     async def restart(self, wait: float = 0.0) -> Verdict | None:
         """Replace all instances by new ones, from the manifest as it is now. Those that are ready serve on until the
@@ -314,6 +335,19 @@ class PluginSupervisor:
                 await self._hold("stopped")
             self._stop_parked(Verdict(ReasonCode.STOPPED, reason))
             await self._set.end(Verdict(ReasonCode.STOPPED, reason))
+
+    async def record_move(self, to: str | None, epoch: Epoch) -> None:
+        """Have on file that it was moved to another host, or, with None, here. Raises `ReleaseStoreError`."""
+        await self._file.change(lambda state: msgspec.structs.replace(state, moved_to=to, epoch=epoch))
+
+    async def show_stopped(self, reason: str) -> None:
+        """Why it ended here before counts no more: it is shown as stopped for this reason."""
+        async with self._command:
+            cause = self._roster.cause or self._refusal
+            if cause.code is not ReasonCode.STOPPED and not self._roster.serving and not self._coming:
+                await self._set.torn_down()
+                self._set.clear()
+                self._begin_without(Verdict(ReasonCode.STOPPED, reason), self.manifest)
 
     async def park(self, reason: str = _PARKED) -> bool:
         """Stop the instances until a run comes for them, or a command. False, and nothing happens, where one executes a
@@ -602,8 +636,15 @@ class PluginSupervisor:
 
     async def _hold(self, held: Literal["stopped", "parked"] | None) -> None:
         """Have it on file whether the orchestrator's next start begins instances. A command is obeyed without."""
+
+        def change(state: PluginReleases) -> PluginReleases:
+            if held is not None:
+                return msgspec.structs.replace(state, held=held)
+            placed = state.placed or (self.asked and self._deps.settings.placed)
+            return msgspec.structs.replace(state, held=None, placed=placed, moved_to=None)
+
         try:
-            await self._file.change(lambda state: msgspec.structs.replace(state, held=held))
+            await self._file.change(change)
         except ReleaseStoreError as error:
             _log.warning("%s: the orchestrator's next start will not know that it is %s: %s", self.name, held, error)
 

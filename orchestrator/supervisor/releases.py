@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
+from orchestrator.supervisor.hand_over import Epoch
 from orchestrator.supervisor.plan import Member
 from orchestrator.supervisor.rollout import abandoned
 from orchestrator.supervisor.update import ReleaseName, Update, UpdateStep, stepped
@@ -90,6 +91,12 @@ class PluginReleases(msgspec.Struct, frozen=True):
     """The orchestrator's start begins none: an operator stopped it, or it is parked, and no command or run has come
     since.
     """
+    placed: bool = False
+    """A command has started it here, since a front places plugins."""
+    moved_to: str | None = None
+    """The host that it was handed over to; None once a command has started it here."""
+    epoch: Epoch = Epoch()
+    """The highest seen."""
     update: Update | None = None
     """The one under way, or the last."""
     earlier: tuple[Update, ...] = ()

@@ -238,9 +238,7 @@ def test_nothing_new_goes_to_a_host_that_takes_nothing_new(
 
 
 @given(wants_of, hosts_of, leaving_of)
-def test_each_host_has_one_rule_with_a_sentence(
-    wants: PluginWants, hosts: list[HostFacts], leaving: set[str]
-) -> None:
+def test_each_host_has_one_rule_with_a_sentence(wants: PluginWants, hosts: list[HostFacts], leaving: set[str]) -> None:
     found = place(wants, hosts, leaving)
     assert [verdict.host for verdict in found.verdicts] == [each.name for each in hosts]
     for verdict in found.verdicts:

@@ -1,0 +1,149 @@
+"""Several orchestrators over containers in memory, each behind a connection that can be cut, and a front over all."""
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from orchestrator.front.directory import KnownHost
+from orchestrator.front.front_app import create_front
+from orchestrator.front.hosts import Hosts
+from orchestrator.front.hosts_file import HostEntry
+from orchestrator.settings import Settings
+from support.harness import TIMEOUT, Harness, eventually, serve_app
+
+
+class Cable:
+    """A TCP relay to an address. While it is cut, nothing comes through and nothing is closed."""
+
+    def __init__(self, address: str) -> None:
+        self.target = address
+        self._whole = asyncio.Event()
+        self._whole.set()
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> str:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        self._whole.clear()
+
+    def join(self) -> None:
+        self._whole.set()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await self._whole.wait()
+        parts = urlsplit(self.target)
+        with suppress(OSError):
+            beyond_reader, beyond_writer = await asyncio.open_connection(parts.hostname, parts.port)
+            pumps = [
+                asyncio.create_task(self._pump(reader, beyond_writer)),
+                asyncio.create_task(self._pump(beyond_reader, writer)),
+            ]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for each in (*pumps, beyond_writer, writer):
+                    each.cancel() if isinstance(each, asyncio.Task) else each.close()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(65536):
+                await self._whole.wait()
+                writer.write(chunk)
+                await writer.drain()
+
+
+class HostCluster:
+    """`harnesses` by host name; add plugins to them, then `open`."""
+
+    def __init__(self, folder: Path, *names: str, placed: bool = True, **settings: Any) -> None:
+        self.harnesses: dict[str, Harness] = {}
+        for name in names:
+            (folder / name).mkdir()
+            self.harnesses[name] = Harness(folder / name, placed=placed, **settings)
+        self.labels: dict[str, dict[str, str]] = {}
+        self.cables: dict[str, Cable] = {}
+        self._addresses: dict[str, str] = {}
+        self.settings = Settings(state_dir=folder / "front")
+        self._stack = AsyncExitStack()
+        self._client: httpx.AsyncClient | None = None
+        self._front: Any = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def add(self, name: str, **plugin: Any) -> None:
+        """The plugin's folder on all hosts."""
+        for harness in self.harnesses.values():
+            harness.add(name, **plugin)
+
+    async def open(self) -> httpx.AsyncClient:
+        """Start all hosts and one front; returns a client of the front, which knows all hosts."""
+        for name, harness in self.harnesses.items():
+            await self._stack.enter_async_context(harness)
+            await harness.open()
+            self.cables[name] = Cable(harness.address)
+            self._addresses[name] = await self.cables[name].open()
+            self._stack.push_async_callback(self.cables[name].close)
+        return await self.open_front()
+
+    async def open_front(self) -> httpx.AsyncClient:
+        """Another front over the same hosts; returns its client."""
+        entries = [
+            HostEntry(name=name, address=address, labels=self.labels.get(name, {}))
+            for name, address in self._addresses.items()
+        ]
+        front = self._front = create_front(self.settings, entries)
+        await self._stack.enter_async_context(front.router.lifespan_context(front))
+        address = await serve_app(self._stack, front, front.state.shutdown.requested)
+        await eventually(lambda: all(host.status.answers for host in self.hosts.directory), "all hosts are known")
+        self._client = await self._stack.enter_async_context(
+            httpx.AsyncClient(base_url=address, timeout=TIMEOUT * 4, trust_env=False, verify=False)
+        )
+        return self._client
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        assert self._client is not None, "open the cluster first"
+        return self._client
+
+    @property
+    def hosts(self) -> Hosts:
+        found = self._front.state.hosts
+        assert isinstance(found, Hosts)
+        return found
+
+    def known(self, host: str) -> KnownHost:
+        return self.hosts.directory.hosts[host]
+
+    async def post(self, path: str, **body: Any) -> httpx.Response:
+        return await self.client.post(path, json=body) if body else await self.client.post(path)
+
+    async def serving(self, plugin: str) -> list[str]:
+        """The hosts on which it lives, as they say themselves."""
+        found = []
+        for name, harness in self.harnesses.items():
+            health = (await harness.client.get(f"/v1/plugins/{plugin}/health")).json()
+            if health.get("state") in ("INITIALIZED", "RUNNING", "LOADED"):
+                found.append(name)
+        return found
