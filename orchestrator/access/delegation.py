@@ -9,7 +9,6 @@ from typing import Final
 
 from orchestrator.access.principal import (
     EQUAL_SHARE,
-    EVERY_PLUGIN,
     MAX_WEIGHT,
     Grant,
     Principal,
@@ -65,7 +64,8 @@ def parse(text: bytes) -> Principal | None:
             concurrency,
             Rate.parse(fields["rate"]) if "rate" in fields else None,
         )
-        plugins = plugin_patterns(fields["plugins"]) if "plugins" in fields else EVERY_PLUGIN
+        patterns = fields.get("plugins", "*")
+        plugins = plugin_patterns(patterns) if patterns else ()
         return Principal(name, Grant(frozenset(map(Right, fields["rights"])), plugins, share))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

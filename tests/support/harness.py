@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import httpx
 import uvicorn
@@ -28,6 +28,7 @@ from orchestrator.app import create_app
 from orchestrator.containers.memory import MemoryEngine, Program, ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
 from orchestrator.front.front_app import create_front
+from orchestrator.front.hosts import Hosts
 from orchestrator.front.hosts_file import HostEntry
 from orchestrator.registry import PluginRegistry
 from orchestrator.settings import Settings
@@ -141,13 +142,15 @@ class Harness:
         assert isinstance(registry, PluginRegistry)
         return registry
 
-    async def open(self, *, stop_plugins: bool = False) -> httpx.AsyncClient:
-        """Start the orchestrator behind a server on a loopback port; returns a client for it."""
+    async def open(self, *, stop_plugins: bool = False, direct: bool = False) -> httpx.AsyncClient:
+        """Start the orchestrator behind a server on a loopback port; returns a client for it. `direct`: never through a
+        front.
+        """
         self.app = create_app(self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins)
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
         self.address = address = await serve_app(self._stack, self.app, self.app.state.context.shutdown.requested)
-        if Harness.through_front:
-            address = await open_front(self._stack, self.settings, [self.host_entry("here")])
+        if Harness.through_front and not direct:
+            address = (await open_front(self._stack, self.settings, [self.host_entry("here")])).address
         self._client = await self._stack.enter_async_context(
             # Plain HTTP: without `verify` it need not read all the host's certificates each time.
             httpx.AsyncClient(base_url=address, timeout=TIMEOUT * 2, trust_env=False, verify=False)
@@ -252,13 +255,20 @@ async def serve_app(stack: AsyncExitStack, app: Starlette, stopping: asyncio.Eve
     return f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-async def open_front(stack: AsyncExitStack, settings: Settings, hosts: list[HostEntry]) -> str:
-    """Serve a front over these hosts, and wait until it knows them; returns its address."""
+class OpenFront(NamedTuple):
+    """A front that serves, and what it knows."""
+
+    address: str
+    hosts: Hosts
+
+
+async def open_front(stack: AsyncExitStack, settings: Settings, hosts: list[HostEntry]) -> OpenFront:
+    """Serve a front over these hosts, and wait until it knows them."""
     front = create_front(settings, hosts)
     await stack.enter_async_context(front.router.lifespan_context(front))
     address = await serve_app(stack, front, front.state.shutdown.requested)
     await eventually(lambda: all(host.status.answers for host in front.state.hosts.directory), "all hosts are known")
-    return address
+    return OpenFront(address, front.state.hosts)
 
 
 async def _nothing(_: ContainerSpec, __: ProgramHandle) -> int:
