@@ -18,6 +18,7 @@ from orchestrator.front.hosts_file import HostEntry
 
 FRESH_SECONDS: Final = 0.05
 """That a health route waits at most for hosts whose plugins may be other than is known."""
+_RELIST_SECONDS: Final = 2.0
 _TICK_SECONDS: Final = 0.25
 
 _log = logging.getLogger(__name__)
@@ -163,6 +164,12 @@ class Hosts:
         """Have the hosts that may be other than is known list their plugins, for as long as health may take."""
         behind = [member for member in self._members.values() if member.is_behind]
         await self.within_health([member.list_plugins() for member in behind], [member.name for member in behind])
+
+    async def relist(self, host: str) -> None:
+        """Have one host list its plugins, for as long as a decision may wait for that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RELIST_SECONDS):
+                await self._members[host].list_plugins()
 
     async def within_health(self, work: Collection[Coroutine[Any, Any, object]], hosts: Collection[str]) -> None:
         """Do the work for these hosts, at most for `FRESH_SECONDS`. One that is late is not waited for again until it

@@ -64,6 +64,7 @@ class Moving:
         for name in filter(None, (wanted.to, wanted.source)):
             if name not in self._hosts.names:
                 return front_answers.unknown_host(name)
+        await self._hosts.refresh()
         source = self._source(plugin, wanted)
         if isinstance(source, Response):
             return source
@@ -88,6 +89,7 @@ class Moving:
         refused = await self.mark(host, caller, drained=True)
         if refused is not None:
             return refused
+        await self._hosts.refresh()
         room = asyncio.Semaphore(_MOVES_AT_ONCE)
         known = self._hosts.directory.hosts[host]
         serving = sorted(name for name, each in known.plugins.items() if each.alive and caller.sees(name))
@@ -163,7 +165,7 @@ class Moving:
         """Up there, then down here. Returns why it was not done, with everything as before."""
         if not checked and (refused := await self._refused(plugin, source, to)) is not None:
             return refused
-        if (refused := await self._bring_up(plugin, known, to, caller)) is not None:
+        if (refused := await self._bring_up(plugin, source, known, to, caller)) is not None:
             return refused
         leaving = (source, plugin)
         self._hosts.leaving.add(leaving)
@@ -192,7 +194,7 @@ class Moving:
             return front_answers.not_sent(str(error), [to], plugin)
         if answer.status != 200:
             return passed_on(answer)
-        return await self._bring_up(plugin, known, to, caller)
+        return await self._bring_up(plugin, source, known, to, caller)
 
     async def _refused(self, plugin: str, source: str, to: str) -> Response | None:
         looked = await self._placing.look(plugin, leaving=(source,))
@@ -205,9 +207,11 @@ class Moving:
         why = next((each.sentence for each in verdicts if each.host == to), f"{to} does not have it.")
         return problem(409, f"{plugin} was not moved. {why}", error_type="NoSuitableHost", plugin=plugin)
 
-    async def _bring_up(self, plugin: str, known: KnownPlugin, to: str, caller: Principal) -> Response | None:
+    async def _bring_up(
+        self, plugin: str, source: str, known: KnownPlugin, to: str, caller: Principal
+    ) -> Response | None:
         """It serves there, with its own instances and as many more as it had here. Returns why not, with nothing of it
-        left there that was not there before.
+        left there that was not there before: what the new host could not start is no fault of the plugin.
         """
         before = live_instances(self._hosts.directory.hosts[to], plugin)
         more = max(1, int(known.report["replicas"]["wanted"]))
@@ -226,7 +230,7 @@ class Moving:
                 body = {"replicas": before}
                 await self._placing.command(to, f"{plugin_path(plugin)}/scale", caller, body=body)
             else:
-                await self._placing.command(to, f"{plugin_path(plugin)}/stop", caller)
+                await self._placing.command(to, f"{plugin_path(plugin)}/hand-over", caller, body={"to": source})
         except HostUnreachableError:
             pass  # what is said of the start says that
         return refused
@@ -235,7 +239,7 @@ class Moving:
         """Whether so many instances are ready there; waits while they start."""
         end = self._hosts.clock() + _START_SECONDS
         while self._hosts.clock() < end:
-            await self._hosts.refresh()
+            await self._hosts.relist(host)
             status = self._hosts.directory.hosts[host].status
             known = self._hosts.directory.hosts[host].plugins.get(plugin)
             if known is None or not known.alive or not status.answers:

@@ -145,7 +145,7 @@ class Placing:
             answer = await self._hosts.link(host).get(
                 target, method="POST", body=content, headers=_JSON if content else (), within=within, caller=caller
             )
-        await self._hosts.refresh()
+        await self._hosts.relist(host)
         return answer
 
     async def detail(self, plugin: str) -> Response:
@@ -178,7 +178,7 @@ class Placing:
             if known is None or known.report["state"] != "LOADED" or known.report["gpus"]:
                 return
             await asyncio.sleep(_LOOK_INTERVAL)
-            await self._hosts.refresh()
+            await self._hosts.relist(host)
 
     async def _hand_over(self, host: str, plugin: str, to: str, caller: Principal) -> None:
         try:

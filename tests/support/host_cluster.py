@@ -48,19 +48,23 @@ class Cable:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await self._whole.wait()
-        parts = urlsplit(self.target)
         with suppress(OSError):
-            beyond_reader, beyond_writer = await asyncio.open_connection(parts.hostname, parts.port)
-            pumps = [
-                asyncio.create_task(self._pump(reader, beyond_writer)),
-                asyncio.create_task(self._pump(beyond_reader, writer)),
-            ]
             try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                await self._whole.wait()
+                parts = urlsplit(self.target)
+                beyond_reader, beyond_writer = await asyncio.open_connection(parts.hostname, parts.port)
+                pumps = [
+                    asyncio.create_task(self._pump(reader, beyond_writer)),
+                    asyncio.create_task(self._pump(beyond_reader, writer)),
+                ]
+                try:
+                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for pump in pumps:
+                        pump.cancel()
+                    beyond_writer.close()
             finally:
-                for each in (*pumps, beyond_writer, writer):
-                    each.cancel() if isinstance(each, asyncio.Task) else each.close()
+                writer.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
