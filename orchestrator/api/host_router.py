@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.access.principal import Principal
+from orchestrator.api import problems
 from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.plugins_router import after
 from orchestrator.api.problems import problem, unknown_plugin
@@ -56,7 +58,7 @@ class HostReport(BaseModel):
     epochs: dict[str, EpochModel] = Field(description="By plugin, the highest epoch seen; none for most.")
 
 
-@router.get("/v1/host", response_model=HostReport)
+@router.get("/v1/host")
 async def host(context: Context, who: Who) -> HostReport:
     """What this host has on file that no plugin's health says."""
     return _report(context, who.sees)
@@ -65,13 +67,13 @@ async def host(context: Context, who: Who) -> HostReport:
 @router.post("/v1/host/drain", response_model=HostReport)
 async def drain(context: Context, who: Who) -> HostReport | Response:
     """Mark the host as drained. By itself that changes nothing here: a front starts nothing new on it from now on."""
-    return _marked(context, who.sees, drained=True)
+    return _marked(context, who, drained=True)
 
 
 @router.post("/v1/host/resume", response_model=HostReport)
 async def resume(context: Context, who: Who) -> HostReport | Response:
     """Take the mark back."""
-    return _marked(context, who.sees, drained=False)
+    return _marked(context, who, drained=False)
 
 
 @router.get("/v1/plugins/{name}/placement", tags=["plugins"], response_model=None)
@@ -118,12 +120,14 @@ async def take_over_plugin(name: str, taken: TakeOver, context: Context) -> Plug
     return await after(supervisor, context, 0)
 
 
-def _marked(context: ApiContext, sees: Callable[[str], bool], *, drained: bool) -> HostReport | Response:
+def _marked(context: ApiContext, who: Principal, *, drained: bool) -> HostReport | Response:
+    if not who.sees_every_plugin:
+        return problems.hosts_need_every_plugin()
     try:
         context.drain_mark.put(drained=drained)
     except DrainMarkError as error:
         return problem(503, str(error), error_type="NotStored")
-    return _report(context, sees)
+    return _report(context, who.sees)
 
 
 def _report(context: ApiContext, sees: Callable[[str], bool]) -> HostReport:

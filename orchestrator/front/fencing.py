@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -85,15 +85,13 @@ class Fencing:
             self._changed.set()
 
     async def _follow(self) -> None:
+        pause = _CHECK_SECONDS
         while True:
-            try:
-                async with asyncio.timeout(_CHECK_SECONDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
                     await self._changed.wait()
-            except TimeoutError:
-                pass
             self._changed.clear()
-            while not await self._fence():
-                await asyncio.sleep(_RETRY_SECONDS)
+            pause = _CHECK_SECONDS if await self._fence() else _RETRY_SECONDS
 
     async def _fence(self) -> bool:
         """Whether all is as it should be, as far as hosts answer."""

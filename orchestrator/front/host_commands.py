@@ -1,18 +1,22 @@
 """Operators' commands about hosts: add, drain, resume, forget; and the move of a plugin."""
 
 import re
+from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from orchestrator.api.body import UploadPace
-from orchestrator.api.problems import problem, respond
+from orchestrator.api.problems import hosts_need_every_plugin, problem, respond
 from orchestrator.front import front_answers
 from orchestrator.front.forwarding import Incoming
 from orchestrator.front.host_state import HostState
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.moving import Moving
 from orchestrator.sandbox.call import BodyError, RunResult
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 class HostCommands:
@@ -39,27 +43,25 @@ class HostCommands:
 
     async def _host(self, host: str | None, action: str | None, incoming: Incoming) -> Response:
         if not incoming.principal.sees_every_plugin:
-            # What becomes of a host becomes of all its plugins.
-            sentence = "This API key is for some plugins only; hosts need one that operates every plugin."
-            return problem(403, sentence, error_type="Forbidden")
+            return hosts_need_every_plugin()
         if host is None:
             return self._add()
         if host not in self._hosts.names:
             return front_answers.unknown_host(host)
-        match action:
-            case "drain":
-                return await self._moving.drain(host, incoming.principal)
-            case "resume":
-                return await self._moving.resume(host, incoming.principal)
-            case "forget":
-                return await self._forget(host)
-            case _:
-                return problem(404, "No such route. /docs lists all routes.", error_type="UnknownRoute")
+        commands: dict[str | None, Callable[[], Awaitable[Response]]] = {
+            "drain": lambda: self._moving.drain(host, incoming.principal),
+            "resume": lambda: self._moving.resume(host, incoming.principal),
+            "forget": lambda: self._forget(host),
+        }
+        command = commands.get(action)
+        if command is None:
+            return problem(404, "No such route. /docs lists all routes.", error_type="UnknownRoute")
+        return await command()
 
     def _add(self) -> Response:
         sentence = (
-            "The hosts of this front are those of its hosts.yaml. Add the new one there (`orchestrator hosts add` prints "
-            "the lines): the front reads the file again within seconds."
+            "The hosts of this front are those of its hosts.yaml. Add the new one there (`orchestrator hosts add` "
+            "prints the lines): the front reads the file again within seconds."
         )
         return problem(409, sentence, error_type="HostsInFile")
 

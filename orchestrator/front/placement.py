@@ -162,7 +162,7 @@ def place(wants: PluginWants, hosts: Sequence[HostFacts], leaving: Collection[st
 
 
 def named_words(name: str, wanted: str) -> bool:
-    """Whether a GPU's name has all the wanted words: `H100` is in `NVIDIA H100 80GB HBM3`, `A10` not in `NVIDIA A100`."""
+    """Whether a GPU's name has all the wanted words: `NVIDIA H100 80GB` has `H100`, `NVIDIA A100` no `A10`."""
     text = name.lower()
     return all(re.search(rf"(?<![0-9a-z]){re.escape(word)}(?![0-9a-z])", text) for word in wanted.lower().split())
 

@@ -88,7 +88,9 @@ class Placing:
         while chosen:
             host, replicas = next(iter(chosen.items()))
             del chosen[host]
-            refused = await self.start_on(host, plugin, caller, wait=wait, replicas=replicas if spread else None, gpu=gpu)
+            refused = await self.start_on(
+                host, plugin, caller, wait=wait, replicas=replicas if spread else None, gpu=gpu
+            )
             if refused is None:
                 continue
             if self.is_busy(host, plugin) and spare:
@@ -197,7 +199,9 @@ class Placing:
             return unknown_plugin(looked.plugin)
         if silent and not looked.answers:
             return front_answers.silent_hosts(looked.plugin, silent)
-        sentence = f"The manifest of {looked.plugin} is not valid on any host that answers; its health says what is wrong."
+        sentence = (
+            f"The manifest of {looked.plugin} is not valid on any host that answers; its health says what is wrong."
+        )
         return problem(409, sentence, error_type="NoSuitableHost", plugin=looked.plugin)
 
     @staticmethod

@@ -28,7 +28,9 @@ async def read() -> str:
 
 
 @asynccontextmanager
-async def under_calls(*clients: httpx.AsyncClient, plugin: str, callers: int = 4) -> AsyncIterator[list[httpx.Response]]:
+async def under_calls(
+    *clients: httpx.AsyncClient, plugin: str, callers: int = 4
+) -> AsyncIterator[list[httpx.Response]]:
     """Callers that call again and again while entered; their answers."""
     answers: list[httpx.Response] = []
     over = asyncio.Event()
