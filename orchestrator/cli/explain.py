@@ -69,9 +69,7 @@ def _placement(name: str) -> PluginPlacement | None:
     except ApiError:
         return None
     if "hosts" not in found:
-        misused(
-            name, "a plugin of a single orchestrator, which has no other host to choose; a front explains its choice"
-        )
+        misused(name, "a plugin of a single orchestrator, which has no hosts to choose from; ask a front")
     return found
 
 

@@ -34,8 +34,8 @@ def plugin_wants(plugin: str, wants: Mapping[str, Any]) -> PluginWants:
 def host_facts(
     host: KnownHost, plugin: str, answer: Mapping[str, Any] | None = None, gpus: Mapping[str, Any] | None = None
 ) -> HostFacts:
-    """One host for the placement of one plugin. `answer`: its own for that plugin, None where it gives none; `gpus`: its
-    `GET /v1/gpus`, None where no GPU is wanted.
+    """One host for the placement of one plugin. `answer`: its own for that plugin, None where it gives none; `gpus`:
+    its `GET /v1/gpus`, None where no GPU is wanted.
     """
     has: Mapping[str, Any] = {} if answer is None else answer["has"]
     return HostFacts(

@@ -24,7 +24,7 @@ _ASK_SECONDS: Final = 2.0
 _COMMAND_SECONDS: Final = 130.0
 """For a command, besides the time that its caller wants to wait: it may wait for containers to end first."""
 _GRANT_SECONDS: Final = 5.0
-"""In which a host says whether it grants the GPUs; one that has to park a plugin first takes longer, and serves then."""
+"""For a host to say whether it grants the GPUs. One that has to park a plugin first takes longer, and serves then."""
 _LOOK_INTERVAL: Final = 0.1
 _JSON: Final = ((b"content-type", b"application/json"),)
 

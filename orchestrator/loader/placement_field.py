@@ -1,4 +1,4 @@
-"""`placement` in plugin.yaml: on which hosts behind a front a plugin may be, and on how many. One host alone ignores it."""
+"""`placement` in plugin.yaml: on which hosts behind a front a plugin may be, and how many."""
 
 import re
 from typing import Annotated, Any, Final, Literal
@@ -73,8 +73,8 @@ class PlacementField(BaseModel):
     )
     requires: Annotated[dict[str, str | int], BeforeValidator(_requires)] = Field(
         default_factory=dict,
-        description="What a host must have: `gpu.name`, words of its GPUs' name such as H100; `gpu.memory`, the size of "
-        "each GPU; `label.NAME`, a label's value.",
+        description="What a host must have: `gpu.name`, words of its GPUs' name such as H100; `gpu.memory`, the size "
+        "of each GPU; `label.NAME`, a label's value.",
     )
 
     @property

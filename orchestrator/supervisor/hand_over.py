@@ -5,15 +5,11 @@ each forced move, of which a host stores the highest that it has seen. One with 
 told the higher one, and ends what it has at once.
 """
 
-import asyncio
-from contextlib import suppress
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
 from orchestrator.errors import OrchestratorError
-
-_LOOK_INTERVAL: Final = 0.05  # seconds between looks whether all runs have ended
 
 
 class Epoch(msgspec.Struct, frozen=True, order=True):
@@ -39,10 +35,6 @@ class Movable(Protocol):
     name: str
 
     @property
-    def busy(self) -> bool:
-        """A run executes or waits."""
-
-    @property
     def moved_to(self) -> str | None:
         """The host that it was, or is being, handed over to."""
 
@@ -52,6 +44,9 @@ class Movable(Protocol):
 
     async def record_move(self, to: str | None, epoch: Epoch) -> None:
         """Have it on file. Raises `ReleaseStoreError`."""
+
+    async def unused(self, seconds: float) -> None:
+        """Returns when no run executes or waits, when it was started here again, and after so many seconds."""
 
     async def stop(self, reason: str) -> None:
         """End all instances; the orchestrator's next start begins none."""
@@ -74,10 +69,7 @@ async def hand_over(plugin: Movable, to: str, epoch: Epoch | None, *, drain: flo
         _require_current(plugin, epoch)
     await plugin.record_move(to, epoch or plugin.epoch)
     if epoch is None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(drain):
-                while plugin.busy and plugin.moved_to == to:
-                    await asyncio.sleep(_LOOK_INTERVAL)
+        await plugin.unused(drain)
         if plugin.moved_to != to:  # an operator has started it here again
             return
     reason = moved_sentence(plugin.name, to, forced=epoch is not None)

@@ -51,6 +51,7 @@ _PARKED: Final = "An operator parked it. The next run starts it again."
 _STILL_PARKED: Final = "It was parked before the orchestrator was started anew. The next run starts it again."
 _STOPPED: Final = "An operator stopped it. A start brings it back."
 _NOT_PLACED: Final = "It was never started on this host, where only what a command starts serves (ORCHESTRATOR_PLACED)."
+_LOOK_INTERVAL: Final = 0.1  # seconds
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
 _CHANGED: Final = "The orchestrator was started anew, and its folder has changed: a new instance is on its way."
 
@@ -339,6 +340,17 @@ class PluginSupervisor:
     async def record_move(self, to: str | None, epoch: Epoch) -> None:
         """Have on file that it was moved to another host, or, with None, here. Raises `ReleaseStoreError`."""
         await self._file.change(lambda state: msgspec.structs.replace(state, moved_to=to, epoch=epoch))
+
+    async def unused(self, seconds: float) -> None:
+        """Returns when no run executes or waits, when a command has started it here again, and after so many seconds at
+        the latest.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.busy and self.moved_to is not None:
+                    # The end of a run that is counted after its place was free wakes nobody.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), _LOOK_INTERVAL)
 
     async def show_stopped(self, reason: str) -> None:
         """Why it ended here before counts no more: it is shown as stopped for this reason."""
