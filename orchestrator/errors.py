@@ -18,11 +18,13 @@ OrchestratorError
 ├── access       KeyFileError
 ├── api          TooManyReadersError
 ├── deployment   StateFolderError
+├── front        HostsFileError, HostUnreachableError
 ├── loader       SamplesError, SecretMissingError
 ├── models       ModelStoreError, PullError
 ├── sandbox      BodyError
 ├── supervisor   AdoptionRefusedError, InstanceEndedError, ReleaseStoreError, SocketPathError, UpdateRefusedError
-└── tools        QueueFullError, RunLostError
+├── tools        QueueFullError, RunLostError
+└── webhooks     WebhooksFileError
 
 Foreign exceptions (docker, httptools, requests, OSError) are turned into these where they arise and nowhere else.
 """

@@ -11,6 +11,7 @@ from support.own_image import build_own_image
 from support.waiting import PATIENCE
 
 pytest_plugins = ["support.reliability", "support.side_by_side"]
+collect_ignore = ["fixtures/foreign_project"]  # it has an environment of its own
 
 # On a busy machine an example may take long; pytest's own time limit applies.
 settings.register_profile("quick", deadline=None)
@@ -35,6 +36,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--through-front",
         action="store_true",
         help="have the clients of all in-memory orchestrators call a front over that one host",
+    )
+    parser.addoption(
+        "--session-kills",
+        type=int,
+        default=3,
+        help="kill so many test sessions of another project (project/packaging)",
+    )
+    parser.addoption(
+        "--write-contract",
+        action="store_true",
+        help="record what the orchestrator answers for each reason code, instead of comparing it (engine/testing)",
     )
 
 

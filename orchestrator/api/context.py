@@ -18,6 +18,7 @@ from orchestrator.supervisor.fleet import Fleet
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.shutdown import Shutdown
 from orchestrator.tools.tool_runner import ToolRunner
+from orchestrator.webhooks.service import WebhookService
 
 FROM_FRONT: Final = "orchestrator.from_front"
 """The key of an ASGI scope that is true where a front sent the request, on behalf of the `Principal` there."""
@@ -37,6 +38,7 @@ class ApiContext:
     history: HistoryStore
     shutdown: Shutdown
     drain_mark: DrainMark
+    webhooks: WebhookService
     listing: HealthListing = field(default_factory=HealthListing)
 
 

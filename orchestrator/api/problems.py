@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from orchestrator.formatting import MAX_NAME_LENGTH, quoted
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import STATUS, Outcome, RunResult
-from orchestrator.supervisor.releases import ReleaseStoreError, UpdateRefusedError
+from orchestrator.supervisor.release_store import ReleaseStoreError
+from orchestrator.supervisor.releases import UpdateRefusedError
 from orchestrator.tools import refusals
 
 _ERROR_TYPES: Final[Mapping[Outcome, str]] = {
@@ -88,8 +89,8 @@ def problem(
     return Response(body, status_code=status, media_type="application/json")
 
 
-def unknown_plugin(name: str) -> Response:
-    return respond(refusals.unknown_plugin(name), plugin=name)
+def unknown_plugin(name: str, *, searched: bool = False) -> Response:
+    return respond(refusals.unknown_plugin(name, searched=searched), plugin=name)
 
 
 def too_many_readers(sentence: str, plugin: str | None) -> Response:

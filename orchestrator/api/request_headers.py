@@ -43,6 +43,7 @@ CORS_REQUEST_HEADERS: Final = (
     "If-None-Match",
     "traceparent",
     "tracestate",
+    "X-Host",
     "X-Run-Id",
 )
 """What pages of other sites may send, where they may call."""
@@ -55,6 +56,7 @@ CORS_RESPONSE_HEADERS: Final = (
     "Location",
     "Preference-Applied",
     "Retry-After",
+    "X-Host",
     "X-Run-Id",
 )
 """What they may read of an answer, beside its type and length."""

@@ -41,6 +41,7 @@ _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
     "cache": ("cache", "Operate"),
     "audit": ("audit", "Operate"),
     "keys": ("keys", "Operate"),
+    "webhooks": ("webhooks", "Operate"),
     "new": ("scaffold", "Write plugins"),
     "dev": ("dev", "Write plugins"),
     "build": ("images", "Write plugins"),

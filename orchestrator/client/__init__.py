@@ -8,6 +8,7 @@ from orchestrator.client.async_client import AsyncClient, AsyncRunHandle
 from orchestrator.client.errors import (
     AccessDenied,
     ApiError,
+    CertificateRefused,
     CommandRefused,
     FileNotSaved,
     InstanceEnded,
@@ -31,6 +32,7 @@ from orchestrator.client.errors import (
 from orchestrator.client.files import AsyncResultFile, ResultFile
 from orchestrator.client.models import (
     Begun,
+    Delivery,
     Drained,
     End,
     Envelope,
@@ -52,6 +54,8 @@ from orchestrator.client.models import (
     Tool,
     Update,
     Upload,
+    Webhook,
+    WebhookTest,
 )
 from orchestrator.client.sync_client import Client, RunHandle
 
@@ -62,8 +66,10 @@ __all__ = [
     "AsyncResultFile",
     "AsyncRunHandle",
     "Begun",
+    "CertificateRefused",
     "Client",
     "CommandRefused",
+    "Delivery",
     "Drained",
     "End",
     "Envelope",
@@ -105,4 +111,6 @@ __all__ = [
     "Update",
     "UpdateUnderWay",
     "Upload",
+    "Webhook",
+    "WebhookTest",
 ]

@@ -15,6 +15,8 @@ from orchestrator.client.errors import ApiError, Unreachable
 from orchestrator.client.files import AsyncResultFile, FilesOf
 from orchestrator.client.models import (
     AskedStrategy,
+    Delivery,
+    DeliveryState,
     Drained,
     Envelope,
     Gpus,
@@ -27,6 +29,8 @@ from orchestrator.client.models import (
     StreamEvent,
     Tool,
     Update,
+    Webhook,
+    WebhookTest,
 )
 from orchestrator.client.operations import Flow, T
 from orchestrator.client.streams import EventFeed, Lines, RunEvents
@@ -116,6 +120,20 @@ class AsyncClient:
     async def placement(self, plugin: str) -> PluginPlacement:
         return await self._do(operations.placement(plugin))
 
+    async def webhooks(self) -> list[Webhook]:
+        return await self._do(operations.webhooks())
+
+    async def webhook_deliveries(
+        self, webhook: str, *, state: DeliveryState | None = None, limit: int = 100, before: int | None = None
+    ) -> list[Delivery]:
+        return await self._do(operations.webhook_deliveries(webhook, state, limit, before))
+
+    async def repeat_delivery(self, webhook: str, delivery_id: str) -> Delivery:
+        return await self._do(operations.repeat_delivery(webhook, delivery_id))
+
+    async def test_webhook(self, webhook: str) -> WebhookTest:
+        return await self._do(operations.test_webhook(webhook))
+
     async def restart(
         self,
         plugin: str,
@@ -198,19 +216,20 @@ class AsyncClient:
         return AsyncRunHandle(self, run_id)
 
     async def runs(
-        self, plugin: str | None = None, *, state: str | None = None, limit: int = 100, before: int | None = None
+        self, plugin: str | None = None, *, state: str | None = None, limit: int = 100, before: int | str | None = None
     ) -> list[Run]:
         return await self._do(operations.runs(plugin, state, limit, before))
 
     async def events(
-        self, plugin: str | None = None, *, after: int | None = None, limit: int = 100, follow: bool = False
+        self, plugin: str | None = None, *, after: int | str | None = None, limit: int = 100, follow: bool = False
     ) -> AsyncGenerator[LifecycleEvent, None]:
         past = await self._do(operations.events(plugin, after, limit))
         for event in past:
             yield event
         if not follow:
             return
-        feed = EventFeed(operations.events_path(plugin), kind="lifecycle", after=past[-1]["id"] if past else after or 0)
+        last = operations.position(past, after)
+        feed = EventFeed(operations.events_path(plugin), kind="lifecycle", after=last)
         async with aclosing(self._follow(feed)) as found:
             async for event in found:
                 yield event

@@ -2,6 +2,7 @@
 
 ApiError                 base of all: status, error_type, reason_code, plugin, tool, run_id, envelope
 ├── Unreachable              no answer, or the connection broke
+│   └── CertificateRefused       TLS: its certificate is not trusted, or it speaks none
 ├── UnexpectedAnswer         the answer is not an orchestrator's
 ├── AccessDenied             401, 403: no valid key, or its role does not allow this
 ├── NotFound                 404: no such plugin, tool, run or route
@@ -59,6 +60,10 @@ class ApiError(Exception):
 
 class Unreachable(ApiError):
     """No answer, or the connection broke before the end of the answer."""
+
+
+class CertificateRefused(Unreachable):
+    """Whatever answers is not trusted, or does not speak TLS: nothing was sent to it."""
 
 
 class UnexpectedAnswer(ApiError):

@@ -12,6 +12,7 @@ from orchestrator.client.arguments import prepared
 from orchestrator.client.errors import ApiError, InvalidRequest, RunNotFinished, UnexpectedAnswer, error_of
 from orchestrator.client.models import (
     AskedStrategy,
+    Delivery,
     Drained,
     Envelope,
     Gpus,
@@ -23,6 +24,8 @@ from orchestrator.client.models import (
     Run,
     Tool,
     Update,
+    Webhook,
+    WebhookTest,
 )
 from orchestrator.client.streams import NDJSON, whole_run
 from orchestrator.client.transport import MAX_RETRYING, Answer, Request, of_gateway, segment
@@ -98,11 +101,32 @@ def placement(plugin: str) -> Flow[PluginPlacement]:
     return found
 
 
-def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[LifecycleEvent]]:
+def events(plugin: str | None, after: int | str | None, limit: int) -> Flow[list[LifecycleEvent]]:
     params = {"limit": limit} if after is None else {"limit": limit, "after": after}
     found: list[LifecycleEvent] = (yield Request("GET", events_path(plugin), params=params)).as_list()
     if not all(isinstance(event.get("id"), int) for event in found):
         raise UnexpectedAnswer("The answer holds events without an id. Is that the orchestrator?")
+    return found
+
+
+def webhooks() -> Flow[list[Webhook]]:
+    return (yield Request("GET", "/v1/webhooks")).as_list()
+
+
+def webhook_deliveries(webhook: str, state: str | None, limit: int, before: int | None) -> Flow[list[Delivery]]:
+    wanted = {"state": state, "limit": limit, "before": before}
+    params = {name: value for name, value in wanted.items() if value is not None}
+    return (yield Request("GET", f"/v1/webhooks/{segment(webhook)}/deliveries", params=params)).as_list()
+
+
+def repeat_delivery(webhook: str, delivery_id: str) -> Flow[Delivery]:
+    path = f"/v1/webhooks/{segment(webhook)}/deliveries/{segment(delivery_id)}/repeat"
+    found: Delivery = (yield Request("POST", path)).as_object()
+    return found
+
+
+def test_webhook(webhook: str) -> Flow[WebhookTest]:
+    found: WebhookTest = (yield Request("POST", f"/v1/webhooks/{segment(webhook)}/test")).as_object()
     return found
 
 
@@ -215,7 +239,7 @@ def start_run(plugin: str, tool: str, arguments: Mapping[str, Any], *, retry: bo
     return found
 
 
-def runs(plugin: str | None, state: str | None, limit: int, before: int | None) -> Flow[list[Run]]:
+def runs(plugin: str | None, state: str | None, limit: int, before: int | str | None) -> Flow[list[Run]]:
     wanted = {"plugin": plugin, "state": state, "limit": limit, "before": before}
     params = {name: value for name, value in wanted.items() if value is not None}
     return (yield Request("GET", "/v1/runs", params=params)).as_list()
@@ -326,6 +350,11 @@ def health_path(plugin: str) -> str:
 
 def updates_path(plugin: str) -> str:
     return f"/v1/plugins/{segment(plugin)}/updates"
+
+
+def position(events: list[LifecycleEvent], after: int | str | None) -> int | str:
+    """Where a stream goes on that follows these events, the first of which comes after `after`."""
+    return events[-1].get("cursor", events[-1]["id"]) if events else after or 0
 
 
 def events_path(plugin: str | None) -> str:

@@ -15,6 +15,8 @@ from orchestrator.client.errors import ApiError, Unreachable
 from orchestrator.client.files import FilesOf, ResultFile
 from orchestrator.client.models import (
     AskedStrategy,
+    Delivery,
+    DeliveryState,
     Drained,
     Envelope,
     Gpus,
@@ -27,6 +29,8 @@ from orchestrator.client.models import (
     StreamEvent,
     Tool,
     Update,
+    Webhook,
+    WebhookTest,
 )
 from orchestrator.client.operations import Flow, T
 from orchestrator.client.streams import EventFeed, Lines, RunEvents
@@ -129,6 +133,24 @@ class Client:
     def placement(self, plugin: str) -> PluginPlacement:
         """Each host of a front, and the rule by which it was accepted or refused for this plugin."""
         return self._do(operations.placement(plugin))
+
+    def webhooks(self) -> list[Webhook]:
+        """The webhooks of the operator's file."""
+        return self._do(operations.webhooks())
+
+    def webhook_deliveries(
+        self, webhook: str, *, state: DeliveryState | None = None, limit: int = 100, before: int | None = None
+    ) -> list[Delivery]:
+        """Deliveries of a webhook, newest first. `before`: only those with a smaller `id`."""
+        return self._do(operations.webhook_deliveries(webhook, state, limit, before))
+
+    def repeat_delivery(self, webhook: str, delivery_id: str) -> Delivery:
+        """Deliver a message that was delivered, or given up, once more; the new delivery. Raises `CommandRefused`."""
+        return self._do(operations.repeat_delivery(webhook, delivery_id))
+
+    def test_webhook(self, webhook: str) -> WebhookTest:
+        """Send a test message at once. One that fails is no error here: see `ok` and `error`."""
+        return self._do(operations.test_webhook(webhook))
 
     def restart(
         self,
@@ -239,13 +261,13 @@ class Client:
         return RunHandle(self, run_id)
 
     def runs(
-        self, plugin: str | None = None, *, state: str | None = None, limit: int = 100, before: int | None = None
+        self, plugin: str | None = None, *, state: str | None = None, limit: int = 100, before: int | str | None = None
     ) -> list[Run]:
         """Runs, newest first. `before`: only runs with a smaller `id`."""
         return self._do(operations.runs(plugin, state, limit, before))
 
     def events(
-        self, plugin: str | None = None, *, after: int | None = None, limit: int = 100, follow: bool = False
+        self, plugin: str | None = None, *, after: int | str | None = None, limit: int = 100, follow: bool = False
     ) -> Generator[LifecycleEvent, None, None]:
         """State changes, oldest first: the newest `limit`, or the next ones after the id `after`.
 
@@ -254,7 +276,7 @@ class Client:
         past = self._do(operations.events(plugin, after, limit))
         yield from past
         if follow:
-            last = past[-1]["id"] if past else after or 0
+            last = operations.position(past, after)
             yield from self._follow(EventFeed(operations.events_path(plugin), kind="lifecycle", after=last))
 
     def watch(self) -> Generator[Plugin, None, None]:

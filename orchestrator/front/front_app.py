@@ -34,6 +34,7 @@ from orchestrator.front.placing import Placing
 from orchestrator.front.plugin_forwarding import PluginForwarding
 from orchestrator.front.run_forwarding import RunForwarding
 from orchestrator.settings import Settings
+from orchestrator.tools import refusals
 
 _RUN: Final = re.compile(r"/v1/plugins/([^/]+)/tools/([^/]+)/run")
 _COMMAND: Final = re.compile(r"/v1/(?:plugins/(?P<plugin>[^/]+)/move|hosts(?:/(?P<host>[^/]+)/(?P<action>[^/]+))?)")
@@ -108,7 +109,7 @@ class _Front:
         path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         if method == "POST" and (found := _RUN.fullmatch(path)):
             if self._shutdown.requested.is_set():
-                await _stopping()(scope, receive, send)
+                await problems.respond(refusals.stopping(), plugin=found[1], tool=found[2])(scope, receive, send)
             else:
                 await self._runs.run(found[1], found[2], scope, receive, send)
         elif method == "POST" and (found := _COMMAND.fullmatch(path)):
@@ -187,12 +188,6 @@ class _Front:
 
 
 async def _ready(response: Response) -> Response:
-    return response
-
-
-def _stopping() -> Response:
-    response = problems.problem(503, "The front is stopping; send the run again later.", error_type="Stopping")
-    response.headers["Retry-After"] = "1"
     return response
 
 

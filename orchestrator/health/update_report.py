@@ -38,6 +38,8 @@ class UpdateReport(BaseModel):
     """Instances of the new release that it brings up."""
     replicas_updated: int
     """Those that have taken over."""
+    switch_times: list[AwareDatetime]
+    """When each of those took over that it has begun, in their order."""
     candidate: int | None
     """The generation of the instance that starts or is proven."""
     draining: int | None
@@ -69,6 +71,7 @@ def update_report(update: Update, post_mortem: PostMortem | None = None) -> Upda
         to_release=None if new is None else ReleaseReport(id=new.id, version=new.version),
         replicas=update.replicas,
         replicas_updated=len(update.switched),
+        switch_times=list(update.switch_times),
         candidate=update.candidate,
         draining=update.draining,
         proof=update.proof,

@@ -32,7 +32,8 @@ from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.limits import missing_limits
 from orchestrator.supervisor.preparation import content_of
-from orchestrator.supervisor.releases import ReleaseStoreError, Resumption, begins_from, resume
+from orchestrator.supervisor.release_store import ReleaseStoreError
+from orchestrator.supervisor.releases import Resumption, begins_from, resume
 
 _log = logging.getLogger(__name__)
 

@@ -79,6 +79,7 @@ async def strategy_for(
         manifest.update,
         asked,
         gpu_missing=await deps.gpus.missing(manifest),
+        parks=deps.gpus.would_park(manifest),
         memory_needed=candidate.template.limits.memory,
         memory_free=_available_memory(),
     )

@@ -46,6 +46,8 @@ class InstanceSet:
         self._leaving: frozenset[int] = frozenset()
         """The generations of those that drained before a rollout began: they are none of its own."""
         self._closed = False
+        self.caller: str | None = None
+        """The name of the key whose command begins the next instances; None: a run, or the orchestrator itself."""
 
     @property
     def replicas(self) -> int:
@@ -95,10 +97,10 @@ class InstanceSet:
         missing = max(0, replicas - len(self.roster.serving))
         self._want(replicas=replicas, owed=missing if self.roster.serving else 0)
 
-    def park(self, reason: str) -> None:
+    def park(self, reason: str, caller: str | None = None) -> None:
         """End all. A run or a command begins them again."""
         self._template = self._made_from()
-        self._end_those_that_live(Verdict(ReasonCode.PARKED, reason))
+        self._end_those_that_live(Verdict(ReasonCode.PARKED, reason, caller=caller))
 
     def close_for(self, generation: int, verdict: Verdict) -> None:
         """Let an instance make room for another plugin: it ends by this verdict (PARKED) when its runs have ended.
@@ -165,14 +167,9 @@ class InstanceSet:
                 placed.drain_until = asyncio.get_running_loop().time() + self._wanted.drain
         self._want(replicas=replicas, owed=0)
 
-    @property
-    def next_generation(self) -> int:
-        """That of the instance that begins next."""
-        record = self._deps.registry.get(self._plugin)
-        return 1 if record is None else record.highest_generation + 1
-
-    def begin_one(self, template: Template, role: Role) -> None:
-        self._begin(template, role)
+    def begin_one(self, template: Template, role: Role, generation: int) -> None:
+        """`generation`: one that the registry has allotted."""
+        self._begin(template, role, generation)
         self.advance()
 
     def proven(self, generation: int, sentence: str) -> None:
@@ -305,7 +302,7 @@ class InstanceSet:
         placed.role, placed.drain_until = role, drain_until
         self._deps.registry.set_role(self._plugin, generation, role)
 
-    def _begin(self, template: Template, role: Role) -> None:
+    def _begin(self, template: Template, role: Role, generation: int | None = None) -> None:
         deps, manifest, limits = self._deps, template.manifest, template.limits
         if role == "serving":
             self._clear(lambda ended: ended.code is ReasonCode.PARKED)
@@ -313,6 +310,8 @@ class InstanceSet:
             self._plugin,
             keep=[instance.generation for instance in self.roster],
             role=role,
+            caller=self.caller,
+            generation=generation,
             version=manifest.version,
             description=manifest.description,
             limits=limits,

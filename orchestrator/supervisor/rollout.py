@@ -140,7 +140,11 @@ def recorded(  # noqa: PLR0911 - one per action
         case Switch():
             first = update.step is UpdateStep.PROVING
             switched = stepped(update, UpdateStep.SWITCHED, now, proof=action.proof) if first else update
-            done = replace(switched, switched=(*update.switched, action.generation))
+            done = replace(
+                switched,
+                switched=(*update.switched, action.generation),
+                switch_times=(*update.switch_times, now),
+            )
             return done if action.drains is None else _draining(done, action.drains, now)
         case Drain():
             return _draining(_starting(update, now), action.generation, now)

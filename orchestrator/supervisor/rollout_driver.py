@@ -24,7 +24,8 @@ from orchestrator.supervisor.instance_set import InstanceSet
 from orchestrator.supervisor.plan import End, Forget
 from orchestrator.supervisor.preparation import Template
 from orchestrator.supervisor.proof import prove, samples_of
-from orchestrator.supervisor.releases import Release, ReleaseFile, ReleaseStoreError, advanced, with_proposed
+from orchestrator.supervisor.release_store import ReleaseFile, ReleaseStoreError
+from orchestrator.supervisor.releases import Release, advanced, with_proposed
 from orchestrator.supervisor.rollout import (
     Action,
     BeginCandidate,
@@ -80,13 +81,6 @@ class RolloutDriver:
     def look(self) -> None:
         """Something has changed that may be waited for."""
         self._changed.set()
-
-    def replicas(self, manifest: Manifest | None) -> int:
-        """How many instances are wanted at a time, of this release."""
-        scaled = self._file.state.replicas
-        if scaled is not None:
-            return scaled
-        return self._set.replicas if manifest is None else manifest.replicas
 
     async def close(self) -> None:
         """Leave the instances as they are."""
@@ -145,7 +139,8 @@ class RolloutDriver:
 
     def _let_go(self) -> None:
         template = self._set.template
-        self._set.let_go(self.replicas(None if template is None else template.manifest))
+        wanted = self._set.replicas if template is None else self._file.state.replicas_of(template.manifest)
+        self._set.let_go(wanted)
 
     async def _wait(self, until: datetime | None) -> None:
         seconds = None if until is None else max(0.0, (until - utc_now()).total_seconds())
@@ -155,7 +150,7 @@ class RolloutDriver:
 
     async def _take(self, update: Update, action: Action) -> None:
         begins = isinstance(action, BeginCandidate | BeginFormer)
-        generation = self._set.next_generation if begins else None
+        generation = self._deps.registry.allot(self._plugin) if begins else None
         template = None
         if begins or isinstance(action, Switch):
             try:
@@ -166,20 +161,20 @@ class RolloutDriver:
                 else:
                     await self._end_by(update, verdict_of_preparation(error))
                 return
-        if isinstance(action, BeginFormer):  # what the plugin is from then on was decided
-            self.newest_seen = self._set.next_generation
+        if isinstance(action, BeginFormer) and generation is not None:  # what the plugin is from then on was decided
+            self.newest_seen = generation
         after = recorded(update, action, utc_now(), generation)
         await self.write(after)
-        await self._carry_out(after, action, template)
+        await self._carry_out(after, action, template, generation)
 
-    async def _carry_out(self, update: Update, action: Action, template: Template | None) -> None:
+    async def _carry_out(
+        self, update: Update, action: Action, template: Template | None, generation: int | None
+    ) -> None:
         match action:
-            case BeginCandidate():
-                assert template is not None  # noqa: S101 - `_take` has it
-                self._set.begin_one(template, "candidate")
-            case BeginFormer():
-                assert template is not None  # noqa: S101 - `_take` has it
-                self._set.begin_one(template, "serving")
+            case BeginCandidate() | BeginFormer():
+                assert template is not None and generation is not None  # noqa: S101, PT018 - `_take` has them
+                former = isinstance(action, BeginFormer)
+                self._set.begin_one(template, "serving" if former else "candidate", generation)
             case Prove():
                 self._proof = asyncio.create_task(self._prove(action.generation), name=f"proof {self._plugin}")
             case Switch():
@@ -272,7 +267,7 @@ class RolloutDriver:
     def say(self, update: Update) -> None:
         """An event for each step."""
         sentence = step_sentence(update)
-        self._deps.registry.note(self._plugin, sentence, update.reason_code)
+        self._deps.registry.note(self._plugin, sentence, update.reason_code, caller=self._set.caller)
         level = logging.WARNING if update.reason_code is not None else logging.INFO
         _log.log(level, "%s: %s", self._plugin, sentence, extra={"plugin": self._plugin})
 

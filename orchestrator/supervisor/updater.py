@@ -17,16 +17,14 @@ from orchestrator.supervisor.candidate import Candidate, from_file, from_folder,
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance_set import InstanceSet
 from orchestrator.supervisor.preparation import content_of
+from orchestrator.supervisor.release_store import ReleaseFile, ReleaseStoreError
 from orchestrator.supervisor.releases import (
     Command,
     PluginReleases,
     Release,
-    ReleaseFile,
-    ReleaseStoreError,
     advanced,
     require_allowed,
     revert_target,
-    started,
     with_proposed,
 )
 from orchestrator.supervisor.rollout import abandoned, built
@@ -103,6 +101,7 @@ class Updater:
         await self.allow(kind)
         found = await asyncio.to_thread(self._deps.loader.reload, plugin)
         content = await asyncio.to_thread(content_of, found, self._deps)
+        await self._file.written()  # what serves may just have become ready
         state = self._file.state
         former = revert_target(state, self._roster.members()) if kind == "revert" else None
         current = None if state.current is None else state.current.name
@@ -156,13 +155,6 @@ class Updater:
         """The release of this instance need not be recorded: an earlier orchestrator has it on file."""
         self._rollout.newest_seen = generation
 
-    async def record(self, release: Release) -> None:
-        """Have it on file."""
-        try:
-            await self._file.change(lambda state: started(state, release))
-        except ReleaseStoreError as error:
-            _log.warning("%s: a revert will not know this release: %s", self._plugin, error)
-
     async def close(self) -> None:
         """Leave everything as it is, for the next orchestrator."""
         await self._cancel()
@@ -187,7 +179,7 @@ class Updater:
             strategy,
             self._roster.members(),
             utc_now(),
-            replicas=self._rollout.replicas(manifest),
+            replicas=self._file.state.replicas_of(manifest),
             drain=manifest.update.drain,
         )
         await self._rollout.write(with_release, new.release)

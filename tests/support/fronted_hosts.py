@@ -7,6 +7,7 @@ async with FrontedHosts(tmp_path, "a", "b") as hosts:
 """
 
 import asyncio
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -64,10 +65,12 @@ class FrontedHosts:
         self.client = await self.open_front(entries)
         return self.client
 
-    async def open_front(self, entries: list[HostEntry], settings: Settings | None = None) -> httpx.AsyncClient:
-        """One more front; returns a client of it."""
+    async def open_front(
+        self, entries: list[HostEntry], *, wait_for: Collection[str] | None = None
+    ) -> httpx.AsyncClient:
+        """One more front, which knows all hosts, or those in `wait_for`; returns a client of it."""
         self.entries = entries
-        front = await open_front(self._stack, settings or self.front_settings, entries)
+        front = await open_front(self._stack, self.front_settings, entries, wait_for=wait_for)
         self._known = front.hosts
         return await self._stack.enter_async_context(
             httpx.AsyncClient(base_url=front.address, timeout=TIMEOUT * 2, trust_env=False, verify=False)

@@ -8,8 +8,9 @@ await client.post("/v1/plugins/reader/tools/read/run", json={})
 import asyncio
 import shutil
 import socket
+import ssl
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -71,6 +72,7 @@ class Harness:
             **settings,
         )
         self.gpus = FakeGpus()
+        self.make_app: Callable[..., FastAPI] = create_app
         self.engine = _Engine(bound=engine_bound)
         self.engine.add_image("python:test", _nothing)
         self.engine.image_store.built_program = self._program
@@ -146,7 +148,9 @@ class Harness:
         """Start the orchestrator behind a server on a loopback port; returns a client for it. `direct`: never through a
         front.
         """
-        self.app = create_app(self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins)
+        self.app = self.make_app(
+            self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins
+        )
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
         self.address = address = await serve_app(self._stack, self.app, self.app.state.context.shutdown.requested)
         if Harness.through_front and not direct:
@@ -221,6 +225,11 @@ class Harness:
     async def _program(self, spec: ContainerSpec, handle: ProgramHandle) -> int:
         return await self.runtimes[spec.environment["PLUGIN_NAME"]](spec, handle)
 
+    async def serve_again(self, stack: AsyncExitStack, *, tls: ssl.SSLContext) -> str:
+        """Serve the open orchestrator by TLS too, until `stack` is closed; returns the address."""
+        assert self.app is not None
+        return await serve_app(stack, self.app, self.app.state.context.shutdown.requested, tls=tls)
+
     def host_entry(self, name: str) -> HostEntry:
         """The open orchestrator as a front's host; where it has keys, with one for the front."""
         store = KeyStore(self.settings.state_dir)
@@ -231,10 +240,20 @@ class Harness:
         return HostEntry(name=name, address=self.address + self.settings.root_path, key_file=file)
 
 
-async def serve_app(stack: AsyncExitStack, app: Starlette, stopping: asyncio.Event) -> str:
+async def serve_app(
+    stack: AsyncExitStack, app: Starlette, stopping: asyncio.Event, *, tls: ssl.SSLContext | None = None
+) -> str:
     """Serve an application until `stack` is closed, which sets `stopping` first; returns its address."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http=BoundedProtocol, lifespan="off", ws="none", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        ssl_context_factory=None if tls is None else lambda *_: tls,
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -252,7 +271,7 @@ async def serve_app(stack: AsyncExitStack, app: Starlette, stopping: asyncio.Eve
             await asyncio.sleep(0.001)
 
     stack.push_async_callback(stop)
-    return f"http://127.0.0.1:{listening.getsockname()[1]}"
+    return f"http{'' if tls is None else 's'}://127.0.0.1:{listening.getsockname()[1]}"
 
 
 class OpenFront(NamedTuple):
@@ -262,12 +281,18 @@ class OpenFront(NamedTuple):
     hosts: Hosts
 
 
-async def open_front(stack: AsyncExitStack, settings: Settings, hosts: list[HostEntry]) -> OpenFront:
-    """Serve a front over these hosts, and wait until it knows them."""
+async def open_front(
+    stack: AsyncExitStack, settings: Settings, hosts: list[HostEntry], *, wait_for: Collection[str] | None = None
+) -> OpenFront:
+    """Serve a front over these hosts, and wait until it knows them, or those whose names are in `wait_for`."""
     front = create_front(settings, hosts)
     await stack.enter_async_context(front.router.lifespan_context(front))
     address = await serve_app(stack, front, front.state.shutdown.requested)
-    await eventually(lambda: all(host.status.answers for host in front.state.hosts.directory), "all hosts are known")
+    awaited = {host.name for host in hosts} if wait_for is None else set(wait_for)
+    await eventually(
+        lambda: all(host.status.answers for host in front.state.hosts.directory if host.name in awaited),
+        "all hosts are known",
+    )
     return OpenFront(address, front.state.hosts)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.supervisor.releases import PluginReleases, ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.release_store import ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.releases import PluginReleases
 from support.harness import TIMEOUT, Harness
 from support.scripted_runtime import ScriptedRuntime
 

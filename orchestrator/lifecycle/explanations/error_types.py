@@ -112,6 +112,14 @@ ERROR_TYPES: Final = (
     ),
     _of_type("UpdateUnderWay", 409, "an update of the plugin is under way", "wait for its end, or stop the plugin"),
     _of_type("NothingToRevert", 409, "the plugin has no former release", "`update` it first"),
+    _of_type("UnknownWebhook", 404, "no webhook has this name", "`orchestrator webhooks list`"),
+    _of_type(
+        "UnknownDelivery",
+        404,
+        "the webhook has no delivery of this id, or not any more",
+        "`orchestrator webhooks deliveries NAME`",
+    ),
+    _of_type("DeliveryPending", 409, "the delivery has not ended: it is attempted again by itself", "wait for its end"),
     _of_type("NotParked", 409, "a run executes or waits, or the plugin takes none", "park it when it is idle"),
     _of_type(
         "TooLarge",
@@ -131,7 +139,7 @@ ERROR_TYPES: Final = (
         "RateExceeded",
         429,
         "the key has made as many runs as it may",
-        "try again after `Retry-After`; `orchestrator keys change NAME --rate …`",
+        "try again after `Retry-After`; `orchestrator keys change NAME --rate 10/s`",
     ),
     _of_type(
         "TooBusy",
@@ -154,6 +162,19 @@ ERROR_TYPES: Final = (
         "too many wrong keys came from this address",
         "try again after `Retry-After`, with the right one",
     ),
+    _of_type(
+        "HostUnreachable",
+        503,
+        "a front cannot reach the host, or lost it under the request (502; a run's state is unknown then)",
+        "`GET /v1/hosts` says why; after 503 send it again, after 502 look at `GET /v1/runs/{run_id}` first",
+    ),
+    _of_type(
+        "HostRequired",
+        409,
+        "the plugin is on several hosts, and the command means one",
+        "send it again with the header `X-Host`",
+    ),
+    _of_type("UnknownHost", 404, "no host of the front has this name", "`GET /v1/hosts` lists all hosts"),
     _of_type("KeyRequired", 401, "the request has no API key", "send `Authorization: Bearer KEY`", "send no key"),
     _of_type(
         "KeyRefused",
@@ -163,11 +184,12 @@ ERROR_TYPES: Final = (
         "send another key",
     ),
     _of_type(
-        "RoleTooSmall",
+        "KeyForSomePlugins",
         403,
-        "the key does not have the right that this needs",
-        "`orchestrator keys change NAME --may …`",
+        "webhooks are of all plugins, and the key is for some alone",
+        "use a key with `--plugins '*'`",
     ),
+    _of_type("RoleTooSmall", 403, "the key does not have the right that this needs", "`orchestrator keys change NAME`"),
     _of_type(
         "UnknownUser", 403, "the proxy names a user that no key stands for", "`orchestrator keys add NAME --by-proxy`"
     ),

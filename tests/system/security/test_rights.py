@@ -56,6 +56,10 @@ RIGHTS = {
     "GET /v1/runs/{run_id}": READ,
     "GET /v1/runs/{run_id}/files/{name}": READ,
     "GET /v1/runs/{run_id}/result": READ,
+    "GET /v1/webhooks": OPERATE,
+    "GET /v1/webhooks/{webhook}/deliveries": OPERATE,
+    "POST /v1/webhooks/{webhook}/deliveries/{delivery_id}/repeat": OPERATE,
+    "POST /v1/webhooks/{webhook}/test": OPERATE,
 }
 """Every route of the orchestrator, and what it needs; None: no key. A new route needs a row."""
 GRANTS = {
@@ -65,7 +69,8 @@ GRANTS = {
     "all": ALL_RIGHTS,
 }
 HIDDEN, SEEN = "zebra", "det-a"
-VALUES = {"name": SEEN, "tool": "read", "run_id": "0" * 32, "uuid": "GPU-none"}
+VALUES = {"name": SEEN, "tool": "read", "run_id": "0" * 32, "uuid": "GPU-none", "webhook": "pager",
+          "delivery_id": "dlv_none"}  # fmt: skip
 
 
 def bearer(key: str) -> dict[str, str]:

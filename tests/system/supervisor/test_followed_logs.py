@@ -155,7 +155,7 @@ async def test_a_stream_of_the_engine_that_breaks_off_loses_nothing(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, breaks: int
 ) -> None:
     """And repeats nothing."""
-    monkeypatch.setattr("orchestrator.supervisor.log_follower._REOPEN_PAUSE", 0.05)
+    monkeypatch.setattr("orchestrator.supervisor.logs._REOPEN_PAUSE", 0.05)
     harness.add("reader")
     await harness.open()
     await harness.settled("reader")
@@ -191,7 +191,7 @@ async def test_a_container_that_cannot_be_stopped_does_not_hold_it_up(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may print for ever; the next instance's lines follow all the same."""
-    monkeypatch.setattr("orchestrator.supervisor.log_follower._LEFT_BEHIND", 0.05)
+    monkeypatch.setattr("orchestrator.supervisor.logs._LEFT_BEHIND", 0.05)
     harness.add("reader", ignore_sigterm=True)
     await harness.open()
     await harness.settled("reader")

@@ -11,8 +11,10 @@ from support.versions import Versions, gone_at
 
 from orchestrator.containers.spec import ContainerStatus
 from orchestrator.errors import EngineUnreachableError
+from orchestrator.lifecycle import ReasonCode
 from orchestrator.supervisor.instance_set import InstanceSet
-from orchestrator.supervisor.releases import PluginReleases, ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.release_store import ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.releases import PluginReleases
 
 CALLS = b"- tool: read\n  arguments: {}\n  expect: {equals: v2}\n"
 
@@ -259,3 +261,39 @@ async def test_a_defect_ends_the_update_and_costs_no_instance(
     assert (again["step"], again["reason_code"]) == ("SETTLED", None)
     health = await plugin.whole()
     assert [each["version"] for each in health["instances"]] == ["2.0.0"] * 2
+
+
+async def test_a_generation_that_is_taken_meanwhile(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The candidate is the one that is on file, whatever begins while that is written."""
+    plugin = await Versions(harness).serve()
+    plugin.write(2, calls=CALLS)
+    write, taken = ReleaseStore.write, 0
+
+    def write_slowly(store: ReleaseStore, name: str, state: PluginReleases) -> None:
+        nonlocal taken
+        if state.update is not None and state.update.candidates and not taken:
+            taken = harness.registry.renew(name, keep=[1])
+            harness.registry.mark_ended(name, taken, ReasonCode.STOPPED, "It was begun, and ended.")
+        write(store, name, state)
+
+    monkeypatch.setattr(ReleaseStore, "write", write_slowly)
+    found = await plugin.update()
+    assert (found["step"], found["reason"], taken) == ("SETTLED", None, 3)
+    health = await plugin.whole()
+    assert [(each["generation"], each["version"]) for each in health["instances"]] == [(2, "2.0.0")]
+
+
+@pytest.mark.parametrize("command", ["update", "start", "restart"])
+async def test_a_command_that_looks_for_a_new_folder_says_that_there_is_none(harness: Harness, command: str) -> None:
+    """The others say nothing of folders: they do not look."""
+    plugin = await Versions(harness).serve()
+    sentence = "No plugin named 'other'{}. GET /v1/plugins lists all plugins."
+    answer = await harness.client.post(f"/v1/plugins/other/{command}")
+    assert answer.status_code == 404
+    assert answer.json()["error"] == sentence.format(", and no folder of that name among the plugins' folders")
+    answer = await harness.client.post("/v1/plugins/other/stop")
+    assert answer.json()["error"] == sentence.format("")
+    harness.write("other", image="harness/reader:1")
+    answer = await harness.client.post(f"/v1/plugins/other/{command}", params={"wait": 10})
+    assert answer.status_code == 200
+    assert await plugin.read() == "v1"

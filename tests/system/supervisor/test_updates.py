@@ -12,7 +12,8 @@ from support.scripted_runtime import ScriptedRuntime
 from support.versions import Versions, gone_at
 
 from orchestrator.supervisor import rollout_driver
-from orchestrator.supervisor.releases import PluginReleases, ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.release_store import ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.releases import PluginReleases
 
 CALLS = b"- tool: read\n  arguments: {}\n  expect: {equals: v2}\n"
 
@@ -34,7 +35,7 @@ async def test_an_update_loses_no_call(harness: Harness, replicas: int) -> None:
     async with plugin.callers() as answers:
         found = await plugin.update()
     assert (found["step"], found["strategy"], found["replicas_updated"]) == ("SETTLED", "overlap", replicas)
-    assert found["proof"] == "1 calls of samples/calls.yaml passed."
+    assert found["proof"] == "1 call of samples/calls.yaml passed."
     assert list(found["step_times"]) == ["PROPOSED", "BUILT", "STARTING", "PROVING", "SWITCHED", "SETTLED"]
     texts = results(answers)
     assert texts[0] == "v1"

@@ -16,14 +16,8 @@ from orchestrator.api.context import _context
 from orchestrator.api.update_router import router
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import PostMortem
-from orchestrator.supervisor.releases import (
-    PluginReleases,
-    Release,
-    ReleaseStoreError,
-    require_allowed,
-    revert_target,
-    with_proposed,
-)
+from orchestrator.supervisor.release_store import ReleaseStoreError
+from orchestrator.supervisor.releases import PluginReleases, Release, require_allowed, revert_target, with_proposed
 from orchestrator.supervisor.rollout import abandoned
 from orchestrator.supervisor.update import AskedStrategy, ReleaseName, Update, proposed
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from orchestrator.gpus import GpuDemand
 from orchestrator.loader.manifest import Manifest
 from orchestrator.settings import Settings
+from orchestrator.supervisor.demand import HALF_LIFE, RecentUse
 from orchestrator.supervisor.parking import (
-    HALF_LIFE,
     MAX_RESIDENCE,
     MIN_RESIDENCE,
     PATIENCE,
@@ -22,7 +22,6 @@ from orchestrator.supervisor.parking import (
     Impossible,
     Need,
     Park,
-    RecentUse,
     Start,
     Tenant,
     Wait,

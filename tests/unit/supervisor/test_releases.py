@@ -17,12 +17,10 @@ from support.checkout import PROJECT
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.supervisor.plan import Member, Phase
+from orchestrator.supervisor.release_store import ReleaseFile, ReleaseStore, ReleaseStoreError
 from orchestrator.supervisor.releases import (
     PluginReleases,
     Release,
-    ReleaseFile,
-    ReleaseStore,
-    ReleaseStoreError,
     advanced,
     begins_from,
     release_id,
@@ -232,7 +230,8 @@ WRITER = """
 import sys
 import time
 from pathlib import Path
-from orchestrator.supervisor.releases import PluginReleases, ReleaseStore
+from orchestrator.supervisor.release_store import ReleaseStore
+from orchestrator.supervisor.releases import PluginReleases
 store = ReleaseStore(Path(sys.argv[1]))
 for number in range(1, 1_000_000):
     store.write("reader", PluginReleases(replicas=number))

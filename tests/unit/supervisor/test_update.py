@@ -90,6 +90,20 @@ def test_each_step_has_its_time() -> None:
         (
             "auto",
             "auto",
+            {"gpu_missing": "GPU 0 is held by reader", "parks": ("reader",)},
+            "overlap",
+            "reader is idle, and parked for a second instance",
+        ),
+        (
+            "auto",
+            "auto",
+            {"gpu_missing": "x", "parks": ("a", "b"), "memory_needed": 2 * GIB, "memory_free": GIB},
+            "replace",
+            "a second instance may take 2 GiB (`limits.memory`), and the host has 1 GiB available",
+        ),
+        (
+            "auto",
+            "auto",
             {"memory_needed": 2 * GIB, "memory_free": GIB},
             "replace",
             "a second instance may take 2 GiB (`limits.memory`), and the host has 1 GiB available",
@@ -200,6 +214,26 @@ def test_where_every_instance_is_of_the_release_there_is_nothing_to_do() -> None
     finish = next_action(update, instances, NOW)
     assert finish == Finish(reason="Every instance is of this release already.")
     assert recorded(update, finish, NOW).step is UpdateStep.SETTLED
+
+
+@pytest.mark.parametrize("strategy", ["overlap", "replace"])
+@pytest.mark.parametrize("drains", [OLD, NEW])
+def test_what_drains_already_is_none_of_the_update(strategy: Strategy, drains: ReleaseName) -> None:
+    """After a `scale` to fewer: it does not serve, whatever it is of, and makes no room."""
+    leaving = Member(1, Phase.READY, "draining", release=drains.id, in_flight=1)
+    serving = Member(2, Phase.READY, "serving", release=OLD.id)
+    update = built(
+        proposed("u", "x", NOW, current=OLD),
+        NEW,
+        (strategy, "why"),
+        [leaving, serving],
+        NOW,
+        replicas=1,
+        drain=timedelta(seconds=60),
+    )
+    assert (update.served_before, update.switched) == (1, ())
+    first = Drain(2) if strategy == "replace" else BeginCandidate()
+    assert next_action(update, [leaving, serving], NOW) == first
 
 
 def test_a_plugin_without_an_instance_gets_one() -> None:

@@ -1,4 +1,4 @@
-"""Tests in a second process count as the session's own, and a second process that breaks off is no success."""
+"""Tests in other processes count as the session's own, and another process that breaks off is no success."""
 
 import json
 import os
@@ -21,13 +21,23 @@ FILE = """
         record_property("pid", os.getpid())
         reliability.count("with", right=1, of=1)
 
+    @pytest.mark.engine
+    @pytest.mark.own_engine
+    def test_with_engine_of_its_own(record_property):
+        record_property("pid", os.getpid())
+
+    @pytest.mark.skip(reason="as ever")
+    def test_skipped(): pass
+
     def test_without(reliability, record_property):
         record_property("pid", os.getpid())
         reliability.count("without", right=2, of=2)
 """
 INI = """
     [pytest]
-    markers = engine: needs one
+    markers =
+        engine: needs one
+        own_engine: starts one
     addopts = -p support.reliability -p support.side_by_side -p no:cacheprovider
 """
 
@@ -46,15 +56,16 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_two_processes_make_one_session(run, tmp_path: Path) -> None:
+def test_three_processes_make_one_session(run, tmp_path: Path) -> None:
     """One summary, one table of reliability, one file of results."""
     figures, results = tmp_path / "figures.json", tmp_path / "results.xml"
     ran = run(FILE, f"--reliability-json={figures}", f"--junit-xml={results}")
-    ran.assert_outcomes(passed=2)
+    ran.assert_outcomes(passed=3, skipped=1)
     assert ran.ret == pytest.ExitCode.OK
+    ran.stdout.fnmatch_lines(["SKIPPED [[]1[]] *: as ever"])
     assert sorted(row["got"] for row in json.loads(figures.read_text())) == ["1 of 1", "2 of 2"]
     pids = {line.partition('value="')[2].partition('"')[0] for line in results.read_text().split("<property ")[1:]}
-    assert len(pids) == 2
+    assert len(pids) == 3
 
 
 @pytest.mark.parametrize("name", ["with_engine", "without"])
@@ -62,28 +73,28 @@ def test_a_failure_in_either_fails_the_session(run, name: str) -> None:
     """It is shown as any other."""
     signature = f"test_{name}(reliability, record_property):"
     ran = run(FILE.replace(signature, f"{signature}\n        assert 'what was' == 'expected'"))
-    ran.assert_outcomes(passed=1, failed=1)
+    ran.assert_outcomes(passed=2, failed=1, skipped=1)
     assert ran.ret == pytest.ExitCode.TESTS_FAILED
     ran.stdout.fnmatch_lines(["E *AssertionError: assert 'what was' == 'expected'", f"FAILED *::test_{name} - *"])
 
 
-def test_a_second_process_that_breaks_off_is_no_success(run) -> None:
+def test_another_process_that_breaks_off_is_no_success(run) -> None:
     """What it said last is shown."""
     ran = run(FILE + "        os._exit(0)\n\n    def test_never(): pass")
     assert ran.ret == pytest.ExitCode.INTERNAL_ERROR
-    ran.stdout.fnmatch_lines(["*the second process ended with 0 before its tests did*", "collected 3 items"])
+    ran.stdout.fnmatch_lines(["*the tests of kind no_engine ended with 0 before they did*", "collected 5 items"])
 
 
-def test_the_first_failure_ends_both_where_that_is_wanted(run) -> None:
+def test_the_first_failure_ends_all_where_that_is_wanted(run) -> None:
     ran = run(FILE + "        raise ValueError\n\n    def test_never(): pass", "-x")
     assert ran.ret == pytest.ExitCode.TESTS_FAILED
     assert ran.parseoutcomes()["failed"] == 1
     assert "test_never" not in ran.stdout.str()
 
 
-@pytest.mark.parametrize("chosen", ["engine", "not engine"])
-def test_tests_of_one_kind_run_in_one_process(run, chosen: str) -> None:
+@pytest.mark.parametrize(("chosen", "skipped"), [("engine and not own_engine", 0), ("not engine", 1)])
+def test_tests_of_one_kind_run_in_one_process(run, chosen: str, skipped: int) -> None:
     """As they do without the option."""
     ran = run(FILE, "-m", chosen)
-    ran.assert_outcomes(passed=1, deselected=1)
+    ran.assert_outcomes(passed=1, skipped=skipped, deselected=3 - skipped)
     assert ran.ret == pytest.ExitCode.OK

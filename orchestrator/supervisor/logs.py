@@ -1,4 +1,4 @@
-"""A plugin's log, followed from one instance to the next."""
+"""What the containers of a plugin print, and its builds; a log is followed from one instance to the next."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ from orchestrator.errors import EngineError
 from orchestrator.formatting import NOTE
 from orchestrator.registry import PostMortem
 from orchestrator.sandbox.verdict import Verdict
+from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 
 _USUAL_START: Final = 1.0  # seconds until a container whose image is there has started; of a longer wait a note says so
@@ -36,6 +37,45 @@ class Instances(Protocol):
 
     async def next_instance(self, after: Instance | None) -> Instance | None:
         """The one that replaces `after`, once there is one; None where the plugin is removed."""
+
+
+class PluginLogs:
+    """Those of one plugin."""
+
+    def __init__(self, plugin: str, deps: SupervisorDeps, instances: Instances) -> None:
+        self._plugin = plugin
+        self._deps = deps
+        self._instances = instances
+
+    async def last(self, *, tail: int, generation: int | None = None) -> str:
+        """The last lines that a container printed: that of the newest instance, or of this generation. While there is
+        none, those of the build for it. Raises `EngineError`.
+        """
+        chosen = self._instances.instance if generation is None else self._instance_of(generation)
+        if chosen is not None and chosen.container_id:
+            return await self._deps.engine.logs(chosen.container_id, tail=tail)
+        return await self.build_output(tail=tail) if self._building() else ""
+
+    async def build_output(self, *, tail: int) -> str:
+        """The last lines of the last build, or of the one that is under way."""
+        build_output = self._deps.builder.build_output
+        return await asyncio.to_thread(build_output, self._plugin, lines=tail, running=self._building())
+
+    def follow(self, *, tail: int, generation: int | None = None) -> AsyncGenerator[str, None]:
+        """The last lines and those to come: of the newest instance and of the next ones, until the plugin is removed;
+        or of this generation, until its end.
+        """
+        chosen = None if generation is None else self._instance_of(generation)
+        if chosen is not None:
+            return follow_instance(self._deps.engine, chosen, tail=tail)
+        return follow_logs(self._deps.engine, self._instances, tail=tail)
+
+    def _instance_of(self, generation: int) -> Instance | None:
+        return next((each for each in self._instances.instances if each.generation == generation), None)
+
+    def _building(self) -> bool:
+        record = self._deps.registry.get(self._plugin)
+        return record is not None and record.activity is not None
 
 
 async def follow_logs(engine: ContainerEngine, instances: Instances, *, tail: int) -> AsyncGenerator[str, None]:
