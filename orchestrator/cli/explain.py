@@ -40,8 +40,8 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     markdown: Annotated[bool, typer.Option(help="Print the page of all codes.")] = False,
 ) -> None:
-    """Say what a reason code or error type means, what to do, and how a test produces it. Of a plugin behind a front: by
-    which rule each host was accepted or refused.
+    """Say what a reason code or error type means, what to do, and how a test produces it. Of a plugin behind a front:
+    by which rule each host was accepted or refused.
     """
     if markdown:
         print_raw(page(), end="")

@@ -179,7 +179,7 @@ def started(state: PluginReleases, release: Release) -> PluginReleases:
 
 
 def held_for(state: PluginReleases, held: Held | None, *, placed: bool) -> PluginReleases:
-    """Its instances are stopped or parked, or, with None, begun. `placed`: those that are begun have their place here."""
+    """Its instances are stopped or parked, or, with None, begun. `placed`: what is begun has its place here."""
     if held is not None:
         return replace(state, held=held)
     return replace(state, held=None, moved_to=None, placed=state.placed or placed)

@@ -1,7 +1,6 @@
 """Several orchestrators over containers in memory, each behind a connection that can be cut, and a front over all."""
 
-import asyncio
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -13,65 +12,8 @@ from orchestrator.front.front_app import create_front
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.hosts_file import HostEntry
 from orchestrator.settings import Settings
+from support.cut_link import CutLink
 from support.harness import TIMEOUT, Harness, eventually, serve_app
-
-
-class Cable:
-    """A TCP relay to an address. While it is cut, nothing comes through and nothing is closed."""
-
-    def __init__(self, address: str) -> None:
-        self.target = address
-        self._whole = asyncio.Event()
-        self._whole.set()
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def open(self) -> str:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def close(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def cut(self) -> None:
-        self._whole.clear()
-
-    def join(self) -> None:
-        self._whole.set()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        with suppress(OSError):
-            try:
-                await self._whole.wait()
-                parts = urlsplit(self.target)
-                beyond_reader, beyond_writer = await asyncio.open_connection(parts.hostname, parts.port)
-                pumps = [
-                    asyncio.create_task(self._pump(reader, beyond_writer)),
-                    asyncio.create_task(self._pump(beyond_reader, writer)),
-                ]
-                try:
-                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for pump in pumps:
-                        pump.cancel()
-                    beyond_writer.close()
-            finally:
-                writer.close()
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while chunk := await reader.read(65536):
-                await self._whole.wait()
-                writer.write(chunk)
-                await writer.drain()
 
 
 class HostCluster:
@@ -83,8 +25,7 @@ class HostCluster:
             (folder / name).mkdir()
             self.harnesses[name] = Harness(folder / name, placed=placed, **settings)
         self.labels: dict[str, dict[str, str]] = {}
-        self.cables: dict[str, Cable] = {}
-        self._addresses: dict[str, str] = {}
+        self.links: dict[str, CutLink] = {}
         self.settings = Settings(state_dir=folder / "front")
         self._stack = AsyncExitStack()
         self._client: httpx.AsyncClient | None = None
@@ -105,17 +46,16 @@ class HostCluster:
         """Start all hosts and one front; returns a client of the front, which knows all hosts."""
         for name, harness in self.harnesses.items():
             await self._stack.enter_async_context(harness)
-            await harness.open()
-            self.cables[name] = Cable(harness.address)
-            self._addresses[name] = await self.cables[name].open()
-            self._stack.push_async_callback(self.cables[name].close)
+            await harness.open(direct=True)
+            link = CutLink(urlsplit(harness.address).port or 80)
+            self.links[name] = await self._stack.enter_async_context(link)
         return await self.open_front()
 
     async def open_front(self) -> httpx.AsyncClient:
         """Another front over the same hosts; returns its client."""
         entries = [
-            HostEntry(name=name, address=address, labels=self.labels.get(name, {}))
-            for name, address in self._addresses.items()
+            HostEntry(name=name, address=link.address, labels=self.labels.get(name, {}))
+            for name, link in self.links.items()
         ]
         front = self._front = create_front(self.settings, entries)
         await self._stack.enter_async_context(front.router.lifespan_context(front))

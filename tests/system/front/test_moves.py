@@ -162,7 +162,7 @@ async def test_a_silent_hosts_plugin_moves_by_force_alone(cluster: HostCluster) 
     client = await cluster.open()
     source = (await client.post("/v1/plugins/reader/start?wait=5")).json()["host"]
     to = next(name for name in cluster.harnesses if name != source)
-    cluster.cables[source].cut()
+    cluster.links[source].cut()
     await eventually(lambda: cluster.known(source).status.state is HostState.STALE, "it is stale")
     # Nothing starts by itself, nor by a start.
     started = await client.post("/v1/plugins/reader/start?wait=1")
@@ -174,7 +174,7 @@ async def test_a_silent_hosts_plugin_moves_by_force_alone(cluster: HostCluster) 
     moved = await client.post("/v1/plugins/reader/move", json={"to": to, "force": True})
     assert moved.status_code == 200, moved.text
     assert (await client.post("/v1/plugins/reader/tools/read/run", json={})).json()["ok"]
-    cluster.cables[source].join()
+    cluster.links[source].restore()
     began = time.monotonic()
     old = await cluster.harnesses[source].until_state("reader", "UNAVAILABLE")
     assert time.monotonic() - began < 3
@@ -231,7 +231,7 @@ async def test_a_host_is_forgotten_while_it_is_silent_alone(cluster: HostCluster
     assert (refused.status_code, refused.json()["error_type"]) == (409, "HostAnswers")
     assert (await client.post("/v1/hosts", json={"name": "gpu-4"})).json()["error_type"] == "HostsInFile"
     assert (await client.post("/v1/hosts/gpu-9/drain")).status_code == 404
-    cluster.cables["gpu-3"].cut()
+    cluster.links["gpu-3"].cut()
     await eventually(lambda: cluster.known("gpu-3").status.state is HostState.STALE, "it is stale")
     forgotten = await client.post("/v1/hosts/gpu-3/forget")
     assert forgotten.status_code == 200 and "hosts.yaml" in forgotten.json()["notice"]
