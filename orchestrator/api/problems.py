@@ -103,7 +103,7 @@ def too_many_readers(sentence: str, plugin: str | None) -> Response:
 def hosts_need_every_plugin() -> Response:
     """For a command about a host by a key for some plugins: what becomes of a host becomes of all of them."""
     sentence = "This API key is for some plugins only; a command about a host needs one that operates every plugin."
-    return problem(403, sentence, error_type="RoleTooSmall")
+    return problem(403, sentence, error_type="KeyForSomePlugins")
 
 
 def defect() -> Response:
