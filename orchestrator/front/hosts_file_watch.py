@@ -42,7 +42,7 @@ async def following(file: Path | None, hosts: Hosts, interval: float = _INTERVAL
     if file is None:
         yield
         return
-    task = asyncio.create_task(_follow(file, hosts, interval), name="hosts.yaml")
+    task = asyncio.create_task(_follow(file, hosts, hosts.entries, interval), name="hosts.yaml")
     try:
         yield
     finally:
@@ -50,8 +50,7 @@ async def following(file: Path | None, hosts: Hosts, interval: float = _INTERVAL
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _follow(file: Path, hosts: Hosts, interval: float) -> None:
-    known = hosts.entries
+async def _follow(file: Path, hosts: Hosts, known: tuple[HostEntry, ...], interval: float) -> None:
     problem = ""
     while True:
         await asyncio.sleep(interval)
