@@ -60,7 +60,7 @@ audit-deps: python-env ## look up known vulnerabilities in the lock and in the p
 bench: python-env test-tools engine base-image ## measure what calls, starts and idle plugins cost (ARGS= names rows, see tests/benchmarks/README.md)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
-bench-peers: python-env engine base-image ## measure other servers of tools beside this one (ARGS= names them, see tests/benchmarks/README.md); some hundred MB, half an hour
+bench-peers: python-env test-tools engine base-image ## measure other servers of tools beside this one (ARGS= names them, see tests/benchmarks/README.md); some hundred MB, half an hour
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.peers $(ARGS)
 
 bare-trial: engine base-image ## test these targets on a bare machine, in a container (ARGS= names cases)

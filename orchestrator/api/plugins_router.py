@@ -41,7 +41,10 @@ Build = Annotated[
     bool, Query(description="The output of the last build of its image instead, without times; not followed.")
 ]
 Tail = Annotated[int, Query(ge=1, le=10_000, description="Number of lines, counted from the end.")]
-Generation = Annotated[int | None, Query(ge=1, description="Of the instance; the newest without it.")]
+Generation = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["all"] | None,
+    Query(description="Of the instance; the newest without it; `all`: of each, with its number in brackets."),
+]
 
 
 class Scale(BaseModel):
@@ -185,7 +188,7 @@ async def logs(  # noqa: PLR0911 - one per answer
 ) -> Response:
     """The container's output, each line with its time; the last lines only if the instance has ended. While an image is
     built for it and there is no container yet, the output of that. Of several instances the newest's, or that of
-    `generation`.
+    `generation`, or of `all`: then each line has the number of its instance in brackets, after its time.
 
     With `follow` it goes on, with that of the next instances too (with `generation` until that one's end), and with an
     empty line after 15 s of silence. A line that begins with `--- ` says which of several instances it is, or that one
@@ -196,14 +199,15 @@ async def logs(  # noqa: PLR0911 - one per answer
         return unknown_plugin(name)
     if build:
         return PlainTextResponse(await supervisor.logs.build_output(tail=tail))
-    if follow and (generation is None or any(each.generation == generation for each in supervisor.instances)):
+    known = generation in (None, "all") or any(each.generation == generation for each in supervisor.instances)
+    if follow and known:
         # An empty line as the heartbeat: each line of a log begins with its time.
         lines = concealment(who, context).lines(supervisor.logs.follow(tail=tail, generation=generation))
         followed = beating(lines, "\n")
         return UntilShutdownResponse(followed, context.shutdown.requested, headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
-    report = await _post_mortem_of(record, generation, context)
-    if report is None and generation is not None and record.instance(generation) is None:
+    report = None if generation == "all" else await _post_mortem_of(record, generation, context)
+    if report is None and isinstance(generation, int) and record.instance(generation) is None:
         sentence = f"No instance of generation {generation} of {name} is there, or in the history."
         return problem(404, sentence, error_type="NoInstance", plugin=name)
     if report is not None:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.api.command_body import CommandRoute
 from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.problems import respond, unknown_plugin
-from orchestrator.health.update_report import UpdateReport, update_report
+from orchestrator.health.update_report import ReleasesReport, UpdateReport, releases_report, update_report
+from orchestrator.supervisor.releases import Release
 from orchestrator.supervisor.update import AskedStrategy, Update
 from orchestrator.tools import refusals
 
@@ -40,6 +41,9 @@ class Updatable(Protocol):
 
     def updates(self) -> Sequence[Update]:
         """The newest first."""
+
+    def releases(self) -> tuple[Release | None, Release | None]:
+        """What its instances are made from, and what a revert goes back to."""
 
 
 class UpdateRequest(BaseModel):
@@ -86,6 +90,15 @@ async def updates(name: str, context: Context) -> list[UpdateReport] | Response:
     if plugin is None:
         return unknown_plugin(name, searched=True)
     return [await _report(each, context) for each in plugin.updates()]
+
+
+@router.get("/releases", response_model=ReleasesReport)
+async def releases(name: str, context: Context) -> ReleasesReport | Response:
+    """What the instances are made from, and what `revert` would go back to: after an update, or a restart that changed
+    something.
+    """
+    plugin = await _find(context, name)
+    return unknown_plugin(name, searched=True) if plugin is None else releases_report(*plugin.releases())
 
 
 async def _begun(

@@ -29,7 +29,7 @@ def front(
     longest = settings.drain.total_seconds() + TRANSFER_SECONDS + EXIT_SECONDS
     server = Server(settings, signals, longest_stop=longest)
     try:
-        app = create_front(settings, read_hosts_file(hosts).hosts, hosts)
+        app = create_front(settings, read_hosts_file(hosts).hosts, hosts_file=hosts)
     except HostsFileError as error:
         exit_with(str(error))
     server.run(app, lambda: app.state.shutdown)

@@ -12,10 +12,9 @@ from orchestrator.cli.server import Server, StopSignals, exit_with
 from orchestrator.cli.settings import read_settings
 from orchestrator.deployment import StateFolderError, claim
 from orchestrator.run_folder import logout_warning
-from orchestrator.settings import Settings
 from orchestrator.telemetry import logs
 from orchestrator.tools.shutdown import longest_stop
-from orchestrator.webhooks.config import WebhooksFileError, load_webhooks
+from orchestrator.webhooks.config import WebhooksFileError
 
 _log: Final = logging.getLogger(__name__)
 
@@ -36,17 +35,11 @@ def run_server(make_app: Callable[..., FastAPI], *, stop_plugins: bool) -> None:
         claim(settings).lock.release()  # a second orchestrator ends here with one line, before the server starts
     except StateFolderError as error:
         exit_with(str(error))
-    _require_webhooks(settings)
     server = Server(settings, signals, longest_stop=longest_stop(settings))
     if (problem := logout_warning(settings.run_dir)) is not None:
         _log.warning("%s", problem)
-    app = make_app(settings, stop_plugins=stop_plugins, stop=signals.first)
-    server.run(app, lambda: app.state.context.shutdown)
-
-
-def _require_webhooks(settings: Settings) -> None:
-    """Exit if the file of webhooks cannot be used."""
     try:
-        load_webhooks(settings.webhooks)
+        app = make_app(settings, stop_plugins=stop_plugins, stop=signals.first)
     except WebhooksFileError as error:
         exit_with(str(error))
+    server.run(app, lambda: app.state.context.shutdown)

@@ -246,7 +246,7 @@ class AsyncClient:
         tail: int = 100,
         follow: bool = False,
         build: bool = False,
-        generation: int | None = None,
+        generation: int | Literal["all"] | None = None,
     ) -> AsyncGenerator[str, None]:
         request = operations.logs_request(plugin, tail, follow=follow, build=build, generation=generation)
         async with aclosing(await self._send(request, retries=self._retries)) as response:

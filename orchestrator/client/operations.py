@@ -337,7 +337,9 @@ def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any], *, retr
     return run_request(plugin, tool, arguments, headers={**_STREAMED, "Prefer": "retry"} if retry else _STREAMED)
 
 
-def logs_request(plugin: str, tail: int, *, follow: bool, build: bool, generation: int | None = None) -> Request:
+def logs_request(
+    plugin: str, tail: int, *, follow: bool, build: bool, generation: int | Literal["all"] | None = None
+) -> Request:
     wanted = {"follow": follow and not build, "build": build}
     chosen = {} if generation is None else {"generation": generation}
     params = {"tail": tail, **chosen, **{name: "true" for name, yes in wanted.items() if yes}}

@@ -290,11 +290,11 @@ class Client:
         tail: int = 100,
         follow: bool = False,
         build: bool = False,
-        generation: int | None = None,
+        generation: int | Literal["all"] | None = None,
     ) -> Generator[str, None, None]:
         """The container's log, line by line; with `follow` that of the next instances too, without end. With `build`
         the output of the last build of its image instead, which is not followed. Of several instances the newest's, or
-        that of `generation`.
+        that of `generation`, or of `all`, each line with its instance in brackets after the time.
 
         A line that begins with `--- ` is none of a container: it says that an instance is awaited, ended or is next.
         """

@@ -55,6 +55,7 @@ class EventStream:
         tasks = [asyncio.create_task(self._follow(self._hosts.link(host))) for host in self._hosts.names]
         if health:
             tasks.append(asyncio.create_task(self._follow_health()))
+        tasks.append(asyncio.create_task(self._end_with_other_hosts()))
         try:
             async for frame in sse.with_heartbeats(self._frames, sse.HEARTBEAT):
                 yield frame
@@ -62,6 +63,13 @@ class EventStream:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _end_with_other_hosts(self) -> None:
+        """End the stream when the front has other hosts: its reader comes back, and then reads those."""
+        names = self._hosts.names
+        while self._hosts.names == names:  # noqa: ASYNC110 - once in months
+            await asyncio.sleep(1)
+        await self._frames.put(None)
 
     # State changes
 

@@ -1,5 +1,6 @@
 """The front as an ASGI application: which route is answered from memory, from all hosts, or by one of them."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
@@ -27,7 +28,7 @@ from orchestrator.front.front_shutdown import FrontShutdown
 from orchestrator.front.host_commands import HostCommands
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.hosts_file import HostEntry
-from orchestrator.front.hosts_file_watch import following
+from orchestrator.front.hosts_watch import watch_hosts_file
 from orchestrator.front.merged_routes import MergedRoutes
 from orchestrator.front.moving import Moving
 from orchestrator.front.placing import Placing
@@ -45,9 +46,9 @@ _READS: Final = frozenset({"GET", "HEAD"})
 _WRITE_TIMEOUT: Final = 30.0  # seconds before a reader of events that takes nothing is disconnected
 
 
-def create_front(settings: Settings, entries: Collection[HostEntry], file: Path | None = None) -> Starlette:
-    """The front over these hosts, for callers with the keys of `settings`. Its lifespan follows the hosts, and what is
-    changed in their `file`; `state.hosts` has them, and `state.shutdown` ends it.
+def create_front(settings: Settings, entries: Collection[HostEntry], *, hosts_file: Path | None = None) -> Starlette:
+    """The front over these hosts, for callers with the keys of `settings`. Its lifespan follows the hosts, and
+    `hosts_file` where there is one; `state.hosts` has them, and `state.shutdown` ends it.
 
     Raises `KeyFileError` where the API keys cannot be read, and `HostsFileError` where a host's key or CA cannot.
     """
@@ -56,8 +57,12 @@ def create_front(settings: Settings, entries: Collection[HostEntry], file: Path 
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with hosts.running(), Fencing(hosts).running(), following(file, hosts):
+        watching = asyncio.create_task(watch_hosts_file(hosts_file, hosts)) if hosts_file else None
+        async with hosts.running(), Fencing(hosts).running():
             yield
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait((watching,))
 
     app = Starlette(lifespan=lifespan)
     app.state.hosts, app.state.shutdown = hosts, shutdown

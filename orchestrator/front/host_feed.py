@@ -6,6 +6,7 @@ The stream says what changes, within a second. After a cut all is listed again, 
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -68,8 +69,16 @@ class HostFeed:
     async def follow(self) -> None:
         """For ever."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._ask(), name=f"questions to {self._link.name}")
-            tasks.create_task(self._read(), name=f"events of {self._link.name}")
+            tasks.create_task(self._again_and_again(self._ask), name=f"questions to {self._link.name}")
+            tasks.create_task(self._again_and_again(self._read), name=f"events of {self._link.name}")
+
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception:  # noqa: BLE001 - a defect must not make a host that is well stale for ever
+                _log.exception("a defect in following the host %s", self._link.name)
+            await asyncio.sleep(_MAX_PAUSE)
 
     async def list_plugins(self) -> None:
         """Ask for all its plugins now. Raises `HostUnreachableError`, `OrchestratorError`."""

@@ -66,12 +66,16 @@ class HostLink:
     def __init__(self, entry: HostEntry) -> None:
         self.entry = entry
         self.name = entry.name
-        key = entry.key()
-        self._own: tuple[tuple[bytes, bytes], ...] = ((b"host", entry.parts.netloc.encode()),)
-        if key is not None:
-            self._own += ((b"authorization", b"Bearer " + key.encode()),)
+        self._own: tuple[tuple[bytes, bytes], ...] = ()
+        self.read_key()
         self._base = entry.base_path.encode()
         self._pool = ConnectionPool(_TcpConnector(entry), connect_timeout=CONNECT_SECONDS)
+
+    def read_key(self) -> None:
+        """Send what its file has now, from the next request on. Raises `HostsFileError`, with the former in use."""
+        key = self.entry.key()
+        host = ((b"host", self.entry.parts.netloc.encode()),)
+        self._own = host if key is None else (*host, (b"authorization", b"Bearer " + key.encode()))
 
     async def close(self) -> None:
         await self._pool.close()

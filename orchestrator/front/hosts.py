@@ -12,8 +12,8 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.front import directory, host_state
 from orchestrator.front.directory import Directory, KnownHost
 from orchestrator.front.host_feed import HostFeed
-from orchestrator.front.host_link import HostLink
-from orchestrator.front.host_state import ticked
+from orchestrator.front.host_link import HostLink, HostUnreachableError
+from orchestrator.front.host_state import forgotten, ticked
 from orchestrator.front.hosts_file import HostEntry
 
 FRESH_SECONDS: Final = 0.05
@@ -33,49 +33,70 @@ class Hosts:
         self._directory = Directory()
         self._members: dict[str, _Member] = {}
         self._listeners: set[Callable[[], None]] = set()
-        self._feeds: dict[str, asyncio.Task[None]] | None = None
-        """While the hosts are followed."""
-        for entry in entries:
-            self.add(entry)
         self.leaving: set[tuple[str, str]] = set()
         """Host and plugin of moves under way: new runs go to the plugin's other hosts."""
+        self._forgotten: dict[str, HostEntry] = {}
+        self._running = False
+        self._admit([_Member(entry, self) for entry in entries], entries)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Follow all hosts while entered."""
-        self._feeds = {name: asyncio.create_task(member.feed.follow()) for name, member in self._members.items()}
-        tick = asyncio.create_task(self._tick())
+        self._running = True
+        ticking = asyncio.create_task(self._tick())
+        for member in self._members.values():
+            member.follow()
         try:
             yield
         finally:
-            tasks = (tick, *self._feeds.values())
-            self._feeds = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for member in self._members.values():
-                await member.close()
+            ticking.cancel()
+            closing = [member.close() for member in self._members.values()]
+            await asyncio.gather(ticking, *closing, return_exceptions=True)
 
-    def add(self, entry: HostEntry) -> None:
-        """Another host, JOINING. Raises `HostsFileError` where its key or certificates cannot be read."""
-        member = self._members[entry.name] = _Member(entry, self)
-        known = directory.joined(entry.name, entry.address, entry.labels, self.clock())
-        self._directory = self._directory.with_host(known)
-        if self._feeds is not None:
-            self._feeds[entry.name] = asyncio.create_task(member.feed.follow())
+    async def update(self, entries: Collection[HostEntry]) -> None:
+        """Have these hosts from now on. Those whose entries are as before go on undisturbed, with their keys read anew;
+        requests to those that are no longer there break off. Raises `HostsFileError`, with nothing changed.
+        """
+        self._forgotten = {each.name: each for each in entries if self._forgotten.get(each.name) == each}
+        entries = [entry for entry in entries if entry.name not in self._forgotten]
+        new = [entry for entry in entries if not self._has(entry)]
+        made = [_Member(entry, self) for entry in new]
+        for entry in entries:
+            if self._has(entry):
+                self._members[entry.name].link.read_key()
+        kept = {entry.name for entry in entries} - {entry.name for entry in new}
+        dropped = [member for name, member in self._members.items() if name not in kept]
+        for member in dropped:
+            del self._members[member.name]
+            known = self._directory.hosts[member.name]
+            self.put(directory.observed(known, forgotten(known.status, self.clock())))
+            self._directory = self._directory.without_host(member.name)
+        self._admit(made, entries)
+        await asyncio.gather(*(member.close() for member in dropped))
+
+    def _has(self, entry: HostEntry) -> bool:
+        return entry.name in self._members and self._members[entry.name].link.entry == entry
+
+    def _admit(self, made: Collection["_Member"], entries: Collection[HostEntry]) -> None:
+        """Take these in, in the order of `entries`."""
+        members = {**self._members, **{member.name: member for member in made}}
+        self._members = {entry.name: members[entry.name] for entry in entries}
+        now, known = self.clock(), self._directory.hosts
+        self._directory = Directory({
+            entry.name: known.get(entry.name) or directory.joined(entry.name, entry.address, entry.labels, now)
+            for entry in entries
+        })  # fmt: skip
+        for member in made if self._running else ():
+            member.follow()
         self._changed()
 
     async def forget(self, host: str) -> None:
-        """It is no host of this front any more. Nothing there is ended."""
-        known, member = self.directory.hosts[host], self._members.pop(host)
-        self.put(directory.observed(known, host_state.forgotten(known.status, self.clock())))
-        self._directory = self._directory.without_host(host)
-        feed = None if self._feeds is None else self._feeds.pop(host, None)
-        if feed is not None:
-            feed.cancel()
-            await asyncio.gather(feed, return_exceptions=True)
-        await member.close()
-        self._changed()
+        """It is no host of this front any more, whatever hosts.yaml says of it, until that says something else. Nothing
+        there is ended.
+        """
+        entries = [member.link.entry for member in self._members.values()]
+        self._forgotten[host] = self._members[host].link.entry
+        await self.update(entries)
 
     # What is known
 
@@ -88,11 +109,6 @@ class Hosts:
             if status is not host.status:
                 self.put(directory.observed(host, status))
         return self._directory
-
-    @property
-    def entries(self) -> tuple[HostEntry, ...]:
-        """As they were listed."""
-        return tuple(member.link.entry for member in self._members.values())
 
     @property
     def names(self) -> list[str]:
@@ -131,16 +147,24 @@ class Hosts:
     # Requests
 
     def link(self, host: str) -> HostLink:
-        return self._members[host].link
+        """Raises `HostUnreachableError`, with nothing sent, for a host that has been forgotten meanwhile."""
+        return self._member(host).link
+
+    def _member(self, host: str) -> "_Member":
+        if (member := self._members.get(host)) is not None:
+            return member
+        sentence = f"The host {host} is no longer one of this front's: hosts.yaml has it no more."
+        raise HostUnreachableError(host, sentence, sent=False)
 
     def load(self, host: str, plugin: str) -> int:
         """Runs of the plugin that this front has sent there and that have not ended."""
-        return self._members[host].runs[plugin]
+        member = self._members.get(host)
+        return 0 if member is None else member.runs[plugin]
 
     @contextmanager
     def changing(self, host: str, run_of: str | None = None) -> Iterator[None]:
-        """While a request is under way that changes something there; a run of the plugin `run_of`."""
-        member = self._members[host]
+        """While a request is under way that changes something there; a run of the plugin `run_of`. Raises as `link`."""
+        member = self._member(host)
         member.changes += 1
         if run_of is not None:
             member.runs[run_of] += 1
@@ -169,7 +193,7 @@ class Hosts:
         """Have one host list its plugins, for as long as a decision may wait for that."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_RELIST_SECONDS):
-                await self._members[host].list_plugins()
+                await self._member(host).list_plugins()
 
     async def within_health(self, work: Collection[Coroutine[Any, Any, object]], hosts: Collection[str]) -> None:
         """Do the work for these hosts, at most for `FRESH_SECONDS`. One that is late is not waited for again until it
@@ -184,7 +208,8 @@ class Hosts:
             for task in tasks:
                 task.cancel()
         for task in late:
-            self._members[tasks[task]].late_since = self.clock()
+            if (member := self._members.get(tasks[task])) is not None:
+                member.late_since = self.clock()
         for task in tasks.keys() - late:
             error = None if task.cancelled() else task.exception()
             if error is not None and not isinstance(error, OrchestratorError):
@@ -192,11 +217,12 @@ class Hosts:
 
     async def ask_readiness(self, host: str) -> None:
         """Have the host say whether it is ready. Raises `OrchestratorError`."""
-        await self._members[host].feed.ask()
+        await self._member(host).feed.ask()
 
     def worth_waiting(self, host: str) -> bool:
         """Whether the host answers, and was not late since it did."""
-        return self._members[host].answers_in_time
+        member = self._members.get(host)
+        return member is not None and member.answers_in_time
 
     async def _tick(self) -> None:
         while True:
@@ -220,13 +246,19 @@ class _Member:
         self._listed_at = float("-inf")
         self._listing: asyncio.Task[None] | None = None
         self._next_listing: asyncio.Task[None] | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    def follow(self) -> None:
+        self._following = asyncio.create_task(self.feed.follow(), name=f"following {self.name}")
 
     def now(self) -> float:
         return self._hosts.clock()
 
     @property
     def known(self) -> KnownHost:
-        return self._hosts.directory.hosts[self.name]
+        """As it is known; where it is no longer one of the hosts, what is put of it counts for nothing."""
+        known = self._hosts.directory.hosts.get(self.name)
+        return known or directory.joined(self.name, self.link.entry.address, {}, self.now())
 
     def put(self, host: KnownHost) -> None:
         self._hosts.put(host)
@@ -267,7 +299,7 @@ class _Member:
             self._listed_at = began
 
     async def close(self) -> None:
-        for task in (self._listing, self._next_listing):
+        for task in (self._following, self._listing, self._next_listing):
             if task is not None:
                 task.cancel()
                 await asyncio.wait((task,))

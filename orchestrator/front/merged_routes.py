@@ -61,7 +61,9 @@ class MergedRoutes:
     async def _ask_health(self, host: str, name: str) -> None:
         target = f"/v1/plugins/{quote(name, safe='')}/health"
         answer = await self._hosts.link(host).get(target, within=2 * FRESH_SECONDS)
-        known = self._hosts.directory.hosts[host]
+        known = self._hosts.directory.hosts.get(host)
+        if known is None:
+            return
         if answer.status == 200:
             self._hosts.put(directory.reported(known, answer.json(), self._hosts.clock()))
         elif answer.status == 404:
@@ -77,7 +79,7 @@ class MergedRoutes:
         asked = [host for host in self._hosts.names if self._hosts.worth_waiting(host)]
         await self._hosts.within_health([self._hosts.ask_readiness(host) for host in asked], asked)
         known = list(self._hosts.directory)
-        joining = any(host.status.state is HostState.JOINING and host.status.problem is None for host in known)
+        joining = any(map(_is_new, known))
         answering = [host for host in known if host.status.answers]
         waiting = sorted({name for host in answering for name in host.waiting_for or ()})
         if stopping or (answering and all(host.stopping for host in answering)):
@@ -170,7 +172,8 @@ class MergedRoutes:
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> dict[str, HostAnswer]:
         """The answers of those hosts that give one, by host."""
-        hosts = [host.name for host in self._hosts.directory if host.status.state is not HostState.STALE]
+        # Not those that are known not to answer: nobody should have to wait for them.
+        hosts = [host.name for host in self._hosts.directory if host.status.answers or _is_new(host)]
         asked = [
             self._hosts.link(host).get(
                 targets if isinstance(targets, str) else targets[host],
@@ -182,6 +185,11 @@ class MergedRoutes:
         ]
         found = await asyncio.gather(*asked, return_exceptions=True)
         return {host: _answer(each) for host, each in zip(hosts, found, strict=True) if _is_answer(each)}
+
+
+def _is_new(host: directory.KnownHost) -> bool:
+    """Whether it may well answer, and has not been asked."""
+    return host.status.state is HostState.JOINING and host.status.problem is None
 
 
 def _is_answer(found: HostAnswer | BaseException) -> bool:

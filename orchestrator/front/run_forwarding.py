@@ -77,10 +77,9 @@ class RunForwarding:
         failure: HostUnreachableError | None = None
         for host in choice.hosts:
             last = host == choice.hosts[-1]
-            with self._hosts.changing(host, plugin):
-                passage = Passage(incoming, self._hosts.link(host), more=more, dropped=self._dropped)
-                try:
-                    async with passage:
+            try:
+                with self._hosts.changing(host, plugin):
+                    async with Passage(incoming, self._hosts.link(host), more=more, dropped=self._dropped) as passage:
                         self._locations[run_id] = host
                         if not last and incoming.body is not None and await self._not_started(passage):
                             continue
@@ -88,12 +87,12 @@ class RunForwarding:
                         broken = partial(front_answers.run_unknown, lost, host, plugin, tool, run_id)
                         await passage.relay(send, broken=broken)
                         return None
-                except HostUnreachableError as error:
-                    if incoming.disconnected:
-                        return None
-                    if error.sent:
-                        return front_answers.run_unknown(str(error), host, plugin, tool, run_id)
-                    failure = error
+            except HostUnreachableError as error:
+                if incoming.disconnected:
+                    return None
+                if error.sent:
+                    return front_answers.run_unknown(str(error), host, plugin, tool, run_id)
+                failure = error
         names = choice.hosts if failure is None else [failure.host]
         return front_answers.not_sent(str(failure), names, plugin)
 

@@ -25,7 +25,7 @@ from orchestrator.supervisor.instance_set import InstanceSet
 from orchestrator.supervisor.logs import PluginLogs
 from orchestrator.supervisor.parker import Parker
 from orchestrator.supervisor.release_store import ReleaseFile
-from orchestrator.supervisor.releases import UpdateRefusedError, require_allowed
+from orchestrator.supervisor.releases import Release, UpdateRefusedError, require_allowed
 from orchestrator.supervisor.starter import Starter
 from orchestrator.supervisor.update import AskedStrategy, Update
 from orchestrator.supervisor.updater import Updater
@@ -343,6 +343,10 @@ class PluginSupervisor:
     def updates(self) -> Sequence[Update]:
         """The newest first."""
         return self._file.state.updates
+
+    def releases(self) -> tuple[Release | None, Release | None]:
+        """What its instances are made from, and what a revert goes back to."""
+        return self._file.state.current, self._updater.revert_target()
 
     async def wait_updated(self, update_id: str) -> None:
         """Returns when this update has ended."""

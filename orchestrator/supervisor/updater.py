@@ -22,6 +22,7 @@ from orchestrator.supervisor.releases import (
     Command,
     PluginReleases,
     Release,
+    UpdateRefusedError,
     advanced,
     require_allowed,
     revert_target,
@@ -113,6 +114,13 @@ class Updater:
         making = from_file(self._deps, former, plugin.folder) if former is not None else from_folder(self._deps, plugin)
         self._start(self._bring_up(update, making))
         return update
+
+    def revert_target(self) -> Release | None:
+        """What a revert would go back to now; None where there is nothing."""
+        try:
+            return revert_target(self._file.state, self._roster.members())
+        except UpdateRefusedError:
+            return None
 
     def resume(self) -> None:
         """Go on with what an earlier orchestrator began; its instances are adopted."""

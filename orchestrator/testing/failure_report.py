@@ -45,7 +45,7 @@ def _post_mortem(orchestrator: Orchestrator, plugin: str, generation: int) -> di
         answer = httpx.get(
             f"{orchestrator.address}/v1/plugins/{plugin}/post-mortem",
             params={"generation": generation},
-            headers={"Authorization": f"Bearer {orchestrator.api_key}"},
+            headers=orchestrator.headers,
             trust_env=False,
         )
         if answer.is_success:

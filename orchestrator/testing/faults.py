@@ -94,6 +94,11 @@ class Orchestrator:
         """A key with the role operator."""
         raise NotImplementedError
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of a request by this key; none without a key."""
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
     def _own_container(self) -> Any:
         """The orchestrator's container, as the Docker SDK has it. Raises `RuntimeError` where there is none."""
         raise NotImplementedError
@@ -120,8 +125,6 @@ class Orchestrator:
                 self.client.park(plugin) if wanted.code == "PARKED" else self.client.stop(plugin)
                 yield
             else:
-                if wanted.restarts:
-                    self.client.stop(plugin)
                 with self._armed(wanted):
                     self._bring_about(wanted)
                     yield
@@ -183,8 +186,10 @@ class Orchestrator:
     # Internals
 
     def _bring_about(self, wanted: Fault) -> None:
-        """Start what has to be started, and wait for what comes without a call."""
+        """Stop and start what has to be, and wait for what comes without a call."""
         plugin = wanted.plugin
+        if wanted.restarts:
+            self.client.stop(plugin)
         if wanted.place is Place.HOLDER:
             _until(lambda: _is_complete(self.client.start(HOLDER)), f"{HOLDER} does not get the GPUs")
         if wanted.restarts:
@@ -231,7 +236,7 @@ class Orchestrator:
             method,
             f"{self.address}/testing{path}",
             json=fields,
-            headers={"Authorization": f"Bearer {self.api_key}"},
+            headers=self.headers,
             timeout=30,
             trust_env=False,
         )

@@ -64,6 +64,14 @@ def _url(value: Any) -> Any:
     return value
 
 
+def _secret_file(value: Any) -> Any:
+    try:
+        parse_secret(str(value))
+    except ValueError:
+        return value
+    raise ValueError("expected the path of a file that has the secret, not the secret itself")
+
+
 def _list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -80,7 +88,7 @@ class _Entry(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     url: Annotated[str, BeforeValidator(_url)]
-    secret_file: Annotated[str, Field(min_length=1)]
+    secret_file: Annotated[str, BeforeValidator(_secret_file), Field(min_length=1)]
     events: Annotated[tuple[EventType, ...], BeforeValidator(_list), Field(min_length=1)] = EVENT_TYPES
     plugins: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = EVERY_PLUGIN
 
@@ -112,6 +120,8 @@ def load_webhooks(path: Path | None) -> tuple[Webhook, ...]:
 
 
 def _webhook(entry: Any, folder: Path, where: str) -> Webhook:
+    if not isinstance(entry, dict):
+        raise WebhooksFileError(f"{where}: expected fields such as `name: pager`. {_EXAMPLE}")
     try:
         valid = _Entry.model_validate(entry)
     except ValidationError as error:

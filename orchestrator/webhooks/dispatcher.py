@@ -159,6 +159,9 @@ class WebhookDispatcher:
                 answer = await self._send(self.webhooks[lane.webhook], delivery.message_id, delivery.body)
                 if not self._fold(lane, delivery, answer, began):
                     return
+        except Exception:  # noqa: BLE001 - the lane waits, and no other is concerned
+            _log.exception("a defect in the orchestrator: webhook %s, deliveries of %s", lane.webhook, lane.plugin)
+            lane.due = loop.time() + self._policy.longest_pause
         finally:
             lane.in_flight = False
             self._wake.set()

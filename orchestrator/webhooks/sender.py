@@ -5,8 +5,8 @@ import ipaddress
 import logging
 import ssl
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,22 +19,22 @@ from orchestrator.webhooks.signature import signed_headers
 
 _MAX_ANSWER_BYTES: Final = 16 * 1024
 """Of an answer that are read, so that its connection can be used again."""
+_BODY_TIMEOUT: Final = 1.0  # seconds
 _HEADERS: Final = {"Content-Type": "application/json", "User-Agent": f"plugin-orchestrator/{__version__}"}
 
 
 class Sender:
-    """Certificates are verified by `ca_bundle`, or by the host's; redirects are not followed; proxies are those of the
-    environment (HTTPS_PROXY and the like), and none for loopback.
+    """Redirects are not followed; proxies are those of the environment (HTTPS_PROXY and the like), and none for
+    loopback.
     """
 
-    def __init__(self, webhooks: Iterable[Webhook], *, ca_bundle: Path | None, time_limit: float) -> None:
-        """`time_limit`: seconds for one attempt."""
+    def __init__(self, webhooks: Iterable[Webhook], *, trusted: ssl.SSLContext, time_limit: float) -> None:
+        """`trusted`: what certificates are verified by; `time_limit`: seconds for one attempt."""
         logging.getLogger("httpx").setLevel(logging.WARNING)  # at INFO it logs addresses with their credentials
         self._time_limit = time_limit
-        verify = ssl.create_default_context(cafile=ca_bundle)
         self._clients = {
             webhook.name: httpx.AsyncClient(
-                verify=verify,
+                verify=trusted,
                 headers=_HEADERS,
                 follow_redirects=False,
                 trust_env=not _is_loopback(webhook.url),
@@ -51,7 +51,9 @@ class Sender:
             async with asyncio.timeout(self._time_limit):
                 request = self._clients[webhook.name].stream("POST", webhook.url, content=content, headers=headers)
                 async with request as response:
-                    await _read_some(response)
+                    with suppress(TimeoutError):  # what it says is in the status
+                        async with asyncio.timeout(_BODY_TIMEOUT):
+                            await _read_some(response)
                     retry_after = retry_after_of(response.headers.get("retry-after"), datetime.now(UTC))
                     return Answer(response.status_code, retry_after=retry_after)
         except TimeoutError:

@@ -69,6 +69,10 @@ class Versions:
         found: list[dict[str, Any]] = (await self.harness.client.get("/v1/plugins/reader/updates")).json()
         return found
 
+    async def releases(self) -> dict[str, dict[str, str] | None]:
+        found: dict[str, dict[str, str] | None] = (await self.harness.client.get("/v1/plugins/reader/releases")).json()
+        return found
+
     async def read(self) -> str:
         answer = await self.harness.run("reader", "read")
         assert answer.status_code == 200, answer.text

@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608 - statements are made of constants; values are bound
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ _MAX_JOURNAL_BYTES: Final = 4 * 1024**2
 _TIME_COLUMNS: Final = {"events": "time", "runs": "accepted", "deliveries": "created"}
 # A run in flight stays, however old: its end is still to be written.
 _PRUNABLE: Final = {"events": "1", "runs": f"state != '{RunState.IN_FLIGHT}'", "deliveries": "1"}
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +102,13 @@ class Retention:
 
     def _deliveries(self, connection: sqlite3.Connection) -> bool:
         deleted, lost = deliveries.prune(connection, _MAX_STEP_ROWS)
-        self.lost_deliveries += lost
+        self._count_lost(lost)
         return deleted > 0
+
+    def _count_lost(self, deliveries: int) -> None:
+        if deliveries:
+            self.lost_deliveries += deliveries
+            _log.warning("%d pending deliveries of webhooks were dropped: too many wait, or for too long", deliveries)
 
     def _vacuum(self, connection: sqlite3.Connection) -> bool:
         pages, free, page_size = _pages(connection)
@@ -119,7 +127,7 @@ class Retention:
         )
         if table == "deliveries":
             query = f"SELECT count(*) FROM deliveries WHERE {which} AND state = '{DeliveryState.PENDING}'"
-            self.lost_deliveries += connection.execute(query).fetchone()[0]
+            self._count_lost(connection.execute(query).fetchone()[0])
         return connection.execute(f"DELETE FROM {table} WHERE {which}").rowcount > 0
 
 

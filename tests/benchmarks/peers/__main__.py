@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -36,6 +37,8 @@ class Options:
 def main() -> int:
     """Return the exit code: 1 if nothing could be measured. A peer that cannot take part is a row that says why."""
     options, file, to_readme = _arguments()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # so that what runs is ended
     busyness, machine, samples = facts.Busyness(), facts.machine(), Samples(say=_say)
     with ExitStack() as stack:
         contestants = _contestants(options, stack)

@@ -10,7 +10,7 @@ from benchmarks.load import Request
 from benchmarks.peers.contestant import ITEMS, TEXT, Contestant, Running, Tool
 
 _POLL = 0.005
-_EXCERPT = 200
+_EXCERPT = 160
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,15 @@ class Answer:
     def __str__(self) -> str:
         """Status, the beginning of the text in one line, and the time."""
         line = " ".join(self.text.split())
-        line = line if len(line) <= _EXCERPT else f"{line[:_EXCERPT]}…"
+        return self._line(line if len(line) <= _EXCERPT else f"{line[:_EXCERPT]}…")
+
+    def summary(self, tool: Tool) -> str:
+        """The same; a good answer of that tool without its text."""
+        return str(self) if fault_of(tool, b"", self) else self._line("with its result")
+
+    def _line(self, text: str) -> str:
         took = f"{self.seconds:.3f} s" if self.seconds < 1 else f"{self.seconds:.1f} s"
-        return f"{'no answer' if self.status is None else self.status} {line} ({took})".replace("  ", " ")
+        return f"{'no answer' if self.status is None else self.status} {text} ({took})".replace("  ", " ")
 
     def document(self) -> dict[str, Any]:
         return asdict(self)

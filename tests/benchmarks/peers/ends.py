@@ -72,7 +72,8 @@ def _look(contestant: Contestant, running: Running, caller: Answer) -> End:
     health = [f"{path}: {get(running.target(_ILL, Tool.ECHO), path, _PATIENCE)}" for path in contestant.health(_ILL)]
     neighbour = _echo(contestant, running, _WELL)
     server = running.exited() or "runs"
-    return End(str(caller), str(next_caller), "; ".join(health), str(neighbour), server)
+    echoes = next_caller.summary(Tool.ECHO), neighbour.summary(Tool.ECHO)
+    return End(caller.summary(Tool.ECHO), echoes[0], "; ".join(health), echoes[1], server)
 
 
 def _echo(contestant: Contestant, running: Running, plugin: str) -> Answer:

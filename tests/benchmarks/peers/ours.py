@@ -12,8 +12,8 @@ from benchmarks.bench import build_image, write_plugin
 from benchmarks.peers.contestant import BURNT, ITEMS, TEXT, Call, NotAvailableError, Running, Setup, Tool
 from benchmarks.peers.peer import json_body
 from benchmarks.peers.process_tree import processes
-from benchmarks.peers.speed import CALLERS
 from benchmarks.peers.table import BEFORE, OURS
+from benchmarks.rows.calls import WIDE_MANIFEST
 from benchmarks.served import Served, served
 
 _WIDE: Final = "-wide"
@@ -55,7 +55,7 @@ class Ours:
                 broken = {"env": {"BENCH_BROKEN": "1"}} if plugin == setup.broken else {}
                 write_plugin(folder, plugin, self._image, **broken)
                 if setup.for_load:
-                    write_plugin(folder, plugin + _WIDE, self._image, concurrency=CALLERS)
+                    write_plugin(folder, plugin + _WIDE, self._image, **WIDE_MANIFEST)
             with served(folder, self._environment, code=self._code) as orchestrator:
                 yield _Orchestrator(orchestrator)
 

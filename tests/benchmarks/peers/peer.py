@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, final
+from typing import final
 
 from benchmarks.peers.contestant import BURNT, ITEMS, TEXT, Call, Running, Setup, Tool
 from benchmarks.peers.environments import environment
@@ -33,10 +33,10 @@ class Launch:
 class Peer(ABC):
     """Serves `apps/NAME_app.py`, or what its module says."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    isolation: ClassVar[str]
-    requirements: ClassVar[Sequence[str]]
+    name: str
+    title: str
+    isolation: str
+    requirements: Sequence[str]
 
     @final
     def prepare(self) -> None:

@@ -12,9 +12,9 @@ from benchmarks.peers.answers import fault_of, post, until_it_answers
 from benchmarks.peers.contestant import PLUGIN, Contestant, Setup, Tool
 from benchmarks.peers.process_tree import cpu
 from benchmarks.peers.samples import Samples
+from benchmarks.rows.calls import CALLERS
 
 UPLOAD: Final = 10_000_000
-CALLERS: Final = 16
 _WARM_UP: Final = 0.3
 
 
@@ -69,7 +69,7 @@ class _Up:
     """A contestant that answers: its processes, and the requests of the probes that it answers rightly."""
 
     pids: set[int]
-    requests: Mapping[Probe, Request]
+    requests: Sequence[tuple[Probe, Request]]
 
 
 def measure(
@@ -93,7 +93,7 @@ def measure(
             say(f"round {number + 1} of {rounds}")
             samples.begin_round(_COLUMNS)
             for name in rotated(list(up), number):
-                for probe, request in up[name].requests.items():
+                for probe, request in up[name].requests:
                     with samples.noting(name, *probe.columns):
                         found = _load(generator, up[name].pids, probe, request, seconds * probe.share)
                         for column, read in probe.columns.items():
@@ -104,7 +104,7 @@ def _start(stack: ExitStack, contestant: Contestant, content: bytes, generator: 
     """Start it, hold each tool's answer against what it must be, and warm it up."""
     running = stack.enter_context(contestant.running(Setup(for_load=True)))
     until_it_answers(contestant, running, PLUGIN)
-    requests: dict[Probe, Request] = {}
+    requests: list[tuple[Probe, Request]] = []
     for probe in PROBES:
         with samples.noting(contestant.name, *probe.columns):
             call = contestant.call(probe.tool, PLUGIN, content, probe.callers)
@@ -112,7 +112,7 @@ def _start(stack: ExitStack, contestant: Contestant, content: bytes, generator: 
             if fault := fault_of(probe.tool, content, post(request, 30)):
                 raise RuntimeError(f"{probe.tool}: {fault}")
             generator.run(request, connections=probe.callers, seconds=_WARM_UP, strict=False)
-            requests[probe] = request
+            requests.append((probe, request))
     return _Up(running.pids(), requests)
 
 

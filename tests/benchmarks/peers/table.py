@@ -57,7 +57,7 @@ TARGETS: Final = (
 def targets(samples: Samples) -> list[Figure]:
     """Those of which there are samples, as in `make bench`."""
     return [
-        Figure(f"ours over {than}: {_TITLES[key].rpartition(', ')[0]}", found, "x", target)
+        Figure(f"ours over {than}: {_name(key)}", found, "x", target)
         for key, than, target in TARGETS
         if (found := samples.ratios(OURS, than, key))
     ]
@@ -134,8 +134,13 @@ def _faults(samples: Samples, one: Contestant) -> list[str]:
     """Each reason once, with the columns that it explains."""
     by_reason: dict[str, list[str]] = {}
     for key, reason in samples.faults.get(one.name, {}).items():
-        by_reason.setdefault(reason, []).append(_TITLES.get(key, key) or "everything")
+        by_reason.setdefault(reason, []).append(_name(key))
     return [f"- {one.title}, {'; '.join(titles)}: {_cell(reason)}" for reason, titles in by_reason.items()]
+
+
+def _name(key: str) -> str:
+    """A column's title without its unit; the keys of ends as they are; "" is all of them."""
+    return _TITLES[key].rpartition(", ")[0] if key in _TITLES else key or "everything"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Page, expect
-from support.gpus import GIB
+from support.gpus import GIB, device
 from support.harness import Harness
 from system.dashboard.scene import count, read_words, sample
 
@@ -299,7 +299,7 @@ async def test_a_restart_is_confirmed_and_then_carried_out(harness: Harness, loo
 
 
 async def test_a_key_is_required_and_its_role_holds(harness: Harness, look: Look) -> None:
-    """Nothing is shown without one; a viewer's shows everything, and a restart names the role that it needs."""
+    """Nothing is shown without one; a viewer's shows everything, and offers nothing that would be refused."""
     store = KeyStore(harness.settings.state_dir)
     viewer, operator = store.add("eve", Role.VIEWER), store.add("ann", Role.OPERATOR)
     harness.add("kit", tools={"count": count})
@@ -313,12 +313,21 @@ async def test_a_key_is_required_and_its_role_holds(harness: Harness, look: Look
     await dialog.get_by_label("Key").fill(viewer)
     await dialog.get_by_role("button", name="Use this key").click()
     await expect(page.locator(".title .badge")).to_have_text("INITIALIZED")
-    await page.get_by_role("button", name="Restart", exact=True).click()
-    await page.get_by_role("dialog", name="Restart kit?").get_by_role("button", name="Restart").click()
-    await expect(page.locator(".notice").first).to_contain_text("needs the right to operate")
+    why = "The key “eve” may look, and not operate plugins."
+    for command in ("Update", "Restart", "Park", "Stop"):
+        await expect(page.get_by_role("button", name=command, exact=True)).to_be_disabled()
+        await expect(page.get_by_role("button", name=command, exact=True)).to_have_accessible_description(why)
+    await expect(page.get_by_text(why)).to_be_visible()
+    await expect(page.get_by_label("Instances", exact=True)).to_be_disabled()
+    await page.get_by_role("link", name="Tools").click()
+    run = page.get_by_role("button", name="Run", exact=True)
+    await expect(run).to_be_disabled()
+    await expect(run).to_have_accessible_description("The key “eve” may look, and not run tools.")
     await page.get_by_role("button", name="API key").click()
     await dialog.get_by_label("Key").fill(operator)
     await page.keyboard.press("Enter")
+    await expect(run).to_be_enabled()
+    await expect(page.get_by_text(why)).to_be_hidden()
     await page.get_by_role("button", name="Restart", exact=True).click()
     await page.get_by_role("dialog", name="Restart kit?").get_by_role("button", name="Restart").click()
     await expect(page.locator(".meta")).to_contain_text("instance 2")
@@ -337,6 +346,30 @@ async def test_the_list_shows_latencies_memory_and_gpu_memory(lived_in: Harness,
     ):
         await expect(page.get_by_role("meter", name=name, exact=True)).to_have_attribute("aria-valuetext", words)
     await expect(page.get_by_role("meter", name="GPU memory of ocr")).to_have_count(0)
+
+
+async def test_gpus_show_who_waits_for_one(harness: Harness, look: Look) -> None:
+    harness.gpus.devices, harness.gpus.fault = (device(0),), None
+    harness.engine.device_drivers = ("nvidia",)
+    gate = asyncio.Event()
+    harness.add("first", tools={"wait": gate.wait}, requires_gpu=True)
+    await harness.open()
+    await harness.settled("first")
+    harness.add("second", tools={"wait": gate.wait}, requires_gpu=True)
+    busy = asyncio.create_task(harness.run("first", "wait"))
+    await harness.until("first", lambda health: health["in_flight"] == 1)
+    page = await look("/gpus")
+    waiting = page.get_by_role("region", name="Waiting for a GPU")
+    await expect(page.locator(".gpus .card")).to_have_count(1)
+    await expect(waiting).to_have_count(0)
+    await harness.client.post("/v1/plugins/second/start")
+    line = waiting.get_by_role("listitem")
+    await expect(line).to_contain_text("second for a GPU, instance 1, since ")
+    await expect(line).to_contain_text("first has it, and executes 1 run")
+    await expect(line.get_by_role("link", name="second")).to_have_attribute("href", "#/plugins/second")
+    gate.set()
+    await busy
+    await expect(waiting).to_have_count(0)
 
 
 async def test_gpus_show_who_holds_them(lived_in: Harness, look: Look) -> None:

@@ -170,3 +170,27 @@ def test_beyond_loopback_it_needs_a_key(tmp_path: Path) -> None:
     ended = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode != 0
     assert "there is no API key" in " ".join(ended.stderr.split())
+
+
+@pytest.mark.slow
+async def test_a_change_of_its_file_counts_while_it_serves(harness: Harness, tmp_path: Path) -> None:
+    """Also after one that cannot be used, during which the hosts stay."""
+    harness.add("reader", tools={"read": lambda: 1})
+    await harness.open(direct=True)
+    await harness.settled("reader")
+    hosts = tmp_path / "hosts.yaml"
+
+    async with front_over(harness, tmp_path) as front:
+
+        async def names() -> list[str]:
+            return [host["name"] for host in (await front.client.get("/v1/hosts")).json()]
+
+        text = hosts.read_text()
+        hosts.write_text("- {name: here}\n")
+        await asyncio.sleep(2.5)
+        assert await names() == ["here"]
+        hosts.write_text(text + "- {name: there, address: 'http://127.0.0.1:1'}\n")
+        async with asyncio.timeout(10 * PATIENCE):
+            while await names() != ["here", "there"]:
+                await asyncio.sleep(0.1)
+        assert (await front.client.post("/v1/plugins/reader/tools/read/run", json={})).json()["result"] == 1

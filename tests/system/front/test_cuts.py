@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from support.cut_link import BOTH_WAYS, FROM_HOST, TO_HOST
 from support.fronted_hosts import FrontedHosts
 from support.harness import eventually
 from system.front.conftest import Gate
+
+from orchestrator.front.hosts_file import HostEntry, HostsFileError
 
 UNREACHABLE = "HOST_UNREACHABLE"
 
@@ -180,3 +183,22 @@ async def test_a_host_that_comes_back_with_other_plugins(three: FrontedHosts) ->
     await three.until_host("c", "ONLINE")
     plugins = {plugin["name"]: plugin for plugin in (await client.get("/v1/plugins")).json()}
     assert (plugins["another"]["host"], plugins["writer"]["reason_code"]) == ("c", "STOPPED")
+
+
+async def test_hosts_come_and_go(three: FrontedHosts) -> None:
+    """By a new list of them: those that stay go on undisturbed, with keys that are read anew."""
+    client = await three.open()
+    a, b, c = three.entries
+    heard = three.known.directory.hosts["a"].status.since
+    await three.known.update([a, c])
+    assert await three.states() == {"a": "ONLINE", "c": "ONLINE"}
+    assert [instance["host"] for instance in (await three.health("reader"))["instances"]] == ["a"]
+    assert (await client.post("/v1/plugins/reader/stop", headers={"X-Host": "b"})).status_code == 404
+    await three.known.update([c, b, a])
+    await three.until_host("b", "ONLINE")
+    assert list(await three.states()) == ["c", "b", "a"]
+    assert three.known.directory.hosts["a"].status.since == heard
+    assert (await three.health("reader"))["replicas"]["ready"] == 2
+    with pytest.raises(HostsFileError, match="cannot be read"):
+        await three.known.update([a, HostEntry(name="d", address="http://127.0.0.1:1", key_file=Path("/nowhere"))])
+    assert len(await three.states()) == 3

@@ -314,9 +314,9 @@ async def test_a_stop_wins_over_a_restart_whose_files_are_still_read(
     monkeypatch.setattr(PluginLoader, "reload", slowly)
     stop, stops = PluginSupervisor.stop, asyncio.Event()
 
-    async def noted(supervisor: PluginSupervisor) -> None:
+    async def noted(supervisor: PluginSupervisor, **options: Any) -> None:
         stops.set()
-        await stop(supervisor)
+        await stop(supervisor, **options)
 
     monkeypatch.setattr(PluginSupervisor, "stop", noted)
     restarting = asyncio.create_task(restart(harness, wait=30))

@@ -265,8 +265,10 @@ async def test_a_revert_goes_back_and_stays_there(harness: Harness) -> None:
     plugin = await Versions(harness).serve()
     answer = await plugin.post("revert")
     assert (answer.status_code, answer.json()["error_type"]) == (409, "NothingToRevert")
+    assert [each and each["version"] for each in (await plugin.releases()).values()] == ["1.0.0", None]
     plugin.write(2)
     await plugin.update()
+    assert [each and each["version"] for each in (await plugin.releases()).values()] == ["2.0.0", "1.0.0"]
     async with plugin.callers() as answers:
         found = (await plugin.post("revert", params={"wait": 10})).json()
     assert (found["kind"], found["step"], found["to_release"]["version"]) == ("revert", "SETTLED", "1.0.0")

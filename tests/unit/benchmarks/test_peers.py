@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from benchmarks.peers.process_tree import Process, end_all, processes, tree
 from benchmarks.peers.samples import Samples
 from benchmarks.peers.speed import PROBES
 from benchmarks.peers.table import COLUMNS, OURS, TARGETS, markdown, targets
+from benchmarks.processes import cpu_nanoseconds
 from support.checkout import TESTS
 from support.uv import UvError
 
@@ -61,6 +64,16 @@ def test_everything_of_a_tree_is_ended() -> None:
         assert time.monotonic() < end, "the child still runs"
         time.sleep(0.01)
     root.stdout.close()
+
+
+def test_cpu_time_has_that_of_threads_that_have_ended() -> None:
+    before = cpu_nanoseconds(os.getpid())
+    thread = threading.Thread(target=lambda: sum(range(2_000_000)))
+    thread.start()
+    thread.join()
+    assert cpu_nanoseconds(os.getpid()) - before > 1_000_000
+    with pytest.raises(OSError, match="Invalid"):
+        cpu_nanoseconds(2**22 + 1)
 
 
 def test_a_ratio_is_of_one_round() -> None:
@@ -114,7 +127,9 @@ def test_an_answer_must_have_the_tools_result(tool: Tool, text: str, good: bool)
 def test_an_answer_is_one_short_line() -> None:
     assert str(Answer(502, "it\n was   killed", 0.0123)) == "502 it was killed (0.012 s)"
     assert str(Answer(None, "within 10 s", 10.0)) == "no answer within 10 s (10.0 s)"
-    assert len(str(Answer(500, "x" * 5000, 1))) < 220
+    assert len(str(Answer(500, "x" * 5000, 1))) < 200
+    assert Answer(200, f'{{"result": "{TEXT}"}}', 1.5).summary(Tool.ECHO) == "200 with its result (1.5 s)"
+    assert Answer(200, "failed", 1.5).summary(Tool.ECHO) == "200 failed (1.5 s)"
 
 
 def _contestant(name: str, title: str) -> Any:
@@ -138,7 +153,7 @@ def test_the_tables() -> None:
     assert "| mosec 0.9.8 | - | 4 | - | - | - | - | - | - | - | - |" in lines
     assert "| ours over mosec: small call, p50 | ≤ 2 | 4 x | 3 … 5, n=2 | missed |" in lines
     assert "| this project | 502 KILLED (0.01 s) | 503 | /health: 200 | 200 | runs | not within 20 s |" in lines
-    assert "- mosec 0.9.8, start to first answer, s; memory of one plugin, MB: exited \\| with 1" in lines
+    assert "- mosec 0.9.8, start to first answer; memory of one plugin: exited \\| with 1" in lines
     widths = {line.count(" | ") for line in lines if line.startswith("| mosec")}
     assert widths <= {10, 5, 6}
 

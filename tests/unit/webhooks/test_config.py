@@ -65,6 +65,9 @@ def test_a_secret_that_is_changed_has_both(file: Path) -> None:
         (GOOD.replace("pager.secret", "none.secret"), "none.secret cannot be read: No such file"),
         ("\n" * 3 + GOOD.replace("pager.secret", "/"), "line 5: secret_file: / cannot be read"),
         (GOOD * 17, "at most 16"),
+        ("- https://user:pass@example.org/?token=hidden\n", "line 1: expected fields such as `name: pager`"),
+        (GOOD.replace("pager.secret", SECRET), "secret_file: expected the path of a file that has the secret"),
+        (GOOD.replace("secret_file: pager.secret", f"secret: {SECRET}"), "line 2: secret"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_line(file: Path, text: str, said: str) -> None:
@@ -73,7 +76,7 @@ def test_a_mistake_is_named_with_file_and_line(file: Path, text: str, said: str)
         load_webhooks(file)
     sentence = str(refused.value)
     assert said in sentence and str(file) in sentence and sentence.startswith("ORCHESTRATOR_WEBHOOKS: ")
-    assert "hidden" not in sentence and "user:pass" not in sentence
+    assert "hidden" not in sentence and "user:pass" not in sentence and SECRET not in sentence
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff\xfe", f"{SECRET}\n".encode() * 5])
