@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
+from orchestrator.supervisor.hand_over import Epoch
 from orchestrator.supervisor.plan import Member
 from orchestrator.supervisor.rollout import abandoned
 from orchestrator.supervisor.update import ReleaseName, Update, UpdateStep, stepped
@@ -80,6 +81,12 @@ class PluginReleases(msgspec.Struct, frozen=True):
     """The orchestrator's start begins none: an operator stopped it, or it is parked, and no command or run has come
     since.
     """
+    placed: bool = False
+    """A command has started it here, since a front places plugins."""
+    moved_to: str | None = None
+    """The host that it was handed over to; None once a command has started it here."""
+    epoch: Epoch = Epoch()
+    """The highest seen."""
     update: Update | None = None
     """The one under way, or the last."""
     earlier: tuple[Update, ...] = ()
@@ -165,6 +172,13 @@ def started(state: PluginReleases, release: Release) -> PluginReleases:
     if state.current is not None and state.current.id == release.id:
         return state
     return replace(state, current=release, former=state.current or state.former, pinned=False)
+
+
+def held_for(state: PluginReleases, held: Held | None, *, placed: bool) -> PluginReleases:
+    """Its instances are stopped or parked, or, with None, begun. `placed`: what is begun has its place here."""
+    if held is not None:
+        return replace(state, held=held)
+    return replace(state, held=None, moved_to=None, placed=state.placed or placed)
 
 
 def with_proposed(state: PluginReleases, update: Update, release: Release | None = None) -> PluginReleases:
