@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, Protocol
 from urllib.parse import quote
+
+import msgspec
 
 from orchestrator.access.principal import EQUAL_SHARE, Share
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import ReasonCode
 
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Outcome(StrEnum):
@@ -103,9 +107,10 @@ class StreamedBody(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(msgspec.Struct, frozen=True):
     """A call as it came. Its body is passed on unchanged."""
+
+    # A msgspec struct, as a result is, since each run makes one: a dataclass takes ten times as long.
 
     tool: str
     run_id: str
@@ -113,9 +118,9 @@ class ToolCall:
     body: bytes | StreamedBody
     """Whole where it is short."""
     query: str = ""
-    trace: Mapping[str, str] = field(default_factory=dict)
+    trace: Mapping[str, str] = _NONE
     """W3C trace context: the headers `traceparent` and `tracestate`."""
-    body_headers: Mapping[str, str] = field(default_factory=dict)
+    body_headers: Mapping[str, str] = _NONE
     """What else describes the body: `Content-Encoding`, `Content-Disposition`."""
     keep: bool = False
     """Whether the container goes on with it when the connection breaks, and retains its answer."""
@@ -166,8 +171,7 @@ class FileStore(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(msgspec.Struct, frozen=True):
     """The end of a run. `result` is JSON text, ready to be passed on; times in milliseconds."""
 
     outcome: Outcome
@@ -176,7 +180,7 @@ class RunResult:
     error: str | None = None
     error_type: str | None = None
     reason_code: ReasonCode | None = None
-    traceback: str = field(default="", repr=False)
+    traceback: str = ""
     from_plugin: bool = False
     """Whether the plugin reported it, not the orchestrator."""
     retry_after: float | None = None

@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from orchestrator.errors import CallerDisconnectedError, ChannelError, OrchestratorError
 from orchestrator.formatting import format_size

@@ -4,10 +4,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from orchestrator.access.principal import ANYONE, Principal
 from orchestrator.errors import CallerDisconnectedError, ChannelError, OrchestratorError, RunAbortedError
