@@ -222,6 +222,7 @@ def _guard(app: FastAPI, settings: Settings) -> None:
     max_requests = settings.max_connections * 3 // 4
     guard = RequestMiddleware(
         app.build_middleware_stack(),
+        application=app,
         store=store,
         gate=gate,
         max_requests=max_requests,

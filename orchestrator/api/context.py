@@ -13,6 +13,7 @@ from orchestrator.api.event_feed import EventFeed
 from orchestrator.health.listing import HealthListing
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
+from orchestrator.sandbox.deadline import CoarseTimers
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.shutdown import Shutdown
@@ -33,6 +34,7 @@ class ApiContext:
     history: HistoryStore
     shutdown: Shutdown
     listing: HealthListing = field(default_factory=HealthListing)
+    timers: CoarseTimers = field(default_factory=CoarseTimers)
 
 
 def api_context(connection: HTTPConnection) -> ApiContext:

@@ -5,11 +5,13 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
+from httptools import HttpParserError, HttpParserUpgrade
+from starlette.applications import Starlette
 from starlette.types import Message
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -22,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from orchestrator.api.body import WHOLE_BODY
+from orchestrator.api.middleware import RequestMiddleware
 from orchestrator.api.problems import problem
 from orchestrator.runtime_client.http_message import split_target
 
@@ -79,6 +82,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._proxied_app = self.app
         if isinstance(self.app, ProxyHeadersMiddleware):
             self.app = self.app.app
+        # The framework's own entry adds to a request nothing but `app`, which the first middleware does too.
+        if isinstance(self.app, Starlette) and isinstance(self.app.middleware_stack, RequestMiddleware):
+            self.app = self.app.middleware_stack
 
     @classmethod
     def limited_to(cls, max_connections: int) -> type["BoundedProtocol"]:
@@ -111,7 +117,14 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._unparsed += len(data)
         self._head_came_now = False
-        super().data_received(data)
+        self._idle_until = math.inf
+        try:
+            self.parser.feed_data(data)
+        except HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("")
+        except HttpParserUpgrade:
+            self._unsupported_upgrade_warning()
         if self.transport.is_closing() or self._linger_timer is not None:
             return
         if self._unparsed > MAX_HEAD_BYTES:
@@ -120,7 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self.idle:
             self._start_head_timer()
 
-    def _close_after_answer(self) -> None:
+    def close_after_answer(self) -> None:
         """Close; while the request still arrives, once the client has closed. What it sends until then is dropped: a
         connection that is closed with bytes unread is reset, and the answer lost to a client that is not that far.
         """
@@ -175,7 +188,9 @@ class BoundedProtocol(HttpToolsProtocol):
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         self._head_bytes = 0
         self._request_arrives = True
         self._behind_proxy = False
@@ -183,14 +198,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         if len(self.url) + len(url) > MAX_TARGET_BYTES:
             self._refuse(414, f"The request target is longer than {MAX_TARGET_BYTES} bytes.")
-        super().on_url(url)
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value)
         if len(self.headers) >= MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, f"The request has more than {MAX_HEADERS} headers or {MAX_HEAD_BYTES} bytes of them.")
-        super().on_header(name, value)
-        if self.headers[-1][0].startswith(b"x-forwarded-"):
+        name = name.lower()
+        self.headers.append((name, value))
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        elif name.startswith(b"x-forwarded-"):
             self._behind_proxy = True
 
     def on_headers_complete(self) -> None:
@@ -214,29 +232,25 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _exchange(self) -> "HttpExchange":
         """Of the request whose head has been parsed."""
-        version, scope = self.parser.get_http_version(), self.scope
+        version = self.parser.get_http_version()
         raw_path, query = split_target(self.url)
         path = raw_path.decode("ascii")
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["http_version"] = version
-        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
-        scope["raw_path"] = self.root_path.encode("ascii") + raw_path
-        scope["query_string"] = query
-        exchange = HttpExchange(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
-        exchange.close = self._close_after_answer
-        return exchange
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "method": self.parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self.root_path.encode("ascii") + raw_path,
+            "query_string": query,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "server": self.server,
+            "client": self.client,
+            "state": self.app_state.copy(),
+        }
+        return HttpExchange(self, scope, keep_alive=version != "1.0" and self.parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -255,7 +269,9 @@ class BoundedProtocol(HttpToolsProtocol):
         exchange = self.cycle
         if self._head_came_now and isinstance(exchange.body, bytes) and not self.flow.read_paused:
             exchange.scope["extensions"] = {WHOLE_BODY: exchange.body}
-        super().on_message_complete()
+        if not exchange.response_complete:
+            exchange.more_body = False
+            exchange.message_event.set()
 
     def _has_body(self) -> bool:
         headers = dict(self.headers)
@@ -278,7 +294,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(b"".join((STATUS_LINE[refused.status], *headers, b"\r\n", answer.body)))
         # Where an earlier request is being answered its answer ends here: nothing may follow this one.
         self._request_arrives = self.idle
-        self._close_after_answer()
+        self.close_after_answer()
 
     # Slow readers
 
@@ -307,9 +323,25 @@ class HttpExchange(RequestResponseCycle):
     both are one packet then.
     """
 
-    _held = b""
-    close: Callable[[], None]
-    """Called after a response that is the connection's last."""
+    def __init__(self, connection: BoundedProtocol, scope: Any, *, keep_alive: bool) -> None:
+        # What the base class sets, and no call of its constructor.
+        self.scope = scope
+        self.transport = connection.transport
+        self.flow = connection.flow
+        self.logger = connection.logger
+        self.default_headers = connection.server_state.default_headers
+        self.message_event = asyncio.Event()
+        self.disconnected = False
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = connection.expect_100_continue
+        self.body = bytearray()
+        self.more_body = True
+        self.response_started = False
+        self.response_complete = False
+        self.chunked_encoding: bool | None = None
+        self.expected_content_length = 0
+        self._connection = connection
+        self._held = b""
 
     async def send(self, message: Message) -> None:  # type: ignore[override]
         """Raises `RuntimeError` for a response that is none of HTTP, or messages in another order than ASGI's."""
@@ -375,8 +407,8 @@ class HttpExchange(RequestResponseCycle):
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
-            self.close()
-        self.on_response()
+            self._connection.close_after_answer()
+        self._connection.on_response_complete()
 
 
 @lru_cache(maxsize=512)

@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,14 +24,24 @@ _HEADERS: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorizat
 
 
 class RequestMiddleware:
-    """ASGI middleware, before all of the framework's own. `max_requests`: at once, not including routes that are not
-    counted. `root`: the path below which a proxy shows all routes. `user_header`: in which proxies name their users.
+    """ASGI middleware, before all of the framework's own. `application`: whose requests they are. `max_requests`: at
+    once, not including routes that are not counted. `root`: the path below which a proxy shows all routes.
+    `user_header`: in which proxies name their users.
     """
 
     def __init__(
-        self, app: ASGIApp, *, store: KeyStore, gate: Gate, max_requests: int, root: str = "", user_header: str = ""
+        self,
+        app: ASGIApp,
+        *,
+        application: FastAPI,
+        store: KeyStore,
+        gate: Gate,
+        max_requests: int,
+        root: str = "",
+        user_header: str = "",
     ) -> None:
         self._app = app
+        self._application = application
         self._root = root
         self._user_header = user_header.lower().encode()
         self._store = store
@@ -44,6 +54,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         # One middleware for all steps, so that a request's route is looked up once.
+        scope["app"] = self._application  # as the framework does before all middleware
         path = scope["path"]
         if self._root:
             if path == self._root:  # the page's own addresses are relative to it

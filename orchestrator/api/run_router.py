@@ -1,7 +1,7 @@
 """POST /v1/plugins/{name}/tools/{tool}/run: passes the body on to the plugin, and its answer back in the envelope."""
 
 import asyncio
-import secrets
+import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -74,7 +74,7 @@ async def run_tool(name: str, tool: str, request: Request, context: Context, who
     headers = run_headers(request.scope["headers"])
     chosen_id = headers.get("x-run-id")
     if chosen_id is None:
-        return await _run(request, headers, record, tool, run_id=secrets.token_hex(16), context=context, who=who)
+        return await _run(request, headers, record, tool, run_id=os.urandom(16).hex(), context=context, who=who)
     if not is_run_id(chosen_id):
         sentence = "X-Run-Id has to be 32 hexadecimal digits in lower case; without it the run is given an id."
         return problem(422, sentence, error_type="InvalidRunId", plugin=name)
@@ -227,7 +227,7 @@ async def _start(name: str, call: ToolCall, context: ApiContext, shown: Concealm
 class _DisconnectWatch:
     """While it is entered, reports a caller that disconnects, so that its run leaves the queue or is cancelled."""
 
-    __slots__ = ("_body", "_context", "_request", "_run_id", "_timer", "_watcher")
+    __slots__ = ("_body", "_context", "_request", "_run_id", "_tick", "_watcher")
 
     def __init__(self, request: Request, call: ToolCall, context: ApiContext) -> None:
         self._request = request
@@ -235,19 +235,19 @@ class _DisconnectWatch:
         self._context = context
         self._watcher: asyncio.Task[None] | None = None
         # A caller whose body is still to be read is noticed by that.
-        loop = asyncio.get_running_loop()
         self._body = call.body if isinstance(call.body, QueuedBody) else None
-        self._timer = loop.call_later(_DISCONNECT_WATCH_DELAY, self._start) if self._body is None else None
-        if self._body is not None:
+        if self._body is None:
+            self._tick = context.timers.add(_DISCONNECT_WATCH_DELAY, self._start)
+        else:
             self._body.on_stored = self._start
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._body is not None:
+        if self._body is None:
+            self._context.timers.remove(self._tick, self._start)
+        else:
             self._body.close()
         if self._watcher is not None:
             self._watcher.cancel()

@@ -70,6 +70,8 @@ class HttpResponse:
         """Whether bytes came after its end."""
         self.buffered = 0
         """Bytes of the body that have come and were not taken."""
+        self.taken = 0
+        """How often some were taken."""
         self._chunks: list[bytes] = []
         self._until_close = False
         self._head_bytes = 0
@@ -122,6 +124,7 @@ class HttpResponse:
     def take(self) -> bytes:
         """All of the body that is buffered."""
         chunks, self._chunks, self.buffered = self._chunks, [], 0
+        self.taken += 1
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     # What the parser calls

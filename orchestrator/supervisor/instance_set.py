@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Final, assert_never
@@ -63,7 +63,11 @@ class _Placed:
     """Its end, where it makes room for another plugin once its runs have ended."""
     last_runs: int = 0
     """Runs that it takes before that."""
+    instance: Instance = field(init=False)
     _release: str = ""
+
+    def __post_init__(self) -> None:
+        self.instance = self.driver.instance
 
     @property
     def release(self) -> str:
@@ -72,10 +76,6 @@ class _Placed:
         if not self._release and content and image:
             self._release = release_id(content, image)
         return self._release
-
-    @property
-    def instance(self) -> Instance:
-        return self.driver.instance
 
 
 class InstanceSet:
@@ -139,7 +139,7 @@ class InstanceSet:
     @property
     def draining(self) -> bool:
         """One lives that takes no new runs."""
-        return any(placed.role == "draining" and _alive(placed.instance) for placed in self._placed)
+        return "draining" in [placed.role for placed in self._placed if _alive(placed.instance)]
 
     @property
     def closing(self) -> bool:
@@ -179,15 +179,28 @@ class InstanceSet:
         if self._template is None:
             return None
         # With every run: those alone, and of them alone what counts.
-        taking = [each for each in self._placed if each.instance.ready and (each.role == "serving" or each.parks)]
+        taking = {
+            p.instance.generation: p for p in self._placed if p.instance.ready and (p.role == "serving" or p.parks)
+        }
         in_flight = self._in_flight()
-        members = [self._member(each, in_flight.get(each.instance.generation, 0)) for each in taking]
-        let_in = _let_in((each.instance for each in taking), tool)
-        generation = least_loaded(members, let_in)
-        chosen = next((each for each in taking if each.instance.generation == generation), None)
-        if chosen is None:
+        members = [
+            Member(
+                generation,
+                Phase.READY,
+                placed.role,
+                in_flight.get(generation, 0),
+                last_runs=self._last_runs(placed) if placed.parks else None,
+                used_at=placed.instance.used_at,
+                concurrency=placed.instance.limits.concurrency,
+            )
+            for generation, placed in taking.items()
+        ]
+        generation = least_loaded(members, _let_in(taking.values(), tool))
+        if generation is None:
             return None
-        chosen.last_runs = max(0, chosen.last_runs - 1)
+        chosen = taking[generation]
+        if chosen.last_runs:
+            chosen.last_runs -= 1
         return chosen.instance
 
     def driver_of(self, token: str) -> InstanceDriver | None:
@@ -486,7 +499,7 @@ class InstanceSet:
             placed.role,
             in_flight,
             placed.drain_until,
-            last_runs=None if placed.parks is None else min(placed.last_runs, self._waiting()),
+            last_runs=self._last_runs(placed) if placed.parks else None,
             used_at=instance.used_at,
             release=placed.release,
             proof=placed.proof,
@@ -494,6 +507,9 @@ class InstanceSet:
             reason=None if ended is None else ended.reason,
             concurrency=instance.limits.concurrency,
         )
+
+    def _last_runs(self, placed: _Placed) -> int:
+        return min(placed.last_runs, self._waiting())
 
     def _ending(self) -> Iterator[InstanceDriver]:
         """Of instances that are in the set no longer, while they still have their container and GPUs."""
@@ -516,10 +532,13 @@ class InstanceSet:
         return [*self._earlier, *(placed.driver for placed in self._placed)]
 
 
-def _let_in(instances: Iterable[Instance], tool: str) -> int:
+def _let_in(taking: Iterable[_Placed], tool: str) -> int:
     """Runs of this tool that are in an instance for each that executes: of a batched one more than a batch."""
-    found = next((each.tools[tool].get("batch") for each in instances if tool in each.tools), None)
-    return 1 if found is None else runs_let_in(1, found["max_size"])
+    for placed in taking:
+        if (known := placed.instance.tools.get(tool)) is not None:
+            batch = known.get("batch")
+            return 1 if batch is None else runs_let_in(1, batch["max_size"])
+    return 1
 
 
 def _alive(instance: Instance) -> bool:

@@ -13,7 +13,7 @@ Of what may be parked, the instances are chosen whose starts took least, times t
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
 from orchestrator.gpus.claims import GpuDemand
 from orchestrator.loader.manifest import Manifest
@@ -31,16 +31,16 @@ HALF_LIFE: Final = 600.0
 """Seconds after which a run counts half."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RecentUse:
     """A plugin's runs, each counted half after every `HALF_LIFE`. `at`, here and below: the monotonic clock."""
 
     runs: float = 0.0
     at: float = 0.0
 
-    def counted(self, now: float) -> Self:
-        """With a run that came now."""
-        return type(self)(self.value(now) + 1.0, now)
+    def count(self, now: float) -> None:
+        """A run came now."""
+        self.runs, self.at = self.value(now) + 1.0, now
 
     def value(self, now: float) -> float:
         return self.runs * float(0.5 ** (max(0.0, now - self.at) / HALF_LIFE))

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Literal
 
 import msgspec
@@ -111,13 +112,13 @@ class PluginSupervisor:
         self._updater = Updater(
             plugin.name, deps, self._set, self._file, on_switch=self._switched, on_change=self._notify_changed
         )
-        self._changed = asyncio.Event()
-        """Set, and replaced, when something may have an answer that had none."""
+        self._changed: asyncio.Event | None = None
+        """Where somebody waits: see `_change`."""
         self._removed = False
         self._runs_waiting = 0
         """Those for which `ready_instance` looks for an instance."""
         self.waiting_since = 0.0
-        """When the first of the runs that wait for an instance came; the event loop's clock."""
+        """When the first of the runs that wait for an instance came; the monotonic clock."""
         self.asked = False
         """An operator's command began the last instances: it waits for them."""
         self._recent = RecentUse()
@@ -219,7 +220,7 @@ class PluginSupervisor:
     @property
     def recent_runs(self) -> float:
         """Its runs, by `RecentUse`."""
-        return self._recent.value(asyncio.get_running_loop().time())
+        return self._recent.value(monotonic())
 
     def instance_with(self, token: str) -> Instance | None:
         """`token`: the `instance` of an identity. Also one that has ended, as long as its container may be there."""
@@ -364,7 +365,7 @@ class PluginSupervisor:
     async def wait_updated(self, update_id: str) -> None:
         """Returns when this update has ended."""
         while any(each.id == update_id and not each.ended for each in self.updates()):
-            await self._changed.wait()
+            await self._change().wait()
 
     def adopt(self, adopted: Sequence[Adopted], drains: Collection[int] = ()) -> None:
         """Continue with instances that an earlier orchestrator started; the registry has them already. `drains`: the
@@ -416,7 +417,7 @@ class PluginSupervisor:
             async with asyncio.timeout(timeout):
                 while True:
                     async with self._command:  # a restart that overtook this one has instances of its own
-                        changed = self._changed
+                        changed = self._change()
                         if not self._set.beginning:
                             return
                     await changed.wait()
@@ -449,7 +450,7 @@ class PluginSupervisor:
         while self.instance in (None, after):
             if self._removed:
                 return None
-            await self._changed.wait()
+            await self._change().wait()
         return self.instance
 
     def removed(self) -> None:
@@ -459,12 +460,19 @@ class PluginSupervisor:
 
     # Runs
 
+    def free_instance(self, tool: str) -> Instance | None:
+        """The instance that takes the next run, of `tool`, the least loaded; None while none can."""
+        instance = self._set.free_instance(tool)
+        if instance is not None:
+            self._recent.count(monotonic())
+        return instance
+
     async def ready_instance(self, tool: str = "") -> Instance:
-        """The instance that takes the next run, of `tool`, the least loaded; waits while none can: they start, are
-        full, or a restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
+        """As `free_instance`, but waits while none can: they start, are full, or a restart is under way. Begins those
+        that are parked. Raises `InstanceEndedError`.
         """
-        now = asyncio.get_running_loop().time()
-        self._recent = self._recent.counted(now)
+        now = monotonic()
+        self._recent.count(now)
         if self._runs_waiting == 0:
             self.waiting_since = now
         self._runs_waiting += 1
@@ -476,7 +484,7 @@ class PluginSupervisor:
                     raise InstanceEndedError(self._set.cause or self._refusal)
                 else:
                     self._deps.gpus.changed()
-                    await self._changed.wait()
+                    await self._change().wait()
         finally:
             self._runs_waiting -= 1
         return instance
@@ -485,10 +493,9 @@ class PluginSupervisor:
         """Take account of a run's result: it may end its instance."""
         tolerant = instance.manifest.failure_policy == "tolerant"
         verdict = verdict_of_run(tool, result, tolerant=tolerant)
-        instance.used_at = asyncio.get_running_loop().time()
+        instance.used_at = monotonic()
         # A run may return after its instance was replaced, and must not end the new one.
-        driver = self._set.driver_of(instance.identity.instance)
-        if verdict is not None and driver is not None:
+        if verdict is not None and (driver := self._set.driver_of(instance.identity.instance)) is not None:
             driver.end(verdict)
         self.run_left()
 
@@ -726,8 +733,15 @@ class PluginSupervisor:
     def _wake(self) -> None:
         """Let those look again that wait for something here, or for GPUs that it has."""
         self._deps.gpus.changed()
-        self._changed.set()
-        self._changed = asyncio.Event()
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
+
+    def _change(self) -> asyncio.Event:
+        """Set when something may have an answer that had none; to be waited for at once."""
+        if self._changed is None:  # each run changes something, and as a rule nobody waits
+            self._changed = asyncio.Event()
+        return self._changed
 
 
 async def _elapsed(begun: asyncio.Event, seconds: float) -> None:

@@ -1,6 +1,7 @@
 """LiveRun: a run in memory, from its acceptance to its end, and its cancellation."""
 
 import asyncio
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -47,7 +48,7 @@ class LiveRun:
     abort_reason: Abort = Abort.CANCELLED
     cut_short: bool = False
     """The orchestrator gave up on it while it executed: its end will never be known."""
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: Signal = field(default_factory=Signal)
     instance: Instance | None = None
     """The instance that executes it."""
     cancel_requested: bool = False
@@ -64,10 +65,10 @@ class LiveRun:
     body: StreamedBody | None = None
     """Of a run that has started."""
     response_bytes: int = 0
+    run_id: str = field(init=False)
 
-    @property
-    def run_id(self) -> str:
-        return self.record.run_id
+    def __post_init__(self) -> None:
+        self.run_id = self.record.run_id
 
     @property
     def reported_progress(self) -> Progress | None:
@@ -149,9 +150,9 @@ class LiveRun:
         if emit is None:
             return ResultSink(None, self.caller_disconnected, self._note_progress, files)
 
-        async def counted(line: bytes) -> None:
-            self.response_bytes += len(line)
-            await emit(line)
+        def counted(lines: Sequence[bytes]) -> Awaitable[None] | None:
+            self.response_bytes += sum(map(len, lines))
+            return emit(lines)
 
         return ResultSink(counted, self.caller_disconnected, self._note_progress, files)
 
@@ -159,7 +160,7 @@ class LiveRun:
         self.progress = progress
 
     async def _request_cancel(self, instance: Instance) -> None:
-        while not self.ended.is_set():
+        while not self.ended.done():
             with suppress(ChannelError):
                 if await instance.channel.cancel(self.run_id):
                     return

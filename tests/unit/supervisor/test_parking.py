@@ -417,9 +417,12 @@ def test_an_instance_is_parked_once_nobody_called_it_for_long(fields: dict[str, 
 
 
 def test_a_run_counts_less_as_time_passes() -> None:
-    use = RecentUse().counted(NOW).counted(NOW)
+    use = RecentUse()
+    use.count(NOW)
+    use.count(NOW)
     assert (use.value(NOW), use.value(NOW + HALF_LIFE), use.value(NOW - 1)) == (2.0, 1.0, 2.0)
-    assert use.counted(NOW + HALF_LIFE).value(NOW + 2 * HALF_LIFE) == 1.0
+    use.count(NOW + HALF_LIFE)
+    assert use.value(NOW + 2 * HALF_LIFE) == 1.0
 
 
 @pytest.mark.parametrize(
