@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from orchestrator.api.body import WHOLE_BODY
 from orchestrator.api.middleware import RequestMiddleware
-from orchestrator.api.problems import problem
+from orchestrator.api.problems import SendsWhole, problem
 from orchestrator.runtime_client.http_message import split_target
 
 MAX_HEADERS: Final = 100
@@ -318,7 +318,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._watch_reader()
 
 
-class HttpExchange(RequestResponseCycle):
+class HttpExchange(RequestResponseCycle, SendsWhole):
     """One request and its response. The head of a response that says how long its body is waits for the body's start:
     both are one packet then.
     """
@@ -342,6 +342,23 @@ class HttpExchange(RequestResponseCycle):
         self.expected_content_length = 0
         self._connection = connection
         self._held = b""
+
+    def send_whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | memoryview) -> bool:
+        if self.flow.write_paused or self.disconnected or self.response_started or self.scope["method"] == "HEAD":
+            return False
+        if (b"connection", b"close") in headers:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            headers = [*headers, (b"connection", b"close")]
+        fields = [b"%b: %b\r\n" % field for field in (*self.default_headers, *headers)]
+        head = b"".join((STATUS_LINE[status], *fields, b"\r\n"))
+        if head.count(b"\n") != len(fields) + 2:
+            raise RuntimeError("a line break in a header")
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self._send_packet(head, body)
+        self._complete()
+        return True
 
     async def send(self, message: Message) -> None:  # type: ignore[override]
         """Raises `RuntimeError` for a response that is none of HTTP, or messages in another order than ASGI's."""
@@ -395,15 +412,21 @@ class HttpExchange(RequestResponseCycle):
             raise RuntimeError("the body is longer than its Content-Length")
         else:
             self.expected_content_length -= len(body)
-        if self._held and len(body) > _COPIED_BYTES:
-            self.transport.writelines((self._held, body))
-        else:
-            self.transport.write(self._held + body)
-        self._held = b""
+        held, self._held = self._held, b""
+        self._send_packet(held, body)
         if more:
             return
         if self.expected_content_length:
             raise RuntimeError("the body is shorter than its Content-Length")
+        self._complete()
+
+    def _send_packet(self, head: bytes, body: bytes | memoryview) -> None:
+        if head and len(body) > _COPIED_BYTES:
+            self.transport.writelines((head, body))
+        else:
+            self.transport.write(head + body)
+
+    def _complete(self) -> None:
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:

@@ -20,7 +20,6 @@ from orchestrator.api.route_table import Route
 
 _RANGE: Final = re.compile(rb"bytes\s*=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*", re.IGNORECASE)
 _MAX_RANGE: Final = 1000  # bytes of the header
-_HEADERS: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorization"})
 
 
 class RequestMiddleware:
@@ -91,24 +90,23 @@ class RequestMiddleware:
         return self._gate.judge(caller, route.needs(scope["method"]), ring, now)
 
     def _caller(self, scope: Scope) -> Caller:
-        host = origin = fetch_site = authorization = user = None
-        for name, value in scope["headers"]:
-            if name in _HEADERS:  # of a repeated header the last counts: browsers send each once
-                text = value.decode("latin-1")
-                match name:
-                    case b"host":
-                        host = text[:300]  # a name has at most 253
-                    case b"origin":
-                        origin = text
-                    case b"sec-fetch-site":
-                        fetch_site = text
-                    case b"authorization":
-                        authorization = text
-            elif name == self._user_header:  # repeated it is nobody: one of the two may be the caller's own
-                text = value.decode("latin-1").strip()
-                user = text if user is None else f"{user}, {text}"
+        headers = dict(scope["headers"])  # of a repeated header the last counts: browsers send each once
+        host = headers.get(b"host")
         client = scope.get("client")
-        return Caller(scope["method"], client[0] if client else "", host, origin, fetch_site, authorization, user)
+        return Caller(
+            scope["method"],
+            client[0] if client else "",
+            None if host is None else host[:300].decode("latin-1"),  # a name has at most 253
+            _text(headers.get(b"origin")),
+            _text(headers.get(b"sec-fetch-site")),
+            _text(headers.get(b"authorization")),
+            self._user(scope) if self._user_header else None,
+        )
+
+    def _user(self, scope: Scope) -> str | None:
+        # Repeated it is nobody: one of the two may be the caller's own.
+        found = [value.decode("latin-1").strip() for name, value in scope["headers"] if name == self._user_header]
+        return ", ".join(found) if found else None
 
     async def _answer(self, route: Route, values: tuple[str, ...], scope: Scope, receive: Receive, send: Send) -> None:
         if route.hot is None or scope["method"] != route.method:
@@ -133,6 +131,10 @@ class RequestMiddleware:
         response = problem(503, sentence, error_type="TooManyRequests")
         response.headers.update({"Retry-After": "1", "Connection": "close"})  # its body is not read
         await response(scope, receive, send)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
 
 
 def _without_malformed_range(scope: Scope) -> Scope:

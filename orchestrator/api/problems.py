@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from orchestrator.formatting import MAX_NAME_LENGTH, quoted
 from orchestrator.lifecycle import ReasonCode
@@ -63,6 +64,16 @@ def result_headers(result: RunResult, run_id: str | None) -> dict[str, str]:
     return headers
 
 
+class SendsWhole:
+    """An exchange on whose connection a whole answer can be sent at once."""
+
+    def send_whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | memoryview) -> bool:
+        """Send it with these headers, whose names are in lower case; one has the length of `body`. False, and nothing
+        is sent, where it has to be sent piece by piece.
+        """
+        raise NotImplementedError
+
+
 class EnvelopeResponse(Response):
     """An envelope, encoded already. The names of `headers` are in lower case."""
 
@@ -75,6 +86,13 @@ class EnvelopeResponse(Response):
         self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
         for name, value in headers.items():
             self.raw_headers.append((name.encode(), value.encode()))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # To the connection itself, where nothing stands between, in one step.
+        exchange = getattr(send, "__self__", None)
+        if isinstance(exchange, SendsWhole) and exchange.send_whole(self.status_code, self.raw_headers, self.body):
+            return
+        await super().__call__(scope, receive, send)
 
 
 def respond(

@@ -4,7 +4,6 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final, Protocol
 from urllib.parse import quote
 
@@ -15,7 +14,6 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import ReasonCode
 
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
-_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Outcome(StrEnum):
@@ -118,9 +116,9 @@ class ToolCall(msgspec.Struct, frozen=True):
     body: bytes | StreamedBody
     """Whole where it is short."""
     query: str = ""
-    trace: Mapping[str, str] = _NONE
+    trace: Mapping[str, str] = msgspec.field(default_factory=dict)
     """W3C trace context: the headers `traceparent` and `tracestate`."""
-    body_headers: Mapping[str, str] = _NONE
+    body_headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     """What else describes the body: `Content-Encoding`, `Content-Disposition`."""
     keep: bool = False
     """Whether the container goes on with it when the connection breaks, and retains its answer."""

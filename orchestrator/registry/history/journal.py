@@ -112,8 +112,11 @@ class Journal:
         except (TypeError, ValueError, OverflowError):
             return False
         with self._lock:
-            segment = self._active
-            if segment is None or self._bytes + len(line) > self._max_bytes:
+            segment, sealed = self._active, self._sealed
+            if segment is None:
+                return False
+            others = self._orphaned_bytes + (sealed.size if sealed is not None else 0)
+            if others + segment.size + len(line) > self._max_bytes:
                 return False
             started = time.monotonic()
             if started < self._paused_until:
@@ -183,11 +186,6 @@ class Journal:
         """Call it once the database has all of it. Raises `OSError`."""
         orphan.path.unlink(missing_ok=True)
         self._orphaned_bytes = self._measure_orphans()
-
-    @property
-    def _bytes(self) -> int:
-        sealed, active = self._sealed, self._active
-        return self._orphaned_bytes + (sealed.size if sealed else 0) + (active.size if active else 0)
 
     def _create_segment(self) -> _Segment:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
