@@ -44,6 +44,7 @@ STALLED_SECONDS: Final = 60.0
 LINGER_SECONDS: Final = 30.0
 """Time that the rest of a request may take which was answered, with a close, before it had arrived (nginx has the
 same)."""
+_OF_PROXIES: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 _COPIED_BYTES: Final = 64 * 1024  # of a body, up to which it is copied behind its head rather than sent beside it
 
 
@@ -71,8 +72,6 @@ class BoundedProtocol(HttpToolsProtocol):
     """A request has begun, and not all of it has arrived."""
     _idle_until = math.inf
     """When it is closed, by the loop's time, if no data comes until then."""
-    _behind_proxy = False
-    """The request has headers of a proxy."""
     _head_came_now = False
     """Its head was complete in the data that is being parsed: nobody has read any of its body."""
 
@@ -189,11 +188,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
         self._head_bytes = 0
         self._request_arrives = True
-        self._behind_proxy = False
 
     def on_url(self, url: bytes) -> None:
         if len(self.url) + len(url) > MAX_TARGET_BYTES:
@@ -202,14 +199,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value)
-        if len(self.headers) >= MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
+        self.headers.append((name.lower(), value))
+        if len(self.headers) > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, f"The request has more than {MAX_HEADERS} headers or {MAX_HEAD_BYTES} bytes of them.")
-        name = name.lower()
-        self.headers.append((name, value))
-        if name == b"expect":
-            self.expect_100_continue = value.lower() == b"100-continue"
-        elif name.startswith(b"x-forwarded-"):
-            self._behind_proxy = True
 
     def on_headers_complete(self) -> None:
         self._unparsed = 0
@@ -222,7 +214,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(400, f"More than {MAX_PIPELINED} requests were pipelined on one connection.")
         self._head_came_now = True
-        app = self._proxied_app if self._behind_proxy else self.app
+        names = dict(self.headers)
+        self.expect_100_continue = names.get(b"expect", b"").lower() == b"100-continue"
+        app = self.app if _OF_PROXIES.isdisjoint(names) else self._proxied_app
         earlier, self.cycle = self.cycle, self._exchange()
         if earlier is None or earlier.response_complete:
             self._start_asgi_task(self.cycle, app)

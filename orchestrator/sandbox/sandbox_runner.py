@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import msgspec
@@ -56,8 +55,7 @@ class SandboxedInstance(Protocol):
         """Why the instance ended, once that is known; bounded in time."""
 
 
-@dataclass(slots=True)
-class ResultSink:
+class ResultSink(msgspec.Struct):
     """Where items and progress of a call go while it executes."""
 
     emit: Emit | None = None

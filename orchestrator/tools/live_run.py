@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Final
@@ -35,20 +34,19 @@ class Abort(Enum):
     """The orchestrator stops, and the next one goes on with it: its record stays in flight."""
 
 
-@dataclass(eq=False, slots=True)
-class LiveRun:
+class LiveRun(msgspec.Struct, eq=False):
     """Mutable, and changed only within `tools`."""
 
     record: RunRecord
     watch: RunWatch
-    caller_disconnected: Signal = field(default_factory=Signal)
+    caller_disconnected: Signal = msgspec.field(default_factory=Signal)
     """Done when the caller no longer waits for the answer: a run that waits does not start, a stream ends."""
-    aborted: Signal = field(default_factory=Signal)
+    aborted: Signal = msgspec.field(default_factory=Signal)
     """Done when the run must end at once; `abort_reason` says why."""
     abort_reason: Abort = Abort.CANCELLED
     cut_short: bool = False
     """The orchestrator gave up on it while it executed: its end will never be known."""
-    ended: Signal = field(default_factory=Signal)
+    ended: Signal = msgspec.field(default_factory=Signal)
     instance: Instance | None = None
     """The instance that executes it."""
     cancel_requested: bool = False
@@ -65,7 +63,8 @@ class LiveRun:
     body: StreamedBody | None = None
     """Of a run that has started."""
     response_bytes: int = 0
-    run_id: str = field(init=False)
+    run_id: str = ""
+    """The record's; a field, since each run looks at it again and again."""
 
     def __post_init__(self) -> None:
         self.run_id = self.record.run_id
