@@ -317,25 +317,26 @@ class HttpExchange(RequestResponseCycle, SendsWhole):
     both are one packet then.
     """
 
+    # What the base class sets for each.
+    disconnected = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    _held = b""
+
     def __init__(self, connection: BoundedProtocol, scope: Any, *, keep_alive: bool) -> None:
-        # What the base class sets, and no call of its constructor.
         self.scope = scope
         self.transport = connection.transport
         self.flow = connection.flow
         self.logger = connection.logger
         self.default_headers = connection.server_state.default_headers
         self.message_event = asyncio.Event()
-        self.disconnected = False
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = connection.expect_100_continue
         self.body = bytearray()
-        self.more_body = True
-        self.response_started = False
-        self.response_complete = False
-        self.chunked_encoding: bool | None = None
-        self.expected_content_length = 0
         self._connection = connection
-        self._held = b""
 
     def send_whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | memoryview) -> bool:
         if self.flow.write_paused or self.disconnected or self.response_started or self.scope["method"] == "HEAD":

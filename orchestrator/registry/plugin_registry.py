@@ -67,8 +67,8 @@ class PluginRegistry:
 
     def get(self, name: str) -> PluginRecord | None:
         """The plugin's record; None for an unknown name."""
-        records, fresh = self._snapshot()
-        record = records.get(name)
+        fresh = not self._lock.locked() or self._wait_for_writer()
+        record = self._records.get(name)
         return record if fresh or record is None else replace(record, stale=True)
 
     def instance(self, name: str, generation: int) -> InstanceRecord | None:

@@ -6,6 +6,7 @@ Whatever the connection or the plugin does wrong becomes a `ChannelError` here.
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -31,6 +32,11 @@ _WATCH: Final = request_head("GET", "/watch", {}, length=0)
 _DIAGNOSE: Final = request_head("POST", "/diagnose", {}, length=0)
 
 
+@lru_cache(maxsize=32)
+def _media_type(content_type: bytes) -> str:
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
+
+
 class ToolResponse:
     """The head of a response, and access to its body."""
 
@@ -39,7 +45,7 @@ class ToolResponse:
         self._connector = connector
         self.status = connection.response.status
         fields = connection.response.fields
-        self.content_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+        self.content_type = _media_type(fields.get(b"content-type", b""))
         kills = fields.get(b"x-oom-kills", b"")
         # Bounded: it comes from a plugin, and may be of any length.
         self.oom_kills = int(kills) if kills.isdigit() and len(kills) < 10 else 0

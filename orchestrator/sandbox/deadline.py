@@ -27,7 +27,7 @@ class CoarseTimers:
 
     def add(self, seconds: float, callback: Callable[[], None]) -> int:
         """Have it called in so many seconds. Returns the tick, for `remove`."""
-        tick = int((monotonic() + max(0.0, seconds)) / _TICK) + 1
+        tick = int((monotonic() + (seconds if seconds > 0 else 0.0)) / _TICK) + 1
         due = self._due.get(tick)
         if due is None:
             due = self._due[tick] = set()

@@ -112,7 +112,7 @@ class RunMetrics(Collector):
         return runs, caller_runs, durations, waits
 
     def _count(self, run: "_TimedRun") -> None:
-        outcome = run.result.outcome.value if run.result else CANCELLED
+        outcome: str = run.result.outcome if run.result else CANCELLED
         totals = self._totals.get((run.plugin, run.tool)) or self._totals_of(run.plugin, run.tool)
         totals.outcomes[outcome] = totals.outcomes.get(outcome, 0) + 1
         if run.caller is not None:

@@ -97,7 +97,7 @@ class LiveRun(msgspec.Struct, eq=False):
             reason_code=result.reason_code,
             execution_ms=result.execution_time_ms,
             request_bytes=self.request_bytes if self.body is None else self.body.passed_on,
-            response_bytes=self.response_bytes + len(result.result or b"") + sum(file.size for file in result.files),
+            response_bytes=self.response_bytes + _size(result),
         )
         return self.record
 
@@ -164,6 +164,12 @@ class LiveRun(msgspec.Struct, eq=False):
                 if await instance.channel.cancel(self.run_id):
                     return
             await asyncio.sleep(_CANCEL_RETRY)
+
+
+def _size(result: RunResult) -> int:
+    """Bytes of the result and its files."""
+    size = len(result.result or b"")
+    return size + sum(file.size for file in result.files) if result.files else size
 
 
 def accepted(plugin: str, call: ToolCall, watch: RunWatch, record: RunRecord | None = None) -> LiveRun:
