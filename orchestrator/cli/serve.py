@@ -20,6 +20,7 @@ from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.api.http_protocol import BoundedProtocol
 from orchestrator.api.tls import Certificate, CertificateError
 from orchestrator.app import create_app
+from orchestrator.cli.huge_pages import collapse_heap
 from orchestrator.cli.settings import read_settings
 from orchestrator.deployment import StateFolderError, claim
 from orchestrator.run_folder import logout_warning
@@ -32,6 +33,7 @@ _FLUSH_SECONDS: Final = 1.0
 """Limit for responses that are answered and not yet with their callers."""
 _LAST_SECONDS: Final = 0.1
 """The same, for requests that came just before the port was closed."""
+_SETTLED_SECONDS: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -178,6 +180,7 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         serving = asyncio.create_task(super().main_loop())
         watching = asyncio.create_task(self._certificate.watch()) if self._certificate else None
+        settling = asyncio.create_task(_settle())
         scheme = "https" if self._certificate else "http"
         addresses = [listener.getsockname()[:2] for server in self.servers for listener in server.sockets]
         _log.info("serving on %s", ", ".join(f"{scheme}://{_written(*address)}" for address in addresses))
@@ -192,6 +195,7 @@ class _Server(uvicorn.Server):
         if answering := set(self.server_state.tasks):
             await asyncio.wait(answering, timeout=TRANSFER_SECONDS)
         hurrying.cancel()
+        settling.cancel()
         if watching is not None:
             watching.cancel()
         self.should_exit = True
@@ -222,6 +226,13 @@ class _Server(uvicorn.Server):
         await self._signals.second.wait()
         _exit_within(EXIT_SECONDS)
         shutdown.hurry()
+
+
+async def _settle() -> None:
+    """What makes calls cheaper, once the start is over: it would delay the first answers."""
+    await asyncio.sleep(_SETTLED_SECONDS)
+    moved = await asyncio.to_thread(collapse_heap)
+    _log.debug("%d huge pages hold the heap", moved)
 
 
 def _written(host: str, port: int) -> str:
