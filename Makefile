@@ -4,9 +4,12 @@ BIN := .venv/bin
 SCRIPTS := $(BOOTSTRAP)/python-env $(BOOTSTRAP)/engine $(BOOTSTRAP)/engine-start $(BOOTSTRAP)/engine-stop \
 	$(BOOTSTRAP)/base-image $(BOOTSTRAP)/test-tools $(BOOTSTRAP)/page-tools $(BOOTSTRAP)/down $(BOOTSTRAP)/audit-deps $(BOOTSTRAP)/common.sh $(BOOTSTRAP)/engine.sh .ci/run tests/bare_machine/run tests/platforms/podman-native tests/platforms/uml/tree tests/platforms/uml/boot tests/platforms/uml/guest/agent $(wildcard tests/platforms/uml/engines/*) $(wildcard findings/*.sh)
 
+# The whole suite runs in several processes, what ARGS names in one.
+SIDE_BY_SIDE = $(if $(filter-out -%,$(ARGS)),,--side-by-side)
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help up down test test-quick check lint types imports plugins scripts page bench test-packages test-platforms audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
+.PHONY: help up down test test-quick check lint types imports plugins scripts page bench bench-peers test-packages test-platforms audit-deps bare-trial orchestrator-image python-env page-tools test-tools engine base-image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +21,7 @@ down: ## stop the orchestrator, remove its containers, stop the engine if make s
 	@$(BOOTSTRAP)/down
 
 test: python-env page-tools test-tools engine base-image ## run all tests (ARGS= goes to pytest); the engine keeps running, make down stops it
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-quick: python-env page-tools test-tools ## run the tests that need no engine (ARGS= goes to pytest)
 	$(BIN)/pytest -m "not engine" $(ARGS)
@@ -56,6 +59,9 @@ audit-deps: python-env ## look up known vulnerabilities in the lock and in the p
 
 bench: python-env test-tools engine base-image ## measure what calls, starts and idle plugins cost (ARGS= names rows, see tests/benchmarks/README.md)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: python-env test-tools engine base-image ## measure other servers of tools beside this one (ARGS= names them, see tests/benchmarks/README.md); some hundred MB, half an hour
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.peers $(ARGS)
 
 bare-trial: engine base-image ## test these targets on a bare machine, in a container (ARGS= names cases)
 	@tests/bare_machine/run $(ARGS)

@@ -27,6 +27,7 @@ from orchestrator.api import (
     runs_router,
     system_router,
     update_router,
+    webhooks_router,
 )
 from orchestrator.api.body import UploadPace
 from orchestrator.api.context import ApiContext
@@ -52,7 +53,7 @@ from orchestrator.settings import Settings
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
-from orchestrator.supervisor.releases import ReleaseStore
+from orchestrator.supervisor.release_store import ReleaseStore
 from orchestrator.telemetry.logs import within_run
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.telemetry.observers import together, tracing
@@ -60,6 +61,8 @@ from orchestrator.tools.call_store import CallStore
 from orchestrator.tools.result_store import ResultStore
 from orchestrator.tools.shutdown import Shutdown
 from orchestrator.tools.tool_runner import ToolRunner
+from orchestrator.webhooks.config import load_webhooks
+from orchestrator.webhooks.service import WebhookService
 
 _RESTORED_EVENTS: Final = 1000  # events from before the start that are held in memory; the history has more
 
@@ -77,8 +80,10 @@ def create_app(
     """The orchestrator as an ASGI application. Without `engine` it uses Docker, without `gpu_host` this host.
 
     `stop_plugins`: a shutdown removes the plugins' containers, instead of leaving them for the next start. `stop`, once
-    set, ends a start that is still under way. Raises `KeyFileError` where the API keys cannot be read.
+    set, ends a start that is still under way. Raises `KeyFileError` where the API keys cannot be read,
+    `WebhooksFileError` where the webhooks cannot.
     """
+    webhooks = WebhookService(load_webhooks(settings.webhooks), ca_bundle=ca_bundle(settings, os.environ))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -87,7 +92,10 @@ def create_app(
         metrics, traces = Metrics(), tracing(os.environ)
         containers = metrics.observe_engine(engine or docker_engine(settings))
         history = HistoryStore(
-            settings.state_dir, max_age=settings.history_max_age, max_bytes=int(settings.history_max_bytes)
+            settings.state_dir,
+            max_age=settings.history_max_age,
+            max_bytes=int(settings.history_max_bytes),
+            outbox=webhooks.outbox,
         )
         results = ResultStore(
             settings.state_dir / "results",
@@ -97,6 +105,7 @@ def create_app(
         try:
             restored = await history.restore()
             results.open()
+            await webhooks.open(history)
             registry = PluginRegistry(restored=restored, events=await history.latest_events(_RESTORED_EVENTS))
             # Before the fleet, whose registration of each plugin is an event.
             registry.subscribe(history.event)
@@ -108,8 +117,7 @@ def create_app(
             )
             fleet = Fleet(deps)
             # In this order: the log takes its trace id from the call, where the traces have put it.
-            observers = [*([traces.watch] if traces else []), within_run, metrics.observe_runs(registry).watch]
-            observe = together(*observers)
+            observe = together(*([traces.watch] if traces else []), within_run, metrics.observe_runs(registry).watch)
             runner = ToolRunner(
                 registry,
                 fleet.get,
@@ -122,9 +130,7 @@ def create_app(
             )
             shutdown = Shutdown(runner, fleet, history, settings, stop_plugins=stop_plugins)
             feed = EventFeed(registry, max_readers=settings.event_readers)
-            metrics.observe_plugins(registry, fleet.gpus)
-            metrics.observe_readers(lambda: feed.readers)
-            metrics.observe_history(history)
+            _observe(metrics, registry, fleet, feed, history)
             app.state.context = ApiContext(
                 registry=registry,
                 fleet=fleet,
@@ -135,9 +141,9 @@ def create_app(
                 metrics=metrics,
                 history=history,
                 shutdown=shutdown,
+                webhooks=webhooks,
             )
-            for folder, problem in deps.loader.unusable_directories().items():
-                _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, problem)
+            _warn_of_folders(deps.loader)
             # The fleet first: runs of an earlier orchestrator are found in the containers that it adopts.
             try:
                 await _unless(stop, fleet.open(restored.ended))
@@ -153,6 +159,7 @@ def create_app(
         finally:
             if traces is not None:
                 await traces.close()
+            await webhooks.close()
             await history.close()
             await containers.close()
             # Last: the next orchestrator must find all of this closed.
@@ -200,6 +207,7 @@ def _add_routes(app: FastAPI, mcp: McpEndpoint) -> None:
         run_router,
         runs_router,
         system_router,
+        webhooks_router,
     ):
         app.include_router(module.router)
     app.include_router(dashboard.router)
@@ -242,6 +250,17 @@ def _guard(app: FastAPI, settings: Settings) -> None:
         app.middleware_stack = guard
 
 
+def _observe(metrics: Metrics, registry: PluginRegistry, fleet: Fleet, feed: EventFeed, history: HistoryStore) -> None:
+    metrics.observe_plugins(registry, fleet.gpus)
+    metrics.observe_readers(lambda: feed.readers)
+    metrics.observe_history(history)
+
+
+def _warn_of_folders(loader: PluginLoader) -> None:
+    for folder, problem in loader.unusable_directories().items():
+        _log.warning("the plugin folder %s cannot be used (%s); see ORCHESTRATOR_PLUGINS_DIRS", folder, problem)
+
+
 def secret_source(settings: Settings) -> SecretSource:
     if settings.secrets_dir is not None:
         return SecretSource(settings.secrets_dir, os.environ)
@@ -280,6 +299,15 @@ async def own_image(settings: Settings) -> ImageStatus:
     engine = docker_engine(settings)
     try:
         return await image_builder(settings, engine).ensure_own()
+    finally:
+        await engine.close()
+
+
+async def testing_image(settings: Settings) -> ImageStatus:
+    """As `own_image`: the image for tests of other projects, which has `orchestrator.simulation`."""
+    engine = docker_engine(settings)
+    try:
+        return await image_builder(settings, engine).ensure_testing()
     finally:
         await engine.close()
 

@@ -22,7 +22,8 @@ OrchestratorError
 ├── models       ModelStoreError, PullError
 ├── sandbox      BodyError
 ├── supervisor   AdoptionRefusedError, InstanceEndedError, ReleaseStoreError, SocketPathError, UpdateRefusedError
-└── tools        QueueFullError, RunLostError
+├── tools        QueueFullError, RunLostError
+└── webhooks     WebhooksFileError
 
 Foreign exceptions (docker, httptools, requests, OSError) are turned into these where they arise and nowhere else.
 """

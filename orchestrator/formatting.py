@@ -14,6 +14,11 @@ def quoted(text: str) -> str:
     return repr(text[:MAX_NAME_LENGTH])
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 call`, `3 calls`: for nouns whose plural ends in s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def format_size(size: int) -> str:
     """Bytes in the largest unit that they fill, as a manifest writes them: 1073741824 → `1 GiB`."""
     value = float(size)

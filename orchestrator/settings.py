@@ -181,6 +181,9 @@ class Settings(BaseSettings):
     """How long the result of an asynchronous run, or of one that gave files, is stored after its end."""
     results_max_bytes: Size = ByteSize(8 * 1024**3)
     """Maximum size of all these results and files together; the oldest are deleted first."""
+    webhooks: Path | None = None
+    """A YAML file of addresses that are sent a signed message when runs finish and plugins fail; see
+    orchestrator/webhooks."""
 
     channel: Literal["auto", "unix", "tcp"] = "auto"
     """How plugins are reached: by Unix sockets, or, where the engine does not share them, by TCP and a gateway each."""

@@ -10,7 +10,8 @@ from support.harness import Harness
 from support.own_image import build_own_image
 from support.waiting import PATIENCE
 
-pytest_plugins = ["support.reliability"]
+pytest_plugins = ["support.reliability", "support.side_by_side"]
+collect_ignore = ["fixtures/foreign_project"]  # it has an environment of its own
 
 # On a busy machine an example may take long; pytest's own time limit applies.
 settings.register_profile("quick", deadline=None)
@@ -30,6 +31,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--all-candidates",
         action="store_true",
         help="update a plugin to each of the fault fixtures, not to one of each kind only: some minutes",
+    )
+    parser.addoption(
+        "--session-kills",
+        type=int,
+        default=3,
+        help="kill so many test sessions of another project (project/packaging)",
+    )
+    parser.addoption(
+        "--write-contract",
+        action="store_true",
+        help="record what the orchestrator answers for each reason code, instead of comparing it (engine/testing)",
     )
 
 

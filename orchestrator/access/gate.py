@@ -148,7 +148,10 @@ class Gate:
         # caller that shares an address with a mistaken script must not be locked out by it.
         if key is None or key.expired(now):
             if wait := self._failures.count(caller.address):
-                sentence = f"Too many wrong API keys were sent from this address. Try again in {wait} s."
+                sentence = (
+                    f"Too many wrong API keys were sent from this address: more than {MAX_WRONG_KEYS} within "
+                    f"{WINDOW_SECONDS:g} s. Try again in {wait} s."
+                )
                 return Refusal(429, sentence, "TooManyWrongKeys", wait)
             sentence = "This API key is not known" if key is None else f"The API key {key.name!r} has expired"
             return Refusal(401, f"{sentence}. With another key, {_HOW}.", "KeyRefused")

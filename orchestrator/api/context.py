@@ -18,6 +18,7 @@ from orchestrator.supervisor.fleet import Fleet
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.shutdown import Shutdown
 from orchestrator.tools.tool_runner import ToolRunner
+from orchestrator.webhooks.service import WebhookService
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class ApiContext:
     metrics: Metrics
     history: HistoryStore
     shutdown: Shutdown
+    webhooks: WebhookService
     listing: HealthListing = field(default_factory=HealthListing)
     timers: CoarseTimers = field(default_factory=CoarseTimers)
 

@@ -37,6 +37,7 @@ def event_fields(event: LifecycleEvent) -> dict[str, Any]:
         "state": event.state,
         "reason_code": event.reason_code,
         "reason": event.reason,
+        "caller": event.caller,
     }
 
 

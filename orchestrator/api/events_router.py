@@ -1,5 +1,6 @@
 """GET /v1/events and GET /v1/plugins/{name}/events: every state change, as a list or as a stream."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
@@ -102,17 +103,27 @@ class EventsSeen:
                 yield event
             after = page[-1].id
 
+    def value(self, content: Any) -> Any:
+        """An event, or a plugin's health, as the caller may see it: who sees only its own runs learns no other name."""
+        who = self.shown.principal
+        if not who.sees_every_run and content.get("caller") != who.name:
+            content = {**content, "caller": None} if "caller" in content else content
+        return self.shown.value(content)
+
     async def frames(self, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Server-sent events as the caller may see them."""
         async for frame in frames:
             before, data, text = frame.partition(b"data: ")
-            yield before + data + self.shown.json(text) + b"\n\n" if data else frame
+            if data:
+                content = json.dumps(self.value(json.loads(text)), ensure_ascii=False, separators=(",", ":"))
+                frame = before + data + content.encode() + b"\n\n"  # noqa: PLW2901 - the same frame, as it is shown
+            yield frame
 
 
 async def _respond(request: Request, seen: EventsSeen, which: EventQuery, last_event_id: str | None) -> Any:
     if wanted_stream(",".join(request.headers.getlist("accept"))) != SSE:
         found = await seen.page(which.after, which.limit)
-        return seen.shown.value([event_fields(event) for event in found])
+        return [seen.value(event_fields(event)) for event in found]
     # No more digits than fit into SQLite's 64 bits. Anything else is not one of our ids.
     resumed = last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id)
     after = int(resumed[0]) if resumed else which.after
@@ -127,8 +138,9 @@ def _stream(seen: EventsSeen, after: int | None, *, health: bool) -> Response:
         refusal.headers["Retry-After"] = str(_RETRY_AFTER)
         return refusal
     frames = subscription.frames(seen.earlier(subscription.after))
+    who = seen.shown.principal
     return UntilShutdownResponse(
-        frames if seen.shown.principal.sees_every_plugin else seen.frames(frames),
+        frames if who.sees_every_plugin and who.sees_every_run else seen.frames(frames),
         seen.context.shutdown.requested,
         media_type=SSE,
         headers=STREAM_HEADERS,

@@ -97,8 +97,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self.timeout_keep_alive = KEEP_ALIVE_SECONDS
         self._start_head_timer()
         if len(self.connections) > self.max_connections:
-            idle = (peer for peer in self.connections if isinstance(peer, BoundedProtocol) and peer.idle)
-            next((peer for peer in idle if peer is not self), self).transport.abort()
+            # One that is being closed is among them until the event loop's next round.
+            open_ones = (peer for peer in self.connections if isinstance(peer, BoundedProtocol) and peer is not self)
+            idle = (peer for peer in open_ones if peer.idle and not peer.transport.is_closing())
+            next(idle, self).transport.abort()
 
     @property
     def idle(self) -> bool:

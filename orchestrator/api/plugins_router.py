@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.api.command_body import CommandRoute
 from orchestrator.api.concealment import concealment
 from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.problems import problem, respond, unknown_plugin
@@ -23,7 +24,12 @@ from orchestrator.tools import refusals
 
 T = TypeVar("T")
 
-router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
+router = APIRouter(
+    prefix="/v1/plugins/{name}",
+    tags=["plugins"],
+    route_class=CommandRoute,
+    responses={404: {"description": "No such plugin"}},
+)
 
 Wait = Annotated[
     float, Query(ge=0, le=600, description="Seconds to wait until the new instance is ready or has failed.")
@@ -35,7 +41,10 @@ Build = Annotated[
     bool, Query(description="The output of the last build of its image instead, without times; not followed.")
 ]
 Tail = Annotated[int, Query(ge=1, le=10_000, description="Number of lines, counted from the end.")]
-Generation = Annotated[int | None, Query(ge=1, description="Of the instance; the newest without it.")]
+Generation = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["all"] | None,
+    Query(description="Of the instance; the newest without it; `all`: of each, with its number in brackets."),
+]
 
 
 class Scale(BaseModel):
@@ -62,7 +71,7 @@ async def tools(name: str, context: Context) -> Any:
     },
 )
 async def restart(
-    name: str, context: Context, response: Response, wait: Wait = 0, only: Only = None
+    name: str, context: Context, who: Who, response: Response, *, wait: Wait = 0, only: Only = None
 ) -> PluginDetailResponse | Response:
     """Replace the instances by new ones, from the current manifest.
 
@@ -74,13 +83,13 @@ async def restart(
         return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     if only is not None:
-        await supervisor.start()
+        await supervisor.start(caller=who.name)
         return await _after(supervisor, context, wait)
     end = time.monotonic() + wait
     try:
-        refusal = await _unless_stopping(context, supervisor.restart(wait))
+        refusal = await _unless_stopping(context, supervisor.restart(wait, who.name))
     except TimeoutError:
         response.status_code = 202
         return await _after(supervisor, context, 0)
@@ -90,19 +99,19 @@ async def restart(
 
 
 @router.post("/start", response_model=PluginDetailResponse)
-async def start(name: str, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
+async def start(name: str, context: Context, who: Who, wait: Wait = 0) -> PluginDetailResponse | Response:
     """Start the instances that are missing: one, or as many as wanted. Also registers a plugin whose folder is new."""
     if context.shutdown.requested.is_set():
         return respond(refusals.stopping(), plugin=name)
     supervisor = await context.fleet.discover(name)
     if supervisor is None:
-        return unknown_plugin(name)
-    await supervisor.start()
+        return unknown_plugin(name, searched=True)
+    await supervisor.start(caller=who.name)
     return await _after(supervisor, context, wait)
 
 
 @router.post("/scale", response_model=PluginDetailResponse)
-async def scale(name: str, scale: Scale, context: Context, wait: Wait = 0) -> PluginDetailResponse | Response:
+async def scale(name: str, scale: Scale, context: Context, who: Who, wait: Wait = 0) -> PluginDetailResponse | Response:
     """Set the number of instances at a time, in place of the manifest's `replicas`. It outlives restarts.
 
     More are started from what the others were made from. Of too many, the least busy get no new runs and end when those
@@ -113,7 +122,7 @@ async def scale(name: str, scale: Scale, context: Context, wait: Wait = 0) -> Pl
     supervisor = context.fleet.get(name)
     if supervisor is None:
         return unknown_plugin(name)
-    await supervisor.scale(scale.replicas)
+    await supervisor.scale(scale.replicas, who.name)
     return await _after(supervisor, context, wait)
 
 
@@ -122,7 +131,7 @@ async def scale(name: str, scale: Scale, context: Context, wait: Wait = 0) -> Pl
     response_model=PluginDetailResponse,
     responses={409: {"description": "It cannot be parked now: a run executes or waits, or it is not ready"}},
 )
-async def park(name: str, context: Context) -> PluginDetailResponse | Response:
+async def park(name: str, context: Context, who: Who) -> PluginDetailResponse | Response:
     """Stop the plugin's instances until it is called again: a run starts new ones and waits for them.
 
     Answers at once; the containers are stopped in the background.
@@ -130,7 +139,7 @@ async def park(name: str, context: Context) -> PluginDetailResponse | Response:
     supervisor = context.fleet.get(name)
     if supervisor is None:
         return unknown_plugin(name)
-    if not await supervisor.park():
+    if not await supervisor.park(caller=who.name):
         record = context.registry.get(name)
         why = "A run executes or waits for it, or an instance is on its way; try again later, or stop it."
         if record is not None and (record.ended or not record.ready):
@@ -140,12 +149,12 @@ async def park(name: str, context: Context) -> PluginDetailResponse | Response:
 
 
 @router.post("/stop", response_model=PluginDetailResponse)
-async def stop(name: str, context: Context) -> PluginDetailResponse | Response:
+async def stop(name: str, context: Context, who: Who) -> PluginDetailResponse | Response:
     """Stop all instances. Answers once their containers are removed."""
     supervisor = context.fleet.get(name)
     if supervisor is None:
         return unknown_plugin(name)
-    await supervisor.stop()
+    await supervisor.stop(caller=who.name)
     return await _after(supervisor, context, 0)
 
 
@@ -179,7 +188,7 @@ async def logs(  # noqa: PLR0911 - one per answer
 ) -> Response:
     """The container's output, each line with its time; the last lines only if the instance has ended. While an image is
     built for it and there is no container yet, the output of that. Of several instances the newest's, or that of
-    `generation`.
+    `generation`, or of `all`: then each line has the number of its instance in brackets, after its time.
 
     With `follow` it goes on, with that of the next instances too (with `generation` until that one's end), and with an
     empty line after 15 s of silence. A line that begins with `--- ` says which of several instances it is, or that one
@@ -189,22 +198,23 @@ async def logs(  # noqa: PLR0911 - one per answer
     if supervisor is None or record is None:
         return unknown_plugin(name)
     if build:
-        return PlainTextResponse(await supervisor.build_output(tail=tail))
-    if follow and (generation is None or any(each.generation == generation for each in supervisor.instances)):
+        return PlainTextResponse(await supervisor.logs.build_output(tail=tail))
+    known = generation in (None, "all") or any(each.generation == generation for each in supervisor.instances)
+    if follow and known:
         # An empty line as the heartbeat: each line of a log begins with its time.
-        lines = concealment(who, context).lines(supervisor.follow_logs(tail=tail, generation=generation))
+        lines = concealment(who, context).lines(supervisor.logs.follow(tail=tail, generation=generation))
         followed = beating(lines, "\n")
         return UntilShutdownResponse(followed, context.shutdown.requested, headers=STREAM_HEADERS)
     # Its container is being removed, or was never made.
-    report = await _post_mortem_of(record, generation, context)
-    if report is None and generation is not None and record.instance(generation) is None:
+    report = None if generation == "all" else await _post_mortem_of(record, generation, context)
+    if report is None and isinstance(generation, int) and record.instance(generation) is None:
         sentence = f"No instance of generation {generation} of {name} is there, or in the history."
         return problem(404, sentence, error_type="NoInstance", plugin=name)
     if report is not None:
         output = (report.log_tail or report.build_output).splitlines(keepends=True)
         return PlainTextResponse("".join(output[-tail:]))
     try:
-        return PlainTextResponse(await supervisor.logs(tail=tail, generation=generation))
+        return PlainTextResponse(await supervisor.logs.last(tail=tail, generation=generation))
     except EngineError as error:
         return problem(503, f"The logs are unavailable: {error}.", error_type="LogsUnavailable", plugin=name)
 

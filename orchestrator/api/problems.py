@@ -15,7 +15,8 @@ from starlette.types import Receive, Scope, Send
 from orchestrator.formatting import MAX_NAME_LENGTH, quoted
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.sandbox.call import STATUS, Outcome, RunResult
-from orchestrator.supervisor.releases import ReleaseStoreError, UpdateRefusedError
+from orchestrator.supervisor.release_store import ReleaseStoreError
+from orchestrator.supervisor.releases import UpdateRefusedError
 from orchestrator.tools import refusals
 
 _ERROR_TYPES: Final[Mapping[Outcome, str]] = {
@@ -117,8 +118,8 @@ def problem(
     return EnvelopeResponse(body, status)
 
 
-def unknown_plugin(name: str) -> Response:
-    return respond(refusals.unknown_plugin(name), plugin=name)
+def unknown_plugin(name: str, *, searched: bool = False) -> Response:
+    return respond(refusals.unknown_plugin(name, searched=searched), plugin=name)
 
 
 def defect() -> Response:

@@ -30,7 +30,7 @@ class Route:
     `hot` answers `method` directly. It must not raise `HTTPException`, which only the framework handles. The routers
     have the route too: they describe it, and answer other methods.
 
-    `right`: what a request that changes something needs; reading needs `READ` everywhere. A plugin that the path names
+    `right`: what a request that changes something needs, `reading` what another does. A plugin that the path names
     has to be one that the caller sees.
 
     `open`: answered without an API key. `counted`: refused while the maximum of requests are being answered. Both hold
@@ -42,12 +42,13 @@ class Route:
     # The framework's own steps take longer than these handlers.
     hot: HotHandler | None = None
     right: Right = Right.OPERATE
+    reading: Right = Right.READ
     open: bool = False
     counted: bool = True
 
     def needs(self, method: str) -> Right:
         """What a request with this method needs."""
-        return Right.READ if method in _READS else self.right
+        return self.reading if method in _READS else self.right
 
 
 def _list(request: Request, context: ApiContext) -> Awaitable[Response]:
@@ -66,6 +67,9 @@ ROUTES: Final = (
     Route("/v1/plugins/{name}/tools/{tool}/run", "POST", hot=_run, right=Right.RUN),
     Route("/v1/runs/{run_id}", right=Right.RUN),  # DELETE, of a run that the caller sees
     Route("/mcp", right=Right.READ),  # every method of MCP is a POST, listing too; its own handler asks for the rest
+    # Whose servers are told of what is the operators' business.
+    Route("/v1/webhooks", reading=Right.OPERATE),
+    Route("/v1/webhooks/*", reading=Right.OPERATE),
     # Monitoring must be answered under any load, and waits for nothing itself.
     Route("/v1/plugins", "GET", hot=_list, counted=False),
     Route("/v1/plugins/{name}/health", "GET", hot=_health, counted=False),

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from pydantic import BaseModel
 
+from orchestrator.access.principal import Right
 from orchestrator.api.concealment import concealment, gpus_seen
 from orchestrator.api.context import Context, Who
 from orchestrator.api.problems import problem
@@ -48,6 +50,22 @@ async def metrics(request: Request, context: Context, who: Who) -> Response:
     """
     text, content_type = context.metrics.text(",".join(request.headers.getlist("accept")), who)
     return Response(text, headers={"Content-Type": content_type})
+
+
+class Caller(BaseModel):
+    """Who calls, and what it may do."""
+
+    name: str | None
+    """That of its key, or of the user whom a proxy names; null where no key is needed."""
+    may: list[Right]
+    plugins: list[str]
+    """Patterns of the names of the plugins that it sees."""
+
+
+@router.get("/v1/caller", tags=["orchestrator"])
+async def caller(who: Who) -> Caller:
+    """Who the caller is, by its key, and its rights: clients need not offer what would be refused."""
+    return Caller(name=who.name, may=[right for right in Right if who.may(right)], plugins=list(who.grant.plugins))
 
 
 @router.get("/v1/gpus", tags=["gpus"])

@@ -7,13 +7,20 @@ from typing import Annotated, Protocol, cast
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from orchestrator.api.context import ApiContext, Context
+from orchestrator.api.command_body import CommandRoute
+from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.problems import respond, unknown_plugin
-from orchestrator.health.update_report import UpdateReport, update_report
+from orchestrator.health.update_report import ReleasesReport, UpdateReport, releases_report, update_report
+from orchestrator.supervisor.releases import Release
 from orchestrator.supervisor.update import AskedStrategy, Update
 from orchestrator.tools import refusals
 
-router = APIRouter(prefix="/v1/plugins/{name}", tags=["plugins"], responses={404: {"description": "No such plugin"}})
+router = APIRouter(
+    prefix="/v1/plugins/{name}",
+    tags=["plugins"],
+    route_class=CommandRoute,
+    responses={404: {"description": "No such plugin"}},
+)
 
 Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait until the update has ended.")]
 
@@ -21,10 +28,12 @@ Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait until t
 class Updatable(Protocol):
     """A plugin's supervisor, as far as its updates go."""
 
-    async def update(self, strategy: AskedStrategy) -> Update:
-        """Begin an update, which goes on by itself. Raises `UpdateRefusedError`, `ReleaseStoreError`."""
+    async def update(self, strategy: AskedStrategy, caller: str | None = None) -> Update:
+        """Begin an update, which goes on by itself. `caller`: the name of the key that it comes with. Raises
+        `UpdateRefusedError`, `ReleaseStoreError`.
+        """
 
-    async def revert(self) -> Update:
+    async def revert(self, caller: str | None = None) -> Update:
         """As `update`, to the former release."""
 
     async def wait_updated(self, update_id: str) -> None:
@@ -32,6 +41,9 @@ class Updatable(Protocol):
 
     def updates(self) -> Sequence[Update]:
         """The newest first."""
+
+    def releases(self) -> tuple[Release | None, Release | None]:
+        """What its instances are made from, and what a revert goes back to."""
 
 
 class UpdateRequest(BaseModel):
@@ -54,7 +66,7 @@ _REFUSALS: dict[int | str, dict[str, str]] = {
 
 @router.post("/update", response_model=UpdateReport, responses=_REFUSALS)
 async def update(
-    name: str, context: Context, response: Response, wait: Wait = 0, request: UpdateRequest | None = None
+    name: str, context: Context, who: Who, response: Response, *, wait: Wait = 0, request: UpdateRequest | None = None
 ) -> UpdateReport | Response:
     """Bring up the plugin as its folder has it now, without a gap.
 
@@ -62,13 +74,13 @@ async def update(
     the plugin stays what it was. The answer is 202 while that goes on, and 200 once it has ended within `wait`.
     """
     strategy = (request or UpdateRequest()).strategy
-    return await _begun(name, context, response, wait, lambda plugin: plugin.update(strategy))
+    return await _begun(name, context, response, wait, lambda plugin: plugin.update(strategy, who.name))
 
 
 @router.post("/revert", response_model=UpdateReport, responses=_REFUSALS)
-async def revert(name: str, context: Context, response: Response, wait: Wait = 0) -> UpdateReport | Response:
+async def revert(name: str, context: Context, who: Who, response: Response, wait: Wait = 0) -> UpdateReport | Response:
     """Go back to the former release: its manifest and its image, as they were. It stays until the next update."""
-    return await _begun(name, context, response, wait, lambda plugin: plugin.revert())
+    return await _begun(name, context, response, wait, lambda plugin: plugin.revert(who.name))
 
 
 @router.get("/updates", response_model=list[UpdateReport])
@@ -76,8 +88,17 @@ async def updates(name: str, context: Context) -> list[UpdateReport] | Response:
     """The last updates and reverts, the newest first; survives restarts of the orchestrator."""
     plugin = await _find(context, name)
     if plugin is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     return [await _report(each, context) for each in plugin.updates()]
+
+
+@router.get("/releases", response_model=ReleasesReport)
+async def releases(name: str, context: Context) -> ReleasesReport | Response:
+    """What the instances are made from, and what `revert` would go back to: after an update, or a restart that changed
+    something.
+    """
+    plugin = await _find(context, name)
+    return unknown_plugin(name, searched=True) if plugin is None else releases_report(*plugin.releases())
 
 
 async def _begun(
@@ -91,7 +112,7 @@ async def _begun(
         return respond(refusals.stopping(), plugin=name)
     plugin = await _find(context, name)
     if plugin is None:
-        return unknown_plugin(name)
+        return unknown_plugin(name, searched=True)
     begun = await begin(plugin)
     if wait and not begun.ended:
         ended = asyncio.create_task(plugin.wait_updated(begun.id))

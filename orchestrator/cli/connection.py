@@ -23,7 +23,9 @@ from orchestrator.cli.console import (
 from orchestrator.client import (
     AccessDenied,
     ApiError,
+    CertificateRefused,
     Client,
+    InstanceEnded,
     PluginUnavailable,
     TooManyRequests,
     UnexpectedAnswer,
@@ -93,6 +95,8 @@ def exit_code(error: ApiError) -> int:
     match error:
         case Unreachable():
             return EXIT_UNREACHABLE
+        case InstanceEnded():  # the run had begun: it gave no result
+            return EXIT_FAILED
         case PluginUnavailable():
             return EXIT_UNAVAILABLE
         case TooManyRequests():
@@ -106,6 +110,8 @@ def exit_code(error: ApiError) -> int:
 def report(error: ApiError) -> None:
     """Print what went wrong and, where the error does not say it, what to do."""
     match error:
+        case CertificateRefused():
+            errors.print(Text(f"{error}.", style="red"), soft_wrap=True)
         case Unreachable() if error.__cause__ is not None:
             hint = f"Start one with `orchestrator serve` (or `make up`), or set ORCHESTRATOR_URL (now {address()})."
             errors.print(Text.assemble((str(error), "red"), f". {hint}"), soft_wrap=True)
@@ -113,6 +119,9 @@ def report(error: ApiError) -> None:
             errors.print(Text.assemble((str(error), "red"), f" ({address()})"), soft_wrap=True)
         case _:
             complain(error.code, _in_commands(str(error)))
+            if error.error_type == "UnknownPlugin" and "no folder" not in str(error):
+                hint = f"If its folder is new, `orchestrator start {error.plugin}` registers it."
+                errors.print(Text(hint), soft_wrap=True)
 
 
 def _in_commands(sentence: str) -> str:

@@ -34,6 +34,7 @@ from orchestrator.registry import EffectiveLimits
 from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.gpu_allocator import engine_gpus, gpu_demand, same_groups
+from orchestrator.webhooks.config import WebhooksFileError, load_webhooks
 
 _SIGNS: Final = {Level.OK: ("ok", "green"), Level.WARNING: ("note", "yellow"), Level.ERROR: ("FAIL", "bold red")}
 
@@ -71,6 +72,7 @@ async def examine(settings: Settings) -> list[Finding]:
         *await asyncio.to_thread(lambda: list(_dependencies(settings, found))),
         *await _gpus(settings, info, found, local=shared),
         _keys(settings),
+        *_webhooks(settings),
         await asyncio.to_thread(_running),
         *doctor_findings.network(os.environ, ca_bundle(settings, os.environ)),
     ]
@@ -200,6 +202,17 @@ def _keys(settings: Settings) -> Finding:
     except KeyFileError as problem:
         return error("access", "API keys", str(problem))
     return doctor_findings.keys(count, loopback=is_loopback(settings.host))
+
+
+def _webhooks(settings: Settings) -> Iterable[Finding]:
+    if settings.webhooks is None:
+        return
+    try:
+        names = ", ".join(webhook.name for webhook in load_webhooks(settings.webhooks))
+    except WebhooksFileError as problem:
+        yield error("access", "webhooks", str(problem))
+    else:
+        yield ok("access", "webhooks", f"{names}; `orchestrator webhooks test NAME` sends one a message")
 
 
 def _running() -> Finding:

@@ -10,7 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.text import Text
 
 from orchestrator import conformance
-from orchestrator.app import docker_engine, image_builder, own_image
+from orchestrator.app import docker_engine, image_builder, own_image, testing_image
 from orchestrator.cli.console import EXIT_FAILED, EXIT_USAGE, complain, console, errors, fail
 from orchestrator.cli.settings import read_settings
 from orchestrator.conformance import ANY_ENTRYPOINT
@@ -70,7 +70,12 @@ def _show_line(progress: Progress, task: TaskID, name: str, line: str) -> None:
     progress.update(task, description=f"{name}: {' '.join(line.split())[:room]}")
 
 
-def image() -> None:
+def image(
+    *,
+    testing: Annotated[
+        bool, typer.Option(help="That for tests of other projects, which makes faults on demand.")
+    ] = False,
+) -> None:
     """Build the orchestrator's own image from the installed version, if that changed, and print its name.
 
     It is also tagged plugin-orchestrator/orchestrator:latest, which compose.yaml uses.
@@ -82,7 +87,7 @@ def image() -> None:
         soft_wrap=True,
     )
     try:
-        built = asyncio.run(own_image(settings))
+        built = asyncio.run(testing_image(settings) if testing else own_image(settings))
     except OrchestratorError as error:
         errors.print(f"{error}\n{getattr(error, 'tail', '')}".rstrip(), markup=False, style="red", soft_wrap=True)
         raise typer.Exit(1) from None

@@ -1,8 +1,10 @@
 """`keys`: API keys in the state folder. A running orchestrator applies a change within a second."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final
+from fnmatch import fnmatchcase
+from typing import Annotated, Final, TypeVar
 
 import typer
 from rich.table import Table
@@ -20,9 +22,12 @@ from orchestrator.access.principal import (
     Share,
     plugin_patterns,
 )
-from orchestrator.cli.console import complain, console, fail
+from orchestrator.cli.console import complain, console, fail, misused
 from orchestrator.cli.settings import read_settings
 from orchestrator.formatting import quoted
+from orchestrator.loader.plugin_loader import PluginLoader
+
+T = TypeVar("T")
 
 keys = typer.Typer(help="Add, list, change and remove API keys in the state folder.", no_args_is_help=True)
 
@@ -58,6 +63,7 @@ OfRate = Annotated[
 Days = Annotated[int | None, typer.Option(min=1, max=36500, help="Days until it expires; never by default.")]
 
 
+_MAX_NAMED: Final = 10  # plugins that a warning lists
 _UNKNOWN: Final = "No key named {name!r}. `orchestrator keys list` lists all keys."
 
 
@@ -79,10 +85,8 @@ def add(
 ) -> None:
     """Create a key and print it. It cannot be shown again: only its hash is stored. It is a viewer's by default."""
     store = _store()
+    grant = _granted(Role.VIEWER.grant, role, may, plugins, _shared(EQUAL_SHARE, priority, weight, concurrency, rate))
     try:
-        grant = _granted(
-            Role.VIEWER.grant, role, may, plugins, _shared(EQUAL_SHARE, priority, weight, concurrency, rate)
-        )
         first = not store.listed()
         if by_proxy:
             store.add_user(name, grant, _expiry(days))
@@ -171,15 +175,38 @@ def remove(name: Name) -> None:
 
 
 def _granted(grant: Grant, role: Role | None, may: str | None, plugins: str | None, share: Share) -> Grant:
-    """`grant` with what is given. Raises `ValueError`."""
+    """`grant` with what is given; exits where that is none."""
     if role is not None and may is not None:
-        raise ValueError("give either --role or --may: a role is a name for rights")
+        misused("--may", "give either --role or --may: a role is a name for rights")
     rights = grant.rights
     if role is not None:
         rights = role.rights
     elif may is not None:
-        rights = _rights(may)
-    return Grant(rights, grant.plugins if plugins is None else plugin_patterns(plugins), share)
+        rights = _parsed("--may", _rights, may)
+    patterns = grant.plugins
+    if plugins is not None:
+        patterns = _parsed("--plugins", plugin_patterns, plugins)
+        _warn_of_strangers(patterns)
+    return Grant(rights, patterns, share)
+
+
+def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
+    """What an option means; exits where it means nothing."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        misused(option, str(error))
+
+
+def _warn_of_strangers(patterns: Iterable[str]) -> None:
+    """Say which patterns match no plugin here. They may be meant for plugins to come."""
+    names = [plugin.name for plugin in PluginLoader(read_settings().plugins_dirs).discover()]
+    # Without any this is another folder, or another machine, than the orchestrator's.
+    for pattern in patterns if names else ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            known = ", ".join(names[:_MAX_NAMED]) + (", …" if len(names) > _MAX_NAMED else "")
+            sentence = f"no plugin matches {quoted(pattern)} now; there are {known} (ORCHESTRATOR_PLUGINS_DIRS)"
+            complain("--plugins", sentence, style="yellow")
 
 
 def _rights(text: str) -> frozenset[Right]:
@@ -192,11 +219,11 @@ def _rights(text: str) -> frozenset[Right]:
 def _shared(
     share: Share, priority: Priority | None, weight: int | None, concurrency: int | None, rate: str | None
 ) -> Share:
-    """`share` with what is given. Raises `ValueError`."""
+    """`share` with what is given; exits where that is none."""
     if concurrency is not None:
         share = replace(share, concurrency=concurrency or None)
     if rate is not None:
-        share = replace(share, rate=None if rate == "none" else Rate.parse(rate))
+        share = replace(share, rate=None if rate == "none" else _parsed("--rate", Rate.parse, rate))
     return replace(share, priority=priority or share.priority, weight=weight or share.weight)
 
 

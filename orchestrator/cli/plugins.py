@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.live import Live
@@ -151,7 +151,11 @@ def logs(
     follow: Follow = False,
     build: Annotated[bool, typer.Option("--build", help="Print the last build of its image instead.")] = False,
     instance: Annotated[
-        int | None, typer.Option(min=1, metavar="NUMBER", help="That of this instance; the newest without it.")
+        str | None,
+        typer.Option(
+            metavar="NUMBER|all",
+            help="That of this instance, or of all, each line with its instance; the newest without it.",
+        ),
     ] = None,
 ) -> None:
     """Print the log of a plugin's container. With --follow it goes on with the next instance after a restart, and says
@@ -165,17 +169,26 @@ def logs(
         misused("--instance", "a build is of no instance")
     if whole and tail is not None:
         misused("--all", "--tail is given, too")
+    chosen = _chosen(instance)
     tail = tail or (_MAX_TAIL if whole else _FOLLOWED_TAIL if follow else _TAIL)
     with connected() as api:
         for line in (
-            _followed(api, name, tail, instance)
-            if follow
-            else api.logs(name, tail=tail, build=build, generation=instance)
+            _followed(api, name, tail, chosen) if follow else api.logs(name, tail=tail, build=build, generation=chosen)
         ):
             print_raw(line)
 
 
-def _followed(api: Client, name: str, tail: int, instance: int | None) -> Iterator[str]:
+def _chosen(instance: str | None) -> int | Literal["all"] | None:
+    if instance is None:
+        return None
+    if instance == "all":
+        return "all"
+    if not instance.isdecimal() or int(instance) < 1:
+        misused("--instance", f"{instance!r} is neither the number of an instance nor `all`")
+    return int(instance)
+
+
+def _followed(api: Client, name: str, tail: int, instance: int | Literal["all"] | None) -> Iterator[str]:
     """The log's lines; its notes, such as which instance is next, go to stderr. Of one instance until its end."""
     last = ""
     while True:
@@ -188,7 +201,7 @@ def _followed(api: Client, name: str, tail: int, instance: int | None) -> Iterat
             if time_of > seen or not seen:  # not printed before the stream ended
                 last = max(last, time_of)
                 yield line
-        if instance is not None and not _lives(api, name, instance):
+        if isinstance(instance, int) and not _lives(api, name, instance):
             return
         # The orchestrator was stopped; the next one may have adopted the instance.
         tail = _MAX_TAIL

@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Final, NoReturn
 
@@ -27,6 +27,7 @@ from orchestrator.run_folder import logout_warning
 from orchestrator.settings import Settings
 from orchestrator.telemetry import logs
 from orchestrator.tools.shutdown import EXIT_SECONDS, TRANSFER_SECONDS, Shutdown, longest_stop
+from orchestrator.webhooks.config import WebhooksFileError
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS: Final = 1.0
@@ -41,6 +42,11 @@ def serve(
     *, stop_plugins: Annotated[bool, typer.Option(help="On SIGTERM also stop the plugins' containers.")] = False
 ) -> None:
     """Run the orchestrator in the foreground until SIGTERM."""
+    run_server(create_app, stop_plugins=stop_plugins)
+
+
+def run_server(make_app: Callable[..., FastAPI], *, stop_plugins: bool) -> None:
+    """Serve what `make_app` makes of the settings, `stop_plugins` and `stop`, as `create_app` does, until SIGTERM."""
     signals = _StopSignals()
     settings = read_settings()
     logs.configure(settings.log_level, settings.log_format)
@@ -54,7 +60,10 @@ def serve(
         _log.warning("%s", problem)
     sockets = _bind_sockets(settings)
     _raise_descriptor_limit(settings.max_connections)
-    app = create_app(settings, stop_plugins=stop_plugins, stop=signals.first)
+    try:
+        app = make_app(settings, stop_plugins=stop_plugins, stop=signals.first)
+    except WebhooksFileError as error:
+        _exit(str(error))
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -17,7 +17,7 @@ STATE_COLOURS = {
     "UNAVAILABLE": "yellow",
 }
 _OUTCOME_COLOURS = {"ok": "green", "cancelled": "yellow", "interrupted": "yellow"}
-_LEFT_ALIGNED = 2
+_LEFT_ALIGNED = 3
 RUN_DIGITS = 8  # of a run's id: enough to distinguish runs, and a row fits 80 columns
 _SHOWN_BY_INSTANCES = frozenset({"candidate", "degraded"})  # the candidate is one of them; why it is degraded is a row
 _LONG_TEXTS = frozenset({"stacks", "traceback", "build_output", "log_tail"})
@@ -25,12 +25,15 @@ _LONG_TEXTS = frozenset({"stacks", "traceback", "build_output", "log_tail"})
 
 def plugins_table(plugins: Sequence[Mapping[str, Any]]) -> Group:
     """One line per plugin with its description cut at the edge; below it its whole reason."""
-    rows = [[Text(name, style="bold") for name in ("PLUGIN", "STATE", "UP", "OK", "ERRORS", "LAST ms", "ABOUT")]]
+    rows = [
+        [Text(name, style="bold") for name in ("PLUGIN", "VERSION", "STATE", "UP", "OK", "ERRORS", "LAST ms", "ABOUT")]
+    ]
     for plugin in plugins:
         took = plugin["last_execution_time_ms"]
         rows.append(
             [
                 Text(plugin["name"]),
+                Text(plugin.get("version") or ""),
                 _state(plugin),
                 Text(format_duration(plugin["uptime_seconds"])),
                 Text(str(plugin["success_count"])),

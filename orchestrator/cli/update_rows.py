@@ -17,10 +17,10 @@ def step_lines(update: Mapping[str, Any], seen: set[str], *, whole: bool = True)
     """A line for each step that it has reached and that is not in `seen`, which has it then. The end has its reason
     only in the `whole`: else it is followed by `update_sentence`.
 
-    While it is SWITCHED, there is a line for each instance that has taken over.
+    Of SWITCHED there is a line for each instance that has taken over.
     """
-    for step, time in update["step_times"].items():
-        now = f"{step} {update['replicas_updated']}" if step == "SWITCHED" else step
+    for step, time, updated in _reached(update):
+        now = f"{step} {updated}" if step == "SWITCHED" else step
         if now in seen:
             continue
         seen.add(now)
@@ -30,10 +30,20 @@ def step_lines(update: Mapping[str, Any], seen: set[str], *, whole: bool = True)
             clock = time
         ends = step == update["step"]
         style = _step_style(update) if ends else "cyan"
-        text = _of_step(update, step) if whole or not (ends and update["ended"]) else ""
+        shown = whole or not (ends and update["ended"])
+        text = _of_step({**update, "replicas_updated": updated}, step) if shown else ""
         line = Text.assemble((clock, "dim"), "  ", (f"{step:<{_STEP_WIDTH}}", style), f"  {text}")
         line.rstrip()
         yield line
+
+
+def _reached(update: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """Each step with its time, and how many instances are updated by then."""
+    updated = update["replicas_updated"]
+    for step, time in update["step_times"].items():
+        times = (step == "SWITCHED" and update.get("switch_times")) or [time]
+        for number, at in enumerate(times, start=1):
+            yield step, at, updated - len(times) + number
 
 
 def update_sentence(update: Mapping[str, Any]) -> str:
@@ -84,7 +94,7 @@ def updates_table(updates: Sequence[Mapping[str, Any]]) -> Group:
 def update_fields(update: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of one, for a table of them; without its steps, and what is too long for a table."""
     names = {"from_release": "from", "to_release": "to"}
-    hidden = {"plugin", "step_times", "post_mortem", "ended", "requested_at", "strategy_asked"}
+    hidden = {"plugin", "step_times", "switch_times", "post_mortem", "ended", "requested_at", "strategy_asked"}
     fields: dict[str, Any] = {}
     for name, value in update.items():
         if name not in hidden:

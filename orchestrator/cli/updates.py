@@ -177,7 +177,8 @@ def _doing(update: Update, plugin: PluginDetail) -> str:
     draining = update["draining"]
     if draining is not None and draining in instances:
         runs = instances[draining]["in_flight"]
-        what = f"takes no new runs; {runs} are under way" if runs else "is being stopped"
+        under_way = "1 is under way" if runs == 1 else f"{runs} are under way"
+        what = f"takes no new runs; {under_way}" if runs else "is being stopped"
         return f"instance {draining} {what}"
     candidate = update["candidate"]
     if candidate is not None and candidate in instances:

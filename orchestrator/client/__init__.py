@@ -8,8 +8,10 @@ from orchestrator.client.async_client import AsyncClient, AsyncRunHandle
 from orchestrator.client.errors import (
     AccessDenied,
     ApiError,
+    CertificateRefused,
     CommandRefused,
     FileNotSaved,
+    InstanceEnded,
     InvalidRequest,
     NotFound,
     NothingToRevert,
@@ -30,6 +32,7 @@ from orchestrator.client.errors import (
 from orchestrator.client.files import AsyncResultFile, ResultFile
 from orchestrator.client.models import (
     Begun,
+    Delivery,
     End,
     Envelope,
     FileReference,
@@ -47,6 +50,8 @@ from orchestrator.client.models import (
     Tool,
     Update,
     Upload,
+    Webhook,
+    WebhookTest,
 )
 from orchestrator.client.sync_client import Client, RunHandle
 
@@ -57,8 +62,10 @@ __all__ = [
     "AsyncResultFile",
     "AsyncRunHandle",
     "Begun",
+    "CertificateRefused",
     "Client",
     "CommandRefused",
+    "Delivery",
     "End",
     "Envelope",
     "FileNotSaved",
@@ -66,6 +73,7 @@ __all__ = [
     "FormText",
     "Gpus",
     "Instance",
+    "InstanceEnded",
     "InvalidRequest",
     "Item",
     "LifecycleEvent",
@@ -95,4 +103,6 @@ __all__ = [
     "Update",
     "UpdateUnderWay",
     "Upload",
+    "Webhook",
+    "WebhookTest",
 ]

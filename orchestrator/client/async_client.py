@@ -15,6 +15,8 @@ from orchestrator.client.errors import ApiError, Unreachable
 from orchestrator.client.files import AsyncResultFile, FilesOf
 from orchestrator.client.models import (
     AskedStrategy,
+    Delivery,
+    DeliveryState,
     Envelope,
     Gpus,
     LifecycleEvent,
@@ -24,6 +26,8 @@ from orchestrator.client.models import (
     StreamEvent,
     Tool,
     Update,
+    Webhook,
+    WebhookTest,
 )
 from orchestrator.client.operations import Flow, T
 from orchestrator.client.streams import EventFeed, Lines, RunEvents
@@ -94,6 +98,20 @@ class AsyncClient:
 
     async def release_gpu(self, uuid: str) -> Gpus:
         return await self._do(operations.release_gpu(uuid))
+
+    async def webhooks(self) -> list[Webhook]:
+        return await self._do(operations.webhooks())
+
+    async def webhook_deliveries(
+        self, webhook: str, *, state: DeliveryState | None = None, limit: int = 100, before: int | None = None
+    ) -> list[Delivery]:
+        return await self._do(operations.webhook_deliveries(webhook, state, limit, before))
+
+    async def repeat_delivery(self, webhook: str, delivery_id: str) -> Delivery:
+        return await self._do(operations.repeat_delivery(webhook, delivery_id))
+
+    async def test_webhook(self, webhook: str) -> WebhookTest:
+        return await self._do(operations.test_webhook(webhook))
 
     async def restart(
         self,
@@ -206,7 +224,7 @@ class AsyncClient:
         tail: int = 100,
         follow: bool = False,
         build: bool = False,
-        generation: int | None = None,
+        generation: int | Literal["all"] | None = None,
     ) -> AsyncGenerator[str, None]:
         request = operations.logs_request(plugin, tail, follow=follow, build=build, generation=generation)
         async with aclosing(await self._send(request, retries=self._retries)) as response:

@@ -2,6 +2,7 @@
 
 ApiError                 base of all: status, error_type, reason_code, plugin, tool, run_id, envelope
 ├── Unreachable              no answer, or the connection broke
+│   └── CertificateRefused       TLS: its certificate is not trusted, or it speaks none
 ├── UnexpectedAnswer         the answer is not an orchestrator's
 ├── AccessDenied             401, 403: no valid key, or its role does not allow this
 ├── NotFound                 404: no such plugin, tool, run or route
@@ -17,6 +18,7 @@ ApiError                 base of all: status, error_type, reason_code, plugin, t
 ├── PluginError              502: the tool raised, crashed, ran out of memory, or its result is no JSON
 │   ├── PluginTimeout            504: over its time limit
 │   └── PluginUnavailable        503: the plugin is FAILED or UNAVAILABLE; reason_code says why
+│       └── InstanceEnded            its instance was ended under the run, by an operator, an update or the host
 ├── RunCancelled             409: the run was cancelled
 ├── FileNotSaved             a file of a result could not be written here
 └── ServerError              500 and any other status
@@ -58,6 +60,10 @@ class ApiError(Exception):
 
 class Unreachable(ApiError):
     """No answer, or the connection broke before the end of the answer."""
+
+
+class CertificateRefused(Unreachable):
+    """Whatever answers is not trusted, or does not speak TLS: nothing was sent to it."""
 
 
 class UnexpectedAnswer(ApiError):
@@ -120,6 +126,12 @@ class PluginUnavailable(PluginError):
     """The plugin is FAILED or UNAVAILABLE; it takes no runs until an operator restarts it."""
 
 
+class InstanceEnded(PluginUnavailable):
+    """The run had begun, and its instance was ended under it: by a stop, a restart or an update (`update.drain`) of an
+    operator, or by the host. The plugin may take runs nevertheless.
+    """
+
+
 class RunCancelled(ApiError):
     """The run was cancelled: it has no result."""
 
@@ -150,6 +162,7 @@ _BY_TYPE: Mapping[str, type[ApiError]] = {
     "UpdateUnderWay": UpdateUnderWay,
     "NothingToRevert": NothingToRevert,
     "NotParked": NotParked,
+    "InstanceEnded": InstanceEnded,
 }
 
 

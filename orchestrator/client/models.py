@@ -132,6 +132,8 @@ class Update(TypedDict):
     replicas: int
     """Instances of the new release that it brings up."""
     replicas_updated: int
+    switch_times: list[str]
+    """When each instance took over that it has begun, in their order."""
     candidate: int | None
     """The generation of the instance that starts or is proven."""
     draining: int | None
@@ -230,6 +232,52 @@ class LifecycleEvent(TypedDict):
     state: State
     reason_code: str | None
     reason: str | None
+    caller: str | None
+    """The name of the key whose run or command it comes of, as far as yours may know it."""
+
+
+DeliveryState = Literal["pending", "delivered", "failed"]
+
+
+class Webhook(TypedDict):
+    """A webhook of the operator's file, and the numbers of its deliveries on file. `paused`: why nothing is sent."""
+
+    name: str
+    url: str
+    events: list[str]
+    plugins: list[str]
+    pending: int
+    delivered: int
+    failed: int
+    paused: str | None
+
+
+class Delivery(TypedDict):
+    """A message for one webhook, and what has become of it. `body` is what is sent."""
+
+    id: int
+    delivery_id: str
+    message_id: str
+    webhook: str
+    plugin: str
+    type: str
+    state: DeliveryState
+    created_at: str
+    attempts: int
+    attempted_at: str | None
+    status: int | None
+    error: str | None
+    body: dict[str, Any]
+
+
+class WebhookTest(TypedDict):
+    """What a test message was answered with."""
+
+    webhook: str
+    ok: bool
+    status: int | None
+    error: str | None
+    duration_ms: float
 
 
 class Gpus(TypedDict):

@@ -12,6 +12,7 @@ from orchestrator.client.arguments import prepared
 from orchestrator.client.errors import ApiError, InvalidRequest, RunNotFinished, UnexpectedAnswer, error_of
 from orchestrator.client.models import (
     AskedStrategy,
+    Delivery,
     Envelope,
     Gpus,
     LifecycleEvent,
@@ -20,6 +21,8 @@ from orchestrator.client.models import (
     Run,
     Tool,
     Update,
+    Webhook,
+    WebhookTest,
 )
 from orchestrator.client.streams import NDJSON, whole_run
 from orchestrator.client.transport import MAX_RETRYING, Answer, Request, of_gateway, segment
@@ -68,6 +71,27 @@ def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[Lifec
     found: list[LifecycleEvent] = (yield Request("GET", events_path(plugin), params=params)).as_list()
     if not all(isinstance(event.get("id"), int) for event in found):
         raise UnexpectedAnswer("The answer holds events without an id. Is that the orchestrator?")
+    return found
+
+
+def webhooks() -> Flow[list[Webhook]]:
+    return (yield Request("GET", "/v1/webhooks")).as_list()
+
+
+def webhook_deliveries(webhook: str, state: str | None, limit: int, before: int | None) -> Flow[list[Delivery]]:
+    wanted = {"state": state, "limit": limit, "before": before}
+    params = {name: value for name, value in wanted.items() if value is not None}
+    return (yield Request("GET", f"/v1/webhooks/{segment(webhook)}/deliveries", params=params)).as_list()
+
+
+def repeat_delivery(webhook: str, delivery_id: str) -> Flow[Delivery]:
+    path = f"/v1/webhooks/{segment(webhook)}/deliveries/{segment(delivery_id)}/repeat"
+    found: Delivery = (yield Request("POST", path)).as_object()
+    return found
+
+
+def test_webhook(webhook: str) -> Flow[WebhookTest]:
+    found: WebhookTest = (yield Request("POST", f"/v1/webhooks/{segment(webhook)}/test")).as_object()
     return found
 
 
@@ -278,7 +302,9 @@ def stream_request(plugin: str, tool: str, arguments: Mapping[str, Any], *, retr
     return run_request(plugin, tool, arguments, headers={**_STREAMED, "Prefer": "retry"} if retry else _STREAMED)
 
 
-def logs_request(plugin: str, tail: int, *, follow: bool, build: bool, generation: int | None = None) -> Request:
+def logs_request(
+    plugin: str, tail: int, *, follow: bool, build: bool, generation: int | Literal["all"] | None = None
+) -> Request:
     wanted = {"follow": follow and not build, "build": build}
     chosen = {} if generation is None else {"generation": generation}
     params = {"tail": tail, **chosen, **{name: "true" for name, yes in wanted.items() if yes}}

@@ -15,6 +15,8 @@ from orchestrator.client.errors import ApiError, Unreachable
 from orchestrator.client.files import FilesOf, ResultFile
 from orchestrator.client.models import (
     AskedStrategy,
+    Delivery,
+    DeliveryState,
     Envelope,
     Gpus,
     LifecycleEvent,
@@ -24,6 +26,8 @@ from orchestrator.client.models import (
     StreamEvent,
     Tool,
     Update,
+    Webhook,
+    WebhookTest,
 )
 from orchestrator.client.operations import Flow, T
 from orchestrator.client.streams import EventFeed, Lines, RunEvents
@@ -100,6 +104,24 @@ class Client:
     def release_gpu(self, uuid: str) -> Gpus:
         """Take a GPU out of quarantine, whatever memory is in use on it; all GPUs afterwards."""
         return self._do(operations.release_gpu(uuid))
+
+    def webhooks(self) -> list[Webhook]:
+        """The webhooks of the operator's file."""
+        return self._do(operations.webhooks())
+
+    def webhook_deliveries(
+        self, webhook: str, *, state: DeliveryState | None = None, limit: int = 100, before: int | None = None
+    ) -> list[Delivery]:
+        """Deliveries of a webhook, newest first. `before`: only those with a smaller `id`."""
+        return self._do(operations.webhook_deliveries(webhook, state, limit, before))
+
+    def repeat_delivery(self, webhook: str, delivery_id: str) -> Delivery:
+        """Deliver a message that was delivered, or given up, once more; the new delivery. Raises `CommandRefused`."""
+        return self._do(operations.repeat_delivery(webhook, delivery_id))
+
+    def test_webhook(self, webhook: str) -> WebhookTest:
+        """Send a test message at once. One that fails is no error here: see `ok` and `error`."""
+        return self._do(operations.test_webhook(webhook))
 
     def restart(
         self,
@@ -239,11 +261,11 @@ class Client:
         tail: int = 100,
         follow: bool = False,
         build: bool = False,
-        generation: int | None = None,
+        generation: int | Literal["all"] | None = None,
     ) -> Generator[str, None, None]:
         """The container's log, line by line; with `follow` that of the next instances too, without end. With `build`
         the output of the last build of its image instead, which is not followed. Of several instances the newest's, or
-        that of `generation`.
+        that of `generation`, or of `all`, each line with its instance in brackets after the time.
 
         A line that begins with `--- ` is none of a container: it says that an instance is awaited, ended or is next.
         """

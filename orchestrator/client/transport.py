@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from httpx_sse import SSEError
 from orchestrator.client import arguments
 from orchestrator.client.errors import (
     ApiError,
+    CertificateRefused,
     InvalidRequest,
     PluginUnavailable,
     QueueFull,
@@ -273,7 +275,11 @@ def translated(address: httpx.URL) -> Iterator[None]:
     except (SSEError, ValueError, httpx.DecodingError, httpx.TooManyRedirects) as error:
         # Before the HTTP client's own, of which some are kinds.
         raise UnexpectedAnswer(f"The answer of {_shown(address)} cannot be read. Is that the orchestrator?") from error
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+    except httpx.ConnectError as error:
+        if (sentence := _tls_problem(error, address)) is not None:
+            raise CertificateRefused(sentence) from error
+        raise Unreachable(f"No orchestrator answers at {_shown(address)}: {_text_of(error)}") from error
+    except httpx.ConnectTimeout as error:
         raise Unreachable(f"No orchestrator answers at {_shown(address)}: {_text_of(error)}") from error
     except httpx.TimeoutException as error:
         raise Unreachable(f"The orchestrator at {_shown(address)} did not answer in time") from error
@@ -294,6 +300,22 @@ def _unsendable(sentence: str) -> InvalidRequest:
 
 def _shown(address: httpx.URL) -> str:
     return str(address.copy_with(userinfo=b"")).rstrip("/")
+
+
+def _tls_problem(error: Exception, address: httpx.URL) -> str | None:
+    """Why there is no TLS with whatever answers, as a sentence; None where that is not what went wrong."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, ssl.SSLError):
+        found = found.__cause__ or found.__context__
+    if found is None:
+        return None
+    if isinstance(found, ssl.SSLCertVerificationError):
+        return (
+            f"The certificate of {_shown(address)} is not trusted ({found.verify_message}). Set SSL_CERT_FILE to a "
+            "file with that certificate, or with its authority's, and call it by a name that it has"
+        )
+    reason = (found.reason or str(found)).lower().replace("_", " ")
+    return f"{_shown(address)} does not speak TLS as expected ({reason}). If it serves plain HTTP, call it by http://"
 
 
 def _text_of(error: Exception) -> str:

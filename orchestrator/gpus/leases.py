@@ -68,8 +68,9 @@ class LeaseTable:
     @property
     def unsure(self) -> bool:
         """It cannot be known whose memory is in use on a released device: only a longer wait can show it."""
+        # Of one that is lost no wait shows anything.
         leaving = [claim for claim in self._claims.values() if claim.phase is Phase.DRAINING]
-        return any(self._processes_of(claim) is None for claim in leaving)
+        return any(self._well(claim.uuid) and self._processes_of(claim) is None for claim in leaving)
 
     def holdings(self, uuid: str) -> tuple[dict[str, Holding], int | None]:
         """Plugin → its memory on this device; and the bytes of programs that are no plugins, None where not known."""
@@ -229,6 +230,10 @@ class LeaseTable:
             return True
         # More is in use than before: another program's, if none of the processes that the driver names is ours.
         return all(self._processes_of(claim) == () for claim in leaving)
+
+    def _well(self, uuid: str) -> bool:
+        device = self._inventory.find(uuid) if self._inventory else None
+        return device is not None and device.fault is None
 
     def _processes_of(self, claim: Claim) -> tuple[int, ...] | None:
         """The processes of this claim's container that hold memory of its device; None where that cannot be known."""

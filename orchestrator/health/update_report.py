@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, BaseModel
 from orchestrator.health.health_model import PostMortemReport, post_mortem_report
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import PostMortem
+from orchestrator.supervisor.releases import Release
 from orchestrator.supervisor.update import AskedStrategy, Strategy, Update, UpdateStep
 
 
@@ -15,6 +16,15 @@ class ReleaseReport(BaseModel):
 
     id: str
     version: str
+
+
+class ReleasesReport(BaseModel):
+    """What is on file of a plugin's releases."""
+
+    current: ReleaseReport | None
+    """Of the instances that serve, or have last."""
+    revert: ReleaseReport | None
+    """What `revert` goes back to; null where there is nothing."""
 
 
 class UpdateReport(BaseModel):
@@ -38,6 +48,8 @@ class UpdateReport(BaseModel):
     """Instances of the new release that it brings up."""
     replicas_updated: int
     """Those that have taken over."""
+    switch_times: list[AwareDatetime]
+    """When each of those took over that it has begun, in their order."""
     candidate: int | None
     """The generation of the instance that starts or is proven."""
     draining: int | None
@@ -49,6 +61,14 @@ class UpdateReport(BaseModel):
     reason: str | None
     post_mortem: PostMortemReport | None
     """Of the candidate that it failed for."""
+
+
+def releases_report(current: Release | None, revert: Release | None) -> ReleasesReport:
+    return ReleasesReport(current=_named(current), revert=_named(revert))
+
+
+def _named(release: Release | None) -> ReleaseReport | None:
+    return None if release is None else ReleaseReport(id=release.id, version=release.name.version)
 
 
 def update_report(update: Update, post_mortem: PostMortem | None = None) -> UpdateReport:
@@ -69,6 +89,7 @@ def update_report(update: Update, post_mortem: PostMortem | None = None) -> Upda
         to_release=None if new is None else ReleaseReport(id=new.id, version=new.version),
         replicas=update.replicas,
         replicas_updated=len(update.switched),
+        switch_times=list(update.switch_times),
         candidate=update.candidate,
         draining=update.draining,
         proof=update.proof,

@@ -27,6 +27,7 @@ from orchestrator.loader.image_plan import (
     plugin_plan,
     runtime_packages,
     shared_plan,
+    simulation_image_plan,
     source_fingerprint,
     write_texts,
 )
@@ -170,6 +171,12 @@ class ImageBuilder:
             image = await self._ensure(plan, say, nullcontext(), _RETAINED)
             await self._engine.tag_image(image.id, OWN_IMAGE_TAG)
             return image
+
+    async def ensure_testing(self, on_output: Output | None = None) -> ImageStatus:
+        """The image for tests of other projects, on the orchestrator's own. Raises as `ensure_own`."""
+        own = await self.ensure_own(on_output)
+        async with self._alone("testing", on_output) as say:
+            return await self._ensure(partial(simulation_image_plan, own), say, nullcontext(), _RETAINED)
 
     async def _ensure_shared(self, kind: str, on_output: Output | None) -> ImageStatus:
         if kind != "base":

@@ -31,9 +31,23 @@ if TYPE_CHECKING:
 OWN_IMAGE_TAG: Final = "plugin-orchestrator/orchestrator:latest"
 """The orchestrator's own image in compose.yaml."""
 _OWN_IMAGE: Final = "orchestrator"
+TESTING_IMAGE: Final = "orchestrator-testing"
+_SIMULATION: Final = "simulation"
+"""The package that the testing image has, and the orchestrator's own has not."""
 _DISTRIBUTION: Final = "plugin-orchestrator"
 # Sources of images; the orchestrator's own image contains them too, because it builds plugins' images.
 _SOURCES: Final = ("base", "cuda", _OWN_IMAGE, "runtime")
+
+
+_TESTING_DOCKERFILE: Final = """\
+FROM {base}
+COPY simulation /tmp/simulation
+RUN packages=$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \\
+ && cp -R /tmp/simulation "$packages/orchestrator/" \\
+ && rm -r /tmp/simulation && touch /etc/plugin-orchestrator-testing
+ENTRYPOINT ["python", "-I", "-m", "orchestrator.simulation.entrypoint"]
+CMD []
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +199,23 @@ def own_image_plan(images_dir: Path, *, ca_bundle: Path | None, python_image: st
     )
 
 
+def simulation_image_plan(own: ImageStatus) -> ImagePlan:
+    """The plan of the image for tests of other projects: the own image with the package that makes faults. Raises
+    `BuildError`.
+    """
+    package = context_files(_package("orchestrator") / _SIMULATION)
+    dockerfile = _TESTING_DOCKERFILE.format(base=own.tags[0] if own.tags else own.id)
+    content = content_hash(package, dockerfile, own.labels.get(HASH_LABEL, own.id))
+    return ImagePlan(
+        name=TESTING_IMAGE,
+        tag=shared_tag(TESTING_IMAGE, content),
+        family_labels={SHARED_LABEL: TESTING_IMAGE},
+        hashes={HASH_LABEL: content, SOURCE_LABEL: ""},
+        folders={_SIMULATION: package},
+        texts={"Dockerfile": dockerfile},
+    )
+
+
 def source_fingerprint(recipe: ImageRecipe, images_dir: Path, *, ca_bundle: Path | None, python_image: str) -> str:
     """Hash of all files and settings that a plugin's image is made from; of a prebuilt one's reference. Raises
     `BuildError`.
@@ -285,7 +316,7 @@ def _version(name: str) -> str:
 
 def _site_packages(images_dir: Path) -> Iterator[tuple[str, Sequence[ContextFile]]]:
     """Folder in the context → its files."""
-    yield "site/orchestrator", context_files(_package("orchestrator"), ("_plugin_images",))
+    yield "site/orchestrator", context_files(_package("orchestrator"), ("_plugin_images", _SIMULATION))
     yield "site/plugin_runtime", context_files(_package("plugin_runtime"))
     for folder in _SOURCES:
         yield f"site/orchestrator/_plugin_images/{folder}", context_files(images_dir / folder)

@@ -28,7 +28,8 @@ def become(user: int, groups: list[int]) -> None:
     os.setresuid(user, user, user)
 
 
-def main() -> None:
+def main(module: str = "orchestrator") -> None:
+    """Drop root, then become `python -m module` with this process's arguments."""
     # The engine's socket has a group of another id on each host, which only root can join. So the container may start
     # as root with the capabilities SETUID and SETGID; afterwards it has none.
     if os.geteuid() == 0:
@@ -40,11 +41,11 @@ def main() -> None:
                 "The orchestrator may not change its user. Give its container the capabilities SETUID and SETGID, or "
                 f"start it with --user {USER} --group-add {'<group of the engine socket>' if group is None else group}."
             )
-    if sys.argv[1:2] == ["serve"]:
+    if sys.argv[1:2] == ["serve"] or module != "orchestrator":
         # The kernel drops it for a process 1 without a handler: it stays pending until `serve` has one.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     # Replaces this process, so that signals to the container's process 1 reach the orchestrator.
-    os.execv(sys.executable, [sys.executable, "-I", "-m", "orchestrator", *sys.argv[1:]])  # noqa: S606 - no shell is needed
+    os.execv(sys.executable, [sys.executable, "-I", "-m", module, *sys.argv[1:]])  # noqa: S606 - no shell is needed
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any, TypedDict, Unpack
 
 from msgspec.structs import replace
 
-from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition
+from orchestrator.lifecycle import FINAL_STATES, PluginLifecycleState, ReasonCode, check_transition
 from orchestrator.registry.derived import adopted_instance, derive
 from orchestrator.registry.history.records import Counters
 from orchestrator.registry.records import (
@@ -78,12 +78,24 @@ def counters_of(record: PluginRecord) -> Counters:
     )
 
 
+def allotted(old: PluginRecord) -> PluginRecord:
+    """With one more generation in use, the highest."""
+    return replace(old, highest_generation=old.highest_generation + 1)
+
+
 def renewed(
-    old: PluginRecord, now: datetime, keep: Collection[int], role: Role, **manifest: Unpack[ManifestFacts]
+    old: PluginRecord,
+    now: datetime,
+    keep: Collection[int],
+    role: Role,
+    generation: int,
+    **manifest: Unpack[ManifestFacts],
 ) -> tuple[PluginRecord, InstanceRecord]:
-    """With a new instance at LOADED, which is returned too, and of the others those whose generations are in `keep`."""
+    """With a new instance at LOADED, which is returned too, and of the others those whose generations are in `keep`.
+    Its own is an allotted one.
+    """
     instance = InstanceRecord(
-        generation=old.highest_generation + 1,
+        generation=generation,
         state=PluginLifecycleState.LOADED,
         observed_at=now,
         role=role,
@@ -96,7 +108,6 @@ def renewed(
     record = replace(
         old,
         instances=(*(each for each in old.instances if each.generation in keep), instance),
-        highest_generation=instance.generation,
         # `queued` stays: those runs wait for the plugin, whichever instance executes them.
         stale=False,
         restart=None,
@@ -136,6 +147,15 @@ def noted(old: PluginRecord, reason: str, code: ReasonCode | None) -> PluginReco
 def with_instance(old: PluginRecord, instance: InstanceRecord, now: datetime) -> PluginRecord:
     """With this record of the instance in place of its earlier one."""
     return derive(replace(old, instances=_put(old, replace(instance, observed_at=now)), observed_at=now))
+
+
+def degrades(record: PluginRecord, previous: PluginLifecycleState, instance: InstanceRecord) -> bool:
+    """Whether by this end of an instance the plugin, which is `record` now, serves with fewer than are wanted, and
+    nobody meant it.
+    """
+    ends = instance.ended and previous not in FINAL_STATES
+    meant = instance.role == "candidate" or instance.reason_code in (ReasonCode.STOPPED, ReasonCode.PARKED)
+    return ends and record.degraded and not meant
 
 
 def run_begun(old: PluginRecord, instance: InstanceRecord, now: datetime) -> PluginRecord:

@@ -37,7 +37,14 @@ class EventLog:
         return tuple(reversed(later))
 
     def append(
-        self, plugin: str, subject: InstanceRecord | PluginRecord, previous: PluginLifecycleState | None
+        self,
+        plugin: str,
+        subject: InstanceRecord | PluginRecord,
+        previous: PluginLifecycleState | None,
+        *,
+        caller: str | None = None,
+        plugin_state: PluginLifecycleState | None = None,
+        degraded: bool = False,
     ) -> LifecycleEvent:
         """An event with the state and reason of `subject`, an instance or a plugin as a whole."""
         self.last_id += 1
@@ -50,6 +57,9 @@ class EventLog:
             state=subject.state,
             reason_code=subject.reason_code,
             reason=subject.reason,
+            caller=caller,
+            plugin_state=plugin_state,
+            degraded=degraded,
         )
         self._events.append(event)
         return event

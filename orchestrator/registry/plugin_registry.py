@@ -108,7 +108,9 @@ class PluginRegistry:
         with self._lock:
             self._put(record)
             adopted = [replace(each, reason=each.reason or _ADOPTED) for each in record.instances]
-            events = [self._events.append(record.name, instance, None) for instance in adopted]
+            events = [
+                self._events.append(record.name, instance, None, plugin_state=record.state) for instance in adopted
+            ]
         self._events.notify(*events)
 
     def remove(self, name: str, reason: str) -> bool:
@@ -125,17 +127,35 @@ class PluginRegistry:
         self._events.notify(event)
         return True
 
+    def allot(self, name: str) -> int:
+        """A generation for `renew`, one above the highest that any instance had: no other gets it meanwhile."""
+        with self._lock:
+            record = changes.allotted(self._records[name])
+            self._put(record)
+        return record.highest_generation
+
     def renew(
-        self, name: str, *, keep: Collection[int] = (), role: Role = "serving", **manifest: Unpack[ManifestFacts]
+        self,
+        name: str,
+        *,
+        keep: Collection[int] = (),
+        role: Role = "serving",
+        generation: int | None = None,
+        caller: str | None = None,
+        **manifest: Unpack[ManifestFacts],
     ) -> int:
         """Begin a new instance at LOADED and forget those whose generations are not in `keep`; the counters stay.
-        Returns its generation, one above the highest that any had.
+        Returns its generation, which is a new one unless it was allotted. `caller`: whose command begins it.
         """
         with self._lock:
             old = self._records[name]
-            record, instance = changes.renewed(old, self._clock(), keep, role, **manifest)
+            known = changes.allotted(old) if generation is None else old
+            record, instance = changes.renewed(
+                known, self._clock(), keep, role, generation or known.highest_generation, **manifest
+            )
             self._put(record)
-            event = self._events.append(name, instance, changes.state_replaced(old, keep))
+            previous = changes.state_replaced(old, keep)
+            event = self._events.append(name, instance, previous, caller=caller, plugin_state=record.state)
         self._events.notify(event)
         return instance.generation
 
@@ -177,8 +197,12 @@ class PluginRegistry:
         with self._lock:
             self._put(replace(self._records[name], start_seconds=seconds))
 
-    def mark_ended(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
-        """To the final state of the reason code. Raises `TransitionError`, `StaleGenerationError`."""
+    def mark_ended(
+        self, name: str, generation: int, code: ReasonCode, reason: str, *, caller: str | None = None
+    ) -> None:
+        """To the final state of the reason code. `caller`: by whose run or command. Raises `TransitionError`,
+        `StaleGenerationError`.
+        """
         with self._lock:
             old, instance = self._find(name, generation)
             check_transition(instance.state, code.final_state)
@@ -191,10 +215,12 @@ class PluginRegistry:
                 ended_at=self._clock(),
                 in_flight=0,
             )
-            event = self._step(old, instance.state, ended)
+            event = self._step(old, instance.state, ended, caller)
         self._events.notify(event)
 
-    def amend_failure(self, name: str, generation: int, code: ReasonCode, reason: str) -> None:
+    def amend_failure(
+        self, name: str, generation: int, code: ReasonCode, reason: str, *, caller: str | None = None
+    ) -> None:
         """Give an instance that ended another reason: a FAILED one KILL_FAILED, or, once its container is gone, the
         cause that this stood before; a PARKED one STOPPED. Its state is final, but for KILL_FAILED, which becomes the
         state of its cause. Raises `TransitionError` for any other change, `StaleGenerationError`.
@@ -207,12 +233,12 @@ class PluginRegistry:
             if not stops and (instance.state is not failed or (code.final_state is not failed and not restores)):
                 raise TransitionError(f"{name} is {instance.state}; {code} cannot be its reason")
             amended = replace(instance, state=code.final_state, reason_code=code, reason=reason)
-            event = self._step(old, instance.state, amended)
+            event = self._step(old, instance.state, amended, caller)
         self._events.notify(event)
 
-    def begin_run(self, name: str, generation: int) -> datetime:
-        """Count a run in and return the time of that; the first makes the instance RUNNING. Raises `TransitionError`
-        for an instance that is not ready, `StaleGenerationError`.
+    def begin_run(self, name: str, generation: int, caller: str | None = None) -> datetime:
+        """Count a run of `caller` in and return the time of that; the first makes the instance RUNNING. Raises
+        `TransitionError` for an instance that is not ready, `StaleGenerationError`.
         """
         event = None
         with self._lock:
@@ -221,7 +247,8 @@ class PluginRegistry:
             record = changes.run_begun(old, instance, now)
             self._put(record)
             if instance.state is not PluginLifecycleState.RUNNING:
-                event = self._events.append(name, record.instance(generation) or instance, instance.state)
+                begun = record.instance(generation) or instance
+                event = self._events.append(name, begun, instance.state, caller=caller, plugin_state=record.state)
         if event is not None:
             self._events.notify(event)
         return now
@@ -269,11 +296,12 @@ class PluginRegistry:
         with self._lock:
             self._put(replace(self._records[name], restart=restart, observed_at=self._clock()))
 
-    def note(self, name: str, reason: str, code: ReasonCode | None = None) -> None:
+    def note(self, name: str, reason: str, code: ReasonCode | None = None, *, caller: str | None = None) -> None:
         """Publish an event about the plugin that changes no state."""
         with self._lock:
             old = self._records[name]
-            event = self._events.append(name, changes.noted(old, reason, code), old.state)
+            noted = changes.noted(old, reason, code)
+            event = self._events.append(name, noted, old.state, caller=caller, plugin_state=old.state)
         self._events.notify(event)
 
     def mark_stale(self, *, stale: bool) -> None:
@@ -325,9 +353,19 @@ class PluginRegistry:
             raise StaleGenerationError(f"{name}: generation {generation} has been replaced by {record.generation}")
         return record, instance
 
-    def _step(self, old: PluginRecord, previous: PluginLifecycleState, instance: InstanceRecord) -> LifecycleEvent:
-        self._put(changes.with_instance(old, instance, self._clock()))
-        return self._events.append(old.name, instance, previous)
+    def _step(
+        self, old: PluginRecord, previous: PluginLifecycleState, instance: InstanceRecord, caller: str | None = None
+    ) -> LifecycleEvent:
+        record = changes.with_instance(old, instance, self._clock())
+        self._put(record)
+        return self._events.append(
+            old.name,
+            instance,
+            previous,
+            caller=caller,
+            plugin_state=record.state,
+            degraded=changes.degrades(record, previous, instance),
+        )
 
     def _put(self, record: PluginRecord) -> None:
         known = record.name in self._records

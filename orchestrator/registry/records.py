@@ -279,3 +279,10 @@ class LifecycleEvent:
     state: PluginLifecycleState
     reason_code: ReasonCode | None
     reason: str | None
+    caller: str | None = None
+    """The name of the key whose run or command it comes of; None where it comes of neither, or no key is needed."""
+    # For webhooks: these two are in the journal, and in no column of the database.
+    plugin_state: PluginLifecycleState | None = field(default=None, compare=False)
+    """The plugin's own state after this step; None in an event that was read from the database."""
+    degraded: bool = field(default=False, compare=False)
+    """By this instance's end fewer serve than are wanted, and nobody meant it."""

@@ -322,5 +322,7 @@ def not_stored(error: StorageError) -> RunResult:
 
 def ended_by(verdict: Verdict) -> RunResult:
     """The result of a run whose instance ended under it."""
-    outcome = Outcome.PLUGIN_FAILED if verdict.code in ENDED_BY_PLUGIN else Outcome.UNAVAILABLE
-    return RunResult(outcome, error=verdict.reason, reason_code=verdict.code)
+    if verdict.code in ENDED_BY_PLUGIN:
+        return RunResult(Outcome.PLUGIN_FAILED, error=verdict.reason, reason_code=verdict.code)
+    # Not `PluginUnavailable`, which says that it has not begun: the plugin may have other instances.
+    return RunResult(Outcome.UNAVAILABLE, error=verdict.reason, error_type="InstanceEnded", reason_code=verdict.code)

@@ -52,6 +52,8 @@ class Verdict:
     build_output: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     """What the verdict rests on."""
+    caller: str | None = None
+    """The name of the key by whose run or command it ended; None where by neither."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import EffectiveLimits, InstanceRecord
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.runtime_client.status import RuntimeStatus
-from orchestrator.supervisor.bring_up import content_of
 from orchestrator.supervisor.container_policy import (
     LABEL_QUOTA,
     InstanceIdentity,
@@ -32,7 +31,9 @@ from orchestrator.supervisor.container_policy import (
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.limits import missing_limits
-from orchestrator.supervisor.releases import ReleaseStoreError, Resumption, begins_from, resume
+from orchestrator.supervisor.preparation import content_of
+from orchestrator.supervisor.release_store import ReleaseStoreError
+from orchestrator.supervisor.releases import Resumption, begins_from, resume
 
 _log = logging.getLogger(__name__)
 

@@ -1,36 +1,27 @@
-"""Bring-up: the steps from a manifest to a container whose control socket answers. `prepare` has those that start
-nothing. A step that fails raises with its verdict.
+"""Bring-up: the steps from what `preparation` has made to a container whose control socket answers. A step that fails
+raises with its verdict.
 """
 
 import asyncio
-import hashlib
-import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-from plugin_runtime.startup.model_files import walk
-
 from orchestrator.containers.endpoint import UnixEndpoint, lay_out_token
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant, Gateway
-from orchestrator.errors import BuildError, ChannelError, EngineError, EngineRefusedError, EngineUnreachableError
+from orchestrator.errors import ChannelError, EngineError, EngineRefusedError, EngineUnreachableError
 from orchestrator.gpus.device_requests import LABEL_WAY
 from orchestrator.gpus.refusals import Refusal, judge_refusal, worst
 from orchestrator.lifecycle import ReasonCode
-from orchestrator.loader.image_recipe import ImageRecipe
-from orchestrator.loader.manifest import Manifest
-from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.plugin_secrets import SecretMissingError, SecretSource
-from orchestrator.registry import Check, EffectiveLimits
 from orchestrator.run_folder import session_ended
 from orchestrator.runtime_client.client import RuntimeChannel
 from orchestrator.sandbox.verdict import SOCKETS_LOST, Verdict, judge
 from orchestrator.supervisor.activity import activity
-from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, effective_limits, secrets_folder
+from orchestrator.supervisor.container_policy import RUN_FOLDER, container_spec, secrets_folder
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.gpu_allocator import gpu_verdict
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
@@ -43,131 +34,16 @@ from orchestrator.supervisor.limits import (
     unlimited_spec,
 )
 from orchestrator.supervisor.notify_socket import NotifySocket, SocketPathError
-from orchestrator.supervisor.start_verdict import verdict_of_engine
+from orchestrator.supervisor.start_verdict import engine_verdicts
 from orchestrator.supervisor.watch import evidence_of
 
 _log = logging.getLogger(__name__)
 
 # A container that has not notified may have died unnoticed, or its image never notifies.
 _INSPECT_INTERVAL: Final = 1.0  # seconds
-_SLOW_LOOK: Final = 1.0  # seconds from which on a look at the GPUs is shown
 _WAITING_FOR_GPU: Final = "waiting for a GPU"
-_OF_THE_SET: Final = {"replicas", "spread", "update", "idle"}
-"""Fields of a manifest that say how many instances there are and when, not what one is made of."""
 # Through a gateway comes no notification.
 _GATEWAY_POLL_INTERVAL: Final = 0.03  # seconds between status requests
-
-
-@asynccontextmanager
-async def engine_verdicts(doing: str) -> AsyncIterator[None]:
-    """Raises `InstanceEndedError` for an engine's error; `doing` completes "while ..." in its reason."""
-    try:
-        yield
-    except EngineError as error:
-        raise InstanceEndedError(verdict_of_engine(error, doing)) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What can be known and made before an instance is started."""
-
-    checks: tuple[Check, ...]
-    content: str
-    """The fingerprint."""
-    image_id: str
-
-
-async def prepare(
-    deps: SupervisorDeps,
-    manifest: Manifest,
-    limits: EffectiveLimits,
-    folder: Path,
-    *,
-    on_checks: Callable[..., None] = lambda *_: None,
-    on_build: Callable[[], None] = lambda: None,
-) -> Prepared:
-    """Check the host and make the image ready. It starts nothing, and touches no instance that runs. `on_checks` takes
-    the host's checks before anything is built, `on_build` is called with every line of a build.
-
-    Raises `InstanceEndedError`, `BuildError`, `OSError`.
-    """
-    # First: nothing is built for a plugin whose GPU does not work.
-    if manifest.requires_gpu:
-        await _check_gpus(deps, manifest.name)
-    checks = await asyncio.to_thread(check_host, deps, manifest, folder)
-    on_checks(*checks)
-    # Before the build: after a change in between, the next orchestrator replaces the container and does not adopt it.
-    content = await asyncio.to_thread(fingerprint, deps, manifest, limits, folder)
-    return Prepared(checks, content, await _ensure_image(deps, manifest, folder, on_build))
-
-
-async def prepare_from(
-    deps: SupervisorDeps, manifest: Manifest, folder: Path, *, content: str, image_id: str
-) -> Prepared:
-    """As `prepare`, for what was made before: nothing is built. Raises `InstanceEndedError`, `OSError`."""
-    if manifest.requires_gpu:
-        await _check_gpus(deps, manifest.name)
-    checks = await asyncio.to_thread(check_host, deps, manifest, folder)
-    async with engine_verdicts("its image was looked up"):
-        await deps.engine.image(image_id)
-    return Prepared(checks, content, image_id)
-
-
-async def _check_gpus(deps: SupervisorDeps, plugin: str) -> None:
-    async with activity(deps.registry, plugin, f"waiting {deps.gpus.waits_for_driver()}") as say:
-        waits = asyncio.get_running_loop().call_later(_SLOW_LOOK, say, "")
-        try:
-            await deps.gpus.check()
-        finally:
-            waits.cancel()
-
-
-def check_host(deps: SupervisorDeps, manifest: Manifest, folder: Path) -> tuple[Check, ...]:
-    """The host-side checks. Raises `InstanceEndedError` for the first that fails."""
-    checks = deps.checker.check(manifest, folder)
-    for check in checks:
-        if check.code is not None:
-            # The log is the operator's: the reason, which callers see, has no path of this host.
-            _log.warning("%s: %s: %s It is %s on this host.", manifest.name, check.code, check.reason, check.path)
-            raise InstanceEndedError(Verdict(check.code, check.reason or check.detail))
-    return tuple(Check(check.name, check.ok, check.detail, "host") for check in checks)
-
-
-def fingerprint(deps: SupervisorDeps, manifest: Manifest, limits: EffectiveLimits, folder: Path) -> str:
-    """SHA-256 over everything that an instance is made from. Raises `BuildError`, `OSError`."""
-    content = {
-        "manifest": manifest.model_dump(mode="json", exclude=_OF_THE_SET),
-        "limits": msgspec.structs.asdict(limits),
-        "image": deps.builder.fingerprint(ImageRecipe.of(manifest, folder)),
-        "models": {model.name: _model_stamp(model.path) for model in deps.checker.models(manifest, folder)},
-        "max_result": int(deps.settings.max_result),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def content_of(plugin: DiscoveredPlugin, deps: SupervisorDeps) -> str | None:
-    """The fingerprint of the instance that would be made now; None where something for it is missing."""
-    if plugin.manifest is None:
-        return None
-    with suppress(BuildError, OSError):  # the preparation says what is wrong
-        return fingerprint(deps, plugin.manifest, effective_limits(plugin.manifest, deps.settings), plugin.folder)
-    return None
-
-
-async def _ensure_image(deps: SupervisorDeps, manifest: Manifest, folder: Path, on_build: Callable[[], None]) -> str:
-    """The id of the plugin's image, built where its content has changed."""
-    recipe = ImageRecipe.of(manifest, folder)
-    doing, done = ("pulling", "pulled") if recipe.prebuilt else ("building", "built")
-    async with (
-        engine_verdicts("its image was made ready"),
-        activity(deps.registry, manifest.name, f"{doing} its image", done=f"{done} its image") as say,
-    ):
-
-        def on_output(line: str) -> None:
-            say(line)
-            on_build()
-
-        return (await deps.builder.ensure_plugin(recipe, on_output)).id
 
 
 async def start_container(
@@ -392,18 +268,6 @@ async def _until_reachable(
     finally:
         readiness.cancel()
         died.cancel()
-
-
-def _model_stamp(path: Path) -> list[list[str | int]]:
-    # Gigabytes are not read for this: another file has another inode, size or time.
-    if not path.is_dir():
-        return [_file_stamp("", path)]
-    return [_file_stamp(file.relative, Path(file.path)) for file in walk(str(path))]
-
-
-def _file_stamp(name: str, path: Path) -> list[str | int]:
-    stat = path.stat()
-    return [name, stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 
 def _make_run_folder(parent: Path, folder: Path) -> None:

@@ -12,11 +12,10 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.loader.samples import Sample
 from orchestrator.sandbox.verdict import Verdict
-from orchestrator.supervisor.bring_up import prepare, prepare_from
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import InstanceEndedError
-from orchestrator.supervisor.instance_set import Template
+from orchestrator.supervisor.preparation import Template, prepare, prepare_from
 from orchestrator.supervisor.proof import samples_of
 from orchestrator.supervisor.releases import Release
 from orchestrator.supervisor.start_verdict import verdict_of_manifest
@@ -80,6 +79,7 @@ async def strategy_for(
         manifest.update,
         asked,
         gpu_missing=await deps.gpus.missing(manifest),
+        parks=deps.gpus.would_park(manifest),
         memory_needed=candidate.template.limits.memory,
         memory_free=_available_memory(),
     )

@@ -21,7 +21,7 @@ from orchestrator.settings import Settings
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
 from orchestrator.supervisor.proof import Runner
-from orchestrator.supervisor.releases import ReleaseStore
+from orchestrator.supervisor.release_store import ReleaseStore
 
 _CALLED_WITHIN: Final = timedelta(seconds=1)
 

@@ -102,6 +102,10 @@ class GpuAllocator:
         problem = self._leases.missing(manifest.name, gpu_demand(manifest))
         return None if problem is None else problem.sentence.rstrip(".")
 
+    def would_park(self, manifest: Manifest) -> tuple[str, ...]:
+        """The plugins that would be parked for one more instance now, as by the last look at the GPUs."""
+        return self._planner.would_park(manifest.name, gpu_demand(manifest)) if manifest.requires_gpu else ()
+
     def track(self, holder: str, container_id: str) -> None:
         """The container of a holder: its processes are those of the plugin."""
         self._containers[holder] = container_id

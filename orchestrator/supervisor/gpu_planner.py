@@ -80,6 +80,17 @@ class GpuPlanner:
             if applicant.grant.done() and not applicant.grant.cancelled():
                 applicant.grant.exception()  # of one that is cancelled in this instant nobody asks for it
 
+    def would_park(self, plugin: str, demand: GpuDemand) -> tuple[str, ...]:
+        """The plugins that are parked where an operator's command begins one more instance of this one now; none where
+        it would find room without that, or would have to wait.
+        """
+        tenants = self._occupancy.tenants()
+        others = [need for need, _ in self._occupancy.needs(self._applicants.values(), tenants)]
+        need = Need(plugin, demand, self._clock())
+        plan = plan_room(self._occupancy.gpus(), tenants, [*others, need], self._clock())
+        answer = next(answer for each, answer in plan if each is need)
+        return tuple(sorted({name for name, _ in answer.holders})) if isinstance(answer, Park) else ()
+
     def report(self) -> list[dict[str, Any]]:
         """The instances that wait for GPUs, as in the API."""
         return [

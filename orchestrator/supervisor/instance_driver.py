@@ -14,10 +14,11 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Check
 from orchestrator.runtime_client.status import RuntimeStatus
 from orchestrator.sandbox.verdict import Verdict, verdict_of_status
-from orchestrator.supervisor.bring_up import Prepared, prepare, start_container
+from orchestrator.supervisor.bring_up import start_container
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import Instance
 from orchestrator.supervisor.limits import limits_unsupported, missing_limits
+from orchestrator.supervisor.preparation import Prepared, prepare
 from orchestrator.supervisor.record_writer import RecordWriter
 from orchestrator.supervisor.start_verdict import is_defect, verdict_of_start, verdict_of_watch, with_known_trouble
 from orchestrator.supervisor.teardown import retry_removal, tear_down

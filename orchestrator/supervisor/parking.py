@@ -27,23 +27,6 @@ MAX_RESIDENCE: Final = 60.0
 """Seconds; else callers with the default timeout would never see a plugin that waits for one with a slow start."""
 PATIENCE: Final = 30.0
 """Seconds that a plugin waits for an instance to be idle before it is given one's room nevertheless."""
-HALF_LIFE: Final = 600.0
-"""Seconds after which a run counts half."""
-
-
-@dataclass(slots=True)
-class RecentUse:
-    """A plugin's runs, each counted half after every `HALF_LIFE`. `at`, here and below: the monotonic clock."""
-
-    runs: float = 0.0
-    at: float = 0.0
-
-    def count(self, now: float) -> None:
-        """A run came now."""
-        self.runs, self.at = self.value(now) + 1.0, now
-
-    def value(self, now: float) -> float:
-        return self.runs * float(0.5 ** (max(0.0, now - self.at) / HALF_LIFE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +64,6 @@ class Tenant:
     recent_runs: float = 0.0
     """Its plugin's, by `RecentUse`."""
     keep: bool = False
-    idle_after: float | None = None
 
     @property
     def holder(self) -> Holder:
@@ -103,12 +85,6 @@ class Tenant:
     @property
     def rested_at(self) -> float:
         return inf if self.busy else max(self.resident_until, (self.used_at or -inf) + self.start)
-
-    @property
-    def idle_at(self) -> float:
-        """When it is to be parked because nobody calls it; never while it is busy."""
-        since = max((at for at in (self.ready_at, self.used_at) if at is not None), default=inf)
-        return inf if self.busy or self.state == "closing" or self.idle_after is None else since + self.idle_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +147,6 @@ Answer = Start | Park | Wait | Impossible
 def starts_uncalled(manifest: Manifest, settings: Settings) -> bool:
     """Whether the orchestrator's own start begins an instance of this plugin before anybody calls it."""
     return not (settings.parked and manifest.may_be_parked)
-
-
-def parked_by_now(tenants: Sequence[Tenant], now: float) -> tuple[Holder, ...]:
-    """The instances to park because nobody called them for `idle.after`."""
-    return tuple(sorted(tenant.holder for tenant in tenants if tenant.idle_at <= now))
 
 
 def plan_room(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
+from orchestrator.formatting import counted
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.expectations import difference
 from orchestrator.loader.samples import CALLS_FILE, Sample, SamplesError, read_samples
@@ -71,7 +72,7 @@ async def prove(
         async with asyncio.timeout(seconds):
             for number, sample in enumerate(fitting):
                 if (verdict := await _verdict_of(runner, instance, sample)) is not None:
-                    return Proof(verdict, f"{number} of {len(fitting)} calls of {CALLS_FILE} passed.")
+                    return Proof(verdict, f"{number} of {counted(len(fitting), 'call')} of {CALLS_FILE} passed.")
     except TimeoutError:
         reason = f"The calls of {CALLS_FILE} took longer than {seconds:g} s together; {sample.where} was being made."
         return Proof(Verdict(ReasonCode.TIMEOUT, f"{reason} Have fewer or smaller ones, then update again."), reason)
@@ -79,8 +80,9 @@ async def prove(
     if (ended := await instance.ends_within(observed)) is not None:
         return Proof(ended, f"It ended within {observed:g} s after it had answered the calls of {CALLS_FILE}.")
     skipped = len(samples) - len(fitting)
-    left_out = f"; {skipped} were left out, since they need a GPU" if skipped else ""
-    return Proof(None, f"{len(fitting)} calls of {CALLS_FILE} passed{left_out}.")
+    were = "was left out, since it needs" if skipped == 1 else "were left out, since they need"
+    left_out = f"; {skipped} {were} a GPU" if skipped else ""
+    return Proof(None, f"{counted(len(fitting), 'call')} of {CALLS_FILE} passed{left_out}.")
 
 
 async def _verdict_of(runner: Runner, instance: Instance, sample: Sample) -> Verdict | None:

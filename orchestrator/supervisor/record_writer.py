@@ -58,7 +58,9 @@ class RecordWriter:
         """Record the end, or a graver reason for it."""
         record = self._record()
         if record is None or not record.ended:
-            self._registry.mark_ended(self._plugin, self._instance.generation, verdict.code, verdict.reason)
+            self._registry.mark_ended(
+                self._plugin, self._instance.generation, verdict.code, verdict.reason, caller=verdict.caller
+            )
         # A second verdict is KILL_FAILED, a code of FAILED: an UNAVAILABLE instance stays as it is.
         elif record.state is PluginLifecycleState.FAILED:
             self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
@@ -69,7 +71,9 @@ class RecordWriter:
     def restop(self, verdict: Verdict) -> None:
         """An operator stopped it while it was parked."""
         with suppress(StaleGenerationError):
-            self._registry.amend_failure(self._plugin, self._instance.generation, verdict.code, verdict.reason)
+            self._registry.amend_failure(
+                self._plugin, self._instance.generation, verdict.code, verdict.reason, caller=verdict.caller
+            )
 
     def restore_cause(self, verdict: Verdict) -> None:
         """The container that could not be ended is gone: the cause stands as the reason again, in place of

@@ -5,13 +5,9 @@ disk before it takes effect, and stay. So each plugin has a JSON file of its own
 as a whole, and synced, with every change; a broken one costs one plugin's memory and no other's.
 """
 
-import asyncio
 import hashlib
 import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,15 +23,13 @@ from orchestrator.supervisor.plan import Member
 from orchestrator.supervisor.rollout import abandoned
 from orchestrator.supervisor.update import ReleaseName, Update, UpdateStep, stepped
 
+Held = Literal["stopped", "parked"]
+
 _MAX_UPDATES: Final = 20
 """Of one plugin that are retained, the newest."""
 _SUFFIX: Final = ".json"
 
 _log = logging.getLogger(__name__)
-
-
-class ReleaseStoreError(OrchestratorError):
-    """The file cannot be written; the text says where and why. What was to be done must not be."""
 
 
 class UpdateRefusedError(OrchestratorError):
@@ -86,7 +80,7 @@ class PluginReleases(msgspec.Struct, frozen=True):
     """`current` is begun again whatever the plugin's folder has: an operator went back to it."""
     replicas: int | None = None
     """By an operator's `scale`; None where the manifest's number holds."""
-    held: Literal["stopped", "parked"] | None = None
+    held: Held | None = None
     """The orchestrator's start begins none: an operator stopped it, or it is parked, and no command or run has come
     since.
     """
@@ -116,6 +110,10 @@ class PluginReleases(msgspec.Struct, frozen=True):
         """The highest that an update speaks of: one that was allotted is not to be used again."""
         named = () if self.update is None else (*self.update.candidates, *self.update.switched, *self.update.retired)
         return max(named, default=0)
+
+    def replicas_of(self, manifest: Manifest) -> int:
+        """How many instances of this manifest are wanted at a time."""
+        return manifest.replicas if self.replicas is None else self.replicas
 
     def named(self, wanted: ReleaseName | None) -> Release | None:
         """The release that an update names; None where it is no longer on file."""
@@ -264,94 +262,3 @@ def resume(state: PluginReleases, running: Iterable[int], now: datetime) -> Resu
     drains = {draining} & {*found} if draining is not None else set()
     serves = tuple(each for each in found if each not in removes and each not in drains)
     return Resumption(advanced(state, update), serves, tuple(drains), tuple(sorted(removes)))
-
-
-class ReleaseStore:
-    """The files. A write returns when it is on the disk, after some milliseconds. Threads may write at the same time,
-    each for another plugin.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._states: dict[str, PluginReleases] = {}
-
-    def load(self) -> None:
-        """Read all files. One that cannot be read is set aside, with a line in the log."""
-        with suppress(OSError):
-            for path in sorted(self._folder.iterdir()):
-                if path.name.startswith("."):  # what a killed orchestrator had begun to write
-                    path.unlink(missing_ok=True)
-                elif path.suffix == _SUFFIX:
-                    self._load(path)
-
-    def get(self, plugin: str) -> PluginReleases:
-        return self._states.get(plugin, PluginReleases())
-
-    def images(self, plugin: str) -> frozenset[str]:
-        """Ids of the plugin's images that no clean-up may remove."""
-        return self.get(plugin).images
-
-    def write(self, plugin: str, state: PluginReleases) -> None:
-        """Raises `ReleaseStoreError`, with what was on file still there."""
-        if state == self.get(plugin):
-            return
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor, temporary = tempfile.mkstemp(dir=self._folder, prefix=f".{plugin}.")  # mode 0600
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(msgspec.json.format(msgspec.json.encode(state), indent=1))
-                    file.flush()
-                    os.fsync(descriptor)
-                Path(temporary).replace(self._folder / f"{plugin}{_SUFFIX}")
-            except BaseException:
-                with suppress(OSError):
-                    Path(temporary).unlink()
-                raise
-            _sync_folder(self._folder)
-        except OSError as error:
-            raise ReleaseStoreError(
-                f"The releases of {plugin} cannot be written to the state folder: {error.strerror}. Make room there, "
-                "or correct its permissions."
-            ) from None
-        self._states[plugin] = state
-
-    def _load(self, path: Path) -> None:
-        try:
-            self._states[path.stem] = msgspec.json.decode(path.read_bytes(), type=PluginReleases)
-        except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
-            _log.warning("%s cannot be read, and is set aside: %s", path, error)
-            with suppress(OSError):
-                path.replace(path.with_suffix(".unreadable"))
-
-
-class ReleaseFile:
-    """One plugin's file. Its changes are made one after the other."""
-
-    def __init__(self, store: ReleaseStore, plugin: str) -> None:
-        self._store = store
-        self._plugin = plugin
-        self._alone = asyncio.Lock()
-
-    @property
-    def state(self) -> PluginReleases:
-        return self._store.get(self._plugin)
-
-    async def change(self, change: Callable[[PluginReleases], PluginReleases]) -> None:
-        """Returns when `change` of the state is on the disk. Raises `ReleaseStoreError`, with nothing changed."""
-        async with self._alone:
-            writing = asyncio.ensure_future(asyncio.to_thread(self._store.write, self._plugin, change(self.state)))
-            try:
-                await asyncio.shield(writing)
-            except asyncio.CancelledError:
-                await asyncio.wait((writing,))  # else the next change would be made beside this one
-                writing.exception()
-                raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

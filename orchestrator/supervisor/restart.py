@@ -8,10 +8,10 @@ from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin
 from orchestrator.registry import PendingRestart
 from orchestrator.sandbox.verdict import Verdict
-from orchestrator.supervisor.bring_up import Prepared, prepare
 from orchestrator.supervisor.container_policy import effective_limits
 from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance import InstanceEndedError
+from orchestrator.supervisor.preparation import Prepared, prepare
 from orchestrator.supervisor.start_verdict import is_defect, verdict_of_manifest, verdict_of_preparation
 
 _log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.supervisor.plan import End, Forget, Member, Phase
-from orchestrator.supervisor.update import ReleaseName, Strategy, Update, UpdateStep, stepped
+from orchestrator.supervisor.update import ReleaseName, Strategy, Update, UpdateStep, remedied, stepped
 
 _NOTHING: Final = "Every instance is of this release already."
 
@@ -140,7 +140,11 @@ def recorded(  # noqa: PLR0911 - one per action
         case Switch():
             first = update.step is UpdateStep.PROVING
             switched = stepped(update, UpdateStep.SWITCHED, now, proof=action.proof) if first else update
-            done = replace(switched, switched=(*update.switched, action.generation))
+            done = replace(
+                switched,
+                switched=(*update.switched, action.generation),
+                switch_times=(*update.switch_times, now),
+            )
             return done if action.drains is None else _draining(done, action.drains, now)
         case Drain():
             return _draining(_starting(update, now), action.generation, now)
@@ -157,6 +161,40 @@ def recorded(  # noqa: PLR0911 - one per action
 def abandoned(update: Update, code: ReasonCode, reason: str, now: datetime) -> Update:
     """The update, which ends for a reason outside of it: a refusal before it was BUILT, or an operator's stop."""
     return update if update.ended else _finished(update, Finish(code, reason), now)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOver:
+    """What becomes of the instances of a rollout that breaks off; generations. The others stay as they are."""
+
+    serve: tuple[int, ...]
+    drain: tuple[int, ...]
+    end: tuple[int, ...]
+    restores: bool
+    """An instance of the former release is to begin again."""
+
+
+def left_over(update: Update, instances: Sequence[Member]) -> LeftOver:
+    """What has switched serves, a candidate that has not ends. What was ended for a candidate begins again, what drains
+    for one serves again: their number is what it was.
+    """
+    alive = [each for each in instances if each.alive]
+    serving = {each.generation for each in alive if each.role == "serving" or each.generation in update.switched}
+    drains = {each.generation for each in alive if each.generation == update.draining}
+    missing = update.served_before - len(serving - drains)
+    serving = serving | drains if missing > 0 else serving - drains
+    made_room = len(update.retired) + (update.draining is not None and not drains)
+    return LeftOver(
+        serve=tuple(each.generation for each in alive if each.generation in serving and each.role != "serving"),
+        drain=tuple(drains - serving),
+        end=tuple(each.generation for each in alive if each.role == "candidate" and each.generation not in serving),
+        restores=missing > len(drains) and made_room > len(_begun(update)),
+    )
+
+
+def broken_off(update: Update, rest: LeftOver, code: ReasonCode, reason: str, now: datetime) -> Update:
+    """The update, which ends in the middle for a reason outside of it."""
+    return _finished(update, Finish(code, reason, rest.restores), now)
 
 
 def _next_replica(update: Update, instances: Sequence[Member]) -> Action | None:
@@ -206,8 +244,8 @@ def _stopped(update: Update, generation: int, found: Member | None, instances: S
     """The end of an update for the end of an instance of the new release."""
     code = (found and found.reason_code) or ReasonCode.KILLED
     cause = (found and found.reason) or "It is no longer there, and nothing says why."
-    began_here = len([each for each in update.switched if each in update.candidates])
-    restores = generation not in update.switched and update.strategy == "replace" and len(update.retired) > began_here
+    made_room = update.strategy == "replace" and len(update.retired) > len(_begun(update))
+    restores = generation not in update.switched and made_room
     if update.step is not UpdateStep.SWITCHED:
         return Finish(code, cause, restores)
     to, old = update.to_release, update.from_release
@@ -224,10 +262,16 @@ def _stopped(update: Update, generation: int, found: Member | None, instances: S
     return Finish(code, reason, restores)
 
 
+def _begun(update: Update) -> list[int]:
+    """The instances of the new release that this update has begun, and that have taken over."""
+    return [each for each in update.switched if each in update.candidates]
+
+
 def _finished(update: Update, end: Finish, now: datetime) -> Update:
     settles = update.step is UpdateStep.SWITCHED or end.reason_code is None
     step = UpdateStep.SETTLED if settles else UpdateStep.REJECTED
-    return stepped(update, step, now, reason_code=end.reason_code, reason=end.reason, restores=end.restores)
+    reason = None if end.reason is None else remedied(end.reason, update.kind)
+    return stepped(update, step, now, reason_code=end.reason_code, reason=reason, restores=end.restores)
 
 
 def _starting(update: Update, now: datetime) -> Update:

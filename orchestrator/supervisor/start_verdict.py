@@ -1,5 +1,7 @@
 """What an error means for an instance: one of ours, or of the container engine, in its start or its watch. Pure."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +18,7 @@ from orchestrator.registry import EffectiveLimits
 from orchestrator.sandbox.verdict import Verdict, startup_timeout
 from orchestrator.supervisor.instance import InstanceEndedError
 
-_DEFECT: Final = "a defect in the orchestrator; its log has the details. Report it, then restart the plugin."
+_DEFECT: Final = "a defect in the orchestrator; its log has the details. Report it, then"
 _OF_ENGINE: Final = frozenset(
     {
         ReasonCode.CRASHED,
@@ -70,7 +72,16 @@ def verdict_of_preparation(error: BaseException) -> Verdict:
             )
         case OrchestratorError():
             return Verdict(ReasonCode.INIT_ERROR, str(error))
-    return Verdict(ReasonCode.INIT_ERROR, f"The start met {_DEFECT}")
+    return Verdict(ReasonCode.INIT_ERROR, f"The start met {_DEFECT} restart the plugin.")
+
+
+@asynccontextmanager
+async def engine_verdicts(doing: str) -> AsyncIterator[None]:
+    """Raises `InstanceEndedError` for an engine's error; `doing` completes "while ..." in its reason."""
+    try:
+        yield
+    except EngineError as error:
+        raise InstanceEndedError(verdict_of_engine(error, doing)) from error
 
 
 def verdict_of_engine(error: EngineError, doing: str) -> Verdict:
@@ -101,4 +112,9 @@ def verdict_of_engine(error: EngineError, doing: str) -> Verdict:
 
 def verdict_of_watch() -> Verdict:
     """The verdict on an instance whose watch ended by an error, so that nothing would notice its end."""
-    return Verdict(ReasonCode.UNRESPONSIVE, f"The watch over the plugin met {_DEFECT}")
+    return Verdict(ReasonCode.UNRESPONSIVE, f"The watch over the plugin met {_DEFECT} restart the plugin.")
+
+
+def verdict_of_rollout() -> Verdict:
+    """The verdict on an update whose rollout ended by an error."""
+    return Verdict(ReasonCode.INIT_ERROR, f"The rollout met {_DEFECT} update again.")

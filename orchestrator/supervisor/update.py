@@ -4,7 +4,8 @@ A *release* is what instances are made from: a manifest, an image, a fingerprint
 `releases` has it on file.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -43,6 +44,7 @@ class UpdateStep(StrEnum):
 
 
 _S = UpdateStep
+_RESTART: Final = re.compile(r"\brestart the plugin(?=[.;,]|$)|(?<=then )restart it(?=[.;,]|$)")
 
 STEPS: Final[Mapping[UpdateStep, frozenset[UpdateStep]]] = {
     _S.PROPOSED: frozenset({_S.BUILT, _S.REJECTED}),
@@ -107,6 +109,8 @@ class Update(msgspec.Struct, frozen=True):
     """The candidate whose proof was begun last."""
     switched: tuple[int, ...] = ()
     """Those of the new release that serve or have served, those from before the update included."""
+    switch_times: tuple[datetime, ...] = ()
+    """When those of them took over that it has begun."""
     draining: int | None = None
     """The former release's instance that takes no new runs, until it is removed."""
     draining_since: datetime | None = None
@@ -157,6 +161,11 @@ def stepped(update: Update, step: UpdateStep, now: datetime, **changes: Any) -> 
     return replace(update, step=step, times={**update.times, step.value: now}, **changes)
 
 
+def remedied(reason: str, kind: Literal["update", "revert"]) -> str:
+    """The reason of an end of an instance as that of an update: once it is fixed, the next step is another update."""
+    return _RESTART.sub(f"{kind} again", reason)
+
+
 def step_sentence(update: Update) -> str:
     """How far it has come, for events and the log."""
     to = f" to {update.to_release.version}" if update.to_release is not None else ""
@@ -176,22 +185,26 @@ def choose_strategy(
     asked: AskedStrategy = "auto",
     *,
     gpu_missing: str | None = None,
+    parks: Sequence[str] = (),
     memory_needed: int = 0,
     memory_free: int | None = None,
 ) -> tuple[Strategy, str]:
     """The strategy, and why, as a phrase.
 
     `asked` by the operator goes before the manifest's. `gpu_missing`: why there is no GPU for a second instance; None
-    where there is one, or none is needed. Memory in bytes: the limit of one instance, and what is available on the
-    host, None where that is not known.
+    where there is one, or none is needed. `parks`: idle plugins that would make room for it all the same. Memory in
+    bytes: the limit of one instance, and what is available on the host, None where that is not known.
     """
     if asked != "auto":
         return asked, "the operator asked for it"
     if policy.strategy != "auto":
         return policy.strategy, "the manifest says so (`update.strategy`)"
-    if gpu_missing is not None:
+    if gpu_missing is not None and not parks:
         return "replace", f"there is no GPU for a second instance: {gpu_missing}"
     if memory_free is not None and memory_free < memory_needed:
         needed, free = format_size(memory_needed), format_size(memory_free)
         return "replace", f"a second instance may take {needed} (`limits.memory`), and the host has {free} available"
+    if gpu_missing is not None:
+        are = "is" if len(parks) == 1 else "are"
+        return "overlap", f"{' and '.join(parks)} {are} idle, and parked for a second instance"
     return "overlap", "there is room for a second instance"

@@ -1,55 +1,46 @@
 """An orchestrator for a test session, on testcontainers: started with its plugins, removed without a trace."""
 
 import asyncio
-import contextlib
-import io
 import logging
 import os
 import secrets
-import tarfile
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
-import httpx
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer, Reaper
 from testcontainers.core.docker_client import DockerClient
 from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 
 from orchestrator.access.keys import PREFIX
-from orchestrator.app import own_image
+from orchestrator.app import own_image, testing_image
 from orchestrator.client import Client
 from orchestrator.containers.docker_engine.capabilities import engine_info, shares_sockets
 from orchestrator.loader.build_settings import BUILD_VARIABLES
-from orchestrator.own_image.entrypoint import USER
+from orchestrator.loader.image_plan import TESTING_IMAGE
+from orchestrator.loader.image_recipe import SHARED_LABEL
 from orchestrator.settings import Settings
+from orchestrator.simulation.gpus import Gpu, gpus_of
+from orchestrator.simulation.simulation import SimulationPlan
+from orchestrator.testing.archive import PLAN, build_archive
+from orchestrator.testing.faults import Orchestrator, fault_of
+from orchestrator.testing.leftovers import LABEL, OWNER, owner_of, remove_leftovers, remove_session
+from orchestrator.testing.readiness import PORT, PluginsReady
+from orchestrator.testing.stand_in import StandIn
 
-LABEL: Final = "plugin-orchestrator.testing"
-"""On everything started here, with a value per orchestrator: it finds what a killed process left behind."""
-_PORT: Final = 8000
 _SOCKET: Final = "/var/run/docker.sock"
-_POLL_SECONDS: Final = 0.1
-_START_SECONDS: Final = 60.0  # limit until the orchestrator itself answers
-_STOP_SECONDS: Final = 90  # limit for runs in flight while stopping
 _REGISTRY_SECONDS: Final = 20  # limit for an answer of a registry
 MOUNT_POINT: Final = "/given"
 """The archive's folder in the container, with plugins/0, plugins/1, … and operator-key."""
-_MAX_IN_MEMORY: Final = 8 * 1024 * 1024
-_EXCLUDED: Final = frozenset({"__pycache__", ".git", ".venv", "node_modules"})
 
 _log = logging.getLogger(__name__)
 
 
-class OrchestratorNotReadyError(RuntimeError):
-    """The orchestrator or one of its plugins did not start in time. The message holds the end of the log."""
-
-
-class OrchestratorContainer(DockerContainer):
+class OrchestratorContainer(DockerContainer, Orchestrator):
     """An orchestrator with plugins. Its context starts once every plugin is ready or failed, and removes everything.
 
     Only an engine is needed: an outdated image is rebuilt from the installed version.
@@ -57,28 +48,48 @@ class OrchestratorContainer(DockerContainer):
 
     def __init__(
         self,
-        plugins: str | Path | Sequence[str | Path],
+        plugins: str | Path | StandIn | Sequence[str | Path | StandIn] = (),
         *,
+        gpus: str | Iterable[Gpu] | None = None,
+        faults: Mapping[str, str] = MappingProxyType({}),
         image: str | None = None,
+        simulation: bool | None = None,
         settings: Mapping[str, str] = MappingProxyType({}),
         startup_timeout: float = 900.0,
+        owner: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """`plugins`: folders of plugin folders. `image`: the orchestrator's; by default built from what is installed.
+        """`plugins`: folders of plugin folders, and stand-ins. `gpus`: simulated ones, such as "2x24GiB". `faults`:
+        plugin → reason code, from the start on. `image`: the orchestrator's; by default built from what is installed.
+        `simulation`: whether that is the testing image; by default as its labels say, and True where none is named.
 
         `settings`: ORCHESTRATOR_<NAME> by name, such as {"default_timeout": "5s"}. `startup_timeout`: seconds for
-        building and starting all plugins. Other arguments go to testcontainers.
+        building and starting all plugins. `owner`: the process after whose end everything may be removed, this one by
+        default. Other arguments go to testcontainers. Raises `ValueError` for what is no GPU, `FaultRefusedError`.
         """
-        super().__init__(image or _own_image(), **kwargs)
-        folders = [plugins] if isinstance(plugins, str | Path) else plugins
-        self._plugins = [Path(folder) for folder in folders]
+        folders = [plugins] if isinstance(plugins, str | Path | StandIn) else plugins
+        self._plugins = [folder if isinstance(folder, StandIn) else Path(folder) for folder in folders]
+        stand_ins = frozenset(folder.name for folder in self._plugins if isinstance(folder, StandIn))
+        self._plan = SimulationPlan(
+            None if gpus is None else gpus_of(gpus),
+            tuple(fault_of(plugin, code) for plugin, code in faults.items()),
+            stand_ins,
+        )
+        super().__init__(image or _built_image(simulated=simulation is not False), **kwargs)
+        if simulation is None:
+            simulation = image is None or _makes_faults(self.get_docker_client(), image)
+        self._simulated = simulation
+        if not self._simulated and (stand_ins or faults or gpus is not None):
+            raise ValueError("gpus, faults and stand-ins need the testing image: leave out `image` and `simulation`")
+        self._owner = owner_of(os.getpid() if owner is None else owner)
         self._settings = dict(settings)
-        self._startup_timeout = startup_timeout
-        self._token = secrets.token_hex(8)
-        self._volume = f"plugin-orchestrator-test-{self._token}"
+        if self._wait_strategy is None:
+            self.waiting_for(PluginsReady().with_startup_timeout(timedelta(seconds=startup_timeout)))
+        self.token = secrets.token_hex(8)
+        """The value of its label on everything that it has made."""
+        self._volume = f"plugin-orchestrator-test-{self.token}"
         self._client: Client | None = None
-        self.api_key = PREFIX + secrets.token_urlsafe(32)
-        """A key with the role operator. Other programs that reach the published port have none."""
+        self._api_key = PREFIX + secrets.token_urlsafe(32)
 
     @property
     def client(self) -> Client:
@@ -90,49 +101,45 @@ class OrchestratorContainer(DockerContainer):
     @property
     def address(self) -> str:
         """The URL of its HTTP API."""
-        return f"http://{self.get_container_host_ip()}:{self.get_exposed_port(_PORT)}"
+        return f"http://{self.get_container_host_ip()}:{self.get_exposed_port(PORT)}"
+
+    @property
+    def api_key(self) -> str:
+        """A key with the role operator. Other programs that reach the published port have none."""
+        return self._api_key
+
+    def _own_container(self) -> Any:
+        return self.get_wrapped_container()
 
     def start(self) -> Self:
         """Raises `OrchestratorNotReadyError`, after removing everything."""
+        for name in remove_leftovers(self.get_docker_client()):
+            _log.info("removed %s, which a killed test process had left", name)
         _use_reaper_if_available(self.get_docker_client())
         try:
             super().start()
-            self._wait_until_ready()
             self._client = Client(self.address, self.api_key)
         except BaseException:
             self.stop()
             raise
         return self
 
-    def stop(self, force: bool = True, delete_volume: bool = True) -> None:  # noqa: FBT001, FBT002 - as testcontainers has it
+    def stop(self, force: bool = True, delete_volume: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002 - as testcontainers has it
         """Wait for runs in flight, then remove the plugins' containers, the orchestrator's and the volume."""
         if self._client is not None:
             self._client.close()
             self._client = None
-        if self._container is not None:
-            with contextlib.suppress(OSError):  # if the engine does not stop it, it is removed by force below
-                self._container.stop(timeout=_STOP_SECONDS)
-        engine = self.get_docker_client().client
-        ours: dict[str, str | list[str] | bool] = {"label": f"{LABEL}={self._token}"}
-        for container in engine.containers.list(all=True, filters=ours, ignore_removed=True):
-            if self._container is None or container.id != self._container.id:
-                with contextlib.suppress(OSError):  # removed meanwhile
-                    container.remove(force=True, v=True)
-        if self._container is not None:
-            with contextlib.suppress(OSError):
-                self._container.remove(force=force, v=delete_volume)
-            self._container = None
-        for volume in engine.volumes.list(filters=ours):
-            volume.remove(force=True)
+        remove_session(self.get_docker_client(), self.token)
+        self._container = None
         super().stop()
 
     def _configure(self) -> None:
         self._fill_volume()
         # Plugins' containers carry both too: `stop` finds them by one, Ryuk by the other.
-        labels = {LABEL: self._token, LABEL_SESSION_ID: SESSION_ID}
+        labels = self._labels()
         own = {
             "host": "0.0.0.0",
-            "port": str(_PORT),
+            "port": str(PORT),
             "plugins_dirs": ":".join(f"{MOUNT_POINT}/plugins/{number}" for number in range(len(self._plugins))),
             "operator_key_file": f"{MOUNT_POINT}/operator-key",
             "container_labels": ",".join(f"{name}={value}" for name, value in labels.items()),
@@ -140,13 +147,14 @@ class OrchestratorContainer(DockerContainer):
         for name, value in {**own, **self._settings}.items():
             self.with_env(f"ORCHESTRATOR_{name.upper()}", value)
         self.with_envs(**{name: os.environ[name] for name in BUILD_VARIABLES if os.environ.get(name)})
-        self.with_exposed_ports(_PORT)
-        self.with_command("serve --stop-plugins")
-        self.with_volume_mapping(self._volume, MOUNT_POINT, "ro")
+        self.with_exposed_ports(PORT)
+        self.with_command(f"--plan {MOUNT_POINT}/{PLAN}" if self._simulated else "serve --stop-plugins")
+        # A fault may be in a plugin's folder.
+        self.with_volume_mapping(self._volume, MOUNT_POINT, "rw" if self._simulated else "ro")
         self.with_volume_mapping(engine_socket(self.get_docker_client().client.info()), _SOCKET, "rw")
         self.with_kwargs(
             **{
-                "labels": {LABEL: self._token},
+                "labels": {LABEL: self.token, OWNER: self._owner},
                 "read_only": True,
                 "cap_drop": ["ALL"],
                 "cap_add": ["SETUID", "SETGID"],
@@ -165,37 +173,21 @@ class OrchestratorContainer(DockerContainer):
         # A copy of the plugin folders: the engine need not see them, and no test changes them. Through a container that
         # is never started: this needs the engine's API only, wherever the engine is.
         engine = self.get_docker_client().client
-        engine.volumes.create(self._volume, labels={LABEL: self._token, LABEL_SESSION_ID: SESSION_ID})
+        engine.volumes.create(self._volume, labels=self._labels())
         carrier = engine.containers.create(
             self.image,
             volumes={self._volume: {"bind": MOUNT_POINT, "mode": "rw"}},
-            labels={LABEL: self._token, LABEL_SESSION_ID: SESSION_ID},
+            labels=self._labels(),
             network_mode="none",
         )
         try:
-            with build_archive(self._plugins, self.api_key) as archive:
+            with build_archive(self._plugins, self.api_key, self._plan if self._simulated else None) as archive:
                 carrier.put_archive(MOUNT_POINT, archive)
         finally:
             carrier.remove(force=True)
 
-    def _wait_until_ready(self) -> None:
-        started = time.monotonic()
-        answer_text = "it does not answer"
-        while True:
-            waited = time.monotonic() - started
-            try:
-                answer = httpx.get(f"{self.address}/readyz", timeout=5, trust_env=False)
-                if answer.status_code == httpx.codes.OK:
-                    return
-                answer_text = answer.text
-                limit = self._startup_timeout
-            except (httpx.TransportError, TimeoutError, ConnectionError):  # its port is not published yet
-                limit = min(_START_SECONDS, self._startup_timeout)
-            self.get_wrapped_container().reload()
-            if self.status == "exited" or waited > limit:
-                log = b"".join(self.get_logs()).decode(errors="replace")[-4000:]
-                raise OrchestratorNotReadyError(f"not ready after {waited:.0f} s: {answer_text}\n{log}")
-            time.sleep(_POLL_SECONDS)
+    def _labels(self) -> dict[str, str]:
+        return {LABEL: self.token, OWNER: self._owner, LABEL_SESSION_ID: SESSION_ID}
 
 
 def engine_socket(info: Mapping[str, Any]) -> str:
@@ -207,11 +199,24 @@ def engine_socket(info: Mapping[str, Any]) -> str:
     return _SOCKET
 
 
-def _own_image() -> str:
+def _built_image(*, simulated: bool) -> str:
+    build = testing_image if simulated else own_image
     with ThreadPoolExecutor(1) as thread:  # the caller may be on an event loop
-        image = thread.submit(lambda: asyncio.run(own_image(Settings()))).result()
+        image = thread.submit(lambda: asyncio.run(build(Settings()))).result()
     # `latest` moves with the next build.
     return next((tag for tag in image.tags if not tag.endswith(":latest")), image.id)
+
+
+def _makes_faults(engine: DockerClient, image: str) -> bool:
+    """Whether it is the testing image; False for one that cannot be had, which the start will say."""
+    try:
+        found = engine.client.images.get(image)
+    except OSError:  # docker's errors are subclasses
+        try:
+            found = engine.client.images.pull(image)
+        except OSError:
+            return False
+    return bool(found.labels.get(SHARED_LABEL) == TESTING_IMAGE)
 
 
 def _use_reaper_if_available(engine: DockerClient) -> None:
@@ -232,32 +237,3 @@ def _use_reaper_if_available(engine: DockerClient) -> None:
         _log.warning("Ryuk is off: its image %s is not here and cannot be pulled (%s)", image, error)
     finally:
         puller.client.close()
-
-
-@contextlib.contextmanager
-def build_archive(plugins: Sequence[Path], api_key: str) -> Iterator[IO[bytes]]:
-    """The archive as an open file. Raises `NotADirectoryError` for a plugin folder that is not a folder."""
-    with tempfile.SpooledTemporaryFile(_MAX_IN_MEMORY) as file:
-        with tarfile.open(fileobj=file, mode="w") as archive:
-            for number, folder in enumerate(plugins):
-                if not folder.is_dir():
-                    raise NotADirectoryError(f"{folder} is not a folder of plugins")
-                root = tarfile.TarInfo(f"plugins/{number}")
-                root.type, root.mode = tarfile.DIRTYPE, 0o755
-                archive.addfile(root)
-                for entry in sorted(folder.iterdir()):
-                    # A plugin's folder may be a link, as the orchestrator allows it.
-                    archive.add(entry.resolve(), f"{root.name}/{entry.name}", filter=_readable_for_all)
-            key = tarfile.TarInfo("operator-key")
-            key.size, key.mode, key.uid, key.gid = len(api_key), 0o400, USER, USER
-            archive.addfile(key, io.BytesIO(api_key.encode()))
-        file.seek(0)
-        yield file
-
-
-def _readable_for_all(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    if Path(entry.name).name in _EXCLUDED:
-        return None
-    entry.uid = entry.gid = USER
-    entry.mode |= 0o555 if entry.isdir() else 0o444  # plugins read their models as another user
-    return entry

@@ -9,10 +9,12 @@ from orchestrator.registry import PluginRecord
 from orchestrator.sandbox.call import Outcome, RunResult
 
 
-def unknown_plugin(plugin: str) -> RunResult:
+def unknown_plugin(plugin: str, *, searched: bool = False) -> RunResult:
+    """`searched`: the plugins' folders have just been looked through for it."""
+    where = ", and no folder of that name among the plugins' folders" if searched else ""
     return RunResult(
         Outcome.UNKNOWN_PLUGIN,
-        error=f"No plugin named {quoted(plugin)}. GET /v1/plugins lists all plugins.",
+        error=f"No plugin named {quoted(plugin)}{where}. GET /v1/plugins lists all plugins.",
         error_type="UnknownPlugin",
     )
 

@@ -67,7 +67,8 @@ class RunQueues:
         admission = queue.admit(call.run_id, takes=takes, beyond_capacity=beyond_capacity, caller=caller, share=share)
         if admission is Admission.REFUSE:
             executing = sum(run in self._generations for run in queue.running)
-            raise _queue_full(record, queue, caller, executing)
+            at_once = share.concurrency is not None and self._executing[caller] >= share.concurrency
+            raise _queue_full(record, queue, caller, executing, share.concurrency if at_once else None)
         self._tools[call.run_id] = call.tool
         if share.rate is not None:
             self._rates[caller].count(self._clock())
@@ -81,7 +82,7 @@ class RunQueues:
         if known is None or known.rate != rate:  # its key was changed
             known = self._rates[caller] = RunRate(rate)
         if wait := known.wait(self._clock()):
-            raise RateExceededError(f"The key {caller!r} may make {rate} runs, and has made them.", wait)
+            raise RateExceededError(f"The key {caller!r} may make {rate} runs (its --rate), and has made them.", wait)
 
     def occupy(self, record: PluginRecord, run_id: str, generation: int) -> None:
         """Count a run that executes already, whatever the limits say. `release` must follow."""
@@ -181,17 +182,25 @@ class RunQueues:
         return taken + sum(takes for run, takes in queue.running.items() if self._generations.get(run) in drained)
 
 
-def _queue_full(record: PluginRecord, queue: AdmissionQueue, caller: str, executing: int) -> QueueFullError:
+def _queue_full(
+    record: PluginRecord, queue: AdmissionQueue, caller: str, executing: int, at_once: int | None
+) -> QueueFullError:
+    """`at_once`: the caller's own bound on runs that execute, where that holds back its runs."""
     first = queue.waiting.next_of(caller)
     turns = (queue.position(first) or 1) / max(1.0, queue.slots) if first is not None else 1.0
     if not caller:
         waiting = len(queue.running) - executing + len(queue.waiting)
-        sentence = f"The queue of {record.name} is full: {executing} executing, {waiting} waiting."
+        sentence = (
+            f"The queue of {record.name} is full: {executing} executing, {waiting} waiting, as many as may (`queue` in "
+            "its manifest)."
+        )
     else:
         sentence = (
             f"The queue of {record.name} is full for the key {caller!r}: {queue.capacity} of its runs wait, as many as "
-            "may for one caller."
+            "may for one caller (`queue` in the plugin's manifest)."
         )
+        if at_once is not None:
+            sentence += f" They wait for its others: the key may have {at_once} executing at once (its --concurrency)."
     return QueueFullError(f"{sentence} Try again later.", turns)
 
 

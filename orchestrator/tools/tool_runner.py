@@ -365,7 +365,7 @@ class ToolRunner:
         """The result of the call in this instance. `time_limit`: seconds. `uncounted`: whether it is not the run's
         end.
         """
-        now = self._registry.begin_run(run.record.plugin, instance.generation)
+        now = self._registry.begin_run(run.record.plugin, instance.generation, run.record.caller)
         self._history.run_started(run.start(instance, call, now))
         self._queues.executes(run.run_id, instance.generation)
         sink = run.sink(emit, self.results.files_of(run.run_id))
@@ -392,7 +392,7 @@ class ToolRunner:
                 self._count(supervisor.name, instance, result, counts=counts)
                 if result is None:
                     supervisor.run_left()
-        supervisor.run_ended(instance, run.record.tool, result)
+        supervisor.run_ended(instance, run.record.tool, result, run.record.caller)
         if result.traceback:
             _log.warning("%s.%s raised\n%s", supervisor.name, run.record.tool, result.traceback)
         return result
@@ -414,7 +414,7 @@ class ToolRunner:
             return refusals.cut_short(run.run_id) if run.cut_short else refusals.stopping()
         result = run.cancelled_result(self._cancel_grace)
         if run.instance is not None:
-            supervisor.run_ended(run.instance, run.record.tool, result)
+            supervisor.run_ended(run.instance, run.record.tool, result, run.record.caller)
         return result
 
     # Runs of an earlier orchestrator
@@ -432,7 +432,7 @@ class ToolRunner:
         try:
             if orphan.instance.ended is not None:
                 raise RunLostError
-            self._registry.begin_run(orphan.supervisor.name, orphan.instance.generation)
+            self._registry.begin_run(orphan.supervisor.name, orphan.instance.generation, run.record.caller)
             with cancel_when(run.aborted, RunAbortedError):
                 return await self._reported(
                     run,

@@ -27,7 +27,7 @@ class Target:
                 return value >= self.limit
 
     def __str__(self) -> str:
-        return f"{self.sense} {_number(self.limit)}"
+        return f"{self.sense} {number(self.limit)}"
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,13 @@ def table(figures: Sequence[Figure]) -> str:
 
 def _cells(figure: Figure) -> tuple[str, str, str, str, str]:
     measure = "" if figure.measure == "median" or len(figure.samples) == 1 else f"{figure.measure} "
-    value = f"{measure}{_number(figure.value)} {figure.unit}".strip()
+    value = f"{measure}{number(figure.value)} {figure.unit}".strip()
     n = len(figure.samples)
-    spread = f"{_number(min(figure.samples))} … {_number(max(figure.samples))}  n={n}" if n > 1 else ""
+    spread = f"{number(min(figure.samples))} … {number(max(figure.samples))}  n={n}" if n > 1 else ""
     return figure.name, value, "" if figure.target is None else str(figure.target), figure.verdict, spread
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three significant digits, never in powers of ten."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"

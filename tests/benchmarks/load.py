@@ -42,8 +42,15 @@ class Request:
     content: bytes
 
     @classmethod
-    def post(cls, target: str, path: str, body: bytes, content_type: str = "application/json") -> "Request":
-        headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
+    def post(
+        cls,
+        target: str,
+        path: str,
+        body: bytes,
+        content_type: str = "application/json",
+        more_headers: Mapping[str, str] | None = None,
+    ) -> "Request":
+        headers = {"Content-Type": content_type, "Content-Length": str(len(body)), **(more_headers or {})}
         if path.startswith("/tools/"):  # the runtime protocol requires it; the orchestrator gives its runs ids itself
             headers["X-Run-Id"] = "benchmark"
         return cls(target, _head("POST", path, headers) + body)

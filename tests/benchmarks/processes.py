@@ -79,12 +79,12 @@ def cpu_seconds(pid: int) -> float:
 
 
 def cpu_nanoseconds(pid: int) -> int:
-    """CPU time of the process's threads that there are now; finer than `cpu_seconds`, which counts ticks."""
-    total = 0
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):  # it has ended
-            total += int((thread / "schedstat").read_text().split()[0])
-    return total
+    """CPU time of the process, of threads that have ended too; finer than `cpu_seconds`, which counts ticks.
+
+    Raises OSError without such a process.
+    """
+    # Linux numbers a process's CPU clock so (clock_getcpuclockid(3), which Python does not have); 2: the scheduler's.
+    return time.clock_gettime_ns((~pid << 3) | 2)
 
 
 def _status(pid: int, key: str) -> int:

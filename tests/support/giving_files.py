@@ -2,6 +2,7 @@
 
 import base64
 import random
+from typing import Any
 
 from support.harness import Harness
 from support.real_runtime import RealRuntime
@@ -14,9 +15,9 @@ def noise(size: int, seed: int = 1) -> bytes:
     return b"\x00" + random.Random(seed).randbytes(size - 1)
 
 
-async def open_with_giver(harness: Harness) -> None:
+async def open_with_giver(harness: Harness, **manifest: Any) -> None:
     """Open the harness with the plugin `giver`, a process of its own that imports PIL: that takes its time."""
-    harness.add("giver", program=RealRuntime(SOURCE))
+    harness.add("giver", program=RealRuntime(SOURCE), **manifest)
     await harness.open()
     await harness.until("giver", lambda health: health["state"] != "LOADED", timeout=60)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.gpus import GpuDemand
-from orchestrator.supervisor.parking import Gpu, Impossible, Need, Park, RecentUse, Start, Tenant, Wait, plan_room
+from orchestrator.supervisor.demand import RecentUse
+from orchestrator.supervisor.parking import Gpu, Impossible, Need, Park, Start, Tenant, Wait, plan_room
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ class Harness:
             **settings,
         )
         self.gpus = FakeGpus()
+        self.make_app: Callable[..., FastAPI] = create_app
         self.engine = _Engine(bound=engine_bound)
         self.engine.add_image("python:test", _nothing)
         self.engine.image_store.built_program = self._program
@@ -133,7 +134,9 @@ class Harness:
 
     async def open(self, *, stop_plugins: bool = False) -> httpx.AsyncClient:
         """Start the orchestrator behind a server on a loopback port; returns a client for it."""
-        self.app = create_app(self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins)
+        self.app = self.make_app(
+            self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins
+        )
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
         address = await self._serve(self.app)
         self._client = await self._stack.enter_async_context(

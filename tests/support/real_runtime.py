@@ -38,8 +38,14 @@ class RealRuntime:
                 "PLUGIN_SCRATCH_DIR": f"{folder}/scratch",
                 "NOTIFY_SOCKET": str(self.run_dir / "notify.sock"),
             }
+            # Another program in its folder may start the runtime.
+            program = [f"{self.run_dir}{path.removeprefix(target)}" for path in spec.entrypoint[-1:]]
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "plugin_runtime", env=environment, cwd=folder, start_new_session=True
+                sys.executable,
+                *(program or ("-m", "plugin_runtime")),
+                env=environment,
+                cwd=folder,
+                start_new_session=True,
             )
             terminated = asyncio.create_task(self._pass_on(handle, process))
             try:

@@ -11,7 +11,7 @@ the worst is retained.
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,19 @@ class ReliabilityTable:
         """A measured value, reported beside its target. It fails no test, since it depends on the machine."""
         self._worst(figure, value, target, unit)
 
+    def add(self, other: "ReliabilityTable") -> None:
+        """The figures of another process of this session."""
+        for row in other.rows.values():
+            before = self.rows.get(row.figure)
+            if before is None:
+                self.rows[row.figure] = row
+            elif row.of:
+                self._count(row.figure, int(row.value), row.of)
+            else:
+                self.rows[row.figure] = replace(
+                    max(before, row, key=lambda each: each.value), met=before.met and row.met
+                )
+
     def _count(self, figure: str, right: int, of: int) -> None:
         before = self.rows.get(figure)
         right, of = right + int(before.value if before else 0), of + (before.of if before else 0)
@@ -70,6 +83,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reliability-json", type=Path, help="write the reliability figures to this file")
     parser.addoption("--sigkills", type=int, default=10, help="how often the orchestrator is killed under busy plugins")
     parser.addoption("--sigterms", type=int, default=3, help="how often the orchestrator is stopped under load")
+    parser.addoption("--mcp-seconds", type=float, default=10, help="how long fifty MCP clients list and call")
     parser.addoption("--pull-kills", type=int, default=20, help="how often a pull of a model is killed")
 
 

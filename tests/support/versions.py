@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.supervisor.releases import PluginReleases, ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.release_store import ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.releases import PluginReleases
 from support.harness import TIMEOUT, Harness
 from support.scripted_runtime import ScriptedRuntime
 
@@ -66,6 +67,10 @@ class Versions:
 
     async def updates(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await self.harness.client.get("/v1/plugins/reader/updates")).json()
+        return found
+
+    async def releases(self) -> dict[str, dict[str, str] | None]:
+        found: dict[str, dict[str, str] | None] = (await self.harness.client.get("/v1/plugins/reader/releases")).json()
         return found
 
     async def read(self) -> str:

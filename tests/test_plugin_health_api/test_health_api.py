@@ -283,6 +283,10 @@ async def test_the_description_of_the_api_needs_no_internet(harness: Harness) ->
     ("body", "status", "error_type", "sentence"),
     [
         (b'{"replicas": 3', 400, "BadRequest", "The body is no JSON: Expecting ',' delimiter at character 14."),
+        (b'{"replicas": "\xff"}', 400, "BadRequest", "The body is no JSON: it is not UTF-8 at character 14."),
+        (b"[" * 100_000, 400, "BadRequest", "The body is no JSON: it is nested too deeply at character 0."),
+        (b'{"replicas": 2, "replicas": 3}', 422, "InvalidRequest", "'replicas' stands twice in one object"),
+        (b'{"replicas": {"a": [{"b": 1, "b": 1}]}}', 422, "InvalidRequest", "'b' stands twice in one object"),
         (b"", 422, "InvalidRequest", "the body is missing"),
         (b"{}", 422, "InvalidRequest", "replicas is missing"),
         (b'{"replicas": "3"}', 422, "InvalidRequest", "replicas: expected a whole number, not '3'"),

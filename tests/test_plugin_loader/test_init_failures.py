@@ -131,7 +131,7 @@ async def test_a_defect_of_the_orchestrator_ends_the_start_with_a_reason(harness
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("orchestrator.supervisor.bring_up.check_host", broken)
+    monkeypatch.setattr("orchestrator.supervisor.preparation.check_host", broken)
     harness.add("reader")
     await harness.open()
     health = await harness.until_state("reader", "FAILED")

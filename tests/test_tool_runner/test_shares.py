@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 from support.harness import Harness
+from support.server_sent import following
 
+from orchestrator.access.gate import MAX_WRONG_KEYS
 from orchestrator.access.key_store import KeyStore
 from orchestrator.access.keys import Role
 from orchestrator.access.principal import Grant, Priority, Rate, Right, Share
@@ -161,3 +163,59 @@ async def test_a_rate_is_held_and_its_retry_after_is_true(harness: Harness) -> N
             await asyncio.sleep(1)
             assert (await clients["ci"].post(CALL, json={})).status_code == 200
         assert (await clients["web"].post(CALL, json={})).status_code == 200
+
+
+async def test_every_refusal_names_its_limit(harness: Harness) -> None:
+    """And where it is set, with a `Retry-After`: the queue, a key's own bounds, readers of events, wrong keys."""
+    go_on = asyncio.Event()
+    harness.settings = harness.settings.model_copy(update={"event_readers": 1})
+    harness.add("reader", tools={"read": go_on.wait}, queue=1, concurrency=2)
+    shares = {"web": Share(), "ci": Share(concurrency=1), "cron": Share(rate=Rate(1, 60.0))}
+    async with callers(harness, shares) as clients:
+        found: dict[str, httpx.Response] = {}
+        held = [asyncio.create_task(clients["ci"].post(CALL, json={})) for _ in range(2)]
+        async with asyncio.timeout(10):
+            while (await clients["root"].get("/v1/plugins/reader/health")).json()["queued"] < 1:
+                await asyncio.sleep(0.01)
+        found["concurrency"] = await clients["ci"].post(CALL, json={})
+        held += [asyncio.create_task(clients["web"].post(CALL, json={})) for _ in range(2)]
+        async with asyncio.timeout(10):
+            while (await clients["root"].get("/v1/plugins/reader/health")).json()["queued"] < 2:
+                await asyncio.sleep(0.01)
+        found["queue"] = await clients["web"].post(CALL, json={})
+        held.append(asyncio.create_task(clients["cron"].post(CALL, json={})))
+        async with asyncio.timeout(10):
+            while (await clients["root"].get("/v1/plugins/reader/health")).json()["queued"] < 3:
+                await asyncio.sleep(0.01)
+        found["rate"] = await clients["cron"].post(CALL, json={})
+        async with following(clients["root"]):
+            found["readers"] = await clients["root"].get("/v1/events", headers={"Accept": "text/event-stream"})
+        for _ in range(MAX_WRONG_KEYS + 1):
+            found["keys"] = await clients["root"].get("/v1/plugins", headers={"Authorization": "Bearer po_wrong"})
+        go_on.set()
+        await asyncio.gather(*held)
+    named = {
+        "queue": ("QueueFull", "1 of its runs wait, as many as may for one caller (`queue` in the plugin's manifest)"),
+        "concurrency": ("QueueFull", "the key may have 1 executing at once (its --concurrency)"),
+        "rate": ("RateExceeded", "The key 'cron' may make 1/min runs (its --rate)"),
+        "readers": ("TooManyReaders", "ORCHESTRATOR_EVENT_READERS"),
+        "keys": ("TooManyWrongKeys", f"more than {MAX_WRONG_KEYS} within 60 s"),
+    }
+    for kind, (error_type, phrase) in named.items():
+        answer = found[kind]
+        assert (answer.status_code, answer.json()["error_type"]) == (429, error_type), answer.text
+        assert phrase in answer.json()["error"] and int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_without_keys_a_full_queue_names_its_limit_too(harness: Harness) -> None:
+    go_on = asyncio.Event()
+    harness.add("reader", tools={"read": go_on.wait}, queue=1)
+    client = await harness.open()
+    await harness.settled("reader")
+    held = [asyncio.create_task(client.post(CALL, json={})) for _ in range(2)]
+    await harness.until("reader", lambda health: health["queued"] == 1)
+    refused = await client.post(CALL, json={})
+    assert refused.status_code == 429
+    assert "1 executing, 1 waiting, as many as may (`queue` in its manifest)" in refused.json()["error"]
+    go_on.set()
+    await asyncio.gather(*held)

@@ -115,13 +115,15 @@ async def test_a_caller_that_leaves_the_queue_makes_room(harness: Harness, accep
 @pytest.mark.parametrize("accept", ["*/*", "application/x-ndjson"])
 async def test_a_caller_that_leaves_while_the_plugin_starts_has_no_run(harness: Harness, accept: str) -> None:
     """Its slot is free before the plugin is ready."""
-    harness.add("reader", tools={"double": double}, start=[(0.4, {"phase": "ready"})])
+    ready = asyncio.Event()
+    harness.add("reader", tools={"double": double}).before_ready = ready.wait
     await harness.open()
     route = "/v1/plugins/reader/tools/double/run"
     waiting = asyncio.create_task(harness.client.post(route, json={"number": 1}, headers={"accept": accept}))
     await asyncio.sleep(0.1)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+    ready.set()
     await harness.settled("reader")
     assert (await harness.run("reader", "double", number=2)).json()["result"] == 4
     assert len(harness.instance("reader").run_ids) == 1

@@ -172,7 +172,8 @@ class DockerEngine:
 
     async def install(self, installation: Installation, on_output: Callable[[str], None]) -> ImageStatus:
         await self._make_volume(installation.volume, installation.owner_labels, shared=True)
-        await run_installation(self._calls, self._streams, installation, on_output)
+        labelled = replace(installation, owner_labels={**self._labels, **installation.owner_labels})
+        await run_installation(self._calls, self._streams, labelled, on_output)
         return await self.image(installation.tag)
 
     async def create(self, spec: ContainerSpec, *, on_warning: Callable[[str], None] = ignore) -> str:

@@ -69,8 +69,9 @@ class Logs:
 
         def request(client: Client) -> Any:
             followed = {**query, "follow": "1"}
+            # Longer than the wait for a header: its end must not look like an engine that cannot be reached.
             return client.get(
-                url(client, f"/containers/{container_id}/logs"), params=followed, stream=True, timeout=bound
+                url(client, f"/containers/{container_id}/logs"), params=followed, stream=True, timeout=2 * bound
             )
 
         return self._streams.open(request, bound=bound)

@@ -1,10 +1,10 @@
 /** The view of all GPUs and their holders. */
 
-/** @import { GpuDevice, GpuReport } from "./types.js" */
+/** @import { GpuDevice, GpuReport, GpuWait } from "./types.js" */
 
 import { json } from "./api.js";
 import { facts, h } from "./dom.js";
-import { bytes } from "./format.js";
+import { bytes, seconds } from "./format.js";
 import { poll } from "./polling.js";
 import { bar } from "./widgets.js";
 
@@ -53,6 +53,7 @@ function content(report) {
       !report.reason &&
       h("p", { class: "empty" }, "GPUs have not been queried yet: no plugin needs one."),
     h("ul", { class: "gpus" }, ...report.devices.map(device)),
+    waitingFor(report.waiting ?? []),
     ...report.quarantines.map((sentence) =>
       h(
         "p",
@@ -61,6 +62,29 @@ function content(report) {
       ),
     ),
   ].filter((child) => child instanceof Node);
+}
+
+/** The instances that wait for GPUs. @param {GpuWait[]} waiting */
+function waitingFor(waiting) {
+  if (waiting.length === 0) return null;
+  return h(
+    "section",
+    { class: "waiting", "aria-label": "Waiting for a GPU" },
+    h("h2", {}, "Waiting"),
+    h(
+      "ul",
+      { class: "holders" },
+      ...waiting.map((wait) =>
+        h(
+          "li",
+          {},
+          h("a", { href: `#/plugins/${encodeURIComponent(wait.plugin)}` }, wait.plugin),
+          ` ${wait.gpus === 1 ? "for a GPU" : `for ${wait.gpus} GPUs`}, instance ${wait.generation}, since ${seconds(wait.seconds)}`,
+          wait.reason && `: ${wait.reason}`,
+        ),
+      ),
+    ),
+  );
 }
 
 /** @param {GpuDevice} gpu */

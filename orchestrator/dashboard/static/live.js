@@ -1,6 +1,6 @@
 /** The current state of all plugins: from the stream of events, or by polling while there is no stream. */
 
-/** @import { LifecycleEvent, Plugin, Run } from "./types.js" */
+/** @import { Caller, LifecycleEvent, Plugin, Run } from "./types.js" */
 
 import { ApiError, json, request, serverEvents } from "./api.js";
 import { hasEnded } from "./format.js";
@@ -28,6 +28,8 @@ const status = { connection: "connecting", problem: null, since: new Date() };
 let lastEvent = "";
 let known = false;
 let seeded = false;
+/** @type {Caller | null} */
+let caller = null;
 /** @type {AbortController | null} */
 let current = null;
 let scheduled = false;
@@ -49,6 +51,8 @@ export const live = {
   /** Whether the plugins were loaded at least once. */
   known: () => known,
   status: () => status,
+  /** Who the page is to the orchestrator; null where that is not known. */
+  caller: () => caller,
 
   /** Calls `watcher` at once and after every change. The function returned stops that. @param {() => void} watcher */
   watch(watcher) {
@@ -77,6 +81,7 @@ export async function follow() {
     current = new AbortController();
     try {
       await seedLatencies(current.signal);
+      await loadCaller(current.signal);
       await loadAll(current.signal);
       await stream(current.signal, () => (failures = 0));
     } catch (error) {
@@ -150,6 +155,16 @@ async function loadAll(signal) {
   known = true;
   status.since = new Date();
   notify();
+}
+
+/** @param {AbortSignal} signal */
+async function loadCaller(signal) {
+  try {
+    caller = await json("/v1/caller", { signal });
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.status !== 404) throw error;
+    caller = null; // an orchestrator from before it says so
+  }
 }
 
 /** Fills the latencies from earlier runs. @param {AbortSignal} signal */

@@ -9,6 +9,7 @@ import { hasEnded, reasonOf, replicasOf, seconds, startEstimateOf, stateOf } fro
 import { live } from "./live.js";
 import { logsTab } from "./logs_tab.js";
 import { overviewTab } from "./overview_tab.js";
+import { whyItWaits, whyKeyMayNot } from "./refusals.js";
 import { toolsTab } from "./tools_tab.js";
 import { updatePanel } from "./update_panel.js";
 import { badge } from "./widgets.js";
@@ -94,10 +95,12 @@ export function pluginView(name, tab) {
     };
     return carryOut(command, "scale", { replicas });
   });
+  const whyNotId = uniqueId("why-not");
+  const whyNot = h("p", { class: "sub why-not", id: whyNotId });
   const unknown = h("p", { class: "empty" }, "No plugin of this name.");
   const shown = tab === "tools" || tab === "logs" ? tab : "";
   const opened = shown === "tools" ? toolsTab(name) : shown === "logs" ? logsTab(name) : overviewTab(name);
-  const updates = updatePanel(name, shown === "");
+  const updates = updatePanel(name, shown === "", update);
   const here = `#/plugins/${encodeURIComponent(name)}`;
   const tabs = h(
     "nav",
@@ -125,6 +128,7 @@ export function pluginView(name, tab) {
     ),
     description,
     meta,
+    whyNot,
     reason,
     message.element,
     updates.element,
@@ -139,8 +143,7 @@ export function pluginView(name, tab) {
     tabs.hidden = opened.element.hidden = plugin === undefined;
     if (!plugin) {
       for (const { button } of buttons) button.hidden = true;
-      scale.element.hidden = true;
-      reason.hidden = true;
+      scale.element.hidden = reason.hidden = whyNot.hidden = true;
       return;
     }
     setAttribute(element, "data-state", stateOf(plugin));
@@ -154,10 +157,17 @@ export function pluginView(name, tab) {
       reason.dataset["text"] = text;
       reason.replaceChildren(h("strong", { class: "code" }, code), " ", text);
     }
+    const refused = whyKeyMayNot("operate");
+    const why = refused || whyItWaits(updates.underWay());
+    whyNot.hidden = why === "";
+    setText(whyNot, why);
     scale.element.hidden = false;
-    scale.show(plugin.replicas.wanted);
+    scale.show(plugin.replicas.wanted, why === "" ? null : whyNotId);
     for (const { id, command, button } of buttons) {
-      button.hidden = !command.offered(plugin) || (id === "revert" && !updates.revertible());
+      button.hidden = !command.offered(plugin) || (id === "revert" && updates.revertsTo() === null);
+      // A stop ends an update.
+      button.disabled = id === "stop" ? refused !== "" : why !== "";
+      setAttribute(button, "aria-describedby", button.disabled ? whyNotId : null);
     }
   }
 
@@ -233,10 +243,13 @@ function scaleForm(carryOut) {
   }
   return {
     element,
-    /** @param {number} replicas those that are wanted now */
-    show(replicas) {
+    /** @param {number} replicas those that are wanted now @param {string | null} whyNotId of what says why it cannot be changed */
+    show(replicas, whyNotId) {
       wanted = replicas;
       if (!edited) input.value = String(replicas);
+      input.disabled = whyNotId !== null;
+      button.disabled = !edited || input.disabled;
+      setAttribute(input, "aria-describedby", whyNotId);
     },
   };
 }

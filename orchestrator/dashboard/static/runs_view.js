@@ -7,6 +7,7 @@ import { confirm, notice } from "./dialogs.js";
 import { h, timeOf } from "./dom.js";
 import { milliseconds } from "./format.js";
 import { poll } from "./polling.js";
+import { whyKeyMayNot } from "./refusals.js";
 
 export function runsView() {
   const heading = h("h1", { tabindex: -1 }, "Runs");
@@ -84,10 +85,12 @@ export function runsTable(plugin, limit) {
 function row(run, withPlugin, message) {
   const open = run.state === "queued" || run.state === "running";
   const label = run.cancel_requested ? "Cancelling…" : "Cancel";
+  const why = whyKeyMayNot("run");
   const stop = {
     type: "button",
     class: "small",
-    disabled: run.cancel_requested,
+    disabled: run.cancel_requested || why !== "",
+    title: why || null,
     onclick: () => void cancel(run, message),
   };
   return h(

@@ -2,8 +2,10 @@
 
 /** @import { Tool } from "./types.js" */
 
-import { h, setText, uniqueId } from "./dom.js";
+import { h, setAttribute, setText, uniqueId } from "./dom.js";
+import { live } from "./live.js";
 import { picture } from "./picture.js";
+import { whyKeyMayNot } from "./refusals.js";
 import { resultView } from "./result_view.js";
 import { FieldError, schemaForm } from "./schema_form.js";
 import { typeText } from "./schema_text.js";
@@ -34,6 +36,7 @@ export function toolCard(plugin, tool) {
   const cancel = h("button", { type: "button", onclick: () => void running?.cancel() }, "Cancel");
   const clock = h("span", { class: "sub" });
   const wrong = h("p", { class: "notice", role: "alert", "data-kind": "bad" });
+  const whyNot = h("p", { class: "sub why-not", id: uniqueId("why-not") });
   const element = h(
     "article",
     { class: "card tool", "aria-labelledby": id },
@@ -57,6 +60,7 @@ export function toolCard(plugin, tool) {
       form.element,
       wrong,
       h("div", { class: "actions left" }, run, cancel, clock),
+      whyNot,
     ),
     shown,
     result.element,
@@ -87,12 +91,20 @@ export function toolCard(plugin, tool) {
 
   /** @param {boolean} now */
   function busy(now) {
-    run.disabled = now;
+    run.disabled = now || !whyNot.hidden;
     cancel.hidden = !now;
     element.setAttribute("aria-busy", String(now));
   }
 
+  const unwatch = live.watch(() => {
+    const why = whyKeyMayNot("run");
+    whyNot.hidden = why === "";
+    setText(whyNot, why);
+    run.disabled = running !== null || why !== "";
+    setAttribute(run, "aria-describedby", why === "" ? null : whyNot.id);
+  });
   const close = () => {
+    unwatch();
     running?.leave();
     result.close();
     for (const each of inOrder()) each.close();

@@ -122,12 +122,28 @@ export interface Update {
   to_release: Release | null;
   replicas: number;
   replicas_updated: number;
+  switch_times?: string[];
   candidate: number | null;
   draining: number | null;
   proof: string | null;
   reason_code: string | null;
   reason: string | null;
   post_mortem: PostMortem | null;
+}
+
+/** What the plugin's instances are made from, and what a revert goes back to. */
+export interface Releases {
+  current: Release | null;
+  revert: Release | null;
+}
+
+export type Right = "read" | "run" | "operate";
+
+/** Who calls, by its key. */
+export interface Caller {
+  name: string | null;
+  may: Right[];
+  plugins: string[];
 }
 
 export interface LifecycleEvent {
@@ -254,6 +270,15 @@ export interface GpuDevice extends Omit<Gpu, "uuid"> {
   holders?: GpuHolder[];
 }
 
+/** An instance that has no GPUs yet. */
+export interface GpuWait {
+  plugin: string;
+  generation: number;
+  gpus: number;
+  seconds: number;
+  reason: string;
+}
+
 export interface GpuReport {
   driver_version?: string | null;
   cuda_version?: string | null;
@@ -262,6 +287,7 @@ export interface GpuReport {
   reason: string | null;
   devices: GpuDevice[];
   quarantines: unknown[];
+  waiting?: GpuWait[];
 }
 
 /** A rectangle, in pixels of the upright picture. */

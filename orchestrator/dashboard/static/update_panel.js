@@ -1,6 +1,6 @@
 /** The last update of a plugin, or the one that is under way: its steps, and how it ended. */
 
-/** @import { Update, UpdateStep } from "./types.js" */
+/** @import { Releases, Update, UpdateStep } from "./types.js" */
 
 import { json, pluginPath } from "./api.js";
 import { h, setText, timeOf } from "./dom.js";
@@ -14,8 +14,9 @@ const STEPS = ["PROPOSED", "BUILT", "STARTING", "PROVING", "SWITCHED", "SETTLED"
 /**
  * @param {string} name
  * @param {boolean} always whether the last one is shown too, where none is under way or has just been
+ * @param {() => void} onLoad called when more is known
  */
-export function updatePanel(name, always) {
+export function updatePanel(name, always, onLoad) {
   const title = h("h2");
   const outcome = h("p", { class: "outcome-line", role: "status" });
   const more = h("div");
@@ -29,6 +30,8 @@ export function updatePanel(name, always) {
   const closing = new AbortController();
   /** @type {Update[]} */
   let known = [];
+  /** @type {Releases} */
+  let releases = { current: null, revert: null };
   let followed = false;
   let shown = "";
   let asked = "";
@@ -36,14 +39,20 @@ export function updatePanel(name, always) {
 
   async function load() {
     clearTimeout(timer);
+    timer = 0;
     try {
-      /** @type {Update[]} */
-      const updates = await json(pluginPath(name, "updates"), { signal: closing.signal });
+      /** @type {[Update[], Releases]} */
+      const [updates, found] = await Promise.all([
+        json(pluginPath(name, "updates"), { signal: closing.signal }),
+        json(pluginPath(name, "releases"), { signal: closing.signal }),
+      ]);
       known = updates;
+      releases = found;
     } catch {
       if (closing.signal.aborted) return; // else what was known last is shown, and asked for again
     }
     render();
+    onLoad();
     if (known[0] && !known[0].ended) timer = setTimeout(() => void load(), POLL_INTERVAL);
   }
 
@@ -70,19 +79,21 @@ export function updatePanel(name, always) {
     const now = JSON.stringify([plugin.version, plugin.generation, plugin.candidate?.state, plugin.activity?.what]);
     if (now === asked) return;
     asked = now;
-    void load();
+    // Once more: what has just become ready is on file a moment later.
+    void load().then(() => (timer ||= setTimeout(() => void load(), POLL_INTERVAL)));
   });
   return {
     element,
-    /** Whether one is under way. */
-    busy: () => known[0] !== undefined && !known[0].ended,
-    /** Whether the plugin has a former release, as far as its updates tell. */
-    revertible: () => known.some((update) => update.step_times.SWITCHED !== undefined && update.from_release !== null),
+    /** The one that is under way. */
+    underWay: () => (known[0] && !known[0].ended ? known[0] : null),
+    /** What a revert goes back to. */
+    revertsTo: () => releases.revert,
     /** An update that has just begun. @param {Update} update */
     begin(update) {
       followed = true;
       known = [update, ...known.filter((each) => each.id !== update.id)];
       render();
+      onLoad();
       void load();
     },
     close() {

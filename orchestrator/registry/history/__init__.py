@@ -12,7 +12,24 @@ writer, once it has caught up.
 # Own code: plain SQLite costs each run a transaction and two thread switches, aiosqlite two more a statement; alembic
 # and yoyo bring an SQL toolkit or tables of their own, for twenty lines with `PRAGMA user_version`.
 
-from orchestrator.registry.history.records import Counters, Restored, RunRecord, RunState
+from orchestrator.registry.history.records import (
+    Counters,
+    DeliveryRecord,
+    DeliveryState,
+    NewDelivery,
+    Restored,
+    RunRecord,
+    RunState,
+)
 from orchestrator.registry.history.store import HistoryStore
 
-__all__ = ["Counters", "HistoryStore", "Restored", "RunRecord", "RunState"]
+__all__ = [
+    "Counters",
+    "DeliveryRecord",
+    "DeliveryState",
+    "HistoryStore",
+    "NewDelivery",
+    "Restored",
+    "RunRecord",
+    "RunState",
+]

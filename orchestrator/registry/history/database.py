@@ -9,7 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from orchestrator.lifecycle import FINAL_STATES
+from orchestrator.registry.history import deliveries
 from orchestrator.registry.history.errors import is_storage_fault
 from orchestrator.registry.history.records import Counters, Restored, RunState
 from orchestrator.registry.history.schema import (
@@ -25,7 +28,9 @@ from orchestrator.registry.history.schema import (
 from orchestrator.registry.history.write_queue import PendingCounters, QueuedWrite, WriteBatch
 from orchestrator.registry.history.writes import (
     EventWrite,
+    Outbox,
     PostMortemWrite,
+    RunWrite,
     Write,
     counted_writes,
     counters_delta,
@@ -86,22 +91,31 @@ class BatchResult:
 class HistoryDatabase:
     """Commits batches of writes, and sums the counters in memory."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        """`connection` is to a migrated file; the database owns it. Raises `sqlite3.Error`."""
+    def __init__(
+        self, connection: sqlite3.Connection, outbox: Outbox | None = None, *, last_delivery_id: int = 0
+    ) -> None:
+        """`connection` is to a migrated file; the database owns it. `last_delivery_id`: one that was in use in the file
+        before. Raises `sqlite3.Error`.
+        """
         self.connection = connection
+        self._outbox = outbox
         self.counters: Mapping[str, Counters] = dict(
             counters_from_row(row) for row in connection.execute(f"SELECT {COUNTER_COLUMNS} FROM counters")
         )
-        # Not the highest id in the table: ids of pruned events are not used again.
-        row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-        self.last_event_id: int = row[0] if row else 0
+        # Not the highest ids in the tables: those of pruned rows are not used again.
+        used = dict(connection.execute("SELECT name, seq FROM sqlite_sequence").fetchall())
+        self.last_event_id: int = used.get("events", 0)
+        self.last_delivery_id: int = max(used.get("deliveries", 0), last_delivery_id)
         self.committed: JournalPosition | None = None
         """By the last commit of this object."""
 
     def restore(self) -> Restored:
         """Record runs that an earlier process left in flight as interrupted, and return what it left."""
         with _Transaction(self.connection):
+            lost = self._interrupted_runs() if self._outbox is not None else []
             interrupted = self.connection.execute(_INTERRUPT_RUNS, (_MAX_ASYNCHRONOUS,)).rowcount
+            last_delivery_id = self._store_deliveries(lost)
+        self._deliveries_stored(last_delivery_id)
         asynchronous = tuple(run_from_row(row) for row in self.connection.execute(_RUNS_IN_FLIGHT))
         ended = frozenset((plugin, generation) for plugin, generation in self.connection.execute(_ENDED))
         return Restored(
@@ -161,6 +175,7 @@ class HistoryDatabase:
                 event_id = max(write.event.id, event_id + 1)
                 events.append(row_of_event(write.event, event_id))
         connection = self.connection
+        last_delivery_id = self.last_delivery_id
         with _Transaction(connection):
             connection.executemany(_UPSERT_RUN, map(row_of_run, runs.values()))
             connection.executemany(_INSERT_EVENT, events)
@@ -169,8 +184,10 @@ class HistoryDatabase:
             connection.executemany(_REPLACE_COUNTERS, [row_of_counters(plugin, counters[plugin]) for plugin in touched])
             # In the same transaction: a replayed journal counts no write a second time.
             connection.execute(_REPLACE_POSITION, position)
+            last_delivery_id = self._store_deliveries(writes)
         # Totals are written, and those in memory move on only now: a failure counts nothing twice and misses nothing.
         self.counters, self.last_event_id, self.committed = counters, event_id, position
+        self._deliveries_stored(last_delivery_id)
 
     def probe(self) -> None:
         """Write the version that stands there already. Raises `sqlite3.Error` when writing does not work."""
@@ -187,6 +204,24 @@ class HistoryDatabase:
         """Never raises."""
         with suppress(sqlite3.Error):
             self.connection.close()
+
+    def _interrupted_runs(self) -> list[RunWrite]:
+        """Those that `_INTERRUPT_RUNS` is about to record as such."""
+        runs = [run_from_row(row) for row in self.connection.execute(_RUNS_IN_FLIGHT)]
+        kept = {run.id for run in [run for run in runs if run.asynchronous][-_MAX_ASYNCHRONOUS:]}
+        state = RunState.INTERRUPTED
+        return [RunWrite(replace(run, outcome=state.value), state=state) for run in runs if run.id not in kept]
+
+    def _store_deliveries(self, writes: Sequence[Write]) -> int:
+        """What the writes bring for webhooks. Returns the highest id in use."""
+        if self._outbox is None:
+            return self.last_delivery_id
+        return deliveries.store(self.connection, writes, self._outbox, self.last_delivery_id)
+
+    def _deliveries_stored(self, last_id: int) -> None:
+        if last_id > self.last_delivery_id and self._outbox is not None:
+            self.last_delivery_id = last_id
+            self._outbox.stored()
 
     def _write_one_by_one(self, batch: WriteBatch, journal: str) -> BatchResult:
         before = batch.entries[0].number - 1 if batch.entries else batch.through

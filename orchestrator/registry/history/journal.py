@@ -18,14 +18,14 @@ from typing import Final
 
 import msgspec
 
-from orchestrator.registry.history.writes import EventWrite, PostMortemWrite, RunWrite, Write
+from orchestrator.registry.history.writes import JournalWrite, Write
 
 _FILE_NAME: Final = re.compile(r"history-(\d+)-([0-9a-f]{32})\.journal")
 _SLOW_APPEND: Final = 0.1  # seconds; a slower one starts the pause
 _SLOW_DISK_PAUSE: Final = 10.0
 
 _encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder(tuple[int, EventWrite | RunWrite | PostMortemWrite]).decode
+_decode: Final = msgspec.json.Decoder(tuple[int, JournalWrite]).decode
 _CHECKSUM: Final = b"%08x "
 _CHECKSUM_BYTES: Final = 9
 

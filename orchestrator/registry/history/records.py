@@ -46,6 +46,59 @@ class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Its row id: the order in which runs came. 0 until it is read back."""
 
 
+class DeliveryState(StrEnum):
+    """Of a delivery of a webhook."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    """It was given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewDelivery:
+    """A message for one webhook. Those of one webhook and plugin are delivered in the order of their writes."""
+
+    webhook: str
+    plugin: str
+    type: str
+    """Such as `run.finished`."""
+    body: str
+    """The JSON text that is sent."""
+
+
+class DeliveryRecord(msgspec.Struct, frozen=True):
+    """A message for one webhook, and what has become of it."""
+
+    id: int
+    """Grows by the order in which they came."""
+    delivery_id: str
+    message_id: str
+    """The same for every webhook that gets the message, and for every attempt."""
+    webhook: str
+    plugin: str
+    type: str
+    body: str
+    created_at: datetime
+    state: DeliveryState
+    attempts: int = 0
+    attempted_at: datetime | None = None
+    """When the last attempt began."""
+    status: int | None = None
+    """The HTTP status that the last attempt was answered with."""
+    error: str | None = None
+    """Why the last attempt failed, as a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryCounts:
+    """The deliveries on file of one webhook."""
+
+    pending: int = 0
+    delivered: int = 0
+    failed: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Counters:
     """The totals of one plugin over all its instances; also the delta that one run or event adds to them."""

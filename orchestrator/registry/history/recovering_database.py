@@ -17,6 +17,7 @@ from orchestrator.registry.history.records import Counters, Restored
 from orchestrator.registry.history.retention import Retention
 from orchestrator.registry.history.schema import MIGRATIONS, Migration, check_version, migrate
 from orchestrator.registry.history.write_queue import STORED, QueuedWrite, WriteBatch
+from orchestrator.registry.history.writes import Outbox
 
 # Seconds between checks of age and size, with and without writes in between.
 _MAINTENANCE_BUSY: Final = 1.0
@@ -35,7 +36,13 @@ class RecoveringDatabase:
     """For one thread; other threads may only read `problem`, `notice` and `restored`. Raises nothing."""
 
     def __init__(
-        self, path: Path, retention: Retention, journal: Journal, migrations: Sequence[Migration] = MIGRATIONS
+        self,
+        path: Path,
+        retention: Retention,
+        journal: Journal,
+        migrations: Sequence[Migration] = MIGRATIONS,
+        *,
+        outbox: Outbox | None = None,
     ) -> None:
         self.problem: str | None = None
         self.notice: Notice = None
@@ -47,6 +54,8 @@ class RecoveringDatabase:
         self._retention = retention
         self._journal = journal
         self._migrations = migrations
+        self._outbox = outbox
+        self._last_delivery_id = 0
         self._database: HistoryDatabase | None = None
         self._identity: database_file.FileIdentity = (None, None)
         # Counters outlive their file: a new one that replaces it while the program runs starts with these.
@@ -128,7 +137,9 @@ class RecoveringDatabase:
         return self._database
 
     def _open(self) -> HistoryDatabase:
-        database, notice = open_database(self._path, self._migrations)
+        database, notice = open_database(
+            self._path, self._migrations, outbox=self._outbox, last_delivery_id=self._last_delivery_id
+        )
         try:
             self._retention.configure(database.connection)
             if self._counters and not database.counters:
@@ -152,6 +163,7 @@ class RecoveringDatabase:
     def _remember_counters(self, database: HistoryDatabase) -> None:
         self._counters = database.counters
         self._position = database.committed or self._position
+        self._last_delivery_id = database.last_delivery_id
 
     def _fail(self, error: Exception) -> None:
         # The next attempt opens the file anew: it may have been replaced or repaired by then.
@@ -169,25 +181,31 @@ class RecoveringDatabase:
             self.problem = None
 
 
-def open_database(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[HistoryDatabase, Notice]:
+def open_database(
+    path: Path,
+    migrations: Sequence[Migration] = MIGRATIONS,
+    *,
+    outbox: Outbox | None = None,
+    last_delivery_id: int = 0,
+) -> tuple[HistoryDatabase, Notice]:
     """Create or migrate the file; move a damaged one aside. Raises `OSError`, `sqlite3.Error`, `NewerDatabaseError`."""
     try:
-        return _open(path, migrations), None
+        return _open(path, migrations, outbox, last_delivery_id), None
     except sqlite3.Error as error:
         if not is_corruption(error):
             raise
         notice = _move_aside(path, error)
-    return _open(path, migrations), notice
+    return _open(path, migrations, outbox, last_delivery_id), notice
 
 
-def _open(path: Path, migrations: Sequence[Migration]) -> HistoryDatabase:
+def _open(path: Path, migrations: Sequence[Migration], outbox: Outbox | None, last_delivery_id: int) -> HistoryDatabase:
     database_file.create(path)
     connection = database_file.connect(path)
     try:
         check_version(connection, migrations)  # first, since it only reads: a newer file is left as it is
         database_file.configure_for_writing(connection)
         migrate(connection, migrations)
-        return HistoryDatabase(connection)
+        return HistoryDatabase(connection, outbox, last_delivery_id=last_delivery_id)
     except BaseException:
         with suppress(sqlite3.Error):
             connection.close()

@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608 - statements are made of constants; values are bound
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from orchestrator.registry.history.records import RunState
+from orchestrator.registry.history import deliveries
+from orchestrator.registry.history.records import DeliveryState, RunState
 
 _MAX_STEP_ROWS: Final = 500
 _MAX_STEP_PAGES: Final = 64
@@ -19,9 +21,11 @@ _SPARE_PAGES: Final = 256  # stay in the file for the next rows
 _MAX_LOG_BYTES: Final = 4 * 1024**2
 _MAX_JOURNAL_BYTES: Final = 4 * 1024**2
 
-_TIME_COLUMNS: Final = {"events": "time", "runs": "accepted"}
+_TIME_COLUMNS: Final = {"events": "time", "runs": "accepted", "deliveries": "created"}
 # A run in flight stays, however old: its end is still to be written.
-_PRUNABLE: Final = {"events": "1", "runs": f"state != '{RunState.IN_FLIGHT}'"}
+_PRUNABLE: Final = {"events": "1", "runs": f"state != '{RunState.IN_FLIGHT}'", "deliveries": "1"}
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Retention:
         self._limits = limits
         self._clock = clock or jump_safe_clock()
         self._shrinking = False
+        self.lost_deliveries = 0
+        """Deliveries of webhooks that were still pending when they were pruned."""
 
     def configure(self, connection: sqlite3.Connection) -> None:
         """Bound the write-ahead log. Raises `sqlite3.Error`."""
@@ -71,11 +77,16 @@ class Retention:
 
     def step(self, connection: sqlite3.Connection) -> bool:
         """Prune a little; True while there is more to do. Raises `sqlite3.Error`."""
-        return self._by_age(connection) or self._by_size(connection) or self._vacuum(connection)
+        return (
+            self._by_age(connection)
+            or self._by_size(connection)
+            or self._deliveries(connection)
+            or self._vacuum(connection)
+        )
 
     def _by_age(self, connection: sqlite3.Connection) -> bool:
         oldest = self._clock() - int(self._limits.max_age.total_seconds() * 1e6)
-        deleted = [_delete(connection, table, f"{time} < {oldest}") for table, time in _TIME_COLUMNS.items()]
+        deleted = [self._delete(connection, table, f"{time} < {oldest}") for table, time in _TIME_COLUMNS.items()]
         return any(deleted)
 
     def _by_size(self, connection: sqlite3.Connection) -> bool:
@@ -87,7 +98,17 @@ class Retention:
         oldest = {table: _oldest(connection, table) for table in _TIME_COLUMNS}
         prunable = {table: time for table, time in oldest.items() if time is not None}
         # From the table with the older row: runs and events reach back to about the same moment.
-        return bool(prunable) and _delete(connection, min(prunable, key=lambda table: prunable[table]), "1")
+        return bool(prunable) and self._delete(connection, min(prunable, key=lambda table: prunable[table]), "1")
+
+    def _deliveries(self, connection: sqlite3.Connection) -> bool:
+        deleted, lost = deliveries.prune(connection, _MAX_STEP_ROWS)
+        self._count_lost(lost)
+        return deleted > 0
+
+    def _count_lost(self, deliveries: int) -> None:
+        if deliveries:
+            self.lost_deliveries += deliveries
+            _log.warning("%d pending deliveries of webhooks were dropped: too many wait, or for too long", deliveries)
 
     def _vacuum(self, connection: sqlite3.Connection) -> bool:
         pages, free, page_size = _pages(connection)
@@ -97,15 +118,17 @@ class Retention:
         connection.execute(f"PRAGMA incremental_vacuum({_MAX_STEP_PAGES})").fetchall()
         return True
 
-
-def _delete(connection: sqlite3.Connection, table: str, condition: str) -> bool:
-    """Delete those of the oldest rows that fulfil `condition`."""
-    # The condition stands outside the limit, so that a step looks at few rows, however few fulfil it.
-    deleted = connection.execute(
-        f"DELETE FROM {table} WHERE id IN "
-        f"(SELECT id FROM {table} WHERE {_PRUNABLE[table]} ORDER BY id LIMIT {_MAX_STEP_ROWS}) AND {condition}"
-    ).rowcount
-    return deleted > 0
+    def _delete(self, connection: sqlite3.Connection, table: str, condition: str) -> bool:
+        """Delete those of the oldest rows that fulfil `condition`."""
+        # The condition stands outside the limit, so that a step looks at few rows, however few fulfil it.
+        which = (
+            f"id IN (SELECT id FROM {table} WHERE {_PRUNABLE[table]} ORDER BY id LIMIT {_MAX_STEP_ROWS}) "
+            f"AND {condition}"
+        )
+        if table == "deliveries":
+            query = f"SELECT count(*) FROM deliveries WHERE {which} AND state = '{DeliveryState.PENDING}'"
+            self._count_lost(connection.execute(query).fetchone()[0])
+        return connection.execute(f"DELETE FROM {table} WHERE {which}").rowcount > 0
 
 
 def _oldest(connection: sqlite3.Connection, table: str) -> int | None:

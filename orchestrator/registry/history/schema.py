@@ -12,7 +12,7 @@ import msgspec
 
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
 from orchestrator.registry.history.errors import NewerDatabaseError
-from orchestrator.registry.history.records import Counters, RunRecord, RunState
+from orchestrator.registry.history.records import Counters, DeliveryRecord, DeliveryState, RunRecord, RunState
 from orchestrator.registry.history.writes import RunWrite
 from orchestrator.registry.records import LifecycleEvent, PostMortem
 
@@ -53,6 +53,19 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
         "CREATE INDEX runs_of_caller ON runs (caller, id) WHERE caller IS NOT NULL",
     ),
     ("ALTER TABLE runs ADD COLUMN retried_from INTEGER",),
+    (
+        "ALTER TABLE events ADD COLUMN caller TEXT",
+        """
+        CREATE TABLE deliveries (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, delivery_id TEXT NOT NULL UNIQUE, message_id TEXT NOT NULL,
+            webhook TEXT NOT NULL, plugin TEXT NOT NULL, type TEXT NOT NULL, body TEXT NOT NULL,
+            created INTEGER NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL, attempted INTEGER,
+            status INTEGER, error TEXT
+        )
+        """,
+        "CREATE INDEX deliveries_of_webhook ON deliveries (webhook, state, id)",
+        "CREATE INDEX deliveries_pending ON deliveries (webhook, plugin, id) WHERE state = 'pending'",
+    ),
 )
 """Each leads from one version to the next; a file's version is the number of migrations applied to it."""
 
@@ -60,7 +73,10 @@ RUN_COLUMNS: Final = (
     "run_id, plugin, tool, generation, asynchronous, state, accepted, started, finished, outcome, reason_code, "
     "execution_ms, request_bytes, response_bytes, caller, retried_from"
 )
-EVENT_COLUMNS: Final = "id, time, plugin, generation, previous, state, reason_code, reason"
+EVENT_COLUMNS: Final = "id, time, plugin, generation, previous, state, reason_code, reason, caller"
+DELIVERY_COLUMNS: Final = (
+    "id, delivery_id, message_id, webhook, plugin, type, body, created, state, attempts, attempted, status, error"
+)
 COUNTER_COLUMNS: Final = "plugin, success, error, total_ms, last_ms, last_used, generation"
 
 _MAX_POST_MORTEM_CHARS: Final = 256 * 1024  # of one text in it
@@ -167,6 +183,7 @@ def row_of_event(event: LifecycleEvent, event_id: int) -> tuple[Any, ...]:
         event.state.value,
         event.reason_code.value if event.reason_code else None,
         text(event.reason),
+        text(event.caller),
     )
 
 
@@ -182,6 +199,26 @@ def event_from_row(row: Sequence[Any]) -> LifecycleEvent:
         state=PluginLifecycleState(row[5]),
         reason_code=ReasonCode(code) if code in ReasonCode.__members__ else None,  # a newer program may know more
         reason=row[7],
+        caller=row[8],
+    )
+
+
+def delivery_from_row(row: Sequence[Any]) -> DeliveryRecord:
+    """`row`: DELIVERY_COLUMNS."""
+    return DeliveryRecord(
+        id=row[0],
+        delivery_id=row[1],
+        message_id=row[2],
+        webhook=row[3],
+        plugin=row[4],
+        type=row[5],
+        body=row[6],
+        created_at=from_microseconds(row[7]),
+        state=DeliveryState(row[8]),
+        attempts=row[9],
+        attempted_at=_optional_datetime(row[10]),
+        status=row[11],
+        error=row[12],
     )
 
 

@@ -8,17 +8,32 @@ from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
-from orchestrator.registry.history import queries
+from orchestrator.registry.history import deliveries, queries
 from orchestrator.registry.history.database_file import FILE_NAME
 from orchestrator.registry.history.journal import Journal
 from orchestrator.registry.history.queries import HistoryReader, Patterns, Query
-from orchestrator.registry.history.records import Restored, RunRecord, RunState
+from orchestrator.registry.history.records import (
+    DeliveryCounts,
+    DeliveryRecord,
+    DeliveryState,
+    Restored,
+    RunRecord,
+    RunState,
+)
 from orchestrator.registry.history.recovering_database import RecoveringDatabase
 from orchestrator.registry.history.retention import Retention, RetentionLimits
 from orchestrator.registry.history.schema import decode_post_mortem, encode_post_mortem, microseconds, text
 from orchestrator.registry.history.write_queue import WriteAck
 from orchestrator.registry.history.writer import HistoryWriter
-from orchestrator.registry.history.writes import EventWrite, FlushBarrier, PostMortemWrite, RunWrite
+from orchestrator.registry.history.writes import (
+    DeliveryWrite,
+    EventWrite,
+    FlushBarrier,
+    Outbox,
+    PostMortemWrite,
+    RepeatWrite,
+    RunWrite,
+)
 from orchestrator.registry.records import LifecycleEvent, PostMortem
 
 _RESTORE_TIMEOUT: Final = 30.0  # seconds
@@ -39,11 +54,14 @@ class HistoryStore:
     hard NFS mount, a frozen disk) blocks the event loop.
     """
 
-    def __init__(self, state_dir: Path, *, max_age: timedelta, max_bytes: int) -> None:
-        """`max_bytes`: of the file, its log and its journal together. Counters are retained whatever the limits."""
+    def __init__(self, state_dir: Path, *, max_age: timedelta, max_bytes: int, outbox: Outbox | None = None) -> None:
+        """`max_bytes`: of the file, its log and its journal together. Counters are retained whatever the limits.
+        `outbox`: what of the writes is to be delivered; None while no webhook is configured.
+        """
         path, limits = state_dir / FILE_NAME, RetentionLimits(max_age, max_bytes)
         journal = Journal(state_dir, limits.journal_bytes)
-        self._database = RecoveringDatabase(path, Retention(limits), journal)
+        self._retention = Retention(limits)
+        self._database = RecoveringDatabase(path, self._retention, journal, outbox=outbox)
         self._writer = HistoryWriter(self._database, journal)
         self._reader = HistoryReader(path)
 
@@ -81,6 +99,11 @@ class HistoryStore:
         """
         return self._writer.lost
 
+    @property
+    def lost_deliveries(self) -> int:
+        """Deliveries of webhooks that were pruned before they succeeded: too many were pending, or for too long."""
+        return self._retention.lost_deliveries
+
     # Writing
 
     def event(self, event: LifecycleEvent) -> WriteAck:
@@ -110,6 +133,18 @@ class HistoryStore:
         """Its outcome will never be known."""
         state = RunState.INTERRUPTED
         return self._writer.put(RunWrite(replace(run, outcome=run.outcome or state.value), state=state))
+
+    def delivery_attempted(self, attempt: DeliveryWrite) -> WriteAck:
+        """What an attempt has made of a delivery of a webhook."""
+        return self._writer.put(attempt)
+
+    def repeat_delivery(self, delivery_id: str) -> str:
+        """Have the message of a delivery delivered once more, behind all others of its webhook and plugin. Returns the
+        new delivery's id; it is there after a `flush`.
+        """
+        new_id = deliveries.new_delivery_id()
+        self._writer.put(RepeatWrite(delivery_id, new_id), urgent=True)
+        return new_id
 
     async def flush(self) -> bool:
         """Wait until all earlier writes are in the database (True) or cannot be at present (False)."""
@@ -165,6 +200,33 @@ class HistoryStore:
         """Of this generation, or of the last that has one."""
         query = partial(queries.post_mortem, plugin=plugin, generation=generation)
         return decode_post_mortem(await self._read(query, None))
+
+    async def deliveries(
+        self, webhook: str, *, state: DeliveryState | None = None, before: int | None = None, limit: int = 100
+    ) -> list[DeliveryRecord]:
+        """A page, newest first. `before`: the `id` of the previous page's last delivery."""
+        query = partial(deliveries.deliveries, webhook=webhook, state=state, before=before, limit=limit)
+        return await self._read(query, [])
+
+    async def delivery(self, webhook: str, delivery_id: str) -> DeliveryRecord | None:
+        return await self._read(partial(deliveries.delivery, webhook=webhook, delivery_id=delivery_id), None)
+
+    async def delivery_counts(self) -> dict[str, DeliveryCounts]:
+        """Of the deliveries on file, by webhook."""
+        return await self._read(deliveries.counts, {})
+
+    async def deliveries_waiting(self) -> list[tuple[str, str, int]] | None:
+        """Each webhook and plugin with a pending delivery, and the highest id of those, as far as the database has
+        them; None where it cannot be read.
+        """
+        return await self._reader.read(deliveries.waiting, None)
+
+    async def deliveries_pending(
+        self, webhook: str, plugin: str, *, after: int, limit: int
+    ) -> list[DeliveryRecord] | None:
+        """The oldest with an id above `after`, as far as the database has them; None where it cannot be read."""
+        query = partial(deliveries.pending, webhook=webhook, plugin=plugin, after=after, limit=limit)
+        return await self._reader.read(query, None)
 
     async def _read(self, query: Query[_T], default: _T) -> _T:
         # Else a caller would miss the run whose id it has just received.

@@ -1,11 +1,12 @@
 """What can be written into the history, as values. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final, Protocol
 
 import msgspec
 
-from orchestrator.registry.history.records import Counters, RunRecord, RunState
+from orchestrator.registry.history.records import Counters, DeliveryState, NewDelivery, RunRecord, RunState
 from orchestrator.registry.records import LifecycleEvent
 
 _SMALL_WRITE_BYTES: Final = 500  # of memory, without a post-mortem
@@ -34,12 +35,41 @@ class PostMortemWrite(msgspec.Struct, frozen=True, array_like=True, tag="post-mo
     text: str
 
 
+class DeliveryWrite(msgspec.Struct, frozen=True, array_like=True, tag="delivery"):
+    """What an attempt has made of a delivery."""
+
+    delivery_id: str
+    state: DeliveryState
+    attempts: int
+    attempted_at: datetime
+    status: int | None = None
+    error: str | None = None
+
+
+class RepeatWrite(msgspec.Struct, frozen=True, array_like=True, tag="repeat"):
+    """The message of a delivery once more, as a new one behind all others of its webhook and plugin."""
+
+    delivery_id: str
+    new_id: str
+
+
 class FlushBarrier(msgspec.Struct, frozen=True):
     """Writes nothing: its acknowledgement says that all writes before it are in the database."""
 
 
 # The journal holds these as JSON arrays: a field may be added at the end, with a default, and none be removed.
-Write = EventWrite | RunWrite | PostMortemWrite | FlushBarrier
+JournalWrite = EventWrite | RunWrite | PostMortemWrite | DeliveryWrite | RepeatWrite
+Write = JournalWrite | FlushBarrier
+
+
+class Outbox(Protocol):
+    """What is to be delivered of the writes; stored with them, in one transaction. Used by the writer's thread."""
+
+    def deliveries(self, write: Write) -> Sequence[NewDelivery]:
+        """Those of this write; pure."""
+
+    def stored(self) -> None:
+        """Some are in the database now. Must not raise, or take long."""
 
 
 def memory_bytes(write: Write) -> int:

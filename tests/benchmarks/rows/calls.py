@@ -13,6 +13,8 @@ from benchmarks.served import served
 
 BODY = json.dumps({"text": "The quick brown fox jumps over the lazy dog"}).encode()
 CALLERS = 16
+WIDE_MANIFEST = {"concurrency": CALLERS, "limits": {"pids": 1024}}
+"""Manifest of a plugin that runs all of them at once: its batched tool may need a thread for each call that waits."""
 OURS, WIDE = "through the orchestrator", "through the orchestrator, concurrency 16"
 ECHO = "bare FastAPI POST, raw body"
 _FLOORS = {
@@ -53,7 +55,7 @@ def _ways(bench: Bench, missing: list[str]) -> Iterator[Mapping[str, Request]]:
     """Yield name → the same call that way. Ways that are not available here are named in `missing`."""
     with ExitStack() as stack:
         folder = stack.enter_context(bench.plugins(["narrow"]))
-        write_plugin(folder, "wide", bench.image, concurrency=CALLERS)
+        write_plugin(folder, "wide", bench.image, **WIDE_MANIFEST)
         orchestrator = stack.enter_context(served(folder))
         orchestrator.until_up()
         socket = orchestrator.socket("narrow")

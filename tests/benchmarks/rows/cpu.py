@@ -1,19 +1,20 @@
 """CPU time of a small call at both ends, beside that of an earlier commit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.before import PROJECT, Earlier, earlier
 from benchmarks.bench import Bench, write_plugin
 from benchmarks.figures import Figure, Target, ratios, rotated
 from benchmarks.load import Load, Request
 from benchmarks.processes import cpu_nanoseconds
-from benchmarks.rows.calls import BODY, CALLERS
+from benchmarks.rows.calls import BODY, CALLERS, WIDE_MANIFEST
 from benchmarks.served import Served, served
 
 _PLUGINS: Final = {"narrow": 1, "wide": CALLERS}
-"""Plugin → callers. `wide` lets 16 run at once, so that none queues."""
+"""Plugin → callers. `wide` runs 16 at once, so that none queues."""
+_MANIFESTS: Final[Mapping[str, Mapping[str, Any]]] = {"narrow": {}, "wide": WIDE_MANIFEST}
 
 
 class Build:
@@ -83,8 +84,8 @@ def _figures(
 
 def _up(stack: ExitStack, bench: Bench, before: Earlier | None) -> Served:
     folder = stack.enter_context(bench.plugins([]))
-    for plugin, concurrency in _PLUGINS.items():
-        write_plugin(folder, plugin, before.image if before else bench.image, concurrency=concurrency)
+    for plugin, manifest in _MANIFESTS.items():
+        write_plugin(folder, plugin, before.image if before else bench.image, **manifest)
     code = before.folder if before else PROJECT
     orchestrator = stack.enter_context(served(folder, before.environment if before else None, code=code))
     orchestrator.until_up()

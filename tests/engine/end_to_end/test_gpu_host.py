@@ -19,7 +19,7 @@ from support.live import LiveOrchestrator, live_orchestrator
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
 ]
 
 PLUGIN = TESTS / "fixtures" / "gpu_plugins" / "gpu-echo"
@@ -64,15 +64,19 @@ def plugins(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def orchestrated(
-    host: SimulatedHost, image: str, plugins: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[LiveOrchestrator]:
-    """The orchestrator with an engine that has the container toolkit, CDI, or neither, by the parameter."""
-    with _engine(request.param, host) as dockerd:
+@pytest.fixture(scope="module")
+def kind(request: pytest.FixtureRequest) -> str:
+    """What the engine has: the container toolkit, CDI, or neither. A parameter of every test."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def orchestrated(kind: str, host: SimulatedHost, image: str, plugins: Path) -> Iterator[LiveOrchestrator]:
+    """The orchestrator with an engine of that kind; tests of one kind share it."""
+    with _engine(kind, host) as dockerd, pytest.MonkeyPatch.context() as patch:
         dockerd.load_image(image)
         for name, value in (host.environment | dict(dockerd.environment)).items():
-            monkeypatch.setenv(name, value)
+            patch.setenv(name, value)
         with live_orchestrator([plugins]) as live:
             live.wait_ready(60)
             yield live
@@ -95,11 +99,9 @@ def _engine(kind: str, host: SimulatedHost) -> AbstractContextManager[OwnDockerd
 SERVED_BY = {"toolkit": "nvidia", "cdi": "cdi", "cdi by index": "cdi", "hook in mode cdi": "runtime"}
 
 
-@pytest.mark.parametrize(
-    ("orchestrated", "served_by"), SERVED_BY.items(), ids=SERVED_BY.keys(), indirect=["orchestrated"]
-)
+@pytest.mark.parametrize("kind", SERVED_BY, indirect=True)
 def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(
-    orchestrated: LiveOrchestrator, served_by: str
+    orchestrated: LiveOrchestrator, kind: str
 ) -> None:
     """Different UUIDs, seen from inside; the third is parked, since nobody waits for it, and gets the freed one once a
     plugin is stopped. After a kill the next orchestrator resumes the leases. A run makes room.
@@ -119,7 +121,7 @@ def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(
     }
     assert holders == {got[name]: [name] for name in up}
 
-    assert live.client.get("/v1/gpus").json()["engine"]["served_by"] == served_by
+    assert live.client.get("/v1/gpus").json()["engine"]["served_by"] == SERVED_BY[kind]
 
     live.client.post(f"/v1/plugins/{up[0]}/stop").raise_for_status()
     started = live.client.post(f"/v1/plugins/{busy}/start", params={"wait": 30}).json()
@@ -150,11 +152,11 @@ def test_two_exclusive_plugins_run_on_two_gpus_and_the_third_waits_for_one(
     assert sorted(live.health(name)["reason_code"] or "" for name in NAMES) == ["", "", "PARKED"]
 
 
-@pytest.mark.parametrize("orchestrated", ["toolkit"], indirect=True)
+@pytest.mark.parametrize("kind", ["toolkit"], indirect=True)
 def test_a_device_that_the_host_takes_from_a_running_container_is_a_lost_gpu(orchestrated: LiveOrchestrator) -> None:
     """As `systemctl daemon-reload` does; the tool's own words are CUDA's for much else."""
     live = orchestrated
-    (name, *_) = [name for name in NAMES if live.health(name)["state"] == "INITIALIZED"]
+    name = _serving(live)
     pid = _pid(live, name)
     _give_node(pid)
     assert live.run(name, "compute").json()["result"] == "computed"
@@ -166,14 +168,19 @@ def test_a_device_that_the_host_takes_from_a_running_container_is_a_lost_gpu(orc
         assert phrase in health["reason"]
 
 
-@pytest.mark.parametrize("orchestrated", ["toolkit"], indirect=True)
+@pytest.mark.parametrize("kind", ["toolkit"], indirect=True)
 def test_the_same_words_of_a_tool_whose_gpu_is_there_are_its_own_error(orchestrated: LiveOrchestrator) -> None:
     """The node was never there, so nothing was lost."""
     live = orchestrated
-    (name, *_) = [name for name in NAMES if live.health(name)["state"] == "INITIALIZED"]
+    name = _serving(live)
     assert live.run(name, "compute").status_code != 200
     health = live.wait_for(name, "FAILED")
     assert (health["reason_code"], "CUDA error: unknown error" in health["reason"]) == ("TOOL_ERROR", True), health
+
+
+def _serving(live: LiveOrchestrator) -> str:
+    """One that serves."""
+    return next(name for name in NAMES if live.health(name)["state"] in ("INITIALIZED", "RUNNING"))
 
 
 def _pid(live: LiveOrchestrator, name: str) -> str:
@@ -202,7 +209,7 @@ def _uuid(listed: str) -> str:
     return re.search(r"UUID: ([^)]+)", line)[1]
 
 
-@pytest.mark.parametrize("orchestrated", ["no toolkit"], indirect=True)
+@pytest.mark.parametrize("kind", ["no toolkit"], indirect=True)
 def test_an_engine_without_the_toolkit_leaves_nothing_behind(orchestrated: LiveOrchestrator) -> None:
     """Every plugin is UNAVAILABLE with GPU_RUNTIME_MISSING; no `created` container and no lease remain."""
     live = orchestrated

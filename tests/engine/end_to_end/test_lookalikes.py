@@ -164,10 +164,10 @@ def test_nothing_of_other_software_is_touched(others: OtherSoftware, only_echo: 
             settle(live)
             assert live.health("echo")["generation"] == generation  # adopted, whatever looks like it
             (ours,) = instances(live)
-            end_by_memory(others, ours)
             # The list of all containers, which comes twice a minute, removes this one: it has all labels.
             orphan = others.run(PYTHON, {**identity(ours), LABEL_INSTANCE: "0123abcd", LABEL_GENERATION: "1"})
             others.containers.pop()
+            end_by_memory(others, ours)
             wait_until_removed(orphan, 90)
             health = live.health("echo")
             assert (health["generation"], health["state"]) == (generation, "RUNNING")

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -28,6 +29,8 @@ CASES = [
 ]
 FEW = {"import-error", "model-missing", "validate-raises", "eats-memory", "segfaults", "deadlocks"}
 """One of each kind; `--all-candidates` takes all fault fixtures."""
+STRATEGIES = ("overlap", "replace")
+STEPS = ("PROPOSED", "BUILT", "STARTING", "PROVING", "SWITCHED", "SETTLED")
 INTERVAL = 0.02
 """Seconds between calls."""
 
@@ -46,10 +49,10 @@ def live(folder: Path) -> Iterator[LiveOrchestrator]:
 
 
 def write(folder: Path, fixture: str, *, calls: object = None, **manifest: Any) -> None:
-    """The plugin `victim` has this fixture's code and manifest now."""
+    """The plugin in this folder has this fixture's code and manifest now."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(PLUGINS / fixture, folder)
-    fields = {**yaml.safe_load((folder / "plugin.yaml").read_text()), "name": "victim", **manifest}
+    fields = {**yaml.safe_load((folder / "plugin.yaml").read_text()), "name": folder.name, **manifest}
     (folder / "plugin.yaml").write_text(yaml.safe_dump(fields))
     if calls is not None:
         (folder / "samples").mkdir()
@@ -153,45 +156,65 @@ def test_no_bad_candidate_costs_a_call(
     assert len(live.containers()) == 1
 
 
-@pytest.mark.parametrize("strategy", ["overlap", "replace"])
+@pytest.fixture(scope="module")
+def kills(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
+    """Strategy → what comes of a kill at each step. Each strategy has an orchestrator and a plugin of its own, and both
+    are waited for at the same time.
+    """
+
+    def tried(strategy: str) -> None:
+        folder = tmp_path_factory.mktemp("plugins") / f"victim-{strategy}"
+        write(folder, "echo", version="1.0.0")
+        with live_orchestrator([folder.parent]) as live:
+            live.wait_ready(300)
+            for number, step in enumerate(STEPS):
+                _kill_at(step, number, live, folder, strategy)
+
+    with ThreadPoolExecutor(len(STRATEGIES)) as pool:
+        yield {strategy: pool.submit(tried, strategy) for strategy in STRATEGIES}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_kill_at_every_step_leaves_one_release_that_serves(
-    live: LiveOrchestrator, folder: Path, reliability: ReliabilityTable, strategy: str
+    kills: dict[str, Future[None]], reliability: ReliabilityTable, strategy: str
 ) -> None:
     """SIGKILL of the orchestrator when the step is on file: no second container, and the record says which serves."""
-    steps = ["PROPOSED", "BUILT", "STARTING", "PROVING", "SWITCHED", "SETTLED"]
-    right = 0
-    for number, step in enumerate(steps):
-        good(folder, 100 + number + (50 if strategy == "replace" else 0))
-        before = live.health("victim")["version"]
-        answer = live.client.post("/v1/plugins/victim/update", json={"strategy": strategy})
-        assert answer.status_code == 202, answer.text
-        _until_step(live, step, steps)
-        live.kill()
-        live.start()
-        live.wait_until_serving()
-        live.wait_ready(120)
-        found = _settled(live)
-        assert found["id"] == answer.json()["id"]
-        health = live.wait_for("victim", "INITIALIZED", "RUNNING")
-        serves = found["to_release"]["version"] if found["step"] == "SETTLED" else before
-        assert health["version"] == serves, (step, found, health["instances"])
-        assert live.run("victim", "echo", {"text": "a"}).status_code == 200
-        _one_container(live)
-        right += 1
-    reliability.count(f"kill -9 at a step of an update ({strategy}): one release serves", right=right, of=len(steps))
+    kills[strategy].result()
+    steps = len(STEPS)
+    reliability.count(f"kill -9 at a step of an update ({strategy}): one release serves", right=steps, of=steps)
 
 
-def _until_step(live: LiveOrchestrator, step: str, steps: list[str]) -> None:
+def _kill_at(step: str, number: int, live: LiveOrchestrator, folder: Path, strategy: str) -> None:
+    name = folder.name
+    good(folder, number)
+    before = live.health(name)["version"]
+    answer = live.client.post(f"/v1/plugins/{name}/update", json={"strategy": strategy})
+    assert answer.status_code == 202, answer.text
+    _until_step(live, name, step)
+    live.kill()
+    live.start()
+    live.wait_until_serving()
+    live.wait_ready(120)
+    found = _settled(live, name)
+    assert found["id"] == answer.json()["id"]
+    health = live.wait_for(name, "INITIALIZED", "RUNNING")
+    serves = found["to_release"]["version"] if found["step"] == "SETTLED" else before
+    assert health["version"] == serves, (step, found, health["instances"])
+    assert live.run(name, "echo", {"text": "a"}).status_code == 200
+    _one_container(live)
+
+
+def _until_step(live: LiveOrchestrator, name: str, step: str) -> None:
     """Or a later one: a step may take less than a look."""
-    end = time.monotonic() + 60 * PATIENCE
-    while (found := live.client.get("/v1/plugins/victim/updates").json()[0])["step"] not in steps[steps.index(step) :]:
+    end, reached = time.monotonic() + 60 * PATIENCE, STEPS[STEPS.index(step) :]
+    while (found := live.client.get(f"/v1/plugins/{name}/updates").json()[0])["step"] not in reached:
         assert time.monotonic() < end, f"{step} was not reached: {found}"
         time.sleep(0.002)
 
 
-def _settled(live: LiveOrchestrator) -> dict[str, Any]:
+def _settled(live: LiveOrchestrator, name: str) -> dict[str, Any]:
     end = time.monotonic() + 60 * PATIENCE
-    while not (found := live.client.get("/v1/plugins/victim/updates").json()[0])["ended"]:
+    while not (found := live.client.get(f"/v1/plugins/{name}/updates").json()[0])["ended"]:
         assert time.monotonic() < end, f"the update does not end: {found}"
         time.sleep(0.05)
     return dict(found)

@@ -1,6 +1,5 @@
 """The engine is frozen, killed, restarted: runs continue, the API answers from the last known state and catches up."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from support.live import LiveOrchestrator, live_orchestrator
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
 ]
 
 SETTINGS = {"engine_timeout": "2s", "stop_grace": "500ms"}

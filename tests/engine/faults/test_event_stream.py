@@ -1,7 +1,6 @@
 """The engine's event stream cut, or full of nonsense: the orchestrator goes on, and sees the next real event."""
 
 import json
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from support.reliability import ReliabilityTable
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
 ]
 
 MESSAGES = 10_000

@@ -3,20 +3,22 @@ behind, and serves as many as are wanted from one release.
 """
 
 import json
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import httpx
 import pytest
 import yaml
 from engine.faults.conftest import ECHO, nothing_left_but
+from simulated_nvidia.dockerd import OwnDockerd
 from support.engine_proxy import EngineProxy, EngineRequest
 from support.live import LiveOrchestrator, live_orchestrator
 from support.reliability import ReliabilityTable
@@ -24,10 +26,11 @@ from support.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
     pytest.mark.timeout(1800),
 ]
 
+BENCHES = 2
 NAME = "ada"
 CONTENT_LABEL = "plugin-orchestrator.content"
 
@@ -124,25 +127,69 @@ ROWS: dict[str, Row] = {
 """What is cut short, and where → how."""
 
 
-@pytest.fixture(scope="module")
-def live(proxy: EngineProxy, echo_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveOrchestrator]:
-    folder = tmp_path_factory.mktemp("one")
+@dataclass(frozen=True)
+class Bench:
+    """An orchestrator of its own behind a proxy of its own; it has one plugin."""
+
+    live: LiveOrchestrator
+    proxy: EngineProxy
+
+
+@contextmanager
+def _bench(dockerd: OwnDockerd, name: str, echo_image: str, folder: Path) -> Iterator[Bench]:
     (folder / NAME).mkdir()
     manifest = yaml.safe_load((ECHO / "plugin.yaml").read_text())
     (folder / NAME / "plugin.yaml").write_text(yaml.safe_dump(manifest | {"name": NAME, "image": echo_image}))
-    with live_orchestrator([folder], variables=proxy.environment, stop_grace="500ms") as live:
+    with (
+        EngineProxy(dockerd.folder / name, dockerd.socket) as proxy,
+        live_orchestrator([folder], variables=proxy.environment, stop_grace="500ms") as live,
+    ):
         live.wait_ready(60)
-        yield live
+        yield Bench(live, proxy)
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest,
+    on_own_dockerd: OwnDockerd,
+    echo_image: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, Future[None]]]:
+    """Row → what comes of it. Most of a row is a wait for containers: `BENCHES` rows are tried at a time."""
+    names = [
+        item.callspec.params["name"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.getparent(pytest.Module) is request.node
+    ]
+    with ExitStack() as stack, ThreadPoolExecutor(BENCHES) as pool:
+        free: SimpleQueue[Bench] = SimpleQueue()
+        for number in range(BENCHES):
+            folder = tmp_path_factory.mktemp("one")
+            free.put(stack.enter_context(_bench(on_own_dockerd, f"p{number}", echo_image, folder)))
+
+        def tried(row: Row) -> None:
+            bench = free.get()
+            try:
+                _try(row, bench.live, bench.proxy)
+            finally:
+                free.put(bench)
+
+        try:
+            yield {name: pool.submit(tried, ROWS[name]) for name in names}
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_sigkill_during_a_change(
-    name: str, live: LiveOrchestrator, proxy: EngineProxy, reliability: ReliabilityTable
-) -> None:
+def test_sigkill_during_a_change(name: str, outcomes: dict[str, Future[None]], reliability: ReliabilityTable) -> None:
     """Afterwards every container is that of an instance, all are of one release, and there are as many as are wanted,
     or the plugin is parked and its next run starts it.
     """
-    row = ROWS[name]
+    outcomes[name].result()
+    reliability.count("orchestrator SIGKILLed at a step of scale, park, stop or update: one release", right=1, of=1)
+
+
+def _try(row: Row, live: LiveOrchestrator, proxy: EngineProxy) -> None:
     for command in (("start", None), *row.before):
         _post(live, *command, wait=60)
     _until_whole(live)
@@ -163,7 +210,6 @@ def test_sigkill_during_a_change(
     nothing_left_but(live, _until_whole(live)["replicas"]["wanted"])
     # One release serves, also where the orchestrator was killed in the middle of an update.
     assert len({container.labels[CONTENT_LABEL] for container in live.containers()}) == 1
-    reliability.count("orchestrator SIGKILLed at a step of scale, park, stop or update: one release", right=1, of=1)
 
 
 def _cut_short(live: LiveOrchestrator, proxy: EngineProxy, row: Row) -> None:

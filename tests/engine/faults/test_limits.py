@@ -1,6 +1,5 @@
 """An engine that drops limits, as one without the kernel's controllers does: real containers that are not limited."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from support.live import LiveOrchestrator, live_orchestrator
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
 ]
 
 DISCARDED = "Your kernel does not support {} limit capabilities or the cgroup is not mounted. Limitation discarded."

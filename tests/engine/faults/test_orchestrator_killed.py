@@ -1,6 +1,5 @@
 """SIGKILL of the orchestrator at every step of a start or stop, and during runs: the next process finds everything."""
 
-import os
 import signal
 import threading
 import time
@@ -20,7 +19,7 @@ from support.reliability import ReliabilityTable
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
     pytest.mark.timeout(1800),
 ]
 

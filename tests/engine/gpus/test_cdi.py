@@ -1,6 +1,5 @@
 """Docker 26 and a made-up CDI spec: the same grants reach a container where the engine has CDI and no nvidia driver."""
 
-import os
 import platform
 from dataclasses import replace
 
@@ -18,7 +17,7 @@ from orchestrator.gpus.refusals import judge_engine, judge_refusal
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
 ]
 
 A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"

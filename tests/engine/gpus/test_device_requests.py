@@ -1,7 +1,5 @@
 """Real device requests to a real Docker Engine, with a stand-in for NVIDIA's hook on its PATH: which devices arrive."""
 
-import os
-
 import pytest
 from simulated_nvidia.dockerd import own_dockerd
 from simulated_nvidia.host import SimulatedGpu, SimulatedHost, SimulatedMigInstance, SimulatedState
@@ -14,7 +12,7 @@ from orchestrator.gpus.leases import LeaseTable
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
 ]
 
 A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"

@@ -1,6 +1,5 @@
 """An engine whose default runtime is NVIDIA's, and one whose hook refuses it: who gets GPUs, and how."""
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -16,7 +15,7 @@ from orchestrator.gpus.refusals import judge_refusal
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="a Docker Engine of its own needs root"),
+    pytest.mark.own_engine,
 ]
 
 A, B = "GPU-aaaaaaaa-0000-0000-0000-000000000001", "GPU-bbbbbbbb-0000-0000-0000-000000000002"

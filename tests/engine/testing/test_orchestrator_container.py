@@ -13,7 +13,7 @@ from orchestrator.client import AccessDenied, Client, PluginTimeout, PluginUnava
 from orchestrator.loader.expectations import difference
 from orchestrator.loader.samples import read_samples
 from orchestrator.testing import OrchestratorContainer, OrchestratorNotReadyError
-from orchestrator.testing.orchestrator_container import LABEL
+from orchestrator.testing.leftovers import LABEL
 
 OCR = PROJECT / "plugins" / "ocr"
 FIXTURES = PROJECT / "tests" / "fixtures" / "plugins"

@@ -15,6 +15,7 @@ import pytest
 import typer
 import yaml
 from support.pages import FRONT, PROJECT, Block, blocks, inline_code, pages, text_of
+from support.webhook_receiver import SECRET
 
 from orchestrator.app import create_app
 from orchestrator.audit.auditor import audit_folders
@@ -23,9 +24,10 @@ from orchestrator.cli.commands import command_line
 from orchestrator.loader.manifest import Manifest, read_manifest
 from orchestrator.loader.samples import SampleCall
 from orchestrator.settings import Settings
+from orchestrator.webhooks.config import load_webhooks
 
 OURS = ("orchestrator", "plugin_runtime")
-OTHER_PROGRAMS = {"docker", "export", "pip", "uv"}
+OTHER_PROGRAMS = {"chmod", "docker", "export", "openssl", "pip", "uv"}
 """Programs that are not this project's: what follows their names is not checked here."""
 _MINIMAL = {"name": "a-plugin", "version": "1", "description": "A plugin.", "entrypoint": "a.plugin:A"}
 _ADDRESS = "localhost:8000"
@@ -44,10 +46,15 @@ def test_python_parses_and_what_it_imports_exists(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
-def test_yaml_parses_and_a_manifest_is_one(block: Block) -> None:
-    """Whole manifests, and excerpts of one; sample calls."""
+def test_yaml_parses_and_a_manifest_is_one(block: Block, tmp_path: Path) -> None:
+    """Whole manifests, and excerpts of one; sample calls; webhooks."""
     content = yaml.safe_load(block.text)
-    if isinstance(content, list):
+    if isinstance(content, list) and "url" in content[0]:
+        for entry in content:
+            (tmp_path / entry["secret_file"]).write_text(SECRET)
+        (tmp_path / "webhooks.yaml").write_text(block.text)
+        assert len(load_webhooks(tmp_path / "webhooks.yaml")) == len(content)
+    elif isinstance(content, list):
         assert [SampleCall.model_validate(call) for call in content]
     elif set(content) <= set(Manifest.model_fields):
         Manifest.model_validate(_MINIMAL | content)

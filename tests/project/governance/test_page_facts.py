@@ -1,19 +1,27 @@
 """The pages' tables hold what the code holds: routes, statuses, reason codes, manifest fields, commands, exit codes."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from plugin_runtime.tools.refusals import _TYPE_NAMES
+from support.checkout import PROJECT
 from support.pages import text_of
 
 from orchestrator.app import create_app
 from orchestrator.cli import console
 from orchestrator.cli.commands import command_line
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode
+from orchestrator.lifecycle.explanations import EXPLANATIONS
+from orchestrator.lifecycle.explanations.page import page
 from orchestrator.loader.manifest import Limits, Manifest
 from orchestrator.sandbox.call import STATUS
 from orchestrator.settings import Settings
 
 API, OPERATING, PLUGINS = "orchestrator/api/README.md", "orchestrator/cli/README.md", "plugins/README.md"
+CODES = "plugins/reason-codes.md"
+_NEVER_SHOWN = {"exception", "not_kept"}
+"""Of the runtime's refusals: what a tool raises has its own name, and the other is between it and the orchestrator."""
 
 
 def section(page: str, heading: str) -> str:
@@ -38,10 +46,33 @@ def test_every_status_of_a_run_is_in_the_table() -> None:
 
 
 def test_every_reason_code_is_in_the_table_of_its_state() -> None:
-    tables = section(PLUGINS, "Reason codes").split("| FAILED: ")
-    for table, state in zip(tables, (PluginLifecycleState.UNAVAILABLE, PluginLifecycleState.FAILED), strict=True):
-        codes = set(re.findall(r"^\| `([A-Z_]+)` \|", table, re.MULTILINE))
+    for state, what in (
+        (PluginLifecycleState.UNAVAILABLE, "something is missing"),
+        (PluginLifecycleState.FAILED, "something broke"),
+    ):
+        codes = set(re.findall(r"^\| `([A-Z_]+)` \|", section(CODES, f"{state}: {what}"), re.MULTILINE))
         assert codes == {code for code in ReasonCode if code.final_state is state}
+
+
+def test_the_page_of_codes_is_the_one_that_the_table_makes() -> None:
+    """`orchestrator explain --markdown >plugins/reason-codes.md` makes it anew."""
+    assert text_of(CODES) == page()
+
+
+def test_every_error_type_is_explained_and_on_the_page_of_the_api() -> None:
+    """Those that the code names, those that the runtime does, and no other."""
+    named = set(error_types_in_the_code())
+    explained = {name for name, each in EXPLANATIONS.items() if each.kind == "error type"}
+    listed = section(API, "Statuses").split("`error_type` names the error")[1].split("[Reason codes]")[0]
+    assert named <= explained
+    assert set(re.findall(r"`([A-Z][a-z]\w+)`", listed)) - {"Retry"} == explained
+
+
+def error_types_in_the_code() -> Iterator[str]:
+    for path in (PROJECT / "orchestrator").rglob("*.py"):
+        if {"client", "simulation", "node_modules"}.isdisjoint(path.parts):
+            yield from re.findall(r"""error_type=["'](\w+)["']""", path.read_text())
+    yield from (name for kind, name in _TYPE_NAMES.items() if kind not in _NEVER_SHOWN)
 
 
 def test_every_field_of_a_manifest_is_in_the_table() -> None:

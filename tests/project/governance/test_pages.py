@@ -18,7 +18,7 @@ ROOTS = (
 FOR_DEVELOPERS = ("orchestrator/README.md", "tests/README.md", "tests/benchmarks/README.md", "plugin-images/README.md")
 """Pages whose files and folders are those of this project, not those of a reader's plugin or of the state folder."""
 _FILE = re.compile(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|ya?ml|toml|json)|(?:[\w.-]+/)+)`")
-_WRITTEN_BY_A_RUN = {"build/bench.json"}
+_WRITTEN_BY_A_RUN = {"build/bench.json", "build/bench-peers.json"}
 
 
 @pytest.mark.parametrize("page", FOR_DEVELOPERS)

@@ -47,6 +47,8 @@ def test_it_holds_the_page_and_the_dashboard(wheel: Path) -> None:
     assert {path.relative_to(PROJECT).as_posix() for path in assets} <= packed
     assert {
         "orchestrator/telemetry/grafana-dashboard.json",
+        "orchestrator/testing/contract.json",
+        "orchestrator/simulation/worker.py",
         "orchestrator/py.typed",
         "plugin_runtime/py.typed",
     } <= packed

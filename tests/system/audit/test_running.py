@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from support.harness import Harness
+from system.mcp.conftest import connected
 
 from orchestrator.audit.auditor import audit_running
 from orchestrator.audit.findings import Finding, Level
@@ -16,6 +17,7 @@ from orchestrator.audit.live_checks import (
     check_orphans,
     check_plugin,
     check_statuses,
+    check_tools,
 )
 from orchestrator.containers.spec import BindMount, ContainerIsolation, ContainerSpec
 from orchestrator.supervisor.container_policy import LABEL_DEPLOYMENT, InstanceIdentity
@@ -61,6 +63,25 @@ async def test_a_sound_orchestrator_passes(harness, health):
     assert errors(findings) == []
     assert {"statuses", "fields", "state", "agreement", "isolation", "orphans"} <= {each.check for each in findings}
     assert any("MANIFEST_INVALID" in each.sentence for each in findings if each.level is Level.WARNING)
+
+
+async def test_tools_that_mcp_does_not_allow_are_named(harness):
+    """Those of a running plugin, whose names no folder tells: `/mcp` leaves the same out."""
+    plugin, odd = "reader-of-very-long-names-of-tools", "read_" + "on_" * 31
+    harness.add(plugin, tools={"read": lambda: 1, odd: lambda: 1})
+    await harness.open()
+    await harness.settled(plugin)
+    found = [each for each in await audit_running(harness.client, harness.engine, None) if each.check == "tools"]
+    ((level, sentence),) = [(each.level, each.sentence) for each in found]
+    assert level is Level.WARNING and f"MCP clients do not get the tool '{plugin}.{odd[:20]}" in sentence
+    async with connected(harness) as client:
+        assert [tool.name for tool in (await client.list_tools()).tools] == [f"{plugin}.read"]
+
+
+def test_tools_with_names_that_fit_are_no_finding_but_ok():
+    assert [each.level for each in check_tools("reader", [{"name": "read"}])] == [Level.OK]
+    assert [each.level for each in check_tools("reader", None)] == [Level.OK]
+    assert [each.level for each in check_tools("reader", [{"name": "x" * 130}])] == [Level.WARNING]
 
 
 async def test_an_orphaned_container_is_found(harness, health):

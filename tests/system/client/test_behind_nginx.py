@@ -1,6 +1,6 @@
 """A real nginx before the whole orchestrator, with its defaults.
 
-For the tests that wait, its patience is 4 s in place of 60, and all else shorter to match. With `--proxy-patience` the
+For the tests that wait, its patience is 3 s in place of 60, and all else shorter to match. With `--proxy-patience` the
 defaults are waited for, which takes two minutes and a half.
 """
 
@@ -23,8 +23,8 @@ pytestmark = [needs_nginx, pytest.mark.slow]
 
 AT_ONCE = 0.2
 """Seconds after which what was yielded has arrived."""
-SHORT = "proxy_read_timeout 4s; proxy_send_timeout 4s;"
-LONGER = 6
+SHORT = "proxy_read_timeout 3s; proxy_send_timeout 3s;"
+LONGER = 4
 """Seconds, more than that."""
 
 
@@ -82,7 +82,7 @@ def address(harness: Harness) -> str:
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> str:
-    """nginx waits for 4 s, the orchestrator is silent for 0.5 s at most, the client asks for 1 s at most."""
+    """nginx waits for 3 s, the orchestrator is silent for 0.5 s at most, the client asks for 1 s at most."""
     monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.5)
     monkeypatch.setattr(operations, "_MAX_WAIT", 1.0)
     monkeypatch.setattr(operations, "_COMMAND_WAIT", 0.5)

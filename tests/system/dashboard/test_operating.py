@@ -299,7 +299,7 @@ async def test_a_restart_is_confirmed_and_then_carried_out(harness: Harness, loo
 
 
 async def test_a_key_is_required_and_its_role_holds(harness: Harness, look: Look) -> None:
-    """Nothing is shown without one; a viewer's shows everything, and a restart names the role that it needs."""
+    """Nothing is shown without one; a viewer's shows everything, and offers nothing that would be refused."""
     store = KeyStore(harness.settings.state_dir)
     viewer, operator = store.add("eve", Role.VIEWER), store.add("ann", Role.OPERATOR)
     harness.add("kit", tools={"count": count})
@@ -313,12 +313,21 @@ async def test_a_key_is_required_and_its_role_holds(harness: Harness, look: Look
     await dialog.get_by_label("Key").fill(viewer)
     await dialog.get_by_role("button", name="Use this key").click()
     await expect(page.locator(".title .badge")).to_have_text("INITIALIZED")
-    await page.get_by_role("button", name="Restart", exact=True).click()
-    await page.get_by_role("dialog", name="Restart kit?").get_by_role("button", name="Restart").click()
-    await expect(page.locator(".notice").first).to_contain_text("needs the right to operate")
+    why = "The key “eve” may look, and not operate plugins."
+    for command in ("Update", "Restart", "Park", "Stop"):
+        await expect(page.get_by_role("button", name=command, exact=True)).to_be_disabled()
+        await expect(page.get_by_role("button", name=command, exact=True)).to_have_accessible_description(why)
+    await expect(page.get_by_text(why)).to_be_visible()
+    await expect(page.get_by_label("Instances", exact=True)).to_be_disabled()
+    await page.get_by_role("link", name="Tools").click()
+    run = page.get_by_role("button", name="Run", exact=True)
+    await expect(run).to_be_disabled()
+    await expect(run).to_have_accessible_description("The key “eve” may look, and not run tools.")
     await page.get_by_role("button", name="API key").click()
     await dialog.get_by_label("Key").fill(operator)
     await page.keyboard.press("Enter")
+    await expect(run).to_be_enabled()
+    await expect(page.get_by_text(why)).to_be_hidden()
     await page.get_by_role("button", name="Restart", exact=True).click()
     await page.get_by_role("dialog", name="Restart kit?").get_by_role("button", name="Restart").click()
     await expect(page.locator(".meta")).to_contain_text("instance 2")

@@ -35,6 +35,7 @@ def update(step: str, upto: int = 0, **rest: Any) -> dict[str, Any]:
         "to_release": {"id": "b", "version": "1.3.0"} if len(reached) > 1 else None,
         "replicas": 1,
         "replicas_updated": int("SWITCHED" in reached),
+        "switch_times": ["2026-03-01T12:00:04Z"] * ("SWITCHED" in reached),
         "candidate": None,
         "draining": None,
         "proof": "3 calls of samples/calls.yaml passed." if "SWITCHED" in reached else None,
@@ -76,6 +77,9 @@ class Updates:
         if request.method == "POST":
             self.listed.insert(0, self.begins)
         body: Any = self.begins if request.method == "POST" else self.listed
+        if request.url.endswith("/releases"):
+            served = [each for each in self.listed if each["step"] == "SETTLED"]
+            body = {"current": {"id": "b", "version": "1.3.0"}, "revert": served[0]["from_release"] if served else None}
         await route.fulfill(status=202 if request.method == "POST" else 200, json=body)
 
 
@@ -91,7 +95,7 @@ async def kit(harness: Harness, look: Look, updates: Updates) -> Page:
     await harness.open()
     await harness.settled("kit")
     page = await look("/", allowed=("409",))
-    await page.route(re.compile("/v1/plugins/kit/(update|revert|updates)$"), updates.answer)
+    await page.route(re.compile("/v1/plugins/kit/(update|revert|updates|releases)$"), updates.answer)
     await page.goto(f"{harness.client.base_url}#/plugins/kit")
     await expect(page.get_by_role("heading", level=1, name="kit")).to_be_visible()
     return page
@@ -124,10 +128,19 @@ async def test_an_update_is_followed_step_by_step_to_its_end(kit: Page, updates:
     )
     assert await faults(kit) == []
     await expect(kit.get_by_role("button", name="Revert")).to_be_hidden()
+    for command in ("Update", "Restart", "Park"):
+        await expect(kit.get_by_role("button", name=command, exact=True)).to_be_disabled()
+        await expect(kit.get_by_role("button", name=command, exact=True)).to_have_accessible_description(
+            "The update 4f2a7c is under way. Wait for its end; Stop ends it too."
+        )
+    await expect(kit.get_by_label("Instances", exact=True)).to_be_disabled()
+    await expect(kit.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
     updates.listed[0] = update("SETTLED")
     await expect(panel.get_by_role("heading")).to_have_text("Last update to 1.3.0")
     await expect(panel.get_by_role("status")).to_have_text("It is 1.3.0 now. 3 calls of samples/calls.yaml passed.")
     await expect(kit.get_by_role("button", name="Revert")).to_be_visible()
+    await expect(kit.get_by_role("button", name="Restart", exact=True)).to_be_enabled()
+    await expect(kit.get_by_text("is under way. Wait for its end")).to_be_hidden()
     updates.begins = update("PROPOSED", id="9c", kind="revert")
     await press(kit, "Revert")
     await expect(panel.get_by_role("status")).to_have_text("PROPOSED: its former image is looked up.")
@@ -135,9 +148,10 @@ async def test_an_update_is_followed_step_by_step_to_its_end(kit: Page, updates:
 
 
 async def test_a_rejection_has_its_reason_and_the_post_mortem(kit: Page, updates: Updates) -> None:
-    await press(kit, "Update")
-    updates.listed[:] = [REJECTED, update("SETTLED", id="9c")]
     panel = kit.get_by_role("region", name="Update of kit")
+    await press(kit, "Update")
+    await expect(panel.get_by_role("heading")).to_have_text("Update")
+    updates.listed[:] = [REJECTED, update("SETTLED", id="9c")]
     await expect(panel.get_by_role("status")).to_have_text(
         f"Rejected: the plugin stays what it was (1.2.0). INVALID_OUTPUT: {WHY}"
     )
@@ -230,3 +244,21 @@ async def test_a_plugin_is_updated_and_brought_back(harness: Harness, look: Look
     await page.goto(f"{harness.client.base_url}#/plugins/kit")
     await panel.get_by_text("Earlier ones").click()
     await expect(panel.locator("details").last).to_contain_text("REVERTED")
+
+
+async def test_what_a_restart_has_replaced_can_be_gone_back_to(harness: Harness, look: Look) -> None:
+    """There was no update: the releases on file say so."""
+    harness.add("kit", tools={"count": count}, description="Counts.")
+    await harness.open()
+    await harness.settled("kit")
+    page = await look("/plugins/kit")
+    await expect(page.get_by_role("button", name="Update", exact=True)).to_be_visible()
+    await expect(page.get_by_role("button", name="Revert")).to_be_hidden()
+    harness.write("kit", image="harness/kit", version="2.0.0", description="Counts.")
+    await press(page, "Restart")
+    await expect(page.locator(".meta")).to_contain_text("v2.0.0")
+    await press(page, "Revert")
+    await expect(page.get_by_role("region", name="Update of kit").get_by_role("heading")).to_have_text(
+        "Last revert to 1.0.0"
+    )
+    await expect(page.locator(".meta")).to_contain_text("v1.0.0")

@@ -49,7 +49,7 @@ async def test_a_list_has_every_step_oldest_first(harness: Harness) -> None:
     assert [e["id"] for e in events] == [1, 2, 3]
     assert events[-1]["reason_code"] == "STOPPED" and events[-1]["reason"]
     assert set(events[0]) == {
-        "id", "time", "plugin", "generation", "previous", "state", "reason_code", "reason",
+        "id", "time", "plugin", "generation", "previous", "state", "reason_code", "reason", "caller",
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from support.reliability import ReliabilityTable
 from orchestrator.gpus import GpuDevice
 from orchestrator.gpus.inventory import FaultKind, GpuFault
 from orchestrator.supervisor import gpu_planner, parking
+from orchestrator.tools.tool_runner import ToolRunner
 
 RUN = "/v1/plugins/{}/tools/run/run"
 
@@ -215,7 +216,7 @@ async def test_a_stop_of_one_that_waits(harness: Harness) -> None:
 async def test_one_that_nobody_waits_for_any_more_waits_no_longer(harness: Harness) -> None:
     """Its callers went away: it is parked again, and nobody for it."""
     gate, running, wanting = await first_busy_and_second_waiting(harness)
-    supervisor(harness, "second").asked = False  # the start was only to have it waiting
+    supervisor(harness, "second").demand.asked = False  # the start was only to have it waiting
     wanting.cancel()
     health = await harness.until("second", lambda health: health["reason_code"] is not None)
     assert health["reason_code"] == "PARKED"
@@ -303,6 +304,55 @@ async def test_what_is_kept_is_there_without_being_called(harness: Harness) -> N
     add(harness, "kept", idle={"keep": True})
     await harness.shut(containers_stay=True)
     await harness.open()
+    await harness.until("kept", lambda health: health["state"] == "INITIALIZED", timeout=30)
+    assert (await harness.health("first"))["reason_code"] == "PARKED"
+
+
+async def test_an_update_parks_an_idle_plugin_and_leaves_no_gap(harness: Harness) -> None:
+    """`auto` counts on it; where all others are busy, the plugin's own instance makes room."""
+    on(harness, device(0), device(1))
+    gate = Gate()
+    gate.open.set()
+    add(harness, "reader")
+    add(harness, "other", tool=gate.run)
+    await opened(harness, "reader", "other")
+    await asyncio.sleep(0.2)  # its residence is over
+    harness.write("reader", version="2.0.0", image="harness/reader", requires_gpu=True)
+    found = await post(harness, "reader", "update", params={"wait": 15})
+    assert (found["step"], found["strategy"]) == ("SETTLED", "overlap"), found
+    assert found["strategy_reason"] == "other is idle, and parked for a second instance"
+    assert (await harness.health("other"))["reason_code"] == "PARKED"
+    gate.open.clear()
+    busy = asyncio.create_task(run(harness, "other"))
+    await harness.until("other", lambda health: health["in_flight"] == 1)
+    harness.write("reader", version="3.0.0", image="harness/reader", requires_gpu=True)
+    found = await post(harness, "reader", "update", params={"wait": 15})
+    assert (found["step"], found["strategy"]) == ("SETTLED", "replace"), found
+    gate.open.set()
+    assert (await busy).status_code == 200
+
+
+async def test_nobody_is_parked_before_the_runs_of_an_earlier_orchestrator_are_counted(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adopted plugin looks idle until then, and may execute a run all the same."""
+    on(harness, device(0))
+    add(harness, "first")
+    await opened(harness, "first")
+    add(harness, "kept", idle={"keep": True})
+    await harness.shut(containers_stay=True)
+    resume, before = ToolRunner.resume, ""
+
+    async def late(*arguments: Any) -> None:
+        nonlocal before
+        await asyncio.sleep(0.5)  # the GPUs are planned several times
+        (instance,) = supervisor(harness, "first").record.instances
+        before = f"{instance.role}, {instance.reason_code}"
+        await resume(*arguments)
+
+    monkeypatch.setattr(ToolRunner, "resume", late)
+    await harness.open()
+    assert before == "serving, None"
     await harness.until("kept", lambda health: health["state"] == "INITIALIZED", timeout=30)
     assert (await harness.health("first"))["reason_code"] == "PARKED"
 

@@ -6,10 +6,30 @@ from contextlib import asynccontextmanager
 
 import pytest
 from mcp.types import ToolListChangedNotification
+from starlette.types import Message, Receive, Scope, Send
 from support.harness import Harness, eventually
 from system.mcp.conftest import connected
 
+from orchestrator.mcp.http import HttpServer
+
 pytestmark = pytest.mark.slow
+
+
+@asynccontextmanager
+async def noted_streams() -> AsyncIterator[asyncio.Event]:
+    """Set once the stream of an older client is open: its answer has begun."""
+    opened, serve = asyncio.Event(), HttpServer._stream
+
+    async def noting(server: HttpServer, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            await send(message)
+            opened.set()
+
+        await serve(server, scope, receive, sending)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HttpServer, "_stream", noting)
+        yield opened
 
 
 @asynccontextmanager
@@ -23,10 +43,15 @@ async def told(harness: Harness, kind: str) -> AsyncIterator[asyncio.Queue[str]]
 
     # A current client hands what comes on its stream to its handler too.
     handler = {"message_handler": message} if kind.endswith("older") else {}
-    async with connected(harness, kind, **handler) as client:
+    async with noted_streams() as opened, connected(harness, kind, **handler) as client:
         assert (await client.list_tools()).tools
         if kind.endswith("older"):
-            await asyncio.sleep(0.3)  # until its stream is open, which nothing shows
+            if kind.startswith("http"):
+                await asyncio.wait_for(opened.wait(), 10)
+            else:
+                assert harness.app is not None
+                feed = harness.app.state.context.feed
+                await eventually(lambda: feed.readers > 0, "its process follows the events")
             yield changes
             return
         async with client.listen(tools_list_changed=True) as events:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 CLIENTS, SECONDS = 50, 5.0
 PLUGINS = ("one", "two", "three")
-EXPECTED = {"PluginUnavailable", "QueueFull"}
+EXPECTED = {"InstanceEnded", "PluginUnavailable", "QueueFull"}
 """What a call may be answered while its plugin is replaced."""
 
 

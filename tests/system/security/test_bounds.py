@@ -151,7 +151,8 @@ async def test_pipelined_requests_are_bounded(harness: Harness) -> None:
         received = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000)
     assert received.count(b"HTTP/1.1 200") <= http_protocol.MAX_PIPELINED + 1
     async with connection(harness) as streams:
-        received = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
+        last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        received = await answer(streams, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 9 + last)
     assert received.count(b"HTTP/1.1 200") == 10
 
 
@@ -223,7 +224,8 @@ async def test_idle_connections_make_room_for_new_ones(tmp_path: Path, monkeypat
         try:
             for _ in range(5):
                 async with connection(harness) as streams:
-                    received = await answer(streams, b"GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    request = b"GET /v1/plugins HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                    received = await answer(streams, request)
                 assert received.startswith(b"HTTP/1.1 200")
             closed = sum(is_closed(peer) for peer in silent)
             assert closed >= 180
@@ -315,6 +317,34 @@ async def test_no_bytes_break_the_server(sent: bytes) -> None:
     protocol.data_received(sent)
     protocol.connection_lost(None)
     await asyncio.gather(*protocol.tasks)
+
+
+async def test_a_long_answer_before_the_end_of_the_request_may_be_read_for_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller is cut off when it has read none of it for as long as it may send on, and not while it reads."""
+    monkeypatch.setattr(http_protocol, "LINGER_SECONDS", 0.4)
+    whole = 24_000_000  # more than both kernels hold
+
+    async def long(scope: object, receive: object, send: Callable[[dict[str, object]], Awaitable[None]]) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(whole)})
+
+    loop, config = asyncio.get_running_loop(), uvicorn.Config(long, lifespan="off", log_config=None)
+    server = await loop.create_server(lambda: BoundedProtocol(config, ServerState(), {}), "127.0.0.1", 0)
+    async with server:
+        with socket.socket() as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+            caller.setblocking(False)
+            await loop.sock_connect(caller, server.sockets[0].getsockname())
+            await loop.sock_sendall(caller, b"POST / HTTP/1.0\r\nContent-Length: 30000000\r\n\r\nx")
+            received, began = 0, loop.time()
+            async with asyncio.timeout(30):
+                while data := await loop.sock_recv(caller, 200_000):
+                    received += len(data)
+                    await asyncio.sleep(0.01)
+    assert received > whole
+    assert loop.time() - began > 2 * http_protocol.LINGER_SECONDS
 
 
 async def test_a_short_body_that_trickles_is_refused() -> None:

@@ -27,6 +27,7 @@ RIGHTS = {
     "GET /openapi.json": NONE,
     "GET /readyz": NONE,
     "GET /metrics": READ,
+    "GET /v1/caller": READ,
     "GET /v1/events": READ,
     "GET /v1/gpus": READ,
     "POST /v1/gpus/{uuid}/release": OPERATE,
@@ -36,6 +37,7 @@ RIGHTS = {
     "GET /v1/plugins/{name}/logs": READ,
     "POST /v1/plugins/{name}/park": OPERATE,
     "GET /v1/plugins/{name}/post-mortem": READ,
+    "GET /v1/plugins/{name}/releases": READ,
     "POST /v1/plugins/{name}/restart": OPERATE,
     "POST /v1/plugins/{name}/revert": OPERATE,
     "POST /v1/plugins/{name}/scale": OPERATE,
@@ -50,6 +52,10 @@ RIGHTS = {
     "GET /v1/runs/{run_id}": READ,
     "GET /v1/runs/{run_id}/files/{name}": READ,
     "GET /v1/runs/{run_id}/result": READ,
+    "GET /v1/webhooks": OPERATE,
+    "GET /v1/webhooks/{webhook}/deliveries": OPERATE,
+    "POST /v1/webhooks/{webhook}/deliveries/{delivery_id}/repeat": OPERATE,
+    "POST /v1/webhooks/{webhook}/test": OPERATE,
 }
 """Every route of the orchestrator, and what it needs; None: no key. A new route needs a row."""
 GRANTS = {
@@ -59,7 +65,8 @@ GRANTS = {
     "all": ALL_RIGHTS,
 }
 HIDDEN, SEEN = "zebra", "det-a"
-VALUES = {"name": SEEN, "tool": "read", "run_id": "0" * 32, "uuid": "GPU-none"}
+VALUES = {"name": SEEN, "tool": "read", "run_id": "0" * 32, "uuid": "GPU-none", "webhook": "pager",
+          "delivery_id": "dlv_none"}  # fmt: skip
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -231,3 +238,17 @@ async def test_a_caller_sees_its_own_runs(harness: Harness) -> None:
                 assert (answer.status_code == 200) is (caller in own), (name, path)
     assert (await client.delete(f"/v1/runs/{runs['ann']}", headers=bearer(texts["bob"]))).status_code == 404
     assert (await client.delete(f"/v1/runs/{runs['ann']}", headers=bearer(texts["ann"]))).status_code == 200
+
+
+async def test_a_caller_is_told_who_it_is(harness: Harness) -> None:
+    """By its key: what it may, on which plugins. Without keys everybody may everything."""
+    await harness.open()
+    answer = await harness.client.get("/v1/caller")
+    assert answer.json() == {"name": None, "may": ["read", "run", "operate"], "plugins": ["*"]}
+    await harness.shut()
+    grant = Grant(frozenset({RUN}), plugins=("det-*",))
+    key = KeyStore(harness.settings.state_dir).add("ci", grant)
+    await harness.open()
+    assert (await harness.client.get("/v1/caller")).status_code == 401
+    answer = await harness.client.get("/v1/caller", headers=bearer(key))
+    assert answer.json() == {"name": "ci", "may": ["read", "run"], "plugins": ["det-*"]}

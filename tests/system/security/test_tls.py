@@ -111,6 +111,11 @@ async def test_a_certificate_is_renewed_while_callers_call(tmp_path: Path) -> No
             )
             for arguments in (healthy, [*command, "plugins", "--json"])
         )
+        untrusted = subprocess.run(
+            [*command, "plugins"], env=variables, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert untrusted.returncode == 3 and f"The certificate of {address} is not trusted (self" in untrusted.stderr
+        assert "SSL_CERT_FILE" in untrusted.stderr and "orchestrator serve" not in untrusted.stderr
         assert checked.returncode == 0
         assert (listed.returncode, listed.stdout.strip()) == (0, "[]"), listed.stderr
     finally:

@@ -32,7 +32,7 @@ class Followed:
 
 
 @asynccontextmanager
-async def following(harness: Harness, name: str, tail: int = 100, **query: int) -> AsyncIterator[Followed]:
+async def following(harness: Harness, name: str, tail: int = 100, **query: int | str) -> AsyncIterator[Followed]:
     followed = Followed()
 
     async def read() -> None:
@@ -155,7 +155,7 @@ async def test_a_stream_of_the_engine_that_breaks_off_loses_nothing(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, breaks: int
 ) -> None:
     """And repeats nothing."""
-    monkeypatch.setattr("orchestrator.supervisor.log_follower._REOPEN_PAUSE", 0.05)
+    monkeypatch.setattr("orchestrator.supervisor.logs._REOPEN_PAUSE", 0.05)
     harness.add("reader")
     await harness.open()
     await harness.settled("reader")
@@ -191,7 +191,7 @@ async def test_a_container_that_cannot_be_stopped_does_not_hold_it_up(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may print for ever; the next instance's lines follow all the same."""
-    monkeypatch.setattr("orchestrator.supervisor.log_follower._LEFT_BEHIND", 0.05)
+    monkeypatch.setattr("orchestrator.supervisor.logs._LEFT_BEHIND", 0.05)
     harness.add("reader", ignore_sigterm=True)
     await harness.open()
     await harness.settled("reader")
@@ -269,3 +269,42 @@ async def test_one_of_several_is_followed_to_its_end(harness: Harness) -> None:
         assert len(log.shown) == 2
     answer = await harness.client.get("/v1/plugins/reader/logs", params={"follow": "true", "generation": 7})
     assert (answer.status_code, answer.json()["error_type"]) == (404, "NoInstance")
+
+
+async def test_all_instances_are_followed_at_once(harness: Harness) -> None:
+    """Each line says of which it is; what begins and ends meanwhile is a note."""
+    harness.add("reader", replicas=2)
+    await harness.open()
+    health = await harness.until("reader", lambda health: health["replicas"]["ready"] == 2)
+    handles = {each["generation"]: log_of(harness, each["container"]["name"]) for each in health["instances"]}
+    handles[1]("one")
+    async with following(harness, "reader", generation="all") as log:
+        await log.until(lambda: log.shown == ["[1] one"])
+        handles[2]("two")
+        await log.until(lambda: log.shown[-1] == "[2] two")
+        handles[1]("--- three")
+        await log.until(lambda: log.shown[-1] == "[1] --- three")
+        await harness.client.post("/v1/plugins/reader/scale", json={"replicas": 3}, params={"wait": 5})
+        health = await harness.health("reader")
+        log_of(harness, health["instances"][-1]["container"]["name"])("four")
+        await log.until(lambda: log.shown[-1] == "[3] four")
+        assert log.shown[-2] == "--- instance 3 ---"
+        whole = (await harness.client.get("/v1/plugins/reader/logs", params={"generation": "all"})).text
+        assert [line.partition(" ")[2] for line in whole.splitlines()] == [
+            "[1] one",
+            "[2] two",
+            "[1] --- three",
+            "[3] four",
+        ]
+        await harness.client.post("/v1/plugins/reader/stop")
+        await log.until(lambda: sum(" ended: STOPPED: " in line for line in log.shown) == 3)
+    last = (await harness.client.get("/v1/plugins/reader/logs", params={"generation": "all", "tail": 1})).text
+    assert last.endswith(" [3] four\n") and last.count("\n") == 1
+    answer = await harness.client.get("/v1/plugins/reader/logs", params={"generation": "some"})
+    assert answer.status_code == 422
+
+
+def log_of(harness: Harness, container: str) -> Callable[[str], None]:
+    """Prints a line in this container."""
+    found = (each for each in harness.engine._containers.values() if each.status.name.startswith(container))
+    return next(found)._handle.log

@@ -37,12 +37,14 @@ def slow() -> Any:
     return asyncio.sleep(30)
 
 
+SOON = {"update": {"observe": "50ms"}}
+"""Of a manifest: how long an instance must stay well after its calls."""
 TOOLS: dict[str, Callable[..., Any]] = {"double": double, "measure": measure, "fails": fails, "slow": slow}
 
 
 async def opened(harness: Harness, calls: str = "", *, tools: dict[str, Callable[..., Any]] | None = None) -> Instance:
     files = {"samples/page.png": b"PNG.......", "samples/calls.yaml": calls.encode()}
-    harness.add("reader", tools=tools or TOOLS, files=files if calls else {}, failure_policy="tolerant")
+    harness.add("reader", tools=tools or TOOLS, files=files if calls else {}, failure_policy="tolerant", **SOON)
     await harness.open()
     await harness.until_state("reader", "INITIALIZED")
     return instance_of(harness, "reader")
@@ -101,7 +103,7 @@ async def test_without_sample_calls_the_start_is_the_proof(harness: Harness) -> 
 async def test_calls_that_need_a_gpu_are_left_out_where_there_is_none(harness: Harness) -> None:
     instance = await opened(harness, "- {tool: fails, needs: gpu}\n- {tool: double, arguments: {number: 1}}")
     proof = await proof_of(harness, instance)
-    assert proof == Proof(None, "1 calls of samples/calls.yaml passed; 1 were left out, since they need a GPU.")
+    assert proof == Proof(None, "1 call of samples/calls.yaml passed; 1 was left out, since it needs a GPU.")
     instance.grant = Grant("x", "reader", ())
     proof = await proof_of(harness, instance)
     assert proof.verdict is not None
@@ -232,7 +234,7 @@ async def test_a_file_that_vanishes_meanwhile_is_no_defect(harness: Harness) -> 
 @pytest.mark.slow
 async def test_files_are_judged_by_kind_and_size(harness: Harness) -> None:
     """By the real runtime. Nothing of them is stored."""
-    await open_with_giver(harness)
+    await open_with_giver(harness, **SOON)
     instance = instance_of(harness, "giver")
     folder = harness.plugins / "giver"
     (folder / "samples").mkdir()

@@ -83,6 +83,7 @@ async def test_all_come_up_and_share_the_runs(harness: Harness) -> None:
     runs = [asyncio.create_task(harness.run("reader", "read")) for _ in range(4)]
     busy = await harness.until("reader", lambda health: health["in_flight"] == 3 and health["queued"] == 1)
     assert [instance["in_flight"] for instance in busy["instances"]] == [1, 1, 1]
+    await eventually(lambda: gate.inside == 3, "three that execute at once")
     gate.open.set()
     assert [answer.status_code for answer in await asyncio.gather(*runs)] == [200] * 4
     assert gate.peak == 3

@@ -18,6 +18,7 @@ from support.slow_builds import SlowBuilds
 
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.plugin_loader import DiscoveredPlugin, PluginLoader
+from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 
 FIXTURES = PROJECT / "tests" / "fixtures"
 EXPECTATIONS = yaml.safe_load((FIXTURES / "expectations.yaml").read_text())
@@ -311,10 +312,17 @@ async def test_a_stop_wins_over_a_restart_whose_files_are_still_read(
         return reload(loader, plugin)
 
     monkeypatch.setattr(PluginLoader, "reload", slowly)
+    stop, stops = PluginSupervisor.stop, asyncio.Event()
+
+    async def noted(supervisor: PluginSupervisor, **options: Any) -> None:
+        stops.set()
+        await stop(supervisor, **options)
+
+    monkeypatch.setattr(PluginSupervisor, "stop", noted)
     restarting = asyncio.create_task(restart(harness, wait=30))
     await eventually(reading.is_set, "a restart that reads the files")
     stopping = asyncio.create_task(harness.client.post("/v1/plugins/reader/stop"))
-    await asyncio.sleep(0.05)
+    await stops.wait()
     read_on.set()
     assert (await stopping).status_code == 200
     answer = await restarting

@@ -11,7 +11,10 @@ from support.versions import Versions, gone_at
 
 from orchestrator.containers.spec import ContainerStatus
 from orchestrator.errors import EngineUnreachableError
-from orchestrator.supervisor.releases import PluginReleases, ReleaseStore, ReleaseStoreError
+from orchestrator.lifecycle import ReasonCode
+from orchestrator.supervisor.instance_set import InstanceSet
+from orchestrator.supervisor.release_store import ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.releases import PluginReleases
 
 CALLS = b"- tool: read\n  arguments: {}\n  expect: {equals: v2}\n"
 
@@ -149,8 +152,7 @@ async def test_an_instance_has_no_more_runs_than_its_own_manifest_allows(harness
     assert (found["step"], found["reason_code"]) == ("SETTLED", "INVALID_OUTPUT")
     await plugin.whole()
     runs = [asyncio.create_task(harness.run("reader", "read")) for _ in range(8)]
-    health = await harness.until("reader", lambda health: health["in_flight"] + health["queued"] == 8)
-    await asyncio.sleep(0.1)
+    await harness.until("reader", lambda health: (health["in_flight"], health["queued"]) == (5, 3))
     health = await harness.health("reader")
     assert {each["version"]: each["in_flight"] for each in health["instances"]} == {"1.0.0": 1, "2.0.0": 4}
     gate.set()
@@ -226,3 +228,72 @@ async def test_a_run_that_is_handed_over_outlives_the_drain(harness: Harness) ->
     assert (answer.status_code, answer.json()["result"]) == (200, "v1")
     await plugin.until_step("SETTLED")
     assert (await plugin.whole())["version"] == "2.0.0"
+
+
+@pytest.mark.parametrize("strategy", ["overlap", "replace"])
+@pytest.mark.parametrize("effect", ["hold", "begin_one", "proven", "switch", "drain", "end_one", "forget", "expect"])
+async def test_a_defect_ends_the_update_and_costs_no_instance(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, effect: str, strategy: str
+) -> None:
+    """Of the orchestrator, in whatever the rollout does: the plugin serves on, and the next update is as any."""
+    plugin = await Versions(harness, replicas=2).serve()
+    plugin.write(2, calls=CALLS)
+    right, met = getattr(InstanceSet, effect), False
+
+    def broken(*arguments: Any) -> None:
+        nonlocal met
+        if not met:
+            met = True
+            raise ZeroDivisionError
+        right(*arguments)
+
+    monkeypatch.setattr(InstanceSet, effect, broken)
+    found = await plugin.update(strategy=strategy)
+    assert met == (effect != "drain" or strategy == "replace")
+    if met and effect != "expect":  # which comes once it has settled
+        assert (found["step"] in {"REJECTED", "SETTLED"}, found["reason_code"]) == (True, "INIT_ERROR")
+        assert "a defect in the orchestrator; its log has the details. Report it, then update again." in found["reason"]
+    health = await plugin.whole()
+    assert (health["candidate"], health["degraded"], len(health["instances"])) == (None, False, 2)
+    assert await plugin.read() in {"v1", "v2"}
+    assert len(await harness.containers("reader")) == 2
+    again = await plugin.update(strategy=strategy)
+    assert (again["step"], again["reason_code"]) == ("SETTLED", None)
+    health = await plugin.whole()
+    assert [each["version"] for each in health["instances"]] == ["2.0.0"] * 2
+
+
+async def test_a_generation_that_is_taken_meanwhile(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The candidate is the one that is on file, whatever begins while that is written."""
+    plugin = await Versions(harness).serve()
+    plugin.write(2, calls=CALLS)
+    write, taken = ReleaseStore.write, 0
+
+    def write_slowly(store: ReleaseStore, name: str, state: PluginReleases) -> None:
+        nonlocal taken
+        if state.update is not None and state.update.candidates and not taken:
+            taken = harness.registry.renew(name, keep=[1])
+            harness.registry.mark_ended(name, taken, ReasonCode.STOPPED, "It was begun, and ended.")
+        write(store, name, state)
+
+    monkeypatch.setattr(ReleaseStore, "write", write_slowly)
+    found = await plugin.update()
+    assert (found["step"], found["reason"], taken) == ("SETTLED", None, 3)
+    health = await plugin.whole()
+    assert [(each["generation"], each["version"]) for each in health["instances"]] == [(2, "2.0.0")]
+
+
+@pytest.mark.parametrize("command", ["update", "start", "restart"])
+async def test_a_command_that_looks_for_a_new_folder_says_that_there_is_none(harness: Harness, command: str) -> None:
+    """The others say nothing of folders: they do not look."""
+    plugin = await Versions(harness).serve()
+    sentence = "No plugin named 'other'{}. GET /v1/plugins lists all plugins."
+    answer = await harness.client.post(f"/v1/plugins/other/{command}")
+    assert answer.status_code == 404
+    assert answer.json()["error"] == sentence.format(", and no folder of that name among the plugins' folders")
+    answer = await harness.client.post("/v1/plugins/other/stop")
+    assert answer.json()["error"] == sentence.format("")
+    harness.write("other", image="harness/reader:1")
+    answer = await harness.client.post(f"/v1/plugins/other/{command}", params={"wait": 10})
+    assert answer.status_code == 200
+    assert await plugin.read() == "v1"

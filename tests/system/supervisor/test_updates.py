@@ -11,8 +11,9 @@ from support.harness import Harness
 from support.scripted_runtime import ScriptedRuntime
 from support.versions import Versions, gone_at
 
-from orchestrator.supervisor import updater
-from orchestrator.supervisor.releases import PluginReleases, ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor import rollout_driver
+from orchestrator.supervisor.release_store import ReleaseStore, ReleaseStoreError
+from orchestrator.supervisor.releases import PluginReleases
 
 CALLS = b"- tool: read\n  arguments: {}\n  expect: {equals: v2}\n"
 
@@ -34,7 +35,7 @@ async def test_an_update_loses_no_call(harness: Harness, replicas: int) -> None:
     async with plugin.callers() as answers:
         found = await plugin.update()
     assert (found["step"], found["strategy"], found["replicas_updated"]) == ("SETTLED", "overlap", replicas)
-    assert found["proof"] == "1 calls of samples/calls.yaml passed."
+    assert found["proof"] == "1 call of samples/calls.yaml passed."
     assert list(found["step_times"]) == ["PROPOSED", "BUILT", "STARTING", "PROVING", "SWITCHED", "SETTLED"]
     texts = results(answers)
     assert texts[0] == "v1"
@@ -85,7 +86,8 @@ async def test_a_run_that_outlasts_the_drain_is_ended(harness: Harness) -> None:
     found = await plugin.update()
     assert found["step"] == "SETTLED"
     answer = await slow
-    assert (answer.status_code, answer.json()["reason_code"]) == (503, "STOPPED")
+    envelope = answer.json()
+    assert (answer.status_code, envelope["error_type"], envelope["reason_code"]) == (503, "InstanceEnded", "STOPPED")
     assert f"The update {found['id']} replaced it by 2.0.0" in answer.json()["error"]
 
 
@@ -157,6 +159,7 @@ async def test_a_candidate_that_fails_is_rejected(
         found = await plugin.update(strategy=strategy)
         assert (found["step"], found["reason_code"]) == ("REJECTED", code), found
         assert text in found["reason"]
+        assert "restart" not in found["reason"]
         health = await plugin.whole()
     assert (health["state"], health["version"], health["reason_code"]) == ("RUNNING", "1.0.0", None)
     assert set(results(answers)) == {"v1"}
@@ -262,8 +265,10 @@ async def test_a_revert_goes_back_and_stays_there(harness: Harness) -> None:
     plugin = await Versions(harness).serve()
     answer = await plugin.post("revert")
     assert (answer.status_code, answer.json()["error_type"]) == (409, "NothingToRevert")
+    assert [each and each["version"] for each in (await plugin.releases()).values()] == ["1.0.0", None]
     plugin.write(2)
     await plugin.update()
+    assert [each and each["version"] for each in (await plugin.releases()).values()] == ["2.0.0", "1.0.0"]
     async with plugin.callers() as answers:
         found = (await plugin.post("revert", params={"wait": 10})).json()
     assert (found["kind"], found["step"], found["to_release"]["version"]) == ("revert", "SETTLED", "1.0.0")
@@ -383,7 +388,7 @@ async def test_a_rejected_release_is_not_begun_by_the_next_orchestrator(harness:
 
 async def test_an_update_waits_for_a_disk_that_is_full(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing takes effect that is not on file; a command that cannot be written is refused."""
-    monkeypatch.setattr(updater, "_WRITE_AGAIN", 0.05)
+    monkeypatch.setattr(rollout_driver, "_WRITE_AGAIN", 0.05)
     plugin = await Versions(harness).serve()
     plugin.write(2).start = [(0.3, {"phase": "ready"})]
     full, write = False, ReleaseStore.write

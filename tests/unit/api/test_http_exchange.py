@@ -146,7 +146,8 @@ async def test_a_short_body_that_comes_with_its_head_is_in_the_scope() -> None:
     await answered(app, head + b"abcd")
     protocol, _ = served(app)
     protocol.data_received(head + b"ab")
-    await asyncio.sleep(0.01)
+    while len(found) < 2:
+        await asyncio.sleep(0)
     protocol.data_received(b"cd")
     await asyncio.gather(*protocol.tasks)
     assert found == [[b"abcd"], b"ab", b"cd"]

@@ -11,19 +11,14 @@ import pytest
 from fastapi import FastAPI
 from msgspec.structs import replace
 
+from orchestrator.access.principal import ANYONE
 from orchestrator.api import problems
-from orchestrator.api.context import _context
+from orchestrator.api.context import _context, _principal
 from orchestrator.api.update_router import router
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import PostMortem
-from orchestrator.supervisor.releases import (
-    PluginReleases,
-    Release,
-    ReleaseStoreError,
-    require_allowed,
-    revert_target,
-    with_proposed,
-)
+from orchestrator.supervisor.release_store import ReleaseStoreError
+from orchestrator.supervisor.releases import PluginReleases, Release, require_allowed, revert_target, with_proposed
 from orchestrator.supervisor.rollout import abandoned
 from orchestrator.supervisor.update import AskedStrategy, ReleaseName, Update, proposed
 
@@ -39,7 +34,7 @@ class Plugin:
         self.when_waited_for: Callable[[], None] = lambda: None
         self.fault: Exception | None = None
 
-    async def update(self, strategy: AskedStrategy, kind: str = "update") -> Update:
+    async def update(self, strategy: AskedStrategy, caller: str | None = None, kind: str = "update") -> Update:
         if self.fault is not None:
             raise self.fault
         require_allowed(kind, self.state)
@@ -51,8 +46,8 @@ class Plugin:
         self.state = with_proposed(self.state, update)
         return update
 
-    async def revert(self) -> Update:
-        return await self.update("auto", "revert")
+    async def revert(self, caller: str | None = None) -> Update:
+        return await self.update("auto", caller, "revert")
 
     async def wait_updated(self, update_id: str) -> None:
         assert self.state.update is not None
@@ -96,6 +91,7 @@ async def client(plugin: Plugin, shutdown: asyncio.Event) -> AsyncIterator[httpx
     problems.install(app)
     app.include_router(router)
     app.dependency_overrides[_context] = lambda: context
+    app.dependency_overrides[_principal] = lambda: ANYONE
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x/v1/plugins") as client:
         yield client
 

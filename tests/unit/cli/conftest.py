@@ -50,6 +50,7 @@ class Api:
             "name": "echo",
             "state": "FAILED",
             "description": "says it again",
+            "version": "0.1.0",
             "reason": "it ended",
             "reason_code": "CRASHED",
             "uptime_seconds": None,

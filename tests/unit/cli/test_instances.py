@@ -47,7 +47,7 @@ def several(api):
 def test_the_list_has_the_number_that_serves_and_what_is_missing(several):
     """Behind the state, and below the row."""
     lines = several.call("plugins", columns=120).stdout.splitlines()
-    assert lines[1].split()[:3] == ["detector", "RUNNING", "2/3"]
+    assert lines[1].split()[:4] == ["detector", "0.1.0", "RUNNING", "2/3"]
     assert lines[2] == f"    degraded: {WHY}"
 
 

@@ -10,6 +10,7 @@ from orchestrator.access.key_store import KeyStore
 from orchestrator.access.keys import Role
 from orchestrator.access.principal import Grant, Priority, Rate, Right, Share
 from orchestrator.cli import commands
+from orchestrator.cli.console import EXIT_USAGE
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_change_changes_what_is_given_and_nothing_else(state: Path) -> None:
     ("options", "phrase"),
     [
         ("--role viewer --may run", "either --role or --may"),
-        ("--may everything", "read, run, operate"),
+        ("--may everything", "--may: expected rights of read, run, operate"),
         ("--may ,", "read, run, operate"),
         ("--plugins Det", "det-*"),
         ("--rate 60", "60/min"),
@@ -114,11 +115,26 @@ def test_change_changes_what_is_given_and_nothing_else(state: Path) -> None:
 def test_what_makes_no_key_is_refused(state: Path, options: str, phrase: str) -> None:
     """By `add` and by `change`; nothing is stored."""
     refused = keys("add", "odd", *options.split())
-    assert refused.exit_code != 0 and phrase in refused.stderr
+    assert refused.exit_code == EXIT_USAGE and phrase in refused.stderr
     keys("add", "ci")
     before = (state / "keys.json").read_bytes()
-    assert keys("change", "ci", *options.split()).exit_code != 0
+    assert keys("change", "ci", *options.split()).exit_code == EXIT_USAGE
     assert (state / "keys.json").read_bytes() == before
+
+
+def test_patterns_that_match_no_plugin_are_named(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the key is made: the plugin may come. Without any plugin here nothing is known."""
+    monkeypatch.setenv("ORCHESTRATOR_PLUGINS_DIRS", str(state.parent / "plugins"))
+    assert keys_line("add zero --plugins typo*").stderr.count("no plugin matches") == 0
+    for name in ("det-a", "ocr"):
+        (state.parent / "plugins" / name).mkdir(parents=True)
+        (state.parent / "plugins" / name / "plugin.yaml").write_text("")
+    made = keys_line("add one --plugins det-*,typo*")
+    assert made.exit_code == 0 and made.stdout.startswith("po_")
+    assert "--plugins: no plugin matches 'typo*' now; there are det-a, ocr" in made.stderr
+    assert "det-*" not in made.stderr
+    assert "no plugin matches 'x'" in keys_line("change one --plugins x").stderr
+    assert "no plugin" not in keys_line("change one --plugins *").stderr
 
 
 def test_change_says_what_it_misses(state: Path) -> None:

@@ -78,3 +78,18 @@ def test_one_of_several_is_followed_to_its_end(follow):
 
 def test_a_build_is_of_no_instance(api):
     assert api.call("logs", "echo", "--build", "--instance", "2").exit_code == 2
+
+
+def test_all_instances_are_followed(follow):
+    """Also after the orchestrator was started anew, which ends no instance."""
+    streams = "2026-1 [1] one\n2026-2 [2] two\n", "2026-2 [2] two\n2026-3 [1] three\n"
+    result = follow(*streams, options=("--instance", "all"))
+    assert (result.stdout, result.exit_code) == ("2026-1 [1] one\n2026-2 [2] two\n2026-3 [1] three\n", 130)
+    assert {request.url.params["generation"] for request in follow.story.requests} == {"all"}
+
+
+@pytest.mark.parametrize("instance", ["0", "-1", "some", "1.5"])
+def test_what_is_no_instance_is_said(api, instance):
+    result = api.call("logs", "echo", "--instance", instance)
+    said = "neither the number of an instance nor `all`" in " ".join(result.stderr.split())
+    assert (result.exit_code, said) == (2, True)

@@ -28,3 +28,18 @@ def test_the_advice_fits_the_cause(api, code, advice):
     assert "what runs goes on" in result.stderr and "what is broken" in result.stderr
     assert f"`{advice}`" in result.stderr
     assert sum(f"`{other}`" in result.stderr for other in set(ADVICE.values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence", "hint"),
+    [
+        (("scale", "new", "2"), "No plugin named 'new'. GET /v1/plugins lists all plugins.", True),
+        (("start", "new"), "No plugin named 'new', and no folder of that name among the plugins' folders.", False),
+    ],
+)
+def test_a_plugin_whose_folder_is_new_is_registered_by_a_start(api, command, sentence, hint):
+    body = {"ok": False, "error": sentence, "error_type": "UnknownPlugin", "plugin": "new"}
+    api.says(f"/v1/plugins/new/{command[0]}", body, 404)
+    result = api.call(*command)
+    assert result.exit_code == 1
+    assert ("If its folder is new, `orchestrator start new` registers it." in result.stderr) == hint

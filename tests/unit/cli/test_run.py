@@ -25,6 +25,14 @@ def test_an_answer_that_lacks_fields_is_a_sentence_and_exit_code_1(api, status, 
     assert said in result.stderr
 
 
+@pytest.mark.parametrize(("kind", "code"), [("InstanceEnded", 1), ("PluginUnavailable", 4)])
+def test_a_run_whose_instance_was_ended_is_no_plugin_that_takes_none(api, kind, code):
+    body = {"ok": False, "error": "The update a1 replaced it.", "error_type": kind, "reason_code": "STOPPED"}
+    api.says("/v1/plugins/x/tools/t/run", body, 503)
+    result = api.call("run", "x", "t")
+    assert (result.exit_code, "STOPPED: The update a1 replaced it." in result.stderr) == (code, True)
+
+
 def test_a_result_is_printed(api):
     api.says("/v1/plugins/x/tools/t/run", {"ok": True, "result": "[/text]"})
     assert api.call("run", "x", "t").stdout == "[/text]\n"

@@ -1,14 +1,14 @@
 """Updates as an operator reads them."""
 
 import io
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from orchestrator.cli.update_rows import update_failed, update_sentence, updates_table
+from orchestrator.cli.update_rows import step_lines, update_failed, update_sentence, updates_table
 from orchestrator.health.update_report import update_report
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.supervisor.update import ReleaseName, UpdateStep, proposed
@@ -55,6 +55,21 @@ def test_what_did_not_come_to_its_end_is_an_error() -> None:
     assert update_failed(answer("SETTLED", **FAILED))
     assert not update_failed(answer("SETTLED"))
     assert not update_failed(answer("PROVING"))
+
+
+def test_each_instance_that_takes_over_has_a_line_with_its_own_time() -> None:
+    """Of those from before the update there is none."""
+    times = tuple(NOW + timedelta(seconds=at) for at in (10, 75))
+    update = answer("SWITCHED", replicas=3, switched=(2, 4, 5), switch_times=times)
+    update["step_times"] = {"PROPOSED": NOW.isoformat(), "SWITCHED": times[0].isoformat()}
+    first = dict(update, replicas_updated=2, switch_times=update["switch_times"][:1])
+    seen: set[str] = set()
+    shown = [str(line) for line in (*step_lines(first, seen), *step_lines(update, seen))]
+    local = [f"{at.astimezone():%H:%M:%S}" for at in (NOW, *times)]
+    assert [line[:8] for line in shown] == local
+    assert shown[1].endswith("2 of 3 instances are of 1.3.0")
+    assert shown[2].endswith("3 of 3 instances are of 1.3.0")
+    assert [str(line)[:8] for line in step_lines(update, set())] == local
 
 
 def test_a_table_lists_them() -> None:

@@ -38,6 +38,7 @@ def update(step: str, upto: int | None = None, **rest: Any) -> dict[str, Any]:
         "to_release": {"id": "b", "version": "1.3.0"} if built else None,
         "replicas": 1,
         "replicas_updated": int("SWITCHED" in reached),
+        "switch_times": ["2026-03-01T12:00:04Z"] * ("SWITCHED" in reached),
         "candidate": None,
         "draining": None,
         "proof": "3 calls of samples/calls.yaml passed." if "SWITCHED" in reached else None,

@@ -30,12 +30,12 @@ async def test_a_frozen_engine_blocks_a_caller_no_longer_than_the_bound(tmp_path
             started = time.monotonic()
             with pytest.raises(EngineUnreachableError, match=r"within 0\.3 s|timed out"):
                 await call
-            assert time.monotonic() - started < 0.3 + 1
+            assert time.monotonic() - started < 0.3 + 2
         started = time.monotonic()
         with pytest.raises(EngineUnreachableError):
             async with engine.events({}):
                 pass
-        assert time.monotonic() - started < 0.3 + 1
+        assert time.monotonic() - started < 0.3 + 2
         await engine.close()
     await threads_ended()
 
@@ -46,7 +46,7 @@ async def test_a_frozen_engine_uses_no_more_threads_than_the_pool_has(tmp_path):
         started = time.monotonic()
         calls = [engine.list({}) for _ in range(300)]
         results = await asyncio.gather(*calls, return_exceptions=True)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5  # one after another on four threads they would take 22
         assert {type(result) for result in results} == {EngineUnreachableError}
         assert len(engine_threads()) <= 4
         await engine.close()

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+from support.waiting import eventually
 
 from orchestrator.containers.memory import MemoryEngine
 from orchestrator.containers.spec import ContainerSpec, DeviceGrant
@@ -27,6 +28,15 @@ def spec(**changes):
     return ContainerSpec(
         **{"name": "n", "image": "i", "labels": {}, "environment": {}, "memory": 1, "pids": 1} | changes
     )
+
+
+async def until_ended(engine, container):
+    """Wait until the container has ended."""
+
+    async def has_ended():
+        return (await engine.inspect(container)).state == "exited"
+
+    await eventually(has_ended)
 
 
 async def test_while_unreachable_every_call_fails_and_containers_continue(engine):
@@ -119,7 +129,7 @@ async def test_a_program_that_raises_is_a_process_that_fails(engine):
     engine.add_image("broken", broken)
     container = await engine.create(spec(image="broken"))
     await engine.start(container)
-    await asyncio.sleep(0.02)
+    await until_ended(engine, container)
     assert (await engine.inspect(container)).exit_code == 1
     assert "the reason" in await engine.logs(container, tail=1)
 
@@ -140,7 +150,7 @@ async def test_output_beyond_the_bound_is_dropped(engine):
     engine.add_image("chatty", chatty)
     container = await engine.create(spec(image="chatty", log_bytes=1000))
     await engine.start(container)
-    await asyncio.sleep(0.02)
+    await until_ended(engine, container)
     lines = (await engine.logs(container, tail=1000)).splitlines()
     assert sum(map(len, lines)) <= 1000
     assert lines[-1].endswith("line 999")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -285,6 +286,8 @@ async def test_a_silent_container_is_followed_until_it_prints(service: FakeDocke
         if "follow" not in request.query:
             return await streamed()(request)
         followed.append(request.query["tail"])
+        if len(followed) == 1:
+            time.sleep(1.2)  # the event loop is held up for longer than the engine may take
         if len(followed) < 3:
             await asyncio.sleep(60)
         return await streamed(framed("up\n"))(request)

@@ -7,7 +7,7 @@ from unit.gpus.books import ONE, leases_of, refused, shared
 from unit.gpus.looks import GIB, gpu, probed
 
 from orchestrator.gpus import GpuDemand, Grant, LeaseTable
-from orchestrator.gpus.inventory import GpuProcess
+from orchestrator.gpus.inventory import FaultKind, GpuFault, GpuProcess
 from orchestrator.gpus.memory import Holding
 
 
@@ -211,6 +211,19 @@ def test_a_wait_for_a_process_that_is_known_is_not_unsure():
     leases = leased()
     leases.release("i1", 10.0)
     leases.observe(used_by(OURS, at=11.0), 11.0, OWNERS)
+    assert not leases.unsure
+
+
+@pytest.mark.parametrize(
+    "look",
+    [probed(gpu(1), at=11.0), probed(replace(gpu(0), fault=GpuFault(FaultKind.GPU_LOST, "Gone.")), at=11.0)],
+    ids=["not listed", "lost"],
+)
+def test_a_lost_gpu_is_not_one_whose_users_are_unknown(look):
+    """The driver lists no processes of it; to wait shows nothing."""
+    leases = leased()
+    leases.release("i1", 10.0)
+    leases.observe(look, 11.0, OWNERS)
     assert not leases.unsure
 
 

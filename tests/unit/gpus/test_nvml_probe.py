@@ -336,13 +336,13 @@ async def test_a_slow_driver_is_waited_for_and_not_taken_for_a_hung_one(nvidia):
 async def test_only_a_driver_that_keeps_its_gpus_awake_must_answer_later_looks_soon(
     tmp_path, monkeypatch, persistence, kind
 ):
-    monkeypatch.setattr("orchestrator.gpus.probe.PROBE_SECONDS", 3.0)
+    monkeypatch.setattr("orchestrator.gpus.probe.PROBE_SECONDS", 1.5)
     answer, sleep = tmp_path / "answer", tmp_path / "sleep"
     answer.write_text(json.dumps({"devices": [{"uuid": A, "index": 0, "persistence_mode": persistence}]}))
     sleep.write_text("0")
     probe = NvmlProbe(bound=60.0, command=("sh", "-c", f"sleep $(cat {sleep}); cat {answer}"))
     assert (await probe.read()).fault is None
-    sleep.write_text("5")
+    sleep.write_text("2.5")
     fault = (await probe.read()).fault
     assert (fault.kind if fault else None) == kind
     # After an answer that did not come, the driver may have to wake them again: it is waited for.

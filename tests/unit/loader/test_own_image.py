@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from support.checkout import PROJECT
 
-from orchestrator.loader.image_plan import OWN_IMAGE_TAG, own_image_plan, pinned_requirements
+from orchestrator.containers.spec import ImageStatus
+from orchestrator.loader.image_plan import OWN_IMAGE_TAG, own_image_plan, pinned_requirements, simulation_image_plan
 
 IMAGES = PROJECT / "plugin-images"
 
@@ -44,6 +45,20 @@ def test_the_context_holds_the_packages_and_the_sources_of_images(tmp_path: Path
     (metadata,) = tmp_path.glob("site/plugin_orchestrator-*.dist-info/METADATA")
     assert "Name: plugin-orchestrator" in metadata.read_text()
     assert (tmp_path / "ca-bundle.crt").read_text() == ""
+
+
+def test_it_has_nothing_that_makes_faults(tmp_path: Path) -> None:
+    """So that nothing can switch them on in a deployment: the testing image adds it, and starts another program."""
+    plan(IMAGES).write_context(tmp_path / "own")
+    assert not (tmp_path / "own/site/orchestrator/simulation").exists()
+    own = ImageStatus("sha256:1", ("plugin-orchestrator/orchestrator:1",), {})
+    testing = simulation_image_plan(own)
+    testing.write_context(tmp_path / "testing")
+    assert (tmp_path / "testing/simulation/worker.py").is_file()
+    dockerfile = (tmp_path / "testing/Dockerfile").read_text()
+    assert dockerfile.startswith("FROM plugin-orchestrator/orchestrator:1\n")
+    assert "orchestrator.simulation.entrypoint" in dockerfile
+    assert testing.tag.startswith("plugin-orchestrator/orchestrator-testing:")
 
 
 def test_its_tag_follows_from_its_content(images: Path, tmp_path: Path) -> None:

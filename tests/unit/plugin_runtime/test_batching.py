@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import threading
 import time
 
@@ -31,10 +32,13 @@ SOURCE = """
 
         @tool(batch=4, wait="1s")
         def detect(self, images: list[bytes], threshold: float = 0.5, box: Box = Box(1)) -> list[dict[str, object]]:
-            main = threading.current_thread() is threading.main_thread()
             together = [image.decode() for image in images]
-            return [{"me": image.decode(), "together": together, "threshold": threshold, "box": box.x, "main": main}
+            return [{"me": image.decode(), "together": together, "threshold": threshold, "box": box.x}
                     for image in images]
+
+        @tool(batch=2, wait="10ms")
+        def where(self, names: list[str]) -> list[bool]:
+            return [threading.current_thread() is threading.main_thread()] * len(names)
 
         @tool(batch=4, wait="500ms")
         def held(self, names: list[str]) -> list[list[str]]:
@@ -180,7 +184,7 @@ def test_a_batch_runs_where_the_other_tools_run(runtime):
     """In the main thread with `concurrency: 1`, also where calls of another kind come on the same connections."""
     for _ in range(3):
         main = runtime.result("plain")
-        assert runtime.result("detect", images=text64("a"))["main"] is main
+        assert runtime.result("where", names="a") is main
 
 
 def test_uploads_and_files_are_each_call_s_own(runtime):
@@ -271,14 +275,13 @@ def queued(runtime, *names):
     """Calls that wait for a batch, behind as many that execute as may."""
     first = [Caller(runtime, f"first-{number}", "held", names="first") for number in range(runtime.concurrency)]
     callers = [Waiting(runtime, name, "held", names=name) for name in names]
-    wait_for(lambda: all(arrived(runtime, name) for name in names))
-    time.sleep(0.1)  # for them to be read: nothing shows that
+    wait_until_read(runtime, len(first) + len(callers))
     return first, callers
 
 
-def arrived(runtime, run_id):
-    """A run that has arrived has no such file; one that has not is not known."""
-    return "no file of this name" in about(runtime, "GET", f"{run_id}/files/none").json()["error"]
+def wait_until_read(runtime, calls):
+    """Until so many calls of batched tools have been read and are not yet answered: their threads' stacks show it."""
+    wait_for(lambda: len(re.findall(r'batching\.py", line \d+ in _wait', runtime.diagnose())) == calls)
 
 
 class Waiting(Caller):
@@ -311,14 +314,13 @@ def test_a_run_that_is_cancelled_while_it_waits_leaves_the_batch(gate):
 
 def test_a_run_whose_caller_hangs_up_while_it_waits_leaves_the_batch_unless_its_answer_is_retained(gate):
     first, (a,) = queued(gate, "a")
-    for name, keep in (("gone", 0), ("kept", 1)):
+    for number, (name, keep) in enumerate((("gone", 0), ("kept", 1)), 1):
         body = json.dumps({"names": name}).encode()
         head = f"POST /tools/held HTTP/1.1\r\nContent-Type: application/json\r\nX-Run-Id: {name}\r\n"
         head += f"X-Run-Keep: {keep}\r\n"
         with gate.connect("tools") as connection:
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            wait_for(lambda: arrived(gate, name))  # noqa: B023 - before the next is sent
-            time.sleep(0.1)  # for it to be read
+            wait_until_read(gate, len(first) + 1 + number)  # before the next is sent
     open_gate(gate)
     assert sorted(a.ended().json()["result"][1:]) == ["a", "kept"]
     assert sorted(about(gate, "GET", "kept").json()["result"][1:]) == ["a", "kept"]
@@ -393,7 +395,7 @@ def test_a_time_limit_shorter_than_the_wait_starts_the_batch(launch_once):
     """
     runtime = launch_once(source).ready()
     patient = Waiting(runtime, "patient", "size", names="a")
-    time.sleep(0.1)  # for it to arrive first
+    wait_until_read(runtime, 1)
     with runtime.new_client("tools") as client:
         answer = client.post("/tools/size", json={"names": "b"}, headers={"X-Time-Limit": "1"})
     assert answer.json()["result"] == 2
@@ -444,8 +446,7 @@ def test_a_stop_ends_what_waits_and_what_executes(launch_once):
     executing = [Waiting(runtime, name, "looks", names=name) for name in "ab"]
     wait_for(lambda: all(executes(runtime, name) for name in "ab"))
     waiting = Waiting(runtime, "c", "held", names="c")
-    wait_for(lambda: arrived(runtime, "c"))
-    time.sleep(0.1)  # for it to be read
+    wait_until_read(runtime, 3)
     runtime.process.terminate()
     assert runtime.process.wait(10) == 0
     assert {caller.ended().status_code for caller in (*executing, waiting)} == {409}

@@ -78,7 +78,7 @@ async def test_the_orchestrator_can_hang_up_on_a_stream(runtime, cancelled):
     """One whose reader leaves is cancelled too, and either may come first."""
     run_id, seconds = f"left-{cancelled}", []
     channel = RuntimeChannel(UnixEndpoint(runtime.run_dir))
-    for _ in range(3):
+    for _ in range(1 if cancelled else 3):
         call = channel.call(
             "counts", run_id=run_id, content_type="application/json", query="", body=b'{"n": 1000, "seconds": 0.01}'
         )

@@ -112,21 +112,25 @@ def test_any_other_note_is_not_believed(launch, note, text):
     assert "/nowhere/control.sock does not answer" in done.stdout
 
 
-@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
-def test_a_supervisor_that_cannot_be_reached_notes_nothing(launch, note, replaced):
-    runtime = launch(FINE, health_file=str(note))
-    runtime.settled()
-    address = runtime.run_dir / "control.sock"
-    with contextlib.closing(runtime.watch()) as lines, socket.socket(socket.AF_UNIX) as other:
-        next(lines)
-        address.unlink()
-        if replaced:
-            other.bind(str(address))
-        last = note.read_text()
+def test_a_supervisor_that_cannot_be_reached_notes_nothing(launch, tmp_path):
+    """Whether its socket was removed or replaced."""
+    notes = [tmp_path / "removed", tmp_path / "replaced"]
+    runtimes = [launch(FINE, health_file=str(note)) for note in notes]
+    with contextlib.ExitStack() as stack:
+        watchers = []
+        for runtime in runtimes:
+            runtime.settled()
+            watchers.append(stack.enter_context(contextlib.closing(runtime.watch())))
+            next(watchers[-1])
+            (runtime.run_dir / "control.sock").unlink()
+        other = stack.enter_context(socket.socket(socket.AF_UNIX))
+        other.bind(str(runtimes[1].run_dir / "control.sock"))
+        last = [note.read_text() for note in notes]
         time.sleep(7)
-        assert note.read_text() == last
-        runtime.process.send_signal(signal.SIGTERM)  # and its watchers got no line
-        assert [status["phase"] for status in lines_until_the_end(lines)] in (["exited"], [])
+        assert [note.read_text() for note in notes] == last
+        for runtime, lines in zip(runtimes, watchers, strict=True):
+            runtime.process.send_signal(signal.SIGTERM)  # and its watchers got no line
+            assert [status["phase"] for status in lines_until_the_end(lines)] in (["exited"], [])
 
 
 def lines_until_the_end(lines):

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from unit.plugin_runtime.run_calls import Caller, about, wait_for
+from unit.plugin_runtime.run_calls import Caller, about, executes, wait_for
 
 SOURCE = """
     import asyncio, contextvars, decimal, os, signal, sqlite3, sys, threading, time
@@ -144,22 +144,20 @@ def test_whatever_a_tool_raises_in_the_main_thread_ends_the_call_alone(runtime, 
 def test_a_signal_handler_that_raises_ends_no_more_than_the_tool_it_interrupts(runtime):
     assert runtime.run("alarms_in_time").json()["error"] == "in time"
     assert runtime.run("alarms_later").status_code == 200
-    time.sleep(0.1)
+    wait_for(lambda: "a signal handler raised KeyError" in runtime.log.read_text())
     assert runtime.result("runs_a_loop") == 42
-    assert "a signal handler raised KeyError" in runtime.log.read_text()
 
 
 def test_the_worker_answers_while_its_main_thread_runs_a_tool(runtime):
     """Status, liveness, diagnosis, and what callers request about runs."""
-    caller = Caller(runtime, "long", "sleeps", seconds=1.0)
-    start = time.monotonic()
+    caller = Caller(runtime, "long", "sleeps", seconds=2.0)
     assert [run["run_id"] for run in runtime.status()["runs"]] == ["long"]
     with runtime.new_client("tools") as client:
         assert client.get("/pulse").status_code == 200
         assert client.post("/runs/long/cancel").status_code == 202
         assert client.post("/tools/sleeps", json={"seconds": "x"}).status_code == 422
     assert "in sleeps" in runtime.diagnose()
-    assert time.monotonic() - start < 0.9
+    assert executes(runtime, "long")
     assert caller.ended().json()["result"] == "MainThread"
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from orchestrator.supervisor.bring_up import _model_stamp
+from orchestrator.supervisor.preparation import _model_stamp
 
 
 def test_a_folder_has_another_stamp_after_any_change_in_it(tmp_path: Path) -> None:

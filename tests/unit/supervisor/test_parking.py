@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from orchestrator.gpus import GpuDemand
 from orchestrator.loader.manifest import Manifest
 from orchestrator.settings import Settings
+from orchestrator.supervisor.demand import HALF_LIFE, RecentUse
 from orchestrator.supervisor.parking import (
-    HALF_LIFE,
     MAX_RESIDENCE,
     MIN_RESIDENCE,
     PATIENCE,
@@ -22,11 +22,9 @@ from orchestrator.supervisor.parking import (
     Impossible,
     Need,
     Park,
-    RecentUse,
     Start,
     Tenant,
     Wait,
-    parked_by_now,
     plan_room,
     starts_uncalled,
 )
@@ -300,8 +298,9 @@ def hosts(draw: st.DrawFn) -> tuple[list[Gpu], list[Tenant], list[Need]]:
                 keep=draw(st.sampled_from([False, False, True])),
             )
         )
-    needs = [
-        Need(f"p{n}", draw(demands), draw(moments), draw(st.integers(0, 3)), draw(st.sampled_from([None, 1.0, 9.0])))
+    starts = st.sampled_from([None, 1.0, 9.0])
+    needs = [  # of new instances: no tenant has their generation
+        Need(f"p{n}", draw(demands), draw(moments), draw(st.integers(0, 3)), draw(starts), generation=50)
         for n in range(draw(st.integers(1, 4)))
     ]
     return gpus, tenants, needs
@@ -389,31 +388,6 @@ def test_a_plan_for_many_promises_nothing_twice(host: tuple[list[Gpu], list[Tena
             assert fits(here, held, each.demand)
             memory = None if each.demand.exclusive else each.demand.memory
             held.append(Tenant(each.plugin, 100 + number, given_answer.uuids, memory))
-
-
-# Idle instances
-
-
-@pytest.mark.parametrize(
-    ("fields", "at"),
-    [
-        ({}, NOW + 60),
-        ({"used_at": None, "ready_at": NOW - 20}, NOW + 40),  # it was never called
-        ({"used_at": NOW - 5, "ready_at": NOW - 20}, NOW + 55),
-        ({"in_flight": 1}, inf),
-        ({"queued": 1}, inf),
-        ({"state": "starting", "ready_at": None, "used_at": None}, inf),
-        ({"state": "closing"}, inf),
-        ({"idle_after": None}, inf),
-        ({"keep": True}, NOW + 60),  # `keep` is about other plugins
-    ],
-)
-def test_an_instance_is_parked_once_nobody_called_it_for_long(fields: dict[str, Any], at: float) -> None:
-    """Counted from the end of its last run, or from when it was ready."""
-    each = tenant("reader", **{"used_at": NOW, "idle_after": 60.0} | fields)
-    assert each.idle_at == at
-    assert parked_by_now([each], NOW + 39) == ()
-    assert parked_by_now([each], NOW + 60) == ((("reader", 1),) if at <= NOW + 60 else ())
 
 
 def test_a_run_counts_less_as_time_passes() -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,12 +17,10 @@ from support.checkout import PROJECT
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
 from orchestrator.supervisor.plan import Member, Phase
+from orchestrator.supervisor.release_store import ReleaseFile, ReleaseStore, ReleaseStoreError
 from orchestrator.supervisor.releases import (
     PluginReleases,
     Release,
-    ReleaseFile,
-    ReleaseStore,
-    ReleaseStoreError,
     advanced,
     begins_from,
     release_id,
@@ -231,7 +230,8 @@ WRITER = """
 import sys
 import time
 from pathlib import Path
-from orchestrator.supervisor.releases import PluginReleases, ReleaseStore
+from orchestrator.supervisor.release_store import ReleaseStore
+from orchestrator.supervisor.releases import PluginReleases
 store = ReleaseStore(Path(sys.argv[1]))
 for number in range(1, 1_000_000):
     store.write("reader", PluginReleases(replicas=number))
@@ -259,19 +259,20 @@ async def test_a_change_that_is_given_up_is_over_before_the_next(
 ) -> None:
     """Its thread cannot be stopped: both at once would leave either of the two."""
     store = ReleaseStore(tmp_path)
-    write, slow = ReleaseStore.write, True
+    write, slow, writes = ReleaseStore.write, True, threading.Event()
 
     def write_slowly(store: ReleaseStore, plugin: str, state: PluginReleases) -> None:
         nonlocal slow
         if slow:
             slow = False
+            writes.set()
             time.sleep(0.3)
         write(store, plugin, state)
 
     monkeypatch.setattr(ReleaseStore, "write", write_slowly)
     file = ReleaseFile(store, "reader")
     given_up = asyncio.create_task(file.change(lambda state: replace(state, replicas=2)))
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(writes.wait, 10)
     given_up.cancel()
     await file.change(lambda state: replace(state, replicas=(state.replicas or 0) + 1))
     assert file.state.replicas == 3

@@ -20,7 +20,9 @@ from orchestrator.supervisor.rollout import (
     Prove,
     Switch,
     abandoned,
+    broken_off,
     built,
+    left_over,
     next_action,
     recorded,
 )
@@ -208,6 +210,23 @@ class World:
         self.check()
         self.drive()
 
+    def break_off(self) -> None:
+        """What the rollout does met a defect: it ends there."""
+        update = self.state.under_way
+        if update is not None:
+            rest = left_over(update, list(self.instances.values()))
+            self.write(advanced(self.state, broken_off(update, rest, ReasonCode.INIT_ERROR, "A defect.", self.now)))
+            for number in rest.serve:
+                self.change(number, role="serving")
+            for number in rest.drain:
+                self.change(number, role="draining")
+            for number in rest.end:
+                self.end(number)
+        self.drive()
+        for each in list(self.instances.values()):  # by `plan`
+            if each.role == "draining":
+                self.end(each.generation)
+
     def stop(self) -> None:
         """An operator's, at any time: all instances end, and the update with them. A start follows."""
         if self.state.under_way is not None:
@@ -318,6 +337,37 @@ def test_a_kill_at_every_step_leaves_one_generation_that_serves(replicas: int, s
         assert update.reason.startswith("The orchestrator ended while the update was ")
     elif update is not None:
         assert (update.step, update.reason, releases) == (UpdateStep.SETTLED, None, {release(2).id})
+
+
+@settings(max_examples=200, deadline=None)
+@given(replicas=st.integers(1, 4), strategy=st.sampled_from(["overlap", "replace"]), meets=st.integers(1, 60))
+def test_a_defect_at_any_step_ends_the_update_and_costs_no_instance(
+    replicas: int, strategy: Strategy, meets: int
+) -> None:
+    """Before something has switched it is REJECTED, and all are of the former release."""
+    world = World(replicas, strategy, PluginReleases(current=release(1)))
+    world.propose()
+    world.kill_in = meets
+    broke_off = False
+    for _ in range(40):
+        try:
+            world.progress()
+            world.drive()
+        except Killed:
+            world.break_off()
+            broke_off = True
+    update = world.update
+    assert update is not None
+    assert update.ended
+    assert len(world.serving()) == replicas
+    assert not [each for each in world.instances.values() if each.alive and each.role != "serving"]
+    releases = {world.instances[number].release for number in world.serving()}
+    if update.step is UpdateStep.REJECTED:
+        assert (broke_off, releases) == (True, {release(1).id})
+    elif update.reason_code is None:
+        assert releases == {release(2).id}
+    else:
+        assert releases & {release(2).id}
 
 
 @settings(max_examples=200, deadline=None)

@@ -32,6 +32,7 @@ from orchestrator.supervisor.update import (
     check_step,
     choose_strategy,
     proposed,
+    remedied,
     stepped,
 )
 
@@ -85,6 +86,20 @@ def test_each_step_has_its_time() -> None:
             {"gpu_missing": "GPU 0 is held by reader"},
             "replace",
             "there is no GPU for a second instance: GPU 0 is held by reader",
+        ),
+        (
+            "auto",
+            "auto",
+            {"gpu_missing": "GPU 0 is held by reader", "parks": ("reader",)},
+            "overlap",
+            "reader is idle, and parked for a second instance",
+        ),
+        (
+            "auto",
+            "auto",
+            {"gpu_missing": "x", "parks": ("a", "b"), "memory_needed": 2 * GIB, "memory_free": GIB},
+            "replace",
+            "a second instance may take 2 GiB (`limits.memory`), and the host has 1 GiB available",
         ),
         (
             "auto",
@@ -201,6 +216,26 @@ def test_where_every_instance_is_of_the_release_there_is_nothing_to_do() -> None
     assert recorded(update, finish, NOW).step is UpdateStep.SETTLED
 
 
+@pytest.mark.parametrize("strategy", ["overlap", "replace"])
+@pytest.mark.parametrize("drains", [OLD, NEW])
+def test_what_drains_already_is_none_of_the_update(strategy: Strategy, drains: ReleaseName) -> None:
+    """After a `scale` to fewer: it does not serve, whatever it is of, and makes no room."""
+    leaving = Member(1, Phase.READY, "draining", release=drains.id, in_flight=1)
+    serving = Member(2, Phase.READY, "serving", release=OLD.id)
+    update = built(
+        proposed("u", "x", NOW, current=OLD),
+        NEW,
+        (strategy, "why"),
+        [leaving, serving],
+        NOW,
+        replicas=1,
+        drain=timedelta(seconds=60),
+    )
+    assert (update.served_before, update.switched) == (1, ())
+    first = Drain(2) if strategy == "replace" else BeginCandidate()
+    assert next_action(update, [leaving, serving], NOW) == first
+
+
 def test_a_plugin_without_an_instance_gets_one() -> None:
     """And if that fails, none of the former release begins: there was none."""
     update = under_way("replace", alive=0)
@@ -220,3 +255,21 @@ def test_a_stop_ends_it_at_every_step(steps: int) -> None:
     assert stopped.step is (UpdateStep.SETTLED if steps >= 3 else UpdateStep.REJECTED)
     assert (stopped is update) == (steps == 4)
     assert next_action(stopped, [], NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("It left by itself. Fix it, then restart the plugin.", "It left by itself. Fix it, then update again."),
+        ("Do this; then restart the plugin. Or that.", "Do this; then update again. Or that."),
+        ("Fix the plugin, then restart it.", "Fix the plugin, then update again."),
+        ("pull it, then restart the plugin", "pull it, then update again"),
+        # Another plugin, the engine, the plugin's own words.
+        ("then restart the plugin reader.", "then restart the plugin reader."),
+        ("and restart the engine.", "and restart the engine."),
+        ("Nothing is on file of 2.0.0; restart it.", "Nothing is on file of 2.0.0; restart it."),
+    ],
+)
+def test_what_to_do_about_a_rejection_is_another_update(said: str, shown: str) -> None:
+    assert remedied(said, "update") == shown
+    assert remedied("Fix it, then restart the plugin.", "revert") == "Fix it, then revert again."

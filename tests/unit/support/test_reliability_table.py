@@ -27,6 +27,24 @@ def test_a_missed_target_fails_its_test_and_stays_in_the_table() -> None:
     ]
 
 
+def test_figures_of_another_process_are_added() -> None:
+    """Counts are summed, the worst value is retained, and what was missed in either is missed."""
+    tables = [ReliabilityTable(), ReliabilityTable()]
+    for table, slowest in zip(tables, (3.0, 2.0), strict=True):
+        table.count("trials", right=2, of=2)
+        table.at_most("slowest", slowest, limit=100, unit="ms")
+        table.against(f"adopted by {slowest:g}", slowest, target=3, unit="s")
+    with pytest.raises(AssertionError):
+        tables[1].count("trials", right=0, of=1)
+    tables[0].add(tables[1])
+    assert [line for line, _ in lines(list(tables[0].rows.values()))] == [
+        "trials        4 of 5  all  MISSED",
+        "slowest         3 ms  ≤ 100 ms  met",
+        "adopted by 3     3 s  ≤ 3 s  met",
+        "adopted by 2     2 s  ≤ 3 s  met",
+    ]
+
+
 def test_a_session_ends_with_the_table(pytester: pytest.Pytester, tmp_path: Path) -> None:
     """Printed, and written to the option's file."""
     pytester.makepyfile("""

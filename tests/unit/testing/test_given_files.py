@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.testing.orchestrator_container import build_archive
+from orchestrator.testing.archive import build_archive
 
 
 @pytest.fixture

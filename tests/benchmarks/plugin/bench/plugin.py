@@ -1,6 +1,8 @@
+import hashlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from plugin_runtime import tool
@@ -16,7 +18,9 @@ class Bench:
     """Tools that cost next to nothing, so that the way to them is measured; and tools that end the plugin."""
 
     def validate(self) -> None:
-        """Nothing can be wrong here."""
+        """Fail where a benchmark wants a plugin that cannot be loaded."""
+        if os.environ.get("BENCH_BROKEN"):
+            raise RuntimeError("the model's file is missing")
 
     @tool
     def echo(self, text: str) -> str:
@@ -27,6 +31,17 @@ class Bench:
     def size(self, data: bytes) -> int:
         """Return the length of an upload held in memory."""
         return len(data)
+
+    @tool
+    def digest(self, data: bytes) -> str:
+        """Return the upload's SHA-256."""
+        return hashlib.sha256(data).hexdigest()
+
+    @tool
+    def items(self, number: int) -> Iterator[str]:
+        """Yield so many."""
+        for index in range(number):
+            yield f"item-{index}"
 
     @tool
     def stored(self, file: Path) -> int:
@@ -78,3 +93,8 @@ class Bench:
     def leave(self) -> None:
         """Exit without a word."""
         os._exit(3)
+
+    @tool
+    def die(self) -> None:
+        """End by SIGKILL."""
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -244,16 +244,30 @@ def test_a_partly_written_line_is_overwritten(tmp_path: Path, monkeypatch: pytes
     journal.close(3)
 
 
+class Clock:
+    """In place of the module `time`. Each look at it takes a while."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.each_look_takes = 0.0
+
+    def monotonic(self) -> float:
+        self.now += self.each_look_takes
+        return self.now
+
+
 def test_a_slow_disk_is_not_used_again_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds up one caller, not each of them."""
-    journal, pwrite = Journal(tmp_path, 10**6), os.pwrite
+    journal, clock = Journal(tmp_path, 10**6), Clock()
     journal.rotate()
-    monkeypatch.setattr(journals, "_SLOW_DISK_PAUSE", 0.3)
-    monkeypatch.setattr(os, "pwrite", lambda *line: (time.sleep(0.15), pwrite(*line))[1])
+    monkeypatch.setattr(journals, "time", clock)
+    clock.each_look_takes = 0.15
     assert journal.append(1, WRITES[0])
-    monkeypatch.undo()
+    clock.each_look_takes = 0
     assert not journal.append(2, WRITES[0])
-    time.sleep(0.35)
+    clock.now += journals._SLOW_DISK_PAUSE - 0.01
+    assert not journal.append(2, WRITES[0])
+    clock.now += 0.02
     assert journal.append(3, WRITES[0])
     journal.close(3)
 
