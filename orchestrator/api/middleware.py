@@ -91,15 +91,16 @@ class RequestMiddleware:
 
     def _caller(self, scope: Scope) -> Caller:
         headers = dict(scope["headers"])  # of a repeated header the last counts: browsers send each once
-        host = headers.get(b"host")
+        host, origin = headers.get(b"host"), headers.get(b"origin")
+        fetch_site, authorization = headers.get(b"sec-fetch-site"), headers.get(b"authorization")
         client = scope.get("client")
         return Caller(
             scope["method"],
             client[0] if client else "",
             None if host is None else host[:300].decode("latin-1"),  # a name has at most 253
-            _text(headers.get(b"origin")),
-            _text(headers.get(b"sec-fetch-site")),
-            _text(headers.get(b"authorization")),
+            None if origin is None else origin.decode("latin-1"),
+            None if fetch_site is None else fetch_site.decode("latin-1"),
+            None if authorization is None else authorization.decode("latin-1"),
             self._user(scope) if self._user_header else None,
         )
 
@@ -131,10 +132,6 @@ class RequestMiddleware:
         response = problem(503, sentence, error_type="TooManyRequests")
         response.headers.update({"Retry-After": "1", "Connection": "close"})  # its body is not read
         await response(scope, receive, send)
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("latin-1")
 
 
 def _without_malformed_range(scope: Scope) -> Scope:
