@@ -11,13 +11,9 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from plugin_runtime import __version__
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from orchestrator import dashboard, deployment
-from orchestrator.access.gate import Gate
-from orchestrator.access.hosts import HostRule, is_loopback
-from orchestrator.access.key_store import configured_keys
 from orchestrator.api import (
     events_router,
     health_router,
@@ -32,8 +28,8 @@ from orchestrator.api import (
 from orchestrator.api.body import UploadPace
 from orchestrator.api.context import ApiContext
 from orchestrator.api.event_feed import EventFeed
-from orchestrator.api.middleware import RequestMiddleware
-from orchestrator.api.request_headers import CORS_REQUEST_HEADERS, CORS_RESPONSE_HEADERS
+from orchestrator.api.hot_routes import HotRoutes
+from orchestrator.api.middleware import guarded
 from orchestrator.containers.docker_engine import DockerEngine
 from orchestrator.containers.engine import ContainerEngine
 from orchestrator.containers.spec import ImageStatus
@@ -179,7 +175,8 @@ def create_app(
     )
     system_router.document_api_keys(app)
     _add_routes(app, mcp)
-    _guard(app, settings)
+    # Before all of the framework's own.
+    app.middleware_stack = guarded(HotRoutes(app.build_middleware_stack(), root=settings.root_path), settings)
     return app
 
 
@@ -214,40 +211,6 @@ def _add_routes(app: FastAPI, mcp: McpEndpoint) -> None:
     app.mount("/assets", dashboard.assets)
     app.router.routes.append(Route(endpoint.PATH, mcp, include_in_schema=False))
     problems.install(app)
-
-
-def _guard(app: FastAPI, settings: Settings) -> None:
-    """Put the middleware before all of the framework's own: API keys, and the maximum of concurrent requests."""
-    store = configured_keys(settings)
-    # Now, so that a file of keys that cannot be read ends the start.
-    store.load()
-    gate = Gate(
-        HostRule(settings.allowed_hosts, settings.allowed_origins),
-        exposed=not is_loopback(settings.host),
-        proxies=settings.trusted_proxies,
-    )
-    # Fewer requests than connections, so that there is always room for those of monitoring.
-    max_requests = settings.max_connections * 3 // 4
-    guard = RequestMiddleware(
-        app.build_middleware_stack(),
-        application=app,
-        store=store,
-        gate=gate,
-        max_requests=max_requests,
-        root=settings.root_path,
-        user_header=settings.proxy_user_header if settings.trusted_proxies else "",
-    )
-    if settings.allowed_origins:
-        # Before the keys: a browser asks without one whether its page may send one.
-        app.middleware_stack = CORSMiddleware(
-            guard,
-            allow_origins=settings.allowed_origins,
-            allow_methods=("GET", "HEAD", "POST", "DELETE"),
-            allow_headers=CORS_REQUEST_HEADERS,
-            expose_headers=CORS_RESPONSE_HEADERS,
-        )
-    else:
-        app.middleware_stack = guard
 
 
 def _observe(metrics: Metrics, registry: PluginRegistry, fleet: Fleet, feed: EventFeed, history: HistoryStore) -> None:

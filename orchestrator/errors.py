@@ -18,6 +18,7 @@ OrchestratorError
 ├── access       KeyFileError
 ├── api          TooManyReadersError
 ├── deployment   StateFolderError
+├── front        HostsFileError, HostUnreachableError
 ├── loader       SamplesError, SecretMissingError
 ├── models       ModelStoreError, PullError
 ├── sandbox      BodyError

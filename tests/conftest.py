@@ -33,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="update a plugin to each of the fault fixtures, not to one of each kind only: some minutes",
     )
     parser.addoption(
+        "--through-front",
+        action="store_true",
+        help="have the clients of all in-memory orchestrators call a front over that one host",
+    )
+    parser.addoption(
         "--session-kills",
         type=int,
         default=3,
@@ -45,8 +50,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    Harness.through_front = config.getoption("--through-front")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give tests longer on a slow machine."""
+    """Give tests longer on a slow machine; leave out those of which a front is no part."""
+    if Harness.through_front:
+        for item in items:
+            if item.get_closest_marker("one_host"):
+                item.add_marker(pytest.mark.skip(reason="the front is no part of it"))
     if PATIENCE == 1:
         return
     for item in items:

@@ -35,6 +35,8 @@ class Caller(NamedTuple):
     authorization: str | None = None
     user: str | None = None
     """Whom a proxy names, trusted or not."""
+    on_behalf: bytes | None = None
+    """Whom a front names, see `delegation`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import lru_cache
 from typing import Any, Final
@@ -34,23 +34,18 @@ _ITS_OWN: Final = frozenset(
 
 
 class Concealment:
-    """For one caller, by the plugins that there are at this moment."""
+    """For one caller. `names`: those of all plugins that there are at this moment."""
 
-    def __init__(self, principal: Principal, registry: PluginRegistry) -> None:
+    def __init__(self, principal: Principal, names: Callable[[], Iterable[str]]) -> None:
         self.principal = principal
-        self._registry = registry
+        self._plugins = names
 
     @property
     def _hidden(self) -> re.Pattern[str] | None:
         principal = self.principal
         if principal.sees_every_plugin:
             return None
-        return _names(tuple(record.name for record in self._registry.list() if not principal.sees(record.name)))
-
-    def records(self) -> list[PluginRecord]:
-        """The plugins that the caller sees."""
-        found = self._registry.list()
-        return found if self.principal.sees_every_plugin else [each for each in found if self.principal.sees(each.name)]
+        return _names(tuple(name for name in self._plugins() if not principal.sees(name)))
 
     def text(self, text: str) -> str:
         """The sentence, without names of other plugins."""
@@ -83,7 +78,13 @@ class Concealment:
 
 
 def concealment(principal: Principal, context: ApiContext) -> Concealment:
-    return Concealment(principal, context.registry)
+    return Concealment(principal, lambda: [record.name for record in context.registry.list()])
+
+
+def records_seen(principal: Principal, registry: PluginRegistry) -> list[PluginRecord]:
+    """The plugins that the caller sees."""
+    found = registry.list()
+    return found if principal.sees_every_plugin else [each for each in found if principal.sees(each.name)]
 
 
 @lru_cache(maxsize=64)

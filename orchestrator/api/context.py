@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
@@ -19,6 +19,9 @@ from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.shutdown import Shutdown
 from orchestrator.tools.tool_runner import ToolRunner
 from orchestrator.webhooks.service import WebhookService
+
+FROM_FRONT: Final = "orchestrator.from_front"
+"""The key of an ASGI scope that is true where a front sent the request, on behalf of the `Principal` there."""
 
 
 @dataclass(frozen=True, slots=True)

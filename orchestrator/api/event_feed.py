@@ -25,6 +25,12 @@ _MAX_BACKLOG: Final = 1000  # events that wait for a slow reader before its stre
 class TooManyReadersError(OrchestratorError):
     """The maximum number of readers already follow the events."""
 
+    def __init__(self, max_readers: int) -> None:
+        super().__init__(
+            f"The maximum of {max_readers} readers already follow the events. Close one, or raise "
+            "ORCHESTRATOR_EVENT_READERS."
+        )
+
 
 def event_fields(event: LifecycleEvent) -> dict[str, Any]:
     """The event as the API shows it."""
@@ -38,6 +44,7 @@ def event_fields(event: LifecycleEvent) -> dict[str, Any]:
         "reason_code": event.reason_code,
         "reason": event.reason,
         "caller": event.caller,
+        "host": None,  # a front says which
     }
 
 
@@ -182,10 +189,7 @@ class EventFeed:
         Raises `TooManyReadersError`.
         """
         if len(self._subscriptions) >= self._max_readers:
-            raise TooManyReadersError(
-                f"The maximum of {self._max_readers} readers already follow the events. Close one, or raise "
-                "ORCHESTRATOR_EVENT_READERS."
-            )
+            raise TooManyReadersError(self._max_readers)
         newest = self._registry.last_event_id
         if after is not None and after > newest:
             after = 0  # an id from an earlier orchestrator whose history was removed

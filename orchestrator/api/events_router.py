@@ -12,7 +12,7 @@ from orchestrator.access.principal import Principal
 from orchestrator.api.concealment import concealment
 from orchestrator.api.context import ApiContext, Context, Who
 from orchestrator.api.event_feed import TooManyReadersError, event_fields
-from orchestrator.api.problems import problem, unknown_plugin
+from orchestrator.api.problems import too_many_readers, unknown_plugin
 from orchestrator.api.request_headers import SSE, wanted_stream
 from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse
 from orchestrator.registry import LifecycleEvent
@@ -21,7 +21,6 @@ router = APIRouter(tags=["events"])
 
 _PAGE: Final = 500  # events read at once for a reader that resumes
 _WRITE_TIMEOUT: Final = 30.0  # seconds before a reader that takes nothing is disconnected
-_RETRY_AFTER: Final = 5
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {SSE: {"schema": {"type": "string"}}}},
     429: {"description": "Too many readers follow the events already"},
@@ -134,9 +133,7 @@ def _stream(seen: EventsSeen, after: int | None, *, health: bool) -> Response:
     try:
         subscription = seen.context.feed.subscribe(sees=seen.sees, after=after, health=health)
     except TooManyReadersError as error:
-        refusal = problem(429, str(error), error_type="TooManyReaders", plugin=seen.plugin)
-        refusal.headers["Retry-After"] = str(_RETRY_AFTER)
-        return refusal
+        return too_many_readers(str(error), seen.plugin)
     frames = subscription.frames(seen.earlier(subscription.after))
     who = seen.shown.principal
     return UntilShutdownResponse(

@@ -7,7 +7,7 @@ import time
 
 from fastapi import APIRouter, Response
 
-from orchestrator.api.concealment import concealment
+from orchestrator.api.concealment import concealment, records_seen
 from orchestrator.api.context import Context, Who
 from orchestrator.api.problems import unknown_plugin
 from orchestrator.health.health_model import (
@@ -30,7 +30,8 @@ async def list_plugins(context: Context, who: Who) -> Response:
     shown = concealment(who, context)
     # Not by the listing, which holds what it has encoded for as long as all are listed.
     texts = [
-        shown.json(health_response(record, time.monotonic()).model_dump_json().encode()) for record in shown.records()
+        shown.json(health_response(record, time.monotonic()).model_dump_json().encode())
+        for record in records_seen(who, context.registry)
     ]
     return Response(b"[" + b",".join(texts) + b"]", media_type="application/json")
 

@@ -24,7 +24,6 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from orchestrator.api.body import WHOLE_BODY
-from orchestrator.api.middleware import RequestMiddleware
 from orchestrator.api.problems import SendsWhole, problem
 from orchestrator.runtime_client.http_message import split_target
 
@@ -81,9 +80,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._proxied_app = self.app
         if isinstance(self.app, ProxyHeadersMiddleware):
             self.app = self.app.app
-        # The framework's own entry adds to a request nothing but `app`, which the first middleware does too.
-        if isinstance(self.app, Starlette) and isinstance(self.app.middleware_stack, RequestMiddleware):
-            self.app = self.app.middleware_stack
+        # The framework's own entry adds to a request nothing but `app`, which is added here.
+        self._application: Starlette | None = None
+        if isinstance(self.app, Starlette) and self.app.middleware_stack is not None:
+            self._application, self.app = self.app, self.app.middleware_stack
 
     @classmethod
     def limited_to(cls, max_connections: int) -> type["BoundedProtocol"]:
@@ -246,6 +246,8 @@ class BoundedProtocol(HttpToolsProtocol):
             "client": self.client,
             "state": self.app_state.copy(),
         }
+        if self._application is not None:
+            scope["app"] = self._application
         return HttpExchange(self, scope, keep_alive=version != "1.0" and self.parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:

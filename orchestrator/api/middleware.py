@@ -1,46 +1,70 @@
-"""What every request passes before the framework: its API key, the maximum of requests at once, the hot routes."""
+"""What every request passes first, of an orchestrator and of a front: its API key, the maximum of requests at once."""
 
-import re
 from datetime import UTC, datetime
 from typing import Final
 
-from fastapi import FastAPI, Request
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from orchestrator.access import delegation
 from orchestrator.access.gate import Caller, Gate, Refusal
-from orchestrator.access.key_store import KeyStore
+from orchestrator.access.hosts import HostRule, is_loopback
+from orchestrator.access.key_store import KeyStore, configured_keys
 from orchestrator.access.principal import Principal
-from orchestrator.api import problems, route_table
-from orchestrator.api.concealment import Concealment
-from orchestrator.api.context import api_context
+from orchestrator.api import route_table
+from orchestrator.api.context import FROM_FRONT
 from orchestrator.api.problems import problem, unknown_plugin
+from orchestrator.api.request_headers import CORS_REQUEST_HEADERS, CORS_RESPONSE_HEADERS
 from orchestrator.api.route_table import Route
+from orchestrator.settings import Settings
 
-_RANGE: Final = re.compile(rb"bytes\s*=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*", re.IGNORECASE)
-_MAX_RANGE: Final = 1000  # bytes of the header
+ROUTE: Final = "orchestrator.route"
+"""The key of an ASGI scope that has the request's `Route`, and the values of its path's braces."""
+_ON_BEHALF: Final = delegation.HEADER.encode()
+
+
+def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """`app` behind the access rules of the settings. Raises `KeyFileError` where the API keys cannot be read."""
+    store = configured_keys(settings)
+    # Now, so that a file of keys that cannot be read ends the start.
+    store.load()
+    gate = Gate(
+        HostRule(settings.allowed_hosts, settings.allowed_origins),
+        exposed=not is_loopback(settings.host),
+        proxies=settings.trusted_proxies,
+    )
+    # Fewer requests than connections, so that there is always room for those of monitoring.
+    max_requests = settings.max_connections * 3 // 4
+    guard = RequestMiddleware(
+        app,
+        store=store,
+        gate=gate,
+        max_requests=max_requests,
+        root=settings.root_path,
+        user_header=settings.proxy_user_header if settings.trusted_proxies else "",
+    )
+    if not settings.allowed_origins:
+        return guard
+    # Before the keys: a browser asks without one whether its page may send one.
+    return CORSMiddleware(
+        guard,
+        allow_origins=settings.allowed_origins,
+        allow_methods=("GET", "HEAD", "POST", "DELETE"),
+        allow_headers=CORS_REQUEST_HEADERS,
+        expose_headers=CORS_RESPONSE_HEADERS,
+    )
 
 
 class RequestMiddleware:
-    """ASGI middleware, before all of the framework's own. `application`: whose requests they are. `max_requests`: at
-    once, not including routes that are not counted. `root`: the path below which a proxy shows all routes.
-    `user_header`: in which proxies name their users.
+    """ASGI middleware, before all of the framework's own. `max_requests`: at once, not including routes that are not
+    counted. `root`: the path below which a proxy shows all routes. `user_header`: in which proxies name their users.
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        application: FastAPI,
-        store: KeyStore,
-        gate: Gate,
-        max_requests: int,
-        root: str = "",
-        user_header: str = "",
+        self, app: ASGIApp, *, store: KeyStore, gate: Gate, max_requests: int, root: str = "", user_header: str = ""
     ) -> None:
         self._app = app
-        self._application = application
         self._root = root
         self._user_header = user_header.lower().encode()
         self._store = store
@@ -53,7 +77,6 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         # One middleware for all steps, so that a request's route is looked up once.
-        scope["app"] = self._application  # as the framework does before all middleware
         path = scope["path"]
         if self._root:
             if path == self._root:  # the page's own addresses are relative to it
@@ -71,23 +94,30 @@ class RequestMiddleware:
         if name is not None and not judged.sees(name):
             await _unknown(name, scope, receive, send)
             return
-        scope["principal"] = judged
+        scope["principal"], scope[ROUTE] = judged, (route, values)
         if not route.counted:
-            await self._answer(route, values, scope, receive, send)
+            await self._app(scope, receive, send)
         elif self._requests >= self._max_requests:
             await self._refuse_for_load(scope, receive, send)
         else:
             self._requests += 1
             try:
-                await self._answer(route, values, scope, receive, send)
+                await self._app(scope, receive, send)
             finally:
                 self._requests -= 1
 
     def _judge(self, route: Route, scope: Scope) -> Principal | Refusal:
         caller, ring, now = self._caller(scope), self._store.ring(), datetime.now(UTC)
         if route.open:
-            return self._gate.visitor(caller, ring, now)
-        return self._gate.judge(caller, route.needs(scope["method"]), ring, now)
+            judged: Principal | Refusal = self._gate.visitor(caller, ring, now)
+        else:
+            judged = self._gate.judge(caller, route.needs(scope["method"]), ring, now)
+        if caller.on_behalf is None or isinstance(judged, Refusal):
+            return judged
+        if not delegation.may_delegate(judged):  # the header is nothing
+            return judged
+        scope[FROM_FRONT] = True
+        return _delegated(caller.on_behalf, route, scope["method"])
 
     def _caller(self, scope: Scope) -> Caller:
         headers = dict(scope["headers"])  # of a repeated header the last counts: browsers send each once
@@ -102,30 +132,13 @@ class RequestMiddleware:
             None if fetch_site is None else fetch_site.decode("latin-1"),
             None if authorization is None else authorization.decode("latin-1"),
             self._user(scope) if self._user_header else None,
+            headers.get(_ON_BEHALF),
         )
 
     def _user(self, scope: Scope) -> str | None:
         # Repeated it is nobody: one of the two may be the caller's own.
         found = [value.decode("latin-1").strip() for name, value in scope["headers"] if name == self._user_header]
         return ", ".join(found) if found else None
-
-    async def _answer(self, route: Route, values: tuple[str, ...], scope: Scope, receive: Receive, send: Send) -> None:
-        if route.hot is None or scope["method"] != route.method:
-            if any(name == b"range" for name, _ in scope["headers"]):
-                scope, send = _without_malformed_range(scope), _ranges_in_envelope(scope, receive, send)
-            who: Principal = scope["principal"]
-            if not who.sees_every_plugin and _says_why(scope["path"].removeprefix(self._root)):
-                send = _concealed(Concealment(who, scope["app"].state.context.registry), send)
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope, receive, send)
-        try:
-            response = await route.hot(request, api_context(request), *values)
-        except Exception:
-            # As the framework does for its own routes: the caller is answered, and the server logs it.
-            await problems.defect()(scope, receive, send)
-            raise
-        await response(scope, receive, send)
 
     async def _refuse_for_load(self, scope: Scope, receive: Receive, send: Send) -> None:
         sentence = f"The maximum of {self._max_requests} requests are being answered. Try again later."
@@ -134,67 +147,14 @@ class RequestMiddleware:
         await response(scope, receive, send)
 
 
-def _without_malformed_range(scope: Scope) -> Scope:
-    """The request without a Range that is none of bytes: HTTP has it ignored, and the framework would answer 400."""
-    headers = [(name, value) for name, value in scope["headers"] if name != b"range" or _is_range(value)]
-    return scope if len(headers) == len(scope["headers"]) else {**scope, "headers": headers}
-
-
-def _is_range(value: bytes) -> bool:
-    if _RANGE.fullmatch(value) is None or len(value) > _MAX_RANGE:
-        return False
-    spans = (span.strip().partition(b"-") for span in value.partition(b"=")[2].split(b","))
-    return all(not first or not last or int(first) <= int(last) for first, _, last in spans)
-
-
-def _ranges_in_envelope(scope: Scope, receive: Receive, send: Send) -> Send:
-    """The framework's own answer to a range that a file does not have is a text, or empty."""
-    replaced = False
-
-    async def send_envelope(message: Message) -> None:
-        nonlocal replaced
-        if message["type"] == "http.response.start" and message["status"] == 416:
-            replaced = True
-            about = Headers(raw=message["headers"]).get("content-range", "bytes */*")
-            sentence = f"The file has no such bytes: it has {about.rpartition('/')[2]} of them."
-            response = problem(416, sentence, error_type="RangeNotSatisfiable")
-            response.headers["Content-Range"] = about
-            await response(scope, receive, send)
-        elif not replaced:
-            await send(message)
-
-    return send_envelope
-
-
-def _says_why(path: str) -> bool:
-    """Whether answers of this route have sentences about a plugin, and are none of a plugin's own."""
-    return route_table.named_plugin(path) is not None and not path.endswith("/tools")
-
-
-def _concealed(shown: Concealment, send: Send) -> Send:
-    """Passes JSON on as the caller may see it: one place for all routes of a plugin, new ones included."""
-    start: Message | None = None
-    body = b""
-
-    async def send_concealed(message: Message) -> None:
-        nonlocal start, body
-        if message["type"] == "http.response.start" and b"application/json" in dict(message["headers"]).get(
-            b"content-type", b""
-        ):
-            start = message
-        elif start is None:
-            await send(message)
-        else:
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                text = shown.json(body) if body else body  # none for HEAD
-                headers = MutableHeaders(raw=list(start["headers"]))
-                if body:
-                    headers["content-length"] = str(len(text))
-                await send({**start, "headers": headers.raw})
-                await send({**message, "body": text})
-
-    return send_concealed
+def _delegated(text: bytes, route: Route, method: str) -> Principal | Refusal:
+    """On whose behalf a front calls."""
+    caller = delegation.parse(text)
+    if caller is None:
+        return Refusal(400, f"The header {delegation.HEADER} names no caller.", "InvalidRequest")
+    if route.open or caller.may(route.needs(method)):
+        return caller
+    return Refusal(403, "The caller on whose behalf this is requested has no right to it.", "RoleTooSmall")
 
 
 async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:

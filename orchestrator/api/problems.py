@@ -29,6 +29,7 @@ _ROUTING: Final[Mapping[int, tuple[str, str]]] = {
     404: ("No such route. /docs lists all routes.", "UnknownRoute"),
     405: ("Method not allowed. /docs lists the methods of each route.", "MethodNotAllowed"),
 }
+_READER_RETRY_AFTER: Final = "5"  # seconds
 
 
 def envelope(result: RunResult, *, plugin: str | None, tool: str | None, run_id: str | None) -> bytes:
@@ -120,6 +121,13 @@ def problem(
 
 def unknown_plugin(name: str, *, searched: bool = False) -> Response:
     return respond(refusals.unknown_plugin(name, searched=searched), plugin=name)
+
+
+def too_many_readers(sentence: str, plugin: str | None) -> Response:
+    """For one more reader of events; `plugin`: of those alone."""
+    response = problem(429, sentence, error_type="TooManyReaders", plugin=plugin)
+    response.headers["Retry-After"] = _READER_RETRY_AFTER
+    return response
 
 
 def defect() -> Response:

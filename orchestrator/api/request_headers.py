@@ -13,6 +13,8 @@ _STREAMS: Final = (NDJSON, SSE)
 _JSON: Final = "application/json"
 _JSON_RANGES: Final = frozenset({"", "*/*", "application/*", _JSON})
 _RANGE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+*-]+|\*/\*", re.ASCII)
+FRONT_RUN_ID: Final = "x-front-run-id"
+"""A new id that a front has made for a run whose caller chose none."""
 _READ: Final = frozenset(
     {
         b"accept",
@@ -24,6 +26,7 @@ _READ: Final = frozenset(
         b"traceparent",
         b"tracestate",
         b"transfer-encoding",
+        FRONT_RUN_ID.encode(),
         b"x-run-id",
     }
 )
@@ -40,6 +43,7 @@ CORS_REQUEST_HEADERS: Final = (
     "If-None-Match",
     "traceparent",
     "tracestate",
+    "X-Host",
     "X-Run-Id",
 )
 """What pages of other sites may send, where they may call."""
@@ -52,6 +56,7 @@ CORS_RESPONSE_HEADERS: Final = (
     "Location",
     "Preference-Applied",
     "Retry-After",
+    "X-Host",
     "X-Run-Id",
 )
 """What they may read of an answer, beside its type and length."""

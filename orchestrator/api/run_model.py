@@ -40,6 +40,8 @@ class RunResponse(BaseModel):
     """The name of the key that it was called with; null where no key is needed."""
     retried_from: int | None
     """The generation of the instance that ended under it: it was made once more, in `generation`."""
+    host: str | None = None
+    """Behind a front, the host that has it."""
     id: int
     """Its number in the history, for `before`; 0 for a run that is not yet in it."""
 

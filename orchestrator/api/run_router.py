@@ -3,20 +3,21 @@
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from msgspec.structs import replace
 
 from orchestrator.access.principal import Principal
 from orchestrator.api.body import MAX_SHORT_BODY, QueuedBody, RequestBody, body_limit, read_short_body, too_large
 from orchestrator.api.concealment import Concealment, concealment
-from orchestrator.api.context import ApiContext, Context, Who
+from orchestrator.api.context import FROM_FRONT, ApiContext, Context, Who
 from orchestrator.api.file_response import StoredFileResponse
 from orchestrator.api.problems import problem, respond, unknown_plugin
 from orchestrator.api.request_headers import (
     CODINGS,
+    FRONT_RUN_ID,
     RESPOND_ASYNC,
     RETRY,
     AcceptedFile,
@@ -74,7 +75,7 @@ async def run_tool(name: str, tool: str, request: Request, context: Context, who
     headers = run_headers(request.scope["headers"])
     chosen_id = headers.get("x-run-id")
     if chosen_id is None:
-        return await _run(request, headers, record, tool, run_id=os.urandom(16).hex(), context=context, who=who)
+        return await _run(request, headers, record, tool, run_id=_new_id(request, headers), context=context, who=who)
     if not is_run_id(chosen_id):
         sentence = "X-Run-Id has to be 32 hexadecimal digits in lower case; without it the run is given an id."
         return problem(422, sentence, error_type="InvalidRunId", plugin=name)
@@ -82,6 +83,11 @@ async def run_tool(name: str, tool: str, request: Request, context: Context, who
         if await context.tool_runner.lookup.one(chosen_id) is not None:
             return respond(refusals.run_id_taken(), plugin=name)
         return await _run(request, headers, record, tool, run_id=chosen_id, context=context, who=who)
+
+
+def _new_id(request: Request, headers: Mapping[str, str]) -> str:
+    made = headers.get(FRONT_RUN_ID, "")
+    return made if request.scope.get(FROM_FRONT) and is_run_id(made) else os.urandom(16).hex()
 
 
 async def _run(
@@ -227,7 +233,7 @@ async def _start(name: str, call: ToolCall, context: ApiContext, shown: Concealm
 class _DisconnectWatch:
     """While it is entered, reports a caller that disconnects, so that its run leaves the queue or is cancelled."""
 
-    __slots__ = ("_body", "_context", "_request", "_run_id", "_tick", "_watcher")
+    __slots__ = ("_body", "_context", "_request", "_run_id", "_timer", "_watcher")
 
     def __init__(self, request: Request, call: ToolCall, context: ApiContext) -> None:
         self._request = request
@@ -235,19 +241,19 @@ class _DisconnectWatch:
         self._context = context
         self._watcher: asyncio.Task[None] | None = None
         # A caller whose body is still to be read is noticed by that.
+        loop = asyncio.get_running_loop()
         self._body = call.body if isinstance(call.body, QueuedBody) else None
-        if self._body is None:
-            self._tick = context.timers.add(_DISCONNECT_WATCH_DELAY, self._start)
-        else:
+        self._timer = loop.call_later(_DISCONNECT_WATCH_DELAY, self._start) if self._body is None else None
+        if self._body is not None:
             self._body.on_stored = self._start
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_: object) -> None:
-        if self._body is None:
-            self._context.timers.remove(self._tick, self._start)
-        else:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._body is not None:
             self._body.close()
         if self._watcher is not None:
             self._watcher.cancel()

@@ -12,6 +12,7 @@ _HIDDEN: Final = "hidden"
 _VERSION: Final = "--version"
 _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
     "serve": ("serve", None),
+    "front": ("front", None),
     "up": ("background", _HIDDEN),
     "down": ("background", _HIDDEN),
     "plugins": ("plugins", "Inspect"),

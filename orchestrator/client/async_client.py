@@ -195,19 +195,20 @@ class AsyncClient:
         return AsyncRunHandle(self, run_id)
 
     async def runs(
-        self, plugin: str | None = None, *, state: str | None = None, limit: int = 100, before: int | None = None
+        self, plugin: str | None = None, *, state: str | None = None, limit: int = 100, before: int | str | None = None
     ) -> list[Run]:
         return await self._do(operations.runs(plugin, state, limit, before))
 
     async def events(
-        self, plugin: str | None = None, *, after: int | None = None, limit: int = 100, follow: bool = False
+        self, plugin: str | None = None, *, after: int | str | None = None, limit: int = 100, follow: bool = False
     ) -> AsyncGenerator[LifecycleEvent, None]:
         past = await self._do(operations.events(plugin, after, limit))
         for event in past:
             yield event
         if not follow:
             return
-        feed = EventFeed(operations.events_path(plugin), kind="lifecycle", after=past[-1]["id"] if past else after or 0)
+        last = operations.position(past, after)
+        feed = EventFeed(operations.events_path(plugin), kind="lifecycle", after=last)
         async with aclosing(self._follow(feed)) as found:
             async for event in found:
                 yield event

@@ -61,6 +61,7 @@ class Instance(TypedDict):
     container: dict[str, Any]
     gpus: list[dict[str, Any]]
     checks: list[Check]
+    host: str | None
 
 
 class Plugin(TypedDict):
@@ -94,6 +95,8 @@ class Plugin(TypedDict):
     degraded_reason: str | None
     parked_since: str | None
     start_estimate_seconds: float | None
+    host: str | None
+    """Behind a front, the host that the best instance is on."""
     instances: list[Instance]
     candidate: Instance | None
     removed: NotRequired[bool]
@@ -219,6 +222,9 @@ class Run(TypedDict):
     caller: str | None
     retried_from: int | None
     """The generation of the instance that ended under it, where it was made again (`retry_idempotent`)."""
+    host: str | None
+    cursor: NotRequired[str]
+    """Behind a front over several hosts, what `before` of the next page is; else that is the `id`."""
 
 
 class LifecycleEvent(TypedDict):
@@ -234,6 +240,9 @@ class LifecycleEvent(TypedDict):
     reason: str | None
     caller: str | None
     """The name of the key whose run or command it comes of, as far as yours may know it."""
+    host: str | None
+    cursor: NotRequired[str]
+    """Behind a front over several hosts, what `after` takes; else that is the `id`, which is each host's own."""
 
 
 DeliveryState = Literal["pending", "delivered", "failed"]

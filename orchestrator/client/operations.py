@@ -66,7 +66,7 @@ def release_gpu(uuid: str) -> Flow[Gpus]:
     return found
 
 
-def events(plugin: str | None, after: int | None, limit: int) -> Flow[list[LifecycleEvent]]:
+def events(plugin: str | None, after: int | str | None, limit: int) -> Flow[list[LifecycleEvent]]:
     params = {"limit": limit} if after is None else {"limit": limit, "after": after}
     found: list[LifecycleEvent] = (yield Request("GET", events_path(plugin), params=params)).as_list()
     if not all(isinstance(event.get("id"), int) for event in found):
@@ -204,7 +204,7 @@ def start_run(plugin: str, tool: str, arguments: Mapping[str, Any], *, retry: bo
     return found
 
 
-def runs(plugin: str | None, state: str | None, limit: int, before: int | None) -> Flow[list[Run]]:
+def runs(plugin: str | None, state: str | None, limit: int, before: int | str | None) -> Flow[list[Run]]:
     wanted = {"plugin": plugin, "state": state, "limit": limit, "before": before}
     params = {name: value for name, value in wanted.items() if value is not None}
     return (yield Request("GET", "/v1/runs", params=params)).as_list()
@@ -317,6 +317,11 @@ def health_path(plugin: str) -> str:
 
 def updates_path(plugin: str) -> str:
     return f"/v1/plugins/{segment(plugin)}/updates"
+
+
+def position(events: list[LifecycleEvent], after: int | str | None) -> int | str:
+    """Where a stream goes on that follows these events, the first of which comes after `after`."""
+    return events[-1].get("cursor", events[-1]["id"]) if events else after or 0
 
 
 def events_path(plugin: str | None) -> str:

@@ -90,11 +90,11 @@ class RunEvents:
 class EventFeed:
     """A stream of server-sent events that resumes after the last event when it reconnects."""
 
-    def __init__(self, path: str, *, kind: str, after: int | None = None) -> None:
+    def __init__(self, path: str, *, kind: str, after: int | str | None = None) -> None:
         """`kind`: which events to read, `lifecycle` or `health`."""
         self._path = path
         self._kind = kind
-        self._last = after
+        self._last = after  # a number; a front over several hosts has a text
 
     def request(self) -> Request:
         headers = {"Accept": _SSE, "Cache-Control": "no-store"}
@@ -105,8 +105,8 @@ class EventFeed:
 
     def take(self, event: ServerSentEvent) -> Any:
         """The event's data; None for another kind of event."""
-        if event.id.isdigit():
-            self._last = int(event.id)
+        if event.id:
+            self._last = event.id
         if event.event == "removed" and self._kind == "health":
             return {**_object(event.data), "removed": True}
         return _object(event.data) if event.event == self._kind else None

@@ -232,13 +232,13 @@ class Client:
         return RunHandle(self, run_id)
 
     def runs(
-        self, plugin: str | None = None, *, state: str | None = None, limit: int = 100, before: int | None = None
+        self, plugin: str | None = None, *, state: str | None = None, limit: int = 100, before: int | str | None = None
     ) -> list[Run]:
         """Runs, newest first. `before`: only runs with a smaller `id`."""
         return self._do(operations.runs(plugin, state, limit, before))
 
     def events(
-        self, plugin: str | None = None, *, after: int | None = None, limit: int = 100, follow: bool = False
+        self, plugin: str | None = None, *, after: int | str | None = None, limit: int = 100, follow: bool = False
     ) -> Generator[LifecycleEvent, None, None]:
         """State changes, oldest first: the newest `limit`, or the next ones after the id `after`.
 
@@ -247,7 +247,7 @@ class Client:
         past = self._do(operations.events(plugin, after, limit))
         yield from past
         if follow:
-            last = past[-1]["id"] if past else after or 0
+            last = operations.position(past, after)
             yield from self._follow(EventFeed(operations.events_path(plugin), kind="lifecycle", after=last))
 
     def watch(self) -> Generator[Plugin, None, None]:

@@ -64,6 +64,7 @@ class InstanceReport(BaseModel):
     container: dict[str, Any]
     gpus: list[dict[str, Any]]
     checks: list[CheckReport]
+    host: str | None = Field(None, description="Behind a front, the host that it is on.")
 
 
 class PostMortemReport(BaseModel):
@@ -127,6 +128,7 @@ class PluginHealthResponse(BaseModel):
     start_estimate_seconds: float | None = Field(
         description="What its last start took; a run for a parked plugin waits."
     )
+    host: str | None = Field(None, description="Behind a front, the host that the best instance is on.")
     # The last two fields: the listing's text depends on that.
     instances: list[InstanceReport] = Field(
         description="The oldest first: those that live, and those that ended and are not replaced. The plugin's own "

@@ -47,9 +47,10 @@ class HttpConnection(asyncio.Protocol):
         """Of its socket; only while it is open."""
         return self._descriptor
 
-    async def request(self, head: bytes, body: bytes | AsyncIterator[bytes]) -> HttpResponse:
+    async def request(self, head: bytes, body: bytes | AsyncIterator[bytes], *, chunked: bool = True) -> HttpResponse:
         """Send a request and wait for the head of its response, which may come before the body is sent. Sets no time
-        limit. Raises `OSError`, `ValueError`.
+        limit. `chunked`: a body that is iterated over is sent in chunks, else as it is, as long as the head says.
+        Raises `OSError`, `ValueError`.
         """
         if self._failure is not None:
             raise self._failure
@@ -59,7 +60,7 @@ class HttpConnection(asyncio.Protocol):
         if not isinstance(body, bytes):
             self._transport.write(head)
             # Beside the wait: the answer may come before the body has been sent.
-            self._sender = asyncio.create_task(self._send(body))
+            self._sender = asyncio.create_task(self._send(body, chunked=chunked))
         else:
             self._sent = True
             if len(body) <= _SMALL_BODY:
@@ -162,14 +163,16 @@ class HttpConnection(asyncio.Protocol):
 
     # Within
 
-    async def _send(self, body: AsyncIterator[bytes]) -> None:
+    async def _send(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
         try:
             async for chunk in body:
                 # The plugin has answered and will close the connection: it takes no more.
                 if self._failure is not None or (self.response.head_complete and not self.response.keeps_alive):
                     return
-                if chunk:
+                if chunk and chunked:
                     self._transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+                elif chunk:
+                    self._transport.write(chunk)
                 if self._writable is not None:
                     await self._writable
                     if self._failure is not None:
@@ -180,7 +183,8 @@ class HttpConnection(asyncio.Protocol):
             self._fail(broken)
             return
         if self._failure is None:
-            self._transport.write(b"0\r\n\r\n")
+            if chunked:
+                self._transport.write(b"0\r\n\r\n")
             self._sent = True
 
     def _more_data(self) -> asyncio.Future[None]:
@@ -192,6 +196,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _read_rest(self) -> None:
         # A send that fails closes the connection at once, though a response may have come that says why nobody read.
+        if self._transport.get_extra_info("ssl_object") is not None:  # what the socket has is encrypted
+            return
         with suppress(OSError, ValueError):
             while not self.response.complete and self.response.buffered <= _READ_BUFFER:
                 data = os.read(self._descriptor, _READ_BUFFER)

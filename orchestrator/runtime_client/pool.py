@@ -50,7 +50,7 @@ class ConnectionPool:
 
         An `idempotent` request is sent once more where a reused connection breaks before any response.
         """
-        connection = self._take_idle() or await self._connect()
+        connection = await self.acquire()
         try:
             await connection.request(head, body)
         except BaseException as error:
@@ -68,6 +68,10 @@ class ConnectionPool:
             await self.release(connection)
             raise
         return connection
+
+    async def acquire(self) -> HttpConnection:
+        """An idle connection, or a new one; the caller releases it. Raises `OSError`: nothing was sent."""
+        return self._take_idle() or await self._connect()
 
     async def release(self, connection: HttpConnection) -> None:
         """Make the connection idle, or close it where its response was not read to the end: that stops a generator."""

@@ -123,7 +123,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     keep: bool = False
     """Whether the container goes on with it when the connection breaks, and retains its answer."""
     id_chosen: bool = False
-    """Whether its caller chose the run's id, by which it can look for the run later."""
+    """Whether its caller chose the run's id, by which it can look for the run later, and need not stay for it."""
     caller: str | None = None
     """The name of the key that it came with; None where no key is needed."""
     share: Share = EQUAL_SHARE

@@ -8,22 +8,29 @@ await client.post("/v1/plugins/reader/tools/read/run", json={})
 import asyncio
 import shutil
 import socket
+import ssl
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import httpx
 import uvicorn
 import yaml
 from fastapi import FastAPI
+from starlette.applications import Starlette
 
+from orchestrator.access.key_store import KeyStore
+from orchestrator.access.keys import Role
 from orchestrator.api.http_protocol import BoundedProtocol
 from orchestrator.app import create_app
 from orchestrator.containers.memory import MemoryEngine, Program, ProgramHandle
 from orchestrator.containers.spec import ContainerSpec
+from orchestrator.front.front_app import create_front
+from orchestrator.front.hosts import Hosts
+from orchestrator.front.hosts_file import HostEntry
 from orchestrator.registry import PluginRegistry
 from orchestrator.settings import Settings
 from support.gpus import FakeGpus
@@ -48,6 +55,9 @@ class _Engine(MemoryEngine):
 class Harness:
     """Plugins in a folder, a memory engine whose images run what the test scripted, and the app over HTTP."""
 
+    through_front: ClassVar[bool] = False
+    """Whether the clients of all harnesses call a front over that one orchestrator (`--through-front`)."""
+
     def __init__(self, folder: Path, *, engine_bound: float = 0.3, **settings: Any) -> None:
         """`engine_bound`: timeout of a request to a frozen engine, in seconds."""
         self.plugins = folder / "plugins"
@@ -68,6 +78,8 @@ class Harness:
         self.engine.image_store.built_program = self._program
         self.runtimes: dict[str, Program] = {}
         self.app: FastAPI | None = None
+        self.address = ""
+        """Of the orchestrator itself, once it is open."""
         self._client: httpx.AsyncClient | None = None
         self._stack = AsyncExitStack()
 
@@ -132,13 +144,17 @@ class Harness:
         assert isinstance(registry, PluginRegistry)
         return registry
 
-    async def open(self, *, stop_plugins: bool = False) -> httpx.AsyncClient:
-        """Start the orchestrator behind a server on a loopback port; returns a client for it."""
+    async def open(self, *, stop_plugins: bool = False, direct: bool = False) -> httpx.AsyncClient:
+        """Start the orchestrator behind a server on a loopback port; returns a client for it. `direct`: never through a
+        front.
+        """
         self.app = self.make_app(
             self.settings, engine=self.engine, gpu_host=self.gpus.host(), stop_plugins=stop_plugins
         )
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))
-        address = await self._serve(self.app)
+        self.address = address = await serve_app(self._stack, self.app, self.app.state.context.shutdown.requested)
+        if Harness.through_front and not direct:
+            address = (await open_front(self._stack, self.settings, [self.host_entry("here")])).address
         self._client = await self._stack.enter_async_context(
             # Plain HTTP: without `verify` it need not read all the host's certificates each time.
             httpx.AsyncClient(base_url=address, timeout=TIMEOUT * 2, trust_env=False, verify=False)
@@ -209,27 +225,75 @@ class Harness:
     async def _program(self, spec: ContainerSpec, handle: ProgramHandle) -> int:
         return await self.runtimes[spec.environment["PLUGIN_NAME"]](spec, handle)
 
-    async def _serve(self, app: FastAPI) -> str:
-        listening = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(app, http=BoundedProtocol, lifespan="off", ws="none", log_config=None, access_log=False)
-        config.load()
-        server = uvicorn.Server(config)
-        server.lifespan = config.lifespan_class(config)
-        await server.startup(sockets=[listening])
+    async def serve_again(self, stack: AsyncExitStack, *, tls: ssl.SSLContext) -> str:
+        """Serve the open orchestrator by TLS too, until `stack` is closed; returns the address."""
+        assert self.app is not None
+        return await serve_app(stack, self.app, self.app.state.context.shutdown.requested, tls=tls)
 
-        async def stop() -> None:
-            # As `server.shutdown`, which always sleeps for a while.
-            app.state.context.shutdown.requested.set()
-            for accepting in server.servers:
-                accepting.close()
-                await accepting.wait_closed()
-            while connections := server.server_state.connections:
-                for connection in tuple(connections):
-                    connection.shutdown()
-                await asyncio.sleep(0.001)
+    def host_entry(self, name: str) -> HostEntry:
+        """The open orchestrator as a front's host; where it has keys, with one for the front."""
+        store = KeyStore(self.settings.state_dir)
+        file = None
+        if store.listed():
+            file = self.settings.state_dir / "front-key"
+            file.write_text(store.add(f"front-{len(store.listed())}", Role.OPERATOR))
+        return HostEntry(name=name, address=self.address + self.settings.root_path, key_file=file)
 
-        self._stack.push_async_callback(stop)
-        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+async def serve_app(
+    stack: AsyncExitStack, app: Starlette, stopping: asyncio.Event, *, tls: ssl.SSLContext | None = None
+) -> str:
+    """Serve an application until `stack` is closed, which sets `stopping` first; returns its address."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app,
+        http=BoundedProtocol,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        ssl_context_factory=None if tls is None else lambda *_: tls,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listening])
+
+    async def stop() -> None:
+        # As `server.shutdown`, which always sleeps for a while.
+        stopping.set()
+        for accepting in server.servers:
+            accepting.close()
+            await accepting.wait_closed()
+        while connections := server.server_state.connections:
+            for connection in tuple(connections):
+                connection.shutdown()
+            await asyncio.sleep(0.001)
+
+    stack.push_async_callback(stop)
+    return f"http{'' if tls is None else 's'}://127.0.0.1:{listening.getsockname()[1]}"
+
+
+class OpenFront(NamedTuple):
+    """A front that serves, and what it knows."""
+
+    address: str
+    hosts: Hosts
+
+
+async def open_front(
+    stack: AsyncExitStack, settings: Settings, hosts: list[HostEntry], *, wait_for: Collection[str] | None = None
+) -> OpenFront:
+    """Serve a front over these hosts, and wait until it knows them, or those whose names are in `wait_for`."""
+    front = create_front(settings, hosts)
+    await stack.enter_async_context(front.router.lifespan_context(front))
+    address = await serve_app(stack, front, front.state.shutdown.requested)
+    awaited = {host.name for host in hosts} if wait_for is None else set(wait_for)
+    await eventually(
+        lambda: all(host.status.answers for host in front.state.hosts.directory if host.name in awaited),
+        "all hosts are known",
+    )
+    return OpenFront(address, front.state.hosts)
 
 
 async def _nothing(_: ContainerSpec, __: ProgramHandle) -> int:

@@ -13,7 +13,7 @@ FIELDS = {
     "name", "state", "description", "version", "reason", "reason_code", "uptime_seconds", "last_used", "success_count",
     "error_count", "last_execution_time_ms", "avg_execution_time_ms", "in_flight", "queued", "generation",
     "observed_at", "stale", "checks", "container", "gpus", "limits", "activity", "restart", "replicas", "degraded",
-    "degraded_reason", "instances", "candidate", "parked_since", "start_estimate_seconds",
+    "degraded_reason", "instances", "candidate", "parked_since", "start_estimate_seconds", "host",
 }  # fmt: skip
 IMPORT_ERROR = [(0.0, {"phase": "failed", "reason_code": "IMPORT_ERROR", "reason": "No module named 'x'."})]
 

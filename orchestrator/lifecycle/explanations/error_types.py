@@ -162,6 +162,19 @@ ERROR_TYPES: Final = (
         "too many wrong keys came from this address",
         "try again after `Retry-After`, with the right one",
     ),
+    _of_type(
+        "HostUnreachable",
+        503,
+        "a front cannot reach the host, or lost it under the request (502; a run's state is unknown then)",
+        "`GET /v1/hosts` says why; after 503 send it again, after 502 look at `GET /v1/runs/{run_id}` first",
+    ),
+    _of_type(
+        "HostRequired",
+        409,
+        "the plugin is on several hosts, and the command means one",
+        "send it again with the header `X-Host`",
+    ),
+    _of_type("UnknownHost", 404, "no host of the front has this name", "`GET /v1/hosts` lists all hosts"),
     _of_type("KeyRequired", 401, "the request has no API key", "send `Authorization: Bearer KEY`", "send no key"),
     _of_type(
         "KeyRefused",

@@ -5,7 +5,20 @@ from typing import Final, NamedTuple
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure
-from benchmarks.rows import adoption, calls, cpu, ends, hundred, instances, neighbours, scale, starts, updates, upload
+from benchmarks.rows import (
+    adoption,
+    calls,
+    cpu,
+    ends,
+    front,
+    hundred,
+    instances,
+    neighbours,
+    scale,
+    starts,
+    updates,
+    upload,
+)
 
 
 class Row(NamedTuple):
@@ -23,6 +36,7 @@ ROWS: Final[Mapping[str, Row]] = {
         cpu.measure, "a small call: CPU of orchestrator and container, with --before beside an earlier commit's"
     ),
     "throughput": Row(calls.many_callers, "small calls, 16 callers: calls a second"),
+    "front": Row(front.measure, "a small call through a front over the same host"),
     "replicas": Row(instances.replicas, "a tool of 10 ms CPU with one instance and with two: calls a second"),
     "batches": Row(instances.batches, "a batched tool and one that is not: calls a second"),
     "upload": Row(upload.measure, "10 MB: time, and the orchestrator's memory"),

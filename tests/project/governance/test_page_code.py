@@ -21,6 +21,7 @@ from orchestrator.app import create_app
 from orchestrator.audit.auditor import audit_folders
 from orchestrator.audit.findings import Level
 from orchestrator.cli.commands import command_line
+from orchestrator.front.hosts_file import read_hosts_file
 from orchestrator.loader.manifest import Manifest, read_manifest
 from orchestrator.loader.samples import SampleCall
 from orchestrator.settings import Settings
@@ -47,13 +48,16 @@ def test_python_parses_and_what_it_imports_exists(block: Block) -> None:
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_parses_and_a_manifest_is_one(block: Block, tmp_path: Path) -> None:
-    """Whole manifests, and excerpts of one; sample calls; webhooks."""
+    """Whole manifests, and excerpts of one; sample calls; webhooks; hosts."""
     content = yaml.safe_load(block.text)
     if isinstance(content, list) and "url" in content[0]:
         for entry in content:
             (tmp_path / entry["secret_file"]).write_text(SECRET)
         (tmp_path / "webhooks.yaml").write_text(block.text)
         assert len(load_webhooks(tmp_path / "webhooks.yaml")) == len(content)
+    elif isinstance(content, list) and "address" in content[0]:
+        (tmp_path / "hosts.yaml").write_text(block.text)
+        assert len(read_hosts_file(tmp_path / "hosts.yaml").hosts) == len(content)
     elif isinstance(content, list):
         assert [SampleCall.model_validate(call) for call in content]
     elif set(content) <= set(Manifest.model_fields):

@@ -221,6 +221,7 @@ async def test_logs_line_by_line(call, harness):
     assert len(await call("logs", "echo", tail=2, follow=True, upto=2)) == 2
 
 
+@pytest.mark.one_host
 async def test_following_events_and_health_of_a_living_orchestrator(call, harness):
     following = asyncio.create_task(call("events", "echo", limit=1, follow=True, upto=2))
     watching = asyncio.create_task(call("watch", upto=4))

@@ -49,7 +49,7 @@ async def test_a_list_has_every_step_oldest_first(harness: Harness) -> None:
     assert [e["id"] for e in events] == [1, 2, 3]
     assert events[-1]["reason_code"] == "STOPPED" and events[-1]["reason"]
     assert set(events[0]) == {
-        "id", "time", "plugin", "generation", "previous", "state", "reason_code", "reason", "caller",
+        "id", "time", "plugin", "generation", "previous", "state", "reason_code", "reason", "host", "caller",
     }  # fmt: skip
 
 
@@ -162,6 +162,7 @@ async def test_a_silent_stream_has_heartbeats(harness: Harness, monkeypatch: pyt
         assert {frame.kind for frame in await take(frames, 3)} == {"comment"}
 
 
+@pytest.mark.one_host
 async def test_readers_are_bounded(tmp_path: Any) -> None:
     """One too many gets 429 and Retry-After until another disconnects. Lists do not count."""
     async with Harness(tmp_path, event_readers=1) as harness:
@@ -177,6 +178,7 @@ async def test_readers_are_bounded(tmp_path: Any) -> None:
             assert len(await take(frames, 2)) == 2
 
 
+@pytest.mark.one_host
 async def test_a_stream_ends_when_the_orchestrator_stops(harness: Harness) -> None:
     """In a regular way: the connection does not break."""
     client = await opened(harness, "reader")

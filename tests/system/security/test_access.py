@@ -228,6 +228,7 @@ async def test_a_host_that_the_operator_allows_is_answered(tmp_path: Path) -> No
         assert (await client.post("/v1/plugins/x/start", headers=headers)).status_code == 404
 
 
+@pytest.mark.one_host
 async def test_exposed_and_without_any_key_it_answers_nothing(tmp_path: Path) -> None:
     """The last key was removed while it ran: that must not open it to the network."""
     async with Harness(tmp_path, host="0.0.0.0") as harness:

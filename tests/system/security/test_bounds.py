@@ -244,6 +244,7 @@ def is_closed(peer: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.one_host
 async def test_health_is_answered_at_the_maximum_of_requests(tmp_path: Path) -> None:
     """Others get 503 with Retry-After."""
     async with Harness(tmp_path, max_connections=16) as harness:
