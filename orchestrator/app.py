@@ -17,6 +17,7 @@ from orchestrator import dashboard, deployment
 from orchestrator.api import (
     events_router,
     health_router,
+    host_router,
     plugins_router,
     problems,
     run_router,
@@ -47,6 +48,7 @@ from orchestrator.registry.history import HistoryStore
 from orchestrator.sandbox.sandbox_runner import PluginSandboxRunner
 from orchestrator.settings import Settings
 from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.drain_mark import DrainMark
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.supervisor.gpu_allocator import GpuAllocator
 from orchestrator.supervisor.release_store import ReleaseStore
@@ -137,6 +139,7 @@ def create_app(
                 metrics=metrics,
                 history=history,
                 shutdown=shutdown,
+                drain_mark=DrainMark(settings.state_dir),
                 webhooks=webhooks,
             )
             _warn_of_folders(deps.loader)
@@ -203,6 +206,7 @@ def _add_routes(app: FastAPI, mcp: McpEndpoint) -> None:
         events_router,
         run_router,
         runs_router,
+        host_router,
         system_router,
         webhooks_router,
     ):

@@ -164,6 +164,8 @@ class Settings(BaseSettings):
     """Additional labels for plugins' containers, as name=value, separated by commas."""
     parked: bool = False
     """Start no plugin that may be parked (`idle.after`, or GPUs without `idle.keep`) until it is called."""
+    placed: bool = False
+    """Start only plugins that a command has started on this host: a front chooses the hosts of each."""
     start_concurrency: int = Field(4, ge=1)
     """Bound on containers that are started at the same time."""
     cancel_grace: Duration = timedelta(seconds=5)

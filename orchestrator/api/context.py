@@ -13,6 +13,7 @@ from orchestrator.api.event_feed import EventFeed
 from orchestrator.health.listing import HealthListing
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
+from orchestrator.supervisor.drain_mark import DrainMark
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.shutdown import Shutdown
@@ -36,6 +37,7 @@ class ApiContext:
     metrics: Metrics
     history: HistoryStore
     shutdown: Shutdown
+    drain_mark: DrainMark
     webhooks: WebhookService
     listing: HealthListing = field(default_factory=HealthListing)
 

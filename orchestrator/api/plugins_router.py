@@ -86,16 +86,16 @@ async def restart(
         return unknown_plugin(name, searched=True)
     if only is not None:
         await supervisor.start(caller=who.name)
-        return await _after(supervisor, context, wait)
+        return await after(supervisor, context, wait)
     end = time.monotonic() + wait
     try:
         refusal = await _unless_stopping(context, supervisor.restart(wait, who.name))
     except TimeoutError:
         response.status_code = 202
-        return await _after(supervisor, context, 0)
+        return await after(supervisor, context, 0)
     if refusal is not None:
         return problem(409, refusal.reason, error_type="RestartRefused", plugin=name, reason_code=refusal.code)
-    return await _after(supervisor, context, max(0.0, end - time.monotonic()))
+    return await after(supervisor, context, max(0.0, end - time.monotonic()))
 
 
 @router.post("/start", response_model=PluginDetailResponse)
@@ -107,7 +107,7 @@ async def start(name: str, context: Context, who: Who, wait: Wait = 0) -> Plugin
     if supervisor is None:
         return unknown_plugin(name, searched=True)
     await supervisor.start(caller=who.name)
-    return await _after(supervisor, context, wait)
+    return await after(supervisor, context, wait)
 
 
 @router.post("/scale", response_model=PluginDetailResponse)
@@ -123,7 +123,7 @@ async def scale(name: str, scale: Scale, context: Context, who: Who, wait: Wait 
     if supervisor is None:
         return unknown_plugin(name)
     await supervisor.scale(scale.replicas, who.name)
-    return await _after(supervisor, context, wait)
+    return await after(supervisor, context, wait)
 
 
 @router.post(
@@ -145,7 +145,7 @@ async def park(name: str, context: Context, who: Who) -> PluginDetailResponse | 
         if record is not None and (record.ended or not record.ready):
             why = f"It is {record.reason_code or record.state}; only a plugin that takes runs can be parked."
         return problem(409, f"{name} was not parked. {why}", error_type="NotParked", plugin=name)
-    return await _after(supervisor, context, 0)
+    return await after(supervisor, context, 0)
 
 
 @router.post("/stop", response_model=PluginDetailResponse)
@@ -155,7 +155,7 @@ async def stop(name: str, context: Context, who: Who) -> PluginDetailResponse | 
     if supervisor is None:
         return unknown_plugin(name)
     await supervisor.stop(caller=who.name)
-    return await _after(supervisor, context, 0)
+    return await after(supervisor, context, 0)
 
 
 @router.get("/post-mortem", response_model=PostMortemReport)
@@ -229,7 +229,8 @@ async def _post_mortem_of(record: PluginRecord, generation: int | None, context:
     return await context.history.post_mortem_of(record.name, generation)
 
 
-async def _after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:
+async def after(supervisor: PluginSupervisor, context: ApiContext, wait: float) -> PluginDetailResponse | Response:
+    """The answer to a command: the plugin as it is once it is ready, or after so many seconds."""
     if wait:
         with suppress(TimeoutError):
             await _unless_stopping(context, supervisor.wait_ready(wait))

@@ -100,6 +100,12 @@ def too_many_readers(sentence: str, plugin: str | None) -> Response:
     return response
 
 
+def hosts_need_every_plugin() -> Response:
+    """For a command about a host by a key for some plugins: what becomes of a host becomes of all of them."""
+    sentence = "This API key is for some plugins only; a command about a host needs one that operates every plugin."
+    return problem(403, sentence, error_type="KeyForSomePlugins")
+
+
 def defect() -> Response:
     return problem(500, "A defect in the orchestrator; its log has the details.", error_type="InternalError")
 

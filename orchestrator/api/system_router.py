@@ -29,13 +29,18 @@ async def healthz(context: Context) -> dict[str, object]:
 async def readyz(context: Context, who: Who, response: Response) -> dict[str, object]:
     """200 once every plugin has started or failed once; 503 before, with the names of those that have not, and while
     the orchestrator stops. Where keys are for some plugins only, names come with a key that sees them.
+    `drained`, on a host that an operator drained, is for fronts.
     """
     if context.shutdown.requested.is_set():
         response.status_code = 503
         return {"status": "stopping", "waiting_for": list(filter(who.sees, context.tool_runner.busy_plugins))}
     starting = [r.name for r in context.registry.list() if r.state is PluginLifecycleState.LOADED and r.first]
     response.status_code = 503 if starting else 200
-    return {"status": "starting" if starting else "ready", "waiting_for": list(filter(who.sees, starting))}
+    found: dict[str, object] = {
+        "status": "starting" if starting else "ready",
+        "waiting_for": list(filter(who.sees, starting)),
+    }
+    return {**found, "drained": True} if context.drain_mark.drained else found
 
 
 @router.get(

@@ -33,6 +33,8 @@ _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
     "scale": ("operate", "Operate"),
     "park": ("operate", "Operate"),
     "stop": ("operate", "Operate"),
+    "move": ("hosts", "Operate"),
+    "hosts": ("hosts", "Operate"),
     "models": ("models", "Operate"),
     "image": ("images", "Operate"),
     "doctor": ("doctor", "Operate"),

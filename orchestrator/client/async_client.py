@@ -17,11 +17,14 @@ from orchestrator.client.models import (
     AskedStrategy,
     Delivery,
     DeliveryState,
+    Drained,
     Envelope,
     Gpus,
+    Host,
     LifecycleEvent,
     Plugin,
     PluginDetail,
+    PluginPlacement,
     Run,
     StreamEvent,
     Tool,
@@ -98,6 +101,24 @@ class AsyncClient:
 
     async def release_gpu(self, uuid: str) -> Gpus:
         return await self._do(operations.release_gpu(uuid))
+
+    async def hosts(self) -> list[Host]:
+        return await self._do(operations.hosts())
+
+    async def drain_host(self, host: str) -> Drained:
+        return await self._do(operations.host_command(host, "drain"))
+
+    async def resume_host(self, host: str) -> Drained:
+        return await self._do(operations.host_command(host, "resume"))
+
+    async def forget_host(self, host: str) -> dict[str, Any]:
+        return await self._do(operations.forget_host(host))
+
+    async def move(self, plugin: str, to: str, *, source: str | None = None, force: bool = False) -> PluginDetail:
+        return await self._do(operations.move(plugin, to, source, force=force))
+
+    async def placement(self, plugin: str) -> PluginPlacement:
+        return await self._do(operations.placement(plugin))
 
     async def webhooks(self) -> list[Webhook]:
         return await self._do(operations.webhooks())

@@ -356,3 +356,43 @@ class FormText(str):
     """A value as a person typed it: the plugin parses it by the parameter's type. A list repeats the parameter."""
 
     __slots__ = ()
+
+
+class Host(TypedDict):
+    """One host of a front; its state JOINING, ONLINE, DRAINING or STALE. `problem`: why it does not answer."""
+
+    name: str
+    address: str
+    labels: dict[str, str]
+    state: str
+    draining: bool
+    silent_seconds: float | None
+    problem: str | None
+    plugins: int
+
+
+class Drained(TypedDict):
+    """What became of a drained or resumed host's plugins: `plugin` and `to`, or `plugin` and `reason`."""
+
+    host: str
+    moved: list[dict[str, str]]
+    remaining: list[dict[str, str]]
+
+
+class HostRule(TypedDict):
+    """Why a host was accepted or refused for a plugin: a rule for programs, a sentence for people."""
+
+    host: str
+    rule: str
+    accepted: bool
+    chosen: bool
+    replicas: int
+    reason: str
+
+
+class PluginPlacement(TypedDict):
+    """What a plugin's manifest wants of hosts. `hosts`: at a front alone, each with its rule."""
+
+    plugin: str
+    wants: dict[str, Any] | None
+    hosts: NotRequired[list[HostRule]]

@@ -13,11 +13,14 @@ from orchestrator.client.errors import ApiError, InvalidRequest, RunNotFinished,
 from orchestrator.client.models import (
     AskedStrategy,
     Delivery,
+    Drained,
     Envelope,
     Gpus,
+    Host,
     LifecycleEvent,
     Plugin,
     PluginDetail,
+    PluginPlacement,
     Run,
     Tool,
     Update,
@@ -35,6 +38,8 @@ _MAX_WAIT: Final = 50.0
 _MIN_WAIT: Final = 1.0
 _COMMAND_WAIT: Final = 10.0
 """The same for a restart or start, which may do other things first."""
+_MOVE_TIMEOUT: Final = 4400.0
+"""For a move: a build and a start on the new host, then the longest drain on the old one."""
 _SHOWN_WAIT: Final = 1.0
 """The same where the caller is to be shown what goes on."""
 _POLL_INTERVAL: Final = 1.0
@@ -63,6 +68,36 @@ def gpus() -> Flow[Gpus]:
 
 def release_gpu(uuid: str) -> Flow[Gpus]:
     found: Gpus = (yield Request("POST", f"/v1/gpus/{segment(uuid)}/release")).as_object()
+    return found
+
+
+def hosts() -> Flow[list[Host]]:
+    return (yield Request("GET", "/v1/hosts")).as_list()
+
+
+def host_command(host: str, action: Literal["drain", "resume"]) -> Flow[Drained]:
+    """Returns once all plugins that fit elsewhere serve there."""
+    path = f"/v1/hosts/{segment(host)}/{action}"
+    found: Drained = (yield Request("POST", path, read_timeout=_MOVE_TIMEOUT)).as_object()
+    return found
+
+
+def forget_host(host: str) -> Flow[dict[str, Any]]:
+    found: dict[str, Any] = (yield Request("POST", f"/v1/hosts/{segment(host)}/forget")).as_object()
+    return found
+
+
+def move(plugin: str, to: str, source: str | None, *, force: bool) -> Flow[PluginDetail]:
+    """Returns once it serves on the new host, and on the old one no more."""
+    body = {"to": to, "force": force, **({} if source is None else {"from": source})}
+    path = f"/v1/plugins/{segment(plugin)}/move"
+    request = Request("POST", path, arguments=body, read_timeout=_MOVE_TIMEOUT)
+    found: PluginDetail = (yield request).as_object()
+    return found
+
+
+def placement(plugin: str) -> Flow[PluginPlacement]:
+    found: PluginPlacement = (yield Request("GET", f"/v1/plugins/{segment(plugin)}/placement")).as_object()
     return found
 
 

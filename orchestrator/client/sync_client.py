@@ -17,11 +17,14 @@ from orchestrator.client.models import (
     AskedStrategy,
     Delivery,
     DeliveryState,
+    Drained,
     Envelope,
     Gpus,
+    Host,
     LifecycleEvent,
     Plugin,
     PluginDetail,
+    PluginPlacement,
     Run,
     StreamEvent,
     Tool,
@@ -104,6 +107,32 @@ class Client:
     def release_gpu(self, uuid: str) -> Gpus:
         """Take a GPU out of quarantine, whatever memory is in use on it; all GPUs afterwards."""
         return self._do(operations.release_gpu(uuid))
+
+    def hosts(self) -> list[Host]:
+        """The hosts behind a front. Without one there is no such route."""
+        return self._do(operations.hosts())
+
+    def drain_host(self, host: str) -> Drained:
+        """Have nothing new on a host, and move what serves there to others; what fits nowhere else stays."""
+        return self._do(operations.host_command(host, "drain"))
+
+    def resume_host(self, host: str) -> Drained:
+        """Let a drained host have new plugins again. What was moved away stays where it is."""
+        return self._do(operations.host_command(host, "resume"))
+
+    def forget_host(self, host: str) -> dict[str, Any]:
+        """Take a host that does not answer off the front's list, until the front is started anew."""
+        return self._do(operations.forget_host(host))
+
+    def move(self, plugin: str, to: str, *, source: str | None = None, force: bool = False) -> PluginDetail:
+        """Move a plugin to another host: it serves there before it ends on `source`, which need not be named where it
+        serves on one host alone. `force`: from a host that does not answer, which ends its own when it is back.
+        """
+        return self._do(operations.move(plugin, to, source, force=force))
+
+    def placement(self, plugin: str) -> PluginPlacement:
+        """Each host of a front, and the rule by which it was accepted or refused for this plugin."""
+        return self._do(operations.placement(plugin))
 
     def webhooks(self) -> list[Webhook]:
         """The webhooks of the operator's file."""

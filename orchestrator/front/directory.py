@@ -40,6 +40,11 @@ class KnownPlugin:
         return bool(self.report["reason_code"] == "PARKED")
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is wrong though none lives: the next run starts it, or an operator stopped it."""
+        return self.parked or bool(self.report["reason_code"] == "STOPPED")
+
+    @property
     def load(self) -> int:
         """Runs that execute or wait."""
         return int(self.report["in_flight"]) + int(self.report["queued"])

@@ -40,8 +40,8 @@ class Incoming:
         path: bytes = scope["raw_path"]
         if self.root and path.startswith(self.root.encode() + b"/"):
             path = path.removeprefix(self.root.encode())
-        query: bytes = scope["query_string"]
-        self.target = path + b"?" + query if query else path
+        self.query: bytes = scope["query_string"]
+        self.target = path + b"?" + self.query if self.query else path
         self.body: bytes | None = None
         """The whole body, where it is short or there is none; else it is streamed, once."""
         self.length: int | None = None

@@ -23,17 +23,22 @@ from orchestrator.api.request_headers import SSE, wanted_stream
 from orchestrator.api.sse import STREAM_HEADERS, UntilShutdownResponse
 from orchestrator.front.cursors import Cursor, CursorError
 from orchestrator.front.event_stream import EventStream
+from orchestrator.front.fencing import Fencing
 from orchestrator.front.front_shutdown import FrontShutdown
+from orchestrator.front.host_commands import HostCommands
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.hosts_file import HostEntry
 from orchestrator.front.hosts_watch import watch_hosts_file
 from orchestrator.front.merged_routes import MergedRoutes
+from orchestrator.front.moving import Moving
+from orchestrator.front.placing import Placing
 from orchestrator.front.plugin_forwarding import PluginForwarding
 from orchestrator.front.run_forwarding import RunForwarding
 from orchestrator.settings import Settings
 from orchestrator.tools import refusals
 
 _RUN: Final = re.compile(r"/v1/plugins/([^/]+)/tools/([^/]+)/run")
+_COMMAND: Final = re.compile(r"/v1/(?:plugins/(?P<plugin>[^/]+)/move|hosts(?:/(?P<host>[^/]+)/(?P<action>[^/]+))?)")
 _PLUGIN: Final = re.compile(r"/v1/plugins/([^/]+)/([^/]+)(?:/.*)?")
 _ONE_RUN: Final = re.compile(r"/v1/runs/([^/]+)(?:/.*)?")
 _GPU: Final = re.compile(r"/v1/gpus/([^/]+)/release")
@@ -53,7 +58,7 @@ def create_front(settings: Settings, entries: Collection[HostEntry], *, hosts_fi
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         watching = asyncio.create_task(watch_hosts_file(hosts_file, hosts)) if hosts_file else None
-        async with hosts.running():
+        async with hosts.running(), Fencing(hosts).running():
             yield
         if watching is not None:
             watching.cancel()
@@ -80,7 +85,9 @@ class _Front:
         dropped = frozenset({settings.proxy_user_header.lower().encode()})
         self._merged = MergedRoutes(hosts)
         self._runs = RunForwarding(hosts, pace, dropped=dropped)
-        self._plugins = PluginForwarding(hosts, pace, dropped=dropped)
+        self._placing = Placing(hosts)
+        self._plugins = PluginForwarding(hosts, self._placing, pace, dropped=dropped)
+        self._commands = HostCommands(hosts, Moving(hosts, self._placing), pace)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -110,6 +117,8 @@ class _Front:
                 await problems.respond(refusals.stopping(), plugin=found[1], tool=found[2])(scope, receive, send)
             else:
                 await self._runs.run(found[1], found[2], scope, receive, send)
+        elif method == "POST" and (found := _COMMAND.fullmatch(path)):
+            await self._commands.answer(found, scope, receive, send)
         elif method in _READS and (response := self._own(path, scope)) is not None:
             await (await response)(scope, receive, send)
         elif found := _ONE_RUN.fullmatch(path):
@@ -146,6 +155,8 @@ class _Front:
         name, action = found[1], found[2]
         if action == "health":
             return merged.plugin_health(name, principal)
+        if action == "placement" and len(self._hosts.names) > 1:
+            return self._placing.report(name)
         if action == "events" and len(self._hosts.directory.holding(name)) > 0:
             return self._events(scope, path, name, principal)
         return None

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -15,7 +16,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.front import directory
 from orchestrator.front.directory import KnownHost
 from orchestrator.front.host_link import HostAnswer, HostLink, HostStream, HostUnreachableError
-from orchestrator.front.host_state import STALE_SECONDS, heard, troubled
+from orchestrator.front.host_state import STALE_SECONDS, drained, heard, resumed, troubled
 from orchestrator.front.sse_events import SentEvent, SseEvents
 
 PING_SECONDS: Final = 1.0
@@ -63,6 +64,10 @@ class HostFeed:
         self._synced = False
         """Whether the record has all that the host has listed since the stream began."""
         self._stream: HostStream | None = None
+        self._silent = False
+        """Whether the last question was not answered."""
+        self._returned = asyncio.Event()
+        """Set once a silent host answers again."""
 
     async def follow(self) -> None:
         """For ever."""
@@ -108,16 +113,22 @@ class HostFeed:
                 await pause
 
     def _answered(self, answer: HostAnswer) -> None:
+        if self._silent:
+            self._silent = False
+            self._returned.set()
         found = answer.json()
         if answer.status not in (200, 503) or not isinstance(found, dict) or "waiting_for" not in found:
             raise _FeedError(f"What answers as the host {self._link.name} is no orchestrator ({answer.status}).")
         known, now = self._record.known, self._record.now()
         stopping = found["status"] == "stopping"
         known = directory.readiness(known, tuple(found["waiting_for"]), stopping=stopping)
+        mark = drained if found.get("drained", False) else resumed
+        known = directory.observed(known, mark(known.status, now))
         # One whose plugins are not known yet, or not any more, has to list them first.
         self._record.put(directory.observed(known, heard(known.status, now)) if self._synced else known)
 
     def _failed(self, error: OrchestratorError) -> None:
+        self._silent = True
         known = self._record.known
         self._record.put(directory.observed(known, troubled(known.status, str(error))))
         if not known.status.answers and self._stream is not None:
@@ -138,7 +149,11 @@ class HostFeed:
             if self._synced:
                 pause = _MIN_PAUSE
             self._synced = False
-            await asyncio.sleep(pause * (1 + random.random()))  # noqa: S311 - lest many fronts come back at once
+            self._returned.clear()
+            # At once where it is back: what was moved away from it meanwhile is to end within seconds.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause * (1 + random.random())):  # noqa: S311 - lest many fronts return at once
+                    await self._returned.wait()
             pause = min(2 * pause, _MAX_PAUSE)
 
     async def _follow_stream(self) -> None:

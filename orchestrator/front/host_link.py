@@ -113,16 +113,16 @@ class HostLink:
         caller: Principal = ANYONE,
         headers: Iterable[tuple[bytes, bytes]] = (),
         method: str = "GET",
+        body: bytes = b"",
     ) -> HostAnswer:
         """A whole answer within so many seconds. Raises `HostUnreachableError`."""
         try:
             async with asyncio.timeout(within):
                 connection = await self.acquire()
                 try:
-                    head = self.head(method, target.encode(), headers, caller, length=0)
-                    response = await connection.request(head, b"")
-                    body = await self._whole(connection)
-                    return HostAnswer(self.name, response.status, response.fields, body)
+                    head = self.head(method, target.encode(), headers, caller, length=len(body))
+                    response = await connection.request(head, body)
+                    return HostAnswer(self.name, response.status, response.fields, await self._whole(connection))
                 finally:
                     await self.release(connection)
         except TimeoutError:

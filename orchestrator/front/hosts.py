@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, Final
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.front import directory
+from orchestrator.front import directory, host_state
 from orchestrator.front.directory import Directory, KnownHost
 from orchestrator.front.host_feed import HostFeed
 from orchestrator.front.host_link import HostLink, HostUnreachableError
@@ -18,6 +18,7 @@ from orchestrator.front.hosts_file import HostEntry
 
 FRESH_SECONDS: Final = 0.05
 """That a health route waits at most for hosts whose plugins may be other than is known."""
+_RELIST_SECONDS: Final = 2.0
 _TICK_SECONDS: Final = 0.25
 _MAX_STALL: Final = 0.25
 """Seconds by which the front itself may be late before that counts."""
@@ -34,6 +35,9 @@ class Hosts:
         self._directory = Directory()
         self._members: dict[str, _Member] = {}
         self._listeners: set[Callable[[], None]] = set()
+        self.leaving: set[tuple[str, str]] = set()
+        """Host and plugin of moves under way: new runs go to the plugin's other hosts."""
+        self._forgotten: dict[str, HostEntry] = {}
         self._running = False
         self._looked = clock()
         self._admit([_Member(entry, self) for entry in entries], entries)
@@ -56,6 +60,8 @@ class Hosts:
         """Have these hosts from now on. Those whose entries are as before go on undisturbed, with their keys read anew;
         requests to those that are no longer there break off. Raises `HostsFileError`, with nothing changed.
         """
+        self._forgotten = {each.name: each for each in entries if self._forgotten.get(each.name) == each}
+        entries = [entry for entry in entries if entry.name not in self._forgotten]
         new = [entry for entry in entries if not self._has(entry)]
         made = [_Member(entry, self) for entry in new]
         for entry in entries:
@@ -85,8 +91,15 @@ class Hosts:
         })  # fmt: skip
         for member in made if self._running else ():
             member.follow()
-        for listener in self._listeners:
-            listener()
+        self._changed()
+
+    async def forget(self, host: str) -> None:
+        """It is no host of this front any more, whatever hosts.yaml says of it, until that says something else. Nothing
+        there is ended.
+        """
+        entries = [member.link.entry for member in self._members.values()]
+        self._forgotten[host] = self._members[host].link.entry
+        await self.update(entries)
 
     # What is known
 
@@ -116,8 +129,17 @@ class Hosts:
             why = f": {host.status.problem}" if host.status.problem else ""
             _log.info("the host %s is %s%s", host.name, host.status.state, why)
         self._directory = self._directory.with_host(host)
+        self._changed()
+
+    def _changed(self) -> None:
         for listener in self._listeners:
             listener()
+
+    def mark(self, host: str, *, drained: bool) -> None:
+        """An operator has drained or resumed it, which the host itself has on file."""
+        known, now = self.directory.hosts[host], self.clock()
+        change = host_state.drained if drained else host_state.resumed
+        self.put(directory.observed(known, change(known.status, now)))
 
     @contextmanager
     def listening(self, listener: Callable[[], None]) -> Iterator[None]:
@@ -178,6 +200,12 @@ class Hosts:
         """Have the hosts that may be other than is known list their plugins, for as long as health may take."""
         behind = [member for member in self._members.values() if member.is_behind]
         await self.within_health([member.list_plugins() for member in behind], [member.name for member in behind])
+
+    async def relist(self, host: str) -> None:
+        """Have one host list its plugins, for as long as a decision may wait for that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RELIST_SECONDS):
+                await self._member(host).list_plugins()
 
     async def within_health(self, work: Collection[Coroutine[Any, Any, object]], hosts: Collection[str]) -> None:
         """Do the work for these hosts, at most for `FRESH_SECONDS`. One that is late is not waited for again until it

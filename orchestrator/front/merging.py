@@ -47,9 +47,11 @@ def merged_plugin(held: Sequence[tuple[KnownHost, KnownPlugin]], now: float) -> 
         for report in reports
     )
     alive = [report for (_, known), report in zip(held, reports, strict=True) if known.alive]
-    missing = [report for (_, known), report in zip(held, reports, strict=True) if not (known.alive or known.parked)]
+    missing = [report for (_, known), report in zip(held, reports, strict=True) if not (known.alive or known.idle)]
     degraded_reason = _what_is_missing(alive, missing) if alive else None
     counted = alive or reports
+    # Where it was stopped, or never placed, no instance is missing.
+    placed = [report for report in reports if report["reason_code"] != "STOPPED"] or reports[:1]
     return {
         **best,
         **{name: sum(report[name] for report in reports) for name in _SUMMED},
@@ -58,7 +60,7 @@ def merged_plugin(held: Sequence[tuple[KnownHost, KnownPlugin]], now: float) -> 
         "avg_execution_time_ms": spent / runs if runs else None,
         "gpus": [gpu for report in counted for gpu in report["gpus"]],
         "replicas": {
-            name: sum(report["replicas"][name] for report in reports) for name in ("wanted", "ready", "in_manifest")
+            name: sum(report["replicas"][name] for report in placed) for name in ("wanted", "ready", "in_manifest")
         },
         "degraded": degraded_reason is not None,
         "degraded_reason": degraded_reason,

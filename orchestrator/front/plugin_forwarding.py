@@ -15,6 +15,7 @@ from orchestrator.front.forwarding import Incoming, Passage
 from orchestrator.front.host_link import HostUnreachableError
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.merging import plugin_detail, with_host
+from orchestrator.front.placing import Placing
 from orchestrator.front.routing import Choice, hosts_for_new, hosts_for_plugin
 from orchestrator.sandbox.call import BodyError, RunResult
 
@@ -28,9 +29,10 @@ _WITH_HOST: Final = _OF_ALL | _OF_ONE | {"updates"}
 class PluginForwarding:
     """`pace`: the slowest that a short body may arrive."""
 
-    def __init__(self, hosts: Hosts, pace: UploadPace, *, dropped: frozenset[bytes]) -> None:
+    def __init__(self, hosts: Hosts, placing: Placing, pace: UploadPace, *, dropped: frozenset[bytes]) -> None:
         """`dropped`: names of headers that are not passed on."""
         self._hosts = hosts
+        self._placing = placing
         self._pace = pace
         self._dropped = dropped
 
@@ -62,11 +64,21 @@ class PluginForwarding:
         if isinstance(choice, Response):
             return choice
         several = len(choice.hosts) + len(choice.silent) > 1
+        named = incoming.header(HOST_HEADER) is not None
+        placed = self._placed(plugin, choice)
+        starts = action == "start" or (action == "restart" and not placed)
+        if incoming.method == "POST" and starts and not named and len(self._hosts.names) > 1:
+            return await self._placing.start(plugin, incoming.query, incoming.principal)
         if several and incoming.method == "POST" and action in _OF_ALL:
-            return await self._at_each(plugin, choice, incoming)
+            return await self._at_each(plugin, Choice(placed or choice.hosts, choice.silent), incoming)
         if several and incoming.method == "POST" and action in _OF_ONE:
             return front_answers.host_required(plugin, sorted((*choice.hosts, *choice.silent)))
         return await self._at(choice.hosts[0], incoming, send, plugin, named=action in _WITH_HOST)
+
+    def _placed(self, plugin: str, choice: Choice) -> tuple[str, ...]:
+        """Those of the hosts where it was not stopped: another host has it in their stead."""
+        held = {host.name: known for host, known in self._hosts.directory.holding(plugin)}
+        return tuple(host for host in choice.hosts if host not in held or held[host].report["reason_code"] != "STOPPED")
 
     async def _choose(self, plugin: str, action: str, incoming: Incoming) -> Choice | Response:
         wanted = incoming.header(HOST_HEADER)

@@ -1,6 +1,6 @@
 """Which host takes a request, in which order hosts are tried, and after which answers another one is. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,6 +9,11 @@ from orchestrator.front.host_state import HostState
 
 _NOT_STARTED: Final = frozenset({(503, "GPU_BUSY"), (429, "QueueFull")})
 """Status, and reason code or error type, of answers to runs that were not started, and may be elsewhere."""
+
+_STOPPED: Final = ("PluginUnavailable", "STOPPED")
+"""Error type and reason code of a run that was not started because the plugin does not serve there any more. One that
+was under way when it was stopped has another error type.
+"""
 
 Load = Callable[[str, str], int]
 """How many runs of a plugin (second) this front has sent to a host (first) that have not ended."""
@@ -29,15 +34,22 @@ class Choice:
         return bool(self.hosts or self.silent)
 
 
-def hosts_for_run(directory: Directory, plugin: str, load: Load, wanted: str | None = None) -> Choice:
+def hosts_for_run(
+    directory: Directory,
+    plugin: str,
+    load: Load,
+    wanted: str | None = None,
+    leaving: Collection[tuple[str, str]] = (),
+) -> Choice:
     """The hosts that a run may be sent to: those where the plugin serves, with the least to do for each instance first;
-    then those where it does not, whose answer says why. `wanted`: the one that the caller names.
+    then those where it does not, whose answer says why. `wanted`: the one that the caller names; `leaving`: host and
+    plugin of moves, which are tried after the others that serve.
     """
     if (only := _only(directory, wanted)) is not None:
         return only
     held = directory.holding(plugin)
     answering = [each for each in held if each[0].status.answers]
-    ranked = sorted(answering, key=lambda each: _run_rank(each[0], each[1], load))
+    ranked = sorted(answering, key=lambda each: _run_rank(each[0], each[1], load, leaving))
     return Choice(tuple(host.name for host, _ in ranked), _silent(held))
 
 
@@ -53,12 +65,14 @@ def hosts_for_plugin(directory: Directory, plugin: str, wanted: str | None = Non
 
 def hosts_for_new(directory: Directory) -> tuple[str, ...]:
     """The hosts that may be asked for a plugin that none is known to have: it may have been put there just now."""
-    return tuple(host.name for host in directory if host.status.answers)
+    answering = [host for host in directory if host.status.answers]
+    return tuple(host.name for host in sorted(answering, key=lambda host: not host.status.takes_new))
 
 
 def may_go_on(status: int, answer: Mapping[str, Any]) -> bool:
     """Whether another host may be tried after this answer to a run: it says that nothing was started."""
-    return (status, answer.get("reason_code")) in _NOT_STARTED or (status, answer.get("error_type")) in _NOT_STARTED
+    code, kind = answer.get("reason_code"), answer.get("error_type")
+    return (status, code) in _NOT_STARTED or (status, kind) in _NOT_STARTED or (kind, code) == _STOPPED
 
 
 def _only(directory: Directory, wanted: str | None) -> Choice | None:
@@ -73,11 +87,14 @@ def _only(directory: Directory, wanted: str | None) -> Choice | None:
     return Choice(tuple(host.name for host in trusted), tuple(host.name for host in hosts if host not in trusted))
 
 
-def _run_rank(host: KnownHost, known: KnownPlugin, load: Load) -> tuple[int, bool, float, str]:
+def _run_rank(
+    host: KnownHost, known: KnownPlugin, load: Load, leaving: Collection[tuple[str, str]]
+) -> tuple[int, bool, float, str]:
     # What this front has sent may not be in the host's reports yet, and others send runs too: the larger one counts.
     waiting = max(known.load, load(host.name, known.name))
     serves = 0 if known.alive and known.ready else 1 if known.alive else 2 if known.parked else 3
-    return (serves, host.status.draining, waiting / max(1, known.ready), host.name)
+    last = host.status.draining or (host.name, known.name) in leaving
+    return (serves, last, waiting / max(1, known.ready), host.name)
 
 
 def _silent(held: Sequence[tuple[KnownHost, KnownPlugin]]) -> tuple[str, ...]:

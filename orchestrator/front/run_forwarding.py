@@ -117,10 +117,10 @@ class RunForwarding:
         wanted = incoming.header(HOST_HEADER)
         if wanted is not None and wanted not in self._hosts.names:
             return front_answers.unknown_host(wanted)
-        choice = hosts_for_run(self._hosts.directory, plugin, self._hosts.load, wanted)
+        choice = hosts_for_run(self._hosts.directory, plugin, self._hosts.load, wanted, self._hosts.leaving)
         if not choice.known:
             await self._hosts.refresh()
-            choice = hosts_for_run(self._hosts.directory, plugin, self._hosts.load, wanted)
+            choice = hosts_for_run(self._hosts.directory, plugin, self._hosts.load, wanted, self._hosts.leaving)
         if not choice.known:
             return unknown_plugin(plugin)
         if not choice.hosts:

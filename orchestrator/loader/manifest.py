@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from orchestrator.errors import ManifestError
+from orchestrator.loader.placement_field import PlacementField, placement_field
 from orchestrator.loader.yaml_file import explained, read_yaml, shortened
 from orchestrator.models.plan import Reference
 from orchestrator.models.sources import check_url
@@ -292,6 +293,9 @@ class Manifest(_Strict):
     idle: Annotated[Idle, BeforeValidator(_idle)] = Field(
         Idle(), description="When an instance without runs is parked: stopped, until the next run begins a new one."
     )
+    placement: Annotated[PlacementField, BeforeValidator(placement_field)] = Field(
+        PlacementField(), description="Behind a front, on which hosts it is: `hosts` and `requires`."
+    )
     network: Literal["none", "egress"] = Field("none", description="`egress` if the plugin must reach out.")
     failure_policy: Literal["strict", "tolerant"] = Field(
         "strict",
@@ -319,6 +323,8 @@ class Manifest(_Strict):
     def _gpu_fits(self) -> "Manifest":
         if not self.requires_gpu and "gpu" in self.model_fields_set:
             raise ValueError("gpu: is set, but requires_gpu is not true")
+        if not self.requires_gpu and (needed := [name for name in self.placement.requires if name.startswith("gpu.")]):
+            raise ValueError(f"placement: requires {needed[0]}, but requires_gpu is not true")
         return self
 
     @property

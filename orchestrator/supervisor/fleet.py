@@ -26,6 +26,7 @@ from orchestrator.supervisor.deps import SupervisorDeps
 from orchestrator.supervisor.instance_driver import InstanceDriver
 from orchestrator.supervisor.model_watch import watch_models
 from orchestrator.supervisor.parking import starts_uncalled
+from orchestrator.supervisor.placement_facts import placement_facts
 from orchestrator.supervisor.plugin_supervisor import PluginSupervisor
 from orchestrator.supervisor.update import step_sentence
 
@@ -130,7 +131,7 @@ class Fleet:
         manifest, held = supervisor.manifest, supervisor.held
         if supervisor.updating:
             return
-        if held == "stopped":
+        if held == "stopped" or (supervisor.unplaced and not supervisor.instances):
             await supervisor.start_stopped()
         elif not supervisor.instances and manifest is not None and self._waits_for_a_run(held, manifest):
             supervisor.start_parked(manifest)
@@ -264,6 +265,10 @@ class Fleet:
     def gpus(self) -> Mapping[str, Any]:
         """The host's GPUs and their holders, as last read."""
         return self._deps.gpus.report()
+
+    async def placement(self, supervisor: PluginSupervisor) -> Mapping[str, Any]:
+        """What a front asks before it places this plugin."""
+        return await placement_facts(self._deps, supervisor)
 
     def clear_gpu(self, uuid: str) -> bool:
         """Take a GPU out of quarantine. False where it is in none that an operator can end."""

@@ -18,6 +18,7 @@ from orchestrator.sandbox.verdict import Verdict, verdict_of_run
 from orchestrator.supervisor.adoption import Adopted
 from orchestrator.supervisor.demand import Demand
 from orchestrator.supervisor.deps import SupervisorDeps
+from orchestrator.supervisor.hand_over import Epoch, moved_sentence
 from orchestrator.supervisor.instance import Instance, InstanceEndedError
 from orchestrator.supervisor.instance_driver import InstanceDriver
 from orchestrator.supervisor.instance_set import InstanceSet
@@ -31,6 +32,8 @@ from orchestrator.supervisor.updater import Updater
 
 _PARKED: Final = "An operator parked it. The next run starts it again."
 _STOPPED: Final = "An operator stopped it. A start brings it back."
+_NOT_PLACED: Final = "It was never started on this host, where only what a command starts serves (ORCHESTRATOR_PLACED)."
+_LOOK_INTERVAL: Final = 0.1  # seconds
 _RESTARTED: Final = "An operator restarted it: a new instance is on its way."
 _CHANGED: Final = "The orchestrator was started anew, and its folder has changed: a new instance is on its way."
 
@@ -73,7 +76,7 @@ class PluginSupervisor:
         self.demand = Demand()
         self._set = InstanceSet(plugin.name, deps, self._notify_changed, lambda: self.runs_waiting)
         self._roster = self._set.roster
-        self._file = ReleaseFile(deps.releases, plugin.name)
+        self._file = ReleaseFile(deps.releases, plugin.name, placed=deps.settings.placed)
         self._updater = Updater(
             plugin.name, deps, self._set, self._file, on_switch=self._switched, on_change=self._notify_changed
         )
@@ -143,6 +146,21 @@ class PluginSupervisor:
     def held(self) -> Literal["stopped", "parked"] | None:
         """Why the orchestrator's start begins none."""
         return self._file.state.held
+
+    @property
+    def unplaced(self) -> bool:
+        """It waits for a command that starts it here: a front places plugins, and has not placed it on this host."""
+        return self._deps.settings.placed and not self._file.state.placed
+
+    @property
+    def moved_to(self) -> str | None:
+        """The host that it was handed over to, or is being: it takes no new runs here."""
+        return self._file.state.moved_to
+
+    @property
+    def epoch(self) -> Epoch:
+        """The highest seen."""
+        return self._file.state.epoch
 
     @property
     def updating(self) -> bool:
@@ -219,7 +237,9 @@ class PluginSupervisor:
         if self._roster.serving or self._roster.draining:  # the orchestrator was killed before it had stopped them
             await self.stop()
         else:
-            self._starter.begin_without(Verdict(ReasonCode.STOPPED, _STOPPED), self.manifest)
+            reason = _STOPPED if self.held else _NOT_PLACED
+            reason = reason if self.moved_to is None else moved_sentence(self.name, self.moved_to)
+            self._starter.begin_without(Verdict(ReasonCode.STOPPED, reason), self.manifest)
 
     async def restart(self, wait: float = 0.0, caller: str | None = None) -> Verdict | None:
         """Replace all instances by new ones, from the manifest as it is now. Those that are ready serve on until the
@@ -260,6 +280,30 @@ class PluginSupervisor:
             verdict = Verdict(ReasonCode.STOPPED, reason, caller=caller)
             self._parker.stop(verdict)
             await self._set.end(verdict)
+
+    async def record_move(self, to: str | None, epoch: Epoch) -> None:
+        """Have on file that it was moved to another host, or, with None, here. Raises `ReleaseStoreError`."""
+        await self._file.change(lambda state: replace(state, moved_to=to, epoch=epoch))
+
+    async def unused(self, seconds: float) -> None:
+        """Returns when no run executes or waits, when a command has started it here again, and after so many seconds at
+        the latest.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._parker.busy and self.moved_to is not None:
+                    # The end of a run that is counted after its place was free wakes nobody.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), _LOOK_INTERVAL)
+
+    async def show_stopped(self, reason: str) -> None:
+        """Why it ended here before counts no more: it is shown as stopped for this reason."""
+        async with self._command:
+            cause = self._roster.cause or self._starter.refusal
+            if cause.code is not ReasonCode.STOPPED and not self._roster.serving and not self._starter.coming:
+                await self._set.torn_down()
+                self._set.clear()
+                self._starter.begin_without(Verdict(ReasonCode.STOPPED, reason), self.manifest)
 
     async def park(self, reason: str = _PARKED, *, caller: str | None = None) -> bool:
         """Stop the instances until a run comes for them, or a command. False, and nothing happens, where one executes a
@@ -379,6 +423,7 @@ class PluginSupervisor:
         """The instance that takes the next run, of `tool`, the least loaded; waits while none can: they start, are
         full, or a restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
         """
+        instance = None
         self.demand.came()
         try:
             while (instance := self._roster.free_instance(tool)) is None:
@@ -391,6 +436,8 @@ class PluginSupervisor:
                     await self._changed.wait()
         finally:
             self.demand.left()
+            if instance is None and self._roster.closing:  # one may have stayed for this run alone
+                self._set.advance()
         return instance
 
     def run_ended(self, instance: Instance, tool: str, result: RunResult, caller: str | None = None) -> None:

@@ -30,8 +30,8 @@ from orchestrator.supervisor.start_verdict import engine_verdicts
 _log = logging.getLogger(__name__)
 
 _SLOW_LOOK: Final = 1.0  # seconds from which on a look at the GPUs is shown
-_OF_THE_SET: Final = {"replicas", "spread", "update", "idle"}
-"""Fields of a manifest that say how many instances there are and when, not what one is made of."""
+_OF_THE_SET: Final = {"replicas", "spread", "update", "idle", "placement"}
+"""Fields of a manifest that say how many instances there are, where and when, not what one is made of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import replace
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.supervisor.releases import Held, PluginReleases, Release, started
+from orchestrator.supervisor.releases import Held, PluginReleases, Release, held_for, started
 
 _SUFFIX: Final = ".json"
 _log = logging.getLogger(__name__)
@@ -86,9 +85,11 @@ class ReleaseStore:
 class ReleaseFile:
     """One plugin's file. Its changes are made one after the other."""
 
-    def __init__(self, store: ReleaseStore, plugin: str) -> None:
+    def __init__(self, store: ReleaseStore, plugin: str, *, placed: bool = False) -> None:
+        """`placed`: a front places plugins, so that it is on file which of them were started here."""
         self._store = store
         self._plugin = plugin
+        self._placed = placed
         self._alone = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -110,7 +111,7 @@ class ReleaseFile:
     async def hold(self, held: Held | None) -> None:
         """Have it on file whether the orchestrator's next start begins instances; a command is obeyed without."""
         loses = f"the orchestrator's next start will not know that it is {held}"
-        await self._change_or_warn(lambda state: replace(state, held=held), loses)
+        await self._change_or_warn(lambda state: held_for(state, held, placed=self._placed), loses)
 
     def hold_soon(self, held: Held | None) -> None:
         """The same, in the background."""

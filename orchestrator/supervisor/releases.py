@@ -6,7 +6,6 @@ as a whole, and synced, with every change; a broken one costs one plugin's memor
 """
 
 import hashlib
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ from msgspec.structs import replace
 from orchestrator.errors import OrchestratorError
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.loader.manifest import Manifest
+from orchestrator.supervisor.hand_over import Epoch
 from orchestrator.supervisor.plan import Member
 from orchestrator.supervisor.rollout import abandoned
 from orchestrator.supervisor.update import ReleaseName, Update, UpdateStep, stepped
@@ -27,9 +27,6 @@ Held = Literal["stopped", "parked"]
 
 _MAX_UPDATES: Final = 20
 """Of one plugin that are retained, the newest."""
-_SUFFIX: Final = ".json"
-
-_log = logging.getLogger(__name__)
 
 
 class UpdateRefusedError(OrchestratorError):
@@ -84,6 +81,12 @@ class PluginReleases(msgspec.Struct, frozen=True):
     """The orchestrator's start begins none: an operator stopped it, or it is parked, and no command or run has come
     since.
     """
+    placed: bool = False
+    """A command has started it here, since a front places plugins."""
+    moved_to: str | None = None
+    """The host that it was handed over to; None once a command has started it here."""
+    epoch: Epoch = Epoch()
+    """The highest seen."""
     update: Update | None = None
     """The one under way, or the last."""
     earlier: tuple[Update, ...] = ()
@@ -169,6 +172,13 @@ def started(state: PluginReleases, release: Release) -> PluginReleases:
     if state.current is not None and state.current.id == release.id:
         return state
     return replace(state, current=release, former=state.current or state.former, pinned=False)
+
+
+def held_for(state: PluginReleases, held: Held | None, *, placed: bool) -> PluginReleases:
+    """Its instances are stopped or parked, or, with None, begun. `placed`: what is begun has its place here."""
+    if held is not None:
+        return replace(state, held=held)
+    return replace(state, held=None, moved_to=None, placed=state.placed or placed)
 
 
 def with_proposed(state: PluginReleases, update: Update, release: Release | None = None) -> PluginReleases:

@@ -50,6 +50,11 @@ def ended(record: PluginRecord) -> RunResult:
     return unavailable(record.reason or f"The plugin is {PluginLifecycleState.UNAVAILABLE}.", record.reason_code)
 
 
+def moved(plugin: str, host: str) -> RunResult:
+    """For a plugin that serves, or is about to, on another host alone. A front sends the run there."""
+    return unavailable(f"{plugin} was moved to the host {host} and takes no new runs on this one.", ReasonCode.STOPPED)
+
+
 def unavailable(sentence: str, code: ReasonCode | None = None, *, retry_after: float | None = None) -> RunResult:
     return RunResult(
         Outcome.UNAVAILABLE,

@@ -204,6 +204,8 @@ class ToolRunner:
             return refusals.stopping()
         if call.run_id in self._live or self.idempotency_keys.used(call.run_id):
             return refusals.run_id_taken()
+        if (host := supervisor.moved_to) is not None:
+            return refusals.moved(record.name, host)
         ended = record.ended and not supervisor.returning
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)

@@ -1,8 +1,8 @@
 """`pytest --side-by-side`: three processes for one session, since most of every test is a wait.
 
-The first runs the tests over the machine's engine; others run those that have an engine of their own, and those that
-need none. Their reports count as the session's own: one summary, one table of failures, one exit status. Where there is
-but one processor, or one kind of tests, all run in one process.
+The first runs the tests over the machine's engine; another those that have an engine of their own, and the unit tests;
+the last one all others, which need no engine. Their reports count as the session's own: one summary, one table of
+failures, one exit status. Where there is but one processor, or one kind of tests, all run in one process.
 """
 
 import os
@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import pytest
 
+from support.checkout import TESTS
 from support.reliability import TABLE, ReliabilityTable
 
 _COMPLETE = {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
@@ -35,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--side-by-side",
         action="store_true",
-        help="run tests over an engine, those with an engine of their own and those that need none at the same time",
+        help="run three kinds of tests at the same time",
     )
     parser.addoption("--part", help=SUPPRESS)  # this is another process: its kind of tests
     parser.addoption("--reports-to", type=int, help=SUPPRESS)  # and the file descriptor for its reports
@@ -49,7 +50,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _kind(item: pytest.Item) -> str:
-    return next((kind for kind in ("own_engine", "engine") if item.get_closest_marker(kind) is not None), "no_engine")
+    """Each kind takes about as long as the others."""
+    if item.get_closest_marker("own_engine") is not None:
+        return "own_engine"
+    if item.get_closest_marker("engine") is not None:
+        return "engine"
+    return "own_engine" if item.path.is_relative_to(TESTS / "unit") else "no_engine"
 
 
 class _Other:

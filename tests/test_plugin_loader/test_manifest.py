@@ -64,10 +64,14 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
             "spread": "pack",
             "update": {"strategy": "replace", "drain": "2m"},
             "idle": {"after": "10m", "keep": True},
+            "placement": {"hosts": 2, "requires": {"gpu.name": "H100", "gpu.memory": "40GiB", "label.rack": 7}},
             "network": "egress",
             "failure_policy": "tolerant",
         },
     )  # fmt: skip
+    assert (manifest.placement.hosts, manifest.placement.labels) == (2, {"rack": "7"})
+    assert (manifest.placement.gpu_name, manifest.placement.gpu_memory) == ("H100", 40 * 1024**3)
+    assert type(manifest).model_validate(manifest.model_dump(mode="json", exclude_unset=True)) == manifest
     assert manifest.name == "page-reader"
     assert manifest.limits.timeout == timedelta(seconds=90)
     assert manifest.limits.memory == 512 * 1024**2
@@ -144,6 +148,17 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("idle too soon", {"idle": {"after": "999ms"}}, "idle.after", "expected at least 1s"),
     ("a word for keep", {"idle": {"keep": "always"}}, "idle.keep", "valid boolean"),
     ("a misspelt idle field", {"idle": {"afer": "5m"}}, "idle.afer", "unknown field"),
+    ("a name for hosts", {"placement": {"hosts": "gpu-1"}}, "placement.hosts", "a list of names such as [gpu-1]"),
+    ("no host", {"placement": {"hosts": 0}}, "placement.hosts", "a number of hosts from 1 to 200, `all`, or a list"),
+    ("no names", {"placement": {"hosts": []}}, "placement.hosts", "a number of hosts"),
+    ("a truth for hosts", {"placement": {"hosts": True}}, "placement.hosts", "a number of hosts"),
+    ("a host in capitals", {"placement": {"hosts": ["GPU"]}}, "placement.hosts", "names of hosts, such as [gpu-1,"),
+    ("a host twice", {"placement": {"hosts": ["a", "a"]}}, "placement.hosts", "a is listed twice"),
+    ("hosts alone", {"placement": "all"}, "placement", "expected `hosts`, `requires` or both"),
+    ("an unknown requirement", {"placement": {"requires": {"rack": "a"}}}, "placement.requires", "label.NAME"),
+    ("no size", {"placement": {"requires": {"gpu.memory": "big"}}}, "placement.requires", "a size such as 40GiB"),
+    ("a list for a label", {"placement": {"requires": {"label.a": ["b"]}}}, "placement.requires", "expected a text"),
+    ("a GPU's name without", {"placement": {"requires": {"gpu.name": "T4"}}}, "placement", "requires_gpu is not true"),
     ("nothing at once", {"concurrency": 0}, "concurrency", "greater than or equal to 1"),
     ("a model above the folder", {"models": {"w": "../w.pt"}}, "models", "inside the plugin's folder"),
     ("a model above, hidden", {"models": {"w": "a/../../w.pt"}}, "models", "inside the plugin's folder"),

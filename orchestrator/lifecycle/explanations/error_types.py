@@ -174,6 +174,43 @@ ERROR_TYPES: Final = (
         "the plugin is on several hosts, and the command means one",
         "send it again with the header `X-Host`",
     ),
+    _of_type(
+        "NoSuitableHost",
+        409,
+        "no host of the front takes the plugin, or the one that is named does not",
+        "the error says why of each host, as `orchestrator explain NAME` does",
+    ),
+    _of_type(
+        "MoveFailed",
+        409,
+        "the plugin did not serve on the new host, and serves on the old one",
+        "the error says why; correct that on the new host, then move it again",
+    ),
+    _of_type("NothingToMove", 409, "the plugin serves on no other host", "`orchestrator start NAME` starts it"),
+    _of_type(
+        "HostSilent",
+        409,
+        "the host that the plugin is to leave does not answer: it may serve there",
+        "wait until it is back, or `orchestrator move NAME --to HOST --force`",
+    ),
+    _of_type(
+        "HostAnswers",
+        409,
+        "only a host that does not answer can be forgotten, or left by force",
+        "drain it and take it out of hosts.yaml; move the plugin without `--force`",
+    ),
+    _of_type(
+        "HostsInFile",
+        409,
+        "the front's hosts.yaml is the list of its hosts",
+        "add the host there, by the lines of `orchestrator hosts add NAME ADDRESS`",
+    ),
+    _of_type(
+        "StaleEpoch",
+        409,
+        "the plugin was moved by force again since: another front did it",
+        "look at the plugin's placement, then give the command again",
+    ),
     _of_type("UnknownHost", 404, "no host of the front has this name", "`GET /v1/hosts` lists all hosts"),
     _of_type("KeyRequired", 401, "the request has no API key", "send `Authorization: Bearer KEY`", "send no key"),
     _of_type(
@@ -186,7 +223,7 @@ ERROR_TYPES: Final = (
     _of_type(
         "KeyForSomePlugins",
         403,
-        "webhooks are of all plugins, and the key is for some alone",
+        "webhooks and hosts are of all plugins, and the key is for some alone",
         "use a key with `--plugins '*'`",
     ),
     _of_type("RoleTooSmall", 403, "the key does not have the right that this needs", "`orchestrator keys change NAME`"),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 from support.checkout import PROJECT
 from support.harness import Harness
 from system.dashboard.scene import furnish, live_a_little
@@ -14,7 +14,8 @@ from system.dashboard.scene import furnish, live_a_little
 AXE = PROJECT / "orchestrator/dashboard/node_modules/axe-core/axe.min.js"
 QUIET = ("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync")
 TIMEOUT = 10_000.0
-"""Milliseconds."""
+"""Milliseconds, for what the page does and for what is expected of it."""
+expect.set_options(timeout=TIMEOUT)
 
 Open = Callable[..., Awaitable[Page]]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from playwright.async_api import Page, expect
-from support.gpus import GIB
+from support.gpus import GIB, device
 from support.harness import Harness
 from system.dashboard.scene import count, read_words, sample
 
@@ -346,6 +346,30 @@ async def test_the_list_shows_latencies_memory_and_gpu_memory(lived_in: Harness,
     ):
         await expect(page.get_by_role("meter", name=name, exact=True)).to_have_attribute("aria-valuetext", words)
     await expect(page.get_by_role("meter", name="GPU memory of ocr")).to_have_count(0)
+
+
+async def test_gpus_show_who_waits_for_one(harness: Harness, look: Look) -> None:
+    harness.gpus.devices, harness.gpus.fault = (device(0),), None
+    harness.engine.device_drivers = ("nvidia",)
+    gate = asyncio.Event()
+    harness.add("first", tools={"wait": gate.wait}, requires_gpu=True)
+    await harness.open()
+    await harness.settled("first")
+    harness.add("second", tools={"wait": gate.wait}, requires_gpu=True)
+    busy = asyncio.create_task(harness.run("first", "wait"))
+    await harness.until("first", lambda health: health["in_flight"] == 1)
+    page = await look("/gpus")
+    waiting = page.get_by_role("region", name="Waiting for a GPU")
+    await expect(page.locator(".gpus .card")).to_have_count(1)
+    await expect(waiting).to_have_count(0)
+    await harness.client.post("/v1/plugins/second/start")
+    line = waiting.get_by_role("listitem")
+    await expect(line).to_contain_text("second for a GPU, instance 1, since ")
+    await expect(line).to_contain_text("first has it, and executes 1 run")
+    await expect(line.get_by_role("link", name="second")).to_have_attribute("href", "#/plugins/second")
+    gate.set()
+    await busy
+    await expect(waiting).to_have_count(0)
 
 
 async def test_gpus_show_who_holds_them(lived_in: Harness, look: Look) -> None:

@@ -38,6 +38,7 @@ VALID: dict[str, Any] = {
     "spread": "pack",
     "update": {"strategy": "overlap", "drain": "30s"},
     "idle": {"after": "10m", "keep": False},
+    "placement": {"hosts": ["gpu-1"], "requires": {"gpu.memory": "8GiB", "label.rack": "a"}},
     "network": "none",
     "failure_policy": "tolerant",
 }

@@ -4,12 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from support.checkout import TESTS
 
+from orchestrator.api.problems import envelope
 from orchestrator.client.errors import error_of
+from orchestrator.health.health_model import PluginDetailResponse
 from orchestrator.lifecycle import ReasonCode
+from orchestrator.sandbox.call import Outcome, RunResult
 from orchestrator.testing import contract
 from orchestrator.testing.contract import answers, normalized
 
@@ -80,3 +84,12 @@ def test_a_fault_on_demand_is_answered_as_the_real_thing(case: dict[str, Any]) -
     assert found["state"] == case["state"]
     answer = found["refused"] if case["call"] is None else found["call"]
     assert answer is not None and answer["status"] == case["http_status"]
+
+
+@pytest.mark.parametrize("code", ReasonCode)
+def test_what_is_recorded_has_the_fields_of_today(code: ReasonCode) -> None:
+    """A field that is new or gone is seen here first: `--write-contract` records it."""
+    found = answers()[code]
+    assert list(found["health"]) == [*PluginDetailResponse.model_fields, "simulated"]
+    body = msgspec.json.decode(envelope(RunResult(Outcome.OK), plugin=None, tool=None, run_id=None))
+    assert all(list(answer["body"]) == list(body) for answer in (found["call"], found["refused"]) if answer)
