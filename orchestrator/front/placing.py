@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qs, quote
 
@@ -52,8 +52,12 @@ class Placing:
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
 
-    async def look(self, plugin: str, leaving: Collection[str] = ()) -> Looked:
-        """The placement of a plugin as it would be now. `leaving`: hosts that it is moved away from."""
+    async def look(
+        self, plugin: str, leaving: Collection[str] = (), *, scaled: tuple[tuple[str, ...], int] | None = None
+    ) -> Looked:
+        """The placement of a plugin as it would be now. `leaving`: hosts that it is moved away from; `scaled`: in place
+        of the manifest's, the hosts that it is on and the instances that it is to have there.
+        """
         known = [host for host in self._hosts.directory if not host.status.ended]
         asked = [host.name for host in known if host.status.answers]
         # The front's own questions: what its caller may not see must not change where a plugin is placed.
@@ -65,7 +69,10 @@ class Placing:
             return Looked(plugin, answers, None, Placement())
         gpus = await self._ask(asked, "/v1/gpus") if wants["gpu"] is not None else {}
         facts = [host_facts(host, plugin, answers.get(host.name), gpus.get(host.name)) for host in known]
-        return Looked(plugin, answers, wants, place(plugin_wants(plugin, wants), facts, leaving))
+        wanted = plugin_wants(plugin, wants)
+        if scaled is not None:
+            wanted = replace(wanted, hosts=scaled[0], replicas=scaled[1])
+        return Looked(plugin, answers, wants, place(wanted, facts, leaving))
 
     async def report(self, plugin: str) -> Response:
         """GET /v1/plugins/{name}/placement: each host, and the rule that accepted or refused it."""
@@ -100,6 +107,23 @@ class Placing:
                 chosen[following] = replicas
                 continue
             return refused
+        return await self.detail(plugin)
+
+    async def scale(self, plugin: str, replicas: int, caller: Principal) -> Response:
+        """POST /v1/plugins/{name}/scale of a plugin on several hosts: so many instances on all of these together."""
+        held = self._hosts.directory.holding(plugin)
+        serving = tuple(host.name for host, known in held if known.alive or known.parked)
+        looked = await self.look(plugin, scaled=(serving, replicas))
+        if looked.wants is None:
+            return self._unplaceable(looked)
+        for host, share in looked.placement.chosen.items():
+            try:
+                target = f"{plugin_path(plugin)}/scale"
+                answer = await self.command(host, target, caller, body={"replicas": share})
+            except HostUnreachableError as error:
+                return front_answers.broken_off(str(error), host, plugin)
+            if answer.status != 200:
+                return passed_on(answer)
         return await self.detail(plugin)
 
     async def start_on(
