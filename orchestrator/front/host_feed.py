@@ -44,6 +44,9 @@ class HostRecord(Protocol):
     def put(self, host: KnownHost) -> None:
         """Replace it."""
 
+    def listed(self, since: float) -> None:
+        """It has all that the host had at `since`, and more."""
+
     def changed(self) -> None:
         """More has changed than the record shows: a full list is needed before it is believed again."""
 
@@ -82,12 +85,14 @@ class HostFeed:
 
     async def list_plugins(self) -> None:
         """Ask for all its plugins now. Raises `HostUnreachableError`, `OrchestratorError`."""
+        since = self._record.now()
         answer = await self._link.get("/v1/plugins", within=_LIST_SECONDS)
         reports = _expected(answer)
         try:
             self._record.put(directory.listed(self._record.known, reports, self._record.now()))
         except (LookupError, TypeError):
             raise _FeedError(f"The host {self._link.name} lists no plugins. Is that an orchestrator?") from None
+        self._record.listed(since)
 
     async def ask(self) -> None:
         """Ask whether it answers, and is ready. Raises `HostUnreachableError`, `OrchestratorError`."""

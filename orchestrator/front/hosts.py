@@ -263,6 +263,9 @@ class _Member:
     def put(self, host: KnownHost) -> None:
         self._hosts.put(host)
 
+    def listed(self, since: float) -> None:
+        self._listed_at = max(self._listed_at, since)
+
     def changed(self) -> None:
         self.changed_at = self.now()
 
@@ -293,10 +296,8 @@ class _Member:
         await self._list_plugins()
 
     async def _list_plugins(self) -> None:
-        began = self.now()
         with suppress(OrchestratorError):  # what is known stays
             await self.feed.list_plugins()
-            self._listed_at = began
 
     async def close(self) -> None:
         for task in (self._following, self._listing, self._next_listing):

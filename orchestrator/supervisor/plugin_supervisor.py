@@ -423,6 +423,7 @@ class PluginSupervisor:
         """The instance that takes the next run, of `tool`, the least loaded; waits while none can: they start, are
         full, or a restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
         """
+        instance = None
         self.demand.came()
         try:
             while (instance := self._roster.free_instance(tool)) is None:
@@ -435,6 +436,8 @@ class PluginSupervisor:
                     await self._changed.wait()
         finally:
             self.demand.left()
+            if instance is None and self._roster.closing:  # one may have stayed for this run alone
+                self._set.advance()
         return instance
 
     def run_ended(self, instance: Instance, tool: str, result: RunResult, caller: str | None = None) -> None:

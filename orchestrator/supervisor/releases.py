@@ -6,7 +6,6 @@ as a whole, and synced, with every change; a broken one costs one plugin's memor
 """
 
 import hashlib
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,9 +27,6 @@ Held = Literal["stopped", "parked"]
 
 _MAX_UPDATES: Final = 20
 """Of one plugin that are retained, the newest."""
-_SUFFIX: Final = ".json"
-
-_log = logging.getLogger(__name__)
 
 
 class UpdateRefusedError(OrchestratorError):

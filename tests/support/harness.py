@@ -36,7 +36,7 @@ from orchestrator.settings import Settings
 from support.gpus import FakeGpus
 from support.scripted_runtime import ScriptedInstance, ScriptedRuntime
 
-TIMEOUT = 5.0
+TIMEOUT = 10.0
 """Seconds that a test waits for a condition that must become true; far above what that takes."""
 
 

@@ -250,6 +250,7 @@ function scaleForm(carryOut) {
       input.disabled = whyNotId !== null;
       button.disabled = !edited || input.disabled;
       setAttribute(input, "aria-describedby", whyNotId);
+      setAttribute(button, "aria-describedby", whyNotId);
     },
   };
 }

@@ -80,7 +80,9 @@ export function updatePanel(name, always, onLoad) {
     if (now === asked) return;
     asked = now;
     // Once more: what has just become ready is on file a moment later.
-    void load().then(() => (timer ||= setTimeout(() => void load(), POLL_INTERVAL)));
+    void load().then(() => {
+      if (!closing.signal.aborted) timer ||= setTimeout(() => void load(), POLL_INTERVAL);
+    });
   });
   return {
     element,

@@ -37,6 +37,7 @@ ROWS: Final[Mapping[str, Row]] = {
     ),
     "throughput": Row(calls.many_callers, "small calls, 16 callers: calls a second"),
     "front": Row(front.measure, "a small call through a front over the same host"),
+    "hosts": Row(front.fifty_hosts, "a front over 50 simulated hosts of 20 plugins: CPU, memory, its list"),
     "replicas": Row(instances.replicas, "a tool of 10 ms CPU with one instance and with two: calls a second"),
     "batches": Row(instances.batches, "a batched tool and one that is not: calls a second"),
     "upload": Row(upload.measure, "10 MB: time, and the orchestrator's memory"),

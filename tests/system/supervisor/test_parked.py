@@ -324,6 +324,26 @@ async def test_runs_that_wait_no_longer_hold_up_no_park(harness: Harness) -> Non
     await until_parked(harness)
 
 
+async def test_a_run_that_leaves_when_its_turn_comes_holds_up_no_park(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instance has stayed for it alone, and nothing else happens that would end it."""
+    release = asyncio.Event()
+    (running,) = await busy_reader(harness, release, 1)
+    assert harness.app is not None
+    supervisor = harness.app.state.context.fleet.get("reader")
+    waiting = asyncio.create_task(supervisor.ready_instance("read"))
+    await eventually(lambda: supervisor.runs_waiting == 1, "it waits")
+    close(harness)
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor, "_wake", lambda: None)  # it is not so far yet
+        release.set()
+        assert (await running).status_code == 200
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    await until_parked(harness)
+
+
 async def test_one_that_is_killed_while_it_makes_room_has_failed(harness: Harness) -> None:
     """Nothing of a park hides it: no run starts it again."""
     runs = await busy_reader(harness, asyncio.Event(), 1)

@@ -314,15 +314,15 @@ async def test_a_stop_wins_over_a_restart_whose_files_are_still_read(
     monkeypatch.setattr(PluginLoader, "reload", slowly)
     stop, stops = PluginSupervisor.stop, asyncio.Event()
 
-    async def noted(supervisor: PluginSupervisor, **options: Any) -> None:
+    async def noted(*arguments: Any, **options: Any) -> None:
         stops.set()
-        await stop(supervisor, **options)
+        await stop(*arguments, **options)
 
     monkeypatch.setattr(PluginSupervisor, "stop", noted)
     restarting = asyncio.create_task(restart(harness, wait=30))
     await eventually(reading.is_set, "a restart that reads the files")
     stopping = asyncio.create_task(harness.client.post("/v1/plugins/reader/stop"))
-    await stops.wait()
+    await eventually(stops.is_set, "the stop begins")
     read_on.set()
     assert (await stopping).status_code == 200
     answer = await restarting
