@@ -16,11 +16,11 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.front import directory
 from orchestrator.front.directory import KnownHost
 from orchestrator.front.host_link import HostAnswer, HostLink, HostStream, HostUnreachableError
-from orchestrator.front.host_state import drained, heard, resumed, troubled
+from orchestrator.front.host_state import STALE_SECONDS, drained, heard, resumed, troubled
 from orchestrator.front.sse_events import SentEvent, SseEvents
 
 PING_SECONDS: Final = 1.0
-"""Between two questions whether the host answers, and the time that each may take."""
+"""Between two questions whether the host answers."""
 _LIST_SECONDS: Final = 5.0
 """For a list of all its plugins, or the beginning of its stream."""
 _SILENT_SECONDS: Final = 40.0
@@ -96,7 +96,9 @@ class HostFeed:
 
     async def ask(self) -> None:
         """Ask whether it answers, and is ready. Raises `HostUnreachableError`, `OrchestratorError`."""
-        self._answered(await self._link.get("/readyz", within=PING_SECONDS))
+        # A host with much to do may take its time; of one that is silent, the next question is more likely answered.
+        within = STALE_SECONDS if self._record.known.status.answers else PING_SECONDS
+        self._answered(await self._link.get("/readyz", within=within))
 
     # Its life
 

@@ -69,6 +69,11 @@ def ticked(status: HostStatus, now: float) -> HostStatus:
     return status
 
 
+def excused(status: HostStatus, seconds: float) -> HostStatus:
+    """So much of the time that has passed is no silence of the host's: the front itself was not able to hear."""
+    return status if status.heard is None else replace(status, heard=status.heard + seconds)
+
+
 def troubled(status: HostStatus, problem: str) -> HostStatus:
     """A request to it has failed, which is no change of state by itself: it may have been a short cut."""
     return status if status.ended or problem == status.problem else replace(status, problem=problem)

@@ -13,13 +13,15 @@ from orchestrator.front import directory, host_state
 from orchestrator.front.directory import Directory, KnownHost
 from orchestrator.front.host_feed import HostFeed
 from orchestrator.front.host_link import HostLink, HostUnreachableError
-from orchestrator.front.host_state import forgotten, ticked
+from orchestrator.front.host_state import excused, forgotten, heard, ticked
 from orchestrator.front.hosts_file import HostEntry
 
 FRESH_SECONDS: Final = 0.05
 """That a health route waits at most for hosts whose plugins may be other than is known."""
 _RELIST_SECONDS: Final = 2.0
 _TICK_SECONDS: Final = 0.25
+_MAX_STALL: Final = 0.25
+"""Seconds by which the front itself may be late before that counts."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +39,13 @@ class Hosts:
         """Host and plugin of moves under way: new runs go to the plugin's other hosts."""
         self._forgotten: dict[str, HostEntry] = {}
         self._running = False
+        self._looked = clock()
         self._admit([_Member(entry, self) for entry in entries], entries)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Follow all hosts while entered."""
-        self._running = True
+        self._running, self._looked = True, self.clock()
         ticking = asyncio.create_task(self._tick())
         for member in self._members.values():
             member.follow()
@@ -104,8 +107,11 @@ class Hosts:
     def directory(self) -> Directory:
         """As of now."""
         now = self.clock()
+        # Everything here runs on one loop: where this comes late, answers wait to be read.
+        stalled = now - self._looked - _TICK_SECONDS
+        self._looked = now
         for host in self._directory:
-            status = ticked(host.status, now)
+            status = ticked(excused(host.status, stalled) if stalled > _MAX_STALL else host.status, now)
             if status is not host.status:
                 self.put(directory.observed(host, status))
         return self._directory
@@ -155,6 +161,12 @@ class Hosts:
             return member
         sentence = f"The host {host} is no longer one of this front's: hosts.yaml has it no more."
         raise HostUnreachableError(host, sentence, sent=False)
+
+    def answered(self, host: str) -> None:
+        """The host has answered a request, which is as good as the answer to a question whether it does."""
+        known, now = self._directory.hosts.get(host), self.clock()
+        if known is not None and known.status.answers and now - (known.status.heard or 0.0) > _TICK_SECONDS:
+            self._directory = self._directory.with_host(directory.observed(known, heard(known.status, now)))
 
     def load(self, host: str, plugin: str) -> int:
         """Runs of the plugin that this front has sent there and that have not ended."""

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 FIELDS = {
     "run_id", "plugin", "tool", "state", "asynchronous", "accepted_at", "started_at", "finished_at", "generation",
     "outcome", "reason_code", "execution_time_ms", "request_bytes", "response_bytes", "queue_position",
-    "cancel_requested", "progress", "id", "caller", "retried_from",
+    "cancel_requested", "progress", "id", "caller", "retried_from", "host",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from orchestrator.front.host_state import (
     HostState,
     HostStatus,
     drained,
+    excused,
     forgotten,
     heard,
     joining,
@@ -61,6 +62,14 @@ def test_one_that_never_answered_stays_joining() -> None:
 def test_a_failed_request_alone_changes_no_state() -> None:
     host = heard(joining(0.0), 1.0)
     assert troubled(host, "no answer").state is HostState.ONLINE
+
+
+def test_what_the_front_itself_slept_is_no_silence() -> None:
+    """Answers that wait to be read are no worse for it."""
+    host = excused(heard(joining(0.0), 1.0), 6.0)
+    assert ticked(host, 9.0).state is HostState.ONLINE
+    assert ticked(host, 10.0).state is HostState.STALE
+    assert excused(joining(0.0), 6.0) == joining(0.0)
 
 
 def test_draining_outlasts_a_silence() -> None:
