@@ -18,7 +18,7 @@ from orchestrator.front.host_link import HostAnswer, HostUnreachableError
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.merging import plugin_detail
 from orchestrator.front.placement import Placement, place
-from orchestrator.front.placement_facts import host_facts, placement_report, plugin_wants
+from orchestrator.front.placement_facts import has_failed, host_facts, placement_report, plugin_wants
 
 _ASK_SECONDS: Final = 2.0
 _COMMAND_SECONDS: Final = 130.0
@@ -92,6 +92,7 @@ class Placing:
         wait = _seconds(query)
         # Where it is spread, each host has its share; on a single one an operator's own number stays.
         spread, gpu = len(chosen) > 1, looked.wants["gpu"] is not None
+        started: list[str] = []
         while chosen:
             host, replicas = next(iter(chosen.items()))
             del chosen[host]
@@ -99,6 +100,7 @@ class Placing:
                 host, plugin, caller, wait=wait, replicas=replicas if spread else None, gpu=gpu
             )
             if refused is None:
+                started.append(host)
                 continue
             if self.is_busy(host, plugin) and spare:
                 following = spare.pop(0)
@@ -107,6 +109,10 @@ class Placing:
                 chosen[following] = replicas
                 continue
             return refused
+        for other, _ in self._hosts.directory.holding(plugin):
+            # What failed elsewhere before is no fault of the plugin where it serves now.
+            if other.status.answers and other.name not in started and has_failed(other, plugin):
+                await self._hand_over(other.name, plugin, started[0], caller)
         return await self.detail(plugin)
 
     async def scale(self, plugin: str, replicas: int, caller: Principal) -> Response:

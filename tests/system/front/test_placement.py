@@ -167,3 +167,22 @@ async def test_a_stop_and_a_restart_mean_the_hosts_where_it_is(cluster: HostClus
     assert await cluster.serving("reader") == []
     await client.post("/v1/plugins/reader/start?wait=5")
     assert await cluster.serving("reader") == ["gpu-1", "gpu-3"]
+
+
+async def test_what_failed_on_one_host_may_start_on_another(cluster: HostCluster) -> None:
+    """The same host first; where it is drained meanwhile another, and what failed before is no fault any more."""
+
+    def fail() -> None:
+        raise RuntimeError("broken")
+
+    cluster.add("reader", tools={"fail": fail})
+    client = await cluster.open()
+    await client.post("/v1/plugins/reader/start?wait=5", headers={"X-Host": "gpu-3"})
+    for drained, host in ((False, "gpu-3"), (True, "gpu-1")):
+        failed = await client.post("/v1/plugins/reader/tools/fail/run", json={})
+        assert failed.status_code == 502
+        assert (await client.get("/v1/plugins/reader/health")).json()["reason_code"] == "TOOL_ERROR"
+        if drained:
+            await client.post("/v1/hosts/gpu-3/drain")
+        plugin = (await client.post("/v1/plugins/reader/start?wait=5")).json()
+        assert (plugin["state"], plugin["host"], plugin["degraded"]) == ("INITIALIZED", host, False), plugin
