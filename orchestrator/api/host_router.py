@@ -1,5 +1,6 @@
 """What a front asks of a host, and has it do: placement, drain, and the two sides of a move."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -67,13 +68,13 @@ async def host(context: Context, who: Who) -> HostReport:
 @router.post("/v1/host/drain", response_model=HostReport)
 async def drain(context: Context, who: Who) -> HostReport | Response:
     """Mark the host as drained. By itself that changes nothing here: a front starts nothing new on it from now on."""
-    return _marked(context, who, drained=True)
+    return await _marked(context, who, drained=True)
 
 
 @router.post("/v1/host/resume", response_model=HostReport)
 async def resume(context: Context, who: Who) -> HostReport | Response:
     """Take the mark back."""
-    return _marked(context, who, drained=False)
+    return await _marked(context, who, drained=False)
 
 
 @router.get("/v1/plugins/{name}/placement", tags=["plugins"], response_model=None)
@@ -120,11 +121,11 @@ async def take_over_plugin(name: str, taken: TakeOver, context: Context) -> Plug
     return await after(supervisor, context, 0)
 
 
-def _marked(context: ApiContext, who: Principal, *, drained: bool) -> HostReport | Response:
+async def _marked(context: ApiContext, who: Principal, *, drained: bool) -> HostReport | Response:
     if not who.sees_every_plugin:
         return problems.hosts_need_every_plugin()
     try:
-        context.drain_mark.put(drained=drained)
+        await asyncio.to_thread(context.drain_mark.put, drained=drained)
     except DrainMarkError as error:
         return problem(503, str(error), error_type="NotStored")
     return _report(context, who.sees)

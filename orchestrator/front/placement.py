@@ -94,7 +94,7 @@ class HostGpu:
 @dataclass(frozen=True, slots=True)
 class HostFacts:
     """What is known of one host. `memory`: bytes of its machine, 0 where unknown; `committed`: bytes that its live
-    instances may use. `instances`: live ones of the plugin, as far as is known.
+    instances may use. `instances`: live ones of the plugin, as far as is known; `ended`: those that it had have failed.
     """
 
     name: str
@@ -107,6 +107,7 @@ class HostFacts:
     has_image: bool = False
     has_models: bool = False
     instances: int = 0
+    ended: bool = False
 
     @property
     def serves(self) -> bool:
@@ -270,6 +271,7 @@ def _rank(wants: PluginWants, host: HostFacts, judged: dict[str, _Judgement]) ->
     return (
         rule is not Rule.SERVES,
         rule is Rule.GPU_BUSY,
+        not host.ended,
         int(used * _FILL_LEVELS),
         not host.has_models,
         not host.has_image,

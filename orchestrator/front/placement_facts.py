@@ -49,6 +49,7 @@ def host_facts(
         has_image=bool(has.get("image")),
         has_models=bool(has.get("models")),
         instances=live_instances(host, plugin),
+        ended=has_failed(host, plugin),
     )
 
 
@@ -59,6 +60,12 @@ def live_instances(host: KnownHost, plugin: str) -> int:
         return 0
     alive = sum(each["reason_code"] is None for each in known.report["instances"])
     return max(1, alive)
+
+
+def has_failed(host: KnownHost, plugin: str) -> bool:
+    """Whether what was started there has ended, and no operator has stopped it."""
+    known = host.plugins.get(plugin)
+    return known is not None and not (known.alive or known.idle)
 
 
 def placement_report(plugin: str, wants: Mapping[str, Any] | None, placement: Placement) -> dict[str, Any]:

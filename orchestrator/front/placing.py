@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qs, quote
 
@@ -18,7 +18,7 @@ from orchestrator.front.host_link import HostAnswer, HostUnreachableError
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.merging import plugin_detail
 from orchestrator.front.placement import Placement, place
-from orchestrator.front.placement_facts import host_facts, placement_report, plugin_wants
+from orchestrator.front.placement_facts import has_failed, host_facts, placement_report, plugin_wants
 
 _ASK_SECONDS: Final = 2.0
 _COMMAND_SECONDS: Final = 130.0
@@ -52,8 +52,12 @@ class Placing:
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
 
-    async def look(self, plugin: str, leaving: Collection[str] = ()) -> Looked:
-        """The placement of a plugin as it would be now. `leaving`: hosts that it is moved away from."""
+    async def look(
+        self, plugin: str, leaving: Collection[str] = (), *, scaled: tuple[tuple[str, ...], int] | None = None
+    ) -> Looked:
+        """The placement of a plugin as it would be now. `leaving`: hosts that it is moved away from; `scaled`: in place
+        of the manifest's, the hosts that it is on and the instances that it is to have there.
+        """
         known = [host for host in self._hosts.directory if not host.status.ended]
         asked = [host.name for host in known if host.status.answers]
         # The front's own questions: what its caller may not see must not change where a plugin is placed.
@@ -65,7 +69,10 @@ class Placing:
             return Looked(plugin, answers, None, Placement())
         gpus = await self._ask(asked, "/v1/gpus") if wants["gpu"] is not None else {}
         facts = [host_facts(host, plugin, answers.get(host.name), gpus.get(host.name)) for host in known]
-        return Looked(plugin, answers, wants, place(plugin_wants(plugin, wants), facts, leaving))
+        wanted = plugin_wants(plugin, wants)
+        if scaled is not None:
+            wanted = replace(wanted, hosts=scaled[0], replicas=scaled[1])
+        return Looked(plugin, answers, wants, place(wanted, facts, leaving))
 
     async def report(self, plugin: str) -> Response:
         """GET /v1/plugins/{name}/placement: each host, and the rule that accepted or refused it."""
@@ -85,6 +92,7 @@ class Placing:
         wait = _seconds(query)
         # Where it is spread, each host has its share; on a single one an operator's own number stays.
         spread, gpu = len(chosen) > 1, looked.wants["gpu"] is not None
+        started: list[str] = []
         while chosen:
             host, replicas = next(iter(chosen.items()))
             del chosen[host]
@@ -92,6 +100,7 @@ class Placing:
                 host, plugin, caller, wait=wait, replicas=replicas if spread else None, gpu=gpu
             )
             if refused is None:
+                started.append(host)
                 continue
             if self.is_busy(host, plugin) and spare:
                 following = spare.pop(0)
@@ -100,6 +109,27 @@ class Placing:
                 chosen[following] = replicas
                 continue
             return refused
+        for other, _ in self._hosts.directory.holding(plugin):
+            # What failed elsewhere before is no fault of the plugin where it serves now.
+            if other.status.answers and other.name not in started and has_failed(other, plugin):
+                await self._hand_over(other.name, plugin, started[0], caller)
+        return await self.detail(plugin)
+
+    async def scale(self, plugin: str, replicas: int, caller: Principal) -> Response:
+        """POST /v1/plugins/{name}/scale of a plugin on several hosts: so many instances on all of these together."""
+        held = self._hosts.directory.holding(plugin)
+        serving = tuple(host.name for host, known in held if known.alive or known.parked)
+        looked = await self.look(plugin, scaled=(serving, replicas))
+        if looked.wants is None:
+            return self._unplaceable(looked)
+        for host, share in looked.placement.chosen.items():
+            try:
+                target = f"{plugin_path(plugin)}/scale"
+                answer = await self.command(host, target, caller, body={"replicas": share})
+            except HostUnreachableError as error:
+                return front_answers.broken_off(str(error), host, plugin)
+            if answer.status != 200:
+                return passed_on(answer)
         return await self.detail(plugin)
 
     async def start_on(

@@ -17,6 +17,7 @@ from orchestrator.front.hosts import Hosts
 from orchestrator.front.merging import plugin_detail, with_host
 from orchestrator.front.placing import Placing
 from orchestrator.front.routing import Choice, hosts_for_new, hosts_for_plugin
+from orchestrator.loader.manifest import MAX_REPLICAS
 from orchestrator.sandbox.call import BodyError, RunResult
 
 _OF_ALL: Final = frozenset({"restart", "start", "stop", "park"})
@@ -63,22 +64,31 @@ class PluginForwarding:
         choice = await self._choose(plugin, action, incoming)
         if isinstance(choice, Response):
             return choice
-        several = len(choice.hosts) + len(choice.silent) > 1
-        named = incoming.header(HOST_HEADER) is not None
-        placed = self._placed(plugin, choice)
-        starts = action == "start" or (action == "restart" and not placed)
-        if incoming.method == "POST" and starts and not named and len(self._hosts.names) > 1:
-            return await self._placing.start(plugin, incoming.query, incoming.principal)
-        if several and incoming.method == "POST" and action in _OF_ALL:
-            return await self._at_each(plugin, Choice(placed or choice.hosts, choice.silent), incoming)
-        if several and incoming.method == "POST" and action in _OF_ONE:
-            return front_answers.host_required(plugin, sorted((*choice.hosts, *choice.silent)))
+        if incoming.method == "POST" and action in _OF_ALL | _OF_ONE and incoming.header(HOST_HEADER) is None:
+            return await self._where_placed(plugin, action, choice, incoming, send)
         return await self._at(choice.hosts[0], incoming, send, plugin, named=action in _WITH_HOST)
 
-    def _placed(self, plugin: str, choice: Choice) -> tuple[str, ...]:
-        """Those of the hosts where it was not stopped: another host has it in their stead."""
-        held = {host.name: known for host, known in self._hosts.directory.holding(plugin)}
-        return tuple(host for host in choice.hosts if host not in held or held[host].report["reason_code"] != "STOPPED")
+    async def _where_placed(
+        self, plugin: str, action: str, choice: Choice, incoming: Incoming, send: Send
+    ) -> Response | None:
+        """A command whose caller names no host."""
+        placed = self._placed(plugin, choice)
+        if (action == "start" or (action == "restart" and not placed.known)) and len(self._hosts.names) > 1:
+            return await self._placing.start(plugin, incoming.query, incoming.principal)
+        meant = placed if placed.hosts else choice
+        if len(meant.hosts) + len(meant.silent) == 1:
+            return await self._at(meant.hosts[0], incoming, send, plugin, named=True)
+        if action in _OF_ALL:
+            return await self._at_each(plugin, meant, incoming)
+        if action == "scale" and not meant.silent and (replicas := _replicas(incoming.body)) >= len(meant.hosts):
+            return await self._placing.scale(plugin, replicas, incoming.principal)
+        return front_answers.host_required(plugin, sorted((*meant.hosts, *meant.silent)))
+
+    def _placed(self, plugin: str, choice: Choice) -> Choice:
+        """Those of the hosts where it was not stopped: others have it in the stead of those where it was."""
+        held = {host.name: known.report["reason_code"] for host, known in self._hosts.directory.holding(plugin)}
+        hosts, silent = ([h for h in each if held.get(h) != "STOPPED"] for each in (choice.hosts, choice.silent))
+        return Choice(tuple(hosts), tuple(silent))
 
     async def _choose(self, plugin: str, action: str, incoming: Incoming) -> Choice | Response:
         wanted = incoming.header(HOST_HEADER)
@@ -154,6 +164,15 @@ class PluginForwarding:
             if incoming.disconnected:
                 return None
             return _failed(error, plugin, changes=incoming.method not in ("GET", "HEAD"))
+
+
+def _replicas(body: bytes | None) -> int:
+    """Of the body of a `scale`; 0 where that is none, which a host says best."""
+    try:
+        found = msgspec.json.decode(body or b"", type=dict[str, int])
+    except (msgspec.DecodeError, RecursionError):
+        return 0
+    return found["replicas"] if found.keys() == {"replicas"} and found["replicas"] <= MAX_REPLICAS else 0
 
 
 def _whole(passage: Passage, body: bytes, host: str, *, named: bool) -> Response:

@@ -127,3 +127,62 @@ async def test_a_host_that_refuses_its_gpu_sends_the_front_on(
     assert (await cluster.harnesses["gpu-1"].health("tracker"))["reason_code"] == "STOPPED"
     assert await cluster.serving("tracker") == ["gpu-2"]
     assert await cluster.serving("other") == ["gpu-1"]
+
+
+async def test_a_command_for_one_host_goes_to_where_the_plugin_is(cluster: HostCluster) -> None:
+    """Though others have its folder: nobody need name the host."""
+    cluster.add("reader")
+    client = await cluster.open()
+    source = (await client.post("/v1/plugins/reader/start?wait=5")).json()["host"]
+    scaled = await client.post("/v1/plugins/reader/scale?wait=5", json={"replicas": 2})
+    assert scaled.status_code == 200, scaled.text
+    assert {instance["host"] for instance in scaled.json()["instances"]} == {source}
+    assert (await client.get("/v1/plugins/reader/health")).json()["replicas"]["wanted"] == 2
+
+
+async def test_a_scale_is_spread_over_the_hosts_of_the_plugin(cluster: HostCluster) -> None:
+    """As many as it says in all; fewer than it has hosts is for one host at a time."""
+    cluster.add("reader", placement={"hosts": "all"})
+    client = await cluster.open()
+    await client.post("/v1/plugins/reader/start?wait=5")
+    scaled = await client.post("/v1/plugins/reader/scale", json={"replicas": 5})
+    assert scaled.status_code == 200, scaled.text
+    wanted = [(await harness.health("reader"))["replicas"]["wanted"] for harness in cluster.harnesses.values()]
+    assert sorted(wanted) == [1, 2, 2]
+    refused = await client.post("/v1/plugins/reader/scale", json={"replicas": 2})
+    assert (refused.status_code, refused.json()["error_type"]) == (409, "HostRequired")
+    one = await client.post("/v1/plugins/reader/scale", json={"replicas": 3}, headers={"X-Host": "gpu-1"})
+    assert one.status_code == 200, one.text
+    assert (await cluster.harnesses["gpu-1"].health("reader"))["replicas"]["wanted"] == 3
+
+
+async def test_a_stop_and_a_restart_mean_the_hosts_where_it_is(cluster: HostCluster) -> None:
+    cluster.add("reader", placement={"hosts": ["gpu-1", "gpu-3"]})
+    client = await cluster.open()
+    await client.post("/v1/plugins/reader/start?wait=5")
+    assert (await client.post("/v1/plugins/reader/restart?wait=5")).status_code == 200
+    assert await cluster.serving("reader") == ["gpu-1", "gpu-3"]
+    stopped = (await client.post("/v1/plugins/reader/stop")).json()
+    assert (stopped["state"], stopped["reason_code"]) == ("UNAVAILABLE", "STOPPED")
+    assert await cluster.serving("reader") == []
+    await client.post("/v1/plugins/reader/start?wait=5")
+    assert await cluster.serving("reader") == ["gpu-1", "gpu-3"]
+
+
+async def test_what_failed_on_one_host_may_start_on_another(cluster: HostCluster) -> None:
+    """The same host first; where it is drained meanwhile another, and what failed before is no fault any more."""
+
+    def fail() -> None:
+        raise RuntimeError("broken")
+
+    cluster.add("reader", tools={"fail": fail})
+    client = await cluster.open()
+    await client.post("/v1/plugins/reader/start?wait=5", headers={"X-Host": "gpu-3"})
+    for drained, host in ((False, "gpu-3"), (True, "gpu-1")):
+        failed = await client.post("/v1/plugins/reader/tools/fail/run", json={})
+        assert failed.status_code == 502
+        assert (await client.get("/v1/plugins/reader/health")).json()["reason_code"] == "TOOL_ERROR"
+        if drained:
+            await client.post("/v1/hosts/gpu-3/drain")
+        plugin = (await client.post("/v1/plugins/reader/start?wait=5")).json()
+        assert (plugin["state"], plugin["host"], plugin["degraded"]) == ("INITIALIZED", host, False), plugin

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.front.fencing import Fenced, outdated
+from orchestrator.front.epochs import Fenced, outdated
 
 HOSTS = ("a", "b", "c")
 
