@@ -295,7 +295,7 @@ class PluginSupervisor:
                 while self._parker.busy and self.moved_to is not None:
                     # The end of a run that is counted after its place was free wakes nobody.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), _LOOK_INTERVAL)
+                        await asyncio.wait_for(self._change().wait(), _LOOK_INTERVAL)
 
     async def show_stopped(self, reason: str) -> None:
         """Why it ended here before counts no more: it is shown as stopped for this reason."""
