@@ -167,7 +167,9 @@ class Settings(BaseSettings):
     placed: bool = False
     """Start only plugins that a command has started on this host: a front chooses the hosts of each."""
     start_concurrency: int = Field(4, ge=1)
-    """Bound on containers that are started at the same time."""
+    """Bound on containers that are started at the same time. While plugins are called it is half of this host's cores,
+    where that is less.
+    """
     cancel_grace: Duration = timedelta(seconds=5)
     """Time for a cancelled run to end by itself; then its container is stopped."""
     engine_timeout: Duration = timedelta(seconds=10)

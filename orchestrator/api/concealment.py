@@ -4,9 +4,10 @@ import json
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from orchestrator.access.principal import Principal
 from orchestrator.api.context import ApiContext

@@ -13,6 +13,7 @@ from orchestrator.api.event_feed import EventFeed
 from orchestrator.health.listing import HealthListing
 from orchestrator.registry import PluginRegistry
 from orchestrator.registry.history import HistoryStore
+from orchestrator.sandbox.deadline import CoarseTimers
 from orchestrator.supervisor.drain_mark import DrainMark
 from orchestrator.supervisor.fleet import Fleet
 from orchestrator.telemetry.metrics import Metrics
@@ -40,6 +41,7 @@ class ApiContext:
     drain_mark: DrainMark
     webhooks: WebhookService
     listing: HealthListing = field(default_factory=HealthListing)
+    timers: CoarseTimers = field(default_factory=CoarseTimers)
 
 
 def api_context(connection: HTTPConnection) -> ApiContext:

@@ -5,11 +5,13 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
+from httptools import HttpParserError, HttpParserUpgrade
+from starlette.applications import Starlette
 from starlette.types import Message
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -22,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from orchestrator.api.body import WHOLE_BODY
-from orchestrator.api.problems import problem
+from orchestrator.api.problems import SendsWhole, problem
 from orchestrator.runtime_client.http_message import split_target
 
 MAX_HEADERS: Final = 100
@@ -41,6 +43,7 @@ STALLED_SECONDS: Final = 60.0
 LINGER_SECONDS: Final = 30.0
 """Time that the rest of a request may take which was answered, with a close, before it had arrived (nginx has the
 same)."""
+_OF_PROXIES: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto"})
 _COPIED_BYTES: Final = 64 * 1024  # of a body, up to which it is copied behind its head rather than sent beside it
 
 
@@ -68,8 +71,6 @@ class BoundedProtocol(HttpToolsProtocol):
     """A request has begun, and not all of it has arrived."""
     _idle_until = math.inf
     """When it is closed, by the loop's time, if no data comes until then."""
-    _behind_proxy = False
-    """The request has headers of a proxy."""
     _head_came_now = False
     """Its head was complete in the data that is being parsed: nobody has read any of its body."""
 
@@ -79,6 +80,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._proxied_app = self.app
         if isinstance(self.app, ProxyHeadersMiddleware):
             self.app = self.app.app
+        # The framework's own entry adds to a request nothing but `app`, which is added here.
+        self._application: Starlette | None = None
+        if isinstance(self.app, Starlette) and self.app.middleware_stack is not None:
+            self._application, self.app = self.app, self.app.middleware_stack
 
     @classmethod
     def limited_to(cls, max_connections: int) -> type["BoundedProtocol"]:
@@ -113,7 +118,14 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._unparsed += len(data)
         self._head_came_now = False
-        super().data_received(data)
+        self._idle_until = math.inf
+        try:
+            self.parser.feed_data(data)
+        except HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("")
+        except HttpParserUpgrade:
+            self._unsupported_upgrade_warning()
         if self.transport.is_closing() or self._linger_timer is not None:
             return
         if self._unparsed > MAX_HEAD_BYTES:
@@ -122,7 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self.idle:
             self._start_head_timer()
 
-    def _close_after_answer(self) -> None:
+    def close_after_answer(self) -> None:
         """Close; while the request still arrives, once the client has closed. What it sends until then is dropped: a
         connection that is closed with bytes unread is reset, and the answer lost to a client that is not that far.
         """
@@ -177,23 +189,21 @@ class BoundedProtocol(HttpToolsProtocol):
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
         self._head_bytes = 0
         self._request_arrives = True
-        self._behind_proxy = False
 
     def on_url(self, url: bytes) -> None:
         if len(self.url) + len(url) > MAX_TARGET_BYTES:
             self._refuse(414, f"The request target is longer than {MAX_TARGET_BYTES} bytes.")
-        super().on_url(url)
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value)
-        if len(self.headers) >= MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
+        self.headers.append((name.lower(), value))
+        if len(self.headers) > MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, f"The request has more than {MAX_HEADERS} headers or {MAX_HEAD_BYTES} bytes of them.")
-        super().on_header(name, value)
-        if self.headers[-1][0].startswith(b"x-forwarded-"):
-            self._behind_proxy = True
 
     def on_headers_complete(self) -> None:
         self._unparsed = 0
@@ -206,7 +216,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(400, f"More than {MAX_PIPELINED} requests were pipelined on one connection.")
         self._head_came_now = True
-        app = self._proxied_app if self._behind_proxy else self.app
+        names = dict(self.headers)
+        self.expect_100_continue = names.get(b"expect", b"").lower() == b"100-continue"
+        app = self.app if _OF_PROXIES.isdisjoint(names) else self._proxied_app
         earlier, self.cycle = self.cycle, self._exchange()
         if earlier is None or earlier.response_complete:
             self._start_asgi_task(self.cycle, app)
@@ -216,29 +228,27 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _exchange(self) -> "HttpExchange":
         """Of the request whose head has been parsed."""
-        version, scope = self.parser.get_http_version(), self.scope
+        version = self.parser.get_http_version()
         raw_path, query = split_target(self.url)
         path = raw_path.decode("ascii")
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["http_version"] = version
-        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
-        scope["raw_path"] = self.root_path.encode("ascii") + raw_path
-        scope["query_string"] = query
-        exchange = HttpExchange(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
-        exchange.close = self._close_after_answer
-        return exchange
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "method": self.parser.get_method().decode("ascii"),
+            "scheme": self.scheme,
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self.root_path.encode("ascii") + raw_path,
+            "query_string": query,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "server": self.server,
+            "client": self.client,
+            "state": self.app_state.copy(),
+        }
+        if self._application is not None:
+            scope["app"] = self._application
+        return HttpExchange(self, scope, keep_alive=version != "1.0" and self.parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -257,7 +267,9 @@ class BoundedProtocol(HttpToolsProtocol):
         exchange = self.cycle
         if self._head_came_now and isinstance(exchange.body, bytes) and not self.flow.read_paused:
             exchange.scope["extensions"] = {WHOLE_BODY: exchange.body}
-        super().on_message_complete()
+        if not exchange.response_complete:
+            exchange.more_body = False
+            exchange.message_event.set()
 
     def _has_body(self) -> bool:
         headers = dict(self.headers)
@@ -280,7 +292,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.write(b"".join((STATUS_LINE[refused.status], *headers, b"\r\n", answer.body)))
         # Where an earlier request is being answered its answer ends here: nothing may follow this one.
         self._request_arrives = self.idle
-        self._close_after_answer()
+        self.close_after_answer()
 
     # Slow readers
 
@@ -304,14 +316,48 @@ class BoundedProtocol(HttpToolsProtocol):
             self._watch_reader()
 
 
-class HttpExchange(RequestResponseCycle):
+class HttpExchange(RequestResponseCycle, SendsWhole):
     """One request and its response. The head of a response that says how long its body is waits for the body's start:
     both are one packet then.
     """
 
+    # What the base class sets for each.
+    disconnected = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
     _held = b""
-    close: Callable[[], None]
-    """Called after a response that is the connection's last."""
+
+    def __init__(self, connection: BoundedProtocol, scope: Any, *, keep_alive: bool) -> None:
+        self.scope = scope
+        self.transport = connection.transport
+        self.flow = connection.flow
+        self.logger = connection.logger
+        self.default_headers = connection.server_state.default_headers
+        self.message_event = asyncio.Event()
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = connection.expect_100_continue
+        self.body = bytearray()
+        self._connection = connection
+
+    def send_whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | memoryview) -> bool:
+        if self.flow.write_paused or self.disconnected or self.response_started or self.scope["method"] == "HEAD":
+            return False
+        if (b"connection", b"close") in headers:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            headers = [*headers, (b"connection", b"close")]
+        fields = [b"%b: %b\r\n" % field for field in (*self.default_headers, *headers)]
+        head = b"".join((STATUS_LINE[status], *fields, b"\r\n"))
+        if head.count(b"\n") != len(fields) + 2:
+            raise RuntimeError("a line break in a header")
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self._send_packet(head, body)
+        self._complete()
+        return True
 
     async def send(self, message: Message) -> None:  # type: ignore[override]
         """Raises `RuntimeError` for a response that is none of HTTP, or messages in another order than ASGI's."""
@@ -365,20 +411,26 @@ class HttpExchange(RequestResponseCycle):
             raise RuntimeError("the body is longer than its Content-Length")
         else:
             self.expected_content_length -= len(body)
-        if self._held and len(body) > _COPIED_BYTES:
-            self.transport.writelines((self._held, body))
-        else:
-            self.transport.write(self._held + body)
-        self._held = b""
+        held, self._held = self._held, b""
+        self._send_packet(held, body)
         if more:
             return
         if self.expected_content_length:
             raise RuntimeError("the body is shorter than its Content-Length")
+        self._complete()
+
+    def _send_packet(self, head: bytes, body: bytes | memoryview) -> None:
+        if head and len(body) > _COPIED_BYTES:
+            self.transport.writelines((head, body))
+        else:
+            self.transport.write(head + body)
+
+    def _complete(self) -> None:
         self.response_complete = True
         self.message_event.set()
         if not self.keep_alive:
-            self.close()
-        self.on_response()
+            self._connection.close_after_answer()
+        self._connection.on_response_complete()
 
 
 @lru_cache(maxsize=512)

@@ -21,7 +21,7 @@ from orchestrator.settings import Settings
 
 ROUTE: Final = "orchestrator.route"
 """The key of an ASGI scope that has the request's `Route`, and the values of its path's braces."""
-_HEADERS: Final = frozenset({b"host", b"origin", b"sec-fetch-site", b"authorization", delegation.HEADER.encode()})
+_ON_BEHALF: Final = delegation.HEADER.encode()
 
 
 def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
@@ -120,28 +120,25 @@ class RequestMiddleware:
         return _delegated(caller.on_behalf, route, scope["method"])
 
     def _caller(self, scope: Scope) -> Caller:
-        host = origin = fetch_site = authorization = user = on_behalf = None
-        for name, value in scope["headers"]:
-            if name in _HEADERS:  # of a repeated header the last counts: browsers send each once
-                text = value.decode("latin-1")
-                match name:
-                    case b"host":
-                        host = text[:300]  # a name has at most 253
-                    case b"origin":
-                        origin = text
-                    case b"sec-fetch-site":
-                        fetch_site = text
-                    case b"authorization":
-                        authorization = text
-                    case _:
-                        on_behalf = value
-            elif name == self._user_header:  # repeated it is nobody: one of the two may be the caller's own
-                text = value.decode("latin-1").strip()
-                user = text if user is None else f"{user}, {text}"
+        headers = dict(scope["headers"])  # of a repeated header the last counts: browsers send each once
+        host, origin = headers.get(b"host"), headers.get(b"origin")
+        fetch_site, authorization = headers.get(b"sec-fetch-site"), headers.get(b"authorization")
         client = scope.get("client")
         return Caller(
-            scope["method"], client[0] if client else "", host, origin, fetch_site, authorization, user, on_behalf
+            scope["method"],
+            client[0] if client else "",
+            None if host is None else host[:300].decode("latin-1"),  # a name has at most 253
+            None if origin is None else origin.decode("latin-1"),
+            None if fetch_site is None else fetch_site.decode("latin-1"),
+            None if authorization is None else authorization.decode("latin-1"),
+            self._user(scope) if self._user_header else None,
+            headers.get(_ON_BEHALF),
         )
+
+    def _user(self, scope: Scope) -> str | None:
+        # Repeated it is nobody: one of the two may be the caller's own.
+        found = [value.decode("latin-1").strip() for name, value in scope["headers"] if name == self._user_header]
+        return ", ".join(found) if found else None
 
     async def _refuse_for_load(self, scope: Scope, receive: Receive, send: Send) -> None:
         sentence = f"The maximum of {self._max_requests} requests are being answered. Try again later."

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -9,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from orchestrator.formatting import MAX_NAME_LENGTH, quoted
 from orchestrator.lifecycle import ReasonCode
@@ -51,28 +53,56 @@ def envelope_around(
             "tool": tool and tool[:MAX_NAME_LENGTH],
             "run_id": run_id,
             "execution_time_ms": round(result.execution_time_ms, 3),
-            "files": [file.reference(run_id or "") for file in result.files],
+            "files": [file.reference(run_id or "") for file in result.files] if result.files else (),
         }
     )
     return b'{"ok":%s,"result":' % (b"true" if result.ok else b"false"), b"," + rest[1:]
 
 
 def result_headers(result: RunResult, run_id: str | None) -> dict[str, str]:
-    # The header takes whole seconds.
-    headers = {} if result.retry_after is None else {"Retry-After": str(math.ceil(result.retry_after))}
-    return headers if run_id is None else {**headers, "X-Run-Id": run_id}
+    headers = {} if run_id is None else {"x-run-id": run_id}
+    if result.retry_after is not None:  # in whole seconds
+        headers["retry-after"] = str(math.ceil(result.retry_after))
+    return headers
+
+
+class SendsWhole:
+    """An exchange on whose connection a whole answer can be sent at once."""
+
+    def send_whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes | memoryview) -> bool:
+        """Send it with these headers, whose names are in lower case; one has the length of `body`. False, and nothing
+        is sent, where it has to be sent piece by piece.
+        """
+        raise NotImplementedError
+
+
+class EnvelopeResponse(Response):
+    """An envelope, encoded already. The names of `headers` are in lower case."""
+
+    # The framework's own constructor looks for headers that are known here.
+
+    def __init__(self, body: bytes, status: int, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.body = body
+        self.status_code = status
+        self.background = None
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        for name, value in headers.items():
+            self.raw_headers.append((name.encode(), value.encode()))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # To the connection itself, where nothing stands between, in one step.
+        exchange = getattr(send, "__self__", None)
+        if isinstance(exchange, SendsWhole) and exchange.send_whole(self.status_code, self.raw_headers, self.body):
+            return
+        await super().__call__(scope, receive, send)
 
 
 def respond(
     result: RunResult, *, plugin: str | None = None, tool: str | None = None, run_id: str | None = None
 ) -> Response:
     """The envelope as a response."""
-    return Response(
-        envelope(result, plugin=plugin, tool=tool, run_id=run_id),
-        status_code=STATUS[result.outcome],
-        media_type="application/json",
-        headers=result_headers(result, run_id),
-    )
+    body = envelope(result, plugin=plugin, tool=tool, run_id=run_id)
+    return EnvelopeResponse(body, STATUS[result.outcome], result_headers(result, run_id))
 
 
 def problem(
@@ -86,7 +116,7 @@ def problem(
     """An error that belongs to no run, in the same envelope."""
     result = RunResult(Outcome.BAD_REQUEST, error=sentence, error_type=error_type, reason_code=reason_code)
     body = envelope(result, plugin=plugin, tool=None, run_id=None)
-    return Response(body, status_code=status, media_type="application/json")
+    return EnvelopeResponse(body, status)
 
 
 def unknown_plugin(name: str, *, searched: bool = False) -> Response:

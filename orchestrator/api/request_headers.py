@@ -96,6 +96,8 @@ def wanted_stream(accept: str) -> str | None:
     """The stream that an `Accept` header names: the one with the highest `q`, then the first. None where it names none:
     a wildcard does not request a stream.
     """
+    if accept in _JSON_RANGES:  # nearly always
+        return None
     wanted: dict[str, float] = {}
     for item in accept.split(","):
         name, *parameters = (field.strip().lower() for field in item.split(";"))
@@ -154,7 +156,7 @@ def _weight(text: str) -> float:
 def trace_context(headers: Mapping[str, str]) -> Mapping[str, str]:
     """A valid `traceparent`, and the `tracestate` beside it: https://www.w3.org/TR/trace-context/."""
     parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
-    if not _TRACE_PARENT.fullmatch(parent):
+    if not parent or not _TRACE_PARENT.fullmatch(parent):
         return {}
     return {"traceparent": parent, "tracestate": state} if _TRACE_STATE.fullmatch(state) else {"traceparent": parent}
 
@@ -162,10 +164,10 @@ def trace_context(headers: Mapping[str, str]) -> Mapping[str, str]:
 def body_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     """What describes the body beside its type, as the runtime gets it. Raises `UnknownCodingError`."""
     found = {}
-    if coding := _coding(headers.get("content-encoding", "")):
+    if "content-encoding" in headers and (coding := _coding(headers["content-encoding"])):
         found["Content-Encoding"] = coding
-    disposition = headers.get("content-disposition", "")
-    if _DISPOSITION.fullmatch(disposition):
+    disposition = headers.get("content-disposition")
+    if disposition is not None and _DISPOSITION.fullmatch(disposition):
         found["Content-Disposition"] = disposition
     return found
 

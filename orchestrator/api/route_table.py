@@ -6,6 +6,7 @@ Every other path needs an API key, counts towards the maximum of requests at onc
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from fastapi import Request, Response
@@ -90,6 +91,7 @@ _TEMPLATES: Final = tuple(
 )
 
 
+@lru_cache(maxsize=256)  # callers repeat themselves
 def find(path: str) -> tuple[Route, tuple[str, ...]]:
     """The route of `path` and the values of its braces."""
     exact = _EXACT.get(path)
@@ -105,6 +107,7 @@ def find(path: str) -> tuple[Route, tuple[str, ...]]:
     return _DEFAULT, ()
 
 
+@lru_cache(maxsize=256)
 def named_plugin(path: str) -> str | None:
     """The plugin that a path names."""
     return path[len(_PLUGINS) :].partition("/")[0] if path.startswith(_PLUGINS) else None

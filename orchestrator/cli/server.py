@@ -20,6 +20,7 @@ from orchestrator.access.hosts import is_loopback
 from orchestrator.access.key_store import KeyFileError, configured_keys
 from orchestrator.api.http_protocol import BoundedProtocol
 from orchestrator.api.tls import Certificate, CertificateError
+from orchestrator.cli.huge_pages import collapse_heap
 from orchestrator.settings import Settings
 from orchestrator.tools.shutdown import EXIT_SECONDS, TRANSFER_SECONDS
 
@@ -28,6 +29,7 @@ _FLUSH_SECONDS: Final = 1.0
 """Limit for responses that are answered and not yet with their callers."""
 _LAST_SECONDS: Final = 0.1
 """The same, for requests that came just before the port was closed."""
+_SETTLED_SECONDS: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -185,6 +187,7 @@ class _UvicornServer(uvicorn.Server):
     async def main_loop(self) -> None:
         serving = asyncio.create_task(super().main_loop())
         watching = asyncio.create_task(self._certificate.watch()) if self._certificate else None
+        settling = asyncio.create_task(_settle())
         scheme = "https" if self._certificate else "http"
         addresses = [listener.getsockname()[:2] for server in self.servers for listener in server.sockets]
         _log.info("serving on %s", ", ".join(f"{scheme}://{_written(*address)}" for address in addresses))
@@ -199,6 +202,7 @@ class _UvicornServer(uvicorn.Server):
         if answering := set(self.server_state.tasks):
             await asyncio.wait(answering, timeout=TRANSFER_SECONDS)
         hurrying.cancel()
+        settling.cancel()
         if watching is not None:
             watching.cancel()
         self.should_exit = True
@@ -229,6 +233,13 @@ class _UvicornServer(uvicorn.Server):
         await self._signals.second.wait()
         _exit_within(EXIT_SECONDS)
         shutdown.hurry()
+
+
+async def _settle() -> None:
+    """What makes calls cheaper, once the start is over: it would delay the first answers."""
+    await asyncio.sleep(_SETTLED_SECONDS)
+    moved = await asyncio.to_thread(collapse_heap)
+    _log.debug("%d huge pages hold the heap", moved)
 
 
 def _written(host: str, port: int) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
@@ -80,12 +80,12 @@ class LocalBackend:
             share=exchange.caller.grant.share,
         )
 
-        async def emit(line: bytes) -> None:
-            event = _LINE.decode(line)
-            if event.event == "item":
-                listener.item(msgspec.json.decode(event.data), len(event.data))
-            elif event.event == "progress":
-                listener.progress(event.fraction, event.message)
+        def emit(lines: Sequence[bytes]) -> None:
+            for event in map(_LINE.decode, lines):
+                if event.event == "item":
+                    listener.item(msgspec.json.decode(event.data), len(event.data))
+                elif event.event == "progress":
+                    listener.progress(event.fraction, event.message)
 
         listener.begun(run_id)
         # A task of its own: a run that is abandoned goes on until its tool has noticed.

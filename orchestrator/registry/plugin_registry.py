@@ -1,12 +1,12 @@
-"""The thread-safe registry: records behind a reader-writer lock, and an event for every state change."""
+"""The thread-safe registry: records that one writer at a time replaces, and an event for every state change."""
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final, Unpack
 
 from msgspec.structs import replace
-from readerwriterlock import rwlock
 
 from orchestrator.errors import StaleGenerationError, TransitionError
 from orchestrator.lifecycle import PluginLifecycleState, ReasonCode, check_transition
@@ -51,8 +51,8 @@ class PluginRegistry:
         read_timeout: float = _READ_TIMEOUT,
     ) -> None:
         """Counters and event ids continue from `restored`; `events` are the newest from before the start."""
-        # Writers first: they are few and short, and none should wait long behind readers.
-        self._lock = rwlock.RWLockWrite()
+        # Of the writers. Readers do not exclude one another nor writers: what they read is immutable.
+        self._lock = threading.Lock()
         self._clock = clock
         self._ticks = ticks
         self._read_timeout = read_timeout
@@ -67,8 +67,8 @@ class PluginRegistry:
 
     def get(self, name: str) -> PluginRecord | None:
         """The plugin's record; None for an unknown name."""
-        records, fresh = self._snapshot()
-        record = records.get(name)
+        fresh = not self._lock.locked() or self._wait_for_writer()
+        record = self._records.get(name)
         return record if fresh or record is None else replace(record, stale=True)
 
     def instance(self, name: str, generation: int) -> InstanceRecord | None:
@@ -83,8 +83,8 @@ class PluginRegistry:
 
     def events(self, *, plugin: str | None = None, after: int = 0) -> tuple[LifecycleEvent, ...]:
         """The retained events with an id above `after`, oldest first."""
-        with self._reading():
-            return self._events.since(after, plugin)
+        self._wait_for_writer()
+        return self._events.since(after, plugin)
 
     @property
     def first_event_id(self) -> int:
@@ -105,7 +105,7 @@ class PluginRegistry:
         A record with a generation and no `instances` speaks of one adopted instance.
         """
         record = changes.registered(record, self._earlier.get(record.name))
-        with self._lock.gen_wlock():
+        with self._lock:
             self._put(record)
             adopted = [replace(each, reason=each.reason or _ADOPTED) for each in record.instances]
             events = [
@@ -117,7 +117,7 @@ class PluginRegistry:
         """Take a plugin off the list, which is an event with the state that it had; a later `register` continues its
         counters and generation. False, and nothing happens, while an instance is alive or a run waits.
         """
-        with self._lock.gen_wlock():
+        with self._lock:
             old = self._records[name]
             if not old.ended or old.alive or old.queued:
                 return False
@@ -129,7 +129,7 @@ class PluginRegistry:
 
     def allot(self, name: str) -> int:
         """A generation for `renew`, one above the highest that any instance had: no other gets it meanwhile."""
-        with self._lock.gen_wlock():
+        with self._lock:
             record = changes.allotted(self._records[name])
             self._put(record)
         return record.highest_generation
@@ -147,7 +147,7 @@ class PluginRegistry:
         """Begin a new instance at LOADED and forget those whose generations are not in `keep`; the counters stay.
         Returns its generation, which is a new one unless it was allotted. `caller`: whose command begins it.
         """
-        with self._lock.gen_wlock():
+        with self._lock:
             old = self._records[name]
             known = changes.allotted(old) if generation is None else old
             record, instance = changes.renewed(
@@ -163,7 +163,7 @@ class PluginRegistry:
         """Drop the record of an instance that has ended. False, and nothing happens, for one that is alive or not
         there, and for the plugin's last but candidates: it says why nothing serves.
         """
-        with self._lock.gen_wlock():
+        with self._lock:
             record = changes.forgotten(self._records[name], generation, self._clock())
             if record is not None:
                 self._put(record)
@@ -171,7 +171,7 @@ class PluginRegistry:
 
     def set_role(self, name: str, generation: int, role: Role) -> None:
         """Let an instance serve, or drain. Raises `StaleGenerationError`."""
-        with self._lock.gen_wlock():
+        with self._lock:
             old, instance = self._find(name, generation)
             self._put(changes.with_instance(old, replace(instance, role=role), self._clock()))
         for listener in self._role_listeners:
@@ -179,13 +179,13 @@ class PluginRegistry:
 
     def set_wanted(self, name: str, wanted: int, in_manifest: int | None = None) -> None:
         """How many instances are to serve at a time, and the manifest's number where that is another."""
-        with self._lock.gen_wlock():
+        with self._lock:
             old, own = self._records[name], wanted if in_manifest is None else in_manifest
             self._put(derive(replace(old, wanted=wanted, manifest_replicas=own, observed_at=self._clock())))
 
     def mark_initialized(self, name: str, generation: int) -> None:
         """LOADED → INITIALIZED. Raises `TransitionError`, `StaleGenerationError`."""
-        with self._lock.gen_wlock():
+        with self._lock:
             old, instance = self._find(name, generation)
             check_transition(instance.state, PluginLifecycleState.INITIALIZED)
             ready = replace(instance, state=PluginLifecycleState.INITIALIZED, ready_tick=self._ticks())
@@ -194,7 +194,7 @@ class PluginRegistry:
 
     def set_start_seconds(self, name: str, seconds: float) -> None:
         """What the last start took, from its command to INITIALIZED."""
-        with self._lock.gen_wlock():
+        with self._lock:
             self._put(replace(self._records[name], start_seconds=seconds))
 
     def mark_ended(
@@ -203,7 +203,7 @@ class PluginRegistry:
         """To the final state of the reason code. `caller`: by whose run or command. Raises `TransitionError`,
         `StaleGenerationError`.
         """
-        with self._lock.gen_wlock():
+        with self._lock:
             old, instance = self._find(name, generation)
             check_transition(instance.state, code.final_state)
             ended = replace(
@@ -226,7 +226,7 @@ class PluginRegistry:
         state of its cause. Raises `TransitionError` for any other change, `StaleGenerationError`.
         """
         failed = PluginLifecycleState.FAILED
-        with self._lock.gen_wlock():
+        with self._lock:
             old, instance = self._find(name, generation)
             restores = instance.reason_code is ReasonCode.KILL_FAILED
             stops = (instance.reason_code, code) == (ReasonCode.PARKED, ReasonCode.STOPPED)
@@ -241,7 +241,7 @@ class PluginRegistry:
         `TransitionError` for an instance that is not ready, `StaleGenerationError`.
         """
         event = None
-        with self._lock.gen_wlock():
+        with self._lock:
             old, instance = self._find(name, generation)
             now = self._clock()
             record = changes.run_begun(old, instance, now)
@@ -257,7 +257,7 @@ class PluginRegistry:
         """Count a run out, also where its instance has ended or is forgotten. With `ok` None, and of a candidate, it
         counts neither as success nor as error.
         """
-        with self._lock.gen_wlock():
+        with self._lock:
             old = self._records.get(name)
             if old is not None:
                 instance, now = old.instance(generation), self._clock()
@@ -268,37 +268,37 @@ class PluginRegistry:
 
     def count_queued(self, name: str, change: int) -> None:
         """Change the number of waiting runs, which wait for the plugin and not for one instance."""
-        with self._lock.gen_wlock():
+        with self._lock:
             old = self._records[name]
             self._put(replace(old, queued=old.queued + change))
 
     def update(self, name: str, generation: int, **facts: Unpack[InstanceFacts]) -> None:
         """Change fields of an instance without a change of its state. Raises `StaleGenerationError`."""
-        with self._lock.gen_wlock():
+        with self._lock:
             old, instance = self._find(name, generation)
             self._put(changes.with_instance(old, replace(instance, **facts), self._clock()))
 
     def set_activity(self, name: str, activity: Activity) -> None:
         """Show that this goes on for the plugin, in place of what was shown. Nothing for an unknown name."""
-        with self._lock.gen_wlock():
+        with self._lock:
             if (old := self._records.get(name)) is not None:
                 self._put(replace(old, activity=activity, observed_at=self._clock()))
 
     def clear_activity(self, name: str, what: str) -> None:
         """Show it no longer, unless something else is shown by now."""
-        with self._lock.gen_wlock():
+        with self._lock:
             old = self._records.get(name)
             if old is not None and old.activity is not None and old.activity.what == what:
                 self._put(replace(old, activity=None, observed_at=self._clock()))
 
     def set_restart(self, name: str, restart: PendingRestart | None) -> None:
         """Show a restart that is prepared or was refused, until the next instance begins."""
-        with self._lock.gen_wlock():
+        with self._lock:
             self._put(replace(self._records[name], restart=restart, observed_at=self._clock()))
 
     def note(self, name: str, reason: str, code: ReasonCode | None = None, *, caller: str | None = None) -> None:
         """Publish an event about the plugin that changes no state."""
-        with self._lock.gen_wlock():
+        with self._lock:
             old = self._records[name]
             noted = changes.noted(old, reason, code)
             event = self._events.append(name, noted, old.state, caller=caller, plugin_state=old.state)
@@ -306,7 +306,7 @@ class PluginRegistry:
 
     def mark_stale(self, *, stale: bool) -> None:
         """Mark every record by whether the engine can be reached. A stale one keeps its `observed_at`."""
-        with self._lock.gen_wlock():
+        with self._lock:
             now = self._clock()
             self._records = {
                 name: replace(record if stale else record.observed(now), stale=stale)
@@ -317,11 +317,11 @@ class PluginRegistry:
         """Call `listener` with every event, on the thread that wrote it, outside the lock. Returns the function that
         unsubscribes it.
         """
-        with self._lock.gen_wlock():
+        with self._lock:
             self._events.subscribe(listener)
 
         def unsubscribe() -> None:
-            with self._lock.gen_wlock():
+            with self._lock:
                 self._events.unsubscribe(listener)
 
         return unsubscribe
@@ -334,14 +334,15 @@ class PluginRegistry:
 
     def _snapshot(self) -> tuple[Mapping[str, PluginRecord], bool]:
         """All records, and whether no write was under way for longer than a reader waits."""
-        # They are replaced as a whole, so that a reader needs the lock for nothing but to wait for a writer.
-        if not self._lock.v_write_count:
-            return self._records, True
-        with self._reading() as fresh:
-            return self._records, fresh
+        fresh = not self._lock.locked() or self._wait_for_writer()
+        return self._records, fresh
 
-    def _reading(self) -> "_Reading":
-        return _Reading(self._lock.gen_rlock(), self._read_timeout)
+    def _wait_for_writer(self) -> bool:
+        """Whether no write was under way for longer than a reader waits."""
+        free = self._lock.acquire(timeout=self._read_timeout)
+        if free:
+            self._lock.release()
+        return free
 
     def _find(self, name: str, generation: int) -> tuple[PluginRecord, InstanceRecord]:
         record = self._records.get(name)
@@ -372,22 +373,3 @@ class PluginRegistry:
         # twice.
         records = {**self._records, record.name: record}
         self._records = records if known else dict(sorted(records.items()))
-
-
-class _Reading:
-    """The read lock for the time of a `with`, if it can be had in time; what `with` gives says whether."""
-
-    __slots__ = ("_fresh", "_lock", "_timeout")
-
-    def __init__(self, lock: rwlock.Lockable, timeout: float) -> None:
-        self._lock = lock
-        self._timeout = timeout
-
-    def __enter__(self) -> bool:
-        lock = self._lock
-        self._fresh = bool(lock.acquire(blocking=False)) or bool(lock.acquire(blocking=True, timeout=self._timeout))
-        return self._fresh
-
-    def __exit__(self, *_: object) -> None:
-        if self._fresh:
-            self._lock.release()

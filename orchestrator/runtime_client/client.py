@@ -6,6 +6,7 @@ Whatever the connection or the plugin does wrong becomes a `ChannelError` here.
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -31,6 +32,11 @@ _WATCH: Final = request_head("GET", "/watch", {}, length=0)
 _DIAGNOSE: Final = request_head("POST", "/diagnose", {}, length=0)
 
 
+@lru_cache(maxsize=32)
+def _media_type(content_type: bytes) -> str:
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
+
+
 class ToolResponse:
     """The head of a response, and access to its body."""
 
@@ -39,13 +45,15 @@ class ToolResponse:
         self._connector = connector
         self.status = connection.response.status
         fields = connection.response.fields
-        self.content_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+        self.content_type = _media_type(fields.get(b"content-type", b""))
         kills = fields.get(b"x-oom-kills", b"")
         # Bounded: it comes from a plugin, and may be of any length.
         self.oom_kills = int(kills) if kills.isdigit() and len(kills) < 10 else 0
 
     async def read(self, limit: int) -> bytes | None:
         """The whole body, None where it is over `limit` bytes. Raises `ChannelError`."""
+        if (body := self._connection.whole_body()) is not None:  # as a rule it comes with its head
+            return body if len(body) <= limit else None
         try:
             return await _read_body(self._connection, limit)
         except _FAILURES as error:
@@ -63,11 +71,11 @@ class ToolResponse:
         """Stop receiving a stream, and return when the tool has ended: its side of the connection is closed then."""
         await self._connector.hang_up(self._connection)
 
-    async def lines(self) -> AsyncIterator[bytes]:
-        """The body's lines as they come. Raises `ChannelError`."""
+    async def lines(self) -> AsyncIterator[list[bytes]]:
+        """The body's lines as they come, those that came together at once. Raises `ChannelError`."""
         try:
-            async for line in _read_lines(self._connection):
-                yield line
+            async for lines in _read_lines(self._connection):
+                yield lines
         except _FAILURES as error:
             raise ChannelError(f"the connection broke while the answer came: {error}") from error
 
@@ -92,8 +100,8 @@ class RuntimeChannel:
                 if connection.response.status != 200:
                     raise ChannelError(f"the control socket answered {connection.response.status} to /watch")
                 status, clock, earlier = None, asyncio.get_running_loop().time, -_MIN_STATUS_INTERVAL
-                async for line in _read_lines(connection, _MAX_STATUS, newest=True):
-                    status = RuntimeStatus.parse(line, status)
+                async for lines in _read_lines(connection, _MAX_STATUS):
+                    status = RuntimeStatus.parse(lines[-1], status)
                     yield status
                     if clock() - earlier < _MIN_STATUS_INTERVAL:
                         await asyncio.sleep(_MIN_STATUS_INTERVAL)
@@ -217,11 +225,7 @@ async def _read_body(connection: HttpConnection, limit: int) -> bytes | None:
     """None where it is over `limit` bytes."""
     if (connection.response.length or 0) > limit:
         return None
-    body = await connection.read_chunk()
-    # As a rule one chunk is all of it.
-    if len(body) <= limit and connection.response.complete and not connection.response.buffered:
-        return body
-    chunks, size = [body], len(body)
+    chunks, size, body = [], 0, b"-"
     while body and size <= limit:
         body = await connection.read_chunk()
         chunks.append(body)
@@ -237,18 +241,16 @@ async def _read_status(connection: HttpConnection) -> bytes:
     return body
 
 
-async def _read_lines(
-    connection: HttpConnection, limit: int = _MAX_LINE, *, newest: bool = False
-) -> AsyncIterator[bytes]:
-    """Lines of at most `limit` bytes. With `newest`, only the last of the lines that came together."""
+async def _read_lines(connection: HttpConnection, limit: int = _MAX_LINE) -> AsyncIterator[list[bytes]]:
+    """Lines of at most `limit` bytes: those that came together at once, never none."""
     rest = bytearray()
     while chunk := await connection.read_chunk():
-        rest += chunk
         if b"\n" not in chunk:
+            rest += chunk
             if len(rest) > limit:
                 raise ValueError(f"a line of over {limit} bytes")
             continue
-        *lines, tail = bytes(rest).split(b"\n")
+        *lines, tail = (bytes(rest + chunk) if rest else chunk).split(b"\n")
         rest = bytearray(tail)
-        for line in [line for line in lines if line][-1 if newest else 0 :]:
-            yield line
+        if lines := [line for line in lines if line]:
+            yield lines

@@ -68,7 +68,7 @@ class HttpConnection(asyncio.Protocol):
             else:
                 self._transport.writelines((head, body))
         while not response.head_complete:
-            await self._wait_for_data()
+            await self._more_data()
         return response
 
     async def read_chunk(self) -> bytes:
@@ -77,8 +77,16 @@ class HttpConnection(asyncio.Protocol):
         while not response.buffered:
             if response.complete:
                 return b""
-            await self._wait_for_data()
-        data = response.take()
+            await self._more_data()
+        return self._take()
+
+    def whole_body(self) -> bytes | None:
+        """The response's body, where all of it has come and none was read; else None."""
+        response = self.response
+        return self._take() if response.complete and response.taken == 0 else None
+
+    def _take(self) -> bytes:
+        data = self.response.take()
         if not self._reading and self._failure is None:
             self._reading = True
             self._transport.resume_reading()
@@ -109,6 +117,7 @@ class HttpConnection(asyncio.Protocol):
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._loop = asyncio.get_running_loop()
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         sock = transport.get_extra_info("socket")
@@ -131,8 +140,9 @@ class HttpConnection(asyncio.Protocol):
         elif response.buffered > _READ_BUFFER and self._reading:
             self._reading = False
             self._transport.pause_reading()
-        if self._data_arrived is not None and not self._data_arrived.done():
-            self._data_arrived.set_result(None)
+        arrived, self._data_arrived = self._data_arrived, None
+        if arrived is not None and not arrived.done():
+            arrived.set_result(None)
 
     def eof_received(self) -> None:
         # asyncio closes the transport after this: a half-closed connection is of no use.
@@ -144,7 +154,7 @@ class HttpConnection(asyncio.Protocol):
         self._end(error)
 
     def pause_writing(self) -> None:
-        self._writable = asyncio.get_running_loop().create_future()
+        self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
         if self._writable is not None and not self._writable.done():
@@ -177,14 +187,12 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.write(b"0\r\n\r\n")
             self._sent = True
 
-    async def _wait_for_data(self) -> None:
+    def _more_data(self) -> asyncio.Future[None]:
+        """Done when data has come, or the connection has failed. Raises why it failed, where it has."""
         if self._failure is not None:
             raise self._failure
-        self._data_arrived = asyncio.get_running_loop().create_future()
-        try:
-            await self._data_arrived
-        finally:
-            self._data_arrived = None
+        self._data_arrived = arrived = self._loop.create_future()
+        return arrived
 
     def _read_rest(self) -> None:
         # A send that fails closes the connection at once, though a response may have come that says why nobody read.

@@ -57,24 +57,27 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
 class HttpResponse:
     """One response. `fields` have lower-case names; of a repeated field the first counts."""
 
+    status = 0
+    head_complete = False
+    """Interim responses (1xx) do not count."""
+    complete = False
+    received_any = False
+    keeps_alive = False
+    """Whether the head allows another request on the connection."""
+    surplus = False
+    """Whether bytes came after its end."""
+    buffered = 0
+    """Bytes of the body that have come and were not taken."""
+    taken = 0
+    """How often some were taken."""
+    _until_close = False
+    _head_bytes = 0
+    _field_count = 0
+    _bytes_without_body = 0
+
     def __init__(self) -> None:
-        self.status = 0
         self.fields: dict[bytes, bytes] = {}
-        self.head_complete = False
-        """Interim responses (1xx) do not count."""
-        self.complete = False
-        self.received_any = False
-        self.keeps_alive = False
-        """Whether the head allows another request on the connection."""
-        self.surplus = False
-        """Whether bytes came after its end."""
-        self.buffered = 0
-        """Bytes of the body that have come and were not taken."""
         self._chunks: list[bytes] = []
-        self._until_close = False
-        self._head_bytes = 0
-        self._field_count = 0
-        self._bytes_without_body = 0
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
 
     @property
@@ -122,6 +125,7 @@ class HttpResponse:
     def take(self) -> bytes:
         """All of the body that is buffered."""
         chunks, self._chunks, self.buffered = self._chunks, [], 0
+        self.taken += 1
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     # What the parser calls

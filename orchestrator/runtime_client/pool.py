@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Final, Protocol
 
 from orchestrator.runtime_client.http_connection import HttpConnection
@@ -27,7 +28,7 @@ class ConnectionPool:
     def __init__(self, connector: Connector, *, connect_timeout: float | None) -> None:
         self.connector = connector
         self._connect_timeout = connect_timeout
-        # With the loop's time at which it is closed, the next one first.
+        # With the time at which it is closed, by the monotonic clock; the next one first.
         self._idle: deque[tuple[float, HttpConnection]] = deque()
         self._open: set[HttpConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -79,10 +80,9 @@ class ConnectionPool:
             await connection.close()
             return
         connection.reused = True
-        loop = asyncio.get_running_loop()
-        self._idle.append((loop.time() + _IDLE_SECONDS, connection))
+        self._idle.append((monotonic() + _IDLE_SECONDS, connection))
         if self._sweep is None:
-            self._sweep = loop.call_later(_IDLE_SECONDS, self._close_idle)
+            self._sweep = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._close_idle)
 
     async def close(self) -> None:
         """Close all connections, also those in use."""
@@ -116,10 +116,12 @@ class ConnectionPool:
         return connection
 
     def _close_idle(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._idle and self._idle[0][0] <= loop.time():
+        now = monotonic()
+        while self._idle and self._idle[0][0] <= now:
             self._drop(self._idle.popleft()[1])
-        self._sweep = loop.call_at(self._idle[0][0], self._close_idle) if self._idle else None
+        self._sweep = None
+        if self._idle:
+            self._sweep = asyncio.get_running_loop().call_later(self._idle[0][0] - now, self._close_idle)
 
     def _drop(self, connection: HttpConnection) -> None:
         connection.abort()

@@ -10,12 +10,12 @@ from orchestrator.errors import OrchestratorError
 class Signal:
     """Something that happens once, or never."""
 
-    # A future would do, and be asked for the running loop, twice each run.
+    # A future would do, and be asked for the running loop. Each run has some, which mostly do not happen.
     __slots__ = ("_callbacks", "_done")
 
     def __init__(self) -> None:
         self._done = False
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: tuple[Callable[[], None], ...] = ()
 
     def done(self) -> bool:
         return self._done
@@ -29,10 +29,18 @@ class Signal:
 
     def add_callback(self, callback: Callable[[], None]) -> None:
         """Call it once the signal is set, if that is not yet so."""
-        self._callbacks.append(callback)
+        self._callbacks = (*self._callbacks, callback)
 
     def remove_callback(self, callback: Callable[[], None]) -> None:
-        self._callbacks.remove(callback)
+        known = self._callbacks
+        self._callbacks = () if known == (callback,) else tuple(other for other in known if other != callback)
+
+    async def wait(self) -> None:
+        """Wait until it has happened."""
+        if not self._done:
+            happened = asyncio.Event()
+            self.add_callback(happened.set)
+            await happened.wait()
 
 
 class cancel_when:  # noqa: N801 - reads as what it is where it is used

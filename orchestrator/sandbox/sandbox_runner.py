@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from orchestrator.errors import CallerDisconnectedError, ChannelError, OrchestratorError
 from orchestrator.formatting import format_size
@@ -15,12 +15,14 @@ from orchestrator.runtime_client.client import RuntimeChannel, ToolResponse
 from orchestrator.sandbox.answers import ANSWER, LINE, decode, invalid_output, progress_of, result_of
 from orchestrator.sandbox.call import BodyError, FileStore, Outcome, Progress, RunResult, StorageError, ToolCall
 from orchestrator.sandbox.cancel_when import Signal, cancel_when
-from orchestrator.sandbox.deadline import Deadline
+from orchestrator.sandbox.deadline import CoarseTimers, Deadline
 from orchestrator.sandbox.file_fetcher import MAX_FILES, FileFetcher, OutputRefusedError
 from orchestrator.sandbox.verdict import Verdict, out_of_memory
 
-Emit = Callable[[bytes], Awaitable[None]]
-"""Takes one line of a streaming tool, JSON without its line end."""
+Emit = Callable[[Sequence[bytes]], Awaitable[None] | None]
+"""Takes lines of a streaming tool that came together, JSON without their line ends. What it returns is awaited before
+it is called again; None where it has room for more.
+"""
 
 # Events of a streaming tool that are passed on; others are for a newer orchestrator.
 _EMITTED: Final = ("item", "progress")
@@ -53,8 +55,7 @@ class SandboxedInstance(Protocol):
         """Why the instance ended, once that is known; bounded in time."""
 
 
-@dataclass(slots=True)
-class ResultSink:
+class ResultSink(msgspec.Struct):
     """Where items and progress of a call go while it executes."""
 
     emit: Emit | None = None
@@ -77,6 +78,7 @@ class PluginSandboxRunner:
     def __init__(self, *, max_result: int, reader_idle: float) -> None:
         self._max_result = max_result
         self._reader_idle = reader_idle
+        self._timers = CoarseTimers()
 
     async def run(
         self,
@@ -93,10 +95,10 @@ class PluginSandboxRunner:
         its next line, and has until the deadline to reach it.
         """
         started = time.perf_counter()
-        deadline = Deadline(timeout)
+        deadline = Deadline(timeout, self._timers)
         fetcher = FileFetcher(instance.channel, call.run_id, sink.files, deadline, limit=instance.output_limit)
         try:
-            async with deadline:
+            with deadline:
                 result = await self._call(instance, call, deadline, sink, fetcher)
         except TimeoutError:
             result = _over_time(call.tool, timeout)
@@ -127,16 +129,17 @@ class PluginSandboxRunner:
         None where the container has no such run. Otherwise as `run`.
         """
         started = time.perf_counter()
-        deadline = Deadline(max(0.0, timeout - elapsed))
+        deadline = Deadline(max(0.0, timeout - elapsed), self._timers)
         fetcher = FileFetcher(instance.channel, run_id, files, deadline, limit=instance.output_limit)
         try:
-            async with deadline, instance.channel.answer_of(run_id) as response:
-                if response.status in (404, 410):
-                    return None
-                if response.oom_kills > instance.oom_kills:
-                    result = ended_by(out_of_memory(instance.memory_limit))
-                else:
-                    result = await self._single(response, fetcher)
+            with deadline:
+                async with instance.channel.answer_of(run_id) as response:
+                    if response.status in (404, 410):
+                        return None
+                    if response.oom_kills > instance.oom_kills:
+                        result = ended_by(out_of_memory(instance.memory_limit))
+                    else:
+                        result = await self._single(response, fetcher)
         except TimeoutError:
             result = replace(_over_time(tool, timeout), execution_time_ms=timeout * 1000)
         except OutputRefusedError as error:
@@ -227,12 +230,16 @@ class PluginSandboxRunner:
         """`emit` within `reader_idle` seconds, and with the deadline's clock stopped: it is the reader that is slow."""
         idle = self._reader_idle
 
-        async def bounded(line: bytes) -> None:
+        def bounded(lines: Sequence[bytes]) -> Awaitable[None] | None:
+            taken = emit(lines)
+            return None if taken is None else within(taken)
+
+        async def within(taken: Awaitable[None]) -> None:
             bound = asyncio.timeout(idle)
             try:
                 with deadline.paused():
                     async with bound:
-                        await emit(line)
+                        await taken
             except TimeoutError:
                 if not bound.expired():
                     raise
@@ -246,30 +253,35 @@ class PluginSandboxRunner:
         items: list[bytes] = []
         passed_on = False  # of no items at all the result is an empty list, however it was requested
         size = 0
-        async for raw in response.lines():
-            try:
-                line = decode(LINE, raw)
-            except ValueError:
-                return invalid_output("a line of the plugin's stream is not what the runtime protocol says"), 0
-            if line.event == "end":
-                collected = b"null" if passed_on else b"[" + b",".join(items) + b"]"
-                return result_of(line, result=collected), line.oom_kills
-            if line.event == "progress" and (reported := progress_of(raw)) is not None:
-                progress(reported)
-            if line.event == "item" and line.files:
-                # Before the item is passed on: its reader may request the file at once.
-                line.data = msgspec.Raw(await fetcher.fetch(line.files, bytes(line.data)))
-                raw = b'{"event":"item","data":%b}' % bytes(line.data)  # noqa: PLW2901
-            if emit is not None and line.event in _EMITTED:
-                passed_on = passed_on or line.event == "item"
-                await emit(raw)
-            elif emit is None and line.event == "item":
-                size += len(line.data) + 1
-                if size > self._max_result:
-                    return invalid_output(
-                        f"the items together are over the limit of {format_size(self._max_result)}; request a stream"
-                    ), 0
-                items.append(bytes(line.data))
+        async for together in response.lines():
+            to_emit: list[bytes] = []
+            for raw in together:
+                try:
+                    line = decode(LINE, raw)
+                except ValueError:
+                    await _emitted(emit, to_emit)
+                    return invalid_output("a line of the plugin's stream is not what the runtime protocol says"), 0
+                if line.event == "end":
+                    await _emitted(emit, to_emit)
+                    collected = b"null" if passed_on else b"[" + b",".join(items) + b"]"
+                    return result_of(line, result=collected), line.oom_kills
+                if line.event == "progress" and (reported := progress_of(raw)) is not None:
+                    progress(reported)
+                if line.event == "item" and line.files:
+                    # Before the item is passed on: its reader may request the file at once.
+                    await _emitted(emit, to_emit)
+                    line.data = msgspec.Raw(await fetcher.fetch(line.files, bytes(line.data)))
+                    raw = b'{"event":"item","data":%b}' % bytes(line.data)  # noqa: PLW2901
+                if emit is not None and line.event in _EMITTED:
+                    passed_on = passed_on or line.event == "item"
+                    to_emit.append(raw)
+                elif emit is None and line.event == "item":
+                    size += len(line.data) + 1
+                    if size > self._max_result:
+                        text = f"the items together are over the limit of {format_size(self._max_result)}"
+                        return invalid_output(f"{text}; request a stream"), 0
+                    items.append(bytes(line.data))
+            await _emitted(emit, to_emit)
         raise ChannelError("the stream ended without its last line")
 
     @staticmethod
@@ -281,6 +293,13 @@ class PluginSandboxRunner:
                 Outcome.PLUGIN_FAILED, error=f"The plugin gave no answer: {error}", reason_code=ReasonCode.UNRESPONSIVE
             )
         return ended_by(verdict)
+
+
+async def _emitted(emit: Emit | None, lines: list[bytes]) -> None:
+    """Emit the lines, which are none of `lines` afterwards."""
+    if emit is not None and lines and (taken := emit(lines.copy())) is not None:
+        await taken
+    lines.clear()
 
 
 def _timed(result: RunResult, seconds: float) -> RunResult:

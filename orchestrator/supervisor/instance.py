@@ -75,13 +75,16 @@ class Instance:
     # Never cancelled, so that no container is made whose id is not known.
     launch: asyncio.Task[None] | None = None
     """Create and start of the container."""
+    # Fields, since each run looks at them several times.
+    generation: int = field(init=False)
+    ready: bool = field(default=False, init=False)
+    """It takes runs."""
     _channel: RuntimeChannel | None = None
     _ready_or_ended: asyncio.Event = field(default_factory=asyncio.Event)
     _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    @property
-    def generation(self) -> int:
-        return self.identity.generation
+    def __post_init__(self) -> None:
+        self.generation = self.identity.generation
 
     @property
     def channel(self) -> RuntimeChannel:
@@ -104,11 +107,6 @@ class Instance:
     def has_channel(self) -> bool:
         return self._channel is not None
 
-    @property
-    def ready(self) -> bool:
-        """It takes runs."""
-        return self._ready_or_ended.is_set() and self.ended is None
-
     def open_channel(self, channel: RuntimeChannel) -> None:
         self._channel = channel
 
@@ -118,10 +116,12 @@ class Instance:
 
     def mark_ready(self, tools: Mapping[str, Mapping[str, Any]]) -> None:
         self.tools = tools
+        self.ready = self.ended is None
         self._ready_or_ended.set()
 
     def mark_ended(self, verdict: Verdict) -> None:
         self.ended = verdict
+        self.ready = False
         self._ended.set()
         self._ready_or_ended.set()
 

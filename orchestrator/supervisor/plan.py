@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
 
+import msgspec
+
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Role
 
@@ -24,9 +26,10 @@ class Phase(Enum):
     """Or left behind: nothing of it is waited for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """One instance of the set."""
+
+    # A msgspec struct, since each run makes one of every instance that may take it.
 
     generation: int
     phase: Phase
@@ -131,9 +134,14 @@ def least_loaded(members: Iterable[Member], let_in: int = 1) -> int | None:
     each that they execute at once. Of those with equally many it is the one that was used last, so that the others are
     idle and can be parked.
     """
-    takes = [m for m in members if m.phase is Phase.READY and (m.role == "serving" or m.last_runs)]
-    free = [m for m in takes if m.in_flight < m.concurrency * let_in]
-    return min(free, key=lambda m: (m.in_flight, -(m.used_at or 0.0), m.generation)).generation if free else None
+    found, least = None, (inf, inf, inf)
+    for m in members:
+        takes = m.phase is Phase.READY and (m.role == "serving" or m.last_runs)
+        if takes and m.in_flight < m.concurrency * let_in:
+            load = (m.in_flight, -(m.used_at or 0.0), m.generation)
+            if load < least:
+                found, least = m.generation, load
+    return found
 
 
 def _surplus(serving: Sequence[Member], count: int) -> Sequence[Member]:

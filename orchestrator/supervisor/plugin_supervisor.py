@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Final, Literal
 
 from msgspec.structs import replace
@@ -93,8 +94,8 @@ class PluginSupervisor:
             command=self._command,
         )
         self.logs = PluginLogs(plugin.name, deps, self)
-        self._changed = asyncio.Event()
-        """Set, and replaced, when something may have an answer that had none."""
+        self._changed: asyncio.Event | None = None
+        """Where somebody waits: see `_change`."""
         self._removed = False
         self._adopting = False
         """The runs of adopted instances are not counted yet."""
@@ -294,7 +295,7 @@ class PluginSupervisor:
                 while self._parker.busy and self.moved_to is not None:
                     # The end of a run that is counted after its place was free wakes nobody.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), _LOOK_INTERVAL)
+                        await asyncio.wait_for(self._change().wait(), _LOOK_INTERVAL)
 
     async def show_stopped(self, reason: str) -> None:
         """Why it ended here before counts no more: it is shown as stopped for this reason."""
@@ -351,7 +352,7 @@ class PluginSupervisor:
     async def wait_updated(self, update_id: str) -> None:
         """Returns when this update has ended."""
         while any(each.id == update_id and not each.ended for each in self.updates()):
-            await self._changed.wait()
+            await self._change().wait()
 
     def adopt(self, adopted: Sequence[Adopted], drains: Collection[int] = ()) -> None:
         """Continue with instances that an earlier orchestrator started; the registry has them already. `drains`: the
@@ -399,7 +400,7 @@ class PluginSupervisor:
             async with asyncio.timeout(timeout):
                 while True:
                     async with self._command:  # a restart that overtook this one has instances of its own
-                        changed = self._changed
+                        changed = self._change()
                         if not self._set.beginning:
                             return
                     await changed.wait()
@@ -409,7 +410,7 @@ class PluginSupervisor:
         while self.instance in (None, after):
             if self._removed:
                 return None
-            await self._changed.wait()
+            await self._change().wait()
         return self.instance
 
     def removed(self) -> None:
@@ -419,9 +420,16 @@ class PluginSupervisor:
 
     # Runs
 
+    def free_instance(self, tool: str) -> Instance | None:
+        """The instance that takes the next run, of `tool`, the least loaded; None while none can."""
+        instance = self._roster.free_instance(tool)
+        if instance is not None:
+            self.demand.taken()
+        return instance
+
     async def ready_instance(self, tool: str = "") -> Instance:
-        """The instance that takes the next run, of `tool`, the least loaded; waits while none can: they start, are
-        full, or a restart is under way. Begins those that are parked. Raises `InstanceEndedError`.
+        """As `free_instance`, but waits while none can: they start, are full, or a restart is under way. Begins those
+        that are parked. Raises `InstanceEndedError`.
         """
         instance = None
         self.demand.came()
@@ -433,7 +441,7 @@ class PluginSupervisor:
                     raise InstanceEndedError(self._roster.cause or self._starter.refusal)
                 else:
                     self._deps.gpus.changed()
-                    await self._changed.wait()
+                    await self._change().wait()
         finally:
             self.demand.left()
             if instance is None and self._roster.closing:  # one may have stayed for this run alone
@@ -444,16 +452,15 @@ class PluginSupervisor:
         """Take account of the result of a run of `caller`: it may end its instance."""
         tolerant = instance.manifest.failure_policy == "tolerant"
         verdict = verdict_of_run(tool, result, tolerant=tolerant)
-        instance.used_at = asyncio.get_running_loop().time()
+        instance.used_at = monotonic()
         # A run may return after its instance was replaced, and must not end the new one.
-        driver = self._roster.driver_of(instance.identity.instance)
-        if verdict is not None and driver is not None:
+        if verdict is not None and (driver := self._roster.driver_of(instance.identity.instance)) is not None:
             driver.end(dataclasses.replace(verdict, caller=caller))
         self.run_left()
 
     def run_left(self) -> None:
         """The place of a run is free: for one that waits, or for the end of an instance that is drained."""
-        self.demand.served_at = asyncio.get_running_loop().time()
+        self.demand.served_at = monotonic()
         if self._roster.draining:
             self._set.advance()
         else:  # nothing has become of an instance
@@ -501,8 +508,15 @@ class PluginSupervisor:
     def _wake(self) -> None:
         """Let those look again that wait for something here, or for GPUs that it has."""
         self._deps.gpus.changed()
-        self._changed.set()
-        self._changed = asyncio.Event()
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
+
+    def _change(self) -> asyncio.Event:
+        """Set when something may have an answer that had none; to be waited for at once."""
+        if self._changed is None:  # each run changes something, and as a rule nobody waits
+            self._changed = asyncio.Event()
+        return self._changed
 
 
 async def _elapsed(begun: asyncio.Event, seconds: float) -> None:

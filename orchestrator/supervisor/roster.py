@@ -3,7 +3,7 @@ it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from plugin_runtime.shared.limits import runs_let_in
@@ -31,7 +31,11 @@ class Placed:
     """Its end, where it makes room for another plugin once its runs have ended."""
     last_runs: int = 0
     """Runs that it takes before that."""
+    instance: Instance = field(init=False)
     _release: str = ""
+
+    def __post_init__(self) -> None:
+        self.instance = self.driver.instance
 
     @property
     def release(self) -> str:
@@ -40,10 +44,6 @@ class Placed:
         if not self._release and content and image:
             self._release = release_id(content, image)
         return self._release
-
-    @property
-    def instance(self) -> Instance:
-        return self.driver.instance
 
 
 class Roster:
@@ -82,7 +82,7 @@ class Roster:
     @property
     def draining(self) -> bool:
         """One lives that takes no new runs."""
-        return any(placed.role == "draining" and alive(placed.instance) for placed in self.placed)
+        return "draining" in [placed.role for placed in self.placed if alive(placed.instance)]
 
     @property
     def closing(self) -> bool:
@@ -115,15 +115,30 @@ class Roster:
     def free_instance(self, tool: str) -> Instance | None:
         """The one that takes the next run, of this tool, which counts as taken; None while none can."""
         # With every run: those alone, and of them alone what counts.
-        taking = [each for each in self.placed if each.instance.ready and (each.role == "serving" or each.parks)]
+        taking = {
+            placed.instance.generation: placed
+            for placed in self.placed
+            if placed.instance.ready and (placed.role == "serving" or placed.parks)
+        }
         in_flight = self.in_flight()
-        members = [self._member(each, in_flight.get(each.instance.generation, 0)) for each in taking]
-        let_in = _let_in((each.instance for each in taking), tool)
-        generation = least_loaded(members, let_in)
-        chosen = next((each for each in taking if each.instance.generation == generation), None)
-        if chosen is None:
+        members = [
+            Member(
+                generation,
+                Phase.READY,
+                placed.role,
+                in_flight.get(generation, 0),
+                last_runs=self._last_runs(placed) if placed.parks else None,
+                used_at=placed.instance.used_at,
+                concurrency=placed.instance.limits.concurrency,
+            )
+            for generation, placed in taking.items()
+        ]
+        generation = least_loaded(members, _let_in(taking.values(), tool))
+        if generation is None:
             return None
-        chosen.last_runs = max(0, chosen.last_runs - 1)
+        chosen = taking[generation]
+        if chosen.last_runs:
+            chosen.last_runs -= 1
         return chosen.instance
 
     def driver_of(self, token: str) -> InstanceDriver | None:
@@ -170,7 +185,7 @@ class Roster:
             placed.role,
             in_flight,
             placed.drain_until,
-            last_runs=None if placed.parks is None else min(placed.last_runs, self.waiting()),
+            last_runs=self._last_runs(placed) if placed.parks else None,
             used_at=instance.used_at,
             release=placed.release,
             proof=placed.proof,
@@ -179,11 +194,17 @@ class Roster:
             concurrency=instance.limits.concurrency,
         )
 
+    def _last_runs(self, placed: Placed) -> int:
+        return min(placed.last_runs, self.waiting())
 
-def _let_in(instances: Iterable[Instance], tool: str) -> int:
+
+def _let_in(taking: Iterable[Placed], tool: str) -> int:
     """Runs of this tool that are in an instance for each that executes: of a batched one more than a batch."""
-    found = next((each.tools[tool].get("batch") for each in instances if tool in each.tools), None)
-    return 1 if found is None else runs_let_in(1, found["max_size"])
+    for placed in taking:
+        if (known := placed.instance.tools.get(tool)) is not None:
+            batch = known.get("batch")
+            return 1 if batch is None else runs_let_in(1, batch["max_size"])
+    return 1
 
 
 def alive(instance: Instance) -> bool:

@@ -1,7 +1,7 @@
 """What observes runs beside metrics and logs: the traces, where they are requested; and several observers as one."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from types import TracebackType
 from typing import Final, Protocol, Self, cast
@@ -53,35 +53,37 @@ def tracing(environment: Mapping[str, str]) -> Tracing | None:
     return cast("Tracing", module.OtelTracing(environment))
 
 
-def together(*observers: RunObserver) -> RunObserver:
+def together(first: RunObserver, *others: RunObserver) -> RunObserver:
     """One observer instead of several. The first is entered first and exited last."""
+    if not others:
+        return first
+    rest = together(*others)
 
     def watch(plugin: str, call: ToolCall) -> RunWatch:
-        return _Composite([observe(plugin, call) for observe in observers])
+        return _Both(first(plugin, call), rest(plugin, call))
 
     return watch
 
 
-class _Composite(RunWatch):
-    def __init__(self, watches: Sequence[RunWatch]) -> None:
-        self._watches = watches
+class _Both(RunWatch):
+    def __init__(self, first: RunWatch, second: RunWatch) -> None:
+        self._first = first
+        self._second = second
 
     def __enter__(self) -> Self:
-        for watch in self._watches:
-            watch.__enter__()
+        self._first.__enter__()
+        self._second.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for watch in reversed(self._watches):
-            watch.__exit__(kind, error, trace)
+        self._second.__exit__(kind, error, trace)
+        self._first.__exit__(kind, error, trace)
 
     def started(self, call: ToolCall) -> ToolCall:
-        for watch in self._watches:
-            call = watch.started(call)
-        return call
+        return self._second.started(self._first.started(call))
 
     def ended(self, result: RunResult) -> None:
-        for watch in self._watches:
-            watch.ended(result)
+        self._first.ended(result)
+        self._second.ended(result)

@@ -3,11 +3,11 @@
 import asyncio
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from types import TracebackType
 from typing import Final, Self
 
+from msgspec.structs import replace
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource

@@ -1,11 +1,15 @@
 """Metrics of runs: counted and timed when they end, by plugin, tool and outcome."""
 
 import time
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from types import TracebackType
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from orchestrator.registry import PluginRegistry
 from orchestrator.sandbox.call import RunResult, ToolCall
@@ -22,8 +26,42 @@ _DURATIONS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 _WAITS: Final = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
-class RunMetrics:
+class _Distribution:
+    """How many values there were up to each of `bounds`, and their sum."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    @property
+    def any(self) -> bool:
+        return any(self._counts)
+
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """As Prometheus has them: cumulative, by upper bound; and the sum."""
+        bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
+        return list(zip(bounds, accumulate(self._counts), strict=True)), self._sum
+
+
+class _Totals:
+    """Of the runs of one tool. `waits`: of all tools of its plugin."""
+
+    def __init__(self, labels: tuple[str, str], waits: _Distribution) -> None:
+        self.labels = labels
+        self.outcomes: dict[str, int] = {}
+        self.waits = waits
+        self.durations = _Distribution(_DURATIONS)
+
+
+class RunMetrics(Collector):
     """The metrics of runs; `watch` is a `RunObserver`."""
+
+    # Counted here, and made Prometheus' own when they are asked for: each of its series takes a lock for each run.
 
     def __init__(
         self, metrics: CollectorRegistry, plugins: PluginRegistry, *, clock: Callable[[], float] = time.perf_counter
@@ -32,72 +70,65 @@ class RunMetrics:
         self._clock = clock
         self._tools: dict[str, set[str]] = {}
         """The tools of each plugin that are known to exist."""
-        # Children by label, since `labels()` takes longer than what is done with them.
-        self._counters: dict[tuple[str, str, str], Counter] = {}
-        self._histograms: dict[tuple[str, str], tuple[Histogram, Histogram]] = {}
-        self._runs = Counter(
-            f"{PREFIX}runs", "Runs that ended, by outcome.", ("plugin", "tool", "outcome"), registry=metrics
-        )
-        self._callers: dict[tuple[str, str, str], Counter] = {}
-        self._caller_runs = Counter(
-            f"{PREFIX}plugin_caller_runs",
-            "Runs that ended, by the name of the key that they were called with, and by outcome.",
-            ("plugin", "caller", "outcome"),
-            registry=metrics,
-        )
-        self._durations = Histogram(
-            f"{PREFIX}run_duration_seconds",
-            "Execution time of runs that started, from the call to its answer.",
-            ("plugin", "tool"),
-            buckets=_DURATIONS,
-            registry=metrics,
-        )
-        self._waits = Histogram(
-            f"{PREFIX}run_queue_wait_seconds",
-            "Time from a run's acceptance to its start: waiting in the queue, and for the plugin to be ready.",
-            ("plugin",),
-            buckets=_WAITS,
-            registry=metrics,
-        )
+        self._totals: dict[tuple[str, str], _Totals] = {}
+        """By labels."""
+        self._waits: dict[str, _Distribution] = {}
+        self._callers: dict[tuple[str, str, str], int] = {}
+        """Runs by plugin, caller and outcome."""
+        metrics.register(self)
 
     def watch(self, plugin: str, call: ToolCall) -> RunWatch:
         return _TimedRun(plugin, call, self._clock, self._count)
 
+    def collect(self) -> Iterable[Metric]:
+        runs = CounterMetricFamily(
+            f"{PREFIX}runs", "Runs that ended, by outcome.", labels=("plugin", "tool", "outcome")
+        )
+        caller_runs = CounterMetricFamily(
+            f"{PREFIX}plugin_caller_runs",
+            "Runs that ended, by the name of the key that they were called with, and by outcome.",
+            labels=("plugin", "caller", "outcome"),
+        )
+        durations = HistogramMetricFamily(
+            f"{PREFIX}run_duration_seconds",
+            "Execution time of runs that started, from the call to its answer.",
+            labels=("plugin", "tool"),
+        )
+        waits = HistogramMetricFamily(
+            f"{PREFIX}run_queue_wait_seconds",
+            "Time from a run's acceptance to its start: waiting in the queue, and for the plugin to be ready.",
+            labels=("plugin",),
+        )
+        for totals in tuple(self._totals.values()):
+            for outcome, count in tuple(totals.outcomes.items()):
+                runs.add_metric((*totals.labels, outcome), count)
+            if totals.durations.any:
+                durations.add_metric(totals.labels, *totals.durations.buckets())
+        for plugin, distribution in tuple(self._waits.items()):
+            if distribution.any:
+                waits.add_metric((plugin,), *distribution.buckets())
+        for labels, count in tuple(self._callers.items()):
+            caller_runs.add_metric(labels, count)
+        return runs, caller_runs, durations, waits
+
     def _count(self, run: "_TimedRun") -> None:
-        outcome = run.result.outcome.value if run.result else CANCELLED
-        key = (run.plugin, run.tool, outcome)
-        counter = self._counters.get(key) or self._counter(*key)
-        counter.inc()
+        outcome: str = run.result.outcome if run.result else CANCELLED
+        totals = self._totals.get((run.plugin, run.tool)) or self._totals_of(run.plugin, run.tool)
+        totals.outcomes[outcome] = totals.outcomes.get(outcome, 0) + 1
         if run.caller is not None:
-            self._of_caller(run.plugin, run.caller, outcome).inc()
+            key = (totals.labels[0], run.caller, outcome)
+            self._callers[key] = self._callers.get(key, 0) + 1
         if run.started_at is not None:
-            waits, durations = self._histograms.get((run.plugin, run.tool)) or self._histograms_of(run.plugin, run.tool)
-            waits.observe(run.started_at - run.accepted_at)
-            durations.observe(run.duration)
+            totals.waits.observe(run.started_at - run.accepted_at)
+            totals.durations.observe(run.duration)
 
-    def _counter(self, plugin: str, tool: str, outcome: str) -> Counter:
+    def _totals_of(self, plugin: str, tool: str) -> _Totals:
         labels = self.labels(plugin, tool)
-        counter = self._runs.labels(*labels, outcome)
-        if labels == (plugin, tool):  # other names are unbounded
-            self._counters[plugin, tool, outcome] = counter
-        return counter
-
-    def _of_caller(self, plugin: str, caller: str, outcome: str) -> Counter:
-        """By the names of keys, of which there are as many as the operator has made."""
-        found = self._callers.get((plugin, caller, outcome))
-        if found is None:
-            known = self._plugins.get(plugin) is not None
-            found = self._caller_runs.labels(plugin if known else UNKNOWN, caller, outcome)
-            if known:
-                self._callers[plugin, caller, outcome] = found
-        return found
-
-    def _histograms_of(self, plugin: str, tool: str) -> tuple[Histogram, Histogram]:
-        labels = self.labels(plugin, tool)
-        times = self._waits.labels(labels[0]), self._durations.labels(*labels)
-        if labels == (plugin, tool):
-            self._histograms[plugin, tool] = times
-        return times
+        totals = self._totals.get(labels)
+        if totals is None:
+            waits = self._waits.setdefault(labels[0], _Distribution(_WAITS))
+            totals = self._totals[labels] = _Totals(labels, waits)
+        return totals
 
     def labels(self, plugin: str, tool: str) -> tuple[str, str]:
         """The labels of a run; `UNKNOWN` instead of a plugin or tool that does not exist."""

@@ -1,8 +1,8 @@
 """LiveRun: a run in memory, from its acceptance to its end, and its cancellation."""
 
 import asyncio
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Final
@@ -34,20 +34,19 @@ class Abort(Enum):
     """The orchestrator stops, and the next one goes on with it: its record stays in flight."""
 
 
-@dataclass(eq=False, slots=True)
-class LiveRun:
+class LiveRun(msgspec.Struct, eq=False):
     """Mutable, and changed only within `tools`."""
 
     record: RunRecord
     watch: RunWatch
-    caller_disconnected: Signal = field(default_factory=Signal)
+    caller_disconnected: Signal = msgspec.field(default_factory=Signal)
     """Done when the caller no longer waits for the answer: a run that waits does not start, a stream ends."""
-    aborted: Signal = field(default_factory=Signal)
+    aborted: Signal = msgspec.field(default_factory=Signal)
     """Done when the run must end at once; `abort_reason` says why."""
     abort_reason: Abort = Abort.CANCELLED
     cut_short: bool = False
     """The orchestrator gave up on it while it executed: its end will never be known."""
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: Signal = msgspec.field(default_factory=Signal)
     instance: Instance | None = None
     """The instance that executes it."""
     cancel_requested: bool = False
@@ -64,10 +63,11 @@ class LiveRun:
     body: StreamedBody | None = None
     """Of a run that has started."""
     response_bytes: int = 0
+    run_id: str = ""
+    """The record's; a field, since each run looks at it again and again."""
 
-    @property
-    def run_id(self) -> str:
-        return self.record.run_id
+    def __post_init__(self) -> None:
+        self.run_id = self.record.run_id
 
     @property
     def reported_progress(self) -> Progress | None:
@@ -97,7 +97,7 @@ class LiveRun:
             reason_code=result.reason_code,
             execution_ms=result.execution_time_ms,
             request_bytes=self.request_bytes if self.body is None else self.body.passed_on,
-            response_bytes=self.response_bytes + len(result.result or b"") + sum(file.size for file in result.files),
+            response_bytes=self.response_bytes + _size(result),
         )
         return self.record
 
@@ -149,9 +149,9 @@ class LiveRun:
         if emit is None:
             return ResultSink(None, self.caller_disconnected, self._note_progress, files)
 
-        async def counted(line: bytes) -> None:
-            self.response_bytes += len(line)
-            await emit(line)
+        def counted(lines: Sequence[bytes]) -> Awaitable[None] | None:
+            self.response_bytes += sum(map(len, lines))
+            return emit(lines)
 
         return ResultSink(counted, self.caller_disconnected, self._note_progress, files)
 
@@ -159,11 +159,17 @@ class LiveRun:
         self.progress = progress
 
     async def _request_cancel(self, instance: Instance) -> None:
-        while not self.ended.is_set():
+        while not self.ended.done():
             with suppress(ChannelError):
                 if await instance.channel.cancel(self.run_id):
                     return
             await asyncio.sleep(_CANCEL_RETRY)
+
+
+def _size(result: RunResult) -> int:
+    """Bytes of the result and its files."""
+    size = len(result.result or b"")
+    return size + sum(file.size for file in result.files) if result.files else size
 
 
 def accepted(plugin: str, call: ToolCall, watch: RunWatch, record: RunRecord | None = None) -> LiveRun:

@@ -10,11 +10,12 @@ import os
 import shutil
 import time
 from collections import OrderedDict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
 import msgspec
+from msgspec.structs import asdict, replace
 
 from orchestrator.formatting import format_size
 from orchestrator.lifecycle import ReasonCode

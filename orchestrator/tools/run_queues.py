@@ -99,6 +99,10 @@ class RunQueues:
         queue = self._queues.get(plugin)
         return queue.position(run_id) if queue is not None else None
 
+    def waits(self, run_id: str) -> bool:
+        """Whether an admitted run may not start yet."""
+        return run_id in self._waiting
+
     async def wait(self, run: LiveRun) -> None:
         """Wait until the run may start. May be cancelled."""
         admitted = self._waiting.get(run.run_id)
@@ -166,9 +170,13 @@ class RunQueues:
         that an instance ends which takes no new ones.
         """
         assert record.limits is not None  # noqa: S101 - a plugin without a valid manifest is refused before
-        ready = [each.limits or record.limits for each in record.instances if each.role == "serving" and each.ready]
-        taken = sum(limits.concurrency for limits in ready) or record.limits.concurrency
-        drained = [instance.generation for instance in record.instances if instance.role == "draining"]
+        taken, drained = 0, []
+        for each in record.instances:  # one loop, since each run comes here
+            if each.role == "draining":
+                drained.append(each.generation)
+            elif each.role == "serving" and each.ready:
+                taken += (each.limits or record.limits).concurrency
+        taken = taken or record.limits.concurrency
         if not drained:
             return taken
         return taken + sum(takes for run, takes in queue.running.items() if self._generations.get(run) in drained)

@@ -4,10 +4,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from orchestrator.access.principal import ANYONE, Principal
 from orchestrator.errors import CallerDisconnectedError, ChannelError, OrchestratorError, RunAbortedError
@@ -210,7 +210,7 @@ class ToolRunner:
         if ended or not record.limits:  # no limits: its manifest has not been read, or is not valid
             return refusals.ended(record)
         # Nothing is started for a name that is none.
-        if record.tools and all(known["name"] != call.tool for known in record.tools) and supervisor.parked:
+        if record.tools and not _has_tool(record, call.tool) and supervisor.parked:
             return refusals.unknown_tool(record.name, call.tool, [known["name"] for known in record.tools])
         return None
 
@@ -286,32 +286,17 @@ class ToolRunner:
     ) -> RunResult:
         try:
             with cancel_when(run.aborted, RunAbortedError):
-                with cancel_when(run.caller_disconnected, CallerDisconnectedError, _TOO_EARLY):
-                    # Once its body is here: a proxy may stop sending it when the response begins.
-                    if emit is not None and supervisor.waking and _received(call):
-                        await emit(_STARTING)
-                    await self._queues.wait(run)
-                    instance = await supervisor.ready_instance(call.tool)
+                instance = self._free_instance(run, supervisor, call.tool)
+                if instance is None:
+                    instance = await self._ready_instance(run, supervisor, call, emit)
                 if call.tool not in instance.tools:
                     return refusals.unknown_tool(supervisor.name, call.tool, instance.tools)
                 call = run.watch.started(call)
-                clock, time_limit = asyncio.get_running_loop().time, instance.limits.timeout
-                end = clock() + time_limit
-                first = instance
-
-                def again(result: RunResult) -> bool:
-                    return _may_be_sent_again(run, first, call, result, end - clock())
-
-                result = await self._send(run, supervisor, first, call, emit, time_limit=time_limit, uncounted=again)
-                if again(result):
-                    try:
-                        async with asyncio.timeout_at(end):
-                            instance = await supervisor.ready_instance(call.tool)
-                    except (InstanceEndedError, TimeoutError):  # without another in time the first result stands
-                        self._count(supervisor.name, first, result)
-                    else:
-                        left = round(end - clock(), 1)
-                        result = await self._send(run, supervisor, instance, call, emit, time_limit=left)
+                limit = instance.limits.timeout
+                if call.retry:
+                    result = await self._send_perhaps_twice(run, supervisor, instance, call, emit, time_limit=limit)
+                else:
+                    result = await self._send(run, supervisor, instance, call, emit, time_limit=limit)
                 return _cause_named(run, result)
         except RunAbortedError:
             return self._aborted(run, supervisor)
@@ -322,6 +307,52 @@ class ToolRunner:
         finally:
             self._queues.release(run)
 
+    def _free_instance(self, run: LiveRun, supervisor: PluginSupervisor, tool: str) -> Instance | None:
+        """Where the run has to wait for nothing."""
+        if run.caller_disconnected.done() or self._queues.waits(run.run_id):
+            return None
+        return supervisor.free_instance(tool)
+
+    async def _ready_instance(
+        self, run: LiveRun, supervisor: PluginSupervisor, call: ToolCall, emit: Emit | None
+    ) -> Instance:
+        """Raises `CallerDisconnectedError`, `InstanceEndedError`."""
+        with cancel_when(run.caller_disconnected, CallerDisconnectedError, _TOO_EARLY):
+            # Once its body is here: a proxy may stop sending it when the response begins.
+            starting = emit is not None and supervisor.waking and _received(call)
+            if emit is not None and starting and (taken := emit((_STARTING,))) is not None:
+                await taken
+            await self._queues.wait(run)
+            return await supervisor.ready_instance(call.tool)
+
+    async def _send_perhaps_twice(
+        self,
+        run: LiveRun,
+        supervisor: PluginSupervisor,
+        instance: Instance,
+        call: ToolCall,
+        emit: Emit | None,
+        *,
+        time_limit: float,
+    ) -> RunResult:
+        """As `_send`; once more to another instance within the same time, where this one dies under the run."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + time_limit
+
+        def again(result: RunResult) -> bool:
+            return _may_be_sent_again(run, instance, call, result, end - clock())
+
+        result = await self._send(run, supervisor, instance, call, emit, time_limit=time_limit, uncounted=again)
+        if not again(result):
+            return result
+        try:
+            async with asyncio.timeout_at(end):
+                other = await supervisor.ready_instance(call.tool)
+        except (InstanceEndedError, TimeoutError):  # without another in time the first result stands
+            self._count(supervisor.name, instance, result)
+            return result
+        return await self._send(run, supervisor, other, call, emit, time_limit=round(end - clock(), 1))
+
     async def _send(
         self,
         run: LiveRun,
@@ -331,7 +362,7 @@ class ToolRunner:
         emit: Emit | None,
         *,
         time_limit: float,
-        uncounted: Callable[[RunResult], bool] = lambda _: False,
+        uncounted: Callable[[RunResult], bool] | None = None,
     ) -> RunResult:
         """The result of the call in this instance. `time_limit`: seconds. `uncounted`: whether it is not the run's
         end.
@@ -350,7 +381,7 @@ class ToolRunner:
         supervisor: PluginSupervisor,
         execution: Awaitable[RunResult],
         *,
-        uncounted: Callable[[RunResult], bool] = lambda _: False,
+        uncounted: Callable[[RunResult], bool] | None = None,
     ) -> RunResult:
         """The result of `execution`, reported to the registry and to the instance's supervisor."""
         result: RunResult | None = None
@@ -359,7 +390,7 @@ class ToolRunner:
         finally:
             # One that the orchestrator leaves behind goes on in its container: that is not to end because it drains.
             if result is not None or run.abort_reason is Abort.CANCELLED:
-                counts = result is None or not uncounted(result)
+                counts = result is None or uncounted is None or not uncounted(result)
                 self._count(supervisor.name, instance, result, counts=counts)
                 if result is None:
                     supervisor.run_left()
@@ -442,6 +473,10 @@ class ToolRunner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a defect in the orchestrator", exc_info=error)
+
+
+def _has_tool(record: PluginRecord, tool: str) -> bool:
+    return tool in [known["name"] for known in record.tools]
 
 
 def _received(call: ToolCall) -> bool:

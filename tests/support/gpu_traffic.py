@@ -123,7 +123,7 @@ class Host:
 
     def _admit(self, name: str, caller: int) -> None:
         self.outcome.came.append(name)
-        self._uses[name] = self._uses[name].counted(self.now)
+        self._uses[name].count(self.now)
         self._queues[name].append(_Run(next(self._tickets), caller, self.now))
         self._changed |= len(self._queues[name]) == 1
         self._dispatch(name)

@@ -13,7 +13,7 @@ def held_write_lock(registry: PluginRegistry) -> Iterator[None]:
     held, release = Event(), Event()
 
     def hold() -> None:
-        with registry._lock.gen_wlock():
+        with registry._lock:
             held.set()
             release.wait()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import pytest
 from support.raw_runtime import Answer, http_stream, raw_instance
@@ -66,7 +67,7 @@ async def computes_for_ever(_: asyncio.StreamReader, writer: asyncio.StreamWrite
     await asyncio.Event().wait()
 
 
-async def takes_nothing(_: bytes) -> None:
+async def takes_nothing(_: Sequence[bytes]) -> None:
     await asyncio.Event().wait()
 
 
@@ -83,7 +84,7 @@ async def test_a_slow_reader_gives_the_tool_no_more_time() -> None:
     """The clock goes on from where it stood: a stream without end is ended."""
     taken = 0
 
-    async def emit(_: bytes) -> None:
+    async def emit(_: Sequence[bytes]) -> None:
         nonlocal taken
         taken += 1
         await asyncio.sleep(0.002)
@@ -102,7 +103,7 @@ async def test_a_reader_that_leaves_frees_the_tool_only_when_it_has_ended(answer
     """It is stopped at its next line; one that never comes there is found soon after the deadline."""
     disconnected = Signal()
 
-    async def emit(_: bytes) -> None:
+    async def emit(_: Sequence[bytes]) -> None:
         if not disconnected.done():
             disconnected.set()
 

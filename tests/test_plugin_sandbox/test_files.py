@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -111,8 +111,8 @@ async def test_an_item_is_passed_on_once_its_files_can_be_read() -> None:
     store = Store()
     seen = []
 
-    async def emit(line: bytes) -> None:
-        seen.append((json.loads(line), dict(store.contents)))
+    async def emit(lines: Sequence[bytes]) -> None:
+        seen.extend((json.loads(line), dict(store.contents)) for line in lines)
 
     items = [
         json.dumps({"event": "item", "data": MARKS[n], "files": [announced(f"{n}", b"x" * n, MARKS[n])]}).encode()
@@ -131,7 +131,7 @@ async def test_an_item_is_passed_on_once_its_files_can_be_read() -> None:
 
 
 async def test_a_stream_that_fails_still_names_the_files_that_its_reader_has_seen() -> None:
-    async def emit(_: bytes) -> None:
+    async def emit(_: Sequence[bytes]) -> None:
         pass
 
     item = json.dumps({"event": "item", "data": MARKS[0], "files": [announced("a", b"x")]}).encode()
@@ -264,11 +264,11 @@ def test_only_whole_strings_that_are_marks_become_references(value: Any, spaced:
 
     async def fetched() -> bytes:
         runtime = Runtime(b"", {"a": http(b"x")})
-        async with (
-            raw_instance(runtime, heads=lambda head: setattr(runtime, "target", head.split(b" ")[1])) as instance,
-            Deadline(5) as deadline,
-        ):
-            fetcher = FileFetcher(instance.channel, "run-1", Store(), deadline, limit=10)
-            return await fetcher.fetch([AnnouncedFile("a", 1, MARKS[0], "text/plain")], text)
+        async with raw_instance(
+            runtime, heads=lambda head: setattr(runtime, "target", head.split(b" ")[1])
+        ) as instance:
+            with Deadline(5) as deadline:
+                fetcher = FileFetcher(instance.channel, "run-1", Store(), deadline, limit=10)
+                return await fetcher.fetch([AnnouncedFile("a", 1, MARKS[0], "text/plain")], text)
 
     assert json.loads(asyncio.run(fetched())) == replaced(json.loads(text), {MARKS[0]: reference("a", b"x")})

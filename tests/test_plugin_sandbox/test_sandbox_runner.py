@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -113,8 +114,8 @@ async def test_a_streams_lines_are_passed_on_as_they_come() -> None:
         line = b'{"event":"end","ok":true}\n'
         writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(line), line))
 
-    async def emit(line: bytes) -> None:
-        seen.append(line)
+    async def emit(lines: Sequence[bytes]) -> None:
+        seen.extend(lines)
         go_on.set()
 
     async with raw_instance(answer) as instance:
@@ -127,8 +128,8 @@ async def test_events_that_the_protocol_does_not_know_are_left_out() -> None:
     """A newer runtime may have more to say than this orchestrator can pass on."""
     seen: list[bytes] = []
 
-    async def emit(line: bytes) -> None:
-        seen.append(line)
+    async def emit(lines: Sequence[bytes]) -> None:
+        seen.extend(lines)
 
     stream = http_stream(b'{"event":"weather"}', b'{"data":1,"event":"item"}', b'{"event":"end","ok":true}')
     async with raw_instance(stream) as instance:

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 from support.harness import TIMEOUT, Harness, eventually
 from test_tool_runner.callers import result, run_of, start
 from test_tool_runner.ready_plugins import ready

@@ -7,13 +7,13 @@ import logging
 import os
 import re
 import threading
-import time
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -112,26 +112,30 @@ class Journal:
         except (TypeError, ValueError, OverflowError):
             return False
         with self._lock:
-            segment = self._active
-            if segment is None or self._bytes + len(line) > self._max_bytes:
+            segment, sealed = self._active, self._sealed
+            if segment is None:
                 return False
-            started = time.monotonic()
+            others = self._orphaned_bytes + (sealed.size if sealed is not None else 0)
+            if others + segment.size + len(line) > self._max_bytes:
+                return False
+            started = monotonic()
             if started < self._paused_until:
                 return False
             try:
                 # At an offset, so that a line of which only a part was written is overwritten by the next.
                 # No fsync, which takes milliseconds: it is to outlive this process, not a power cut.
-                complete = os.pwrite(segment.descriptor, line, segment.size) == len(line)
+                written = os.pwrite(segment.descriptor, line, segment.size)
             except OSError:
-                complete = False
-            ended = time.monotonic()
+                written = 0
+            ended = monotonic()
             if ended - started > _SLOW_APPEND:
                 # This holds up callers' threads: one of them has waited, the next ones shall not.
                 self._paused_until = ended + _SLOW_DISK_PAUSE
-            if complete:
-                segment.size += len(line)
-                segment.last = number
-            return complete
+            if written != len(line):
+                return False
+            segment.size += written
+            segment.last = number
+            return True
 
     @property
     def half_full(self) -> bool:
@@ -183,11 +187,6 @@ class Journal:
         """Call it once the database has all of it. Raises `OSError`."""
         orphan.path.unlink(missing_ok=True)
         self._orphaned_bytes = self._measure_orphans()
-
-    @property
-    def _bytes(self) -> int:
-        sealed, active = self._sealed, self._active
-        return self._orphaned_bytes + (sealed.size if sealed else 0) + (active.size if active else 0)
 
     def _create_segment(self) -> _Segment:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -19,7 +19,7 @@ class RunState(StrEnum):
     """The orchestrator ended before the run did, and its outcome is unknown."""
 
 
-class RunRecord(msgspec.Struct, frozen=True):
+class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One run: no payloads, only their sizes in bytes. `outcome` and `reason_code` are those of the run's result."""
 
     run_id: str

@@ -37,7 +37,8 @@ class HistoryWriter:
     ) -> None:
         self._database = database
         self._journal = journal
-        self._condition = threading.Condition()
+        self._lock = threading.RLock()  # entered without a call in Python, which the condition is not
+        self._condition = threading.Condition(self._lock)
         # Guarded by the condition, down to `_closing`.
         self._queue = WriteQueue(max_queue_bytes)
         self._number = 0
@@ -81,13 +82,13 @@ class HistoryWriter:
         it. `urgent`: commit a refused write now, even if no caller awaits it.
         """
         # One lock for all of it: journal and queue have the writes in the same order.
-        with self._condition:
+        with self._lock:
             if self._closing:
                 self._queue.lost += not isinstance(write, FlushBarrier)
                 return NOT_STORED
             self._number += 1
-            is_barrier = isinstance(write, FlushBarrier)
-            journalled = not (is_barrier or self._disk_is_silent) and self._journal.append(self._number, write)
+            refused = isinstance(write, FlushBarrier) or (self._silent_at is not None and self._disk_is_silent)
+            journalled = not refused and self._journal.append(self._number, write)
             # A filling queue may drop a journalled write before the database has it, so its caller waits for that.
             if journalled and not self._queue.half_full:
                 ack = STORED

@@ -10,6 +10,7 @@ from uvicorn.server import ServerState
 
 from orchestrator.api.body import WHOLE_BODY
 from orchestrator.api.http_protocol import BoundedProtocol
+from orchestrator.api.problems import EnvelopeResponse
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -127,6 +128,51 @@ async def test_a_response_that_is_none_of_http_is_a_defect(messages: list[Messag
     transport = await answered(app)
     assert len(raised) == 1
     assert b"".join(transport.packets).count(b"HTTP/1.1 ") <= 1
+
+
+@pytest.mark.parametrize("size", [2, 200_000])
+async def test_an_envelope_is_one_packet_as_the_same_messages_are(size: int) -> None:
+    """It goes to its connection in one step, and by messages where something stands between."""
+    response = EnvelopeResponse(b"x" * size, 404, {"x-run-id": "1"})
+
+    async def by_messages(scope: Scope, receive: Receive, send: Send) -> None:
+        async def passed_on(message: Message) -> None:
+            await send(message)
+
+        await response(scope, receive, passed_on)
+
+    whole, pieces = await answered(response), await answered(by_messages)
+    assert whole.packets == pieces.packets
+    assert len(whole.packets) == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "headers", "last"),
+    [
+        (GET, {}, False),
+        (GET.replace(b"HTTP/1.1", b"HTTP/1.0"), {}, True),
+        (GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), {}, True),
+        (GET, {"connection": "close"}, True),
+    ],
+)
+async def test_the_last_answer_of_a_connection_says_so_once(sent: bytes, headers: dict[str, str], last: bool) -> None:
+    protocol, transport = served(EnvelopeResponse(b"{}", 200, headers))
+    protocol.data_received(sent)
+    await asyncio.gather(*protocol.tasks)
+    assert transport.packets[0].lower().count(b"\r\nconnection: close\r\n") == last
+    assert transport.closing is last
+    protocol.connection_lost(None)
+
+
+async def test_an_envelope_is_answered_to_head_without_its_body() -> None:
+    transport = await answered(EnvelopeResponse(b"{}", 200), GET.replace(b"GET", b"HEAD"))
+    assert b"content-length: 2\r\n" in transport.packets[0] and transport.packets[0].endswith(b"\r\n\r\n")
+
+
+async def test_an_envelope_cannot_have_a_header_more_than_it_was_given() -> None:
+    transport = await answered(EnvelopeResponse(b"{}", 200, {"x-run-id": "1\r\nx-other: 2"}))
+    assert b"x-other" not in b"".join(transport.packets)
+    assert b"".join(transport.packets).startswith(b"HTTP/1.1 500 ")
 
 
 async def test_a_short_body_that_comes_with_its_head_is_in_the_scope() -> None:

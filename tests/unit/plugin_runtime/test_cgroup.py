@@ -1,7 +1,12 @@
 """The kernel's counters are read alike from cgroup v1 and v2, and are null where there are none."""
 
+import os
+from pathlib import Path
+
 import pytest
 from plugin_runtime.shared.cgroup import Cgroup, MemoryReading, PidsReading, controller_paths, shared_memory
+
+OPEN_FILES = Path("/proc/self/fd")
 
 
 def write(folder, files):
@@ -67,6 +72,32 @@ def test_kills_and_processor_time_count_from_the_start(tmp_path, version):
     lay_out(tmp_path, version(kills=3, cpu=6_500_000_000))
     assert cgroup.oom_kills() == 1
     assert cgroup.cpu_seconds() == 1.5
+
+
+def test_kills_are_counted_whatever_the_plugin_closes(tmp_path, version):
+    """Also where it opens a file of its own afterwards, which has the number of the kernel's."""
+    cgroup = Cgroup(*lay_out(tmp_path, version(kills=2)))
+    before = cgroup.oom_kills()
+    (tmp_path / "own").write_text("of the plugin")
+    own = os.open(tmp_path / "own", os.O_RDONLY)
+    try:
+        os.dup2(own, cgroup._kills_file)
+        lay_out(tmp_path, version(kills=3))
+        assert (before, cgroup.oom_kills()) == (0, 1)
+        os.close(cgroup._kills_file)
+        lay_out(tmp_path, version(kills=5))
+        assert cgroup.oom_kills() == 3
+    finally:
+        os.close(own)
+
+
+def test_a_kernel_that_counts_no_kills_is_asked_without_a_descriptor_more(tmp_path):
+    cgroup = Cgroup(
+        *lay_out(tmp_path, {"": {"cgroup.controllers": "", "cgroup.procs": "", "memory.events": "oom 0\n"}})
+    )
+    open_files = len(list(OPEN_FILES.iterdir()))
+    assert {cgroup.oom_kills() for _ in range(3)} == {None}
+    assert len(list(OPEN_FILES.iterdir())) == open_files
 
 
 def test_hits_of_limits_count_from_the_start(tmp_path, version):

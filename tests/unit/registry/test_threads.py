@@ -3,7 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from threading import Event, Thread
+from threading import Event
 
 from support.held_lock import held_write_lock
 from support.reliability import ReliabilityTable
@@ -138,22 +138,13 @@ def test_an_unknown_name_is_none_even_while_the_lock_is_held() -> None:
 
 
 def test_readers_do_not_shut_one_another_out() -> None:
-    """Many readers at once have fresh records: a reader's lock is shared."""
-    registry = registry_with("reader", read_timeout=0.5)
-    inside, go_on = Event(), Event()
-
-    def slow_reader() -> None:
-        with registry._reading():
-            inside.set()
-            go_on.wait()
-
-    thread = Thread(target=slow_reader)
-    thread.start()
-    inside.wait()
-    try:
-        record = registry.get("reader")
-    finally:
-        go_on.set()
-        thread.join()
-    assert record is not None
-    assert not record.stale
+    """Many readers that wait for one writer all have fresh records when it ends, and do not keep the next one out."""
+    registry = registry_with("reader", read_timeout=5)
+    with ThreadPoolExecutor(20) as pool:
+        with held_write_lock(registry):
+            reads = [pool.submit(registry.get, "reader") for _ in range(20)]
+            while not all(read.running() for read in reads):
+                time.sleep(0.001)
+        registry.note("reader", "written")
+        found = [read.result(5) for read in reads]
+    assert all(record is not None and not record.stale for record in found)

@@ -391,9 +391,12 @@ def test_a_plan_for_many_promises_nothing_twice(host: tuple[list[Gpu], list[Tena
 
 
 def test_a_run_counts_less_as_time_passes() -> None:
-    use = RecentUse().counted(NOW).counted(NOW)
+    use = RecentUse()
+    use.count(NOW)
+    use.count(NOW)
     assert (use.value(NOW), use.value(NOW + HALF_LIFE), use.value(NOW - 1)) == (2.0, 1.0, 2.0)
-    assert use.counted(NOW + HALF_LIFE).value(NOW + 2 * HALF_LIFE) == 1.0
+    use.count(NOW + HALF_LIFE)
+    assert use.value(NOW + 2 * HALF_LIFE) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 import pytest
+from msgspec.structs import replace as changed
 
 from orchestrator.supervisor.plan import (
     Action,
@@ -108,7 +109,7 @@ class World:
         return next(member for member in self.members if member.generation == generation)
 
     def _change(self, generation: int, **changes: object) -> None:
-        self.members = [replace(m, **changes) if m.generation == generation else m for m in self.members]  # type: ignore[arg-type]
+        self.members = [changed(m, **changes) if m.generation == generation else m for m in self.members]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -163,7 +164,7 @@ def test_those_leave_first_that_nobody_misses() -> None:
 def test_a_drained_instance_ends_with_its_last_run_or_with_its_time() -> None:
     draining = Member(2, READY, "draining", in_flight=1, drain_until=60)
     assert plan(Wanted(1), [Member(1, READY), draining], 59) == ()
-    assert plan(Wanted(1), [Member(1, READY), replace(draining, in_flight=0)], 10) == (End(2),)
+    assert plan(Wanted(1), [Member(1, READY), changed(draining, in_flight=0)], 10) == (End(2),)
     assert plan(Wanted(1), [Member(1, READY), draining], 60) == (End(2),)
 
 
@@ -184,15 +185,15 @@ def test_of_equally_loaded_ones_the_one_used_last_takes_the_next_run() -> None:
     """So that the others are idle, and can be parked."""
     used = [Member(1, READY, used_at=5.0), Member(2, READY, used_at=9.0), Member(3, READY)]
     assert least_loaded(used, 2) == 2
-    assert least_loaded([*used[:1], replace(used[1], in_flight=1)], 2) == 1
+    assert least_loaded([*used[:1], changed(used[1], in_flight=1)], 2) == 1
 
 
 def test_one_that_makes_room_takes_the_runs_that_waited_and_is_not_returned() -> None:
     """Another plugin has been promised its GPUs."""
     closing = Member(1, READY, "draining", in_flight=1, last_runs=2)
     assert least_loaded([closing], 2) == 1
-    assert least_loaded([replace(closing, last_runs=0)], 2) is None
+    assert least_loaded([changed(closing, last_runs=0)], 2) is None
     assert plan(Wanted(1, 0), [closing], 0.0) == ()
-    assert plan(Wanted(1, 0), [replace(closing, in_flight=0)], 0.0) == ()
-    assert plan(Wanted(1, 0), [replace(closing, in_flight=0, last_runs=0)], 0.0) == (End(1),)
+    assert plan(Wanted(1, 0), [changed(closing, in_flight=0)], 0.0) == ()
+    assert plan(Wanted(1, 0), [changed(closing, in_flight=0, last_runs=0)], 0.0) == (End(1),)
     assert plan(Wanted(1, 1), [closing], 0.0) == (Begin(),)

@@ -1,10 +1,11 @@
 """Updates under random histories: instances die, the orchestrator is killed at any step, operators interfere."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as changed
 
 from orchestrator.lifecycle import ReasonCode
 from orchestrator.registry import Role
@@ -73,7 +74,7 @@ class World:
 
     def change(self, generation: int, **changes: object) -> None:
         if generation in self.instances:
-            self.instances[generation] = replace(self.instances[generation], **changes)
+            self.instances[generation] = changed(self.instances[generation], **changes)
 
     def serving(self) -> list[int]:
         return [each.generation for each in self.instances.values() if each.serves]
@@ -195,7 +196,7 @@ class World:
         self.state = found.state
         views = {number: self.instances[number] for number in (*found.serves, *found.drains)}
         self.instances = {
-            number: replace(view, role="draining" if number in found.drains else "serving", proof=None)
+            number: changed(view, role="draining" if number in found.drains else "serving", proof=None)
             for number, view in views.items()
         }
         assert not [number for number in self.instances if number in found.removes]

@@ -1,9 +1,9 @@
 """Steps of an update, the choice of its strategy, and what it does in plain cases."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace as changed
 
 from orchestrator.errors import TransitionError
 from orchestrator.lifecycle import ReasonCode
@@ -156,7 +156,7 @@ def test_a_candidate_that_fails_is_the_update_s_failure() -> None:
     old = Member(1, Phase.READY, "serving", release=OLD.id)
     failed = Member(2, Phase.REMOVED, "candidate", release=NEW.id, reason_code=ReasonCode.MODEL_MISSING, reason="No.")
     finish = Finish(ReasonCode.MODEL_MISSING, "No.")
-    still_there = replace(failed, phase=Phase.ENDED)
+    still_there = changed(failed, phase=Phase.ENDED)
     assert next_action(update, [old, still_there], NOW) is None, "the one that begins again may need its GPU"
     assert next_action(update, [old, failed], NOW) == finish
     update = recorded(update, finish, NOW)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -83,10 +84,7 @@ def chunk(data: bytes) -> bytes:
 def _headers(lines: list[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name or not TOKEN.issuperset(name) or "\n" in value or "\0" in value:
-            raise BadHead(f"the header line {line[:80]!r} is malformed")
-        name, value = name.lower(), value.strip(" \t")
+        name, value = _header(line)
         if name in headers:
             # Two lengths could be understood in two ways (RFC 9112, section 11.2).
             if name in {"content-length", "transfer-encoding", "content-type", "host"}:
@@ -94,6 +92,15 @@ def _headers(lines: list[str]) -> dict[str, str]:
             value = f"{headers[name]}, {value}"
         headers[name] = value
     return headers
+
+
+@lru_cache(maxsize=128)  # callers send the same lines again and again
+def _header(line: str) -> tuple[str, str]:
+    """Name, in lower case, and value. Raises BadHead."""
+    name, colon, value = line.partition(":")
+    if not colon or not name or not TOKEN.issuperset(name) or "\n" in value or "\0" in value:
+        raise BadHead(f"the header line {line[:80]!r} is malformed")
+    return name.lower(), value.strip(" \t")
 
 
 def _is_keep_alive(version: str, headers: Mapping[str, str]) -> bool:

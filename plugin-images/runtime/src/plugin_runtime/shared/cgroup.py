@@ -76,6 +76,9 @@ class Cgroup:
         self._memory_limit = None if limit is None else int(limit)
         limit, self._limiting_pids = self._pids.lowest("pids.max", _limit)
         self._pids_limit = None if limit is None else int(limit)
+        self._kills_file: int | None = None
+        self._kills_text: str | None = None
+        self._kills_read: int | None = None
         self._kills_before = self._kills() or 0
         self._hits_before = self._hits() or 0
         self._refused_before = self._refused() or 0
@@ -136,7 +139,18 @@ class Cgroup:
         return None if both is None or self._memory_limit is None else max(0, int(both) - self._memory_limit)
 
     def _kills(self) -> int | None:
-        return counter(self._memory.read("memory.events" if self._memory.v2 else "memory.oom_control"), "oom_kill")
+        # Each call looks: the file stays open, and is parsed where it has changed.
+        text = _reread(self._kills_file)
+        if text is None and self._memory.folders:
+            name = "memory.events" if self._memory.v2 else "memory.oom_control"
+            self._kills_file = _open(f"{self._memory.folders[0]}/{name}")
+            text = _reread(self._kills_file)
+            if text is None and self._kills_file is not None:  # a kernel that does not count them
+                os.close(self._kills_file)
+                self._kills_file = None
+        if text != self._kills_text:
+            self._kills_read, self._kills_text = counter(text, "oom_kill"), text
+        return self._kills_read
 
     def _hits(self) -> int | None:
         # Counted where the limit is, which may be in a group above.
@@ -240,10 +254,29 @@ def _exists(path: str) -> bool:
     return os.path.exists(path)  # noqa: PTH110 - pathlib costs the supervisor a megabyte
 
 
-def _read(path: str) -> str | None:
+def _open(path: str) -> int | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
+        return None
+
+
+def _reread(descriptor: int | None) -> str | None:
+    """A file of kills that was opened before. None where it is closed: a plugin may close what it does not know, and
+    what has that number then is another file.
+    """
+    if descriptor is None:
+        return None
+    try:
+        text = os.pread(descriptor, 4096, 0)
+    except OSError:
+        return None
+    return text.decode("ascii", "replace") if b"oom_kill" in text else None
+
+
+def _read(path: str) -> str | None:
+    descriptor = _open(path)
+    if descriptor is None:
         return None
     try:
         return os.read(descriptor, 65536).decode("ascii", "replace")

@@ -41,28 +41,30 @@ class SharedRunTable:
         self._lock = threading.Lock()
         self._free: list[int] = []
         self._taken = 0
+        self._added = 0
 
     # The worker's side
 
     def add(self, run_id: str, tool: str) -> int | None:
         """Count a run, and list it from now on. Returns its slot, for `remove`; None where all are taken."""
-        record = _RECORD.pack(time.monotonic(), run_id.encode()[:64], tool.encode()[:120])
+        memory, new = self._memory, False
         with self._lock:
-            _COUNTER.pack_into(self._memory, 0, self.started + 1)
+            self._added += 1
+            _COUNTER.pack_into(memory, 0, self._added)
             if self._free:
                 slot = self._free.pop()
             elif self._taken < SLOTS:
-                slot = self._taken
+                slot, new = self._taken, True
                 self._taken += 1
             else:
                 return None
         offset = _offset(slot)
-        self._memory[offset + _SEQUENCE.size : offset + _PROGRESS_AT] = record
-        _SEQUENCE.pack_into(self._memory, offset + _PROGRESS_AT, 0)
+        _RECORD.pack_into(memory, offset + _SEQUENCE.size, time.monotonic(), run_id.encode(), tool.encode())
+        _SEQUENCE.pack_into(memory, offset + _PROGRESS_AT, 0)
         self._increment(offset)
-        if slot + 1 > self._used:
+        if new:
             with self._lock:
-                _COUNTER.pack_into(self._memory, _COUNTER.size, max(slot + 1, self._used))
+                _COUNTER.pack_into(memory, _COUNTER.size, max(slot + 1, self._used))
         return slot
 
     def note_progress(self, slot: int | None, fraction: float, message: str) -> None:

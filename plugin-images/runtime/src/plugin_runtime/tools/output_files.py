@@ -155,7 +155,9 @@ class OutputFiles:
 
     def new_documents(self) -> list[dict[str, Any]]:
         """Those added since the last call, as an item announces them."""
-        new = list(self._files.values())[self._announced :] if len(self._files) > self._announced else []
+        if len(self._files) == self._announced:
+            return []
+        new = list(self._files.values())[self._announced :]
         self._announced = len(self._files)
         return [file.document() for file in new]
 

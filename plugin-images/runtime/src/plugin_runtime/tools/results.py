@@ -36,9 +36,12 @@ def encode_item(value: Any, max_bytes: int, files: OutputFiles) -> bytes:
     """Encode what a generator has yielded, as `encode_result` does. Bytes, also beside their media type, are a part of
     one whole, which callers join: they stay in the item, as base64.
     """
-    is_part = isinstance(value, BYTES) or (
-        isinstance(value, collections.abc.Mapping) and typed_bytes(value.items()) is not None
-    )
+    if type(value) is dict and PLAIN.issuperset(map(type, value.values())):  # as most are
+        is_part = False
+    else:
+        is_part = isinstance(value, BYTES) or (
+            isinstance(value, collections.abc.Mapping) and typed_bytes(value.items()) is not None
+        )
     return encode_result(value, max_bytes, None if is_part else files, what="the item")
 
 

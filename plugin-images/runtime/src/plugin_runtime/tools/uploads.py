@@ -41,7 +41,6 @@ class UploadFolder:
 
     def __init__(self, scratch: Scratch, run_id: str) -> None:
         self._scratch = scratch
-        self._parent = scratch.folder / "uploads"
         self._run_id = run_id
         self.max_bytes = scratch.max_bytes
         self._charged = 0  # bytes
@@ -101,12 +100,13 @@ class UploadFolder:
     def _make_folder(self) -> Path:
         if self._folder is None:
             self._scratch.look()
-            self._parent.mkdir(parents=True, exist_ok=True)
-            folder = self._parent / self._run_id
+            parent = self._scratch.folder / "uploads"
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = parent / self._run_id
             try:
                 folder.mkdir()
             except FileExistsError:  # two calls with one run id: each gets its own
-                folder = self._parent / f"{self._run_id}.{os.urandom(6).hex()}"
+                folder = parent / f"{self._run_id}.{os.urandom(6).hex()}"
                 folder.mkdir()
             self._folder = folder
         return self._folder

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from plugin_runtime import run_context
 from plugin_runtime.run_context import Cancellation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from plugin_runtime.authoring import Progress
     from plugin_runtime.shared.run_table import SharedRunTable
@@ -37,6 +36,32 @@ class Run:
         """In the shared table, while its tool executes."""
 
 
+class _Executing:
+    """See `RunTable.executing`."""
+
+    # A class, since each call enters one: a generator takes three times as long.
+    __slots__ = ("_cancellation", "_runs", "_shared", "_token", "_tool")
+
+    def __init__(self, shared: SharedRunTable, tool: str, runs: tuple[Run, ...], cancellation: Cancellation) -> None:
+        self._shared = shared
+        self._tool = tool
+        self._runs = runs
+        self._cancellation = cancellation
+
+    def __enter__(self) -> None:
+        for run in self._runs:
+            run.slot = self._shared.add(run.run_id, self._tool)
+        run_context.executing.add(self._cancellation)
+        self._token = run_context.current.set(self._cancellation)
+
+    def __exit__(self, *_: object) -> None:
+        run_context.current.reset(self._token)
+        run_context.executing.discard(self._cancellation)
+        for run in self._runs:
+            slot, run.slot = run.slot, None
+            self._shared.remove(slot)
+
+
 class RunTable:
     """Used by every connection's thread."""
 
@@ -46,7 +71,10 @@ class RunTable:
         self._retained: dict[str, Run] = {}
         # Ended, not retained, with files that can be fetched as long as the caller attends to the answer.
         self._fetchable: dict[str, Run] = {}
-        self._run_ended = threading.Condition()
+        self._lock = threading.RLock()  # entered without a call in Python, which the condition is not
+        self._run_ended = threading.Condition(self._lock)
+        self._waiting = 0
+        """Threads that wait for the condition."""
         # Connections with a request that is not answered yet: a run ends before its answer is sent.
         self._answering: set[object] = set()
         self._awaits_answers = False
@@ -56,21 +84,9 @@ class RunTable:
         run = self._runs[run_id] = Run(run_id, files, retain=retain)
         return run
 
-    @contextmanager
-    def executing(self, tool: str, *runs: Run, cancellation: Cancellation) -> Iterator[None]:
-        """While the tool's code executes for these runs, in this thread or on its behalf."""
-        for run in runs:
-            run.slot = self._shared.add(run.run_id, tool)
-        run_context.executing.add(cancellation)
-        token = run_context.current.set(cancellation)
-        try:
-            yield
-        finally:
-            run_context.current.reset(token)
-            run_context.executing.discard(cancellation)
-            for run in runs:
-                slot, run.slot = run.slot, None
-                self._shared.remove(slot)
+    def executing(self, tool: str, *runs: Run, cancellation: Cancellation) -> _Executing:
+        """A context in which the tool's code executes for these runs, in this thread or on its behalf."""
+        return _Executing(self._shared, tool, runs, cancellation)
 
     def note_progress(self, run: Run, progress: Progress) -> None:
         """Show it in the status object."""
@@ -80,7 +96,7 @@ class RunTable:
         """End it, and retain `answer` if it is to be retained. A second call does nothing."""
         if run.ended:
             return
-        with self._run_ended:
+        with self._lock:
             if self._runs.get(run.run_id) is run:
                 del self._runs[run.run_id]
             if run.retain and answer is not None:
@@ -91,7 +107,8 @@ class RunTable:
             elif run.files:
                 self._fetchable[run.run_id] = run
             run.ended = True
-            self._run_ended.notify_all()
+            if self._waiting:
+                self._run_ended.notify_all()
 
     def find(self, run_id: str) -> Run | None:
         """In flight, or ended with its answer retained, or with files to fetch."""
@@ -100,8 +117,7 @@ class RunTable:
 
     def wait(self, run: Run) -> None:
         """Wait until it has ended."""
-        with self._run_ended:
-            self._run_ended.wait_for(lambda: run.ended)
+        self._wait_for(lambda: run.ended)
 
     def cancel_all(self) -> None:
         """Request the end of all runs in flight. For a signal handler: it takes no lock."""
@@ -122,8 +138,15 @@ class RunTable:
     def wait_until_idle(self, seconds: float) -> bool:
         """Wait until no run is in flight and all are answered, for so many seconds; whether that is so."""
         self._awaits_answers = True
-        with self._run_ended:
-            return self._run_ended.wait_for(lambda: not self._runs and not self._answering, seconds)
+        return self._wait_for(lambda: not self._runs and not self._answering, seconds)
+
+    def _wait_for(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
+        with self._lock:
+            self._waiting += 1
+            try:
+                return self._run_ended.wait_for(condition, seconds)
+            finally:
+                self._waiting -= 1
 
     def discard(self, run: Run) -> None:
         """Drop its answer, also one that is still to come, and the files of an ended one."""

@@ -171,11 +171,13 @@ class ToolService:
     def _run(self, call: Call) -> Refusal | None:
         """Raises Refused before the tool's code runs."""
         tool = self._find_tool(call.head)
-        with ExitStack() as uploads:
-            folder = uploads.enter_context(UploadFolder(self._scratch, call.run.run_id))
-            arguments = read_arguments(tool, call.head, call.connection.read_body(call.head), folder)
-            if tool.batch is not None:
+        if tool.batch is not None:
+            with ExitStack() as uploads:
+                folder = uploads.enter_context(UploadFolder(self._scratch, call.run.run_id))
+                arguments = read_arguments(tool, call.head, call.connection.read_body(call.head), folder)
                 return self._batches[tool.name].answer(call, arguments, uploads)
+        with UploadFolder(self._scratch, call.run.run_id) as folder:
+            arguments = read_arguments(tool, call.head, call.connection.read_body(call.head), folder)
             # In one hand-over to and fro: it executes the tool, and encodes and sends the answer.
             refusal: Refusal | None = self._threads.run(answer_call, call, tool, arguments)
             return refusal
