@@ -127,8 +127,8 @@ async def test_a_move_that_makes_no_sense_is_refused(
 
 
 async def test_a_drained_host_is_emptied_without_a_failed_call(cluster: HostCluster) -> None:
-    """Of ten plugins three have runs under way. Every front knows of it, and gives the host nothing new; what fits nowhere
-    else stays, and is named.
+    """Of ten plugins three have runs under way. Every front knows of it, and gives the host nothing new; what fits
+    nowhere else stays, and is named.
     """
     cluster.labels = {"gpu-1": {"rack": "7"}}
     names = [f"reader-{number}" for number in range(10)]
