@@ -52,6 +52,11 @@ def silent_hosts(plugin: str, silent: Sequence[str]) -> Response:
     return not_sent(f"The plugin {plugin} is on {_named(silent)}, which {_verb(silent)} not answer.", silent, plugin)
 
 
+def no_hosts() -> Response:
+    """There is nobody to send anything to."""
+    return _unreachable(503, "This front has no hosts. Add one to its hosts.yaml, or start it anew.", [], None)
+
+
 def unknown_host(name: str) -> Response:
     sentence = f"No host named {name[:80]!r}. GET /v1/hosts lists all hosts."
     return problem(404, sentence, error_type="UnknownHost")
