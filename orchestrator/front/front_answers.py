@@ -53,8 +53,9 @@ def silent_hosts(plugin: str, silent: Sequence[str]) -> Response:
 
 
 def no_hosts() -> Response:
-    """There is nobody to send anything to."""
-    return _unreachable(503, "This front has no hosts. Add one to its hosts.yaml, or start it anew.", [], None)
+    """Every host has been forgotten."""
+    sentence = "This front has no hosts: all of them were forgotten. Add one to hosts.yaml, or start the front anew."
+    return _unreachable(503, sentence, (), None)
 
 
 def unknown_host(name: str) -> Response:

@@ -5,6 +5,8 @@ A run has its id before it is sent. What was sent is never sent to another host,
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -227,12 +229,34 @@ class RunForwarding:
         return front_answers.run_not_found(run_id[:80], sorted(unclear)) if unclear else next(iter(directory.hosts))
 
     async def _at_host(self, host: str, incoming: Incoming, send: Send) -> Response | None:
-        async with Passage(incoming, self._hosts.link(host), dropped=self._dropped) as passage:
+        async with AsyncExitStack() as stack:
+            async with self._while_it_answers(host):
+                passage = Passage(incoming, self._hosts.link(host), dropped=self._dropped)
+                await stack.enter_async_context(passage)
             if not self._is_a_run(incoming, passage):
                 await passage.relay(send)
                 return None
             found = msgspec.json.decode(await passage.read())
             return front_answers.json_response(with_host(found, host), passage.status)
+
+    @asynccontextmanager
+    async def _while_it_answers(self, host: str) -> AsyncIterator[None]:
+        """Wait for an answer that may take any time, and no longer than the host's other answers come. Raises
+        `HostUnreachableError` once the host is silent.
+        """
+        now = asyncio.get_running_loop().time
+
+        def look() -> None:
+            known = self._hosts.directory.hosts.get(host)
+            if known is not None and known.status.state is HostState.STALE and not limit.expired():
+                limit.reschedule(now())
+
+        try:
+            async with asyncio.timeout(None) as limit:
+                with self._hosts.listening(look):
+                    yield
+        except TimeoutError:
+            raise HostUnreachableError(host, f"The host {host} does not answer.", sent=True) from None
 
     @staticmethod
     def _is_a_run(incoming: Incoming, passage: Passage) -> bool:

@@ -104,6 +104,23 @@ async def test_a_run_is_found_at_a_host_that_refuses_connections_now(three: Fron
     gate.open.set()
 
 
+async def test_a_question_about_a_run_ends_once_its_host_is_silent(three: FrontedHosts, gate: Gate) -> None:
+    """A cut takes no leave: the connection stays, and nothing comes."""
+    client = await three.open()
+    run = asyncio.create_task(three.run("reader", "wait", {"X-Host": "b"}))
+    await three["b"].until("reader", lambda health: health["in_flight"] == 1)
+    run_id = (await three["b"].client.get("/v1/runs")).json()[0]["run_id"]
+    three.network["b"].cut()
+    answers = await asyncio.gather(client.get(f"/v1/runs/{run_id}/result?wait=60"), client.delete(f"/v1/runs/{run_id}"))
+    assert [answer.status_code for answer in answers] == [503, 502]
+    assert answers[0].json()["run_state"] == "unknown"
+    three.network["b"].restore()
+    await three.until_host("b", "ONLINE")
+    gate.open.set()
+    await run
+    assert (await client.get(f"/v1/runs/{run_id}")).json()["host"] == "b"
+
+
 async def test_where_nothing_was_started_an_id_stays_with_no_host(three: FrontedHosts) -> None:
     """It is sent again to whichever host takes it."""
     client = await three.open()
