@@ -72,6 +72,14 @@ def may_have_run(directory: Directory, plugin: str) -> tuple[str, ...]:
     return tuple(host.name for host in directory if plugin in host.plugins or host.status.state is HostState.JOINING)
 
 
+def host_of_run(records: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The host that has a run, of those that have a record of it; None where there is none. `records`: by host, as
+    `GET /v1/runs/{run_id}` has it.
+    """
+    # A host that has found no GPU for it has a record too, and the run went on to the next.
+    return min(records, key=lambda host: may_go_on(503, records[host]), default=None)
+
+
 def hosts_for_plugin(directory: Directory, plugin: str, wanted: str | None = None) -> Choice:
     """The hosts that have a plugin, for a question or command: the one that `GET /v1/plugins` shows of it first."""
     if (only := _only(directory, wanted)) is not None:

@@ -26,7 +26,14 @@ from orchestrator.front.host_link import HostUnreachableError
 from orchestrator.front.host_state import HostState
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.merging import with_host
-from orchestrator.front.routing import Choice, hosts_for_run, hosts_for_run_id, may_go_on, may_have_run
+from orchestrator.front.routing import (
+    Choice,
+    host_of_run,
+    hosts_for_run,
+    hosts_for_run_id,
+    may_go_on,
+    may_have_run,
+)
 from orchestrator.sandbox.call import BodyError, Outcome, RunResult, is_run_id
 
 REDIRECT: Final = "redirect"
@@ -275,12 +282,9 @@ class RunForwarding:
         asked = [host.name for host in self._hosts.directory if host.status.answers]
         records = await asyncio.gather(*(self._record(host, run_id) for host in asked))
         unclear = tuple(host for host, record in zip(asked, records, strict=True) if record is None)
-        having = {host: record for host, record in zip(asked, records, strict=True) if record}
-        if not having:
-            return _Found(None, unclear)
-        # A host where it found no GPU has it on record too, and it went on to the next.
-        host = min(having, key=lambda each: may_go_on(503, having[each]))
-        self._locate(run_id, host)
+        host = host_of_run({host: record for host, record in zip(asked, records, strict=True) if record})
+        if host is not None:
+            self._locate(run_id, host)
         return _Found(host, unclear)
 
     async def _record(self, host: str, run_id: str) -> dict[str, Any] | None:

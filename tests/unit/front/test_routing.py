@@ -10,6 +10,7 @@ from orchestrator.front.directory import Directory, joined, listed
 from orchestrator.front.host_state import HostState, drained, heard
 from orchestrator.front.routing import (
     Choice,
+    host_of_run,
     hosts_for_new,
     hosts_for_plugin,
     hosts_for_run,
@@ -95,6 +96,15 @@ def test_a_host_may_have_a_run_of_a_plugin_that_it_has_or_while_nothing_is_known
     directory = over(silent="ac", a=report(), b=report(), c=None, d=report("other"))
     directory = directory.with_host(joined("e", "http://e", {}, 0.0))
     assert may_have_run(directory, "reader") == ("a", "b", "e")
+
+
+def test_a_run_that_went_on_from_a_busy_host_is_at_the_next() -> None:
+    """Both have it on record."""
+    busy, done = {"state": "finished", "reason_code": "GPU_BUSY"}, {"state": "finished", "reason_code": None}
+    assert host_of_run({"a": busy, "b": done}) == "b"
+    assert host_of_run({"a": done, "b": busy}) == "a"
+    assert host_of_run({"a": busy}) == "a"
+    assert host_of_run({}) is None
 
 
 def test_one_host_takes_everything() -> None:
