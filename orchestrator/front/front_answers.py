@@ -52,6 +52,12 @@ def silent_hosts(plugin: str, silent: Sequence[str]) -> Response:
     return not_sent(f"The plugin {plugin} is on {_named(silent)}, which {_verb(silent)} not answer.", silent, plugin)
 
 
+def no_hosts() -> Response:
+    """Every host has been forgotten."""
+    sentence = "This front has no hosts: all of them were forgotten. Add one to hosts.yaml, or start the front anew."
+    return _unreachable(503, sentence, (), None)
+
+
 def unknown_host(name: str) -> Response:
     sentence = f"No host named {name[:80]!r}. GET /v1/hosts lists all hosts."
     return problem(404, sentence, error_type="UnknownHost")

@@ -1,5 +1,6 @@
 """Which host takes a request, in which order hosts are tried, and after which answers another one is. Pure."""
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -51,6 +52,32 @@ def hosts_for_run(
     answering = [each for each in held if each[0].status.answers]
     ranked = sorted(answering, key=lambda each: _run_rank(each[0], each[1], load, leaving))
     return Choice(tuple(host.name for host, _ in ranked), _silent(held))
+
+
+def hosts_for_run_id(directory: Directory, plugin: str, hosts: Collection[str], run_id: str) -> tuple[str, ...]:
+    """These hosts in the order for a run whose id its caller chose: the same at every front, whatever load it sees.
+    Those where the plugin serves, or would at the next run, come first.
+    """
+
+    def rank(host: str) -> tuple[bool, bytes]:
+        known = directory.hosts[host].plugins.get(plugin)
+        serves = known is not None and (known.alive or known.parked)
+        return (not serves, hashlib.sha256(f"{run_id} {host}".encode()).digest())
+
+    return tuple(sorted(hosts, key=rank))
+
+
+def may_have_run(directory: Directory, plugin: str) -> tuple[str, ...]:
+    """The hosts that may have a run of this plugin already: those that have it, and those of which nothing is known."""
+    return tuple(host.name for host in directory if plugin in host.plugins or host.status.state is HostState.JOINING)
+
+
+def host_of_run(records: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The host that has a run, of those that have a record of it; None where there is none. `records`: by host, as
+    `GET /v1/runs/{run_id}` has it.
+    """
+    # A host that has found no GPU for it has a record too, and the run went on to the next.
+    return min(records, key=lambda host: may_go_on(503, records[host]), default=None)
 
 
 def hosts_for_plugin(directory: Directory, plugin: str, wanted: str | None = None) -> Choice:

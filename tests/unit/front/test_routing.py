@@ -8,7 +8,16 @@ from unit.front.reports import report
 
 from orchestrator.front.directory import Directory, joined, listed
 from orchestrator.front.host_state import HostState, drained, heard
-from orchestrator.front.routing import Choice, hosts_for_new, hosts_for_plugin, hosts_for_run, may_go_on
+from orchestrator.front.routing import (
+    Choice,
+    host_of_run,
+    hosts_for_new,
+    hosts_for_plugin,
+    hosts_for_run,
+    hosts_for_run_id,
+    may_go_on,
+    may_have_run,
+)
 
 
 def over(silent: str = "", draining: str = "", **reports: dict[str, Any] | None) -> Directory:
@@ -65,6 +74,37 @@ def test_a_silent_host_is_never_chosen() -> None:
 def test_nobody_has_it() -> None:
     assert not hosts_for_run(over(a=report("other"), b=None), "reader", idle).known
     assert not hosts_for_plugin(over(a=None, b=None), "reader").known
+
+
+def test_the_hosts_for_an_id_have_one_order_whatever_their_load() -> None:
+    """And not always the same one first, nor one where the plugin does not serve."""
+    stopped = report(state="UNAVAILABLE", reason_code="STOPPED")
+    parked = report(state="UNAVAILABLE", reason_code="PARKED")
+    ids = [f"{number:032x}" for number in range(20)]
+
+    def order(directory: Directory, run_id: str) -> tuple[str, ...]:
+        return hosts_for_run_id(directory, "reader", hosts_for_run(directory, "reader", idle).hosts, run_id)
+
+    quiet, busy = (over(a=parked, b=report(in_flight=n), c=report(queued=5 - n), d=stopped) for n in (0, 5))
+    orders = {run_id: order(quiet, run_id) for run_id in ids}
+    assert orders == {run_id: order(busy, run_id) for run_id in ids}
+    assert {found[0] for found in orders.values()} == {"a", "b", "c"}
+    assert {found[3] for found in orders.values()} == {"d"}
+
+
+def test_a_host_may_have_a_run_of_a_plugin_that_it_has_or_while_nothing_is_known_of_it() -> None:
+    directory = over(silent="ac", a=report(), b=report(), c=None, d=report("other"))
+    directory = directory.with_host(joined("e", "http://e", {}, 0.0))
+    assert may_have_run(directory, "reader") == ("a", "b", "e")
+
+
+def test_a_run_that_went_on_from_a_busy_host_is_at_the_next() -> None:
+    """Both have it on record."""
+    busy, done = {"state": "finished", "reason_code": "GPU_BUSY"}, {"state": "finished", "reason_code": None}
+    assert host_of_run({"a": busy, "b": done}) == "b"
+    assert host_of_run({"a": done, "b": busy}) == "a"
+    assert host_of_run({"a": busy}) == "a"
+    assert host_of_run({}) is None
 
 
 def test_one_host_takes_everything() -> None:
