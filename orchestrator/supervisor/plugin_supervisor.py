@@ -149,6 +149,11 @@ class PluginSupervisor:
         return self._file.state.held
 
     @property
+    def stopped(self) -> bool:
+        """Nothing but a command begins it here: an operator stopped it, or it was handed over, or is being."""
+        return self._file.state.stopped
+
+    @property
     def unplaced(self) -> bool:
         """It waits for a command that starts it here: a front places plugins, and has not placed it on this host."""
         return self._deps.settings.placed and not self._file.state.placed
@@ -235,11 +240,12 @@ class PluginSupervisor:
 
     async def start_stopped(self) -> None:
         """Begin as stopped, as an operator left it: a command starts it."""
-        if self._roster.serving or self._roster.draining:  # the orchestrator was killed before it had stopped them
-            await self.stop()
+        reason = _STOPPED if self.held else _NOT_PLACED
+        reason = reason if self.moved_to is None else moved_sentence(self.name, self.moved_to)
+        # The orchestrator was killed before it had stopped them.
+        if self._roster.serving or self._roster.draining or self.updating:
+            await self.stop(reason)
         else:
-            reason = _STOPPED if self.held else _NOT_PLACED
-            reason = reason if self.moved_to is None else moved_sentence(self.name, self.moved_to)
             self._starter.begin_without(Verdict(ReasonCode.STOPPED, reason), self.manifest)
 
     async def restart(self, wait: float = 0.0, caller: str | None = None) -> Verdict | None:
