@@ -7,6 +7,14 @@ Epochs = Mapping[str, Mapping[str, Any]]
 """By plugin, the highest epoch that a host has seen: `number`, `to`, `ends`."""
 
 
+def next_number(highest: int, now: float) -> int:
+    """The number of the next forced move. `highest`: of the hosts that answer; `now`: seconds since 1970.
+
+    A host that is silent may have seen a higher one: the time puts a later move after it all the same.
+    """
+    return max(highest + 1, int(now))
+
+
 class Fenced(NamedTuple):
     """What a host is to end, and for which epoch."""
 

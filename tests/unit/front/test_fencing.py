@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.front.epochs import Fenced, outdated
+from orchestrator.front.epochs import Fenced, next_number, outdated
 
 HOSTS = ("a", "b", "c")
 
@@ -71,3 +71,11 @@ def test_a_host_that_has_obeyed_is_not_fenced_again(seen: dict[str, Any]) -> Non
     found = outdated(seen, having(*HOSTS))
     after = {**seen, **{each.host: {"reader": each.epoch} for each in found}}
     assert outdated(after, having(*HOSTS)) == []
+
+
+def test_a_later_move_has_the_higher_number_though_the_host_of_the_one_before_is_silent() -> None:
+    first = next_number(0, 1_000.9)
+    assert first == 1000
+    assert next_number(0, 1_004.0) > first
+    # Also where a clock was set back, as far as hosts answer.
+    assert next_number(first, 900.0) == first + 1
