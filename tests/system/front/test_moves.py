@@ -213,6 +213,9 @@ async def test_of_two_forced_moves_the_later_one_holds(cluster: HostCluster) -> 
     old = await cluster.harnesses["gpu-3"].until_state("reader", "UNAVAILABLE")
     assert "to the host gpu-1" in old["reason"]
     assert "gpu-1" in await cluster.serving("reader")
+    cluster.links["gpu-2"].restore()
+    await cluster.harnesses["gpu-2"].until_state("reader", "UNAVAILABLE")
+    assert await cluster.serving("reader") == ["gpu-1"]
 
 
 async def test_what_was_started_at_a_host_is_moved_though_that_was_not_heard_of(cluster: HostCluster) -> None:

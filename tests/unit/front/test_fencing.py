@@ -46,6 +46,19 @@ def test_of_two_moves_at_the_same_moment_one_holds() -> None:
     assert [(each.host, each.epoch["to"]) for each in found] == [("a", "c"), ("b", "c")]
 
 
+def test_two_moves_away_from_silent_hosts_end_both_in_whatever_order_they_return() -> None:
+    """From a to b, then from b to c."""
+    first, second = epoch(1, "b", "a"), epoch(2, "c", "b")
+    (found,) = outdated({"b": {"reader": first}, "c": {"reader": second}}, having("b", "c"))
+    assert (found.host, found.epoch) == ("b", epoch(2, "c", "b", "a")), "what b had on file of a is not lost"
+    seen = {"a": {}, "b": {"reader": found.epoch}, "c": {"reader": second}}
+    assert outdated(seen, having("a", "b", "c")) == [Fenced("a", "reader", found.epoch)]
+    both = outdated({**seen, "b": {"reader": first}}, having("a", "b", "c"))
+    assert both == [Fenced("a", "reader", second), Fenced("b", "reader", second)]
+    obeyed = {host: {"reader": second} for host in "abc"}
+    assert outdated(obeyed, having("a", "b", "c")) == []
+
+
 epochs_of = st.builds(epoch, st.integers(1, 4), st.sampled_from(HOSTS), st.sampled_from(HOSTS))
 seen_of = st.dictionaries(st.sampled_from(HOSTS), st.one_of(st.just({}), epochs_of.map(lambda each: {"reader": each})))
 
