@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.supervisor.releases import Held, PluginReleases, Release, held_for, idled, started, woken
+from orchestrator.supervisor.releases import Held, PluginReleases, Release, held_for, idled, started, switched, woken
 
 _SUFFIX: Final = ".json"
 _log = logging.getLogger(__name__)
@@ -113,9 +113,10 @@ class ReleaseFile:
         loses = f"the orchestrator's next start will not know that it is {held}"
         await self._change_or_warn(lambda state: held_for(state, held, placed=self._placed), loses)
 
-    def hold_soon(self, held: Held | None) -> None:
-        """The same, in the background."""
-        self._spawn(self.hold(held))
+    def switched_soon(self) -> None:
+        """Have it on file, in the background, that an update has begun instances."""
+        loses = "the orchestrator's next start will not know that it runs"
+        self._spawn(self._change_or_warn(lambda state: switched(state, placed=self._placed), loses))
 
     def idled_soon(self) -> None:
         """Have it on file, in the background, that it was parked without a command."""

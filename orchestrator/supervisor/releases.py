@@ -186,6 +186,11 @@ def held_for(state: PluginReleases, held: Held | None, *, placed: bool) -> Plugi
     return replace(state, held=None, moved_to=None, placed=state.placed or placed)
 
 
+def switched(state: PluginReleases, *, placed: bool) -> PluginReleases:
+    """An update has begun instances. It may have been under way before a hand-over, which goes on then."""
+    return replace(state, held=None, placed=state.placed or placed)
+
+
 def idled(state: PluginReleases) -> PluginReleases:
     """Its instances were parked without a command. What a command stopped meanwhile stays stopped."""
     return state if state.stopped else replace(state, held="parked")

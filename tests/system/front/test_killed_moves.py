@@ -60,3 +60,19 @@ async def test_one_that_waits_for_runs(tmp_path: Path) -> None:
         health = await host.until_state("reader", "UNAVAILABLE")
         assert "moved to the host b" in health["reason"]
         assert supervisor_of(host).moved_to == "b"
+
+
+async def test_an_update_has_a_plugin_here_again(tmp_path: Path) -> None:
+    """As a start has; it stays when the orchestrator is started anew."""
+    async with Harness(tmp_path) as host:
+        host.add("reader", tools={"read": lambda: 1})
+        await host.open(direct=True)
+        await host.settled("reader")
+        assert (await host.client.post("/v1/plugins/reader/hand-over", json={"to": "b"})).status_code == 200
+        assert supervisor_of(host).moved_to == "b"
+        assert (await host.client.post("/v1/plugins/reader/update?wait=10")).status_code < 300
+        await host.until_state("reader", "INITIALIZED", "RUNNING")
+        assert supervisor_of(host).moved_to is None
+        await start_again(host, containers_stay=True)
+        await host.until_state("reader", "INITIALIZED", "RUNNING")
+        assert (await host.client.post("/v1/plugins/reader/tools/read/run", json={})).json()["ok"]

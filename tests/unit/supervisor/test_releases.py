@@ -29,6 +29,7 @@ from orchestrator.supervisor.releases import (
     release_id,
     resume,
     started,
+    switched,
     with_proposed,
     woken,
 )
@@ -296,6 +297,11 @@ def test_what_a_command_stopped_is_neither_parked_nor_woken(
     begun = held_for(state, None, placed=False)
     assert not begun.stopped
     assert woken(idled(begun)) == begun and idled(begun).held == "parked"
+
+
+def test_an_update_that_ends_does_not_undo_a_hand_over() -> None:
+    leaving = PluginReleases(held="parked", moved_to="b")
+    assert switched(leaving, placed=True) == PluginReleases(moved_to="b", placed=True)
 
 
 async def test_a_park_that_waits_behind_a_stop_does_not_undo_it(tmp_path: Path) -> None:
