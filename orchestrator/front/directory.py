@@ -102,6 +102,11 @@ def joined(name: str, address: str, labels: Mapping[str, str], now: float) -> Kn
     return KnownHost(name, address, labels, joining(now))
 
 
+def labelled(host: KnownHost, labels: Mapping[str, str]) -> KnownHost:
+    """The host with these labels of hosts.yaml."""
+    return host if labels == host.labels else replace(host, labels=labels)
+
+
 def listed(host: KnownHost, reports: Iterable[PluginReport], now: float) -> KnownHost:
     """The host has answered with all its plugins: those that are not among them are gone."""
     plugins = {}

@@ -52,6 +52,15 @@ def silent_hosts(plugin: str, silent: Sequence[str]) -> Response:
     return not_sent(f"The plugin {plugin} is on {_named(silent)}, which {_verb(silent)} not answer.", silent, plugin)
 
 
+def not_everywhere(plugin: str, action: str, done: Sequence[str], silent: Sequence[str]) -> Response:
+    """A command that means all hosts of the plugin was done at those that answer."""
+    sentence = (
+        f"The {action} of {plugin} was done on {_named(done)}, and not on {_named(silent)}, which {_verb(silent)} not "
+        f"answer: {plugin} may serve there as before. Repeat it once no host is silent."
+    )
+    return _unreachable(503, sentence, silent, plugin)
+
+
 def no_hosts() -> Response:
     """Every host has been forgotten."""
     sentence = "This front has no hosts: all of them were forgotten. Add one to hosts.yaml, or start the front anew."
@@ -63,10 +72,11 @@ def unknown_host(name: str) -> Response:
     return problem(404, sentence, error_type="UnknownHost")
 
 
-def host_required(plugin: str, hosts: Sequence[str]) -> Response:
-    """For a command that means one host of several."""
+def host_required(plugin: str | None, hosts: Sequence[str]) -> Response:
+    """For a command that means one host of several, of a plugin or of the host itself."""
     example = HOST_HEADER.decode().title()
-    sentence = f"{plugin} is on {_named(hosts)}. Say on which of them with the header `{example}: {hosts[0]}`."
+    what = "Each host answers this for itself, and there are" if plugin is None else f"{plugin} is on"
+    sentence = f"{what} {_named(hosts)}. Say which of them is meant with the header `{example}: {hosts[0]}`."
     return problem(409, sentence, error_type="HostRequired", plugin=plugin)
 
 

@@ -127,11 +127,11 @@ class _Front:
             await self._plugins.plugin(found[1], found[2], scope, receive, send)
         elif method == "POST" and (found := _GPU.fullmatch(path)):
             host = await self._merged.host_of_gpu(found[1], principal_of(HTTPConnection(scope)))
-            await self._plugins.host(host or self._hosts.names[0], scope, receive, send)
+            await self._plugins.host(host, scope, receive, send)
         elif path == "/mcp" and len(self._hosts.names) > 1:
             await _no_mcp()(scope, receive, send)
         else:
-            await self._plugins.any_host(scope, receive, send)
+            await self._plugins.other(scope, receive, send)
 
     def _own(self, path: str, scope: Scope) -> Awaitable[Response] | None:
         """The answer that no single host gives; None for every other route."""

@@ -74,6 +74,9 @@ class HostCommands:
                 "file again within seconds."
             )
             return problem(409, sentence, error_type="HostAnswers")
+        if len(self._hosts.names) == 1:
+            sentence = f"{host} is this front's last host, and is not forgotten. Add another one to hosts.yaml first."
+            return problem(409, sentence, error_type="LastHost")
         await self._hosts.forget(host)
         return front_answers.json_response(
             {

@@ -64,18 +64,22 @@ class HostLink:
     """Use it on one event loop; close it in the end. Raises `HostsFileError` where its key or CA cannot be read."""
 
     def __init__(self, entry: HostEntry) -> None:
-        self.entry = entry
         self.name = entry.name
-        self._own: tuple[tuple[bytes, bytes], ...] = ()
-        self.read_key()
+        self.use(entry, entry.key())
         self._base = entry.base_path.encode()
         self._pool = ConnectionPool(_TcpConnector(entry), connect_timeout=CONNECT_SECONDS)
 
-    def read_key(self) -> None:
-        """Send what its file has now, from the next request on. Raises `HostsFileError`, with the former in use."""
-        key = self.entry.key()
-        host = ((b"host", self.entry.parts.netloc.encode()),)
-        self._own = host if key is None else (*host, (b"authorization", b"Bearer " + key.encode()))
+    def reaches(self, entry: HostEntry) -> bool:
+        """Whether its connections are those that this entry wants."""
+        return (self.entry.address, self.entry.ca_file) == (entry.address, entry.ca_file)
+
+    def use(self, entry: HostEntry, key: str | None) -> None:
+        """Have this entry, which it `reaches`, and send this key, from the next request on."""
+        self.entry = entry
+        host = ((b"host", entry.parts.netloc.encode()),)
+        self._own: tuple[tuple[bytes, bytes], ...] = (
+            host if key is None else (*host, (b"authorization", b"Bearer " + key.encode()))
+        )
 
     async def close(self) -> None:
         await self._pool.close()

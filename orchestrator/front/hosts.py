@@ -57,17 +57,24 @@ class Hosts:
             await asyncio.gather(ticking, *closing, return_exceptions=True)
 
     async def update(self, entries: Collection[HostEntry]) -> None:
-        """Have these hosts from now on. Those whose entries are as before go on undisturbed, with their keys read anew;
-        requests to those that are no longer there break off. Raises `HostsFileError`, with nothing changed.
+        """Have these hosts from now on. Those that are reached as before go on undisturbed, with their labels and keys
+        as they are now; requests to the others that were there break off. Raises `HostsFileError`, with nothing
+        changed.
         """
-        self._forgotten = {each.name: each for each in entries if self._forgotten.get(each.name) == each}
-        entries = [entry for entry in entries if entry.name not in self._forgotten]
-        new = [entry for entry in entries if not self._has(entry)]
-        made = [_Member(entry, self) for entry in new]
+        forgotten = {each.name: each for each in entries if self._forgotten.get(each.name) == each}
+        entries = [entry for entry in entries if entry.name not in forgotten]
+        # Whatever may be refused comes first.
+        made = [_Member(entry, self) for entry in entries if not self._reaches(entry)]
+        keys = {entry.name: entry.key() for entry in entries if self._reaches(entry)}
+        self._forgotten = forgotten
         for entry in entries:
-            if self._has(entry):
-                self._members[entry.name].link.read_key()
-        kept = {entry.name for entry in entries} - {entry.name for entry in new}
+            if entry.name in keys:
+                self._members[entry.name].link.use(entry, keys[entry.name])
+        await self._replace(made, entries)
+
+    async def _replace(self, made: Collection["_Member"], entries: Collection[HostEntry]) -> None:
+        """Have the hosts of `entries`: `made` are new, or reached otherwise than before."""
+        kept = {entry.name for entry in entries} - {member.name for member in made}
         dropped = [member for name, member in self._members.items() if name not in kept]
         for member in dropped:
             del self._members[member.name]
@@ -77,8 +84,8 @@ class Hosts:
         self._admit(made, entries)
         await asyncio.gather(*(member.close() for member in dropped))
 
-    def _has(self, entry: HostEntry) -> bool:
-        return entry.name in self._members and self._members[entry.name].link.entry == entry
+    def _reaches(self, entry: HostEntry) -> bool:
+        return entry.name in self._members and self._members[entry.name].link.reaches(entry)
 
     def _admit(self, made: Collection["_Member"], entries: Collection[HostEntry]) -> None:
         """Take these in, in the order of `entries`."""
@@ -86,7 +93,9 @@ class Hosts:
         self._members = {entry.name: members[entry.name] for entry in entries}
         now, known = self.clock(), self._directory.hosts
         self._directory = Directory({
-            entry.name: known.get(entry.name) or directory.joined(entry.name, entry.address, entry.labels, now)
+            entry.name: directory.labelled(known[entry.name], entry.labels)
+            if entry.name in known
+            else directory.joined(entry.name, entry.address, entry.labels, now)
             for entry in entries
         })  # fmt: skip
         for member in made if self._running else ():
@@ -97,9 +106,8 @@ class Hosts:
         """It is no host of this front any more, whatever hosts.yaml says of it, until that says something else. Nothing
         there is ended.
         """
-        entries = [member.link.entry for member in self._members.values()]
         self._forgotten[host] = self._members[host].link.entry
-        await self.update(entries)
+        await self._replace((), [member.link.entry for name, member in self._members.items() if name != host])
 
     # What is known
 

@@ -5,6 +5,7 @@ answer a plugin is moved by force alone: with an epoch, by which the old host en
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,7 @@ from orchestrator.access.principal import Principal
 from orchestrator.api.problems import problem, unknown_plugin
 from orchestrator.front import front_answers
 from orchestrator.front.directory import KnownHost, KnownPlugin
+from orchestrator.front.epochs import next_number
 from orchestrator.front.host_link import HostUnreachableError
 from orchestrator.front.hosts import Hosts
 from orchestrator.front.placement_facts import live_instances
@@ -131,7 +133,12 @@ class Moving:
         held = self._hosts.directory.holding(plugin)
         if not held:
             return unknown_plugin(plugin)
-        serving = [each for each in held if each[1].alive or each[1].parked]
+        # Of a silent host that is named, a start may not have been heard of.
+        serving = [
+            (host, known)
+            for host, known in held
+            if known.alive or known.parked or (host.name == wanted.source and not host.status.answers)
+        ]
         others = [each for each in serving if each[0].name == (wanted.source or each[0].name)]
         others = [each for each in others if each[0].name != wanted.to]
         if len(others) == 1:
@@ -186,7 +193,7 @@ class Moving:
         if (refused := self._refusal(looked.placement.order, looked.placement.verdicts, plugin, to)) is not None:
             return refused
         # On file there first: whatever becomes of the start, the old host's instances are not to live beside it.
-        epoch = {"number": looked.highest_epoch + 1, "to": to, "ends": [source]}
+        epoch = {"number": next_number(looked.highest_epoch, time.time()), "to": to, "ends": [source]}
         target = f"{plugin_path(plugin)}/take-over"
         try:
             answer = await self._placing.command(to, target, caller, body={"epoch": epoch})

@@ -115,13 +115,20 @@ class Placing:
                 await self._hand_over(other.name, plugin, started[0], caller)
         return await self.detail(plugin)
 
-    async def scale(self, plugin: str, replicas: int, caller: Principal) -> Response:
-        """POST /v1/plugins/{name}/scale of a plugin on several hosts: so many instances on all of these together."""
-        held = self._hosts.directory.holding(plugin)
-        serving = tuple(host.name for host, known in held if known.alive or known.parked)
+    async def scale(self, plugin: str, hosts: Collection[str], replicas: int, caller: Principal) -> Response:
+        """POST /v1/plugins/{name}/scale of a plugin on several `hosts`: so many instances together on those where it
+        serves, or on all where it serves on none. 409, with nothing changed, where one of them takes no share.
+        """
+        held = [(host.name, known) for host, known in self._hosts.directory.holding(plugin) if host.name in hosts]
+        serving = tuple(host for host, known in held if known.alive or known.parked) or tuple(hosts)
         looked = await self.look(plugin, scaled=(serving, replicas))
         if looked.wants is None:
             return self._unplaceable(looked)
+        verdicts = looked.placement.verdicts
+        refusals = [each.sentence for each in verdicts if each.host in serving and not each.chosen]
+        if refusals:
+            sentence = f"{plugin} was not scaled. {' '.join(refusals)} Scale it on one host with the header `X-Host`."
+            return problem(409, sentence, error_type="NoSuitableHost", plugin=plugin)
         for host, share in looked.placement.chosen.items():
             try:
                 target = f"{plugin_path(plugin)}/scale"

@@ -125,13 +125,15 @@ class Fleet:
 
     def _changed(self) -> set[str]:
         names = {adopted.instance.identity.plugin for adopted in self._adopted if adopted.changed}
-        return {name for name in names if self._supervisors[name].held != "stopped"}
+        return {name for name in names if not self._supervisors[name].stopped}
 
     async def _start(self, supervisor: PluginSupervisor) -> None:
         manifest, held = supervisor.manifest, supervisor.held
-        if supervisor.updating:
+        if supervisor.stopped:  # first: a move may have begun during an update
+            await supervisor.start_stopped()
+        elif supervisor.updating:
             return
-        if held == "stopped" or (supervisor.unplaced and not supervisor.instances):
+        elif supervisor.unplaced and not supervisor.instances:
             await supervisor.start_stopped()
         elif not supervisor.instances and manifest is not None and self._waits_for_a_run(held, manifest):
             supervisor.start_parked(manifest)

@@ -91,13 +91,13 @@ class Parker:
         """
         self._set.close_for(generation, Verdict(ReasonCode.PARKED, reason))
         if not self._roster.serving:
-            self._file.hold_soon("parked")
+            self._file.idled_soon()
 
     def unpark(self) -> None:
         """Begin instances for a run that waits."""
         self._demand.asked, self._set.caller = False, None
         self._woken = True
-        self._file.hold_soon(None)
+        self._file.woken_soon()
         if self._roster.parked:
             # In a context of its own: what it logs is not the run's that came first.
             Context().run(self._set.unpark)
@@ -120,7 +120,7 @@ class Parker:
         coming = self._starter.coming
         self._woken = self._woken and coming
         if self._roster.parked and not coming and self._file.state.held is None:
-            self._file.hold_soon("parked")
+            self._file.idled_soon()
         self._changed_at = asyncio.get_running_loop().time()
         self._watch_idleness()
 

@@ -149,6 +149,11 @@ class PluginSupervisor:
         return self._file.state.held
 
     @property
+    def stopped(self) -> bool:
+        """Nothing but a command begins it here: an operator stopped it, or it was handed over, or is being."""
+        return self._file.state.stopped
+
+    @property
     def unplaced(self) -> bool:
         """It waits for a command that starts it here: a front places plugins, and has not placed it on this host."""
         return self._deps.settings.placed and not self._file.state.placed
@@ -235,11 +240,12 @@ class PluginSupervisor:
 
     async def start_stopped(self) -> None:
         """Begin as stopped, as an operator left it: a command starts it."""
-        if self._roster.serving or self._roster.draining:  # the orchestrator was killed before it had stopped them
-            await self.stop()
+        reason = _STOPPED if self.held else _NOT_PLACED
+        reason = reason if self.moved_to is None else moved_sentence(self.name, self.moved_to)
+        # The orchestrator was killed before it had stopped them.
+        if self._roster.serving or self._roster.draining or self.updating:
+            await self.stop(reason)
         else:
-            reason = _STOPPED if self.held else _NOT_PLACED
-            reason = reason if self.moved_to is None else moved_sentence(self.name, self.moved_to)
             self._starter.begin_without(Verdict(ReasonCode.STOPPED, reason), self.manifest)
 
     async def restart(self, wait: float = 0.0, caller: str | None = None) -> Verdict | None:
@@ -332,14 +338,18 @@ class PluginSupervisor:
         async with self._command:
             self._require_no_restart("update")
             self.demand.asked, self._set.caller = True, caller
-            return await self._updater.begin("update", strategy, self._starter.plugin)
+            update = await self._updater.begin("update", strategy, self._starter.plugin)
+            await self._stays()
+            return update
 
     async def revert(self, caller: str | None = None) -> Update:
         """As `update`, to the former release."""
         async with self._command:
             self._require_no_restart("revert")
             self.demand.asked, self._set.caller = True, caller
-            return await self._updater.begin("revert", "auto", self._starter.plugin)
+            update = await self._updater.begin("revert", "auto", self._starter.plugin)
+            await self._stays()
+            return update
 
     def updates(self) -> Sequence[Update]:
         """The newest first."""
@@ -494,9 +504,13 @@ class PluginSupervisor:
                 "RestartUnderWay",
             )
 
+    async def _stays(self) -> None:
+        """A command wants it here: it is another host's no more. Raises `ReleaseStoreError`."""
+        await self._file.change(lambda state: replace(state, moved_to=None))
+
     def _switched(self, manifest: Manifest) -> None:
         self._starter.became(manifest)
-        self._file.hold_soon(None)
+        self._file.switched_soon()
 
     def _notify_changed(self) -> None:
         self._parker.look()

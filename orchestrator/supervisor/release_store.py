@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.supervisor.releases import Held, PluginReleases, Release, held_for, started
+from orchestrator.supervisor.releases import Held, PluginReleases, Release, held_for, idled, started, switched, woken
 
 _SUFFIX: Final = ".json"
 _log = logging.getLogger(__name__)
@@ -113,9 +113,18 @@ class ReleaseFile:
         loses = f"the orchestrator's next start will not know that it is {held}"
         await self._change_or_warn(lambda state: held_for(state, held, placed=self._placed), loses)
 
-    def hold_soon(self, held: Held | None) -> None:
-        """The same, in the background."""
-        self._spawn(self.hold(held))
+    def switched_soon(self) -> None:
+        """Have it on file, in the background, that an update has begun instances."""
+        loses = "the orchestrator's next start will not know that it runs"
+        self._spawn(self._change_or_warn(lambda state: switched(state, placed=self._placed), loses))
+
+    def idled_soon(self) -> None:
+        """Have it on file, in the background, that it was parked without a command."""
+        self._spawn(self._change_or_warn(idled, "the orchestrator's next start will not know that it is parked"))
+
+    def woken_soon(self) -> None:
+        """Have it on file, in the background, that a run begins it again."""
+        self._spawn(self._change_or_warn(woken, "the orchestrator's next start will not know that it runs"))
 
     def record_soon(self, release: Release) -> None:
         """Have it on file, in the background, that a start or restart brought up an instance of it."""

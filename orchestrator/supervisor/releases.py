@@ -93,6 +93,11 @@ class PluginReleases(msgspec.Struct, frozen=True):
     """Updates before that, the oldest first."""
 
     @property
+    def stopped(self) -> bool:
+        """Nothing but a command begins it here: an operator stopped it, or another host has it, or is about to."""
+        return self.held == "stopped" or self.moved_to is not None
+
+    @property
     def under_way(self) -> Update | None:
         return None if self.update is None or self.update.ended else self.update
 
@@ -179,6 +184,21 @@ def held_for(state: PluginReleases, held: Held | None, *, placed: bool) -> Plugi
     if held is not None:
         return replace(state, held=held)
     return replace(state, held=None, moved_to=None, placed=state.placed or placed)
+
+
+def switched(state: PluginReleases, *, placed: bool) -> PluginReleases:
+    """An update has begun instances. It may have been under way before a hand-over, which goes on then."""
+    return replace(state, held=None, placed=state.placed or placed)
+
+
+def idled(state: PluginReleases) -> PluginReleases:
+    """Its instances were parked without a command. What a command stopped meanwhile stays stopped."""
+    return state if state.stopped else replace(state, held="parked")
+
+
+def woken(state: PluginReleases) -> PluginReleases:
+    """A run begins the instances that were parked. What a command stopped meanwhile stays stopped."""
+    return state if state.stopped else replace(state, held=None)
 
 
 def with_proposed(state: PluginReleases, update: Update, release: Release | None = None) -> PluginReleases:

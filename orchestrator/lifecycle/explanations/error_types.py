@@ -171,7 +171,7 @@ ERROR_TYPES: Final = (
     _of_type(
         "HostRequired",
         409,
-        "the plugin is on several hosts, and the command means one",
+        "the front has several hosts, and the request means one",
         "send it again with the header `X-Host`",
     ),
     _of_type(
@@ -204,6 +204,12 @@ ERROR_TYPES: Final = (
         409,
         "the front's hosts.yaml is the list of its hosts",
         "add the host there, by the lines of `orchestrator hosts add NAME ADDRESS`",
+    ),
+    _of_type(
+        "LastHost",
+        409,
+        "a front keeps its last host on its list",
+        "add another host to hosts.yaml first",
     ),
     _of_type(
         "StaleEpoch",

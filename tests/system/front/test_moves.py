@@ -50,6 +50,10 @@ async def under_calls(
         await asyncio.gather(*tasks)
 
 
+async def stale(cluster: HostCluster, host: str) -> None:
+    await eventually(lambda: cluster.known(host).status.state is HostState.STALE, f"{host} is stale")
+
+
 def failed(answers: list[httpx.Response]) -> list[str]:
     return [answer.text for answer in answers if not answer.json().get("ok")]
 
@@ -169,7 +173,7 @@ async def test_a_silent_hosts_plugin_moves_by_force_alone(cluster: HostCluster) 
     source = (await client.post("/v1/plugins/reader/start?wait=5")).json()["host"]
     to = next(name for name in cluster.harnesses if name != source)
     cluster.links[source].cut()
-    await eventually(lambda: cluster.known(source).status.state is HostState.STALE, "it is stale")
+    await stale(cluster, source)
     # Nothing starts by itself, nor by a start.
     started = await client.post("/v1/plugins/reader/start?wait=1")
     assert (started.status_code, started.json()["error_type"]) == (409, "NoSuitableHost"), started.text
@@ -192,6 +196,43 @@ async def test_a_silent_hosts_plugin_moves_by_force_alone(cluster: HostCluster) 
     await harness.shut()
     await harness.open()
     assert (await harness.health("reader"))["reason_code"] == "STOPPED"
+
+
+async def test_of_two_forced_moves_the_later_one_holds(cluster: HostCluster) -> None:
+    """Each from a host that has just become silent. The first is so within a moment of its start, which is known."""
+    cluster.add("reader", tools={"read": read})
+    client = await cluster.open()
+    started = await client.post("/v1/plugins/reader/start?wait=5", headers={"X-Host": "gpu-2"})
+    assert started.status_code == 200
+    for source, to in (("gpu-2", "gpu-3"), ("gpu-3", "gpu-1")):
+        cluster.links[source].cut()
+        await stale(cluster, source)
+        moved = await client.post("/v1/plugins/reader/move", json={"from": source, "to": to, "force": True})
+        assert moved.status_code == 200, moved.text
+    cluster.links["gpu-3"].restore()
+    old = await cluster.harnesses["gpu-3"].until_state("reader", "UNAVAILABLE")
+    assert "to the host gpu-1" in old["reason"]
+    assert "gpu-1" in await cluster.serving("reader")
+    cluster.links["gpu-2"].restore()
+    await cluster.harnesses["gpu-2"].until_state("reader", "UNAVAILABLE")
+    assert await cluster.serving("reader") == ["gpu-1"]
+
+
+async def test_what_was_started_at_a_host_is_moved_though_that_was_not_heard_of(cluster: HostCluster) -> None:
+    """As by an operator on the host itself, a moment before it is silent."""
+    cluster.add("reader", tools={"read": read})
+    client = await cluster.open()
+    cluster.links["gpu-1"].cut()
+    await cluster.harnesses["gpu-1"].client.post("/v1/plugins/reader/start?wait=5")
+    await stale(cluster, "gpu-1")
+    body = {"from": "gpu-1", "to": "gpu-2"}
+    moved = await client.post("/v1/plugins/reader/move", json=body)
+    assert (moved.status_code, moved.json()["error_type"]) == (409, "HostSilent"), moved.text
+    moved = await client.post("/v1/plugins/reader/move", json={**body, "force": True})
+    assert moved.status_code == 200, moved.text
+    cluster.links["gpu-1"].restore()
+    await cluster.harnesses["gpu-1"].until_state("reader", "UNAVAILABLE")
+    assert await cluster.serving("reader") == ["gpu-2"]
 
 
 async def test_a_front_that_was_not_there_fences_too(cluster: HostCluster) -> None:
@@ -238,7 +279,7 @@ async def test_a_host_is_forgotten_while_it_is_silent_alone(cluster: HostCluster
     assert (await client.post("/v1/hosts", json={"name": "gpu-4"})).json()["error_type"] == "HostsInFile"
     assert (await client.post("/v1/hosts/gpu-9/drain")).status_code == 404
     cluster.links["gpu-3"].cut()
-    await eventually(lambda: cluster.known("gpu-3").status.state is HostState.STALE, "it is stale")
+    await stale(cluster, "gpu-3")
     forgotten = await client.post("/v1/hosts/gpu-3/forget")
     assert forgotten.status_code == 200 and "hosts.yaml" in forgotten.json()["notice"]
     assert [host["name"] for host in (await client.get("/v1/hosts")).json()] == ["gpu-1", "gpu-2"]

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.front.epochs import Fenced, outdated
+from orchestrator.front.epochs import Fenced, next_number, outdated
 
 HOSTS = ("a", "b", "c")
 
@@ -46,6 +46,19 @@ def test_of_two_moves_at_the_same_moment_one_holds() -> None:
     assert [(each.host, each.epoch["to"]) for each in found] == [("a", "c"), ("b", "c")]
 
 
+def test_two_moves_away_from_silent_hosts_end_both_in_whatever_order_they_return() -> None:
+    """From a to b, then from b to c."""
+    first, second = epoch(1, "b", "a"), epoch(2, "c", "b")
+    (found,) = outdated({"b": {"reader": first}, "c": {"reader": second}}, having("b", "c"))
+    assert (found.host, found.epoch) == ("b", epoch(2, "c", "b", "a")), "what b had on file of a is not lost"
+    seen = {"a": {}, "b": {"reader": found.epoch}, "c": {"reader": second}}
+    assert outdated(seen, having("a", "b", "c")) == [Fenced("a", "reader", found.epoch)]
+    both = outdated({**seen, "b": {"reader": first}}, having("a", "b", "c"))
+    assert both == [Fenced("a", "reader", second), Fenced("b", "reader", second)]
+    obeyed = {host: {"reader": second} for host in "abc"}
+    assert outdated(obeyed, having("a", "b", "c")) == []
+
+
 epochs_of = st.builds(epoch, st.integers(1, 4), st.sampled_from(HOSTS), st.sampled_from(HOSTS))
 seen_of = st.dictionaries(st.sampled_from(HOSTS), st.one_of(st.just({}), epochs_of.map(lambda each: {"reader": each})))
 
@@ -71,3 +84,11 @@ def test_a_host_that_has_obeyed_is_not_fenced_again(seen: dict[str, Any]) -> Non
     found = outdated(seen, having(*HOSTS))
     after = {**seen, **{each.host: {"reader": each.epoch} for each in found}}
     assert outdated(after, having(*HOSTS)) == []
+
+
+def test_a_later_move_has_the_higher_number_though_the_host_of_the_one_before_is_silent() -> None:
+    first = next_number(0, 1_000.9)
+    assert first == 1000
+    assert next_number(0, 1_004.0) > first
+    # Also where a clock was set back, as far as hosts answer.
+    assert next_number(first, 900.0) == first + 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,10 +24,14 @@ from orchestrator.supervisor.releases import (
     Release,
     advanced,
     begins_from,
+    held_for,
+    idled,
     release_id,
     resume,
     started,
+    switched,
     with_proposed,
+    woken,
 )
 from orchestrator.supervisor.rollout import BeginCandidate, Finish, Prove, Switch, built, recorded
 from orchestrator.supervisor.update import UpdateStep, proposed
@@ -281,3 +286,37 @@ async def test_a_change_that_is_given_up_is_over_before_the_next(
     assert again.get("reader").replicas == 3
     with pytest.raises(asyncio.CancelledError):
         await given_up
+
+
+@pytest.mark.parametrize("change", [idled, woken])
+@pytest.mark.parametrize("state", [PluginReleases(held="stopped"), PluginReleases(moved_to="b")])
+def test_what_a_command_stopped_is_neither_parked_nor_woken(
+    state: PluginReleases, change: Callable[[PluginReleases], PluginReleases]
+) -> None:
+    assert state.stopped and change(state) == state
+    begun = held_for(state, None, placed=False)
+    assert not begun.stopped
+    assert woken(idled(begun)) == begun and idled(begun).held == "parked"
+
+
+def test_an_update_that_ends_does_not_undo_a_hand_over() -> None:
+    leaving = PluginReleases(held="parked", moved_to="b")
+    assert switched(leaving, placed=True) == PluginReleases(moved_to="b", placed=True)
+
+
+async def test_a_park_that_waits_behind_a_stop_does_not_undo_it(tmp_path: Path) -> None:
+    """As where an instance is parked while the stop is being written."""
+    store = ReleaseStore(tmp_path)
+    file = ReleaseFile(store, "reader")
+    stopping = asyncio.create_task(file.hold("stopped"))
+    await asyncio.sleep(0)
+    assert file.state.held is None
+    file.idled_soon()
+    file.woken_soon()
+    await stopping
+    await file.written()
+    assert file.state.held == "stopped"
+    await file.hold(None)
+    file.idled_soon()
+    await file.written()
+    assert file.state.held == "parked"
