@@ -211,8 +211,8 @@ def _refusal(host: str, status: int) -> str:
     match status:
         case 401 | 403:
             return (
-                f"The host {host} refuses the front's key ({status}). Give it one of the role operator for all plugins: "
-                "`orchestrator keys add front --role operator` there, and key_file in hosts.yaml here."
+                f"The host {host} refuses the front's key ({status}). Give it one of the role operator for all plugins"
+                ": `orchestrator keys add front --role operator` there, and key_file in hosts.yaml here."
             )
         case 429:
             return f"The host {host} has too many readers of its events (429); raise ORCHESTRATOR_EVENT_READERS there."
