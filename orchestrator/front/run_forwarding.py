@@ -81,7 +81,7 @@ class RunForwarding:
                 with self._hosts.changing(host, plugin):
                     async with Passage(incoming, self._hosts.link(host), more=more, dropped=self._dropped) as passage:
                         self._locations[run_id] = host
-                        self._hosts.answered(host)
+                        self._hosts.answered(host, passage.status)
                         if not last and incoming.body is not None and await self._not_started(passage):
                             continue
                         lost = f"The connection to the host {host} broke."
