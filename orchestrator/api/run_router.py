@@ -3,11 +3,11 @@
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
+from msgspec.structs import replace
 
 from orchestrator.access.principal import Principal
 from orchestrator.api.body import MAX_SHORT_BODY, QueuedBody, RequestBody, body_limit, read_short_body, too_large
