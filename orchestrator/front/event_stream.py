@@ -68,7 +68,8 @@ class EventStream:
             tasks.append(asyncio.create_task(self._follow_health()))
         tasks.append(asyncio.create_task(self._end_with_other_hosts()))
         try:
-            async for each in sse.with_heartbeats(self._waiting, sse.HEARTBEAT):
+            heartbeat: bytes | _HostEvent = sse.HEARTBEAT
+            async for each in sse.with_heartbeats(self._waiting, heartbeat):
                 yield self._lifecycle(each) if isinstance(each, _HostEvent) else each
         finally:
             for task in tasks:
