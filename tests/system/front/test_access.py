@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -165,6 +166,24 @@ async def test_a_weak_key_of_the_front_gives_its_callers_nothing(tmp_path: Path,
         run = await client.post("/v1/plugins/reader/tools/read/run", json={}, headers=bearer(ci))
         assert run.status_code in (403, 404, 503), run.text
         assert (await hosts["a"].client.get("/v1/runs", headers=bearer(root))).json() == []
+
+
+@pytest.mark.parametrize("change", ["removed", "weaker"])
+async def test_a_key_of_the_front_that_is_taken_away_shows(three: FrontedHosts, keys: Keys, change: str) -> None:
+    """The stream of events that it opened goes on; the first request that is refused ends that."""
+    store = KeyStore(three["c"].settings.state_dir)
+    name = next(key.name for key in store.listed() if key.name.startswith("front-"))
+    if change == "removed":
+        store.remove(name)
+    else:
+        store.change(name, lambda key: replace(key, grant=Grant(frozenset({Right.RUN}))))
+    async with asyncio.timeout(10):
+        while (await three.run("writer", "write", bearer(keys.root))).status_code == 200:
+            await asyncio.sleep(0.2)
+        while (host := (await three.client.get("/v1/hosts", headers=bearer(keys.root))).json()[2])["state"] != "STALE":
+            await three.client.get("/v1/plugins", headers=bearer(keys.root))
+            await asyncio.sleep(0.1)
+    assert "refuses the front's key" in host["problem"]
 
 
 async def test_a_host_is_verified_by_its_certificate(tmp_path: Path) -> None:
