@@ -41,7 +41,7 @@ _COMMANDS: Final[dict[str, tuple[str, str | None]]] = {
     "cache": ("cache", "Operate"),
     "audit": ("audit", "Operate"),
     "keys": ("keys", "Operate"),
-    "webhooks": ("webhooks", "Operate"),
+    "hooks": ("hooks", "Operate"),
     "new": ("scaffold", "Write plugins"),
     "dev": ("dev", "Write plugins"),
     "build": ("images", "Write plugins"),

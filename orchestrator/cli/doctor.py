@@ -212,7 +212,7 @@ def _webhooks(settings: Settings) -> Iterable[Finding]:
     except WebhooksFileError as problem:
         yield error("access", "webhooks", str(problem))
     else:
-        yield ok("access", "webhooks", f"{names}; `orchestrator webhooks test NAME` sends one a message")
+        yield ok("access", "webhooks", f"{names}; `orchestrator hooks test NAME` sends one a message")
 
 
 def _running() -> Finding:

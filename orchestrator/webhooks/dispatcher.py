@@ -195,7 +195,7 @@ class WebhookDispatcher:
         if verdict is AttemptVerdict.GONE:
             self.paused[lane.webhook] = (
                 "Its receiver answered 410: it wants no more. Correct the address and restart the orchestrator, or run "
-                f"`orchestrator webhooks test {lane.webhook}` once it takes messages again."
+                f"`orchestrator hooks test {lane.webhook}` once it takes messages again."
             )
             _log.warning("webhook %s rests: %s", lane.webhook, self.paused[lane.webhook])
         elif verdict is AttemptVerdict.GIVE_UP:

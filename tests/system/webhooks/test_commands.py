@@ -1,4 +1,4 @@
-"""`orchestrator webhooks` and the clients, over the whole orchestrator and a real receiver."""
+"""`orchestrator hooks` and the clients, over the whole orchestrator and a real receiver."""
 
 import asyncio
 import json
@@ -35,25 +35,25 @@ async def command(*arguments: str) -> Result:
 
 
 async def test_they_list_repeat_and_test(opened: Hooked, receiver: WebhookReceiver) -> None:
-    listed = await command("webhooks", "list")
+    listed = await command("hooks", "list")
     row = listed.output.splitlines()[1].split()
     assert row == ["pager", receiver.url, "run.finished", "rea*", "0", "1", "0"], listed.output
-    (delivery,) = json.loads((await command("webhooks", "deliveries", "pager", "--json")).output)
-    shown = await command("webhooks", "deliveries", "pager", "--state", "delivered")
+    (delivery,) = json.loads((await command("hooks", "deliveries", "pager", "--json")).output)
+    shown = await command("hooks", "deliveries", "pager", "--state", "delivered")
     assert delivery["delivery_id"] in shown.output and "204" in shown.output
-    repeated = await command("webhooks", "repeat", "pager", delivery["delivery_id"])
+    repeated = await command("hooks", "repeat", "pager", delivery["delivery_id"])
     assert repeated.exit_code == 0 and "pending" in repeated.output
     await asyncio.to_thread(receiver.wait_for_attempts, 2)
-    tested = await command("webhooks", "test", "pager")
+    tested = await command("hooks", "test", "pager")
     assert tested.exit_code == 0 and "pager answered 204" in tested.output
     assert receiver.attempts[-1].content["type"] == "webhook.test"
 
 
 async def test_a_failed_test_says_why(opened: Hooked, receiver: WebhookReceiver) -> None:
     receiver.answers[None] = [500]
-    failed = await command("webhooks", "test", "pager")
+    failed = await command("hooks", "test", "pager")
     assert failed.exit_code == 1 and "pager: It was answered with status 500." in failed.output
-    unknown = await command("webhooks", "test", "pgaer")
+    unknown = await command("hooks", "test", "pgaer")
     assert unknown.exit_code == 1 and "No webhook named 'pgaer'" in unknown.output
 
 
@@ -64,14 +64,14 @@ async def test_a_rest_and_an_error_are_shown(opened: Hooked, receiver: WebhookRe
     async with asyncio.timeout(10):
         while (await opened.deliveries(state="pending"))[0]["attempts"] == 0:
             await asyncio.sleep(0.05)
-    assert "orchestrator webhooks test pager" in (await command("webhooks", "list")).output
-    assert "It was answered with status 410." in (await command("webhooks", "deliveries", "pager")).output
+    assert "orchestrator hooks test pager" in (await command("hooks", "list")).output
+    assert "It was answered with status 410." in (await command("hooks", "deliveries", "pager")).output
 
 
 async def test_without_any_the_list_says_so(harness, monkeypatch) -> None:
     client = await harness.open()
     monkeypatch.setenv("ORCHESTRATOR_URL", str(client.base_url))
-    assert "There are no webhooks" in (await command("webhooks", "list")).output
+    assert "There are no webhooks" in (await command("hooks", "list")).output
 
 
 async def test_both_clients(opened: Hooked) -> None:

@@ -126,7 +126,7 @@ async def test_a_receiver_that_is_gone_is_left_alone(hooked: Hooked, receiver: W
     await asyncio.sleep(1.0)
     assert len(receiver.attempts) == 1
     (report,) = (await hooked.client.get("/v1/webhooks")).json()
-    assert "410" in report["paused"] and "orchestrator webhooks test pager" in report["paused"]
+    assert "410" in report["paused"] and "orchestrator hooks test pager" in report["paused"]
     tested = (await hooked.client.post("/v1/webhooks/pager/test")).json()
     assert (tested["ok"], tested["status"], tested["error"]) == (True, 204, None)
     messages = [each for each in await received(receiver, 4) if each.content["type"] != "webhook.test"]

@@ -12,7 +12,7 @@ from orchestrator.cli.console import EXIT_FAILED, AsJson, complain, console, err
 from orchestrator.cli.tables import local_time, reason_below
 from orchestrator.client import ApiError, Delivery, Webhook
 
-webhooks = typer.Typer(
+hooks = typer.Typer(
     help="List the webhooks of ORCHESTRATOR_WEBHOOKS and their deliveries, repeat one, send a test.",
     no_args_is_help=True,
 )
@@ -32,7 +32,7 @@ Name = Annotated[str, typer.Argument(help="The webhook's name.", autocompletion=
 State = Annotated[Literal["pending", "delivered", "failed"] | None, typer.Option(help="Only these.")]
 
 
-@webhooks.command("list")
+@hooks.command("list")
 def list_webhooks(*, as_json: AsJson = False) -> None:
     """List the webhooks with the numbers of their deliveries."""
     with connected() as api:
@@ -48,7 +48,7 @@ def list_webhooks(*, as_json: AsJson = False) -> None:
         complain("There are no webhooks", "ORCHESTRATOR_WEBHOOKS names no file of them.", style="yellow")
 
 
-@webhooks.command()
+@hooks.command()
 def deliveries(
     name: Name,
     *,
@@ -68,7 +68,7 @@ def deliveries(
             console.print(reason_below(each["delivery_id"], each["error"]))
 
 
-@webhooks.command()
+@hooks.command()
 def repeat(
     name: Name,
     delivery_id: Annotated[str, typer.Argument(help="The delivery, as `deliveries` lists it.")],
@@ -81,7 +81,7 @@ def repeat(
     show_json(found) if as_json else console.print(_deliveries_table([found]))
 
 
-@webhooks.command("test")
+@hooks.command("test")
 def send_test(name: Name, *, as_json: AsJson = False) -> None:
     """Send a test message at once and show what it was answered with. Exit code 1 if it failed."""
     with connected() as api:
