@@ -1,6 +1,7 @@
 """On whose behalf a front calls: its callers' names, rights and shares, in a header of its requests to a host. Pure.
 
-A host believes it of whoever may do everything there anyway, and it gives nothing: it only takes rights away.
+A host believes it of whoever may do everything there anyway, so it gives nothing: it only takes rights away. From
+anyone else it is refused, since to pass it over would give callers the rights of the front's key.
 """
 
 import json

@@ -22,6 +22,12 @@ from orchestrator.settings import Settings
 ROUTE: Final = "orchestrator.route"
 """The key of an ASGI scope that has the request's `Route`, and the values of its path's braces."""
 _ON_BEHALF: Final = delegation.HEADER.encode()
+_MAY_NOT_DELEGATE: Final = Refusal(
+    403,
+    f"The header {delegation.HEADER} names another caller, and this API key may not call on behalf of others: that "
+    "needs a key of the role operator for all plugins.",
+    "RoleTooSmall",
+)
 
 
 def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
@@ -114,8 +120,9 @@ class RequestMiddleware:
             judged = self._gate.judge(caller, route.needs(scope["method"]), ring, now)
         if caller.on_behalf is None or isinstance(judged, Refusal):
             return judged
-        if not delegation.may_delegate(judged):  # the header is nothing
-            return judged
+        if not delegation.may_delegate(judged):
+            # Not passed over: the caller would have the rights of the front's key in place of its own.
+            return judged if route.open else _MAY_NOT_DELEGATE
         scope[FROM_FRONT] = True
         return _delegated(caller.on_behalf, route, scope["method"])
 

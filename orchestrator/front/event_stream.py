@@ -7,7 +7,7 @@ directory, so that a plugin on several hosts is one, and one on a silent host is
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,14 @@ _MAX_BACKLOG: Final = 100  # frames that wait for a slow reader before hosts are
 _HEALTH_INTERVAL: Final = 1.0  # minimum seconds between two health frames of one plugin
 _FIRST_SECONDS: Final = 2.0  # for a host to say where its newest event stands
 _PAUSE: Final = 0.5  # seconds before a host's stream is opened again
+
+
+class _HostEvent(NamedTuple):
+    """A state change as its host has it; it becomes a frame, with a cursor, when the reader takes it."""
+
+    host: str
+    number: int
+    data: dict[str, Any]
 
 
 class EventStream:
@@ -47,7 +55,10 @@ class EventStream:
         self._path = path
         self._plugin = plugin
         self._cursor = cursor
-        self._frames: asyncio.Queue[bytes | None] = asyncio.Queue(_MAX_BACKLOG)
+        """After all that the reader has, and no more: it comes back with it."""
+        self._read = dict(cursor.positions)
+        """By host, the number of the last event that waits for the reader, or that it has."""
+        self._waiting: asyncio.Queue[bytes | _HostEvent | None] = asyncio.Queue(_MAX_BACKLOG)
 
     async def frames(self, *, health: bool) -> AsyncIterator[bytes]:
         """Without end. `health`: also that of each plugin, first as it is and then after changes."""
@@ -57,8 +68,9 @@ class EventStream:
             tasks.append(asyncio.create_task(self._follow_health()))
         tasks.append(asyncio.create_task(self._end_with_other_hosts()))
         try:
-            async for frame in sse.with_heartbeats(self._frames, sse.HEARTBEAT):
-                yield frame
+            heartbeat: bytes | _HostEvent = sse.HEARTBEAT
+            async for each in sse.with_heartbeats(self._waiting, heartbeat):
+                yield self._lifecycle(each) if isinstance(each, _HostEvent) else each
         finally:
             for task in tasks:
                 task.cancel()
@@ -69,27 +81,30 @@ class EventStream:
         names = self._hosts.names
         while self._hosts.names == names:  # noqa: ASYNC110 - once in months
             await asyncio.sleep(1)
-        await self._frames.put(None)
+        await self._waiting.put(None)
 
     # State changes
 
     async def _follow(self, link: HostLink) -> None:
         while True:
-            with suppress(OrchestratorError, ValueError, LookupError):
-                if link.name not in self._cursor.positions:
-                    self._cursor = self._cursor.moved(link.name, await self._newest(link))
+            with suppress(OrchestratorError, ValueError, LookupError, TypeError, msgspec.DecodeError):
+                if link.name not in self._read:
+                    self._read[link.name] = newest = await self._newest(link)
+                    self._cursor = self._cursor.moved(link.name, newest)
                 await self._follow_once(link)
             await asyncio.sleep(_PAUSE)
 
     async def _newest(self, link: HostLink) -> int:
-        """The position of the host's newest event. Raises `OrchestratorError`, `LookupError`."""
+        """The position of the host's newest event. Raises `OrchestratorError`, `LookupError`, `TypeError`,
+        `ValueError`.
+        """
         answer = await link.get(f"{self._path}?limit=1", within=_FIRST_SECONDS, caller=self._principal)
         events = answer.json() if answer.status == 200 else []
         return int(events[-1]["id"]) if events else 0
 
     async def _follow_once(self, link: HostLink) -> None:
-        """Raises `OrchestratorError`, `ValueError`."""
-        position = str(self._cursor.positions[link.name]).encode()
+        """Raises `OrchestratorError`, `ValueError`, `msgspec.DecodeError`."""
+        position = str(self._read[link.name]).encode()
         headers = ((b"accept", b"text/event-stream"), (b"last-event-id", position))
         stream = await link.stream(self._path, headers, self._principal)
         try:
@@ -99,18 +114,21 @@ class EventStream:
             async for chunk in stream.chunks():
                 for event in events.feed(chunk):
                     if event.kind == "lifecycle" and event.id.isdigit():
-                        await self._frames.put(self._lifecycle(link.name, int(event.id), event.data))
+                        data = msgspec.json.decode(event.data, type=dict[str, Any])
+                        await self._waiting.put(_HostEvent(link.name, int(event.id), data))
+                        self._read[link.name] = int(event.id)
         finally:
             await stream.close()
 
-    def _lifecycle(self, host: str, number: int, data: bytes) -> bytes:
-        self._cursor = self._cursor.moved(host, number)
+    def _lifecycle(self, event: _HostEvent) -> bytes:
+        """The frame of an event that the reader takes now."""
+        self._cursor = self._cursor.moved(event.host, event.number)
         names = self._hosts.names
         cursor = self._cursor.text(names)
-        event: dict[str, Any] = {**msgspec.json.decode(data), "host": host}
+        data = {**event.data, "host": event.host}
         if len(names) > 1:
-            event["cursor"] = cursor
-        return f"event: lifecycle\nid: {cursor}\ndata: ".encode() + msgspec.json.encode(event) + b"\n\n"
+            data["cursor"] = cursor
+        return f"event: lifecycle\nid: {cursor}\ndata: ".encode() + msgspec.json.encode(data) + b"\n\n"
 
     # Health
 
@@ -123,7 +141,7 @@ class EventStream:
                 await changed.wait()
                 changed.clear()
                 for frame in self._changes(sent):
-                    await self._frames.put(frame)
+                    await self._waiting.put(frame)
                 await asyncio.sleep(_HEALTH_INTERVAL)
 
     def _changes(self, sent: dict[str, Mapping[str, Any]]) -> list[bytes]:

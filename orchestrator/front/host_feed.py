@@ -25,6 +25,8 @@ _LIST_SECONDS: Final = 5.0
 """For a list of all its plugins, or the beginning of its stream."""
 _SILENT_SECONDS: Final = 40.0
 """Without a byte of the stream, which has a heartbeat every 15 s."""
+_REFUSED: Final = frozenset({401, 403})
+"""Statuses with which a host refuses the front's key."""
 _MIN_PAUSE: Final = 0.2
 _MAX_PAUSE: Final = 5.0
 
@@ -87,6 +89,9 @@ class HostFeed:
         """Ask for all its plugins now. Raises `HostUnreachableError`, `OrchestratorError`."""
         since = self._record.now()
         answer = await self._link.get("/v1/plugins", within=_LIST_SECONDS)
+        if answer.status in _REFUSED and self._stream is not None:
+            # It goes on by the key that it began with. What is known would be old, and nobody would know.
+            self._stream.abort()
         reports = _expected(answer)
         try:
             self._record.put(directory.listed(self._record.known, reports, self._record.now()))
@@ -164,7 +169,7 @@ class HostFeed:
                 target, accept = "/v1/events?include=health", (b"accept", b"text/event-stream")
                 self._stream = stream = await self._link.stream(target, (accept,))
                 if stream.status != 200:
-                    raise _FeedError(_refusal(name, stream.status))
+                    raise _FeedError(_refusal(name, stream.status, await anext(stream.chunks(), b"")))
                 # After the stream has begun, so that no change is missed between the two.
                 await self.list_plugins()
                 self._synced = True
@@ -203,16 +208,17 @@ def _heard(known: KnownHost, now: float) -> KnownHost:
 def _expected(answer: HostAnswer) -> Any:
     """The JSON of an answer that has to be 200. Raises `OrchestratorError`."""
     if answer.status != 200:
-        raise _FeedError(_refusal(answer.host, answer.status))
+        raise _FeedError(_refusal(answer.host, answer.status, answer.body))
     return answer.json()
 
 
-def _refusal(host: str, status: int) -> str:
+def _refusal(host: str, status: int, body: bytes) -> str:
     match status:
-        case 401 | 403:
+        # Of a key that was refused often, 429 is the answer, too.
+        case _ if status in _REFUSED or (status == 429 and b"TooManyWrongKeys" in body):
             return (
-                f"The host {host} refuses the front's key ({status}). Give it one of the role operator: `orchestrator "
-                "keys add front --role operator` there, and key_file in hosts.yaml here."
+                f"The host {host} refuses the front's key ({status}). Give it one of the role operator for all plugins"
+                ": `orchestrator keys add front --role operator` there, and key_file in hosts.yaml here."
             )
         case 429:
             return f"The host {host} has too many readers of its events (429); raise ORCHESTRATOR_EVENT_READERS there."

@@ -69,9 +69,15 @@ def ticked(status: HostStatus, now: float) -> HostStatus:
     return status
 
 
-def excused(status: HostStatus, seconds: float) -> HostStatus:
-    """So much of the time that has passed is no silence of the host's: the front itself was not able to hear."""
-    return status if status.heard is None else replace(status, heard=status.heard + seconds)
+def excused(status: HostStatus, seconds: float, now: float) -> HostStatus:
+    """So much of the time until now is no silence of the host's: the front itself was not able to hear."""
+    # Not beyond now: a host that was heard within that time would be silent for longer before it is STALE.
+    return status if status.heard is None else replace(status, heard=min(now, status.heard + seconds))
+
+
+def proves_life(status: int) -> bool:
+    """Whether an answer with this HTTP status is the host's own: others may be of a proxy before one that is silent."""
+    return status not in (502, 503, 504)
 
 
 def troubled(status: HostStatus, problem: str) -> HostStatus:

@@ -13,7 +13,7 @@ from orchestrator.front import directory, host_state
 from orchestrator.front.directory import Directory, KnownHost
 from orchestrator.front.host_feed import HostFeed
 from orchestrator.front.host_link import HostLink, HostUnreachableError
-from orchestrator.front.host_state import excused, forgotten, heard, ticked
+from orchestrator.front.host_state import excused, forgotten, heard, proves_life, ticked
 from orchestrator.front.hosts_file import HostEntry
 
 FRESH_SECONDS: Final = 0.05
@@ -119,7 +119,7 @@ class Hosts:
         stalled = now - self._looked - _TICK_SECONDS
         self._looked = now
         for host in self._directory:
-            status = ticked(excused(host.status, stalled) if stalled > _MAX_STALL else host.status, now)
+            status = ticked(excused(host.status, stalled, now) if stalled > _MAX_STALL else host.status, now)
             if status is not host.status:
                 self.put(directory.observed(host, status))
         return self._directory
@@ -170,8 +170,12 @@ class Hosts:
         sentence = f"The host {host} is no longer one of this front's: hosts.yaml has it no more."
         raise HostUnreachableError(host, sentence, sent=False)
 
-    def answered(self, host: str) -> None:
-        """The host has answered a request, which is as good as the answer to a question whether it does."""
+    def answered(self, host: str, status: int) -> None:
+        """A request was answered with this HTTP status: if by the host, as good as the answer to a question whether it
+        does.
+        """
+        if not proves_life(status):
+            return
         known, now = self._directory.hosts.get(host), self.clock()
         if known is not None and known.status.answers and now - (known.status.heard or 0.0) > _TICK_SECONDS:
             self._directory = self._directory.with_host(directory.observed(known, heard(known.status, now)))

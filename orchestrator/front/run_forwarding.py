@@ -96,7 +96,7 @@ class RunForwarding:
             try:
                 with self._hosts.changing(host, plugin):
                     async with Passage(incoming, self._hosts.link(host), more=more, dropped=self._dropped) as passage:
-                        self._hosts.answered(host)
+                        self._hosts.answered(host, passage.status)
                         if await self._not_started(passage):
                             self._forget(run_id, host)
                             if host != choice.hosts[-1] and incoming.body is not None:

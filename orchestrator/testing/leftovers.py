@@ -17,6 +17,8 @@ STOP_SECONDS: Final = 90
 OWNER: Final = "plugin-orchestrator.testing.owner"
 """On everything that a test session makes: the process that removes it."""
 _PROC: Final = Path("/proc")
+_UNKNOWN: Final = "0"
+"""In place of the time at which a process was started."""
 
 
 def owner_of(pid: int) -> str:
@@ -25,13 +27,16 @@ def owner_of(pid: int) -> str:
 
 
 def is_alive(owner: str) -> bool:
-    """Whether the owner may still live; True for one that cannot be seen from here: on another machine, or in another
-    container.
+    """Whether the owner may still live; True for one that cannot be seen from here: on another machine, in another
+    container, or another user's where /proc hides those (`hidepid`).
     """
     place, _, process = owner.rpartition("/")[0].rpartition("/")
-    if place != _place() or not process.isdigit():
+    if place != _place() or not process.isdecimal():
         return True
-    return owner == owner_of(int(process)) and _exists(int(process))
+    # Before the question whether it is there: one that ends in between is not taken for one that is hidden.
+    started = _started(int(process))
+    hidden = _UNKNOWN in (started, owner.rpartition("/")[2])
+    return (hidden or owner == f"{place}/{process}/{started}") and _exists(int(process))
 
 
 def remove_leftovers(engine: DockerClient) -> list[str]:
@@ -74,18 +79,18 @@ def _place() -> str:
 
 
 def _started(pid: int) -> str:
-    """When it was started, in the kernel's units; 0 where nothing says it."""
+    """When it was started, in the kernel's units; `_UNKNOWN` where nothing says it."""
     try:
         # After the name, which may hold anything: the 22nd field.
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
-        return "0"
+        return _UNKNOWN
 
 
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

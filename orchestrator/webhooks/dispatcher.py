@@ -20,14 +20,14 @@ from orchestrator.webhooks.schedule import (
     Answer,
     AttemptVerdict,
     Lane,
+    Lanes,
     Policy,
     judge,
-    next_due,
     pause,
-    startable,
 )
 
 _PAGE: Final = 20  # deliveries of a lane in memory
+_SLICE: Final = 500  # lanes that are looked at in one go
 _READ_AGAIN: Final = 1.0  # seconds after a read of the history that failed
 _STATES: Final = {
     AttemptVerdict.DELIVERED: DeliveryState.DELIVERED,
@@ -65,7 +65,7 @@ class WebhookDispatcher:
         self._send = send
         self._policy = policy
         self._chance = chance
-        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._lanes = Lanes(policy.concurrency)
         self._attempts: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._outdated = True
@@ -120,12 +120,13 @@ class WebhookDispatcher:
             self._wake.clear()
             if self._outdated:
                 self._outdated = not await self._look()
-            for lane in startable(self._lanes.values(), self.paused, loop.time(), self._policy.concurrency):
-                lane.in_flight = True
+            # One reading of the clock for both: a lane that came due between two would wait for the next event.
+            now = loop.time()
+            for lane in self._lanes.start(self.paused, now):
                 attempt = asyncio.create_task(self._attempt(lane), name=f"webhook {lane.webhook}")
                 self._attempts.add(attempt)
                 attempt.add_done_callback(self._attempts.discard)
-            seconds = next_due(self._lanes.values(), self.paused, loop.time())
+            seconds = self._lanes.next_due(self.paused, now)
             seconds = min(seconds, _READ_AGAIN) if self._outdated else seconds
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if isinf(seconds) else seconds):
@@ -134,10 +135,11 @@ class WebhookDispatcher:
     async def _look(self) -> bool:
         """Find the lanes that have deliveries. False where the history cannot be read."""
         waiting = await self._history.deliveries_waiting()
-        for webhook, plugin, newest in waiting or ():
+        for number, (webhook, plugin, newest) in enumerate(waiting or (), 1):
             if webhook in self.webhooks:  # else it was taken out of the file
-                lane = self._lanes.setdefault((webhook, plugin), Lane(webhook, plugin))
-                lane.newest = max(lane.newest, newest)
+                self._lanes.found(webhook, plugin, newest)
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)  # requests are answered in between
         return waiting is not None
 
     async def _attempt(self, lane: Lane) -> None:
@@ -163,7 +165,7 @@ class WebhookDispatcher:
             _log.exception("a defect in the orchestrator: webhook %s, deliveries of %s", lane.webhook, lane.plugin)
             lane.due = loop.time() + self._policy.longest_pause
         finally:
-            lane.in_flight = False
+            self._lanes.ended(lane)
             self._wake.set()
 
     def _fold(self, lane: Lane, delivery: DeliveryRecord, answer: Answer, began: datetime) -> bool:

@@ -1,10 +1,12 @@
 """When which delivery is attempted, and what its answer means. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from heapq import heappop, heappush
+from itertools import count
 from math import inf
 
 from orchestrator.registry.history.records import DeliveryRecord
@@ -103,6 +105,8 @@ class Lane:
     failures: int = 0
     """In a row."""
     in_flight: bool = False
+    retrying: bool = False
+    """Whether the attempt that is under way began after a failure."""
     page: list[DeliveryRecord] = field(default_factory=list)
     """Those that are to be delivered next, read ahead."""
 
@@ -111,36 +115,95 @@ class Lane:
         return self.newest > self.after
 
 
-def startable(lanes: Iterable[Lane], paused: Mapping[str, str], now: float, concurrency: int) -> list[Lane]:
-    """The lanes that begin an attempt now, those that wait longest first. A webhook's retries take at most half of its
-    attempts at once, so that a lane in trouble holds up no other.
+@dataclass(slots=True)
+class _Waiting:
+    """The lanes of one webhook. `fresh` and `retrying`: heaps of those that wait, by when they are due."""
+
+    fresh: list[tuple[float, int, Lane]] = field(default_factory=list)
+    retrying: list[tuple[float, int, Lane]] = field(default_factory=list)
+    attempts: int = 0
+    """Under way."""
+    retries: int = 0
+    """Of those."""
+
+
+class Lanes:
+    """All lanes, and which of them begin an attempt. A webhook's retries take at most half of its attempts at once, so
+    that a lane in trouble holds up no other.
+
+    Nothing here looks at every lane: in an outage all of them wait, and each attempt's end asks for the next.
     """
-    every = list(lanes)
-    busy: dict[str, int] = {}
-    retrying: dict[str, int] = {}
-    for lane in every:
-        if lane.in_flight:
-            busy[lane.webhook] = busy.get(lane.webhook, 0) + 1
-            retrying[lane.webhook] = retrying.get(lane.webhook, 0) + (lane.failures > 0)
-    waiting = [lane for lane in every if lane.has_work and not lane.in_flight and lane.due <= now]
-    chosen = []
-    for lane in sorted(waiting, key=lambda lane: lane.due):
-        retries = retrying.get(lane.webhook, 0)
-        if lane.webhook in paused or busy.get(lane.webhook, 0) >= concurrency:
-            continue
-        if lane.failures and retries >= max(1, concurrency // 2):
-            continue
-        busy[lane.webhook] = busy.get(lane.webhook, 0) + 1
-        retrying[lane.webhook] = retries + (lane.failures > 0)
-        chosen.append(lane)
-    return chosen
 
+    def __init__(self, concurrency: int) -> None:
+        """`concurrency`: attempts at once for one webhook."""
+        self._concurrency = concurrency
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._webhooks: dict[str, _Waiting] = {}
+        self._serial = count()
 
-def next_due(lanes: Iterable[Lane], paused: Mapping[str, str], now: float) -> float:
-    """Seconds until a lane may begin an attempt that may not now; infinite where only an event changes that."""
-    times = [
-        lane.due - now
-        for lane in lanes
-        if lane.has_work and not lane.in_flight and lane.webhook not in paused and lane.due > now
-    ]
-    return min(times, default=inf)
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def found(self, webhook: str, plugin: str, newest: int) -> None:
+        """There are deliveries up to this id."""
+        lane = self._lanes.get((webhook, plugin))
+        if lane is None:
+            self.add(Lane(webhook, plugin, newest=newest))
+        elif newest > lane.newest:
+            waits = lane.has_work or lane.in_flight
+            lane.newest = newest
+            if not waits:
+                self._push(lane)
+
+    def add(self, lane: Lane) -> None:
+        """Take in one that has work."""
+        self._lanes[lane.webhook, lane.plugin] = lane
+        self._push(lane)
+
+    def start(self, paused: Container[str], now: float) -> list[Lane]:
+        """The lanes that begin an attempt now, of each webhook those that wait longest first. Hand each to `ended`."""
+        return [
+            lane
+            for webhook, waiting in self._webhooks.items()
+            if webhook not in paused
+            for lane in self._start(waiting, now)
+        ]
+
+    def ended(self, lane: Lane) -> None:
+        """The lane's attempt has ended, and what came of it is noted in it."""
+        waiting = self._webhooks[lane.webhook]
+        waiting.attempts -= 1
+        waiting.retries -= lane.retrying
+        lane.in_flight = False
+        if lane.has_work:
+            self._push(lane)
+
+    def next_due(self, paused: Container[str], now: float) -> float:
+        """Seconds until a lane may begin an attempt that may not now; infinite where only an event changes that."""
+        # A heap whose first lane is due already waits for the end of an attempt.
+        firsts = [
+            heap[0][0] - now
+            for webhook, waiting in self._webhooks.items()
+            if webhook not in paused
+            for heap in (waiting.fresh, waiting.retrying)
+            if heap and heap[0][0] > now
+        ]
+        return min(firsts, default=inf)
+
+    def _push(self, lane: Lane) -> None:
+        waiting = self._webhooks.setdefault(lane.webhook, _Waiting())
+        heap = waiting.retrying if lane.failures else waiting.fresh
+        heappush(heap, (lane.due, next(self._serial), lane))
+
+    def _start(self, waiting: _Waiting, now: float) -> Iterator[Lane]:
+        while waiting.attempts < self._concurrency:
+            may_retry = waiting.retries < max(1, self._concurrency // 2)
+            heaps = [heap for heap in (waiting.fresh, waiting.retrying if may_retry else []) if heap]
+            heap = min(heaps, key=lambda heap: heap[0], default=None)
+            if heap is None or heap[0][0] > now:
+                return
+            lane = heappop(heap)[2]
+            waiting.attempts += 1
+            lane.in_flight, lane.retrying = True, lane.failures > 0
+            waiting.retries += lane.retrying
+            yield lane

@@ -15,7 +15,7 @@ from argparse import SUPPRESS
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
@@ -26,8 +26,10 @@ import pytest
 from support.checkout import TESTS
 from support.reliability import TABLE, ReliabilityTable
 
-_COMPLETE = {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED}
-"""Exit statuses of a session that came to its end."""
+_COMPLETE = {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}
+"""Exit statuses of a session that has run tests to its end."""
+_STOP_SECONDS = 120
+"""For another process to end: an engine may have to stop an orchestrator with its runs."""
 _SHOWN = 4000
 """Characters of another process's output, where it did not."""
 
@@ -90,6 +92,8 @@ class _Started:
     output: IO[str]
     complete: bool = False
     """Its last message has come."""
+    ended: set[str] = field(default_factory=set)
+    """The tests whose teardown it has reported."""
 
 
 class _First:
@@ -156,9 +160,7 @@ class _First:
             try:
                 yield other
             finally:
-                if process.poll() is None:
-                    process.send_signal(signal.SIGINT)  # it leaves nothing behind
-                process.wait()
+                end(process, within=_STOP_SECONDS)
 
     def _receive(self, other: _Started, reports: Connection) -> None:
         with reports, suppress(OSError, EOFError):
@@ -180,13 +182,36 @@ class _First:
             hook.pytest_runtest_logstart(nodeid=report.nodeid, location=report.location)
         hook.pytest_runtest_logreport(report=report)
         if report.when == "teardown":
+            other.ended.add(report.nodeid)
             hook.pytest_runtest_logfinish(nodeid=report.nodeid, location=report.location)
 
-    @staticmethod
-    def _assert_complete(other: _Started) -> None:
-        status = other.process.wait()
+    def _assert_complete(self, other: _Started) -> None:
+        expected, status = self._beside[other.kind], end_status(other.process, within=_STOP_SECONDS)
         if not other.complete or status not in _COMPLETE:
-            other.output.seek(0)
-            text = other.output.read()[-_SHOWN:]
-            reason = f"the process of the tests of kind {other.kind} ended with {status} before they did:\n{text}"
-            pytest.exit(reason, returncode=pytest.ExitCode.INTERNAL_ERROR)
+            reason = f"the process of the tests of kind {other.kind} ended with {status} before they did"
+        elif len(other.ended) != expected:
+            reason = f"the process of the tests of kind {other.kind} ran {len(other.ended)} of {expected}"
+        else:
+            return
+        other.output.seek(0)
+        text = other.output.read()[-_SHOWN:]
+        pytest.exit(f"{reason}:\n{text}", returncode=pytest.ExitCode.INTERNAL_ERROR)
+
+
+def end_status(process: subprocess.Popen[bytes], *, within: float) -> int | None:
+    """The exit status of a process that is about to end by itself; None where it has not after so many seconds."""
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(within)
+    return None
+
+
+def end(process: subprocess.Popen[bytes], *, within: float) -> None:
+    """End the leader of a process group: by SIGINT, so that it leaves nothing behind, and after so many seconds by
+    SIGKILL, with its group.
+    """
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)
+    if end_status(process, within=within) is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -96,9 +97,11 @@ async def test_nobody_is_someone_else_by_a_header(three: FrontedHosts, keys: Key
     forged = {"X-Orchestrator-Caller": '{"name":"root","rights":["run","operate"]}'}
     refused = await three.client.post("/v1/plugins/writer/stop", headers={**bearer(keys.ci), **forged})
     assert refused.status_code == 403
-    await three.run("writer", "write", {**bearer(keys.det), **forged})
-    (run,) = (await three.client.get("/v1/runs", headers=bearer(keys.root))).json()
-    assert run["caller"] == "det"
+    for path in ("/v1/plugins/writer/tools/write/run", "/v1/webhooks/test"):
+        refused = await three.client.post(path, json={}, headers={**bearer(keys.det), **forged})
+        assert (refused.status_code, refused.json()["error_type"]) == (403, "RoleTooSmall"), path
+    assert (await three.client.get("/v1/runs", headers=bearer(keys.root))).json() == []
+    assert (await three.client.get("/readyz", headers={**bearer(keys.det), **forged})).status_code == 200
     viewer = KeyStore(three["c"].settings.state_dir).add("viewer", Role.VIEWER)
     await _key_counts(three["c"], viewer)
     at_host = await three["c"].client.post("/v1/plugins/writer/stop", headers={**bearer(viewer), **forged})
@@ -137,6 +140,50 @@ async def test_a_host_that_refuses_the_fronts_key_says_what_to_do(tmp_path: Path
         assert "refuses the front's key (401)" in problem and "key_file in hosts.yaml" in problem
         assert (await hosts.states()) == {"a": "ONLINE", "b": "JOINING"}
         assert (await hosts.run("reader", "read")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [Grant(ALL_RIGHTS, ("*r*",)), Grant(frozenset({Right.RUN})), Role.VIEWER],
+    ids=["some plugins", "run", "viewer"],
+)
+async def test_a_weak_key_of_the_front_gives_its_callers_nothing(tmp_path: Path, grant: Grant | Role) -> None:
+    """A host that cannot hold callers to their own rights is none for them, and says what to do."""
+    async with FrontedHosts(tmp_path, "a") as hosts:
+        hosts["a"].add("reader", tools={"read": lambda: 1})
+        store = KeyStore(hosts["a"].settings.state_dir)
+        root, key_file = store.add("operator", Role.OPERATOR), tmp_path / "key"
+        key_file.write_text(store.add("front", grant))
+        await hosts["a"].open(direct=True)
+        await _key_counts(hosts["a"], key_file.read_text())
+        ci = KeyStore(hosts.front_settings.state_dir).add("ci", Grant(frozenset({Right.RUN})))
+        entry = HostEntry(name="a", address=hosts["a"].address, key_file=key_file)
+        client = await hosts.open_front([entry], wait_for=[])
+        async with asyncio.timeout(5):
+            while not (host := (await client.get("/v1/hosts", headers=bearer(ci))).json()[0])["problem"]:
+                await asyncio.sleep(0.02)
+        assert host["state"] == "JOINING" and "refuses the front's key (403)" in host["problem"]
+        run = await client.post("/v1/plugins/reader/tools/read/run", json={}, headers=bearer(ci))
+        assert run.status_code in (403, 404, 503), run.text
+        assert (await hosts["a"].client.get("/v1/runs", headers=bearer(root))).json() == []
+
+
+@pytest.mark.parametrize("change", ["removed", "weaker"])
+async def test_a_key_of_the_front_that_is_taken_away_shows(three: FrontedHosts, keys: Keys, change: str) -> None:
+    """The stream of events that it opened goes on; the first request that is refused ends that."""
+    store = KeyStore(three["c"].settings.state_dir)
+    name = next(key.name for key in store.listed() if key.name.startswith("front-"))
+    if change == "removed":
+        store.remove(name)
+    else:
+        store.change(name, lambda key: replace(key, grant=Grant(frozenset({Right.RUN}))))
+    async with asyncio.timeout(10):
+        while (await three.run("writer", "write", bearer(keys.root))).status_code == 200:
+            await asyncio.sleep(0.2)
+        while (host := (await three.client.get("/v1/hosts", headers=bearer(keys.root))).json()[2])["state"] != "STALE":
+            await three.client.get("/v1/plugins", headers=bearer(keys.root))
+            await asyncio.sleep(0.1)
+    assert "refuses the front's key" in host["problem"]
 
 
 async def test_a_host_is_verified_by_its_certificate(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from orchestrator.front.host_state import (
     forgotten,
     heard,
     joining,
+    proves_life,
     resumed,
     ticked,
     troubled,
@@ -32,6 +34,7 @@ STEPS: dict[str, Callable[[HostStatus, float], HostStatus]] = {
     "drained": drained,
     "resumed": resumed,
     "forgotten": forgotten,
+    "excused": lambda status, now: excused(status, 2.0, now),
     "troubled": lambda status, _: troubled(status, "no answer"),
 }
 
@@ -66,10 +69,22 @@ def test_a_failed_request_alone_changes_no_state() -> None:
 
 def test_what_the_front_itself_slept_is_no_silence() -> None:
     """Answers that wait to be read are no worse for it."""
-    host = excused(heard(joining(0.0), 1.0), 6.0)
+    host = excused(heard(joining(0.0), 1.0), 6.0, 9.0)
     assert ticked(host, 9.0).state is HostState.ONLINE
     assert ticked(host, 10.0).state is HostState.STALE
-    assert excused(joining(0.0), 6.0) == joining(0.0)
+    assert excused(joining(0.0), 6.0, 9.0) == joining(0.0)
+
+
+def test_a_host_is_never_heard_in_the_future() -> None:
+    """One that answered while the front was late is STALE no later than any other."""
+    host = excused(heard(joining(0.0), 5.0), 6.0, 7.0)
+    assert host.heard == 7.0
+    assert ticked(host, 7.0 + STALE_SECONDS).state is HostState.STALE
+
+
+@pytest.mark.parametrize(("status", "proof"), [(200, True), (404, True), (429, True), (502, False), (504, False)])
+def test_what_a_proxy_may_answer_for_a_silent_host_is_no_proof(status: int, proof: bool) -> None:
+    assert proves_life(status) is proof
 
 
 def test_draining_outlasts_a_silence() -> None:
@@ -96,6 +111,7 @@ def test_whatever_happens_only_the_drawn_ways_are_taken(steps: list[tuple[str, f
         after = STEPS[name](host, now)
         assert after.state is host.state or after.state in ALLOWED[host.state]
         assert after.since == (host.since if after.state is host.state else now)
+        assert after.heard is None or after.heard <= now
         if name == "ticked" and after.answers:
             assert after.heard is not None and now - after.heard < STALE_SECONDS
         host = after

@@ -2,11 +2,16 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from support.checkout import TESTS
+from support.side_by_side import end, end_status
 
+pytest_plugins = ["pytester"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="with one processor there is one process"),
@@ -83,6 +88,50 @@ def test_another_process_that_breaks_off_is_no_success(run) -> None:
     ran = run(FILE + "        os._exit(0)\n\n    def test_never(): pass")
     assert ran.ret == pytest.ExitCode.INTERNAL_ERROR
     ran.stdout.fnmatch_lines(["*the tests of kind no_engine ended with 0 before they did*", "collected 5 items"])
+
+
+OTHERS = """
+    import sys
+    import pytest
+
+    IN_OTHER = any(argument.startswith("--part") for argument in sys.argv)
+
+    @pytest.mark.engine
+    def test_with_engine(): pass
+
+    NUMBER = {there} if IN_OTHER else {here}
+    TestWithout = type("TestWithout", (), {{f"test_{{number}}": lambda self: None for number in range(NUMBER)}})
+"""
+
+
+@pytest.mark.parametrize(("here", "there", "said"), [(5, 1, "ran 1 of 5"), (1, 0, "ended with*before they did")])
+def test_another_process_that_runs_other_tests_is_no_success(run, here: int, there: int, said: str) -> None:
+    """Fewer than the first one counts on, or none: a failure among those would go unseen."""
+    ran = run(OTHERS.format(here=here, there=there))
+    assert ran.ret == pytest.ExitCode.INTERNAL_ERROR
+    ran.stdout.fnmatch_lines([f"*the tests of kind no_engine {said}*"])
+
+
+def test_a_process_that_ignores_the_interrupt_is_killed() -> None:
+    """With what it has started; and is waited for no longer than was said."""
+    script = "trap '' INT; sleep 60 & echo $!; wait; wait"
+    with subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        end(process, within=0.2)
+        assert process.returncode == -signal.SIGKILL
+        assert process.stdout.read() == b"", "its child has ended too, which had the pipe"
+        assert not Path(f"/proc/{child}/exe").exists()
+
+
+def test_a_process_that_has_been_asked_ends_in_its_own_way() -> None:
+    code = "import time\ntry:\n print(flush=True); time.sleep(60)\nexcept KeyboardInterrupt: raise SystemExit(7)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert end_status(process, within=0.01) is None
+        end(process, within=20)
+        assert process.returncode == 7
 
 
 def test_the_first_failure_ends_all_where_that_is_wanted(run) -> None:

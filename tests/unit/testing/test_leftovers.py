@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +39,39 @@ def test_another_process_with_its_number_is_not_taken_for_it() -> None:
 def test_one_that_cannot_be_seen_from_here_may_be_alive(owner: str) -> None:
     """On another machine, in another container."""
     assert is_alive(owner)
+
+
+def hide_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /proc mounted with `hidepid` hides those of other users."""
+    read_text = Path.read_text
+
+    def read_visible(path: Path, **how: Any) -> str:
+        if path.name == "stat":
+            raise FileNotFoundError(path)
+        return read_text(path, **how)
+
+    monkeypatch.setattr(Path, "read_text", read_visible)
+
+
+def test_one_that_is_hidden_is_alive(monkeypatch: pytest.MonkeyPatch, dead: str) -> None:
+    """Another user's on the same machine: nothing of it is removed as long as it is there."""
+    owner = owner_of(os.getpid())
+    hide_processes(monkeypatch)
+    assert is_alive(owner)
+    assert not is_alive(dead)
+
+
+def test_one_that_could_not_see_itself_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks."""
+    with monkeypatch.context() as hidden:
+        hide_processes(hidden)
+        owner = owner_of(os.getpid())
+    assert is_alive(owner)
+
+
+def test_a_number_that_no_process_can_have_is_dead() -> None:
+    place = owner_of(os.getpid()).rsplit("/", 2)[0]
+    assert not is_alive(f"{place}/{10**30}/5")
 
 
 class Engine:

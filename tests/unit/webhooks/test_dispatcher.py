@@ -3,8 +3,11 @@
 import asyncio
 import json
 import random
+import time
 from collections import Counter
+from collections.abc import Container
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from orchestrator.registry.history import DeliveryState, HistoryStore, RunRecord
 from orchestrator.webhooks.config import Webhook
 from orchestrator.webhooks.dispatcher import WebhookDispatcher
 from orchestrator.webhooks.messages import WebhookOutbox
-from orchestrator.webhooks.schedule import Answer, Policy
+from orchestrator.webhooks.schedule import Answer, Lane, Lanes, Policy
 
 POLICY = Policy(time_limit=1.0, first_pause=0.01, longest_pause=0.05, concurrency=4)
 HOOKS = tuple(Webhook(name, f"http://127.0.0.1/{name}", (b"k" * 32,)) for name in ("one", "two", "dead"))
@@ -70,7 +73,7 @@ async def test_every_message_once_in_order_within_all_bounds(tmp_path: Path) -> 
     try:
         async with asyncio.timeout(60):
             while (await store.delivery_counts())["one"].pending or (await store.delivery_counts())["two"].pending:
-                longest_page = max(longest_page, *(len(lane.page) for lane in dispatcher._lanes.values()), 0)
+                longest_page = max(longest_page, *(len(lane.page) for lane in dispatcher._lanes), 0)
                 await asyncio.sleep(0.02)
     finally:
         await dispatcher.close()
@@ -110,6 +113,41 @@ async def test_a_defect_in_one_lane_stops_no_other(tmp_path: Path) -> None:
     await dispatcher.close()
     await store.close()
     assert came.count("bad") == 1
+
+
+async def test_a_lane_that_comes_due_while_others_begin_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else wakes the dispatcher."""
+    outbox = WebhookOutbox(HOOKS[:1])
+    store = HistoryStore(tmp_path, max_age=timedelta(days=1), max_bytes=64 * 1024**2, outbox=outbox)
+    await store.restore()
+    answers = [Answer(503), Answer(200)]
+    start = Lanes.start
+
+    def slow_start(lanes: Lanes, paused: Container[str], now: float) -> list[Lane]:
+        started = start(lanes, paused, now)
+        if (seconds := lanes.next_due(paused, now)) < inf:
+            time.sleep(seconds + 0.01)
+        return started
+
+    monkeypatch.setattr(Lanes, "start", slow_start)
+
+    async def send(_webhook: Webhook, _message_id: str, _body: str) -> Answer:
+        return answers.pop(0)
+
+    dispatcher = WebhookDispatcher(HOOKS[:1], store, outbox, send, policy=POLICY)
+    dispatcher.start()
+    now = datetime.now(UTC)
+    run = RunRecord("run-1", "reader", "read", now, finished_at=now, outcome="ok")
+    store.run_finished(run, success=True)
+    try:
+        async with asyncio.timeout(10):
+            while answers:
+                await asyncio.sleep(0.01)
+    finally:
+        await dispatcher.close()
+        await store.close()
 
 
 @pytest.mark.slow
