@@ -114,7 +114,8 @@ class GpuPlanner:
                 await self._look()
                 seconds = self._plan() - self._clock()
                 self._wake.clear()  # all that came until now is planned, but for what no look has seen
-                if all(each.seen for each in self._applicants.values()):
+                # The last may have left during the look: then nothing wakes this any more.
+                if self._applicants and all(each.seen for each in self._applicants.values()):
                     with suppress(TimeoutError):
                         async with asyncio.timeout(max(0.0, seconds)):
                             await self._wake.wait()

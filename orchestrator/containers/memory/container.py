@@ -115,7 +115,8 @@ class MemoryContainer:
         """SIGKILL; returns when its program has ended."""
         if through_engine:
             self._emit("kill")
-        if self._task is not None:
+        # Once: a second cancellation would break off what the program does at its end, such as closing its sockets.
+        if self._task is not None and not self._task.cancelling():
             self._task.cancel()
         await self.ended.wait()
 

@@ -235,7 +235,11 @@ async def test_a_shutdown_while_one_waits(harness: Harness) -> None:
     for task in (running, wanting):
         with contextlib.suppress(httpx.HTTPError):
             assert (await task).status_code in (200, 503)
-    assert not [task for task in asyncio.all_tasks() if task.get_name() == "plan of the GPUs"]
+
+    def plans() -> bool:
+        return any(task.get_name() == "plan of the GPUs" for task in asyncio.all_tasks())
+
+    await eventually(lambda: not plans(), "the plan of the GPUs has ended")
 
 
 async def test_a_gpu_that_is_lost_while_another_waits_for_it(harness: Harness) -> None:

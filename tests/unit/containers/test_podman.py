@@ -42,7 +42,7 @@ async def service(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 @pytest.fixture
 async def engine(service: FakeDockerd) -> AsyncIterator[DockerEngine]:
-    engine = DockerEngine(service.environment, bounds=Bounds(query=1))
+    engine = DockerEngine(service.environment, bounds=Bounds(query=5))
     yield engine
     await engine.close()
 
