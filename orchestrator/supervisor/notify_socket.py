@@ -38,8 +38,8 @@ class NotifySocket:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Who waits may only have been cancelled, and its end is the loop's next step. Meanwhile another socket may get this
-        # one's number, and a loop that still believes to watch it would never see what comes there.
+        # Who waits may only have been cancelled, and its end is the loop's next step. Meanwhile another socket may get
+        # this one's number, and a loop that still believes to watch it would never see what comes there.
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
         self._path.unlink(missing_ok=True)

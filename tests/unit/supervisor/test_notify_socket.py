@@ -28,7 +28,10 @@ async def test_the_next_socket_with_its_number_is_watched(tmp_path: Path) -> Non
         waiting.cancel()
     came = asyncio.Event()
     first, sender = socket.socketpair()
-    with first, sender, socket.socket(fileno=os.dup2(first.fileno(), number)) as receiver:
+    if (descriptor := first.detach()) != number:
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    with sender, socket.socket(fileno=number) as receiver:
         receiver.setblocking(False)
         asyncio.get_running_loop().add_reader(receiver, came.set)
         sender.send(b"x")
