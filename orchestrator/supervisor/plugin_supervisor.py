@@ -338,18 +338,14 @@ class PluginSupervisor:
         async with self._command:
             self._require_no_restart("update")
             self.demand.asked, self._set.caller = True, caller
-            update = await self._updater.begin("update", strategy, self._starter.plugin)
-            await self._stays()
-            return update
+            return await self._updater.begin("update", strategy, self._starter.plugin)
 
     async def revert(self, caller: str | None = None) -> Update:
         """As `update`, to the former release."""
         async with self._command:
             self._require_no_restart("revert")
             self.demand.asked, self._set.caller = True, caller
-            update = await self._updater.begin("revert", "auto", self._starter.plugin)
-            await self._stays()
-            return update
+            return await self._updater.begin("revert", "auto", self._starter.plugin)
 
     def updates(self) -> Sequence[Update]:
         """The newest first."""
@@ -503,10 +499,6 @@ class PluginSupervisor:
                 f"{command} again.",
                 "RestartUnderWay",
             )
-
-    async def _stays(self) -> None:
-        """A command wants it here: it is another host's no more. Raises `ReleaseStoreError`."""
-        await self._file.change(lambda state: replace(state, moved_to=None))
 
     def _switched(self, manifest: Manifest) -> None:
         self._starter.became(manifest)

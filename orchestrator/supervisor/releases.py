@@ -202,10 +202,12 @@ def woken(state: PluginReleases) -> PluginReleases:
 
 
 def with_proposed(state: PluginReleases, update: Update, release: Release | None = None) -> PluginReleases:
-    """A new update is under way, or has its release now."""
-    if state.update is not None and state.update.id != update.id:
+    """A new update is under way, or has its release now. A new one wants the plugin here, where it was moved away."""
+    if state.update is None:
+        state = replace(state, moved_to=None)
+    elif state.update.id != update.id:
         earlier = (*state.earlier, state.update)[-(_MAX_UPDATES - 1) :]
-        state = replace(state, earlier=earlier, proposed=None)
+        state = replace(state, earlier=earlier, proposed=None, moved_to=None)
     return replace(state, update=update, proposed=release or state.proposed)
 
 
