@@ -165,6 +165,8 @@ class World:
         async def settled() -> bool:
             alive = {each.generation for each in self.record.instances if not each.ended}
             there = {int(each.spec.labels["plugin-orchestrator.generation"]) for each in self.containers}
+            if not all(each.running for each in self.containers):  # killed, and perhaps not heard of yet
+                return False
             ready = {each.generation for each in self.record.instances if each.ready}
             return not self.supervisor.restarting and alive == there == ready and not self._on_lost()
 
