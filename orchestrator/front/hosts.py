@@ -32,6 +32,8 @@ class Hosts:
     def __init__(self, entries: Collection[HostEntry], clock: Callable[[], float] = monotonic) -> None:
         """`clock`: monotonic, in seconds."""
         self.clock = clock
+        self.fresh_seconds = FRESH_SECONDS
+        """How long health waits at most; longer where being right matters more than being quick."""
         self._directory = Directory()
         self._members: dict[str, _Member] = {}
         self._listeners: set[Callable[[], None]] = set()
@@ -220,14 +222,14 @@ class Hosts:
                 await self._member(host).list_plugins()
 
     async def within_health(self, work: Collection[Coroutine[Any, Any, object]], hosts: Collection[str]) -> None:
-        """Do the work for these hosts, at most for `FRESH_SECONDS`. One that is late is not waited for again until it
+        """Do the work for these hosts, at most for `fresh_seconds`. One that is late is not waited for again until it
         has answered something.
         """
         if not work:
             return
         tasks = {asyncio.ensure_future(each): host for each, host in zip(work, hosts, strict=True)}
         try:
-            _, late = await asyncio.wait(tasks, timeout=FRESH_SECONDS)
+            _, late = await asyncio.wait(tasks, timeout=self.fresh_seconds)
         finally:
             for task in tasks:
                 task.cancel()

@@ -16,7 +16,7 @@ from orchestrator.front.cursors import Cursor, CursorError
 from orchestrator.front.front_answers import json_response
 from orchestrator.front.host_link import HostAnswer
 from orchestrator.front.host_state import HostState
-from orchestrator.front.hosts import FRESH_SECONDS, Hosts
+from orchestrator.front.hosts import Hosts
 from orchestrator.front.merged_lists import Pages, events_after, newest_events, newest_runs
 from orchestrator.front.metrics_text import merged_metrics
 
@@ -38,7 +38,7 @@ class MergedRoutes:
     # From memory
 
     async def plugin_list(self, principal: Principal) -> Response:
-        """Never waits for longer than `FRESH_SECONDS`."""
+        """Never waits for longer than `Hosts.fresh_seconds`."""
         await self._hosts.refresh()
         plugins = merging.plugin_list(self._hosts.directory, self._hosts.clock())
         if principal.sees_every_plugin:
@@ -48,7 +48,7 @@ class MergedRoutes:
 
     async def plugin_health(self, name: str, principal: Principal) -> Response:
         """Of the hosts that have the plugin, or may: as they are asked now, else as is known. Never waits for longer
-        than `FRESH_SECONDS`.
+        than `Hosts.fresh_seconds`.
         """
         holding = [host.name for host, _ in self._hosts.directory.holding(name)]
         asked = [host for host in holding or self._hosts.names if self._hosts.worth_waiting(host)]
@@ -60,7 +60,7 @@ class MergedRoutes:
 
     async def _ask_health(self, host: str, name: str) -> None:
         target = f"/v1/plugins/{quote(name, safe='')}/health"
-        answer = await self._hosts.link(host).get(target, within=2 * FRESH_SECONDS)
+        answer = await self._hosts.link(host).get(target, within=2 * self._hosts.fresh_seconds)
         known = self._hosts.directory.hosts.get(host)
         if known is None:
             return
@@ -94,7 +94,7 @@ class MergedRoutes:
         histories: dict[str, Mapping[str, Any]] = {}
 
         async def ask(host: str) -> None:
-            answer = (await self._hosts.link(host).get("/healthz", within=2 * FRESH_SECONDS)).json()
+            answer = (await self._hosts.link(host).get("/healthz", within=2 * self._hosts.fresh_seconds)).json()
             histories[host] = answer["history"]
 
         asked = [host for host in self._hosts.names if self._hosts.worth_waiting(host)]

@@ -7,7 +7,7 @@ from contextlib import aclosing
 import httpx
 import pytest
 from support.fronted_hosts import FrontedHosts
-from support.harness import eventually
+from support.harness import TIMEOUT, eventually
 from system.front.conftest import Gate
 
 
@@ -23,8 +23,11 @@ async def test_the_list_has_each_plugin_once(three: FrontedHosts) -> None:
 
 
 async def test_what_was_done_shows_in_the_next_answer(three: FrontedHosts) -> None:
-    """As without a front, however many runs and whichever host they went to."""
+    """As without a front, however many runs and whichever host they went to. Unless a host is late, as on a machine
+    that is busy with other things.
+    """
     client = await three.open()
+    three.known.fresh_seconds = TIMEOUT
     for count in range(1, 7):
         assert (await three.run("reader", "read")).json()["result"] == 1
         listed = (await client.get("/v1/plugins")).json()[0]
