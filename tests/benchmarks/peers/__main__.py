@@ -35,14 +35,21 @@ class Options:
 
 
 def main() -> int:
-    """Return the exit code: 1 if nothing could be measured. A peer that cannot take part is a row that says why."""
+    """Return the exit code: 1 if nothing was measured, 130 if interrupted. A peer that cannot take part says why."""
     options, file, to_readme = _arguments()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # so that what runs is ended
     busyness, machine, samples = facts.Busyness(), facts.machine(), Samples(say=_say)
+    seen: dict[str, dict[str, ends.End]] = {}
+    packages: dict[str, list[str]] = {}
+    interrupted = False
     with ExitStack() as stack:
         contestants = _contestants(options, stack)
-        seen, packages = _measure(contestants, options, samples)
+        try:
+            _measure(contestants, options, samples, seen, packages)
+        except KeyboardInterrupt:
+            interrupted = True
+            _say("interrupted; what was measured follows")
     text = table.markdown(samples, contestants, seen)
     busy = busyness.report()
     print(f"\n{text}")
@@ -59,6 +66,8 @@ def main() -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     print(f"written to {file}")
+    if interrupted:
+        return 130
     if to_readme:
         page.write(page.dated(text, machine, busy, asdict(options)))
         print(f"and into {page.README.name}")
@@ -73,11 +82,14 @@ def _contestants(options: Options, stack: ExitStack) -> list[Contestant]:
 
 
 def _measure(
-    contestants: Sequence[Contestant], options: Options, samples: Samples
-) -> tuple[dict[str, dict[str, ends.End]], dict[str, list[str]]]:
-    """What was seen at ends, and the packages of each peer's environment."""
+    contestants: Sequence[Contestant],
+    options: Options,
+    samples: Samples,
+    seen: dict[str, dict[str, ends.End]],
+    packages: dict[str, list[str]],
+) -> None:
+    """Fill `samples`, what was `seen` at ends, and the `packages` of each peer's environment."""
     ready: list[Contestant] = []
-    packages: dict[str, list[str]] = {}
     for contestant in contestants:
         _say(f"{contestant.name}: installing or building what is missing")
         with samples.noting(contestant.name):
@@ -90,8 +102,8 @@ def _measure(
             speed.measure(ready, generator, samples, rounds=options.rounds, seconds=options.seconds, say=_say)
     if "starts" in options.parts:
         starts.measure(ready, samples, rounds=options.starts, say=_say)
-    seen = ends.measure(ready, samples, _say) if "ends" in options.parts else {}
-    return seen, packages
+    if "ends" in options.parts:
+        ends.measure(ready, samples, seen, _say)
 
 
 def _arguments() -> tuple[Options, Path, bool]:

@@ -33,10 +33,9 @@ class End:
 
 
 def measure(
-    contestants: Sequence[Contestant], samples: Samples, say: Callable[[str], None]
-) -> dict[str, dict[str, End]]:
-    """Contestant → `load` and `kill` → what was seen. What cannot be tried is noted in `samples` under these names."""
-    found: dict[str, dict[str, End]] = {}
+    contestants: Sequence[Contestant], samples: Samples, found: dict[str, dict[str, End]], say: Callable[[str], None]
+) -> None:
+    """Fill `found`: contestant → `load` and `kill` → what was seen. What cannot be tried is noted in `samples`."""
     for contestant in contestants:
         say(f"{contestant.name}: a plugin that cannot be loaded, a worker killed")
         seen = found.setdefault(contestant.name, {})
@@ -44,7 +43,6 @@ def measure(
             seen["load"] = _load_failure(contestant)
         with samples.noting(contestant.name, "kill"):
             seen["kill"] = _killed(contestant)
-    return found
 
 
 def _load_failure(contestant: Contestant) -> End:

@@ -24,6 +24,7 @@ def measure(contestants: Sequence[Contestant], samples: Samples, *, rounds: int,
         say(f"starts, round {number + 1} of {rounds}")
         samples.begin_round(["start", "memory", "start_many", "memory_many"])
         for name in rotated(list(by_name), number):
+            say(f"{name}: starting one plugin, then {MANY}")
             for plugins, suffix in (([PLUGIN], ""), (many, "_many")):
                 with samples.noting(name, f"start{suffix}", f"memory{suffix}"):
                     _one(by_name[name], plugins, suffix, samples)

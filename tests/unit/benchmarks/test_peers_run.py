@@ -148,9 +148,10 @@ def test_starts_and_memory_of_one_and_of_eight() -> None:
 
 def test_ends_are_told_apart_from_the_neighbours() -> None:
     samples = Samples()
-    found = ends.measure([_Contestant("one")], samples, lambda _: None)["one"]
+    found: dict[str, dict[str, ends.End]] = {}
+    ends.measure([_Contestant("one")], samples, found, lambda _: None)
     assert samples.faults == {}
-    load, kill = found["load"], found["kill"]
+    load, kill = found["one"]["load"], found["one"]["kill"]
     assert load.caller.startswith("500 the model's file is missing")
     assert load.neighbour.startswith("200")
     assert load.health.startswith("/ill: 200 well")
