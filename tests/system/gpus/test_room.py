@@ -402,7 +402,7 @@ async def test_of_a_shared_gpu_only_as_much_is_freed_as_is_needed(harness: Harne
         await run(harness, "eight")  # dearer to bring back
     add(harness, "seven", **shared(7))
     assert (await post(harness, "seven", "start", params={"wait": 15}))["state"] == "INITIALIZED"
-    assert (await harness.health("six"))["reason_code"] == "PARKED"
+    await harness.until("six", lambda health: health["reason_code"] == "PARKED")
     assert (await harness.health("eight"))["state"] == "RUNNING"
 
 
