@@ -67,7 +67,7 @@ ROUTES: Final = (
     Route("/v1/plugins/{name}/tools/{tool}/run", "POST", hot=_run, right=Right.RUN),
     Route("/v1/runs/{run_id}", right=Right.RUN),  # DELETE, of a run that the caller sees
     Route("/mcp", right=Right.READ),  # every method of MCP is a POST, listing too; its own handler asks for the rest
-    # Whose servers are told of what is the operators' business.
+    # Which servers get messages, and about what, concerns operators alone.
     Route("/v1/webhooks", reading=Right.OPERATE),
     Route("/v1/webhooks/*", reading=Right.OPERATE),
     # Monitoring must be answered under any load, and waits for nothing itself.

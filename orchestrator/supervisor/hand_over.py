@@ -1,8 +1,8 @@
 """A plugin leaves this host for another one: it takes no new runs here, those that it has end, then it is stopped.
 
 Of a plugin that was started elsewhere while this host was silent, the epoch says so: a number that a front raises with
-each forced move, of which a host stores the highest that it has seen. One with a lower number than another host's is
-told the higher one, and ends what it has at once.
+each forced move, of which a host stores the highest that it has seen. A host with a
+lower number than another's receives the higher one from a front, and ends its instances at once.
 """
 
 from typing import Protocol

@@ -45,7 +45,7 @@ def messages_of(write: Write) -> tuple[Message, ...]:
 
 
 def _plugin_failed(event: LifecycleEvent) -> bool:
-    """The plugin as a whole has become FAILED; that its container cannot be ended is told besides."""
+    """Whether the plugin as a whole has become FAILED. A container that cannot be ended is a message of its own."""
     failed = PluginLifecycleState.FAILED
     new = event.previous is not failed or event.reason_code is ReasonCode.KILL_FAILED
     return event.state is failed and event.plugin_state is failed and new
