@@ -119,7 +119,9 @@ class WebhookDispatcher:
         while True:
             self._wake.clear()
             if self._outdated:
-                self._outdated = not await self._look()
+                self._outdated = False  # before the history is read: what is stored meanwhile has it read again
+                if not await self._look():
+                    self._outdated = True
             # One reading of the clock for both: a lane that came due between two would wait for the next event.
             now = loop.time()
             for lane in self._lanes.start(self.paused, now):

@@ -9,6 +9,7 @@ from collections.abc import Container
 from datetime import UTC, datetime, timedelta
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -180,3 +181,38 @@ async def test_what_is_too_old_is_given_up_and_the_next_follows(tmp_path: Path) 
     await dispatcher.close()
     await store.close()
     assert len(delivered) == 1 and delivered[0].status == 200
+
+
+async def test_what_is_stored_while_the_history_is_read_is_delivered(tmp_path: Path) -> None:
+    """Also where nothing is stored after it."""
+    outbox = WebhookOutbox(HOOKS[:1])
+    store = HistoryStore(tmp_path, max_age=timedelta(days=1), max_bytes=64 * 1024**2, outbox=outbox)
+    await store.restore()
+    sent: list[str] = []
+
+    async def send(_webhook: Webhook, message_id: str, _body: str) -> Answer:
+        sent.append(message_id)
+        return Answer(200)
+
+    dispatcher = WebhookDispatcher(HOOKS[:1], store, outbox, send, policy=POLICY)
+    read = store.deliveries_waiting
+
+    async def read_before_it_is_stored() -> Any:
+        store.deliveries_waiting = read  # type: ignore[method-assign]
+        found = await read()
+        now = datetime.now(UTC)
+        run = RunRecord("run-1", "reader", "read", now, finished_at=now, outcome="ok")
+        store.run_finished(run, success=True)
+        await store.flush()
+        await asyncio.sleep(0.05)  # for the dispatcher to hear of it
+        return found
+
+    store.deliveries_waiting = read_before_it_is_stored  # type: ignore[method-assign]
+    dispatcher.start()
+    try:
+        async with asyncio.timeout(5):
+            while not sent:
+                await asyncio.sleep(0.01)
+    finally:
+        await dispatcher.close()
+        await store.close()
